@@ -1,0 +1,88 @@
+"""The one tree of errors, split by whose fault it is.
+
+An error class carries what an edge needs to answer with it: the HTTP status (RFC 9110), the WebSocket close
+code (RFC 6455, section 7.4, and the private 4400 range of ``docs/protocol.md``), and whether trying again can
+help. The web room translates at one place, the command line at another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class DispatcherError(Exception):
+    """Base of everything that the dispatcher raises on purpose."""
+
+    http_status: ClassVar[int] = 500
+    close_code: ClassVar[int] = 1011
+    retriable: ClassVar[bool] = False
+
+
+class BadRequestError(DispatcherError):
+    """The client's request is wrong; sending it again unchanged cannot help."""
+
+    http_status = 400
+    close_code = 4400
+
+
+class MalformedPositionError(BadRequestError):
+    """An event id that is not a position (docs/protocol.md, "Event ids")."""
+
+
+class UnavailableError(DispatcherError):
+    """The replica cannot serve this subscriber now; another one, or a later try, can."""
+
+    http_status = 503
+    close_code = 1013
+    retriable = True
+
+
+class SubscriberStalledError(DispatcherError):
+    """The subscriber's socket took no byte for ``stall_timeout_seconds``; the client may resume."""
+
+    close_code = 4408
+    retriable = True
+
+
+class SubscriberGoneError(DispatcherError):
+    """The subscriber's connection is closed or broken; nothing more can be sent to it."""
+
+    retriable = True
+
+
+class KafkaClientError(DispatcherError):
+    """The Kafka client failed in a way that only building it anew can mend.
+
+    Args:
+        code: librdkafka's error code (negative: local, positive: from the broker).
+        name: The code's name, such as ``UNKNOWN_MEMBER_ID``.
+        reason: librdkafka's own words.
+    """
+
+    retriable = True
+
+    def __init__(self, code: int, name: str, reason: str) -> None:
+        super().__init__(f"{name} ({code}): {reason}")
+        self.code = code
+        self.name = name
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsProblem:
+    """One wrong setting, in words that a person can act on."""
+
+    key: str
+    """The setting's name as the user wrote it, with where it stands: ``bind (--bind)``."""
+    value: str
+    """What was given, secrets hidden."""
+    remedy: str
+    """What would be right."""
+
+
+class SettingsError(DispatcherError):
+    """The settings are wrong; every problem is told at once, and nothing has started."""
+
+    def __init__(self, problems: Sequence[SettingsProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{p.key} = {p.value}: {p.remedy}" for p in self.problems))

@@ -1,0 +1,1 @@
+"""The faces: SSE, WebSocket, operations, and the server that carries them."""
