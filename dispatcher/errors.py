@@ -50,6 +50,13 @@ class SubscriberGoneError(DispatcherError):
     retriable = True
 
 
+class FellBehindError(DispatcherError):
+    """The subscriber was so slow that its next record is no longer in memory; the client may resume."""
+
+    close_code = 4408
+    retriable = True
+
+
 class KafkaClientError(DispatcherError):
     """The Kafka client failed in a way that only building it anew can mend.
 

@@ -1,0 +1,286 @@
+"""The hub: registry of subscribers, fan-out of batches, and the seam between live and catching up.
+
+Work is done once a batch, not once a subscriber: a batch is encoded once per feed in use, and the same bytes are
+offered to every live subscriber. The hub never waits for one of them.
+
+*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run` and `Hub.drain`, so every
+other method is one step that no task can observe half done.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+import trio
+
+from dispatcher.errors import UnavailableError
+from dispatcher.sansio.history import Cursor, Entry, History, HistoryStatistics
+from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.settings import Settings
+from dispatcher.subscriber import Feed, Goodbye, Subscriber, SubscriberState, SubscriberStatistics, Transport
+
+
+class ReplicaState(StrEnum):
+    """What the replica as a whole is doing, as subscribers are told."""
+
+    STREAMING = "streaming"
+    REBALANCING = "rebalancing"
+    WAITING = "waiting"
+    """A member of the group, without a partition of the stream's topics."""
+    BROKER_DOWN = "broker-down"
+
+
+@dataclass(frozen=True, slots=True)
+class HubStatistics:
+    """A snapshot of the hub."""
+
+    subscribers: Mapping[SubscriberState, int]
+    """Number of subscribers by state."""
+    buffered_bytes: int
+    """Bytes in all channels; the same bytes waiting for two subscribers count twice."""
+    history: HistoryStatistics
+    published_records: int
+    dispatched_records: int
+    """Records that at least one subscriber took."""
+    deliveries: int
+    """Records times subscribers that took them."""
+    fell_back: int
+    """How often a full channel sent a live subscriber back to catching up."""
+
+
+class Hub:
+    """Hands batches to subscribers.
+
+    Args:
+        settings: Bounds of history, channels and writes.
+        on_dispatched: Called once for each batch, when the first subscriber has taken all of it.
+    """
+
+    def __init__(self, settings: Settings, on_dispatched: Callable[[Batch], None]) -> None:
+        self.history = History(settings.history_bytes)
+        self.state = ReplicaState.BROKER_DOWN
+        self.state_version = 0
+        self._settings = settings
+        self._on_dispatched = on_dispatched
+        self._partitions: dict[TopicPartition, int | None] = {}
+        self._layout = Layout(())
+        self._offsets: list[int | None] = []
+        self._indexes: dict[TopicPartition, int] = {}
+        self._subscribers: dict[int, Subscriber] = {}
+        self._live: dict[Feed, dict[int, Subscriber]] = {}
+        self._next_number = 1
+        self._goodbye: Goodbye | None = None
+        self._state_cache: dict[tuple[Feed, bool], bytes] = {}
+        self._left = trio.Event()
+        self._published_records = 0
+        self._dispatched_records = 0
+        self._deliveries = 0
+        self._fell_back = 0
+
+    # What the consumer group says.
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """These partitions are ours from now on."""
+        for partition in partitions:
+            self.history.retire(partition)
+            self._partitions[partition] = None
+        self._lay_out()
+
+    def unassigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Stop handing out these partitions, at once; writes under way go on."""
+        for partition in partitions:
+            self.history.retire(partition)
+            self._partitions.pop(partition, None)
+        self._lay_out()
+
+    def writing(self, partitions: Iterable[TopicPartition]) -> bool:
+        """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
+        partitions = frozenset(partitions)
+        return any(
+            entry.batch.partition in partitions and not entry.dispatched
+            for subscriber in self._subscribers.values()
+            for entry in subscriber.in_flight
+        )
+
+    def set_state(self, state: ReplicaState) -> None:
+        """Tell every subscriber what the replica is doing, if that is news."""
+        if state is not self.state:
+            self.state = state
+            self._state_changed()
+
+    def publish(self, batch: Batch) -> None:
+        """Append a batch to the history and offer it to every live subscriber."""
+        index = self._indexes[batch.partition]
+        self._partitions[batch.partition] = self._offsets[index] = batch.records[-1].offset
+        entry = self.history.append(batch, Snapshot(self._layout, tuple(self._offsets)), index)
+        self._published_records += len(batch.records)
+        for feed, live in tuple(self._live.items()):
+            if batch.partition.topic in feed.topics:
+                size_bytes = len(self.data(feed, entry))
+                for subscriber in tuple(live.values()):
+                    subscriber.offer(entry, size_bytes)
+
+    # What subscribers ask (subscriber.Source).
+
+    def next_entry(self, cursor: Cursor) -> Entry | None:
+        """The next entry for a cursor, None at the head; the cursor moves behind it."""
+        return self.history.next(cursor)
+
+    def data(self, feed: Feed, entry: Entry) -> bytes:
+        """The entry's bytes for a feed, encoded when first asked for."""
+        return self.history.encode(entry, feed, lambda entry: _encode(feed, entry))
+
+    def dispatched(self, entries: Iterable[Entry]) -> None:
+        """A subscriber's socket accepted all bytes of these entries."""
+        for entry in entries:
+            self._deliveries += len(entry.batch.records)
+            if not entry.dispatched:
+                self._first_dispatched(entry)
+
+    def now_live(self, subscriber: Subscriber) -> None:
+        """Offer every new entry to the subscriber."""
+        self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
+
+    def not_live(self, subscriber: Subscriber) -> None:
+        """Offer nothing more to the subscriber: it reads the history."""
+        self._fell_back += 1
+        self._remove_live(subscriber)
+
+    def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
+        """The replica's state, encoded for a feed."""
+        data = self._state_cache.get((feed, catching_up))
+        if data is None:
+            assigned: dict[str, list[int]] = {}
+            for topic, partition in sorted(self._partitions):
+                if topic in feed.topics:
+                    assigned.setdefault(topic, []).append(partition)
+            state: str = self.state
+            if self.state is ReplicaState.STREAMING:
+                if not assigned:
+                    state = ReplicaState.WAITING
+                elif catching_up:
+                    state = SubscriberState.CATCHING_UP
+            data = feed.wire.state(state, self._settings.client_id, assigned)
+            self._state_cache[feed, catching_up] = data
+        return data
+
+    def heartbeat_bytes(self, feed: Feed, *, live: bool) -> bytes:
+        """A sign of life; who is live and has nothing waiting is told the position of the head."""
+        position = Snapshot(self._layout, tuple(self._offsets)).format(feed.topics) if live else ""
+        return feed.wire.encode_heartbeat(position)
+
+    # Who comes and goes.
+
+    @contextmanager
+    def subscribe(self, feed: Feed, transport: Transport) -> Iterator[Subscriber]:
+        """Register a subscriber for the body of the ``with`` block.
+
+        Raises:
+            UnavailableError: there are `max_subscribers` already, or the replica is stopping.
+        """
+        if self._goodbye is not None:
+            raise UnavailableError(self._goodbye.reason)
+        if len(self._subscribers) >= self._settings.max_subscribers:
+            raise UnavailableError(f"this replica has its {self._settings.max_subscribers} subscribers already")
+        number = self._next_number
+        self._next_number += 1
+        subscriber = Subscriber(
+            number,
+            self,
+            feed,
+            transport,
+            cursor=self.history.cursor(feed.topics),
+            buffer_bytes=self._settings.subscriber_buffer_bytes,
+            write_bytes=self._settings.write_bytes,
+        )
+        self._subscribers[number] = subscriber
+        try:
+            yield subscriber
+        finally:
+            del self._subscribers[number]
+            self._remove_live(subscriber)
+            subscriber.close()
+            self._left.set()
+
+    async def run(self) -> None:
+        """Send heartbeats to those that had nothing to read for `heartbeat_seconds`."""
+        while True:
+            await trio.sleep(self._settings.heartbeat_seconds)
+            for subscriber in tuple(self._subscribers.values()):
+                if subscriber.idle_since_heartbeat or subscriber.feed.wire.asks_for_answers:
+                    subscriber.heartbeat()
+                subscriber.idle_since_heartbeat = True
+
+    def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
+        """End every stream when its write under way is done, and take no new subscriber."""
+        self._goodbye = make()
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber.end(make())
+
+    async def wait_until_left(self) -> None:
+        """Return when no subscriber is left. *Cancellation*: safe."""
+        while self._subscribers:
+            self._left = trio.Event()
+            await self._left.wait()
+
+    def statistics(self) -> HubStatistics:
+        """A snapshot of the hub."""
+        return HubStatistics(
+            subscribers=dict.fromkeys(SubscriberState, 0)
+            | Counter(subscriber.state for subscriber in self._subscribers.values()),
+            buffered_bytes=sum(s.statistics().buffered_bytes for s in self._subscribers.values()),
+            history=self.history.statistics(),
+            published_records=self._published_records,
+            dispatched_records=self._dispatched_records,
+            deliveries=self._deliveries,
+            fell_back=self._fell_back,
+        )
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscribers there are, in any state."""
+        return len(self._subscribers)
+
+    def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:
+        """A snapshot of every subscriber."""
+        return [subscriber.statistics() for subscriber in self._subscribers.values()]
+
+    def _first_dispatched(self, entry: Entry) -> None:
+        # A retired entry's write was under way when its partition was revoked: the tracker still wants to know.
+        if not self.history.dispatched(entry) and not entry.retired:
+            return
+        entry.dispatched = True
+        self._dispatched_records += len(entry.batch.records)
+        self._on_dispatched(entry.batch)
+
+    def _remove_live(self, subscriber: Subscriber) -> None:
+        live = self._live.get(subscriber.feed)
+        if live is not None:
+            live.pop(subscriber.number, None)
+            if not live:
+                del self._live[subscriber.feed]
+
+    def _lay_out(self) -> None:
+        """Build the vector of positions anew: partitions came or went."""
+        self._layout = Layout(self._partitions)
+        self._indexes = {partition: index for index, partition in enumerate(self._layout.partitions)}
+        self._offsets = [self._partitions[partition] for partition in self._layout.partitions]
+        self._state_changed()
+
+    def _state_changed(self) -> None:
+        self.state_version += 1
+        self._state_cache.clear()
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber.tell_state()
+
+
+def _encode(feed: Feed, entry: Entry) -> bytes:
+    partition = entry.batch.partition
+    return feed.wire.records(
+        entry.batch,
+        f"{partition.topic}:{partition.partition}=",
+        entry.snapshot.id_suffix(entry.own_index, feed.topics),
+    )

@@ -1,0 +1,331 @@
+"""The poller: one thread owns the group consumer, and crosses into Trio once a poll.
+
+Rules of this module:
+
+* Only the poller thread touches the consumer. Only the Trio thread touches offsets and history. A crossing takes
+  what came in (`Polled`) and brings back what the thread must do (`Orders`).
+* The thread never blocks on a full pipeline: it is told to pause partitions and goes on polling, so the group
+  never drops it.
+* Callbacks never raise. An exception inside ``consume()`` would lose the records that it had fetched
+  already, so it is kept, and raised after the call has returned and its records were handed over.
+* No call waits without limit: commits are asynchronous, everything else has a timeout.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import confluent_kafka
+import structlog
+import trio
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+
+from dispatcher.errors import KafkaClientError
+from dispatcher.kafka.commits import CommitResult
+from dispatcher.kafka.statistics import ConsumerStatistics, parse_statistics
+from dispatcher.sansio.offsets import Commit
+from dispatcher.sansio.records import Record, TopicPartition
+
+log = structlog.get_logger(__name__)
+
+IDLE_POLL_SECONDS = 0.1
+"""How long a poll waits for a record, and so the longest that an order waits for the thread."""
+
+LEAVE_COMMIT_SECONDS = 2.0
+"""How long the last commit may take before the member leaves the group without its answer."""
+
+REBUILD_SECONDS = (0.5, 15.0)
+"""First and longest pause before a failed consumer is built anew."""
+
+
+@dataclass(slots=True)
+class Polled:
+    """What one poll brought, as plain data for the Trio thread."""
+
+    assigned: list[TopicPartition] | None = None
+    """Partitions that became ours, which may be none; None when nothing was assigned. Records of them may follow."""
+    groups: list[tuple[TopicPartition, tuple[Record, ...], int | None]] = field(default_factory=list)
+    """Consecutive records of one partition each, with the leader epoch of the last one."""
+    commit_results: list[CommitResult] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason) of what the client reported and goes on after."""
+    statistics: ConsumerStatistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What the thread has to do with the consumer before it polls again."""
+
+    commit: Sequence[Commit] = ()
+    pause: Iterable[TopicPartition] = ()
+    resume: Iterable[TopicPartition] = ()
+    stop: bool = False
+    poll_seconds: float = IDLE_POLL_SECONDS
+
+
+class Downstream(Protocol):
+    """The Trio side of the crossing. Every method runs in the Trio thread, in one step, while the poller waits."""
+
+    def exchange(self, polled: Polled) -> Orders:
+        """Take what came in and say what to do."""
+
+    def revoking(self, partitions: Sequence[TopicPartition]) -> None:
+        """Stop handing out these partitions."""
+
+    def drained(self, partitions: Sequence[TopicPartition]) -> bool:
+        """Whether no write is under way that would dispatch records of these partitions."""
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
+        """Forget these partitions and return what to commit before they are let go."""
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """Forget these partitions: they have another owner."""
+
+    def leaving(self) -> Sequence[Commit]:
+        """Return the last commits: nothing is polled any more."""
+
+
+class Poller:
+    """Supervises the thread that owns the consumer, and builds the consumer anew when it fails.
+
+    Args:
+        properties: librdkafka's configuration.
+        topics: What to subscribe to.
+        downstream: The Trio side.
+        poll_records: Most records taken in one poll.
+        batch_bytes: A poll's records of one partition are cut into groups of about this size.
+        drain_seconds: How long a revoke waits for writes under way.
+    """
+
+    def __init__(
+        self,
+        properties: dict[str, str | int | float | bool],
+        topics: Sequence[str],
+        downstream: Downstream,
+        *,
+        poll_records: int,
+        batch_bytes: int,
+        drain_seconds: float,
+    ) -> None:
+        self._properties = properties
+        self._topics = list(topics)
+        self._downstream = downstream
+        self._poll_records = poll_records
+        self._batch_bytes = batch_bytes
+        self._drain_seconds = drain_seconds
+        self._limiter = trio.CapacityLimiter(1)
+        self._polled = Polled()
+        self._kept: list[BaseException] = []
+        self._sent: dict[tuple[TopicPartition, int], Commit] = {}
+
+    async def run(self) -> None:
+        """Poll until told to stop.
+
+        *Cancellation*: safe. The thread commits what was dispatched, leaves the group, and then this returns:
+        at most `LEAVE_COMMIT_SECONDS` and the consumer's own ``close`` later.
+
+        Raises:
+            Exception: whatever the downstream or a callback raised; what was dispatched is committed.
+        """
+        pause_seconds = REBUILD_SECONDS[0]
+        while True:
+            started = trio.current_time()
+            try:
+                await trio.to_thread.run_sync(self._own_consumer, limiter=self._limiter, thread_name="kafka-poller")
+            except KafkaClientError as error:
+                if trio.current_time() - started > REBUILD_SECONDS[1]:
+                    pause_seconds = REBUILD_SECONDS[0]
+                log.warning("consumer failed, building it anew", error=str(error), pause_seconds=pause_seconds)
+                await trio.sleep(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                pause_seconds = min(2 * pause_seconds, REBUILD_SECONDS[1])
+            else:
+                return
+
+    # Everything below runs in the poller thread.
+
+    def _own_consumer(self) -> None:
+        self._polled, self._kept, self._sent = Polled(), [], {}
+        consumer = Consumer(
+            {
+                **self._properties,
+                "error_cb": self._guard(self._on_error),
+                "stats_cb": self._guard(self._on_statistics),
+                "on_commit": self._guard(self._on_commit),
+            }
+        )
+        failed: KafkaClientError | None = None
+        try:
+            consumer.subscribe(
+                self._topics,
+                on_assign=self._guard(self._on_assign),
+                on_revoke=self._guard(self._on_revoke),
+                on_lost=self._guard(self._on_lost),
+            )
+            orders = Orders()
+            while not orders.stop:
+                trio.from_thread.check_cancelled()
+                self._poll(consumer, orders.poll_seconds)
+                polled, self._polled = self._polled, Polled()
+                orders = trio.from_thread.run_sync(self._downstream.exchange, polled)
+                self._raise_kept()
+                self._obey(consumer, orders)
+        except KafkaClientError as error:
+            failed = error
+            raise
+        finally:
+            self._leave(consumer, failed)
+
+    def _poll(self, consumer: Consumer, timeout_seconds: float) -> None:
+        """Wait for one message, then take what else is there: no record waits for a full batch."""
+        messages = []
+        try:
+            first = consumer.poll(timeout_seconds)
+            if first is not None:
+                messages.append(first)
+                messages += consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else ()
+        except KafkaException as error:
+            self._kept.append(_client_error(error.args[0]))
+        self._sort(messages)
+
+    def _sort(self, messages: list[Message]) -> None:
+        """Turn messages into groups of records; a partition's groups are in offset order."""
+        by_partition: dict[TopicPartition, list[Message]] = {}
+        for message in messages:
+            error = message.error()
+            if error is None:
+                key = cast("TopicPartition", (message.topic(), message.partition()))
+                by_partition.setdefault(key, []).append(message)
+            else:
+                self._on_error(error)
+        for key, run in by_partition.items():
+            partition = TopicPartition(*key)
+            records: list[Record] = []
+            size_bytes = 0
+            last = run[-1]
+            for message in run:
+                record = _record(message)
+                records.append(record)
+                size_bytes += record.size_bytes
+                if size_bytes >= self._batch_bytes or message is last:
+                    self._polled.groups.append((partition, tuple(records), message.leader_epoch()))
+                    records = []
+                    size_bytes = 0
+
+    def _obey(self, consumer: Consumer, orders: Orders) -> None:
+        self._commit(consumer, orders.commit)
+        for partitions, change in ((orders.resume, consumer.resume), (orders.pause, consumer.pause)):
+            if partitions:
+                change([confluent_kafka.TopicPartition(*partition) for partition in partitions])
+
+    def _commit(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
+        if not commits:
+            return
+        self._sent.update({(commit.partition, commit.offset): commit for commit in commits})
+        consumer.commit(
+            offsets=[
+                confluent_kafka.TopicPartition(
+                    *commit.partition,
+                    commit.offset,
+                    leader_epoch=-1 if commit.leader_epoch is None else commit.leader_epoch,
+                )
+                for commit in commits
+            ],
+            asynchronous=True,
+        )
+
+    def _leave(self, consumer: Consumer, failed: KafkaClientError | None) -> None:
+        """Commit what was dispatched, wait a bounded time for the answer, and leave the group."""
+        try:
+            commits = trio.from_thread.run_sync(self._downstream.leaving)
+            if failed is None and commits:
+                self._commit(consumer, commits)
+                deadline = time.monotonic() + LEAVE_COMMIT_SECONDS
+                while self._sent and time.monotonic() < deadline:
+                    # Serves the answer; a record that comes along was not dispatched, so it stays in Kafka.
+                    consumer.poll(0.02)
+                trio.from_thread.run_sync(self._downstream.exchange, self._polled)
+        finally:
+            consumer.close()
+
+    def _raise_kept(self) -> None:
+        if self._kept:
+            raise self._kept[0]
+
+    # Callbacks: librdkafka calls them from inside poll, consume and close, in this thread.
+
+    def _guard(self, callback: Callable[..., None]) -> Callable[..., None]:
+        def guarded(*args: object) -> None:
+            try:
+                callback(*args)
+            except BaseException as error:  # noqa: BLE001 - kept, and raised when the call has returned
+                self._kept.append(error)
+
+        return guarded
+
+    def _on_assign(self, _consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        self._polled.assigned = [*(self._polled.assigned or ()), *_plain(partitions)]
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        revoked = self._not_just_assigned(_plain(partitions))
+        trio.from_thread.run_sync(self._downstream.revoking, revoked)
+        deadline = time.monotonic() + self._drain_seconds
+        # Polling beats an event here: it happens once a rebalance, and nothing can be left behind by it.
+        while not trio.from_thread.run_sync(self._downstream.drained, revoked) and time.monotonic() < deadline:
+            threading.Event().wait(0.005)
+        commits = trio.from_thread.run_sync(self._downstream.revoked, revoked)
+        # Asynchronous, and still safe: librdkafka finishes commits under way before it lets partitions go.
+        self._commit(consumer, commits)
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        lost = self._not_just_assigned(_plain(partitions))
+        trio.from_thread.run_sync(self._downstream.lost, lost)
+
+    def _not_just_assigned(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Partitions that come and go within one poll were never told to anybody."""
+        if self._polled.assigned is not None:
+            self._polled.assigned = [p for p in self._polled.assigned if p not in partitions]
+        return partitions
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[confluent_kafka.TopicPartition] | None) -> None:
+        for partition in partitions or ():
+            commit = self._sent.pop((TopicPartition(partition.topic, partition.partition), partition.offset), None)
+            if commit is not None:
+                problem = partition.error or error
+                self._polled.commit_results.append(
+                    CommitResult(commit, 0, "", "")
+                    if problem is None
+                    else CommitResult(commit, problem.code(), problem.name(), problem.str())
+                )
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - the public spelling of local codes
+            self._kept.append(_client_error(error))
+        else:
+            self._polled.errors.append((error.name(), error.str()))
+
+    def _on_statistics(self, text: str) -> None:
+        self._polled.statistics = parse_statistics(text)
+
+
+def _record(message: Message) -> Record:
+    """A message without an error, of which confluent_kafka's types do not know that it has these fields."""
+    kind, timestamp_ms = message.timestamp()
+    headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    return Record(
+        cast("int", message.offset()),
+        None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
+        message.key(),
+        message.value(),
+        tuple(headers) if headers else (),
+    )
+
+
+def _plain(partitions: list[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
+    return [TopicPartition(partition.topic, partition.partition) for partition in partitions]
+
+
+def _client_error(error: KafkaError) -> KafkaClientError:
+    return KafkaClientError(error.code(), error.name(), error.str())

@@ -1,0 +1,71 @@
+"""librdkafka's configuration: what the dispatcher owns, what it prefers, and what the user passes through."""
+
+from collections.abc import Mapping
+
+from confluent_kafka import Consumer, KafkaException
+
+from dispatcher.errors import SettingsError, SettingsProblem
+from dispatcher.settings import Settings, hide_secrets
+
+OWNED: Mapping[str, str | int | bool] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": False,
+    # Lag, broker states and group state come from the statistics: look-ups in the poll loop would block it.
+    "statistics.interval.ms": 1000,
+}
+"""Properties that a user cannot set (settings refuses them by name): the guarantees stand on them."""
+
+PREFERRED: Mapping[str, str | int | bool] = {
+    # A new group begins with what is there: "latest" would lose what came before the first replica.
+    "auto.offset.reset": "earliest",
+    "partition.assignment.strategy": "cooperative-sticky",
+    # Prefetched records are memory outside our own bounds; 8 MiB keep a fast subscriber fed.
+    "queued.max.messages.kbytes": 8192,
+    "queued.min.messages": 5000,
+    # The default of 1,000 ms stalls a small queue once it was full.
+    "fetch.queue.backoff.ms": 50,
+    "fetch.wait.max.ms": 100,
+    "fetch.max.bytes": 8 * 1024 * 1024,
+    "reconnect.backoff.max.ms": 2000,
+    # A topic that appears after the start is found within this time.
+    "topic.metadata.refresh.interval.ms": 10_000,
+    # How long a start without a broker waits before it tries again is reconnect.backoff's business.
+    "socket.keepalive.enable": True,
+    "allow.auto.create.topics": False,
+}
+"""Defaults that a ``[kafka]`` table can override."""
+
+CLASSIC_ONLY = frozenset({"partition.assignment.strategy"})
+"""Preferred properties that librdkafka refuses with ``group.protocol=consumer`` (KIP-848)."""
+
+
+def consumer_properties(settings: Settings) -> dict[str, str | int | float | bool]:
+    """The configuration of the group consumer."""
+    preferred = dict(PREFERRED)
+    if settings.kafka.get("group.protocol") == "consumer":
+        for name in CLASSIC_ONLY:
+            del preferred[name]
+    return {
+        **preferred,
+        **settings.kafka,
+        **OWNED,
+        "bootstrap.servers": settings.bootstrap_servers,
+        "group.id": settings.group_id,
+        "client.id": settings.client_id,
+    }
+
+
+def check_properties(settings: Settings) -> None:
+    """Let librdkafka read its configuration, so that what it refuses is told before anything starts.
+
+    Raises:
+        SettingsError: it refuses a property; its own words tell which, and why.
+    """
+    try:
+        Consumer(consumer_properties(settings)).close()
+    except KafkaException as error:
+        reason = error.args[0].str()
+        key = next((key for key in settings.kafka if f'"{key}"' in reason), "")
+        shown = hide_secrets(settings.kafka)[key] if key else "as it is"
+        raise SettingsError([SettingsProblem(f"kafka.{key}" if key else "kafka", str(shown), reason)]) from error

@@ -1,0 +1,266 @@
+"""The pipeline: joins the poller, the offsets, the flow control, the commits and the hub.
+
+This is the Trio side of the poller's crossing (`kafka.poller.Downstream`). The hub and the kafka room do not know
+each other; what one has to tell the other goes through here, in one step a crossing.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from dispatcher.hub import Hub, HubStatistics, ReplicaState
+from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
+from dispatcher.kafka.poller import IDLE_POLL_SECONDS, Orders, Polled, Poller
+from dispatcher.kafka.properties import consumer_properties
+from dispatcher.kafka.statistics import ConsumerStatistics
+from dispatcher.sansio.flow import FlowControl
+from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+PAUSED_POLL_SECONDS = 0.01
+"""While something is paused and somebody reads, the order to resume must not wait for an idle poll."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatistics:
+    """A snapshot of everything between Kafka and the subscribers' sockets."""
+
+    state: ReplicaState
+    broker_reachable: bool
+    joined: bool
+    stopping: bool
+    last_error: str | None
+    """The client's last complaint, None when all is well again."""
+    partitions: Mapping[TopicPartition, PartitionStatistics]
+    paused: frozenset[TopicPartition]
+    waiting_bytes: Mapping[TopicPartition, int]
+    waiting_records: Mapping[TopicPartition, int]
+    consumer: ConsumerStatistics | None
+    """What librdkafka says, at most a second old; None before its first word."""
+    commits: CommitStatistics
+    rebalances: int
+    crossings: int
+    crossed_at: float
+    """`time.monotonic` of the last crossing: how long ago tells whether the poller lives."""
+    hub: HubStatistics
+
+
+class Pipeline:
+    """Owns the parts and answers the poller.
+
+    *Thread*: Trio's. The poller's thread gets here by ``trio.from_thread.run_sync``.
+
+    Args:
+        settings: The dispatcher's settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.hub = Hub(settings, self._dispatched)
+        self._offsets = OffsetTracker()
+        self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
+        self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
+        self._poller = Poller(
+            consumer_properties(settings),
+            settings.topics,
+            self,
+            poll_records=settings.poll_records,
+            batch_bytes=settings.batch_bytes,
+            drain_seconds=settings.drain_seconds,
+        )
+        self._consumer: ConsumerStatistics | None = None
+        self._broker_reachable = False
+        self._rebalancing = False
+        self._last_error: str | None = None
+        self._stop_fetching = False
+        self._held: frozenset[TopicPartition] = frozenset()
+        """Partitions that `stop_fetching` has paused."""
+        self._stop = False
+        self._nobody_listens = False
+        self._rebalances = 0
+        self._crossings = 0
+        self._crossed_at = -math.inf
+
+    async def run(self) -> None:
+        """Poll and dispatch until `stop`; see `Poller.run` for cancellation and errors."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.hub.run)
+            await self._poller.run()
+            nursery.cancel_scope.cancel()
+
+    def stop_fetching(self) -> None:
+        """Take nothing more from Kafka, and stay a member of the group."""
+        self._stop_fetching = True
+
+    def stop(self) -> None:
+        """Commit what was dispatched, leave the group, and let `run` return."""
+        self._stop = True
+
+    # The poller's crossing (kafka.poller.Downstream).
+
+    def exchange(self, polled: Polled) -> Orders:
+        """Take what came in and say what to do."""
+        self._crossings += 1
+        self._crossed_at = time.monotonic()
+        if polled.statistics is not None:
+            self._take_statistics(polled.statistics)
+        for name, reason in polled.errors:
+            self._take_error(name, reason)
+        if polled.assigned is not None:
+            self._take_assigned(polled.assigned)
+        self._commits.answered(polled.commit_results)
+        for partition, records, leader_epoch in polled.groups:
+            self._take_records(partition, records, leader_epoch)
+        self._settle_state()
+        pause, resume = self._decide_flow(polled.assigned or ())
+        return Orders(
+            commit=self._commits.due(trio.current_time()),
+            pause=pause,
+            resume=resume,
+            stop=self._stop,
+            poll_seconds=PAUSED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
+        )
+
+    def revoking(self, partitions: Sequence[TopicPartition]) -> None:
+        """Stop handing out these partitions."""
+        log.info("revoking", partitions=[str(partition) for partition in partitions])
+        self._rebalances += 1
+        self._rebalancing = True
+        self._settle_state()
+        self.hub.unassigned(partitions)
+
+    def drained(self, partitions: Sequence[TopicPartition]) -> bool:
+        """Whether no write is under way that would dispatch records of these partitions."""
+        return not self.hub.writing(partitions)
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
+        """Forget these partitions and return what to commit before they are let go."""
+        self._flow.unassigned(partitions)
+        return self._offsets.revoked(partitions)
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """Forget these partitions: they have another owner, so nothing of theirs is committed."""
+        log.warning("partitions lost", partitions=[str(partition) for partition in partitions])
+        self._rebalances += 1
+        self._rebalancing = True
+        self._offsets.lost(partitions)
+        self._flow.unassigned(partitions)
+        self.hub.unassigned(partitions)
+        self._settle_state()
+
+    def leaving(self) -> Sequence[Commit]:
+        """Return the last commits: the consumer is being closed."""
+        partitions = sorted(self._offsets.partitions)
+        self.hub.unassigned(partitions)
+        self._flow.unassigned(partitions)
+        self._commits.forget()
+        self._consumer = None
+        self._broker_reachable = False
+        return self._offsets.revoked(partitions)
+
+    def statistics(self) -> PipelineStatistics:
+        """A snapshot of the pipeline."""
+        partitions = self._offsets.statistics()
+        return PipelineStatistics(
+            state=self.hub.state,
+            broker_reachable=self._broker_reachable,
+            joined=self._consumer is not None and self._consumer.joined,
+            stopping=self._stop_fetching or self._stop,
+            last_error=self._last_error,
+            partitions=partitions,
+            paused=self._flow.paused,
+            waiting_bytes=self.hub.history.waiting(),
+            waiting_records={tp: self.hub.history.waiting_records(tp) for tp in partitions},
+            consumer=self._consumer,
+            commits=self._commits.statistics(),
+            rebalances=self._rebalances,
+            crossings=self._crossings,
+            crossed_at=self._crossed_at,
+            hub=self.hub.statistics(),
+        )
+
+    def _dispatched(self, batch: Batch) -> None:
+        self._offsets.dispatched(batch.partition, batch.epoch, batch.covers_from, batch.next_offset)
+
+    def _take_statistics(self, statistics: ConsumerStatistics) -> None:
+        self._consumer = statistics
+        if statistics.joined:
+            self._rebalancing = False
+        reachable = statistics.brokers_up > 0
+        if reachable and not self._broker_reachable:
+            log.info("broker reachable")
+            self._last_error = None
+        self._broker_reachable = reachable
+
+    def _take_error(self, name: str, reason: str) -> None:
+        if name == "_ALL_BROKERS_DOWN":
+            self._broker_reachable = False
+        # librdkafka repeats itself for as long as a broker is away; one line tells it as well.
+        if reason != self._last_error:
+            self._last_error = reason
+            log.warning("kafka client", error=name, reason=reason)
+
+    def _take_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        log.info("assigned", partitions=[str(partition) for partition in sorted(partitions)])
+        for partition in partitions:
+            self._offsets.assigned(partition)
+        self._flow.assigned(partitions)
+        self.hub.assigned(partitions)
+        self._rebalancing = False
+        # Only a broker can assign; the statistics say the same a second later.
+        self._broker_reachable = True
+        self._last_error = None
+
+    def _take_records(self, partition: TopicPartition, records: tuple[Record, ...], leader_epoch: int | None) -> None:
+        if self._offsets.epoch(partition) is None:
+            # Fetched before a revoke that came in the same poll: its new owner reads them.
+            return
+        covers_from = self._offsets.received(partition, records[0].offset, records[-1].offset + 1, leader_epoch)
+        epoch = self._offsets.epoch(partition)
+        assert epoch is not None  # noqa: S101 - it was just received
+        self.hub.publish(Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch))
+
+    def _settle_state(self) -> None:
+        if not self._broker_reachable:
+            self.hub.set_state(ReplicaState.BROKER_DOWN)
+        elif self._rebalancing:
+            self.hub.set_state(ReplicaState.REBALANCING)
+        else:
+            self.hub.set_state(ReplicaState.STREAMING if self._offsets.partitions else ReplicaState.WAITING)
+
+    def _decide_flow(
+        self, assigned: Sequence[TopicPartition]
+    ) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
+        """What to pause and what to resume; a partition that is new is resumed whatever it was before."""
+        if self._stop_fetching:
+            newly_held = self._offsets.partitions - self._held
+            self._held |= newly_held
+            return newly_held, frozenset()
+        history = self.hub.history
+        decision = self._flow.decide(history.waiting(), history.waiting_bytes)
+        pause, resume = (frozenset(), frozenset()) if decision is None else decision
+        self._tell_whether_anybody_listens()
+        return pause, resume | (frozenset(assigned) - self._flow.paused)
+
+    def _tell_whether_anybody_listens(self) -> None:
+        """One line when fetching stops because nobody takes what waits, one when it goes on."""
+        nobody_listens = bool(self._flow.paused) and not self.hub.subscribers
+        if nobody_listens != self._nobody_listens:
+            self._nobody_listens = nobody_listens
+            if nobody_listens:
+                log.warning(
+                    "nobody listens: records wait, fetching is paused",
+                    waiting_bytes=self.hub.history.waiting_bytes,
+                    paused=[str(partition) for partition in sorted(self._flow.paused)],
+                )
+            else:
+                log.info("fetching goes on")
+
+    def _hurried(self) -> bool:
+        return bool(self._flow.paused) and not self._nobody_listens and not self._stop_fetching

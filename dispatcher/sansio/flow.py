@@ -1,0 +1,80 @@
+"""When to pause and to resume fetching: `pause_above` and `resume_below` over what waits undispatched.
+
+Rules of this module:
+
+* While the bytes that wait stay at or below ``pause_above``, everything flows.
+* Above it, every partition that holds more than its fair share (``resume_below`` divided by the number of
+  partitions) is paused. A partition whose records find subscribers stays below its share and goes on: a topic
+  to which nobody listens does not stop one to which somebody does.
+* A paused partition flows again when all that waits fell below ``resume_below``, or its own part below half
+  its share.
+
+So what waits never exceeds ``pause_above + resume_below`` and what one poll brings on top.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from dispatcher.sansio.records import TopicPartition
+
+
+class FlowDecision(NamedTuple):
+    """What the shell has to do with the consumer."""
+
+    pause: frozenset[TopicPartition]
+    resume: frozenset[TopicPartition]
+
+
+class FlowControl:
+    """Remembers which partitions are paused and decides what changes.
+
+    Args:
+        pause_above: bytes that may wait before partitions are paused.
+        resume_below: bytes below which all flow again; at most ``pause_above``.
+    """
+
+    def __init__(self, pause_above: int, resume_below: int) -> None:
+        if not 0 <= resume_below <= pause_above:
+            raise ValueError(f"resume_below {resume_below} is not within 0..pause_above {pause_above}")
+        self.pause_above = pause_above
+        self.resume_below = resume_below
+        self._flowing: set[TopicPartition] = set()
+        self._paused: set[TopicPartition] = set()
+
+    @property
+    def paused(self) -> frozenset[TopicPartition]:
+        """The partitions that are paused now."""
+        return frozenset(self._paused)
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """New partitions flow, whatever was decided for them in an earlier assignment (librdkafka #1849)."""
+        partitions = set(partitions)
+        self._paused -= partitions
+        self._flowing |= partitions
+
+    def unassigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Partitions that left are neither paused nor flowing."""
+        for partition in partitions:
+            self._paused.discard(partition)
+            self._flowing.discard(partition)
+
+    def decide(self, waiting: Mapping[TopicPartition, int], total: int) -> FlowDecision | None:
+        """Decide what to pause and to resume; None when nothing changes.
+
+        Args:
+            waiting: undispatched bytes of each partition; one that is missing has none.
+            total: their sum, kept by the caller so that the usual answer costs nothing.
+        """
+        if total <= self.pause_above and not self._paused:
+            return None
+        share = self.resume_below / max(1, len(self._paused) + len(self._flowing))
+        if total < self.resume_below or total == 0:
+            resume = frozenset(self._paused)
+        else:
+            resume = frozenset(p for p in self._paused if waiting.get(p, 0) <= share / 2)
+        pause = frozenset(p for p in self._flowing if total > self.pause_above and waiting.get(p, 0) > share)
+        if not pause and not resume:
+            return None
+        self._paused = (self._paused | pause) - resume
+        self._flowing = (self._flowing - pause) | resume
+        return FlowDecision(pause, resume)

@@ -1,0 +1,38 @@
+"""Framing that is the same for every subscriber: HTTP/1.1 chunks and a WebSocket server's frames.
+
+Both are stateless on the sender's side, so a frame is made once and sent to all.
+"""
+
+import struct
+
+_FIN_TEXT = 0x81
+_FIN_PING = 0x89
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of the chunked transfer coding (RFC 9112, section 7.1).
+
+    Raises:
+        ValueError: no data: an empty chunk would end the body.
+    """
+    if not data:
+        raise ValueError("an empty chunk ends the body")
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A whole text message in one unmasked frame (RFC 6455, section 5.2)."""
+    return _header(_FIN_TEXT, len(payload)) + payload
+
+
+def ping_frame() -> bytes:
+    """An empty ping (RFC 6455, section 5.5.2)."""
+    return _header(_FIN_PING, 0)
+
+
+def _header(first: int, length: int) -> bytes:
+    if length < 126:
+        return struct.pack("!BB", first, length)
+    if length < 65536:
+        return struct.pack("!BBH", first, 126, length)
+    return struct.pack("!BBQ", first, 127, length)

@@ -1,0 +1,308 @@
+"""One subscriber: its channel, its place in the history, and the task that writes to its transport.
+
+The seam between catching up and live: a subscriber that catches up reads the history behind its place, one write
+at a time. When nothing is left behind it, it goes live in the same step, without an ``await`` in between: from
+then on the hub puts every new entry into its channel. When the channel is full, it is emptied and the subscriber
+catches up again from where it was. So every record reaches it once, in order, and no one waits for it.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import trio
+
+from dispatcher.errors import FellBehindError
+from dispatcher.sansio.history import Cursor, Entry
+from dispatcher.sansio.wire import Wire
+
+CHANNEL_ENTRIES = 1024
+"""Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
+
+RETRY_MS = 1000
+"""What a client is told to wait before it reconnects, unless a goodbye tells it otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What one subscriber asked for; those with equal feeds are sent the very same bytes."""
+
+    wire: Wire
+    topics: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Why the server ends a stream (docs/protocol.md has the table of codes)."""
+
+    code: int
+    reason: str
+    retry_ms: int
+
+
+class SubscriberState(StrEnum):
+    """Where a subscriber stands."""
+
+    CATCHING_UP = "catching-up"
+    LIVE = "live"
+
+
+class Transport(Protocol):
+    """The way to one subscriber's socket."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for ``/status``."""
+
+    async def send_all(self, buffers: Sequence[bytes]) -> None:
+        """Hand all bytes to the socket, in order; returns when the socket has accepted the last one.
+
+        *Backpressure*: waits while the socket is full. *Cancellation*: not safe, a part may have been sent; the
+        connection cannot be used afterwards.
+
+        Raises:
+            SubscriberGoneError: the connection is closed or broken.
+            SubscriberStalledError: it took no byte for too long.
+        """
+
+
+class Source(Protocol):
+    """What a subscriber needs of the hub, which owns the history and every send channel."""
+
+    @property
+    def state_version(self) -> int:
+        """Changes whenever the state that subscribers are told changes."""
+
+    def next_entry(self, cursor: Cursor) -> Entry | None:
+        """The next entry for a cursor, None at the head; the cursor moves behind it.
+
+        Raises:
+            FellBehindError: what comes next is no longer in memory.
+        """
+
+    def data(self, feed: Feed, entry: Entry) -> bytes:
+        """The entry, encoded for the feed."""
+
+    def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
+        """The replica's state, encoded for the feed."""
+
+    def heartbeat_bytes(self, feed: Feed, *, live: bool) -> bytes:
+        """A sign of life, encoded for the feed, with the position of the head for who is live."""
+
+    def now_live(self, subscriber: "Subscriber") -> None:
+        """From now on every new entry is offered to the subscriber."""
+
+    def not_live(self, subscriber: "Subscriber") -> None:
+        """The subscriber reads the history itself."""
+
+    def dispatched(self, entries: Iterable[Entry]) -> None:
+        """The socket accepted all bytes of these entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberStatistics:
+    """A snapshot of one subscriber."""
+
+    id: int
+    state: SubscriberState
+    transport: str
+    wire: str
+    buffered_bytes: int
+    records: int
+    sequence: int
+
+
+class Subscriber:
+    """Writes its feed to its transport until the client or the server ends it.
+
+    Made by `Hub.subscribe`. *Thread*: Trio's only.
+
+    Args:
+        number: Its number within this process.
+        source: The hub.
+        feed: What it gets.
+        transport: Where it gets it.
+        cursor: Its place in the history.
+        buffer_bytes: Bound of its channel. An entry that is larger than all of it fits into an empty channel.
+        write_bytes: Entries are joined into one write up to this size; one entry always fits.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        source: Source,
+        feed: Feed,
+        transport: Transport,
+        *,
+        cursor: Cursor,
+        buffer_bytes: int,
+        write_bytes: int,
+    ) -> None:
+        self.number = number
+        self.feed = feed
+        self.state = SubscriberState.CATCHING_UP
+        self.cursor = cursor
+        self.in_flight: Sequence[Entry] = ()
+        """The entries of the write under way."""
+        self.idle_since_heartbeat = False
+        """Set by the hub at each heartbeat round; a write clears it."""
+        self.records = 0
+        self._source = source
+        self._transport = transport
+        self._buffer_bytes = buffer_bytes
+        self._write_bytes = write_bytes
+        self._send_channel, self._receive_channel = trio.open_memory_channel[Entry | None](CHANNEL_ENTRIES)
+        self._buffered_bytes = 0
+        self._handed: Entry | None = None
+        self._told: tuple[int, bool] | None = None
+        self._heartbeat_due = False
+        self._goodbye: Goodbye | None = None
+
+    def offer(self, entry: Entry, size_bytes: int) -> None:
+        """Put a new entry into the channel; when it is full the subscriber catches up from where it is.
+
+        Never waits. Called by the hub for live subscribers only.
+        """
+        if not self._buffered_bytes or self._buffered_bytes + size_bytes <= self._buffer_bytes:
+            try:
+                self._send_channel.send_nowait(entry)
+            except trio.WouldBlock:
+                pass
+            else:
+                self._buffered_bytes += size_bytes
+                return
+        self._catch_up()
+
+    def end(self, goodbye: Goodbye) -> None:
+        """Let the write under way finish, then say goodbye and return from `run`; the first reason counts."""
+        if self._goodbye is None:
+            self._goodbye = goodbye
+            self._nudge()
+
+    def tell_state(self) -> None:
+        """The replica's state has changed: tell it with the next write, which may be now."""
+        self._nudge()
+
+    def heartbeat(self) -> None:
+        """Send a sign of life with the next write, which may be now."""
+        self._heartbeat_due = True
+        self._nudge()
+
+    async def run(self) -> Goodbye | None:
+        """Write until the stream ends; returns why the server ended it.
+
+        *Cancellation*: the connection cannot be used afterwards; entries of a write that was cut are not counted
+        as dispatched.
+
+        Raises:
+            SubscriberGoneError: the client closed the connection.
+            SubscriberStalledError: the client took nothing for too long.
+        """
+        while self._goodbye is None:
+            entries = self._take()
+            buffers = self._control()
+            buffers += [self._source.data(self.feed, entry) for entry in entries]
+            if not buffers:
+                self._handed = await self._receive_channel.receive()
+                continue
+            self.in_flight = entries
+            try:
+                await self._transport.send_all(buffers)
+                self._source.dispatched(entries)
+            finally:
+                self.in_flight = ()
+            self.idle_since_heartbeat = False
+            for entry in entries:
+                self.records += len(entry.batch.records)
+        goodbye = self._goodbye
+        await self._transport.send_all([self.feed.wire.goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)])
+        return goodbye
+
+    def close(self) -> None:
+        """Close both ends of the channel; the hub calls it when the subscriber has left."""
+        self._send_channel.close()
+        self._receive_channel.close()
+
+    def statistics(self) -> SubscriberStatistics:
+        """A snapshot of this subscriber."""
+        return SubscriberStatistics(
+            id=self.number,
+            state=self.state,
+            transport=self._transport.name,
+            wire=self.feed.wire.name,
+            buffered_bytes=self._buffered_bytes,
+            records=self.records,
+            sequence=self.cursor.sequence,
+        )
+
+    def _take(self) -> list[Entry]:
+        """What goes into the next write: from the channel when live, else from the history."""
+        handed, self._handed = self._handed, None
+        if self.state is SubscriberState.LIVE:
+            return self._take_live(handed)
+        entries = self._take_history()
+        if not entries and self._goodbye is None:
+            self.state = SubscriberState.LIVE
+            self._source.now_live(self)
+        return entries
+
+    def _take_live(self, entry: Entry | None) -> list[Entry]:
+        entries: list[Entry] = []
+        size_bytes = 0
+        while True:
+            if entry is not None:
+                length = len(self._source.data(self.feed, entry))
+                self._buffered_bytes -= length
+                self.cursor.sequence = entry.sequence
+                if not entry.retired:
+                    entries.append(entry)
+                    size_bytes += length
+            if size_bytes >= self._write_bytes:
+                return entries
+            try:
+                entry = self._receive_channel.receive_nowait()
+            except trio.WouldBlock:
+                return entries
+
+    def _take_history(self) -> list[Entry]:
+        entries: list[Entry] = []
+        size_bytes = 0
+        try:
+            while size_bytes < self._write_bytes:
+                entry = self._source.next_entry(self.cursor)
+                if entry is None:
+                    break
+                entries.append(entry)
+                size_bytes += len(self._source.data(self.feed, entry))
+        except FellBehindError as error:
+            self.end(Goodbye(error.close_code, str(error), RETRY_MS))
+        return entries
+
+    def _catch_up(self) -> None:
+        """Leave the live feed; what the channel held is in the history, behind the cursor."""
+        self.state = SubscriberState.CATCHING_UP
+        self._source.not_live(self)
+        self._buffered_bytes = 0
+        with suppress(trio.WouldBlock):
+            while True:
+                self._receive_channel.receive_nowait()
+
+    def _control(self) -> list[bytes]:
+        """What has to be told besides records."""
+        buffers = []
+        told = (self._source.state_version, self.state is SubscriberState.CATCHING_UP)
+        if told != self._told:
+            self._told = told
+            buffers.append(self._source.state_bytes(self.feed, catching_up=told[1]))
+        if self._heartbeat_due:
+            self._heartbeat_due = False
+            live = self.state is SubscriberState.LIVE and not self._buffered_bytes
+            buffers.append(self._source.heartbeat_bytes(self.feed, live=live))
+        return buffers
+
+    def _nudge(self) -> None:
+        """Wake the task if it waits; if it does not, it looks by itself before it waits again."""
+        with suppress(trio.WouldBlock):
+            self._send_channel.send_nowait(None)

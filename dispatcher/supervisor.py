@@ -1,0 +1,134 @@
+"""The nursery tree: start order, signals, drain, stop order.
+
+::
+
+    supervise()
+      root nursery                a crash of ours ends the process with exit 1; the orchestrator restarts it
+      ├─ web server               listening before the poller joins the group
+      ├─ signals                  SIGTERM and SIGINT stop, a second one stops at once
+      └─ pipeline                 hub and poller
+
+The order of a stop: not ready; take nothing more from Kafka; say goodbye to every subscriber when its write is
+done; commit; leave the group; close the server. Behind it all stands a timer outside Trio that ends the process
+when `shutdown_seconds` have passed, whatever a client or a broker does.
+"""
+
+import os
+import resource
+import signal
+import threading
+from contextlib import suppress
+
+import structlog
+import trio
+
+from dispatcher.kafka.properties import check_properties
+from dispatcher.operations import ReplicaOperations
+from dispatcher.pipeline import Pipeline
+from dispatcher.settings import Settings
+from dispatcher.web.app import create_app
+from dispatcher.web.goodbyes import restart
+from dispatcher.web.server import Server
+
+log = structlog.get_logger(__name__)
+
+SUBSCRIBERS_SHARE = 0.3
+"""The part of `shutdown_seconds` that subscribers have for the writes under way and their goodbye."""
+
+CONNECTIONS_SHARE = 0.1
+"""The part that connections have to end after that."""
+
+
+async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run one replica until SIGTERM or SIGINT; started when it listens.
+
+    *Cancellation*: commits what was dispatched, leaves the group, closes every connection.
+
+    Raises:
+        SettingsError: librdkafka refuses its properties; nothing has started.
+        OSError: the address cannot be listened on; nothing has joined the group.
+        BaseExceptionGroup: something of ours crashed; what was dispatched is committed.
+    """
+    check_properties(settings)
+    _raise_descriptor_limit()
+    pipeline = Pipeline(settings)
+    operations = ReplicaOperations(
+        settings,
+        pipeline.statistics,
+        lambda: list(pipeline.hub.subscriber_statistics()),
+        lambda: server.connections,
+    )
+    server = Server(create_app(pipeline.hub, settings, operations), settings)
+    last_resort = _LastResort(settings.shutdown_seconds)
+    try:
+        async with trio.open_nursery() as root:
+            root.start_soon(last_resort.watch)
+            await root.start(server.serve)
+            root.start_soon(_stop_on_signal, pipeline, settings, last_resort, root.cancel_scope)
+            task_status.started(server)
+            await pipeline.run()
+            await server.stop(settings.shutdown_seconds * CONNECTIONS_SHARE)
+            root.cancel_scope.cancel()
+    finally:
+        last_resort.disarm()
+    log.info("stopped")
+
+
+async def _stop_on_signal(
+    pipeline: Pipeline,
+    settings: Settings,
+    last_resort: "_LastResort",
+    everything: trio.CancelScope,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        number = await anext(signals)
+        log.info("stopping", signal=signal.Signals(number).name, shutdown_seconds=settings.shutdown_seconds)
+        last_resort.arm()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop, pipeline, settings)
+            await anext(signals)
+            log.warning("stopping at once")
+            everything.cancel()
+
+
+async def _stop(pipeline: Pipeline, settings: Settings) -> None:
+    pipeline.stop_fetching()
+    pipeline.hub.say_goodbye(restart)
+    with trio.move_on_after(settings.shutdown_seconds * SUBSCRIBERS_SHARE):
+        await pipeline.hub.wait_until_left()
+    pipeline.stop()
+
+
+class _LastResort:
+    """Ends the process when stopping takes too long: a thread in a C call cannot be cancelled."""
+
+    def __init__(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    async def watch(self) -> None:
+        """Arm when the nursery is cancelled, for whatever reason."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.arm()
+
+    def arm(self) -> None:
+        """The stop begins; once is enough."""
+        with suppress(RuntimeError):
+            self._timer.start()
+
+    def disarm(self) -> None:
+        """The stop has come to its end."""
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        log.error("stopping took too long, ending the process; what was not committed comes again")
+        os._exit(1)
+
+
+def _raise_descriptor_limit() -> None:
+    """Each subscriber is a descriptor, and the soft limit is often 1,024."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,267 @@
+"""One TCP connection: Hypercorn's HTTP/1.1 protocol in a shell of our own.
+
+Hypercorn parses requests, runs the app, and writes response heads, short bodies, WebSocket handshakes, pongs and
+closes. Records go past it, straight to the socket: as ready-made chunks or unmasked frames, always whole, and
+under the same lock, so they interleave with Hypercorn's own bytes at frame boundaries only.
+
+What the shell does that Hypercorn's own (``hypercorn.trio.tcp_server``, 0.18) does not:
+
+* Every write has a deadline for *progress*, and ends the connection when it passes; Hypercorn shields
+  ``send_all`` without a deadline, so one client that stops reading holds shutdown until it closes.
+* HTTP/2 is refused, by prior knowledge and by ``Upgrade: h2c``: Hypercorn buffers it without a bound.
+* permessage-deflate is not negotiated: it costs 107 KiB a connection and twice the CPU.
+* Bytes that a client sends behind the request of an endless response would hide its disconnect for ever; the
+  connection is closed instead.
+* An exception in one connection ends that connection, not the server.
+"""
+
+import math
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+
+import h11
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
+from dispatcher.web.problems import problem_body
+
+log = structlog.get_logger(__name__)
+
+RECEIVE_BYTES = 65536
+BUFFERS_PER_CALL = 64
+"""Most buffers in one ``sendmsg``: Linux takes 1,024, and beyond a few dozen a longer list gains nothing."""
+
+LINGER_SECONDS = 1.0
+LINGER_BYTES = 1024 * 1024
+"""What a client may still send, and for how long, after we ended a connection: closing a socket with unread
+bytes resets it, and the client would never read the answer."""
+
+
+class Http11(H11Protocol):
+    """Hypercorn's HTTP/1.1 protocol without its doors to HTTP/2 and to permessage-deflate."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """``Upgrade: h2c`` is ignored, as RFC 9110 (7.8) allows: the answer comes in HTTP/1.1."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if request.method == b"PRI":
+            await self._send_error_response(505)
+            await self.send(Closed())
+            return
+        headers = [(name, value) for name, value in request.headers if name.lower() != b"sec-websocket-extensions"]
+        await super()._create_stream(
+            h11.Request(
+                method=request.method,
+                headers=headers,
+                target=request.target,
+                http_version=request.http_version,
+                _parsed=True,
+            )
+        )
+
+    async def _send_error_response(self, status_code: int) -> None:
+        body = problem_body(status_code)
+        await self._send_h11_event(
+            h11.Response(
+                status_code=status_code,
+                headers=[
+                    (b"content-type", b"application/problem+json"),
+                    (b"content-length", str(len(body)).encode()),
+                    (b"connection", b"close"),
+                    *self.config.response_headers("h11"),
+                ],
+            )
+        )
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+class Connection:
+    """Serves one connection until either side ends it.
+
+    Apps get it as ``scope["state"]["connection"]``. It is the transport (`subscriber.Transport`) of the
+    subscriber on it. *Thread*: Trio's.
+
+    Args:
+        app: The ASGI app, wrapped for Hypercorn.
+        config: Hypercorn's configuration.
+        context: Shared by all connections; its ``terminated`` event ends idle ones.
+        stream: The socket; owned from now on.
+        stall_timeout_seconds: A write that makes no progress for this long ends the connection.
+    """
+
+    name = "socket"
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        stream: trio.SocketStream,
+        *,
+        stall_timeout_seconds: float,
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._context = context
+        self._stream = stream
+        self._stall_timeout_seconds = stall_timeout_seconds
+        self._send_lock = trio.Lock()
+        self._reading = trio.CancelScope()
+        self._idle = TrioSingleTask()
+        self._aborted = False
+        self._endless_response = False
+        self._protocol: Http11
+        self._task_group: TaskGroup
+        self.heard_at = trio.current_time()
+        """When the peer last showed that it lives: it sent something, or made room in a full socket."""
+
+    async def run(self) -> None:
+        """Serve until the connection ends. *Cancellation*: safe, the socket is closed."""
+        sock = self._stream.socket
+        try:
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            async with TaskGroup() as self._task_group:
+                self._protocol = Http11(
+                    self._app,
+                    self._config,
+                    self._context,
+                    self._task_group,
+                    ConnectionState({"connection": self}),
+                    False,
+                    client,
+                    server,
+                    self._protocol_send,
+                )
+                await self._idle.restart(self._task_group, self._idle_timeout)
+                with self._reading:
+                    await self._read()
+                await self._protocol.handle(Closed())
+                await self._idle.stop()
+        except* OSError:
+            pass  # the client is gone
+        except* Exception:
+            log.exception("connection failed")
+        finally:
+            await self._close()
+
+    def begin_endless_response(self) -> bool:
+        """The app is about to answer without end; False when the client has sent more than its request.
+
+        Those bytes (pipelining) could never be answered, and while they wait nobody would see the client leave.
+        """
+        if self._protocol.connection.trailing_data[0]:
+            return False
+        self._endless_response = True
+        return True
+
+    def end_endless_response(self) -> None:
+        """The response is coming to its end; the connection can be used for another request."""
+        self._endless_response = False
+
+    async def send_all(self, buffers: Sequence[bytes]) -> None:
+        """Hand all bytes to the socket, in order; returns when the socket has accepted the last one.
+
+        *Backpressure*: waits while the socket is full. *Cancellation*: the connection is closed, because a part
+        may have been sent.
+
+        Raises:
+            SubscriberGoneError: the connection is closed or broken.
+            SubscriberStalledError: it took no byte for `stall_timeout_seconds`; the connection is closed.
+        """
+        async with self._send_lock:
+            try:
+                await self._send_progressing([memoryview(buffer) for buffer in buffers if buffer])
+            except (OSError, trio.ClosedResourceError) as error:
+                raise SubscriberGoneError("the connection is closed") from error
+            except (SubscriberStalledError, trio.Cancelled):
+                self.abort()
+                raise
+
+    def abort(self) -> None:
+        """Close the connection at once, with a reset: whatever waits for it, in us or in the kernel, is let go."""
+        if not self._aborted:
+            self._aborted = True
+            with suppress(OSError):
+                self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._stream.socket.close()
+            self._reading.cancel()
+
+    async def _send_progressing(self, buffers: list[memoryview]) -> None:
+        """Send, each time with a new deadline for the next bit of progress."""
+        sock = self._stream.socket
+        waited = False
+        while buffers:
+            with trio.move_on_after(self._stall_timeout_seconds) as patience:
+                sent = await sock.sendmsg(buffers[:BUFFERS_PER_CALL])
+            if patience.cancelled_caught:
+                raise SubscriberStalledError(f"the connection took no byte for {self._stall_timeout_seconds:g} s")
+            if waited:
+                self.heard_at = trio.current_time()
+            done = 0
+            while done < len(buffers) and sent >= len(buffers[done]):
+                sent -= len(buffers[done])
+                done += 1
+            del buffers[:done]
+            if sent:
+                buffers[0] = buffers[0][sent:]
+                waited = True
+
+    async def _protocol_send(self, event: Event) -> None:
+        """Take what Hypercorn's protocol wants done."""
+        if isinstance(event, RawData):
+            # Hypercorn expects that its bytes go out whole even when the app's task is cancelled, as it is on
+            # each disconnect; the deadline for progress and `abort` bound the shield.
+            try:
+                with trio.move_on_after(math.inf, shield=True):
+                    await self.send_all([event.data])
+            except (SubscriberGoneError, SubscriberStalledError):
+                self._reading.cancel()
+        elif isinstance(event, Closed):
+            self._reading.cancel()
+        elif isinstance(event, Updated):
+            if event.idle:
+                await self._idle.restart(self._task_group, self._idle_timeout)
+            else:
+                await self._idle.stop()
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                return
+            if not data:
+                return
+            self.heard_at = trio.current_time()
+            if self._endless_response:
+                self.abort()
+                return
+            await self._protocol.handle(RawData(bytes(data)))
+
+    async def _idle_timeout(self) -> None:
+        with trio.move_on_after(self._config.keep_alive_timeout):
+            await self._context.terminated.wait()
+        self._reading.cancel()
+
+    async def _close(self) -> None:
+        """End our side, give the client a moment to read and to end its own, and let the socket go."""
+        if not self._aborted:
+            with trio.move_on_after(LINGER_SECONDS, shield=True):
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, OSError):
+                    await self._stream.send_eof()
+                    left = LINGER_BYTES
+                    while left > 0 and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+                        left -= len(data)
+        self._stream.socket.close()

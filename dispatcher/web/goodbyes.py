@@ -1,0 +1,27 @@
+"""The goodbyes that the web room and the supervisor say (docs/protocol.md has the table of codes)."""
+
+import random
+
+from dispatcher.subscriber import Goodbye
+
+RETRY_SPREAD_MS = (500, 3000)
+"""Clients of one replica come back over this time, not as one herd; all of them reach a new replica within it."""
+
+
+def _spread() -> int:
+    return random.randint(*RETRY_SPREAD_MS)  # noqa: S311 - spreads load, guards nothing
+
+
+def restart() -> Goodbye:
+    """The replica stops; another one, or its successor, takes over."""
+    return Goodbye(1012, "the replica is restarting", _spread())
+
+
+def try_later(reason: str) -> Goodbye:
+    """The replica cannot take this subscriber now."""
+    return Goodbye(1013, reason, _spread())
+
+
+def unsupported() -> Goodbye:
+    """The client sent a binary message."""
+    return Goodbye(1003, "binary messages are not understood", _spread())

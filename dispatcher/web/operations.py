@@ -1,0 +1,53 @@
+"""``/livez``, ``/readyz``, ``/status`` and ``/metrics``: what people and orchestrators ask."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from quart import Quart, Response
+
+
+class Operations(Protocol):
+    """What the supervisor knows about the replica."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The metrics."""
+
+    def why_not_ready(self) -> list[str]:
+        """Reasons why no new subscriber should be sent here; empty when ready."""
+
+    def status(self) -> Mapping[str, Any]:
+        """Everything that a person may want to see."""
+
+
+def add_operations(app: Quart, operations: Operations) -> None:
+    """Add the routes."""
+
+    @app.get("/livez")
+    async def livez() -> Response:
+        """The loop runs: it answers."""
+        return _json(200, {"live": True})
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        reasons = operations.why_not_ready()
+        return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
+
+    @app.get("/status")
+    async def status() -> Response:
+        return _json(200, operations.status())
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(operations.registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _json(status: int, body: Mapping[str, Any]) -> Response:
+    return Response(
+        orjson.dumps(body, option=orjson.OPT_INDENT_2),
+        status,
+        {"Cache-Control": "no-store"},
+        content_type="application/json",
+    )

@@ -1,0 +1,36 @@
+"""Errors as ``application/problem+json`` (RFC 9457), with a reason that a person can act on."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import orjson
+from quart import Response
+
+CONTENT_TYPE = "application/problem+json"
+
+_DETAILS = {
+    400: "The request is not valid HTTP/1.1.",
+    404: "There is nothing at this path; / shows what there is.",
+    405: "This path does not take that method; the Allow header says what it takes.",
+    414: "The request line is longer than this server reads.",
+    431: "The request's head is larger than the 16 KiB that this server reads.",
+    505: "This server speaks HTTP/1.1; put a proxy in front of it for HTTP/2.",
+}
+
+
+def problem_body(status: int, detail: str | None = None) -> bytes:
+    """The body for a status; without a detail, the one that fits the status."""
+    title = HTTPStatus(status).phrase
+    return orjson.dumps(
+        {
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "detail": detail or _DETAILS.get(status, title),
+        }
+    )
+
+
+def problem_response(status: int, detail: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+    """The same as a response."""
+    return Response(problem_body(status, detail), status, dict(headers or {}), content_type=CONTENT_TYPE)

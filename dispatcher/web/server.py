@@ -1,0 +1,103 @@
+"""The listening socket, and the connections that came through it."""
+
+import logging
+import socket
+
+import structlog
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework
+
+from dispatcher.settings import Settings
+from dispatcher.web.connection import Connection
+
+log = structlog.get_logger(__name__)
+
+BACKLOG = 4096
+"""Connections that the kernel holds for us while we are busy: a whole replica's subscribers come at once."""
+
+MAX_MESSAGE_BYTES = 64 * 1024
+"""Longest WebSocket message that a client may send; a longer one is answered with close code 1009."""
+
+
+class Server:
+    """Accepts connections and serves the app on them.
+
+    Args:
+        app: The ASGI app.
+        settings: `bind`, `socket_unsent_bytes`, `stall_timeout_seconds`.
+    """
+
+    def __init__(self, app: ASGIFramework, settings: Settings) -> None:
+        self._app = ASGIWrapper(app)
+        self._settings = settings
+        self._config = Config()
+        self._config.errorlog = logging.getLogger("hypercorn.error")
+        self._config.include_server_header = False
+        self._config.websocket_max_message_size = MAX_MESSAGE_BYTES
+        self._context = WorkerContext(None)
+        self._connections: set[Connection] = set()
+        self._accepting = trio.CancelScope()
+        self._ended = trio.Event()
+        """Set when the last connection has ended after `stop`."""
+        self.addresses: list[tuple[str, int]] = []
+        """Where it listens, known once `serve` has started."""
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until `stop`; started when the socket listens.
+
+        *Cancellation*: closes everything at once.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        host, port = self._settings.bind_address
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        for listener in listeners:
+            # Inherited by accepted sockets. Without it the kernel holds up to 4 MiB for each slow client, and
+            # what it holds counts as dispatched.
+            listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
+            self.addresses.append(listener.socket.getsockname()[:2])
+        log.info("listening", addresses=[f"http://{_host(host)}:{port}" for host, port in self.addresses])
+        async with trio.open_nursery() as nursery:
+            with self._accepting:
+                task_status.started()
+                await trio.serve_listeners(self._handle, listeners, handler_nursery=nursery)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Accept nothing more, end idle connections, and after the grace all others."""
+        self._accepting.cancel()
+        await self._context.terminated.set()
+        if not self._connections:
+            return
+        with trio.move_on_after(grace_seconds):
+            await self._ended.wait()
+        for connection in tuple(self._connections):
+            connection.abort()
+
+    @property
+    def connections(self) -> int:
+        """Open connections, whatever they are used for."""
+        return len(self._connections)
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        connection = Connection(
+            self._app,
+            self._config,
+            self._context,
+            stream,
+            stall_timeout_seconds=self._settings.stall_timeout_seconds,
+        )
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            if not self._connections and self._context.terminated.is_set():
+                self._ended.set()
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
