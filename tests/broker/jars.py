@@ -1,0 +1,67 @@
+"""Kafka's jars: fetched once by Maven into a cache outside the tree, and the commands that run them."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+POM = HERE / "pom.xml"
+LOGGING = HERE / "log4j2.xml"
+
+
+def missing_tools() -> list[str]:
+    """The commands that a real broker needs and this machine does not have."""
+    return [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+
+
+def kafka_version() -> str:
+    """The pinned version."""
+    return POM.read_text().split("<kafka.version>")[1].split("<")[0]
+
+
+def jars() -> Path:
+    """The folder with the jars; fetched when they are not there yet.
+
+    Raises:
+        RuntimeError: Maven failed; the message holds what it printed.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dispatcher-kafka"
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / hashlib.sha256(POM.read_bytes()).hexdigest()[:16]
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            print(f"Fetching Apache Kafka {kafka_version()} with Maven, once ...", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory(dir=cache) as fresh:
+                result = subprocess.run(
+                    ["mvn", "-B", "-q", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={fresh}/jars"],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if result.returncode:
+                    raise RuntimeError(f"Maven could not fetch Apache Kafka:\n{result.stdout[-4000:]}{result.stderr}")
+                Path(fresh, "jars").rename(folder)
+    return folder
+
+
+def java(main: str, *arguments: str | Path, heap_megabytes: int = 128) -> list[str]:
+    """The command that runs a main class of Kafka; the flags are for a quick start on a small machine."""
+    return [
+        "java",
+        f"-Xms{heap_megabytes // 2}m",
+        f"-Xmx{heap_megabytes}m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-Xshare:auto",
+        f"-Dlog4j2.configurationFile={LOGGING}",
+        "-cp",
+        f"{jars()}/*",
+        main,
+        *map(str, arguments),
+    ]
