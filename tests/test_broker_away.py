@@ -1,0 +1,46 @@
+"""Guarantee G10: a broker that is not there at the start, and comes later."""
+
+from collections.abc import Callable
+
+import trio
+
+from tests.broker.cluster import KafkaCluster
+from tests.clients import open_sse, sse_records
+from tests.producing import produce_numbered
+from tests.replicas import Replica
+
+TOPIC = "assets"
+
+
+async def test_broker_comes_after_the_start(
+    own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
+) -> None:
+    """The server listens, tells why it is not ready, tells subscribers, and records flow when the broker comes."""
+    cluster = own_cluster()
+    replica = replicas(cluster.bootstrap_servers, TOPIC)
+    ready = replica.get("/readyz")
+    assert ready.status_code == 503
+    assert cluster.bootstrap_servers in ready.json()["reasons"][0]
+    async with open_sse(replica) as stream:
+        assert (await stream.next_control("state"))["state"] == "broker-down"
+        await trio.to_thread.run_sync(cluster.start)
+        cluster.create_topic(TOPIC, 2)
+        with trio.fail_after(40):
+            while (state := await stream.next_control("state"))["state"] != "streaming":
+                pass
+            assert state["assigned"] == {TOPIC: [0, 1]}
+            await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, TOPIC, 1000, 2)
+            records = await sse_records(stream, 1000)
+        assert sorted(record.own for record in records) == [(p, o) for p in range(2) for o in range(500)]
+        replica.wait_until_ready()
+
+        await trio.to_thread.run_sync(cluster.kill_node, 0)
+        with trio.fail_after(30):
+            assert (await stream.next_control("state"))["state"] == "broker-down"
+            cluster.start_node(0)
+            await trio.to_thread.run_sync(cluster.wait_until_ready)
+            while (await stream.next_control("state"))["state"] != "streaming":
+                pass
+            await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, TOPIC, 1000, 2, 0, 1000)
+            records = await sse_records(stream, 1000)
+        assert sorted(record.own for record in records) == [(p, o) for p in range(2) for o in range(500, 1000)]

@@ -1,0 +1,66 @@
+"""Guarantee G3 and G4: with nobody there everything waits, within bounds, and the group keeps its member."""
+
+import time
+from collections.abc import Callable
+
+import psutil
+import trio
+
+from tests.clients import open_sse, sse_records
+from tests.conftest import Kafka
+from tests.producing import produce_numbered
+from tests.replicas import Replica
+
+RECORDS = 200_000
+PARTITIONS = 4
+MIB = 1024 * 1024
+
+# The README's formula, with its default settings and one subscriber.
+PAUSE_ABOVE_BYTES = 32 * MIB
+RESUME_BELOW_BYTES = 16 * MIB
+HISTORY_BYTES = 64 * MIB
+KAFKA_CLIENT_BYTES = (9 + 1.4 * 8 + 8) * MIB
+ONE_SUBSCRIBER_BYTES = 1 * MIB + 64 * 1024
+
+
+async def test_records_wait_in_kafka_until_somebody_comes(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """200,000 records of 1 KiB: no offset moves, memory is bounded, the member stays, then one subscriber gets all."""
+    topic = kafka.create_topic(PARTITIONS)
+    timeouts = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500, "max.poll.interval.ms": 4000}
+    replica = replicas(kafka.bootstrap_servers, topic, kafka=timeouts)
+    replica.wait_until_ready()
+    process = psutil.Process(replica.process.pid)
+    before_bytes = process.memory_info().rss
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS, 1024)
+
+    status = replica.wait_for("paused", lambda s: all(p["paused"] for p in s["partitions"]))
+    assert PAUSE_ABOVE_BYTES < status["bytes"]["waiting"] <= PAUSE_ABOVE_BYTES + RESUME_BELOW_BYTES
+    paused_at = time.monotonic()
+    # Past two session timeouts and two poll intervals: what is waited for is that nothing happens.
+    while time.monotonic() < paused_at + 9:
+        status = replica.status()
+        assert status["joined"]
+        assert status["rebalances"] == 0
+        assert status["records"]["dispatched"] == 0
+        await trio.sleep(0.5)
+    grown_bytes = process.memory_info().rss - before_bytes
+    bound_bytes = PAUSE_ABOVE_BYTES + RESUME_BELOW_BYTES + KAFKA_CLIENT_BYTES
+    assert grown_bytes < bound_bytes, f"grown by {grown_bytes / MIB:.0f} MiB, formula {bound_bytes / MIB:.0f} MiB"
+    assert status["records"]["waiting"] > 0
+    assert f"dispatcher_waiting_records {float(status['records']['waiting'])}" in replica.get("/metrics").text
+    assert len(replica.logged("nobody listens: records wait, fetching is paused")) == 1
+    rows = kafka.group_offsets(replica.group)
+    assert all(row.client_id == "replica" for row in rows.values())
+    assert [row.current_offset for row in rows.values()] == [None] * PARTITIONS
+
+    async with open_sse(replica) as stream:
+        with trio.fail_after(90):
+            records = await sse_records(stream, RECORDS)
+    for partition in range(PARTITIONS):
+        expected = [(partition, offset) for offset in range(RECORDS // PARTITIONS)]
+        assert expected == [record.own for record in records if record.own[0] == partition]
+    replica.wait_for("all committed", lambda s: all(p["lag"] == 0 for p in s["partitions"]))
+    assert len(replica.logged("fetching goes on")) == 1
+    grown_bytes = process.memory_info().rss - before_bytes
+    bound_bytes = HISTORY_BYTES + KAFKA_CLIENT_BYTES + ONE_SUBSCRIBER_BYTES
+    assert grown_bytes < bound_bytes, f"grown by {grown_bytes / MIB:.0f} MiB, formula {bound_bytes / MIB:.0f} MiB"

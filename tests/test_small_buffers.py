@@ -1,0 +1,76 @@
+"""Every buffer at size 1, for real: each fills, and nothing is lost, doubled or stuck."""
+
+from collections.abc import Callable
+
+import trio
+
+from tests.clients import first_pair, open_sse, open_ws, sse_records, ws_records
+from tests.conftest import Kafka
+from tests.producing import produce_numbered
+from tests.replicas import Replica
+
+RECORDS = 200
+ALL_AT_ONE = {
+    "subscriber_buffer_bytes": 1,
+    "write_bytes": 1,
+    "batch_bytes": 1,
+    "poll_records": 1,
+    "socket_unsent_bytes": 1,
+    "pause_above_bytes": 1,
+    "resume_below_bytes": 1,
+}
+
+
+async def test_everything_flows_through_buffers_of_size_1(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """Two subscribers get every record once and in order; one record at a time is undispatched."""
+    topic = kafka.create_topic(2)
+    replica = replicas(kafka.bootstrap_servers, topic, settings=ALL_AT_ONE)
+    replica.wait_until_ready()
+    sse: list[tuple[int, int]] = []
+    ws: list[tuple[int, int]] = []
+
+    async def read_sse() -> None:
+        async with open_sse(replica) as stream:
+            sse.extend(record.own for record in await sse_records(stream, RECORDS))
+
+    async def read_ws() -> None:
+        async with open_ws(replica) as websocket:
+            ws.extend(first_pair(str(record["id"])) for record in await ws_records(websocket, RECORDS))
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_sse)
+            nursery.start_soon(read_ws)
+            await trio.to_thread.run_sync(
+                lambda: replica.wait_for("both are live", lambda s: s["subscribers"]["live"] == 2)
+            )
+            await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 2)
+    expected = [(partition, offset) for partition in range(2) for offset in range(RECORDS // 2)]
+    for seen in (sse, ws):
+        assert expected == sorted(seen)
+        assert all([p for p in seen if p[0] == n] == sorted(p for p in seen if p[0] == n) for n in range(2))
+    replica.wait_for("all committed", lambda s: all(p["lag"] == 0 for p in s["partitions"]))
+
+
+async def test_a_history_of_size_1_tells_a_slow_subscriber(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """Who is too slow for the history is told goodbye with 4408, after a run without a hole; the fast one gets all."""
+    topic = kafka.create_topic(1)
+    small = {**ALL_AT_ONE, "history_bytes": 1, "poll_records": 500, "batch_bytes": 16384, "stall_timeout_seconds": 120}
+    replica = replicas(kafka.bootstrap_servers, topic, settings=small)
+    replica.wait_until_ready()
+    number = 2000
+    async with open_sse(replica, receive_buffer_bytes=4096) as slow, open_sse(replica) as fast:
+        await trio.to_thread.run_sync(
+            lambda: replica.wait_for("both are live", lambda s: s["subscribers"]["live"] == 2)
+        )
+        await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, number, 1, 500)
+        with trio.fail_after(60):
+            assert [(0, o) for o in range(number)] == [r.own for r in await sse_records(fast, number)]
+            seen = []
+            while (event := await slow.next_event()) is not None and event.type != "goodbye":
+                if event.type == "message":
+                    seen.append(event.own)
+        assert event is not None
+        assert '"code":4408' in event.data
+        assert [(0, o) for o in range(len(seen))] == seen
+        assert len(seen) < number

@@ -1,0 +1,105 @@
+"""Guarantee G7: a stop is graceful whatever a client does; a crash commits what is true."""
+
+import signal
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio_websocket import ConnectionClosed
+
+from tests.clients import open_sse, open_ws, sse_records, ws_records
+from tests.conftest import Kafka
+from tests.producing import produce_numbered
+from tests.replicas import Replica
+
+RECORDS = 30_000
+SIZE_BYTES = 1000
+SHUTDOWN_SECONDS = 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_stop_while_one_client_reads_nothing(
+    kafka: Kafka, replicas: Callable[..., Replica], number: signal.Signals
+) -> None:
+    """Exit 0 in time, the others are told goodbye, and what was dispatched is committed."""
+    topic = kafka.create_topic(2)
+    # The history holds what the WebSocket has to read after the other one.
+    settings = {"shutdown_seconds": SHUTDOWN_SECONDS, "history_bytes": "256MiB"}
+    replica = replicas(kafka.bootstrap_servers, topic, settings=settings)
+    replica.wait_until_ready()
+    async with (
+        open_sse(replica, receive_buffer_bytes=4096),  # never reads
+        open_sse(replica) as reader,
+        open_ws(replica) as websocket,
+    ):
+        await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 2, SIZE_BYTES)
+        with trio.fail_after(30):
+            await sse_records(reader, RECORDS)
+            await ws_records(websocket, RECORDS)
+        replica.signal(number)
+        with trio.fail_after(SHUTDOWN_SECONDS):
+            goodbye = await reader.next_control("goodbye")
+            assert goodbye["code"] == 1012
+            assert await reader.next_event() is None
+            assert reader.ended
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    await websocket.get_message()
+            assert closed.value.reason.code == 1012
+        exit_code = await trio.to_thread.run_sync(replica.wait, SHUTDOWN_SECONDS)
+    assert exit_code == 0, replica.log[-3000:]
+    rows = kafka.group_offsets(replica.group)
+    assert [RECORDS // 2] * 2 == [row.current_offset for row in rows.values()]
+    assert [None] * 2 == [row.consumer_id for row in rows.values()], "the member has left the group"
+
+
+async def test_not_ready_while_stopping(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """While a stuck client holds the stop, the replica answers that it is not ready, and takes nobody new."""
+    topic = kafka.create_topic(1)
+    replica = replicas(kafka.bootstrap_servers, topic, settings={"shutdown_seconds": 10})
+    replica.wait_until_ready()
+    async with open_sse(replica, receive_buffer_bytes=4096):
+        await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 1, SIZE_BYTES)
+        replica.wait_for("the client is full", lambda s: s["subscribers"]["catching-up"] == 1)
+        replica.signal(signal.SIGTERM)
+        with trio.fail_after(5):
+            while replica.get("/readyz").status_code == 200:
+                await trio.sleep(0.02)
+        assert replica.get("/readyz").json()["reasons"] == ["the replica is stopping"]
+        async with open_sse(replica) as late:
+            assert late.response.status_code == 200
+            assert (await late.next_control("goodbye"))["code"] == 1013
+        assert await trio.to_thread.run_sync(replica.wait) == 0
+
+
+async def test_crash_of_the_hub(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """Exit 1, with a log line that tells why, and exactly what was dispatched is committed."""
+    topic = kafka.create_topic(1)
+    fault = (
+        "from dispatcher.hub import Hub\n"
+        "publish = Hub.publish\n"
+        "def fail(self, batch):\n"
+        "    if batch.records[-1].value == b'crash': raise RuntimeError('put in on purpose')\n"
+        "    publish(self, batch)\n"
+        "Hub.publish = fail\n"
+    )
+    replica = replicas(kafka.bootstrap_servers, topic, code=fault)
+    replica.wait_until_ready()
+    async with open_sse(replica) as stream:
+        await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 1000, 1)
+        with trio.fail_after(30):
+            await sse_records(stream, 1000)
+            await trio.to_thread.run_sync(_produce_crash, kafka.bootstrap_servers, topic)
+            exit_code = await trio.to_thread.run_sync(replica.wait)
+    assert exit_code == 1
+    assert "put in on purpose" in replica.log
+    row = kafka.group_offsets(replica.group)[topic, 0]
+    assert (row.current_offset, row.log_end_offset) == (1000, 1001)
+
+
+def _produce_crash(bootstrap_servers: str, topic: str) -> None:
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": bootstrap_servers})
+    producer.produce(topic, value=b"crash", partition=0)
+    assert producer.flush(10) == 0
