@@ -92,7 +92,7 @@ async def run_demo(make_settings: Callable[[str], Settings], *, rate: float, see
             await produce_steadily(broker, topics, AssetEvents(seed), rate)
 
 
-async def supervise_until_stopped(
+async def supervise_until_stopped(  # noqa: ASYNC128 - supervise calls task_status.started
     settings: Settings, everything: trio.CancelScope, *, task_status: trio.TaskStatus[Any]
 ) -> None:
     """`supervise`, and when it has come to its end, the rest too."""

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import h11
 import orjson
+import pytest
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
 from tests.replicas import Replica
 
@@ -62,6 +63,7 @@ class SseStream:
         self.raw = ""
         """All text that has not been read as events yet."""
         self.ended = False
+        """The response has come to its end, last chunk and all: it was not cut."""
         self._events: deque[Event] = deque()
         self._http = h11.Connection(h11.CLIENT)
 
@@ -76,8 +78,11 @@ class SseStream:
         self.response = event
 
     async def read_some(self) -> bool:
-        """Read what has come, at least something; False at the end of the stream."""
-        event = await self._next()
+        """Read what has come, at least something; False at the end of the stream, `ended` if it was a good one."""
+        try:
+            event = await self._next()
+        except (trio.BrokenResourceError, h11.RemoteProtocolError):
+            return False
         if isinstance(event, h11.Data):
             self.raw += bytes(event.data).decode()
             return True
@@ -151,6 +156,15 @@ async def open_ws(replica: Replica, query: str = "") -> AsyncIterator[WebSocketC
         url, subprotocols=["dispatcher.v1.json"], max_message_size=64 * 1024 * 1024
     ) as websocket:
         yield websocket
+
+
+async def ws_close_code(websocket: WebSocketConnection) -> int:
+    """The code with which the server closes it; messages before it are passed over."""
+    with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - any of them may be the last
+        while True:
+            await websocket.get_message()
+    assert closed.value.reason is not None
+    return int(closed.value.reason.code)
 
 
 async def ws_records(websocket: WebSocketConnection, number: int) -> list[dict[str, object]]:

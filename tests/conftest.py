@@ -6,7 +6,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from tests.broker.cluster import KafkaCluster
 from tests.broker.jars import missing_tools

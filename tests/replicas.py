@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import orjson
 
 START_SECONDS = 20.0
@@ -79,9 +79,9 @@ class Replica:
         lines = [orjson.loads(line) for line in self.log.splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == event]
 
-    def get(self, path: str) -> httpx.Response:
+    def get(self, path: str) -> httpx2.Response:
         """A plain request."""
-        return httpx.get(self.url + path, timeout=10)
+        return httpx2.get(self.url + path, timeout=10)
 
     def status(self) -> dict[str, Any]:
         """``/status``."""

@@ -41,9 +41,7 @@ async def test_every_subscriber_gets_every_record_once_and_in_order(
             for n in range(5):
                 await nursery.start(read_sse, f"sse-{n}")
                 await nursery.start(read_ws, f"ws-{n}")
-            await trio.to_thread.run_sync(
-                produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS, 200
-            )
+            await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS, 200)
 
     assert len(seen) == 10
     for name, records in seen.items():

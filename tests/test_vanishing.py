@@ -39,8 +39,10 @@ async def test_the_next_subscriber_gets_what_the_first_did_not_take(
     if end == "silence":
         assert len(replica.logged("subscriber stalled")) == 1
 
-    status = replica.wait_for("committed", lambda s: s["partitions"][0]["committed"] == s["partitions"][0]["dispatched"])
-    committed = status["partitions"][0]["committed"]
+    (partition,) = replica.wait_for(
+        "committed", lambda s: s["partitions"][0]["committed"] == s["partitions"][0]["dispatched"]
+    )["partitions"]
+    committed = partition["committed"]
     assert committed == kafka.group_offsets(replica.group)[topic, 0].current_offset
     assert committed <= TAKEN + IN_BUFFERS_BYTES // SIZE_BYTES
 

@@ -260,7 +260,7 @@ class Poller:
         def guarded(*args: object) -> None:
             try:
                 callback(*args)
-            except BaseException as error:  # noqa: BLE001 - kept, and raised when the call has returned
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - kept, raised when the call has returned
                 self._kept.append(error)
 
         return guarded

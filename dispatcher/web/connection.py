@@ -154,7 +154,9 @@ class Connection:
         except* Exception:
             log.exception("connection failed")
         finally:
-            await self._close()
+            with trio.move_on_after(LINGER_SECONDS, shield=True):
+                await self._linger()
+            self._stream.socket.close()
 
     def begin_endless_response(self) -> bool:
         """The app is about to answer without end; False when the client has sent more than its request.
@@ -255,13 +257,12 @@ class Connection:
             await self._context.terminated.wait()
         self._reading.cancel()
 
-    async def _close(self) -> None:
-        """End our side, give the client a moment to read and to end its own, and let the socket go."""
-        if not self._aborted:
-            with trio.move_on_after(LINGER_SECONDS, shield=True):
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, OSError):
-                    await self._stream.send_eof()
-                    left = LINGER_BYTES
-                    while left > 0 and (data := await self._stream.receive_some(RECEIVE_BYTES)):
-                        left -= len(data)
-        self._stream.socket.close()
+    async def _linger(self) -> None:
+        """End our side, and give the client a moment to read and to end its own."""
+        if self._aborted:
+            return
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            await self._stream.send_eof()
+            left = LINGER_BYTES
+            while left > 0 and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+                left -= len(data)

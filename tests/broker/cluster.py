@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from tests.broker.jars import java, kafka_version
 
@@ -24,7 +25,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 ADMIN_SECONDS = 30.0
 
-QUICK = {
+QUICK: Mapping[str, str | int] = {
     # Groups form at once and may be given short timeouts.
     "group.initial.rebalance.delay.ms": 0,
     "group.min.session.timeout.ms": 1000,
@@ -139,7 +140,7 @@ class KafkaCluster:
             )
 
     def kill_node(self, node: int) -> None:
-        """kill -9."""
+        """Kill -9."""
         self._processes[node].kill()
         self._processes.pop(node).wait()
 

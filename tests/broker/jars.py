@@ -36,7 +36,7 @@ def jars() -> Path:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            print(f"Fetching Apache Kafka {kafka_version()} with Maven, once ...", file=sys.stderr, flush=True)
+            print(f"Fetching Apache Kafka {kafka_version()} with Maven, once ...", file=sys.stderr, flush=True)  # noqa: T201 - for people
             with tempfile.TemporaryDirectory(dir=cache) as fresh:
                 result = subprocess.run(
                     ["mvn", "-B", "-q", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={fresh}/jars"],

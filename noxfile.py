@@ -1,0 +1,74 @@
+"""Everything one can do here: ``nox -l``. Plain ``nox`` runs lint, types and tests, as CI does."""
+
+import os
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "venv"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHON_FILES = ("dispatcher", "tests", "noxfile.py")
+
+
+def _install(session: nox.Session, *groups: str) -> None:
+    """The package as users get it, built and installed, and what the session needs beside it."""
+    session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, traps of async code, and the arrows between the rooms."""
+    _install(session, "lint")
+    session.run("ruff", "check", *PYTHON_FILES)
+    session.run("ruff", "format", "--check", *PYTHON_FILES)
+    # flake8-async's own rules: ruff has 17 of its 47.
+    # ASYNC9: wants a checkpoint in every function; ASYNC124: Quart runs handlers that are not async in threads.
+    startable = "--startable-in-context-manager=supervise,supervise_until_stopped,read_sse,read_ws"
+    session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy --strict, of the package and its tests."""
+    _install(session, "types")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit tests, and the whole path on a real Apache Kafka; arguments go to pytest."""
+    _install(session, "tests")
+    # The tests run against the installed package; the folder `tests` is imported from here.
+    environment = {"PYTHONPATH": os.pathsep.join(["."]), "PYTHONSAFEPATH": "1"}
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environment)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+    if not session.posargs:
+        session.run("coverage", "report", "--include=*/dispatcher/sansio/*", "--fail-under=100")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The dispatcher on an embedded broker with made-up events; arguments go to `dispatcher demo`."""
+    _install(session)
+    session.run("dispatcher", "demo", *session.posargs)
+
+
+@nox.session
+def kafka(session: nox.Session) -> None:
+    """A real Apache Kafka for hand use, until Ctrl-C; needs Java and Maven; ``-- --nodes 3`` for three."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.broker", *session.posargs)
+
+
+@nox.session
+def settings(session: nox.Session) -> None:
+    """Write docs/settings.md anew from the settings class."""
+    _install(session)
+    text = session.run("dispatcher", "config", "--reference", silent=True)
+    with open("docs/settings.md", "w") as file:  # noqa: PTH123 - one line beats an import
+        file.write(str(text))

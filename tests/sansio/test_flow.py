@@ -1,0 +1,83 @@
+"""When fetching is paused and when it goes on."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.sansio.flow import FlowControl, FlowDecision
+from dispatcher.sansio.records import TopicPartition
+
+A, B, C, D = (TopicPartition("assets", n) for n in range(4))
+NONE: frozenset[TopicPartition] = frozenset()
+
+
+def test_all_flows_up_to_the_mark() -> None:
+    """At the mark nothing happens, above it all that hold more than their share are paused."""
+    flow = FlowControl(100, 50)
+    flow.assigned([A, B])
+    assert flow.decide({A: 60, B: 40}, 100) is None
+    assert FlowDecision(frozenset({A, B}), NONE) == flow.decide({A: 61, B: 40}, 101)
+    assert {A, B} == flow.paused
+    assert flow.decide({A: 61, B: 40}, 101) is None
+
+
+def test_all_flow_again_below_the_mark() -> None:
+    """Not before what waits has fallen below `resume_below`."""
+    flow = FlowControl(100, 50)
+    flow.assigned([A])
+    flow.decide({A: 101}, 101)
+    assert flow.decide({A: 50}, 50) is None
+    assert FlowDecision(NONE, frozenset({A})) == flow.decide({A: 49}, 49)
+    assert flow.paused == NONE
+
+
+def test_a_topic_without_listeners_does_not_stop_one_with_listeners() -> None:
+    """What flows away stays below its share and is never paused."""
+    flow = FlowControl(100, 40)
+    flow.assigned([A, B])
+    assert FlowDecision(frozenset({A}), NONE) == flow.decide({A: 110, B: 5}, 115)
+    assert flow.decide({A: 110, B: 20}, 130) is None
+    assert FlowDecision(frozenset({B}), NONE) == flow.decide({A: 110, B: 21}, 131)
+    assert FlowDecision(NONE, frozenset({B})) == flow.decide({A: 110, B: 10}, 120)
+
+
+def test_an_assignment_forgets_what_was_paused_before() -> None:
+    """Paused, revoked, assigned again: it flows, and it is not resumed twice (librdkafka #1849)."""
+    flow = FlowControl(100, 50)
+    flow.assigned([A])
+    flow.decide({A: 101}, 101)
+    flow.unassigned([A])
+    assert flow.paused == NONE
+    flow.assigned([A])
+    assert flow.paused == NONE
+    assert flow.decide({}, 0) is None
+
+
+def test_marks_must_be_in_order() -> None:
+    """`resume_below` above `pause_above` would pause and resume without end."""
+    with pytest.raises(ValueError, match="not within"):
+        FlowControl(10, 11)
+
+
+@given(st.lists(st.tuples(st.sampled_from([A, B, C, D]), st.integers(0, 60)), max_size=60))
+def test_what_waits_is_bounded_and_never_stuck(steps: list[tuple[TopicPartition, int]]) -> None:
+    """Whatever comes and goes: the bound holds, what is paused is what was decided, and empty means flowing."""
+    flow = FlowControl(100, 50)
+    flow.assigned([A, B, C, D])
+    waiting = dict.fromkeys([A, B, C, D], 0)
+    paused: set[TopicPartition] = set()
+    for partition, number in steps:
+        if number == 0:
+            waiting[partition] = 0
+        elif partition not in paused:
+            waiting[partition] += number
+        decision = flow.decide(waiting, sum(waiting.values()))
+        if decision is not None:
+            assert not decision.pause & decision.resume
+            assert decision.resume <= paused
+            paused = (paused | decision.pause) - decision.resume
+        assert paused == flow.paused
+        assert sum(waiting.values()) <= 100 + 50 + 60
+    waiting = dict.fromkeys(waiting, 0)
+    flow.decide(waiting, 0)
+    assert flow.paused == NONE

@@ -1,0 +1,92 @@
+"""Positions and event ids."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.position import Layout, Snapshot, format_position, parse_position
+from dispatcher.sansio.records import TopicPartition
+
+partitions = st.builds(
+    TopicPartition,
+    st.from_regex(r"[a-zA-Z0-9._-]{1,20}", fullmatch=True).filter(lambda name: name not in {".", ".."}),
+    st.integers(0, 2**31 - 1),
+)
+positions = st.dictionaries(partitions, st.integers(-1, 2**63 - 1), min_size=1, max_size=8)
+
+
+def test_the_example_of_the_design() -> None:
+    """The record's own partition comes first, then the others."""
+    position = {TopicPartition("ofa_assets", n): o for n, o in ((0, 998), (1, 1001), (3, 1042))}
+    assert format_position(position, TopicPartition("ofa_assets", 3)) == "ofa_assets:3=1042,0=998,1=1001"
+
+
+def test_several_topics() -> None:
+    """Topics are apart by a semicolon, the own one first."""
+    position = {TopicPartition("a", 0): 1, TopicPartition("b", 0): -1, TopicPartition("b", 1): 5}
+    assert format_position(position, TopicPartition("b", 1)) == "b:1=5,0=-1;a:0=1"
+    assert format_position(position) == "a:0=1;b:0=-1,1=5"
+
+
+@given(positions, st.data())
+def test_what_is_spelled_is_read_back(position: dict[TopicPartition, int], data: st.DataObject) -> None:
+    """And its first pair is the record's own."""
+    own = data.draw(st.sampled_from(sorted(position)))
+    text = format_position(position, own)
+    assert position == parse_position(text)
+    assert text.startswith(f"{own}={position[own]}")
+    assert position == parse_position(format_position(position))
+
+
+def test_a_snapshot_leaves_out_what_is_unknown_and_other_topics() -> None:
+    """A partition without a position is not in the id; a stream's id has its topics only."""
+    layout = Layout([TopicPartition("b", 0), TopicPartition("a", 0), TopicPartition("a", 1), TopicPartition("a", 2)])
+    snapshot = Snapshot(layout, (7, None, 9, 3))
+    assert snapshot.id_suffix(0) == ",2=9;b:0=3"
+    assert snapshot.id_suffix(0, frozenset({"a"})) == ",2=9"
+    assert snapshot.format(frozenset({"a"})) == "a:0=7,2=9"
+    assert Snapshot(layout, (None,) * 4).format() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is empty"),
+        ("x" * 9000, "9000 characters"),
+        ("assets", "lacks the ':'"),
+        ("assets:0=1;", "lacks the ':'"),
+        (":0=1", "not a topic name"),
+        ("a b:0=1", "not a topic name"),
+        ("..:0=1", "not a topic name"),
+        (f"{'x' * 250}:0=1", "not a topic name"),
+        ("assets:0", "lacks the '='"),
+        ("assets:", "lacks the '='"),
+        ("assets:0=1,", "lacks the '='"),
+        ("assets:x=1", "'x' is not a partition"),
+        ("assets:01=1", "'01' is not a partition"),
+        ("assets:-1=1", "'-1' is not a partition"),
+        ("assets:2147483648=1", "is not a partition"),
+        ("assets:0=", "'' is not an offset"),
+        ("assets:0=1.5", "is not an offset"),
+        ("assets:0=-2", "is not an offset"),
+        ("assets:0=٣", "is not an offset"),
+        ("assets:0=9223372036854775808", "is not an offset"),
+        ("assets:0=1,0=2", "assets:0 is named twice"),
+        ("assets:0=1;assets:0=2", "assets:0 is named twice"),
+    ],
+)
+def test_what_is_wrong_is_told(text: str, reason: str) -> None:
+    """Each malformed id has a reason that a person can act on."""
+    with pytest.raises(MalformedPositionError, match=reason):
+        parse_position(text)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_position_or_an_error(text: str) -> None:
+    """Nothing else is ever raised."""
+    try:
+        position = parse_position(text)
+    except MalformedPositionError:
+        return
+    assert position == parse_position(format_position(position))

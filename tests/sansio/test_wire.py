@@ -1,0 +1,246 @@
+"""Bytes on the wire, read back by parsers that others wrote, or by one that follows the standard's text."""
+
+import base64
+import json
+from collections.abc import Sequence
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import Ping, TextMessage
+
+from dispatcher.sansio import frames, messages, sse
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.wire import WEBSOCKET, Wire, sse_wire
+
+ONE = TopicPartition("assets", 3)
+SUFFIX = ",0=998;other:0=-1"
+AWKWARD = [
+    None,
+    b"",
+    b"plain",
+    b"one\ntwo",
+    b"one\rtwo",
+    b"one\r\ntwo\r\n",
+    b"\n",
+    b"\r\r\n\n",
+    b" leading space",
+    b": colon",
+    b"nul\x00nul",
+    b"\xff\xfe",
+    b"\xe2\x82",
+    "snow ☃ \u2028 \u2029 \U0001f600".encode(),
+    b"x" * 1024 * 1024,
+]
+values = st.none() | st.binary(max_size=40) | st.text(max_size=40).map(str.encode) | st.sampled_from(AWKWARD[:-1])
+headers = st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=10), values), max_size=3).map(
+    tuple
+)
+records = st.lists(
+    st.builds(Record, offset=st.just(0), timestamp_ms=st.none() | st.integers(0, 2**45), key=values, value=values,
+              headers=headers),
+    min_size=1,
+    max_size=5,
+).map(lambda found: tuple(record._replace(offset=10 + 2 * n) for n, record in enumerate(found)))  # fmt: skip
+
+
+class EventSource:
+    """WHATWG HTML, 9.2.6 "Interpreting an event stream", as the text has it."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, str]] = []
+        self.last_event_id = ""
+        self.retry: int | None = None
+
+    def feed(self, data: bytes) -> "EventSource":
+        """Interpret a whole stream."""
+        text = data.decode()
+        kind, buffer, event_id = "", "", ""
+        for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+            if line == "":
+                self.last_event_id = event_id
+                if buffer:
+                    self.events.append((self.last_event_id, kind or "message", buffer.removesuffix("\n")))
+                kind, buffer = "", ""
+                continue
+            name, colon, value = line.partition(":")
+            value = value.removeprefix(" ") if colon else ""
+            if name == "event":
+                kind = value
+            elif name == "data":
+                buffer += value + "\n"
+            elif name == "id" and "\0" not in value:
+                event_id = value
+            elif name == "retry" and value.isascii() and value.isdigit():
+                self.retry = int(value)
+        return self
+
+
+def expected_value_event(record: Record) -> tuple[str, str, str]:
+    """What an EventSource has to make of a record with ``format=value``."""
+    event_id = f"assets:3={record.offset}{SUFFIX}"
+    if record.value is None:
+        return event_id, "tombstone", ""
+    try:
+        text = record.value.decode()
+    except UnicodeDecodeError:
+        return event_id, "binary", base64.b64encode(record.value).decode()
+    return event_id, "message", text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def expected_envelope(record: Record) -> dict[str, object]:
+    """The envelope of a record."""
+    return {
+        "topic": "assets",
+        "partition": 3,
+        "offset": record.offset,
+        "timestamp": record.timestamp_ms,
+        **field("key", record.key),
+        "headers": [{"key": name, **field("value", value)} for name, value in record.headers],
+        **field("value", record.value),
+    }
+
+
+def field(name: str, value: bytes | None) -> dict[str, object]:
+    """A field under its name, or in base64 under a name that says so."""
+    if value is None:
+        return {name: None}
+    try:
+        return {name: value.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(value).decode()}
+
+
+def check_everywhere(found: Sequence[Record]) -> None:
+    """Every format carries these records."""
+    batch = Batch(ONE, tuple(found))
+    source = EventSource().feed(sse.encode_value_events(batch, "assets:3=", SUFFIX))
+    assert [expected_value_event(record) for record in found] == source.events
+
+    source = EventSource().feed(sse.encode_envelope_events(batch, "assets:3=", SUFFIX))
+    assert [f"assets:3={record.offset}{SUFFIX}" for record in found] == [event[0] for event in source.events]
+    assert [expected_envelope(record) for record in found] == [json.loads(event[2]) for event in source.events]
+
+    message = json.loads(messages.encode_records(batch, "assets:3=", SUFFIX))
+    assert message["type"] == "records"
+    assert [{"id": f"assets:3={record.offset}{SUFFIX}", **expected_envelope(record)} for record in found] == message[
+        "records"
+    ]
+
+
+@given(records)
+def test_any_record_in_every_format(found: tuple[Record, ...]) -> None:
+    """Null, empty, line ends, NUL, what is not UTF-8, in key, value and headers: all come back."""
+    check_everywhere(found)
+
+
+@pytest.mark.parametrize("value", AWKWARD, ids=lambda value: repr(value)[:20])
+def test_awkward_values_keys_and_headers(value: bytes | None) -> None:
+    """Each by itself, and among plain ones."""
+    awkward = Record(1, 5, value, value, (("name", value), ("name", b"again"), ("", b"")))
+    check_everywhere([awkward])
+    check_everywhere([Record(0, 5, b"k", b"v", ()), awkward, Record(2, 5, b"k", b"w", ())])
+
+
+def test_control_events() -> None:
+    """They are named events with JSON data; a goodbye sets the time to reconnect."""
+    source = EventSource().feed(
+        sse.encode_retry(1000)
+        + sse.encode_state("streaming", "replica", {"assets": [0, 1]})
+        + sse.encode_gap("assets", 3, 5, 9, "retention")
+    )
+    assert source.retry == 1000
+    assert [(event_id, kind, json.loads(data)) for event_id, kind, data in source.events] == [
+        ("", "state", {"state": "streaming", "replica": "replica", "assigned": {"assets": [0, 1]}}),
+        ("", "gap", {"topic": "assets", "partition": 3, "from": 5, "to": 9, "reason": "retention"}),
+    ]
+    source.feed(sse.encode_goodbye(1012, "restart", 1500))
+    assert source.retry == 1500
+    assert json.loads(source.events[-1][2]) == {"code": 1012, "reason": "restart", "retry_ms": 1500}
+
+
+def test_a_heartbeat_moves_the_last_event_id_and_fires_nothing() -> None:
+    """Before there is a position it is a comment."""
+    source = EventSource().feed(sse.encode_heartbeat("assets:3=5"))
+    assert (source.last_event_id, source.events) == ("assets:3=5", [])
+    assert sse.encode_heartbeat("") == b":\n\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            messages.encode_state("waiting", "replica", {}),
+            {"type": "state", "state": "waiting", "replica": "replica", "assigned": {}},
+        ),
+        (
+            messages.encode_gap("assets", 3, 5, 9, "retention"),
+            {"type": "gap", "topic": "assets", "partition": 3, "from": 5, "to": 9, "reason": "retention"},
+        ),
+        (
+            messages.encode_goodbye(1012, "restart", 1500),
+            {"type": "goodbye", "code": 1012, "reason": "restart", "retry_ms": 1500},
+        ),
+    ],
+)
+def test_control_messages(message: bytes, expected: dict[str, object]) -> None:
+    """Each is one JSON object with its type."""
+    assert expected == json.loads(message)
+
+
+@given(st.binary(min_size=1, max_size=300))
+def test_chunks_are_read_by_h11(data: bytes) -> None:
+    """Two chunks and an end make a body."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "test")]))
+    client.send(h11.EndOfMessage())
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client.receive_data(head + frames.chunk(data) + frames.chunk(data) + b"0\r\n\r\n")
+    assert isinstance(client.next_event(), h11.Response)
+    body = b""
+    while isinstance(event := client.next_event(), h11.Data):
+        body += event.data
+    assert data + data == body
+    assert isinstance(event, h11.EndOfMessage)
+
+
+def test_an_empty_chunk_is_refused() -> None:
+    """It would end the body."""
+    with pytest.raises(ValueError, match="ends the body"):
+        frames.chunk(b"")
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65535, 65536, 1024 * 1024])
+def test_text_frames_are_read_by_wsproto(length: int) -> None:
+    """At every form of the length."""
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(frames.text_frame(b"x" * length) + frames.ping_frame())
+    events = list(client.events())
+    assert "x" * length == "".join(event.data for event in events if isinstance(event, TextMessage))
+    assert isinstance(events[-1], Ping)
+
+
+def test_heartbeats_are_frames_of_their_transport() -> None:
+    """A chunk for SSE, a ping for WebSocket."""
+    assert frames.chunk(b"id: assets:3=5\n\n") == sse_wire(envelope=False, chunked=True).encode_heartbeat("assets:3=5")
+    assert frames.ping_frame() == WEBSOCKET.encode_heartbeat("assets:3=5")
+
+
+@pytest.mark.parametrize("envelope", [False, True])
+def test_http_1_0_gets_the_same_without_chunks(envelope: bool) -> None:
+    """The chunks hold what HTTP/1.0 gets bare."""
+    batch = Batch(ONE, (Record(1, 2, b"k", b"v", ()),))
+
+    def everything(wire: Wire) -> list[bytes]:
+        return [
+            wire.records(batch, "assets:3=", SUFFIX),
+            wire.state("streaming", "replica", {"assets": [3]}),
+            wire.goodbye(1012, "restart", 1500),
+            wire.encode_heartbeat("assets:3=5"),
+        ]
+
+    bare = everything(sse_wire(envelope=envelope, chunked=False))
+    assert [frames.chunk(data) for data in bare] == everything(sse_wire(envelope=envelope, chunked=True))
