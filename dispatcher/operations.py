@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import trio
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -73,6 +74,7 @@ class ReplicaOperations(Collector):
             "partitions": [self._partition(statistics, partition) for partition in sorted(statistics.partitions)],
             "commits": {"confirmed": statistics.commits.confirmed, "failed": statistics.commits.failed},
             "connections": self._connections(),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
             "subscribers": {
                 **{str(state): number for state, number in hub.subscribers.items()},
                 "total": sum(hub.subscribers.values()),

@@ -78,6 +78,8 @@ class Pipeline:
         self._broker_reachable = False
         self._rebalancing = False
         self._last_error: str | None = None
+        self._complaints: set[str] = set()
+        """What was logged since all was well."""
         self._stop_fetching = False
         self._held: frozenset[TopicPartition] = frozenset()
         """Partitions that `stop_fetching` has paused."""
@@ -195,15 +197,16 @@ class Pipeline:
         reachable = statistics.brokers_up > 0
         if reachable and not self._broker_reachable:
             log.info("broker reachable")
-            self._last_error = None
+            self._all_is_well()
         self._broker_reachable = reachable
 
     def _take_error(self, name: str, reason: str) -> None:
         if name == "_ALL_BROKERS_DOWN":
             self._broker_reachable = False
+        self._last_error = reason
         # librdkafka repeats itself for as long as a broker is away; one line tells it as well.
-        if reason != self._last_error:
-            self._last_error = reason
+        if reason not in self._complaints:
+            self._complaints.add(reason)
             log.warning("kafka client", error=name, reason=reason)
 
     def _take_assigned(self, partitions: Sequence[TopicPartition]) -> None:
@@ -215,7 +218,11 @@ class Pipeline:
         self._rebalancing = False
         # Only a broker can assign; the statistics say the same a second later.
         self._broker_reachable = True
+        self._all_is_well()
+
+    def _all_is_well(self) -> None:
         self._last_error = None
+        self._complaints.clear()
 
     def _take_records(self, partition: TopicPartition, records: tuple[Record, ...], leader_epoch: int | None) -> None:
         if self._offsets.epoch(partition) is None:

@@ -12,8 +12,9 @@ import h11
 import orjson
 import pytest
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
+from dispatcher.sansio.messages import SUBPROTOCOL
 from tests.replicas import Replica
 
 RECEIVE_BYTES = 256 * 1024
@@ -150,12 +151,22 @@ async def sse_records(stream: SseStream, number: int) -> list[Event]:
 
 @asynccontextmanager
 async def open_ws(replica: Replica, query: str = "") -> AsyncIterator[WebSocketConnection]:
-    """Open a WebSocket with trio-websocket."""
-    url = f"ws://127.0.0.1:{replica.port}/ws{query}"
-    async with open_websocket_url(
-        url, subprotocols=["dispatcher.v1.json"], max_message_size=64 * 1024 * 1024
-    ) as websocket:
-        yield websocket
+    """Open a WebSocket with trio-websocket, on a socket of ours, which is closed whatever happens on it."""
+    stream = await trio.open_tcp_stream("127.0.0.1", replica.port)
+    try:
+        async with trio.open_nursery() as nursery:
+            websocket = await wrap_client_stream(
+                nursery,
+                stream,
+                f"127.0.0.1:{replica.port}",
+                f"/ws{query}",
+                subprotocols=[SUBPROTOCOL],
+                max_message_size=64 * 1024 * 1024,
+            )
+            yield websocket
+            await websocket.aclose()
+    finally:
+        stream.socket.close()
 
 
 async def ws_close_code(websocket: WebSocketConnection) -> int:

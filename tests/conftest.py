@@ -1,7 +1,6 @@
 """Brokers and replicas for every test that needs them."""
 
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 
@@ -11,10 +10,13 @@ from confluent_kafka.cimpl import NewTopic
 
 from tests.broker.cluster import KafkaCluster
 from tests.broker.jars import missing_tools
-from tests.broker.witness import GroupOffset, group_offsets
+from tests.broker.witness import Offsets, group_offsets, group_offsets_without_java
 from tests.replicas import Replica
 
 _used: list[str] = []
+"""Which brokers the results of this run are about."""
+_missing: list[str] = []
+"""Why tests that need a real broker could not run."""
 
 
 class Kafka:
@@ -32,18 +34,25 @@ class Kafka:
         self.admin.create_topics([topic])[name].result(30)
         return name
 
-    def group_offsets(self, group: str) -> dict[tuple[str, int], GroupOffset]:
-        """What Kafka's own tool says that the group has committed."""
-        return group_offsets(self.bootstrap_servers, group)
+    def group_offsets(self, group: str) -> Offsets:
+        """What Kafka's own tool says that the group has committed; without Java, what librdkafka says."""
+        ask = group_offsets_without_java if missing_tools() else group_offsets
+        return ask(self.bootstrap_servers, group)
 
 
 def _need_java() -> None:
     missing = missing_tools()
     if missing:
         reason = f"a real broker needs {' and '.join(missing)}, which this machine does not have"
+        _missing[:] = missing
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+def _say_used(description: str) -> None:
+    if description not in _used:
+        _used.append(description)
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +61,13 @@ def kafka() -> Iterator[Kafka]:
     external = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if external:
         broker = Kafka(external, f"external, at {external}")
-        _used.append(broker.description)
+        _say_used(broker.description)
         yield broker
         return
     _need_java()
     with KafkaCluster() as cluster:
         broker = Kafka(cluster.bootstrap_servers, cluster.description)
-        _used.append(broker.description)
+        _say_used(broker.description)
         yield broker
 
 
@@ -68,8 +77,9 @@ def own_cluster() -> Iterator[Callable[..., KafkaCluster]]:
     _need_java()
     clusters: list[KafkaCluster] = []
 
-    def make(nodes: int = 1) -> KafkaCluster:
-        clusters.append(KafkaCluster(nodes))
+    def make(nodes: int = 1, properties: Mapping[str, str | int] | None = None) -> KafkaCluster:
+        clusters.append(KafkaCluster(nodes, properties))
+        _say_used(clusters[-1].description)
         return clusters[-1]
 
     yield make
@@ -100,7 +110,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which broker the results are about."""
-    used = ", ".join(_used) or "none was needed"
+    if _used:
+        used = ", ".join(_used)
+    elif _missing:
+        used = f"none (install {' and '.join(_missing)} to run the tests that need one)"
+    else:
+        used = "none (no test needed one)"
     terminalreporter.write_line(f"Kafka broker: {used}")
-    if shutil.which("java") is None and not _used:
-        terminalreporter.write_line("Install Java and Maven to run the tests that need a real broker.")

@@ -11,6 +11,7 @@ Rules of this module:
 * No call waits without limit: commits are asynchronous, everything else has a timeout.
 """
 
+import logging
 import random
 import threading
 import time
@@ -39,6 +40,10 @@ LEAVE_COMMIT_SECONDS = 2.0
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is built anew."""
+
+_LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
+# What a broker away makes it say many times a second is told once by the error callback.
+_LIBRDKAFKA_LOG.addFilter(lambda line: not line.getMessage().startswith(("FAIL ", "ERROR ")))
 
 
 @dataclass(slots=True)
@@ -154,7 +159,8 @@ class Poller:
                 "error_cb": self._guard(self._on_error),
                 "stats_cb": self._guard(self._on_statistics),
                 "on_commit": self._guard(self._on_commit),
-            }
+            },
+            logger=_LIBRDKAFKA_LOG,
         )
         failed: KafkaClientError | None = None
         try:

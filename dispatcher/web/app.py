@@ -6,10 +6,10 @@ from pathlib import Path
 import structlog
 import trio
 from hypercorn.typing import ASGISendCallable, ASGISendEvent
-from quart import Response
 from quart.typing import ResponseTypes
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import HTTPException
 
 from dispatcher.errors import DispatcherError
@@ -73,25 +73,25 @@ def create_app(hub: Hub, settings: Settings, operations: Operations) -> App:
         app.add_url_rule(path, name, _page((PAGE / name).read_bytes(), content_type), methods=["GET"])
 
     @app.errorhandler(DispatcherError)
-    async def on_our_error(error: DispatcherError) -> Response:
+    async def on_our_error(error: DispatcherError) -> TrioResponse:
         return problem_response(error.http_status, str(error))
 
     @app.errorhandler(HTTPException)
-    async def on_http_error(error: HTTPException) -> Response:
+    async def on_http_error(error: HTTPException) -> TrioResponse:
         status = error.code or 500
         headers = {name: value for name, value in error.get_headers() if name == "Allow"}
         return problem_response(status, None, headers)
 
     @app.errorhandler(Exception)
-    async def on_unexpected_error(_error: Exception) -> Response:
+    async def on_unexpected_error(_error: Exception) -> TrioResponse:
         log.exception("request failed")
         return problem_response(500, "The dispatcher failed on this request; its log tells more.")
 
     return app
 
 
-def _page(body: bytes, content_type: str) -> Callable[[], Response]:
-    def view() -> Response:
-        return Response(body, headers=PAGE_HEADERS, content_type=content_type)
+def _page(body: bytes, content_type: str) -> Callable[[], TrioResponse]:
+    def view() -> TrioResponse:
+        return TrioResponse(body, headers=PAGE_HEADERS, content_type=content_type)
 
     return view

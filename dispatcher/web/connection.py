@@ -120,6 +120,7 @@ class Connection:
         self._reading = trio.CancelScope()
         self._idle = TrioSingleTask()
         self._aborted = False
+        self._ending = False
         self._endless_response = False
         self._protocol: Http11
         self._task_group: TaskGroup
@@ -147,6 +148,7 @@ class Connection:
                 await self._idle.restart(self._task_group, self._idle_timeout)
                 with self._reading:
                     await self._read()
+                self._ending = True
                 await self._protocol.handle(Closed())
                 await self._idle.stop()
         except* OSError:
@@ -233,7 +235,8 @@ class Connection:
         elif isinstance(event, Closed):
             self._reading.cancel()
         elif isinstance(event, Updated):
-            if event.idle:
+            # A response that ends after the client has left would start a timer that nobody stops.
+            if event.idle and not self._ending:
                 await self._idle.restart(self._task_group, self._idle_timeout)
             else:
                 await self._idle.stop()

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from quart import Quart, Response, request
+from quart import Quart, request
 from quart.wrappers.response import ResponseBody
+from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
 from dispatcher.hub import Hub
@@ -89,15 +90,15 @@ def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
     """Add the route."""
 
     @app.get("/events")
-    async def events() -> Response:
+    async def events() -> TrioResponse:
         query = read_query(request.args.to_dict(flat=False), request.headers.get("Last-Event-ID"), settings.topics)
         if request.method == "HEAD":
-            return Response(headers=HEADERS)
+            return TrioResponse(b"", headers=HEADERS)
         connection: Connection = request.scope["state"]["connection"]
         if not connection.begin_endless_response():
             raise BadRequestError("send nothing behind the request of a stream")
         feed = Feed(sse_wire(envelope=query.envelope, chunked=request.http_version == "1.1"), query.topics)
-        response = Response(EventStream(hub, feed, connection), headers=HEADERS)
+        response = TrioResponse(EventStream(hub, feed, connection), headers=HEADERS)
         # Quart would end the stream after RESPONSE_TIMEOUT, cleanly, as if it were whole.
         response.timeout = None
         return response

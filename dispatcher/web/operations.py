@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from quart import Quart, Response
+from quart import Quart
+from quart_trio.wrappers import TrioResponse
 
 
 class Operations(Protocol):
@@ -26,26 +27,26 @@ def add_operations(app: Quart, operations: Operations) -> None:
     """Add the routes."""
 
     @app.get("/livez")
-    async def livez() -> Response:
+    async def livez() -> TrioResponse:
         """The loop runs: it answers."""
         return _json(200, {"live": True})
 
     @app.get("/readyz")
-    async def readyz() -> Response:
+    async def readyz() -> TrioResponse:
         reasons = operations.why_not_ready()
         return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
 
     @app.get("/status")
-    async def status() -> Response:
+    async def status() -> TrioResponse:
         return _json(200, operations.status())
 
     @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(operations.registry), content_type=CONTENT_TYPE_LATEST)
+    async def metrics() -> TrioResponse:
+        return TrioResponse(generate_latest(operations.registry), content_type=CONTENT_TYPE_LATEST)
 
 
-def _json(status: int, body: Mapping[str, Any]) -> Response:
-    return Response(
+def _json(status: int, body: Mapping[str, Any]) -> TrioResponse:
+    return TrioResponse(
         orjson.dumps(body, option=orjson.OPT_INDENT_2),
         status,
         {"Cache-Control": "no-store"},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 import orjson
-from quart import Response
+from quart_trio.wrappers import TrioResponse
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -31,6 +31,6 @@ def problem_body(status: int, detail: str | None = None) -> bytes:
     )
 
 
-def problem_response(status: int, detail: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+def problem_response(status: int, detail: str | None = None, headers: Mapping[str, str] | None = None) -> TrioResponse:
     """The same as a response."""
-    return Response(problem_body(status, detail), status, dict(headers or {}), content_type=CONTENT_TYPE)
+    return TrioResponse(problem_body(status, detail), status, dict(headers or {}), content_type=CONTENT_TYPE)

@@ -6,7 +6,8 @@ the connection, each a whole frame.
 
 import structlog
 import trio
-from quart import Quart, Response, websocket
+from quart import Quart, websocket
+from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
 from dispatcher.hub import Hub
@@ -30,7 +31,7 @@ def add_websocket(app: Quart, hub: Hub, settings: Settings) -> None:
     silence_seconds = settings.heartbeat_seconds + settings.stall_timeout_seconds
 
     @app.websocket("/ws")
-    async def ws() -> Response | None:
+    async def ws() -> TrioResponse | None:
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
         try:
             query = read_query(

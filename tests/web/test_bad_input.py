@@ -1,0 +1,366 @@
+"""Bad input and hostile clients, each with a clear answer, on a replica without a broker and on one with records."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+
+import httpx2
+import psutil
+import pytest
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
+from websockets.sync.client import connect
+
+from tests.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
+from tests.conftest import Kafka
+from tests.replicas import Replica
+
+NO_BROKER = "127.0.0.1:9"
+TOPIC = "assets"
+UPGRADE = (
+    b"GET /ws%b HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%b\r\n"
+)
+EVENTS = b"GET /events HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def replica() -> Iterator[Replica]:
+    """A replica that all of these tests share: none may do it harm."""
+    settings = {"heartbeat_seconds": 0.3, "stall_timeout_seconds": 0.7}
+    replica = Replica(NO_BROKER, TOPIC, settings=settings)
+    yield replica
+    replica.end()
+
+
+@asynccontextmanager
+async def raw(replica: Replica, request: bytes) -> AsyncIterator[trio.SocketStream]:
+    """A plain socket on which a request was sent."""
+    stream = await trio.open_tcp_stream("127.0.0.1", replica.port)
+    try:
+        await stream.send_all(request)
+        yield stream
+    finally:
+        stream.socket.close()
+
+
+async def answer(stream: trio.SocketStream) -> bytes:
+    """All that the server says until it ends the connection, however it ends it."""
+    data = b""
+    with trio.fail_after(10):
+        with suppress(trio.BrokenResourceError):
+            async for chunk in stream:
+                data += chunk
+    return data
+
+
+async def read_until(stream: trio.SocketStream, text: bytes) -> bytes:
+    """What the server says until this text has come."""
+    data = b""
+    with trio.fail_after(10):
+        while text not in data:
+            chunk = await stream.receive_some(65536)
+            assert chunk, data
+            data += chunk
+    return data
+
+
+def problem(response: httpx2.Response, status: int) -> str:
+    """The detail of an RFC 9457 answer."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status
+    return str(body["detail"])
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "reason"),
+    [
+        ("", {"Last-Event-ID": "nonsense"}, "'nonsense' lacks the ':'"),
+        ("", {"Last-Event-ID": "assets:0=x"}, "'x' is not an offset"),
+        ("?last_event_id=assets:0=1,0=2", {}, "named twice"),
+        ("?topic=nonsense", {}, "unknown topic 'nonsense'; this dispatcher serves assets"),
+        ("?topic=assets&topic=more", {}, "unknown topic 'more'"),
+        ("?colour=red", {}, "unknown query parameter 'colour'; there are topic, last_event_id, format"),
+        ("?format=xml", {}, "unknown format 'xml'; there are value, envelope"),
+        ("?format=value&format=envelope", {}, "format is given 2 times"),
+        ("?topic=%3Cscript%3E", {}, "unknown topic '<script>'"),
+    ],
+)
+def test_a_wrong_request_for_events(replica: Replica, query: str, headers: dict[str, str], reason: str) -> None:
+    """400, with a reason that tells what would be right, before any stream begins."""
+    assert reason in problem(httpx2.get(f"{replica.url}/events{query}", headers=headers), 400)
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [("?last_event_id=nonsense", "lacks the ':'"), ("?topic=no", "unknown topic"), ("?x=1", "unknown query parameter")],
+)
+async def test_a_wrong_request_for_a_websocket(replica: Replica, query: str, reason: str) -> None:
+    """The upgrade succeeds and the close code says why: a browser cannot see the status of a refused upgrade."""
+    async with open_ws(replica, query) as websocket:
+        with trio.fail_after(10):
+            assert await ws_close_code(websocket) == 4400
+        assert websocket.closed is not None
+        assert reason in str(websocket.closed.reason)
+
+
+def test_wrong_method_and_wrong_path(replica: Replica) -> None:
+    """405 tells what is allowed, 404 where to look."""
+    response = httpx2.post(f"{replica.url}/events", content=b"x" * 100_000)
+    assert "Allow header" in problem(response, 405)
+    assert "GET" in response.headers["allow"]
+    assert "nothing at this path" in problem(replica.get("/nothing"), 404)
+
+
+async def test_a_header_of_100_kib(replica: Replica) -> None:
+    """431, readable although the client sends more than was read."""
+    async with raw(replica, EVENTS[:-2] + b"X: " + b"x" * 100 * 1024 + b"\r\n\r\n") as stream:
+        said = await answer(stream)
+    assert said.startswith(b"HTTP/1.1 431 ")
+    assert b"16 KiB" in said
+
+
+async def test_what_is_not_http(replica: Replica) -> None:
+    """400."""
+    async with raw(replica, b"\x16\x03\x01 hello\r\n\r\n") as stream:
+        assert (await answer(stream)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_http_2_by_prior_knowledge(replica: Replica) -> None:
+    """505 with a reason, and the connection ends (trap W7)."""
+    async with raw(replica, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n") as stream:
+        said = await answer(stream)
+    assert said.startswith(b"HTTP/1.1 505 ")
+    assert b"put a proxy in front" in said
+
+
+async def test_http_2_by_upgrade(replica: Replica) -> None:
+    """The upgrade is ignored, and the answer comes in HTTP/1.1 (trap W7)."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
+    async with raw(replica, EVENTS[:-2] + upgrade) as stream:
+        said = await read_until(stream, b"broker-down")
+    assert said.startswith(b"HTTP/1.1 200 ")
+
+
+def test_permessage_deflate_is_not_negotiated(replica: Replica) -> None:
+    """The client offers it and works without."""
+    with connect(f"ws://127.0.0.1:{replica.port}/ws", compression="deflate", proxy=None) as websocket:
+        assert json.loads(websocket.recv())["state"] == "broker-down"
+        assert websocket.protocol.extensions == []
+
+
+async def test_head_is_headers_only(replica: Replica) -> None:
+    """No subscriber comes of it (trap W9)."""
+    await wait_for(replica, subscribers=0)
+    response = httpx2.head(f"{replica.url}/events")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert replica.status()["subscribers"]["total"] == 0
+
+
+async def test_binary_and_long_messages(replica: Replica) -> None:
+    """1003 and 1009: the client is told what it did."""
+    async with open_ws(replica) as websocket:
+        await websocket.send_message(b"\x00binary")
+        with trio.fail_after(10):
+            assert await ws_close_code(websocket) == 1003
+    async with open_ws(replica) as websocket, trio.open_nursery() as nursery:
+        nursery.start_soon(send_long, websocket)
+        with trio.fail_after(10):
+            assert await ws_close_code(websocket) == 1009
+        nursery.cancel_scope.cancel()
+
+
+async def send_long(websocket: WebSocketConnection) -> None:
+    """10 MiB in one message; the server closes before it has come."""
+    with suppress(ConnectionClosed):
+        await websocket.send_message("x" * 10 * 1024 * 1024)
+
+
+async def test_messages_that_nobody_asked_for(replica: Replica) -> None:
+    """100 of them are passed over, and the disconnect is seen (trap W4)."""
+    async with open_ws(replica) as websocket:
+        for n in range(100):
+            await websocket.send_message(f"message {n}")
+        assert json.loads(await websocket.get_message())["type"] == "state"
+        await wait_for(replica, subscribers=1)
+    await wait_for(replica, subscribers=0)
+
+
+async def test_pings_that_are_never_answered(replica: Replica) -> None:
+    """The connection is closed after a heartbeat and `stall_timeout_seconds` of silence."""
+    async with raw(replica, UPGRADE % (b"", b"")) as stream:
+        said = await answer(stream)
+    assert b"101" in said.split(b"\r\n")[0]
+    assert b"\x89\x00" in said, "a ping"
+    await wait_for(replica, subscribers=0)
+
+
+async def test_pipelined_bytes_behind_a_stream(replica: Replica) -> None:
+    """Sent with the request they are refused, sent later they end the connection (trap W8)."""
+    async with raw(replica, EVENTS + EVENTS) as stream:
+        assert b"send nothing behind" in await read_until(stream, b"send nothing behind")
+    async with raw(replica, EVENTS) as stream:
+        await read_until(stream, b"broker-down")
+        await stream.send_all(EVENTS)
+        await answer(stream)
+    await wait_for(replica, subscribers=0)
+
+
+async def test_half_closed_clients(replica: Replica) -> None:
+    """A client that ends its side has left."""
+    for request in (EVENTS, UPGRADE % (b"", b"")):
+        async with raw(replica, request) as stream:
+            await read_until(stream, b"broker-down")
+            await stream.send_eof()
+            await answer(stream)
+    await wait_for(replica, subscribers=0)
+
+
+async def test_finished_connections_go_away(replica: Replica) -> None:
+    """With `Connection: close` at once; kept alive, the next request is answered (trap W1)."""
+    for path in (b"/livez", b"/status", b"/nothing"):
+        async with raw(replica, b"GET %b HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" % path) as stream:
+            assert (await answer(stream)).startswith(b"HTTP/1.1 ")
+    with httpx2.Client(base_url=replica.url) as client:
+        assert [client.get("/livez").status_code for _ in range(3)] == [200] * 3
+
+
+async def test_http_1_0_gets_the_stream_without_chunks(replica: Replica) -> None:
+    """Its end is the end of the connection."""
+    async with raw(replica, b"GET /events HTTP/1.0\r\n\r\n") as stream:
+        said = await read_until(stream, b"broker-down")
+    head, body = said.split(b"\r\n\r\n", 1)
+    assert b"transfer-encoding" not in head.lower()
+    assert body.startswith(b"retry: 1000\n\n")
+
+
+async def test_a_stream_outlives_quarts_response_timeout(replicas: Callable[..., Replica]) -> None:
+    """Quart ends a response after a time, cleanly, as if it were whole; not ours (trap P4)."""
+    code = "from dispatcher.web.app import App\nApp.default_config = {**App.default_config, 'RESPONSE_TIMEOUT': 0.2}"
+    replica = replicas(NO_BROKER, TOPIC, settings={"heartbeat_seconds": 0.3}, code=code)
+    async with raw(replica, EVENTS) as stream:
+        said = await read_until(stream, b"3\r\n:\n\n\r\n" * 2)
+        assert b"0\r\n\r\n" not in said
+
+
+ENDINGS: dict[str, bytes] = {
+    "HEAD": b"HEAD /events HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
+    "malformed id": EVENTS[:-2] + b"Last-Event-ID: x\r\nConnection: close\r\n\r\n",
+    "POST": b"POST /events HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    "h2c": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "not http": b"\x00\x01\r\n\r\n",
+    "header of 100 KiB": EVENTS[:-2] + b"X: " + b"x" * 100 * 1024 + b"\r\n\r\n",
+    "pipelined": EVENTS[:-2] + b"Connection: close\r\n\r\n" + EVENTS,
+    "stream, half closed": EVENTS,
+    "stream, reset": EVENTS,
+    "websocket, half closed": UPGRADE % (b"", b""),
+    "websocket, reset": UPGRADE % (b"", b""),
+    "websocket, 4400": UPGRADE % (b"?x=1", b""),
+    "websocket, deflate, 100 messages, reset": UPGRADE % (b"", b"Sec-WebSocket-Extensions: permessage-deflate\r\n")
+    + b"\x81\x80\x00\x00\x00\x00" * 100,
+    "websocket, binary": UPGRADE % (b"", b"") + b"\x82\x80\x00\x00\x00\x00",
+    "websocket, 10 MiB": UPGRADE % (b"", b"")
+    + b"\x81\xff\x00\x00\x00\x00\x00\xa0\x00\x00\x00\x00\x00\x00"
+    + bytes(70_000),
+    "upgrade without a key": b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    "nothing at all": b"",
+    "half a request": b"GET /events HT",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", list(ENDINGS))
+async def test_after_1000_of_each_nothing_is_left_behind(replica: Replica, ending: str) -> None:
+    """No descriptor, task or subscriber, and the replica answers as before."""
+    process = psutil.Process(replica.process.pid)
+    before = replica.status()
+    limit = trio.CapacityLimiter(50)
+
+    async def one() -> None:
+        async with limit, raw(replica, ENDINGS[ending]) as stream:
+            if "stream" in ending or ending == "websocket, half closed":
+                await stream.receive_some(65536)
+            if "half" in ending or ending == "nothing at all":
+                await stream.send_eof()
+            if "reset" not in ending:
+                await answer(stream)
+
+    descriptors = process.num_fds()
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            for _ in range(1000):
+                nursery.start_soon(one)
+        status = await wait_for(replica, subscribers=0, connections=1)
+    assert status["tasks"] <= before["tasks"] + 2
+    assert process.num_fds() <= descriptors + 2
+    assert "Traceback" not in replica.log, replica.log[-3000:]
+    assert "request failed" not in replica.log
+
+
+async def wait_for(replica: Replica, *, subscribers: int, connections: int | None = None) -> dict[str, object]:
+    """Return the status when it has come to these numbers; the request for it is a connection too."""
+    return await trio.to_thread.run_sync(
+        lambda: replica.wait_for(
+            f"{subscribers} subscribers, {connections} connections",
+            lambda s: s["subscribers"]["total"] == subscribers and connections in {None, s["connections"]},
+        )
+    )
+
+
+async def test_too_many_subscribers_and_a_full_replica(replicas: Callable[..., Replica]) -> None:
+    """SSE: 200, retry, goodbye, end; WebSocket: 503 with Retry-After before the upgrade."""
+    replica = replicas(NO_BROKER, TOPIC, settings={"max_subscribers": 1})
+    async with open_sse(replica) as first:
+        await first.next_control("state")
+        async with open_sse(replica) as second:
+            goodbye = await second.next_control("goodbye")
+            assert goodbye["code"] == 1013
+            assert "1 subscribers" in str(goodbye["reason"])
+            assert await second.next_event() is None
+            assert second.ended
+        with pytest.RaisesGroup(ConnectionRejected, flatten_subgroups=True) as rejected:
+            async with open_ws(replica):
+                pass
+        (rejection,) = rejected.value.exceptions
+        assert isinstance(rejection, ConnectionRejected)
+        assert rejection.status_code == 503
+        assert any(name.lower() == b"retry-after" for name, _ in rejection.headers or ())
+
+
+AWKWARD = [None, b"\xff\xfe", b"", b"a\rb", b"a\nb", b"a\r\nb", b"a\x00b", "é\u2028☃".encode(), b"x" * 1024 * 1024]
+
+
+async def test_awkward_records(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """Null, not UTF-8, empty, line ends, NUL, 1 MiB: as value, key and header, on every format, to the end."""
+    from confluent_kafka import Producer
+
+    topic = kafka.create_topic(1, {"max.message.bytes": str(8 * 1024 * 1024)})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "message.max.bytes": 8 * 1024 * 1024})
+    for value in AWKWARD:
+        producer.produce(topic, value=value, key=value, headers=[("h", value), ("h", b"again")], partition=0)
+    assert producer.flush(10) == 0
+    replica = replicas(kafka.bootstrap_servers, topic)
+    replica.wait_until_ready()
+    async with open_sse(replica) as values, open_sse(replica, "?format=envelope") as envelopes, open_ws(replica) as ws:
+        with trio.fail_after(30):
+            events = await sse_records(values, len(AWKWARD))
+            assert [event.type for event in events] == ["tombstone", "binary"] + ["message"] * 7
+            assert events[1].data == "//4="
+            assert [event.data for event in events[2:8]] == ["", "a\nb", "a\nb", "a\nb", "a\x00b", "é\u2028☃"]
+            assert len(events[8].data) == 1024 * 1024
+            for found in (
+                [json.loads(event.data) for event in await sse_records(envelopes, len(AWKWARD))],
+                await ws_records(ws, len(AWKWARD)),
+            ):
+                for n, (value, record) in enumerate(zip(AWKWARD, found, strict=True)):
+                    assert n == record["offset"]
+                    if value == b"\xff\xfe":
+                        assert (record["key_base64"], record["value_base64"]) == ("//4=", "//4=")
+                        assert record["headers"][0] == {"key": "h", "value_base64": "//4="}
+                    else:
+                        text = None if value is None else value.decode()
+                        assert (text, text) == (record["key"], record["value"])
+                        assert [{"key": "h", "value": text}, {"key": "h", "value": "again"}] == record["headers"]
+    replica.wait_for("all committed", lambda s: s["partitions"][0]["lag"] == 0)
