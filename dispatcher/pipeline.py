@@ -205,8 +205,9 @@ class Pipeline:
             self._broker_reachable = False
         self._last_error = reason
         # librdkafka repeats itself for as long as a broker is away; one line tells it as well.
-        if reason not in self._complaints:
-            self._complaints.add(reason)
+        complaint = reason.partition(" (after ")[0]
+        if complaint not in self._complaints:
+            self._complaints.add(complaint)
             log.warning("kafka client", error=name, reason=reason)
 
     def _take_assigned(self, partitions: Sequence[TopicPartition]) -> None:

@@ -34,13 +34,17 @@ class Kafka:
         self.admin.create_topics([topic])[name].result(30)
         return name
 
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic."""
+        self.admin.delete_topics([name])[name].result(30)
+
     def group_offsets(self, group: str) -> Offsets:
         """What Kafka's own tool says that the group has committed; without Java, what librdkafka says."""
         ask = group_offsets_without_java if missing_tools() else group_offsets
         return ask(self.bootstrap_servers, group)
 
 
-def _need_java() -> None:
+def _need_java_and_maven() -> None:
     missing = missing_tools()
     if missing:
         reason = f"a real broker needs {' and '.join(missing)}, which this machine does not have"
@@ -64,7 +68,7 @@ def kafka() -> Iterator[Kafka]:
         _say_used(broker.description)
         yield broker
         return
-    _need_java()
+    _need_java_and_maven()
     with KafkaCluster() as cluster:
         broker = Kafka(cluster.bootstrap_servers, cluster.description)
         _say_used(broker.description)
@@ -72,9 +76,14 @@ def kafka() -> Iterator[Kafka]:
 
 
 @pytest.fixture
-def own_cluster() -> Iterator[Callable[..., KafkaCluster]]:
+def java_and_maven() -> None:
+    """For tests that run Kafka's own tools, or start a broker in another way than by a fixture."""
+    _need_java_and_maven()
+
+
+@pytest.fixture
+def own_cluster(java_and_maven: None) -> Iterator[Callable[..., KafkaCluster]]:  # noqa: ARG001
     """Makes clusters that one test may stop and kill as it likes; they are not started yet."""
-    _need_java()
     clusters: list[KafkaCluster] = []
 
     def make(nodes: int = 1, properties: Mapping[str, str | int] | None = None) -> KafkaCluster:
@@ -104,7 +113,7 @@ def replicas() -> Iterator[Callable[..., Replica]]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a real broker."""
     for item in items:
-        if {"kafka", "own_cluster"} & set(getattr(item, "fixturenames", ())):
+        if {"kafka", "java_and_maven"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.real_broker)
 
 

@@ -95,7 +95,7 @@ class Replica:
             if condition(status):
                 return status
             time.sleep(0.05)
-        raise AssertionError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-3000:]}")
+        raise AssertionError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-1000:]}")
 
     def wait_until_ready(self) -> None:
         """Return when it has its partitions."""

@@ -41,6 +41,9 @@ RECEIVE_BYTES = 65536
 BUFFERS_PER_CALL = 64
 """Most buffers in one ``sendmsg``: Linux takes 1,024, and beyond a few dozen a longer list gains nothing."""
 
+END_SECONDS = 2.0
+"""How long the app has to end after its connection has."""
+
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 1024 * 1024
 """What a client may still send, and for how long, after we ended a connection: closing a socket with unread
@@ -68,6 +71,9 @@ class Http11(H11Protocol):
                 _parsed=True,
             )
         )
+        if self.stream is not None and self.stream.closed:
+            # Refused before the app saw it, such as an upgrade without a key: Hypercorn leaves the end to us.
+            await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
         body = problem_body(status_code)
@@ -133,26 +139,32 @@ class Connection:
         try:
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
-            async with TaskGroup() as self._task_group:
-                self._protocol = Http11(
-                    self._app,
-                    self._config,
-                    self._context,
-                    self._task_group,
-                    ConnectionState({"connection": self}),
-                    False,
-                    client,
-                    server,
-                    self._protocol_send,
-                )
-                await self._idle.restart(self._task_group, self._idle_timeout)
-                with self._reading:
-                    await self._read()
-                self._ending = True
-                await self._protocol.handle(Closed())
-                await self._idle.stop()
+            with trio.CancelScope() as everything:
+                async with TaskGroup() as self._task_group:
+                    self._protocol = Http11(
+                        self._app,
+                        self._config,
+                        self._context,
+                        self._task_group,
+                        ConnectionState({"connection": self}),
+                        False,
+                        client,
+                        server,
+                        self._protocol_send,
+                    )
+                    await self._idle.restart(self._task_group, self._idle_timeout)
+                    with self._reading:
+                        await self._read()
+                    self._ending = True
+                    # An app that has ended already, with messages unread, would never take the news.
+                    everything.deadline = trio.current_time() + END_SECONDS
+                    await self._protocol.handle(Closed())
+                    await self._idle.stop()
         except* OSError:
             pass  # the client is gone
+        except* h11.LocalProtocolError as errors:
+            # Hypercorn answered what could not be answered, such as frames before the handshake was.
+            log.info("client broke the protocol", reason=str(errors.exceptions[0]))
         except* Exception:
             log.exception("connection failed")
         finally:

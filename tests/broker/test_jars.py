@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.jars import POM, jars, missing_tools
+from tests.broker.jars import jars, missing_tools
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,9 +65,3 @@ def test_maven_is_needed_only_until_the_jars_are_there(cache: Path, monkeypatch:
     assert missing_tools() == ["java"]
     folder.rename(cache / "elsewhere")
     assert missing_tools() == ["java", "mvn"]
-
-
-def test_a_new_version_is_fetched_anew(cache: Path) -> None:
-    """The folder is named by the content of the pom: an old one is never taken for a new one."""
-    assert POM.read_bytes()
-    assert cache in jars().parents

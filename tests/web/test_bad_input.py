@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import httpx2
 import psutil
@@ -246,60 +247,75 @@ async def test_a_stream_outlives_quarts_response_timeout(replicas: Callable[...,
         assert b"0\r\n\r\n" not in said
 
 
-ENDINGS: dict[str, bytes] = {
-    "HEAD": b"HEAD /events HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",
-    "malformed id": EVENTS[:-2] + b"Last-Event-ID: x\r\nConnection: close\r\n\r\n",
-    "POST": b"POST /events HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-    "h2c": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "not http": b"\x00\x01\r\n\r\n",
-    "header of 100 KiB": EVENTS[:-2] + b"X: " + b"x" * 100 * 1024 + b"\r\n\r\n",
-    "pipelined": EVENTS[:-2] + b"Connection: close\r\n\r\n" + EVENTS,
-    "stream, half closed": EVENTS,
-    "stream, reset": EVENTS,
-    "websocket, half closed": UPGRADE % (b"", b""),
-    "websocket, reset": UPGRADE % (b"", b""),
-    "websocket, 4400": UPGRADE % (b"?x=1", b""),
-    "websocket, deflate, 100 messages, reset": UPGRADE % (b"", b"Sec-WebSocket-Extensions: permessage-deflate\r\n")
-    + b"\x81\x80\x00\x00\x00\x00" * 100,
-    "websocket, binary": UPGRADE % (b"", b"") + b"\x82\x80\x00\x00\x00\x00",
-    "websocket, 10 MiB": UPGRADE % (b"", b"")
-    + b"\x81\xff\x00\x00\x00\x00\x00\xa0\x00\x00\x00\x00\x00\x00"
-    + bytes(70_000),
-    "upgrade without a key": b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-    "nothing at all": b"",
-    "half a request": b"GET /events HT",
-}  # fmt: skip
+HANDSHAKE = UPGRADE % (b"", b"")
+DEFLATE = UPGRADE % (b"", b"Sec-WebSocket-Extensions: permessage-deflate\r\n")
+EMPTY_TEXT = b"\x81\x80\x00\x00\x00\x00"
+BINARY = b"\x82\x80\x00\x00\x00\x00"
+TEXT_OF_10_MIB = b"\x81\xff" + (10 * 1024 * 1024).to_bytes(8, "big") + bytes(4) + bytes(70_000)
+
+ENDINGS: dict[str, tuple[bytes, bytes]] = {
+    "HEAD": (b"HEAD /events HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", b""),
+    "malformed id": (EVENTS[:-2] + b"Last-Event-ID: x\r\nConnection: close\r\n\r\n", b""),
+    "POST": (b"POST /events HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b""),
+    "h2 by prior knowledge": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b""),
+    "h2c by upgrade, reset": (EVENTS[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n", b""),
+    "not http": (b"\x00\x01\r\n\r\n", b""),
+    "header of 100 KiB": (EVENTS[:-2] + b"X: " + b"x" * 100 * 1024 + b"\r\n\r\n", b""),
+    "pipelined at once": (EVENTS[:-2] + b"Connection: close\r\n\r\n" + EVENTS, b""),
+    "stream, pipelined later": (EVENTS, EVENTS),
+    "stream, half closed": (EVENTS, b""),
+    "stream, reset": (EVENTS, b""),
+    "websocket, half closed": (HANDSHAKE, b""),
+    "websocket, reset": (HANDSHAKE, b""),
+    "websocket, 4400": (UPGRADE % (b"?x=1", b""), b""),
+    "websocket, deflate, 100 messages, reset": (DEFLATE, EMPTY_TEXT * 100),
+    "websocket, binary": (HANDSHAKE, BINARY),
+    "websocket, 10 MiB": (HANDSHAKE, TEXT_OF_10_MIB),
+    "websocket, no pong": (HANDSHAKE, b""),
+    "websocket, frames before the handshake": (HANDSHAKE + EMPTY_TEXT, b""),
+    "upgrade without a key": (
+        b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"",
+    ),
+    "nothing at all, half closed": (b"", b""),
+    "half a request, half closed": (b"GET /events HT", b""),
+}
+"""What is sent first, and what when the first answer has come."""
 
 
 @pytest.mark.parametrize("ending", list(ENDINGS))
 async def test_after_1000_of_each_nothing_is_left_behind(replica: Replica, ending: str) -> None:
     """No descriptor, task or subscriber, and the replica answers as before."""
     process = psutil.Process(replica.process.pid)
-    before = replica.status()
-    limit = trio.CapacityLimiter(50)
+    before = await wait_for(replica, subscribers=0, connections=1)
+    log = len(replica.log)
+    descriptors = process.num_fds()
+    limit = trio.CapacityLimiter(100)
+    first, later = ENDINGS[ending]
 
     async def one() -> None:
-        async with limit, raw(replica, ENDINGS[ending]) as stream:
-            if "stream" in ending or ending == "websocket, half closed":
+        async with limit, raw(replica, first) as stream:
+            if ending.startswith(("stream", "websocket")):
                 await stream.receive_some(65536)
-            if "half" in ending or ending == "nothing at all":
-                await stream.send_eof()
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(later)
+                if "half closed" in ending:
+                    await stream.send_eof()
             if "reset" not in ending:
                 await answer(stream)
 
-    descriptors = process.num_fds()
     with trio.fail_after(100):
         async with trio.open_nursery() as nursery:
             for _ in range(1000):
                 nursery.start_soon(one)
         status = await wait_for(replica, subscribers=0, connections=1)
-    assert status["tasks"] <= before["tasks"] + 2
+    assert status["tasks"] <= before["tasks"]
+    # The Kafka client opens and closes one now and then while it looks for its broker.
     assert process.num_fds() <= descriptors + 2
-    assert "Traceback" not in replica.log, replica.log[-3000:]
-    assert "request failed" not in replica.log
+    assert '"level": "error"' not in replica.log[log:]
 
 
-async def wait_for(replica: Replica, *, subscribers: int, connections: int | None = None) -> dict[str, object]:
+async def wait_for(replica: Replica, *, subscribers: int, connections: int | None = None) -> dict[str, Any]:
     """Return the status when it has come to these numbers; the request for it is a connection too."""
     return await trio.to_thread.run_sync(
         lambda: replica.wait_for(
