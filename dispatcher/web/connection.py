@@ -29,7 +29,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
@@ -73,6 +73,14 @@ class Http11(H11Protocol):
         )
         if self.stream is not None and self.stream.closed:
             # Refused before the app saw it, such as an upgrade without a key: Hypercorn leaves the end to us.
+            await self.send(Closed())
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        try:
+            await super()._send_h11_event(event)
+        except h11.LocalProtocolError as error:
+            # The client has made the answer impossible, such as by frames before its handshake was answered.
+            log.info("client broke the protocol", reason=str(error))
             await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
@@ -162,9 +170,6 @@ class Connection:
                     await self._idle.stop()
         except* OSError:
             pass  # the client is gone
-        except* h11.LocalProtocolError as errors:
-            # Hypercorn answered what could not be answered, such as frames before the handshake was.
-            log.info("client broke the protocol", reason=str(errors.exceptions[0]))
         except* Exception:
             log.exception("connection failed")
         finally:
