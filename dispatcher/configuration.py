@@ -2,19 +2,31 @@
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from dispatcher.errors import SettingsError, SettingsProblem
-from dispatcher.settings import Settings, WrongValuesError, is_secret
+from dispatcher.settings import (
+    HIDDEN,
+    OWNED_KAFKA_PROPERTIES,
+    Settings,
+    WrongValue,
+    WrongValuesError,
+    display,
+    is_secret,
+)
 
 ENVIRONMENT_PREFIX = "DISPATCHER_"
+KAFKA_PREFIX = f"{ENVIRONMENT_PREFIX}KAFKA__"
 DEFAULT_FILE = Path("dispatcher.toml")
+
+_WITH_UNDERSCORES = {"log_level", *(name for name in OWNED_KAFKA_PROPERTIES if "_" in name)}
+"""The few properties whose names hold underscores; in the environment, all others mean dots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,62 +35,54 @@ class Loaded:
 
     settings: Settings
     origins: Mapping[str, str]
-    """Where each setting came from; librdkafka properties as ``kafka.<name>``."""
+    """Where each setting came from, such as ``flag --bind``; librdkafka properties as ``kafka.<name>``."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """What one source says, and how a user finds a setting there."""
+class _Given:
+    """One setting as the user gave it."""
 
-    values: dict[str, Any]
-    kafka: dict[str, Any]
-    spell: Mapping[str, str]
+    value: Any
+    kind: str
+    """``flag``, ``environment``, or empty for the file."""
+    place: str
+    """How the user finds it: ``--bind``, ``DISPATCHER_BIND``, ``dispatcher.toml``."""
 
-    def where(self, key: str) -> str:
-        return self.spell[key] if key in self.spell else self.spell[""]
+    @property
+    def origin(self) -> str:
+        return f"{self.kind} {self.place}".lstrip()
 
 
-def load(flags: Mapping[str, Any], environment: Mapping[str, str], config_path: Path | None = None) -> Loaded:
+def load(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    config_path: Path | None = None,
+    *,
+    flags_only: Collection[str] = (),
+) -> Loaded:
     """Read all sources and check everything.
 
     Args:
-        flags: Settings that were given on the command line, librdkafka properties under ``kafka``.
+        flags: Settings that were given on the command line; under ``kafka`` a sequence of ``key=value``.
         environment: Such as `os.environ`.
         config_path: The file to read; None reads ``dispatcher.toml`` in the current folder if it is there.
+        flags_only: Settings that environment and file have no say in.
 
     Raises:
         SettingsError: with every problem at once.
     """
     problems: list[SettingsProblem] = []
-    layers = [
-        _flags_layer(flags),
-        _environment_layer(environment, problems),
-        _file_layer(config_path, problems),
-    ]
-    values: dict[str, Any] = {}
-    kafka: dict[str, Any] = {}
-    origins: dict[str, str] = {name: "default" for name in Settings.model_fields if name != "kafka"}
-    for layer in reversed(layers):
-        for name, value in layer.values.items():
-            values[name] = value
-            origins[name] = layer.where(name)
-        for name, value in layer.kafka.items():
-            kafka[name] = value
-            origins[f"kafka.{name}"] = layer.where(f"kafka.{name}")
-    values["kafka"] = kafka
-    settings = _validate(values, origins, problems)
+    given = {
+        name: one
+        for name, one in (_from_file(config_path, problems) | _from_environment(environment, problems)).items()
+        if name.partition(".")[0] not in flags_only
+    }
+    given |= _from_flags(flags, problems)
+    settings = _validate(given, problems)
     if settings is None:
         raise SettingsError(problems)
-    return Loaded(settings, origins)
-
-
-def display(value: object) -> str:
-    """A setting's value as people write it."""
-    if isinstance(value, ByteSize) and value >= 1024:
-        return value.human_readable(separator=" ").replace(".0 ", " ")
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    origins = {name: "default" for name in Settings.model_fields if name != "kafka"}
+    return Loaded(settings, origins | {name: one.origin for name, one in given.items()})
 
 
 def reference() -> str:
@@ -91,122 +95,139 @@ def reference() -> str:
         "Precedence: flag (`--history-bytes 128MiB`), environment (`DISPATCHER_HISTORY_BYTES=128MiB`), file",
         "(`--config dispatcher.toml`, or `dispatcher.toml` in the current folder), default. Sizes take plain bytes or",
         "units (`64 MiB`, `512KiB`). `dispatcher config` shows the effective values and where each came from.",
+        "Passwords, keys and other secrets are never shown; give them in the environment or the file, because",
+        "every user of a machine can read a process's flags.",
         "",
         "| setting | default | what it does, and why |",
         "|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
-        default = {"client_id": "dispatcher-&lt;hostname&gt;", "kafka": "empty"}.get(name) or display(field.default)
+        default = {"client_id": "`dispatcher-<hostname>`", "kafka": "empty"}.get(name) or f"`{display(field.default)}`"
         lines.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
 
 
-def _flags_layer(flags: Mapping[str, Any]) -> _Layer:
-    values = dict(flags)
-    kafka = dict(values.pop("kafka", {}))
-    spell = {name: f"--{name.replace('_', '-')}" for name in values} | {f"kafka.{name}": f"-X {name}" for name in kafka}
-    return _Layer(values, kafka, spell)
+def _from_flags(flags: Mapping[str, Any], problems: list[SettingsProblem]) -> dict[str, _Given]:
+    given = {}
+    for name, value in flags.items():
+        if name != "kafka":
+            given[name] = _Given(value, "flag", f"--{name.replace('_', '-')}")
+    for pair in flags.get("kafka", ()):
+        key, equals, value = pair.partition("=")
+        if key and equals:
+            given[f"kafka.{key}"] = _Given(value, "flag", f"-X {key}")
+        else:
+            problems.append(_problem("-X", pair, "use key=value, such as -X security.protocol=ssl", is_secret(pair)))
+    return given
 
 
-def _environment_layer(environment: Mapping[str, str], problems: list[SettingsProblem]) -> _Layer:
-    ours = {name: value for name, value in environment.items() if name.startswith(ENVIRONMENT_PREFIX)}
+def _from_environment(environment: Mapping[str, str], problems: list[SettingsProblem]) -> dict[str, _Given]:
     known = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in Settings.model_fields if name != "kafka"}
-    kafka_prefix = f"{ENVIRONMENT_PREFIX}KAFKA__"
-    kafka = {
-        name.removeprefix(kafka_prefix).lower().replace("_", "."): value
-        for name, value in ours.items()
-        if name.startswith(kafka_prefix)
-    }
-    for name, value in ours.items():
-        if name not in known and not name.startswith(kafka_prefix):
-            problems.append(SettingsProblem(name, value, _did_you_mean(name, [*known, f"{kafka_prefix}…"])))
+    given = {}
+    for variable, value in environment.items():
+        if variable.startswith(KAFKA_PREFIX):
+            name = variable.removeprefix(KAFKA_PREFIX).lower()
+            name = name if name in _WITH_UNDERSCORES else name.replace("_", ".")
+            given[f"kafka.{name}"] = _Given(value, "environment", variable)
+        elif variable.startswith(KAFKA_PREFIX.removesuffix("_")):
+            rest = variable.removeprefix(KAFKA_PREFIX.removesuffix("_"))
+            remedy = f"no such setting; did you mean {KAFKA_PREFIX}{rest}?"
+            problems.append(_problem(variable, value, remedy, is_secret(variable)))
+        elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
+            problems.append(_problem(variable, value, _did_you_mean(variable, known), is_secret(variable)))
     source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): value for name, value in ours.items() if name in known}
-    spell = {setting: variable for variable, setting in known.items()} | {
-        f"kafka.{name}": f"{kafka_prefix}{name.upper().replace('.', '_')}" for name in kafka
-    }
-    return _Layer(source(), kafka, spell)
+    source.env_vars = {name.lower(): value for name, value in environment.items() if name in known}
+    variables = {name: variable for variable, name in known.items()}
+    return given | {name: _Given(value, "environment", variables[name]) for name, value in source().items()}
 
 
-def _file_layer(config_path: Path | None, problems: list[SettingsProblem]) -> _Layer:
+def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dict[str, _Given]:
     path = config_path or DEFAULT_FILE
-    spell = {"": path.name}
     if config_path is None and not path.exists():
-        return _Layer({}, {}, spell)
+        return {}
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         problems.append(SettingsProblem("--config", str(path), f"a file that can be read ({error.strerror})"))
-        return _Layer({}, {}, spell)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        problems.append(SettingsProblem("--config", str(path), f"valid TOML ({error})"))
-        return _Layer({}, {}, spell)
+        return {}
+    except ValueError as error:
+        problems.append(SettingsProblem("--config", str(path), f"a TOML file in UTF-8 ({error})"))
+        return {}
     kafka = values.pop("kafka", {})
     if not isinstance(kafka, dict):
-        problems.append(SettingsProblem(f"kafka ({path.name})", repr(kafka), "a table, [kafka]"))
+        problems.append(SettingsProblem(f"kafka ({path})", HIDDEN, "a table, [kafka]"))
         kafka = {}
-    for name in [name for name in values if name not in Settings.model_fields]:
-        remedy = _did_you_mean(name, list(Settings.model_fields))
-        problems.append(SettingsProblem(f"{name} ({path.name})", repr(values.pop(name)), remedy))
-    return _Layer(values, dict(_flatten(kafka)), spell)
+    given = {f"kafka.{name}": _Given(value, "", str(path)) for name, value in _flatten(kafka)}
+    for name, value in values.items():
+        if name in Settings.model_fields:
+            given[name] = _Given(value, "", str(path))
+        else:
+            remedy = _did_you_mean(name, Settings.model_fields)
+            problems.append(_problem(f"{name} ({path})", value, remedy, is_secret(name)))
+    return given
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """TOML reads ``session.timeout.ms = 6000`` as nested tables; librdkafka's names are flat."""
-    flat: list[tuple[str, Any]] = []
     for name, value in table.items():
         if isinstance(value, dict):
-            flat += _flatten(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
-            flat.append((prefix + name, value))
-    return flat
+            yield prefix + name, value
 
 
-def _validate(values: dict[str, Any], origins: Mapping[str, str], problems: list[SettingsProblem]) -> Settings | None:
-    """Check everything; settings that are wrong by themselves are left out to check the others together."""
+def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> Settings | None:
+    """Check everything; values that are wrong by themselves are left out, so that the others are checked together."""
+    wrong: set[str] = set()
     while True:
+        values: dict[str, Any] = {"kafka": {}}
+        for name, one in given.items():
+            if name not in wrong:
+                table, _, key = name.partition(".")
+                if key:
+                    values[table][key] = one.value
+                else:
+                    values[name] = one.value
         try:
             settings = Settings(**values)
         except ValidationError as error:
-            wrong = _problems_of(error, values, origins)
-            problems += [problem for _, problem in wrong]
-            fields = {field for field, _ in wrong if field in values}
-            if not fields or any(item["loc"] == () for item in error.errors()):
+            found = [value for value in _wrong_values(error) if value.beside not in wrong]
+            for value in found:
+                one = given.get(value.key, _Given(value.value, "", "default"))
+                problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_secret(value.key))
+                if problem not in problems:  # pydantic tells of each type that a value might have had
+                    problems.append(problem)
+            alone = {value.key for value in found if value.beside is None}
+            if not alone:
                 return None
-            for field in fields:
-                del values[field]
+            wrong |= alone
         else:
             return None if problems else settings
 
 
-def _problems_of(
-    error: ValidationError, values: Mapping[str, Any], origins: Mapping[str, str]
-) -> list[tuple[str, SettingsProblem]]:
-    found = []
+def _wrong_values(error: ValidationError) -> Iterator[WrongValue]:
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
-        field = str(item["loc"][0]) if item["loc"] else ""
         if isinstance(cause, WrongValuesError):
-            entries = cause.problems
-        elif field == "kafka" and len(item["loc"]) > 1:
-            name = str(item["loc"][1])
-            entries = [(f"kafka.{name}", values["kafka"][name], "a string, a number, or true or false")]
+            yield from cause.values
+        elif item["loc"][0] == "kafka":
+            yield WrongValue(f"kafka.{item['loc'][1]}", item["input"], "use a string, a number, or true or false")
         else:
-            entries = [(field, item["input"], _remedy(item["msg"]))]
-        for key, value, remedy in entries:
-            shown = "********" if is_secret(key) else display(value) if isinstance(value, tuple) else str(value)
-            problem = SettingsProblem(f"{key} ({origins.get(key, 'default')})", shown, remedy)
-            if (field, problem) not in found:
-                found.append((field, problem))
-    return found
+            yield WrongValue(str(item["loc"][0]), item["input"], _remedy(item["type"], item["msg"]))
 
 
-def _remedy(message: str) -> str:
+def _remedy(kind: str, message: str) -> str:
     """Pydantic's message as the end of a sentence that begins with the key and its value."""
+    if kind.startswith("byte_size"):
+        return "use a number of bytes, or a size such as 64 MiB or 512KiB"
     message = message.removeprefix("Value error, ").removeprefix("Input ")
     return message[:1].lower() + message[1:]
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
+def _problem(key: str, value: object, remedy: str, secret: bool) -> SettingsProblem:
+    return SettingsProblem(key, HIDDEN if secret else display(value), remedy)
+
+
+def _did_you_mean(name: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"no such setting; did you mean {close[0]}?" if close else "no such setting; `dispatcher config` lists them"

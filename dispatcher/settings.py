@@ -5,33 +5,49 @@
 
 import re
 import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-MIB = 1024 * 1024
 KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+HIDDEN = "********"
+"""What is shown instead of a secret."""
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_SECRET = re.compile(r"password|secret|\.pem$|\.jaas\.|oauthbearer\.config|credential")
+_HOST = re.compile(r"[a-zA-Z0-9._-]+")
+_SECRET = re.compile(
+    r"password|passphrase|secret|credential|private.key|ssl.key$|.pem$|.jaas.|oauthbearer.config", re.IGNORECASE
+)
 
 OWNED_KAFKA_PROPERTIES = {
     "bootstrap.servers": "set bootstrap_servers instead",
     "metadata.broker.list": "set bootstrap_servers instead",
     "group.id": "set group_id instead",
     "client.id": "set client_id instead",
-    "enable.auto.commit": "the dispatcher commits, and only what was dispatched; see commit_interval_seconds",
-    "auto.commit.interval.ms": "the dispatcher commits, and only what was dispatched; see commit_interval_seconds",
-    "enable.auto.offset.store": "the dispatcher commits explicit offsets, and only what was dispatched",
     "enable.partition.eof": "the dispatcher reads the end of a partition from the statistics",
     "statistics.interval.ms": "lag and the state of brokers come from the statistics, once a second",
-    "rebalance_cb": "callbacks are the dispatcher's",
-    "error_cb": "callbacks are the dispatcher's",
-    "stats_cb": "callbacks are the dispatcher's",
-    "on_commit": "callbacks are the dispatcher's",
-    "throttle_cb": "callbacks are the dispatcher's",
     "logger": "logs are the dispatcher's; see log_level and log_format",
+    **dict.fromkeys(
+        (
+            "auto.commit.enable",
+            "auto.commit.interval.ms",
+            "enable.auto.commit",
+            "enable.auto.offset.store",
+            "offset.store.method",
+        ),
+        "the dispatcher commits, and only what was dispatched; see commit_interval_seconds",
+    ),
+    **dict.fromkeys(
+        ("error_cb", "log_cb", "oauth_cb", "offset_commit_cb", "on_commit", "rebalance_cb", "stats_cb", "throttle_cb"),
+        "callbacks are the dispatcher's",
+    ),
 }
 """librdkafka properties that the dispatcher's guarantees stand on, and what to do instead of setting them."""
 
@@ -43,40 +59,80 @@ CLASSIC_KAFKA_PROPERTIES = {
 """Properties of the classic group protocol, and what stands in for them with ``group.protocol=consumer``."""
 
 
+@dataclass(frozen=True, slots=True)
+class WrongValue:
+    """One thing that a check of several values found."""
+
+    key: str
+    value: object
+    remedy: str
+    """What would be right."""
+    beside: str | None = None
+    """The setting that it does not fit to; None when the value is wrong whatever the others are."""
+
+
 class WrongValuesError(ValueError):
-    """Several wrong values found by one check.
+    """Several wrong values found by one check."""
 
-    Args:
-        problems: (key, value or None for the setting's own, what would be right).
-    """
-
-    def __init__(self, problems: list[tuple[str, object, str]]) -> None:
-        self.problems = problems
-        super().__init__("; ".join(f"{key}: {remedy}" for key, _, remedy in problems))
+    def __init__(self, values: list[WrongValue]) -> None:
+        self.values = values
+        super().__init__("; ".join(f"{value.key}: {value.remedy}" for value in values))
 
 
 def is_secret(key: str) -> bool:
-    """Whether the value of a librdkafka property must never be shown."""
+    """Whether the value of a librdkafka property, or of something like it, must never be shown."""
     return _SECRET.search(key) is not None
+
+
+def hide_secrets(kafka: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``[kafka]`` table as it may be shown."""
+    return {key: HIDDEN if is_secret(key) else value for key, value in kafka.items()}
+
+
+def display(value: object) -> str:
+    """A setting's value as people write it, without loss."""
+    match value:
+        case ByteSize():
+            for size, unit in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+                if value and value % size == 0:
+                    return f"{value // size} {unit}"
+            return str(int(value))
+        case bool():
+            return str(value).lower()
+        case float():
+            return str(value).removesuffix(".0")
+        case tuple() | list():
+            return ",".join(map(display, value))
+        case Mapping():
+            return "a table"  # what is in it may be secret
+        case _:
+            return str(value)
+
+
+Size = Annotated[ByteSize, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+"""At most a day: timers of the operating system cannot wait for ever."""
 
 
 class Settings(BaseSettings):
     """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="DISPATCHER_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DISPATCHER_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # it may hold secrets
+    )
 
     bootstrap_servers: str = Field(
-        "127.0.0.1:9092",
-        min_length=1,
-        description="Kafka brokers to begin with, `host:port`, comma-separated.",
+        "127.0.0.1:9092", description="Kafka brokers to begin with, `host:port`, comma-separated."
     )
     topics: Annotated[tuple[str, ...], NoDecode] = Field(
         ("ofa_assets",), min_length=1, description="Topics to dispatch, comma-separated. Names, no patterns."
     )
     group_id: str = Field(
-        "dispatcher",
-        min_length=1,
-        description="Consumer group that all replicas share: each record goes to one.",
+        "dispatcher", min_length=1, description="Consumer group that all replicas share: each record goes to one."
     )
     client_id: str = Field(
         default_factory=lambda: f"dispatcher-{socket.gethostname()}",
@@ -88,55 +144,53 @@ class Settings(BaseSettings):
         description="Where HTTP is served, `host:port`; port 0 takes any free one. "
         "Loopback by default: who may read the records is decided in front of the dispatcher.",
     )
-    commit_interval_seconds: float = Field(
+    commit_interval_seconds: Seconds = Field(
         0.2, gt=0, le=60, description="Least time between two commits; what a crash repeats, at most."
     )
-    history_bytes: ByteSize = Field(
+    history_bytes: Size = Field(
         ByteSize(64 * MIB),
-        ge=1,
         description="Records kept in memory, undispatched ones and recent ones for slow subscribers.",
     )
-    pause_above_bytes: ByteSize = Field(
-        ByteSize(32 * MIB), ge=1, description="Undispatched bytes above which fetching is paused."
+    pause_above_bytes: Size = Field(
+        ByteSize(32 * MIB),
+        description="Undispatched bytes above which fetching is paused. At most `history_bytes`.",
     )
-    resume_below_bytes: ByteSize = Field(
+    resume_below_bytes: Size = Field(
         ByteSize(16 * MIB),
-        ge=1,
         description="Undispatched bytes below which fetching goes on. Half of `pause_above_bytes`, because each "
         "pause throws prefetched records away.",
     )
-    subscriber_buffer_bytes: ByteSize = Field(
+    subscriber_buffer_bytes: Size = Field(
         ByteSize(1 * MIB),
-        ge=1,
         description="Bytes that may wait for one live subscriber; a fuller one catches up from the history.",
     )
-    write_bytes: ByteSize = Field(
+    write_bytes: Size = Field(
         ByteSize(256 * KIB),
-        ge=1,
-        description="Bytes joined into one write; what waits while it is under way joins the next.",
+        description="Most bytes handed to a socket in one write; what waits while it is under way joins the next.",
     )
-    batch_bytes: ByteSize = Field(
+    batch_bytes: Size = Field(
         ByteSize(256 * KIB),
-        ge=1,
-        description="A poll's records of one partition are cut into batches of this size.",
+        description="A poll's records of one partition are cut into batches of about this size.",
     )
     poll_records: int = Field(500, ge=1, le=100_000, description="Most records taken from the consumer in one poll.")
-    socket_unsent_bytes: ByteSize = Field(
+    socket_unsent_bytes: Size = Field(
         ByteSize(128 * KIB),
-        ge=1,
+        le=GIB,
         description="Bytes that the kernel may hold unsent for one subscriber (TCP_NOTSENT_LOWAT). What the kernel "
         "holds counts as dispatched, so it is kept small.",
     )
-    stall_timeout_seconds: float = Field(
+    stall_timeout_seconds: Seconds = Field(
         30, gt=0, description="A connection that takes no byte, or answers no ping, for this long is closed."
     )
-    heartbeat_seconds: float = Field(
+    heartbeat_seconds: Seconds = Field(
         15, gt=0, description="Time between signs of life on a quiet stream. Proxies cut silent connections."
     )
-    drain_seconds: float = Field(
-        0.2, ge=0, description="How long a revoked partition waits for writes under way before it is let go."
+    drain_seconds: Seconds = Field(
+        0.2,
+        description="How long a revoked partition waits for writes under way before it is let go. "
+        "Less than `shutdown_seconds`.",
     )
-    shutdown_seconds: float = Field(
+    shutdown_seconds: Seconds = Field(
         10, gt=0, description="Time from SIGTERM to the end of the process, whatever clients and brokers do."
     )
     max_subscribers: int = Field(10_000, ge=1, description="Subscribers on this replica; more are sent elsewhere.")
@@ -166,13 +220,19 @@ class Settings(BaseSettings):
     @property
     def bind_address(self) -> tuple[str, int]:
         """`bind` as host and port."""
-        host, _, port = self.bind.rpartition(":")
-        return host.removeprefix("[").removesuffix("]"), int(port)
+        return _split_address(self.bind)
 
     def __repr_args__(self) -> Any:
         """Secrets stay out of logs and tracebacks."""
         for name, value in super().__repr_args__():
             yield name, hide_secrets(value) if name == "kafka" else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("true and false mean nothing here")  # noqa: TRY004 - what pydantic turns into an answer
+        return value
 
     @field_validator("topics", mode="before")
     @classmethod
@@ -192,76 +252,67 @@ class Settings(BaseSettings):
     @field_validator("bind")
     @classmethod
     def _check_bind(cls, bind: str) -> str:
-        host, colon, port = bind.rpartition(":")
-        if not colon or not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError("use host:port, such as 0.0.0.0:8000 or [::1]:8000")
-        if ":" in host and not (host.startswith("[") and host.endswith("]")):
-            raise ValueError("put an IPv6 address in brackets, such as [::1]:8000")
+        _split_address(bind)
         return bind
 
     @field_validator("bootstrap_servers")
     @classmethod
-    def _check_bootstrap_servers(cls, servers: str) -> str:
-        for server in servers.split(","):
-            host, colon, port = server.strip().rpartition(":")
-            if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-                raise ValueError(f"{server.strip()!r} is not host:port, such as kafka-1:9092,kafka-2:9092")
-        return servers
+    def _check_bootstrap_servers(cls, text: str) -> str:
+        servers = [server.strip() for server in text.split(",")]
+        for server in servers:
+            _host, port = _split_address(server)
+            if port == 0:
+                raise ValueError(f"{server!r} needs the port that the broker listens on, such as 9092")
+        return ",".join(servers)
 
     @field_validator("kafka")
     @classmethod
     def _check_kafka(cls, kafka: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-        problems: list[tuple[str, object, str]] = [
-            (f"kafka.{key}", kafka[key], f"leave it out: {why}")
-            for key, why in OWNED_KAFKA_PROPERTIES.items()
-            if key in kafka
-        ]
-        if kafka.get("group.protocol") == "consumer":
-            problems += [
-                (
-                    f"kafka.{key}",
-                    kafka[key],
-                    f"leave it out: with group.protocol=consumer (KIP-848) it is {instead}",
-                )
-                for key, instead in CLASSIC_KAFKA_PROPERTIES.items()
-                if key in kafka
-            ]
-        if problems:
-            raise WrongValuesError(problems)
+        refused = {key: f"leave it out: {why}" for key, why in OWNED_KAFKA_PROPERTIES.items()}
+        if "group.protocol" in kafka:
+            # librdkafka does not tell CONSUMER from consumer; those who ask this table must not either.
+            kafka = {**kafka, "group.protocol": str(kafka["group.protocol"]).lower()}
+            if kafka["group.protocol"] == "consumer":
+                refused |= {
+                    key: f"leave it out: with group.protocol=consumer (KIP-848) it is {instead}"
+                    for key, instead in CLASSIC_KAFKA_PROPERTIES.items()
+                }
+        wrong = [WrongValue(f"kafka.{key}", value, refused[key]) for key, value in kafka.items() if key in refused]
+        if wrong:
+            raise WrongValuesError(wrong)
         return kafka
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        problems: list[tuple[str, object, str]] = []
-        if self.pause_above_bytes > self.history_bytes:
-            problems.append(
-                (
-                    "pause_above_bytes",
-                    int(self.pause_above_bytes),
-                    f"at most history_bytes ({int(self.history_bytes)})",
-                )
+        def too_much(name: str, limit: str, words: str) -> WrongValue:
+            return WrongValue(name, getattr(self, name), f"{words} {limit} ({display(getattr(self, limit))})", limit)
+
+        wrong = [
+            too_much(name, limit, "at most")
+            for name, limit in (
+                ("pause_above_bytes", "history_bytes"),
+                ("resume_below_bytes", "pause_above_bytes"),
+                ("resume_below_bytes", "history_bytes"),
             )
-        if self.resume_below_bytes > self.pause_above_bytes:
-            problems.append(
-                (
-                    "resume_below_bytes",
-                    int(self.resume_below_bytes),
-                    f"at most pause_above_bytes ({int(self.pause_above_bytes)})",
-                )
-            )
+            if getattr(self, name) > getattr(self, limit)
+        ]
         if self.drain_seconds >= self.shutdown_seconds:
-            problems.append(
-                (
-                    "drain_seconds",
-                    self.drain_seconds,
-                    f"less than shutdown_seconds ({self.shutdown_seconds:g})",
-                )
-            )
-        if problems:
-            raise WrongValuesError(problems)
+            wrong.append(too_much("drain_seconds", "shutdown_seconds", "less than"))
+        if wrong:
+            raise WrongValuesError(wrong)
         return self
 
 
-def hide_secrets(kafka: dict[str, Any]) -> dict[str, Any]:
-    """The ``[kafka]`` table as it may be shown."""
-    return {key: "********" if is_secret(key) else value for key, value in kafka.items()}
+def _split_address(text: str) -> tuple[str, int]:
+    """Host and port of ``host:port``, an IPv6 host without its brackets."""
+    host, _, port = text.rpartition(":")
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            host = str(IPv6Address(host[1:-1]))
+        elif not _HOST.fullmatch(host):
+            raise ValueError
+        if not (port.isascii() and port.isdecimal() and int(port) < 65536):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:8000, kafka-1:9092, or [::1]:8000") from None
+    return host, int(port)
