@@ -3,7 +3,7 @@
 Work is done once a batch, not once a subscriber: a batch is encoded once per feed in use, and the same bytes are
 offered to every live subscriber. The hub never waits for one of them.
 
-*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run` and `Hub.drain`, so every
+*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run` and `Hub.wait_until_left`, so every
 other method is one step that no task can observe half done.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
 
 import trio
 
@@ -21,6 +22,9 @@ from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.subscriber import Feed, Goodbye, Subscriber, SubscriberState, SubscriberStatistics, Transport
+
+HEARTBEAT_SLICES = 10
+"""Heartbeats are spread over their interval: ten thousand at once would hold the loop for half a second."""
 
 
 class ReplicaState(StrEnum):
@@ -206,13 +210,12 @@ class Hub:
             self._left.set()
 
     async def run(self) -> None:
-        """Send heartbeats to those that had nothing to read for `heartbeat_seconds`."""
-        while True:
-            await trio.sleep(self._settings.heartbeat_seconds)
-            for subscriber in tuple(self._subscribers.values()):
-                if subscriber.idle_since_heartbeat or subscriber.feed.wire.asks_for_answers:
+        """Send each subscriber a heartbeat every `heartbeat_seconds`, a slice of them at a time."""
+        for tick in count():
+            await trio.sleep(self._settings.heartbeat_seconds / HEARTBEAT_SLICES)
+            for number, subscriber in tuple(self._subscribers.items()):
+                if number % HEARTBEAT_SLICES == tick % HEARTBEAT_SLICES:
                     subscriber.heartbeat()
-                subscriber.idle_since_heartbeat = True
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
         """End every stream when its write under way is done, and take no new subscriber."""

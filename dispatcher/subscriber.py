@@ -146,8 +146,6 @@ class Subscriber:
         self.cursor = cursor
         self.in_flight: Sequence[Entry] = ()
         """The entries of the write under way."""
-        self.idle_since_heartbeat = False
-        """Set by the hub at each heartbeat round; a write clears it."""
         self.records = 0
         self._source = source
         self._transport = transport
@@ -213,7 +211,6 @@ class Subscriber:
                 self._source.dispatched(entries)
             finally:
                 self.in_flight = ()
-            self.idle_since_heartbeat = False
             for entry in entries:
                 self.records += len(entry.batch.records)
         goodbye = self._goodbye

@@ -25,8 +25,6 @@ class Wire:
     encode_state: Callable[[str, str, Mapping[str, Sequence[int]]], bytes]
     encode_goodbye: Callable[[int, str, int], bytes]
     encode_heartbeat: Callable[[str], bytes]
-    asks_for_answers: bool
-    """A heartbeat makes the client answer, so it is sent however busy the stream is."""
     frame: Callable[[bytes], bytes]
 
     def records(self, batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
@@ -49,7 +47,6 @@ def _sse(name: str, encode: Callable[[Batch, str, str], bytes], frame: Callable[
         encode_state=sse.encode_state,
         encode_goodbye=sse.encode_goodbye,
         encode_heartbeat=lambda position: frame(sse.encode_heartbeat(position)),
-        asks_for_answers=False,
         frame=frame,
     )
 
@@ -64,7 +61,6 @@ WEBSOCKET = Wire(
     encode_state=messages.encode_state,
     encode_goodbye=messages.encode_goodbye,
     encode_heartbeat=lambda _position: frames.ping_frame(),
-    asks_for_answers=True,
     frame=frames.text_frame,
 )
 

@@ -1,0 +1,258 @@
+"""Hub and subscribers without Kafka and sockets: the seam, the bounds, and what is counted as dispatched."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import pytest
+import trio
+import trio.testing
+
+from dispatcher.errors import SubscriberGoneError, UnavailableError
+from dispatcher.hub import Hub, ReplicaState
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.settings import Settings
+from dispatcher.subscriber import Feed, Goodbye
+from tests.sansio.test_wire import EventSource
+
+ONE, TWO = TopicPartition("assets", 0), TopicPartition("assets", 1)
+FEED = Feed(SSE_VALUE, frozenset({"assets"}))
+GOODBYE = Goodbye(1012, "test", 1000)
+
+
+class RecordingTransport:
+    """Keeps what it is given; takes it only when its gate is open."""
+
+    name = "recording"
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.gate = trio.Event()
+        self.broken = False
+
+    async def send_all(self, buffers: Sequence[bytes]) -> None:
+        """Wait for the gate, then take all."""
+        await self.gate.wait()
+        if self.broken:
+            raise SubscriberGoneError("put in on purpose")
+        self.writes.append(b"".join(buffers))
+
+    @property
+    def events(self) -> list[tuple[str, str, str]]:
+        """What an EventSource makes of it."""
+        data = b"".join(self.writes)
+        body = b""
+        while data:
+            length, _, data = data.partition(b"\r\n")
+            body += data[: int(length, 16)]
+            data = data[int(length, 16) + 2 :]
+        return EventSource().feed(body).events
+
+    @property
+    def values(self) -> list[str]:
+        """The values of the records."""
+        return [data for _, kind, data in self.events if kind == "message"]
+
+
+class Bench:
+    """A hub with two partitions, and what it was told of dispatched batches."""
+
+    def __init__(self, **settings: object) -> None:
+        self.dispatched: list[Batch] = []
+        self.hub = Hub(Settings(client_id="replica", **settings), self.dispatched.append)  # type: ignore[arg-type]
+        self.hub.assigned([ONE, TWO])
+        self.hub.set_state(ReplicaState.STREAMING)
+        self.number = 0
+
+    def publish(self, *partitions: TopicPartition) -> None:
+        """One record for each; the value counts up."""
+        for partition in partitions:
+            record = Record(self.number, None, None, str(self.number).encode(), ())
+            self.hub.publish(Batch(partition, (record,)))
+            self.number += 1
+
+    async def serve(
+        self, transport: RecordingTransport, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Subscribe for as long as the stream lasts."""
+        with self.hub.subscribe(FEED, transport) as subscriber:
+            task_status.started()
+            with suppress(SubscriberGoneError):
+                await subscriber.run()
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_what_waits_goes_to_the_first_subscriber_and_then_it_is_live(nursery: trio.Nursery) -> None:
+    """Catching up, then streaming, in order and without a repeat; every batch is dispatched once."""
+    bench = Bench()
+    bench.publish(ONE, TWO, ONE)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    bench.publish(TWO, ONE)
+    await settle()
+    assert transport.values == ["0", "1", "2", "3", "4"]
+    states = [data for _, kind, data in transport.events if kind == "state"]
+    assert ['"catching-up"' in states[0], '"streaming"' in states[1], 2] == [True, True, len(states)]
+    assert [(b.first_offset, b.next_offset) for b in bench.dispatched] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert [event_id for event_id, kind, _ in transport.events if kind == "message"] == [
+        "assets:0=0",
+        "assets:1=1,0=0",
+        "assets:0=2,1=1",
+        "assets:1=3,0=2",
+        "assets:0=4,1=3",
+    ]
+
+
+async def test_what_waits_during_a_write_joins_the_next_one(nursery: trio.Nursery) -> None:
+    """And all subscribers are handed the very same bytes."""
+    bench = Bench()
+    first, second = RecordingTransport(), RecordingTransport()
+    await nursery.start(bench.serve, first)
+    await nursery.start(bench.serve, second)
+    await settle()
+    bench.publish(ONE, TWO, ONE, TWO)
+    assert bench.dispatched == []
+    first.gate.set()
+    second.gate.set()
+    await settle()
+    assert len(first.writes) == 2
+    assert ["0", "1", "2", "3"] == first.values == second.values
+    assert len(bench.dispatched) == 4
+    assert (bench.hub.statistics().deliveries, bench.hub.statistics().dispatched_records) == (8, 4)
+
+
+async def test_a_full_channel_sends_the_subscriber_back_to_catching_up(nursery: trio.Nursery) -> None:
+    """It delays nobody, holds nothing, and gets all of it in order when it takes again."""
+    bench = Bench(subscriber_buffer_bytes=100)
+    slow, fast = RecordingTransport(), RecordingTransport()
+    fast.gate.set()
+    await nursery.start(bench.serve, slow)
+    await nursery.start(bench.serve, fast)
+    await settle()
+    slow.gate = trio.Event()
+    for _ in range(50):
+        bench.publish(ONE, TWO)
+        await settle()
+    assert len(fast.values) == 100
+    assert [s.state for s in bench.hub.subscriber_statistics()] == ["catching-up", "live"]
+    assert bench.hub.statistics().buffered_bytes == 0
+    slow.gate.set()
+    await settle()
+
+
+async def test_a_broken_write_is_not_dispatched(nursery: trio.Nursery) -> None:
+    """What a broken socket was given goes to the next subscriber."""
+    bench = Bench()
+    bench.publish(ONE, TWO)
+    broken, healthy = RecordingTransport(), RecordingTransport()
+    broken.broken = True
+    broken.gate.set()
+    await bench.serve(broken)
+    assert bench.dispatched == []
+    healthy.gate.set()
+    await nursery.start(bench.serve, healthy)
+    await settle()
+    assert healthy.values == ["0", "1"]
+    assert len(bench.dispatched) == 2
+
+
+async def test_a_cancelled_write_is_not_dispatched() -> None:
+    """The subscriber is gone, and what it held counts for nothing."""
+    bench = Bench()
+    bench.publish(ONE)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bench.serve, RecordingTransport())
+        await settle()
+        assert bench.hub.writing([ONE])
+        assert not bench.hub.writing([TWO])
+        nursery.cancel_scope.cancel()
+    assert bench.dispatched == []
+    assert not bench.hub.writing([ONE])
+    assert bench.hub.subscribers == 0
+
+
+async def test_a_revoked_partition_is_handed_to_nobody(nursery: trio.Nursery) -> None:
+    """The write under way finishes and counts; what waited behind it is dropped, the other partition goes on."""
+    bench = Bench()
+    transport = RecordingTransport()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    transport.gate.set()
+    await settle()
+    transport.gate = trio.Event()
+    bench.publish(ONE)
+    await settle()
+    bench.publish(ONE, TWO)
+    bench.hub.unassigned([ONE])
+    assert bench.hub.writing([ONE])
+    transport.gate.set()
+    await settle()
+    assert transport.values == ["0", "2"]
+    assert [batch.partition for batch in bench.dispatched] == [ONE, TWO]
+    assert '"assigned":{"assets":[1]}' in transport.events[-2][2] + transport.events[-1][2]
+
+
+async def test_goodbye_is_said_after_the_write_under_way(nursery: trio.Nursery) -> None:
+    """Nobody new is taken, and everybody has left when it was said."""
+    bench = Bench()
+    transport = RecordingTransport()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    bench.hub.say_goodbye(lambda: GOODBYE)
+    with pytest.raises(UnavailableError, match="test"), bench.hub.subscribe(FEED, transport):
+        pass
+    transport.gate.set()
+    with trio.fail_after(5):
+        await bench.hub.wait_until_left()
+    assert [kind for _, kind, _ in transport.events] == ["state", "goodbye"]
+
+
+async def test_heartbeats_come_in_time_and_carry_the_position(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - pytest-trio looks for it among the arguments
+) -> None:
+    """Each stream gets one every `heartbeat_seconds`, also a busy one: a WebSocket's answer is what counts."""
+    bench = Bench(heartbeat_seconds=10)
+    transport = RecordingTransport()
+    transport.gate.set()
+    nursery.start_soon(bench.hub.run)
+    await nursery.start(bench.serve, transport)
+    await trio.sleep(1)
+    bench.publish(ONE)
+    await trio.sleep(30)
+    assert 3 == sum(b"\nid: " in write for write in transport.writes[2:])
+    assert b"10\r\nid: assets:0=0\n\n\r\n" in transport.writes[-1]
+
+    async def ping(websocket: RecordingTransport) -> None:
+        with bench.hub.subscribe(Feed(WEBSOCKET, FEED.topics), websocket) as subscriber:
+            await subscriber.run()
+
+    websocket = RecordingTransport()
+    websocket.gate.set()
+    nursery.start_soon(ping, websocket)
+    for _ in range(10):
+        await trio.sleep(3)
+        bench.publish(TWO)
+    assert 2 <= sum(b"\x89\x00" in write for write in websocket.writes) <= 3
+
+
+async def test_state_is_told_on_change_only(nursery: trio.Nursery) -> None:
+    """Each change once, however often it is set."""
+    bench = Bench()
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    for state in (ReplicaState.STREAMING, ReplicaState.BROKER_DOWN, ReplicaState.BROKER_DOWN, ReplicaState.STREAMING):
+        bench.hub.set_state(state)
+        await settle()
+    assert [data.split('"')[3] for _, kind, data in transport.events if kind == "state"] == [
+        "streaming",
+        "broker-down",
+        "streaming",
+    ]
