@@ -38,8 +38,9 @@ class EmbeddedBroker:
     def __enter__(self) -> Self:
         self._producer = Producer({"test.mock.num.brokers": 1, "linger.ms": 2, "log_level": 3})
         for topic in self._topics:
-            metadata = self._producer.list_topics(topic, timeout=METADATA_SECONDS)
-        self.bootstrap_servers = ",".join(f"{b.host}:{b.port}" for b in metadata.brokers.values())
+            self._producer.list_topics(topic, timeout=METADATA_SECONDS)
+        brokers = self._producer.list_topics(timeout=METADATA_SECONDS).brokers
+        self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers.values())
         return self
 
     def __exit__(

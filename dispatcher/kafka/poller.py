@@ -11,7 +11,6 @@ Rules of this module:
 * No call waits without limit: commits are asynchronous, everything else has a timeout.
 """
 
-import logging
 import random
 import threading
 import time
@@ -26,6 +25,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.errors import KafkaClientError
 from dispatcher.kafka.commits import CommitResult
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.statistics import ConsumerStatistics, parse_statistics
 from dispatcher.sansio.offsets import Commit
 from dispatcher.sansio.records import Record, TopicPartition
@@ -40,10 +40,6 @@ LEAVE_COMMIT_SECONDS = 2.0
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is built anew."""
-
-_LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
-# What a broker away makes it say many times a second is told once by the error callback.
-_LIBRDKAFKA_LOG.addFilter(lambda line: not line.getMessage().startswith(("FAIL ", "ERROR ")))
 
 
 @dataclass(slots=True)
@@ -160,7 +156,7 @@ class Poller:
                 "stats_cb": self._guard(self._on_statistics),
                 "on_commit": self._guard(self._on_commit),
             },
-            logger=_LIBRDKAFKA_LOG,
+            logger=LIBRDKAFKA_LOG,
         )
         failed: KafkaClientError | None = None
         try:
@@ -178,6 +174,10 @@ class Poller:
                 orders = trio.from_thread.run_sync(self._downstream.exchange, polled)
                 self._raise_kept()
                 self._obey(consumer, orders)
+        except KafkaException as error:
+            # Pause, resume and commit refuse what they cannot do, such as with a client that is fatally ill.
+            failed = _client_error(error.args[0])
+            raise failed from error
         except KafkaClientError as error:
             failed = error
             raise

@@ -1,11 +1,16 @@
 """librdkafka's configuration: what the dispatcher owns, what it prefers, and what the user passes through."""
 
+import logging
 from collections.abc import Mapping
 
 from confluent_kafka import Consumer, KafkaException
 
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.settings import Settings, hide_secrets
+
+LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
+# What a broker away makes it say many times a second is told once by the error callback.
+LIBRDKAFKA_LOG.addFilter(lambda line: not line.getMessage().startswith(("FAIL ", "ERROR ")))
 
 OWNED: Mapping[str, str | int | bool] = {
     "enable.auto.commit": False,
@@ -63,7 +68,7 @@ def check_properties(settings: Settings) -> None:
         SettingsError: it refuses a property; its own words tell which, and why.
     """
     try:
-        Consumer(consumer_properties(settings)).close()
+        Consumer(consumer_properties(settings), logger=LIBRDKAFKA_LOG).close()
     except KafkaException as error:
         reason = error.args[0].str()
         key = next((key for key in settings.kafka if f'"{key}"' in reason), "")
