@@ -29,8 +29,21 @@ EXIT_INTERRUPTED = 130
 _CANNOT_LISTEN = {errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="dispatcher")
+def _metavar(name: str) -> str:
+    if name.endswith("_bytes"):
+        return "BYTES"
+    if name.endswith("_seconds"):
+        return "SECONDS"
+    kind = Settings.model_fields[name].annotation
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    if kind is int:
+        return "NUMBER"
+    return {"bind": "HOST:PORT", "bootstrap_servers": "HOST:PORT[,...]"}.get(name, "TEXT")
+
+
+@click.group("dispatcher", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dispatcher", prog_name="dispatcher")
 def main() -> None:
     """Push Kafka records to SSE and WebSocket subscribers, and commit only what was dispatched.
 
@@ -141,7 +154,14 @@ def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None
 
 
 @main.command()
-@click.option("--format", "form", type=click.Choice(["table", "toml", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "toml", "json"]),
+    default="table",
+    show_default=True,
+    help="For people, for a file, for machines.",
+)
 @click.option("--reference", "show_reference", is_flag=True, help="Print the reference of all settings (Markdown).")
 @settings_options()
 def config(form: str, show_reference: bool, config_path: Path | None, **flags: Any) -> None:
@@ -173,19 +193,6 @@ def config(form: str, show_reference: bool, config_path: Path | None, **flags: A
         Console(width=None if sys.stdout.isatty() else 10_000).print(rows)
 
 
-def _metavar(name: str) -> str:
-    if name.endswith("_bytes"):
-        return "BYTES"
-    if name.endswith("_seconds"):
-        return "SECONDS"
-    kind = Settings.model_fields[name].annotation
-    if get_origin(kind) is Literal:
-        return "|".join(get_args(kind))
-    if kind is int:
-        return "NUMBER"
-    return {"bind": "HOST:PORT", "bootstrap_servers": "HOST:PORT[,...]"}.get(name, "TEXT")
-
-
 def _load(flags: dict[str, Any], config_path: Path | None, *, flags_only: Collection[str] = ()) -> Loaded:
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     if "topics" in given:
@@ -211,12 +218,13 @@ def _run(run: Callable[[], Awaitable[None]], settings: Settings) -> None:
         problems = [problem for error in _leaves(group) for problem in error.problems]
     except* KeyboardInterrupt:
         code = EXIT_INTERRUPTED
-    except* Exception as group:  # noqa: BLE001 - the last one who can tell
+    except* Exception as group:
         code = EXIT_FAILED
         if all(_cannot_listen(error) for error in _leaves(group)):
-            log.error("cannot listen", bind=settings.bind, error=str(next(_leaves(group))))
+            reason = str(next(_leaves(group)))
+            log.error("cannot listen", bind=settings.bind, error=reason)  # noqa: TRY400 - the reason says it all
         else:
-            log.error("failed", exc_info=group)
+            log.exception("failed", exc_info=group)
     if code:
         sys.exit(code)
     if problems:

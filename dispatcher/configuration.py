@@ -122,7 +122,9 @@ def _from_flags(flags: Mapping[str, Any], problems: list[SettingsProblem]) -> di
 
 
 def _from_environment(environment: Mapping[str, str], problems: list[SettingsProblem]) -> dict[str, _Given]:
-    known = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in Settings.model_fields if name != "kafka"}
+    variables = {name: f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in Settings.model_fields if name != "kafka"}
+    known = set(variables.values())
+    spelled = {**variables, "kafka": f"{KAFKA_PREFIX}<PROPERTY>"}
     given = {}
     for variable, value in environment.items():
         if variable.startswith(KAFKA_PREFIX):
@@ -134,10 +136,10 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
             remedy = f"no such setting; did you mean {KAFKA_PREFIX}{rest}?"
             problems.append(_problem(variable, value, remedy, is_secret(variable)))
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
-            problems.append(_problem(variable, value, _did_you_mean(variable, known), is_secret(variable)))
+            remedy = _did_you_mean(variable.removeprefix(ENVIRONMENT_PREFIX).lower(), spelled)
+            problems.append(_problem(variable, value, remedy, is_secret(variable)))
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environment.items() if name in known}
-    variables = {name: variable for variable, name in known.items()}
     return given | {name: _Given(value, "environment", variables[name]) for name, value in source().items()}
 
 
@@ -162,7 +164,7 @@ def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dic
         if name in Settings.model_fields:
             given[name] = _Given(value, "", str(path))
         else:
-            remedy = _did_you_mean(name, Settings.model_fields)
+            remedy = _did_you_mean(name, {field: field for field in Settings.model_fields})
             problems.append(_problem(f"{name} ({path})", value, remedy, is_secret(name)))
     return given
 
@@ -195,7 +197,8 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
             for value in found:
                 one = given.get(value.key, _Given(value.value, "", "default"))
                 problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_secret(value.key))
-                if problem not in problems:  # pydantic tells of each type that a value might have had
+                # Pydantic tells of each type that a value might have had, and of what follows from it.
+                if value.beside or all(problem.key != told.key for told in problems):
                     problems.append(problem)
             alone = {value.key for value in found if value.beside is None}
             if not alone:
@@ -228,6 +231,6 @@ def _problem(key: str, value: object, remedy: str, secret: bool) -> SettingsProb
     return SettingsProblem(key, HIDDEN if secret else display(value), remedy)
 
 
-def _did_you_mean(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"no such setting; did you mean {close[0]}?" if close else "no such setting; `dispatcher config` lists them"
+def _did_you_mean(name: str, spelled: Mapping[str, str]) -> str:
+    close = difflib.get_close_matches(name, spelled, n=1)
+    return f"no such setting; {f'did you mean {spelled[close[0]]}?' if close else '`dispatcher config` lists them'}"

@@ -2,13 +2,16 @@
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
 import trio
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
 from dispatcher.kafka.embedded import EmbeddedBroker
 from dispatcher.settings import Settings
@@ -17,28 +20,46 @@ from dispatcher.supervisor import supervise
 TICK_SECONDS = 0.02
 """Records that are due within a tick are written together: a wake-up a record would cap the rate."""
 
+LATE_SECONDS = 1.0
+"""Records that are later than this are left out: a laptop that was asleep for an hour owes no burst."""
+
 _KINDS = {
     "photo": (("jpg", "heic", "raw"), 2_000_000),
     "video": (("mov", "mp4"), 900_000_000),
     "audio": (("wav", "flac"), 40_000_000),
     "document": (("pdf", "docx"), 600_000),
 }
+"""Kind of asset: endings of its files, and what they weigh."""
+
 _PEOPLE = ("amara", "bjorn", "chiyo", "dario", "elif", "femi", "greta", "hugo")
 _PLACES = ("oslo", "lagos", "kyoto", "quito", "turin", "perth")
+_THINGS = ("harbour", "market", "interview", "skyline", "rehearsal", "contract", "portrait")
 _LIFE = ("ingested", "checked", "transcoded", "tagged", "approved", "published", "archived")
 
 
+@dataclass(slots=True)
+class _Asset:
+    name: str
+    folder: str
+    file: str
+    size_bytes: int
+    steps: int = 0
+    """How far it is in its life."""
+    version: int = 0
+
+
 class AssetEvents:
-    """An endless iterator of (key, value): assets that are ingested, worked on, and archived.
+    """An endless iterator of (key, value): assets that are ingested, worked on, moved about, and archived.
 
     Args:
         seed: The same seed gives the same assets and steps.
+        now: What the events say when they happened.
     """
 
     def __init__(self, seed: int, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._random = random.Random(seed)  # noqa: S311 - a demo that can be repeated
         self._now = now
-        self._assets: list[dict[str, Any]] = []
+        self._assets: list[_Asset] = []
         self._number = 0
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
@@ -49,47 +70,59 @@ class AssetEvents:
         if len(self._assets) < 20 or (len(self._assets) < 200 and pick.random() < 0.2):
             self._assets.append(self._new_asset())
         asset = pick.choice(self._assets)
-        asset["version"] += 1
-        asset["event"] = _LIFE[min(asset["version"] - 1, len(_LIFE) - 1)]
-        asset["by"] = pick.choice(_PEOPLE)
-        asset["at"] = self._now().isoformat(timespec="milliseconds")
-        if asset["event"] == _LIFE[-1]:
+        if asset.steps and pick.random() < 0.1:
+            event = "moved"
+            asset.folder = pick.choice(_PLACES)
+        else:
+            event = _LIFE[asset.steps]
+            asset.steps += 1
+        asset.version += 1
+        if asset.steps == len(_LIFE):
             self._assets.remove(asset)
-        return str(asset["asset"]).encode(), orjson.dumps(asset)
+        value = {
+            "asset": asset.name,
+            "event": event,
+            "path": f"/library/{asset.folder}/{asset.file}",
+            "bytes": asset.size_bytes,
+            "checksum": f"{pick.getrandbits(64):016x}",
+            "version": asset.version,
+            "user": pick.choice(_PEOPLE),
+            "at": self._now().isoformat(timespec="milliseconds"),
+        }
+        return asset.name.encode(), orjson.dumps(value)
 
-    def _new_asset(self) -> dict[str, Any]:
+    def _new_asset(self) -> _Asset:
         pick = self._random
         self._number += 1
         kind = pick.choice(tuple(_KINDS))
-        endings, size = _KINDS[kind]
-        name = f"{pick.choice(_PLACES)}-{pick.randrange(10_000):04}"
-        return {
-            "asset": f"{kind}-{self._number:06}",
-            "event": _LIFE[0],
-            "path": f"/library/{pick.choice(_PLACES)}/{name}.{pick.choice(endings)}",
-            "bytes": int(size * pick.lognormvariate(0, 0.6)),
-            "version": 0,
-            "by": "",
-            "at": "",
-        }
+        endings, size_bytes = _KINDS[kind]
+        place = pick.choice(_PLACES)
+        return _Asset(
+            name=f"{kind}-{self._number:06}",
+            folder=place,
+            file=f"{place}-{pick.choice(_THINGS)}-{pick.randrange(10_000):04}.{pick.choice(endings)}",
+            size_bytes=int(size_bytes * pick.lognormvariate(0, 0.6)),
+        )
 
 
-async def run_demo(make_settings: Callable[[str], Settings], *, rate: float, seed: int, console: Console) -> None:
+async def run_demo(settings: Settings, *, rate: float, seed: int, console: Console) -> None:
     """Serve asset events from an embedded broker until SIGTERM or SIGINT.
 
+    *Cancellation*: stops the replica as `supervise` does.
+
     Args:
-        make_settings: Given the embedded broker's address, makes the settings.
+        settings: For the replica; the broker's address is filled in.
         rate: Records per second.
         seed: For the events.
         console: Where the addresses to open are shown.
     """
-    topics = make_settings("127.0.0.1:1").topics
-    with EmbeddedBroker(topics) as broker:
-        settings = make_settings(broker.bootstrap_servers)
+    with EmbeddedBroker(settings.topics) as broker:
+        settings = settings.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
+        write = partial(broker.produce, headers=[("source", b"demo")])
         async with trio.open_nursery() as nursery:
             server = await nursery.start(supervise_until_stopped, settings, nursery.cancel_scope)
-            console.print(_invitation(server.addresses[0], rate))
-            await produce_steadily(broker, topics, AssetEvents(seed), rate)
+            console.print(invitation(server.addresses[0], rate))
+            await produce_steadily(write, settings.topics, AssetEvents(seed), rate)
 
 
 async def supervise_until_stopped(  # noqa: ASYNC128 - supervise calls task_status.started
@@ -100,29 +133,57 @@ async def supervise_until_stopped(  # noqa: ASYNC128 - supervise calls task_stat
     everything.cancel()
 
 
-async def produce_steadily(broker: EmbeddedBroker, topics: tuple[str, ...], events: AssetEvents, rate: float) -> None:
-    """Write ``rate`` records per second, paced by when each is due: a late one does not delay the next."""
+async def produce_steadily(
+    write: Callable[[str, bytes, bytes], None],
+    topics: tuple[str, ...],
+    events: Iterator[tuple[bytes, bytes]],
+    rate: float,
+) -> None:
+    """Write ``rate`` records per second, paced by when each is due: a late one does not delay the next.
+
+    *Backpressure*: while the client's queue is full, what is due waits.
+
+    Args:
+        write: Takes topic, key and value; raises BufferError when its queue is full.
+        topics: Written to in turn.
+        events: Keys and values.
+        rate: Records per second.
+    """
     started = trio.current_time()
     written = 0
     while True:
-        due = int((trio.current_time() - started) * rate) + 1
+        now = trio.current_time()
+        if now - (started + written / rate) > LATE_SECONDS:
+            started = now - written / rate
+        due = int((now - started) * rate) + 1
         while written < due:
             key, value = next(events)
-            broker.produce(topics[written % len(topics)], key, value, [("source", b"demo")])
+            try:
+                write(topics[written % len(topics)], key, value)
+            except BufferError:
+                break
             written += 1
         await trio.sleep_until(max(started + written / rate, trio.current_time() + TICK_SECONDS))
 
 
-def _invitation(address: tuple[str, int], rate: float) -> Panel:
+def invitation(address: tuple[str, int], rate: float) -> Panel:
+    """What to open and what to type, and how to stop."""
     host, port = address
-    http = f"http://{host}:{port}"
-    return Panel(
-        f"[bold]{http}/[/]          the page\n"
-        f"[bold]{http}/status[/]    what the replica is doing\n"
-        f"[bold]{http}/metrics[/]   for Prometheus\n\n"
-        f"curl -N {http}/events\n"
-        f"python -m websockets ws://{host}:{port}/ws\n\n"
-        f"{rate:g} records/s from an embedded broker. Ctrl-C stops.",
-        title="dispatcher demo",
-        expand=False,
-    )
+    # Any address is one to listen on, not one to go to.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    pages = {
+        "/": "the page",
+        "/events": "server-sent events",
+        "/status": "what the replica is doing",
+        "/metrics": "for Prometheus",
+    }
+    width = len(f"http://{netloc}/metrics")
+    text = Text()
+    for path, what in pages.items():
+        text.append(f"http://{netloc}{path}".ljust(width), "bold").append(f"  {what}\n")
+    text.append(f"ws://{netloc}/ws".ljust(width), "bold").append("  WebSocket\n\n")
+    text.append(f"curl -N http://{netloc}/events\n")
+    text.append(f"python -m websockets ws://{netloc}/ws\n\n")
+    text.append(f"{rate:g} records a second from an embedded broker. Ctrl-C stops.")
+    return Panel(text, title="dispatcher demo", expand=False)

@@ -3,8 +3,8 @@
 Work is done once a batch, not once a subscriber: a batch is encoded once per feed in use, and the same bytes are
 offered to every live subscriber. The hub never waits for one of them.
 
-*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run` and `Hub.wait_until_left`, so every
-other method is one step that no task can observe half done.
+*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run` and `Hub.wait_until_left`, so
+every other method is one step that no task can observe half done.
 """
 
 from collections import Counter

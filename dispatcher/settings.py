@@ -7,7 +7,6 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, field_validator, model_validator
@@ -16,12 +15,13 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+_UNITS = ((GIB, " GiB"), (MIB, " MiB"), (KIB, " KiB"))
 
 HIDDEN = "********"
 """What is shown instead of a secret."""
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_HOST = re.compile(r"[a-zA-Z0-9._-]+")
+_ADDRESS = re.compile(r"([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
 _SECRET = re.compile(
     r"password|passphrase|secret|credential|private.key|ssl.key$|.pem$|.jaas.|oauthbearer.config", re.IGNORECASE
 )
@@ -91,22 +91,14 @@ def hide_secrets(kafka: Mapping[str, Any]) -> dict[str, Any]:
 
 def display(value: object) -> str:
     """A setting's value as people write it, without loss."""
-    match value:
-        case ByteSize():
-            for size, unit in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-                if value and value % size == 0:
-                    return f"{value // size} {unit}"
-            return str(int(value))
-        case bool():
-            return str(value).lower()
-        case float():
-            return str(value).removesuffix(".0")
-        case tuple() | list():
-            return ",".join(map(display, value))
-        case Mapping():
-            return "a table"  # what is in it may be secret
-        case _:
-            return str(value)
+    if isinstance(value, ByteSize):
+        size, unit = next((unit for unit in _UNITS if value >= unit[0] and value % unit[0] == 0), (1, ""))
+        return f"{value // size}{unit}"
+    if isinstance(value, Mapping):
+        return "a table"  # what is in it may be secret
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(display, value))
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
 
 
 Size = Annotated[ByteSize, Field(ge=1)]
@@ -126,13 +118,15 @@ class Settings(BaseSettings):
     )
 
     bootstrap_servers: str = Field(
-        "127.0.0.1:9092", description="Kafka brokers to begin with, `host:port`, comma-separated."
+        default="127.0.0.1:9092", description="Kafka brokers to begin with, `host:port`, comma-separated."
     )
     topics: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("ofa_assets",), min_length=1, description="Topics to dispatch, comma-separated. Names, no patterns."
+        default=("ofa_assets",), description="Topics to dispatch, comma-separated. Names, no patterns."
     )
     group_id: str = Field(
-        "dispatcher", min_length=1, description="Consumer group that all replicas share: each record goes to one."
+        default="dispatcher",
+        min_length=1,
+        description="Consumer group that all replicas share: each record goes to one.",
     )
     client_id: str = Field(
         default_factory=lambda: f"dispatcher-{socket.gethostname()}",
@@ -140,63 +134,69 @@ class Settings(BaseSettings):
         description="Name of this replica, in Kafka and to subscribers. Different for each replica.",
     )
     bind: str = Field(
-        "127.0.0.1:8000",
+        default="127.0.0.1:8000",
         description="Where HTTP is served, `host:port`; port 0 takes any free one. "
         "Loopback by default: who may read the records is decided in front of the dispatcher.",
     )
     commit_interval_seconds: Seconds = Field(
-        0.2, gt=0, le=60, description="Least time between two commits; what a crash repeats, at most."
+        default=0.2, gt=0, le=60, description="Least time between two commits; what a crash repeats, at most."
     )
     history_bytes: Size = Field(
-        ByteSize(64 * MIB),
+        default=ByteSize(64 * MIB),
         description="Records kept in memory, undispatched ones and recent ones for slow subscribers.",
     )
     pause_above_bytes: Size = Field(
-        ByteSize(32 * MIB),
+        default=ByteSize(32 * MIB),
         description="Undispatched bytes above which fetching is paused. At most `history_bytes`.",
     )
     resume_below_bytes: Size = Field(
-        ByteSize(16 * MIB),
+        default=ByteSize(16 * MIB),
         description="Undispatched bytes below which fetching goes on. Half of `pause_above_bytes`, because each "
         "pause throws prefetched records away.",
     )
     subscriber_buffer_bytes: Size = Field(
-        ByteSize(1 * MIB),
+        default=ByteSize(1 * MIB),
         description="Bytes that may wait for one live subscriber; a fuller one catches up from the history.",
     )
     write_bytes: Size = Field(
-        ByteSize(256 * KIB),
+        default=ByteSize(256 * KIB),
         description="Most bytes handed to a socket in one write; what waits while it is under way joins the next.",
     )
     batch_bytes: Size = Field(
-        ByteSize(256 * KIB),
+        default=ByteSize(256 * KIB),
         description="A poll's records of one partition are cut into batches of about this size.",
     )
-    poll_records: int = Field(500, ge=1, le=100_000, description="Most records taken from the consumer in one poll.")
+    poll_records: int = Field(
+        default=500, ge=1, le=100_000, description="Most records taken from the consumer in one poll."
+    )
     socket_unsent_bytes: Size = Field(
-        ByteSize(128 * KIB),
+        default=ByteSize(128 * KIB),
         le=GIB,
         description="Bytes that the kernel may hold unsent for one subscriber (TCP_NOTSENT_LOWAT). What the kernel "
         "holds counts as dispatched, so it is kept small.",
     )
     stall_timeout_seconds: Seconds = Field(
-        30, gt=0, description="A connection that takes no byte, or answers no ping, for this long is closed."
+        default=30, gt=0, description="A connection that takes no byte, or answers no ping, for this long is closed."
     )
     heartbeat_seconds: Seconds = Field(
-        15, gt=0, description="Time between signs of life on a quiet stream. Proxies cut silent connections."
+        default=15, gt=0, description="Time between signs of life on a quiet stream. Proxies cut silent connections."
     )
     drain_seconds: Seconds = Field(
-        0.2,
+        default=0.2,
         description="How long a revoked partition waits for writes under way before it is let go. "
         "Less than `shutdown_seconds`.",
     )
     shutdown_seconds: Seconds = Field(
-        10, gt=0, description="Time from SIGTERM to the end of the process, whatever clients and brokers do."
+        default=10, gt=0, description="Time from SIGTERM to the end of the process, whatever clients and brokers do."
     )
-    max_subscribers: int = Field(10_000, ge=1, description="Subscribers on this replica; more are sent elsewhere.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    max_subscribers: int = Field(
+        default=10_000, ge=1, description="Subscribers on this replica; more are sent elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
     log_format: Literal["auto", "console", "json"] = Field(
-        "auto",
+        default="auto",
         description="`console` for people, `json` for machines; `auto` tells by whether stderr is a terminal.",
     )
     kafka: dict[str, str | int | float | bool] = Field(
@@ -242,6 +242,8 @@ class Settings(BaseSettings):
     @field_validator("topics")
     @classmethod
     def _check_topics(cls, topics: tuple[str, ...]) -> tuple[str, ...]:
+        if not topics:
+            raise ValueError("name at least one topic")
         for topic in topics:
             if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
                 raise ValueError(f"{topic!r} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
@@ -305,14 +307,7 @@ class Settings(BaseSettings):
 
 def _split_address(text: str) -> tuple[str, int]:
     """Host and port of ``host:port``, an IPv6 host without its brackets."""
-    host, _, port = text.rpartition(":")
-    try:
-        if host.startswith("[") and host.endswith("]"):
-            host = str(IPv6Address(host[1:-1]))
-        elif not _HOST.fullmatch(host):
-            raise ValueError
-        if not (port.isascii() and port.isdecimal() and int(port) < 65536):
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:8000, kafka-1:9092, or [::1]:8000") from None
-    return host, int(port)
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:8000, kafka-1:9092, or [::1]:8000")
+    return match[1].strip("[]"), int(match[2])

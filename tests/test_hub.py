@@ -226,7 +226,7 @@ async def test_heartbeats_come_in_time_and_carry_the_position(
     await trio.sleep(1)
     bench.publish(ONE)
     await trio.sleep(30)
-    assert 3 == sum(b"\nid: " in write for write in transport.writes[2:])
+    assert sum(b"\nid: " in write for write in transport.writes[2:]) == 3
     assert b"10\r\nid: assets:0=0\n\n\r\n" in transport.writes[-1]
 
     async def ping(websocket: RecordingTransport) -> None:

@@ -155,7 +155,7 @@ def test_permessage_deflate_is_not_negotiated(replica: Replica) -> None:
 async def test_head_is_headers_only(replica: Replica) -> None:
     """No subscriber comes of it (trap W9)."""
     await wait_for(replica, subscribers=0)
-    response = httpx2.head(f"{replica.url}/events")
+    response = await trio.to_thread.run_sync(httpx2.head, f"{replica.url}/events")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
     assert replica.status()["subscribers"]["total"] == 0

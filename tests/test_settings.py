@@ -1,0 +1,407 @@
+"""Settings: where they come from, what is refused and how it is told, and what is never shown."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ByteSize, ValidationError
+
+from dispatcher.configuration import load, reference
+from dispatcher.errors import SettingsError, SettingsProblem
+from dispatcher.kafka.properties import OWNED
+from dispatcher.settings import HIDDEN, OWNED_KAFKA_PROPERTIES, Settings, display, is_secret
+
+MIB = 1024 * 1024
+SECRET = "hunter2"  # noqa: S105 - what must never be seen
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, so that no dispatcher.toml of somebody else counts."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def problems(
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    toml: str = "",
+) -> dict[str, SettingsProblem]:
+    """What is told about these settings, by key."""
+    Path("dispatcher.toml").write_text(toml)
+    with pytest.raises(SettingsError) as caught:
+        load(flags or {}, environment or {})
+    found = {problem.key: problem for problem in caught.value.problems}
+    assert len(found) == len(caught.value.problems), "each problem is told once"
+    return found
+
+
+def remedy(**flags: object) -> str:
+    """What is told about the only wrong setting."""
+    (problem,) = problems(flags).values()
+    return problem.remedy
+
+
+class TestSources:
+    """Flag, environment, file, default."""
+
+    def test_defaults_are_those_of_the_design(self) -> None:
+        """Without any source, all is default and says so."""
+        loaded = load({}, {})
+        assert {"default"} == set(loaded.origins.values())
+        settings = loaded.settings
+        assert (
+            settings.bootstrap_servers,
+            settings.topics,
+            settings.group_id,
+        ) == ("127.0.0.1:9092", ("ofa_assets",), "dispatcher")
+        assert (
+            settings.history_bytes,
+            settings.pause_above_bytes,
+            settings.resume_below_bytes,
+            settings.subscriber_buffer_bytes,
+        ) == (64 * MIB, 32 * MIB, 16 * MIB, MIB)
+        assert settings.client_id.startswith("dispatcher-")
+
+    @pytest.mark.parametrize(
+        ("sources", "expected", "origin"),
+        [
+            (("flag", "environment", "file"), "from-flag", "flag --group-id"),
+            (("environment", "file"), "from-environment", "environment DISPATCHER_GROUP_ID"),
+            (("file",), "from-file", "dispatcher.toml"),
+            ((), "dispatcher", "default"),
+        ],
+    )
+    def test_the_strongest_source_wins_and_is_named(self, sources: tuple[str, ...], expected: str, origin: str) -> None:
+        """A flag is stronger than the environment, the environment than the file, the file than the default."""
+        if "file" in sources:
+            Path("dispatcher.toml").write_text('group_id = "from-file"')
+        loaded = load(
+            {"group_id": "from-flag"} if "flag" in sources else {},
+            {"DISPATCHER_GROUP_ID": "from-environment"} if "environment" in sources else {},
+        )
+        assert expected == loaded.settings.group_id
+        assert origin == loaded.origins["group_id"]
+
+    def test_kafka_properties_merge_key_by_key(self) -> None:
+        """Each source adds to the [kafka] table; the stronger wins a key that both have."""
+        Path("dispatcher.toml").write_text(
+            "[kafka]\nsession.timeout.ms = 6000\n'fetch.wait.max.ms' = 5\ncheck.crcs = true\n"
+        )
+        loaded = load(
+            {"kafka": ("fetch.wait.max.ms=7",)},
+            {"DISPATCHER_KAFKA__SESSION_TIMEOUT_MS": "9000", "DISPATCHER_KAFKA__LOG_LEVEL": "3"},
+        )
+        expected = {"session.timeout.ms": "9000", "fetch.wait.max.ms": "7", "check.crcs": True, "log_level": "3"}
+        assert expected == loaded.settings.kafka
+        assert loaded.origins["kafka.session.timeout.ms"] == "environment DISPATCHER_KAFKA__SESSION_TIMEOUT_MS"
+        assert loaded.origins["kafka.fetch.wait.max.ms"] == "flag -X fetch.wait.max.ms"
+        assert loaded.origins["kafka.check.crcs"] == "dispatcher.toml"
+
+    def test_a_file_by_name_takes_the_place_of_the_one_in_the_folder(self, folder: Path) -> None:
+        """``--config`` names the only file that is read."""
+        Path("dispatcher.toml").write_text('group_id = "folder"')
+        other = folder / "other.toml"
+        other.write_text('client_id = "other"')
+        loaded = load({}, {}, other)
+        assert (loaded.settings.group_id, loaded.settings.client_id) == ("dispatcher", "other")
+        assert str(other) == loaded.origins["client_id"]
+
+    def test_settings_for_flags_only_are_not_read_elsewhere(self) -> None:
+        """The demo does not bring a production broker's password to its own broker."""
+        Path("dispatcher.toml").write_text('group_id = "file"\n[kafka]\nsecurity.protocol = "ssl"\n')
+        loaded = load(
+            {"kafka": ("check.crcs=true",)},
+            {"DISPATCHER_BOOTSTRAP_SERVERS": "kafka:1"},
+            flags_only={"bootstrap_servers", "kafka"},
+        )
+        assert loaded.settings.kafka == {"check.crcs": "true"}
+        assert (loaded.settings.bootstrap_servers, loaded.settings.group_id) == ("127.0.0.1:9092", "file")
+
+    def test_other_programs_variables_are_left_alone(self) -> None:
+        """Only DISPATCHER_* counts."""
+        assert Settings() == load({}, {"GROUP_ID": "no", "KAFKA__X": "no"}).settings
+
+    def test_making_settings_reads_nothing_behind_the_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The class itself looks at its arguments alone."""
+        monkeypatch.setenv("DISPATCHER_GROUP_ID", "environment")
+        assert Settings().group_id == "dispatcher"
+
+
+class TestValues:
+    """What a value may look like."""
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [("64 MiB", 64 * MIB), ("512KiB", 512 * 1024), ("1.5 KiB", 1536), ("1000", 1000), (1, 1), ("2 kB", 2000)],
+    )
+    def test_sizes_are_bytes_or_human(self, given: object, expected: int) -> None:
+        """Plain numbers and units both work."""
+        assert expected == load({"subscriber_buffer_bytes": given}, {}).settings.subscriber_buffer_bytes
+
+    def test_every_buffer_may_have_size_1(self) -> None:
+        """The least size is 1, in all of them together."""
+        sizes = {name: "1" for name in Settings.model_fields if name.endswith("_bytes")}
+        settings = load(sizes, {}).settings
+        assert {1} == {getattr(settings, name) for name in sizes}
+
+    @pytest.mark.parametrize(
+        ("bind", "expected"),
+        [("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:0", ("::1", 0)), ("localhost:8000", ("localhost", 8000))],  # noqa: S104
+    )
+    def test_bind_takes_names_and_both_kinds_of_addresses(self, bind: str, expected: tuple[str, int]) -> None:
+        """Host and port, IPv6 in brackets, port 0 for any."""
+        assert expected == Settings(bind=bind).bind_address
+
+    @pytest.mark.parametrize("bind", ["", "8000", ":8000", "host:", "host:x", "host:65536", "::1:80", "[]:80", "a b:1"])
+    def test_bind_refuses_what_is_not_host_and_port(self, bind: str) -> None:
+        """The reason shows how it is written."""
+        assert "is not host:port, such as" in remedy(bind=bind)
+
+    @pytest.mark.parametrize("servers", ["", "kafka", "a:1,", "a:1,,b:2", "http://a:1", "::1:9092", "a:0"])
+    def test_brokers_are_hosts_with_ports(self, servers: str) -> None:
+        """A list with a hole or without a port is refused before librdkafka guesses."""
+        assert "such as" in remedy(bootstrap_servers=servers)
+
+    def test_brokers_and_topics_may_be_spaced(self) -> None:
+        """Space after a comma is for the reader."""
+        settings = load({"bootstrap_servers": "a:1, [::1]:2", "topics": "x, y"}, {}).settings
+        assert (settings.bootstrap_servers, settings.topics) == ("a:1,[::1]:2", ("x", "y"))
+
+    @pytest.mark.parametrize("topics", ["", "^assets.*", "a,,b", ".", "..", "ä", "a" * 250, "a b"])
+    def test_topics_are_legal_names(self, topics: str) -> None:
+        """No pattern, no empty name, nothing that Kafka would refuse."""
+        assert "is not a topic name" in remedy(topics=topics)
+
+    @pytest.mark.parametrize(("topics", "reason"), [(["a", "a"], "once"), ([], "at least one"), ([1], "string")])
+    def test_topics_are_a_list_of_different_names(self, topics: object, reason: str) -> None:
+        """None twice, not none, names only."""
+        assert reason in remedy(topics=topics)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "reason"),
+        [
+            ("history_bytes", "much", "a size such as 64 MiB"),
+            ("history_bytes", "3 bananas", "a size such as 64 MiB"),
+            ("write_bytes", "0", "greater than or equal to 1"),
+            ("write_bytes", True, "true and false"),
+            ("socket_unsent_bytes", "4 GiB", "less than or equal to"),
+            ("commit_interval_seconds", "0", "greater than 0"),
+            ("heartbeat_seconds", "nan", "finite"),
+            ("stall_timeout_seconds", "inf", "finite"),
+            ("shutdown_seconds", "1e9", "less than or equal to 86400"),
+            ("drain_seconds", "-1", "greater than or equal to 0"),
+            ("max_subscribers", "0", "greater than or equal to 1"),
+            ("poll_records", "some", "integer"),
+            ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
+            ("group_id", "", "at least 1 character"),
+        ],
+    )
+    def test_a_wrong_value_is_told_with_what_would_be_right(self, name: str, value: object, reason: str) -> None:
+        """The remedy names the bound, the unit or the choices."""
+        assert reason in remedy(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("flags", "key", "expected"),
+        [
+            ({"history_bytes": "20 MiB"}, "pause_above_bytes (default)", "at most history_bytes (20 MiB)"),
+            ({"resume_below_bytes": "33 MiB"}, "resume_below_bytes (--resume-below-bytes)", "at most pause_above"),
+            ({"drain_seconds": "10"}, "drain_seconds (--drain-seconds)", "less than shutdown_seconds (10)"),
+        ],
+    )
+    def test_settings_that_do_not_fit_together_are_refused(
+        self, flags: dict[str, str], key: str, expected: str
+    ) -> None:
+        """Marks within the history, drain within the shutdown."""
+        assert problems(flags)[key].remedy.startswith(expected)
+
+    def test_frozen(self) -> None:
+        """Settings do not change once they are made."""
+        with pytest.raises(ValidationError, match="frozen"):
+            Settings().bind = "127.0.0.1:1"
+
+
+class TestKafkaProperties:
+    """The [kafka] table."""
+
+    @pytest.mark.parametrize("name", list(OWNED_KAFKA_PROPERTIES))
+    def test_what_the_dispatcher_owns_is_refused_with_the_reason(self, name: str) -> None:
+        """By the name that the user wrote, from flags and from the environment."""
+        variable = f"DISPATCHER_KAFKA__{name.upper().replace('.', '_')}"
+        assert OWNED_KAFKA_PROPERTIES[name] in problems({"kafka": (f"{name}=1",)})[f"kafka.{name} (-X {name})"].remedy
+        assert f"kafka.{name} ({variable})" in problems(environment={variable: "1"})
+
+    def test_all_that_the_kafka_room_overrides_is_refused(self) -> None:
+        """Otherwise a user's property would be dropped in silence."""
+        assert set(OWNED) <= set(OWNED_KAFKA_PROPERTIES)
+
+    @pytest.mark.parametrize("protocol", ["consumer", "CONSUMER"])
+    @pytest.mark.parametrize("name", ["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"])
+    def test_classic_properties_do_not_go_with_the_new_protocol(self, name: str, protocol: str) -> None:
+        """The consumer could not be made with them, so they are refused before anything starts (trap K10)."""
+        found = problems({"kafka": (f"group.protocol={protocol}", f"{name}=x")})
+        assert "KIP-848" in found[f"kafka.{name} (-X {name})"].remedy
+        assert load({"kafka": ("group.protocol=classic", f"{name}=x")}, {}).settings.kafka[name] == "x"
+
+    def test_a_value_that_is_no_scalar_is_refused(self) -> None:
+        """A list has no meaning to librdkafka; the other keys are checked all the same."""
+        found = problems(toml="[kafka]\ndebug = ['cgrp']\nenable.auto.commit = true\n")
+        assert {"kafka.debug (dispatcher.toml)", "kafka.enable.auto.commit (dispatcher.toml)"} == set(found)
+
+    @pytest.mark.parametrize("pair", ["novalue", "=x", ""])
+    def test_a_flag_without_key_and_value_is_refused(self, pair: str) -> None:
+        """As kcat has it: -X key=value."""
+        assert "use key=value" in problems({"kafka": (pair,)})["-X"].remedy
+
+
+class TestProblems:
+    """All of them at once, each where it stands."""
+
+    def test_every_problem_of_every_source_is_told_at_once(self) -> None:
+        """Wrong alone, wrong together, unknown, and misplaced: one run tells all."""
+        found = problems(
+            {"bind": "x", "drain_seconds": "11", "kafka": ("bad", "group.id=mine")},
+            {"DISPATCHER_MAX_SUBSCRIBERS": "many", "DISPATCHER_HISTROY_BYTES": "1"},
+            'heartbeat = 3\ntopics = []\n[kafka]\nclient.id = "x"\n',
+        )
+        assert set(found) == {
+            "bind (--bind)",
+            "drain_seconds (--drain-seconds)",
+            "-X",
+            "kafka.group.id (-X group.id)",
+            "max_subscribers (DISPATCHER_MAX_SUBSCRIBERS)",
+            "DISPATCHER_HISTROY_BYTES",
+            "heartbeat (dispatcher.toml)",
+            "topics (dispatcher.toml)",
+            "kafka.client.id (dispatcher.toml)",
+        }
+        assert (
+            found["bind (--bind)"].value,
+            found["max_subscribers (DISPATCHER_MAX_SUBSCRIBERS)"].value,
+            found["drain_seconds (--drain-seconds)"].value,
+        ) == ("x", "many", "11")
+
+    def test_a_wrong_value_does_not_make_others_look_wrong(self) -> None:
+        """What is compared with a value that could not be read is not blamed."""
+        found = problems({"history_bytes": "mcuh", "pause_above_bytes": "1 GiB", "resume_below_bytes": "1 GiB"})
+        assert {"history_bytes (--history-bytes)"} == set(found)
+
+    @pytest.mark.parametrize(
+        ("name", "suggestion"),
+        [
+            ("DISPATCHER_HISTROY_BYTES", "did you mean DISPATCHER_HISTORY_BYTES?"),
+            ("DISPATCHER_KAFKA_DEBUG", "did you mean DISPATCHER_KAFKA__DEBUG?"),
+            ("DISPATCHER_KAFKA", "did you mean DISPATCHER_KAFKA__"),
+            ("DISPATCHER_QQQ", "`dispatcher config` lists them"),
+        ],
+    )
+    def test_an_unknown_variable_gets_a_suggestion(self, name: str, suggestion: str) -> None:
+        """A typing error in the environment is not ignored."""
+        assert suggestion in problems(environment={name: "1"})[name].remedy
+
+    def test_an_unknown_key_in_the_file_gets_a_suggestion(self) -> None:
+        """Nor is one in the file."""
+        found = problems(toml='history-bytes = 1\n[kakfa]\nsasl.password = "x"\n')
+        assert found["history-bytes (dispatcher.toml)"].remedy.endswith("did you mean history_bytes?")
+        assert found["kakfa (dispatcher.toml)"].remedy.endswith("did you mean kafka?")
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [(b"bind = ", "at end of document"), (b"[kafka\n", "line 1"), (b"\xff\xfe", "utf-8"), (b"kafka = 3", "table")],
+    )
+    def test_a_file_that_is_not_toml_is_told_with_the_place(self, folder: Path, content: bytes, reason: str) -> None:
+        """And what the flags got wrong is told beside it."""
+        path = folder / "broken.toml"
+        path.write_bytes(content)
+        with pytest.raises(SettingsError, match=reason) as caught:
+            load({"bind": "x"}, {}, path)
+        assert len(caught.value.problems) == 2
+
+    def test_a_file_that_is_not_there_is_told_only_when_it_was_asked_for(self, folder: Path) -> None:
+        """No dispatcher.toml is no problem; no ``--config`` file is one."""
+        load({}, {})
+        with pytest.raises(SettingsError, match="No such file"):
+            load({}, {}, folder / "missing.toml")
+
+
+class TestSecrets:
+    """Never in output, errors, or a repr."""
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "sasl.password",
+            "SASL.PASSWORD",
+            "ssl.key.password",
+            "ssl.key.pem",
+            "ssl.certificate.pem",
+            "ssl.keystore.password",
+            "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.config",
+            "sasl.oauthbearer.client.credentials.client.secret",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.oauthbearer.assertion.private.key.pem",
+        ],
+    )
+    def test_properties_that_hold_secrets_are_known(self, key: str) -> None:
+        """Passwords, passphrases, keys, and configurations that hold them."""
+        assert is_secret(key)
+
+    @pytest.mark.parametrize("key", ["sasl.username", "sasl.mechanism", "session.timeout.ms", "security.protocol"])
+    def test_other_properties_are_shown(self, key: str) -> None:
+        """What is not secret helps when it is seen."""
+        assert not is_secret(key)
+
+    def test_repr_hides_them(self) -> None:
+        """Neither logs nor tracebacks show them."""
+        settings = Settings(kafka={"sasl.password": SECRET, "sasl.username": "me"})
+        assert SECRET not in f"{settings!r}{settings}"
+        assert HIDDEN in repr(settings)
+        assert "me" in repr(settings)
+
+    def test_the_library_s_own_error_hides_them(self) -> None:
+        """Also where somebody makes Settings by hand."""
+        with pytest.raises(ValidationError) as caught:
+            Settings(kafka={"sasl.password": [SECRET]})  # type: ignore[dict-item]
+        assert SECRET not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("flags", "environment", "toml"),
+        [
+            ({"kafka": (f"sasl.password:{SECRET}",)}, {}, ""),
+            ({"kafka": (f"sasl.password={SECRET}", "group.id=1")}, {}, ""),
+            ({}, {"DISPATCHER_SASL_PASSWORD": SECRET}, ""),
+            ({}, {"DISPATCHER_KAFKA_SASL_PASSWORD": SECRET}, ""),
+            ({}, {}, f'sasl.password = "{SECRET}"'),
+            ({}, {}, f'sasl_password = "{SECRET}"'),
+            ({}, {}, f'[kakfa]\nsasl.password = "{SECRET}"'),
+            ({}, {}, f'[kafka]\nsasl.password = ["{SECRET}"]'),
+            ({}, {}, f'kafka = "sasl.password={SECRET}"'),
+            ({}, {}, f'kafka.sasl.password = "{SECRET}'),
+        ],
+    )
+    def test_errors_hide_them_wherever_they_were_put(
+        self, flags: dict[str, Any], environment: dict[str, str], toml: str
+    ) -> None:
+        """In the right place, in a wrong one, misspelt, or in a broken file."""
+        Path("dispatcher.toml").write_text(toml)
+        with pytest.raises(SettingsError) as caught:
+            load(flags, environment)
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, "1"), (1000, "1000"), (1024, "1 KiB"), (1536, "1536"), (64 * MIB, "64 MiB"), (MIB + 1, "1048577")],
+)
+def test_a_size_is_shown_without_loss(size: int, expected: str) -> None:
+    """A unit is used where it is exact, so that what is shown can be given again."""
+    settings = Settings(write_bytes=ByteSize(size))
+    assert expected == display(settings.write_bytes)
+    assert settings == load({"write_bytes": expected, "client_id": settings.client_id}, {}).settings
+
+
+def test_the_reference_is_current() -> None:
+    """docs/settings.md says what the class says; ``nox -s settings`` writes it anew."""
+    assert reference() == (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
