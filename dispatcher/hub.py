@@ -123,9 +123,9 @@ class Hub:
         self._published_records += len(batch.records)
         for feed, live in tuple(self._live.items()):
             if batch.partition.topic in feed.topics:
-                size_bytes = len(self.data(feed, entry))
+                data = self.data(feed, entry)
                 for subscriber in tuple(live.values()):
-                    subscriber.offer(entry, size_bytes)
+                    subscriber.offer(entry, data)
 
     # What subscribers ask (subscriber.Source).
 
@@ -140,7 +140,7 @@ class Hub:
     def dispatched(self, entries: Iterable[Entry]) -> None:
         """A subscriber's socket accepted all bytes of these entries."""
         for entry in entries:
-            self._deliveries += len(entry.batch.records)
+            self._deliveries += entry.records
             if not entry.dispatched:
                 self._first_dispatched(entry)
 
@@ -256,7 +256,7 @@ class Hub:
         if not self.history.dispatched(entry) and not entry.retired:
             return
         entry.dispatched = True
-        self._dispatched_records += len(entry.batch.records)
+        self._dispatched_records += entry.records
         self._on_dispatched(entry.batch)
 
     def _remove_live(self, subscriber: Subscriber) -> None:

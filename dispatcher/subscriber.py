@@ -42,6 +42,10 @@ class Goodbye:
     retry_ms: int
 
 
+_Item = tuple[Entry, bytes]
+"""An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
+
+
 class SubscriberState(StrEnum):
     """Where a subscriber stands."""
 
@@ -151,25 +155,25 @@ class Subscriber:
         self._transport = transport
         self._buffer_bytes = buffer_bytes
         self._write_bytes = write_bytes
-        self._send_channel, self._receive_channel = trio.open_memory_channel[Entry | None](CHANNEL_ENTRIES)
+        self._send_channel, self._receive_channel = trio.open_memory_channel[_Item | None](CHANNEL_ENTRIES)
         self._buffered_bytes = 0
-        self._handed: Entry | None = None
+        self._handed: _Item | None = None
         self._told: tuple[int, bool] | None = None
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
 
-    def offer(self, entry: Entry, size_bytes: int) -> None:
+    def offer(self, entry: Entry, data: bytes) -> None:
         """Put a new entry into the channel; when it is full the subscriber catches up from where it is.
 
         Never waits. Called by the hub for live subscribers only.
         """
-        if not self._buffered_bytes or self._buffered_bytes + size_bytes <= self._buffer_bytes:
+        if not self._buffered_bytes or self._buffered_bytes + len(data) <= self._buffer_bytes:
             try:
-                self._send_channel.send_nowait(entry)
+                self._send_channel.send_nowait((entry, data))
             except trio.WouldBlock:
                 pass
             else:
-                self._buffered_bytes += size_bytes
+                self._buffered_bytes += len(data)
                 return
         self._catch_up()
 
@@ -199,20 +203,20 @@ class Subscriber:
             SubscriberStalledError: the client took nothing for too long.
         """
         while self._goodbye is None:
-            entries = self._take()
+            taken = self._take()
             buffers = self._control()
-            buffers += [self._source.data(self.feed, entry) for entry in entries]
+            buffers += [data for _, data in taken]
             if not buffers:
                 self._handed = await self._receive_channel.receive()
                 continue
-            self.in_flight = entries
+            entries = self.in_flight = [entry for entry, _ in taken]
             try:
                 await self._transport.send_all(buffers)
                 self._source.dispatched(entries)
             finally:
                 self.in_flight = ()
             for entry in entries:
-                self.records += len(entry.batch.records)
+                self.records += entry.records
         goodbye = self._goodbye
         await self._transport.send_all([self.feed.wire.goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)])
         return goodbye
@@ -234,48 +238,49 @@ class Subscriber:
             sequence=self.cursor.sequence,
         )
 
-    def _take(self) -> list[Entry]:
+    def _take(self) -> list[_Item]:
         """What goes into the next write: from the channel when live, else from the history."""
         handed, self._handed = self._handed, None
         if self.state is SubscriberState.LIVE:
             return self._take_live(handed)
-        entries = self._take_history()
-        if not entries and self._goodbye is None:
+        taken = self._take_history()
+        if not taken and self._goodbye is None:
             self.state = SubscriberState.LIVE
             self._source.now_live(self)
-        return entries
+        return taken
 
-    def _take_live(self, entry: Entry | None) -> list[Entry]:
-        entries: list[Entry] = []
+    def _take_live(self, item: _Item | None) -> list[_Item]:
+        taken: list[_Item] = []
         size_bytes = 0
         while True:
-            if entry is not None:
-                length = len(self._source.data(self.feed, entry))
-                self._buffered_bytes -= length
+            if item is not None:
+                entry, data = item
+                self._buffered_bytes -= len(data)
                 self.cursor.sequence = entry.sequence
                 if not entry.retired:
-                    entries.append(entry)
-                    size_bytes += length
+                    taken.append(item)
+                    size_bytes += len(data)
             if size_bytes >= self._write_bytes:
-                return entries
+                return taken
             try:
-                entry = self._receive_channel.receive_nowait()
+                item = self._receive_channel.receive_nowait()
             except trio.WouldBlock:
-                return entries
+                return taken
 
-    def _take_history(self) -> list[Entry]:
-        entries: list[Entry] = []
+    def _take_history(self) -> list[_Item]:
+        taken: list[_Item] = []
         size_bytes = 0
         try:
             while size_bytes < self._write_bytes:
                 entry = self._source.next_entry(self.cursor)
                 if entry is None:
                     break
-                entries.append(entry)
-                size_bytes += len(self._source.data(self.feed, entry))
+                data = self._source.data(self.feed, entry)
+                taken.append((entry, data))
+                size_bytes += len(data)
         except FellBehindError as error:
             self.end(Goodbye(error.close_code, str(error), RETRY_MS))
-        return entries
+        return taken
 
     def _catch_up(self) -> None:
         """Leave the live feed; what the channel held is in the history, behind the cursor."""

@@ -117,8 +117,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.real_broker)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which broker the results are about."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which broker the results are about, and keep it for what reports after us."""
     if _used:
         used = ", ".join(_used)
     elif _missing:
@@ -126,3 +126,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     else:
         used = "none (no test needed one)"
     terminalreporter.write_line(f"Kafka broker: {used}")
+    assert config.cache is not None
+    config.cache.set("dispatcher/kafka-broker", f"Kafka broker: {used}")

@@ -23,7 +23,7 @@ from dispatcher.sansio.records import Batch, TopicPartition
 class Entry:
     """One batch in the history, with what was encoded from it."""
 
-    __slots__ = ("batch", "bytes", "dispatched", "encoded", "own_index", "retired", "sequence", "snapshot")
+    __slots__ = ("batch", "bytes", "dispatched", "encoded", "own_index", "records", "retired", "sequence", "snapshot")
 
     def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, own_index: int) -> None:
         self.sequence = sequence
@@ -35,6 +35,8 @@ class Entry:
         self.encoded: dict[object, bytes] = {}
         """Ready-made bytes by feed: encoded once, the same object for every subscriber."""
         self.bytes = batch.size_bytes
+        self.records = len(batch.records)
+        """Number of records, known also when they are gone."""
         self.dispatched = False
         self.retired = False
         """Its partition has left the replica: nobody is handed it any more."""
@@ -126,7 +128,7 @@ class History:
         partition.entries.append(entry)
         partition.waiting[entry.sequence] = entry
         partition.waiting_bytes += entry.bytes
-        partition.waiting_records += len(batch.records)
+        partition.waiting_records += entry.records
         self.bytes += entry.bytes
         self.waiting_bytes += entry.bytes
         self.trim()
@@ -153,7 +155,7 @@ class History:
         partition = self._partitions[entry.batch.partition]
         del partition.waiting[entry.sequence]
         partition.waiting_bytes -= entry.bytes
-        partition.waiting_records -= len(entry.batch.records)
+        partition.waiting_records -= entry.records
         self.waiting_bytes -= entry.bytes
         self._dispatched.append(entry)
         self.trim()
@@ -224,6 +226,9 @@ class History:
             self._trimmed_to = max(self._trimmed_to, entry.sequence)
             del self._entries[entry.sequence]
             self.bytes -= entry.bytes
+            # A subscriber's channel may still hold it for the bytes that are to be sent, and only for them.
+            entry.encoded.clear()
+            entry.batch.records = ()
         self._compact()
 
     def statistics(self) -> HistoryStatistics:
