@@ -6,8 +6,10 @@ Rules of this module:
 * Above it, every partition that holds more than its fair share (``resume_below`` divided by the number of
   partitions) is paused. A partition whose records find subscribers stays below its share and goes on: a topic
   to which nobody listens does not stop one to which somebody does.
-* A paused partition flows again when all that waits fell below ``resume_below``, or its own part below half
-  its share.
+* Above ``pause_above + resume_below`` everything is paused: many partitions, each a little over its share by
+  what one poll brought, are not bounded by their shares.
+* A paused partition flows again when all that waits fell below ``resume_below``; or, below that ceiling, when
+  its own part fell to half its share.
 
 So what waits never exceeds ``pause_above + resume_below`` and what one poll brings on top.
 """
@@ -68,11 +70,16 @@ class FlowControl:
         if total <= self.pause_above and not self._paused:
             return None
         share = self.resume_below / max(1, len(self._paused) + len(self._flowing))
-        if total < self.resume_below or total == 0:
+        pause: frozenset[TopicPartition] = frozenset()
+        resume: frozenset[TopicPartition] = frozenset()
+        if total > self.pause_above + self.resume_below:
+            pause = frozenset(self._flowing)
+        elif total < self.resume_below or total == 0:
             resume = frozenset(self._paused)
         else:
             resume = frozenset(p for p in self._paused if waiting.get(p, 0) <= share / 2)
-        pause = frozenset(p for p in self._flowing if total > self.pause_above and waiting.get(p, 0) > share)
+            if total > self.pause_above:
+                pause = frozenset(p for p in self._flowing if waiting.get(p, 0) > share)
         if not pause and not resume:
             return None
         self._paused = (self._paused | pause) - resume

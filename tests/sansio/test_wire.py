@@ -56,10 +56,12 @@ class EventSource:
         self.retry: int | None = None
 
     def feed(self, data: bytes) -> "EventSource":
-        """Interpret a whole stream."""
+        """Interpret a whole stream; an event without the blank line behind it never fires."""
         text = data.decode()
-        kind, buffer, event_id = "", "", ""
-        for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        kind, buffer, event_id = "", "", self.last_event_id
+        *lines, unfinished = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        assert unfinished == ""
+        for line in lines:
             if line == "":
                 self.last_event_id = event_id
                 if buffer:
