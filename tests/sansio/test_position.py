@@ -46,6 +46,7 @@ def test_a_snapshot_leaves_out_what_is_unknown_and_other_topics() -> None:
     assert snapshot.id_suffix(0) == ",2=9;b:0=3"
     assert snapshot.id_suffix(0, frozenset({"a"})) == ",2=9"
     assert snapshot.format(frozenset({"a"})) == "a:0=7,2=9"
+    assert Snapshot(layout, (0, None, -1, None)).format() == "a:0=0,2=-1"
     assert Snapshot(layout, (None,) * 4).format() == ""
 
 

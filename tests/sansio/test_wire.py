@@ -147,6 +147,11 @@ def test_awkward_values_keys_and_headers(value: bytes | None) -> None:
     check_everywhere([Record(0, 5, b"k", b"v", ()), awkward, Record(2, 5, b"k", b"w", ())])
 
 
+def test_a_character_cut_in_two_by_its_records_is_binary_in_both() -> None:
+    """Values are looked at together, and still judged each by itself."""
+    check_everywhere([Record(1, 5, None, b"\xe2", ()), Record(2, 5, None, b"\x98\x83", ())])
+
+
 def test_control_events() -> None:
     """They are named events with JSON data; a goodbye sets the time to reconnect."""
     source = EventSource().feed(
