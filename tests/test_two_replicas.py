@@ -58,9 +58,8 @@ async def test_a_join_and_a_planned_stop_lose_and_repeat_nothing(
         with trio.fail_after(60):
             await trio.to_thread.run_sync(started[0].wait_for, "all of it, committed", has(PARTITIONS, lag=0))
         nursery.cancel_scope.cancel()
-    expected = {
-        (partition, offset) for partition in range(PARTITIONS) for offset in range(ROUNDS * ROUND // PARTITIONS)
-    }
+    end = ROUNDS * ROUND // PARTITIONS
+    expected = {(partition, offset) for partition in range(PARTITIONS) for offset in range(end)}
     assert set(seen) == expected, f"{len(expected - set(seen))} lost"
     assert not [own for own, times in seen.items() if times > 1], f"{sum(seen.values()) - len(seen)} repeated"
     rows = kafka.group_offsets(first.group)
