@@ -126,5 +126,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     else:
         used = "none (no test needed one)"
     terminalreporter.write_line(f"Kafka broker: {used}")
-    if config.cache is not None:
-        config.cache.set("dispatcher/kafka-broker", f"Kafka broker: {used}")
+    if (cache := getattr(config, "cache", None)) is not None:
+        cache.set("dispatcher/kafka-broker", f"Kafka broker: {used}")

@@ -256,3 +256,16 @@ async def test_state_is_told_on_change_only(nursery: trio.Nursery) -> None:
         "broker-down",
         "streaming",
     ]
+
+
+async def test_a_batch_that_leaves_the_history_when_it_is_dispatched(nursery: trio.Nursery) -> None:
+    """The history is full, so it is trimmed at once, and what was dispatched is known all the same."""
+    bench = Bench(history_bytes=1, pause_above_bytes=1, resume_below_bytes=1)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    bench.publish(ONE, TWO)
+    await settle()
+    assert transport.values == ["0", "1"]
+    assert [batch.next_offset for batch in bench.dispatched] == [1, 2]
+    assert bench.hub.statistics().history.entries == 0

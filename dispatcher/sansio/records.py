@@ -51,7 +51,16 @@ class Batch:
     behind them and never leave a hole in what can be committed.
     """
 
-    __slots__ = ("covers_from", "epoch", "leader_epoch", "partition", "records", "size_bytes")
+    __slots__ = (
+        "covers_from",
+        "epoch",
+        "first_offset",
+        "leader_epoch",
+        "next_offset",
+        "partition",
+        "records",
+        "size_bytes",
+    )
 
     def __init__(
         self,
@@ -66,22 +75,17 @@ class Batch:
             raise ValueError("a batch holds at least one record")
         self.partition = partition
         self.records = records
+        """Empty once the history has let the batch go; its offsets stay known."""
         self.epoch = epoch
         """The assignment epoch in which the batch was taken."""
         self.covers_from = records[0].offset if covers_from is None else covers_from
         self.leader_epoch = leader_epoch
         """Leader epoch of the last record (KIP-320), None when unknown."""
-        self.size_bytes = BATCH_OVERHEAD_BYTES + sum(record.size_bytes for record in records)
-
-    @property
-    def first_offset(self) -> int:
+        self.first_offset = records[0].offset
         """Offset of the first record."""
-        return self.records[0].offset
-
-    @property
-    def next_offset(self) -> int:
+        self.next_offset = records[-1].offset + 1
         """Offset behind the last record: what a commit of this batch carries."""
-        return self.records[-1].offset + 1
+        self.size_bytes = BATCH_OVERHEAD_BYTES + sum(record.size_bytes for record in records)
 
     def __repr__(self) -> str:
         return f"<Batch {self.partition} {self.first_offset}..{self.next_offset - 1} epoch {self.epoch}>"
