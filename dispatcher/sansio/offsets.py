@@ -144,14 +144,6 @@ class OffsetTracker:
             for commit in assignment.commit_beyond(partition, assignment.sent, assignment.committed)
         ]
 
-    def unconfirmed(self) -> list[Commit]:
-        """What was dispatched and not confirmed, sent or not: the last commit before leaving the group."""
-        return [
-            commit
-            for partition, assignment in self._assignments.items()
-            for commit in assignment.commit_beyond(partition, assignment.committed)
-        ]
-
     def sent(self, commits: Iterable[Commit]) -> None:
         """Take note that these commits are on their way."""
         for commit in commits:

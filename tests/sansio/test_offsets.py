@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
 from dispatcher.sansio.records import TopicPartition
@@ -129,10 +129,6 @@ def machine(make_tracker: Callable[[], OffsetTracker]) -> type[RuleBasedStateMac
             self.tracker.lost([partition])
             self.forget([partition])
 
-        @invariant()
-        def last_commits_are_honest(self) -> None:
-            self.check(self.tracker.unconfirmed(), lambda model: model.confirmed)
-
         def rich(self) -> bool:
             """Whether there is something to lose: else most runs would only come and go."""
             return sum(len(model.batches) for model in self.models.values()) > 2
@@ -238,7 +234,7 @@ def test_nothing_received_is_nothing_to_commit() -> None:
     """An assigned partition without a record has nothing to tell."""
     tracker = OffsetTracker()
     epoch = tracker.assigned(ONE)
-    assert [] == tracker.committable() == tracker.unconfirmed() == tracker.revoked([ONE])
+    assert [] == tracker.committable() == tracker.revoked([ONE])
     tracker.assigned(ONE)
     assert {ONE: PartitionStatistics(epoch + 1, None, None, None)} == tracker.statistics()
     assert frozenset({ONE}) == tracker.partitions
@@ -249,7 +245,7 @@ def test_received_and_nothing_dispatched_commits_nothing() -> None:
     tracker = OffsetTracker()
     tracker.assigned(ONE)
     tracker.received(ONE, 5, 9)
-    assert [] == tracker.committable() == tracker.unconfirmed()
+    assert tracker.committable() == []
 
 
 def test_runs_join_when_the_hole_between_them_is_filled() -> None:
