@@ -72,7 +72,7 @@ class ReplicaOperations(Collector):
             "last_error": statistics.last_error,
             "last_crossing_seconds": max(0.0, time.monotonic() - statistics.crossed_at),
             "partitions": [self._partition(statistics, partition) for partition in sorted(statistics.partitions)],
-            "commits": {"confirmed": statistics.commits.confirmed, "failed": statistics.commits.failed},
+            "commits": {"confirmed": statistics.commits.confirmed, "failed": sum(statistics.commits.failed.values())},
             "connections": self._connections(),
             "tasks": trio.lowlevel.current_statistics().tasks_living,
             "subscribers": {
@@ -129,10 +129,15 @@ class ReplicaOperations(Collector):
             ("deliveries", "Records times subscribers that took them.", hub.deliveries),
             ("fell_back", "Full channels that sent a subscriber back to catching up.", hub.fell_back),
             ("commits", "Offsets that the broker stored.", statistics.commits.confirmed),
-            ("commit_failures", "Offsets that the broker did not store.", statistics.commits.failed),
             ("rebalances", "Partitions revoked or lost.", statistics.rebalances),
         ):
             yield CounterMetricFamily(f"dispatcher_{name}", text, value=value)
+        failures = CounterMetricFamily(
+            "dispatcher_commit_failures", "Offsets that the broker did not store, by outcome.", labels=["outcome"]
+        )
+        for outcome, number in statistics.commits.failed.items():
+            failures.add_metric([outcome], number)
+        yield failures
         lag = GaugeMetricFamily(
             "dispatcher_lag_records", "Records behind the committed offset.", labels=["topic", "partition"]
         )

@@ -1,6 +1,6 @@
 """The pipeline: joins the poller, the offsets, the flow control, the commits and the hub.
 
-This is the Trio side of the poller's crossing (`kafka.poller.Downstream`). The hub and the kafka room do not know
+This is the Trio side of the poller's crossing (`kafka.crossing.Downstream`). The hub and the kafka room do not know
 each other; what one has to tell the other goes through here, in one step a crossing.
 """
 
@@ -14,7 +14,8 @@ import trio
 
 from dispatcher.hub import Hub, HubStatistics, ReplicaState
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
-from dispatcher.kafka.poller import IDLE_POLL_SECONDS, Orders, Polled, Poller
+from dispatcher.kafka.crossing import IDLE_POLL_SECONDS, Orders, Polled
+from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.properties import consumer_properties
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.flow import FlowControl
@@ -24,8 +25,8 @@ from dispatcher.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-PAUSED_POLL_SECONDS = 0.01
-"""While something is paused and somebody reads, the order to resume must not wait for an idle poll."""
+HURRIED_POLL_SECONDS = 0.01
+"""While something is paused and somebody reads, or all is about to end, an order must not wait for an idle poll."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Pipeline:
         """Commit what was dispatched, leave the group, and let `run` return."""
         self._stop = True
 
-    # The poller's crossing (kafka.poller.Downstream).
+    # The poller's crossing (kafka.crossing.Downstream).
 
     def exchange(self, polled: Polled) -> Orders:
         """Take what came in and say what to do."""
@@ -116,9 +117,11 @@ class Pipeline:
             self._take_error(name, reason)
         if polled.assigned is not None:
             self._take_assigned(polled.assigned)
-        self._commits.answered(polled.commit_results)
+        rebuild = self._commits.answered(polled.commit_results)
         for partition, records, leader_epoch in polled.groups:
             self._take_records(partition, records, leader_epoch)
+        for partition, end in polled.ends.items():
+            self._offsets.ended(partition, end)
         self._settle_state()
         pause, resume = self._decide_flow(polled.assigned or ())
         return Orders(
@@ -126,7 +129,8 @@ class Pipeline:
             pause=pause,
             resume=resume,
             stop=self._stop,
-            poll_seconds=PAUSED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
+            rebuild=rebuild,
+            poll_seconds=HURRIED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
         )
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
@@ -271,4 +275,4 @@ class Pipeline:
                 log.info("fetching goes on")
 
     def _hurried(self) -> bool:
-        return bool(self._flow.paused) and not self._nobody_listens and not self._stop_fetching
+        return self._stop_fetching or (bool(self._flow.paused) and not self._nobody_listens)

@@ -31,7 +31,8 @@ OWNED_KAFKA_PROPERTIES = {
     "metadata.broker.list": "set bootstrap_servers instead",
     "group.id": "set group_id instead",
     "client.id": "set client_id instead",
-    "enable.partition.eof": "the dispatcher reads the end of a partition from the statistics",
+    "group.instance.id": "set group_instance_id instead",
+    "enable.partition.eof": "the dispatcher needs it: offsets without a record are committed by it",
     "statistics.interval.ms": "lag and the state of brokers come from the statistics, once a second",
     "logger": "logs are the dispatcher's; see log_level and log_format",
     **dict.fromkeys(
@@ -132,6 +133,13 @@ class Settings(BaseSettings):
         default_factory=lambda: f"dispatcher-{socket.gethostname()}",
         min_length=1,
         description="Name of this replica, in Kafka and to subscribers. Different for each replica.",
+    )
+    group_instance_id: str = Field(
+        default="",
+        pattern=r"^[a-zA-Z0-9._-]{0,249}$",
+        description="Makes the replica a static member of the group (KIP-345): a restart within the session timeout "
+        "moves no partition. Different for each replica and the same after a restart, as a Swarm slot is: "
+        "`replica-{{.Task.Slot}}`. Never together with updates that start the new one first. Empty: not static.",
     )
     bind: str = Field(
         default="127.0.0.1:8000",

@@ -6,7 +6,7 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import h11
 import orjson
@@ -15,9 +15,16 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from dispatcher.sansio.messages import SUBPROTOCOL
-from tests.replicas import Replica
 
 RECEIVE_BYTES = 256 * 1024
+
+
+class Addressed(Protocol):
+    """A replica, or what stands in front of replicas."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port where it listens."""
 
 
 class Event(NamedTuple):
@@ -123,13 +130,13 @@ class SseStream:
 
 @asynccontextmanager
 async def open_sse(
-    replica: Replica, query: str = "", headers: dict[str, str] | None = None, receive_buffer_bytes: int = 0
+    replica: Addressed, query: str = "", headers: dict[str, str] | None = None, receive_buffer_bytes: int = 0
 ) -> AsyncIterator[SseStream]:
     """Open a stream; a small receive buffer makes it full soon when the test does not read."""
     sock = trio.socket.socket()
     if receive_buffer_bytes:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-    await sock.connect(("127.0.0.1", replica.port))
+    await sock.connect(replica.address)
     stream = SseStream(trio.SocketStream(sock))
     try:
         await stream.open(f"/events{query}", headers)
@@ -150,15 +157,15 @@ async def sse_records(stream: SseStream, number: int) -> list[Event]:
 
 
 @asynccontextmanager
-async def open_ws(replica: Replica, query: str = "") -> AsyncIterator[WebSocketConnection]:
+async def open_ws(replica: Addressed, query: str = "") -> AsyncIterator[WebSocketConnection]:
     """Open a WebSocket with trio-websocket, on a socket of ours, which is closed whatever happens on it."""
-    stream = await trio.open_tcp_stream("127.0.0.1", replica.port)
+    stream = await trio.open_tcp_stream(*replica.address)
     try:
         async with trio.open_nursery() as nursery:
             websocket = await wrap_client_stream(
                 nursery,
                 stream,
-                f"127.0.0.1:{replica.port}",
+                f"{replica.address[0]}:{replica.address[1]}",
                 f"/ws{query}",
                 subprotocols=[SUBPROTOCOL],
                 max_message_size=64 * 1024 * 1024,

@@ -27,6 +27,8 @@ class Replica:
         settings: More settings, as flags: ``stall_timeout_seconds=1``.
         kafka: librdkafka properties.
         code: Python to run before the command line, to put a fault in.
+        host: Where it listens.
+        command: What the command line begins with, such as ``ip netns exec NAME``.
     """
 
     def __init__(
@@ -35,17 +37,22 @@ class Replica:
         topic: str,
         *,
         group: str | None = None,
+        client_id: str = "replica",
         settings: Mapping[str, object] | None = None,
         kafka: Mapping[str, object] | None = None,
         code: str = "",
+        host: str = "127.0.0.1",
+        command: Sequence[str] = (),
     ) -> None:
+        self.host = host
         self.group = group or f"group-{topic}"
+        self.client_id = client_id
         flags = {
             "bootstrap-servers": bootstrap_servers,
             "topics": topic,
             "group-id": self.group,
-            "client-id": "replica",
-            "bind": "127.0.0.1:0",
+            "client-id": self.client_id,
+            "bind": f"{host}:0",
             "log-format": "json",
             **{name.replace("_", "-"): value for name, value in (settings or {}).items()},
         }
@@ -57,7 +64,7 @@ class Replica:
         self._log = Path(tempfile.mkstemp(prefix="replica-", suffix=".log")[1])
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", f"{code}\nfrom dispatcher.cli import main\nmain()", *arguments],
+                [*command, sys.executable, "-c", f"{code}\nfrom dispatcher.cli import main\nmain()", *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -67,7 +74,17 @@ class Replica:
     @property
     def url(self) -> str:
         """Where it serves."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def identity(self) -> str:
+        """Its name, which no other process has."""
+        return f"{self.client_id}/{self.process.pid}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self.host, self.port
 
     @property
     def log(self) -> str:
@@ -96,6 +113,15 @@ class Replica:
                 return status
             time.sleep(0.05)
         raise AssertionError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-1000:]}")
+
+    def wait_until_logged(self, event: str, seconds: float = 30.0) -> dict[str, Any]:
+        """The first log line of an event, as soon as it is there."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if lines := self.logged(event):
+                return lines[0]
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds:g} s: {event}\n{self.log[-1000:]}")
 
     def wait_until_ready(self) -> None:
         """Return when it has its partitions."""

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 import trio
 
@@ -27,18 +28,21 @@ async def test_a_join_and_a_planned_stop_lose_and_repeat_nothing(
     topic = kafka.create_topic(PARTITIONS)
     properties = {"group.protocol": protocol}
     seen: Counter[tuple[int, int]] = Counter()
+    told: list[tuple[str, str, int]] = []
 
     async def read(replica: Replica) -> None:
         async with open_sse(replica) as stream:
             while (event := await stream.next_event()) is not None:
                 if event.type == "message":
                     seen[event.own] += 1
+                elif event.type == "state":
+                    state = orjson.loads(event.data)
+                    told.append((state["replica"], state["state"], len(state["assigned"].get(topic, ()))))
 
     started: list[Replica] = []
 
     def start_second() -> Replica:
-        settings = {"client_id": "second"}
-        started.append(replicas(kafka.bootstrap_servers, topic, kafka=properties, settings=settings))
+        started.append(replicas(kafka.bootstrap_servers, topic, kafka=properties, client_id="second"))
         return started[0]
 
     first = replicas(kafka.bootstrap_servers, topic, kafka=properties)
@@ -62,6 +66,10 @@ async def test_a_join_and_a_planned_stop_lose_and_repeat_nothing(
     expected = {(partition, offset) for partition in range(PARTITIONS) for offset in range(end)}
     assert set(seen) == expected, f"{len(expected - set(seen))} lost"
     assert not [own for own, times in seen.items() if times > 1], f"{sum(seen.values()) - len(seen)} repeated"
+    # Who loses partitions is told of it, and then what is left.
+    left = PARTITIONS // 2
+    assert ("replica", "rebalancing", left) in told
+    assert ("replica", "streaming", left) in told[told.index(("replica", "rebalancing", left)) :]
     rows = kafka.group_offsets(first.group)
     assert {row.current_offset for row in rows.values()} == {end}
 

@@ -14,9 +14,8 @@ Rules of this module:
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import confluent_kafka
 import structlog
@@ -25,68 +24,19 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.errors import KafkaClientError
 from dispatcher.kafka.commits import CommitResult
+from dispatcher.kafka.crossing import Downstream, Orders, Polled
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
-from dispatcher.kafka.statistics import ConsumerStatistics, parse_statistics
+from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.offsets import Commit
 from dispatcher.sansio.records import Record, TopicPartition
 
 log = structlog.get_logger(__name__)
-
-IDLE_POLL_SECONDS = 0.1
-"""How long a poll waits for a record, and so the longest that an order waits for the thread."""
 
 LEAVE_COMMIT_SECONDS = 2.0
 """How long the last commit may take before the member leaves the group without its answer."""
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is built anew."""
-
-
-@dataclass(slots=True)
-class Polled:
-    """What one poll brought, as plain data for the Trio thread."""
-
-    assigned: list[TopicPartition] | None = None
-    """Partitions that became ours, which may be none; None when nothing was assigned. Records of them may follow."""
-    groups: list[tuple[TopicPartition, tuple[Record, ...], int | None]] = field(default_factory=list)
-    """Consecutive records of one partition each, with the leader epoch of the last one."""
-    commit_results: list[CommitResult] = field(default_factory=list)
-    errors: list[tuple[str, str]] = field(default_factory=list)
-    """(name, reason) of what the client reported and goes on after."""
-    statistics: ConsumerStatistics | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What the thread has to do with the consumer before it polls again."""
-
-    commit: Sequence[Commit] = ()
-    pause: Iterable[TopicPartition] = ()
-    resume: Iterable[TopicPartition] = ()
-    stop: bool = False
-    poll_seconds: float = IDLE_POLL_SECONDS
-
-
-class Downstream(Protocol):
-    """The Trio side of the crossing. Every method runs in the Trio thread, in one step, while the poller waits."""
-
-    def exchange(self, polled: Polled) -> Orders:
-        """Take what came in and say what to do."""
-
-    def revoking(self, partitions: Sequence[TopicPartition]) -> None:
-        """Stop handing out these partitions."""
-
-    def drained(self, partitions: Sequence[TopicPartition]) -> bool:
-        """Whether no write is under way that would dispatch records of these partitions."""
-
-    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
-        """Forget these partitions and return what to commit before they are let go."""
-
-    def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """Forget these partitions: they have another owner."""
-
-    def leaving(self) -> Sequence[Commit]:
-        """Return the last commits: nothing is polled any more."""
 
 
 class Poller:
@@ -121,6 +71,7 @@ class Poller:
         self._polled = Polled()
         self._kept: list[BaseException] = []
         self._sent: dict[tuple[TopicPartition, int], Commit] = {}
+        self._read_to: dict[TopicPartition, int] = {}
 
     async def run(self) -> None:
         """Poll until told to stop.
@@ -148,7 +99,7 @@ class Poller:
     # Everything below runs in the poller thread.
 
     def _own_consumer(self) -> None:
-        self._polled, self._kept, self._sent = Polled(), [], {}
+        self._polled, self._kept, self._sent, self._read_to = Polled(), [], {}, {}
         consumer = Consumer(
             {
                 **self._properties,
@@ -204,6 +155,8 @@ class Poller:
             if error is None:
                 key = cast("TopicPartition", (message.topic(), message.partition()))
                 by_partition.setdefault(key, []).append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
+                self._read_to_end(message)
             else:
                 self._on_error(error)
         for key, run in by_partition.items():
@@ -211,6 +164,7 @@ class Poller:
             records: list[Record] = []
             size_bytes = 0
             last = run[-1]
+            self._read_to[partition] = cast("int", last.offset()) + 1
             for message in run:
                 record = _record(message)
                 records.append(record)
@@ -220,7 +174,16 @@ class Poller:
                     records = []
                     size_bytes = 0
 
+    def _read_to_end(self, message: Message) -> None:
+        """Tell of an end only when offsets without a record lie before it: the others tell nothing."""
+        partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
+        end = cast("int", message.offset())
+        if end > self._read_to.get(partition, 0):
+            self._read_to[partition] = self._polled.ends[partition] = end
+
     def _obey(self, consumer: Consumer, orders: Orders) -> None:
+        if orders.rebuild is not None:
+            raise KafkaClientError(KafkaError._FATAL, "_FATAL", orders.rebuild)  # noqa: SLF001 - its public spelling
         self._commit(consumer, orders.commit)
         for partitions, change in ((orders.resume, consumer.resume), (orders.pause, consumer.pause)):
             if partitions:
@@ -291,6 +254,8 @@ class Poller:
 
     def _not_just_assigned(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Partitions that come and go within one poll were never told to anybody."""
+        for partition in partitions:
+            self._read_to.pop(partition, None)
         if self._polled.assigned is not None:
             self._polled.assigned = [p for p in self._polled.assigned if p not in partitions]
         return partitions

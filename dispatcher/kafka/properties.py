@@ -15,7 +15,8 @@ LIBRDKAFKA_LOG.addFilter(lambda line: not line.getMessage().startswith(("FAIL ",
 OWNED: Mapping[str, str | int | bool] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    "enable.partition.eof": False,
+    # Tells that nothing lies between the last record and the end but control records and aborted ones.
+    "enable.partition.eof": True,
     # Lag, broker states and group state come from the statistics: look-ups in the poll loop would block it.
     "statistics.interval.ms": 1000,
 }
@@ -25,6 +26,10 @@ PREFERRED: Mapping[str, str | int | bool] = {
     # A new group begins with what is there: "latest" would lose what came before the first replica.
     "auto.offset.reset": "earliest",
     "partition.assignment.strategy": "cooperative-sticky",
+    # Members hear of a rebalance in the answer to a heartbeat, so it is the greatest part of a planned hand-over;
+    # docs/rebalance.md has the figures and what each of these trades.
+    "heartbeat.interval.ms": 200,
+    "session.timeout.ms": 10_000,
     # Prefetched records are memory outside our own bounds; 8 MiB keep a fast subscriber fed.
     "queued.max.messages.kbytes": 8192,
     "queued.min.messages": 5000,
@@ -41,7 +46,7 @@ PREFERRED: Mapping[str, str | int | bool] = {
 }
 """Defaults that a ``[kafka]`` table can override."""
 
-CLASSIC_ONLY = frozenset({"partition.assignment.strategy"})
+CLASSIC_ONLY = frozenset({"partition.assignment.strategy", "heartbeat.interval.ms", "session.timeout.ms"})
 """Preferred properties that librdkafka refuses with ``group.protocol=consumer`` (KIP-848)."""
 
 
@@ -51,10 +56,12 @@ def consumer_properties(settings: Settings) -> dict[str, str | int | float | boo
     if settings.kafka.get("group.protocol") == "consumer":
         for name in CLASSIC_ONLY:
             del preferred[name]
+    static = {"group.instance.id": settings.group_instance_id} if settings.group_instance_id else {}
     return {
         **preferred,
         **settings.kafka,
         **OWNED,
+        **static,
         "bootstrap.servers": settings.bootstrap_servers,
         "group.id": settings.group_id,
         "client.id": settings.client_id,

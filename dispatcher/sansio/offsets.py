@@ -114,6 +114,21 @@ class OffsetTracker:
             assignment.leader_epochs.append((first_offset, leader_epoch))
         return covers_from
 
+    def ended(self, partition: TopicPartition, end: int) -> None:
+        """Take note that the log has no record between the last received one and its end.
+
+        What lies there, control records and aborted ones, counts as dispatched. So does an end that comes before any
+        record: from where the group stood up to there nothing is to be read.
+        """
+        assignment = self._assignments.get(partition)
+        if assignment is None or end <= assignment.received_to:
+            return
+        if assignment.first is None:
+            assignment.first = 0
+            assignment.dispatched_to = end
+        start, assignment.received_to = assignment.received_to, end
+        self.dispatched(partition, assignment.epoch, start, end)
+
     def dispatched(self, partition: TopicPartition, epoch: int, start: int, end: int) -> None:
         """Take note that every record in ``start`` to ``end`` (exclusive) was dispatched; repeats are fine.
 

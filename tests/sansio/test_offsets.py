@@ -64,6 +64,19 @@ def machine(make_tracker: Callable[[], OffsetTracker]) -> type[RuleBasedStateMac
             model.came += offsets
             model.batches.append((start, offsets[-1] + 1, offsets))
 
+        @precondition(lambda self: self.models)
+        @rule(data=st.data(), gap=st.integers(-1, 3))
+        def ended(self, data: st.DataObject, gap: int) -> None:
+            """The end of the log comes, with or without offsets before it that have no record."""
+            partition = data.draw(st.sampled_from(sorted(self.models)))
+            model = self.models[partition]
+            last = model.came[-1] if model.came else FIRST_OFFSET - 1
+            self.tracker.ended(partition, last + 1 + gap)
+            if gap > 0 or not model.came:
+                # To the model it is a record that is dispatched already.
+                model.came.append(last + gap)
+                model.dispatched.add(last + gap)
+
         @precondition(lambda self: any(model.batches for model in self.models.values()))
         @rule(data=st.data())
         def dispatched(self, data: st.DataObject) -> None:
@@ -171,6 +184,13 @@ def run(make_tracker: Callable[[], OffsetTracker], *, examples: int, same_each_t
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_an_end_that_was_told_of_no_present_assignment_changes_nothing() -> None:
+    """It may come in the same poll as the revoke."""
+    tracker = OffsetTracker()
+    tracker.ended(ONE, 7)
+    assert tracker.committable() == []
 
 
 def test_every_order_of_events_commits_what_the_model_commits() -> None:
