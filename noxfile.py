@@ -66,6 +66,20 @@ def kafka(session: nox.Session) -> None:
 
 
 @nox.session
+def audit(session: nox.Session) -> None:
+    """Replicas on a real 3-node Kafka, left alone, with every guarantee checked; ``-- --help`` for more."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.audit", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Replicas, brokers and subscribers killed by a seeded schedule, audited: ``-- --seed N --minutes M``."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
 def settings(session: nox.Session) -> None:
     """Write docs/settings.md anew from the settings class."""
     _install(session)

@@ -1,0 +1,141 @@
+"""Replicas for an audit: each in a slot of its own, as an orchestrator has them, with listeners that stay."""
+
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import trio
+
+from tests.audit.auditor import Auditor
+from tests.audit.listeners import Listener, Transport
+from tests.replicas import Replica
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 20.0
+HEALTHY: Sequence[Transport] = ("sse", "websocket")
+FICKLE_BUFFER_BYTES = 4096
+
+
+class Slot:
+    """A place for one replica after another: what stays is the name, and who listens there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.replica: Replica | None = None
+        self.listeners: list[Listener] = []
+        """Healthy ones, of which one reads SSE and one a WebSocket."""
+        self.fickle: Listener
+        """One with a small receive buffer, which may freeze and vanish."""
+
+
+class Fleet:
+    """Starts and ends replicas for the body of the ``with`` block.
+
+    Args:
+        auditor: Whose listeners are kept on every replica.
+        nursery: Where the listeners run.
+        bootstrap_servers: What the replicas connect to.
+        topic: What they dispatch.
+        group: The group that they share.
+        settings: More settings of each, as `Replica` takes them.
+        kafka: librdkafka properties of each.
+        static: Whether each slot is a static member of the group.
+    """
+
+    def __init__(
+        self,
+        auditor: Auditor,
+        nursery: trio.Nursery,
+        bootstrap_servers: str,
+        topic: str,
+        group: str,
+        *,
+        settings: Mapping[str, object] | None = None,
+        kafka: Mapping[str, object] | None = None,
+        static: bool = False,
+    ) -> None:
+        self.slots: list[Slot] = []
+        self._auditor = auditor
+        self._nursery = nursery
+        self._bootstrap_servers = bootstrap_servers
+        self._topic = topic
+        self._group = group
+        self._settings = dict(settings or {})
+        self._kafka = dict(kafka or {})
+        self._static = static
+        self._ended: list[Replica] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for replica in [*self._ended, *(slot.replica for slot in self.slots if slot.replica is not None)]:
+            replica.end()
+
+    async def add(self, **keywords: object) -> Slot:
+        """A new slot with a replica that listens; it joins the group by and by."""
+        slot = Slot(f"replica-{len(self.slots) + 1}")
+        self.slots.append(slot)
+        where = lambda: slot.replica  # noqa: E731 - each of them asks the same
+        slot.listeners = [self._auditor.listen(self._nursery, where, transport) for transport in HEALTHY]
+        slot.fickle = self._auditor.listen(self._nursery, where, "sse", FICKLE_BUFFER_BYTES)
+        await self.start(slot, **keywords)
+        return slot
+
+    async def start(self, slot: Slot, **keywords: object) -> None:
+        """Start a replica in a slot that has none."""
+        settings = self._settings | ({"group_instance_id": slot.name} if self._static else {})
+
+        def start() -> Replica:
+            return Replica(
+                self._bootstrap_servers,
+                self._topic,
+                group=self._group,
+                client_id=slot.name,
+                settings=settings,
+                kafka=self._kafka,
+                **keywords,  # type: ignore[arg-type]
+            )
+
+        slot.replica = await trio.to_thread.run_sync(start)
+
+    async def kill(self, slot: Slot) -> None:
+        """Kill -9."""
+        replica = self._take(slot)
+        replica.signal(signal.SIGKILL)
+        await trio.to_thread.run_sync(replica.wait)
+
+    async def stop(self, slot: Slot) -> int:
+        """SIGTERM, and its exit code."""
+        replica = self._take(slot)
+        replica.signal(signal.SIGTERM)
+        return await trio.to_thread.run_sync(replica.wait, STOP_SECONDS)
+
+    def suspend(self, slot: Slot) -> None:
+        """SIGSTOP."""
+        assert slot.replica is not None
+        slot.replica.signal(signal.SIGSTOP)
+
+    def resume(self, slot: Slot) -> None:
+        """SIGCONT."""
+        assert slot.replica is not None
+        slot.replica.signal(signal.SIGCONT)
+
+    async def wait_until_shared(self, partitions: int) -> None:
+        """Return when the replicas that run have all partitions among them, and are ready."""
+        with trio.fail_after(READY_SECONDS):
+            while True:
+                running = [slot.replica for slot in self.slots if slot.replica is not None]
+                statuses = [await trio.to_thread.run_sync(replica.status) for replica in running]
+                owned = [p["partition"] for status in statuses for p in status["partitions"]]
+                everybody_has_some = all(status["ready"] and status["partitions"] for status in statuses)
+                if everybody_has_some and sorted(owned) == list(range(partitions)):
+                    return
+                await trio.sleep(0.05)
+
+    def _take(self, slot: Slot) -> Replica:
+        """A replica that ends keeps its log until the fleet is gone."""
+        assert slot.replica is not None
+        replica, slot.replica = slot.replica, None
+        self._ended.append(replica)
+        return replica

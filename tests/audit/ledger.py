@@ -1,0 +1,267 @@
+"""The auditor's books: what was produced, received and committed, and what does not fit together.
+
+Pure: no I/O, no clock; times are arguments, in seconds on any clock that only goes forward.
+
+How it judges:
+
+* A record is *dispatched* when some subscriber has received it, *lost* when none ever does.
+* It is *repeated* when a second process sends it as well; two subscribers of one process are no repeat.
+* Within a connection a partition's offsets go up one by one. After a ``state`` event a partition may have left and
+  come back, so there it may go on anywhere.
+* A commit is *ahead* when it passes a record that nobody has received. The record may still wait in the socket of a
+  subscriber that does not read at the moment; then, and only then, is a later receipt a good one.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Repeat(NamedTuple):
+    """A record that a second process sent as well."""
+
+    at: float
+    partition: int
+    offset: int
+    first_process: str
+    process: str
+
+
+class Receipt(NamedTuple):
+    """The first receipt of a record."""
+
+    at: float
+    process: str
+    connection: int
+    number: int
+    """What the record says of itself."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    process: str
+    frozen_at: float | None = None
+    thawed_at: float = -1.0
+    states: int = 0
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By partition: the last offset, and how many states had been told before it."""
+
+
+@dataclass(slots=True)
+class _Partition:
+    produced: dict[int, int] = field(default_factory=dict)
+    """Number by offset."""
+    receipts: dict[int, Receipt] = field(default_factory=dict)
+    processes: dict[int, set[str]] = field(default_factory=dict)
+    """Of the records that were sent by more than one process: which."""
+    received_to: int = 0
+    """Every offset below was received."""
+    suspects: dict[int, float] = field(default_factory=dict)
+    """Offsets that a commit has passed and nobody has received, and when the commit was seen."""
+    committed: int = 0
+    ahead: set[int] = field(default_factory=set)
+    last_at: float | None = None
+    silence_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the books say."""
+
+    produced: int
+    dispatched: int
+    """Records that at least one subscriber received."""
+    lost: tuple[tuple[int, int], ...]
+    """(partition, offset) of records that no subscriber received."""
+    repeats: tuple[Repeat, ...]
+    out_of_order: int
+    """Records that came behind a later one of their partition, on one connection."""
+    holes: int
+    """Records that were left out on one connection."""
+    altered: int
+    """Records whose number is not the one that was produced."""
+    ahead: tuple[tuple[int, int], ...]
+    """(partition, offset) of records that a commit passed before any subscriber had them."""
+    backwards: int
+    """Commits below an earlier one of their partition: of an assignment that was over."""
+    samples: int
+    """How often the committed offsets were compared."""
+    silence_seconds: Mapping[int, float]
+    """By partition, the longest time between two records that came."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether every guarantee was kept; repeats are none of them."""
+        return not (
+            self.lost or self.out_of_order or self.holes or self.altered or self.ahead or self.backwards
+        ) and bool(self.produced and self.samples)
+
+    def rows(self) -> Iterator[tuple[str, str, bool]]:
+        """Name, value, and whether it is as it should be."""
+        yield "produced", f"{self.produced:,}", self.produced > 0
+        yield "dispatched at least once", f"{self.dispatched:,}", self.dispatched == self.produced
+        yield "lost", _some(self.lost), not self.lost
+        yield "repeated", f"{len(self.repeats):,}", True
+        yield "out of order within a connection", f"{self.out_of_order:,}", not self.out_of_order
+        yield "left out within a connection", f"{self.holes:,}", not self.holes
+        yield "altered", f"{self.altered:,}", not self.altered
+        yield f"commits ahead of dispatch ({self.samples:,} samples)", _some(self.ahead), not self.ahead
+        yield "commits that went backwards", f"{self.backwards:,}", not self.backwards
+        for partition, seconds in sorted(self.silence_seconds.items()):
+            yield f"longest silence of partition {partition}", f"{seconds:.2f} s", True
+
+
+class Ledger:
+    """Keeps the books of one topic and one group."""
+
+    def __init__(self) -> None:
+        self.receipts: list[tuple[float, str, int, int]] = []
+        """(at, process, partition, offset) of every first receipt by a process, in order of time."""
+        self._partitions: dict[int, _Partition] = {}
+        self._connections: dict[int, _Connection] = {}
+        self._repeats: list[Repeat] = []
+        self._counts: Counter[str] = Counter()
+        self._silence_counts = True
+
+    def produced(self, partition: int, offset: int, number: int) -> None:
+        """The broker has stored a record."""
+        self._of(partition).produced[offset] = number
+
+    def quiet(self) -> None:
+        """Nothing is produced from now on: silence says nothing any more."""
+        self._silence_counts = False
+
+    # What subscribers see.
+
+    def opened(self, process: str) -> int:
+        """A connection to a process was opened; returns its number."""
+        number = len(self._connections)
+        self._connections[number] = _Connection(process)
+        return number
+
+    def told_state(self, connection: int) -> None:
+        """The replica has told its state: partitions may have come and gone."""
+        self._connections[connection].states += 1
+
+    def frozen(self, connection: int, at: float) -> None:
+        """The subscriber reads nothing from now on."""
+        self._connections[connection].frozen_at = at
+
+    def thawed(self, connection: int, at: float) -> None:
+        """The subscriber reads again, and has read what waited in its socket."""
+        self._connections[connection].thawed_at = at
+
+    def received(self, connection: int, partition: int, offset: int, number: int, at: float) -> None:
+        """A subscriber has read a record."""
+        books = self._of(partition)
+        subscriber = self._connections[connection]
+        self._check_place(subscriber, partition, offset)
+        receipt = books.receipts.get(offset)
+        if receipt is None:
+            books.receipts[offset] = Receipt(at, subscriber.process, connection, number)
+            self.receipts.append((at, subscriber.process, partition, offset))
+            while books.received_to in books.receipts:
+                books.received_to += 1
+            self._judge_suspect(books, offset, subscriber)
+            if books.last_at is not None and self._silence_counts:
+                books.silence_seconds = max(books.silence_seconds, at - books.last_at)
+            books.last_at = at
+            return
+        if receipt.number != number:
+            self._counts["altered"] += 1
+        if receipt.process != subscriber.process:
+            others = books.processes.setdefault(offset, {receipt.process})
+            if subscriber.process not in others:
+                others.add(subscriber.process)
+                self.receipts.append((at, subscriber.process, partition, offset))
+                self._repeats.append(Repeat(at, partition, offset, receipt.process, subscriber.process))
+
+    # What the broker says.
+
+    def sampled(self, committed: Mapping[int, int], at: float) -> None:
+        """Compare committed offsets with what was received; subscribers have read what was in their sockets."""
+        self._counts["samples"] += 1
+        for partition, offset in committed.items():
+            books = self._of(partition)
+            for passed in range(books.received_to, offset):
+                if passed not in books.receipts:
+                    books.suspects.setdefault(passed, at)
+
+    def committed(self, partition: int, offset: int) -> None:
+        """A commit was stored, as the broker's own log of commits has it."""
+        books = self._of(partition)
+        if offset < books.committed:
+            self._counts["backwards"] += 1
+        books.committed = max(books.committed, offset)
+
+    def missing(self) -> list[tuple[int, int]]:
+        """(partition, offset) of records that were produced and not received yet."""
+        return sorted(
+            (partition, offset)
+            for partition, books in self._partitions.items()
+            for offset in books.produced.keys() - books.receipts.keys()
+        )
+
+    def log_ends(self) -> dict[int, int]:
+        """By partition, the offset behind the last record that was produced."""
+        return {partition: max(books.produced) + 1 for partition, books in self._partitions.items() if books.produced}
+
+    def report(self) -> Report:
+        """The books as they are now."""
+        altered = self._counts["altered"] + sum(
+            books.produced[offset] != receipt.number
+            for books in self._partitions.values()
+            for offset, receipt in books.receipts.items()
+            if offset in books.produced
+        )
+        return Report(
+            produced=sum(len(books.produced) for books in self._partitions.values()),
+            dispatched=sum(len(books.produced.keys() & books.receipts.keys()) for books in self._partitions.values()),
+            lost=tuple(self.missing()),
+            repeats=tuple(self._repeats),
+            out_of_order=self._counts["out of order"],
+            holes=self._counts["holes"],
+            altered=altered,
+            ahead=tuple(
+                sorted(
+                    (partition, offset)
+                    for partition, books in self._partitions.items()
+                    for offset in books.ahead | books.suspects.keys()
+                )
+            ),
+            backwards=self._counts["backwards"],
+            samples=self._counts["samples"],
+            silence_seconds={p: books.silence_seconds for p, books in sorted(self._partitions.items())},
+        )
+
+    def _check_place(self, subscriber: _Connection, partition: int, offset: int) -> None:
+        last = subscriber.places.get(partition)
+        if last is not None and last[1] == subscriber.states:
+            if offset <= last[0]:
+                self._counts["out of order"] += 1
+            else:
+                self._counts["holes"] += offset - last[0] - 1
+        subscriber.places[partition] = (offset, subscriber.states)
+
+    @staticmethod
+    def _judge_suspect(books: _Partition, offset: int, subscriber: _Connection) -> None:
+        seen_at = books.suspects.pop(offset, None)
+        if seen_at is None:
+            return
+        frozen_then = (
+            subscriber.frozen_at is not None
+            and subscriber.frozen_at <= seen_at
+            and (subscriber.thawed_at < subscriber.frozen_at or seen_at <= subscriber.thawed_at)
+        )
+        if not frozen_then:
+            books.ahead.add(offset)
+
+    def _of(self, partition: int) -> _Partition:
+        return self._partitions.setdefault(partition, _Partition())
+
+
+def _some(records: tuple[tuple[int, int], ...]) -> str:
+    """How many, and the first few by partition and offset."""
+    few = ", ".join(f"{partition}@{offset}" for partition, offset in records[:5])
+    return f"{len(records):,}" + (f" ({few}{', …' if len(records) > 5 else ''})" if few else "")

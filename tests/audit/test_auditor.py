@@ -1,0 +1,80 @@
+"""The auditor finds each fault that is put into a replica on purpose, and nothing where there is none."""
+
+import pytest
+import trio
+
+from tests.audit import auditor
+from tests.audit.auditor import Auditor, table
+from tests.audit.fleet import Fleet
+from tests.audit.ledger import Report
+from tests.conftest import Kafka
+
+PARTITIONS = 2
+RATE = 1500.0
+SECONDS = 4.0
+
+CHANGE_BATCH = """
+import dispatcher.hub as hub
+publish, done = hub.Hub.publish, []
+def changed(self, batch):
+    if not done and len(batch.records) > 1 and batch.first_offset > 100:
+        done.append(batch)
+        batch.records = {}
+    publish(self, batch)
+hub.Hub.publish = changed
+"""
+FAULTS = {
+    "a record dropped before dispatch": (
+        CHANGE_BATCH.format("batch.records[1:]"),
+        {"lost", "left out within a connection", "dispatched at least once", "commits ahead of dispatch"},
+    ),
+    "two records swapped": (
+        CHANGE_BATCH.format("(batch.records[1], batch.records[0], *batch.records[2:])"),
+        {"out of order within a connection", "left out within a connection"},
+    ),
+    "a commit one too far": (
+        "import dispatcher.sansio.offsets as offsets\n"
+        "committable = offsets.OffsetTracker.committable\n"
+        "def too_far(self): return [c._replace(offset=c.offset + 1) for c in committable(self)]\n"
+        "offsets.OffsetTracker.committable = too_far\n",
+        {"commits ahead of dispatch"},
+    ),
+    "a commit of long ago": (
+        "import dispatcher.sansio.offsets as offsets\n"
+        "committable, calls = offsets.OffsetTracker.committable, []\n"
+        "def too_late(self):\n"
+        "    commits = committable(self)\n"
+        "    calls.extend(commits)\n"
+        "    return commits if len(calls) < 9 else [c._replace(offset=c.offset // 2) for c in commits]\n"
+        "offsets.OffsetTracker.committable = too_late\n",
+        {"commits that went backwards"},
+    ),
+    "none": ("", set()),
+}
+
+
+async def audit(kafka: Kafka, code: str) -> Report:
+    """One replica with a fault, a few seconds."""
+    topic = kafka.create_topic(PARTITIONS)
+    audited = Auditor(kafka.bootstrap_servers, topic, f"group-{topic}", PARTITIONS, rate=RATE)
+    async with trio.open_nursery() as nursery:
+        with Fleet(audited, nursery, kafka.bootstrap_servers, topic, f"group-{topic}") as fleet:
+            await fleet.add(code=code)
+            await fleet.wait_until_shared(PARTITIONS)
+            nursery.start_soon(audited.run)
+            await trio.sleep(SECONDS)
+            report = await audited.settle()
+            nursery.cancel_scope.cancel()
+    return report
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """The rows that a fault must show in are red, the others are not, and nothing at all is without a fault."""
+    code, expected = FAULTS[fault]
+    monkeypatch.setattr(auditor, "SETTLE_SECONDS", 5.0)
+    report = await audit(kafka, code)
+    assert report.produced > RATE
+    assert {name.partition(" (")[0] for name, _, good in report.rows() if not good} == expected
+    assert report.clean == (not expected)
+    assert table(report).row_count == len(list(report.rows()))

@@ -1,0 +1,145 @@
+"""The auditor's books: each fault is found, and what is none is not taken for one."""
+
+from tests.audit.ledger import Ledger, Report
+
+
+def ledger_with(number: int = 4, processes: tuple[str, ...] = ("a",)) -> Ledger:
+    """So many records produced in partition 0, and a connection to each process, numbered from 0."""
+    ledger = Ledger()
+    for n in range(number):
+        ledger.produced(0, n, 100 + n)
+    for process in processes:
+        ledger.opened(process)
+    return ledger
+
+
+def receive(ledger: Ledger, *offsets: int, connection: int = 0, at: float = 1.0) -> None:
+    """Read these records on a connection."""
+    for offset in offsets:
+        ledger.received(connection, 0, offset, 100 + offset, at)
+
+
+def bad_rows(report: Report) -> list[str]:
+    """Names of the rows that are not as they should be."""
+    return [name for name, _, good in report.rows() if not good]
+
+
+def test_all_is_well() -> None:
+    """Every record once, commits behind what was received."""
+    ledger = ledger_with()
+    receive(ledger, 0, 1, 2, 3)
+    ledger.sampled({0: 4}, 2.0)
+    ledger.committed(0, 2)
+    ledger.committed(0, 4)
+    report = ledger.report()
+    assert report.clean
+    assert bad_rows(report) == []
+    assert (report.produced, report.dispatched, report.samples) == (4, 4, 1)
+
+
+def test_nothing_produced_or_sampled_is_not_clean() -> None:
+    """An audit of nothing proves nothing."""
+    assert not Ledger().report().clean
+    ledger = ledger_with()
+    receive(ledger, 0, 1, 2, 3)
+    assert not ledger.report().clean
+
+
+def test_a_record_that_nobody_received_is_lost() -> None:
+    """Also when it is the last one."""
+    ledger = ledger_with()
+    receive(ledger, 0, 1)
+    receive(ledger, 2, connection=ledger.opened("b"))
+    assert ledger.report().lost == ((0, 3),)
+
+
+def test_two_subscribers_of_one_process_are_no_repeat() -> None:
+    """Fan-out is what it is for."""
+    ledger = ledger_with(processes=("a", "a"))
+    receive(ledger, 0, 1)
+    receive(ledger, 0, 1, connection=1)
+    assert ledger.report().repeats == ()
+
+
+def test_a_second_process_repeats() -> None:
+    """Once for each record, however many of its subscribers get it; the first sender is named."""
+    ledger = ledger_with(processes=("a", "b", "b"))
+    receive(ledger, 0, 1)
+    receive(ledger, 1, connection=1, at=5.0)
+    receive(ledger, 1, connection=2, at=6.0)
+    (repeat,) = ledger.report().repeats
+    assert repeat == (5.0, 0, 1, "a", "b")
+
+
+def test_records_out_of_order_and_left_out() -> None:
+    """On one connection, with no change of the assignment told."""
+    ledger = ledger_with()
+    receive(ledger, 0, 2, 1, 3)
+    report = ledger.report()
+    assert (report.out_of_order, report.holes) == (1, 2)
+    assert report.lost == ()
+
+
+def test_after_a_state_a_partition_may_go_on_anywhere() -> None:
+    """It left the replica and came back."""
+    ledger = ledger_with()
+    receive(ledger, 0)
+    ledger.told_state(0)
+    receive(ledger, 2, 3)
+    ledger.told_state(0)
+    receive(ledger, 1, 2)
+    report = ledger.report()
+    assert (report.out_of_order, report.holes) == (0, 0)
+
+
+def test_a_record_with_another_number_is_altered() -> None:
+    """Whichever of its copies it is."""
+    ledger = ledger_with(processes=("a", "a"))
+    ledger.received(0, 0, 0, 101, 1.0)
+    receive(ledger, 1)
+    ledger.received(1, 0, 1, 100, 1.0)
+    assert ledger.report().altered == 2
+
+
+def test_a_commit_past_a_record_that_nobody_has_is_ahead() -> None:
+    """Also when the record comes later, and also when there is no such record yet."""
+    ledger = ledger_with()
+    receive(ledger, 0)
+    ledger.sampled({0: 2}, 2.0)
+    receive(ledger, 1, 2, 3, at=3.0)
+    ledger.sampled({0: 5}, 4.0)
+    assert ledger.report().ahead == ((0, 1), (0, 4))
+
+
+def test_what_waited_in_a_frozen_socket_was_dispatched() -> None:
+    """It read nothing while the commit was seen; what comes after its thaw is judged again."""
+    ledger = ledger_with(6)
+    receive(ledger, 0)
+    ledger.frozen(0, 1.5)
+    ledger.sampled({0: 3}, 2.0)
+    receive(ledger, 1, at=3.0)
+    ledger.thawed(0, 3.5)
+    receive(ledger, 2, at=3.6)
+    assert ledger.report().ahead == ()
+    ledger.sampled({0: 4}, 4.0)
+    receive(ledger, 3, at=5.0)
+    assert ledger.report().ahead == ((0, 3),)
+
+
+def test_a_commit_below_an_earlier_one_went_backwards() -> None:
+    """The same offset again is fine."""
+    ledger = ledger_with()
+    for offset in (2, 2, 1, 3):
+        ledger.committed(0, offset)
+    assert ledger.report().backwards == 1
+
+
+def test_silence_is_measured_between_first_receipts_while_records_are_produced() -> None:
+    """A repeat breaks no silence."""
+    ledger = ledger_with(processes=("a", "b"))
+    receive(ledger, 0, at=1.0)
+    receive(ledger, 0, connection=1, at=2.0)
+    receive(ledger, 1, at=4.5)
+    ledger.quiet()
+    receive(ledger, 2, at=9.0)
+    assert ledger.report().silence_seconds == {0: 3.5}

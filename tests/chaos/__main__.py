@@ -1,0 +1,79 @@
+"""``python -m tests.chaos``: a seeded chaos run on a real 3-node Kafka, with a table and a picture at the end."""
+
+import sys
+from pathlib import Path
+
+import click
+import trio
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+from rich.table import Table
+
+from tests.audit.auditor import table
+from tests.broker.cluster import KafkaCluster
+from tests.chaos.run import PROPERTIES, Outcome, run_chaos
+from tests.chaos.timeline import draw
+
+PICTURES = Path("build/chaos")
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Print the auditor's table, where repeats come from, and how planned stops ended."""
+    console.print(table(outcome.report, f"seed {outcome.seed}, {outcome.protocol} protocol"))
+    causes = Table(title="Repeated, by what it comes from", show_header=False)
+    for kind in sorted({str(one.event.kind) for one in outcome.happened} | set(outcome.repeats)):
+        times = sum(str(one.event.kind) == kind for one in outcome.happened)
+        causes.add_row(f"{kind} ({times} times)", f"{outcome.repeats[kind]:,}")
+    console.print(causes)
+    codes = ", ".join(f"{number} with {code}" for code, number in sorted(outcome.exit_codes.items()))
+    console.print(f"Planned stops: {codes or 'none'}")
+
+
+@click.command()
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Of the first run.")
+@click.option("--minutes", default=3.0, show_default=True, type=click.FloatRange(0.5), help="Length of each run.")
+@click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="So many seeds, one after another.")
+@click.option(
+    "--protocol",
+    type=click.Choice([*PROPERTIES, "by-seed"]),
+    default="by-seed",
+    show_default=True,
+    help="Group protocol; by seed: even ones classic, odd ones consumer (KIP-848).",
+)
+def main(seed: int, minutes: float, runs: int, protocol: str) -> None:
+    """Kill, stop, suspend and restart replicas, brokers and subscribers by a seeded schedule, and audit what comes.
+
+    The same seed gives the same schedule. Exit code 1: a guarantee was broken, or a planned change repeated a record.
+    """
+    console = Console(log_path=False)
+    bad = []
+    for number in range(seed, seed + runs):
+        chosen = ("classic", "consumer")[number % 2] if protocol == "by-seed" else protocol
+        with (
+            KafkaCluster(3) as cluster,
+            Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console, transient=True) as progress,
+        ):
+            task = progress.add_task(f"seed {number}, {chosen}", total=minutes * 60)
+
+            def tell(text: str) -> None:
+                console.log(text)
+
+            def advance(seconds: float) -> None:
+                progress.advance(task, seconds)  # noqa: B023 - called within this turn of the loop
+
+            outcome = trio.run(run_chaos, cluster, number, minutes * 60, chosen, tell, advance)
+        show(outcome, console)
+        picture = PICTURES / f"seed-{number}-{chosen}.svg"
+        draw(outcome, picture)
+        console.print(f"Timeline: {picture}")
+        if not outcome.good:
+            bad.append(number)
+            console.print(
+                f"[bold red]Seed {number} failed.[/] Again: nox -s chaos -- --seed {number} --minutes {minutes:g}"
+            )
+    console.print(f"{runs - len(bad)} of {runs} seeds kept every guarantee.")
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()

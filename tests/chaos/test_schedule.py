@@ -1,0 +1,40 @@
+"""The schedule of a chaos run: repeatable, and never more than the rules allow at once."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.chaos.schedule import OF_SUBSCRIBERS, QUIET_SECONDS, Event, Kind, schedule
+
+REPLICAS = 3
+SEEDS = st.integers(0, 10_000)
+
+
+def of_replicas(events: list[Event]) -> list[Event]:
+    """Those after which one of the first replicas is not there for a while."""
+    others = OF_SUBSCRIBERS | {Kind.BROKER_KILL, Kind.JOIN}
+    return [event for event in events if event.kind not in others]
+
+
+@given(seed=SEEDS)
+def test_the_same_seed_gives_the_same_schedule(seed: int) -> None:
+    """So that a run that failed can be had again."""
+    assert schedule(seed, 180, REPLICAS) == schedule(seed, 180, REPLICAS)
+    assert schedule(seed, 180, REPLICAS) != schedule(seed + 1, 180, REPLICAS)
+
+
+@given(seed=SEEDS, seconds=st.sampled_from([120.0, 180.0]))
+def test_some_replica_is_undisturbed_and_two_brokers_are_there(seed: int, seconds: float) -> None:
+    """At every moment; and all is undone before the end."""
+    events = schedule(seed, seconds, REPLICAS)
+    assert [event.at for event in events] == sorted(event.at for event in events)
+    for event in events:
+        away = {e.target for e in of_replicas(events) if e.at <= event.at <= e.at + e.lasts}
+        assert len(away) < REPLICAS
+        assert sum(e.at <= event.at <= e.at + e.lasts for e in events if e.kind is Kind.BROKER_KILL) <= 1
+        assert event.at + event.lasts <= seconds - QUIET_SECONDS
+
+
+@given(seed=SEEDS)
+def test_three_minutes_have_every_kind(seed: int) -> None:
+    """So that ten seeds have tried each many times."""
+    assert {event.kind for event in schedule(seed, 180, REPLICAS)} == set(Kind)
