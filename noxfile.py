@@ -10,7 +10,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "venv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-PYTHON_FILES = ("dispatcher", "tests", "noxfile.py")
+PYTHON_FILES = ("dispatcher", "tests", "benchmarks", "noxfile.py")
 
 
 def _install(session: nox.Session, *groups: str) -> None:
@@ -77,6 +77,13 @@ def chaos(session: nox.Session) -> None:
     """Replicas, brokers and subscribers killed by a seeded schedule, audited: ``-- --seed N --minutes M``."""
     _install(session, "tests")
     session.run("python", "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks on a real Kafka: all, or ``-- NAME``; ``-- --quick`` to see that they work."""
+    _install(session, "tests")
+    session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session

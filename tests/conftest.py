@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -86,8 +87,8 @@ def own_cluster(java_and_maven: None) -> Iterator[Callable[..., KafkaCluster]]: 
     """Makes clusters that one test may stop and kill as it likes; they are not started yet."""
     clusters: list[KafkaCluster] = []
 
-    def make(nodes: int = 1, properties: Mapping[str, str | int] | None = None) -> KafkaCluster:
-        clusters.append(KafkaCluster(nodes, properties))
+    def make(*arguments: Any, **keywords: Any) -> KafkaCluster:
+        clusters.append(KafkaCluster(*arguments, **keywords))
         _say_used(clusters[-1].description)
         return clusters[-1]
 

@@ -195,6 +195,11 @@ class Ledger:
             self._counts["backwards"] += 1
         books.committed = max(books.committed, offset)
 
+    @property
+    def repeated(self) -> int:
+        """How many records a second process has sent as well."""
+        return len(self._repeats)
+
     def missing(self) -> list[tuple[int, int]]:
         """(partition, offset) of records that were produced and not received yet."""
         return sorted(

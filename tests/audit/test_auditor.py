@@ -11,7 +11,7 @@ from tests.conftest import Kafka
 
 PARTITIONS = 2
 RATE = 1500.0
-SECONDS = 4.0
+SECONDS = 3.0
 
 CHANGE_BATCH = """
 import dispatcher.hub as hub
@@ -72,7 +72,7 @@ async def audit(kafka: Kafka, code: str) -> Report:
 async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """The rows that a fault must show in are red, the others are not, and nothing at all is without a fault."""
     code, expected = FAULTS[fault]
-    monkeypatch.setattr(auditor, "SETTLE_SECONDS", 5.0)
+    monkeypatch.setattr(auditor, "SETTLE_SECONDS", 3.0)
     report = await audit(kafka, code)
     assert report.produced > RATE
     assert {name.partition(" (")[0] for name, _, good in report.rows() if not good} == expected

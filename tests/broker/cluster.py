@@ -59,9 +59,13 @@ class KafkaCluster:
     Args:
         nodes: 1 or 3.
         properties: More broker properties; they win over ours.
+        host: Where clients reach the nodes.
     """
 
-    def __init__(self, nodes: int = 1, properties: Mapping[str, str | int] | None = None) -> None:
+    def __init__(
+        self, nodes: int = 1, properties: Mapping[str, str | int] | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self._host = host
         self._ports = _free_ports(2 * nodes)
         self._nodes = range(nodes)
         self._properties = dict(properties or {})
@@ -236,7 +240,7 @@ class KafkaCluster:
         return False
 
     def _address(self, node: int) -> str:
-        return f"127.0.0.1:{self._ports[2 * node]}"
+        return f"{self._host}:{self._ports[2 * node]}"
 
     def _file(self, node: int, kind: str) -> Path:
         return self._folder / f"node-{node}.{kind}"

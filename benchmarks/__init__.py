@@ -1,0 +1,1 @@
+"""What ``nox -s bench`` runs: each module is one benchmark."""

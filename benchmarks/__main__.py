@@ -1,0 +1,85 @@
+"""``python -m benchmarks``: run benchmarks on a real Kafka, print a table each, and keep what was measured."""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import confluent_kafka
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import rebalance
+from tests.broker.jars import kafka_version
+
+BENCHMARKS = {"rebalance": rebalance}
+RESULTS = Path("build/benchmarks")
+DOCS = Path("docs")
+
+
+def environment() -> Mapping[str, object]:
+    """What the figures depend on."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "kafka": kafka_version(),
+        "librdkafka": confluent_kafka.libversion()[0],
+        "packages": {name: version(name) for name in ("dispatcher", "trio", "confluent-kafka", "hypercorn")},
+    }
+
+
+def write_into(page: Path, name: str, text: str) -> None:
+    """Replace what stands between a benchmark's two marks in a page."""
+    begin, end = f"<!-- {name}: written by nox -s bench -->", f"<!-- {name}: end -->"
+    whole = page.read_text()
+    page.write_text(
+        re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", f"{begin}\n\n{text}\n\n{end}", whole, flags=re.DOTALL)
+    )
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a page."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
+@click.option("--quick", is_flag=True, help="Few repeats: to see that it works, not for figures.")
+@click.option("--write", is_flag=True, help="Write the tables into docs/ as well.")
+def main(names: Sequence[str], *, quick: bool, write: bool) -> None:
+    """Run the benchmarks NAMES, or all. Figures go to build/benchmarks/ as JSON."""
+    console = Console(log_path=False)
+    for name in names or BENCHMARKS:
+        benchmark = BENCHMARKS[name]
+        with console.status(name) as status:
+
+            def tell(text: str) -> None:
+                console.log(text)
+                status.update(text)
+
+            rows = benchmark.run(quick=quick, tell=tell)
+        around = environment()
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(
+            json.dumps({"environment": around, "quick": quick, "rows": rows}, indent=1)
+        )
+        shown = [benchmark.cells(row) for row in rows]
+        table = Table(*benchmark.COLUMNS, title=f"{name}, median / worst")
+        for cells in shown:
+            table.add_row(*cells)
+        console.print(table)
+        if write:
+            made = ", ".join(f"{key} {around[key]}" for key in ("date", "cores", "python", "kafka", "librdkafka"))
+            write_into(DOCS / f"{name}.md", name, f"{markdown(benchmark.COLUMNS, shown)}\n\nMedian / worst. {made}.")
+
+
+if __name__ == "__main__":
+    main()
