@@ -74,6 +74,8 @@ class Hub:
         self._offsets: list[int | None] = []
         self._indexes: dict[TopicPartition, int] = {}
         self._subscribers: dict[int, Subscriber] = {}
+        self._readers: Counter[str] = Counter()
+        """Number of subscribers by topic."""
         self._live: dict[Feed, dict[int, Subscriber]] = {}
         self._next_number = 1
         self._goodbye: Goodbye | None = None
@@ -201,10 +203,12 @@ class Hub:
             write_bytes=self._settings.write_bytes,
         )
         self._subscribers[number] = subscriber
+        self._readers.update(feed.topics)
         try:
             yield subscriber
         finally:
             del self._subscribers[number]
+            self._readers.subtract(feed.topics)
             self._remove_live(subscriber)
             subscriber.close()
             self._left.set()
@@ -246,6 +250,10 @@ class Hub:
     def subscribers(self) -> int:
         """How many subscribers there are, in any state."""
         return len(self._subscribers)
+
+    def reads(self, topic: str) -> bool:
+        """Whether some subscriber reads a topic."""
+        return self._readers[topic] > 0
 
     def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:
         """A snapshot of every subscriber."""

@@ -28,6 +28,13 @@ log = structlog.get_logger(__name__)
 HURRIED_POLL_SECONDS = 0.01
 """While something is paused and somebody reads, or all is about to end, an order must not wait for an idle poll."""
 
+LEAVE_SHARE = 0.3
+"""The part of `shutdown_seconds` that the last commit has."""
+
+WELL_SECONDS = 30.0
+"""An error that has not come again for so long is over: librdkafka repeats those that stay with each look at the topic,
+every 10 s."""
+
 
 @dataclass(frozen=True, slots=True)
 class PipelineStatistics:
@@ -74,11 +81,13 @@ class Pipeline:
             poll_records=settings.poll_records,
             batch_bytes=settings.batch_bytes,
             drain_seconds=settings.drain_seconds,
+            leave_seconds=settings.shutdown_seconds * LEAVE_SHARE,
         )
         self._consumer: ConsumerStatistics | None = None
         self._broker_reachable = False
         self._rebalancing = False
         self._last_error: str | None = None
+        self._last_error_at = -math.inf
         self._complaints: set[str] = set()
         """What was logged since all was well."""
         self._stop_fetching = False
@@ -104,6 +113,7 @@ class Pipeline:
     def stop(self) -> None:
         """Commit what was dispatched, leave the group, and let `run` return."""
         self._stop = True
+        self._poller.stop()
 
     # The poller's crossing (kafka.crossing.Downstream).
 
@@ -168,6 +178,7 @@ class Pipeline:
         self._commits.forget()
         self._consumer = None
         self._broker_reachable = False
+        self._settle_state()
         return self._offsets.revoked(partitions)
 
     def statistics(self) -> PipelineStatistics:
@@ -198,6 +209,8 @@ class Pipeline:
         self._consumer = statistics
         if statistics.joined:
             self._rebalancing = False
+            if time.monotonic() >= self._last_error_at + WELL_SECONDS:
+                self._all_is_well()
         reachable = statistics.brokers_up > 0
         if reachable and not self._broker_reachable:
             log.info("broker reachable")
@@ -208,6 +221,7 @@ class Pipeline:
         if name == "_ALL_BROKERS_DOWN":
             self._broker_reachable = False
         self._last_error = reason
+        self._last_error_at = time.monotonic()
         # librdkafka repeats itself for as long as a broker is away; one line tells it as well.
         complaint = reason.partition(" (after ")[0]
         if complaint not in self._complaints:
@@ -255,7 +269,7 @@ class Pipeline:
             self._held |= newly_held
             return newly_held, frozenset()
         history = self.hub.history
-        decision = self._flow.decide(history.waiting(), history.waiting_bytes)
+        decision = self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
         pause, resume = (frozenset(), frozenset()) if decision is None else decision
         self._tell_whether_anybody_listens()
         return pause, resume | (frozenset(assigned) - self._flow.paused)
@@ -273,6 +287,9 @@ class Pipeline:
                 )
             else:
                 log.info("fetching goes on")
+
+    def _is_read(self, partition: TopicPartition) -> bool:
+        return self.hub.reads(partition.topic)
 
     def _hurried(self) -> bool:
         return self._stop_fetching or (bool(self._flow.paused) and not self._nobody_listens)

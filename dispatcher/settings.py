@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     )
     client_id: str = Field(
         default_factory=lambda: f"dispatcher-{socket.gethostname()}",
-        min_length=1,
+        pattern=r'^[^"\\\x00-\x1f]+$',  # librdkafka writes it into its statistics as it is
         description="Name of this replica, in Kafka and to subscribers. Different for each replica.",
     )
     group_instance_id: str = Field(

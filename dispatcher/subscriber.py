@@ -6,7 +6,7 @@ then on the hub puts every new entry into its channel. When the channel is full,
 catches up again from where it was. So every record reaches it once, in order, and no one waits for it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -204,8 +204,7 @@ class Subscriber:
         """
         while self._goodbye is None:
             taken = self._take()
-            buffers = self._control()
-            buffers += [data for _, data in taken]
+            buffers = [*self._state(), *(data for _, data in taken), *self._heartbeat()]
             if not buffers:
                 self._handed = await self._receive_channel.receive()
                 continue
@@ -291,18 +290,19 @@ class Subscriber:
             while True:
                 self._receive_channel.receive_nowait()
 
-    def _control(self) -> list[bytes]:
-        """What has to be told besides records."""
-        buffers = []
+    def _state(self) -> Iterator[bytes]:
+        """What the replica does, before the records that come with it, if it has not been told."""
         told = (self._source.state_version, self.state is SubscriberState.CATCHING_UP)
         if told != self._told:
             self._told = told
-            buffers.append(self._source.state_bytes(self.feed, catching_up=told[1]))
+            yield self._source.state_bytes(self.feed, catching_up=told[1])
+
+    def _heartbeat(self) -> Iterator[bytes]:
+        """A sign of life if it is due; behind the records, because it may name the position that they lead to."""
         if self._heartbeat_due:
             self._heartbeat_due = False
             live = self.state is SubscriberState.LIVE and not self._buffered_bytes
-            buffers.append(self._source.heartbeat_bytes(self.feed, live=live))
-        return buffers
+            yield self._source.heartbeat_bytes(self.feed, live=live)
 
     def _nudge(self) -> None:
         """Wake the task if it waits; if it does not, it looks by itself before it waits again."""

@@ -1,5 +1,9 @@
 """Numbered records for tests to look for."""
 
+import ctypes
+from pathlib import Path
+
+import confluent_kafka
 from confluent_kafka import Producer
 
 
@@ -16,3 +20,28 @@ def produce_numbered(  # noqa: PLR0917 - trio.to_thread.run_sync passes no keywo
             producer.poll(0)
     left = producer.flush(60)
     assert left == 0, f"{left} records were not stored"
+
+
+def produce_with_header_name(bootstrap_servers: str, topic: str, name: bytes, value: bytes) -> None:
+    """Write a record into partition 0 with a header whose name may be any bytes, as a client in C can.
+
+    confluent_kafka takes text only, so this calls the library that it brings with it.
+    """
+    folder = Path(confluent_kafka.__file__).parent.parent / "confluent_kafka.libs"
+    library = ctypes.CDLL(str(next(folder.glob("librdkafka-*.so*"))))
+    pointer, integer = ctypes.c_void_p, ctypes.c_int
+    for function in (library.rd_kafka_conf_new, library.rd_kafka_new, library.rd_kafka_headers_new):
+        function.restype = pointer
+    error = ctypes.create_string_buffer(512)
+    configuration = pointer(library.rd_kafka_conf_new())
+    library.rd_kafka_conf_set(configuration, b"bootstrap.servers", bootstrap_servers.encode(), error, 512)
+    producer = pointer(library.rd_kafka_new(0, configuration, error, 512))
+    headers = pointer(library.rd_kafka_headers_new(ctypes.c_size_t(1)))
+    size = ctypes.c_ssize_t
+    library.rd_kafka_header_add(headers, name, size(len(name)), b"1", size(1))
+    # rd_kafka_vtype_t: 1 topic, 3 partition, 4 value, 7 flags (2: copy), 10 headers, 0 end.
+    arguments = [1, topic.encode(), 3, 0, 4, value, ctypes.c_size_t(len(value)), 7, 2, 10, headers, 0]
+    failed = library.rd_kafka_producev(producer, *(integer(a) if isinstance(a, int) else a for a in arguments))
+    assert not failed, failed
+    assert library.rd_kafka_flush(producer, 10_000) == 0
+    library.rd_kafka_destroy(producer)

@@ -135,8 +135,8 @@ class Replica:
         """Its exit code."""
         return self.process.wait(seconds)
 
-    def end(self) -> None:
-        """End it, whatever state it is in."""
+    def end(self) -> str:
+        """End it, whatever state it is in; returns all that it logged."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
@@ -145,7 +145,9 @@ class Replica:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self._log.unlink(missing_ok=True)
+        log = self.log
+        self._log.unlink()
+        return log
 
     def _wait_for_port(self) -> int:
         deadline = time.monotonic() + START_SECONDS

@@ -269,3 +269,48 @@ async def test_a_batch_that_leaves_the_history_when_it_is_dispatched(nursery: tr
     assert transport.values == ["0", "1"]
     assert [batch.next_offset for batch in bench.dispatched] == [1, 2]
     assert bench.hub.statistics().history.entries == 0
+
+
+async def test_a_heartbeat_names_no_position_ahead_of_the_records_beside_it(nursery: trio.Nursery) -> None:
+    """Cut between the two, the client would resume behind a record that it never got."""
+    bench = Bench()
+    transport = RecordingTransport()
+    transport.gate.set()
+    with bench.hub.subscribe(FEED, transport) as subscriber:
+        nursery.start_soon(subscriber.run)
+        await settle()
+        bench.publish(ONE)
+        subscriber.heartbeat()
+        await settle()
+        text = b"".join(transport.writes)
+        assert text.index(b"data: 0\n") < text.index(b"id: assets:0=0\n\n")
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_revoked_holds_no_records(nursery: trio.Nursery) -> None:
+    """A slow subscriber's channel may hold the entry on; its records and other formats' bytes are let go."""
+    bench = Bench()
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    transport.gate = trio.Event()
+    bench.publish(TWO)
+    await settle()
+    bench.publish(ONE)
+    entry = bench.hub.history.next(bench.hub.history.cursor(FEED.topics))
+    while entry is not None and entry.batch.partition != ONE:
+        entry = bench.hub.history.next(next(iter(bench.hub._subscribers.values())).cursor)
+    assert entry is not None
+    bench.hub.unassigned([ONE])
+    assert (entry.batch.records, entry.encoded) == ((), {})
+
+
+async def test_the_hub_knows_which_topics_are_read() -> None:
+    """As long as a subscriber is there."""
+    bench = Bench()
+    assert not bench.hub.reads("assets")
+    with bench.hub.subscribe(FEED, RecordingTransport()):
+        assert bench.hub.reads("assets")
+        assert not bench.hub.reads("others")
+    assert not bench.hub.reads("assets")

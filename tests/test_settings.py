@@ -405,3 +405,10 @@ def test_a_size_is_shown_without_loss(size: int, expected: str) -> None:
 def test_the_reference_is_current() -> None:
     """docs/settings.md says what the class says; ``nox -s settings`` writes it anew."""
     assert reference() == (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ['rack "4"', "a\\b", "a\nb", ""])
+def test_a_client_id_that_breaks_the_statistics_is_refused(name: str) -> None:
+    """Librdkafka writes it into its JSON as it is."""
+    with pytest.raises(ValidationError):
+        Settings(client_id=name)

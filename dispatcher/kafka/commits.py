@@ -61,6 +61,10 @@ of a broker that is away or new (`_TRANSPORT`, `_TIMED_OUT`, `_WAIT_COORD`; 3, 5
 nobody knows yet."""
 
 
+WORTH_ANOTHER_TRY = frozenset({CommitOutcome.RETRY, CommitOutcome.OWNERSHIP_IN_DOUBT})
+"""When a member that leaves has only a moment: what may have another answer then."""
+
+
 def outcome_of(code: int) -> CommitOutcome:
     """What an error code of a commit means; 0 is none."""
     return _OUTCOMES.get(code, CommitOutcome.RETRY) if code else CommitOutcome.STORED

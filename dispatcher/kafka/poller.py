@@ -23,7 +23,7 @@ import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.errors import KafkaClientError
-from dispatcher.kafka.commits import CommitResult
+from dispatcher.kafka.commits import WORTH_ANOTHER_TRY, CommitResult, outcome_of
 from dispatcher.kafka.crossing import Downstream, Orders, Polled
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.statistics import parse_statistics
@@ -32,8 +32,8 @@ from dispatcher.sansio.records import Record, TopicPartition
 
 log = structlog.get_logger(__name__)
 
-LEAVE_COMMIT_SECONDS = 2.0
-"""How long the last commit may take before the member leaves the group without its answer."""
+AGAIN_SECONDS = 0.05
+"""How soon the last commit is sent again when the broker could not take it."""
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is built anew."""
@@ -49,6 +49,7 @@ class Poller:
         poll_records: Most records taken in one poll.
         batch_bytes: A poll's records of one partition are cut into groups of about this size.
         drain_seconds: How long a revoke waits for writes under way.
+        leave_seconds: How long the last commit may take before the member leaves the group without its answer.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Poller:
         poll_records: int,
         batch_bytes: int,
         drain_seconds: float,
+        leave_seconds: float,
     ) -> None:
         self._properties = properties
         self._topics = list(topics)
@@ -67,17 +69,19 @@ class Poller:
         self._poll_records = poll_records
         self._batch_bytes = batch_bytes
         self._drain_seconds = drain_seconds
+        self._leave_seconds = leave_seconds
         self._limiter = trio.CapacityLimiter(1)
         self._polled = Polled()
         self._kept: list[BaseException] = []
         self._sent: dict[tuple[TopicPartition, int], Commit] = {}
         self._read_to: dict[TopicPartition, int] = {}
+        self._stopping = trio.Event()
 
     async def run(self) -> None:
         """Poll until told to stop.
 
         *Cancellation*: safe. The thread commits what was dispatched, leaves the group, and then this returns:
-        at most `LEAVE_COMMIT_SECONDS` and the consumer's own ``close`` later.
+        at most `leave_seconds` and the consumer's own ``close`` later.
 
         Raises:
             Exception: whatever the downstream or a callback raised; what was dispatched is committed.
@@ -91,10 +95,16 @@ class Poller:
                 if trio.current_time() - started > REBUILD_SECONDS[1]:
                     pause_seconds = REBUILD_SECONDS[0]
                 log.warning("consumer failed, building it anew", error=str(error), pause_seconds=pause_seconds)
-                await trio.sleep(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                with trio.move_on_after(pause_seconds * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not a secret
+                    await self._stopping.wait()
                 pause_seconds = min(2 * pause_seconds, REBUILD_SECONDS[1])
-            else:
-                return
+                if not self._stopping.is_set():
+                    continue
+            return
+
+    def stop(self) -> None:
+        """Build no consumer any more. One that works is stopped by its orders; this is for one that does not."""
+        self._stopping.set()
 
     # Everything below runs in the poller thread.
 
@@ -161,18 +171,21 @@ class Poller:
                 self._on_error(error)
         for key, run in by_partition.items():
             partition = TopicPartition(*key)
+            self._read_to[partition] = cast("int", run[-1].offset()) + 1
             records: list[Record] = []
             size_bytes = 0
-            last = run[-1]
-            self._read_to[partition] = cast("int", last.offset()) + 1
+            leader_epoch = None
             for message in run:
                 record = _record(message)
-                records.append(record)
-                size_bytes += record.size_bytes
-                if size_bytes >= self._batch_bytes or message is last:
-                    self._polled.groups.append((partition, tuple(records), message.leader_epoch()))
+                # Offsets go backwards where the topic was made anew, or its log was cut.
+                if records and (size_bytes >= self._batch_bytes or record.offset <= records[-1].offset):
+                    self._polled.groups.append((partition, tuple(records), leader_epoch))
                     records = []
                     size_bytes = 0
+                records.append(record)
+                size_bytes += record.size_bytes
+                leader_epoch = message.leader_epoch()
+            self._polled.groups.append((partition, tuple(records), leader_epoch))
 
     def _read_to_end(self, message: Message) -> None:
         """Tell of an end only when offsets without a record lie before it: the others tell nothing."""
@@ -210,14 +223,25 @@ class Poller:
         try:
             commits = trio.from_thread.run_sync(self._downstream.leaving)
             if failed is None and commits:
-                self._commit(consumer, commits)
-                deadline = time.monotonic() + LEAVE_COMMIT_SECONDS
-                while self._sent and time.monotonic() < deadline:
-                    # Serves the answer; a record that comes along was not dispatched, so it stays in Kafka.
-                    consumer.poll(0.02)
+                self._commit_for_sure(consumer, commits)
                 trio.from_thread.run_sync(self._downstream.exchange, self._polled)
         finally:
             consumer.close()
+
+    def _commit_for_sure(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
+        """Commit, and again while the broker cannot, such as in the midst of a rebalance; at most `leave_seconds`."""
+        deadline = time.monotonic() + self._leave_seconds
+        self._commit(consumer, commits)
+        answered = len(self._polled.commit_results)
+        while self._sent and time.monotonic() < deadline:
+            # Serves the answer; a record that comes along was not dispatched, so it stays in Kafka.
+            consumer.poll(0.02)
+            results = self._polled.commit_results[answered:]
+            answered += len(results)
+            again = [result.commit for result in results if outcome_of(result.code) in WORTH_ANOTHER_TRY]
+            if again:
+                time.sleep(AGAIN_SECONDS)
+                self._commit(consumer, again)
 
     def _raise_kept(self) -> None:
         if self._kept:
@@ -284,7 +308,18 @@ class Poller:
 def _record(message: Message) -> Record:
     """A message without an error, of which confluent_kafka's types do not know that it has these fields."""
     kind, timestamp_ms = message.timestamp()
-    headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    try:
+        headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    except SystemError:
+        # Header names are UTF-8, but nobody checks: confluent_kafka fails over one that is not, and a second call
+        # would return what it left half done. The record goes on without any of its headers.
+        headers = None
+        log.warning(
+            "headers left out, a name is not UTF-8",
+            topic=message.topic(),
+            partition=message.partition(),
+            offset=message.offset(),
+        )
     return Record(
         cast("int", message.offset()),
         None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,

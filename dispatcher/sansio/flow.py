@@ -6,15 +6,17 @@ Rules of this module:
 * Above it, every partition that holds more than its fair share (``resume_below`` divided by the number of
   partitions) is paused. A partition whose records find subscribers stays below its share and goes on: a topic
   to which nobody listens does not stop one to which somebody does.
-* Above ``pause_above + resume_below`` everything is paused: many partitions, each a little over its share by
-  what one poll brought, are not bounded by their shares.
-* A paused partition flows again when all that waits fell below ``resume_below``; or, below that ceiling, when
-  its own part fell to half its share.
+* Above ``pause_above + resume_below`` every partition that nobody reads is paused: many of them, each a little over
+  its share by what one poll brought, are not bounded by their shares.
+* Above ``pause_above + 2 * resume_below`` only partitions flow that somebody reads and of which nothing waits.
+* A paused partition flows again when all that waits fell below ``resume_below``; or when its own part fell to half
+  its share, unless one of the two ceilings holds it.
 
-So what waits never exceeds ``pause_above + resume_below`` and what one poll brings on top.
+So what nobody reads never exceeds ``pause_above + resume_below`` and what one poll brings on top, and can never stop
+what somebody reads.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from dispatcher.sansio.records import TopicPartition
@@ -60,20 +62,26 @@ class FlowControl:
             self._paused.discard(partition)
             self._flowing.discard(partition)
 
-    def decide(self, waiting: Mapping[TopicPartition, int], total: int) -> FlowDecision | None:
+    def decide(
+        self, waiting: Mapping[TopicPartition, int], total: int, is_read: Callable[[TopicPartition], bool]
+    ) -> FlowDecision | None:
         """Decide what to pause and to resume; None when nothing changes.
 
         Args:
             waiting: undispatched bytes of each partition; one that is missing has none.
             total: their sum, kept by the caller so that the usual answer costs nothing.
+            is_read: whether some subscriber reads a partition.
         """
         if total <= self.pause_above and not self._paused:
             return None
         share = self.resume_below / max(1, len(self._paused) + len(self._flowing))
         pause: frozenset[TopicPartition] = frozenset()
         resume: frozenset[TopicPartition] = frozenset()
-        if total > self.pause_above + self.resume_below:
-            pause = frozenset(self._flowing)
+        ceiling = self.pause_above + self.resume_below
+        if total > ceiling:
+            most = share if total <= ceiling + self.resume_below else 0
+            pause = frozenset(p for p in self._flowing if waiting.get(p, 0) > most or not is_read(p))
+            resume = frozenset(p for p in self._paused if waiting.get(p, 0) <= most / 2 and is_read(p))
         elif total < self.resume_below or total == 0:
             resume = frozenset(self._paused)
         else:

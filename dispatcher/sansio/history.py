@@ -41,6 +41,11 @@ class Entry:
         self.retired = False
         """Its partition has left the replica: nobody is handed it any more."""
 
+    def forget(self) -> None:
+        """Let go of all that takes room: a subscriber's channel may still hold it for bytes that are to be sent."""
+        self.encoded.clear()
+        self.batch.records = ()
+
 
 @dataclass(slots=True)
 class _Partition:
@@ -207,6 +212,7 @@ class History:
             entry.retired = True
             del self._entries[entry.sequence]
             self.bytes -= entry.bytes
+            entry.forget()
         self.waiting_bytes -= retired.waiting_bytes
         self._dispatched = deque(entry for entry in self._dispatched if not entry.retired)
         self._compact()
@@ -226,9 +232,7 @@ class History:
             self._trimmed_to = max(self._trimmed_to, entry.sequence)
             del self._entries[entry.sequence]
             self.bytes -= entry.bytes
-            # A subscriber's channel may still hold it for the bytes that are to be sent, and only for them.
-            entry.encoded.clear()
-            entry.batch.records = ()
+            entry.forget()
         self._compact()
 
     def statistics(self) -> HistoryStatistics:

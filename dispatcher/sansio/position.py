@@ -18,6 +18,9 @@ from dispatcher.sansio.records import TopicPartition
 MAX_POSITION_CHARACTERS = 8192
 """Browsers and proxies send the id back as a header; proxies take 8 KiB for all headers together."""
 
+MAX_SUFFIX_CHARACTERS = MAX_POSITION_CHARACTERS - 300
+"""The rest has room for the longest name of a record: topic, partition and offset."""
+
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _MAX_PARTITION = 2**31 - 1
@@ -93,7 +96,8 @@ class Snapshot:
     def id_suffix(self, own: int, topics: frozenset[str] | None = None) -> str:
         """What follows ``topic:partition=offset`` in the ids of a batch.
 
-        The ids of one batch differ only in the offset of its own partition, so all else is spelled once.
+        The ids of one batch differ only in the offset of its own partition, so all else is spelled once. Empty when
+        it would make the id longer than one that is taken back.
         Costs 0.8 µs with 6 partitions and 7 µs with 100 (``timeit``, CPython 3.11).
 
         Args:
@@ -109,16 +113,17 @@ class Snapshot:
                 spelled = _spelled(pairs[first:end], offsets[first:end])
                 if spelled:
                     suffix += f";{other}:{spelled[1:]}"
-        return suffix
+        return suffix if len(suffix) <= MAX_SUFFIX_CHARACTERS else ""
 
     def format(self, topics: frozenset[str] | None = None) -> str:
-        """Spell the whole position, partitions in the layout's order; empty when nothing is known."""
-        return ";".join(
+        """Spell the whole position, partitions in the layout's order; empty when nothing is known, or too much."""
+        position = ";".join(
             f"{topic}:{spelled[1:]}"
             for topic, (first, end) in self.layout.spans.items()
             if (topics is None or topic in topics)
             and (spelled := _spelled(self.layout.pairs[first:end], self.offsets[first:end]))
         )
+        return position if len(position) <= MAX_POSITION_CHARACTERS else ""
 
 
 def _spelled(pairs: tuple[str, ...], offsets: tuple[int | None, ...]) -> str:

@@ -26,7 +26,7 @@ import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
@@ -192,16 +192,21 @@ class Connection:
         self._endless_response = False
 
     async def send_all(self, buffers: Sequence[bytes]) -> None:
-        """Hand all bytes to the socket, in order; returns when the socket has accepted the last one.
+        """Hand a subscriber's bytes to the socket, in order; returns when the socket has accepted the last one.
 
         *Backpressure*: waits while the socket is full. *Cancellation*: the connection is closed, because a part
         may have been sent.
 
         Raises:
-            SubscriberGoneError: the connection is closed or broken.
+            SubscriberGoneError: the connection is closed or broken, or has not begun the subscriber's response.
             SubscriberStalledError: it took no byte for `stall_timeout_seconds`; the connection is closed.
         """
+        await self._send(buffers, needs_response=True)
+
+    async def _send(self, buffers: Sequence[bytes], *, needs_response: bool) -> None:
         async with self._send_lock:
+            if needs_response and not self._response_is_open():
+                raise SubscriberGoneError("the connection has been answered in another way")
             try:
                 await self._send_progressing([memoryview(buffer) for buffer in buffers if buffer])
             except (OSError, trio.ClosedResourceError) as error:
@@ -218,6 +223,17 @@ class Connection:
                 self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._stream.socket.close()
             self._reading.cancel()
+
+    def _response_is_open(self) -> bool:
+        """Whether a 200 or a 101 has gone out and nothing has ended it.
+
+        Hypercorn may have answered 400 before the app came to it, and tells the app nothing of that: records
+        written behind such an answer would count as dispatched.
+        """
+        http = self._protocol.connection
+        if isinstance(http, H11WSConnection):
+            http = http.h11_connection
+        return http.our_state in {h11.SEND_BODY, h11.SWITCHED_PROTOCOL} and not self._reading.cancel_called
 
     async def _send_progressing(self, buffers: list[memoryview]) -> None:
         """Send, each time with a new deadline for the next bit of progress."""
@@ -246,7 +262,7 @@ class Connection:
             # each disconnect; the deadline for progress and `abort` bound the shield.
             try:
                 with trio.move_on_after(math.inf, shield=True):
-                    await self.send_all([event.data])
+                    await self._send([event.data], needs_response=False)
             except (SubscriberGoneError, SubscriberStalledError):
                 self._reading.cancel()
         elif isinstance(event, Closed):

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import trio
@@ -40,6 +41,7 @@ class Fleet:
         settings: More settings of each, as `Replica` takes them.
         kafka: librdkafka properties of each.
         static: Whether each slot is a static member of the group.
+        logs: A folder for what the replicas have logged.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Fleet:
         settings: Mapping[str, object] | None = None,
         kafka: Mapping[str, object] | None = None,
         static: bool = False,
+        logs: Path | None = None,
     ) -> None:
         self.slots: list[Slot] = []
         self._auditor = auditor
@@ -63,6 +66,7 @@ class Fleet:
         self._settings = dict(settings or {})
         self._kafka = dict(kafka or {})
         self._static = static
+        self._logs = logs
         self._ended: list[Replica] = []
 
     def __enter__(self) -> Self:
@@ -70,7 +74,10 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         for replica in [*self._ended, *(slot.replica for slot in self.slots if slot.replica is not None)]:
-            replica.end()
+            log = replica.end()
+            if self._logs is not None:
+                self._logs.mkdir(parents=True, exist_ok=True)
+                (self._logs / f"{replica.identity.replace('/', '-')}.log").write_text(log)
 
     async def add(self, **keywords: object) -> Slot:
         """A new slot with a replica that listens; it joins the group by and by."""

@@ -14,7 +14,7 @@ from tests.broker.cluster import KafkaCluster
 from tests.chaos.run import PROPERTIES, Outcome, run_chaos
 from tests.chaos.timeline import draw
 
-PICTURES = Path("build/chaos")
+RESULTS = Path("build/chaos")
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -61,11 +61,11 @@ def main(seed: int, minutes: float, runs: int, protocol: str) -> None:
             def advance(seconds: float) -> None:
                 progress.advance(task, seconds)  # noqa: B023 - called within this turn of the loop
 
-            outcome = trio.run(run_chaos, cluster, number, minutes * 60, chosen, tell, advance)
+            results = RESULTS / f"seed-{number}-{chosen}"
+            outcome = trio.run(run_chaos, cluster, number, minutes * 60, chosen, tell, advance, results)
         show(outcome, console)
-        picture = PICTURES / f"seed-{number}-{chosen}.svg"
-        draw(outcome, picture)
-        console.print(f"Timeline: {picture}")
+        draw(outcome, results / "timeline.svg")
+        console.print(f"Timeline and logs: {results}")
         if not outcome.good:
             bad.append(number)
             console.print(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
@@ -180,6 +181,7 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
     protocol: str,
     tell: Callable[[str], None],
     advance: Callable[[float], None],
+    logs: Path | None = None,
 ) -> Outcome:
     """Go through the schedule of a seed.
 
@@ -190,6 +192,7 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
         protocol: ``classic`` or ``consumer``.
         tell: Called with what happens, in words.
         advance: Called with the seconds that have passed since it was called before.
+        logs: A folder for what the replicas have logged.
     """
     topic = cluster.create_topic(f"chaos-{seed}-{protocol}", PARTITIONS)
     group = f"group-{topic}"
@@ -203,6 +206,7 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
             group,
             settings=SETTINGS,
             kafka=PROPERTIES[protocol],
+            logs=logs,
         )
         with fleet:
             run = _Run(cluster, fleet, tell)
@@ -236,17 +240,21 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
 
 
 def cause(repeat: Repeat, happened: list[Happened]) -> str:
-    """The kind of event that a repeat comes from: the last fault that can be, else the last planned change."""
-    candidates = [
-        one
-        for one in happened
-        if one.event.kind not in OF_SUBSCRIBERS
-        and one.began <= repeat.at
-        and (one.ended is None or repeat.at <= one.ended + EFFECT_SECONDS)
-        and one.process in {None, repeat.first_process, repeat.process}
-    ]
-    faults = [one for one in candidates if one.event.kind not in PLANNED]
-    for one in reversed(faults or candidates):
+    """The kind of event that a repeat comes from: the last fault that can be, else the last planned change.
+
+    A fault of another replica can be as well, for as long as its session lasts: the group waits for it in each
+    rebalance, and meanwhile nobody can commit.
+    """
+    faults: list[Happened] = []
+    planned: list[Happened] = []
+    for one in happened:
+        if one.event.kind in OF_SUBSCRIBERS or one.began > repeat.at:
+            continue
+        concerned = one.process in {None, repeat.first_process, repeat.process}
+        ended = (one.ended or repeat.at) + EFFECT_SECONDS if concerned else one.began + 2 * SESSION_SECONDS
+        if repeat.at <= ended:
+            (planned if one.event.kind in PLANNED else faults).append(one)
+    for one in reversed(faults or planned):
         return str(one.event.kind)
     return "nothing"
 

@@ -37,7 +37,8 @@ def happened(kind: Kind, began: float, ended: float | None = None, process: str 
     [
         ([happened(Kind.KILL, 5, 6, "a")], "kill -9"),
         ([happened(Kind.KILL, 5, 6, "a"), happened(Kind.JOIN, 8, 9)], "kill -9"),
-        ([happened(Kind.KILL, 5, 6, "c"), happened(Kind.JOIN, 8, 9)], "join"),
+        ([happened(Kind.KILL, 5, 6, "c"), happened(Kind.JOIN, 8, 9)], "kill -9"),
+        ([happened(Kind.KILL, -3, 6, "c"), happened(Kind.JOIN, 8, 9)], "join"),
         ([happened(Kind.BROKER_KILL, 5, None), happened(Kind.STOP, 8, 9, "a")], "broker kill"),
         ([happened(Kind.KILL, 11, 12, "a"), happened(Kind.FREEZE, 8, 9)], "nothing"),
     ],

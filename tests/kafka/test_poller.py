@@ -3,12 +3,20 @@
 import signal
 from collections.abc import Callable
 
+import confluent_kafka
+import orjson
 import pytest
 import trio
 
+from dispatcher.kafka.crossing import Polled
+from dispatcher.kafka.poller import Poller
+from dispatcher.pipeline import Pipeline
+from dispatcher.sansio.offsets import Commit
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.settings import Settings
 from tests.clients import open_sse, sse_records
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
+from tests.producing import produce_numbered, produce_with_header_name
 from tests.replicas import Replica
 
 RECORDS = 5000
@@ -88,3 +96,102 @@ async def test_a_partition_that_was_paused_revoked_and_assigned_again_flows(
     for partition in range(PARTITIONS):
         expected = [(partition, offset) for offset in range(RECORDS // PARTITIONS)]
         assert expected == [record.own for record in records if record.own[0] == partition]
+
+
+async def test_a_header_name_that_is_no_text_stops_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """The record comes, without its headers, and so does the one behind it; one log line tells."""
+    topic = kafka.create_topic(1)
+    replica = replicas(kafka.bootstrap_servers, topic)
+    await trio.to_thread.run_sync(
+        produce_with_header_name, kafka.bootstrap_servers, topic, b"\xff\xfe", b'"unreadable"'
+    )
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 1, 1)
+    async with open_sse(replica, "?format=envelope") as stream:
+        with trio.fail_after(20):
+            records = await sse_records(stream, 2)
+    assert [orjson.loads(record.data)["value"] for record in records] == ['"unreadable"', "0"]
+    assert orjson.loads(records[0].data)["headers"] == []
+    assert [line["offset"] for line in replica.logged("headers left out, a name is not UTF-8")] == [0]
+
+
+class Fetched:
+    """What the poller asks of a message."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def offset(self) -> int:
+        return self._offset
+
+    def topic(self) -> str:
+        return "ofa_assets"
+
+    def partition(self) -> int:
+        return 0
+
+    def timestamp(self) -> tuple[int, int]:
+        return (1, 1)
+
+    def value(self) -> bytes:
+        return b"x"
+
+    def nothing(self) -> None:
+        return None
+
+    error = key = headers = leader_epoch = nothing
+
+
+async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> None:
+    """The topic was made anew while records of the old one were waiting: each log is taken for itself."""
+    pipeline = Pipeline(Settings(client_id="replica"))
+    partition = TopicPartition("ofa_assets", 0)
+    pipeline.exchange(Polled(assigned=[partition]))
+    poller = pipeline._poller
+    poller._sort([Fetched(offset) for offset in (8, 9, 0, 1, 20)])  # type: ignore[misc] # a Message cannot be made
+    assert [[r.offset for r in records] for _, records, _ in poller._polled.groups] == [[8, 9], [0, 1, 20]]
+    pipeline.exchange(poller._polled)
+    assert pipeline.statistics().partitions[partition].received_to == 21
+
+
+class LeavingGroup:
+    """A consumer and what is downstream of it, at the end: the broker answers commits as it was told to."""
+
+    def __init__(self, answers: list[int]) -> None:
+        self.sent: list[int] = []
+        self.closed = False
+        self.poller = Poller({}, [], self, poll_records=1, batch_bytes=1, drain_seconds=0, leave_seconds=0.5)  # type: ignore[arg-type]
+        self._answers = answers
+        self._waiting: list[confluent_kafka.TopicPartition] = []
+
+    def leaving(self) -> list[Commit]:
+        return [Commit(TopicPartition("assets", 0), 1, 7, None)]
+
+    def exchange(self, _: Polled) -> None:
+        """What is told at last."""
+
+    def commit(self, offsets: list[confluent_kafka.TopicPartition], asynchronous: bool) -> None:
+        assert asynchronous
+        self.sent.append(offsets[0].offset)
+        self._waiting = offsets
+
+    def poll(self, _: float) -> None:
+        if self._waiting and self._answers:
+            code = self._answers.pop(0)
+            offsets, self._waiting = self._waiting, []
+            self.poller._on_commit(confluent_kafka.KafkaError(code) if code else None, offsets)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("answers", "sent"),
+    [([0], 1), ([27, 14, 0], 3), ([30], 1), ([82], 1), ([], 1)],
+    ids=["stored", "rebalancing, then loading", "not allowed", "fenced", "no answer"],
+)
+async def test_the_last_commit_is_sent_until_the_broker_takes_it(answers: list[int], sent: int) -> None:
+    """A replica that stops in the midst of a rebalance would leave all that it dispatched since to be repeated."""
+    group = LeavingGroup(answers)
+    await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # it is enough of a consumer
+    assert group.sent == [7] * sent
+    assert group.closed

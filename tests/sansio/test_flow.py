@@ -11,23 +11,33 @@ A, B, C, D = (TopicPartition("assets", n) for n in range(4))
 NONE: frozenset[TopicPartition] = frozenset()
 
 
+def everything(_: TopicPartition) -> bool:
+    """Somebody reads each partition."""
+    return True
+
+
+def nothing(_: TopicPartition) -> bool:
+    """Nobody reads any."""
+    return False
+
+
 def test_all_flows_up_to_the_mark() -> None:
     """At the mark nothing happens, above it all that hold more than their share are paused."""
     flow = FlowControl(100, 50)
     flow.assigned([A, B])
-    assert flow.decide({A: 60, B: 40}, 100) is None
-    assert FlowDecision(frozenset({A, B}), NONE) == flow.decide({A: 61, B: 40}, 101)
+    assert flow.decide({A: 60, B: 40}, 100, everything) is None
+    assert FlowDecision(frozenset({A, B}), NONE) == flow.decide({A: 61, B: 40}, 101, everything)
     assert {A, B} == flow.paused
-    assert flow.decide({A: 61, B: 40}, 101) is None
+    assert flow.decide({A: 61, B: 40}, 101, everything) is None
 
 
 def test_all_flow_again_below_the_mark() -> None:
     """Not before what waits has fallen below `resume_below`."""
     flow = FlowControl(100, 50)
     flow.assigned([A])
-    flow.decide({A: 101}, 101)
-    assert flow.decide({A: 50}, 50) is None
-    assert FlowDecision(NONE, frozenset({A})) == flow.decide({A: 49}, 49)
+    flow.decide({A: 101}, 101, everything)
+    assert flow.decide({A: 50}, 50, everything) is None
+    assert FlowDecision(NONE, frozenset({A})) == flow.decide({A: 49}, 49, everything)
     assert flow.paused == NONE
 
 
@@ -35,31 +45,46 @@ def test_a_topic_without_listeners_does_not_stop_one_with_listeners() -> None:
     """What flows away stays below its share and is never paused."""
     flow = FlowControl(100, 40)
     flow.assigned([A, B])
-    assert FlowDecision(frozenset({A}), NONE) == flow.decide({A: 110, B: 5}, 115)
-    assert flow.decide({A: 110, B: 20}, 130) is None
-    assert FlowDecision(frozenset({B}), NONE) == flow.decide({A: 110, B: 21}, 131)
-    assert FlowDecision(NONE, frozenset({B})) == flow.decide({A: 110, B: 10}, 120)
+    assert FlowDecision(frozenset({A}), NONE) == flow.decide({A: 110, B: 5}, 115, everything)
+    assert flow.decide({A: 110, B: 20}, 130, everything) is None
+    assert FlowDecision(frozenset({B}), NONE) == flow.decide({A: 110, B: 21}, 131, everything)
+    assert FlowDecision(NONE, frozenset({B})) == flow.decide({A: 110, B: 10}, 120, everything)
 
 
-def test_everything_is_paused_above_the_ceiling() -> None:
+def test_what_nobody_reads_is_paused_above_the_ceiling() -> None:
     """What one poll brings to each of many partitions does not add up; below the ceiling the small ones flow."""
     flow = FlowControl(100, 40)
     flow.assigned([A, B, C])
-    assert flow.decide({A: 130}, 130) == FlowDecision(frozenset({A}), NONE)
-    assert flow.decide({A: 130, B: 11}, 141) == FlowDecision(frozenset({B, C}), NONE)
-    assert flow.decide({A: 130, B: 7}, 137) == FlowDecision(NONE, frozenset({C}))
+    assert flow.decide({A: 130}, 130, nothing) == FlowDecision(frozenset({A}), NONE)
+    assert flow.decide({A: 130, B: 11}, 141, nothing) == FlowDecision(frozenset({B, C}), NONE)
+    assert flow.decide({A: 130, B: 7}, 137, nothing) == FlowDecision(NONE, frozenset({C}))
+
+
+def test_what_nobody_reads_never_stops_what_somebody_reads() -> None:
+    """Not even when it holds more than both ceilings: of what is read one poll at a time comes, and flows away."""
+    flow = FlowControl(100, 40)
+    flow.assigned([A, B])
+
+    def is_read(partition: TopicPartition) -> bool:
+        return partition == B
+
+    assert flow.decide({A: 300}, 300, is_read) == FlowDecision(frozenset({A}), NONE)
+    assert flow.decide({A: 300, B: 1}, 301, is_read) == FlowDecision(frozenset({B}), NONE)
+    assert flow.decide({A: 300, B: 0}, 300, is_read) == FlowDecision(NONE, frozenset({B}))
+    flow.decide({A: 150, B: 20}, 170, is_read)
+    assert flow.paused == {A}
 
 
 def test_an_assignment_forgets_what_was_paused_before() -> None:
     """Paused, revoked, assigned again: it flows, and it is not resumed twice (librdkafka #1849)."""
     flow = FlowControl(100, 50)
     flow.assigned([A])
-    flow.decide({A: 101}, 101)
+    flow.decide({A: 101}, 101, everything)
     flow.unassigned([A])
     assert flow.paused == NONE
     flow.assigned([A])
     assert flow.paused == NONE
-    assert flow.decide({}, 0) is None
+    assert flow.decide({}, 0, everything) is None
 
 
 def test_marks_must_be_in_order() -> None:
@@ -68,8 +93,13 @@ def test_marks_must_be_in_order() -> None:
         FlowControl(10, 11)
 
 
-@given(st.lists(st.tuples(st.sampled_from([A, B, C, D]), st.integers(0, 60)), max_size=60))
-def test_what_waits_is_bounded_and_never_stuck(steps: list[tuple[TopicPartition, int]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from([A, B, C, D]), st.integers(0, 60)), max_size=60),
+    st.sets(st.sampled_from([A, B, C, D])),
+)
+def test_what_waits_is_bounded_and_never_stuck(
+    steps: list[tuple[TopicPartition, int]], read: set[TopicPartition]
+) -> None:
     """Whatever comes and goes: the bound holds, what is paused is what was decided, and empty means flowing."""
     flow = FlowControl(100, 50)
     flow.assigned([A, B, C, D])
@@ -80,13 +110,16 @@ def test_what_waits_is_bounded_and_never_stuck(steps: list[tuple[TopicPartition,
             waiting[partition] = 0
         elif partition not in paused:
             waiting[partition] += number
-        decision = flow.decide(waiting, sum(waiting.values()))
+        decision = flow.decide(waiting, sum(waiting.values()), read.__contains__)
         if decision is not None:
             assert not decision.pause & decision.resume
             assert decision.resume <= paused
             paused = (paused | decision.pause) - decision.resume
         assert paused == flow.paused
-        assert sum(waiting.values()) <= 100 + 50 + 60
+        # Of each partition that is read one poll may come when nothing else may.
+        assert sum(waiting.values()) <= 100 + 50 + 60 + (50 + 60 * len(read) if read else 0)
+        total = sum(waiting.values())
+        assert all(waiting[p] for p in paused & read) or total == 0 or not decision
     waiting = dict.fromkeys(waiting, 0)
-    flow.decide(waiting, 0)
+    flow.decide(waiting, 0, nothing)
     assert flow.paused == NONE

@@ -107,3 +107,11 @@ def test_any_text_is_a_position_or_an_error(text: str) -> None:
     except MalformedPositionError:
         return
     assert position == parse_position(format_position(position))
+
+
+def test_an_id_is_never_longer_than_one_that_is_taken_back() -> None:
+    """An EventSource whose id is refused gives up for good: a record's own pair alone is better than that."""
+    partitions = [TopicPartition("assets", number) for number in range(600)]
+    snapshot = Snapshot(Layout(partitions), tuple(10**9 + number for number in range(600)))
+    assert parse_position(f"assets:7=1000000007{snapshot.id_suffix(7)}") == {partitions[7]: 10**9 + 7}
+    assert snapshot.format() == ""
