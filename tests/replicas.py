@@ -8,14 +8,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import orjson
 
+from tests.broker import leash
+
 START_SECONDS = 20.0
 END_SECONDS = 15.0
+
+_starter = ThreadPoolExecutor(1, thread_name_prefix="replica-starter")
+"""No replica outlives the thread that started it (`leash`), and this one lives as long as the process."""
 
 
 class Replica:
@@ -63,12 +69,14 @@ class Replica:
         ]
         self._log = Path(tempfile.mkstemp(prefix="replica-", suffix=".log")[1])
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, sys.executable, "-c", f"{code}\nfrom dispatcher.cli import main\nmain()", *arguments],
+            whole = [*command, sys.executable, "-c", f"{code}\nfrom dispatcher.cli import main\nmain()", *arguments]
+            self.process = _starter.submit(
+                subprocess.Popen,
+                [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *whole],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+            ).result()
         self.port = self._wait_for_port()
 
     @property
