@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher.kafka.commits import CommitResult
+from dispatcher.kafka.messages import Group
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.offsets import Commit
-from dispatcher.sansio.records import Record, TopicPartition
+from dispatcher.sansio.records import TopicPartition
 
 IDLE_POLL_SECONDS = 0.1
 """How long a poll waits for a record, and so the longest that an order waits for the thread."""
@@ -19,8 +20,7 @@ class Polled:
 
     assigned: list[TopicPartition] | None = None
     """Partitions that became ours, which may be none; None when nothing was assigned. Records of them may follow."""
-    groups: list[tuple[TopicPartition, tuple[Record, ...], int | None]] = field(default_factory=list)
-    """Consecutive records of one partition each, with the leader epoch of the last one."""
+    groups: list[Group] = field(default_factory=list)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     """Partitions read to their end without a record in the last offsets before it, and that end."""
     commit_results: list[CommitResult] = field(default_factory=list)

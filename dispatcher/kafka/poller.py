@@ -25,10 +25,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from dispatcher.errors import KafkaClientError
 from dispatcher.kafka.commits import WORTH_ANOTHER_TRY, CommitResult, outcome_of
 from dispatcher.kafka.crossing import Downstream, Orders, Polled
+from dispatcher.kafka.messages import grouped
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.offsets import Commit
-from dispatcher.sansio.records import Record, TopicPartition
+from dispatcher.sansio.records import TopicPartition
 
 log = structlog.get_logger(__name__)
 
@@ -158,34 +159,21 @@ class Poller:
         self._sort(messages)
 
     def _sort(self, messages: list[Message]) -> None:
-        """Turn messages into groups of records; a partition's groups are in offset order."""
-        by_partition: dict[TopicPartition, list[Message]] = {}
+        """Tell records from ends and errors."""
+        records, ends = [], []
         for message in messages:
             error = message.error()
             if error is None:
-                key = cast("TopicPartition", (message.topic(), message.partition()))
-                by_partition.setdefault(key, []).append(message)
+                records.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
-                self._read_to_end(message)
+                ends.append(message)
             else:
                 self._on_error(error)
-        for key, run in by_partition.items():
-            partition = TopicPartition(*key)
-            self._read_to[partition] = cast("int", run[-1].offset()) + 1
-            records: list[Record] = []
-            size_bytes = 0
-            leader_epoch = None
-            for message in run:
-                record = _record(message)
-                # Offsets go backwards where the topic was made anew, or its log was cut.
-                if records and (size_bytes >= self._batch_bytes or record.offset <= records[-1].offset):
-                    self._polled.groups.append((partition, tuple(records), leader_epoch))
-                    records = []
-                    size_bytes = 0
-                records.append(record)
-                size_bytes += record.size_bytes
-                leader_epoch = message.leader_epoch()
-            self._polled.groups.append((partition, tuple(records), leader_epoch))
+        for group in grouped(records, self._batch_bytes):
+            self._read_to[group[0]] = group[1][-1].offset + 1
+            self._polled.groups.append(group)
+        for message in ends:
+            self._read_to_end(message)
 
     def _read_to_end(self, message: Message) -> None:
         """Tell of an end only when offsets without a record lie before it: the others tell nothing."""
@@ -303,30 +291,6 @@ class Poller:
 
     def _on_statistics(self, text: str) -> None:
         self._polled.statistics = parse_statistics(text)
-
-
-def _record(message: Message) -> Record:
-    """A message without an error, of which confluent_kafka's types do not know that it has these fields."""
-    kind, timestamp_ms = message.timestamp()
-    try:
-        headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
-    except SystemError:
-        # Header names are UTF-8, but nobody checks: confluent_kafka fails over one that is not, and a second call
-        # would return what it left half done. The record goes on without any of its headers.
-        headers = None
-        log.warning(
-            "headers left out, a name is not UTF-8",
-            topic=message.topic(),
-            partition=message.partition(),
-            offset=message.offset(),
-        )
-    return Record(
-        cast("int", message.offset()),
-        None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
-        message.key(),
-        message.value(),
-        tuple(headers) if headers else (),
-    )
 
 
 def _plain(partitions: list[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
