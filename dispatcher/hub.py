@@ -13,15 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
+from typing import Protocol
 
 import trio
 
 from dispatcher.errors import UnavailableError
-from dispatcher.sansio.history import Cursor, Entry, History, HistoryStatistics
+from dispatcher.sansio.entries import Cursor, Entry
+from dispatcher.sansio.history import History, HistoryStatistics
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.replays import Chunk, Range
 from dispatcher.settings import Settings
 from dispatcher.subscriber import Feed, Goodbye, Subscriber, SubscriberState, SubscriberStatistics, Transport
+
+REPLAY_AGAIN_SECONDS = 0.5
+"""When nothing could be read again, as with a broker away."""
 
 HEARTBEAT_SLICES = 10
 """Heartbeats are spread over their interval: ten thousand at once would hold the loop for half a second."""
@@ -35,6 +41,13 @@ class ReplicaState(StrEnum):
     WAITING = "waiting"
     """A member of the group, without a partition of the stream's topics."""
     BROKER_DOWN = "broker-down"
+
+
+class Replays(Protocol):
+    """Reads ranges of partitions again."""
+
+    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
+        """The next part of some ranges; empty when it could not be read now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +74,20 @@ class Hub:
     Args:
         settings: Bounds of history, channels and writes.
         on_dispatched: Called once for each batch, when the first subscriber has taken all of it.
+        replays: Where to read what is no longer in memory.
     """
 
-    def __init__(self, settings: Settings, on_dispatched: Callable[[Batch], None]) -> None:
+    def __init__(self, settings: Settings, on_dispatched: Callable[[Batch], None], replays: Replays) -> None:
         self.history = History(settings.history_bytes)
         self.state = ReplicaState.BROKER_DOWN
         self.state_version = 0
         self._settings = settings
         self._on_dispatched = on_dispatched
+        self._replays = replays
+        self._asked: list[tuple[Subscriber, Mapping[TopicPartition, Range]]] = []
+        self._ask = trio.Event()
+        self._awaited: dict[TopicPartition, set[int]] = {}
+        """Subscribers by the partitions that they have named and that are not here yet."""
         self._partitions: dict[TopicPartition, int | None] = {}
         self._layout = Layout(())
         self._offsets: list[int | None] = []
@@ -122,6 +141,8 @@ class Hub:
         index = self._indexes[batch.partition]
         self._partitions[batch.partition] = self._offsets[index] = batch.records[-1].offset
         entry = self.history.append(batch, Snapshot(self._layout, tuple(self._offsets)), index)
+        if self._awaited:
+            self._arrived(batch.partition)
         self._published_records += len(batch.records)
         for feed, live in tuple(self._live.items()):
             if batch.partition.topic in feed.topics:
@@ -129,7 +150,28 @@ class Hub:
                 for subscriber in tuple(live.values()):
                     subscriber.offer(entry, data)
 
+    def reached(self, partition: TopicPartition, offset: int) -> None:
+        """A partition has been read up to an offset, without a record in what is new of it."""
+        self.history.reached(partition, offset)
+        index = self._indexes[partition]
+        seen = self._offsets[index]
+        if seen is None or seen < offset - 1:
+            self._partitions[partition] = self._offsets[index] = offset - 1
+        if self._awaited:
+            self._arrived(partition)
+
     # What subscribers ask (subscriber.Source).
+
+    def replay(self, subscriber: Subscriber, missing: Mapping[TopicPartition, Range]) -> None:
+        """Read the next part of what is not in memory for a subscriber, and give it to it when it is there."""
+        self._asked.append((subscriber, missing))
+        self._ask.set()
+
+    def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
+        """A batch that was read again, encoded for one subscriber: what it has seen is its own."""
+        layout = Layout(seen)
+        snapshot = Snapshot(layout, tuple(seen[partition] for partition in layout.partitions))
+        return _encode(feed, batch, snapshot, layout.partitions.index(batch.partition))
 
     def next_entry(self, cursor: Cursor) -> Entry | None:
         """The next entry for a cursor, None at the head; the cursor moves behind it."""
@@ -137,7 +179,14 @@ class Hub:
 
     def data(self, feed: Feed, entry: Entry) -> bytes:
         """The entry's bytes for a feed, encoded when first asked for."""
-        return self.history.encode(entry, feed, lambda entry: _encode(feed, entry))
+        return self.history.encode(
+            entry, feed, lambda entry: _encode(feed, entry.batch, entry.snapshot, entry.own_index)
+        )
+
+    def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
+        """The entry's records from an offset on, encoded for one subscriber that has the others already."""
+        records = tuple(record for record in entry.batch.records if record.offset >= first_offset)
+        return _encode(feed, Batch(entry.batch.partition, records), entry.snapshot, entry.own_index)
 
     def dispatched(self, entries: Iterable[Entry]) -> None:
         """A subscriber's socket accepted all bytes of these entries."""
@@ -181,8 +230,16 @@ class Hub:
     # Who comes and goes.
 
     @contextmanager
-    def subscribe(self, feed: Feed, transport: Transport) -> Iterator[Subscriber]:
+    def subscribe(
+        self, feed: Feed, transport: Transport, position: Mapping[TopicPartition, int] | None = None
+    ) -> Iterator[Subscriber]:
         """Register a subscriber for the body of the ``with`` block.
+
+        Args:
+            feed: What it gets.
+            transport: Where it gets it.
+            position: The last offset that it has seen of some partitions; those that are not here now count when
+                they come.
 
         Raises:
             UnavailableError: there are `max_subscribers` already, or the replica is stopping.
@@ -198,23 +255,49 @@ class Hub:
             self,
             feed,
             transport,
-            cursor=self.history.cursor(feed.topics),
+            position={tp: offset for tp, offset in (position or {}).items() if tp.topic in feed.topics},
             buffer_bytes=self._settings.subscriber_buffer_bytes,
             write_bytes=self._settings.write_bytes,
         )
         self._subscribers[number] = subscriber
         self._readers.update(feed.topics)
+        for partition in subscriber.awaited:
+            self._awaited.setdefault(partition, set()).add(number)
         try:
             yield subscriber
         finally:
             del self._subscribers[number]
             self._readers.subtract(feed.topics)
+            for partition in subscriber.awaited:
+                self._awaited[partition].discard(number)
+                if not self._awaited[partition]:
+                    del self._awaited[partition]
             self._remove_live(subscriber)
             subscriber.close()
             self._left.set()
 
     async def run(self) -> None:
-        """Send each subscriber a heartbeat every `heartbeat_seconds`, a slice of them at a time."""
+        """Read again what subscribers ask for, and send each of them heartbeats."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._beat)
+            while True:
+                asked, self._asked = self._asked, []
+                for subscriber, missing in asked:
+                    nursery.start_soon(self._read_again, subscriber, missing)
+                await self._ask.wait()
+                self._ask = trio.Event()
+
+    async def _read_again(self, subscriber: Subscriber, missing: Mapping[TopicPartition, Range]) -> None:
+        with trio.CancelScope() as subscriber.reading:
+            if subscriber.number in self._subscribers:
+                chunk = await self._replays.read(missing, self._settings.write_bytes)
+                if not (chunk.batches or chunk.gaps or chunk.next_offsets):
+                    await trio.sleep(REPLAY_AGAIN_SECONDS)
+                if subscriber.number in self._subscribers:
+                    subscriber.replayed(chunk)
+
+    async def _beat(self) -> None:
+        """A heartbeat every `heartbeat_seconds`, a slice of the subscribers at a time."""
         for tick in count():
             await trio.sleep(self._settings.heartbeat_seconds / HEARTBEAT_SLICES)
             for number, subscriber in tuple(self._subscribers.items()):
@@ -267,6 +350,11 @@ class Hub:
         self._dispatched_records += entry.records
         self._on_dispatched(entry.batch)
 
+    def _arrived(self, partition: TopicPartition) -> None:
+        """Those who have named a partition before it came go on from there."""
+        for number in self._awaited.pop(partition, ()):
+            self._subscribers[number].arrived(partition)
+
     def _remove_live(self, subscriber: Subscriber) -> None:
         live = self._live.get(subscriber.feed)
         if live is not None:
@@ -288,10 +376,8 @@ class Hub:
             subscriber.tell_state()
 
 
-def _encode(feed: Feed, entry: Entry) -> bytes:
-    partition = entry.batch.partition
+def _encode(feed: Feed, batch: Batch, snapshot: Snapshot, own_index: int) -> bytes:
+    partition = batch.partition
     return feed.wire.records(
-        entry.batch,
-        f"{partition.topic}:{partition.partition}=",
-        entry.snapshot.id_suffix(entry.own_index, feed.topics),
+        batch, f"{partition.topic}:{partition.partition}=", snapshot.id_suffix(own_index, feed.topics)
     )

@@ -87,6 +87,13 @@ class ReplicaOperations(Collector):
                 "waiting": hub.history.waiting_records,
                 "deliveries": hub.deliveries,
             },
+            "replays": {
+                "running": statistics.replays.running,
+                "waiting": statistics.replays.waiting,
+                "chunks": statistics.replays.chunks,
+                "records": statistics.replays.records,
+                "subscribers": sum(subscriber.replaying for subscriber in self._subscribers()),
+            },
             "bytes": {
                 "history": hub.history.bytes,
                 "waiting": hub.history.waiting_bytes,
@@ -120,6 +127,8 @@ class ReplicaOperations(Collector):
             ("history_bytes", "Memory of the history, waiting records included.", hub.history.bytes),
             ("subscriber_channel_bytes", "Bytes waiting in subscribers' channels.", hub.buffered_bytes),
             ("prefetched_bytes", "Bytes that librdkafka holds fetched.", _prefetched(statistics)),
+            ("replays_running", "Chunks that are being read again from Kafka.", statistics.replays.running),
+            ("replays_waiting", "Subscribers that wait in line for that.", statistics.replays.waiting),
             ("paused_partitions", "Partitions whose fetching is paused.", len(statistics.paused)),
         ):
             yield GaugeMetricFamily(f"dispatcher_{name}", text, value=value)
@@ -129,6 +138,8 @@ class ReplicaOperations(Collector):
             ("deliveries", "Records times subscribers that took them.", hub.deliveries),
             ("fell_back", "Full channels that sent a subscriber back to catching up.", hub.fell_back),
             ("commits", "Offsets that the broker stored.", statistics.commits.confirmed),
+            ("replayed_chunks", "Chunks that were read again from Kafka.", statistics.replays.chunks),
+            ("replayed_records", "Records that were read again from Kafka.", statistics.replays.records),
             ("rebalances", "Partitions revoked or lost.", statistics.rebalances),
         ):
             yield CounterMetricFamily(f"dispatcher_{name}", text, value=value)

@@ -16,7 +16,8 @@ from dispatcher.hub import Hub, HubStatistics, ReplicaState
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
 from dispatcher.kafka.crossing import IDLE_POLL_SECONDS, Orders, Polled
 from dispatcher.kafka.poller import Poller
-from dispatcher.kafka.properties import consumer_properties
+from dispatcher.kafka.properties import consumer_properties, replay_properties
+from dispatcher.kafka.replay import Replays, ReplayStatistics
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
@@ -58,6 +59,7 @@ class PipelineStatistics:
     crossed_at: float
     """`time.monotonic` of the last crossing: how long ago tells whether the poller lives."""
     hub: HubStatistics
+    replays: ReplayStatistics
 
 
 class Pipeline:
@@ -70,7 +72,12 @@ class Pipeline:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.hub = Hub(settings, self._dispatched)
+        self._replays = Replays(
+            replay_properties(settings),
+            concurrency=settings.replay_concurrency,
+            batch_bytes=settings.batch_bytes,
+        )
+        self.hub = Hub(settings, self._dispatched, self._replays)
         self._offsets = OffsetTracker()
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
@@ -105,6 +112,7 @@ class Pipeline:
             nursery.start_soon(self.hub.run)
             await self._poller.run()
             nursery.cancel_scope.cancel()
+        await self._replays.close()
 
     def stop_fetching(self) -> None:
         """Take nothing more from Kafka, and stay a member of the group."""
@@ -132,6 +140,8 @@ class Pipeline:
             self._take_records(partition, records, leader_epoch)
         for partition, end in polled.ends.items():
             self._offsets.ended(partition, end)
+            if self._offsets.epoch(partition) is not None:
+                self.hub.reached(partition, end)
         self._settle_state()
         pause, resume = self._decide_flow(polled.assigned or ())
         return Orders(
@@ -200,6 +210,7 @@ class Pipeline:
             crossings=self._crossings,
             crossed_at=self._crossed_at,
             hub=self.hub.statistics(),
+            replays=self._replays.statistics(),
         )
 
     def _dispatched(self, batch: Batch) -> None:
@@ -247,9 +258,14 @@ class Pipeline:
         if self._offsets.epoch(partition) is None:
             # Fetched before a revoke that came in the same poll: its new owner reads them.
             return
+        epoch_before = self._offsets.epoch(partition)
         covers_from = self._offsets.received(partition, records[0].offset, records[-1].offset + 1, leader_epoch)
         epoch = self._offsets.epoch(partition)
         assert epoch is not None  # noqa: S101 - it was just received
+        if epoch != epoch_before:
+            # Offsets went backwards: another log than the one in memory.
+            log.warning("the log begins anew", partition=str(partition), offset=records[0].offset)
+            self.hub.assigned([partition])
         self.hub.publish(Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch))
 
     def _settle_state(self) -> None:

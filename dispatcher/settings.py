@@ -200,6 +200,13 @@ class Settings(BaseSettings):
     max_subscribers: int = Field(
         default=10_000, ge=1, description="Subscribers on this replica; more are sent elsewhere."
     )
+    replay_concurrency: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Most chunks that are read again from Kafka at a time, for subscribers behind what is in memory; "
+        "others wait in line. Each has a consumer of its own.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
     )

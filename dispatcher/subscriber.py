@@ -4,9 +4,13 @@ The seam between catching up and live: a subscriber that catches up reads the hi
 at a time. When nothing is left behind it, it goes live in the same step, without an ``await`` in between: from
 then on the hub puts every new entry into its channel. When the channel is full, it is emptied and the subscriber
 catches up again from where it was. So every record reaches it once, in order, and no one waits for it.
+
+What is no longer in memory is read again from Kafka, a chunk whenever the socket has taken the one before, until
+nothing is missing any more between what was read and what is in memory; then the history goes on. All missing
+partitions come before the history does: the ids in the history name the last offset of every partition.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +19,10 @@ from typing import Protocol
 import trio
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.history import Cursor, Entry
+from dispatcher.sansio.entries import Cursor, Entry
+from dispatcher.sansio.history import History
+from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.replays import Chunk, Range
 from dispatcher.sansio.wire import Wire
 
 CHANNEL_ENTRIES = 1024
@@ -89,6 +96,19 @@ class Source(Protocol):
     def data(self, feed: Feed, entry: Entry) -> bytes:
         """The entry, encoded for the feed."""
 
+    def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
+        """The entry's records from an offset on, encoded for the feed."""
+
+    def replay(self, subscriber: "Subscriber", missing: Mapping[TopicPartition, Range]) -> None:
+        """Read the next part of what is not in memory, and give it to `Subscriber.replayed`. Never waits."""
+
+    def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
+        """A batch that was read again, encoded for who has seen so much."""
+
+    @property
+    def history(self) -> History:
+        """Recent and undispatched batches."""
+
     def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The replica's state, encoded for the feed."""
 
@@ -115,7 +135,8 @@ class SubscriberStatistics:
     wire: str
     buffered_bytes: int
     records: int
-    sequence: int
+    replaying: bool
+    """Whether it is sent what was read again from Kafka."""
 
 
 class Subscriber:
@@ -128,7 +149,7 @@ class Subscriber:
         source: The hub.
         feed: What it gets.
         transport: Where it gets it.
-        cursor: Its place in the history.
+        position: The last offset that it has seen of some partitions.
         buffer_bytes: Bound of its channel. An entry that is larger than all of it fits into an empty channel.
         write_bytes: Entries are joined into one write up to this size; one entry always fits.
     """
@@ -140,14 +161,19 @@ class Subscriber:
         feed: Feed,
         transport: Transport,
         *,
-        cursor: Cursor,
+        position: Mapping[TopicPartition, int],
         buffer_bytes: int,
         write_bytes: int,
     ) -> None:
         self.number = number
         self.feed = feed
         self.state = SubscriberState.CATCHING_UP
-        self.cursor = cursor
+        self.cursor: Cursor
+        """Its place in the history, while nothing is missing."""
+        self.awaited: dict[TopicPartition, int] = {}
+        """The next offset of partitions that it has named and that are not here yet."""
+        self.reading = trio.CancelScope()
+        """Around what is read again for it; cancelled when it leaves."""
         self.in_flight: Sequence[Entry] = ()
         """The entries of the write under way."""
         self.records = 0
@@ -161,6 +187,15 @@ class Subscriber:
         self._told: tuple[int, bool] | None = None
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
+        self._wanted: dict[TopicPartition, int] = {}
+        """The next offset of each partition, kept while something is missing."""
+        self._missing: Mapping[TopicPartition, Range] = {}
+        """What has to be read again before the history can go on."""
+        self._chunk: Chunk | None = None
+        self._asked = False
+        for partition, offset in position.items():
+            (self._wanted if source.history.knows(partition) else self.awaited)[partition] = offset + 1
+        self._locate()
 
     def offer(self, entry: Entry, data: bytes) -> None:
         """Put a new entry into the channel; when it is full the subscriber catches up from where it is.
@@ -176,6 +211,22 @@ class Subscriber:
                 self._buffered_bytes += len(data)
                 return
         self._catch_up()
+
+    def replayed(self, chunk: Chunk) -> None:
+        """Take what was read again; called by the hub."""
+        self._chunk = chunk
+        self._nudge()
+
+    def arrived(self, partition: TopicPartition) -> None:
+        """A partition that it has named is here now: go on from where it has seen it."""
+        offset = self.awaited.pop(partition)
+        if not self._missing:
+            self._wanted = self._source.history.place(self.cursor)
+            if self.state is SubscriberState.LIVE:
+                self._catch_up()
+        self._wanted[partition] = offset
+        self._locate()
+        self._nudge()
 
     def end(self, goodbye: Goodbye) -> None:
         """Let the write under way finish, then say goodbye and return from `run`; the first reason counts."""
@@ -203,9 +254,12 @@ class Subscriber:
             SubscriberStalledError: the client took nothing for too long.
         """
         while self._goodbye is None:
-            taken = self._take()
-            buffers = [*self._state(), *(data for _, data in taken), *self._heartbeat()]
+            replayed = self._take_replayed() if self._missing else []
+            taken = [] if self._missing or replayed else self._take()
+            buffers = [*self._state(), *replayed, *(data for _, data in taken), *self._heartbeat()]
             if not buffers:
+                if self._missing and not self._asked:
+                    continue  # it has just fallen behind what is in memory
                 self._handed = await self._receive_channel.receive()
                 continue
             entries = self.in_flight = [entry for entry, _ in taken]
@@ -222,6 +276,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Close both ends of the channel; the hub calls it when the subscriber has left."""
+        self.reading.cancel()
         self._send_channel.close()
         self._receive_channel.close()
 
@@ -234,7 +289,7 @@ class Subscriber:
             wire=self.feed.wire.name,
             buffered_bytes=self._buffered_bytes,
             records=self.records,
-            sequence=self.cursor.sequence,
+            replaying=bool(self._missing),
         )
 
     def _take(self) -> list[_Item]:
@@ -243,7 +298,7 @@ class Subscriber:
         if self.state is SubscriberState.LIVE:
             return self._take_live(handed)
         taken = self._take_history()
-        if not taken and self._goodbye is None:
+        if not taken and not self._missing and self._goodbye is None:
             self.state = SubscriberState.LIVE
             self._source.now_live(self)
         return taken
@@ -255,7 +310,7 @@ class Subscriber:
             if item is not None:
                 entry, data = item
                 self._buffered_bytes -= len(data)
-                self.cursor.sequence = entry.sequence
+                self.cursor.handed(entry)
                 if not entry.retired:
                     taken.append(item)
                     size_bytes += len(data)
@@ -274,12 +329,46 @@ class Subscriber:
                 entry = self._source.next_entry(self.cursor)
                 if entry is None:
                     break
-                data = self._source.data(self.feed, entry)
+                first = self.cursor.first_of(entry)
+                if first == entry.batch.first_offset:
+                    data = self._source.data(self.feed, entry)
+                else:
+                    data = self._source.part(self.feed, entry, first)
                 taken.append((entry, data))
                 size_bytes += len(data)
-        except FellBehindError as error:
-            self.end(Goodbye(error.close_code, str(error), RETRY_MS))
+        except FellBehindError:
+            self._wanted = self._source.history.place(self.cursor)
+            self._locate()
         return taken
+
+    def _locate(self) -> None:
+        """Find out what is missing between what it wants and what is in memory; if nothing is, go to the history."""
+        self._missing = self._source.history.missing(self.feed.topics, self._wanted)
+        if not self._missing:
+            self.cursor = self._source.history.cursor(self.feed.topics, self._wanted)
+
+    def _take_replayed(self) -> list[bytes]:
+        """What was read again; when there is nothing, it is asked for."""
+        chunk, self._chunk = self._chunk, None
+        if chunk is None:
+            if not self._asked:
+                self._asked = True
+                self._source.replay(self, self._missing)
+            return []
+        self._asked = False
+        wire = self.feed.wire
+        buffers = [
+            wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
+            for gap in chunk.gaps
+        ]
+        for batch in chunk.batches:
+            self._wanted[batch.partition] = batch.next_offset
+            seen = {partition: offset - 1 for partition, offset in self._wanted.items()}
+            buffers.append(self._source.replayed_data(self.feed, batch, seen))
+            self.records += len(batch.records)
+        self._wanted.update(chunk.next_offsets)
+        self._locate()
+        return buffers
 
     def _catch_up(self) -> None:
         """Leave the live feed; what the channel held is in the history, behind the cursor."""

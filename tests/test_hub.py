@@ -1,6 +1,6 @@
 """Hub and subscribers without Kafka and sockets: the seam, the bounds, and what is counted as dispatched."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import pytest
@@ -10,6 +10,7 @@ import trio.testing
 from dispatcher.errors import SubscriberGoneError, UnavailableError
 from dispatcher.hub import Hub, ReplicaState
 from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.replays import Chunk, Range
 from dispatcher.sansio.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.settings import Settings
 from dispatcher.subscriber import Feed, Goodbye
@@ -54,12 +55,36 @@ class RecordingTransport:
         return [data for _, kind, data in self.events if kind == "message"]
 
 
+class RecordedLog:
+    """What was published, to be read again: two records at a time."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[TopicPartition, Record]] = []
+        self.asked: list[Mapping[TopicPartition, Range]] = []
+        self.gate = trio.Event()
+        self.gate.set()
+
+    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:  # noqa: ARG002
+        """The next two records of the ranges."""
+        self.asked.append(ranges)
+        await self.gate.wait()
+        found = [
+            Batch(partition, (record,))
+            for partition, record in self.log
+            if partition in ranges and ranges[partition].first <= record.offset < ranges[partition].end
+        ]
+        places = {p: part.first if found[2:] else part.end for p, part in ranges.items()}
+        places.update({batch.partition: batch.next_offset for batch in found[:2] if found[2:]})
+        return Chunk(found[:2], places, ())
+
+
 class Bench:
     """A hub with two partitions, and what it was told of dispatched batches."""
 
     def __init__(self, **settings: object) -> None:
         self.dispatched: list[Batch] = []
-        self.hub = Hub(Settings(client_id="replica", **settings), self.dispatched.append)  # type: ignore[arg-type]
+        self.replays = RecordedLog()
+        self.hub = Hub(Settings(client_id="replica", **settings), self.dispatched.append, self.replays)  # type: ignore[arg-type]
         self.hub.assigned([ONE, TWO])
         self.hub.set_state(ReplicaState.STREAMING)
         self.number = 0
@@ -68,14 +93,18 @@ class Bench:
         """One record for each; the value counts up."""
         for partition in partitions:
             record = Record(self.number, None, None, str(self.number).encode(), ())
+            self.replays.log.append((partition, record))
             self.hub.publish(Batch(partition, (record,)))
             self.number += 1
 
     async def serve(
-        self, transport: RecordingTransport, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        transport: RecordingTransport,
+        position: Mapping[TopicPartition, int] | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Subscribe for as long as the stream lasts."""
-        with self.hub.subscribe(FEED, transport) as subscriber:
+        with self.hub.subscribe(FEED, transport, position) as subscriber:
             task_status.started()
             with suppress(SubscriberGoneError):
                 await subscriber.run()

@@ -70,28 +70,3 @@ async def test_a_history_of_size_1_holds_what_one_subscriber_has_not_taken(
                 seen = [first_pair(str(record["id"])) for record in await ws_records(websocket, RECORDS)]
     for partition in range(2):
         assert [own for own in seen if own[0] == partition] == [(partition, o) for o in range(RECORDS // 2)]
-
-
-async def test_a_small_history_tells_a_slow_subscriber(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Who is too slow for the history is told goodbye with 4408, after a run without a hole; the fast one gets all."""
-    topic = kafka.create_topic(1)
-    # A few polls fit into the history: the fast one is never that far behind.
-    small = {**ALL_AT_ONE, "history_bytes": "256KiB", "poll_records": 20, "stall_timeout_seconds": 120}
-    replica = replicas(kafka.bootstrap_servers, topic, settings=small)
-    replica.wait_until_ready()
-    number = 2000
-    async with open_sse(replica, receive_buffer_bytes=4096) as slow, open_sse(replica) as fast:
-        await trio.to_thread.run_sync(
-            lambda: replica.wait_for("both are live", lambda s: s["subscribers"]["live"] == 2)
-        )
-        await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, number, 1, 500)
-        with trio.fail_after(60):
-            assert [r.own for r in await sse_records(fast, number)] == [(0, o) for o in range(number)]
-            seen = []
-            while (event := await slow.next_event()) is not None and event.type != "goodbye":
-                if event.type == "message":
-                    seen.append(event.own)
-        assert event is not None
-        assert '"code":4408' in event.data
-        assert seen == [(0, o) for o in range(len(seen))]
-        assert len(seen) < number

@@ -179,7 +179,7 @@ class Poller:
         """Tell of an end only when offsets without a record lie before it: the others tell nothing."""
         partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
         end = cast("int", message.offset())
-        if end > self._read_to.get(partition, 0):
+        if end > self._read_to.get(partition, -1):
             self._read_to[partition] = self._polled.ends[partition] = end
 
     def _obey(self, consumer: Consumer, orders: Orders) -> None:

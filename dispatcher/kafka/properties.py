@@ -50,6 +50,16 @@ CLASSIC_ONLY = frozenset({"partition.assignment.strategy", "heartbeat.interval.m
 """Preferred properties that librdkafka refuses with ``group.protocol=consumer`` (KIP-848)."""
 
 
+GROUP_ONLY = CLASSIC_ONLY | {
+    "group.protocol",
+    "group.remote.assignor",
+    "group.instance.id",
+    "max.poll.interval.ms",
+    "statistics.interval.ms",
+}
+"""Properties that mean nothing without membership."""
+
+
 def consumer_properties(settings: Settings) -> dict[str, str | int | float | bool]:
     """The configuration of the group consumer."""
     preferred = dict(PREFERRED)
@@ -66,6 +76,14 @@ def consumer_properties(settings: Settings) -> dict[str, str | int | float | boo
         "group.id": settings.group_id,
         "client.id": settings.client_id,
     }
+
+
+def replay_properties(settings: Settings) -> dict[str, str | int | float | bool]:
+    """The configuration of a consumer that reads again: it connects as the group's does, and joins no group."""
+    properties = consumer_properties(settings)
+    for name in GROUP_ONLY:
+        properties.pop(name, None)
+    return properties
 
 
 def check_properties(settings: Settings) -> None:

@@ -7,7 +7,8 @@ Rules of this module:
 * An undispatched entry stays until it is dispatched or its partition leaves.
 * Dispatched entries stay while everything together is within ``history_bytes``; the one dispatched first goes
   first, and never one that has an older entry of its partition still waiting before it.
-* A reader is never handed a hole: it is told that it fell behind.
+* A reader is never handed a hole: it is told that it fell behind, and then `place` tells from where on it has to read
+  Kafka again.
 """
 
 from bisect import bisect_right
@@ -16,79 +17,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from dispatcher.errors import FellBehindError
+from dispatcher.sansio.entries import Cursor, Entry
 from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
-
-
-class Entry:
-    """One batch in the history, with what was encoded from it."""
-
-    __slots__ = ("batch", "bytes", "dispatched", "encoded", "own_index", "records", "retired", "sequence", "snapshot")
-
-    def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, own_index: int) -> None:
-        self.sequence = sequence
-        self.batch = batch
-        self.snapshot = snapshot
-        """The positions of all partitions when the batch was published, its own included."""
-        self.own_index = own_index
-        """Place of the batch's partition in the snapshot's layout."""
-        self.encoded: dict[object, bytes] = {}
-        """Ready-made bytes by feed: encoded once, the same object for every subscriber."""
-        self.bytes = batch.size_bytes
-        self.records = len(batch.records)
-        """Number of records, known also when they are gone."""
-        self.dispatched = False
-        self.retired = False
-        """Its partition has left the replica: nobody is handed it any more."""
-
-    def forget(self) -> None:
-        """Let go of all that takes room: a subscriber's channel may still hold it for bytes that are to be sent."""
-        self.encoded.clear()
-        self.batch.records = ()
+from dispatcher.sansio.replays import Range
 
 
 @dataclass(slots=True)
 class _Partition:
+    number: int
+    """Partitions are numbered as they come; one that comes again gets a new number."""
+    since: int
+    """The head of the history when it came."""
+    origin: int
+    """The first offset of this assignment."""
+    begins: int
+    """The first offset that is in memory."""
+    ends: int
+    """Offset behind the last one."""
     entries: deque[Entry] = field(default_factory=deque)
     waiting: dict[int, Entry] = field(default_factory=dict)
     waiting_bytes: int = 0
     waiting_records: int = 0
     trimmed_to: int = 0
-
-
-class Cursor:
-    """A reader's place in the history.
-
-    Of the backlog that was there when it came, it gets what nobody had taken by then: each partition from its
-    first undispatched entry on. Of what came later it gets everything.
-
-    Args:
-        topics: What it reads.
-        sequence: It gets what is behind this.
-        backlog_to: The head of the history when it came.
-        starts: In the backlog, the first sequence of each partition that it gets.
-    """
-
-    __slots__ = ("_backlog_to", "_starts", "sequence", "topics")
-
-    def __init__(
-        self,
-        topics: frozenset[str],
-        sequence: int,
-        *,
-        backlog_to: int,
-        starts: Mapping[TopicPartition, int],
-    ) -> None:
-        self.topics = topics
-        self.sequence = sequence
-        self._backlog_to = backlog_to
-        self._starts = starts
-
-    def wants(self, partition: TopicPartition, sequence: int) -> bool:
-        """Whether an entry of this partition and sequence is to come for this reader."""
-        if sequence <= self.sequence or partition.topic not in self.topics:
-            return False
-        return sequence > self._backlog_to or sequence >= self._starts.get(partition, self._backlog_to + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +71,8 @@ class History:
         self._sequences: list[int] = []
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._dispatched: deque[Entry] = deque()
+        self._come = 0
+        """How many partitions have come so far."""
         self._trimmed_to = 0
         """The newest sequence that was trimmed: behind it nobody has a hole."""
 
@@ -129,7 +82,10 @@ class History:
         entry = Entry(self.head, batch, snapshot, own_index)
         self._entries[self.head] = entry
         self._sequences.append(self.head)
-        partition = self._partitions.setdefault(batch.partition, _Partition())
+        partition = self._partitions.get(batch.partition)
+        if partition is None:
+            partition = self._open(batch.partition, batch.covers_from, self.head - 1)
+        partition.ends = batch.next_offset
         partition.entries.append(entry)
         partition.waiting[entry.sequence] = entry
         partition.waiting_bytes += entry.bytes
@@ -166,17 +122,67 @@ class History:
         self.trim()
         return True
 
-    def cursor(self, topics: frozenset[str]) -> "Cursor":
-        """A cursor before the first undispatched entry of each partition of these topics, else at the head."""
-        starts = {
-            tp: next(iter(partition.waiting))
-            for tp, partition in self._partitions.items()
-            if partition.waiting and tp.topic in topics
-        }
-        sequence = min(starts.values(), default=self.head + 1) - 1
-        return Cursor(topics, sequence, backlog_to=self.head, starts=starts)
+    def reached(self, partition: TopicPartition, offset: int) -> None:
+        """Take note that the log has been read up to an offset, without a record in what is new of it."""
+        found = self._partitions.get(partition)
+        if found is None:
+            self._open(partition, offset, self.head)
+        else:
+            found.ends = max(found.ends, offset)
 
-    def next(self, cursor: "Cursor") -> Entry | None:
+    def knows(self, partition: TopicPartition) -> bool:
+        """Whether it is known from which offset on a partition is in memory."""
+        return partition in self._partitions
+
+    def missing(self, topics: frozenset[str], wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, Range]:
+        """What is not in memory of what a reader wants.
+
+        Args:
+            topics: What it reads.
+            wanted: The next offset that it wants of some partitions.
+        """
+        return {
+            tp: Range(wanted[tp], partition.begins)
+            for tp, partition in self._partitions.items()
+            if tp.topic in topics and tp in wanted and wanted[tp] < partition.begins
+        }
+
+    def cursor(self, topics: frozenset[str], wanted: Mapping[TopicPartition, int] | None = None) -> Cursor:
+        """A cursor at the next offset that a reader wants of each partition.
+
+        A partition of which it wants none in particular begins at its first undispatched entry, else at the head.
+        And what nobody has taken yet comes in any case: it could not be committed otherwise.
+        """
+        wanted = wanted or {}
+        starts: dict[TopicPartition, int] = {}
+        sequence = self.head
+        for tp, partition in self._partitions.items():
+            if tp.topic not in topics:
+                continue
+            start = wanted.get(tp, partition.ends)
+            if partition.waiting:
+                start = min(start, next(iter(partition.waiting.values())).batch.covers_from)
+            starts[tp] = start
+            for entry in reversed(partition.entries):
+                if entry.batch.next_offset <= start:
+                    break
+                sequence = min(sequence, entry.sequence - 1)
+        return Cursor(topics, sequence, backlog_to=self.head, starts=starts, partitions=self._come)
+
+    def place(self, cursor: Cursor) -> dict[TopicPartition, int]:
+        """The next offset of each partition that a cursor stands before: where to go on without this memory."""
+        places: dict[TopicPartition, int] = {}
+        seen = cursor.seen
+        offsets = {} if seen is None else dict(zip(seen.snapshot.layout.partitions, seen.snapshot.offsets, strict=True))
+        for tp, partition in self._partitions.items():
+            if tp.topic in cursor.topics:
+                offset = offsets.get(tp) if seen is not None and seen.sequence > partition.since else None
+                start = cursor.starts.get(tp) if partition.number <= cursor.partitions else None
+                known = [place for place in (start, None if offset is None else offset + 1) if place is not None]
+                places[tp] = max(known, default=partition.origin)
+        return places
+
+    def next(self, cursor: Cursor) -> Entry | None:
         """The next entry for a cursor, None at the head; the cursor moves behind it.
 
         Raises:
@@ -184,15 +190,16 @@ class History:
         """
         if cursor.sequence < self._trimmed_to:
             for tp, partition in self._partitions.items():
-                if cursor.wants(tp, partition.trimmed_to):
+                if cursor.wants(tp, partition.trimmed_to, partition.begins):
                     raise FellBehindError(f"records of {tp} that come next are no longer in memory")
         sequence = cursor.sequence
         while (entry := self._after(sequence)) is not None:
             sequence = entry.sequence
-            if cursor.wants(entry.batch.partition, sequence):
-                break
-        cursor.sequence = self.head if entry is None else sequence
-        return entry
+            if cursor.wants(entry.batch.partition, sequence, entry.batch.next_offset):
+                cursor.handed(entry)
+                return entry
+        cursor.sequence = self.head
+        return None
 
     def waiting(self) -> dict[TopicPartition, int]:
         """Undispatched bytes of each partition."""
@@ -229,10 +236,12 @@ class History:
                 continue
             partition.entries.popleft()
             partition.trimmed_to = entry.sequence
+            partition.begins = entry.batch.next_offset
             self._trimmed_to = max(self._trimmed_to, entry.sequence)
             del self._entries[entry.sequence]
             self.bytes -= entry.bytes
             entry.forget()
+            tries = len(self._dispatched)  # what stood behind it in its partition can go now
         self._compact()
 
     def statistics(self) -> HistoryStatistics:
@@ -243,6 +252,12 @@ class History:
             waiting_bytes=self.waiting_bytes,
             waiting_records=sum(partition.waiting_records for partition in self._partitions.values()),
         )
+
+    def _open(self, partition: TopicPartition, offset: int, since: int) -> _Partition:
+        self._come += 1
+        opened = _Partition(number=self._come, since=since, origin=offset, begins=offset, ends=offset)
+        self._partitions[partition] = opened
+        return opened
 
     def _after(self, sequence: int) -> Entry | None:
         """The first entry behind a sequence, None at the head."""

@@ -23,6 +23,7 @@ class Wire:
     name: str
     encode_records: Callable[[Batch, str, str], bytes]
     encode_state: Callable[[str, str, Mapping[str, Sequence[int]]], bytes]
+    encode_gap: Callable[[str, int, int, int, str], bytes]
     encode_goodbye: Callable[[int, str, int], bytes]
     encode_heartbeat: Callable[[str], bytes]
     frame: Callable[[bytes], bytes]
@@ -35,6 +36,10 @@ class Wire:
         """What the replica is doing, and which partitions it has."""
         return self.frame(self.encode_state(state, replica, assigned))
 
+    def gap(self, topic: str, partition: int, first_offset: int, last_offset: int, reason: str) -> bytes:
+        """Offsets that will not come."""
+        return self.frame(self.encode_gap(topic, partition, first_offset, last_offset, reason))
+
     def goodbye(self, code: int, reason: str, retry_ms: int) -> bytes:
         """The last words of a stream."""
         return self.frame(self.encode_goodbye(code, reason, retry_ms))
@@ -45,6 +50,7 @@ def _sse(name: str, encode: Callable[[Batch, str, str], bytes], frame: Callable[
         name=name,
         encode_records=encode,
         encode_state=sse.encode_state,
+        encode_gap=sse.encode_gap,
         encode_goodbye=sse.encode_goodbye,
         encode_heartbeat=lambda position: frame(sse.encode_heartbeat(position)),
         frame=frame,
@@ -59,6 +65,7 @@ WEBSOCKET = Wire(
     name="websocket",
     encode_records=messages.encode_records,
     encode_state=messages.encode_state,
+    encode_gap=messages.encode_gap,
     encode_goodbye=messages.encode_goodbye,
     encode_heartbeat=lambda _position: frames.ping_frame(),
     frame=frames.text_frame,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dispatcher.errors import BadRequestError
 from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.records import TopicPartition
 
 PARAMETERS = ("topic", "last_event_id", "format")
 FORMATS = ("value", "envelope")
@@ -16,6 +17,8 @@ class Query:
 
     topics: frozenset[str]
     envelope: bool
+    position: Mapping[TopicPartition, int]
+    """The last offset that the client has seen of some partitions."""
 
 
 def read_query(arguments: Mapping[str, Sequence[str]], last_event_id: str | None, configured: Sequence[str]) -> Query:
@@ -43,9 +46,8 @@ def read_query(arguments: Mapping[str, Sequence[str]], last_event_id: str | None
         raise BadRequestError(f"unknown format {_shown(form)}; there are {', '.join(FORMATS)}")
     if last_event_id is None and "last_event_id" in arguments:
         last_event_id = arguments["last_event_id"][0]
-    if last_event_id:
-        parse_position(last_event_id)
-    return Query(topics, envelope=form == "envelope")
+    position = parse_position(last_event_id) if last_event_id else {}
+    return Query(topics, envelope=form == "envelope", position=position)
 
 
 def _shown(text: str) -> str:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.history import Cursor, Entry, History, HistoryStatistics
+from dispatcher.sansio.entries import Cursor, Entry
+from dispatcher.sansio.history import History, HistoryStatistics
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
@@ -89,6 +90,17 @@ def test_an_entry_does_not_go_before_an_older_one_of_its_partition() -> None:
     assert read(history, Cursor(ASSETS, 0, backlog_to=0, starts={})) == [1, 2, 3]
     history.dispatched(first)
     assert read(history, Cursor(ASSETS, 1, backlog_to=0, starts={})) == [2, 3]
+
+
+def test_those_behind_one_that_goes_go_with_it() -> None:
+    """Dispatched before it, they had to wait for it."""
+    history = History(ONE_BYTES)
+    first, second, third = append(history, A, A, A)
+    history.dispatched(third)
+    history.dispatched(second)
+    assert history.bytes == 3 * ONE_BYTES
+    history.dispatched(first)
+    assert history.bytes == ONE_BYTES
 
 
 def test_encoded_bytes_are_made_once_and_counted() -> None:

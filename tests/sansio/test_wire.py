@@ -50,9 +50,9 @@ records = st.lists(
 class EventSource:
     """WHATWG HTML, 9.2.6 "Interpreting an event stream", as the text has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_event_id: str = "") -> None:
         self.events: list[tuple[str, str, str]] = []
-        self.last_event_id = ""
+        self.last_event_id = last_event_id
         self.retry: int | None = None
 
     def feed(self, data: bytes) -> "EventSource":

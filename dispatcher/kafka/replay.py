@@ -1,0 +1,219 @@
+"""Reads ranges of partitions again, for subscribers that are behind what is in memory.
+
+Rules of this module:
+
+* Pull-based: a chunk is read when a subscriber asks for it, and it asks when its socket has taken the one before. So
+  the socket sets the pace, and a slow subscriber holds no more than one chunk.
+* A reader is held for one chunk, not for a whole replay: who is slow makes nobody wait. At most `concurrency` chunks
+  are read at a time; others wait in line, first come, first served.
+* Readers are consumers without a group: they commit nothing and join nothing. A reader that is asked to go on where
+  it stands has the next records fetched already.
+* Every call has a timeout.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import confluent_kafka
+import structlog
+import trio
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+
+from dispatcher.kafka.messages import grouped
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.replays import Chunk, Gap, Range
+
+log = structlog.get_logger(__name__)
+
+CHUNK_SECONDS = 1.0
+"""A chunk that is not full by then goes as it is: who waits in line must not wait for a broker that is away."""
+
+LOOK_SECONDS = 5.0
+"""Longest look for where a partition begins and ends."""
+
+PROPERTIES: Mapping[str, str | int | bool] = {
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    # A reader's memory, of which the README's formula knows.
+    "queued.max.messages.kbytes": 1024,
+    "queued.min.messages": 1000,
+    "fetch.max.bytes": 1024 * 1024,
+    "fetch.queue.backoff.ms": 20,
+    "fetch.wait.max.ms": 100,
+}
+"""What a reader has beside the connection settings of the group's consumer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStatistics:
+    """A snapshot of all replays."""
+
+    running: int
+    """Chunks that are being read."""
+    waiting: int
+    """Subscribers in line."""
+    chunks: int
+    records: int
+
+
+class Replays:
+    """Reads chunks for subscribers.
+
+    *Thread*: Trio's; each reader is used by one worker thread at a time.
+
+    Args:
+        properties: librdkafka's connection settings.
+        concurrency: Most chunks at a time, and most readers.
+        batch_bytes: Records of one partition are cut into batches of about this size.
+    """
+
+    def __init__(
+        self, properties: Mapping[str, str | int | float | bool], *, concurrency: int, batch_bytes: int
+    ) -> None:
+        self._properties = {**properties, **PROPERTIES}
+        self._batch_bytes = batch_bytes
+        self._limiter = trio.CapacityLimiter(concurrency)
+        self._idle: list[_Reader] = []
+        self._chunks = 0
+        self._records = 0
+
+    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
+        """Read the next part of some ranges; it may be empty when no broker answers.
+
+        *Backpressure*: waits in line for a reader. *Cancellation*: safe; at most `CHUNK_SECONDS` late once it reads.
+        """
+        async with self._limiter:
+            reader = self._reader_at(ranges)
+            try:
+                chunk = await trio.to_thread.run_sync(reader.read, ranges, most_bytes, limiter=_UNLIMITED)
+            except KafkaException as error:
+                log.warning("replay failed, its reader is given up", error=str(error))
+                await trio.to_thread.run_sync(reader.close, limiter=_UNLIMITED)
+                return Chunk((), {}, ())
+            self._idle.append(reader)
+        self._chunks += 1
+        self._records += sum(len(batch.records) for batch in chunk.batches)
+        return chunk
+
+    async def close(self) -> None:
+        """Let go of every reader that is idle."""
+        while self._idle:
+            await trio.to_thread.run_sync(self._idle.pop().close, limiter=_UNLIMITED)
+
+    def statistics(self) -> ReplayStatistics:
+        """A snapshot of all replays."""
+        limiter = self._limiter.statistics()
+        return ReplayStatistics(limiter.borrowed_tokens, limiter.tasks_waiting, self._chunks, self._records)
+
+    def _reader_at(self, ranges: Mapping[TopicPartition, Range]) -> "_Reader":
+        """The reader that stands where this goes on, else the one that has been idle for the longest time."""
+        for reader in self._idle:
+            if reader.stands_at(ranges):
+                self._idle.remove(reader)
+                return reader
+        if len(self._idle) >= self._limiter.total_tokens:
+            return self._idle.pop(0)
+        return _Reader(self._properties, self._batch_bytes)
+
+
+_UNLIMITED = trio.CapacityLimiter(1_000)
+"""Threads are bounded by the readers, which are."""
+
+
+class _Reader:
+    """A consumer that stands somewhere. Everything but `stands_at` runs in a worker thread."""
+
+    def __init__(self, properties: Mapping[str, str | int | float | bool], batch_bytes: int) -> None:
+        self._properties = properties
+        self._batch_bytes = batch_bytes
+        self._consumer: Consumer | None = None
+        self._places: dict[TopicPartition, int] = {}
+
+    def stands_at(self, ranges: Mapping[TopicPartition, Range]) -> bool:
+        """Whether it goes on where these ranges begin."""
+        return self._places == {partition: part.first for partition, part in ranges.items()}
+
+    def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
+        """The next part of some ranges."""
+        if self._consumer is None:
+            self._consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
+        if not self.stands_at(ranges):
+            self._go_to({partition: part.first for partition, part in ranges.items()})
+        left = dict(ranges)
+        messages: list[Message] = []
+        gaps: list[Gap] = []
+        size_bytes = 0
+        deadline = time.monotonic() + CHUNK_SECONDS
+        while left and size_bytes < most_bytes and (seconds := deadline - time.monotonic()) > 0:
+            message = self._consumer.poll(seconds)
+            if message is None:
+                break
+            partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
+            if partition not in left:
+                continue
+            error = message.error()
+            if error is None:
+                offset = cast("int", message.offset())
+                if offset >= left[partition].end:
+                    self._done(left, partition)
+                    continue
+                messages.append(message)
+                size_bytes += len(message)
+                self._places[partition] = offset + 1
+                if offset + 1 >= left[partition].end:
+                    self._done(left, partition)
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
+                gaps += self._at_end(left, partition, cast("int", message.offset()))
+            elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
+                gaps += self._out_of_range(left, partition)
+            elif error.fatal():
+                raise KafkaException(error)
+        next_offsets = {partition: self._places.get(partition, part.end) for partition, part in ranges.items()}
+        batches = [Batch(p, records, leader_epoch=epoch) for p, records, epoch in grouped(messages, self._batch_bytes)]
+        return Chunk(batches, next_offsets, gaps)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _go_to(self, places: Mapping[TopicPartition, int]) -> None:
+        assert self._consumer is not None  # noqa: S101 - `read` has made it
+        self._places = dict(places)
+        self._consumer.assign([confluent_kafka.TopicPartition(*p, offset) for p, offset in places.items()])
+
+    def _done(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
+        """Read no more of a partition: nobody wants what comes behind its range."""
+        assert self._consumer is not None  # noqa: S101 - `read` has made it
+        del left[partition]
+        self._places.pop(partition, None)
+        self._consumer.incremental_unassign([confluent_kafka.TopicPartition(*partition)])
+
+    def _at_end(self, left: dict[TopicPartition, Range], partition: TopicPartition, end: int) -> Iterable[Gap]:
+        """The log ends here: at the end of the range, or the log has been cut below it."""
+        part = left[partition]
+        if end >= part.end:
+            self._done(left, partition)
+            return ()
+        place = max(end, self._places[partition])
+        self._done(left, partition)
+        return (Gap(partition, place, part.end - 1, "truncated"),)
+
+    def _out_of_range(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> Iterable[Gap]:
+        """The log begins behind the place, or ends before it."""
+        assert self._consumer is not None  # noqa: S101 - `read` has made it
+        low, _ = self._consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*partition), timeout=LOOK_SECONDS)
+        part, place = left[partition], self._places[partition]
+        self._done(left, partition)
+        if low <= place:
+            return (Gap(partition, place, part.end - 1, "truncated"),)
+        if low < part.end:
+            left[partition] = part
+            self._places[partition] = low
+            self._consumer.incremental_assign([confluent_kafka.TopicPartition(*partition, low)])
+        return (Gap(partition, place, min(low, part.end) - 1, "expired"),)

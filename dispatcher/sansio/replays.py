@@ -1,0 +1,38 @@
+"""What is read again from Kafka for a subscriber that is behind what is in memory: ranges in, chunks out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dispatcher.sansio.records import Batch, TopicPartition
+
+
+class Range(NamedTuple):
+    """Offsets of one partition that a subscriber still has to be sent."""
+
+    first: int
+    """The next one."""
+    end: int
+    """The first one that is no longer part of it."""
+
+
+class Gap(NamedTuple):
+    """Offsets that will never come."""
+
+    partition: TopicPartition
+    first: int
+    last: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of some ranges."""
+
+    batches: Sequence[Batch]
+    """In the order in which Kafka gave them; each partition's in offset order."""
+    next_offsets: Mapping[TopicPartition, int]
+    """Where each partition goes on; at the end of its range there is nothing left of it. Offsets without a record
+    (compacted, aborted, control records) are passed over."""
+    gaps: Sequence[Gap]
+    """What is missing, to be told before the first record behind it."""

@@ -1,0 +1,86 @@
+"""Guarantees G2, G5 and G9 on a real broker: resume from memory and from Kafka, over SSE and WebSocket."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from tests.broker.witness import delete_records
+from tests.clients import open_sse, open_ws, sse_records, ws_records
+from tests.conftest import Kafka
+from tests.producing import produce_numbered
+from tests.replicas import Replica
+
+PARTITIONS = 3
+RECORDS = 6000
+SMALL = {"history_bytes": 300_000, "pause_above_bytes": 200_000, "resume_below_bytes": 100_000, "batch_bytes": 4096}
+"""Room for a few hundred records."""
+
+
+async def produce(kafka: Kafka, topic: str, first: int, number: int) -> None:
+    """So many records more."""
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, number, PARTITIONS, 50, first)
+
+
+@pytest.mark.parametrize("settings", [{}, SMALL], ids=["from memory", "from Kafka"])
+@pytest.mark.parametrize("protocol", ["sse", "websocket"])
+async def test_a_client_comes_back_and_has_every_record_once(
+    kafka: Kafka, replicas: Callable[..., Replica], settings: dict[str, object], protocol: str
+) -> None:
+    """Others have taken and committed what came meanwhile; it gets that, in order, and then what is new."""
+    topic = kafka.create_topic(PARTITIONS)
+    replica = replicas(kafka.bootstrap_servers, topic, settings=settings)
+    with trio.fail_after(60):
+        async with open_sse(replica) as others:
+            async with open_sse(replica) as stream:
+                await produce(kafka, topic, 0, 600)
+                before = await sse_records(stream, 600)
+            await sse_records(others, 600)
+            await produce(kafka, topic, 600, RECORDS)
+            await sse_records(others, RECORDS)
+            await produce(kafka, topic, 600 + RECORDS, 300)
+            query = f"?last_event_id={before[-1].id}"
+            if protocol == "sse":
+                async with open_sse(replica, query) as stream:
+                    after = [int(event.data) for event in await sse_records(stream, RECORDS + 300)]
+            else:
+                async with open_ws(replica, query) as websocket:
+                    records = await ws_records(websocket, RECORDS + 300)
+                    after = [int(str(record["value"])) for record in records]
+    assert sorted(after) == list(range(600, 600 + RECORDS + 300))
+    for partition in range(PARTITIONS):
+        own = [number for number in after if number % PARTITIONS == partition]
+        assert own == sorted(own)
+    assert (replica.status()["replays"]["records"] > 0) == bool(settings)
+
+
+async def test_a_subscriber_slower_than_the_memory_misses_nothing(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """It reads nothing until everything has left the memory; then it gets all of it, on the same connection."""
+    topic = kafka.create_topic(PARTITIONS)
+    replica = replicas(kafka.bootstrap_servers, topic, settings={**SMALL, "subscriber_buffer_bytes": 20_000})
+    with trio.fail_after(90):
+        async with open_sse(replica) as others, open_sse(replica, receive_buffer_bytes=4096) as slow:
+            await produce(kafka, topic, 0, 10 * RECORDS)
+            await sse_records(others, 10 * RECORDS)
+            numbers = [int(event.data) for event in await sse_records(slow, 10 * RECORDS)]
+    assert sorted(numbers) == list(range(10 * RECORDS))
+    assert replica.status()["replays"]["records"] > 0
+
+
+async def test_what_has_expired_is_told(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """Kafka has deleted records that the client has not seen: a gap comes before the first record behind it."""
+    topic = kafka.create_topic(PARTITIONS)
+    replica = replicas(kafka.bootstrap_servers, topic, settings=SMALL)
+    with trio.fail_after(90):
+        async with open_sse(replica) as others:
+            await produce(kafka, topic, 0, RECORDS)
+            seen = await sse_records(others, RECORDS)
+            await trio.to_thread.run_sync(delete_records, kafka.bootstrap_servers, {(topic, 1): 1000})
+            first = next(event for event in seen if event.own == (1, 9))
+            async with open_sse(replica, f"?last_event_id={first.id.partition(',')[0]}") as stream:
+                gap = await stream.next_control("gap")
+                records = await sse_records(stream, RECORDS // PARTITIONS - 1000)
+    assert gap == {"topic": topic, "partition": 1, "from": 10, "to": 999, "reason": "expired"}
+    assert [record.own[1] for record in records] == list(range(1000, RECORDS // PARTITIONS))

@@ -1,0 +1,256 @@
+"""Resume without Kafka and sockets: history, replay and live, and the seams between them (guarantees G2 and G9)."""
+
+from collections.abc import Sequence
+
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dispatcher.errors import SubscriberGoneError
+from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.records import TopicPartition
+from tests.sansio.test_wire import EventSource
+from tests.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+
+TINY = {"history_bytes": 3000, "pause_above_bytes": 2000, "resume_below_bytes": 1000}
+"""Room for two batches: whoever is further behind has to be sent what is read again."""
+
+
+async def dispatched(bench: Bench, nursery: trio.Nursery) -> RecordingTransport:
+    """A subscriber that takes everything at once, so that nothing waits."""
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    return transport
+
+
+async def resumed(bench: Bench, nursery: trio.Nursery, **offsets: int) -> RecordingTransport:
+    """A subscriber that comes back with a position: ``one`` and ``two`` are the last seen offsets."""
+    position = {{"one": ONE, "two": TWO}[name]: offset for name, offset in offsets.items()}
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport, position)
+    await settle()
+    return transport
+
+
+async def test_what_is_in_memory_comes_from_memory(nursery: trio.Nursery) -> None:
+    """Each partition behind its own offset, then live; Kafka is not asked."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    for _ in range(3):
+        bench.publish(ONE, TWO)
+        await settle()
+    back = await resumed(bench, nursery, one=2, two=1)
+    bench.publish(ONE)
+    await settle()
+    assert back.values == ["3", "4", "5", "6"]
+    assert bench.replays.asked == []
+
+
+async def test_what_is_no_longer_in_memory_is_read_again(nursery: trio.Nursery) -> None:
+    """Replay, history, live: each record once and in order, and every id names both partitions."""
+    bench = Bench(**TINY)
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    for _ in range(6):
+        bench.publish(ONE, TWO)
+        await settle()
+    back = await resumed(bench, nursery, one=0, two=3)
+    bench.publish(ONE)
+    await settle()
+    numbers = [int(value) for value in back.values]
+    assert sorted(numbers) == [2, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    for partition in (0, 1):
+        own = [number for number in numbers if number % 2 == partition]
+        assert own == sorted(own)
+    assert bench.replays.asked[0][ONE].first == 1
+    ids = [event_id for event_id, kind, _ in back.events if kind == "message"]
+    assert all(parse_position(event_id).keys() == {ONE, TWO} for event_id in ids)
+
+
+async def test_what_nobody_has_taken_comes_in_any_case(nursery: trio.Nursery) -> None:
+    """Its client has seen it from another replica, which died before it could commit: repeated, or never committed."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    bench.publish(ONE, ONE, ONE)
+    back = await resumed(bench, nursery, one=1)
+    assert back.values == ["0", "1", "2"]
+    assert len(bench.dispatched) == 3
+
+
+async def test_a_subscriber_that_is_too_slow_for_the_memory_goes_on(nursery: trio.Nursery) -> None:
+    """It is told nothing but `catching-up`, and misses nothing."""
+    bench = Bench(subscriber_buffer_bytes=100, **TINY)
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    slow = RecordingTransport()
+    slow.gate.set()
+    await nursery.start(bench.serve, slow)
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    slow.gate = trio.Event()
+    for _ in range(10):
+        bench.publish(ONE, TWO)
+        await settle()
+    slow.gate.set()
+    await settle()
+    bench.publish(TWO)
+    await settle()
+    assert sorted(map(int, slow.values)) == list(range(22))
+    assert len(bench.replays.asked) > 0
+
+
+async def test_a_partition_that_comes_later_goes_on_from_its_place(nursery: trio.Nursery) -> None:
+    """Named by a client before this replica had it, and honoured during the same connection."""
+    bench = Bench(**TINY)
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    for _ in range(4):
+        bench.publish(TWO)
+        await settle()
+    bench.hub.unassigned([TWO])
+    back = await resumed(bench, nursery, two=1)
+    bench.publish(ONE)
+    await settle()
+    assert back.values == ["4"]
+    bench.hub.assigned([TWO])
+    bench.publish(ONE, TWO)
+    await settle()
+    assert back.values == ["4", "2", "3", "5", "6"]
+    bench.publish(ONE)
+    await settle()
+    assert back.values[5:] == ["7"]
+
+
+async def test_an_end_without_a_record_is_a_place_too(nursery: trio.Nursery) -> None:
+    """Nothing came in this assignment: the end of the log tells up to where Kafka has to be read again."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    for _ in range(3):
+        bench.publish(TWO)
+        await settle()
+    bench.hub.unassigned([TWO])
+    bench.hub.assigned([TWO])
+    back = await resumed(bench, nursery, two=0)
+    assert back.values == []
+    bench.hub.reached(TWO, 3)
+    await settle()
+    assert back.values == ["1", "2"]
+
+
+async def test_who_leaves_while_it_is_read_for_is_forgotten(nursery: trio.Nursery) -> None:
+    """The chunk that comes for it afterwards goes nowhere."""
+    bench = Bench(**TINY)
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    for _ in range(6):
+        bench.publish(ONE)
+        await settle()
+    bench.replays.gate = trio.Event()
+    async with trio.open_nursery() as short:
+        short.start_soon(bench.serve, RecordingTransport(), {ONE: 0})
+        await settle()
+        assert bench.hub.subscriber_statistics()[1].replaying
+        short.cancel_scope.cancel()
+    bench.replays.gate.set()
+    await settle()
+    assert bench.hub.subscribers == 1
+
+
+class CutTransport(RecordingTransport):
+    """Takes so many bytes, and breaks."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.left = most_bytes
+
+    async def send_all(self, buffers: Sequence[bytes]) -> None:
+        """Take what fits."""
+        await trio.lowlevel.checkpoint()
+        data = b"".join(buffers)
+        self.writes.append(data[: self.left])
+        self.left -= len(data)
+        if self.left < 0:
+            raise SubscriberGoneError("cut")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 900), min_size=1, max_size=8),
+    published=st.lists(st.sampled_from([ONE, TWO]), max_size=30),
+    tiny=st.booleans(),
+    other=st.booleans(),
+)
+def test_a_client_that_is_cut_anywhere_has_every_record_once(
+    cuts: list[int], published: list[TopicPartition], tiny: bool, other: bool
+) -> None:
+    """An EventSource comes back with its last id, cut at any byte; repeats are dropped by the first pair of the id."""
+
+    async def main() -> None:
+        bench = Bench(**(TINY if tiny else {}))
+        bench.hub.reached(ONE, 0)
+        bench.hub.reached(TWO, 0)
+        received: list[str] = []
+        last_id = ""
+        left = [ONE, *published]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.hub.run)
+            if other:
+                await dispatched(bench, nursery)
+            # The first connection lasts until the client has an id.
+            for cut in [10**9, *cuts, 10**9]:
+                transport = CutTransport(cut)
+                async with trio.open_nursery() as connection:
+                    position = parse_position(last_id) if last_id else None
+                    await connection.start(bench.serve, transport, position)
+                    await settle()
+                    now, left = (left[:4], left[4:]) if last_id else (left[:1], left[1:])
+                    for partition in now:
+                        bench.publish(partition)
+                        await settle()
+                    connection.cancel_scope.cancel()
+                body = unchunked(b"".join(transport.writes))
+                source = EventSource(last_id).feed(body[: body.rfind(b"\n") + 1])
+                received += [event_id.split(",")[0] for event_id, kind, _ in source.events if kind == "message"]
+                last_id = source.last_event_id
+            nursery.cancel_scope.cancel()
+        assert set(received) == {f"assets:{tp.partition}={record.offset}" for tp, record in bench.replays.log}
+        for number in (0, 1):
+            own = [int(name.partition("=")[2]) for name in received if name.startswith(f"assets:{number}=")]
+            news = [offset for n, offset in enumerate(own) if offset > max(own[:n], default=-1)]
+            assert news == sorted(set(own)), "dropping repeats drops nothing else"
+
+    trio.run(main)
+
+
+def unchunked(data: bytes) -> bytes:
+    """The body, as far as it has come."""
+    body = b""
+    while b"\r\n" in data:
+        length, _, data = data.partition(b"\r\n")
+        size = int(length, 16)
+        body += data[:size]
+        data = data[size + 2 :]
+    return body
+
+
+async def test_statistics_tell_who_is_sent_what_was_read_again(nursery: trio.Nursery) -> None:
+    """While something is missing, and not afterwards."""
+    bench = Bench(**TINY)
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    for _ in range(6):
+        bench.publish(ONE)
+        await settle()
+    bench.replays.gate = trio.Event()
+    await resumed(bench, nursery, one=0)
+    assert [s.replaying for s in bench.hub.subscriber_statistics()] == [False, True]
+    bench.replays.gate.set()
+    await settle()
+    assert [s.replaying for s in bench.hub.subscriber_statistics()] == [False, False]
