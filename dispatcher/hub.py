@@ -10,21 +10,21 @@ every other method is one step that no task can observe half done.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import count
 from typing import Protocol
 
 import trio
 
 from dispatcher.errors import UnavailableError
+from dispatcher.feed import Feed, Goodbye, Transport
+from dispatcher.hub_statistics import HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
 from dispatcher.sansio.entries import Cursor, Entry
-from dispatcher.sansio.history import History, HistoryStatistics
+from dispatcher.sansio.history import History
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.replays import Chunk, Range
 from dispatcher.settings import Settings
-from dispatcher.subscriber import Feed, Goodbye, Subscriber, SubscriberState, SubscriberStatistics, Transport
+from dispatcher.subscriber import Subscriber
 
 REPLAY_AGAIN_SECONDS = 0.5
 """When nothing could be read again, as with a broker away."""
@@ -33,39 +33,11 @@ HEARTBEAT_SLICES = 10
 """Heartbeats are spread over their interval: ten thousand at once would hold the loop for half a second."""
 
 
-class ReplicaState(StrEnum):
-    """What the replica as a whole is doing, as subscribers are told."""
-
-    STREAMING = "streaming"
-    REBALANCING = "rebalancing"
-    WAITING = "waiting"
-    """A member of the group, without a partition of the stream's topics."""
-    BROKER_DOWN = "broker-down"
-
-
 class Replays(Protocol):
     """Reads ranges of partitions again."""
 
     async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
         """The next part of some ranges; empty when it could not be read now."""
-
-
-@dataclass(frozen=True, slots=True)
-class HubStatistics:
-    """A snapshot of the hub."""
-
-    subscribers: Mapping[SubscriberState, int]
-    """Number of subscribers by state."""
-    buffered_bytes: int
-    """Bytes in all channels; the same bytes waiting for two subscribers count twice."""
-    history: HistoryStatistics
-    published_records: int
-    dispatched_records: int
-    """Records that at least one subscriber took."""
-    deliveries: int
-    """Records times subscribers that took them."""
-    fell_back: int
-    """How often a full channel sent a live subscriber back to catching up."""
 
 
 class Hub:

@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dispatcher.hub_statistics import SubscriberStatistics
 from dispatcher.pipeline import PipelineStatistics
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
-from dispatcher.subscriber import SubscriberStatistics
 
 
 class ReplicaOperations(Collector):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from dispatcher.hub import Hub, HubStatistics, ReplicaState
+from dispatcher.hub import Hub
+from dispatcher.hub_statistics import HubStatistics, ReplicaState
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
 from dispatcher.kafka.crossing import IDLE_POLL_SECONDS, Orders, Polled
 from dispatcher.kafka.poller import Poller

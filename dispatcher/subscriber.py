@@ -12,71 +12,23 @@ partitions come before the history does: the ids in the history name the last of
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 import trio
 
 from dispatcher.errors import FellBehindError
+from dispatcher.feed import Feed, Goodbye, Transport
+from dispatcher.hub_statistics import SubscriberState, SubscriberStatistics
 from dispatcher.sansio.entries import Cursor, Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.replays import Chunk, Range
-from dispatcher.sansio.wire import Wire
 
 CHANNEL_ENTRIES = 1024
 """Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
 
-RETRY_MS = 1000
-"""What a client is told to wait before it reconnects, unless a goodbye tells it otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """What one subscriber asked for; those with equal feeds are sent the very same bytes."""
-
-    wire: Wire
-    topics: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Goodbye:
-    """Why the server ends a stream (docs/protocol.md has the table of codes)."""
-
-    code: int
-    reason: str
-    retry_ms: int
-
-
 _Item = tuple[Entry, bytes]
 """An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
-
-
-class SubscriberState(StrEnum):
-    """Where a subscriber stands."""
-
-    CATCHING_UP = "catching-up"
-    LIVE = "live"
-
-
-class Transport(Protocol):
-    """The way to one subscriber's socket."""
-
-    @property
-    def name(self) -> str:
-        """What it is, for ``/status``."""
-
-    async def send_all(self, buffers: Sequence[bytes]) -> None:
-        """Hand all bytes to the socket, in order; returns when the socket has accepted the last one.
-
-        *Backpressure*: waits while the socket is full. *Cancellation*: not safe, a part may have been sent; the
-        connection cannot be used afterwards.
-
-        Raises:
-            SubscriberGoneError: the connection is closed or broken.
-            SubscriberStalledError: it took no byte for too long.
-        """
 
 
 class Source(Protocol):
@@ -123,20 +75,6 @@ class Source(Protocol):
 
     def dispatched(self, entries: Iterable[Entry]) -> None:
         """The socket accepted all bytes of these entries."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriberStatistics:
-    """A snapshot of one subscriber."""
-
-    id: int
-    state: SubscriberState
-    transport: str
-    wire: str
-    buffered_bytes: int
-    records: int
-    replaying: bool
-    """Whether it is sent what was read again from Kafka."""
 
 
 class Subscriber:

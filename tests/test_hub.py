@@ -8,12 +8,13 @@ import trio
 import trio.testing
 
 from dispatcher.errors import SubscriberGoneError, UnavailableError
-from dispatcher.hub import Hub, ReplicaState
+from dispatcher.feed import Feed, Goodbye
+from dispatcher.hub import Hub
+from dispatcher.hub_statistics import ReplicaState
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.sansio.replays import Chunk, Range
 from dispatcher.sansio.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.settings import Settings
-from dispatcher.subscriber import Feed, Goodbye
 from tests.sansio.test_wire import EventSource
 
 ONE, TWO = TopicPartition("assets", 0), TopicPartition("assets", 1)

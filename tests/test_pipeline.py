@@ -5,7 +5,7 @@ import trio
 
 from dispatcher import pipeline as pipeline_module
 from dispatcher.errors import KafkaClientError
-from dispatcher.hub import ReplicaState
+from dispatcher.hub_statistics import ReplicaState
 from dispatcher.kafka import poller as poller_module
 from dispatcher.kafka.crossing import Polled
 from dispatcher.kafka.poller import Poller

@@ -103,7 +103,7 @@ class Http11(H11Protocol):
 class Connection:
     """Serves one connection until either side ends it.
 
-    Apps get it as ``scope["state"]["connection"]``. It is the transport (`subscriber.Transport`) of the
+    Apps get it as ``scope["state"]["connection"]``. It is the transport (`feed.Transport`) of the
     subscriber on it. *Thread*: Trio's.
 
     Args:

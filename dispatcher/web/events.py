@@ -15,12 +15,13 @@ from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
+from dispatcher.feed import RETRY_MS, Feed
 from dispatcher.hub import Hub
 from dispatcher.sansio import sse
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.wire import sse_wire
 from dispatcher.settings import Settings
-from dispatcher.subscriber import RETRY_MS, Feed, Subscriber
+from dispatcher.subscriber import Subscriber
 from dispatcher.web.connection import Connection
 from dispatcher.web.goodbyes import try_later
 from dispatcher.web.queries import read_query

@@ -2,7 +2,7 @@
 
 import random
 
-from dispatcher.subscriber import Goodbye
+from dispatcher.feed import Goodbye
 
 RETRY_SPREAD_MS = (500, 3000)
 """Clients of one replica come back over this time, not as one herd; all of them reach a new replica within it."""

@@ -10,11 +10,12 @@ from quart import Quart, websocket
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
+from dispatcher.feed import Feed, Goodbye
 from dispatcher.hub import Hub
 from dispatcher.sansio.messages import SUBPROTOCOL
 from dispatcher.sansio.wire import WEBSOCKET
 from dispatcher.settings import Settings
-from dispatcher.subscriber import Feed, Goodbye, Subscriber
+from dispatcher.subscriber import Subscriber
 from dispatcher.web.connection import Connection
 from dispatcher.web.goodbyes import try_later, unsupported
 from dispatcher.web.problems import problem_response

@@ -1,8 +1,8 @@
 """A run as a picture: who sent which partition when, what happened, and where records were repeated."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -22,21 +22,8 @@ def draw(outcome: Outcome, path: Path) -> None:
 
     figure = Figure(figsize=(14, 0.45 * len(lanes) + 1.6), layout="constrained")
     axes = figure.add_subplot()
-    bins = {
-        (rows[f"partition {partition}"], int((at - outcome.began) / BIN_SECONDS), process.partition("/")[0])
-        for at, process, partition, _ in outcome.receipts
-    }
-    axes.add_collection(
-        PolyCollection(
-            [
-                [(x, row - 0.35), (x + BIN_SECONDS, row - 0.35), (x + BIN_SECONDS, row + 0.35), (x, row + 0.35)]
-                for row, n, _ in bins
-                for x in [n * BIN_SECONDS]
-            ],
-            facecolors=[colours[slot] for _, _, slot in bins],
-            linewidths=0,
-        )
-    )
+    for (row, slot), spans in _spans(outcome, rows).items():
+        axes.broken_barh(spans, (row - 0.35, 0.7), facecolors=colours[slot], linewidths=0)
     for life in outcome.lives:
         end = life.ended or outcome.ended
         axes.barh(
@@ -80,3 +67,20 @@ def draw(outcome: Outcome, path: Path) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _spans(outcome: Outcome, rows: Mapping[str, int]) -> Mapping[tuple[int, str], Sequence[tuple[float, float]]]:
+    """Of each partition's row and replica: when records came, as (begin, length)."""
+    bins: dict[tuple[int, str], set[int]] = {}
+    for at, process, partition, _ in outcome.receipts:
+        key = rows[f"partition {partition}"], process.partition("/")[0]
+        bins.setdefault(key, set()).add(int((at - outcome.began) / BIN_SECONDS))
+    spans: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for key, numbers in bins.items():
+        for number in sorted(numbers):
+            runs = spans.setdefault(key, [])
+            if number - 1 in numbers:
+                runs[-1] = runs[-1][0], runs[-1][1] + BIN_SECONDS
+            else:
+                runs.append((number * BIN_SECONDS, BIN_SECONDS))
+    return spans

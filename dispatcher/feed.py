@@ -1,0 +1,46 @@
+"""What a subscriber asked for, the way to its socket, and how its stream ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dispatcher.sansio.wire import Wire
+
+RETRY_MS = 1000
+"""What a client is told to wait before it reconnects, unless a goodbye tells it otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What one subscriber asked for; those with equal feeds are sent the very same bytes."""
+
+    wire: Wire
+    topics: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Why the server ends a stream (docs/protocol.md has the table of codes)."""
+
+    code: int
+    reason: str
+    retry_ms: int
+
+
+class Transport(Protocol):
+    """The way to one subscriber's socket."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for ``/status``."""
+
+    async def send_all(self, buffers: Sequence[bytes]) -> None:
+        """Hand all bytes to the socket, in order; returns when the socket has accepted the last one.
+
+        *Backpressure*: waits while the socket is full. *Cancellation*: not safe, a part may have been sent; the
+        connection cannot be used afterwards.
+
+        Raises:
+            SubscriberGoneError: the connection is closed or broken.
+            SubscriberStalledError: it took no byte for too long.
+        """
