@@ -8,8 +8,9 @@ every other method is one step that no task can observe half done.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -39,6 +40,11 @@ class Replays(Protocol):
     async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
         """The next part of some ranges; empty when it could not be read now."""
 
+    async def offsets_since(
+        self, partitions: Iterable[TopicPartition], since_ms: int
+    ) -> Mapping[TopicPartition, int] | None:
+        """The first offset of each partition in which something came since a time; None when no broker answers."""
+
 
 class Hub:
     """Hands batches to subscribers.
@@ -56,10 +62,8 @@ class Hub:
         self._settings = settings
         self._on_dispatched = on_dispatched
         self._replays = replays
-        self._asked: list[tuple[Subscriber, Mapping[TopicPartition, Range]]] = []
+        self._asked: list[Callable[[], Awaitable[None]]] = []
         self._ask = trio.Event()
-        self._awaited: dict[TopicPartition, set[int]] = {}
-        """Subscribers by the partitions that they have named and that are not here yet."""
         self._partitions: dict[TopicPartition, int | None] = {}
         self._layout = Layout(())
         self._offsets: list[int | None] = []
@@ -112,8 +116,9 @@ class Hub:
         """Append a batch to the history and offer it to every live subscriber."""
         index = self._indexes[batch.partition]
         self._partitions[batch.partition] = self._offsets[index] = batch.records[-1].offset
+        is_new = not self.history.knows(batch.partition)
         entry = self.history.append(batch, Snapshot(self._layout, tuple(self._offsets)), index)
-        if self._awaited:
+        if is_new:
             self._arrived(batch.partition)
         self._published_records += len(batch.records)
         for feed, live in tuple(self._live.items()):
@@ -124,19 +129,25 @@ class Hub:
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
         """A partition has been read up to an offset, without a record in what is new of it."""
+        is_new = not self.history.knows(partition)
         self.history.reached(partition, offset)
         index = self._indexes[partition]
         seen = self._offsets[index]
         if seen is None or seen < offset - 1:
             self._partitions[partition] = self._offsets[index] = offset - 1
-        if self._awaited:
+        if is_new:
             self._arrived(partition)
 
     # What subscribers ask (subscriber.Source).
 
     def replay(self, subscriber: Subscriber, missing: Mapping[TopicPartition, Range]) -> None:
         """Read the next part of what is not in memory for a subscriber, and give it to it when it is there."""
-        self._asked.append((subscriber, missing))
+        self._asked.append(partial(self._read_again, subscriber, missing))
+        self._ask.set()
+
+    def look_up(self, subscriber: Subscriber, partitions: Collection[TopicPartition], since_ms: int) -> None:
+        """Find out for a subscriber from which offset on partitions hold what came since a time."""
+        self._asked.append(partial(self._look_up, subscriber, partitions, since_ms))
         self._ask.set()
 
     def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
@@ -203,7 +214,11 @@ class Hub:
 
     @contextmanager
     def subscribe(
-        self, feed: Feed, transport: Transport, position: Mapping[TopicPartition, int] | None = None
+        self,
+        feed: Feed,
+        transport: Transport,
+        position: Mapping[TopicPartition, int] | None = None,
+        since_ms: int | None = None,
     ) -> Iterator[Subscriber]:
         """Register a subscriber for the body of the ``with`` block.
 
@@ -212,6 +227,7 @@ class Hub:
             transport: Where it gets it.
             position: The last offset that it has seen of some partitions; those that are not here now count when
                 they come.
+            since_ms: Where the other partitions begin, in ms since the epoch, or `EARLIEST`.
 
         Raises:
             UnavailableError: there are `max_subscribers` already, or the replica is stopping.
@@ -228,22 +244,17 @@ class Hub:
             feed,
             transport,
             position={tp: offset for tp, offset in (position or {}).items() if tp.topic in feed.topics},
+            since_ms=since_ms,
             buffer_bytes=self._settings.subscriber_buffer_bytes,
             write_bytes=self._settings.write_bytes,
         )
         self._subscribers[number] = subscriber
         self._readers.update(feed.topics)
-        for partition in subscriber.awaited:
-            self._awaited.setdefault(partition, set()).add(number)
         try:
             yield subscriber
         finally:
             del self._subscribers[number]
             self._readers.subtract(feed.topics)
-            for partition in subscriber.awaited:
-                self._awaited[partition].discard(number)
-                if not self._awaited[partition]:
-                    del self._awaited[partition]
             self._remove_live(subscriber)
             subscriber.close()
             self._left.set()
@@ -254,8 +265,8 @@ class Hub:
             nursery.start_soon(self._beat)
             while True:
                 asked, self._asked = self._asked, []
-                for subscriber, missing in asked:
-                    nursery.start_soon(self._read_again, subscriber, missing)
+                for task in asked:
+                    nursery.start_soon(task)
                 await self._ask.wait()
                 self._ask = trio.Event()
 
@@ -267,6 +278,15 @@ class Hub:
                     await trio.sleep(REPLAY_AGAIN_SECONDS)
                 if subscriber.number in self._subscribers:
                     subscriber.replayed(chunk)
+
+    async def _look_up(self, subscriber: Subscriber, partitions: Collection[TopicPartition], since_ms: int) -> None:
+        with trio.CancelScope() as subscriber.reading:
+            if subscriber.number in self._subscribers:
+                offsets = await self._replays.offsets_since(partitions, since_ms)
+                if offsets is None:
+                    await trio.sleep(REPLAY_AGAIN_SECONDS)
+                if subscriber.number in self._subscribers:
+                    subscriber.placed(partitions, offsets)
 
     async def _beat(self) -> None:
         """A heartbeat every `heartbeat_seconds`, a slice of the subscribers at a time."""
@@ -323,9 +343,9 @@ class Hub:
         self._on_dispatched(entry.batch)
 
     def _arrived(self, partition: TopicPartition) -> None:
-        """Those who have named a partition before it came go on from there."""
-        for number in self._awaited.pop(partition, ()):
-            self._subscribers[number].arrived(partition)
+        for subscriber in tuple(self._subscribers.values()):
+            if partition.topic in subscriber.feed.topics:
+                subscriber.arrived(partition)
 
     def _remove_live(self, subscriber: Subscriber) -> None:
         live = self._live.get(subscriber.feed)

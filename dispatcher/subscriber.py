@@ -10,7 +10,7 @@ nothing is missing any more between what was read and what is in memory; then th
 partitions come before the history does: the ids in the history name the last offset of every partition.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -57,6 +57,9 @@ class Source(Protocol):
     def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
         """A batch that was read again, encoded for who has seen so much."""
 
+    def look_up(self, subscriber: "Subscriber", partitions: Collection[TopicPartition], since_ms: int) -> None:
+        """Find out from which offset on partitions hold what came since a time, and tell `Subscriber.placed`."""
+
     @property
     def history(self) -> History:
         """Recent and undispatched batches."""
@@ -88,6 +91,7 @@ class Subscriber:
         feed: What it gets.
         transport: Where it gets it.
         position: The last offset that it has seen of some partitions.
+        since_ms: Where the others begin, in ms since the epoch, or `EARLIEST`; None: as for a new subscriber.
         buffer_bytes: Bound of its channel. An entry that is larger than all of it fits into an empty channel.
         write_bytes: Entries are joined into one write up to this size; one entry always fits.
     """
@@ -100,6 +104,7 @@ class Subscriber:
         transport: Transport,
         *,
         position: Mapping[TopicPartition, int],
+        since_ms: int | None,
         buffer_bytes: int,
         write_bytes: int,
     ) -> None:
@@ -108,8 +113,7 @@ class Subscriber:
         self.state = SubscriberState.CATCHING_UP
         self.cursor: Cursor
         """Its place in the history, while nothing is missing."""
-        self.awaited: dict[TopicPartition, int] = {}
-        """The next offset of partitions that it has named and that are not here yet."""
+        self.since_ms = since_ms
         self.reading = trio.CancelScope()
         """Around what is read again for it; cancelled when it leaves."""
         self.in_flight: Sequence[Entry] = ()
@@ -127,12 +131,21 @@ class Subscriber:
         self._goodbye: Goodbye | None = None
         self._wanted: dict[TopicPartition, int] = {}
         """The next offset of each partition, kept while something is missing."""
+        self._awaited: dict[TopicPartition, int] = {}
+        """The next offset of partitions that it has named and that are not here yet."""
         self._missing: Mapping[TopicPartition, Range] = {}
         """What has to be read again before the history can go on."""
+        self._unplaced: set[TopicPartition] = set()
+        """Partitions of which the next offset has to be looked up."""
+        self._placed: set[TopicPartition] = set()
+        """Partitions that began at `since_ms`: once each."""
         self._chunk: Chunk | None = None
         self._asked = False
+        self._wanted = source.history.ends(feed.topics)
+        if since_ms is not None:
+            self._unplaced = self._wanted.keys() - position.keys()
         for partition, offset in position.items():
-            (self._wanted if source.history.knows(partition) else self.awaited)[partition] = offset + 1
+            (self._wanted if partition in self._wanted else self._awaited)[partition] = offset + 1
         self._locate()
 
     def offer(self, entry: Entry, data: bytes) -> None:
@@ -156,14 +169,36 @@ class Subscriber:
         self._nudge()
 
     def arrived(self, partition: TopicPartition) -> None:
-        """A partition that it has named is here now: go on from where it has seen it."""
-        offset = self.awaited.pop(partition)
-        if not self._missing:
+        """A partition is here now: go on from where it has seen it, or from its time, or from its first record."""
+        offset = self._awaited.pop(partition, None)
+        timed = offset is None and self.since_ms is not None and partition not in self._placed
+        if not self._behind:
+            if offset is None and not timed:
+                return
             self._wanted = self._source.history.place(self.cursor)
             if self.state is SubscriberState.LIVE:
                 self._catch_up()
-        self._wanted[partition] = offset
+        if offset is not None:
+            self._wanted[partition] = offset
+        self._wanted.setdefault(partition, self._source.history.origin(partition))
+        if timed:
+            self._unplaced.add(partition)
         self._locate()
+        self._nudge()
+
+    def placed(self, partitions: Collection[TopicPartition], offsets: Mapping[TopicPartition, int] | None) -> None:
+        """Take the next offsets that were looked up; called by the hub.
+
+        Args:
+            partitions: What was looked up; a partition without an offset begins where it would without a time.
+            offsets: None when it has to be asked again.
+        """
+        self._asked = False
+        if offsets is not None:
+            self._unplaced -= set(partitions)
+            self._placed.update(partitions)
+            self._wanted.update(offsets)
+            self._locate()
         self._nudge()
 
     def end(self, goodbye: Goodbye) -> None:
@@ -192,11 +227,11 @@ class Subscriber:
             SubscriberStalledError: the client took nothing for too long.
         """
         while self._goodbye is None:
-            replayed = self._take_replayed() if self._missing else []
-            taken = [] if self._missing or replayed else self._take()
+            replayed = self._take_replayed() if self._behind else []
+            taken = [] if self._behind or replayed else self._take()
             buffers = [*self._state(), *replayed, *(data for _, data in taken), *self._heartbeat()]
             if not buffers:
-                if self._missing and not self._asked:
+                if self._behind and not self._asked:
                     continue  # it has just fallen behind what is in memory
                 self._handed = await self._receive_channel.receive()
                 continue
@@ -227,7 +262,7 @@ class Subscriber:
             wire=self.feed.wire.name,
             buffered_bytes=self._buffered_bytes,
             records=self.records,
-            replaying=bool(self._missing),
+            replaying=self._behind,
         )
 
     def _take(self) -> list[_Item]:
@@ -236,7 +271,7 @@ class Subscriber:
         if self.state is SubscriberState.LIVE:
             return self._take_live(handed)
         taken = self._take_history()
-        if not taken and not self._missing and self._goodbye is None:
+        if not taken and not self._behind and self._goodbye is None:
             self.state = SubscriberState.LIVE
             self._source.now_live(self)
         return taken
@@ -282,8 +317,13 @@ class Subscriber:
     def _locate(self) -> None:
         """Find out what is missing between what it wants and what is in memory; if nothing is, go to the history."""
         self._missing = self._source.history.missing(self.feed.topics, self._wanted)
-        if not self._missing:
+        if not self._behind:
             self.cursor = self._source.history.cursor(self.feed.topics, self._wanted)
+
+    @property
+    def _behind(self) -> bool:
+        """Whether something has to come before the history can go on."""
+        return bool(self._missing or self._unplaced)
 
     def _take_replayed(self) -> list[bytes]:
         """What was read again; when there is nothing, it is asked for."""
@@ -291,7 +331,10 @@ class Subscriber:
         if chunk is None:
             if not self._asked:
                 self._asked = True
-                self._source.replay(self, self._missing)
+                if self.since_ms is not None and self._unplaced:
+                    self._source.look_up(self, frozenset(self._unplaced), self.since_ms)
+                else:
+                    self._source.replay(self, self._missing)
             return []
         self._asked = False
         wire = self.feed.wire
@@ -301,7 +344,7 @@ class Subscriber:
         ]
         for batch in chunk.batches:
             self._wanted[batch.partition] = batch.next_offset
-            seen = {partition: offset - 1 for partition, offset in self._wanted.items()}
+            seen = {tp: offset - 1 for tp, offset in self._wanted.items() if tp not in self._unplaced}
             buffers.append(self._source.replayed_data(self.feed, batch, seen))
             self.records += len(batch.records)
         self._wanted.update(chunk.next_offsets)

@@ -1,6 +1,6 @@
 """Hub and subscribers without Kafka and sockets: the seam, the bounds, and what is counted as dispatched."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import pytest
@@ -78,6 +78,12 @@ class RecordedLog:
         places.update({batch.partition: batch.next_offset for batch in found[:2] if found[2:]})
         return Chunk(found[:2], places, ())
 
+    async def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> Mapping[TopicPartition, int]:
+        """A record's time is its offset."""
+        await self.gate.wait()
+        log = [(partition, record.offset) for partition, record in self.log]
+        return {p: o for p, o in reversed(log) if p in partitions and o >= since_ms}
+
 
 class Bench:
     """A hub with two partitions, and what it was told of dispatched batches."""
@@ -102,10 +108,11 @@ class Bench:
         self,
         transport: RecordingTransport,
         position: Mapping[TopicPartition, int] | None = None,
+        since_ms: int | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Subscribe for as long as the stream lasts."""
-        with self.hub.subscribe(FEED, transport, position) as subscriber:
+        with self.hub.subscribe(FEED, transport, position, since_ms) as subscriber:
             task_status.started()
             with suppress(SubscriberGoneError):
                 await subscriber.run()
@@ -328,7 +335,7 @@ async def test_what_was_revoked_holds_no_records(nursery: trio.Nursery) -> None:
     bench.publish(TWO)
     await settle()
     bench.publish(ONE)
-    entry = bench.hub.history.next(bench.hub.history.cursor(FEED.topics))
+    entry = bench.hub.history.next(bench.hub.history.cursor(FEED.topics, bench.hub.history.ends(FEED.topics)))
     while entry is not None and entry.batch.partition != ONE:
         entry = bench.hub.history.next(next(iter(bench.hub._subscribers.values())).cursor)
     assert entry is not None

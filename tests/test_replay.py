@@ -1,6 +1,7 @@
 """Guarantees G2, G5 and G9 on a real broker: resume from memory and from Kafka, over SSE and WebSocket."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 import trio
@@ -84,3 +85,39 @@ async def test_what_has_expired_is_told(kafka: Kafka, replicas: Callable[..., Re
                 records = await sse_records(stream, RECORDS // PARTITIONS - 1000)
     assert gap == {"topic": topic, "partition": 1, "from": 10, "to": 999, "reason": "expired"}
     assert [record.own[1] for record in records] == list(range(1000, RECORDS // PARTITIONS))
+
+
+@pytest.mark.parametrize("protocol", ["sse", "websocket"])
+async def test_since_a_time(kafka: Kafka, replicas: Callable[..., Replica], protocol: str) -> None:
+    """From the first record, from a time in either spelling, and from a time that has not come yet."""
+    topic = kafka.create_topic(PARTITIONS)
+    replica = replicas(kafka.bootstrap_servers, topic, settings=SMALL)
+
+    async def first(since: str) -> int:
+        """How far back the oldest record is that comes since a time; what is new comes in any case."""
+        query = f"?since={since}"
+        if protocol == "sse":
+            async with open_sse(replica, query) as stream:
+                await stream.next_control("state")
+                await produce(kafka, topic, 0, PARTITIONS)
+                return min(event.own[1] for event in await sse_records(stream, PARTITIONS))
+        async with open_ws(replica, query) as websocket:
+            await websocket.get_message()
+            await produce(kafka, topic, 0, PARTITIONS)
+            return min(int(str(record["offset"])) for record in await ws_records(websocket, PARTITIONS))
+
+    with trio.fail_after(90):
+        async with open_sse(replica) as others:
+            await produce(kafka, topic, 0, RECORDS)
+            await sse_records(others, RECORDS)
+            await trio.sleep(1.1)
+            now = datetime.now(UTC)
+            await produce(kafka, topic, 0, 300)
+            await sse_records(others, 300)
+            each = RECORDS // PARTITIONS
+            assert await first("earliest") == 0
+            assert await first("0") == 0
+            assert await first(str(int(now.timestamp() * 1000))) == each
+            assert await first(now.isoformat()) == each
+            assert await first(now.isoformat().replace("+00:00", "Z")) == each
+            assert await first("2099-01-01T00:00:00%2B01:00") >= each + 100

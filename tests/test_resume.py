@@ -127,6 +127,62 @@ async def test_a_partition_that_comes_later_goes_on_from_its_place(nursery: trio
     assert back.values[5:] == ["7"]
 
 
+async def test_since_a_time_each_partition_begins_there_once(nursery: trio.Nursery) -> None:
+    """Also one that comes later; a named position goes before it; one that comes again goes on as for anybody."""
+    bench = Bench(**TINY)
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    for _ in range(4):
+        bench.publish(ONE, TWO)
+        await settle()
+    bench.hub.unassigned([TWO])
+    back = RecordingTransport()
+    back.gate.set()
+    await nursery.start(bench.serve, back, None, 3)
+    await settle()
+    assert back.values == ["4", "6"]
+    bench.hub.assigned([TWO])
+    bench.publish(TWO)
+    await settle()
+    assert back.values == ["4", "6", "3", "5", "7", "8"]
+    bench.hub.unassigned([TWO])
+    bench.hub.assigned([TWO])
+    bench.publish(TWO)
+    await settle()
+    assert back.values[6:] == ["9"]
+    named = RecordingTransport()
+    named.gate.set()
+    await nursery.start(bench.serve, named, {ONE: 5}, 8)
+    await settle()
+    assert sorted(named.values) == ["6", "8", "9"]
+
+
+async def test_what_comes_while_it_is_read_for_is_not_passed_over(nursery: trio.Nursery) -> None:
+    """Also of partitions that its id does not name, and of one that comes meanwhile, though others have taken it."""
+    bench = Bench(history_bytes=3500, pause_above_bytes=2000, resume_below_bytes=1000)
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    bench.publish(TWO)
+    bench.hub.unassigned([TWO])
+    bench.publish(ONE, ONE, ONE, ONE)
+    await settle()
+    bench.replays.gate = trio.Event()
+    back = await resumed(bench, nursery, one=1)
+    bench.hub.assigned([TWO])
+    bench.publish(TWO, TWO)
+    await settle()
+    since = RecordingTransport()
+    since.gate.set()
+    await nursery.start(bench.serve, since, None, 99)
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    bench.replays.gate.set()
+    await settle()
+    assert back.values == ["2", "3", "4", "5", "6", "7"]
+    assert since.values == ["7"], "nothing came since: it begins with what was new when it came"
+
+
 async def test_an_end_without_a_record_is_a_place_too(nursery: trio.Nursery) -> None:
     """Nothing came in this assignment: the end of the log tells up to where Kafka has to be read again."""
     bench = Bench()

@@ -100,6 +100,28 @@ class Replays:
         self._records += sum(len(batch.records) for batch in chunk.batches)
         return chunk
 
+    async def offsets_since(
+        self, partitions: Iterable[TopicPartition], since_ms: int
+    ) -> Mapping[TopicPartition, int] | None:
+        """By partition, the offset of the first record with this time or a later one, if there is any.
+
+        Args:
+            partitions: Where to look.
+            since_ms: Milliseconds since the epoch, or `EARLIEST`.
+
+        Returns:
+            None when no broker answers. *Cancellation*: safe, at most `LOOK_SECONDS` late.
+        """
+        async with self._limiter:
+            reader = self._reader_at({})
+            try:
+                offsets = await trio.to_thread.run_sync(reader.offsets_since, partitions, since_ms, limiter=_UNLIMITED)
+            except KafkaException as error:
+                log.warning("offsets of a time could not be looked up", error=str(error))
+                offsets = None
+            self._idle.append(reader)
+        return offsets
+
     async def close(self) -> None:
         """Let go of every reader that is idle."""
         while self._idle:
@@ -140,8 +162,7 @@ class _Reader:
 
     def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
         """The next part of some ranges."""
-        if self._consumer is None:
-            self._consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
+        consumer = self._made()
         if not self.stands_at(ranges):
             self._go_to({partition: part.first for partition, part in ranges.items()})
         left = dict(ranges)
@@ -150,7 +171,7 @@ class _Reader:
         size_bytes = 0
         deadline = time.monotonic() + CHUNK_SECONDS
         while left and size_bytes < most_bytes and (seconds := deadline - time.monotonic()) > 0:
-            message = self._consumer.poll(seconds)
+            message = consumer.poll(seconds)
             if message is None:
                 break
             partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
@@ -176,6 +197,23 @@ class _Reader:
         next_offsets = {partition: self._places.get(partition, part.end) for partition, part in ranges.items()}
         batches = [Batch(p, records, leader_epoch=epoch) for p, records, epoch in grouped(messages, self._batch_bytes)]
         return Chunk(batches, next_offsets, gaps)
+
+    def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> dict[TopicPartition, int]:
+        """See `Replays.offsets_since`."""
+        consumer = self._made()
+        asked = [confluent_kafka.TopicPartition(*partition, since_ms) for partition in partitions]
+        offsets = {}
+        for answer in consumer.offsets_for_times(asked, timeout=LOOK_SECONDS):
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+            if answer.offset >= 0:
+                offsets[TopicPartition(answer.topic, answer.partition)] = answer.offset
+        return offsets
+
+    def _made(self) -> Consumer:
+        if self._consumer is None:
+            self._consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
+        return self._consumer
 
     def close(self) -> None:
         """Let go of the connections."""

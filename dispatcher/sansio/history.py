@@ -134,6 +134,14 @@ class History:
         """Whether it is known from which offset on a partition is in memory."""
         return partition in self._partitions
 
+    def origin(self, partition: TopicPartition) -> int:
+        """The first offset of a partition in this assignment."""
+        return self._partitions[partition].origin
+
+    def ends(self, topics: frozenset[str]) -> dict[TopicPartition, int]:
+        """Where each known partition of these topics goes on: the offset behind its last one."""
+        return {tp: partition.ends for tp, partition in self._partitions.items() if tp.topic in topics}
+
     def missing(self, topics: frozenset[str], wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, Range]:
         """What is not in memory of what a reader wants.
 
@@ -147,19 +155,17 @@ class History:
             if tp.topic in topics and tp in wanted and wanted[tp] < partition.begins
         }
 
-    def cursor(self, topics: frozenset[str], wanted: Mapping[TopicPartition, int] | None = None) -> Cursor:
-        """A cursor at the next offset that a reader wants of each partition.
+    def cursor(self, topics: frozenset[str], wanted: Mapping[TopicPartition, int]) -> Cursor:
+        """A cursor at the next offset that a reader wants of each known partition of its topics.
 
-        A partition of which it wants none in particular begins at its first undispatched entry, else at the head.
-        And what nobody has taken yet comes in any case: it could not be committed otherwise.
+        What nobody has taken yet comes in any case: it could not be committed otherwise.
         """
-        wanted = wanted or {}
         starts: dict[TopicPartition, int] = {}
         sequence = self.head
         for tp, partition in self._partitions.items():
             if tp.topic not in topics:
                 continue
-            start = wanted.get(tp, partition.ends)
+            start = wanted[tp]
             if partition.waiting:
                 start = min(start, next(iter(partition.waiting.values())).batch.covers_from)
             starts[tp] = start

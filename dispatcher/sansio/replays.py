@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from dispatcher.sansio.records import Batch, TopicPartition
 
+EARLIEST = -2
+"""Instead of a time: from the first record that is there (Kafka's own number for it in ListOffsets)."""
+
 
 class Range(NamedTuple):
     """Offsets of one partition that a subscriber still has to be sent."""

@@ -4,7 +4,6 @@ The response begins through Quart and Hypercorn. Then the subscriber writes read
 connection, and at its end Hypercorn adds the last chunk.
 """
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -18,13 +17,12 @@ from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberSt
 from dispatcher.feed import RETRY_MS, Feed
 from dispatcher.hub import Hub
 from dispatcher.sansio import sse
-from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.wire import sse_wire
 from dispatcher.settings import Settings
 from dispatcher.subscriber import Subscriber
 from dispatcher.web.connection import Connection
 from dispatcher.web.goodbyes import try_later
-from dispatcher.web.queries import read_query
+from dispatcher.web.queries import Query, read_query
 
 log = structlog.get_logger(__name__)
 
@@ -45,14 +43,14 @@ class EventStream(ResponseBody):
         hub: Where to subscribe.
         feed: What to subscribe to.
         connection: Where to write.
-        position: The last offset that the client has seen of some partitions.
+        query: From where on.
     """
 
-    def __init__(self, hub: Hub, feed: Feed, connection: Connection, position: Mapping[TopicPartition, int]) -> None:
+    def __init__(self, hub: Hub, feed: Feed, connection: Connection, query: Query) -> None:
         self._hub = hub
         self._feed = feed
         self._connection = connection
-        self._position = position
+        self._query = query
         self._subscription = ExitStack()
         self._subscriber: Subscriber | None = None
         self._opening = [sse.encode_retry(RETRY_MS)]
@@ -60,7 +58,7 @@ class EventStream(ResponseBody):
     async def __aenter__(self) -> Self:
         try:
             self._subscriber = self._subscription.enter_context(
-                self._hub.subscribe(self._feed, self._connection, self._position)
+                self._hub.subscribe(self._feed, self._connection, self._query.position, self._query.since_ms)
             )
         except UnavailableError as error:
             # An error status would end an EventSource for good; the end of a stream makes it come back.
@@ -105,7 +103,7 @@ def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
         if not connection.begin_endless_response():
             raise BadRequestError("send nothing behind the request of a stream")
         feed = Feed(sse_wire(envelope=query.envelope, chunked=request.http_version == "1.1"), query.topics)
-        response = TrioResponse(EventStream(hub, feed, connection, query.position), headers=HEADERS)
+        response = TrioResponse(EventStream(hub, feed, connection, query), headers=HEADERS)
         # Quart would end the stream after RESPONSE_TIMEOUT, cleanly, as if it were whole.
         response.timeout = None
         return response

@@ -1,13 +1,18 @@
 """What a subscriber asks for in the query and headers of ``/events`` and ``/ws``."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from dispatcher.errors import BadRequestError
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.replays import EARLIEST
 
-PARAMETERS = ("topic", "last_event_id", "format")
+PARAMETERS = ("topic", "since", "last_event_id", "format")
+MAX_MS_DIGITS = 15
+_LOST_PLUS = re.compile(r" (\d\d:\d\d)$")
 FORMATS = ("value", "envelope")
 
 
@@ -19,6 +24,8 @@ class Query:
     envelope: bool
     position: Mapping[TopicPartition, int]
     """The last offset that the client has seen of some partitions."""
+    since_ms: int | None
+    """Where the other partitions begin, in ms since the epoch, or `EARLIEST`; None: as for a new subscriber."""
 
 
 def read_query(arguments: Mapping[str, Sequence[str]], last_event_id: str | None, configured: Sequence[str]) -> Query:
@@ -47,7 +54,26 @@ def read_query(arguments: Mapping[str, Sequence[str]], last_event_id: str | None
     if last_event_id is None and "last_event_id" in arguments:
         last_event_id = arguments["last_event_id"][0]
     position = parse_position(last_event_id) if last_event_id else {}
-    return Query(topics, envelope=form == "envelope", position=position)
+    since_ms = _read_time(arguments["since"][0]) if "since" in arguments else None
+    return Query(topics, envelope=form == "envelope", position=position, since_ms=since_ms)
+
+
+def _read_time(text: str) -> int:
+    """``earliest``, an RFC 3339 time, or milliseconds since the epoch."""
+    if text == "earliest":
+        return EARLIEST
+    if text.isascii() and text.isdecimal() and len(text) <= MAX_MS_DIGITS:
+        return int(text)
+    try:
+        # In a query a plus that nobody has encoded is a space.
+        time = datetime.fromisoformat(_LOST_PLUS.sub(r"+\1", text))
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None or time.timestamp() < 0:
+        raise BadRequestError(
+            f"since {_shown(text)} is not a time: use earliest, 2026-01-31T12:00:00Z, or milliseconds since 1970"
+        )
+    return int(time.timestamp() * 1000)
 
 
 def _shown(text: str) -> str:

@@ -45,7 +45,7 @@ def add_websocket(app: Quart, hub: Hub, settings: Settings) -> None:
             return None
         connection: Connection = websocket.scope["state"]["connection"]
         try:
-            with hub.subscribe(Feed(WEBSOCKET, query.topics), connection, query.position) as subscriber:
+            with hub.subscribe(Feed(WEBSOCKET, query.topics), connection, query.position, query.since_ms) as subscriber:
                 await websocket.accept(subprotocol=subprotocol)
                 goodbye = await _serve(subscriber, connection, silence_seconds)
         except UnavailableError as error:

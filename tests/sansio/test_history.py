@@ -32,6 +32,11 @@ def append(history: History, *partitions: TopicPartition) -> list[Entry]:
     return [history.append(batch(partition, history.head), SNAPSHOT, 0) for partition in partitions]
 
 
+def cursor(history: History, topics: frozenset[str]) -> Cursor:
+    """The cursor of a new subscriber."""
+    return history.cursor(topics, history.ends(topics))
+
+
 def read(history: History, cursor: Cursor) -> list[int]:
     """The sequences that a cursor is handed until the head."""
     seen = []
@@ -46,26 +51,38 @@ def test_a_new_cursor_gets_what_nobody_has_taken() -> None:
     first, second, third, fourth = append(history, A, B, A, B)
     for entry in (first, second, fourth):
         history.dispatched(entry)
-    cursor = history.cursor(ASSETS)
-    assert [third.sequence] == read(history, cursor)
+    reader = cursor(history, ASSETS)
+    assert [third.sequence] == read(history, reader)
     append(history, B, A)
-    assert read(history, cursor) == [5, 6]
-    assert read(history, history.cursor(ASSETS)) == [3, 5, 6]
+    assert read(history, reader) == [5, 6]
+    assert read(history, cursor(history, ASSETS)) == [3, 5, 6]
 
 
 def test_a_cursor_reads_its_topics_only() -> None:
     """Entries of other topics are passed over."""
     history = History(10**6)
     append(history, OTHER, A, OTHER, A)
-    assert read(history, history.cursor(ASSETS)) == [2, 4]
-    assert read(history, history.cursor(BOTH)) == [1, 2, 3, 4]
+    assert read(history, cursor(history, ASSETS)) == [2, 4]
+    assert read(history, cursor(history, BOTH)) == [1, 2, 3, 4]
+
+
+def test_a_place_is_told_of_the_topics_of_a_cursor_only() -> None:
+    """By partition the offset behind what it was handed, else where it began."""
+    history = History(10**6)
+    layout = Layout([A, B])
+    reader = cursor(history, ASSETS)
+    history.append(batch(OTHER, 5), SNAPSHOT, 0)
+    history.append(batch(A, 7), Snapshot(layout, (7, None)), 0)
+    history.append(batch(B, 9), Snapshot(layout, (7, 9)), 1)
+    assert history.next(reader) is not None
+    assert history.place(reader) == {A: 8, B: 9}
 
 
 def test_dispatched_entries_go_when_room_is_needed() -> None:
     """Those that wait stay; who has not read what went is told so, and is moved nowhere."""
     history = History(3 * ONE_BYTES)
     first, second, *_ = append(history, A, B, A)
-    reader = history.cursor(ASSETS)
+    reader = cursor(history, ASSETS)
     assert history.next(reader) is first
     history.dispatched(first)
     history.dispatched(second)
@@ -159,7 +176,7 @@ def test_what_is_handed_out_is_a_run_without_hole_or_repeat(
     history = History(entries * ONE_BYTES)
     appended: dict[TopicPartition, list[int]] = {A: [], B: [], OTHER: []}
     waiting: list[Entry] = []
-    reader = history.cursor(BOTH)
+    reader = cursor(history, BOTH)
     seen: dict[TopicPartition, list[int]] = {A: [], B: [], OTHER: []}
     for partition, what in steps:
         if what < 2:
@@ -190,5 +207,5 @@ def test_sequences_of_entries_that_left_are_forgotten() -> None:
         (entry,) = append(history, A)
         history.dispatched(entry)
     assert len(history._sequences) < 100
-    assert read(history, history.cursor(BOTH)) == [1]
+    assert read(history, cursor(history, BOTH)) == [1]
     assert read(history, Cursor(ASSETS, history.head - 3, backlog_to=0, starts={})) == [999, 1000, 1001]
