@@ -8,42 +8,27 @@ every other method is one step that no task can observe half done.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import count
-from typing import Protocol
+from statistics import median
 
 import trio
 
+from dispatcher.answers import Answers, Replays
 from dispatcher.errors import UnavailableError
 from dispatcher.feed import Feed, Goodbye, Transport
 from dispatcher.hub_statistics import HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
-from dispatcher.sansio.entries import Cursor, Entry
+from dispatcher.sansio.catch_up import Question
+from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.replays import Chunk, Range
 from dispatcher.settings import Settings
 from dispatcher.subscriber import Subscriber
 
-REPLAY_AGAIN_SECONDS = 0.5
-"""When nothing could be read again, as with a broker away."""
-
 HEARTBEAT_SLICES = 10
 """Heartbeats are spread over their interval: ten thousand at once would hold the loop for half a second."""
-
-
-class Replays(Protocol):
-    """Reads ranges of partitions again."""
-
-    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
-        """The next part of some ranges; empty when it could not be read now."""
-
-    async def offsets_since(
-        self, partitions: Iterable[TopicPartition], since_ms: int
-    ) -> Mapping[TopicPartition, int] | None:
-        """The first offset of each partition in which something came since a time; None when no broker answers."""
 
 
 class Hub:
@@ -61,10 +46,10 @@ class Hub:
         self.state_version = 0
         self._settings = settings
         self._on_dispatched = on_dispatched
-        self._replays = replays
-        self._asked: list[Callable[[], Awaitable[None]]] = []
-        self._ask = trio.Event()
+        self._answers = Answers(replays, settings.write_bytes)
         self._partitions: dict[TopicPartition, int | None] = {}
+        self._departed: dict[TopicPartition, tuple[int, int]] = {}
+        """Of partitions that were here before: the next offset, and the first number of who was not there to see it."""
         self._layout = Layout(())
         self._offsets: list[int | None] = []
         self._indexes: dict[TopicPartition, int] = {}
@@ -80,6 +65,8 @@ class Hub:
         self._dispatched_records = 0
         self._deliveries = 0
         self._fell_back = 0
+        self._caught_up = {True: 0, False: 0}
+        """How often a subscriber became live, by whether it needed more than the history for it."""
 
     # What the consumer group says.
 
@@ -94,7 +81,8 @@ class Hub:
         """Stop handing out these partitions, at once; writes under way go on."""
         for partition in partitions:
             self.history.retire(partition)
-            self._partitions.pop(partition, None)
+            if (offset := self._partitions.pop(partition, None)) is not None:
+                self._departed[partition] = (offset + 1, self._next_number)
         self._lay_out()
 
     def writing(self, partitions: Iterable[TopicPartition]) -> bool:
@@ -105,6 +93,14 @@ class Hub:
             for subscriber in self._subscribers.values()
             for entry in subscriber.in_flight
         )
+
+    def begins_anew(self, partition: TopicPartition, first_offset: int) -> None:
+        """A partition is another log from now on; it begins at an offset."""
+        readers = [subscriber for subscriber in self._subscribers.values() if partition.topic in subscriber.feed.topics]
+        places = [subscriber.places.get(partition) for subscriber in readers]
+        self.assigned([partition])
+        for subscriber, place in zip(readers, places, strict=True):
+            subscriber.begins_anew(partition, place, first_offset)
 
     def set_state(self, state: ReplicaState) -> None:
         """Tell every subscriber what the replica is doing, if that is news."""
@@ -140,25 +136,15 @@ class Hub:
 
     # What subscribers ask (subscriber.Source).
 
-    def replay(self, subscriber: Subscriber, missing: Mapping[TopicPartition, Range]) -> None:
-        """Read the next part of what is not in memory for a subscriber, and give it to it when it is there."""
-        self._asked.append(partial(self._read_again, subscriber, missing))
-        self._ask.set()
-
-    def look_up(self, subscriber: Subscriber, partitions: Collection[TopicPartition], since_ms: int) -> None:
-        """Find out for a subscriber from which offset on partitions hold what came since a time."""
-        self._asked.append(partial(self._look_up, subscriber, partitions, since_ms))
-        self._ask.set()
+    def ask(self, subscriber: Subscriber, question: Question) -> None:
+        """Find something out for a subscriber, and give it to it when it is there."""
+        self._answers.ask(subscriber, question)
 
     def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
         """A batch that was read again, encoded for one subscriber: what it has seen is its own."""
         layout = Layout(seen)
         snapshot = Snapshot(layout, tuple(seen[partition] for partition in layout.partitions))
         return _encode(feed, batch, snapshot, layout.partitions.index(batch.partition))
-
-    def next_entry(self, cursor: Cursor) -> Entry | None:
-        """The next entry for a cursor, None at the head; the cursor moves behind it."""
-        return self.history.next(cursor)
 
     def data(self, feed: Feed, entry: Entry) -> bytes:
         """The entry's bytes for a feed, encoded when first asked for."""
@@ -178,8 +164,9 @@ class Hub:
             if not entry.dispatched:
                 self._first_dispatched(entry)
 
-    def now_live(self, subscriber: Subscriber) -> None:
+    def now_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
         """Offer every new entry to the subscriber."""
+        self._caught_up[needed_kafka] += 1
         self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
 
     def not_live(self, subscriber: Subscriber) -> None:
@@ -260,33 +247,10 @@ class Hub:
             self._left.set()
 
     async def run(self) -> None:
-        """Read again what subscribers ask for, and send each of them heartbeats."""
+        """Find out what subscribers ask for, and send each of them heartbeats."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._beat)
-            while True:
-                asked, self._asked = self._asked, []
-                for task in asked:
-                    nursery.start_soon(task)
-                await self._ask.wait()
-                self._ask = trio.Event()
-
-    async def _read_again(self, subscriber: Subscriber, missing: Mapping[TopicPartition, Range]) -> None:
-        with trio.CancelScope() as subscriber.reading:
-            if subscriber.number in self._subscribers:
-                chunk = await self._replays.read(missing, self._settings.write_bytes)
-                if not (chunk.batches or chunk.gaps or chunk.next_offsets):
-                    await trio.sleep(REPLAY_AGAIN_SECONDS)
-                if subscriber.number in self._subscribers:
-                    subscriber.replayed(chunk)
-
-    async def _look_up(self, subscriber: Subscriber, partitions: Collection[TopicPartition], since_ms: int) -> None:
-        with trio.CancelScope() as subscriber.reading:
-            if subscriber.number in self._subscribers:
-                offsets = await self._replays.offsets_since(partitions, since_ms)
-                if offsets is None:
-                    await trio.sleep(REPLAY_AGAIN_SECONDS)
-                if subscriber.number in self._subscribers:
-                    subscriber.placed(partitions, offsets)
+            nursery.start_soon(self._answers.run)
 
     async def _beat(self) -> None:
         """A heartbeat every `heartbeat_seconds`, a slice of the subscribers at a time."""
@@ -310,15 +274,22 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         """A snapshot of the hub."""
+        subscribers = self.subscriber_statistics()
+        behind = [subscriber.behind_records for subscriber in subscribers]
         return HubStatistics(
-            subscribers=dict.fromkeys(SubscriberState, 0)
-            | Counter(subscriber.state for subscriber in self._subscribers.values()),
-            buffered_bytes=sum(s.statistics().buffered_bytes for s in self._subscribers.values()),
+            subscribers=dict.fromkeys(SubscriberState, 0) | Counter(subscriber.state for subscriber in subscribers),
+            transports=Counter(subscriber.transport for subscriber in subscribers),
+            replaying=sum(subscriber.replaying for subscriber in subscribers),
+            behind_records_median=int(median(behind)) if behind else 0,
+            behind_records_worst=max(behind, default=0),
+            buffered_bytes=sum(subscriber.buffered_bytes for subscriber in subscribers),
             history=self.history.statistics(),
             published_records=self._published_records,
             dispatched_records=self._dispatched_records,
             deliveries=self._deliveries,
             fell_back=self._fell_back,
+            history_hits=self._caught_up[False],
+            history_misses=self._caught_up[True],
         )
 
     @property
@@ -343,9 +314,10 @@ class Hub:
         self._on_dispatched(entry.batch)
 
     def _arrived(self, partition: TopicPartition) -> None:
+        place, before_number = self._departed.pop(partition, (None, 0))
         for subscriber in tuple(self._subscribers.values()):
             if partition.topic in subscriber.feed.topics:
-                subscriber.arrived(partition)
+                subscriber.arrived(partition, place if subscriber.number < before_number else None)
 
     def _remove_live(self, subscriber: Subscriber) -> None:
         live = self._live.get(subscriber.feed)

@@ -35,7 +35,10 @@ class SubscriberStatistics:
     buffered_bytes: int
     records: int
     replaying: bool
-    """Whether it is sent what was read again from Kafka."""
+    """Whether it is sent what was read again from Kafka, or waits for that."""
+    behind_records: int
+    """How many records of its partitions were taken from Kafka and not handed to its socket: counted when it is live,
+    else offsets (those without a record included)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,12 @@ class HubStatistics:
 
     subscribers: Mapping[SubscriberState, int]
     """Number of subscribers by state."""
+    transports: Mapping[str, int]
+    """Number of subscribers by transport."""
+    replaying: int
+    """Subscribers that are sent what was read again from Kafka, or wait for that."""
+    behind_records_median: int
+    behind_records_worst: int
     buffered_bytes: int
     """Bytes in all channels; the same bytes waiting for two subscribers count twice."""
     history: HistoryStatistics
@@ -54,3 +63,7 @@ class HubStatistics:
     """Records times subscribers that took them."""
     fell_back: int
     """How often a full channel sent a live subscriber back to catching up."""
+    history_hits: int
+    """How often a subscriber became live from memory alone."""
+    history_misses: int
+    """How often it needed Kafka for it."""

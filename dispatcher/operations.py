@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dispatcher.hub_statistics import SubscriberStatistics
+from dispatcher.hub_statistics import HubStatistics
 from dispatcher.pipeline import PipelineStatistics
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
@@ -20,21 +20,21 @@ class ReplicaOperations(Collector):
 
     Args:
         settings: Name of the replica, its group, and its bounds.
-        statistics: Takes a snapshot of the pipeline.
-        subscribers: Takes a snapshot of every subscriber.
+        pipeline: Takes a snapshot of the pipeline.
+        hub: Takes a snapshot of the hub and of every subscriber.
         connections: Number of open connections.
     """
 
     def __init__(
         self,
         settings: Settings,
-        statistics: Callable[[], PipelineStatistics],
-        subscribers: Callable[[], list[SubscriberStatistics]],
+        pipeline: Callable[[], PipelineStatistics],
+        hub: Callable[[], HubStatistics],
         connections: Callable[[], int],
     ) -> None:
         self._settings = settings
-        self._statistics = statistics
-        self._subscribers = subscribers
+        self._pipeline = pipeline
+        self._hub = hub
         self._connections = connections
         self.registry = CollectorRegistry()
         for make in (ProcessCollector, PlatformCollector, GCCollector):
@@ -43,7 +43,7 @@ class ReplicaOperations(Collector):
 
     def why_not_ready(self) -> list[str]:
         """Reasons why no new subscriber should be sent here; empty when ready."""
-        statistics = self._statistics()
+        statistics = self._pipeline()
         reasons = []
         if statistics.stopping:
             reasons.append("the replica is stopping")
@@ -58,8 +58,8 @@ class ReplicaOperations(Collector):
 
     def status(self) -> Mapping[str, Any]:
         """Everything that a person may want to see."""
-        statistics = self._statistics()
-        hub = statistics.hub
+        statistics = self._pipeline()
+        hub = self._hub()
         return {
             "replica": self._settings.client_id,
             "group": self._settings.group_id,
@@ -79,7 +79,8 @@ class ReplicaOperations(Collector):
                 **{str(state): number for state, number in hub.subscribers.items()},
                 "total": sum(hub.subscribers.values()),
                 "fell_back": hub.fell_back,
-                "transports": sorted({subscriber.transport for subscriber in self._subscribers()}),
+                "behind_records": {"median": hub.behind_records_median, "worst": hub.behind_records_worst},
+                "transports": hub.transports,
             },
             "records": {
                 "published": hub.published_records,
@@ -92,8 +93,9 @@ class ReplicaOperations(Collector):
                 "waiting": statistics.replays.waiting,
                 "chunks": statistics.replays.chunks,
                 "records": statistics.replays.records,
-                "subscribers": sum(subscriber.replaying for subscriber in self._subscribers()),
+                "subscribers": hub.replaying,
             },
+            "history": {"hits": hub.history_hits, "misses": hub.history_misses},
             "bytes": {
                 "history": hub.history.bytes,
                 "waiting": hub.history.waiting_bytes,
@@ -104,8 +106,8 @@ class ReplicaOperations(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, for prometheus-client; names and units as Prometheus recommends them."""
-        statistics = self._statistics()
-        hub = statistics.hub
+        statistics = self._pipeline()
+        hub = self._hub()
         ready = GaugeMetricFamily("dispatcher_ready", "1 when the replica is ready for subscribers.")
         ready.add_metric([], not self.why_not_ready())
         yield ready
@@ -127,6 +129,9 @@ class ReplicaOperations(Collector):
             ("history_bytes", "Memory of the history, waiting records included.", hub.history.bytes),
             ("subscriber_channel_bytes", "Bytes waiting in subscribers' channels.", hub.buffered_bytes),
             ("prefetched_bytes", "Bytes that librdkafka holds fetched.", _prefetched(statistics)),
+            ("replaying_subscribers", "Subscribers that are sent what was read again, or wait.", hub.replaying),
+            ("behind_records_median", "Records that the median subscriber is behind.", hub.behind_records_median),
+            ("behind_records_worst", "Records that the worst subscriber is behind.", hub.behind_records_worst),
             ("replays_running", "Chunks that are being read again from Kafka.", statistics.replays.running),
             ("replays_waiting", "Subscribers that wait in line for that.", statistics.replays.waiting),
             ("paused_partitions", "Partitions whose fetching is paused.", len(statistics.paused)),
@@ -137,6 +142,8 @@ class ReplicaOperations(Collector):
             ("dispatched_records", "Records that at least one subscriber took.", hub.dispatched_records),
             ("deliveries", "Records times subscribers that took them.", hub.deliveries),
             ("fell_back", "Full channels that sent a subscriber back to catching up.", hub.fell_back),
+            ("history_hits", "Subscribers that became live from memory alone.", hub.history_hits),
+            ("history_misses", "Subscribers that needed Kafka to become live.", hub.history_misses),
             ("commits", "Offsets that the broker stored.", statistics.commits.confirmed),
             ("replayed_chunks", "Chunks that were read again from Kafka.", statistics.replays.chunks),
             ("replayed_records", "Records that were read again from Kafka.", statistics.replays.records),

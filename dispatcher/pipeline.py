@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from dispatcher.hub import Hub
-from dispatcher.hub_statistics import HubStatistics, ReplicaState
+from dispatcher.hub_statistics import ReplicaState
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
 from dispatcher.kafka.crossing import IDLE_POLL_SECONDS, Orders, Polled
 from dispatcher.kafka.poller import Poller
@@ -59,7 +59,6 @@ class PipelineStatistics:
     crossings: int
     crossed_at: float
     """`time.monotonic` of the last crossing: how long ago tells whether the poller lives."""
-    hub: HubStatistics
     replays: ReplayStatistics
 
 
@@ -210,7 +209,6 @@ class Pipeline:
             rebalances=self._rebalances,
             crossings=self._crossings,
             crossed_at=self._crossed_at,
-            hub=self.hub.statistics(),
             replays=self._replays.statistics(),
         )
 
@@ -266,7 +264,7 @@ class Pipeline:
         if epoch != epoch_before:
             # Offsets went backwards: another log than the one in memory.
             log.warning("the log begins anew", partition=str(partition), offset=records[0].offset)
-            self.hub.assigned([partition])
+            self.hub.begins_anew(partition, records[0].offset)
         self.hub.publish(Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch))
 
     def _settle_state(self) -> None:

@@ -10,7 +10,7 @@ nothing is missing any more between what was read and what is in memory; then th
 partitions come before the history does: the ids in the history name the last offset of every partition.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,10 +19,11 @@ import trio
 from dispatcher.errors import FellBehindError
 from dispatcher.feed import Feed, Goodbye, Transport
 from dispatcher.hub_statistics import SubscriberState, SubscriberStatistics
+from dispatcher.sansio.catch_up import CatchUp, Question, ReadQuestion, TimeQuestion, began_anew
 from dispatcher.sansio.entries import Cursor, Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.replays import Chunk, Range
+from dispatcher.sansio.replays import Bounds, Chunk, Gap
 
 CHANNEL_ENTRIES = 1024
 """Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
@@ -38,27 +39,17 @@ class Source(Protocol):
     def state_version(self) -> int:
         """Changes whenever the state that subscribers are told changes."""
 
-    def next_entry(self, cursor: Cursor) -> Entry | None:
-        """The next entry for a cursor, None at the head; the cursor moves behind it.
-
-        Raises:
-            FellBehindError: what comes next is no longer in memory.
-        """
-
     def data(self, feed: Feed, entry: Entry) -> bytes:
         """The entry, encoded for the feed."""
 
     def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
         """The entry's records from an offset on, encoded for the feed."""
 
-    def replay(self, subscriber: "Subscriber", missing: Mapping[TopicPartition, Range]) -> None:
-        """Read the next part of what is not in memory, and give it to `Subscriber.replayed`. Never waits."""
-
     def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
         """A batch that was read again, encoded for who has seen so much."""
 
-    def look_up(self, subscriber: "Subscriber", partitions: Collection[TopicPartition], since_ms: int) -> None:
-        """Find out from which offset on partitions hold what came since a time, and tell `Subscriber.placed`."""
+    def ask(self, subscriber: "Subscriber", question: Question) -> None:
+        """Find something out, and tell `Subscriber.answered`. Never waits."""
 
     @property
     def history(self) -> History:
@@ -70,8 +61,13 @@ class Source(Protocol):
     def heartbeat_bytes(self, feed: Feed, *, live: bool) -> bytes:
         """A sign of life, encoded for the feed, with the position of the head for who is live."""
 
-    def now_live(self, subscriber: "Subscriber") -> None:
-        """From now on every new entry is offered to the subscriber."""
+    def now_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
+        """From now on every new entry is offered to the subscriber.
+
+        Args:
+            subscriber: It has caught up.
+            needed_kafka: Whether it needed more than the history for that.
+        """
 
     def not_live(self, subscriber: "Subscriber") -> None:
         """The subscriber reads the history itself."""
@@ -112,10 +108,10 @@ class Subscriber:
         self.feed = feed
         self.state = SubscriberState.CATCHING_UP
         self.cursor: Cursor
-        """Its place in the history, while nothing is missing."""
-        self.since_ms = since_ms
-        self.reading = trio.CancelScope()
-        """Around what is read again for it; cancelled when it leaves."""
+        """Its place in the history, while nothing has to be found out."""
+        self.asking = trio.CancelScope()
+        """Around what is found out for it; cancelled when it leaves."""
+        self.has_left = False
         self.in_flight: Sequence[Entry] = ()
         """The entries of the write under way."""
         self.records = 0
@@ -124,29 +120,17 @@ class Subscriber:
         self._buffer_bytes = buffer_bytes
         self._write_bytes = write_bytes
         self._send_channel, self._receive_channel = trio.open_memory_channel[_Item | None](CHANNEL_ENTRIES)
-        self._buffered_bytes = 0
+        self._buffered_bytes = self._buffered_records = 0
         self._handed: _Item | None = None
         self._told: tuple[int, bool] | None = None
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
-        self._wanted: dict[TopicPartition, int] = {}
-        """The next offset of each partition, kept while something is missing."""
-        self._awaited: dict[TopicPartition, int] = {}
-        """The next offset of partitions that it has named and that are not here yet."""
-        self._missing: Mapping[TopicPartition, Range] = {}
-        """What has to be read again before the history can go on."""
-        self._unplaced: set[TopicPartition] = set()
-        """Partitions of which the next offset has to be looked up."""
-        self._placed: set[TopicPartition] = set()
-        """Partitions that began at `since_ms`: once each."""
-        self._chunk: Chunk | None = None
+        self._catch_up = CatchUp(source.history, feed.topics, position, since_ms)
         self._asked = False
-        self._wanted = source.history.ends(feed.topics)
-        if since_ms is not None:
-            self._unplaced = self._wanted.keys() - position.keys()
-        for partition, offset in position.items():
-            (self._wanted if partition in self._wanted else self._awaited)[partition] = offset + 1
-        self._locate()
+        self._found: list[bytes] = []
+        """What is to be sent before the history goes on."""
+        self._needed_kafka = False
+        self._enter_history()
 
     def offer(self, entry: Entry, data: bytes) -> None:
         """Put a new entry into the channel; when it is full the subscriber catches up from where it is.
@@ -160,46 +144,67 @@ class Subscriber:
                 pass
             else:
                 self._buffered_bytes += len(data)
+                self._buffered_records += entry.records
                 return
-        self._catch_up()
+        self._fall_back()
 
-    def replayed(self, chunk: Chunk) -> None:
+    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
+        """Take the first offsets of what came since its time; called by the hub."""
+        self._catch_up.placed(question, offsets)
+        self._answered()
+
+    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
+        """Take where logs begin and end; called by the hub."""
+        self._found += self._encode_gaps(self._catch_up.bounded(bounds))
+        self._answered()
+
+    def read(self, question: ReadQuestion, chunk: Chunk) -> None:
         """Take what was read again; called by the hub."""
-        self._chunk = chunk
+        gaps, batches = self._catch_up.read(question, chunk)
+        self._found += self._encode_gaps(gaps)
+        for batch, seen in batches:
+            self._found.append(self._source.replayed_data(self.feed, batch, seen))
+            self.records += len(batch.records)
+        self._answered()
+
+    def unanswered(self) -> None:
+        """Nothing could be found out, ask again; called by the hub."""
+        self._asked = False
         self._nudge()
 
-    def arrived(self, partition: TopicPartition) -> None:
-        """A partition is here now: go on from where it has seen it, or from its time, or from its first record."""
-        offset = self._awaited.pop(partition, None)
-        timed = offset is None and self.since_ms is not None and partition not in self._placed
-        if not self._behind:
-            if offset is None and not timed:
-                return
-            self._wanted = self._source.history.place(self.cursor)
-            if self.state is SubscriberState.LIVE:
-                self._catch_up()
-        if offset is not None:
-            self._wanted[partition] = offset
-        self._wanted.setdefault(partition, self._source.history.origin(partition))
-        if timed:
-            self._unplaced.add(partition)
-        self._locate()
-        self._nudge()
-
-    def placed(self, partitions: Collection[TopicPartition], offsets: Mapping[TopicPartition, int] | None) -> None:
-        """Take the next offsets that were looked up; called by the hub.
+    def arrived(self, partition: TopicPartition, place: int | None) -> None:
+        """A partition is here now: if that changes where it goes on, go on there; called by the hub.
 
         Args:
-            partitions: What was looked up; a partition without an offset begins where it would without a time.
-            offsets: None when it has to be asked again.
+            partition: The partition.
+            place: The next offset when it was here before, if the subscriber was there.
         """
-        self._asked = False
-        if offsets is not None:
-            self._unplaced -= set(partitions)
-            self._placed.update(partitions)
-            self._wanted.update(offsets)
-            self._locate()
+        if self._catch_up.concerns(partition, place):
+            if not self._catch_up.pending:
+                self._leave_history()
+            self._catch_up.arrived(partition, place)
+            self._enter_history()
+            self._nudge()
+
+    def begins_anew(self, partition: TopicPartition, place: int | None, first_offset: int) -> None:
+        """A partition is another log from now on; called by the hub.
+
+        Args:
+            partition: The partition.
+            place: The next offset that would have come of the old one, if any was known.
+            first_offset: The first one of the new one.
+        """
+        if place is not None:
+            self._found += self._encode_gaps([began_anew(partition, place, first_offset)])
+        if self._catch_up.pending:
+            self._catch_up.forget(partition)
+            self._enter_history()
         self._nudge()
+
+    @property
+    def places(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each partition."""
+        return self._catch_up.places if self._catch_up.pending else self._source.history.place(self.cursor)
 
     def end(self, goodbye: Goodbye) -> None:
         """Let the write under way finish, then say goodbye and return from `run`; the first reason counts."""
@@ -227,12 +232,11 @@ class Subscriber:
             SubscriberStalledError: the client took nothing for too long.
         """
         while self._goodbye is None:
-            replayed = self._take_replayed() if self._behind else []
-            taken = [] if self._behind or replayed else self._take()
-            buffers = [*self._state(), *replayed, *(data for _, data in taken), *self._heartbeat()]
+            found, self._found = self._found, []
+            taken = [] if found or self._catch_up.pending else self._take()
+            buffers = [*self._state(), *found, *(data for _, data in taken), *self._heartbeat()]
             if not buffers:
-                if self._behind and not self._asked:
-                    continue  # it has just fallen behind what is in memory
+                self._ask()
                 self._handed = await self._receive_channel.receive()
                 continue
             entries = self.in_flight = [entry for entry, _ in taken]
@@ -249,7 +253,8 @@ class Subscriber:
 
     def close(self) -> None:
         """Close both ends of the channel; the hub calls it when the subscriber has left."""
-        self.reading.cancel()
+        self.has_left = True
+        self.asking.cancel()
         self._send_channel.close()
         self._receive_channel.close()
 
@@ -262,8 +267,15 @@ class Subscriber:
             wire=self.feed.wire.name,
             buffered_bytes=self._buffered_bytes,
             records=self.records,
-            replaying=self._behind,
+            replaying=self._catch_up.pending,
+            behind_records=self._behind_records(),
         )
+
+    def _behind_records(self) -> int:
+        if self.state is SubscriberState.LIVE:
+            return self._buffered_records
+        ends = self._source.history.ends(self.feed.topics)
+        return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self.places.items())
 
     def _take(self) -> list[_Item]:
         """What goes into the next write: from the channel when live, else from the history."""
@@ -271,9 +283,10 @@ class Subscriber:
         if self.state is SubscriberState.LIVE:
             return self._take_live(handed)
         taken = self._take_history()
-        if not taken and not self._behind and self._goodbye is None:
+        if not taken and not self._catch_up.pending and self._goodbye is None:
             self.state = SubscriberState.LIVE
-            self._source.now_live(self)
+            self._source.now_live(self, needed_kafka=self._needed_kafka)
+            self._needed_kafka = False
         return taken
 
     def _take_live(self, item: _Item | None) -> list[_Item]:
@@ -283,6 +296,7 @@ class Subscriber:
             if item is not None:
                 entry, data = item
                 self._buffered_bytes -= len(data)
+                self._buffered_records -= entry.records
                 self.cursor.handed(entry)
                 if not entry.retired:
                     taken.append(item)
@@ -299,7 +313,7 @@ class Subscriber:
         size_bytes = 0
         try:
             while size_bytes < self._write_bytes:
-                entry = self._source.next_entry(self.cursor)
+                entry = self._source.history.next(self.cursor)
                 if entry is None:
                     break
                 first = self.cursor.first_of(entry)
@@ -310,52 +324,41 @@ class Subscriber:
                 taken.append((entry, data))
                 size_bytes += len(data)
         except FellBehindError:
-            self._wanted = self._source.history.place(self.cursor)
-            self._locate()
+            self._leave_history()
         return taken
 
-    def _locate(self) -> None:
-        """Find out what is missing between what it wants and what is in memory; if nothing is, go to the history."""
-        self._missing = self._source.history.missing(self.feed.topics, self._wanted)
-        if not self._behind:
-            self.cursor = self._source.history.cursor(self.feed.topics, self._wanted)
+    def _enter_history(self) -> None:
+        """Go on in the history, if nothing has to be found out before."""
+        if not self._catch_up.pending:
+            self.cursor = self._catch_up.cursor()
 
-    @property
-    def _behind(self) -> bool:
-        """Whether something has to come before the history can go on."""
-        return bool(self._missing or self._unplaced)
+    def _leave_history(self) -> None:
+        """Find out how to go on; the history may not have what comes next."""
+        self._catch_up.go_back(self._source.history.place(self.cursor))
+        if self.state is SubscriberState.LIVE:
+            self._fall_back()
 
-    def _take_replayed(self) -> list[bytes]:
-        """What was read again; when there is nothing, it is asked for."""
-        chunk, self._chunk = self._chunk, None
-        if chunk is None:
-            if not self._asked:
-                self._asked = True
-                if self.since_ms is not None and self._unplaced:
-                    self._source.look_up(self, frozenset(self._unplaced), self.since_ms)
-                else:
-                    self._source.replay(self, self._missing)
-            return []
+    def _ask(self) -> None:
+        """Find out what the history has to wait for, a thing at a time: the socket has taken what was found before."""
+        question = self._catch_up.question
+        if question is not None and not self._asked:
+            self._asked = self._needed_kafka = True
+            self._source.ask(self, question)
+
+    def _answered(self) -> None:
         self._asked = False
-        wire = self.feed.wire
-        buffers = [
-            wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
-            for gap in chunk.gaps
-        ]
-        for batch in chunk.batches:
-            self._wanted[batch.partition] = batch.next_offset
-            seen = {tp: offset - 1 for tp, offset in self._wanted.items() if tp not in self._unplaced}
-            buffers.append(self._source.replayed_data(self.feed, batch, seen))
-            self.records += len(batch.records)
-        self._wanted.update(chunk.next_offsets)
-        self._locate()
-        return buffers
+        self._enter_history()
+        self._nudge()
 
-    def _catch_up(self) -> None:
+    def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
+        for gap in gaps:
+            yield self.feed.wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
+
+    def _fall_back(self) -> None:
         """Leave the live feed; what the channel held is in the history, behind the cursor."""
         self.state = SubscriberState.CATCHING_UP
         self._source.not_live(self)
-        self._buffered_bytes = 0
+        self._buffered_bytes = self._buffered_records = 0
         with suppress(trio.WouldBlock):
             while True:
                 self._receive_channel.receive_nowait()

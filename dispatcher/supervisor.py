@@ -55,7 +55,7 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
     operations = ReplicaOperations(
         settings,
         pipeline.statistics,
-        lambda: list(pipeline.hub.subscriber_statistics()),
+        pipeline.hub.statistics,
         lambda: server.connections,
     )
     server = Server(create_app(pipeline.hub, settings, operations), settings)

@@ -1,11 +1,13 @@
 """Brokers and replicas for every test that needs them."""
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -38,6 +40,21 @@ class Kafka:
     def delete_topic(self, name: str) -> None:
         """Delete a topic."""
         self.admin.delete_topics([name])[name].result(30)
+
+    def recreate_topic(self, name: str, partitions: int, while_gone: Callable[[], object] = lambda: None) -> None:
+        """Delete a topic and make another one with its name."""
+        self.delete_topic(name)
+        while_gone()
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.admin.create_topics([NewTopic(name, num_partitions=partitions)])[name].result(30)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     def group_offsets(self, group: str) -> Offsets:
         """What Kafka's own tool says that the group has committed; without Java, what librdkafka says."""

@@ -12,7 +12,7 @@ from dispatcher.feed import Feed, Goodbye
 from dispatcher.hub import Hub
 from dispatcher.hub_statistics import ReplicaState
 from dispatcher.sansio.records import Batch, Record, TopicPartition
-from dispatcher.sansio.replays import Chunk, Range
+from dispatcher.sansio.replays import Bounds, Chunk, Range
 from dispatcher.sansio.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.settings import Settings
 from tests.sansio.test_wire import EventSource
@@ -77,6 +77,12 @@ class RecordedLog:
         places = {p: part.first if found[2:] else part.end for p, part in ranges.items()}
         places.update({batch.partition: batch.next_offset for batch in found[:2] if found[2:]})
         return Chunk(found[:2], places, ())
+
+    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """The log as it is now."""
+        await self.gate.wait()
+        log = {p: [record.offset for partition, record in self.log if partition == p] for p in partitions}
+        return {p: Bounds(offsets[0], offsets[-1] + 1) for p, offsets in log.items()}
 
     async def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> Mapping[TopicPartition, int]:
         """A record's time is its offset."""
@@ -335,7 +341,8 @@ async def test_what_was_revoked_holds_no_records(nursery: trio.Nursery) -> None:
     bench.publish(TWO)
     await settle()
     bench.publish(ONE)
-    entry = bench.hub.history.next(bench.hub.history.cursor(FEED.topics, bench.hub.history.ends(FEED.topics)))
+    ends = bench.hub.history.ends(FEED.topics)
+    entry = bench.hub.history.next(bench.hub.history.cursor(FEED.topics, ends, ends))
     while entry is not None and entry.batch.partition != ONE:
         entry = bench.hub.history.next(next(iter(bench.hub._subscribers.values())).cursor)
     assert entry is not None

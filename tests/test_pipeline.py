@@ -29,7 +29,7 @@ async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error
     """One broker of several blinked: nothing else would ever clear it, because nothing is assigned."""
     settings = Settings(client_id="standby")
     pipeline = Pipeline(settings)
-    operations = ReplicaOperations(settings, pipeline.statistics, list, lambda: 0)
+    operations = ReplicaOperations(settings, pipeline.statistics, pipeline.hub.statistics, lambda: 0)
     pipeline.exchange(Polled(assigned=[], statistics=healthy()))
     assert operations.why_not_ready() == []
     pipeline.exchange(Polled(errors=[("_TRANSPORT", "broker 3: Connection refused")]))

@@ -1,13 +1,15 @@
 """Guarantees G2, G5 and G9 on a real broker: resume from memory and from Kafka, over SSE and WebSocket."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from operator import itemgetter
 
 import pytest
 import trio
 
 from tests.broker.witness import delete_records
-from tests.clients import open_sse, open_ws, sse_records, ws_records
+from tests.clients import SseStream, open_sse, open_ws, sse_records, ws_records
 from tests.conftest import Kafka
 from tests.producing import produce_numbered
 from tests.replicas import Replica
@@ -121,3 +123,45 @@ async def test_since_a_time(kafka: Kafka, replicas: Callable[..., Replica], prot
             assert await first(now.isoformat()) == each
             assert await first(now.isoformat().replace("+00:00", "Z")) == each
             assert await first("2099-01-01T00:00:00%2B01:00") >= each + 100
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["at once", "after the group has heard of its end"])
+async def test_a_topic_that_was_made_anew_is_told(kafka: Kafka, replicas: Callable[..., Replica], heard: bool) -> None:
+    """To who is connected and to who comes back with an id of the old one; then all of the new one comes."""
+    topic = kafka.create_topic(PARTITIONS)
+    replica = replicas(kafka.bootstrap_servers, topic)
+    with trio.fail_after(120):
+        async with open_sse(replica) as stream:
+            await produce(kafka, topic, 0, 30)
+            seen = await sse_records(stream, 30)
+
+            def wait() -> None:
+                if heard:
+                    replica.wait_for("no partition", lambda status: not status["partitions"])
+
+            await trio.to_thread.run_sync(kafka.recreate_topic, topic, PARTITIONS, wait)
+            await produce(kafka, topic, 99, 12)
+            told = await records_and_gaps(stream, 12)
+            async with open_sse(replica, f"?last_event_id={seen[-1].id}") as back:
+                told_again = await records_and_gaps(back, 12)
+    for gaps, records in (told, told_again):
+        assert sorted(gaps, key=itemgetter("partition")) == [
+            {"topic": topic, "partition": partition, "from": 10, "to": -1, "reason": "recreated"}
+            for partition in range(PARTITIONS)
+        ]
+        assert sorted(records) == list(range(99, 111))
+
+
+async def records_and_gaps(stream: SseStream, number: int) -> tuple[list[dict[str, object]], list[int]]:
+    """So many records, and the gaps that come before them; each partition's before its first record."""
+    gaps: list[dict[str, object]] = []
+    records: list[int] = []
+    while len(records) < number:
+        event = await stream.next_event()
+        assert event is not None
+        if event.type == "gap":
+            gaps.append(json.loads(event.data))
+        elif event.type == "message":
+            records.append(int(event.data))
+            assert event.own[0] in {gap["partition"] for gap in gaps}
+    return gaps, records

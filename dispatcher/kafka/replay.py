@@ -12,9 +12,9 @@ Rules of this module:
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import confluent_kafka
 import structlog
@@ -24,9 +24,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from dispatcher.kafka.messages import grouped
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.replays import Chunk, Gap, Range
+from dispatcher.sansio.replays import Bounds, Chunk, Gap, Range
 
 log = structlog.get_logger(__name__)
+
+_Found = TypeVar("_Found")
 
 CHUNK_SECONDS = 1.0
 """A chunk that is not full by then goes as it is: who waits in line must not wait for a broker that is away."""
@@ -82,8 +84,8 @@ class Replays:
         self._chunks = 0
         self._records = 0
 
-    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
-        """Read the next part of some ranges; it may be empty when no broker answers.
+    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk | None:
+        """Read the next part of some ranges; None when no broker answers.
 
         *Backpressure*: waits in line for a reader. *Cancellation*: safe; at most `CHUNK_SECONDS` late once it reads.
         """
@@ -94,8 +96,10 @@ class Replays:
             except KafkaException as error:
                 log.warning("replay failed, its reader is given up", error=str(error))
                 await trio.to_thread.run_sync(reader.close, limiter=_UNLIMITED)
-                return Chunk((), {}, ())
+                return None
             self._idle.append(reader)
+        if not (chunk.batches or chunk.gaps or chunk.next_offsets):
+            return None
         self._chunks += 1
         self._records += sum(len(batch.records) for batch in chunk.batches)
         return chunk
@@ -112,15 +116,25 @@ class Replays:
         Returns:
             None when no broker answers. *Cancellation*: safe, at most `LOOK_SECONDS` late.
         """
+        return await self._look_up(lambda reader: reader.offsets_since(partitions, since_ms))
+
+    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds] | None:
+        """Where the logs of partitions begin and end now; None when no broker answers.
+
+        *Cancellation*: safe, at most `LOOK_SECONDS` late for each partition.
+        """
+        return await self._look_up(lambda reader: reader.bounds(partitions))
+
+    async def _look_up(self, look: Callable[["_Reader"], _Found]) -> _Found | None:
         async with self._limiter:
-            reader = self._reader_at({})
+            reader = self._idle.pop() if self._idle else _Reader(self._properties, self._batch_bytes)
             try:
-                offsets = await trio.to_thread.run_sync(reader.offsets_since, partitions, since_ms, limiter=_UNLIMITED)
+                return await trio.to_thread.run_sync(look, reader, limiter=_UNLIMITED)
             except KafkaException as error:
-                log.warning("offsets of a time could not be looked up", error=str(error))
-                offsets = None
-            self._idle.append(reader)
-        return offsets
+                log.warning("offsets could not be looked up", error=str(error))
+                return None
+            finally:
+                self._idle.append(reader)
 
     async def close(self) -> None:
         """Let go of every reader that is idle."""
@@ -209,6 +223,16 @@ class _Reader:
             if answer.offset >= 0:
                 offsets[TopicPartition(answer.topic, answer.partition)] = answer.offset
         return offsets
+
+    def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Bounds]:
+        """See `Replays.bounds`."""
+        consumer = self._made()
+        return {
+            partition: Bounds(
+                *consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*partition), timeout=LOOK_SECONDS)
+            )
+            for partition in partitions
+        }
 
     def _made(self) -> Consumer:
         if self._consumer is None:

@@ -13,7 +13,7 @@ Rules of this module:
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 from dispatcher.errors import FellBehindError
@@ -138,6 +138,10 @@ class History:
         """The first offset of a partition in this assignment."""
         return self._partitions[partition].origin
 
+    def end(self, partition: TopicPartition) -> int:
+        """Where a known partition goes on: the offset behind its last one."""
+        return self._partitions[partition].ends
+
     def ends(self, topics: frozenset[str]) -> dict[TopicPartition, int]:
         """Where each known partition of these topics goes on: the offset behind its last one."""
         return {tp: partition.ends for tp, partition in self._partitions.items() if tp.topic in topics}
@@ -155,10 +159,16 @@ class History:
             if tp.topic in topics and tp in wanted and wanted[tp] < partition.begins
         }
 
-    def cursor(self, topics: frozenset[str], wanted: Mapping[TopicPartition, int]) -> Cursor:
+    def cursor(
+        self, topics: frozenset[str], wanted: Mapping[TopicPartition, int], fresh: Container[TopicPartition]
+    ) -> Cursor:
         """A cursor at the next offset that a reader wants of each known partition of its topics.
 
-        What nobody has taken yet comes in any case: it could not be committed otherwise.
+        Args:
+            topics: What it reads.
+            wanted: The next offset of each partition.
+            fresh: Partitions of which it was handed nothing. What nobody has taken yet of them comes in any case, even
+                before the offset that is wanted: it could not be committed otherwise.
         """
         starts: dict[TopicPartition, int] = {}
         sequence = self.head
@@ -166,7 +176,7 @@ class History:
             if tp.topic not in topics:
                 continue
             start = wanted[tp]
-            if partition.waiting:
+            if partition.waiting and tp in fresh:
                 start = min(start, next(iter(partition.waiting.values())).batch.covers_from)
             starts[tp] = start
             for entry in reversed(partition.entries):

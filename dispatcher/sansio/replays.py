@@ -19,12 +19,21 @@ class Range(NamedTuple):
     """The first one that is no longer part of it."""
 
 
+class Bounds(NamedTuple):
+    """Where the log of a partition begins and ends."""
+
+    first: int
+    end: int
+    """The offset of the next record that will be written."""
+
+
 class Gap(NamedTuple):
-    """Offsets that will never come."""
+    """Offsets that will never come; what comes next begins behind the last one."""
 
     partition: TopicPartition
     first: int
     last: int
+    """Below `first` when the partition is another log now."""
     reason: str
 
 

@@ -34,7 +34,7 @@ def append(history: History, *partitions: TopicPartition) -> list[Entry]:
 
 def cursor(history: History, topics: frozenset[str]) -> Cursor:
     """The cursor of a new subscriber."""
-    return history.cursor(topics, history.ends(topics))
+    return history.cursor(topics, history.ends(topics), history.ends(topics))
 
 
 def read(history: History, cursor: Cursor) -> list[int]:

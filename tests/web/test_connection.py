@@ -38,6 +38,6 @@ async def test_nothing_is_dispatched_behind_an_error(
         while data := client.recv(65536):
             received += data
     assert received.startswith(b"HTTP/1.1 400 ")
-    assert received.count(b"HTTP/1.1") == 1
+    assert received.count(b"HTTP/1.1 ") == 1
     status = replica.wait_for("no subscriber", lambda status: not status["subscribers"]["total"])
     assert (status["records"]["dispatched"], status["records"]["waiting"]) == (0, RECORDS)
