@@ -34,7 +34,14 @@ class Transport(Protocol):
     def name(self) -> str:
         """What it is, for ``/status``."""
 
-    async def send_all(self, buffers: Sequence[bytes]) -> None:
+    def try_send(self, data: bytes) -> int:
+        """Hand bytes to the socket if it takes some at once; returns how many it took.
+
+        0 as well when something is being sent, when nothing may be sent any more, and when there is no way to know:
+        `send_all` waits, and tells. What is left of bytes that it took in part has to be sent next.
+        """
+
+    async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Hand all bytes to the socket, in order; returns when the socket has accepted the last one.
 
         *Backpressure*: waits while the socket is full. *Cancellation*: not safe, a part may have been sent; the

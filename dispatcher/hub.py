@@ -1,10 +1,10 @@
 """The hub: registry of subscribers, fan-out of batches, and the seam between live and catching up.
 
 Work is done once a batch, not once a subscriber: a batch is encoded once per feed in use, and the same bytes are
-offered to every live subscriber. The hub never waits for one of them.
+offered to every live subscriber (`fan_out`). The hub never waits for one of them.
 
-*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run` and `Hub.wait_until_left`, so
-every other method is one step that no task can observe half done.
+*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run`, `Hub.settled` and
+`Hub.wait_until_left`, so every other method is one step that no task can observe half done.
 """
 
 from collections import Counter
@@ -17,6 +17,7 @@ import trio
 
 from dispatcher.answers import Answers, Replays
 from dispatcher.errors import UnavailableError
+from dispatcher.fan_out import FanOut
 from dispatcher.feed import Feed, Goodbye, Transport
 from dispatcher.hub_statistics import HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
 from dispatcher.sansio.catch_up import Question
@@ -56,7 +57,7 @@ class Hub:
         self._subscribers: dict[int, Subscriber] = {}
         self._readers: Counter[str] = Counter()
         """Number of subscribers by topic."""
-        self._live: dict[Feed, dict[int, Subscriber]] = {}
+        self._fan_out = FanOut(settings.write_bytes, self.dispatched)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
         self._state_cache: dict[tuple[Feed, bool], bytes] = {}
@@ -117,11 +118,16 @@ class Hub:
         if is_new:
             self._arrived(batch.partition)
         self._published_records += len(batch.records)
-        for feed, live in tuple(self._live.items()):
-            if batch.partition.topic in feed.topics:
-                data = self.data(feed, entry)
-                for subscriber in tuple(live.values()):
-                    subscriber.offer(entry, data)
+        self._fan_out.publish(entry, self.data)
+
+    @property
+    def busy(self) -> bool:
+        """Whether to publish nothing more until `settled`."""
+        return self._fan_out.busy
+
+    async def settled(self) -> None:
+        """Return when all that was published has been offered to every live subscriber. *Cancellation*: safe."""
+        await self._fan_out.settled()
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
         """A partition has been read up to an offset, without a record in what is new of it."""
@@ -157,22 +163,23 @@ class Hub:
         records = tuple(record for record in entry.batch.records if record.offset >= first_offset)
         return _encode(feed, Batch(entry.batch.partition, records), entry.snapshot, entry.own_index)
 
-    def dispatched(self, entries: Iterable[Entry]) -> None:
-        """A subscriber's socket accepted all bytes of these entries."""
-        for entry in entries:
-            self._deliveries += entry.records
-            if not entry.dispatched:
-                self._first_dispatched(entry)
+    def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
+        """So many subscribers' sockets accepted all bytes of these entries."""
+        if subscribers:
+            for entry in entries:
+                self._deliveries += entry.records * subscribers
+                if not entry.dispatched:
+                    self._first_dispatched(entry)
 
     def now_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
         """Offer every new entry to the subscriber."""
         self._caught_up[needed_kafka] += 1
-        self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
+        self._fan_out.add(subscriber)
 
     def not_live(self, subscriber: Subscriber) -> None:
         """Offer nothing more to the subscriber: it reads the history."""
         self._fell_back += 1
-        self._remove_live(subscriber)
+        self._fan_out.remove(subscriber)
 
     def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The replica's state, encoded for a feed."""
@@ -192,9 +199,10 @@ class Hub:
             self._state_cache[feed, catching_up] = data
         return data
 
-    def heartbeat_bytes(self, feed: Feed, *, live: bool) -> bytes:
+    def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A sign of life; who is live and has nothing waiting is told the position of the head."""
-        position = Snapshot(self._layout, tuple(self._offsets)).format(feed.topics) if live else ""
+        is_whole = at_head and not self._fan_out.is_behind(feed)
+        position = Snapshot(self._layout, tuple(self._offsets)).format(feed.topics) if is_whole else ""
         return feed.wire.encode_heartbeat(position)
 
     # Who comes and goes.
@@ -242,13 +250,14 @@ class Hub:
         finally:
             del self._subscribers[number]
             self._readers.subtract(feed.topics)
-            self._remove_live(subscriber)
+            self._fan_out.remove(subscriber)
             subscriber.close()
             self._left.set()
 
     async def run(self) -> None:
-        """Find out what subscribers ask for, and send each of them heartbeats."""
+        """Hand out what is published, find out what subscribers ask for, and send each of them heartbeats."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fan_out.run)
             nursery.start_soon(self._beat)
             nursery.start_soon(self._answers.run)
 
@@ -318,13 +327,6 @@ class Hub:
         for subscriber in tuple(self._subscribers.values()):
             if partition.topic in subscriber.feed.topics:
                 subscriber.arrived(partition, place if subscriber.number < before_number else None)
-
-    def _remove_live(self, subscriber: Subscriber) -> None:
-        live = self._live.get(subscriber.feed)
-        if live is not None:
-            live.pop(subscriber.number, None)
-            if not live:
-                del self._live[subscriber.feed]
 
     def _lay_out(self) -> None:
         """Build the vector of positions anew: partitions came or went."""

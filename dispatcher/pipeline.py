@@ -150,8 +150,13 @@ class Pipeline:
             resume=resume,
             stop=self._stop,
             rebuild=rebuild,
+            settle=self.hub.busy,
             poll_seconds=HURRIED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
         )
+
+    async def settled(self) -> None:
+        """Return when all that came in has been offered to every live subscriber."""
+        await self.hub.settled()
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
         """Stop handing out these partitions."""

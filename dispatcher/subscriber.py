@@ -28,7 +28,7 @@ from dispatcher.sansio.replays import Bounds, Chunk, Gap
 CHANNEL_ENTRIES = 1024
 """Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
 
-_Item = tuple[Entry, bytes]
+Item = tuple[Entry, bytes]
 """An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
 
 
@@ -58,8 +58,8 @@ class Source(Protocol):
     def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The replica's state, encoded for the feed."""
 
-    def heartbeat_bytes(self, feed: Feed, *, live: bool) -> bytes:
-        """A sign of life, encoded for the feed, with the position of the head for who is live."""
+    def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
+        """A sign of life, encoded for the feed, with the position of the head for who has taken all of it."""
 
     def now_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
         """From now on every new entry is offered to the subscriber.
@@ -72,8 +72,8 @@ class Source(Protocol):
     def not_live(self, subscriber: "Subscriber") -> None:
         """The subscriber reads the history itself."""
 
-    def dispatched(self, entries: Iterable[Entry]) -> None:
-        """The socket accepted all bytes of these entries."""
+    def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
+        """So many sockets accepted all bytes of these entries."""
 
 
 class Subscriber:
@@ -119,9 +119,13 @@ class Subscriber:
         self._transport = transport
         self._buffer_bytes = buffer_bytes
         self._write_bytes = write_bytes
-        self._send_channel, self._receive_channel = trio.open_memory_channel[_Item | None](CHANNEL_ENTRIES)
+        self._send_channel, self._receive_channel = trio.open_memory_channel[Item | None](CHANNEL_ENTRIES)
         self._buffered_bytes = self._buffered_records = 0
-        self._handed: _Item | None = None
+        self._handed: Item | None = None
+        self._parked = False
+        """Whether its task waits with nothing to do: then the socket is free, and nothing is due before new entries."""
+        self._rest: memoryview | None = None
+        """What the socket has not taken yet of entries that were offered: the next bytes to go out."""
         self._told: tuple[int, bool] | None = None
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
@@ -132,17 +136,43 @@ class Subscriber:
         self._needed_kafka = False
         self._enter_history()
 
-    def offer(self, entry: Entry, data: bytes) -> None:
-        """Put a new entry into the channel; when it is full the subscriber catches up from where it is.
+    def offer(self, items: Sequence[Item], entries: Sequence[Entry], data: bytes) -> bool:
+        """Take new entries while live: at once if the socket takes them, else through the channel.
 
-        Never waits. Called by the hub for live subscribers only.
+        When the channel is full the subscriber catches up from where it is. Never waits. Called by `FanOut`.
+
+        Args:
+            items: Entries in order, each with its bytes.
+            entries: The entries alone.
+            data: The bytes of all of them.
+
+        Returns:
+            Whether the socket has taken all of them.
         """
+        if self._parked and self.cursor.sequence < entries[0].sequence:
+            sent = self._transport.try_send(data)
+            if sent:
+                self.cursor.handed(entries[-1])
+                if sent == len(data):
+                    self.records += sum([entry.records for entry in entries])
+                    return True
+                self._rest, self.in_flight = memoryview(data)[sent:], entries
+                self._nudge()
+                return False
+        for item in items:
+            if self.state is SubscriberState.LIVE and item[0].sequence > self.cursor.sequence:
+                self._buffer(item)
+        return False
+
+    def _buffer(self, item: Item) -> None:
+        entry, data = item
         if not self._buffered_bytes or self._buffered_bytes + len(data) <= self._buffer_bytes:
             try:
-                self._send_channel.send_nowait((entry, data))
+                self._send_channel.send_nowait(item)
             except trio.WouldBlock:
                 pass
             else:
+                self._parked = False
                 self._buffered_bytes += len(data)
                 self._buffered_records += entry.records
                 return
@@ -231,25 +261,34 @@ class Subscriber:
             SubscriberGoneError: the client closed the connection.
             SubscriberStalledError: the client took nothing for too long.
         """
-        while self._goodbye is None:
+        while True:
+            if self._rest is not None:
+                rest, self._rest = self._rest, None
+                await self._write([rest], self.in_flight)
+                continue
+            if self._goodbye is not None:
+                break
             found, self._found = self._found, []
             taken = [] if found or self._catch_up.pending else self._take()
             buffers = [*self._state(), *found, *(data for _, data in taken), *self._heartbeat()]
-            if not buffers:
+            if buffers:
+                await self._write(buffers, [entry for entry, _ in taken])
+            else:
                 self._ask()
+                self._parked = self.state is SubscriberState.LIVE
                 self._handed = await self._receive_channel.receive()
-                continue
-            entries = self.in_flight = [entry for entry, _ in taken]
-            try:
-                await self._transport.send_all(buffers)
-                self._source.dispatched(entries)
-            finally:
-                self.in_flight = ()
-            for entry in entries:
-                self.records += entry.records
         goodbye = self._goodbye
         await self._transport.send_all([self.feed.wire.goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)])
         return goodbye
+
+    async def _write(self, buffers: Sequence[bytes | memoryview], entries: Sequence[Entry]) -> None:
+        self.in_flight = entries
+        try:
+            await self._transport.send_all(buffers)
+            self._source.dispatched(entries, 1)
+        finally:
+            self.in_flight = ()
+        self.records += sum(entry.records for entry in entries)
 
     def close(self) -> None:
         """Close both ends of the channel; the hub calls it when the subscriber has left."""
@@ -277,7 +316,7 @@ class Subscriber:
         ends = self._source.history.ends(self.feed.topics)
         return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self.places.items())
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[Item]:
         """What goes into the next write: from the channel when live, else from the history."""
         handed, self._handed = self._handed, None
         if self.state is SubscriberState.LIVE:
@@ -289,8 +328,8 @@ class Subscriber:
             self._needed_kafka = False
         return taken
 
-    def _take_live(self, item: _Item | None) -> list[_Item]:
-        taken: list[_Item] = []
+    def _take_live(self, item: Item | None) -> list[Item]:
+        taken: list[Item] = []
         size_bytes = 0
         while True:
             if item is not None:
@@ -308,8 +347,8 @@ class Subscriber:
             except trio.WouldBlock:
                 return taken
 
-    def _take_history(self) -> list[_Item]:
-        taken: list[_Item] = []
+    def _take_history(self) -> list[Item]:
+        taken: list[Item] = []
         size_bytes = 0
         try:
             while size_bytes < self._write_bytes:
@@ -357,6 +396,7 @@ class Subscriber:
     def _fall_back(self) -> None:
         """Leave the live feed; what the channel held is in the history, behind the cursor."""
         self.state = SubscriberState.CATCHING_UP
+        self._parked = False
         self._source.not_live(self)
         self._buffered_bytes = self._buffered_records = 0
         with suppress(trio.WouldBlock):
@@ -374,10 +414,11 @@ class Subscriber:
         """A sign of life if it is due; behind the records, because it may name the position that they lead to."""
         if self._heartbeat_due:
             self._heartbeat_due = False
-            live = self.state is SubscriberState.LIVE and not self._buffered_bytes
-            yield self._source.heartbeat_bytes(self.feed, live=live)
+            at_head = self.state is SubscriberState.LIVE and not self._buffered_bytes
+            yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
 
     def _nudge(self) -> None:
         """Wake the task if it waits; if it does not, it looks by itself before it waits again."""
+        self._parked = False
         with suppress(trio.WouldBlock):
             self._send_channel.send_nowait(None)

@@ -32,7 +32,14 @@ class RecordingTransport:
         self.gate = trio.Event()
         self.broken = False
 
-    async def send_all(self, buffers: Sequence[bytes]) -> None:
+    def try_send(self, data: bytes) -> int:
+        """Take all or nothing."""
+        if not self.gate.is_set() or self.broken:
+            return 0
+        self.writes.append(data)
+        return len(data)
+
+    async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Wait for the gate, then take all."""
         await self.gate.wait()
         if self.broken:
@@ -41,19 +48,25 @@ class RecordingTransport:
 
     @property
     def events(self) -> list[tuple[str, str, str]]:
-        """What an EventSource makes of it."""
-        data = b"".join(self.writes)
-        body = b""
-        while data:
-            length, _, data = data.partition(b"\r\n")
-            body += data[: int(length, 16)]
-            data = data[int(length, 16) + 2 :]
-        return EventSource().feed(body).events
+        """What an EventSource makes of it; an event that has come in part is none yet."""
+        body = unchunked(b"".join(self.writes))
+        return EventSource().feed(body[: body.rfind(b"\n\n") + 2]).events
 
     @property
     def values(self) -> list[str]:
         """The values of the records."""
         return [data for _, kind, data in self.events if kind == "message"]
+
+
+def unchunked(data: bytes) -> bytes:
+    """The body, as far as it has come."""
+    body = b""
+    while b"\r\n" in data:
+        length, _, data = data.partition(b"\r\n")
+        size = int(length, 16)
+        body += data[:size]
+        data = data[size + 2 :]
+    return body
 
 
 class RecordedLog:
@@ -132,6 +145,7 @@ async def settle() -> None:
 async def test_what_waits_goes_to_the_first_subscriber_and_then_it_is_live(nursery: trio.Nursery) -> None:
     """Catching up, then streaming, in order and without a repeat; every batch is dispatched once."""
     bench = Bench()
+    nursery.start_soon(bench.hub.run)
     bench.publish(ONE, TWO, ONE)
     transport = RecordingTransport()
     transport.gate.set()
@@ -155,6 +169,7 @@ async def test_what_waits_goes_to_the_first_subscriber_and_then_it_is_live(nurse
 async def test_what_waits_during_a_write_joins_the_next_one(nursery: trio.Nursery) -> None:
     """And all subscribers are handed the very same bytes."""
     bench = Bench()
+    nursery.start_soon(bench.hub.run)
     first, second = RecordingTransport(), RecordingTransport()
     await nursery.start(bench.serve, first)
     await nursery.start(bench.serve, second)
@@ -173,6 +188,7 @@ async def test_what_waits_during_a_write_joins_the_next_one(nursery: trio.Nurser
 async def test_a_full_channel_sends_the_subscriber_back_to_catching_up(nursery: trio.Nursery) -> None:
     """It delays nobody, holds nothing, and gets all of it in order when it takes again."""
     bench = Bench(subscriber_buffer_bytes=100)
+    nursery.start_soon(bench.hub.run)
     slow, fast = RecordingTransport(), RecordingTransport()
     fast.gate.set()
     await nursery.start(bench.serve, slow)
@@ -192,6 +208,7 @@ async def test_a_full_channel_sends_the_subscriber_back_to_catching_up(nursery: 
 async def test_a_broken_write_is_not_dispatched(nursery: trio.Nursery) -> None:
     """What a broken socket was given goes to the next subscriber."""
     bench = Bench()
+    nursery.start_soon(bench.hub.run)
     bench.publish(ONE, TWO)
     broken, healthy = RecordingTransport(), RecordingTransport()
     broken.broken = True
@@ -223,6 +240,7 @@ async def test_a_cancelled_write_is_not_dispatched() -> None:
 async def test_a_revoked_partition_is_handed_to_nobody(nursery: trio.Nursery) -> None:
     """The write under way finishes and counts; what waited behind it is dropped, the other partition goes on."""
     bench = Bench()
+    nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
     await nursery.start(bench.serve, transport)
     await settle()
@@ -244,6 +262,7 @@ async def test_a_revoked_partition_is_handed_to_nobody(nursery: trio.Nursery) ->
 async def test_goodbye_is_said_after_the_write_under_way(nursery: trio.Nursery) -> None:
     """Nobody new is taken, and everybody has left when it was said."""
     bench = Bench()
+    nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
     await nursery.start(bench.serve, transport)
     await settle()
@@ -262,6 +281,7 @@ async def test_heartbeats_come_in_time_and_carry_the_position(
 ) -> None:
     """Each stream gets one every `heartbeat_seconds`, also a busy one: a WebSocket's answer is what counts."""
     bench = Bench(heartbeat_seconds=10)
+    nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
     transport.gate.set()
     nursery.start_soon(bench.hub.run)
@@ -288,6 +308,7 @@ async def test_heartbeats_come_in_time_and_carry_the_position(
 async def test_state_is_told_on_change_only(nursery: trio.Nursery) -> None:
     """Each change once, however often it is set."""
     bench = Bench()
+    nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
     transport.gate.set()
     await nursery.start(bench.serve, transport)
@@ -304,6 +325,7 @@ async def test_state_is_told_on_change_only(nursery: trio.Nursery) -> None:
 async def test_a_batch_that_leaves_the_history_when_it_is_dispatched(nursery: trio.Nursery) -> None:
     """The history is full, so it is trimmed at once, and what was dispatched is known all the same."""
     bench = Bench(history_bytes=1, pause_above_bytes=1, resume_below_bytes=1)
+    nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
     transport.gate.set()
     await nursery.start(bench.serve, transport)
@@ -317,12 +339,16 @@ async def test_a_batch_that_leaves_the_history_when_it_is_dispatched(nursery: tr
 async def test_a_heartbeat_names_no_position_ahead_of_the_records_beside_it(nursery: trio.Nursery) -> None:
     """Cut between the two, the client would resume behind a record that it never got."""
     bench = Bench()
+    nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
     transport.gate.set()
     with bench.hub.subscribe(FEED, transport) as subscriber:
         nursery.start_soon(subscriber.run)
         await settle()
         bench.publish(ONE)
+        subscriber.heartbeat()
+        await settle()
+        assert b"id: assets:0=0\n\n" not in transport.writes
         subscriber.heartbeat()
         await settle()
         text = b"".join(transport.writes)
@@ -333,6 +359,7 @@ async def test_a_heartbeat_names_no_position_ahead_of_the_records_beside_it(nurs
 async def test_what_was_revoked_holds_no_records(nursery: trio.Nursery) -> None:
     """A slow subscriber's channel may hold the entry on; its records and other formats' bytes are let go."""
     bench = Bench()
+    nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
     transport.gate.set()
     await nursery.start(bench.serve, transport)

@@ -40,13 +40,21 @@ class Orders:
     rebuild: str | None = None
     """Why the consumer is of no use any more."""
     poll_seconds: float = IDLE_POLL_SECONDS
+    settle: bool = False
+    """Wait for `Downstream.settled` before the next poll."""
 
 
 class Downstream(Protocol):
-    """The Trio side of the crossing. Every method runs in the Trio thread, in one step, while the poller waits."""
+    """The Trio side of the crossing.
+
+    Every method runs in the Trio thread while the poller waits: in one step, but for `settled`.
+    """
 
     def exchange(self, polled: Polled) -> Orders:
         """Take what came in and say what to do."""
+
+    async def settled(self) -> None:
+        """Return when what came in has been offered to every live subscriber."""
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
         """Stop handing out these partitions."""

@@ -136,6 +136,8 @@ class Poller:
                 orders = trio.from_thread.run_sync(self._downstream.exchange, polled)
                 self._raise_kept()
                 self._obey(consumer, orders)
+                if orders.settle:
+                    trio.from_thread.run(self._downstream.settled)
         except KafkaException as error:
             # Pause, resume and commit refuse what they cannot do, such as with a client that is fatally ill.
             failed = _client_error(error.args[0])

@@ -16,6 +16,7 @@ What the shell does that Hypercorn's own (``hypercorn.trio.tcp_server``, 0.18) d
 """
 
 import math
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -136,6 +137,9 @@ class Connection:
         self._aborted = False
         self._ending = False
         self._endless_response = False
+        self._free_descriptor: int | None = None
+        """The socket's, while a subscriber's bytes may go to it at once: its response is open, nobody else is sending,
+        and the last word on it was the subscriber's and not Hypercorn's."""
         self._protocol: Http11
         self._task_group: TaskGroup
         self.heard_at = trio.current_time()
@@ -164,6 +168,7 @@ class Connection:
                     with self._reading:
                         await self._read()
                     self._ending = True
+                    self._free_descriptor = None
                     # An app that has ended already, with messages unread, would never take the news.
                     everything.deadline = trio.current_time() + END_SECONDS
                     await self._protocol.handle(Closed())
@@ -173,6 +178,7 @@ class Connection:
         except* Exception:
             log.exception("connection failed")
         finally:
+            self._free_descriptor = None
             with trio.move_on_after(LINGER_SECONDS, shield=True):
                 await self._linger()
             self._stream.socket.close()
@@ -191,7 +197,16 @@ class Connection:
         """The response is coming to its end; the connection can be used for another request."""
         self._endless_response = False
 
-    async def send_all(self, buffers: Sequence[bytes]) -> None:
+    def try_send(self, data: bytes) -> int:
+        """Hand bytes to the socket if it takes some at once; returns how many it took (see `feed.Transport`)."""
+        if self._free_descriptor is None:
+            return 0
+        try:
+            return os.write(self._free_descriptor, data)
+        except OSError:
+            return 0  # full, or broken: `send_all` finds out
+
+    async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Hand a subscriber's bytes to the socket, in order; returns when the socket has accepted the last one.
 
         *Backpressure*: waits while the socket is full. *Cancellation*: the connection is closed, because a part
@@ -203,8 +218,9 @@ class Connection:
         """
         await self._send(buffers, needs_response=True)
 
-    async def _send(self, buffers: Sequence[bytes], *, needs_response: bool) -> None:
+    async def _send(self, buffers: Sequence[bytes | memoryview], *, needs_response: bool) -> None:
         async with self._send_lock:
+            self._free_descriptor = None
             if needs_response and not self._response_is_open():
                 raise SubscriberGoneError("the connection has been answered in another way")
             try:
@@ -214,11 +230,14 @@ class Connection:
             except (SubscriberStalledError, trio.Cancelled):
                 self.abort()
                 raise
+            if needs_response and not self._aborted:
+                self._free_descriptor = self._stream.socket.fileno()
 
     def abort(self) -> None:
         """Close the connection at once, with a reset: whatever waits for it, in us or in the kernel, is let go."""
         if not self._aborted:
             self._aborted = True
+            self._free_descriptor = None
             with suppress(OSError):
                 self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._stream.socket.close()

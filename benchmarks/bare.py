@@ -1,0 +1,53 @@
+"""``python -m benchmarks.bare``: the machine's limit, a bare loop of non-blocking sends to every socket.
+
+Accepts connections, answers each with the head of a stream, and on each line on stdin (``BYTES RECORDS TIMES``) sends
+so many writes of so many bytes to each of them, with one mark for each record; answers with its CPU seconds.
+"""
+
+import json
+import socket
+import sys
+import threading
+import time
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
+
+def main() -> None:
+    """Until stdin ends."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    connections: list[socket.socket] = []
+
+    def accept() -> None:
+        while True:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.sendall(HEAD)
+            connection.setblocking(False)
+            connections.append(connection)
+
+    threading.Thread(target=accept, daemon=True).start()
+    tell(json.dumps({"port": listener.getsockname()[1]}))
+    for line in sys.stdin:
+        size_bytes, records, times = map(int, line.split())
+        data = f"§{time.time_ns()}".encode().ljust(size_bytes, b"x") * records
+        began = time.process_time()
+        full = 0
+        for _ in range(times):
+            for connection in connections:
+                try:
+                    full += connection.send(data) < len(data)
+                except BlockingIOError:
+                    full += 1
+            time.sleep(0.005)  # the reader's turn: a full socket would measure it and not us
+        tell(json.dumps({"cpu_seconds": time.process_time() - began, "full": full}))
+
+
+def tell(line: str) -> None:
+    """Answer."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What benchmarks share: the load generator's process, a producer of stamped records, and a process's CPU time."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+from confluent_kafka import Producer
+
+from tests.broker import leash
+
+VALUE_BYTES = 200
+
+
+class Load:
+    """The load generator (`benchmarks.load`) in a process of its own."""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, leash.__file__, str(psutil.Process().pid), sys.executable, "-m", "benchmarks.load"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def open(self, group: str, count: int, address: tuple[str, int], request: str, **more: object) -> Mapping[str, Any]:
+        """Open a group's connections; returns when all are answered."""
+        host, port = address
+        return self._ask(do="open", group=group, count=count, host=host, port=port, request=request, **more)
+
+    def reopen(self, group: str) -> Mapping[str, Any]:
+        """Cut all of a group, and let them come back at once, each with its last event id."""
+        return self._ask(do="reopen", group=group)
+
+    def close(self, group: str) -> None:
+        """Close a group's connections."""
+        self._ask(do="close", group=group)
+
+    def report(self) -> Mapping[str, Any]:
+        """What each group was sent since the last report."""
+        return self._ask(do="report")
+
+    def _ask(self, **command: object) -> Mapping[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Mapping[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the load generator ended with {self._process.wait()}")
+        found: Mapping[str, Any] = json.loads(line)
+        return found
+
+
+def value(size_bytes: int = VALUE_BYTES) -> bytes:
+    """A value for `benchmarks.load`: its mark, the time, and letters."""
+    return f"§{time.time_ns()}".encode().ljust(size_bytes, b"x")
+
+
+class Feeder:
+    """Produces bursts of stamped records at a fixed rate, in a thread of its own.
+
+    Args:
+        bootstrap_servers: Where to.
+        topic: Where to.
+        per_second: Records a second.
+        burst: Records at once; one produce request each.
+        partitions: Bursts go to them in turn.
+    """
+
+    def __init__(
+        self, bootstrap_servers: str, topic: str, *, per_second: float, burst: int = 1, partitions: int = 1
+    ) -> None:
+        self._producer = Producer(
+            {"bootstrap.servers": bootstrap_servers, "linger.ms": 0 if burst == 1 else 1, "acks": 1}
+        )
+        self._topic = topic
+        self._pause = burst / per_second
+        self._burst = burst
+        self._partitions = partitions
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.records = 0
+        self.late_seconds = 0.0
+        """How far it is behind its rate: the benchmark measures the producer if this grows."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._producer.flush(30)
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        turn = 0
+        while not self._stop.is_set():
+            for _ in range(self._burst):
+                self._producer.produce(self._topic, value(), partition=turn % self._partitions)
+            self.records += self._burst
+            turn += 1
+            self._producer.poll(0)
+            due += self._pause
+            self.late_seconds = max(0.0, time.monotonic() - due)
+            self._stop.wait(max(0.0, due - time.monotonic()))
+
+
+class Meter:
+    """The CPU time and memory of processes, threads and kernel time included."""
+
+    def __init__(self, *pids: int) -> None:
+        self._processes = [psutil.Process(pid) for pid in pids]
+        self._processes += [child for process in self._processes for child in process.children(recursive=True)]
+
+    def cpu_seconds(self) -> float:
+        """Since they began."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+
+    def resident_bytes(self) -> int:
+        """Memory that they hold."""
+        return sum(int(process.memory_info().rss) for process in self._processes)

@@ -1,0 +1,327 @@
+"""``python -m benchmarks.load``: holds thousands of subscribers in one process, and counts what they are sent.
+
+One loop over epoll and plain sockets, nothing in it for each record: a record's value holds one section sign, and one
+only, so records are counted by ``bytes.count``, whatever the framing. Behind the sign stands the producer's clock (ns
+since the epoch, 19 digits, on the same host): latency is the time from there to the read that brought the record. A
+read is sampled by its last record, on every `SAMPLE_EVERY`-th connection.
+
+Commands come as JSON lines on stdin, each answered by one line on stdout:
+
+    {"do": "open", "group": "a", "count": 100, "host": …, "port": …, "request": "GET …"}   when all are answered
+    {"do": "reopen", "group": "a"}       cut all and open them again at once, each with its last event id
+    {"do": "close", "group": "a"}
+    {"do": "report"}                     what each group was sent since the last report
+"""
+
+import json
+import os
+import random
+import re
+import select
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RECEIVE_BYTES = 1024 * 1024
+SAMPLE_EVERY = 8
+CONNECT_AT_ONCE = 256
+PING, PONG = b"\x89\x00", b"\x8a\x80\0\0\0\0"
+MARK = "§".encode()
+STAMP_DIGITS = 19
+LAST_ID = re.compile(rb'(?:\nid: |"id":")([^\n"]+)')
+
+
+@dataclass(slots=True)
+class Group:
+    """Connections that are counted together."""
+
+    name: str
+    address: tuple[str, int]
+    request: bytes
+    greeting: bytes
+    """Sent when the response has begun; for services that want a subscription as a message."""
+    frozen: bool
+    """Nothing is read after the response's head."""
+    pace_bytes: int
+    """Read at most so much a second on each connection; 0: all that comes."""
+    receive_buffer_bytes: int
+    want: int = 0
+    connections: set["Link"] = field(default_factory=set)
+    waiting: deque[bytes] = field(default_factory=deque)
+    """Last event ids of connections that are to be opened."""
+    opening: int = 0
+    opened: int = 0
+    refused: int = 0
+    closed: int = 0
+    records: int = 0
+    bytes: int = 0
+    reads: int = 0
+    latencies_us: list[int] = field(default_factory=list)
+    first_record_ms: list[float] = field(default_factory=list)
+
+    def report(self) -> Mapping[str, Any]:
+        """What was counted since the last report."""
+        found = {
+            "open": len(self.connections),
+            "refused": self.refused,
+            "closed": self.closed,
+            "records": self.records,
+            "bytes": self.bytes,
+            "reads": self.reads,
+            "latency_us": percentiles(self.latencies_us),
+            "first_record_ms": percentiles(self.first_record_ms),
+        }
+        self.refused = self.closed = self.records = self.bytes = self.reads = 0
+        self.latencies_us, self.first_record_ms = [], []
+        return found
+
+
+def percentiles(samples: list[Any]) -> Mapping[str, float]:
+    """Their number, and what they are made of."""
+    ordered = sorted(samples)
+    places = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
+    return {"n": len(ordered)} | {
+        name: ordered[min(len(ordered) - 1, int(len(ordered) * place))] for name, place in places.items() if ordered
+    }
+
+
+class Link:
+    """One connection."""
+
+    __slots__ = ("group", "half", "head", "last", "next_read", "number", "sampled", "socket", "started", "waits")
+
+    def __init__(self, group: Group, last_id: bytes) -> None:
+        self.group = group
+        self.number = random.randrange(SAMPLE_EVERY)  # noqa: S311 - a sample
+        self.sampled = self.number == 0
+        self.head: bytes | None = b""
+        """What has come of the response's head; None when it has come."""
+        self.last = last_id
+        """The read that brought its last event id, or that id."""
+        self.half = False
+        """Whether the last read ended within a mark."""
+        self.waits = True
+        """Whether it has had no record yet."""
+        self.next_read = 0.0
+        self.started = time.monotonic()
+        self.socket = socket.socket()
+        if group.receive_buffer_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, group.receive_buffer_bytes)
+        self.socket.setblocking(False)
+
+    def request(self) -> bytes:
+        """What it asks for."""
+        header = b"Last-Event-ID: " + self.last + b"\r\n" if self.last else b""
+        return self.group.request.replace(b"\r\n\r\n", b"\r\n" + header + b"\r\n", 1)
+
+    def last_id(self) -> bytes:
+        """The last event id that it was sent."""
+        found = LAST_ID.findall(self.last)
+        return found[-1] if found else b""
+
+
+class Load:
+    """The loop."""
+
+    def __init__(self) -> None:
+        self.epoll = select.epoll()
+        self.links: dict[int, Link] = {}
+        self.groups: dict[str, Group] = {}
+        self.paced: list[Link] = []
+        self.buffer = bytearray(RECEIVE_BYTES)
+        self.view = memoryview(self.buffer)
+        self.commands = sys.stdin.fileno()
+        self.unread = b""
+        self.waiting_for: Group | None = None
+
+    def run(self) -> None:
+        """Until stdin ends."""
+        self.epoll.register(self.commands, select.EPOLLIN)
+        self.answer({"ready": True})
+        while True:
+            for descriptor, events in self.epoll.poll(0.01 if self.paced else 1.0):
+                if descriptor == self.commands:
+                    if not self.command():
+                        return
+                elif (link := self.links.get(descriptor)) is not None:
+                    self.serve(link, events)
+            self.read_paced()
+
+    def command(self) -> bool:
+        """Do what is asked for; False at the end."""
+        data = os.read(self.commands, 65536)
+        if not data:
+            return False
+        *lines, self.unread = (self.unread + data).split(b"\n")
+        for line in lines:
+            asked = json.loads(line)
+            match asked["do"]:
+                case "open":
+                    self.open(asked)
+                case "reopen":
+                    self.reopen(self.groups[asked["group"]])
+                case "close":
+                    for link in tuple(self.groups.pop(asked["group"]).connections):
+                        self.drop(link)
+                    self.answer({})
+                case "report":
+                    now = {"at": time.monotonic(), "cpu_seconds": time.process_time()}
+                    self.answer(now | {"groups": {name: group.report() for name, group in self.groups.items()}})
+        return True
+
+    def answer(self, found: Mapping[str, Any]) -> None:
+        """One line."""
+        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.flush()
+
+    def open(self, asked: Mapping[str, Any]) -> None:
+        """Begin to open a group's connections."""
+        group = self.groups[asked["group"]] = Group(
+            asked["group"],
+            (asked["host"], asked["port"]),
+            asked["request"].encode(),
+            bytes.fromhex(asked.get("greeting", "")),
+            frozen=asked.get("frozen", False),
+            pace_bytes=asked.get("pace_bytes", 0),
+            receive_buffer_bytes=asked.get("receive_buffer_bytes", 0),
+        )
+        group.waiting.extend([asked.get("last_id", "").encode()] * asked["count"])
+        self.fill(group, asked["count"])
+
+    def reopen(self, group: Group) -> None:
+        """Cut all, and come back at once."""
+        links = tuple(group.connections)
+        group.waiting.extend(link.last_id() for link in links)
+        for link in links:
+            self.drop(link)
+        self.fill(group, len(links))
+
+    def fill(self, group: Group, want: int) -> None:
+        """Wait until so many are open."""
+        group.want, group.opened, self.waiting_for = want, 0, group
+        self.connect(group)
+
+    def connect(self, group: Group) -> None:
+        """Open some more."""
+        while group.waiting and group.opening < CONNECT_AT_ONCE:
+            link = Link(group, group.waiting.popleft())
+            group.opening += 1
+            group.connections.add(link)
+            self.links[link.socket.fileno()] = link
+            link.socket.connect_ex(group.address)
+            self.epoll.register(link.socket.fileno(), select.EPOLLOUT)
+
+    def drop(self, link: Link) -> None:
+        """Close a connection."""
+        link.group.connections.discard(link)
+        self.links.pop(link.socket.fileno(), None)
+        if link in self.paced:
+            self.paced.remove(link)
+        link.socket.close()
+
+    def serve(self, link: Link, events: int) -> None:
+        """Something happened on a connection."""
+        try:
+            if events & select.EPOLLOUT:
+                link.socket.sendall(link.request())
+                self.epoll.modify(link.socket.fileno(), select.EPOLLIN)
+                return
+            count = link.socket.recv_into(self.buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if count == 0:
+            link.group.closed += 1
+            if link.head is not None:
+                link.group.opening -= 1
+                link.group.refused += 1
+            self.drop(link)
+            return
+        self.take(link, bytes(self.view[:count]))
+
+    def take(self, link: Link, data: bytes) -> None:
+        """Count what came."""
+        group = link.group
+        if link.head is not None:
+            link.head += data
+            head, end, data = link.head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            link.head = None
+            self.begun(link, head)
+        if PING in data:
+            link.socket.send(PONG)
+        group.reads += 1
+        group.bytes += len(data)
+        records = data.count(MARK)
+        if link.half and data.startswith(MARK[1:]):
+            records += 1
+        link.half = data.endswith(MARK[:1])
+        if not records:
+            return
+        group.records += records
+        link.last = data
+        if link.waits:
+            link.waits = False
+            group.first_record_ms.append((time.monotonic() - link.started) * 1000)
+        if link.sampled:
+            at = data.rfind(MARK) + len(MARK)
+            stamp = data[at : at + STAMP_DIGITS]
+            if len(stamp) == STAMP_DIGITS:
+                group.latencies_us.append((time.time_ns() - int(stamp)) // 1000)
+
+    def begun(self, link: Link, head: bytes) -> None:
+        """The response has begun."""
+        group = link.group
+        group.opening -= 1
+        if head.split(b" ", 2)[1] not in {b"200", b"101"}:
+            group.refused += 1
+        if group.greeting:
+            link.socket.send(group.greeting)
+        if group.frozen or group.pace_bytes:
+            self.epoll.unregister(link.socket.fileno())
+        if group.pace_bytes:
+            self.paced.append(link)
+        group.opened += 1
+        self.connect(group)
+        if group is self.waiting_for and group.opened == group.want:
+            self.waiting_for = None
+            self.answer({"opened": group.opened, "refused": group.refused})
+
+    def read_paced(self) -> None:
+        """Read from those whose time has come."""
+        now = time.monotonic()
+        for link in tuple(self.paced):
+            while link.next_read <= now:
+                part = max(1, link.group.pace_bytes // 100)
+                try:
+                    count = link.socket.recv_into(self.view[:part])
+                except BlockingIOError:
+                    link.next_read = now + 0.01
+                    break
+                if not count:
+                    link.group.closed += 1
+                    self.drop(link)
+                    break
+                link.next_read = max(link.next_read, now - 0.1) + count / link.group.pace_bytes
+                self.take(link, bytes(self.view[:count]))
+
+
+def requests(host: str, query: str = "") -> Iterator[tuple[str, str]]:
+    """The dispatcher's two protocols, and what is sent for each."""
+    yield "sse", f"GET /events{query} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n"
+    yield (
+        "websocket",
+        f"GET /ws{query} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+        "Sec-WebSocket-Protocol: dispatcher.v1.json\r\n\r\n",
+    )
+
+
+if __name__ == "__main__":
+    Load().run()

@@ -1,0 +1,63 @@
+"""What is measured: services that take a topic to subscribers, each started on the same broker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tests.replicas import Replica
+
+
+class Target(Protocol):
+    """A running service."""
+
+    name: str
+    address: tuple[str, int]
+    requests: Mapping[str, str]
+    """What a client sends, by protocol."""
+    greetings: Mapping[str, str]
+    """What it sends when it is answered, in hex, by protocol."""
+    pids: tuple[int, ...]
+
+    def end(self) -> None:
+        """End it."""
+
+
+def dispatcher_requests(query: str = "") -> dict[str, str]:
+    """What a subscriber sends, by protocol."""
+    return {
+        "sse": f"GET /events{query} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n",
+        "websocket": f"GET /ws{query} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+        "Sec-WebSocket-Protocol: dispatcher.v1.json\r\n\r\n",
+    }
+
+
+@dataclass
+class Dispatcher:
+    """This project, with its defaults but for what is told."""
+
+    replica: Replica
+    name: str = "dispatcher"
+    requests: Mapping[str, str] = field(default_factory=dispatcher_requests)
+    greetings: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, bootstrap_servers: str, topic: str, **settings: object) -> "Dispatcher":
+        """Returns when it has its partitions."""
+        replica = Replica(bootstrap_servers, topic, settings={"max_subscribers": 20_000, **settings})
+        replica.wait_until_ready()
+        return cls(replica)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self.replica.address
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Its processes."""
+        return (self.replica.process.pid,)
+
+    def end(self) -> None:
+        """End it."""
+        self.replica.end()
