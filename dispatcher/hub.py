@@ -265,9 +265,13 @@ class Hub:
         """A heartbeat every `heartbeat_seconds`, a slice of the subscribers at a time."""
         for tick in count():
             await trio.sleep(self._settings.heartbeat_seconds / HEARTBEAT_SLICES)
+            heartbeats: dict[Feed, bytes] = {}
             for number, subscriber in tuple(self._subscribers.items()):
                 if number % HEARTBEAT_SLICES == tick % HEARTBEAT_SLICES:
-                    subscriber.heartbeat()
+                    feed = subscriber.feed
+                    if feed not in heartbeats:
+                        heartbeats[feed] = self.heartbeat_bytes(feed, at_head=True)
+                    subscriber.heartbeat(heartbeats[feed])
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
         """End every stream when its write under way is done, and take no new subscriber."""

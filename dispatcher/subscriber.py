@@ -246,8 +246,17 @@ class Subscriber:
         """The replica's state has changed: tell it with the next write, which may be now."""
         self._nudge()
 
-    def heartbeat(self) -> None:
-        """Send a sign of life with the next write, which may be now."""
+    def heartbeat(self, data: bytes) -> None:
+        """Send a sign of life: at once if the socket takes it, else with the next write.
+
+        Args:
+            data: What is sent to who has taken all that was offered.
+        """
+        if self._parked and (sent := self._transport.try_send(data)):
+            if sent < len(data):
+                self._rest = memoryview(data)[sent:]
+                self._nudge()
+            return
         self._heartbeat_due = True
         self._nudge()
 
