@@ -14,10 +14,18 @@ import confluent_kafka
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import rebalance
+from benchmarks import fan_out, idle, ingest, isolation, rebalance, reconnect, yesterday
 from tests.broker.jars import kafka_version
 
-BENCHMARKS = {"rebalance": rebalance}
+BENCHMARKS = {
+    "fan-out": fan_out,
+    "idle": idle,
+    "ingest": ingest,
+    "isolation": isolation,
+    "reconnect": reconnect,
+    "yesterday": yesterday,
+    "rebalance": rebalance,
+}
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")
 
@@ -72,13 +80,13 @@ def main(names: Sequence[str], *, quick: bool, write: bool) -> None:
             json.dumps({"environment": around, "quick": quick, "rows": rows}, indent=1)
         )
         shown = [benchmark.cells(row) for row in rows]
-        table = Table(*benchmark.COLUMNS, title=f"{name}, median / worst")
+        table = Table(*benchmark.COLUMNS, title=name)
         for cells in shown:
             table.add_row(*cells)
         console.print(table)
         if write:
             made = ", ".join(f"{key} {around[key]}" for key in ("date", "cores", "python", "kafka", "librdkafka"))
-            write_into(DOCS / f"{name}.md", name, f"{markdown(benchmark.COLUMNS, shown)}\n\nMedian / worst. {made}.")
+            write_into(DOCS / f"{benchmark.PAGE}.md", name, f"{markdown(benchmark.COLUMNS, shown)}\n\n{made}.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """``python -m benchmarks.bare``: the machine's limit, a bare loop of non-blocking sends to every socket.
 
-Accepts connections, answers each with the head of a stream, and on each line on stdin (``BYTES RECORDS TIMES``) sends
-so many writes of so many bytes to each of them, with one mark for each record; answers with its CPU seconds.
+Accepts connections and answers each with the head of a stream. On each line on stdin (``BYTES RECORDS TIMES PAUSE``) it
+sends each of them so many writes of so many such records, with a pause between the rounds (seconds), and answers with
+its CPU seconds.
 """
 
 import json
@@ -29,17 +30,17 @@ def main() -> None:
     threading.Thread(target=accept, daemon=True).start()
     tell(json.dumps({"port": listener.getsockname()[1]}))
     for line in sys.stdin:
-        size_bytes, records, times = map(int, line.split())
-        data = f"§{time.time_ns()}".encode().ljust(size_bytes, b"x") * records
+        size_bytes, records, times, pause = line.split()
+        data = f"§{time.time_ns()}".encode().ljust(int(size_bytes), b"x") * int(records)
         began = time.process_time()
         full = 0
-        for _ in range(times):
+        for _ in range(int(times)):
             for connection in connections:
                 try:
                     full += connection.send(data) < len(data)
                 except BlockingIOError:
                     full += 1
-            time.sleep(0.005)  # the reader's turn: a full socket would measure it and not us
+            time.sleep(float(pause))  # the readers' turn: a full socket would measure them
         tell(json.dumps({"cpu_seconds": time.process_time() - began, "full": full}))
 
 

@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,9 +43,9 @@ class Load:
         host, port = address
         return self._ask(do="open", group=group, count=count, host=host, port=port, request=request, **more)
 
-    def reopen(self, group: str) -> Mapping[str, Any]:
-        """Cut all of a group, and let them come back at once, each with its last event id."""
-        return self._ask(do="reopen", group=group)
+    def reopen(self, group: str, pause_seconds: float) -> Mapping[str, Any]:
+        """Cut all of a group, and after a pause let them come back in one moment, each with its last event id."""
+        return self._ask(do="reopen", group=group, pause_seconds=pause_seconds)
 
     def close(self, group: str) -> None:
         """Close a group's connections."""
@@ -139,3 +141,68 @@ class Meter:
     def resident_bytes(self) -> int:
         """Memory that they hold."""
         return sum(int(process.memory_info().rss) for process in self._processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What happened in a stretch of time."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of the service."""
+    groups: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def records(self) -> int:
+        """Deliveries to all groups."""
+        return sum(int(group["records"]) for group in self.groups.values())
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Deliveries per CPU second of the service."""
+        return self.records / max(self.cpu_seconds, 1e-9)
+
+
+def watch(load: Load, meter: Meter, seconds: float) -> Window:
+    """Let it run for a while, and tell what happened."""
+    load.report()
+    cpu, began = meter.cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    groups = load.report()["groups"]
+    return Window(time.monotonic() - began, meter.cpu_seconds() - cpu, groups)
+
+
+class Probe:
+    """Asks a path again and again on one connection, as a load balancer does, and keeps the times."""
+
+    def __init__(self, address: tuple[str, int], path: str = "/livez", every_seconds: float = 0.02) -> None:
+        self._address = address
+        self._path = path
+        self._every_seconds = every_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.milliseconds: list[float] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def p99(self) -> float:
+        """Milliseconds."""
+        return sorted(self.milliseconds)[int(0.99 * len(self.milliseconds))] if self.milliseconds else 0.0
+
+    def _run(self) -> None:
+        connection = HTTPConnection(*self._address, timeout=30)
+        while not self._stop.wait(self._every_seconds):
+            began = time.monotonic()
+            connection.request("GET", self._path)
+            connection.getresponse().read()
+            self.milliseconds.append((time.monotonic() - began) * 1000)
+        connection.close()

@@ -8,7 +8,8 @@ read is sampled by its last record, on every `SAMPLE_EVERY`-th connection.
 Commands come as JSON lines on stdin, each answered by one line on stdout:
 
     {"do": "open", "group": "a", "count": 100, "host": …, "port": …, "request": "GET …"}   when all are answered
-    {"do": "reopen", "group": "a"}       cut all and open them again at once, each with its last event id
+    {"do": "reopen", "group": "a", "pause_seconds": 3}   cut all, and after a pause let all come back in one moment,
+                                                         each with its last event id and the time from that moment
     {"do": "close", "group": "a"}
     {"do": "report"}                     what each group was sent since the last report
 """
@@ -22,7 +23,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +138,7 @@ class Load:
         self.commands = sys.stdin.fileno()
         self.unread = b""
         self.waiting_for: Group | None = None
+        self.came_back = 0.0
 
     def run(self) -> None:
         """Until stdin ends."""
@@ -163,7 +165,7 @@ class Load:
                 case "open":
                     self.open(asked)
                 case "reopen":
-                    self.reopen(self.groups[asked["group"]])
+                    self.reopen(self.groups[asked["group"]], asked["pause_seconds"])
                 case "close":
                     for link in tuple(self.groups.pop(asked["group"]).connections):
                         self.drop(link)
@@ -192,12 +194,14 @@ class Load:
         group.waiting.extend([asked.get("last_id", "").encode()] * asked["count"])
         self.fill(group, asked["count"])
 
-    def reopen(self, group: Group) -> None:
-        """Cut all, and come back at once."""
+    def reopen(self, group: Group, pause_seconds: float) -> None:
+        """Cut all, and after a pause come back in one moment."""
         links = tuple(group.connections)
         group.waiting.extend(link.last_id() for link in links)
         for link in links:
             self.drop(link)
+        time.sleep(pause_seconds)
+        self.came_back = time.monotonic()
         self.fill(group, len(links))
 
     def fill(self, group: Group, want: int) -> None:
@@ -268,7 +272,7 @@ class Load:
         link.last = data
         if link.waits:
             link.waits = False
-            group.first_record_ms.append((time.monotonic() - link.started) * 1000)
+            group.first_record_ms.append((time.monotonic() - (self.came_back or link.started)) * 1000)
         if link.sampled:
             at = data.rfind(MARK) + len(MARK)
             stamp = data[at : at + STAMP_DIGITS]
@@ -310,17 +314,6 @@ class Load:
                     break
                 link.next_read = max(link.next_read, now - 0.1) + count / link.group.pace_bytes
                 self.take(link, bytes(self.view[:count]))
-
-
-def requests(host: str, query: str = "") -> Iterator[tuple[str, str]]:
-    """The dispatcher's two protocols, and what is sent for each."""
-    yield "sse", f"GET /events{query} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n"
-    yield (
-        "websocket",
-        f"GET /ws{query} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
-        "Sec-WebSocket-Protocol: dispatcher.v1.json\r\n\r\n",
-    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tests.audit.auditor import Auditor
 from tests.audit.fleet import Fleet, Slot
 from tests.broker.cluster import KafkaCluster
 
+PAGE = "rebalance"
 REPLICAS = 3
 PARTITIONS = 6
 RATE = 600.0

@@ -34,6 +34,9 @@ class Transport(Protocol):
     def name(self) -> str:
         """What it is, for ``/status``."""
 
+    def end_if_silent(self, now: float) -> None:
+        """End it if its peer has shown no sign of life for too long, where signs of life are expected."""
+
     def try_send(self, data: bytes) -> int:
         """Hand bytes to the socket if it takes some at once; returns how many it took.
 

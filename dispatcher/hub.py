@@ -8,8 +8,7 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from statistics import median
 
@@ -207,15 +206,14 @@ class Hub:
 
     # Who comes and goes.
 
-    @contextmanager
     def subscribe(
         self,
         feed: Feed,
         transport: Transport,
         position: Mapping[TopicPartition, int] | None = None,
         since_ms: int | None = None,
-    ) -> Iterator[Subscriber]:
-        """Register a subscriber for the body of the ``with`` block.
+    ) -> Subscriber:
+        """Register a subscriber, until `unsubscribe`.
 
         Args:
             feed: What it gets.
@@ -231,10 +229,8 @@ class Hub:
             raise UnavailableError(self._goodbye.reason)
         if len(self._subscribers) >= self._settings.max_subscribers:
             raise UnavailableError(f"this replica has its {self._settings.max_subscribers} subscribers already")
-        number = self._next_number
-        self._next_number += 1
         subscriber = Subscriber(
-            number,
+            self._next_number,
             self,
             feed,
             transport,
@@ -243,13 +239,15 @@ class Hub:
             buffer_bytes=self._settings.subscriber_buffer_bytes,
             write_bytes=self._settings.write_bytes,
         )
-        self._subscribers[number] = subscriber
+        self._next_number += 1
+        self._subscribers[subscriber.number] = subscriber
         self._readers.update(feed.topics)
-        try:
-            yield subscriber
-        finally:
-            del self._subscribers[number]
-            self._readers.subtract(feed.topics)
+        return subscriber
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber; once more does nothing."""
+        if self._subscribers.pop(subscriber.number, None) is not None:
+            self._readers.subtract(subscriber.feed.topics)
             self._fan_out.remove(subscriber)
             subscriber.close()
             self._left.set()
@@ -266,7 +264,9 @@ class Hub:
         for tick in count():
             await trio.sleep(self._settings.heartbeat_seconds / HEARTBEAT_SLICES)
             heartbeats: dict[Feed, bytes] = {}
+            now = trio.current_time()
             for number, subscriber in tuple(self._subscribers.items()):
+                subscriber.transport.end_if_silent(now)
                 if number % HEARTBEAT_SLICES == tick % HEARTBEAT_SLICES:
                     feed = subscriber.feed
                     if feed not in heartbeats:

@@ -116,7 +116,7 @@ class Subscriber:
         """The entries of the write under way."""
         self.records = 0
         self._source = source
-        self._transport = transport
+        self.transport = transport
         self._buffer_bytes = buffer_bytes
         self._write_bytes = write_bytes
         self._send_channel, self._receive_channel = trio.open_memory_channel[Item | None](CHANNEL_ENTRIES)
@@ -150,7 +150,7 @@ class Subscriber:
             Whether the socket has taken all of them.
         """
         if self._parked and self.cursor.sequence < entries[0].sequence:
-            sent = self._transport.try_send(data)
+            sent = self.transport.try_send(data)
             if sent:
                 self.cursor.handed(entries[-1])
                 if sent == len(data):
@@ -180,22 +180,25 @@ class Subscriber:
 
     def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
         """Take the first offsets of what came since its time; called by the hub."""
-        self._catch_up.placed(question, offsets)
-        self._answered()
+        if self._is_waited_for():
+            self._catch_up.placed(question, offsets)
+            self._go_on()
 
     def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end; called by the hub."""
-        self._found += self._encode_gaps(self._catch_up.bounded(bounds))
-        self._answered()
+        if self._is_waited_for():
+            self._found += self._encode_gaps(self._catch_up.bounded(bounds))
+            self._go_on()
 
     def read(self, question: ReadQuestion, chunk: Chunk) -> None:
         """Take what was read again; called by the hub."""
-        gaps, batches = self._catch_up.read(question, chunk)
-        self._found += self._encode_gaps(gaps)
-        for batch, seen in batches:
-            self._found.append(self._source.replayed_data(self.feed, batch, seen))
-            self.records += len(batch.records)
-        self._answered()
+        if self._is_waited_for():
+            gaps, batches = self._catch_up.read(question, chunk)
+            self._found += self._encode_gaps(gaps)
+            for batch, seen in batches:
+                self._found.append(self._source.replayed_data(self.feed, batch, seen))
+                self.records += len(batch.records)
+            self._go_on()
 
     def unanswered(self) -> None:
         """Nothing could be found out, ask again; called by the hub."""
@@ -213,8 +216,7 @@ class Subscriber:
             if not self._catch_up.pending:
                 self._leave_history()
             self._catch_up.arrived(partition, place)
-            self._enter_history()
-            self._nudge()
+            self._go_on()
 
     def begins_anew(self, partition: TopicPartition, place: int | None, first_offset: int) -> None:
         """A partition is another log from now on; called by the hub.
@@ -252,7 +254,7 @@ class Subscriber:
         Args:
             data: What is sent to who has taken all that was offered.
         """
-        if self._parked and (sent := self._transport.try_send(data)):
+        if self._parked and (sent := self.transport.try_send(data)):
             if sent < len(data):
                 self._rest = memoryview(data)[sent:]
                 self._nudge()
@@ -287,13 +289,13 @@ class Subscriber:
                 self._parked = self.state is SubscriberState.LIVE
                 self._handed = await self._receive_channel.receive()
         goodbye = self._goodbye
-        await self._transport.send_all([self.feed.wire.goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)])
+        await self.transport.send_all([self.feed.wire.goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)])
         return goodbye
 
     async def _write(self, buffers: Sequence[bytes | memoryview], entries: Sequence[Entry]) -> None:
         self.in_flight = entries
         try:
-            await self._transport.send_all(buffers)
+            await self.transport.send_all(buffers)
             self._source.dispatched(entries, 1)
         finally:
             self.in_flight = ()
@@ -311,7 +313,7 @@ class Subscriber:
         return SubscriberStatistics(
             id=self.number,
             state=self.state,
-            transport=self._transport.name,
+            transport=self.transport.name,
             wire=self.feed.wire.name,
             buffered_bytes=self._buffered_bytes,
             records=self.records,
@@ -393,8 +395,12 @@ class Subscriber:
             self._asked = self._needed_kafka = True
             self._source.ask(self, question)
 
-    def _answered(self) -> None:
+    def _is_waited_for(self) -> bool:
+        """Whether an answer that has come is still of use: a log that began anew may have made it needless."""
         self._asked = False
+        return self._catch_up.pending
+
+    def _go_on(self) -> None:
         self._enter_history()
         self._nudge()
 

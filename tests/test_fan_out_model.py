@@ -19,7 +19,7 @@ from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.sansio.replays import Bounds, Chunk, Range
 from dispatcher.settings import Settings
-from tests.test_hub import FEED, ONE, TWO, RecordingTransport, settle
+from tests.test_hub import FEED, ONE, TWO, RecordingTransport, settle, subscribed
 
 T = TypeVar("T")
 PARTITIONS = (ONE, TWO)
@@ -147,7 +147,7 @@ class World:
             claims = dict.fromkeys(PARTITIONS, since_ms)
         connection = Connection(claims | {tp: offset + 1 for tp, offset in position.items()}, self.known)
         self.connections.append(connection)
-        with connection.scope, self.hub.subscribe(FEED, connection.transport, position, since_ms) as subscriber:
+        with connection.scope, subscribed(self.hub, FEED, connection.transport, position, since_ms) as subscriber:
             task_status.started()
             with suppress(SubscriberGoneError):
                 await subscriber.run()

@@ -1,7 +1,7 @@
 """Hub and subscribers without Kafka and sockets: the seam, the bounds, and what is counted as dispatched."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import pytest
 import trio
@@ -15,6 +15,7 @@ from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.sansio.replays import Bounds, Chunk, Range
 from dispatcher.sansio.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.settings import Settings
+from dispatcher.subscriber import Subscriber
 from tests.sansio.test_wire import EventSource
 
 ONE, TWO = TopicPartition("assets", 0), TopicPartition("assets", 1)
@@ -31,6 +32,9 @@ class RecordingTransport:
         self.writes: list[bytes] = []
         self.gate = trio.Event()
         self.broken = False
+
+    def end_if_silent(self, now: float) -> None:
+        """Nobody is asked for an answer."""
 
     def try_send(self, data: bytes) -> int:
         """Take all or nothing."""
@@ -131,10 +135,27 @@ class Bench:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Subscribe for as long as the stream lasts."""
-        with self.hub.subscribe(FEED, transport, position, since_ms) as subscriber:
+        with subscribed(self.hub, FEED, transport, position, since_ms) as subscriber:
             task_status.started()
             with suppress(SubscriberGoneError):
                 await subscriber.run()
+
+
+@contextmanager
+def subscribed(
+    hub: Hub,
+    feed: Feed,
+    transport: RecordingTransport,
+    position: Mapping[TopicPartition, int] | None = None,
+    since_ms: int | None = None,
+) -> Iterator[Subscriber]:
+    """A subscriber for the body of the ``with`` block."""
+    subscriber = hub.subscribe(feed, transport, position, since_ms)
+    try:
+        yield subscriber
+    finally:
+        hub.unsubscribe(subscriber)
+        hub.unsubscribe(subscriber)
 
 
 async def settle() -> None:
@@ -267,7 +288,7 @@ async def test_goodbye_is_said_after_the_write_under_way(nursery: trio.Nursery) 
     await nursery.start(bench.serve, transport)
     await settle()
     bench.hub.say_goodbye(lambda: GOODBYE)
-    with pytest.raises(UnavailableError, match="test"), bench.hub.subscribe(FEED, transport):
+    with pytest.raises(UnavailableError, match="test"), subscribed(bench.hub, FEED, transport):
         pass
     transport.gate.set()
     with trio.fail_after(5):
@@ -292,7 +313,7 @@ async def test_heartbeats_come_in_time_and_carry_the_position(
     assert b"10\r\nid: assets:0=0\n\n\r\n" in transport.writes[-1]
 
     async def ping(websocket: RecordingTransport) -> None:
-        with bench.hub.subscribe(Feed(WEBSOCKET, FEED.topics), websocket) as subscriber:
+        with subscribed(bench.hub, Feed(WEBSOCKET, FEED.topics), websocket) as subscriber:
             await subscriber.run()
 
     websocket = RecordingTransport()
@@ -341,7 +362,7 @@ async def test_a_heartbeat_names_no_position_ahead_of_the_records_beside_it(nurs
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
     transport.gate.set()
-    with bench.hub.subscribe(FEED, transport) as subscriber:
+    with subscribed(bench.hub, FEED, transport) as subscriber:
         nursery.start_soon(subscriber.run)
         await settle()
         bench.publish(ONE)
@@ -380,7 +401,7 @@ async def test_the_hub_knows_which_topics_are_read() -> None:
     """As long as a subscriber is there."""
     bench = Bench()
     assert not bench.hub.reads("assets")
-    with bench.hub.subscribe(FEED, RecordingTransport()):
+    with subscribed(bench.hub, FEED, RecordingTransport()):
         assert bench.hub.reads("assets")
         assert not bench.hub.reads("others")
     assert not bench.hub.reads("assets")

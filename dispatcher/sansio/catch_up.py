@@ -46,6 +46,9 @@ class ReadQuestion:
 Question = TimeQuestion | BoundsQuestion | ReadQuestion
 
 
+NONE: frozenset[TopicPartition] = frozenset()
+
+
 class CatchUp:
     """A reader's way to the history.
 
@@ -64,13 +67,13 @@ class CatchUp:
         self._since_ms = since_ms
         self._wanted = history.ends(topics)
         """The next offset of each partition, while something has to be found out."""
-        self._fresh = set(self._wanted)
+        self._fresh = frozenset(self._wanted)
         """Partitions of which the history has handed out nothing to this reader."""
         self._awaited: dict[TopicPartition, int] = {}
         """The next offset of partitions that were named and are not here yet."""
-        self._unplaced = set() if since_ms is None else self._wanted.keys() - position.keys()
+        self._unplaced = NONE if since_ms is None else frozenset(self._wanted.keys() - position.keys())
         """Partitions that begin at a time, and it is not known where that is."""
-        self._placed: set[TopicPartition] = set()
+        self._placed = NONE
         """Partitions that began at a time: once each."""
         self._doubted: dict[TopicPartition, int] = {}
         """Partitions that may be another log by now, which ends before this offset."""
@@ -85,7 +88,7 @@ class CatchUp:
     def question(self) -> Question | None:
         """What has to be found out next; None when the history can go on."""
         if self._unplaced and self._since_ms is not None:
-            return TimeQuestion(frozenset(self._unplaced), self._since_ms)
+            return TimeQuestion(self._unplaced, self._since_ms)
         if self._doubted:
             return BoundsQuestion(frozenset(self._doubted))
         if self._missing:
@@ -105,7 +108,8 @@ class CatchUp:
     def cursor(self) -> Cursor:
         """Where the history goes on."""
         cursor = self._history.cursor(self._topics, self._wanted, self._fresh)
-        self._fresh.clear()
+        # Nothing of this is needed while the history goes on, and most readers never come back here.
+        self._fresh, self._wanted = NONE, {}
         return cursor
 
     def go_back(self, places: Mapping[TopicPartition, int]) -> None:
@@ -132,8 +136,8 @@ class CatchUp:
         if place is not None and place > self._history.end(partition):
             self._doubted[partition] = place
         if self._begins_at_time(partition):
-            self._unplaced.add(partition)
-        self._fresh.add(partition)
+            self._unplaced |= {partition}
+        self._fresh |= {partition}
         self._wanted.setdefault(partition, self._history.origin(partition))
         if (offset := self._awaited.pop(partition, None)) is not None:
             self._want(partition, offset)
@@ -142,7 +146,7 @@ class CatchUp:
     def forget(self, partition: TopicPartition) -> None:
         """A partition is another log now: nothing is known of its place."""
         self._doubted.pop(partition, None)
-        self._unplaced.discard(partition)
+        self._unplaced -= {partition}
         self._wanted.pop(partition, None)
         self._missing = self._find_missing()
 

@@ -35,6 +35,7 @@ from hypercorn.utils import parse_socket_addr
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.web.problems import problem_body
+from dispatcher.web.streams import Stream
 
 log = structlog.get_logger(__name__)
 
@@ -142,6 +143,10 @@ class Connection:
         and the last word on it was the subscriber's and not Hypercorn's."""
         self._protocol: Http11
         self._task_group: TaskGroup
+        self.stream: Stream | None = None
+        """What the request has begun, and Quart has left to `streams.Streaming`."""
+        self._streaming: trio.CancelScope | None = None
+        self._silence_seconds = math.inf
         self.heard_at = trio.current_time()
         """When the peer last showed that it lives: it sent something, or made room in a full socket."""
 
@@ -169,6 +174,8 @@ class Connection:
                         await self._read()
                     self._ending = True
                     self._free_descriptor = None
+                    if self._streaming is not None:
+                        self._streaming.cancel()
                     # An app that has ended already, with messages unread, would never take the news.
                     everything.deadline = trio.current_time() + END_SECONDS
                     await self._protocol.handle(Closed())
@@ -182,6 +189,24 @@ class Connection:
             with trio.move_on_after(LINGER_SECONDS, shield=True):
                 await self._linger()
             self._stream.socket.close()
+
+    def streaming(self) -> trio.CancelScope:
+        """A scope for a stream, cancelled when the connection has ended."""
+        self._streaming = trio.CancelScope()
+        if self._ending:
+            self._streaming.cancel()
+        return self._streaming
+
+    def expect_answers(self, silence_seconds: float) -> None:
+        """From now on the peer has to show that it lives at least so often (see `end_if_silent`)."""
+        self._silence_seconds = silence_seconds
+
+    def end_if_silent(self, now: float) -> None:
+        """Close the connection of a peer that answers no ping and takes nothing."""
+        if now - self.heard_at >= self._silence_seconds:
+            self._silence_seconds = math.inf
+            log.info("subscriber answers no ping", silence_seconds=now - self.heard_at)
+            self.abort()
 
     def begin_endless_response(self) -> bool:
         """The app is about to answer without end; False when the client has sent more than its request.

@@ -12,6 +12,7 @@ from hypercorn.typing import ASGIFramework
 
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
+from dispatcher.web.streams import Streaming
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ class Server:
     """
 
     def __init__(self, app: ASGIFramework, settings: Settings) -> None:
-        self._app = ASGIWrapper(app)
+        self._app = ASGIWrapper(Streaming(app))
         self._settings = settings
         self._config = Config()
         self._config.errorlog = logging.getLogger("hypercorn.error")

@@ -1,11 +1,12 @@
 """``GET /ws``: WebSocket (RFC 6455), subprotocol ``dispatcher.v1.json``.
 
 The handshake, answers to pings, and closes go through Quart and Hypercorn; messages and our pings go straight to
-the connection, each a whole frame.
+the connection, each a whole frame (`streams`).
 """
 
 import structlog
 import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart import Quart, websocket
 from quart_trio.wrappers import TrioResponse
 
@@ -15,11 +16,10 @@ from dispatcher.hub import Hub
 from dispatcher.sansio.messages import SUBPROTOCOL
 from dispatcher.sansio.wire import WEBSOCKET
 from dispatcher.settings import Settings
-from dispatcher.subscriber import Subscriber
 from dispatcher.web.connection import Connection
 from dispatcher.web.goodbyes import try_later, unsupported
 from dispatcher.web.problems import problem_response
-from dispatcher.web.queries import read_query
+from dispatcher.web.queries import Query, read_query
 
 log = structlog.get_logger(__name__)
 
@@ -45,48 +45,60 @@ def add_websocket(app: Quart, hub: Hub, settings: Settings) -> None:
             return None
         connection: Connection = websocket.scope["state"]["connection"]
         try:
-            with hub.subscribe(Feed(WEBSOCKET, query.topics), connection, query.position, query.since_ms) as subscriber:
-                await websocket.accept(subprotocol=subprotocol)
-                goodbye = await _serve(subscriber, connection, silence_seconds)
+            connection.stream = MessageStream(hub, connection, query, silence_seconds)
         except UnavailableError as error:
             retry_seconds = max(1, try_later(str(error)).retry_ms // 1000)
             return problem_response(error.http_status, str(error), {"Retry-After": str(retry_seconds)})
-        if goodbye is not None:
-            await websocket.close(goodbye.code, _reason(goodbye.reason))
+        await websocket.accept(subprotocol=subprotocol)
         return None
 
 
-async def _serve(subscriber: Subscriber, connection: Connection, silence_seconds: float) -> Goodbye | None:
-    """Write until the stream ends; returns the server's reason, None when the client is gone."""
-    goodbye: Goodbye | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_read, subscriber)
-        nursery.start_soon(_watch, connection, silence_seconds)
-        try:
-            goodbye = await subscriber.run()
-        except SubscriberStalledError as error:
-            log.info("subscriber stalled", subscriber=subscriber.number, reason=str(error))
-        except SubscriberGoneError:
-            pass  # its socket told us before Hypercorn did
-        nursery.cancel_scope.cancel()
-    return goodbye
+class MessageStream:
+    """One stream, subscribed from the beginning (`streams.Stream`).
 
+    Args:
+        hub: Where to subscribe.
+        connection: Where to write.
+        query: What to subscribe to, and from where on.
+        silence_seconds: How long the client may show no sign of life.
 
-async def _read(subscriber: Subscriber) -> None:
-    """Take what the client sends: unread messages would hide its disconnect. Nobody asked for any of them."""
-    while True:
-        if not isinstance(await websocket.receive(), str):
-            subscriber.end(unsupported())
+    Raises:
+        UnavailableError: the replica takes no more subscribers.
+    """
 
+    def __init__(self, hub: Hub, connection: Connection, query: Query, silence_seconds: float) -> None:
+        self._hub = hub
+        self._connection = connection
+        self._subscriber = hub.subscribe(Feed(WEBSOCKET, query.topics), connection, query.position, query.since_ms)
+        connection.expect_answers(silence_seconds)
 
-async def _watch(connection: Connection, silence_seconds: float) -> None:
-    """Close the connection of a client that answers no ping and takes nothing."""
-    while True:
-        await trio.sleep_until(connection.heard_at + silence_seconds)
-        if trio.current_time() - connection.heard_at >= silence_seconds:
-            log.info("subscriber answers no ping", silence_seconds=silence_seconds)
-            connection.abort()
-            return
+    async def run(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Write until either side ends it, then close with the server's reason."""
+        goodbye: Goodbye | None = None
+        with self._connection.streaming():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read, receive, nursery.cancel_scope)
+                try:
+                    goodbye = await self._subscriber.run()
+                except SubscriberStalledError as error:
+                    log.info("subscriber stalled", subscriber=self._subscriber.number, reason=str(error))
+                except SubscriberGoneError:
+                    pass  # its socket told us before Hypercorn did
+                nursery.cancel_scope.cancel()
+        self.close()
+        if goodbye is not None:
+            await send({"type": "websocket.close", "code": goodbye.code, "reason": _reason(goodbye.reason)})
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._hub.unsubscribe(self._subscriber)
+
+    async def _read(self, receive: ASGIReceiveCallable, scope: trio.CancelScope) -> None:
+        """Take what the client sends: unread messages would hide its disconnect. Nobody asked for any of them."""
+        while (message := await receive())["type"] == "websocket.receive":
+            if message["bytes"] is not None:
+                self._subscriber.end(unsupported())
+        scope.cancel()
 
 
 def _reason(text: str) -> str:

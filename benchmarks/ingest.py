@@ -1,0 +1,86 @@
+"""How fast one subscriber is served, beside a bare ``consume`` loop in Python on the same topic."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer
+
+from benchmarks.fan_out import amount
+from benchmarks.harness import Load, Meter
+from benchmarks.targets import Dispatcher
+from benchmarks.yesterday import fill
+from tests.broker.cluster import KafkaCluster
+
+PAGE = "performance"
+COLUMNS = ("protocol", "records/s", "bare consume loop", "share of it", "CPU s per million")
+
+
+def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """All records of a topic, from the first to the last, in turns."""
+    rows = []
+    records, turns = (200_000, 1) if quick else (1_000_000, 3)
+    with KafkaCluster(1) as cluster, Load() as load:
+        topic = cluster.create_topic("ingest", 4)
+        tell(f"producing {records:,} records")
+        fill(cluster.bootstrap_servers, topic, records)
+        for protocol in ("sse", "websocket"):
+            row: dict[str, Any] = {"protocol": protocol, "per_second": [], "bare": [], "cpu_seconds": []}
+            for turn in range(turns):
+                tell(f"{protocol}, turn {turn + 1} of {turns}")
+                row["bare"].append(bare(cluster.bootstrap_servers, topic, records))
+                service = Dispatcher.start(cluster.bootstrap_servers, topic, group_id=f"{protocol}-{turn}")
+                try:
+                    meter = Meter(*service.pids)
+                    time.sleep(2)
+                    cpu = meter.cpu_seconds()
+                    load.report()
+                    load.open("one", 1, service.address, service.requests[protocol])
+                    began, came, got = time.monotonic(), 0.0, 0
+                    while got < records:
+                        time.sleep(0.05)
+                        news = load.report()["groups"]["one"]["records"]
+                        got += news
+                        came = time.monotonic() if news else came
+                        if time.monotonic() - max(came, began) > 20:
+                            raise RuntimeError(f"only {got} of {records} records came")
+                    row["per_second"].append(records / (came - began))
+                    row["cpu_seconds"].append((meter.cpu_seconds() - cpu) / records * 1e6)
+                    load.close("one")
+                finally:
+                    service.end()
+            rows.append(row)
+    return rows
+
+
+def bare(bootstrap_servers: str, topic: str, records: int) -> float:
+    """Records a second of ``consume`` and nothing else; every value is looked at, as anybody would."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap_servers, "group.id": f"bare-{time.time_ns()}", "auto.offset.reset": "earliest"}
+    )
+    consumer.subscribe([topic])
+    got = size_bytes = 0
+    began = None
+    while got < records:
+        messages = consumer.consume(500, 0.1)
+        if messages and began is None:
+            began = time.monotonic()
+        size_bytes += sum(len(message.value() or b"") for message in messages)
+        got += len(messages)
+    assert began is not None
+    seconds = time.monotonic() - began
+    consumer.close()
+    return got / seconds
+
+
+def cells(row: Mapping[str, Any]) -> Sequence[str]:
+    """One row for people: medians."""
+    ours, limit = statistics.median(row["per_second"]), statistics.median(row["bare"])
+    return (
+        row["protocol"],
+        amount(ours),
+        amount(limit),
+        f"{ours / limit:.0%}",
+        f"{statistics.median(row['cpu_seconds']):.2f}",
+    )

@@ -1,0 +1,98 @@
+"""A subscriber that was away for long: a million records behind, at its own pace, beside others that are live."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Producer
+
+from benchmarks.harness import Feeder, Load, Meter, value, watch
+from benchmarks.targets import Dispatcher
+from tests.broker.cluster import KafkaCluster
+
+PAGE = "performance"
+RECORDS = 1_000_000
+LIVE = 100
+RATE = 100.0
+PACES = {"2 MiB/s": 2 * 2**20, "8 MiB/s": 8 * 2**20, "as fast as it can": 0}
+COLUMNS = (
+    "the client's pace",
+    "records/s",
+    "bytes/s",
+    "p99 of the others: before, meanwhile",
+    "ratio",
+    "memory, growth",
+)
+
+
+def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """``since=earliest`` at several paces."""
+    rows = []
+    records, seconds = (100_000, 3.0) if quick else (RECORDS, 8.0)
+    with KafkaCluster(1) as cluster, Load() as load:
+        topic = cluster.create_topic("yesterday", 4)
+        tell(f"producing {records:,} records")
+        fill(cluster.bootstrap_servers, topic, records)
+        service = Dispatcher.start(cluster.bootstrap_servers, topic)
+        try:
+            load.open("live", LIVE, service.address, service.requests["sse"])
+            service.replica.wait_for("the backlog", lambda status: status["records"]["dispatched"] >= records, 120)
+            with Feeder(cluster.bootstrap_servers, topic, per_second=RATE, partitions=4):
+                meter = Meter(*service.pids)
+                time.sleep(3)
+                for name, pace_bytes in PACES.items():
+                    tell(name)
+                    alone = watch(load, meter, seconds)
+                    resident = meter.resident_bytes()
+                    request = service.requests["sse"].replace("/events", "/events?since=earliest")
+                    load.open("behind", 1, service.address, request, pace_bytes=pace_bytes)
+                    beside = watch(load, meter, seconds)
+                    grown = meter.resident_bytes() - resident
+                    load.close("behind")
+                    time.sleep(1)
+                    rows.append(
+                        {
+                            "pace": name,
+                            "records_per_second": beside.groups["behind"]["records"] / beside.seconds,
+                            "bytes_per_second": beside.groups["behind"]["bytes"] / beside.seconds,
+                            "alone": alone.groups["live"]["latency_us"],
+                            "beside": beside.groups["live"]["latency_us"],
+                            "resident_bytes": resident + grown,
+                            "grown_bytes": grown,
+                            "cpu": beside.cpu_seconds / beside.seconds,
+                        }
+                    )
+        finally:
+            service.end()
+    return rows
+
+
+def fill(bootstrap_servers: str, topic: str, records: int, partitions: int = 4) -> None:
+    """So many records, as fast as it goes."""
+    producer = Producer(
+        {"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "queue.buffering.max.messages": 10**6}
+    )
+    for number in range(records):
+        while True:
+            try:
+                producer.produce(topic, value(), partition=number % partitions)
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                break
+        if number % 1000 == 0:
+            producer.poll(0)
+    producer.flush(120)
+
+
+def cells(row: Mapping[str, Any]) -> Sequence[str]:
+    """One row for people."""
+    alone, beside = row["alone"]["p99"] / 1000, row["beside"]["p99"] / 1000
+    return (
+        row["pace"],
+        f"{row['records_per_second']:,.0f}",
+        f"{row['bytes_per_second'] / 2**20:.1f} MiB",
+        f"{alone:.1f}, {beside:.1f} ms",
+        f"{beside / alone:.2f}",
+        f"{row['resident_bytes'] / 2**20:.0f} MiB, {row['grown_bytes'] / 2**20:+.0f}",
+    )
