@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import click
 import confluent_kafka
+import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import fan_out, idle, ingest, isolation, rebalance, reconnect, yesterday
+from benchmarks.tables import amount
 from tests.broker.jars import kafka_version
 
 BENCHMARKS = {
@@ -58,6 +61,25 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def draw(name: str, series: Mapping[str, Mapping[str, float]], folder: Path) -> Path:
+    """One picture: by unit, what is to be compared, as bars."""
+    figure, every = plt.subplots(1, len(series), figsize=(5 * len(series), 3.2), squeeze=False)
+    for axes, (unit, bars) in zip(every[0], series.items(), strict=True):
+        axes.barh(list(bars), list(bars.values()), color="#2f6f9f")
+        axes.invert_yaxis()
+        axes.set_xlabel(unit)
+        axes.spines[["top", "right"]].set_visible(False)
+        for place, value in enumerate(bars.values()):
+            axes.text(value, place, f" {amount(value)}", va="center", fontsize=8)
+        axes.margins(x=0.18)
+    figure.suptitle(name)
+    figure.tight_layout()
+    path = folder / f"{name}.svg"
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path
+
+
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
 @click.option("--quick", is_flag=True, help="Few repeats: to see that it works, not for figures.")
@@ -84,7 +106,9 @@ def main(names: Sequence[str], *, quick: bool, write: bool) -> None:
         for cells in shown:
             table.add_row(*cells)
         console.print(table)
+        picture = draw(name, benchmark.series(rows), RESULTS)
         if write:
+            shutil.copy(picture, DOCS / "pictures")
             made = ", ".join(f"{key} {around[key]}" for key in ("date", "cores", "python", "kafka", "librdkafka"))
             write_into(DOCS / f"{benchmark.PAGE}.md", name, f"{markdown(benchmark.COLUMNS, shown)}\n\n{made}.")
 

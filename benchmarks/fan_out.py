@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import VALUE_BYTES, Feeder, Load, Meter, Probe, Window, watch
+from benchmarks.tables import amount, median
 from benchmarks.targets import Dispatcher
 from tests.broker.cluster import KafkaCluster
 
@@ -124,9 +125,18 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
     )
 
 
-def amount(number: float) -> str:
-    """1.2 M, 155 k, 12."""
-    for size, name in ((1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {name}"
-    return f"{number:.3g}"
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """For the picture: what one CPU second delivers to the most subscribers that all points have."""
+    most = 1000
+    return {
+        f"deliveries per CPU second, {most:,} subscribers, {burst} records a write": {
+            **{row["protocol"]: median(row["per_cpu_second"]) for row in rows if is_at(row, most, burst)},
+            "bare loop": median(next((row["bare"] for row in rows if is_at(row, most, burst)), [])),
+        }
+        for burst in BURSTS
+    }
+
+
+def is_at(row: Mapping[str, Any], subscribers: int, burst: int) -> bool:
+    """Whether a row is about this point."""
+    return (row["subscribers"], row["burst"]) == (subscribers, burst)

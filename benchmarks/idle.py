@@ -60,3 +60,12 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['per_second']:,.0f}",
         f"{row['connect_cpu_us'] / 1000:.2f} ms",
     )
+
+
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """For the picture."""
+    names = [f"{row['protocol']}, {row['connections']:,}" for row in rows]
+    return {
+        "KiB for each idle subscriber": {n: row["bytes_each"] / 1024 for n, row in zip(names, rows, strict=True)},
+        "% of a core for all of them": {n: row["cpu"] * 100 for n, row in zip(names, rows, strict=True)},
+    }

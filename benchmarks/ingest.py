@@ -1,14 +1,13 @@
 """How fast one subscriber is served, beside a bare ``consume`` loop in Python on the same topic."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer
 
-from benchmarks.fan_out import amount
 from benchmarks.harness import Load, Meter
+from benchmarks.tables import amount, median
 from benchmarks.targets import Dispatcher
 from benchmarks.yesterday import fill
 from tests.broker.cluster import KafkaCluster
@@ -76,11 +75,17 @@ def bare(bootstrap_servers: str, topic: str, records: int) -> float:
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
     """One row for people: medians."""
-    ours, limit = statistics.median(row["per_second"]), statistics.median(row["bare"])
+    ours, limit = median(row["per_second"]), median(row["bare"])
     return (
         row["protocol"],
         amount(ours),
         amount(limit),
         f"{ours / limit:.0%}",
-        f"{statistics.median(row['cpu_seconds']):.2f}",
+        f"{median(row['cpu_seconds']):.2f}",
     )
+
+
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """For the picture."""
+    ours = {row["protocol"]: median(row["per_second"]) for row in rows}
+    return {"records/s": {**ours, "bare consume loop": median(value for row in rows for value in row["bare"])}}

@@ -1,11 +1,11 @@
 """What frozen subscribers cost the healthy ones: latency of 100 beside 900 that read nothing, and without them."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import Feeder, Load, Meter, watch
+from benchmarks.tables import median
 from benchmarks.targets import Dispatcher
 from tests.broker.cluster import KafkaCluster
 
@@ -60,7 +60,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
     """One row for people: medians of the turns."""
 
     def of(side: str, place: str) -> float:
-        return float(statistics.median(turn[place] for turn in row[side]))
+        return median(turn[place] for turn in row[side])
 
     return (
         row["protocol"],
@@ -71,3 +71,14 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{of('beside', 'p99') / of('alone', 'p99'):.2f}",
         f"{max(row['resident_bytes']) / 2**20:.0f} MiB",
     )
+
+
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """For the picture."""
+    return {
+        f"p99 latency of {HEALTHY} healthy subscribers, ms, {row['protocol']}": {
+            "alone": median(turn["p99"] / 1000 for turn in row["alone"]),
+            f"beside {FROZEN} frozen ones": median(turn["p99"] / 1000 for turn in row["beside"]),
+        }
+        for row in rows
+    }

@@ -240,11 +240,16 @@ class Load:
         except OSError:
             count = 0
         if count == 0:
-            link.group.closed += 1
-            if link.head is not None:
-                link.group.opening -= 1
-                link.group.refused += 1
+            group = link.group
             self.drop(link)
+            if link.head is None:
+                group.closed += 1
+            else:
+                # As a browser does: it comes again.
+                group.opening -= 1
+                group.refused += 1
+                group.waiting.append(link.last)
+                self.connect(group)
             return
         self.take(link, bytes(self.view[:count]))
 

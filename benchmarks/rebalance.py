@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import trio
 
@@ -212,3 +213,9 @@ def cells(row: Mapping[str, object]) -> Sequence[str]:
 def _median_and_worst(samples: object) -> str:
     assert isinstance(samples, list)
     return f"{statistics.median(samples):.2f} / {max(samples):.2f} s" if samples else "-"
+
+
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """For the picture: medians of the default's hand-overs."""
+    ours = [row for row in rows if row["variant"] == VARIANTS[0].name and row["handed_over"]]
+    return {"s until handed over, the default": {row["event"]: statistics.median(row["handed_over"]) for row in ours}}

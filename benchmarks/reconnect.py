@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import Feeder, Load
+from benchmarks.tables import median
 from benchmarks.targets import Dispatcher
 from tests.broker.cluster import KafkaCluster
 
@@ -63,3 +64,14 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['hits']:,}",
         f"{row['misses']:,} ({row['kafka_chunks']} reads)",
     )
+
+
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """For the picture: medians of the turns."""
+    return {
+        f"ms from the moment to the first record, {protocol}": {
+            place: median(row["first_record_ms"][place] for row in rows if row["protocol"] == protocol)
+            for place in ("p50", "p99", "max")
+        }
+        for protocol in ("sse", "websocket")
+    }

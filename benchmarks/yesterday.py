@@ -7,6 +7,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from benchmarks.harness import Feeder, Load, Meter, value, watch
+from benchmarks.tables import median
 from benchmarks.targets import Dispatcher
 from tests.broker.cluster import KafkaCluster
 
@@ -96,3 +97,14 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{beside / alone:.2f}",
         f"{row['resident_bytes'] / 2**20:.0f} MiB, {row['grown_bytes'] / 2**20:+.0f}",
     )
+
+
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """For the picture."""
+    return {
+        "records/s to who is behind": {row["pace"]: row["records_per_second"] for row in rows},
+        "p99 latency of the others, ms": {
+            "alone": median(row["alone"]["p99"] / 1000 for row in rows),
+            **{f"beside {row['pace']}": row["beside"]["p99"] / 1000 for row in rows},
+        },
+    }

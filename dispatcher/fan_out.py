@@ -82,14 +82,16 @@ class FanOut:
         """Run rounds until cancelled."""
         while True:
             await self._wake_up.wait()
-            self._wake_up, self._settled = trio.Event(), trio.Event()
+            self._wake_up = trio.Event()
             while self._published:
                 published, self._published, self._published_bytes = self._published, {}, 0
                 for self._under_way, items in published.items():
                     for part in self._parts(items):
                         await self._offer(self._under_way, part)
                 self._under_way = None
+            # Who waits took this one, perhaps before this task had even begun.
             self._settled.set()
+            self._settled = trio.Event()
 
     def _parts(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         part: list[Item] = []

@@ -1,0 +1,110 @@
+"""Rounds of the fan-out: slices, partial writes, and what holds the poller back."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from dispatcher import fan_out
+from dispatcher.sansio.records import Batch, Record
+from tests.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+
+
+class ObservedTransport(RecordingTransport):
+    """Calls back before it takes anything."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        super().__init__()
+        self.gate.set()
+        self.callback = callback
+
+    def try_send(self, data: bytes) -> int:
+        """Call back, then take all."""
+        self.callback()
+        return super().try_send(data)
+
+
+async def test_a_partition_that_leaves_within_a_round_is_handed_to_nobody_else(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its new owner sends its records; what else is in the round goes on."""
+    monkeypatch.setattr(fan_out, "SLICE", 1)
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    first, second = ObservedTransport(lambda: bench.hub.unassigned([ONE])), ObservedTransport(lambda: None)
+    await nursery.start(bench.serve, first)
+    await nursery.start(bench.serve, second)
+    await settle()
+    bench.publish(ONE, TWO)
+    await settle()
+    assert (first.values, second.values) == (["0", "1"], ["1"])
+
+
+async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery) -> None:
+    """They hold a bounded number of bytes, and say when they have handed out all of them."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    await bench.hub.settled()
+    value = b"x" * fan_out.BUSY_BYTES
+    bench.hub.publish(Batch(ONE, (Record(0, None, None, value[:-1000], ()),)))
+    assert not bench.hub.busy
+    bench.hub.publish(Batch(ONE, (Record(1, None, None, value, ()),)))
+    assert bench.hub.busy
+    await bench.hub.settled()
+    assert not bench.hub.busy
+    assert [len(value) for value in transport.values] == [fan_out.BUSY_BYTES - 1000, fan_out.BUSY_BYTES]
+
+
+class GreedyTransport(RecordingTransport):
+    """Takes so many bytes at once, and the rest when its gate opens."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.left = most_bytes
+
+    def try_send(self, data: bytes) -> int:
+        """Take what fits."""
+        taken = data[: self.left]
+        self.left -= len(taken)
+        if taken:
+            self.writes.append(taken)
+        return len(taken)
+
+
+async def test_what_a_socket_takes_in_part_goes_out_first_and_whole(nursery: trio.Nursery) -> None:
+    """Cut at every byte of a round; it counts as dispatched with its last byte, also when its partition has left."""
+    whole = RecordingTransport()
+    whole.gate.set()
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    await nursery.start(bench.serve, whole)
+    await settle()
+    before = len(whole.writes)
+    bench.publish(ONE, TWO)
+    await settle()
+    size_bytes = len(b"".join(whole.writes[before:]))
+    for most_bytes in range(1, size_bytes):
+        bench = Bench()
+        transport = GreedyTransport(0)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(bench.hub.run)
+            transport.gate.set()
+            await inner.start(bench.serve, transport)
+            await settle()
+            transport.gate, transport.left = trio.Event(), most_bytes
+            bench.publish(ONE, TWO)
+            await settle()
+            assert bench.dispatched == []
+            assert bench.hub.writing([ONE])
+            bench.hub.unassigned([ONE])
+            bench.publish(TWO)
+            transport.gate.set()
+            await settle()
+            assert [batch.partition for batch in bench.dispatched] == [ONE, TWO, TWO]
+            assert not bench.hub.writing([ONE])
+            assert transport.values == ["0", "1", "2"]
+            inner.cancel_scope.cancel()
