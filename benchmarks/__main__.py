@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fan_out, idle, ingest, isolation, rebalance, reconnect, yesterday
+from benchmarks import fan_out, idle, ingest, isolation, peers, rebalance, reconnect, yesterday
 from benchmarks.tables import amount
 from tests.broker.jars import kafka_version
 
@@ -28,7 +28,10 @@ BENCHMARKS = {
     "reconnect": reconnect,
     "yesterday": yesterday,
     "rebalance": rebalance,
+    "peers": peers,
 }
+WHEN_ASKED_FOR = {"peers"}
+"""They build other projects' services first: run by name, or with ``--peers``."""
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")
 
@@ -84,10 +87,14 @@ def draw(name: str, series: Mapping[str, Mapping[str, float]], folder: Path) -> 
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHMARKS)))
 @click.option("--quick", is_flag=True, help="Few repeats: to see that it works, not for figures.")
 @click.option("--write", is_flag=True, help="Write the tables into docs/ as well.")
-def main(names: Sequence[str], *, quick: bool, write: bool) -> None:
-    """Run the benchmarks NAMES, or all. Figures go to build/benchmarks/ as JSON."""
+@click.option("--peers", "with_peers", is_flag=True, help="Peers too, which are built first.")
+def main(names: Sequence[str], *, quick: bool, write: bool, with_peers: bool) -> None:
+    """Run the benchmarks NAMES, or all but peers. Figures go to build/benchmarks/ as JSON."""
     console = Console(log_path=False)
-    for name in names or BENCHMARKS:
+    asked = [*(names or (name for name in BENCHMARKS if name not in WHEN_ASKED_FOR))]
+    if with_peers and "peers" not in asked:
+        asked.append("peers")
+    for name in asked:
         benchmark = BENCHMARKS[name]
         with console.status(name) as status:
 

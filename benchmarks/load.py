@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-RECEIVE_BYTES = 1024 * 1024
+RECEIVE_BYTES = 128 * 1024
 SAMPLE_EVERY = 8
 CONNECT_AT_ONCE = 256
 PING, PONG = b"\x89\x00", b"\x8a\x80\0\0\0\0"

@@ -10,13 +10,25 @@ from tests.replicas import Replica
 class Target(Protocol):
     """A running service."""
 
-    name: str
-    address: tuple[str, int]
-    requests: Mapping[str, str]
-    """What a client sends, by protocol."""
-    greetings: Mapping[str, str]
-    """What it sends when it is answered, in hex, by protocol."""
-    pids: tuple[int, ...]
+    @property
+    def name(self) -> str:
+        """What it is called in a table."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+
+    @property
+    def requests(self) -> Mapping[str, str]:
+        """What a client sends, by protocol."""
+
+    @property
+    def greetings(self) -> Mapping[str, str]:
+        """What it sends when it is answered, in hex, by protocol."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Its processes."""
 
     def end(self) -> None:
         """End it."""

@@ -39,6 +39,8 @@ class FanOut:
         self._live: dict[Feed, dict[int, Subscriber]] = {}
         self._published: dict[Feed, list[Item]] = {}
         self._published_bytes = 0
+        self._newest: dict[Feed, int] = {}
+        """The sequence of the newest entry that was published for each feed."""
         self._under_way: Feed | None = None
         self._wake_up = trio.Event()
         self._settled = trio.Event()
@@ -61,8 +63,21 @@ class FanOut:
             if entry.batch.partition.topic in feed.topics:
                 data = encode(feed, entry)
                 self._published.setdefault(feed, []).append((entry, data))
+                self._newest[feed] = entry.sequence
                 self._published_bytes += len(data)
                 self._wake_up.set()
+
+    def withdraw(self) -> None:
+        """Take back what was published and is not in the sockets yet: partitions have left, and its ids name them.
+
+        Who has not taken it all catches up from the history, where it is encoded anew.
+        """
+        self._published.clear()
+        self._published_bytes = 0
+        for feed, live in tuple(self._live.items()):
+            for subscriber in tuple(live.values()):
+                if subscriber.cursor.sequence < self._newest.get(feed, 0):
+                    subscriber.fall_back()
 
     def is_behind(self, feed: Feed) -> bool:
         """Whether something was published that has not been offered to every live subscriber of a feed."""
@@ -108,15 +123,13 @@ class FanOut:
         """One round of one feed."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
+        entries = [entry for entry, _ in items]
+        data = items[0][1] if len(items) == 1 else b"".join([data for _, data in items])
         for start in range(0, len(subscribers), SLICE):
             if start:
+                # Whoever is not live any more when this goes on, as after `withdraw`, takes nothing.
                 await trio.lowlevel.checkpoint()
-            # A partition may have left since the last slice: nobody is handed it any more.
-            items = [item for item in items if not item[0].retired]
-            if items:
-                entries = [entry for entry, _ in items]
-                data = items[0][1] if len(items) == 1 else b"".join([data for _, data in items])
-                taken = 0
-                for subscriber in subscribers[start : start + SLICE]:
-                    taken += subscriber.offer(items, entries, data)
-                self._on_dispatched(entries, taken)
+            taken = 0
+            for subscriber in subscribers[start : start + SLICE]:
+                taken += subscriber.offer(items, entries, data)
+            self._on_dispatched(entries, taken)

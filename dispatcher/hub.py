@@ -8,7 +8,7 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from statistics import median
 
@@ -70,20 +70,21 @@ class Hub:
 
     # What the consumer group says.
 
-    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These partitions are ours from now on."""
-        for partition in partitions:
-            self.history.retire(partition)
-            self._partitions[partition] = None
+        self._retire(partitions)
+        self._partitions.update(dict.fromkeys(partitions))
         self._lay_out()
 
-    def unassigned(self, partitions: Iterable[TopicPartition]) -> None:
+    def unassigned(self, partitions: Collection[TopicPartition]) -> None:
         """Stop handing out these partitions, at once; writes under way go on."""
+        self._retire(partitions)
         for partition in partitions:
-            self.history.retire(partition)
             if (offset := self._partitions.pop(partition, None)) is not None:
                 self._departed[partition] = (offset + 1, self._next_number)
         self._lay_out()
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber.departed(partitions)
 
     def writing(self, partitions: Iterable[TopicPartition]) -> bool:
         """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
@@ -325,6 +326,10 @@ class Hub:
         entry.dispatched = True
         self._dispatched_records += entry.records
         self._on_dispatched(entry.batch)
+
+    def _retire(self, partitions: Collection[TopicPartition]) -> None:
+        self.history.retire(partitions)
+        self._fan_out.withdraw()
 
     def _arrived(self, partition: TopicPartition) -> None:
         place, before_number = self._departed.pop(partition, (None, 0))

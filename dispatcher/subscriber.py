@@ -10,7 +10,7 @@ nothing is missing any more between what was read and what is in memory; then th
 partitions come before the history does: the ids in the history name the last offset of every partition.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -131,6 +131,8 @@ class Subscriber:
         self._rest: memoryview | None = None
         """What the socket has not taken yet of entries that were offered: the next bytes to go out."""
         self._told: tuple[int, bool] | None = None
+        self._departures: list[tuple[int, bytes]] = []
+        """States, by version, in which partitions had left since something was told."""
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
         self._catch_up = CatchUp(source.history, feed.topics, position, since_ms)
@@ -180,7 +182,7 @@ class Subscriber:
                 self._buffered_bytes += len(data)
                 self._buffered_records += entry.records
                 return
-        self._fall_back()
+        self.fall_back()
 
     def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
         """Take the first offsets of what came since its time; called by the hub."""
@@ -242,11 +244,29 @@ class Subscriber:
         """The next offset of each partition."""
         return self._catch_up.places if self._catch_up.pending else self._source.history.place(self.cursor)
 
+    def fall_back(self) -> None:
+        """Leave the live feed; what the channel held is in the history, behind the cursor."""
+        self.state = SubscriberState.CATCHING_UP
+        self._parked = False
+        self._source.not_live(self)
+        self._buffered_bytes = self._buffered_records = 0
+        with suppress(trio.WouldBlock):
+            while True:
+                self._receive_channel.receive_nowait()
+        self._nudge()
+
     def end(self, goodbye: Goodbye) -> None:
         """Let the write under way finish, then say goodbye and return from `run`; the first reason counts."""
         if self._goodbye is None:
             self._goodbye = goodbye
             self._nudge()
+
+    def departed(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions have left; called by the hub when it knows its new state."""
+        self._departures.append((self._source.state_version, self._source.state_bytes(self.feed, catching_up=True)))
+        if self._catch_up.pending:
+            self._catch_up.departed(partitions)
+            self._go_on()
 
     def tell_state(self) -> None:
         """The replica's state has changed: tell it with the next write, which may be now."""
@@ -390,7 +410,7 @@ class Subscriber:
         """Find out how to go on; the history may not have what comes next."""
         self._catch_up.go_back(self._source.history.place(self.cursor))
         if self.state is SubscriberState.LIVE:
-            self._fall_back()
+            self.fall_back()
 
     def _ask(self) -> None:
         """Find out what the history has to wait for, a thing at a time: the socket has taken what was found before."""
@@ -412,19 +432,16 @@ class Subscriber:
         for gap in gaps:
             yield self.feed.wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
 
-    def _fall_back(self) -> None:
-        """Leave the live feed; what the channel held is in the history, behind the cursor."""
-        self.state = SubscriberState.CATCHING_UP
-        self._parked = False
-        self._source.not_live(self)
-        self._buffered_bytes = self._buffered_records = 0
-        with suppress(trio.WouldBlock):
-            while True:
-                self._receive_channel.receive_nowait()
-
     def _state(self) -> Iterator[bytes]:
-        """What the replica does, before the records that come with it, if it has not been told."""
+        """What the replica does, before the records that come with it, if it has not been told.
+
+        And every state in which partitions had left, though others followed before the socket took anything.
+        """
         told = (self._source.state_version, self.state is SubscriberState.CATCHING_UP)
+        departures, self._departures = self._departures, []
+        for version, state in departures:
+            if version != told[0]:
+                yield state
         if told != self._told:
             self._told = told
             yield self._source.state_bytes(self.feed, catching_up=told[1])

@@ -52,12 +52,14 @@ class SteppedTransport(RecordingTransport):
 class Connection:
     """One connection, and from where on it has to be handed each partition."""
 
-    def __init__(self, claims: Mapping[TopicPartition, int], known: Iterable[TopicPartition]) -> None:
+    def __init__(self, claims: Mapping[TopicPartition, int], bounds: Mapping[TopicPartition, int]) -> None:
         self.transport = SteppedTransport()
         self.scope = trio.CancelScope()
         self.claims = dict(claims)
+        self.bounds = dict(bounds)
+        """An id names no offset from here on before that record has come."""
         """Of each partition every record from this offset on has to come, as long as it stays."""
-        self.met = set(known)
+        self.met = set(bounds)
         """Partitions that were here with a record."""
         self.origins: dict[TopicPartition, set[int]] = {}
         """Offsets where a partition that had left began again."""
@@ -117,6 +119,7 @@ class World:
                 self.known.add(partition)
                 for connection in self.connections:
                     connection.claims.setdefault(partition, offsets[0])
+                    connection.bounds.setdefault(partition, offsets[0])
                     if partition in connection.met:
                         connection.origins.setdefault(partition, set()).add(offsets[0])
                     connection.met.add(partition)
@@ -142,10 +145,10 @@ class World:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         position = parse_position(last_id) if last_id else {}
-        claims = {tp: self.log[tp][self.place[tp] - 1] + 1 for tp in self.known}
-        if since_ms is not None:
-            claims = dict.fromkeys(PARTITIONS, since_ms)
-        connection = Connection(claims | {tp: offset + 1 for tp, offset in position.items()}, self.known)
+        bounds = {tp: self.log[tp][self.place[tp] - 1] + 1 for tp in self.known}
+        claims = bounds if since_ms is None else dict.fromkeys(PARTITIONS, since_ms)
+        named = {tp: offset + 1 for tp, offset in position.items()}
+        connection = Connection(claims | named, bounds | {tp: n for tp, n in named.items() if tp in bounds})
         self.connections.append(connection)
         with connection.scope, subscribed(self.hub, FEED, connection.transport, position, since_ms) as subscriber:
             task_status.started()
@@ -175,8 +178,20 @@ class World:
     # What has to be true.
 
     def check(self) -> None:
-        """Each partition comes to each connection in order, without a hole or a repeat, until it leaves."""
+        """Each partition comes to each connection in order, without a hole or a repeat, until it leaves.
+
+        And no id names what has not come.
+        """
         for connection in self.connections:
+            bounds = dict(connection.bounds)
+            for event_id, kind, value in connection.transport.events:
+                if event_id:
+                    position = parse_position(event_id)
+                    if kind == "message":
+                        own = TopicPartition("assets", int(event_id[len("assets:")]))
+                        bounds[own] = max(bounds.get(own, 0), int(value) + 1)
+                    for tp, offset in position.items():
+                        assert not [o for o in self.log[tp] if bounds.get(tp, 0) <= o <= offset], (event_id, bounds)
             for partition, offsets in connection.received.items():
                 log = self.log[partition]
                 origins = connection.origins.get(partition, ())

@@ -1,5 +1,6 @@
 """Resume without Kafka and sockets: history, replay and live, and the seams between them (guarantees G2 and G9)."""
 
+import json
 from collections.abc import Sequence
 
 import trio
@@ -181,6 +182,71 @@ async def test_what_comes_while_it_is_read_for_is_not_passed_over(nursery: trio.
     await settle()
     assert back.values == ["2", "3", "4", "5", "6", "7"]
     assert since.values == ["7"], "nothing came since: it begins with what was new when it came"
+
+
+async def test_no_id_names_what_has_not_come_of_a_partition_that_has_left(nursery: trio.Nursery) -> None:
+    """From the history, from a channel, and from a round: its new owner would be told that it is done with."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    live = await dispatched(bench, nursery)
+    bench.publish(ONE, ONE, TWO)
+    await settle()
+    slow = RecordingTransport()
+    slow.gate.set()
+    await nursery.start(bench.serve, slow)
+    await settle()
+    slow.gate = trio.Event()
+    bench.publish(TWO)
+    await settle()
+    bench.publish(ONE, TWO)
+    await settle()
+    bench.publish(ONE, TWO)
+    bench.hub.unassigned([ONE])
+    back = await resumed(bench, nursery, one=0, two=1)
+    slow.gate.set()
+    await settle()
+    for transport, values, most in ((live, "0123457", 4), (slow, "357", 1), (back, "2357", 0)):
+        assert sorted(transport.values) == list(values)
+        ids = [parse_position(event_id) for event_id, kind, _ in transport.events if kind == "message"]
+        assert max(position.get(ONE, 0) for position in ids) == most
+
+
+async def test_a_partition_that_was_away_is_told_though_the_socket_was_full(nursery: trio.Nursery) -> None:
+    """Otherwise its records would jump without a word."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    slow = await dispatched(bench, nursery)
+    slow.gate = trio.Event()
+    bench.publish(TWO)
+    await settle()
+    bench.hub.unassigned([ONE])
+    bench.hub.assigned([ONE])
+    bench.hub.unassigned([TWO])
+    slow.gate.set()
+    await settle()
+    assigned = [json.loads(data)["assigned"]["assets"] for _, kind, data in slow.events if kind == "state"]
+    assert assigned[-2:] == [[1], [0]]
+    bench.hub.unassigned([ONE])
+    await settle()
+    assert [kind for _, kind, _ in slow.events].count("state") == len(assigned) + 1
+
+
+async def test_what_was_read_of_a_partition_that_has_left_is_sent_to_nobody(nursery: trio.Nursery) -> None:
+    """It leaves while the chunk is on its way."""
+    bench = Bench(**TINY)
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    for _ in range(5):
+        bench.publish(ONE, TWO)
+        await settle()
+    bench.replays.gate = trio.Event()
+    back = await resumed(bench, nursery, one=0)
+    bench.hub.unassigned([ONE])
+    bench.replays.gate.set()
+    await settle()
+    bench.publish(TWO)
+    await settle()
+    assert back.values == ["10"]
 
 
 async def test_an_end_without_a_record_is_a_place_too(nursery: trio.Nursery) -> None:

@@ -10,7 +10,7 @@ Rules of this module:
   another one. Only Kafka knows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -143,12 +143,17 @@ class CatchUp:
             self._want(partition, offset)
         self._missing = self._find_missing()
 
+    def departed(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions have left: nothing has to be found out for them. Their places stay, in case they come back."""
+        for partition in partitions:
+            self._doubted.pop(partition, None)
+        self._unplaced -= frozenset(partitions)
+        self._missing = self._find_missing()
+
     def forget(self, partition: TopicPartition) -> None:
         """A partition is another log now: nothing is known of its place."""
-        self._doubted.pop(partition, None)
-        self._unplaced -= {partition}
+        self.departed([partition])
         self._wanted.pop(partition, None)
-        self._missing = self._find_missing()
 
     def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
         """Take the first offsets of what came since the time; a partition without one goes on where it was."""

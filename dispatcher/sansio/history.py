@@ -13,7 +13,7 @@ Rules of this module:
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
 
 from dispatcher.errors import FellBehindError
@@ -101,11 +101,7 @@ class History:
         if data is None:
             data = entry.encoded[feed] = encode(entry)
             if not entry.retired and entry.sequence in self._entries:
-                entry.bytes += len(data)
-                self.bytes += len(data)
-                if not entry.dispatched:
-                    self.waiting_bytes += len(data)
-                    self._partitions[entry.batch.partition].waiting_bytes += len(data)
+                self._resize(entry, len(data))
         return data
 
     def dispatched(self, entry: Entry) -> bool:
@@ -226,17 +222,26 @@ class History:
         found = self._partitions.get(partition)
         return 0 if found is None else found.waiting_records
 
-    def retire(self, partition: TopicPartition) -> None:
-        """Take a partition out: its entries are handed to nobody any more."""
-        retired = self._partitions.pop(partition, None)
-        if retired is None:
-            return
-        for entry in retired.entries:
-            entry.retired = True
-            del self._entries[entry.sequence]
-            self.bytes -= entry.bytes
-            entry.forget()
-        self.waiting_bytes -= retired.waiting_bytes
+    def retire(self, partitions: Collection[TopicPartition]) -> None:
+        """Take partitions out: their entries are handed to nobody any more, and no id names them any more.
+
+        Who is handed the entries of other partitions from now on may never have been handed what came before them of
+        these: an id that named it would tell their new owner that it need not be sent.
+        """
+        for partition in partitions:
+            retired = self._partitions.pop(partition, None)
+            if retired is None:
+                continue
+            for entry in retired.entries:
+                entry.retired = True
+                del self._entries[entry.sequence]
+                self.bytes -= entry.bytes
+                entry.forget()
+            self.waiting_bytes -= retired.waiting_bytes
+        for entry in self._entries.values():
+            entry.snapshot = entry.snapshot.without(partitions)
+            self._resize(entry, -sum(map(len, entry.encoded.values())))
+            entry.encoded.clear()
         self._dispatched = deque(entry for entry in self._dispatched if not entry.retired)
         self._compact()
 
@@ -268,6 +273,13 @@ class History:
             waiting_bytes=self.waiting_bytes,
             waiting_records=sum(partition.waiting_records for partition in self._partitions.values()),
         )
+
+    def _resize(self, entry: Entry, more_bytes: int) -> None:
+        entry.bytes += more_bytes
+        self.bytes += more_bytes
+        if not entry.dispatched:
+            self.waiting_bytes += more_bytes
+            self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
     def _open(self, partition: TopicPartition, offset: int, since: int) -> _Partition:
         self._come += 1

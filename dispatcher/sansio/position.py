@@ -10,7 +10,7 @@ A partition whose position is not known yet is left out.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.records import TopicPartition
@@ -92,6 +92,11 @@ class Snapshot:
     def __init__(self, layout: Layout, offsets: tuple[int | None, ...]) -> None:
         self.layout = layout
         self.offsets = offsets
+
+    def without(self, partitions: Container[TopicPartition]) -> "Snapshot":
+        """The same, as if nothing were known of some partitions."""
+        pairs = zip(self.layout.partitions, self.offsets, strict=True)
+        return Snapshot(self.layout, tuple(None if tp in partitions else offset for tp, offset in pairs))
 
     def id_suffix(self, own: int, topics: frozenset[str] | None = None) -> str:
         """What follows ``topic:partition=offset`` in the ids of a batch.

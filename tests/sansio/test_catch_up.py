@@ -75,7 +75,7 @@ def test_an_answer_that_is_about_another_log_is_passed_over() -> None:
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
     question = catch_up.question
     assert isinstance(question, ReadQuestion)
-    history.retire(A)
+    history.retire([A])
     catch_up.forget(A)
     append(history, A, 0)
     catch_up.arrived(A, None)

@@ -136,7 +136,7 @@ def test_encoded_bytes_are_made_once_and_counted() -> None:
     history.dispatched(entry)
     history.encode(entry, "other feed", encode)
     assert (history.bytes, history.waiting_bytes) == (ONE_BYTES + 200, 0)
-    history.retire(A)
+    history.retire([A])
     history.encode(entry, "third feed", encode)
     assert HistoryStatistics(0, 0, 0, 0) == history.statistics()
 
@@ -146,8 +146,8 @@ def test_a_retired_partition_is_handed_to_nobody() -> None:
     history = History(10**6)
     first, second, third = append(history, A, B, A)
     history.dispatched(first)
-    history.retire(A)
-    history.retire(A)
+    history.retire([A])
+    history.retire([A])
     assert first.retired
     assert third.retired
     assert not history.dispatched(third)
