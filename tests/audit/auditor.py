@@ -3,23 +3,21 @@
 It knows nothing of the replicas but their addresses: what it says rests on its own sockets and on the brokers' word.
 """
 
-import math
 import queue
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import trio
 import trio.testing
-from confluent_kafka import KafkaError, Message, Producer
 from rich.table import Table
 
 from tests.audit.commits import CommittedOffsets, commit_log
 from tests.audit.ledger import Ledger, Report
 from tests.audit.listeners import Listener, Process, Transport
+from tests.audit.producing import produce_steadily
 
 SAMPLE_SECONDS = 0.1
 SETTLE_SECONDS = 90.0
-BURST_SECONDS = 0.02
 
 
 class Auditor:
@@ -71,7 +69,7 @@ class Auditor:
         receive_buffer_bytes: int = 0,
     ) -> Listener:
         """Start a subscriber of a replica."""
-        listener = Listener(self.ledger, where, transport, receive_buffer_bytes)
+        listener = Listener(self.ledger, where, transport, self._topic, receive_buffer_bytes)
         nursery.start_soon(listener.run)
         return listener
 
@@ -129,39 +127,26 @@ class Auditor:
     # In a thread of its own.
 
     def _produce(self) -> None:
-        producer = Producer(
-            {
-                "bootstrap.servers": self._bootstrap_servers,
-                "enable.idempotence": True,
-                "linger.ms": 5,
-                "delivery.timeout.ms": 120_000,
-                "reconnect.backoff.max.ms": 500,
-                "log_level": 2,
-            }
+        produce_steadily(
+            self._bootstrap_servers,
+            self._topic,
+            self._partitions,
+            rate=self._rate,
+            value_bytes=self._value_bytes,
+            stopped=self._stop_producing.is_set,
+            on_stored=lambda *record: self._stored.put(record),
+            on_refused=self._refused.append,
         )
-        started = time.monotonic()
-        number = 0
-        while not self._stop_producing.is_set():
-            due = math.ceil((time.monotonic() - started) * self._rate)
-            while number < due:
-                on_delivery = self._on_delivery(number)
-                value = str(number).zfill(self._value_bytes)
-                producer.produce(self._topic, value, partition=number % self._partitions, on_delivery=on_delivery)
-                number += 1
-            producer.poll(BURST_SECONDS)
-        producer.flush()
-
-    def _on_delivery(self, number: int) -> Callable[[KafkaError | None, Message], None]:
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            if error is not None:
-                self._refused.append(error.str())
-            else:
-                self._stored.put((message.partition() or 0, message.offset() or 0, number))
-
-        return delivered
 
 
-def table(report: Report, title: str = "Audit") -> Table:
+class Rows(Protocol):
+    """What a table is made of."""
+
+    def rows(self) -> Iterable[tuple[str, str, bool]]:
+        """Name, value, and whether it is as it should be."""
+
+
+def table(report: Rows, title: str = "Audit") -> Table:
     """The report for people."""
     shown = Table(title=title, show_header=False)
     shown.add_column("")

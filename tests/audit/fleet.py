@@ -36,7 +36,7 @@ class Fleet:
         auditor: Whose listeners are kept on every replica.
         nursery: Where the listeners run.
         bootstrap_servers: What the replicas connect to.
-        topic: What they dispatch.
+        topic: What they dispatch; several with commas.
         group: The group that they share.
         settings: More settings of each, as `Replica` takes them.
         kafka: librdkafka properties of each.
@@ -129,14 +129,15 @@ class Fleet:
         slot.replica.signal(signal.SIGCONT)
 
     async def wait_until_shared(self, partitions: int) -> None:
-        """Return when the replicas that run have all partitions among them, and are ready."""
+        """Return when the replicas that run have so many partitions of each topic among them, and are ready."""
+        all_of_them = [(topic, number) for topic in sorted(self._topic.split(",")) for number in range(partitions)]
         with trio.fail_after(READY_SECONDS):
             while True:
                 running = [slot.replica for slot in self.slots if slot.replica is not None]
                 statuses = [await trio.to_thread.run_sync(replica.status) for replica in running]
-                owned = [p["partition"] for status in statuses for p in status["partitions"]]
+                owned = [(p["topic"], p["partition"]) for status in statuses for p in status["partitions"]]
                 everybody_has_some = all(status["ready"] and status["partitions"] for status in statuses)
-                if everybody_has_some and sorted(owned) == list(range(partitions)):
+                if everybody_has_some and sorted(owned) == all_of_them:
                     return
                 await trio.sleep(0.05)
 

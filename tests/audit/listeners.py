@@ -47,6 +47,7 @@ class Listener:
         ledger: Where it writes down what it reads.
         where: The replica's present process; None while there is none.
         transport: SSE or WebSocket.
+        topic: The topic that it reads; the replica may have more.
         receive_buffer_bytes: Of an SSE socket; a small one is full soon when nothing is read. 0: as the system has it.
     """
 
@@ -55,6 +56,7 @@ class Listener:
         ledger: Ledger,
         where: Callable[[], Process | None],
         transport: Transport,
+        topic: str,
         receive_buffer_bytes: int = 0,
     ) -> None:
         self.goodbyes = 0
@@ -62,6 +64,7 @@ class Listener:
         self._ledger = ledger
         self._where = where
         self._transport = transport
+        self._query = f"?topic={topic}"
         self._receive_buffer_bytes = receive_buffer_bytes
         self._connection: int | None = None
         self._reading = trio.Event()
@@ -106,10 +109,10 @@ class Listener:
 
     async def _listen(self, process: Process) -> None:
         if self._transport == "sse":
-            async with open_sse(process, receive_buffer_bytes=self._receive_buffer_bytes) as stream:
+            async with open_sse(process, self._query, receive_buffer_bytes=self._receive_buffer_bytes) as stream:
                 await self._read(process, lambda: _next_event(stream))
         else:
-            async with open_ws(process) as websocket:
+            async with open_ws(process, self._query) as websocket:
                 await self._read(process, lambda: _next_message(websocket))
 
     async def _read(self, process: Process, read: Callable[[], Awaitable[_Messages]]) -> None:

@@ -1,0 +1,66 @@
+"""Produces numbered records at a steady rate."""
+
+import math
+import time
+from collections.abc import Callable
+
+from confluent_kafka import KafkaError, Message, Producer
+
+BURST_SECONDS = 0.02
+
+
+def produce_steadily(
+    bootstrap_servers: str,
+    topic: str,
+    partitions: int,
+    *,
+    rate: float,
+    value_bytes: int,
+    stopped: Callable[[], bool],
+    on_stored: Callable[[int, int, int], None],
+    on_refused: Callable[[str], None],
+) -> None:
+    """Produce until told to stop, round robin over the partitions, and return when all is stored.
+
+    *Thread*: one of its own; all callbacks are called there.
+
+    Args:
+        bootstrap_servers: The brokers.
+        topic: Where to.
+        partitions: Of the topic.
+        rate: Records a second, over all partitions.
+        value_bytes: Size of a value: the record's number, padded with zeros.
+        stopped: Whether to stop.
+        on_stored: Called with partition, offset and number of what a broker has stored.
+        on_refused: Called with the reason why a record was not.
+    """
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "delivery.timeout.ms": 120_000,
+            "reconnect.backoff.max.ms": 500,
+            "log_level": 2,
+        }
+    )
+
+    def on_delivery(number: int) -> Callable[[KafkaError | None, Message], None]:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                on_refused(error.str())
+            else:
+                on_stored(message.partition() or 0, message.offset() or 0, number)
+
+        return delivered
+
+    started = time.monotonic()
+    number = 0
+    while not stopped():
+        due = math.ceil((time.monotonic() - started) * rate)
+        while number < due:
+            value = str(number).zfill(value_bytes)
+            producer.produce(topic, value, partition=number % partitions, on_delivery=on_delivery(number))
+            number += 1
+        producer.poll(BURST_SECONDS)
+    producer.flush()
