@@ -74,7 +74,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Replicas, brokers and subscribers killed by a seeded schedule, audited: ``-- --seed N --minutes M``."""
+    """Replicas, brokers and subscribers killed by a schedule, audited: ``-- --seed N --minutes M --readers R``."""
     _install(session, "tests")
     session.run("python", "-m", "tests.chaos", *session.posargs)
 

@@ -1,6 +1,7 @@
 """``python -m tests.chaos``: a seeded chaos run on a real 3-node Kafka, with a table and a picture at the end."""
 
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from tests.audit.auditor import table
 from tests.broker.cluster import KafkaCluster
-from tests.chaos.run import PROPERTIES, Outcome, run_chaos
+from tests.chaos.run import PROPERTIES, RATE, Outcome, run_chaos
 from tests.chaos.timeline import draw
 
 RESULTS = Path("build/chaos")
@@ -19,7 +20,7 @@ RESULTS = Path("build/chaos")
 
 def show(outcome: Outcome, console: Console) -> None:
     """Print the auditor's table, where repeats come from, and how planned stops ended."""
-    console.print(table(outcome.report, f"seed {outcome.seed}, {outcome.protocol} protocol"))
+    console.print(table(outcome, f"seed {outcome.seed}, {outcome.protocol} protocol"))
     causes = Table(title="Repeated, by what it comes from", show_header=False)
     for kind in sorted({str(one.event.kind) for one in outcome.happened} | set(outcome.repeats)):
         times = sum(str(one.event.kind) == kind for one in outcome.happened)
@@ -27,6 +28,8 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(causes)
     codes = ", ".join(f"{number} with {code}" for code, number in sorted(outcome.exit_codes.items()))
     console.print(f"Planned stops: {codes or 'none'}")
+    for words in outcome.readers.evidence if outcome.readers is not None else ():
+        console.print(f"[red]{words}[/]", highlight=False)
 
 
 @click.command()
@@ -40,7 +43,15 @@ def show(outcome: Outcome, console: Console) -> None:
     show_default=True,
     help="Group protocol; by seed: even ones classic, odd ones consumer (KIP-848).",
 )
-def main(seed: int, minutes: float, runs: int, protocol: str) -> None:
+@click.option("--readers", default=200, show_default=True, type=click.IntRange(0), help="They come and go; 0: none.")
+@click.option(
+    "--rate",
+    default=RATE,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Records a second; with readers in a topic of theirs, and at most the default in the auditor's.",
+)
+def main(seed: int, minutes: float, runs: int, protocol: str, readers: int, rate: float) -> None:  # noqa: PLR0917 - click passes names
     """Kill, stop, suspend and restart replicas, brokers and subscribers by a seeded schedule, and audit what comes.
 
     The same seed gives the same schedule. Exit code 1: a guarantee was broken, or a planned change repeated a record.
@@ -62,14 +73,18 @@ def main(seed: int, minutes: float, runs: int, protocol: str) -> None:
                 progress.advance(task, seconds)  # noqa: B023 - called within this turn of the loop
 
             results = RESULTS / f"seed-{number}-{chosen}"
-            outcome = trio.run(run_chaos, cluster, number, minutes * 60, chosen, tell, advance, results)
+            began, used = time.monotonic(), time.process_time()
+            outcome = trio.run(run_chaos, cluster, number, minutes * 60, chosen, tell, advance, results, readers, rate)
+            used_cores = (time.process_time() - used) / (time.monotonic() - began)
         show(outcome, console)
+        console.print(f"Readers and auditor took {used_cores:.2f} cores.")
         draw(outcome, results / "timeline.svg")
         console.print(f"Timeline and logs: {results}")
         if not outcome.good:
             bad.append(number)
             console.print(
-                f"[bold red]Seed {number} failed.[/] Again: nox -s chaos -- --seed {number} --minutes {minutes:g}"
+                f"[bold red]Seed {number} failed.[/] Again: nox -s chaos -- --seed {number} --minutes {minutes:g} "
+                f"--readers {readers} --rate {rate:g}"
             )
     console.print(f"{runs - len(bad)} of {runs} seeds kept every guarantee.")
     sys.exit(bool(bad))

@@ -1,16 +1,20 @@
 """A chaos run: replicas, brokers and subscribers go through a schedule while the auditor keeps its books."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
+from dispatcher.settings import Settings
 from tests.audit.auditor import Auditor
 from tests.audit.fleet import Fleet, Slot
 from tests.audit.ledger import Repeat, Report
 from tests.broker.cluster import KafkaCluster
+from tests.chaos.crowd import Crowd, watch_memory
+from tests.chaos.judge import Verdict
+from tests.chaos.memory import Memory
 from tests.chaos.schedule import OF_SUBSCRIBERS, PLANNED, Event, Kind, schedule
 
 REPLICAS = 3
@@ -71,12 +75,23 @@ class Outcome:
     """By the kind of event that they come from."""
     exit_codes: Counter[int]
     """Of planned stops."""
+    readers: Verdict | None
+    """None when there were none."""
+    memory: Memory
 
     @property
     def good(self) -> bool:
         """Whether every guarantee was kept, those of planned changes included."""
         planned = sum(self.repeats[kind] for kind in (*PLANNED, "nothing"))
-        return self.report.clean and not planned and set(self.exit_codes) <= {0}
+        kept = self.report.clean and self.memory.good and (self.readers is None or self.readers.clean)
+        return kept and not planned and set(self.exit_codes) <= {0}
+
+    def rows(self) -> Iterator[tuple[str, str, bool]]:
+        """Name, value, and whether it is as it should be: of the auditor, the readers, and memory."""
+        yield from self.report.rows()
+        if self.readers is not None:
+            yield from self.readers.rows()
+        yield from self.memory.rows()
 
 
 @dataclass(slots=True)
@@ -87,17 +102,19 @@ class _Run:
     happened: list[Happened] = field(default_factory=list)
     lives: list[Life] = field(default_factory=list)
     exit_codes: Counter[int] = field(default_factory=Counter)
+    turns: dict[int, trio.Lock] = field(default_factory=dict)
+    """By number of the replica."""
 
     async def happen(self, event: Event) -> None:
         """Let an event begin, last, and end."""
         if event.kind is Kind.BROKER_KILL:
             await self._broker(event)
         elif event.kind is Kind.JOIN:
-            await self._join(event)
+            await self._in_turn(event, self._join)
         elif event.kind in OF_SUBSCRIBERS:
             await self._subscriber(event, self.fleet.slots[event.target])
         else:
-            await self._replica(event, self.fleet.slots[event.target])
+            await self._in_turn(event, self._replica)
 
     async def start(self, slot: Slot) -> None:
         """A replica in a slot that has none."""
@@ -109,7 +126,13 @@ class _Run:
         assert slot.replica is not None
         self.lives.append(Life(slot.name, slot.replica.identity, trio.current_time()))
 
-    async def _replica(self, event: Event, slot: Slot) -> None:
+    async def _in_turn(self, event: Event, happen: Callable[[Event], Awaitable[None]]) -> None:
+        """What happens to a replica waits until what happened to it before is over: a busy machine may be late."""
+        async with self.turns.setdefault(event.target, trio.Lock()):
+            await happen(event)
+
+    async def _replica(self, event: Event) -> None:
+        slot = self.fleet.slots[event.target]
         assert slot.replica is not None
         happened = self._began(event, f"{event.kind} {slot.name}", slot.replica.identity)
         if event.kind is Kind.SUSPEND:
@@ -182,6 +205,8 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
     tell: Callable[[str], None],
     advance: Callable[[float], None],
     logs: Path | None = None,
+    readers: int = 0,
+    rate: float = RATE,
 ) -> Outcome:
     """Go through the schedule of a seed.
 
@@ -193,16 +218,24 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
         tell: Called with what happens, in words.
         advance: Called with the seconds that have passed since it was called before.
         logs: A folder for what the replicas have logged.
+        readers: How many readers there are beside the auditor's subscribers.
+        rate: Records a second; with readers in their topic, and then at most `RATE` in the auditor's, whose
+            subscribers look at each record with more care.
     """
     topic = cluster.create_topic(f"chaos-{seed}-{protocol}", PARTITIONS)
     group = f"group-{topic}"
-    auditor = Auditor(cluster.bootstrap_servers, topic, group, PARTITIONS, rate=RATE, value_bytes=VALUE_BYTES)
+    topics, audited = [topic], rate
+    if readers:
+        audited = min(rate, RATE)
+        topics.append(cluster.create_topic(f"{topic}-readers", PARTITIONS))
+    auditor = Auditor(cluster.bootstrap_servers, topic, group, PARTITIONS, rate=audited, value_bytes=VALUE_BYTES)
+    memory = Memory(Settings.model_validate({**SETTINGS, "kafka": dict(PROPERTIES[protocol])}))
     async with trio.open_nursery() as nursery:
         fleet = Fleet(
             auditor,
             nursery,
             cluster.bootstrap_servers,
-            topic,
+            ",".join(topics),
             group,
             settings=SETTINGS,
             kafka=PROPERTIES[protocol],
@@ -214,6 +247,11 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
                 run.born(await fleet.add())
             await fleet.wait_until_shared(PARTITIONS)
             nursery.start_soon(auditor.run)
+            crowd = Crowd(fleet, topics[-1], seed)
+            nursery.start_soon(watch_memory, memory, fleet, crowd.judge)
+            if readers:
+                nursery.start_soon(crowd.run, readers, REPLICAS + 1)
+                nursery.start_soon(crowd.produce, cluster.bootstrap_servers, PARTITIONS, rate, VALUE_BYTES)
             began = trio.current_time()
             async with trio.open_nursery() as events:
                 for event in schedule(seed, seconds, REPLICAS):
@@ -223,6 +261,7 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
                     await trio.sleep(step)
                     advance(step)
             tell("all is over: the last records")
+            crowd.quiet()
             report = await auditor.settle()
             nursery.cancel_scope.cancel()
     return Outcome(
@@ -236,6 +275,8 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
         receipts=tuple(auditor.ledger.receipts),
         repeats=Counter(cause(repeat, run.happened) for repeat in report.repeats),
         exit_codes=run.exit_codes,
+        readers=crowd.judge.verdict() if readers else None,
+        memory=memory,
     )
 
 

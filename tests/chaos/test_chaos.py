@@ -13,15 +13,17 @@ from tests.chaos.timeline import draw
 
 SEED = 7
 SECONDS = 110.0
+READERS = 20
 
 
 @pytest.mark.timeout(300)
 async def test_two_minutes_of_chaos(own_cluster: Callable[..., KafkaCluster], tmp_path: Path) -> None:
-    """Nothing lost, nothing out of order, no commit ahead, and no repeat from a planned change."""
+    """Nothing lost, nothing out of order, no commit ahead, no repeat from a planned change, and readers as promised."""
     cluster = own_cluster(3)
     cluster.start()
-    outcome = await run_chaos(cluster, SEED, SECONDS, "classic", print, lambda _: None)
-    assert outcome.good, (list(outcome.report.rows()), outcome.repeats, outcome.exit_codes)
+    outcome = await run_chaos(cluster, SEED, SECONDS, "classic", print, lambda _: None, readers=READERS)
+    assert outcome.readers is not None
+    assert outcome.good, (list(outcome.rows()), outcome.repeats, outcome.exit_codes, outcome.readers.evidence)
     assert {one.event.kind for one in outcome.happened} == set(Kind)
     draw(outcome, tmp_path / "timeline.svg")
     assert "replica-1" in (tmp_path / "timeline.svg").read_text()

@@ -1,0 +1,232 @@
+"""What readers see on their connections, against what docs/protocol.md promises.
+
+Pure: no I/O, no clock; times are arguments, in seconds on any clock that only goes forward.
+
+How it judges:
+
+* A *run* is what one connection gets of a partition while the replica has it: from the first offset on they go up one
+  by one, and only a ``gap`` that says exactly which ones will not come excuses what is left out.
+* A ``state`` that lists the partition no longer, or again, ends the run: the next one may begin anywhere.
+* Several states that wait for a slow reader come to it as one, which may list a partition that has been away. So a run
+  may begin anew behind any state, if another connection has seen the partition leave that replica meanwhile.
+* The first record of a partition that an id named is at most the one behind the named offset; earlier ones may come,
+  since what nobody was dispatched comes in any case. An id never names what its connection has not seen.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+EVIDENCE = 100
+"""So many faults are kept in words."""
+
+
+class Fault(StrEnum):
+    """What a reader must never see."""
+
+    LEFT_OUT = "left out within a connection"
+    OUT_OF_ORDER = "out of order within a connection"
+    REPEATED = "repeated within a connection"
+    ACROSS = "left out across a resume"
+    UNANNOUNCED = "gaps not announced, or wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the readers have seen."""
+
+    connections: int
+    cuts: int
+    """Connections that the reader has ended; the replica ended the others, or the run."""
+    resumes: int
+    """Connections with an id."""
+    resumed: int
+    """Partitions that went on after a place that an id named."""
+    records: int
+    gaps: int
+    """Announced ones."""
+    unseen: int
+    """Times that a partition was away and a reader could not tell: it was told of one state with the partition."""
+    strays: int
+    """Runs of partitions that the last state did not list."""
+    faults: Mapping[Fault, int]
+    """In records; of gaps: in places."""
+    evidence: tuple[str, ...]
+    """The first faults, in words."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether every promise was kept, and some were put to the test."""
+        return not any(self.faults.values()) and bool(self.records and self.resumed)
+
+    def rows(self) -> Iterator[tuple[str, str, bool]]:
+        """Name, value, and whether it is as it should be."""
+        yield "readers' connections", f"{self.connections:,}", True
+        yield "cut by the reader", f"{self.cuts:,}", True
+        yield "resumed with an id", f"{self.resumes:,} ({self.resumed:,} partitions)", self.resumed > 0
+        yield "records read", f"{self.records:,}", self.records > 0
+        yield "gaps announced", f"{self.gaps:,}", True
+        yield "partitions away without a word", f"{self.unseen:,}", True
+        yield "runs of partitions not listed", f"{self.strays:,}", True
+        for fault in Fault:
+            yield f"readers: {fault}", f"{self.faults.get(fault, 0):,}", not self.faults.get(fault, 0)
+
+
+@dataclass(slots=True)
+class _Run:
+    first: int
+    next: int
+    states: int
+    """How many states had been told before its last record."""
+    skipped: set[int] = field(default_factory=set)
+
+    def __str__(self) -> str:
+        return f"{self.first} to {self.next - 1}"
+
+
+class Judge:
+    """Judges the connections of all readers of one topic."""
+
+    def __init__(self) -> None:
+        self.connected: Counter[str] = Counter()
+        """Open connections by process."""
+        self.left: dict[tuple[str, int], float] = {}
+        """When a partition was last seen to leave a process."""
+        self.counts: Counter[str] = Counter()
+        self.faults: Counter[Fault] = Counter()
+        self.evidence: list[str] = []
+
+    def opened(self, reader: str, process: str, named: Mapping[int, int] | None, at: float) -> "View":
+        """A connection was opened, with an id that names these offsets of partitions, or without one."""
+        self.counts["connections"] += 1
+        self.counts["resumes"] += named is not None
+        self.connected[process] += 1
+        return View(self, reader, process, named or {}, at)
+
+    def verdict(self) -> Verdict:
+        """What is known now."""
+        return Verdict(
+            connections=self.counts["connections"],
+            cuts=self.counts["cuts"],
+            resumes=self.counts["resumes"],
+            resumed=self.counts["resumed"],
+            records=self.counts["records"],
+            gaps=self.counts["gaps"],
+            unseen=self.counts["unseen"],
+            strays=self.counts["strays"],
+            faults=dict(self.faults),
+            evidence=tuple(self.evidence),
+        )
+
+
+class View:
+    """One connection, as its reader sees it; made by `Judge.opened`."""
+
+    def __init__(self, judge: Judge, reader: str, process: str, named: Mapping[int, int], at: float) -> None:
+        self._judge = judge
+        self._reader = reader
+        self._process = process
+        self._named = dict(named)
+        self._opened_at = self._at = at
+        self._listed: AbstractSet[int] = frozenset()
+        self._states = 0
+        self._records = 0
+        self._runs: dict[int, _Run] = {}
+        self._seen: dict[int, int] = {}
+        """Last offset of partitions that have left."""
+
+    def record(self, partition: int, offset: int) -> None:
+        """A record came."""
+        self._records += 1
+        run = self._runs.get(partition)
+        if run is not None and offset == run.next:
+            run.next += 1
+            run.states = self._states
+        elif run is None:
+            self._begin(partition, offset)
+        elif run.states < self._states and self._was_away(partition):
+            self._judge.counts["unseen"] += 1
+            self._runs[partition] = _Run(offset, offset + 1, self._states)
+        else:
+            self._misplaced(run, partition, offset)
+
+    def state(self, assigned: AbstractSet[int], at: float) -> None:
+        """A state came, with the partitions that the replica has."""
+        self._states += 1
+        self._at = at
+        for partition in self._listed - assigned:
+            self._judge.left[self._process, partition] = at
+        for partition in self._listed ^ assigned:
+            if (run := self._runs.pop(partition, None)) is not None:
+                self._seen[partition] = run.next - 1
+        self._listed = assigned
+
+    def gap(self, partition: int, first: int, last: int, reason: str) -> None:
+        """A gap came: offsets from first to last will not."""
+        self._judge.counts["gaps"] += 1
+        run, named = self._runs.get(partition), self._named.pop(partition, None)
+        if run is not None:
+            exact = first == run.next or (run.states < self._states and self._was_away(partition))
+        else:
+            exact = named is None or first <= named + 1
+        if not exact or (last < first and reason != "recreated"):
+            self._fault(Fault.UNANNOUNCED, 1, f"{partition}: {reason} from {first} to {last} after {run or named}")
+        self._runs[partition] = _Run(last + 1, last + 1, self._states)
+
+    def closed(self, position: Mapping[int, int], *, cut: bool) -> None:
+        """The connection is over.
+
+        Args:
+            position: What the last id of this connection names; nothing if there was none.
+            cut: The reader has ended it.
+        """
+        judge = self._judge
+        judge.connected[self._process] -= 1
+        judge.counts["records"] += self._records
+        judge.counts["cuts"] += cut
+        for partition, offset in position.items():
+            run, named = self._runs.get(partition), self._named.get(partition, self._seen.get(partition, offset))
+            following, states = (named + 1, 1) if run is None else (run.next, run.states)
+            came_back = partition in self._listed and states < self._states and self._was_away(partition)
+            if offset >= following and not came_back:
+                words = f"{partition}: the last id says {offset}, seen {run or f'nothing behind {named}'}"
+                self._hole(Fault.ACROSS, offset + 1 - following, words)
+
+    def _begin(self, partition: int, offset: int) -> None:
+        named = self._named.pop(partition, None)
+        if named is not None:
+            self._judge.counts["resumed"] += 1
+            if offset > named + 1 and not (self._states > 1 and self._was_away(partition)):
+                words = f"{partition}: {offset} came first, the id said {named}"
+                self._hole(Fault.ACROSS, offset - named - 1, words)
+        if partition not in self._listed:
+            self._judge.counts["strays"] += 1
+        self._runs[partition] = _Run(offset, offset + 1, self._states)
+
+    def _was_away(self, partition: int) -> bool:
+        return self._judge.left.get((self._process, partition), -1.0) >= self._opened_at
+
+    def _misplaced(self, run: _Run, partition: int, offset: int) -> None:
+        if offset > run.next:
+            self._hole(Fault.LEFT_OUT, offset - run.next, f"{partition}: {offset} after {run}")
+            run.skipped.update(range(run.next, offset))
+            run.next = offset + 1
+        elif offset in run.skipped or offset < run.first:
+            run.skipped.discard(offset)
+            self._fault(Fault.OUT_OF_ORDER, 1, f"{partition}: {offset} after {run}")
+        else:
+            self._fault(Fault.REPEATED, 1, f"{partition}: {offset} after {run}")
+        run.states = self._states
+
+    def _hole(self, fault: Fault, number: int, words: str) -> None:
+        self._judge.faults[Fault.UNANNOUNCED] += 1
+        self._fault(fault, number, words)
+
+    def _fault(self, fault: Fault, number: int, words: str) -> None:
+        self._judge.faults[fault] += number
+        if len(self._judge.evidence) < EVIDENCE:
+            where = f"{self._reader} at {self._process} since {self._opened_at:.2f} s, record {self._records}"
+            states = f"{self._states} states, the last at {self._at:.2f} s: {sorted(self._listed)}"
+            self._judge.evidence.append(f"{fault}: partition {words} ({where}, {states})")

@@ -1,0 +1,118 @@
+"""What comes on a reader's socket, read with little effort: hundreds of readers share one process.
+
+No I/O. It takes the bytes behind the head of the response and finds records, control events and the last event id in
+them, by their spelling: chunks end where events end, so the framing of chunks is lines between events, and no value in
+a chaos run is anything but digits.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+_SSE = re.compile(
+    rb"^(?:id: ([^:\n]*:(\d+)=(-?\d+)[^\n]*)\n(data: [^\n]*\n)?\n|event: (\w+)\ndata: ([^\n]*)\n\n)", re.MULTILINE
+)
+_RECORD = re.compile(rb'\{"id":"([^":]*:(\d+)=(\d+)[^"]*)"')
+_PAIR = re.compile(r"(\d+)=(-?\d+)")
+
+PING, CLOSE = "ping", "close"
+PONG_FRAME = b"\x8a\x80\x00\x00\x00\x00"
+_KINDS = {0x88: CLOSE, 0x89: PING}
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What is no record: a ``state``, a ``gap``, a ``goodbye``; of a WebSocket also a ping and a close."""
+
+    kind: str
+    payload: dict[str, Any]
+
+
+Item = tuple[int, int] | Control
+"""Partition and offset of a record, or a control event."""
+
+
+class Parser(Protocol):
+    """Either of the two below."""
+
+    last_id: str
+    """Of the last whole event that had one."""
+
+    def feed(self, data: bytes) -> Iterator[Item]:
+        """Take bytes and return what is whole by now, in order."""
+
+
+def pairs(event_id: str) -> dict[int, int]:
+    """Offset by partition of an id with one topic."""
+    return {int(partition): int(offset) for partition, offset in _PAIR.findall(event_id.partition(":")[2])}
+
+
+class SseParser:
+    """``/events`` with ``format=value``."""
+
+    def __init__(self) -> None:
+        self.last_id = ""
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[Item]:
+        """See `Parser`."""
+        data = self._rest + data
+        end = data.rfind(b"\n\n") + 2
+        if end < 2:
+            self._rest = data
+            return
+        self._rest = data[end:]
+        event_id: bytes | None = None
+        for match in _SSE.finditer(data, 0, end):
+            found, partition, offset, record, kind, payload = match.groups()
+            if found is None:
+                yield Control(kind.decode(), orjson.loads(payload))
+                continue
+            event_id = found
+            if record is not None:  # else it is a heartbeat
+                yield int(partition), int(offset)
+        if event_id is not None:
+            self.last_id = event_id.decode()
+
+
+class WebSocketParser:
+    """``/ws``: whole frames, unmasked, as a server sends them (RFC 6455, section 5.2)."""
+
+    def __init__(self) -> None:
+        self.last_id = ""
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Item]:
+        """See `Parser`."""
+        rest = self._rest
+        rest += data
+        while (frame := _frame(rest)) is not None:
+            first, start, end = frame
+            payload = bytes(rest[start:end])
+            del rest[:end]
+            if first in _KINDS:
+                yield Control(_KINDS[first], {})
+            elif payload.startswith(b'{"type":"records"'):
+                match = None
+                for match in _RECORD.finditer(payload):
+                    yield int(match[2]), int(match[3])
+                if match is not None:
+                    self.last_id = match[1].decode()
+            else:
+                message = orjson.loads(payload)
+                yield Control(message["type"], message)
+
+
+def _frame(data: bytearray) -> tuple[int, int, int] | None:
+    """First byte, begin and end of the payload of the frame at the beginning; None while it is not whole."""
+    if len(data) < 2:
+        return None
+    start = {126: 4, 127: 10}.get(data[1], 2)
+    if len(data) < start:
+        return None
+    length = data[1] if start == 2 else struct.unpack_from("!H" if start == 4 else "!Q", data, 2)[0]
+    return (data[0], start, start + length) if len(data) >= start + length else None

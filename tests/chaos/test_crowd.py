@@ -1,0 +1,86 @@
+"""Readers find each fault that is put into a replica on purpose, and nothing where there is none."""
+
+import pytest
+import trio
+
+from tests.audit.auditor import Auditor
+from tests.audit.fleet import Fleet
+from tests.chaos import readers
+from tests.chaos.crowd import Crowd
+from tests.chaos.judge import Fault, Verdict
+from tests.conftest import Kafka
+
+PARTITIONS = 2
+RATE = 1000.0
+SECONDS = 5.0
+
+CHANGE_BATCH = """
+import dispatcher.hub as hub
+publish, done = hub.Hub.publish, []
+def changed(self, batch):
+    if not done and len(batch.records) > 1 and batch.first_offset > 100:
+        done.append(batch)
+        batch.records = {}
+    publish(self, batch)
+hub.Hub.publish = changed
+"""
+CHANGE_WANT = """
+import dispatcher.sansio.catch_up as catch_up
+want = catch_up.CatchUp._want
+catch_up.CatchUp._want = lambda self, partition, offset: want(self, partition, offset + 1)
+"""
+CHANGE_NEXT = """
+import dispatcher.sansio.history as history
+following, handed = history.History.next, []
+def again(self, cursor):
+    entry = following(self, cursor)
+    handed.append(entry)
+    if len(handed) % 50 == 0 and entry is not None:
+        cursor.sequence = entry.sequence - 1
+    return entry
+history.History.next = again
+"""
+FAULTS: dict[str, tuple[str, set[Fault]]] = {
+    "a record dropped": (CHANGE_BATCH.format("batch.records[1:]"), {Fault.LEFT_OUT, Fault.UNANNOUNCED}),
+    "two records swapped": (
+        CHANGE_BATCH.format("(batch.records[1], batch.records[0], *batch.records[2:])"),
+        {Fault.LEFT_OUT, Fault.OUT_OF_ORDER, Fault.UNANNOUNCED},
+    ),
+    "a batch handed out twice": (CHANGE_NEXT, {Fault.REPEATED}),
+    "a resume one too far": (CHANGE_WANT, {Fault.ACROSS, Fault.UNANNOUNCED}),
+    "none": ("", set()),
+}
+
+
+async def crowd_with(kafka: Kafka, code: str) -> Verdict:
+    """One replica with a fault, and a dozen readers, for a few seconds."""
+    audited, topic = kafka.create_topic(PARTITIONS), kafka.create_topic(PARTITIONS)
+    servers, group = kafka.bootstrap_servers, f"group-{topic}"
+    auditor = Auditor(servers, audited, group, PARTITIONS, rate=1)
+    async with trio.open_nursery() as nursery:
+        with Fleet(auditor, nursery, servers, f"{audited},{topic}", group) as fleet:
+            await fleet.add(code=code)
+            await fleet.wait_until_shared(PARTITIONS)
+            crowd = Crowd(fleet, topic, seed=1)
+            nursery.start_soon(crowd.run, 12, 1)
+            nursery.start_soon(crowd.produce, servers, PARTITIONS, RATE, 1000)
+            await trio.sleep(SECONDS)
+            crowd.quiet()
+            nursery.cancel_scope.cancel()
+    return crowd.judge.verdict()
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """With what it must show as, and without anything else."""
+    code, expected = FAULTS[fault]
+    monkeypatch.setattr(readers, "VISIT_SECONDS", 1.0)
+    monkeypatch.setattr(readers, "BETWEEN_PAUSES_SECONDS", 1.0)
+    monkeypatch.setattr(readers, "PAUSE_SECONDS", (0.0, 1.0))
+    monkeypatch.setattr(readers, "AWAY_SECONDS", (0.0, 0.2))
+    verdict = await crowd_with(kafka, code)
+    assert verdict.records > RATE
+    assert verdict.resumed > 5
+    assert verdict.cuts > 5
+    assert {found for found, number in verdict.faults.items() if number} == expected, verdict.evidence
+    assert verdict.clean == (not expected)

@@ -1,0 +1,243 @@
+"""The readers' judge: each fault is found, and what the protocol allows is not taken for one."""
+
+from collections.abc import Mapping
+
+from tests.chaos.judge import Fault, Judge, View
+
+
+def view_of(judge: Judge, named: Mapping[int, int] | None = None, reader: str = "r", at: float = 1.0) -> View:
+    """A connection to a replica that has partition 0."""
+    view = judge.opened(reader, "a", named, at)
+    view.state({0}, at)
+    return view
+
+
+def receive(view: View, *offsets: int) -> None:
+    """Records of partition 0."""
+    for offset in offsets:
+        view.record(0, offset)
+
+
+def faults(judge: Judge) -> dict[Fault, int]:
+    """What was found, each with words about it."""
+    found = {fault: number for fault, number in judge.verdict().faults.items() if number}
+    assert bool(found) == bool(judge.evidence)
+    return found
+
+
+def test_all_is_well() -> None:
+    """In order from where it begins, cut, resumed, with a repeat across the cut."""
+    judge = Judge()
+    view = view_of(judge)
+    receive(view, 5, 6, 7)
+    view.closed({0: 7}, cut=True)
+    view = view_of(judge, {0: 7})
+    receive(view, 6, 7, 8)
+    view.closed({0: 8}, cut=False)
+    verdict = judge.verdict()
+    assert faults(judge) == {}
+    assert verdict.clean
+    assert (verdict.connections, verdict.cuts, verdict.resumes, verdict.resumed, verdict.records) == (2, 1, 1, 1, 6)
+    assert all(good for _, _, good in verdict.rows())
+
+
+def test_nothing_read_or_resumed_is_not_clean() -> None:
+    """Readers who read nothing prove nothing."""
+    judge = Judge()
+    assert not judge.verdict().clean
+    view = view_of(judge)
+    receive(view, 0)
+    view.closed({}, cut=True)
+    assert not judge.verdict().clean
+
+
+def test_records_left_out() -> None:
+    """So many, at one place that no gap has told of."""
+    judge = Judge()
+    receive(view_of(judge), 0, 3, 4)
+    assert faults(judge) == {Fault.LEFT_OUT: 2, Fault.UNANNOUNCED: 1}
+    assert not judge.verdict().clean
+    assert {name for name, _, good in judge.verdict().rows() if not good} >= {f"readers: {Fault.LEFT_OUT}"}
+
+
+def test_two_records_swapped() -> None:
+    """The later one leaves a hole, the earlier one comes out of order; what follows is judged on."""
+    judge = Judge()
+    receive(view_of(judge), 0, 2, 1, 3)
+    assert faults(judge) == {Fault.LEFT_OUT: 1, Fault.UNANNOUNCED: 1, Fault.OUT_OF_ORDER: 1}
+
+
+def test_a_record_before_the_first() -> None:
+    """It is no repeat: nobody has had it on this connection."""
+    judge = Judge()
+    receive(view_of(judge), 5, 4, 6)
+    assert faults(judge) == {Fault.OUT_OF_ORDER: 1}
+
+
+def test_a_repeat_within_a_connection() -> None:
+    """Also behind a state that lists the partition, as those about catching up do."""
+    judge = Judge()
+    view = view_of(judge)
+    receive(view, 0, 1, 1)
+    view.state({0}, 2.0)
+    receive(view, 1, 2)
+    assert faults(judge) == {Fault.REPEATED: 2}
+
+
+def test_a_hole_behind_a_state_that_lists_the_partition() -> None:
+    """Nobody has seen it leave."""
+    judge = Judge()
+    view = view_of(judge)
+    receive(view, 0)
+    view.state({0}, 2.0)
+    receive(view, 2)
+    assert faults(judge) == {Fault.LEFT_OUT: 1, Fault.UNANNOUNCED: 1}
+
+
+def test_a_partition_that_left_may_come_again_anywhere() -> None:
+    """And is judged from there on."""
+    judge = Judge()
+    view = view_of(judge)
+    receive(view, 0, 1)
+    view.state(set(), 2.0)
+    view.state({0}, 3.0)
+    receive(view, 9)
+    view.state({1}, 4.0)
+    view.state({0, 1}, 5.0)
+    receive(view, 4, 5)
+    assert faults(judge) == {}
+    assert judge.verdict().unseen == 0
+    receive(view, 7)
+    assert faults(judge) == {Fault.LEFT_OUT: 1, Fault.UNANNOUNCED: 1}
+
+
+def test_a_partition_that_was_away_unseen() -> None:
+    """Another connection has seen it leave since this one began, and a state was told: it may begin anew."""
+    judge = Judge()
+    view, witness = view_of(judge), view_of(judge)
+    receive(view, 0, 1)
+    witness.state(set(), 2.0)
+    witness.state({0}, 3.0)
+    late = view_of(judge, at=3.0)
+    receive(late, 9, 10)
+    view.state({0}, 4.0)
+    receive(view, 9, 10)
+    assert faults(judge) == {}
+    assert judge.verdict().unseen == 1
+    receive(view, 12)
+    late.state({0}, 4.0)
+    receive(late, 12)
+    assert faults(judge) == {Fault.LEFT_OUT: 2, Fault.UNANNOUNCED: 2}
+
+
+def test_a_partition_that_left_another_replica_excuses_nothing() -> None:
+    """Nor does one that has left this replica, while no state was told since its last record."""
+    judge = Judge()
+    view, other, witness = judge.opened("r", "b", None, 1.0), view_of(judge), judge.opened("w", "b", None, 1.0)
+    for one in (view, witness):
+        one.state({0}, 1.0)
+    receive(view, 0)
+    other.state(set(), 2.0)
+    view.state({0}, 3.0)
+    receive(view, 2)
+    witness.state(set(), 4.0)
+    receive(view, 4)
+    assert faults(judge) == {Fault.LEFT_OUT: 2, Fault.UNANNOUNCED: 2}
+    view.state({0}, 5.0)
+    receive(view, 5, 7)
+    assert faults(judge) == {Fault.LEFT_OUT: 3, Fault.UNANNOUNCED: 3}
+
+
+def test_a_hole_across_a_resume() -> None:
+    """The first record lies behind the one that the id asks for."""
+    judge = Judge()
+    receive(view_of(judge, {0: 7}), 9)
+    assert faults(judge) == {Fault.ACROSS: 1, Fault.UNANNOUNCED: 1}
+
+
+def test_a_named_partition_that_comes_later_goes_on_from_there() -> None:
+    """The replica did not have it at first; once it has left, the name counts no more."""
+    judge = Judge()
+    view = judge.opened("r", "a", {0: 7, 1: 3}, 1.0)
+    view.state({1}, 1.0)
+    view.state({0}, 2.0)
+    receive(view, 9)
+    assert faults(judge) == {Fault.ACROSS: 1, Fault.UNANNOUNCED: 1}
+    view.state({0, 1}, 3.0)
+    view.record(1, 8)
+    assert faults(judge) == {Fault.ACROSS: 1, Fault.UNANNOUNCED: 1}
+
+
+def test_an_id_that_is_ahead_of_what_came() -> None:
+    """Who resumed with it would never see what lies between."""
+    judge = Judge()
+    view = view_of(judge)
+    receive(view, 5, 6)
+    view.closed({0: 9, 1: 4}, cut=True)
+    assert faults(judge) == {Fault.ACROSS: 3, Fault.UNANNOUNCED: 1}
+
+
+def test_an_id_that_is_ahead_of_the_one_before_it() -> None:
+    """What the former id named, and nothing has come of: as before, it may be named, and no further."""
+    judge = Judge()
+    view = view_of(judge, {0: 7, 1: 3})
+    view.closed({0: 7, 1: 3}, cut=True)
+    assert faults(judge) == {}
+    view = view_of(judge, {0: 7, 1: 3})
+    view.closed({0: 9, 1: 2}, cut=True)
+    assert faults(judge) == {Fault.ACROSS: 2, Fault.UNANNOUNCED: 1}
+
+
+def test_an_id_that_is_ahead_in_a_partition_that_has_left() -> None:
+    """The replica knows how far it had read; this connection has not come as far."""
+    judge = Judge()
+    view = view_of(judge)
+    receive(view, 5, 6)
+    view.state({1}, 2.0)
+    view.closed({0: 6, 1: 4}, cut=True)
+    assert faults(judge) == {}
+    view = view_of(judge)
+    receive(view, 5, 6)
+    view.state({1}, 2.0)
+    view.closed({0: 9, 1: 4}, cut=True)
+    assert faults(judge) == {Fault.ACROSS: 3, Fault.UNANNOUNCED: 1}
+
+
+def test_an_announced_gap_is_no_hole() -> None:
+    """Within a connection, behind a named offset, and at the beginning."""
+    judge = Judge()
+    view = view_of(judge, {0: 2})
+    view.gap(0, 3, 5, "expired")
+    receive(view, 6, 7)
+    view.gap(0, 8, 9, "expired")
+    receive(view, 10)
+    view.gap(0, 11, 3, "recreated")
+    receive(view, 4)
+    view.gap(1, 0, 3, "expired")
+    view.record(1, 4)
+    assert faults(judge) == {}
+    assert judge.verdict().gaps == 4
+
+
+def test_a_gap_must_say_what_is_left_out() -> None:
+    """It begins too late, leaves out what comes behind it, or ends before it begins."""
+    judge = Judge()
+    view = view_of(judge, {1: 2})
+    receive(view, 0)
+    view.gap(0, 2, 3, "expired")
+    assert faults(judge) == {Fault.UNANNOUNCED: 1}
+    receive(view, 6)
+    assert faults(judge) == {Fault.UNANNOUNCED: 2, Fault.LEFT_OUT: 2}
+    view.gap(1, 4, 5, "expired")
+    assert faults(judge) == {Fault.UNANNOUNCED: 3, Fault.LEFT_OUT: 2}
+    view.gap(0, 7, 3, "expired")
+    assert faults(judge) == {Fault.UNANNOUNCED: 4, Fault.LEFT_OUT: 2}
+
+
+def test_connections_are_counted_by_process() -> None:
+    """For the formula of memory."""
+    judge = Judge()
+    view = view_of(judge)
+    view_of(judge)
+    view.closed({}, cut=False)
+    assert judge.connected == {"a": 1}

@@ -1,0 +1,78 @@
+"""What readers find on their sockets is what the dispatcher's own encoders put there, wherever it is cut."""
+
+import pytest
+
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.wire import SSE_VALUE, WEBSOCKET, Wire
+from tests.chaos.streams import CLOSE, PING, Control, Item, Parser, SseParser, WebSocketParser, pairs
+
+TOPIC = "chaos-1-classic-readers"
+STATE = {"state": "streaming", "replica": "a", "assigned": {TOPIC: [0, 3]}}
+GAP = {"topic": TOPIC, "partition": 3, "from": 1, "to": 2, "reason": "expired"}
+ITEMS = [("state", STATE), (3, 17), (3, 18), ("gap", GAP), (3, 19), ("goodbye", None)]
+
+
+def batch(*offsets: int) -> Batch:
+    """Records of partition 3 with values of digits."""
+    records = tuple(Record(offset, 1_795_429_533_864, None, b"0" * 200, ()) for offset in offsets)
+    return Batch(TopicPartition(TOPIC, 3), records)
+
+
+def stream(wire: Wire) -> bytes:
+    """All kinds of events; the last id is a heartbeat's for SSE, and a record's for a WebSocket."""
+    records = [wire.records(batch(*offsets), f"{TOPIC}:3=", ",0=5") for offsets in ((17, 18), (19,))]
+    state = wire.state("streaming", "a", {TOPIC: [0, 3]})
+    gap, goodbye = wire.gap(TOPIC, 3, 1, 2, "expired"), wire.goodbye(1012, "restart", 1000)
+    heartbeat = wire.encode_heartbeat(f"{TOPIC}:0=6,3=19")
+    return b"".join([state, records[0], gap, records[1], heartbeat, goodbye])
+
+
+def read(parser: Parser, data: bytes, step: int) -> list[Item]:
+    """What comes of it in pieces of this size."""
+    return [item for at in range(0, len(data), step) for item in parser.feed(data[at : at + step])]
+
+
+def shown(items: list[Item]) -> list[tuple[object, object]]:
+    """Records as they are; of controls the kind, and what is in them if it matters."""
+    return [
+        (item.kind, None if item.kind == "goodbye" else {k: v for k, v in item.payload.items() if k != "type"})
+        if isinstance(item, Control)
+        else item
+        for item in items
+        if not isinstance(item, Control) or item.kind != PING
+    ]
+
+
+@pytest.mark.parametrize("step", [1, 7, 100, 100_000])
+def test_sse_in_pieces(step: int) -> None:
+    """Chunked, with a heartbeat that moves the id and is no record."""
+    parser = SseParser()
+    assert shown(read(parser, b"b\r\nretry: 1000\n\n\r\n" + stream(SSE_VALUE), step)) == ITEMS
+    assert parser.last_id == f"{TOPIC}:0=6,3=19"
+
+
+@pytest.mark.parametrize("step", [1, 7, 100, 100_000])
+def test_websocket_in_pieces(step: int) -> None:
+    """Frames of all three kinds of length, pings and a close."""
+    parser = WebSocketParser()
+    large = WEBSOCKET.records(batch(*range(20, 420)), f"{TOPIC}:3=", "")
+    items = read(parser, stream(WEBSOCKET) + large + b"\x88\x02\x03\xf4", step)
+    kinds = [item.kind for item in items if isinstance(item, Control)]
+    assert kinds == ["state", "gap", PING, "goodbye", CLOSE]
+    assert shown(items)[:-1] == [*ITEMS, *((3, offset) for offset in range(20, 420))]
+    assert parser.last_id == f"{TOPIC}:3=419"
+
+
+@pytest.mark.parametrize(("parser", "wire"), [(SseParser(), SSE_VALUE), (WebSocketParser(), WEBSOCKET)])
+def test_what_is_cut_does_not_count(parser: Parser, wire: Wire) -> None:
+    """Neither the record nor its id."""
+    first, second = (wire.records(batch(offset), f"{TOPIC}:3=", "") for offset in (17, 18))
+    cut = second.rindex(b"0") if wire is WEBSOCKET else second.rindex(b"\n\n") + 1
+    assert list(parser.feed(first + second[:cut])) == [(3, 17)]
+    assert parser.last_id == f"{TOPIC}:3=17"
+
+
+def test_the_pairs_of_an_id() -> None:
+    """A topic's digits are none; nothing seen yet is -1."""
+    assert pairs(f"{TOPIC}:3=17,0=-1,12=5") == {3: 17, 0: -1, 12: 5}
+    assert pairs("") == {}
