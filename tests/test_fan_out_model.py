@@ -52,17 +52,24 @@ class SteppedTransport(RecordingTransport):
 class Connection:
     """One connection, and from where on it has to be handed each partition."""
 
-    def __init__(self, claims: Mapping[TopicPartition, int], bounds: Mapping[TopicPartition, int]) -> None:
+    def __init__(
+        self, claims: Mapping[TopicPartition, int], bounds: Mapping[TopicPartition, int], since_ms: int
+    ) -> None:
         self.transport = SteppedTransport()
         self.scope = trio.CancelScope()
         self.claims = dict(claims)
-        self.bounds = dict(bounds)
+        self.since_ms = since_ms
+        self.bounds = {partition: max(offset, since_ms) for partition, offset in bounds.items()}
         """An id names no offset from here on before that record has come."""
         """Of each partition every record from this offset on has to come, as long as it stays."""
         self.met = set(bounds)
         """Partitions that were here with a record."""
         self.origins: dict[TopicPartition, set[int]] = {}
         """Offsets where a partition that had left began again."""
+
+    def begins(self, partition: TopicPartition, offset: int) -> None:
+        """What comes before this offset, or before its time, is not for this connection (any more)."""
+        self.bounds[partition] = max(self.bounds.get(partition, 0), offset, self.since_ms)
 
     @property
     def received(self) -> dict[TopicPartition, list[int]]:
@@ -119,7 +126,7 @@ class World:
                 self.known.add(partition)
                 for connection in self.connections:
                     connection.claims.setdefault(partition, offsets[0])
-                    connection.bounds.setdefault(partition, offsets[0])
+                    connection.begins(partition, offsets[0])
                     if partition in connection.met:
                         connection.origins.setdefault(partition, set()).add(offsets[0])
                     connection.met.add(partition)
@@ -148,7 +155,9 @@ class World:
         bounds = {tp: self.log[tp][self.place[tp] - 1] + 1 for tp in self.known}
         claims = bounds if since_ms is None else dict.fromkeys(PARTITIONS, since_ms)
         named = {tp: offset + 1 for tp, offset in position.items()}
-        connection = Connection(claims | named, bounds | {tp: n for tp, n in named.items() if tp in bounds})
+        connection = Connection(
+            claims | named, bounds | {tp: n for tp, n in named.items() if tp in bounds}, since_ms or 0
+        )
         self.connections.append(connection)
         with connection.scope, subscribed(self.hub, FEED, connection.transport, position, since_ms) as subscriber:
             task_status.started()
