@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from types import TracebackType
@@ -84,10 +84,18 @@ class Feeder:
         per_second: Records a second.
         burst: Records at once; one produce request each.
         partitions: Bursts go to them in turn.
+        make_value: Makes a value, with `benchmarks.load`'s mark and the time.
     """
 
     def __init__(
-        self, bootstrap_servers: str, topic: str, *, per_second: float, burst: int = 1, partitions: int = 1
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        *,
+        per_second: float,
+        burst: int = 1,
+        partitions: int = 1,
+        make_value: Callable[[], bytes] = value,
     ) -> None:
         self._producer = Producer(
             {"bootstrap.servers": bootstrap_servers, "linger.ms": 0 if burst == 1 else 1, "acks": 1}
@@ -96,6 +104,7 @@ class Feeder:
         self._pause = burst / per_second
         self._burst = burst
         self._partitions = partitions
+        self._make_value = make_value
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.records = 0
@@ -118,7 +127,7 @@ class Feeder:
         turn = 0
         while not self._stop.is_set():
             for _ in range(self._burst):
-                self._producer.produce(self._topic, value(), partition=turn % self._partitions)
+                self._producer.produce(self._topic, self._make_value(), partition=turn % self._partitions)
             self.records += self._burst
             turn += 1
             self._producer.poll(0)

@@ -1,9 +1,10 @@
 """What is measured: services that take a topic to subscribers, each started on the same broker."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from benchmarks.harness import value
 from tests.replicas import Replica
 
 
@@ -30,6 +31,10 @@ class Target(Protocol):
     def pids(self) -> tuple[int, ...]:
         """Its processes."""
 
+    @property
+    def make_value(self) -> Callable[[], bytes]:
+        """Makes the value of a record."""
+
     def end(self) -> None:
         """End it."""
 
@@ -52,6 +57,7 @@ class Dispatcher:
     name: str = "dispatcher"
     requests: Mapping[str, str] = field(default_factory=dispatcher_requests)
     greetings: Mapping[str, str] = field(default_factory=dict)
+    make_value: Callable[[], bytes] = value
 
     @classmethod
     def start(cls, bootstrap_servers: str, topic: str, **settings: object) -> "Dispatcher":

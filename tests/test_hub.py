@@ -132,10 +132,11 @@ class Bench:
         transport: RecordingTransport,
         position: Mapping[TopicPartition, int] | None = None,
         since_ms: int | None = None,
+        feed: Feed = FEED,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Subscribe for as long as the stream lasts."""
-        with subscribed(self.hub, FEED, transport, position, since_ms) as subscriber:
+        with subscribed(self.hub, feed, transport, position, since_ms) as subscriber:
             task_status.started()
             with suppress(SubscriberGoneError):
                 await subscriber.run()

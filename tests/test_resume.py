@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.errors import SubscriberGoneError
+from dispatcher.feed import Feed
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.wire import WEBSOCKET
 from tests.sansio.test_wire import EventSource
-from tests.test_hub import ONE, TWO, Bench, RecordingTransport, settle, unchunked
+from tests.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle, unchunked
 
 TINY = {"history_bytes": 3000, "pause_above_bytes": 2000, "resume_below_bytes": 1000}
 """Room for two batches: whoever is further behind has to be sent what is read again."""
@@ -315,11 +317,12 @@ class CutTransport(RecordingTransport):
     published=st.lists(st.sampled_from([ONE, TWO]), max_size=30),
     tiny=st.booleans(),
     other=st.booleans(),
+    feed=st.sampled_from([FEED, Feed(WEBSOCKET, FEED.topics)]),
 )
 def test_a_client_that_is_cut_anywhere_has_every_record_once(
-    cuts: list[int], published: list[TopicPartition], tiny: bool, other: bool
+    cuts: list[int], published: list[TopicPartition], tiny: bool, other: bool, feed: Feed
 ) -> None:
-    """An EventSource comes back with its last id, cut at any byte; repeats are dropped by the first pair of the id."""
+    """It comes back with its last id, cut at any byte; repeats are dropped by the first pair of the id."""
 
     async def main() -> None:
         bench = Bench(**(TINY if tiny else {}))
@@ -337,17 +340,15 @@ def test_a_client_that_is_cut_anywhere_has_every_record_once(
                 transport = CutTransport(cut)
                 async with trio.open_nursery() as connection:
                     position = parse_position(last_id) if last_id else None
-                    await connection.start(bench.serve, transport, position)
+                    await connection.start(bench.serve, transport, position, None, feed)
                     await settle()
                     now, left = (left[:4], left[4:]) if last_id else (left[:1], left[1:])
                     for partition in now:
                         bench.publish(partition)
                         await settle()
                     connection.cancel_scope.cancel()
-                body = unchunked(b"".join(transport.writes))
-                source = EventSource(last_id).feed(body[: body.rfind(b"\n") + 1])
-                received += [event_id.split(",")[0] for event_id, kind, _ in source.events if kind == "message"]
-                last_id = source.last_event_id
+                ids, last_id = (_ids if feed is FEED else _message_ids)(b"".join(transport.writes), last_id)
+                received += [event_id.split(",")[0] for event_id in ids]
             nursery.cancel_scope.cancel()
         assert set(received) == {f"assets:{tp.partition}={record.offset}" for tp, record in bench.replays.log}
         for number in (0, 1):
@@ -356,6 +357,28 @@ def test_a_client_that_is_cut_anywhere_has_every_record_once(
             assert news == sorted(set(own)), "dropping repeats drops nothing else"
 
     trio.run(main)
+
+
+def _ids(data: bytes, last_id: str) -> tuple[list[str], str]:
+    """The ids of the records that an EventSource got, and its last event id."""
+    body = unchunked(data)
+    source = EventSource(last_id).feed(body[: body.rfind(b"\n") + 1])
+    return [event_id for event_id, kind, _ in source.events if kind == "message"], source.last_event_id
+
+
+def _message_ids(data: bytes, last_id: str) -> tuple[list[str], str]:
+    """The ids of the records in whole WebSocket messages, and the last of them."""
+    ids: list[str] = []
+    while len(data) > 1:
+        size_bytes, start = data[1], 2
+        if size_bytes > 125:
+            start = 4 if size_bytes == 126 else 10
+            size_bytes = int.from_bytes(data[2:start], "big")
+        payload, whole = data[start : start + size_bytes], len(data) >= start + size_bytes
+        if payload and whole:
+            ids += [record["id"] for record in json.loads(payload).get("records", ())]
+        data = data[start + size_bytes :]
+    return ids, ids[-1] if ids else last_id
 
 
 async def test_statistics_tell_who_is_sent_what_was_read_again(nursery: trio.Nursery) -> None:

@@ -137,7 +137,13 @@ def measure(
         )
         time.sleep(peer.settle_seconds)
         meter = Meter(*target.pids)
-        with Feeder(bootstrap_servers, topic, per_second=case.records_per_second, burst=case.burst) as feeder:
+        with Feeder(
+            bootstrap_servers,
+            topic,
+            per_second=case.records_per_second,
+            burst=case.burst,
+            make_value=target.make_value,
+        ) as feeder:
             time.sleep(WARM_SECONDS)
             seen = [watch(load, meter, seconds) for _ in range(windows)]
             late_seconds = feeder.late_seconds

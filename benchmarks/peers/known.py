@@ -3,12 +3,14 @@
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
-from benchmarks.peers.service import Service, build, built
+from benchmarks.harness import value
+from benchmarks.peers.service import Service, build, built, free_port
 from benchmarks.targets import Dispatcher, Target, dispatcher_requests
 
 HERE = Path(__file__).parent
@@ -43,6 +45,8 @@ class Running:
     name: str
     requests: Mapping[str, str]
     greetings: Mapping[str, str] = field(default_factory=dict)
+    make_value: Callable[[], bytes] = value
+    """Makes the value of a record."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -137,4 +141,61 @@ class KafkaSse(Peer):
         build("node", "-e", "require('node-rdkafka')", folder=folder)
 
 
-PEERS: tuple[Peer, ...] = (Ours(), Handwritten(), KafkaSse())
+class Centrifugo(Peer):
+    """Centrifugo with its own Kafka consumer and unidirectional transports.
+
+    The newest version of which the Go module proxy gives a version's files here; it does not give version 6.
+    """
+
+    name = "Centrifugo"
+    module: ClassVar[str] = "github.com/centrifugal/centrifugo/v5"
+    made_of: ClassVar[Mapping[str, str]] = {"centrifugo": "v5.4.9"}
+    configuration: ClassVar[Mapping[str, Any]] = {
+        "address": "127.0.0.1",
+        "uni_sse": True,
+        "uni_websocket": True,
+        "allow_anonymous_connect_without_token": True,
+        "allow_subscribe_for_client": True,
+        "allow_subscribe_for_anonymous": True,
+        "client_channel_limit": 1,
+        "log_level": "error",
+    }
+    settle_seconds = 5.0
+
+    def start(self, bootstrap_servers: str, topic: str) -> Target:
+        """With its consumer."""
+        folder = built(f"centrifugo-{self.made_of['centrifugo']}", self._make)
+        port = free_port()
+        kafka = {"brokers": bootstrap_servers.split(","), "topics": [topic], "consumer_group": f"centrifugo-{topic}"}
+        consumer = {"name": "kafka", "type": "kafka", "kafka": kafka}
+        settings = {**self.configuration, "port": port, "consumers": [consumer]}
+        (folder / "config.json").write_text(json.dumps(settings))
+        service = Service([folder / "centrifugo", "--config", folder / "config.json"], folder, port=port)
+        connect = json.dumps({"subs": {CHANNEL: {}}})
+        upgrade = dispatcher_requests()["websocket"].replace("Sec-WebSocket-Protocol: dispatcher.v1.json\r\n", "")
+        requests = {
+            "sse": f"GET /connection/uni_sse?cf_connect={quote(connect)} HTTP/1.1\r\nHost: bench\r\n"
+            "Accept: text/event-stream\r\n\r\n",
+            "websocket": upgrade.replace("/ws", "/connection/uni_websocket", 1),
+        }
+        # A masked text frame with a mask of zeros (RFC 6455, section 5.2).
+        greeting = bytes([0x81, 0x80 | len(connect), 0, 0, 0, 0]) + connect.encode()
+        return Running(service, self.name, requests, {"websocket": greeting.hex()}, make_value=_publish_command)
+
+    def _make(self, folder: Path) -> None:
+        (folder / "go.mod").write_text(
+            f"module peers\n\ngo 1.23\n\nrequire {self.module} {self.made_of['centrifugo']}\n"
+        )
+        (folder / "tools.go").write_text(f'//go:build tools\n\npackage tools\n\nimport _ "{self.module}"\n')
+        build("go", "build", "-mod=mod", "-o", "centrifugo", self.module, folder=folder)
+
+
+CHANNEL = "assets"
+
+
+def _publish_command() -> bytes:
+    """A record as Centrifugo wants it: what to do, and in it the value."""
+    return b'{"method":"publish","payload":{"channel":"%b","data":"%b"}}' % (CHANNEL.encode(), value())
+
+
+PEERS: tuple[Peer, ...] = (Ours(), Handwritten(), Centrifugo(), KafkaSse())

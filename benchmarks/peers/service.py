@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -68,11 +69,28 @@ def build(*command: str | Path, folder: Path) -> None:
         raise CannotRunError(f"not built: {' '.join(line.strip() for line in told)}")
 
 
+def free_port() -> int:
+    """A port that nobody listens on, for services that cannot choose one themselves."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 class Service:
-    """A process that prints ``{"port": …}`` when it serves."""
+    """A process that serves on loopback.
+
+    Args:
+        command: What to run.
+        folder: Where.
+        environment: Beside our own.
+        port: Where it will listen; None when it chooses a port itself, and prints ``{"port": …}`` when it serves.
+    """
 
     def __init__(
-        self, command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str | Path],
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        port: int | None = None,
     ) -> None:
         self._log = Path(tempfile.mkstemp(prefix="peer-", suffix=".log")[1])
         with self._log.open("wb") as log:
@@ -85,7 +103,7 @@ class Service:
                 env={**os.environ, **(environment or {})},
             )
         try:
-            self.port = self._wait_for_port()
+            self.port = self._wait_for_port(port)
         except BaseException:
             self.end()
             raise
@@ -105,9 +123,12 @@ class Service:
             self.process.wait()
         self._log.unlink(missing_ok=True)
 
-    def _wait_for_port(self) -> int:
+    def _wait_for_port(self, port: int | None) -> int:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
+            if port is not None:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    return port
             for line in self.log.splitlines():
                 if line.startswith('{"port"'):
                     return int(json.loads(line)["port"])
