@@ -328,8 +328,10 @@ class Hub:
         self._on_dispatched(entry.batch)
 
     def _retire(self, partitions: Collection[TopicPartition]) -> None:
-        self.history.retire(partitions)
-        self._fan_out.withdraw()
+        held = [partition for partition in partitions if partition in self._partitions]
+        if held:
+            self.history.retire(held)
+            self._fan_out.withdraw()
 
     def _arrived(self, partition: TopicPartition) -> None:
         place, before_number = self._departed.pop(partition, (None, 0))
