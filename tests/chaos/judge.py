@@ -136,6 +136,9 @@ class View:
         self._runs: dict[int, _Run] = {}
         self._seen: dict[int, int] = {}
         """Last offset of partitions that have left."""
+        self._gone: set[int] = set()
+        self._returned: set[int] = set()
+        """Partitions that were told to be gone, and then to be here again: they may have begun at another offset."""
 
     def record(self, partition: int, offset: int) -> None:
         """A record came."""
@@ -161,6 +164,8 @@ class View:
         for partition in self._listed ^ assigned:
             if (run := self._runs.pop(partition, None)) is not None:
                 self._seen[partition] = run.next - 1
+        self._gone |= self._listed - assigned
+        self._returned |= self._gone & assigned
         self._listed = assigned
 
     def gap(self, partition: int, first: int, last: int, reason: str) -> None:
@@ -189,7 +194,9 @@ class View:
         for partition, offset in position.items():
             run, named = self._runs.get(partition), self._named.get(partition, self._seen.get(partition, offset))
             following, states = (named + 1, 1) if run is None else (run.next, run.states)
-            came_back = partition in self._listed and states < self._states and self._was_away(partition)
+            came_back = partition in self._returned or (
+                partition in self._listed and states < self._states and self._was_away(partition)
+            )
             if offset >= following and not came_back:
                 words = f"{partition}: the last id says {offset}, seen {run or f'nothing behind {named}'}"
                 self._hole(Fault.ACROSS, offset + 1 - following, words)

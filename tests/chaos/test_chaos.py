@@ -23,7 +23,8 @@ async def test_two_minutes_of_chaos(own_cluster: Callable[..., KafkaCluster], tm
     cluster.start()
     outcome = await run_chaos(cluster, SEED, SECONDS, "classic", print, lambda _: None, readers=READERS)
     assert outcome.readers is not None
-    assert outcome.good, (list(outcome.rows()), outcome.repeats, outcome.exit_codes, outcome.readers.evidence)
+    bad = [(name, value) for name, value, good in outcome.rows() if not good]
+    assert outcome.good, (bad, outcome.repeats, outcome.exit_codes, outcome.readers.evidence)
     assert {one.event.kind for one in outcome.happened} == set(Kind)
     draw(outcome, tmp_path / "timeline.svg")
     assert "replica-1" in (tmp_path / "timeline.svg").read_text()

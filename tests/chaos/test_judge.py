@@ -241,3 +241,15 @@ def test_connections_are_counted_by_process() -> None:
     view_of(judge)
     view.closed({}, cut=False)
     assert judge.connected == {"a": 1}
+
+
+def test_a_partition_that_came_back_may_be_named_where_it_began_again() -> None:
+    """Its id says where the replica took it up; one that left and did not come back is named no further than seen."""
+    for states, expected in (((), {Fault.ACROSS: 3, Fault.UNANNOUNCED: 1}), (({0}, set()), {})):
+        judge = Judge()
+        view = view_of(judge)
+        receive(view, 5, 6)
+        for at, assigned in enumerate((set(), *states), 2):
+            view.state(assigned, at)
+        view.closed({0: 9}, cut=True)
+        assert faults(judge) == expected
