@@ -328,6 +328,9 @@ class Subscriber:
     def close(self) -> None:
         """Close both ends of the channel; the hub calls it when the subscriber has left."""
         self.has_left = True
+        # A round that is under way still knows it, and must offer it nothing.
+        self.state = SubscriberState.CATCHING_UP
+        self._parked = False
         self.asking.cancel()
         self._send_channel.close()
         self._receive_channel.close()

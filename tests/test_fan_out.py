@@ -40,6 +40,28 @@ async def test_a_partition_that_leaves_within_a_round_is_handed_to_nobody_else(
     assert (first.values, second.values) == (["0", "1"], ["1"])
 
 
+async def test_who_leaves_within_a_round_is_offered_nothing_more(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand clients that are cut at once must not end the replica."""
+    monkeypatch.setattr(fan_out, "SLICE", 1)
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    gone = RecordingTransport()
+    gone.gate.set()
+    async with trio.open_nursery() as leaving:
+        first = ObservedTransport(leaving.cancel_scope.cancel)
+        await nursery.start(bench.serve, first)
+        await leaving.start(bench.serve, gone)
+        await settle()
+        bench.publish(ONE)
+        await settle()
+    bench.publish(TWO)
+    await settle()
+    assert (first.values, gone.values) == (["0", "1"], [])
+    assert bench.hub.subscribers == 1
+
+
 async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery) -> None:
     """They hold a bounded number of bytes, and say when they have handed out all of them."""
     bench = Bench()
