@@ -145,11 +145,14 @@ class Load:
         self.epoll.register(self.commands, select.EPOLLIN)
         self.answer({"ready": True})
         while True:
-            for descriptor, events in self.epoll.poll(0.01 if self.paced else 1.0):
+            found = self.epoll.poll(0.01 if self.paced else 1.0)
+            # What is younger than this has the descriptor of one that was closed meanwhile: the event is not its own.
+            polled = time.monotonic()
+            for descriptor, events in found:
                 if descriptor == self.commands:
                     if not self.command():
                         return
-                elif (link := self.links.get(descriptor)) is not None:
+                elif (link := self.links.get(descriptor)) is not None and link.started < polled:
                     self.serve(link, events)
             self.read_paced()
 
