@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from dispatcher.sansio.wire import Wire
@@ -10,12 +11,21 @@ RETRY_MS = 1000
 """What a client is told to wait before it reconnects, unless a goodbye tells it otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Feed:
-    """What one subscriber asked for; those with equal feeds are sent the very same bytes."""
+    """What subscribers asked for; those with the same one are sent the very same bytes.
+
+    Compared by identity, because it is looked up for each entry and subscriber: get it from `feed_of`.
+    """
 
     wire: Wire
     topics: frozenset[str]
+
+
+@lru_cache(maxsize=1024)
+def feed_of(wire: Wire, topics: frozenset[str]) -> Feed:
+    """The one feed of this wire format and these topics."""
+    return Feed(wire, topics)
 
 
 @dataclass(frozen=True, slots=True)

@@ -388,18 +388,18 @@ class Subscriber:
     def _take_history(self) -> list[Item]:
         taken: list[Item] = []
         size_bytes = 0
+        cursor, feed = self.cursor, self.feed
         try:
-            while size_bytes < self._write_bytes:
-                entry = self._source.history.next(self.cursor)
-                if entry is None:
-                    break
-                first = self.cursor.first_of(entry)
-                if first == entry.batch.first_offset:
-                    data = self._source.data(self.feed, entry)
+            for entry in self._source.history.ahead(cursor):
+                data: bytes | None
+                if entry.sequence <= cursor.backlog_to and cursor.first_of(entry) != entry.batch.first_offset:
+                    data = self._source.part(feed, entry, cursor.first_of(entry))
                 else:
-                    data = self._source.part(self.feed, entry, first)
+                    data = entry.encoded.get(feed) or self._source.data(feed, entry)
                 taken.append((entry, data))
                 size_bytes += len(data)
+                if size_bytes >= self._write_bytes:
+                    break
         except FellBehindError:
             self._leave_history()
         return taken

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from dispatcher.errors import SubscriberGoneError, UnavailableError
-from dispatcher.feed import Feed, Goodbye
+from dispatcher.feed import Feed, Goodbye, feed_of
 from dispatcher.hub import Hub
 from dispatcher.hub_statistics import ReplicaState
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -19,7 +19,7 @@ from dispatcher.subscriber import Subscriber
 from tests.sansio.test_wire import EventSource
 
 ONE, TWO = TopicPartition("assets", 0), TopicPartition("assets", 1)
-FEED = Feed(SSE_VALUE, frozenset({"assets"}))
+FEED = feed_of(SSE_VALUE, frozenset({"assets"}))
 GOODBYE = Goodbye(1012, "test", 1000)
 
 
@@ -314,7 +314,7 @@ async def test_heartbeats_come_in_time_and_carry_the_position(
     assert b"10\r\nid: assets:0=0\n\n\r\n" in transport.writes[-1]
 
     async def ping(websocket: RecordingTransport) -> None:
-        with subscribed(bench.hub, Feed(WEBSOCKET, FEED.topics), websocket) as subscriber:
+        with subscribed(bench.hub, feed_of(WEBSOCKET, FEED.topics), websocket) as subscriber:
             await subscriber.run()
 
     websocket = RecordingTransport()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.errors import SubscriberGoneError
-from dispatcher.feed import Feed
+from dispatcher.feed import Feed, feed_of
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.wire import WEBSOCKET
@@ -317,7 +317,7 @@ class CutTransport(RecordingTransport):
     published=st.lists(st.sampled_from([ONE, TWO]), max_size=30),
     tiny=st.booleans(),
     other=st.booleans(),
-    feed=st.sampled_from([FEED, Feed(WEBSOCKET, FEED.topics)]),
+    feed=st.sampled_from([FEED, feed_of(WEBSOCKET, FEED.topics)]),
 )
 def test_a_client_that_is_cut_anywhere_has_every_record_once(
     cuts: list[int], published: list[TopicPartition], tiny: bool, other: bool, feed: Feed

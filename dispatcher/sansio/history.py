@@ -13,7 +13,7 @@ Rules of this module:
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dispatcher.errors import FellBehindError
@@ -175,10 +175,13 @@ class History:
             if partition.waiting and tp in fresh:
                 start = min(start, next(iter(partition.waiting.values())).batch.covers_from)
             starts[tp] = start
+            first = None
             for entry in reversed(partition.entries):
                 if entry.batch.next_offset <= start:
                     break
-                sequence = min(sequence, entry.sequence - 1)
+                first = entry
+            if first is not None:
+                sequence = min(sequence, first.sequence - 1)
         return Cursor(topics, sequence, backlog_to=self.head, starts=starts, partitions=self._come)
 
     def place(self, cursor: Cursor) -> dict[TopicPartition, int]:
@@ -200,18 +203,28 @@ class History:
         Raises:
             FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.
         """
+        return next(self.ahead(cursor), None)
+
+    def ahead(self, cursor: Cursor) -> Iterator[Entry]:
+        """All entries for a cursor, which moves behind each of them, and to the head in the end.
+
+        Nothing may be appended, retired or trimmed before the last one that is taken.
+
+        Raises:
+            FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.
+        """
         if cursor.sequence < self._trimmed_to:
             for tp, partition in self._partitions.items():
                 if cursor.wants(tp, partition.trimmed_to, partition.begins):
                     raise FellBehindError(f"records of {tp} that come next are no longer in memory")
+        entries, wants = self._entries, cursor.wants
         sequence = cursor.sequence
-        while (entry := self._after(sequence)) is not None:
+        while (entry := entries.get(sequence + 1) or self._after(sequence)) is not None:
             sequence = entry.sequence
-            if cursor.wants(entry.batch.partition, sequence, entry.batch.next_offset):
+            if wants(entry.batch.partition, sequence, entry.batch.next_offset):
                 cursor.handed(entry)
-                return entry
+                yield entry
         cursor.sequence = self.head
-        return None
 
     def waiting(self) -> dict[TopicPartition, int]:
         """Undispatched bytes of each partition."""
@@ -289,9 +302,6 @@ class History:
 
     def _after(self, sequence: int) -> Entry | None:
         """The first entry behind a sequence, None at the head."""
-        entry = self._entries.get(sequence + 1)
-        if entry is not None or sequence >= self.head:
-            return entry
         at = bisect_right(self._sequences, sequence)
         while at < len(self._sequences):
             entry = self._entries.get(self._sequences[at])

@@ -14,7 +14,7 @@ from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
-from dispatcher.feed import RETRY_MS, Feed
+from dispatcher.feed import RETRY_MS, Feed, feed_of
 from dispatcher.hub import Hub
 from dispatcher.sansio import sse
 from dispatcher.sansio.wire import sse_wire
@@ -106,7 +106,7 @@ def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
         connection: Connection = request.scope["state"]["connection"]
         if not connection.begin_endless_response():
             raise BadRequestError("send nothing behind the request of a stream")
-        feed = Feed(sse_wire(envelope=query.envelope, chunked=request.http_version == "1.1"), query.topics)
+        feed = feed_of(sse_wire(envelope=query.envelope, chunked=request.http_version == "1.1"), query.topics)
         opening = [sse.encode_retry(RETRY_MS)]
         try:
             connection.stream = EventStream(hub, feed, connection, query)
