@@ -7,6 +7,9 @@ import struct
 
 _FIN_TEXT = 0x81
 _FIN_PING = 0x89
+_FIN_PONG = 0x8A
+_MASKED = 0x80
+_LONGEST_CONTROL = 125
 
 
 def chunk(data: bytes) -> bytes:
@@ -28,6 +31,14 @@ def text_frame(payload: bytes) -> bytes:
 def ping_frame() -> bytes:
     """An empty ping (RFC 6455, section 5.5.2)."""
     return _header(_FIN_PING, 0)
+
+
+def are_pongs(data: bytes) -> bool:
+    """Whether bytes from a client, read from the beginning of a frame, are whole pongs and nothing else."""
+    at = 0
+    while at + 1 < len(data) and data[at] == _FIN_PONG and _MASKED <= data[at + 1] <= _MASKED + _LONGEST_CONTROL:
+        at += 6 + data[at + 1] - _MASKED
+    return at == len(data)
 
 
 def _header(first: int, length: int) -> bytes:

@@ -19,7 +19,7 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import h11
@@ -28,20 +28,22 @@ import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
+from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
+from dispatcher.sansio.frames import are_pongs
 from dispatcher.web.problems import problem_body
 from dispatcher.web.streams import Stream
 
 log = structlog.get_logger(__name__)
 
 RECEIVE_BYTES = 65536
-BUFFERS_PER_CALL = 64
-"""Most buffers in one ``sendmsg``: Linux takes 1,024, and beyond a few dozen a longer list gains nothing."""
+BUFFERS_PER_CALL = 1024
+"""Most buffers in one ``sendmsg``: Linux takes no more."""
 
 END_SECONDS = 2.0
 """How long the app has to end after its connection has."""
@@ -54,6 +56,14 @@ bytes resets it, and the client would never read the answer."""
 
 class Http11(H11Protocol):
     """Hypercorn's HTTP/1.1 protocol without its doors to HTTP/2 and to permessage-deflate."""
+
+    at_frame = False
+    """Whether this is a WebSocket whose next byte begins a frame."""
+
+    async def handle(self, event: Event) -> None:
+        """Take bytes; where frames end in them is known to Hypercorn alone."""
+        self.at_frame = False
+        await super().handle(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """``Upgrade: h2c`` is ignored, as RFC 9110 (7.8) allows: the answer comes in HTTP/1.1."""
@@ -73,6 +83,7 @@ class Http11(H11Protocol):
                 _parsed=True,
             )
         )
+        self.at_frame = isinstance(self.connection, H11WSConnection) and not self.connection.buffer
         if self.stream is not None and self.stream.closed:
             # Refused before the app saw it, such as an upgrade without a key: Hypercorn leaves the end to us.
             await self.send(Closed())
@@ -197,6 +208,11 @@ class Connection:
             self._streaming.cancel()
         return self._streaming
 
+    def hear(self, hear: Callable[[ASGIReceiveEvent], Awaitable[None]]) -> None:
+        """Hand what the client of a WebSocket says to a function, in place of a queue for which a task would wait."""
+        assert isinstance(self._protocol.stream, WSStream)  # noqa: S101 - who calls this has received its request
+        self._protocol.stream.app_put = hear
+
     def expect_answers(self, silence_seconds: float) -> None:
         """From now on the peer has to show that it lives at least so often (see `end_if_silent`)."""
         self._silence_seconds = silence_seconds
@@ -249,7 +265,7 @@ class Connection:
             if needs_response and not self._response_is_open():
                 raise SubscriberGoneError("the connection has been answered in another way")
             try:
-                await self._send_progressing([memoryview(buffer) for buffer in buffers if buffer])
+                await self._send_progressing([buffer for buffer in buffers if buffer])
             except (OSError, trio.ClosedResourceError) as error:
                 raise SubscriberGoneError("the connection is closed") from error
             except (SubscriberStalledError, trio.Cancelled):
@@ -279,8 +295,11 @@ class Connection:
             http = http.h11_connection
         return http.our_state in {h11.SEND_BODY, h11.SWITCHED_PROTOCOL} and not self._reading.cancel_called
 
-    async def _send_progressing(self, buffers: list[memoryview]) -> None:
-        """Send, each time with a new deadline for the next bit of progress."""
+    async def _send_progressing(self, buffers: list[bytes | memoryview]) -> None:
+        """Send, each time with a new deadline for the next bit of progress.
+
+        The buffers go to the system as they are: a view of each of hundreds would cost more than sending them.
+        """
         sock = self._stream.socket
         waited = False
         while buffers:
@@ -296,7 +315,7 @@ class Connection:
                 done += 1
             del buffers[:done]
             if sent:
-                buffers[0] = buffers[0][sent:]
+                buffers[0] = memoryview(buffers[0])[sent:]
                 waited = True
 
     async def _protocol_send(self, event: Event) -> None:
@@ -330,6 +349,8 @@ class Connection:
             if self._endless_response:
                 self.abort()
                 return
+            if self._protocol.at_frame and are_pongs(data):
+                continue  # the answers to pings, which is all that most clients ever say
             await self._protocol.handle(RawData(bytes(data)))
 
     async def _idle_timeout(self) -> None:

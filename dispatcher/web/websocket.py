@@ -5,13 +5,12 @@ the connection, each a whole frame (`streams`).
 """
 
 import structlog
-import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
 from quart import Quart, websocket
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
-from dispatcher.feed import Feed, Goodbye
+from dispatcher.feed import Goodbye, feed_of
 from dispatcher.hub import Hub
 from dispatcher.sansio.messages import SUBPROTOCOL
 from dispatcher.sansio.wire import WEBSOCKET
@@ -69,22 +68,20 @@ class MessageStream:
     def __init__(self, hub: Hub, connection: Connection, query: Query, silence_seconds: float) -> None:
         self._hub = hub
         self._connection = connection
-        self._subscriber = hub.subscribe(Feed(WEBSOCKET, query.topics), connection, query.position, query.since_ms)
+        self._subscriber = hub.subscribe(feed_of(WEBSOCKET, query.topics), connection, query.position, query.since_ms)
+        connection.hear(self._hear)
         connection.expect_answers(silence_seconds)
 
-    async def run(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def run(self, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Write until either side ends it, then close with the server's reason."""
         goodbye: Goodbye | None = None
         with self._connection.streaming():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read, receive, nursery.cancel_scope)
-                try:
-                    goodbye = await self._subscriber.run()
-                except SubscriberStalledError as error:
-                    log.info("subscriber stalled", subscriber=self._subscriber.number, reason=str(error))
-                except SubscriberGoneError:
-                    pass  # its socket told us before Hypercorn did
-                nursery.cancel_scope.cancel()
+            try:
+                goodbye = await self._subscriber.run()
+            except SubscriberStalledError as error:
+                log.info("subscriber stalled", subscriber=self._subscriber.number, reason=str(error))
+            except SubscriberGoneError:
+                pass  # its socket told us before Hypercorn did
         self.close()
         if goodbye is not None:
             await send({"type": "websocket.close", "code": goodbye.code, "reason": _reason(goodbye.reason)})
@@ -93,12 +90,10 @@ class MessageStream:
         """Unsubscribe."""
         self._hub.unsubscribe(self._subscriber)
 
-    async def _read(self, receive: ASGIReceiveCallable, scope: trio.CancelScope) -> None:
-        """Take what the client sends: unread messages would hide its disconnect. Nobody asked for any of them."""
-        while (message := await receive())["type"] == "websocket.receive":
-            if message["bytes"] is not None:
-                self._subscriber.end(unsupported())
-        scope.cancel()
+    async def _hear(self, message: ASGIReceiveEvent) -> None:
+        """Nobody asked the client for anything; that it has left is seen at its connection."""
+        if message["type"] == "websocket.receive" and message["bytes"] is not None:
+            self._subscriber.end(unsupported())
 
 
 def _reason(text: str) -> str:

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
+from itertools import accumulate
 
 import h11
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto import ConnectionType
 from wsproto.connection import Connection
-from wsproto.events import Ping, TextMessage
+from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 
 from dispatcher.sansio import frames, messages, sse
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -228,6 +229,19 @@ def test_text_frames_are_read_by_wsproto(length: int) -> None:
     events = list(client.events())
     assert "x" * length == "".join(event.data for event in events if isinstance(event, TextMessage))
     assert isinstance(events[-1], Ping)
+
+
+@given(st.lists(st.binary(max_size=125), min_size=1, max_size=3), st.data())
+def test_pongs_are_told_from_all_else(payloads: list[bytes], data: st.DataObject) -> None:
+    """Whole ones, as wsproto makes them: not a part of one, and not with another frame before or behind it."""
+    client = Connection(ConnectionType.CLIENT)
+    pongs = b"".join(client.send(Pong(payload)) for payload in payloads)
+    other = client.send(data.draw(st.sampled_from([Ping(), TextMessage(""), BytesMessage(b"")])))
+    assert frames.are_pongs(pongs)
+    ends = list(accumulate(len(client.send(Pong(payload))) for payload in payloads))
+    assert frames.are_pongs(pongs[: (cut := data.draw(st.integers(1, len(pongs))))]) == (cut in ends)
+    assert not frames.are_pongs(other + pongs)
+    assert not frames.are_pongs(pongs + other)
 
 
 def test_heartbeats_are_frames_of_their_transport() -> None:

@@ -198,6 +198,18 @@ async def test_messages_that_nobody_asked_for(replica: Replica) -> None:
     await wait_for(replica, subscribers=0)
 
 
+async def test_a_message_that_looks_like_a_pong_in_the_middle(replica: Replica) -> None:
+    """Pongs are passed over unread, but only where a frame begins: this binary message is told 1003 as any other."""
+    pong = b"\x8a\x80\0\0\0\0"
+    async with raw(replica, UPGRADE % (b"", b"")) as stream:
+        await read_until(stream, b"broker-down")
+        for part in (pong, pong + b"\x82\x86\0\0\0\0", pong):
+            await stream.send_all(part)
+            # Answered behind what was sent before: so each part is read by itself.
+            await trio.to_thread.run_sync(httpx2.get, f"{replica.url}/livez")
+        assert b"\x03\xeb" in await read_until(stream, b"\x03\xeb"), "1003"
+
+
 async def test_pings_that_are_never_answered(replica: Replica) -> None:
     """The connection is closed after a heartbeat and `stall_timeout_seconds` of silence."""
     async with raw(replica, UPGRADE % (b"", b"")) as stream:
