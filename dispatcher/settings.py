@@ -146,6 +146,12 @@ class Settings(BaseSettings):
         description="Where HTTP is served, `host:port`; port 0 takes any free one. "
         "Loopback by default: who may read the records is decided in front of the dispatcher.",
     )
+    tls_certificate: str = Field(
+        default="",
+        description="PEM file with the certificate and its chain: HTTPS and WSS instead of HTTP and WS. It costs more "
+        "for each subscriber than a proxy in front that does it for all. Empty: no TLS.",
+    )
+    tls_key: str = Field(default="", description="PEM file with the certificate's key; empty: it is in the same file.")
     commit_interval_seconds: Seconds = Field(
         default=0.2, gt=0, le=60, description="Least time between two commits; what a crash repeats, at most."
     )

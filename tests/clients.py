@@ -19,6 +19,10 @@ from dispatcher.sansio.messages import SUBPROTOCOL
 RECEIVE_BYTES = 256 * 1024
 
 
+ClientStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+"""What a client reads from and writes to."""
+
+
 class Addressed(Protocol):
     """A replica, or what stands in front of replicas."""
 
@@ -63,10 +67,10 @@ def parse_event(block: str) -> Event | None:
 
 
 class SseStream:
-    """An open stream on a plain socket."""
+    """An open stream on a socket, or on TLS."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.socket = stream
+    def __init__(self, stream: ClientStream) -> None:
+        self.stream = stream
         self.response: h11.Response | h11.InformationalResponse
         self.raw = ""
         """All text that has not been read as events yet."""
@@ -80,7 +84,7 @@ class SseStream:
         fields = {"Host": "test", "Accept": "text/event-stream", **(headers or {})}
         request = self._http.send(h11.Request(method="GET", target=target, headers=list(fields.items())))
         assert request is not None
-        await self.socket.send_all(request + (self._http.send(h11.EndOfMessage()) or b""))
+        await self.stream.send_all(request + (self._http.send(h11.EndOfMessage()) or b""))
         event = await self._next()
         assert isinstance(event, h11.Response), event
         self.response = event
@@ -116,8 +120,7 @@ class SseStream:
 
     def reset(self) -> None:
         """Vanish: the server gets a TCP reset."""
-        self.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.socket.close()
+        reset(self.stream)
 
     async def _next(self) -> h11.Event:
         while True:
@@ -125,7 +128,14 @@ class SseStream:
             if event is not h11.NEED_DATA:
                 assert not isinstance(event, type), event
                 return event
-            self._http.receive_data(await self.socket.receive_some(RECEIVE_BYTES))
+            self._http.receive_data(bytes(await self.stream.receive_some(RECEIVE_BYTES)))
+
+
+def reset(stream: ClientStream) -> None:
+    """Close it so that the server gets a TCP reset."""
+    plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    plain.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    plain.socket.close()
 
 
 @asynccontextmanager

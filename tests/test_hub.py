@@ -114,7 +114,8 @@ class Bench:
     def __init__(self, **settings: object) -> None:
         self.dispatched: list[Batch] = []
         self.replays = RecordedLog()
-        self.hub = Hub(Settings(client_id="replica", **settings), self.dispatched.append, self.replays)  # type: ignore[arg-type]
+        self.settings = Settings(client_id="replica", **settings)  # type: ignore[arg-type]
+        self.hub = Hub(self.settings, self.dispatched.append, self.replays)
         self.hub.assigned([ONE, TWO])
         self.hub.set_state(ReplicaState.STREAMING)
         self.number = 0

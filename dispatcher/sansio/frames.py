@@ -33,7 +33,7 @@ def ping_frame() -> bytes:
     return _header(_FIN_PING, 0)
 
 
-def are_pongs(data: bytes) -> bool:
+def are_pongs(data: bytes | bytearray) -> bool:
     """Whether bytes from a client, read from the beginning of a frame, are whole pongs and nothing else."""
     at = 0
     while at + 1 < len(data) and data[at] == _FIN_PONG and _MASKED <= data[at + 1] <= _MASKED + _LONGEST_CONTROL:

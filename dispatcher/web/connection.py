@@ -37,14 +37,12 @@ from hypercorn.utils import parse_socket_addr
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.sansio.frames import are_pongs
 from dispatcher.web.problems import problem_body
+from dispatcher.web.sockets import Socket
 from dispatcher.web.streams import Stream
 
 log = structlog.get_logger(__name__)
 
 RECEIVE_BYTES = 65536
-BUFFERS_PER_CALL = 1024
-"""Most buffers in one ``sendmsg``: Linux takes no more."""
-
 END_SECONDS = 2.0
 """How long the app has to end after its connection has."""
 
@@ -117,31 +115,30 @@ class Connection:
     """Serves one connection until either side ends it.
 
     Apps get it as ``scope["state"]["connection"]``. It is the transport (`feed.Transport`) of the
-    subscriber on it. *Thread*: Trio's.
+    subscriber on it; over TLS each write goes through the subscriber's task. *Thread*: Trio's.
 
     Args:
         app: The ASGI app, wrapped for Hypercorn.
         config: Hypercorn's configuration.
         context: Shared by all connections; its ``terminated`` event ends idle ones.
-        stream: The socket; owned from now on.
+        peer: The socket; owned from now on.
         stall_timeout_seconds: A write that makes no progress for this long ends the connection.
     """
-
-    name = "socket"
 
     def __init__(
         self,
         app: AppWrapper,
         config: Config,
         context: WorkerContext,
-        stream: trio.SocketStream,
+        peer: Socket,
         *,
         stall_timeout_seconds: float,
     ) -> None:
         self._app = app
         self._config = config
         self._context = context
-        self._stream = stream
+        self._peer = peer
+        self.name = peer.name
         self._stall_timeout_seconds = stall_timeout_seconds
         self._send_lock = trio.Lock()
         self._reading = trio.CancelScope()
@@ -163,7 +160,7 @@ class Connection:
 
     async def run(self) -> None:
         """Serve until the connection ends. *Cancellation*: safe, the socket is closed."""
-        sock = self._stream.socket
+        sock = self._peer.socket
         try:
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
@@ -175,7 +172,7 @@ class Connection:
                         self._context,
                         self._task_group,
                         ConnectionState({"connection": self}),
-                        False,
+                        self._peer.descriptor is None,
                         client,
                         server,
                         self._protocol_send,
@@ -199,7 +196,7 @@ class Connection:
             self._free_descriptor = None
             with trio.move_on_after(LINGER_SECONDS, shield=True):
                 await self._linger()
-            self._stream.socket.close()
+            self._peer.socket.close()
 
     def streaming(self) -> trio.CancelScope:
         """A scope for a stream, cancelled when the connection has ended."""
@@ -272,7 +269,7 @@ class Connection:
                 self.abort()
                 raise
             if needs_response and not self._aborted:
-                self._free_descriptor = self._stream.socket.fileno()
+                self._free_descriptor = self._peer.descriptor
 
     def abort(self) -> None:
         """Close the connection at once, with a reset: whatever waits for it, in us or in the kernel, is let go."""
@@ -280,8 +277,8 @@ class Connection:
             self._aborted = True
             self._free_descriptor = None
             with suppress(OSError):
-                self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._stream.socket.close()
+                self._peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._peer.socket.close()
             self._reading.cancel()
 
     def _response_is_open(self) -> bool:
@@ -296,15 +293,11 @@ class Connection:
         return http.our_state in {h11.SEND_BODY, h11.SWITCHED_PROTOCOL} and not self._reading.cancel_called
 
     async def _send_progressing(self, buffers: list[bytes | memoryview]) -> None:
-        """Send, each time with a new deadline for the next bit of progress.
-
-        The buffers go to the system as they are: a view of each of hundreds would cost more than sending them.
-        """
-        sock = self._stream.socket
+        """Send, each time with a new deadline for the next bit of progress."""
         waited = False
         while buffers:
             with trio.move_on_after(self._stall_timeout_seconds) as patience:
-                sent = await sock.sendmsg(buffers[:BUFFERS_PER_CALL])
+                sent = await self._peer.send_some(buffers)
             if patience.cancelled_caught:
                 raise SubscriberStalledError(f"the connection took no byte for {self._stall_timeout_seconds:g} s")
             if waited:
@@ -340,7 +333,7 @@ class Connection:
     async def _read(self) -> None:
         while True:
             try:
-                data = await self._stream.receive_some(RECEIVE_BYTES)
+                data = await self._peer.receive_some(RECEIVE_BYTES)
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 return
             if not data:
@@ -363,7 +356,7 @@ class Connection:
         if self._aborted:
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-            await self._stream.send_eof()
+            await self._peer.end()
             left = LINGER_BYTES
-            while left > 0 and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+            while left > 0 and (data := await self._peer.receive_some(RECEIVE_BYTES)):
                 left -= len(data)

@@ -12,6 +12,7 @@ from hypercorn.typing import ASGIFramework
 
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
+from dispatcher.web.sockets import PlainSocket, secured, tls_context
 from dispatcher.web.streams import Streaming
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,10 @@ class Server:
 
     Args:
         app: The ASGI app.
-        settings: `bind`, `socket_unsent_bytes`, `stall_timeout_seconds`.
+        settings: `bind`, `tls_certificate`, `tls_key`, `socket_unsent_bytes`, `stall_timeout_seconds`.
+
+    Raises:
+        SettingsError: the certificate or its key cannot be used.
     """
 
     def __init__(self, app: ASGIFramework, settings: Settings) -> None:
@@ -39,6 +43,7 @@ class Server:
         self._config.include_server_header = False
         self._config.websocket_max_message_size = MAX_MESSAGE_BYTES
         self._context = WorkerContext(None)
+        self._tls = tls_context(settings)
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
         self._ended = trio.Event()
@@ -61,7 +66,8 @@ class Server:
             # what it holds counts as dispatched.
             listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
             self.addresses.append(listener.socket.getsockname()[:2])
-        log.info("listening", addresses=[f"http://{_host(host)}:{port}" for host, port in self.addresses])
+        scheme = "http" if self._tls is None else "https"
+        log.info("listening", addresses=[f"{scheme}://{_host(host)}:{port}" for host, port in self.addresses])
         async with trio.open_nursery() as nursery:
             with self._accepting:
                 task_status.started()
@@ -84,11 +90,15 @@ class Server:
         return len(self._connections)
 
     async def _handle(self, stream: trio.SocketStream) -> None:
+        peer = PlainSocket(stream) if self._tls is None else await secured(stream, self._tls)
+        if peer is None:
+            stream.socket.close()
+            return
         connection = Connection(
             self._app,
             self._config,
             self._context,
-            stream,
+            peer,
             stall_timeout_seconds=self._settings.stall_timeout_seconds,
         )
         self._connections.add(connection)

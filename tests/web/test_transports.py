@@ -1,0 +1,292 @@
+"""Both ways to a subscriber, plain sockets and TLS, with real ones: what they take in parts arrives whole."""
+
+import os
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+import orjson
+import pytest
+import trio
+import trio.testing
+from wsproto import ConnectionType
+from wsproto.connection import Connection as WsConnection
+from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
+
+from dispatcher.feed import Goodbye
+from dispatcher.sansio.records import Batch, Record
+from dispatcher.web import sockets
+from dispatcher.web.app import create_app
+from dispatcher.web.operations import Operations
+from dispatcher.web.server import Server
+from dispatcher.web.sockets import PlainSocket, TlsSocket
+from tests.certificate import certificate
+from tests.clients import ClientStream, SseStream, reset, sse_records
+from tests.clients import Event as SseEvent
+from tests.test_hub import ONE, TWO, Bench
+
+LARGE_BYTES = 4 * 1024 * 1024
+"""More than both kernels hold for a client that does not read."""
+
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+class House(Bench):
+    """A hub and the server in front of it, in this process and without Kafka."""
+
+    def __init__(self, transport: str) -> None:
+        self.secure = transport == "tls"
+        tls = certificate().settings if self.secure else {}
+        super().__init__(bind="127.0.0.1:0", topics=[ONE.topic], **tls)
+        self.server = Server(create_app(self.hub, self.settings, cast("Operations", None)), self.settings)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Hub and server run within the ``async with`` block."""
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.hub.run)
+                await nursery.start(self.server.serve)
+                yield
+                nursery.cancel_scope.cancel()
+
+    def publish_large(self) -> None:
+        """One record of 4 MiB."""
+        self.hub.publish(Batch(ONE, (Record(self.number, None, None, b"x" * LARGE_BYTES, ()),)))
+        self.number += 1
+
+    @asynccontextmanager
+    async def connected(self, receive_buffer_bytes: int = 0) -> AsyncIterator[ClientStream]:
+        """A client's stream."""
+        sock = trio.socket.socket()
+        if receive_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        await sock.connect(self.server.addresses[0])
+        stream = trio.SocketStream(sock)
+        try:
+            yield trio.SSLStream(stream, certificate().client, server_hostname="127.0.0.1") if self.secure else stream
+        finally:
+            sock.close()
+
+    @asynccontextmanager
+    async def sse(self, receive_buffer_bytes: int = 0) -> AsyncIterator[SseStream]:
+        """A subscriber with server-sent events."""
+        async with self.connected(receive_buffer_bytes) as stream:
+            client = SseStream(stream)
+            await client.open("/events")
+            yield client
+
+    @asynccontextmanager
+    async def ws(self, receive_buffer_bytes: int = 0) -> AsyncIterator["WsStream"]:
+        """A subscriber with a WebSocket."""
+        async with self.connected(receive_buffer_bytes) as stream:
+            client = WsStream(stream)
+            await client.open()
+            yield client
+
+    async def live(self, number: int = 1) -> None:
+        """Return when so many subscribers wait for what is new, and the hub writes to them itself."""
+        await self.until(lambda: sum(subscriber._parked for subscriber in self.hub._subscribers.values()) == number)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when something holds."""
+        while not condition():
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+class WsStream:
+    """A WebSocket as wsproto reads it, byte for byte under the test's control."""
+
+    def __init__(self, stream: ClientStream) -> None:
+        self.stream = stream
+        self._ws = WsConnection(ConnectionType.CLIENT)
+        self._events: deque[Event] = deque()
+        self._text = ""
+
+    async def open(self) -> None:
+        """Shake hands."""
+        await self.stream.send_all(UPGRADE)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await self.stream.receive_some(1)
+        assert head.startswith(b"HTTP/1.1 101 ")
+
+    async def send(self, event: Event) -> None:
+        """Send a frame."""
+        await self.stream.send_all(self._ws.send(event))
+
+    async def next_event(self) -> Event:
+        """What comes next, messages whole; protocol errors are raised."""
+        while not self._events:
+            self._ws.receive_data(bytes(await self.stream.receive_some(65536)) or None)
+            for event in self._ws.events():
+                if not isinstance(event, TextMessage):
+                    self._events.append(event)
+                    continue
+                self._text += event.data
+                if event.message_finished:
+                    self._events.append(TextMessage(self._text))
+                    self._text = ""
+        return self._events.popleft()
+
+    async def values(self, number: int) -> list[str]:
+        """The values of the next records."""
+        values: list[str] = []
+        while len(values) < number:
+            values += record_values(await self.next_event())
+        return values
+
+
+def record_values(event: Event) -> list[str]:
+    """The values of the records in a message."""
+    message = orjson.loads(event.data) if isinstance(event, TextMessage) else {}
+    return [record["value"] for record in message.get("records", ())]
+
+
+@pytest.fixture(params=["socket", "tls"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Either of the two."""
+    return str(request.param)
+
+
+def sip(monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
+    """Let every socket take no more than this at once, whatever it is offered."""
+    write = os.write
+
+    def sipping(send_some: Callable[..., Awaitable[int]]) -> Callable[..., Awaitable[int]]:
+        async def send_a_sip(self: sockets.Socket, buffers: Sequence[bytes | memoryview]) -> int:
+            return await send_some(self, [b"".join(buffers)[:most_bytes]])
+
+        return send_a_sip
+
+    for kind in (PlainSocket, TlsSocket):
+        monkeypatch.setattr(kind, "send_some", sipping(kind.send_some))
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:most_bytes]))
+
+
+@pytest.mark.parametrize("protocol", ["sse", "ws"])
+async def test_writes_that_are_taken_in_part_at_every_byte(transport: str, protocol: str) -> None:
+    """Records of the backlog and live ones come whole and in order, wherever the socket cuts them."""
+    house = House(transport)
+    async with house.serving():
+        for most_bytes in range(1, 90):
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                sip(monkeypatch, most_bytes)
+                first = house.number
+                house.publish(ONE, TWO)
+                async with house.sse() if protocol == "sse" else house.ws() as client:
+                    values = await next_values(client, 2)
+                    await house.live()
+                    house.publish(TWO, ONE)
+                    await house.hub.settled()
+                    house.publish(ONE)
+                    values += await next_values(client, 3)
+                    await house.until(lambda: len(house.dispatched) == house.number)
+                await house.hub.wait_until_left()
+            assert values == [str(number) for number in range(first, first + 5)], most_bytes
+
+
+async def next_values(client: SseStream | WsStream, number: int) -> list[str]:
+    """The values of the next records."""
+    if isinstance(client, WsStream):
+        return await client.values(number)
+    return [record.data for record in await sse_records(client, number)]
+
+
+@pytest.mark.parametrize("protocol", ["sse", "ws"])
+async def test_a_disconnect_in_the_middle_of_a_frame(transport: str, protocol: str) -> None:
+    """The record was not dispatched: the next subscriber gets it."""
+    house = House(transport)
+    async with house.serving():
+        async with house.sse(4096) if protocol == "sse" else house.ws(4096) as client:
+            await house.live()
+            house.publish_large()
+            await client.stream.receive_some(1000)
+            reset(client.stream)
+            await house.hub.wait_until_left()
+        assert house.dispatched == []
+        async with house.sse() as second:
+            (record,) = await sse_records(second, 1)
+        assert len(record.data) == LARGE_BYTES
+        await house.until(lambda: [batch.first_offset for batch in house.dispatched] == [0])
+
+
+async def test_a_stream_that_ends_while_its_socket_is_full(transport: str) -> None:
+    """What was begun comes whole, then the reason, then the end: the last chunk, or the close with its code."""
+    house = House(transport)
+    goodbye = Goodbye(1012, "the replica restarts", 1500)
+    async with house.serving(), house.sse(4096) as sse, house.ws(4096) as ws:
+        await house.live(2)
+        house.publish_large()
+        await house.until(lambda: all(subscriber.in_flight for subscriber in house.hub._subscribers.values()))
+        house.hub.say_goodbye(lambda: goodbye)
+        told: list[SseEvent] = []
+        while (event := await sse.next_event()) is not None:
+            told.append(event)
+        assert [len(event.data) for event in told if event.type == "message"] == [LARGE_BYTES]
+        assert (told[-1].type, orjson.loads(told[-1].data)["code"], sse.ended) == ("goodbye", 1012, True)
+        heard = [await ws.next_event()]
+        while not isinstance(heard[-1], CloseConnection):
+            heard.append(await ws.next_event())
+        messages = [orjson.loads(frame.data) for frame in heard if isinstance(frame, TextMessage)]
+        assert [message["type"] for message in messages[-2:]] == ["records", "goodbye"]
+        assert (heard[-1].code, heard[-1].reason) == (1012, "the replica restarts")
+
+
+async def test_a_ping_while_data_waits(transport: str) -> None:
+    """Hypercorn's pong goes out between two frames of ours, never within one."""
+    house = House(transport)
+    async with house.serving(), house.ws(4096) as client:
+        await house.live()
+        house.publish_large()
+        house.publish_large()
+        await house.hub.settled()
+        await client.send(Ping(b"anyone?"))
+        pongs: list[bytes] = []
+        sizes: list[int] = []
+        while not pongs or len(sizes) < 2:
+            event = await client.next_event()
+            if isinstance(event, Pong):
+                pongs.append(bytes(event.payload))
+            sizes += map(len, record_values(event))
+        assert (pongs, sizes) == ([b"anyone?"], [LARGE_BYTES, LARGE_BYTES])
+
+
+async def test_each_subscriber_tells_its_transport(transport: str) -> None:
+    """As `/status` shows it."""
+    house = House(transport)
+    async with house.serving(), house.sse(), house.ws():
+        await house.live(2)
+        assert [subscriber.transport for subscriber in house.hub.subscriber_statistics()] == [transport] * 2
+        assert house.hub.statistics().transports == {transport: 2}
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b""], ids=["not TLS", "nothing"])
+async def test_who_does_not_shake_hands_is_let_go(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    """And delays nobody."""
+    monkeypatch.setattr(sockets, "HANDSHAKE_SECONDS", 0.1)
+    house = House("tls")
+    async with house.serving(), house.sse():
+        stream = await trio.open_tcp_stream(*house.server.addresses[0])
+        await stream.send_all(said)
+        while await stream.receive_some(65536):
+            pass
+        await stream.aclose()
+        await house.live()
+
+
+async def test_tls_speaks_http_1_1_only() -> None:
+    """Offered h2 as well, it chooses what has backpressure (trap W7)."""
+    house = House("tls")
+    context = certificate().client
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with house.serving(), house.connected() as stream:
+        assert isinstance(stream, trio.SSLStream)
+        await stream.do_handshake()
+        assert stream.selected_alpn_protocol() == "http/1.1"
+    context.set_alpn_protocols(["http/1.1"])
