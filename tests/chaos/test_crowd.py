@@ -29,16 +29,16 @@ import dispatcher.sansio.catch_up as catch_up
 want = catch_up.CatchUp._want
 catch_up.CatchUp._want = lambda self, partition, offset: want(self, partition, offset + 1)
 """
-CHANGE_NEXT = """
+CHANGE_AHEAD = """
 import dispatcher.sansio.history as history
-following, handed = history.History.next, []
+ahead, handed = history.History.ahead, []
 def again(self, cursor):
-    entry = following(self, cursor)
-    handed.append(entry)
-    if len(handed) % 50 == 0 and entry is not None:
-        cursor.sequence = entry.sequence - 1
-    return entry
-history.History.next = again
+    for entry in ahead(self, cursor):
+        handed.append(entry)
+        yield entry
+        if len(handed) % 20 == 0:
+            yield entry
+history.History.ahead = again
 """
 FAULTS: dict[str, tuple[str, set[Fault]]] = {
     "a record dropped": (CHANGE_BATCH.format("batch.records[1:]"), {Fault.LEFT_OUT, Fault.UNANNOUNCED}),
@@ -46,7 +46,7 @@ FAULTS: dict[str, tuple[str, set[Fault]]] = {
         CHANGE_BATCH.format("(batch.records[1], batch.records[0], *batch.records[2:])"),
         {Fault.LEFT_OUT, Fault.OUT_OF_ORDER, Fault.UNANNOUNCED},
     ),
-    "a batch handed out twice": (CHANGE_NEXT, {Fault.REPEATED}),
+    "a batch handed out twice": (CHANGE_AHEAD, {Fault.REPEATED}),
     "a resume one too far": (CHANGE_WANT, {Fault.ACROSS, Fault.UNANNOUNCED}),
     "none": ("", set()),
 }
