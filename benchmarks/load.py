@@ -98,7 +98,7 @@ class Link:
     def __init__(self, group: Group, last_id: bytes) -> None:
         self.group = group
         self.number = random.randrange(SAMPLE_EVERY)  # noqa: S311 - a sample
-        self.sampled = self.number == 0
+        self.sampled = self.number == 0 or not group.connections
         self.head: bytes | None = b""
         """What has come of the response's head; None when it has come."""
         self.last = last_id
