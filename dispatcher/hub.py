@@ -195,7 +195,7 @@ class Hub:
                     state = ReplicaState.WAITING
                 elif catching_up:
                     state = SubscriberState.CATCHING_UP
-            data = feed.wire.state(state, self._settings.client_id, assigned)
+            data = feed.wire.state(state, self._settings.client_id, assigned, self._settings.heartbeat_seconds)
             self._state_cache[feed, catching_up] = data
         return data
 

@@ -11,9 +11,11 @@ from dispatcher.sansio.records import Batch
 SUBPROTOCOL = "dispatcher.v1.json"
 
 
-def state_payload(state: str, replica: str, assigned: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """What the replica is doing, and which partitions it has."""
-    return {"state": state, "replica": replica, "assigned": assigned}
+def state_payload(
+    state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float
+) -> dict[str, Any]:
+    """What the replica is doing, which partitions it has, and how often it gives a sign of life at least."""
+    return {"state": state, "replica": replica, "assigned": assigned, "heartbeat_seconds": heartbeat_seconds}
 
 
 def gap_payload(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> dict[str, Any]:
@@ -39,9 +41,9 @@ def encode_records(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     return b'{"type":"records","records":[%b]}' % records
 
 
-def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]]) -> bytes:
+def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
     """See `state_payload`."""
-    return orjson.dumps({"type": "state", **state_payload(state, replica, assigned)})
+    return orjson.dumps({"type": "state", **state_payload(state, replica, assigned, heartbeat_seconds)})
 
 
 def encode_gap(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> bytes:
@@ -52,3 +54,8 @@ def encode_gap(topic: str, partition: int, from_offset: int, to_offset: int, rea
 def encode_goodbye(code: int, reason: str, retry_ms: int) -> bytes:
     """See `goodbye_payload`; the close frame follows."""
     return orjson.dumps({"type": "goodbye", **goodbye_payload(code, reason, retry_ms)})
+
+
+def encode_heartbeat(position: str) -> bytes:
+    """A sign of life that a browser can see, as it cannot see pings; with the position to resume from, if any."""
+    return orjson.dumps({"type": "heartbeat", "id": position} if position else {"type": "heartbeat"})

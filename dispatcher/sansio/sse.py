@@ -57,9 +57,9 @@ def encode_retry(milliseconds: int) -> bytes:
     return b"retry: %d\n\n" % milliseconds
 
 
-def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]]) -> bytes:
-    """What the replica is doing, and which partitions it has."""
-    return _control("state", state_payload(state, replica, assigned))
+def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
+    """See `state_payload`."""
+    return _control("state", state_payload(state, replica, assigned, heartbeat_seconds))
 
 
 def encode_gap(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> bytes:

@@ -22,7 +22,7 @@ class Wire:
 
     name: str
     encode_records: Callable[[Batch, str, str], bytes]
-    encode_state: Callable[[str, str, Mapping[str, Sequence[int]]], bytes]
+    encode_state: Callable[[str, str, Mapping[str, Sequence[int]], float], bytes]
     encode_gap: Callable[[str, int, int, int, str], bytes]
     encode_goodbye: Callable[[int, str, int], bytes]
     encode_heartbeat: Callable[[str], bytes]
@@ -32,9 +32,9 @@ class Wire:
         """A batch; the id of each record is ``id_prefix + offset + id_suffix``."""
         return self.frame(self.encode_records(batch, id_prefix, id_suffix))
 
-    def state(self, state: str, replica: str, assigned: Mapping[str, Sequence[int]]) -> bytes:
-        """What the replica is doing, and which partitions it has."""
-        return self.frame(self.encode_state(state, replica, assigned))
+    def state(self, state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
+        """What the replica is doing, which partitions it has, and how often it gives a sign of life at least."""
+        return self.frame(self.encode_state(state, replica, assigned, heartbeat_seconds))
 
     def gap(self, topic: str, partition: int, first_offset: int, last_offset: int, reason: str) -> bytes:
         """Offsets that will not come."""
@@ -67,7 +67,7 @@ WEBSOCKET = Wire(
     encode_state=messages.encode_state,
     encode_gap=messages.encode_gap,
     encode_goodbye=messages.encode_goodbye,
-    encode_heartbeat=lambda _position: frames.ping_frame(),
+    encode_heartbeat=lambda position: frames.ping_frame() + frames.text_frame(messages.encode_heartbeat(position)),
     frame=frames.text_frame,
 )
 

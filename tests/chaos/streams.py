@@ -19,7 +19,7 @@ _SSE = re.compile(
 _RECORD = re.compile(rb'\{"id":"([^":]*:(\d+)=(\d+)[^"]*)"')
 _PAIR = re.compile(r"(\d+)=(-?\d+)")
 
-PING, CLOSE = "ping", "close"
+PING, CLOSE, HEARTBEAT = "ping", "close", "heartbeat"
 PONG_FRAME = b"\x8a\x80\x00\x00\x00\x00"
 _KINDS = {0x88: CLOSE, 0x89: PING}
 
@@ -104,7 +104,10 @@ class WebSocketParser:
                     self.last_id = match[1].decode()
             else:
                 message = orjson.loads(payload)
-                yield Control(message["type"], message)
+                if message["type"] == HEARTBEAT:
+                    self.last_id = message.get("id", self.last_id)
+                else:
+                    yield Control(message["type"], message)
 
 
 def _frame(data: bytearray) -> tuple[int, int, int] | None:

@@ -7,7 +7,7 @@ from dispatcher.sansio.wire import SSE_VALUE, WEBSOCKET, Wire
 from tests.chaos.streams import CLOSE, PING, Control, Item, Parser, SseParser, WebSocketParser, pairs
 
 TOPIC = "chaos-1-classic-readers"
-STATE = {"state": "streaming", "replica": "a", "assigned": {TOPIC: [0, 3]}}
+STATE = {"state": "streaming", "replica": "a", "assigned": {TOPIC: [0, 3]}, "heartbeat_seconds": 15.0}
 GAP = {"topic": TOPIC, "partition": 3, "from": 1, "to": 2, "reason": "expired"}
 ITEMS = [("state", STATE), (3, 17), (3, 18), ("gap", GAP), (3, 19), ("goodbye", None)]
 
@@ -19,9 +19,9 @@ def batch(*offsets: int) -> Batch:
 
 
 def stream(wire: Wire) -> bytes:
-    """All kinds of events; the last id is a heartbeat's for SSE, and a record's for a WebSocket."""
+    """All kinds of events; the last id is a heartbeat's."""
     records = [wire.records(batch(*offsets), f"{TOPIC}:3=", ",0=5") for offsets in ((17, 18), (19,))]
-    state = wire.state("streaming", "a", {TOPIC: [0, 3]})
+    state = wire.state("streaming", "a", {TOPIC: [0, 3]}, 15.0)
     gap, goodbye = wire.gap(TOPIC, 3, 1, 2, "expired"), wire.goodbye(1012, "restart", 1000)
     heartbeat = wire.encode_heartbeat(f"{TOPIC}:0=6,3=19")
     return b"".join([state, records[0], gap, records[1], heartbeat, goodbye])
@@ -53,7 +53,10 @@ def test_sse_in_pieces(step: int) -> None:
 
 @pytest.mark.parametrize("step", [1, 7, 100, 100_000])
 def test_websocket_in_pieces(step: int) -> None:
-    """Frames of all three kinds of length, pings and a close."""
+    """Frames of all three kinds of length, pings and a close, and a heartbeat that moves the id."""
+    parser = WebSocketParser()
+    read(parser, stream(WEBSOCKET), step)
+    assert parser.last_id == f"{TOPIC}:0=6,3=19"
     parser = WebSocketParser()
     large = WEBSOCKET.records(batch(*range(20, 420)), f"{TOPIC}:3=", "")
     items = read(parser, stream(WEBSOCKET) + large + b"\x88\x02\x03\xf4", step)

@@ -157,12 +157,16 @@ def test_control_events() -> None:
     """They are named events with JSON data; a goodbye sets the time to reconnect."""
     source = EventSource().feed(
         sse.encode_retry(1000)
-        + sse.encode_state("streaming", "replica", {"assets": [0, 1]})
+        + sse.encode_state("streaming", "replica", {"assets": [0, 1]}, 15.0)
         + sse.encode_gap("assets", 3, 5, 9, "retention")
     )
     assert source.retry == 1000
     assert [(event_id, kind, json.loads(data)) for event_id, kind, data in source.events] == [
-        ("", "state", {"state": "streaming", "replica": "replica", "assigned": {"assets": [0, 1]}}),
+        (
+            "",
+            "state",
+            {"state": "streaming", "replica": "replica", "assigned": {"assets": [0, 1]}, "heartbeat_seconds": 15.0},
+        ),
         ("", "gap", {"topic": "assets", "partition": 3, "from": 5, "to": 9, "reason": "retention"}),
     ]
     source.feed(sse.encode_goodbye(1012, "restart", 1500))
@@ -181,8 +185,8 @@ def test_a_heartbeat_moves_the_last_event_id_and_fires_nothing() -> None:
     ("message", "expected"),
     [
         (
-            messages.encode_state("waiting", "replica", {}),
-            {"type": "state", "state": "waiting", "replica": "replica", "assigned": {}},
+            messages.encode_state("waiting", "replica", {}, 0.5),
+            {"type": "state", "state": "waiting", "replica": "replica", "assigned": {}, "heartbeat_seconds": 0.5},
         ),
         (
             messages.encode_gap("assets", 3, 5, 9, "retention"),
@@ -245,9 +249,13 @@ def test_pongs_are_told_from_all_else(payloads: list[bytes], data: st.DataObject
 
 
 def test_heartbeats_are_frames_of_their_transport() -> None:
-    """A chunk for SSE, a ping for WebSocket."""
+    """A chunk for SSE; for WebSocket a ping, which proves that the client lives, and what the client can see."""
     assert frames.chunk(b"id: assets:3=5\n\n") == sse_wire(envelope=False, chunked=True).encode_heartbeat("assets:3=5")
-    assert frames.ping_frame() == WEBSOCKET.encode_heartbeat("assets:3=5")
+    for position, message in {
+        "assets:3=5": b'{"type":"heartbeat","id":"assets:3=5"}',
+        "": b'{"type":"heartbeat"}',
+    }.items():
+        assert frames.ping_frame() + frames.text_frame(message) == WEBSOCKET.encode_heartbeat(position)
 
 
 @pytest.mark.parametrize("envelope", [False, True])
@@ -258,7 +266,7 @@ def test_http_1_0_gets_the_same_without_chunks(envelope: bool) -> None:
     def everything(wire: Wire) -> list[bytes]:
         return [
             wire.records(batch, "assets:3=", SUFFIX),
-            wire.state("streaming", "replica", {"assets": [3]}),
+            wire.state("streaming", "replica", {"assets": [3]}, 15.0),
             wire.goodbye(1012, "restart", 1500),
             wire.encode_heartbeat("assets:3=5"),
         ]
