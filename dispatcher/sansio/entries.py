@@ -78,7 +78,5 @@ class Cursor:
         self.seen = entry
 
     def first_of(self, entry: Entry) -> int:
-        """The first offset of an entry that this reader gets: some may lie before its start."""
-        if entry.sequence > self.backlog_to:
-            return entry.batch.first_offset
+        """The first offset of an entry of the backlog that this reader gets: some may lie before its start."""
         return max(entry.batch.first_offset, self.starts.get(entry.batch.partition, 0))
