@@ -16,13 +16,14 @@ from dispatcher.hub import Hub
 from dispatcher.hub_statistics import ReplicaState
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
 from dispatcher.kafka.crossing import IDLE_POLL_SECONDS, Orders, Polled
+from dispatcher.kafka.messages import Group
 from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays, ReplayStatistics
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
-from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -136,8 +137,8 @@ class Pipeline:
         if polled.assigned is not None:
             self._take_assigned(polled.assigned)
         rebuild = self._commits.answered(polled.commit_results)
-        for partition, records, leader_epoch in polled.groups:
-            self._take_records(partition, records, leader_epoch)
+        for group in polled.groups:
+            self._take_records(group)
         for partition, end in polled.ends.items():
             self._offsets.ended(partition, end)
             if self._offsets.epoch(partition) is not None:
@@ -258,7 +259,8 @@ class Pipeline:
         self._last_error = None
         self._complaints.clear()
 
-    def _take_records(self, partition: TopicPartition, records: tuple[Record, ...], leader_epoch: int | None) -> None:
+    def _take_records(self, group: Group) -> None:
+        partition, records, records_bytes, leader_epoch = group
         if self._offsets.epoch(partition) is None:
             # Fetched before a revoke that came in the same poll: its new owner reads them.
             return
@@ -270,7 +272,16 @@ class Pipeline:
             # Offsets went backwards: another log than the one in memory.
             log.warning("the log begins anew", partition=str(partition), offset=records[0].offset)
             self.hub.begins_anew(partition, records[0].offset)
-        self.hub.publish(Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch))
+        self.hub.publish(
+            Batch(
+                partition,
+                records,
+                epoch=epoch,
+                covers_from=covers_from,
+                leader_epoch=leader_epoch,
+                records_bytes=records_bytes,
+            )
+        )
 
     def _settle_state(self) -> None:
         if not self._broker_reachable:

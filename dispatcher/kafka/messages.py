@@ -1,7 +1,7 @@
 """confluent_kafka's messages become records."""
 
 from collections.abc import Iterable, Iterator
-from typing import cast
+from typing import NamedTuple, Protocol, cast
 
 import confluent_kafka
 import structlog
@@ -11,44 +11,72 @@ from dispatcher.sansio.records import Record, TopicPartition
 
 log = structlog.get_logger(__name__)
 
-Group = tuple[TopicPartition, tuple[Record, ...], int | None]
-"""Consecutive records of one partition, with the leader epoch of the last one."""
+
+class Group(NamedTuple):
+    """Consecutive records of one partition, at least one."""
+
+    partition: TopicPartition
+    records: tuple[Record, ...]
+    records_bytes: int
+    """The sum of their `Record.size_bytes`."""
+    leader_epoch: int | None
+    """Of the last one."""
+
+
+class _Fetched(Protocol):
+    """A message without an error, of which confluent_kafka's types do not know that it has these fields."""
+
+    def topic(self) -> str: ...
+
+    def partition(self) -> int: ...
+
+    def offset(self) -> int: ...
+
+    def timestamp(self) -> tuple[int, int]: ...
+
+    def key(self) -> bytes | None: ...
+
+    def value(self) -> bytes | None: ...
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
+
+    def leader_epoch(self) -> int | None: ...
 
 
 def grouped(messages: Iterable[Message], batch_bytes: int) -> Iterator[Group]:
     """Groups of about a size, a partition's in the order in which its messages came.
 
+    Costs 0.6 µs a record at 200-byte values (``timeit``, CPython 3.11): the poller's greatest part.
+
     Args:
         messages: Without an error.
         batch_bytes: A group is closed when it holds so much.
     """
-    by_partition: dict[TopicPartition, list[Message]] = {}
-    for message in messages:
-        key = cast("TopicPartition", (message.topic(), message.partition()))
-        by_partition.setdefault(key, []).append(message)
+    by_partition: dict[tuple[str, int], list[_Fetched]] = {}
+    for message in cast("Iterable[_Fetched]", messages):
+        by_partition.setdefault((message.topic(), message.partition()), []).append(message)
     for key, run in by_partition.items():
         partition = TopicPartition(*key)
         records: list[Record] = []
-        size_bytes = 0
+        records_bytes = 0
         leader_epoch = None
         for message in run:
             record = _record(message)
             # Offsets go backwards where the topic was made anew, or its log was cut.
-            if records and (size_bytes >= batch_bytes or record.offset <= records[-1].offset):
-                yield partition, tuple(records), leader_epoch
+            if records and (records_bytes >= batch_bytes or record.offset <= records[-1].offset):
+                yield Group(partition, tuple(records), records_bytes, leader_epoch)
                 records = []
-                size_bytes = 0
+                records_bytes = 0
             records.append(record)
-            size_bytes += record.size_bytes
+            records_bytes += record.size_bytes
             leader_epoch = message.leader_epoch()
-        yield partition, tuple(records), leader_epoch
+        yield Group(partition, tuple(records), records_bytes, leader_epoch)
 
 
-def _record(message: Message) -> Record:
-    """A message without an error, of which confluent_kafka's types do not know that it has these fields."""
+def _record(message: _Fetched) -> Record:
     kind, timestamp_ms = message.timestamp()
     try:
-        headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+        headers = message.headers()
     except SystemError:
         # Header names are UTF-8, but nobody checks: confluent_kafka fails over one that is not, and a second call
         # would return what it left half done. The record goes on without any of its headers.
@@ -59,10 +87,13 @@ def _record(message: Message) -> Record:
             partition=message.partition(),
             offset=message.offset(),
         )
-    return Record(
-        cast("int", message.offset()),
-        None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
-        message.key(),
-        message.value(),
-        tuple(headers) if headers else (),
+    # Half the price of calling the class.
+    return Record._make(
+        (
+            message.offset(),
+            None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
+            message.key(),
+            message.value(),
+            tuple(headers) if headers else (),
+        )
     )

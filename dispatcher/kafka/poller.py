@@ -172,7 +172,7 @@ class Poller:
             else:
                 self._on_error(error)
         for group in grouped(records, self._batch_bytes):
-            self._read_to[group[0]] = group[1][-1].offset + 1
+            self._read_to[group.partition] = group.records[-1].offset + 1
             self._polled.groups.append(group)
         for message in ends:
             self._read_to_end(message)

@@ -209,7 +209,10 @@ class _Reader:
             elif error.fatal():
                 raise KafkaException(error)
         next_offsets = {partition: self._places.get(partition, part.end) for partition, part in ranges.items()}
-        batches = [Batch(p, records, leader_epoch=epoch) for p, records, epoch in grouped(messages, self._batch_bytes)]
+        batches = [
+            Batch(group.partition, group.records, leader_epoch=group.leader_epoch, records_bytes=group.records_bytes)
+            for group in grouped(messages, self._batch_bytes)
+        ]
         return Chunk(batches, next_offsets, gaps)
 
     def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> dict[TopicPartition, int]:

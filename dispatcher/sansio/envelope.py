@@ -1,28 +1,28 @@
 """A record as one JSON object, for SSE's ``format=envelope`` and for WebSocket messages."""
 
 from base64 import b64encode
-
-import orjson
+from collections.abc import Iterable, Sequence
 
 from dispatcher.sansio.records import Record, TopicPartition
 
 
-def envelope_head(partition: TopicPartition) -> str:
-    """What the envelopes of all records of a partition begin with, up to the offset."""
-    return f'{{"topic":"{partition.topic}","partition":{partition.partition},"offset":'
+def envelope(partition: TopicPartition, record: Record) -> dict[str, object]:
+    """The object. What is not UTF-8 comes in base64, under a name that says so."""
+    found: dict[str, object] = {
+        "topic": partition.topic,
+        "partition": partition.partition,
+        "offset": record.offset,
+        "timestamp": record.timestamp_ms,
+    }
+    _put(found, "key", record.key)
+    found["headers"] = envelope_headers(record.headers)
+    _put(found, "value", record.value)
+    return found
 
 
-def envelope_tail(record: Record) -> bytes:
-    """What follows the offset in a record's envelope.
-
-    ``headers`` is a list of objects, because Kafka keeps order and allows one name many times. What is not UTF-8
-    comes in base64, under a name that says so.
-    """
-    tail: dict[str, object] = {"timestamp": record.timestamp_ms}
-    _put(tail, "key", record.key)
-    tail["headers"] = [_header(name, value) for name, value in record.headers] if record.headers else ()
-    _put(tail, "value", record.value)
-    return b"," + orjson.dumps(tail)[1:]
+def envelope_headers(headers: Iterable[tuple[str, bytes | None]]) -> Sequence[dict[str, object]]:
+    """A list of objects, because Kafka keeps order and allows one name many times."""
+    return [_header(name, value) for name, value in headers]
 
 
 def _header(name: str, value: bytes | None) -> dict[str, object]:

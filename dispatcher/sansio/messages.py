@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from dispatcher.sansio.envelope import envelope_head, envelope_tail
+from dispatcher.sansio.envelope import envelope, envelope_headers
 from dispatcher.sansio.records import Batch
 
 SUBPROTOCOL = "dispatcher.v1.json"
@@ -31,14 +31,31 @@ def goodbye_payload(code: int, reason: str, retry_ms: int) -> dict[str, Any]:
 def encode_records(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     """One message with all records of a batch: each an envelope, and its ``id``.
 
-    Costs 1.2 µs a record at 200-byte values in batches of 500 (``timeit``, CPython 3.11).
+    Costs 0.5 µs a record at 200-byte values in batches of 500, and three times that where something in the batch is
+    not UTF-8 (``timeit``, CPython 3.11).
     """
-    head = b'{"id":"' + id_prefix.encode()
-    middle = id_suffix.encode() + b'",' + envelope_head(batch.partition)[1:].encode()
-    records = b",".join(
-        [b"%b%d%b%d%b" % (head, record[0], middle, record[0], envelope_tail(record)) for record in batch.records]
-    )
-    return b'{"type":"records","records":[%b]}' % records
+    topic, number = batch.partition
+    try:
+        # `envelope`, spelled out for what nearly all records are: a call for each would be a third of the price.
+        records: list[dict[str, object]] = [
+            {
+                "id": f"{id_prefix}{offset}{id_suffix}",
+                "topic": topic,
+                "partition": number,
+                "offset": offset,
+                "timestamp": timestamp_ms,
+                "key": None if key is None else key.decode(),
+                "headers": envelope_headers(headers) if headers else (),
+                "value": None if value is None else value.decode(),
+            }
+            for offset, timestamp_ms, key, value, headers in batch.records
+        ]
+    except UnicodeDecodeError:
+        records = [
+            {"id": f"{id_prefix}{record.offset}{id_suffix}", **envelope(batch.partition, record)}
+            for record in batch.records
+        ]
+    return orjson.dumps({"type": "records", "records": records})
 
 
 def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:

@@ -37,10 +37,11 @@ class Record(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """Memory that this record holds, payload and overhead."""
-        payload = len(self.value or b"") + len(self.key or b"")
-        for name, value in self.headers:
-            payload += 160 + len(name) + len(value or b"")
-        return RECORD_OVERHEAD_BYTES + payload
+        _, _, key, value, headers = self
+        size_bytes = RECORD_OVERHEAD_BYTES + len(value or b"") + len(key or b"")
+        for header, content in headers:
+            size_bytes += 160 + len(header) + len(content or b"")
+        return size_bytes
 
 
 class Batch:
@@ -70,6 +71,7 @@ class Batch:
         epoch: int = 0,
         covers_from: int | None = None,
         leader_epoch: int | None = None,
+        records_bytes: int | None = None,
     ) -> None:
         if not records:
             raise ValueError("a batch holds at least one record")
@@ -85,7 +87,10 @@ class Batch:
         """Offset of the first record."""
         self.next_offset = records[-1].offset + 1
         """Offset behind the last record: what a commit of this batch carries."""
-        self.size_bytes = BATCH_OVERHEAD_BYTES + sum(record.size_bytes for record in records)
+        if records_bytes is None:
+            records_bytes = sum([record.size_bytes for record in records])
+        self.size_bytes = BATCH_OVERHEAD_BYTES + records_bytes
+        """Memory that it holds; who has the sum of its records need not let it be counted again."""
 
     def __repr__(self) -> str:
         return f"<Batch {self.partition} {self.first_offset}..{self.next_offset - 1} epoch {self.epoch}>"

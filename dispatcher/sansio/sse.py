@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from dispatcher.sansio.envelope import envelope_head, envelope_tail
+from dispatcher.sansio.envelope import envelope
 from dispatcher.sansio.messages import gap_payload, goodbye_payload, state_payload
 from dispatcher.sansio.records import Batch
 
@@ -46,9 +46,13 @@ def encode_value_events(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
 def encode_envelope_events(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     """``format=envelope``: the data is one JSON object with everything that the record holds."""
     head = b"id: " + id_prefix.encode()
-    middle = id_suffix.encode() + b"\ndata: " + envelope_head(batch.partition).encode()
+    middle = id_suffix.encode() + b"\ndata: "
+    partition = batch.partition
     return b"".join(
-        [b"%b%d%b%d%b\n\n" % (head, record[0], middle, record[0], envelope_tail(record)) for record in batch.records]
+        [
+            b"%b%d%b%b\n\n" % (head, record.offset, middle, orjson.dumps(envelope(partition, record)))
+            for record in batch.records
+        ]
     )
 
 

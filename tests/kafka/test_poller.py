@@ -148,7 +148,7 @@ async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> No
     pipeline.exchange(Polled(assigned=[partition]))
     poller = pipeline._poller
     poller._sort([Fetched(offset) for offset in (8, 9, 0, 1, 20)])  # type: ignore[misc] # a Message cannot be made
-    assert [[r.offset for r in records] for _, records, _ in poller._polled.groups] == [[8, 9], [0, 1, 20]]
+    assert [[r.offset for r in group.records] for group in poller._polled.groups] == [[8, 9], [0, 1, 20]]
     pipeline.exchange(poller._polled)
     assert pipeline.statistics().partitions[partition].received_to == 21
 
