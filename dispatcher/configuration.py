@@ -1,4 +1,7 @@
-"""Where settings come from: flag, environment, file, default, in this order, and which of them each came from."""
+"""Where settings come from: flag, environment, file, default, in this order, and which of them each came from.
+
+In the environment ``<VARIABLE>_FILE`` names a file that holds the value: so do orchestrators hand out secrets.
+"""
 
 import difflib
 import tomllib
@@ -23,10 +26,16 @@ from dispatcher.settings import (
 
 ENVIRONMENT_PREFIX = "DISPATCHER_"
 KAFKA_PREFIX = f"{ENVIRONMENT_PREFIX}KAFKA__"
+FILE_SUFFIX = "_FILE"
 DEFAULT_FILE = Path("dispatcher.toml")
 
 _WITH_UNDERSCORES = {"log_level", *(name for name in OWNED_KAFKA_PROPERTIES if "_" in name)}
 """The few properties whose names hold underscores; in the environment, all others mean dots."""
+
+_READ_BY_LIBRDKAFKA = {
+    f"{KAFKA_PREFIX}SASL_OAUTHBEARER_ASSERTION_{which}FILE" for which in ("", "PRIVATE_KEY_", "JWT_TEMPLATE_")
+}
+"""The few properties whose own names end with ``.file``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,8 @@ def reference() -> str:
         "(`--config dispatcher.toml`, or `dispatcher.toml` in the current folder), default. Sizes take plain bytes or",
         "units (`64 MiB`, `512KiB`). `dispatcher config` shows the effective values and where each came from.",
         "Passwords, keys and other secrets are never shown; give them in the environment or the file, because",
-        "every user of a machine can read a process's flags.",
+        "every user of a machine can read a process's flags. `_FILE` at the end of a variable's name makes it the",
+        "path of a file with the value, such as `DISPATCHER_KAFKA__SASL_PASSWORD_FILE=/run/secrets/sasl_password`.",
         "",
         "| setting | default | what it does, and why |",
         "|---|---|---|",
@@ -125,12 +135,13 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
     variables = {name: f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in Settings.model_fields if name != "kafka"}
     known = set(variables.values())
     spelled = {**variables, "kafka": f"{KAFKA_PREFIX}<PROPERTY>"}
+    environment, places = _read_files(environment, known, problems)
     given = {}
     for variable, value in environment.items():
         if variable.startswith(KAFKA_PREFIX):
             name = variable.removeprefix(KAFKA_PREFIX).lower()
             name = name if name in _WITH_UNDERSCORES else name.replace("_", ".")
-            given[f"kafka.{name}"] = _Given(value, "environment", variable)
+            given[f"kafka.{name}"] = _Given(value, "environment", places.get(variable, variable))
         elif variable.startswith(KAFKA_PREFIX.removesuffix("_")):
             rest = variable.removeprefix(KAFKA_PREFIX.removesuffix("_"))
             remedy = f"no such setting; did you mean {KAFKA_PREFIX}{rest}?"
@@ -140,7 +151,38 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
             problems.append(_problem(variable, value, remedy, is_secret(variable)))
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environment.items() if name in known}
-    return given | {name: _Given(value, "environment", variables[name]) for name, value in source().items()}
+    for name, value in source().items():
+        given[name] = _Given(value, "environment", places.get(variables[name], variables[name]))
+    return given
+
+
+def _read_files(
+    environment: Mapping[str, str], known: Collection[str], problems: list[SettingsProblem]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The environment with each value that a file holds in its place, and where those values came from."""
+    values, places = dict(environment), {}
+    for place, path in environment.items():
+        variable = place.removesuffix(FILE_SUFFIX)
+        if place == variable or place in _READ_BY_LIBRDKAFKA:
+            continue
+        if variable not in known and not variable.startswith(KAFKA_PREFIX):
+            continue
+        del values[place]
+        # Where a path belongs some write the password itself; that has no slash, mostly.
+        shown = HIDDEN if is_secret(place) and "/" not in path else path
+        if variable in environment:
+            problems.append(SettingsProblem(place, shown, f"one of the two: leave it out, or {variable}"))
+            continue
+        try:
+            # Editors and echo end a file with a new line that is no part of any value.
+            values[variable] = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            problems.append(SettingsProblem(place, shown, f"a file that can be read ({error.strerror})"))
+        except ValueError:
+            problems.append(SettingsProblem(place, shown, "a file with text in UTF-8"))
+        else:
+            places[variable] = place
+    return values, places
 
 
 def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dict[str, _Given]:

@@ -99,6 +99,31 @@ class TestSources:
         assert loaded.origins["kafka.fetch.wait.max.ms"] == "flag -X fetch.wait.max.ms"
         assert loaded.origins["kafka.check.crcs"] == "dispatcher.toml"
 
+    def test_a_variable_may_name_a_file_with_the_value(self, folder: Path) -> None:
+        """Any setting and any property, as orchestrators hand out secrets; the new line at the end is no part of it."""
+        for name, text in {"group": "from-file\n", "password": f"{SECRET}\r\n", "size": "20 MiB"}.items():
+            (folder / name).write_text(text)
+        loaded = load(
+            {},
+            {
+                "DISPATCHER_GROUP_ID_FILE": str(folder / "group"),
+                "DISPATCHER_KAFKA__SASL_PASSWORD_FILE": str(folder / "password"),
+                "DISPATCHER_HISTORY_BYTES_FILE": str(folder / "size"),
+                "DISPATCHER_PAUSE_ABOVE_BYTES": "1 MiB",
+                "DISPATCHER_RESUME_BELOW_BYTES": "1 MiB",
+            },
+        )
+        assert (loaded.settings.group_id, loaded.settings.history_bytes) == ("from-file", 20 * MIB)
+        assert loaded.settings.kafka == {"sasl.password": SECRET}
+        assert loaded.origins["group_id"] == "environment DISPATCHER_GROUP_ID_FILE"
+        assert loaded.origins["kafka.sasl.password"] == "environment DISPATCHER_KAFKA__SASL_PASSWORD_FILE"
+
+    def test_properties_that_are_names_of_files_are_left_to_librdkafka(self) -> None:
+        """Three of them end with .file themselves."""
+        variable = "DISPATCHER_KAFKA__SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE"
+        kafka = load({}, {variable: "/run/secrets/key"}).settings.kafka
+        assert kafka == {"sasl.oauthbearer.assertion.private.key.file": "/run/secrets/key"}
+
     def test_a_file_by_name_takes_the_place_of_the_one_in_the_folder(self, folder: Path) -> None:
         """``--config`` names the only file that is read."""
         Path("dispatcher.toml").write_text('group_id = "folder"')
@@ -281,6 +306,42 @@ class TestProblems:
             found["max_subscribers (DISPATCHER_MAX_SUBSCRIBERS)"].value,
             found["drain_seconds (--drain-seconds)"].value,
         ) == ("x", "many", "11")
+
+    @pytest.mark.parametrize(
+        ("path", "remedy"),
+        [("./nowhere", "No such file or directory"), (".", "Is a directory"), ("./latin", "text in UTF-8")],
+    )
+    def test_a_file_with_a_value_that_cannot_be_read_is_told(self, folder: Path, path: str, remedy: str) -> None:
+        """By the variable and the path, once, and of a property as well."""
+        (folder / "latin").write_bytes(b"\xe4")
+        variables = ("DISPATCHER_GROUP_ID_FILE", "DISPATCHER_KAFKA__CLIENT_RACK_FILE")
+        found = problems(environment=dict.fromkeys(variables, path))
+        assert set(found) == set(variables)
+        for problem in found.values():
+            assert problem.value == path
+            assert remedy in problem.remedy
+
+    def test_a_value_and_a_file_with_a_value_are_one_too_many(self, folder: Path) -> None:
+        """Which of the two was meant, nobody can know."""
+        (folder / "group").write_text("a")
+        found = problems(environment={"DISPATCHER_GROUP_ID": "b", "DISPATCHER_GROUP_ID_FILE": "./group"})
+        assert found["DISPATCHER_GROUP_ID_FILE"].remedy == "one of the two: leave it out, or DISPATCHER_GROUP_ID"
+
+    def test_a_wrong_value_in_a_file_is_told_by_the_variable(self, folder: Path) -> None:
+        """As any other wrong value."""
+        (folder / "size").write_text("much")
+        found = problems(environment={"DISPATCHER_HISTORY_BYTES_FILE": "./size"})
+        assert found["history_bytes (DISPATCHER_HISTORY_BYTES_FILE)"].value == "much"
+
+    def test_a_password_in_the_place_of_a_path_is_not_shown(self) -> None:
+        """A slip that happens."""
+        found = problems(environment={"DISPATCHER_KAFKA__SASL_PASSWORD_FILE": SECRET})
+        assert found["DISPATCHER_KAFKA__SASL_PASSWORD_FILE"].value == HIDDEN
+
+    def test_a_file_for_no_setting_is_an_unknown_variable(self) -> None:
+        """It is not read."""
+        found = problems(environment={"DISPATCHER_HISTROY_BYTES_FILE": "/run/secrets/x"})
+        assert "did you mean DISPATCHER_HISTORY_BYTES?" in found["DISPATCHER_HISTROY_BYTES_FILE"].remedy
 
     def test_a_wrong_value_does_not_make_others_look_wrong(self) -> None:
         """What is compared with a value that could not be read is not blamed."""
