@@ -7,6 +7,7 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 `Hub.wait_until_left`, so every other method is one step that no task can observe half done.
 """
 
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
@@ -307,9 +308,18 @@ class Hub:
         )
 
     @property
+    def partitions(self) -> int:
+        """How many partitions are here."""
+        return len(self._partitions)
+
+    @property
     def subscribers(self) -> int:
         """How many subscribers there are, in any state."""
         return len(self._subscribers)
+
+    def some_subscribers(self, number: int) -> list[Subscriber]:
+        """So many of the subscribers that are here now, at random."""
+        return random.sample(list(self._subscribers.values()), number)
 
     def reads(self, topic: str) -> bool:
         """Whether some subscriber reads a topic."""

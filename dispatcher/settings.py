@@ -203,6 +203,11 @@ class Settings(BaseSettings):
     shutdown_seconds: Seconds = Field(
         default=10, gt=0, description="Time from SIGTERM to the end of the process, whatever clients and brokers do."
     )
+    spread_seconds: Seconds = Field(
+        default=0,
+        description="When a replica has come and taken a part of the partitions, that part of the subscribers is told "
+        "`goodbye` over this time, so that some go to the new one. 0: none, they stay until they leave by themselves.",
+    )
     max_subscribers: int = Field(
         default=10_000, ge=1, description="Subscribers on this replica; more are sent elsewhere."
     )

@@ -27,8 +27,9 @@ from dispatcher.kafka.properties import check_properties
 from dispatcher.operations import ReplicaOperations
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
+from dispatcher.spreading import spread_subscribers
 from dispatcher.web.app import create_app
-from dispatcher.web.goodbyes import restart
+from dispatcher.web.goodbyes import restart, spread
 from dispatcher.web.server import Server
 
 log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
             root.start_soon(last_resort.watch)
             await root.start(server.serve)
             root.start_soon(_stop_on_signal, pipeline, settings, last_resort, root.cancel_scope)
+            root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
             task_status.started(server)
             await pipeline.run()
             await server.stop(settings.shutdown_seconds * CONNECTIONS_SHARE)
