@@ -66,6 +66,7 @@ class Hub:
         self._dispatched_records = 0
         self._deliveries = 0
         self._fell_back = 0
+        self._stalled = 0
         self._caught_up = {True: 0, False: 0}
         """How often a subscriber became live, by whether it needed more than the history for it."""
 
@@ -181,6 +182,10 @@ class Hub:
         """Offer nothing more to the subscriber: it reads the history."""
         self._fell_back += 1
         self._fan_out.remove(subscriber)
+
+    def stalled(self) -> None:
+        """A subscriber took nothing for too long."""
+        self._stalled += 1
 
     def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The replica's state, encoded for a feed."""
@@ -303,6 +308,7 @@ class Hub:
             dispatched_records=self._dispatched_records,
             deliveries=self._deliveries,
             fell_back=self._fell_back,
+            stalled=self._stalled,
             history_hits=self._caught_up[False],
             history_misses=self._caught_up[True],
         )

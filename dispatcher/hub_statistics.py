@@ -63,6 +63,8 @@ class HubStatistics:
     """Records times subscribers that took them."""
     fell_back: int
     """How often a full channel sent a live subscriber back to catching up."""
+    stalled: int
+    """Subscribers that were cut because they took nothing for too long."""
     history_hits: int
     """How often a subscriber became live from memory alone."""
     history_misses: int

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import trio
@@ -36,6 +37,7 @@ class ReplicaOperations(Collector):
         self._pipeline = pipeline
         self._hub = hub
         self._connections = connections
+        self._has_been_ready = False
         self.registry = CollectorRegistry()
         for make in (ProcessCollector, PlatformCollector, GCCollector):
             make(registry=self.registry)
@@ -54,7 +56,17 @@ class ReplicaOperations(Collector):
             reasons.append(f"the replica has not joined the group {self._settings.group_id} yet")
         elif not statistics.partitions and statistics.last_error:
             reasons.append(f"nothing is assigned ({statistics.last_error})")
+        self._has_been_ready |= not reasons
         return reasons
+
+    @property
+    def has_been_ready(self) -> bool:
+        """Whether it was ready at any time that somebody asked.
+
+        Docker has one health check where others have two, and kills what fails it. A replica that waits for a broker
+        with its subscribers connected must not be killed for that; one that never came so far may be.
+        """
+        return self._has_been_ready
 
     def status(self) -> Mapping[str, Any]:
         """Everything that a person may want to see."""
@@ -79,6 +91,7 @@ class ReplicaOperations(Collector):
                 **{str(state): number for state, number in hub.subscribers.items()},
                 "total": sum(hub.subscribers.values()),
                 "fell_back": hub.fell_back,
+                "stalled": hub.stalled,
                 "behind_records": {"median": hub.behind_records_median, "worst": hub.behind_records_worst},
                 "transports": hub.transports,
             },
@@ -108,6 +121,10 @@ class ReplicaOperations(Collector):
         """The metrics, for prometheus-client; names and units as Prometheus recommends them."""
         statistics = self._pipeline()
         hub = self._hub()
+        # Addresses change with each task; this joins every other metric with a name that stays.
+        info = GaugeMetricFamily("dispatcher_info", "1, with the name of the replica.", labels=["replica", "version"])
+        info.add_metric([self._settings.client_id, version("dispatcher")], 1)
+        yield info
         ready = GaugeMetricFamily("dispatcher_ready", "1 when the replica is ready for subscribers.")
         ready.add_metric([], not self.why_not_ready())
         yield ready
@@ -142,6 +159,7 @@ class ReplicaOperations(Collector):
             ("dispatched_records", "Records that at least one subscriber took.", hub.dispatched_records),
             ("deliveries", "Records times subscribers that took them.", hub.deliveries),
             ("fell_back", "Full channels that sent a subscriber back to catching up.", hub.fell_back),
+            ("stalled", "Subscribers that were cut because they took nothing for too long.", hub.stalled),
             ("history_hits", "Subscribers that became live from memory alone.", hub.history_hits),
             ("history_misses", "Subscribers that needed Kafka to become live.", hub.history_misses),
             ("commits", "Offsets that the broker stored.", statistics.commits.confirmed),

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import trio
 
-from dispatcher.errors import FellBehindError
+from dispatcher.errors import FellBehindError, SubscriberStalledError
 from dispatcher.feed import Feed, Goodbye, Transport
 from dispatcher.hub_statistics import SubscriberState, SubscriberStatistics
 from dispatcher.sansio.catch_up import CatchUp, Question, ReadQuestion, TimeQuestion, began_anew
@@ -78,6 +78,9 @@ class Source(Protocol):
 
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
         """So many sockets accepted all bytes of these entries."""
+
+    def stalled(self) -> None:
+        """A socket took nothing for too long."""
 
 
 class Subscriber:
@@ -321,6 +324,9 @@ class Subscriber:
         try:
             await self.transport.send_all(buffers)
             self._source.dispatched(entries, 1)
+        except SubscriberStalledError:
+            self._source.stalled()
+            raise
         finally:
             self.in_flight = ()
         self.records += sum(entry.records for entry in entries)

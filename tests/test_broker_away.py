@@ -21,6 +21,7 @@ async def test_broker_comes_after_the_start(
     ready = replica.get("/readyz")
     assert ready.status_code == 503
     assert cluster.bootstrap_servers in ready.json()["reasons"][0]
+    assert ready.json()["has_been_ready"] is False
     async with open_sse(replica) as stream:
         assert (await stream.next_control("state"))["state"] == "broker-down"
         await trio.to_thread.run_sync(cluster.start)
@@ -37,6 +38,8 @@ async def test_broker_comes_after_the_start(
         await trio.to_thread.run_sync(cluster.kill_node, 0)
         with trio.fail_after(30):
             assert (await stream.next_control("state"))["state"] == "broker-down"
+            ready = await trio.to_thread.run_sync(replica.get, "/readyz")
+            assert (ready.status_code, ready.json()["has_been_ready"]) == (503, True)
             cluster.start_node(0)
             await trio.to_thread.run_sync(cluster.wait_until_ready)
             while (await stream.next_control("state"))["state"] != "streaming":

@@ -19,6 +19,10 @@ class Operations(Protocol):
     def why_not_ready(self) -> list[str]:
         """Reasons why no new subscriber should be sent here; empty when ready."""
 
+    @property
+    def has_been_ready(self) -> bool:
+        """Whether it was ready at any time that somebody asked."""
+
     def status(self) -> Mapping[str, Any]:
         """Everything that a person may want to see."""
 
@@ -34,7 +38,8 @@ def add_operations(app: Quart, operations: Operations) -> None:
     @app.get("/readyz")
     async def readyz() -> TrioResponse:
         reasons = operations.why_not_ready()
-        return _json(503 if reasons else 200, {"ready": not reasons, "reasons": reasons})
+        body = {"ready": not reasons, "has_been_ready": operations.has_been_ready, "reasons": reasons}
+        return _json(503 if reasons else 200, body)
 
     @app.get("/status")
     async def status() -> TrioResponse:
