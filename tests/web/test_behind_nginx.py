@@ -1,0 +1,167 @@
+"""nginx between the client and either transport, as it comes and as `docs/protocol.md` sets it up."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+import trio
+from wsproto.events import CloseConnection, TextMessage
+
+from dispatcher.feed import Goodbye
+from tests.broker import leash
+from tests.clients import ClientStream, SseStream
+from tests.test_hub import ONE, TWO
+from tests.web.test_transports import House, WsStream, next_values
+
+PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
+AS_IT_COMES = "location / { proxy_pass http://dispatcher; }"
+CONFIGURATION = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder};
+    scgi_temp_path {folder};
+    map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
+    upstream dispatcher {{ server {host}:{port}; }}
+    server {{ listen unix:{folder}/socket; {location} }}
+}}
+"""
+
+
+class HouseBehindNginx(House):
+    """Its clients are nginx's."""
+
+    def __init__(self, transport: str, folder: Path, location: str) -> None:
+        super().__init__(transport)
+        self._folder = folder
+        self._location = location.replace("http://", "https://") if self.secure else location
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """And nginx in front of it."""
+        async with super().serving():
+            host, port = self.server.addresses[0]
+            text = CONFIGURATION.format(folder=self._folder, host=host, port=port, location=self._location)
+            with nginx(self._folder, text):
+                await self.until((self._folder / "socket").exists)
+                yield
+
+    @asynccontextmanager
+    async def connected(self, receive_buffer_bytes: int = 0) -> AsyncIterator[ClientStream]:
+        """A client's stream, which ends at nginx."""
+        del receive_buffer_bytes  # a local socket's is the sender's
+        stream = await trio.open_unix_socket(str(self._folder / "socket"))
+        try:
+            yield stream
+        finally:
+            stream.socket.close()
+
+
+@contextmanager
+def nginx(folder: Path, configuration: str) -> Iterator[None]:
+    """It runs in the foreground until the block ends."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        reason = "these tests need nginx, which this machine does not have"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    path = folder / "nginx.conf"
+    path.write_text(configuration)
+    command = [program, "-e", str(folder / "error.log"), "-c", str(path)]
+    process = subprocess.Popen([sys.executable, leash.__file__, str(os.getpid()), *command])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def documented() -> str:
+    """The location that people are told to write."""
+    found = re.search(r"```nginx\n(.+?)```", PROTOCOL.read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture(params=["socket", "tls"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """How nginx reaches the dispatcher."""
+    return str(request.param)
+
+
+async def test_sse_needs_no_configuration(transport: str, tmp_path: Path) -> None:
+    """Each record comes when it is there, though nginx would buffer by itself; a goodbye ends the answer."""
+    house = HouseBehindNginx(transport, tmp_path, AS_IT_COMES)
+    async with house.serving(), house.sse() as client:
+        for number in range(3):
+            house.publish(ONE)
+            assert await next_values(client, 1) == [str(number)]
+        house.hub.say_goodbye(lambda: Goodbye(1012, "the replica restarts", 1500))
+        assert (await client.next_control("goodbye"))["code"] == 1012
+        assert await client.next_event() is None
+
+
+@pytest.mark.parametrize("protocol", ["sse", "ws"])
+async def test_records_and_the_last_word_pass_through(transport: str, protocol: str, tmp_path: Path) -> None:
+    """The backlog, live records at once, and why the stream ends."""
+    house = HouseBehindNginx(transport, tmp_path, documented())
+    async with house.serving():
+        house.publish(ONE, TWO)
+        async with house.sse() if protocol == "sse" else house.ws() as client:
+            assert await next_values(client, 2) == ["0", "1"]
+            await house.live()
+            for number in range(2, 5):
+                house.publish(TWO)
+                assert await next_values(client, 1) == [str(number)]
+            house.hub.say_goodbye(lambda: Goodbye(1012, "the replica restarts", 1500))
+            assert await last_word(client) == 1012
+            await house.hub.wait_until_left()
+
+
+async def last_word(client: SseStream | WsStream) -> int:
+    """The code with which the stream ends; WebSocket's close has it as well."""
+    if isinstance(client, SseStream):
+        code = int(str((await client.next_control("goodbye"))["code"]))
+        assert await client.next_event() is None
+        return code
+    told = []
+    while not isinstance(event := await client.next_event(), CloseConnection):
+        if isinstance(event, TextMessage):
+            told.append(orjson.loads(event.data))
+    assert (told[-1]["type"], told[-1]["code"]) == ("goodbye", event.code)
+    return int(event.code)
+
+
+@pytest.mark.parametrize("protocol", ["sse", "ws"])
+async def test_who_leaves_the_proxy_leaves_the_dispatcher(transport: str, protocol: str, tmp_path: Path) -> None:
+    """The proxy closes its side, and the place is free."""
+    house = HouseBehindNginx(transport, tmp_path, documented())
+    async with house.serving():
+        async with house.sse() if protocol == "sse" else house.ws():
+            await house.live()
+        await house.hub.wait_until_left()
+
+
+@pytest.mark.parametrize("protocol", ["sse", "ws"])
+async def test_a_client_that_does_not_read_holds_back_what_is_dispatched(
+    transport: str, protocol: str, tmp_path: Path
+) -> None:
+    """Its buffer is all that nginx takes: the record is dispatched when the client has nearly all of it."""
+    house = HouseBehindNginx(transport, tmp_path, documented())
+    async with house.serving(), house.sse() if protocol == "sse" else house.ws() as client:
+        await house.live()
+        house.publish_large()
+        await house.until(lambda: all(subscriber.in_flight for subscriber in house.hub._subscribers.values()))
+        assert house.dispatched == []
+        (value,) = await next_values(client, 1)
+        assert set(value) == {"x"}
+        await house.until(lambda: bool(house.dispatched))
