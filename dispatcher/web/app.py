@@ -1,8 +1,5 @@
 """The Quart-Trio app: routes, and the one place where errors become answers."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import structlog
 import trio
 from hypercorn.typing import ASGISendCallable, ASGISendEvent
@@ -17,26 +14,13 @@ from dispatcher.hub import Hub
 from dispatcher.settings import Settings
 from dispatcher.web.events import add_events
 from dispatcher.web.operations import Operations, add_operations
+from dispatcher.web.page import add_page
 from dispatcher.web.problems import problem_response
 from dispatcher.web.websocket import add_websocket
 
 log = structlog.get_logger(__name__)
 
 LAST_MESSAGE_SECONDS = 5.0
-
-PAGE = Path(__file__).parent / "page"
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
-PAGE_FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-}
 
 
 class HTTPConnection(TrioASGIHTTPConnection):
@@ -69,8 +53,7 @@ def create_app(hub: Hub, settings: Settings, operations: Operations) -> App:
     add_events(app, hub, settings)
     add_websocket(app, hub, settings)
     add_operations(app, operations)
-    for path, (name, content_type) in PAGE_FILES.items():
-        app.add_url_rule(path, name, _page((PAGE / name).read_bytes(), content_type), methods=["GET"])
+    add_page(app)
 
     @app.errorhandler(DispatcherError)
     async def on_our_error(error: DispatcherError) -> TrioResponse:
@@ -88,10 +71,3 @@ def create_app(hub: Hub, settings: Settings, operations: Operations) -> App:
         return problem_response(500, "The dispatcher failed on this request; its log tells more.")
 
     return app
-
-
-def _page(body: bytes, content_type: str) -> Callable[[], TrioResponse]:
-    def view() -> TrioResponse:
-        return TrioResponse(body, headers=PAGE_HEADERS, content_type=content_type)
-
-    return view

@@ -1,0 +1,49 @@
+"""The live page at ``/``, and ``/client.js``, which it uses: files that are served as they lie here.
+
+Browsers ask each time whether a file has changed (``no-cache``), so a page and its scripts are always of one version,
+and are answered with 304 when it has not.
+"""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from quart import Quart, request
+from quart_trio.wrappers import TrioResponse
+
+FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/client.js": ("client.js", "text/javascript; charset=utf-8"),
+    "/client.d.ts": ("client.d.ts", "text/plain; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+
+HEADERS = {
+    # Records are shown as text. Were one ever taken for markup, it could not run or fetch anything.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def add_page(app: Quart) -> None:
+    """Add the routes."""
+    folder = Path(__file__).parent
+    for path, (name, content_type) in FILES.items():
+        app.add_url_rule(path, name, _view((folder / name).read_bytes(), content_type), methods=["GET"])
+
+
+def _view(body: bytes, content_type: str) -> Callable[[], TrioResponse]:
+    etag = sha256(body).hexdigest()[:32]
+    headers = {**HEADERS, "ETag": f'"{etag}"'}
+
+    def view() -> TrioResponse:
+        # Compared as RFC 9110, section 13.1.2, has it: weakly, since proxies that compress weaken the tag.
+        if request.if_none_match.contains_weak(etag):
+            return TrioResponse(b"", 304, headers)
+        return TrioResponse(body, headers=headers, content_type=content_type)
+
+    return view

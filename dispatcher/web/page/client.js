@@ -1,0 +1,358 @@
+// The browser's client of a dispatcher: subscribes, reconnects, resumes, drops repeats. docs/protocol.md is the contract.
+//
+// Rules of this module:
+//
+// * Nothing is thrown into the page: what a callback throws is reported, and the stream goes on.
+// * `seen` is what was handed to the page, by the first pair of ids: what is not above it is a repeat. `place` is where
+//   to resume, merged from all pairs of the ids of all replicas: it also knows partitions that were quiet so far.
+// * An attempt ends once, with one reason. What comes after that is not heard.
+// * fetch, not EventSource: that hides statuses and heartbeats, and gives up for good on errors that pass.
+
+const HEARTBEAT_MS = 15_000; // until a state names another
+const RETRY_MS = 1000;
+const MAX_RETRY_MS = 30_000;
+const SAVE_MS = 250;
+const MAX_ID_CHARACTERS = 8192;
+const ID = /^[\w.-]+:\d+=(-1|\d+)([,;]([\w.-]+:)?\d+=(-1|\d+))*$/;
+
+const WORDS = {
+  live: "records come as they are written",
+  "catching-up": "reading what came before",
+  rebalancing: "partitions are moving between replicas",
+  waiting: "this replica has no partition now",
+  "broker-down": "no Kafka broker can be reached",
+};
+
+/** Subscribe to a dispatcher. `client.d.ts` tells every option. */
+export function subscribe(url, options = {}) {
+  const { onRecord, onState, onGap, transport = "auto", storageKey } = options;
+  const seen = new Map();
+  const place = new Map();
+  let overWebSocket = transport === "websocket";
+  let heartbeatMs = HEARTBEAT_MS;
+  let retryMs = RETRY_MS;
+  let heardAt = 0;
+  let closed = false;
+  let worked = false; // the attempt under way has brought something
+  let told = {};
+  let suffix; // what follows the own pair in an id, and whose: it is the same for all records of a batch
+  let saving;
+  let finish; // ends the attempt under way
+  let hurry; // ends the wait for the next one
+  let restore; // tells again what was told before the browser said that it is offline
+
+  // What the page is told.
+
+  function guarded(act, otherwise) {
+    try {
+      return act();
+    } catch (error) {
+      otherwise?.(error);
+    }
+  }
+
+  function report(error) {
+    (globalThis.reportError ?? console.error)(error);
+  }
+
+  function call(callback, value) {
+    guarded(() => callback?.(value)?.catch?.(report), report);
+  }
+
+  function tell(state, reason = WORDS[state], more) {
+    const now = { state, reason, transport: overWebSocket ? "websocket" : "sse", ...more };
+    restore = undefined;
+    if (JSON.stringify(now) !== JSON.stringify(told)) call(onState, (told = now));
+  }
+
+  // What was seen.
+
+  function raise(map, partition, offset) {
+    if (!(map.get(partition) >= offset)) map.set(partition, offset);
+  }
+
+  function merge(id, map = place) {
+    for (const part of id.split(";")) {
+      const [topic, pairs] = part.split(":");
+      for (const pair of pairs.split(",")) {
+        const [number, offset] = pair.split("=");
+        raise(map, `${topic}:${number}`, BigInt(offset));
+      }
+    }
+  }
+
+  function position() {
+    let text = "";
+    let last;
+    for (const partition of [...place.keys()].sort()) {
+      const [topic, number] = partition.split(":");
+      const pair = `${topic === last ? "," : `${text && ";"}${topic}:`}${number}=${place.get(partition)}`;
+      if (text.length + pair.length > MAX_ID_CHARACTERS) break; // a longer one is refused
+      text += pair;
+      last = topic;
+    }
+    return text;
+  }
+
+  function save() {
+    clearTimeout(saving);
+    saving = undefined;
+    // A page may be denied its storage: then a reload does not resume, and that is all.
+    guarded(() => sessionStorage.setItem(storageKey, position()));
+  }
+
+  function moved() {
+    if (storageKey) saving ??= setTimeout(save, SAVE_MS);
+  }
+
+  function take(record) {
+    const [, partition, digits, others] = /^(.+?:\d+)=(\d+)(.*)/.exec(record.id);
+    worked = true;
+    const offset = BigInt(digits);
+    if (suffix === partition + others) raise(place, partition, offset);
+    else merge(record.id);
+    suffix = partition + others;
+    if (seen.get(partition) >= offset) return;
+    seen.set(partition, offset);
+    call(onRecord, record);
+    moved();
+  }
+
+  function miss(gap) {
+    const partition = `${gap.topic}:${gap.partition}`;
+    for (const map of [seen, place]) {
+      if (gap.reason === "recreated") map.set(partition, BigInt(gap.to)); // another log, whose offsets begin anew
+      else raise(map, partition, BigInt(gap.to));
+    }
+    suffix = undefined;
+    call(onGap, gap);
+    moved();
+  }
+
+  // What the server says, whatever carries it.
+
+  function hear(type, message) {
+    worked = true;
+    if (type === "state") {
+      heartbeatMs = message.heartbeat_seconds * 1000 || heartbeatMs;
+      const { state, replica, assigned } = message;
+      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned });
+    } else if (type === "gap") {
+      miss(message);
+    } else if (type === "goodbye") {
+      finish(`${message.reason} (${message.code})`, message.code, message.code === 4408 ? 0 : message.retry_ms);
+    }
+  }
+
+  function alive() {
+    heardAt = Date.now();
+    restore?.();
+  }
+
+  function opened() {
+    if (place.size) tell("catching-up");
+  }
+
+  function address(name) {
+    const { topics = [], since } = options;
+    const target = new URL(url, globalThis.location?.href);
+    target.pathname = target.pathname.replace(/(\/(events|ws)?)?$/, `/${name}`);
+    for (const topic of [topics].flat()) target.searchParams.append("topic", topic);
+    if (since !== undefined) target.searchParams.set("since", since instanceof Date ? +since : since);
+    return target;
+  }
+
+  async function viaEvents(target, signal) {
+    target.searchParams.set("format", "envelope");
+    const id = position();
+    const { headers, credentials } = options;
+    const response = await fetch(target, {
+      headers: { Accept: "text/event-stream", ...headers, ...(id && { "Last-Event-ID": id }) },
+      credentials,
+      cache: "no-store",
+      signal,
+    });
+    const { status } = response;
+    const type = response.headers.get("Content-Type") ?? "nothing";
+    if (status !== 200 || !type.startsWith("text/event-stream")) {
+      let reason = status === 200 ? `the answer is ${type}, not an event stream` : `HTTP ${status}`;
+      if (type.includes("json")) reason += `: ${(await response.json()).detail}`;
+      const passes = status >= 500 || [408, 425, 429].includes(status);
+      const seconds = response.headers.get("Retry-After");
+      return finish(reason, passes ? 0 : 4400, seconds > 0 ? seconds * 1000 : undefined);
+    }
+    alive();
+    opened();
+    const parse = eventParser(signal);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done || signal.aborted) return finish("the stream ended");
+      alive();
+      guarded(() => parse(value), strange);
+    }
+  }
+
+  /** Takes text in pieces, cut anywhere, and hears the events in it. */
+  function eventParser(signal) {
+    let rest = "";
+    let cr = false; // the last piece ended with \r: a \n at the beginning of the next one belongs to it
+    let id, type, data;
+    function dispatch() {
+      if (type === undefined || type === "message") {
+        if (data !== undefined) take({ id, ...JSON.parse(data) });
+        else if (id) merge(id), moved();
+      } else if (data !== undefined) {
+        hear(type, JSON.parse(data));
+      }
+    }
+    return (text) => {
+      const lines = (cr && text.startsWith("\n") ? text.slice(1) : text).split(/\r\n?|\n/);
+      cr = text.endsWith("\r");
+      lines[0] = rest + lines[0];
+      rest = lines.pop();
+      for (const line of lines) {
+        if (signal.aborted) return;
+        if (!line) {
+          dispatch();
+          id = type = data = undefined;
+          continue;
+        }
+        const colon = line.indexOf(":");
+        const name = colon < 0 ? line : line.slice(0, colon);
+        const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
+        if (name === "data") data = data === undefined ? value : `${data}\n${value}`;
+        else if (name === "id") id = value;
+        else if (name === "event") type = value;
+        else if (name === "retry" && /^\d+$/.test(value)) retryMs = +value;
+      }
+    };
+  }
+
+  async function viaWebSocket(target, signal) {
+    target.protocol = target.protocol.replace("http", "ws");
+    const id = position();
+    if (id) target.searchParams.set("last_event_id", id);
+    const socket = new WebSocket(target, "dispatcher.v1.json");
+    socket.onopen = () => {
+      alive();
+      opened();
+    };
+    socket.onmessage = ({ data }) => {
+      alive();
+      guarded(() => {
+        const { type, records, ...message } = JSON.parse(data);
+        if (type === "heartbeat" && message.id) merge(message.id), moved();
+        for (const record of records ?? []) {
+          if (signal.aborted) return;
+          take(record);
+        }
+        hear(type, message);
+      }, strange);
+    };
+    socket.onclose = ({ code, reason }) => finish(reason ? `${reason} (${code})` : `the connection ended (${code})`, code);
+    signal.addEventListener("abort", () => {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.close();
+    });
+  }
+
+  function strange(error) {
+    finish(`what came is not understood: ${error.message}`);
+  }
+
+  // Attempts, one after the other.
+
+  function attempt() {
+    return new Promise((resolve) => {
+      const abort = new AbortController();
+      let watching;
+      worked = false;
+      finish = (reason, code = 0, waitMs, isSilent = false) => {
+        if (abort.signal.aborted) return;
+        clearTimeout(watching);
+        abort.abort();
+        resolve({ reason, waitMs, isSilent, isFinal: [1003, 1009].includes(code) || (code >= 4400 && code !== 4408) });
+      };
+      function watch() {
+        // The clock on the wall goes on while a laptop sleeps: the first look after that finds a long silence.
+        const now = Date.now();
+        const silentMs = now - heardAt;
+        if (silentMs < 0) heardAt = now; // it was set back
+        if (silentMs >= 2 * heartbeatMs) finish(`no sign of life for ${Math.round(silentMs / 1000)} s`, 0, undefined, true);
+        else watching = setTimeout(watch, Math.min(2 * heartbeatMs - silentMs, 1000));
+      }
+      heardAt = Date.now();
+      watch();
+      const target = guarded(
+        () => address(overWebSocket ? "ws" : "events"),
+        (error) => finish(error.message, 4400),
+      );
+      const via = overWebSocket ? viaWebSocket : viaEvents;
+      if (target) via(target, abort.signal).catch(() => finish("no connection"));
+    });
+  }
+
+  async function run() {
+    await null; // the page has the stream before it hears of it
+    let failures = 0;
+    if (!closed) tell("connecting", "asking for a stream");
+    while (!closed) {
+      const { reason, waitMs, isSilent, isFinal } = await attempt();
+      if (closed) return;
+      if (isFinal) {
+        tell("closed", reason);
+        return close();
+      }
+      failures = worked ? 0 : failures + 1;
+      // A proxy that keeps back what it should pass on looks like a silent server.
+      if (transport === "auto" && !worked) overWebSocket = !overWebSocket && isSilent;
+      const retry_ms = Math.round(waitMs ?? Math.random() * Math.min(MAX_RETRY_MS, retryMs * 2 ** failures));
+      tell(globalThis.navigator?.onLine === false ? "offline" : "reconnecting", reason, { retry_ms, failures });
+      await new Promise((resolve) => {
+        const timer = setTimeout(resolve, retry_ms);
+        hurry = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      hurry = undefined;
+    }
+  }
+
+  const listeners = {
+    offline() {
+      const { state, reason, transport: _, ...more } = told;
+      tell("offline", "the browser is offline", more);
+      restore = hurry ? undefined : () => tell(state, reason, more);
+    },
+    online() {
+      if (hurry) hurry();
+      else if (restore) finish("the network is back", 0, 0);
+    },
+    pagehide: save,
+  };
+
+  function close() {
+    if (closed) return;
+    closed = true;
+    for (const name in listeners) globalThis.removeEventListener?.(name, listeners[name]);
+    save();
+    finish?.("");
+    hurry?.();
+  }
+
+  const stored = options.position ?? (storageKey && guarded(() => sessionStorage.getItem(storageKey)));
+  if (ID.test(stored)) {
+    merge(stored);
+    merge(stored, seen);
+  }
+  for (const name in listeners) globalThis.addEventListener?.(name, listeners[name]);
+  run();
+  return {
+    close,
+    get position() {
+      return position();
+    },
+  };
+}

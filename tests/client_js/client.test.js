@@ -1,0 +1,404 @@
+// The logic of client.js, against a server whose answers are written byte by byte. Run by tests/web/test_client_js.py.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { subscribe } from "../../dispatcher/web/page/client.js";
+import { Server, Told } from "./server.js";
+
+const transports = ["sse", ...(globalThis.WebSocket ? ["websocket"] : [])];
+
+/** A subscription, and what it told. */
+function open(t, url, options = {}) {
+  const records = new Told();
+  const states = new Told();
+  const gaps = new Told();
+  const told = { onRecord: records.push, onState: states.push, onGap: gaps.push };
+  const stream = subscribe(url, { transport: "sse", ...told, ...options });
+  t.after(() => stream.close());
+  return { stream, records, states, gaps };
+}
+
+const named = (state) => (told) => told.state === state;
+const names = (states) => states.all.map(({ state }) => state);
+const pairs = (records) => records.all.map(({ id }) => id.split(",")[0]);
+
+/** What the page would have stored, and the events of its window. */
+function pretendPage(t, { online = true, stored = {} } = {}) {
+  const window = new EventTarget();
+  const navigator = { onLine: online };
+  const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  Object.defineProperty(globalThis, "navigator", { value: navigator, configurable: true });
+  globalThis.addEventListener = window.addEventListener.bind(window);
+  globalThis.removeEventListener = window.removeEventListener.bind(window);
+  globalThis.sessionStorage = {
+    getItem: (key) => stored[key] ?? null,
+    setItem: (key, value) => void (stored[key] = value),
+  };
+  t.after(() => {
+    for (const name of ["addEventListener", "removeEventListener", "sessionStorage", "navigator"]) delete globalThis[name];
+    if (before) Object.defineProperty(globalThis, "navigator", before);
+  });
+  return { stored, navigator, fire: (name) => window.dispatchEvent(new Event(name)) };
+}
+
+test("hands over records with their envelope, and tells the state", async (t) => {
+  const server = await Server.start(t);
+  const { records, states, stream } = open(t, server.url, { topics: ["a", "b"], since: "earliest" });
+  const events = await server.next();
+  assert.equal(events.request.url, "/events?topic=a&topic=b&since=earliest&format=envelope");
+  assert.equal(events.id, undefined);
+  events.begin().state("streaming").record("t:0=5,1=7", "héllo 🦊");
+  const [record] = await records.atLeast(1);
+  assert.deepEqual(
+    { topic: record.topic, partition: record.partition, offset: record.offset, value: record.value },
+    { topic: "t", partition: 0, offset: 5, value: "héllo 🦊" },
+  );
+  assert.deepEqual(names(states), ["connecting", "live"]);
+  assert.equal(states.all[1].replica, "one");
+  assert.deepEqual(states.all[1].assigned, { t: [0, 1] });
+  assert.equal(stream.position, "t:0=5,1=7");
+});
+
+test("a stream may be cut into pieces at any byte", async (t) => {
+  const text =
+    "\ufeffretry: 2000\r\n\r\nevent: state\rdata: {\"state\":\rdata: \"streaming\",\"heartbeat_seconds\":15}\r\r" +
+    'id: t:0=1\ndata: {"value":"é🦊"}\n\n:\n\nid: t:0=1,1=9\n\nid:t:0=2,1=9\r\ndata:{"value":"b"}\r\n\r\n';
+  const bytes = Buffer.from(text);
+  const server = await Server.start(t);
+  for (let cut = 0; cut <= bytes.length; cut += 1) {
+    const { stream, records, states } = open(t, server.url);
+    const events = await server.next();
+    events.begin();
+    events.response.socket.setNoDelay(true);
+    events.write(bytes.subarray(0, cut));
+    await new Promise(setImmediate);
+    events.write(bytes.subarray(cut));
+    await records.atLeast(2);
+    assert.deepEqual(records.all.map(({ value }) => value), ["é🦊", "b"], `cut at ${cut}`);
+    assert.deepEqual(names(states), ["connecting", "live"]);
+    assert.equal(stream.position, "t:0=2,1=9");
+    stream.close();
+  }
+});
+
+for (const transport of transports) {
+  const say = (stream, ...ids) => {
+    if (transport === "websocket") stream.records(...ids);
+    else for (const id of ids) stream.record(id);
+  };
+
+  test(`${transport}: resumes from the merged position of all replicas, and drops repeats`, async (t) => {
+    const server = await Server.start(t);
+    const { records, states } = open(t, server.url, { transport });
+    const first = await server.next();
+    say(first.begin().state("streaming"), "t:0=5,1=7", "t:1=8,0=5");
+    await records.atLeast(2);
+    first.cut();
+    const second = await server.next();
+    assert.equal(second.id, "t:0=5,1=8");
+    say(second.begin().state("catching-up"), "t:0=5", "t:0=6", "u:3=1");
+    await records.atLeast(4);
+    second.cut();
+    const third = await server.next();
+    assert.equal(third.id, "t:0=6,1=8;u:3=1");
+    assert.deepEqual(pairs(records), ["t:0=5", "t:1=8", "t:0=6", "u:3=1"]);
+    assert.deepEqual(names(states).slice(0, 4), ["connecting", "live", "reconnecting", "catching-up"]);
+  });
+
+  test(`${transport}: silence for two heartbeats ends the attempt, a sign of life does not`, async (t) => {
+    const server = await Server.start(t);
+    const { states } = open(t, server.url, { transport });
+    const first = await server.next();
+    first.begin().state("streaming", 0.1);
+    for (let n = 0; n < 4; n += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 75));
+      if (transport === "websocket") first.send({ type: "heartbeat", id: "t:0=3" });
+      else first.write("id: t:0=3\n\n");
+    }
+    assert.equal(states.all.some(named("reconnecting")), false);
+    const { reason } = await states.until(named("reconnecting"));
+    assert.match(reason, /^no sign of life for/);
+    await first.left;
+    assert.equal((await server.next()).id, "t:0=3");
+  });
+
+  test(`${transport}: what is not understood ends the attempt, not the page`, async (t) => {
+    const server = await Server.start(t);
+    const { states } = open(t, server.url, { transport });
+    const first = (await server.next()).begin().state("streaming");
+    await states.until(named("live"));
+    if (transport === "websocket") first.send("{nonsense");
+    else first.write("id: t:0=1\ndata: {nonsense\n\n");
+    assert.match((await states.until(named("reconnecting"))).reason, /^what came is not understood/);
+    await server.next();
+  });
+
+  for (const [code, final] of [[1003, true], [1009, true], [1011, false], [1012, false], [1013, false], [4400, true],
+    [4401, true], [4403, true], [4408, false]]) {
+    test(`${transport}: goodbye ${code} is ${final ? "final" : "followed by another attempt"}`, async (t) => {
+      const server = await Server.start(t);
+      const { states } = open(t, server.url, { transport });
+      const first = (await server.next()).begin();
+      const goodbye = { code, reason: "because", retry_ms: 7 };
+      if (transport === "websocket") first.send({ type: "goodbye", ...goodbye }).close(code, "because");
+      else first.event("goodbye", goodbye).end();
+      const { state, reason, retry_ms } = await states.until(({ state }) => ["closed", "reconnecting"].includes(state));
+      assert.equal(reason, `because (${code})`);
+      assert.equal(state, final ? "closed" : "reconnecting");
+      assert.equal(retry_ms, final ? undefined : code === 4408 ? 0 : 7);
+      if (!final) await server.next();
+    });
+  }
+}
+
+if (globalThis.WebSocket) {
+  test("websocket: a close code without a goodbye counts as well", async (t) => {
+    const server = await Server.start(t);
+    const { states } = open(t, server.url, { transport: "websocket" });
+    (await server.next()).begin().close(4400, "unknown topic 'x'");
+    assert.equal((await states.until(named("closed"))).reason, "unknown topic 'x' (4400)");
+  });
+
+  test("auto: a silent event stream is tried again as a WebSocket, and what works is kept", async (t) => {
+    const server = await Server.start(t);
+    const now = Date.now;
+    t.after(() => (Date.now = now));
+    const { states } = open(t, server.url, { transport: "auto", position: "t:0=1" });
+    (await server.next()).begin(); // a proxy that keeps back what it should pass on
+    await states.until(named("catching-up"));
+    Date.now = () => now() + 31_000;
+    const socket = await server.next();
+    assert.match(socket.request.url, /^\/ws/);
+    socket.begin().state("streaming");
+    await states.until(named("live"));
+    socket.cut();
+    assert.match((await server.next()).request.url, /^\/ws/);
+  });
+}
+
+for (const status of [400, 401, 403, 404, 410]) {
+  test(`HTTP ${status} is final, and its reason is told`, async (t) => {
+    const server = await Server.start(t);
+    const { states } = open(t, server.url);
+    const problem = JSON.stringify({ detail: "no such thing" });
+    (await server.next()).answer(status, { "Content-Type": "application/problem+json" }, problem);
+    assert.equal((await states.until(named("closed"))).reason, `HTTP ${status}: no such thing`);
+  });
+}
+
+for (const status of [408, 425, 429, 500, 502, 503]) {
+  test(`HTTP ${status} passes, and Retry-After is honoured`, async (t) => {
+    const server = await Server.start(t);
+    const { states } = open(t, server.url);
+    (await server.next()).answer(status, { "Retry-After": "0.002" });
+    const { reason, retry_ms } = await states.until(named("reconnecting"));
+    assert.equal(reason, `HTTP ${status}`);
+    assert.equal(retry_ms, 2);
+    await server.next();
+  });
+}
+
+test("another kind of server is final", async (t) => {
+  const server = await Server.start(t);
+  const { states } = open(t, server.url);
+  (await server.next()).answer(200, { "Content-Type": "text/html" }, "<p>hello");
+  assert.equal((await states.until(named("closed"))).reason, "the answer is text/html, not an event stream");
+});
+
+test("an address that is none is told, not thrown", async (t) => {
+  const { states } = open(t, "http://:");
+  assert.equal((await states.until(named("closed"))).reason, "Invalid URL");
+});
+
+test("a redirect is followed, with the position", async (t) => {
+  const server = await Server.start(t);
+  const { states } = open(t, server.url, { position: "t:0=4" });
+  (await server.next()).answer(307, { Location: "/elsewhere" });
+  const events = await server.next();
+  assert.deepEqual([events.request.url, events.id], ["/elsewhere", "t:0=4"]);
+  events.begin().state("streaming");
+  await states.until(named("live"));
+});
+
+test("the path of the address is kept, whatever it ends with", async (t) => {
+  const server = await Server.start(t);
+  for (const path of ["some/where", "some/where/", "some/where/events", "some/where/ws"]) {
+    const { stream } = open(t, server.url + path);
+    assert.equal((await server.next()).request.url, "/some/where/events?format=envelope");
+    stream.close();
+  }
+});
+
+test("attempts that bring nothing are made ever less often, up to 30 s, spread at random", async (t) => {
+  const server = await Server.start(t);
+  const random = Math.random;
+  t.after(() => (Math.random = random));
+  Math.random = () => 0.002;
+  const { states } = open(t, server.url);
+  const waited = [];
+  for (let n = 0; n < 8; n += 1) {
+    (await server.next()).cut();
+    await states.until(() => states.all.filter(named("reconnecting")).length > n);
+    waited.push(states.all.at(-1).retry_ms);
+  }
+  assert.deepEqual(waited, [4, 8, 16, 32, 60, 60, 60, 60]);
+  assert.equal(states.all.at(-1).reason, "no connection");
+});
+
+test("retry: is the time to begin with", async (t) => {
+  const server = await Server.start(t);
+  const random = Math.random;
+  t.after(() => (Math.random = random));
+  Math.random = () => 0.5;
+  const { states } = open(t, server.url);
+  (await server.next()).begin().write("retry: 40\n\n").state("streaming").end();
+  assert.equal((await states.until(named("reconnecting"))).retry_ms, 20);
+});
+
+test("a gap is told and moves the position; a log that was made anew begins anew", async (t) => {
+  const server = await Server.start(t);
+  const { stream, records, gaps } = open(t, server.url, { position: "t:0=5,1=50" });
+  const events = (await server.next()).begin();
+  events.event("gap", { topic: "t", partition: 0, from: 6, to: 99, reason: "expired" });
+  events.event("gap", { topic: "t", partition: 1, from: 51, to: -1, reason: "recreated" });
+  events.record("t:0=99").record("t:0=100").record("t:1=0,0=100");
+  await records.atLeast(2);
+  assert.deepEqual(pairs(records), ["t:0=100", "t:1=0"]);
+  assert.deepEqual(gaps.all.map(({ to, reason }) => [to, reason]), [[99, "expired"], [-1, "recreated"]]);
+  assert.equal(stream.position, "t:0=100,1=0");
+});
+
+test("offsets are compared as Kafka counts, to 2^63 - 1", async (t) => {
+  const server = await Server.start(t);
+  const { stream, records } = open(t, server.url);
+  const events = (await server.next()).begin();
+  events.record("t:0=9223372036854775806").record("t:0=9223372036854775806").record("t:0=9223372036854775807");
+  await records.atLeast(2);
+  assert.deepEqual(pairs(records), ["t:0=9223372036854775806", "t:0=9223372036854775807"]);
+  assert.equal(stream.position, "t:0=9223372036854775807");
+});
+
+test("a position never grows beyond what is taken back", async (t) => {
+  const topic = "long".repeat(60);
+  const all = Array.from({ length: 100 }, (_, n) => `${topic}-${n}:0=1`).join(";");
+  const server = await Server.start(t);
+  const { stream } = open(t, server.url, { position: all });
+  assert.equal(stream.position.length > 7900 && stream.position.length <= 8192, true);
+  assert.equal((await server.next()).id, stream.position);
+});
+
+test("callbacks that throw or reject are reported, and the stream goes on", async (t) => {
+  const reported = [];
+  globalThis.reportError = (error) => reported.push(error.message);
+  t.after(() => delete globalThis.reportError);
+  const server = await Server.start(t);
+  const seen = new Told();
+  const stream = subscribe(server.url, {
+    transport: "sse",
+    onState: ({ state }) => {
+      throw new Error(state);
+    },
+    onRecord: async (record) => {
+      seen.push(record);
+      throw new Error(record.id);
+    },
+  });
+  t.after(() => stream.close());
+  (await server.next()).begin().state("streaming").record("t:0=1").record("t:0=2");
+  await seen.atLeast(2);
+  await new Promise(setImmediate);
+  assert.deepEqual(reported, ["connecting", "live", "t:0=1", "t:0=2"]);
+});
+
+test("nothing is told after close(), not even the rest of what has come", async (t) => {
+  const server = await Server.start(t);
+  const { stream, records, states } = open(t, server.url, {
+    onRecord: (record) => {
+      records.push(record);
+      stream.close();
+    },
+  });
+  const events = await server.next();
+  events.begin().state("streaming").record("t:0=1").record("t:0=2");
+  await events.left;
+  assert.deepEqual(pairs(records), ["t:0=1"]);
+  assert.deepEqual(names(states), ["connecting", "live"]);
+  assert.equal(server.waiting, 0);
+});
+
+test("the position is kept in the session, and a reload resumes there without repeats", async (t) => {
+  const { stored, fire } = pretendPage(t);
+  const server = await Server.start(t);
+  const before = open(t, server.url, { storageKey: "place" });
+  (await server.next()).begin().record("t:0=1,1=4").record("t:0=2,1=4");
+  await before.records.atLeast(2);
+  fire("pagehide");
+  assert.equal(stored.place, "t:0=2,1=4");
+  before.stream.close();
+  const { records } = open(t, server.url, { storageKey: "place" });
+  const events = await server.next();
+  assert.equal(events.id, "t:0=2,1=4");
+  events.begin().record("t:0=2").record("t:0=3");
+  assert.deepEqual(pairs({ all: await records.atLeast(1) }), ["t:0=3"]);
+});
+
+test("a stored position that is none is passed over", async (t) => {
+  pretendPage(t, { stored: { place: "<nonsense>" } });
+  const server = await Server.start(t);
+  open(t, server.url, { storageKey: "place" });
+  assert.equal((await server.next()).id, undefined);
+});
+
+test("a laptop that slept reconnects at the first look at the clock", async (t) => {
+  const server = await Server.start(t);
+  const now = Date.now;
+  t.after(() => (Date.now = now));
+  const { states } = open(t, server.url);
+  (await server.next()).begin().state("streaming");
+  await states.until(named("live"));
+  Date.now = () => now() + 3_600_000;
+  assert.match((await states.until(named("reconnecting"))).reason, /^no sign of life for 360\d s$/);
+  await server.next();
+});
+
+test("a clock that is set back does not hide a silence", async (t) => {
+  const server = await Server.start(t);
+  const now = Date.now;
+  t.after(() => (Date.now = now));
+  const { states } = open(t, server.url);
+  (await server.next()).begin().state("streaming", 0.05);
+  await states.until(named("live"));
+  Date.now = () => now() - 3_600_000;
+  await states.until(named("reconnecting"));
+  await server.next();
+});
+
+test("offline is told while the browser says so, and the network's return is not waited for", async (t) => {
+  const { navigator, fire } = pretendPage(t, { online: false });
+  const server = await Server.start(t);
+  const { states } = open(t, server.url);
+  (await server.next()).answer(503, { "Retry-After": "3600" });
+  await states.until(named("offline"));
+  navigator.onLine = true;
+  fire("online");
+  const events = await server.next();
+  events.begin().state("streaming");
+  await states.until(named("live"));
+});
+
+test("an open stream that goes on shows that the browser is wrong about being offline", async (t) => {
+  const { fire } = pretendPage(t);
+  const server = await Server.start(t);
+  const { states } = open(t, server.url);
+  const events = (await server.next()).begin().state("streaming");
+  await states.until(named("live"));
+  fire("offline");
+  assert.equal(states.all.at(-1).state, "offline");
+  events.write(":\n\n");
+  await states.until(() => states.all.at(-1).state === "live");
+  fire("offline");
+  fire("online");
+  assert.equal((await states.until(named("reconnecting"))).reason, "the network is back");
+  await server.next();
+});

@@ -1,0 +1,55 @@
+"""client.js: its logic in Node, on a server that is written byte by byte (tests/client_js), and its size and types."""
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "dispatcher" / "web" / "page" / "client.js"
+MINIFIER = "esbuild@0.28.2"
+MOST_BYTES = 6 * 1024
+
+
+def run(*command: str) -> "subprocess.CompletedProcess[str]":
+    """A command of Node's, whose words are for people who read a failure."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+
+
+def need(tool: str) -> None:
+    """Skip where a tool is not there; in CI it has to be."""
+    if shutil.which(tool) is None:
+        reason = f"client.js is tested with {tool}, which this machine does not have"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def test_its_logic_in_node() -> None:
+    """Every test in tests/client_js passes, those over WebSocket where this Node has one."""
+    need("node")
+    flags = ["--experimental-websocket"] if "--experimental-websocket" in run("node", "--help").stdout else []
+    done = run("node", *flags, "--test", "--test-reporter=spec", "tests/client_js/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"pass (\d+)", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 30
+
+
+def test_it_is_small() -> None:
+    """Minified it stays below 6 KiB."""
+    need("npx")
+    done = run("npx", "--yes", MINIFIER, "--minify", str(CLIENT))
+    if done.returncode != 0:
+        pytest.skip(f"{MINIFIER} cannot be had here: {done.stderr.strip().splitlines()[-1]}")
+    size_bytes = len(done.stdout.encode())
+    assert size_bytes < MOST_BYTES, f"{size_bytes} bytes, {len(gzip.compress(done.stdout.encode()))} compressed"
+
+
+def test_it_has_no_dependencies() -> None:
+    """It imports nothing, so a page can take it as it is."""
+    assert re.search(r"^\s*import\b|\bimport\(|\brequire\(", CLIENT.read_text(), re.MULTILINE) is None
