@@ -1,0 +1,138 @@
+"""Where to subscribe: the URL as people write it, made into what goes on the wire."""
+
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
+
+from dispatcher.client.errors import WrongAddressError
+from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.records import TopicPartition
+
+Transport = Literal["sse", "websocket"]
+
+_PATHS: dict[Transport, str] = {"sse": "/events", "websocket": "/ws"}
+_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One place to connect to, and what to ask for there."""
+
+    secure: bool
+    host: str
+    port: int
+    target: str
+    """Path and query."""
+    authorization: str | None
+    """From the user and password of the URL."""
+
+    @property
+    def origin(self) -> tuple[bool, str, int]:
+        """Credentials are for this alone."""
+        return self.secure, self.host, self.port
+
+    @property
+    def authority(self) -> str:
+        """The ``Host`` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """As errors show it, without credentials."""
+        return f"{'https' if self.secure else 'http'}://{self.authority}{self.target}"
+
+    def follow(self, location: str) -> "Address":
+        """Where a redirect leads; credentials stay behind when it leads to another origin.
+
+        Raises:
+            WrongAddressError: it leads nowhere, or from TLS to none.
+        """
+        there, _, _ = _split(urljoin(self.url, location))
+        if self.secure and not there.secure:
+            raise WrongAddressError(f"a redirect from TLS to {there.url}")
+        kept = self.authorization if there.origin == self.origin else there.authorization
+        return Address(there.secure, there.host, there.port, there.target, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """What a URL and its options come to."""
+
+    address: Address
+    transport: Transport
+    position: dict[TopicPartition, int]
+    """What was seen before."""
+
+
+def read_address(
+    url: str,
+    *,
+    transport: Literal["auto", "sse", "websocket"] = "auto",
+    topics: Iterable[str] = (),
+    since: str | int | datetime | None = None,
+    last_event_id: str | None = None,
+) -> Subscribed:
+    """Make one of all that tells where to subscribe and from where on; options win over the URL's query.
+
+    Raises:
+        WrongAddressError: something of it cannot be right; the message says what would be.
+    """
+    address, parts, parameters = _split(url)
+    if transport == "auto":
+        websocket = parts.scheme in {"ws", "wss"} or parts.path.rstrip("/").endswith("/ws")
+        transport = "websocket" if websocket else "sse"
+    path = parts.path.rstrip("/")
+    for known in _PATHS.values():
+        path = path.removesuffix(known)
+    given = dict(parameters)
+    last_event_id = last_event_id if last_event_id is not None else given.get("last_event_id")
+    try:
+        position = parse_position(last_event_id) if last_event_id else {}
+    except MalformedPositionError as error:
+        raise WrongAddressError(str(error)) from None
+    named = list(topics) or [value for name, value in parameters if name == "topic"]
+    query = [("topic", topic) for topic in named]
+    if since is not None:
+        query.append(("since", _time(since)))
+    elif "since" in given:
+        query.append(("since", given["since"]))
+    # The position goes in a header: the one in the address would be as of the beginning, for ever.
+    replaced = {"topic", "since", "last_event_id", "format"}
+    query += [(name, value) for name, value in parameters if name not in replaced]
+    if transport == "sse":
+        query.append(("format", "envelope"))
+    target = quote(path + _PATHS[transport], safe="/%:@!$&'()*+,;=~-._")
+    target += f"?{urlencode(query)}" if query else ""
+    whole = Address(address.secure, address.host, address.port, target, address.authorization)
+    return Subscribed(whole, transport, position)
+
+
+def _split(url: str) -> tuple[Address, SplitResult, list[tuple[str, str]]]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise WrongAddressError(f"{url!a} is not a URL: {error}") from None
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise WrongAddressError(f"{url!a} is not a URL of a dispatcher: use http://HOST:PORT")
+    authorization = None
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = f"Basic {b64encode(pair.encode()).decode()}"
+    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (f"?{parts.query}" if parts.query else "")
+    secure = parts.scheme in {"https", "wss"}
+    address = Address(secure, parts.hostname, port or _PORTS[parts.scheme], target, authorization)
+    return address, parts, parse_qsl(parts.query, keep_blank_values=True)
+
+
+def _time(since: str | int | datetime) -> str:
+    if isinstance(since, datetime):
+        if since.tzinfo is None:
+            raise WrongAddressError(f"since {since.isoformat()} has no time zone")
+        return since.isoformat()
+    return str(since)

@@ -1,0 +1,142 @@
+"""What a subscription hands out, and what its transports hear for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from dispatcher.client.errors import SubscriptionError
+from dispatcher.sansio.records import TopicPartition
+
+StateName = Literal[
+    "connecting", "live", "catching-up", "rebalancing", "waiting", "broker-down", "reconnecting", "closed"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One Kafka record."""
+
+    id: str
+    """The event id: the position of the whole stream as of this record, its own partition first."""
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int | None
+    """Milliseconds since the epoch, None when the record has none."""
+    key: bytes | None
+    value: bytes | None
+    """None is a tombstone."""
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The value as text; what is not UTF-8 shows as U+FFFD, a tombstone is empty."""
+        return (self.value or b"").decode(errors="replace")
+
+    def json(self) -> Any:
+        """The value read as JSON; None for a tombstone.
+
+        Raises:
+            orjson.JSONDecodeError: it is not JSON.
+        """
+        return None if self.value is None else orjson.loads(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Offsets that will not come (docs/protocol.md, "SSE"); never silent, and never a reason to stop."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    to_offset: int
+    """The last one that is missing."""
+    reason: str
+    """``expired``, ``truncated`` or ``recreated``: what each means is in the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How the subscription does, in words that people can be shown.
+
+    The server's states go by their own names, but for ``streaming``, which is ``live`` here. ``connecting`` is the
+    first attempt; ``reconnecting`` is every later one and the wait before it; ``closed`` is for good.
+    """
+
+    name: StateName
+    reason: str = ""
+    """Why, where there is something to say."""
+    replica: str | None = None
+    """The replica that said so, None while there is none."""
+    assigned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Partitions of the replica by topic."""
+    retry_in_seconds: float | None = None
+    """How long until the next attempt, while waiting for it."""
+
+
+# What follows stays inside: transports hear it and the subscription acts on it.
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The server has agreed to stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateHeard:
+    """A state as the server tells it."""
+
+    state: State
+    heartbeat_seconds: float | None
+    """How often the server gives a sign of life at least, None when it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A sign of life."""
+
+    id: str
+    """A position to resume from, empty while there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryTime:
+    """How long the server wants clients to wait before they come back."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ComeBack:
+    """The connection is over; another one may do better."""
+
+    reason: str
+    after_seconds: float | None = None
+    """When the server said so; None leaves it to the backoff."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoTo:
+    """A redirect."""
+
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Coming back cannot help."""
+
+    error: SubscriptionError
+
+
+Verdict = ComeBack | GoTo | GiveUp
+"""How a connection ended: the last thing that is heard of it."""
+
+Heard = Opened | Record | Gap | StateHeard | Heartbeat | RetryTime | ComeBack | GoTo | GiveUp
+
+
+def partition_of(item: Record | Gap) -> TopicPartition:
+    """Where it belongs."""
+    return TopicPartition(item.topic, item.partition)

@@ -1,0 +1,95 @@
+"""What a client has seen: the merged position of all partitions over all replicas, by which repeats are known.
+
+An id names the partitions of the replica that sent it. A client that went from one replica to another, each with a part
+of the partitions, keeps the offsets of all of them by itself.
+"""
+
+from collections.abc import Mapping
+
+from dispatcher.client.events import Gap, Record, partition_of
+from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, format_position, parse_position
+from dispatcher.sansio.records import TopicPartition
+
+
+class Seen:
+    """Where to resume, and which records came.
+
+    These are two things. An id also names partitions of which this client got nothing, since they were quiet: it
+    resumes there, but what comes at or below that place is no repeat.
+
+    Args:
+        position: What was seen before.
+    """
+
+    def __init__(self, position: Mapping[TopicPartition, int] | None = None) -> None:
+        self._came: dict[TopicPartition, int] = dict(position or {})
+        """The highest offset of each partition under the first pair of an id."""
+        self._offsets: dict[TopicPartition, int] = dict(position or {})
+        """The highest offset that anything named; the partition that moved last is last."""
+        self._suffix = ""
+        """The other partitions of the last id: the ids of one batch share them, so they are read once."""
+
+    def record(self, record: Record) -> bool:
+        """Take a record; False when it is a repeat.
+
+        Raises:
+            MalformedPositionError: its id is not a position, or names another record.
+        """
+        partition = partition_of(record)
+        own = f"{partition}={record.offset}"
+        suffix = record.id[len(own) :]
+        if not record.id.startswith(own) or suffix[:1].isdigit():
+            raise MalformedPositionError(f"the id {record.id[:80]!a} does not begin with its record's {own}")
+        if suffix != self._suffix:
+            self._raise(parse_position(record.id))
+            self._suffix = suffix
+        if record.offset <= self._came.get(partition, -1):
+            return False
+        self._came[partition] = record.offset
+        if record.offset > self._offsets.get(partition, -2):
+            self._move(partition, record.offset)
+        return True
+
+    def heartbeat(self, event_id: str) -> None:
+        """Take the id of a heartbeat.
+
+        Raises:
+            MalformedPositionError: it is not a position.
+        """
+        if event_id:
+            self._raise(parse_position(event_id))
+
+    def gap(self, gap: Gap) -> None:
+        """What a gap names will not come. Behind ``recreated`` the log is another one, and offsets begin again."""
+        partition = partition_of(gap)
+        if gap.reason == "recreated":
+            self._came.pop(partition, None)
+            self._move(partition, gap.to_offset)
+            self._suffix = ""
+        elif gap.to_offset > self._offsets.get(partition, -1):
+            self._move(partition, gap.to_offset)
+
+    def format(self) -> str:
+        """The position as an event id, empty while nothing was seen.
+
+        With so many partitions that no server would take it back, those that moved last stay, and the others begin
+        where a new subscriber's do.
+        """
+        position = dict(self._offsets)
+        text = format_position(position) if position else ""
+        while position and not text:
+            # `format_position` is empty when it would be too long.
+            for partition in list(position)[: max(1, len(position) // 16)]:
+                del position[partition]
+            text = format_position(position) if position else ""
+        return text if len(text) <= MAX_POSITION_CHARACTERS else ""
+
+    def _raise(self, position: Mapping[TopicPartition, int]) -> None:
+        for partition, offset in position.items():
+            if offset > self._offsets.get(partition, -2):
+                self._move(partition, offset)
+
+    def _move(self, partition: TopicPartition, offset: int) -> None:
+        self._offsets.pop(partition, None)
+        self._offsets[partition] = offset

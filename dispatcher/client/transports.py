@@ -1,0 +1,215 @@
+"""Both transports without I/O: bytes in, what was heard out; bytes to send where there are any.
+
+h11 and wsproto do the protocols. wsproto is what trio-websocket is built on; without the latter a connection needs no
+task of its own, and both transports run in the same loop (docs/adr/0006).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import h11
+import wsproto
+import wsproto.events
+from wsproto.connection import ConnectionState
+from wsproto.utilities import ProtocolError
+
+from dispatcher.client.address import Address
+from dispatcher.client.address import Transport as TransportName
+from dispatcher.client.errors import WrongServerError
+from dispatcher.client.events import ComeBack, GiveUp, GoTo, Heard, Opened
+from dispatcher.client.messages import read_event, read_message
+from dispatcher.client.sse import MAX_EVENT_BYTES, SseParser
+from dispatcher.client.verdicts import answered, closed
+from dispatcher.sansio.messages import SUBPROTOCOL
+
+MAX_BODY_BYTES = 16 * 1024
+"""So much of an answer that is no stream is read, for the reason in it."""
+
+_CUT = "the connection broke"
+
+
+class Transport(Protocol):
+    """One connection."""
+
+    def begin(self) -> bytes:
+        """The request."""
+
+    def receive(self, data: bytes) -> list[Heard]:
+        """Take bytes, none for the end of the connection; a verdict, if there is one, is heard last.
+
+        Raises:
+            WrongServerError: no dispatcher says this.
+        """
+
+    def to_send(self) -> bytes:
+        """What has to be answered to what was received, as pongs."""
+
+
+def make_transport(name: TransportName, address: Address, position: str, headers: Mapping[str, str]) -> Transport:
+    """A transport that has not begun.
+
+    Args:
+        name: Which of the two.
+        address: Where it is going to be connected to.
+        position: What goes into ``Last-Event-ID``, empty for nothing.
+        headers: More of them.
+    """
+    fields = {"User-Agent": "dispatcher-client"}
+    if address.authorization:
+        fields["Authorization"] = address.authorization
+    if position:
+        fields["Last-Event-ID"] = position
+    fields |= headers
+    return (SseTransport if name == "sse" else WebSocketTransport)(address, list(fields.items()))
+
+
+class SseTransport:
+    """Server-sent events over HTTP/1.1."""
+
+    def __init__(self, address: Address, headers: list[tuple[str, str]]) -> None:
+        fixed = [("Host", address.authority), ("Accept", "text/event-stream"), ("Cache-Control", "no-store")]
+        self._request = h11.Request(method="GET", target=address.target, headers=[*fixed, *headers])
+        self._http = h11.Connection(h11.CLIENT)
+        self._events = SseParser()
+        self._answer: _Answer | None = None
+
+    def begin(self) -> bytes:
+        """See `Transport`."""
+        return (self._http.send(self._request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+
+    def to_send(self) -> bytes:
+        """See `Transport`: HTTP has nothing to answer."""
+        return b""
+
+    def receive(self, data: bytes) -> list[Heard]:
+        """See `Transport`."""
+        heard: list[Heard] = []
+        try:
+            self._http.receive_data(data)
+            while (event := self._http.next_event()) is not h11.NEED_DATA and event is not h11.PAUSED:
+                if isinstance(event, h11.Response):
+                    self._begin_answer(event, heard)
+                elif isinstance(event, h11.Data) and self._answer is not None:
+                    heard += self._answer.add(event.data)
+                elif isinstance(event, h11.Data):
+                    for block in self._events.feed(bytes(event.data)):
+                        heard += read_event(block)
+                elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
+                    heard.append(self._answer.end() if self._answer else ComeBack("the server ended the stream"))
+                if heard and isinstance(heard[-1], (ComeBack, GiveUp, GoTo)):
+                    break
+        except h11.RemoteProtocolError as error:
+            # The end of a connection within a message is told in this way, too.
+            heard.append(_broken(error, opened=self._http.their_state is not h11.SEND_RESPONSE, ended=not data))
+        return heard
+
+    def _begin_answer(self, response: h11.Response, heard: list[Heard]) -> None:
+        headers = _headers(response.headers)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if response.status_code == 200 and kind == "text/event-stream":
+            heard.append(Opened())
+        else:
+            self._answer = _Answer(response.status_code, headers)
+
+
+class WebSocketTransport:
+    """A WebSocket of the subprotocol ``dispatcher.v1.json``."""
+
+    def __init__(self, address: Address, headers: list[tuple[str, str]]) -> None:
+        self._request = wsproto.events.Request(
+            host=address.authority,
+            target=address.target,
+            subprotocols=[SUBPROTOCOL],
+            extra_headers=[(name.encode(), value.encode()) for name, value in headers],
+        )
+        self._ws = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
+        self._text: list[str] = []
+        self._text_size = 0
+        self._opened = False
+        self._answer: _Answer | None = None
+        self._replies = b""
+
+    def begin(self) -> bytes:
+        """See `Transport`."""
+        return self._ws.send(self._request)
+
+    def to_send(self) -> bytes:
+        """See `Transport`."""
+        replies, self._replies = self._replies, b""
+        return replies
+
+    def receive(self, data: bytes) -> list[Heard]:
+        """See `Transport`."""
+        heard: list[Heard] = []
+        try:
+            self._ws.receive_data(data or None)
+            for event in self._ws.events():
+                heard += self._hear(event)
+                if heard and isinstance(heard[-1], (ComeBack, GiveUp, GoTo)):
+                    return heard
+        except ProtocolError as error:
+            heard.append(_broken(error, opened=self._opened, ended=not data))
+        if not data and not (heard and isinstance(heard[-1], (ComeBack, GiveUp, GoTo))):
+            heard.append(self._answer.end() if self._answer else ComeBack(_CUT))
+        return heard
+
+    def _hear(self, event: wsproto.events.Event) -> list[Heard]:
+        heard: list[Heard] = []
+        if isinstance(event, wsproto.events.AcceptConnection):
+            self._opened = True
+            heard = [Opened()]
+        elif isinstance(event, wsproto.events.TextMessage):
+            heard = self._hear_text(event)
+        elif isinstance(event, wsproto.events.Ping):
+            self._replies += self._ws.send(event.response())
+        elif isinstance(event, wsproto.events.CloseConnection):
+            if self._ws.state is ConnectionState.REMOTE_CLOSING:
+                self._replies += self._ws.send(event.response())
+            heard = [ComeBack(_CUT) if event.code == 1006 else closed(int(event.code), event.reason or "")]
+        elif isinstance(event, wsproto.events.RejectConnection):
+            self._answer = _Answer(event.status_code, _headers(event.headers))
+            heard = [] if event.has_body else [self._answer.end()]
+        elif isinstance(event, wsproto.events.RejectData) and self._answer is not None:
+            heard = self._answer.add(event.data)
+            if event.body_finished:
+                heard = [self._answer.end()]
+        return heard
+
+    def _hear_text(self, part: wsproto.events.TextMessage) -> list[Heard]:
+        self._text.append(part.data)
+        self._text_size += len(part.data)
+        if self._text_size > MAX_EVENT_BYTES:
+            raise WrongServerError(f"a message of more than {MAX_EVENT_BYTES // 2**20} MiB")
+        if not part.message_finished:
+            return []
+        text, self._text, self._text_size = "".join(self._text), [], 0
+        return read_message(text)
+
+
+class _Answer:
+    """An answer that is not a stream."""
+
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        self._status = status
+        self._headers = headers
+        self._body = b""
+
+    def add(self, data: bytes | bytearray) -> list[Heard]:
+        """A part of its body; enough of it is the end."""
+        self._body += data
+        return [self.end()] if len(self._body) >= MAX_BODY_BYTES else []
+
+    def end(self) -> Heard:
+        """What it means."""
+        return answered(self._status, self._headers, self._body[:MAX_BODY_BYTES])
+
+
+def _headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+
+
+def _broken(error: Exception, *, opened: bool, ended: bool) -> ComeBack | GiveUp:
+    """Bytes that break the protocol: something went wrong on the way, or what answers speaks another one."""
+    if ended or opened:
+        return ComeBack(_CUT if ended else f"the stream broke: {error}")
+    return GiveUp(WrongServerError(f"what answers does not speak HTTP as a dispatcher does: {error}"))

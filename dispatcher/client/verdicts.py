@@ -1,0 +1,91 @@
+"""What the end of a connection means: come back, and when; go elsewhere; or give up.
+
+*Source*: the tables "Codes" and "Limits and refusals" of docs/protocol.md.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+import orjson
+
+from dispatcher.client.errors import NotAllowedError, RefusedError, WrongServerError
+from dispatcher.client.events import ComeBack, GiveUp, GoTo, Verdict
+
+MOST_ASKED_SECONDS = 3600.0
+"""A server that wants to be left alone for longer is asked again after this."""
+
+_AT_ONCE = {4408}
+_FOR_GOOD = {1003, 1009, 4400, 4401, 4403}
+_NOT_ALLOWED = {401, 403, 4401, 4403}
+_PASSING = {408, 425, 429}
+"""Statuses of clients' errors that pass by themselves."""
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+
+
+def closed(code: int, reason: str, retry_seconds: float | None = None) -> ComeBack | GiveUp:
+    """The server ended the stream with a goodbye, or a close frame.
+
+    Args:
+        code: Of either.
+        reason: In the server's words.
+        retry_seconds: When to come back, where the goodbye told.
+    """
+    if code in _FOR_GOOD:
+        kind = NotAllowedError if code in _NOT_ALLOWED else RefusedError
+        return GiveUp(kind(reason or "the server gave no reason", code=code))
+    if code in _AT_ONCE:
+        return ComeBack(reason or "the server found us too slow", 0.0)
+    after_seconds = None if retry_seconds is None else min(max(retry_seconds, 0.0), MOST_ASKED_SECONDS)
+    return ComeBack(reason or f"the server closed the connection with {code}", after_seconds)
+
+
+def answered(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
+    """The server answered with something else than a stream.
+
+    Args:
+        status: The HTTP status; 200 and 204 are wrong here, too.
+        headers: By lower-case name.
+        body: Its beginning.
+    """
+    if status in _REDIRECTS:
+        location = headers.get("location")
+        return GoTo(location) if location else GiveUp(WrongServerError(f"HTTP {status} without a Location"))
+    reason = _reason(status, headers, body)
+    if status in _PASSING or status >= 500:
+        return ComeBack(f"HTTP {status}: {reason}", retry_after_seconds(headers))
+    if status >= 400:
+        kind = NotAllowedError if status in _NOT_ALLOWED else RefusedError
+        return GiveUp(kind(reason, status=status))
+    kind_of_content = headers.get("content-type", "nothing")
+    return GiveUp(WrongServerError(f"HTTP {status} with {kind_of_content}: this is not a dispatcher's stream"))
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """``Retry-After`` (RFC 9110, section 10.2.3); a date counts from the ``Date`` of the same answer."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdecimal():
+        return min(float(value), MOST_ASKED_SECONDS)
+    try:
+        wait: timedelta = parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return min(max(wait.total_seconds(), 0.0), MOST_ASKED_SECONDS)
+
+
+def _reason(status: int, headers: Mapping[str, str], body: bytes) -> str:
+    if headers.get("content-type", "").startswith(("application/problem+json", "application/json")):
+        try:
+            problem = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            problem = None
+        if isinstance(problem, dict):
+            detail = problem.get("detail") or problem.get("title")
+            if isinstance(detail, str):
+                return detail[:500]
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no status that HTTP knows"

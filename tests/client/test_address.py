@@ -1,0 +1,107 @@
+"""URLs as people write them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from dispatcher.client.address import read_address
+from dispatcher.client.errors import WrongAddressError
+from dispatcher.sansio.position import parse_position
+
+
+@pytest.mark.parametrize(
+    ("url", "transport", "wire"),
+    [
+        ("http://h", "auto", "http://h/events?format=envelope"),
+        ("http://h:8000/", "auto", "http://h:8000/events?format=envelope"),
+        ("https://h/events", "auto", "https://h/events?format=envelope"),
+        ("https://h:80/a%20b/é/events/", "auto", "https://h:80/a%20b/%C3%A9/events?format=envelope"),
+        ("http://h/ws", "auto", "http://h/ws"),
+        ("ws://h:1", "auto", "http://h:1/ws"),
+        ("wss://h/behind/a/proxy", "auto", "https://h/behind/a/proxy/ws"),
+        ("http://h/events", "websocket", "http://h/ws"),
+        ("ws://h/ws", "sse", "http://h/events?format=envelope"),
+        ("http://[::1]:8000", "websocket", "http://[::1]:8000/ws"),
+        ("http://h?topic=a&topic=b&format=value", "auto", "http://h/events?topic=a&topic=b&format=envelope"),
+        ("http://h?since=earliest&token=x", "websocket", "http://h/ws?since=earliest&token=x"),
+    ],
+)
+def test_what_goes_on_the_wire(url: str, transport: Any, wire: str) -> None:
+    """The path of the transport behind the path of the URL, envelopes for SSE, all else as it was."""
+    assert read_address(url, transport=transport).address.url == wire
+
+
+def test_options_win_over_the_query() -> None:
+    """As with every command line."""
+    subscribed = read_address(
+        "ws://h?topic=a&since=5&last_event_id=a:0=1", topics=["b"], since="earliest", last_event_id="b:0=2"
+    )
+    assert subscribed.address.target == "/ws?topic=b&since=earliest"
+    assert subscribed.position == parse_position("b:0=2")
+
+
+def test_a_position_in_the_query_is_where_it_begins_once() -> None:
+    """It must not be in the address of each reconnect."""
+    subscribed = read_address("http://h?last_event_id=a:0=1,1=5")
+    assert subscribed.address.target == "/events?format=envelope"
+    assert subscribed.position == parse_position("a:0=1,1=5")
+
+
+@pytest.mark.parametrize(
+    ("since", "query"),
+    [(datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31T00%3A00%3A00%2B00%3A00"), (1795429533864, "1795429533864")],
+)
+def test_times(since: datetime | int, query: str) -> None:
+    """As Python has them; a plus arrives as one."""
+    assert read_address("ws://h", since=since).address.target == f"/ws?since={query}"
+
+
+def test_credentials() -> None:
+    """Those of the URL are sent, and never shown."""
+    address = read_address("http://user:pass%3Aword@h").address
+    assert address.authorization == "Basic dXNlcjpwYXNzOndvcmQ="
+    assert address.url == "http://h/events?format=envelope"
+
+
+@pytest.mark.parametrize(
+    ("location", "url", "kept"),
+    [
+        ("/other?x=1", "https://h/other?x=1", True),
+        ("https://h/x", "https://h/x", True),
+        ("https://h:444/x", "https://h:444/x", False),
+        ("//else/x", "https://else/x", False),
+        ("wss://h/x", "https://h/x", True),
+    ],
+)
+def test_redirects(location: str, url: str, kept: bool) -> None:
+    """Credentials are for their origin."""
+    there = read_address("https://user:word@h/").address.follow(location)
+    assert (there.url, there.authorization is not None) == (url, kept)
+
+
+@pytest.mark.parametrize("location", ["http://h/x", "ftp://h/x", "https://h:x/"])
+def test_redirects_that_are_not_followed(location: str) -> None:
+    """TLS is not left by a redirect."""
+    with pytest.raises(WrongAddressError):
+        read_address("https://h/").address.follow(location)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("h:8000", {}),
+        ("ftp://h", {}),
+        ("http://", {}),
+        ("http://h:x", {}),
+        ("http://h:99999", {}),
+        ("http://[h", {}),
+        ("http://h", {"last_event_id": "photo-1"}),
+        ("http://h?last_event_id=photo-1", {}),
+        ("http://h", {"since": datetime(2026, 1, 31)}),  # noqa: DTZ001 - that it has no zone is the point
+    ],
+)
+def test_what_cannot_be_right(url: str, options: dict[str, Any]) -> None:
+    """Said before anything is sent."""
+    with pytest.raises(WrongAddressError):
+        read_address(url, **options)
