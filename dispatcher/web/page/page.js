@@ -1,47 +1,186 @@
-// Shows the stream as it flows. Everything from a record is text, never markup.
+// The live page: what comes, how fast, how late, and what the replica is doing. Everything from a record is text.
+//
+// `?topic=…`, `?since=…`, `?transport=sse|websocket` in the page's address are passed on to the stream.
 
-const SHOWN = 200;
-const records = document.getElementById("records");
-const count = document.getElementById("count");
-const state = document.getElementById("state");
-const empty = document.getElementById("empty");
+import { subscribe } from "./client.js";
+import { Series, plot } from "./plots.js";
+import { Records } from "./records.js";
+import { Status, count } from "./status.js";
+import { Timeline } from "./timeline.js";
+
+const MOST_LATENCIES = 2000;
+const STORAGE_KEY = "dispatcher position";
+
+const at = (id) => document.getElementById(id);
+const query = new URLSearchParams(location.search);
+const records = new Records(at("records"));
+const timeline = new Timeline(at("timeline"), at("events"));
+const status = new Status({
+  partitions: at("partitions"),
+  note: at("partitions-note"),
+  lag: at("lag"),
+  lagNote: at("lag-note"),
+  subscribers: at("subscribers"),
+  subscribersNote: at("subscribers-note"),
+  bar: at("subscribers-bar"),
+});
+
+// The stream.
+
 let seen = 0;
-let waiting = [];
+let thisSecond = 0;
+let latencies = [];
+let state = "connecting";
+let before; // what was assigned: replica and partitions
 
-function show(text, detail = "") {
-  state.dataset.state = text;
-  state.textContent = detail ? `${text}: ${detail}` : text;
-}
-
-// One change of the page a frame, however many records come.
-function draw() {
-  const fragment = document.createDocumentFragment();
-  for (const { id, kind, data } of waiting.reverse().slice(0, SHOWN)) {
-    const item = document.createElement("li");
-    const name = document.createElement("code");
-    name.textContent = id.split(/[,;]/, 1)[0];
-    const value = document.createElement("span");
-    value.textContent = kind === "message" ? data.slice(0, 2000) : `(${kind}) ${data.slice(0, 2000)}`;
-    item.append(name, value);
-    fragment.append(item);
-  }
-  waiting = [];
-  records.prepend(fragment);
-  while (records.childElementCount > SHOWN) records.lastElementChild.remove();
-  count.textContent = seen.toLocaleString("en");
-}
-
-function take(event) {
+function onRecord(record) {
   seen += 1;
-  empty.hidden = true;
-  if (waiting.push({ id: event.lastEventId, kind: event.type, data: event.data }) === 1) requestAnimationFrame(draw);
-  if (waiting.length > 2 * SHOWN) waiting = waiting.slice(-SHOWN);
+  thisSecond += 1;
+  // What was written before we came says nothing of how long records take.
+  if (state === "live" && record.timestamp !== null && latencies.length < MOST_LATENCIES) {
+    latencies.push(Math.max(0, Date.now() - record.timestamp));
+  }
+  records.add(record);
 }
 
-const source = new EventSource("/events");
-for (const kind of ["message", "tombstone", "binary"]) source.addEventListener(kind, take);
-source.addEventListener("state", (event) => show(JSON.parse(event.data).state));
-source.addEventListener("goodbye", (event) => show("reconnecting", JSON.parse(event.data).reason));
-source.addEventListener("error", () => {
-  show(source.readyState === EventSource.CLOSED ? "closed" : "reconnecting");
+function onState(told) {
+  const badge = at("badge");
+  const [name, reason] = badge.children;
+  badge.dataset.state = name.textContent = told.state;
+  const next = told.retry_ms ? `; next attempt in ${(told.retry_ms / 1000).toFixed(1)} s` : "";
+  reason.textContent = told.reason + next;
+  if (told.state !== state || told.state === "connecting") timeline.state(told.state, told.reason);
+  state = told.state;
+  document.title = state === "live" ? "Dispatcher" : `${state} · Dispatcher`;
+  if (told.replica === undefined) return;
+  status.replica = told.replica;
+  at("replica").textContent = `${told.replica} over ${told.transport === "sse" ? "SSE" : "WebSocket"}`;
+  rebalanced(told.replica, told.assigned);
+  status.show();
+}
+
+function rebalanced(replica, assigned) {
+  const partitions = Object.entries(assigned).flatMap(([topic, numbers]) => numbers.map((n) => `${topic}:${n}`));
+  const now = { replica, partitions: new Set(partitions) };
+  if (before?.replica === replica) {
+    const came = partitions.filter((partition) => !before.partitions.has(partition)).length;
+    const left = [...before.partitions].filter((partition) => !now.partitions.has(partition)).length;
+    if (came || left) {
+      const change = [came && `${came} came`, left && `${left} left`].filter(Boolean).join(", ");
+      timeline.mark("rebalance", "rebalance", `${change}: ${replica} has ${count(partitions.length)} now`);
+    }
+  } else if (before) {
+    timeline.mark("rebalance", "another replica", `${replica}, with ${count(partitions.length)} partitions`);
+  }
+  before = now;
+}
+
+function onGap({ topic, partition, from, to, reason }) {
+  const words = reason === "recreated" ? "the log began anew" : `${count(from)} to ${count(to)} will not come`;
+  timeline.mark("gap", "gap", `${topic}:${partition}, ${words} (${reason})`);
+}
+
+// A reload goes on where the page was. A tab that a browser brings back after days would have much to read.
+if (!["reload", "back_forward"].includes(performance.getEntriesByType("navigation")[0]?.type)) {
+  try {
+    sessionStorage.removeItem(STORAGE_KEY);
+  } catch {
+    // No storage, no resuming after a reload.
+  }
+}
+subscribe("./", {
+  onRecord,
+  onState,
+  onGap,
+  storageKey: STORAGE_KEY,
+  topics: query.getAll("topic"),
+  since: query.get("since") ?? undefined,
+  transport: query.get("transport") ?? "auto",
+});
+
+// Figures, once a second.
+
+const rates = new Series();
+const medians = new Series();
+const worsts = new Series();
+const lags = new Series();
+let measuredAt = performance.now();
+
+function milliseconds(ms) {
+  return ms < 1000 ? [String(Math.round(ms)), "ms"] : [(ms / 1000).toFixed(1), "s"];
+}
+
+function withUnit(output, [value, unit]) {
+  const small = document.createElement("small");
+  small.textContent = unit;
+  output.replaceChildren(value, small);
+}
+
+setInterval(() => {
+  const now = performance.now();
+  const rate = (thisSecond * 1000) / (now - measuredAt);
+  measuredAt = now;
+  thisSecond = 0;
+  records.rate = rate;
+  rates.push(rate);
+  at("rate").textContent = count(Math.round(rate));
+  at("rate-note").textContent = seen ? `${count(seen)} since the page was opened` : "none so far";
+  latencies.sort((a, b) => a - b);
+  const median = latencies[Math.floor(latencies.length / 2)] ?? null;
+  const worst = latencies[Math.floor(latencies.length * 0.99)] ?? null;
+  latencies = [];
+  medians.push(median);
+  worsts.push(worst);
+  if (median !== null) {
+    withUnit(at("latency"), milliseconds(median));
+    at("latency-note").textContent = `median; 1 in 100 above ${milliseconds(worst).join(" ")}`;
+  }
+  lags.push(status.lag);
+  if (document.hidden) return;
+  plot(at("rate-plot"), rates);
+  plot(at("latency-plot"), medians, worsts);
+  plot(at("lag-plot"), lags);
+  timeline.draw();
+}, 1000);
+
+// The list, by hand.
+
+function describe() {
+  at("empty").hidden = at("records").childElementCount > 0;
+  at("empty").textContent = at("filter").value
+    ? "No record with this text so far."
+    : "Records appear here as they come, the newest on top.";
+  const pause = at("pause");
+  pause.ariaPressed = String(records.held);
+  pause.textContent = records.held ? "Go on" : "Pause";
+  if (records.held) at("note").textContent = `held still, ${count(records.waiting)} new`;
+  else if (records.sampling > 1) at("note").textContent = `a sample: 1 of ${count(records.sampling)} is shown`;
+  else at("note").textContent = "";
+}
+
+records.onChange = describe;
+setInterval(describe, 500);
+at("pause").addEventListener("click", () => records.pause(!records.held));
+at("filter").addEventListener("input", () => records.filter(at("filter").value));
+document.addEventListener("keydown", (event) => {
+  const isTyping = event.target === at("filter");
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Escape") {
+    if (isTyping && at("filter").value) {
+      at("filter").value = "";
+      records.filter("");
+    } else if (isTyping) at("filter").blur();
+    else records.closeAll();
+  } else if (isTyping) {
+    return;
+  } else if (event.key === "/") {
+    event.preventDefault();
+    at("filter").focus();
+  } else if (event.key === "p") {
+    records.pause(!records.held);
+  } else if (event.key === "ArrowDown" && !event.target.closest("#records, .rows, pre")) {
+    const first = document.querySelector("#records .row");
+    if (first) event.preventDefault();
+    first?.focus();
+  }
 });

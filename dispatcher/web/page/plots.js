@@ -1,0 +1,75 @@
+// Small plots on canvas: a line of the last two minutes. Drawn once a second, whatever comes.
+
+const SECONDS = 120;
+
+/** The last values of something, one a second. */
+export class Series {
+  values = new Array(SECONDS).fill(null);
+
+  /** Add the value of this second; null where there is none. */
+  push(value) {
+    this.values.push(value);
+    this.values.shift();
+  }
+}
+
+/** A colour as the style sheet names it, in the present scheme. */
+export function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+}
+
+/** A context in CSS pixels, sharp on any screen, and empty. */
+export function fresh(canvas) {
+  const { clientWidth: width, clientHeight: height } = canvas;
+  const scale = devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(scale, 0, 0, scale, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return { context, width, height };
+}
+
+/** Draw series as lines from zero to their common highest value, the first one filled. */
+export function plot(canvas, ...series) {
+  const { context, width, height } = fresh(canvas);
+  const most = Math.max(1, ...series.flatMap(({ values }) => values));
+  const x = (index) => (index / (SECONDS - 1)) * (width - 2) + 1;
+  const y = (value) => height - 1.5 - (value / most) * (height - 4);
+  context.strokeStyle = colour("line");
+  context.lineWidth = 1;
+  context.beginPath();
+  context.moveTo(0, height - 0.5);
+  context.lineTo(width, height - 0.5);
+  context.stroke();
+  context.lineJoin = "round";
+  for (const [number, { values }] of series.entries()) {
+    const line = new Path2D();
+    const area = new Path2D();
+    let begun = null;
+    let end = 0;
+    for (const [index, value] of values.entries()) {
+      if (value === null) continue;
+      if (begun === null) {
+        begun = x(index);
+        line.moveTo(begun, y(value));
+        area.moveTo(begun, height - 1);
+      } else {
+        line.lineTo(x(index), y(value));
+      }
+      area.lineTo(x(index), y(value));
+      end = x(index);
+    }
+    if (begun === null) continue;
+    area.lineTo(end, height - 1);
+    context.fillStyle = context.strokeStyle = colour(number === 0 ? "accent" : "quiet");
+    context.globalAlpha = 0.12;
+    if (number === 0) context.fill(area);
+    context.globalAlpha = number === 0 ? 1 : 0.45;
+    context.lineWidth = number === 0 ? 1.5 : 1;
+    context.stroke(line);
+    context.globalAlpha = 1;
+  }
+}

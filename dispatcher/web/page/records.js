@@ -1,0 +1,228 @@
+// The list of records: the newest on top, bounded, drawn a few times a second whatever comes.
+//
+// Rules of this module:
+//
+// * `kept` holds the newest records that pass the filter, bounded in number and in characters. The list shows `SHOWN`.
+// * Slow streams are drawn whole. Above `SAMPLE_ABOVE` records a second nobody could read them: then an even sample of
+//   each draw is shown, and `note` says so. The filter looks at every record before that, so what is rare is not missed.
+// * An opened record holds the list still, as Pause does.
+
+import { detailOf, textOf } from "./detail.js";
+
+const SHOWN = 200;
+const KEPT = 500;
+const KEPT_CHARACTERS = 8 * 1024 * 1024;
+const PREVIEW_CHARACTERS = 240;
+const DRAW_MS = 200;
+const SAMPLE_ABOVE = 400;
+const SAMPLE = 5;
+
+/** The list of records. */
+export class Records {
+  #list;
+  #kept = [];
+  #characters = 0;
+  #fresh = [];
+  #missed = 0;
+  #matches = () => true;
+  #drawing = false;
+  #open = new Map();
+  #paused = false;
+  /** Records that passed the filter while the list was held still. */
+  waiting = 0;
+  /** Records a second, as the page measures them. */
+  rate = 0;
+  /** Called when what the list does has changed. */
+  onChange = () => {};
+
+  constructor(list) {
+    this.#list = list;
+    list.addEventListener("click", (event) => {
+      const row = event.target.closest(".row");
+      if (row) this.#toggle(row);
+    });
+    list.addEventListener("keydown", (event) => this.#move(event));
+  }
+
+  get paused() {
+    return this.#paused;
+  }
+
+  /** Whether the list is held still: paused, or a record is open. */
+  get held() {
+    return this.#paused || this.#open.size > 0;
+  }
+
+  /** Of how many records that came lately one is drawn. */
+  get sampling() {
+    return this.rate > SAMPLE_ABOVE ? Math.max(1, Math.round((this.rate * DRAW_MS) / 1000 / SAMPLE)) : 1;
+  }
+
+  /** Take a record that has come. */
+  add(record) {
+    if (!this.#matches(record)) return;
+    if (this.held) this.waiting += 1;
+    this.#keep(record);
+    this.#fresh.push(record);
+    if (this.#fresh.length > 2 * KEPT) this.#missed += this.#fresh.splice(0, KEPT).length;
+    if (!this.#drawing && !this.held) {
+      this.#drawing = true;
+      setTimeout(() => requestAnimationFrame(() => this.#draw()), this.rate > 20 ? DRAW_MS : 0);
+    }
+  }
+
+  /** Show only what has a text in it; `key:…` looks at the key alone. */
+  filter(text) {
+    const [, inKey, words] = /^\s*(key:)?\s*(.*?)\s*$/is.exec(text);
+    const wanted = words.toLowerCase();
+    const has = (part) => part !== null && part.toLowerCase().includes(wanted);
+    if (!wanted) this.#matches = () => true;
+    else if (inKey) this.#matches = (record) => has(textOf(record, "key"));
+    else {
+      this.#matches = (record) =>
+        has(textOf(record, "key")) ||
+        has(textOf(record, "value")) ||
+        record.headers.some((header) => has(header.key) || has(textOf(header, "value")));
+    }
+    this.#kept = this.#kept.filter(this.#matches);
+    this.#characters = this.#kept.reduce((sum, record) => sum + sizeOf(record), 0);
+    this.#showKept();
+  }
+
+  /** Hold the list still, or let it go on with what is newest. */
+  pause(paused) {
+    this.#paused = paused;
+    if (!paused) {
+      this.closeAll();
+      if (this.waiting) this.#showKept();
+    }
+    this.onChange();
+  }
+
+  /** Close every record that is open. */
+  closeAll() {
+    for (const item of [...this.#open.keys()]) this.#close(item);
+  }
+
+  #keep(record) {
+    this.#kept.push(record);
+    this.#characters += sizeOf(record);
+    while (this.#kept.length > KEPT || (this.#characters > KEPT_CHARACTERS && this.#kept.length > 1)) {
+      this.#characters -= sizeOf(this.#kept.shift());
+    }
+  }
+
+  #draw() {
+    this.#drawing = false;
+    if (this.held) return;
+    let drawn = this.#fresh;
+    const came = drawn.length + this.#missed;
+    if (this.rate > SAMPLE_ABOVE && drawn.length > SAMPLE) {
+      const step = drawn.length / SAMPLE;
+      drawn = Array.from({ length: SAMPLE }, (_, n) => this.#fresh[Math.floor((n + 1) * step) - 1]);
+    }
+    this.#fresh = [];
+    this.#missed = 0;
+    if (came) this.#prepend(drawn.slice(-SHOWN));
+    this.onChange();
+  }
+
+  #showKept() {
+    this.waiting = 0;
+    this.#fresh = [];
+    this.#missed = 0;
+    this.#open.clear();
+    this.#list.replaceChildren();
+    this.#prepend(this.#kept.slice(-SHOWN));
+    this.onChange();
+  }
+
+  #prepend(records) {
+    const fragment = document.createDocumentFragment();
+    for (let index = records.length - 1; index >= 0; index -= 1) fragment.append(itemOf(records[index]));
+    this.#list.prepend(fragment);
+    while (this.#list.childElementCount > SHOWN) this.#list.lastElementChild.remove();
+  }
+
+  #toggle(row) {
+    const item = row.parentElement;
+    if (this.#open.has(item)) {
+      this.#close(item);
+      return;
+    }
+    const detail = detailOf(recordOf.get(item));
+    item.append(detail);
+    item.classList.add("open");
+    row.ariaExpanded = "true";
+    this.#open.set(item, detail);
+    this.onChange();
+  }
+
+  #close(item) {
+    this.#open.get(item).remove();
+    this.#open.delete(item);
+    item.classList.remove("open");
+    item.firstElementChild.ariaExpanded = "false";
+    if (!this.held && this.waiting) {
+      const focused = item.contains(document.activeElement);
+      this.#showKept();
+      if (focused) this.#list.querySelector(".row")?.focus();
+    }
+    this.onChange();
+  }
+
+  #move(event) {
+    const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+    const item = event.target.closest("li");
+    if (!step || !event.target.classList.contains("row")) return;
+    event.preventDefault();
+    item[step]?.firstElementChild.focus();
+  }
+}
+
+/** The record of an item of the list; let go with it. */
+const recordOf = new WeakMap();
+
+function itemOf(record) {
+  const item = document.createElement("li");
+  recordOf.set(item, record);
+  item.dataset.id = `${record.topic}:${record.partition}=${record.offset}`;
+  const row = document.createElement("button");
+  row.type = "button";
+  row.className = "row";
+  row.ariaExpanded = "false";
+  const name = piece("name", `${record.topic}:${record.partition} `);
+  name.title = item.dataset.id;
+  const offset = document.createElement("b");
+  offset.textContent = record.offset;
+  name.replaceChildren(`${record.partition} · `, offset);
+  const value = piece("value", (record.value ?? "").slice(0, PREVIEW_CHARACTERS));
+  if (record.value_base64 !== undefined) value.append(piece("chip", "binary"), ` ${record.value_base64.slice(0, 80)}`);
+  else if (record.value === null) value.append(piece("chip", "tombstone"));
+  row.append(
+    piece("time", record.timestamp === null ? "–" : timeOf(record.timestamp)),
+    name,
+    piece("key", (textOf(record, "key") ?? "").slice(0, PREVIEW_CHARACTERS)),
+    value,
+  );
+  item.append(row);
+  return item;
+}
+
+function piece(name, text) {
+  const element = document.createElement("span");
+  element.className = name;
+  element.textContent = text;
+  return element;
+}
+
+function timeOf(ms) {
+  const time = new Date(ms);
+  const two = (value) => String(value).padStart(2, "0");
+  const thousandths = String(time.getMilliseconds()).padStart(3, "0");
+  return `${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}.${thousandths}`;
+}
+
+function sizeOf(record) {
+  return (textOf(record, "value")?.length ?? 0) + (textOf(record, "key")?.length ?? 0) + 200;
+}

@@ -1,0 +1,84 @@
+// What happened: the states of the connection as a band over ten minutes, gaps and rebalances as marks, and in words.
+
+import { colour, fresh } from "./plots.js";
+
+const SPAN_MS = 600_000;
+const MOST_SPANS = 500;
+const MOST_EVENTS = 40;
+
+const TONES = { live: "accent", "broker-down": "bad", offline: "bad", closed: "bad" };
+
+/** The band, and the list under it. */
+export class Timeline {
+  #canvas;
+  #list;
+  #spans = [];
+  #marks = [];
+
+  constructor(canvas, list) {
+    this.#canvas = canvas;
+    this.#list = list;
+  }
+
+  /** The connection is in this state from now on. */
+  state(state, reason) {
+    this.#spans.push({ at: Date.now(), state });
+    if (this.#spans.length > MOST_SPANS) this.#spans.shift();
+    this.#say("state", state, reason);
+  }
+
+  /** Something happened: "gap" or "rebalance". */
+  mark(kind, title, words) {
+    this.#marks.push({ at: Date.now(), kind });
+    if (this.#marks.length > MOST_SPANS) this.#marks.shift();
+    this.#say(kind, title, words);
+  }
+
+  /** Draw it as it is now. */
+  draw() {
+    const { context, width, height } = fresh(this.#canvas);
+    const now = Date.now();
+    const x = (at) => width * (1 - (now - at) / SPAN_MS);
+    const top = 12;
+    context.fillStyle = colour("line");
+    context.fillRect(0, top, width, height - top - 8);
+    for (const [index, { at, state }] of this.#spans.entries()) {
+      const from = Math.max(0, x(at));
+      const to = x(this.#spans[index + 1]?.at ?? now);
+      if (to < 0) continue;
+      context.fillStyle = colour(TONES[state] ?? "warn");
+      // What took a moment is seen as well.
+      context.fillRect(Math.min(from, width - 2), top, Math.max(2, to - from), height - top - 8);
+    }
+    for (const { at, kind } of this.#marks) {
+      const place = x(at);
+      if (place < 0) continue;
+      context.fillStyle = colour(kind === "gap" ? "bad" : "warn");
+      context.beginPath();
+      context.moveTo(place - 4.5, 1);
+      context.lineTo(place + 4.5, 1);
+      context.lineTo(place, 9);
+      context.fill();
+    }
+  }
+
+  #say(kind, title, words) {
+    const item = document.createElement("li");
+    item.dataset.kind = kind;
+    const time = document.createElement("time");
+    time.textContent = clock(Date.now());
+    const text = document.createElement("span");
+    const name = document.createElement("b");
+    name.textContent = title;
+    text.append(name, words ? ` – ${words}` : "");
+    item.append(time, text);
+    this.#list.prepend(item);
+    while (this.#list.childElementCount > MOST_EVENTS) this.#list.lastElementChild.remove();
+    this.draw();
+  }
+}
+
+/** Hours, minutes and seconds where the reader is. */
+export function clock(ms) {
+  return new Date(ms).toLocaleTimeString("en-GB");
+}

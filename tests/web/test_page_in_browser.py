@@ -1,0 +1,232 @@
+"""The live page in Chromium, with a hub in this process and no Kafka: what it shows, and what records cannot do."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import orjson
+import trio
+
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.web.app import create_app
+from dispatcher.web.operations import Operations
+from dispatcher.web.server import Server
+from tests.browser import Page, open_browser
+from tests.test_hub import ONE, TWO, Bench
+
+MIB = 1024 * 1024
+
+
+class Told:
+    """What ``/status`` tells (`web.operations.Operations`)."""
+
+    def status(self) -> dict[str, Any]:
+        """Two partitions; fetching of the second is paused."""
+        return {
+            "replica": "replica",
+            "partitions": [
+                {
+                    "topic": ONE.topic,
+                    "partition": n,
+                    "position": 12_345,
+                    "committed": 12_340,
+                    "lag": 5,
+                    "waiting_records": 0,
+                    "paused": n == 1,
+                }
+                for n in range(2)
+            ],
+            "subscribers": {"live": 3, "catching-up": 1, "total": 4},
+            "records": {"waiting": 0},
+        }
+
+
+class House(Bench):
+    """A hub, the server in front of it, and a page that shows it."""
+
+    page: Page
+
+    def __init__(self) -> None:
+        super().__init__(bind="127.0.0.1:0", topics=[ONE.topic])
+        self.server = Server(create_app(self.hub, self.settings, cast("Operations", Told())), self.settings)
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host, port = self.server.addresses[0]
+        return f"http://{host}:{port}/"
+
+    def write(self, value: bytes | None, key: bytes | None = None, partition: TopicPartition = ONE) -> None:
+        """One record with a header."""
+        record = Record(self.number, 1_700_000_000_000, key, value, (("<b>name</b>", b"<i>header</i>"),))
+        self.replays.log.append((partition, record))
+        self.hub.publish(Batch(partition, (record,)))
+        self.number += 1
+
+    async def values(self) -> list[str]:
+        """What the list shows, from top to bottom."""
+        script = "[...document.querySelectorAll('#records .value')].map((e) => e.textContent)"
+        return list(await self.page.run(script))
+
+
+@asynccontextmanager
+async def open_page(query: str = "") -> AsyncIterator[House]:
+    """A page that is live, within the ``async with`` block; the browser has complained about nothing at its end."""
+    house = House()
+    with trio.fail_after(90):
+        async with open_browser() as browser, trio.open_nursery() as nursery:
+            nursery.start_soon(house.hub.run)
+            await nursery.start(house.server.serve)
+            house.page = await browser.new_page()
+            await house.page.open(house.url + query)
+            await house.page.until("document.querySelector('#badge')?.dataset.state === 'live'")
+            yield house
+            assert house.page.complaints == []
+            nursery.cancel_scope.cancel()
+
+
+async def shown(page: Page, number: int) -> None:
+    """Return when the list has so many records."""
+    await page.until(f"document.querySelectorAll('#records > li').length === {number}")
+
+
+async def test_records_are_listed_and_open_to_their_json() -> None:
+    """The newest is on top; opened it shows headers and indented JSON, whose numbers are what was written."""
+    async with open_page() as house:
+        house.write(b"first")
+        house.write(b'{"id":12345678901234567890,"list":[1,{}],"text":"a:b,{c}\\"d"}', b"key-1")
+        await shown(house.page, 2)
+        assert (await house.values())[1] == "first"
+        await house.page.run("document.querySelector('#records .row').click()")
+        assert await house.page.run("document.querySelector('#records pre').textContent") == (
+            '{\n  "id": 12345678901234567890,\n  "list": [\n    1,\n    {}\n  ],\n  "text": "a:b,{c}\\"d"\n}'
+        )
+        detail = await house.page.run("document.querySelector('.detail dl').innerText")
+        assert "Header <b>name</b>\n<i>header</i>" in detail
+        assert "Key\nkey-1" in detail
+
+
+async def test_everything_from_a_record_is_text() -> None:
+    """Markup in a value, a key and a header is shown as it was written, and nothing of it runs."""
+    async with open_page() as house:
+        attack = '<img src=x onerror="window.caught=1"><script>window.caught=1</script>'
+        house.write(attack.encode(), attack.encode())
+        house.write(orjson.dumps({attack: attack}))
+        await shown(house.page, 2)
+        assert (await house.values())[1] == attack
+        await house.page.run("document.querySelectorAll('#records .row').forEach((row) => row.click())")
+        assert attack in await house.page.run("document.querySelectorAll('#records pre')[1].textContent")
+        assert await house.page.run("document.querySelectorAll('#records img, #records script').length") == 0
+        assert await house.page.run("window.caught") is None
+
+
+async def test_a_large_record_does_no_harm() -> None:
+    """One of 1 MiB is listed by its beginning, and opened only in part, so the page stays quick."""
+    async with open_page() as house:
+        house.write(b'{"text":"' + b"x" * MIB + b'"}')
+        house.write(b"y" * MIB)
+        house.write(b"\xff" * MIB)
+        await shown(house.page, 3)
+        assert [len(value) <= 240 for value in await house.values()] == [True] * 3
+        await house.page.run("document.querySelectorAll('#records .row').forEach((row) => row.click())")
+        sizes = await house.page.run("[...document.querySelectorAll('#records pre')].map((e) => e.textContent.length)")
+        assert sizes == [64 * 1024] * 3
+        house.write(b"next")
+        await house.page.press("Escape")
+        await shown(house.page, 4)
+
+
+async def test_null_and_bytes_are_named() -> None:
+    """A tombstone and a value that is not UTF-8 are told apart from text."""
+    async with open_page() as house:
+        house.write(None, b"gone")
+        house.write(b"\xff\x00")
+        await shown(house.page, 2)
+        assert await house.values() == ["binary /wA=", "tombstone"]
+
+
+async def test_the_filter_looks_at_every_record() -> None:
+    """By text and by key; what came before is looked at too, and without a filter all of it is there again."""
+    async with open_page() as house:
+        for n in range(6):
+            house.write(f"value {n} Apple".encode(), f"key-{n % 2}".encode())
+        await shown(house.page, 6)
+        await house.page.press("/")
+        assert await house.page.run("document.activeElement.id") == "filter"
+        await house.page.send("Input.insertText", text="key:KEY-1")
+        await shown(house.page, 3)
+        house.write(b"key-1 in the value alone")
+        house.write(b"apple", b"key-1")
+        await shown(house.page, 4)
+        assert (await house.values())[0] == "apple"
+        await house.page.press("Escape")
+        assert await house.page.run("document.querySelector('#filter').value") == ""
+
+
+async def test_it_is_paused_and_goes_on_by_keyboard() -> None:
+    """Key p holds the list still and says how much is new; arrows move, Enter opens, Escape closes."""
+    async with open_page() as house:
+        house.write(b"one")
+        house.write(b"two")
+        await shown(house.page, 2)
+        await house.page.press("p")
+        house.write(b"three")
+        await house.page.until("document.querySelector('#note').textContent === 'held still, 1 new'")
+        await shown(house.page, 2)
+        await house.page.press("p")
+        await shown(house.page, 3)
+        for key in ("ArrowDown", "ArrowDown", "Enter"):
+            await house.page.press(key)
+        await house.page.until("document.querySelector('.open .value')?.textContent === 'two'")
+        await house.page.press("Escape")
+        await house.page.until("document.querySelector('.open') === null")
+
+
+async def test_a_reload_goes_on_where_the_page_was() -> None:
+    """What was shown does not come again, and what came meanwhile is not missing; a new tab begins anew."""
+    async with open_page() as house:
+        for n in range(3):
+            house.write(f"before {n}".encode())
+        await shown(house.page, 3)
+        await house.page.open("about:blank")
+        house.write(b"meanwhile")
+        await house.page.run("history.back()")
+        await shown(house.page, 1)
+        house.write(b"after", partition=TWO)
+        await shown(house.page, 2)
+        assert await house.values() == ["after", "meanwhile"]
+        await house.page.send("Page.reload")
+        await house.page.until("document.querySelector('#badge')?.dataset.state === 'live'")
+        house.write(b"last")
+        await shown(house.page, 1)
+        assert await house.values() == ["last"]
+
+
+async def test_the_status_is_shown() -> None:
+    """Partitions with their figures, which of them is paused, and subscribers by state."""
+    async with open_page() as house:
+        await house.page.until("document.querySelectorAll('#partitions tbody tr').length === 2")
+        rows = await house.page.run("[...document.querySelectorAll('#partitions tbody tr')].map((e) => e.innerText)")
+        assert [row.split() for row in rows] == [
+            ["0", "12,345", "12,340", "5", "0"],
+            ["1", "paused", "12,345", "12,340", "5", "0"],
+        ]
+        notes = await house.page.run("[...document.querySelectorAll('.tile p')].map((e) => e.textContent)")
+        assert notes[2:] == ["0 waiting for a subscriber, 1 paused", "3 live, 1 catching up"]
+
+
+async def test_gaps_and_rebalances_are_told() -> None:
+    """Both stand in the list of what happened, and the badge follows the state."""
+    async with open_page() as house:
+        house.hub.unassigned([TWO])
+        await house.page.until("document.querySelector('#events [data-kind=rebalance]') !== null")
+        text = await house.page.run("document.querySelector('#events [data-kind=rebalance]').innerText")
+        assert "1 left: replica has 1 now" in text
+
+
+async def test_over_a_websocket_too() -> None:
+    """?transport=websocket in the page's address is passed on."""
+    async with open_page("?transport=websocket") as house:
+        house.write(b"one")
+        await shown(house.page, 1)
+        assert await house.page.run("document.querySelector('#replica').textContent") == "replica over WebSocket"
