@@ -67,6 +67,7 @@ class Hub:
         self._deliveries = 0
         self._fell_back = 0
         self._stalled = 0
+        self._assignments = 0
         self._caught_up = {True: 0, False: 0}
         """How often a subscriber became live, by whether it needed more than the history for it."""
 
@@ -74,6 +75,7 @@ class Hub:
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These partitions are ours from now on."""
+        self._assignments += 1
         self._retire(partitions)
         self._partitions.update(dict.fromkeys(partitions))
         self._lay_out()
@@ -317,6 +319,11 @@ class Hub:
     def partitions(self) -> int:
         """How many partitions are here."""
         return len(self._partitions)
+
+    @property
+    def assignments(self) -> int:
+        """How often partitions came, also none of them: each member of a group is assigned anew when another comes."""
+        return self._assignments
 
     @property
     def subscribers(self) -> int:

@@ -205,8 +205,8 @@ class Settings(BaseSettings):
     )
     spread_seconds: Seconds = Field(
         default=0,
-        description="When a replica has come and taken a part of the partitions, that part of the subscribers is told "
-        "`goodbye` over this time, so that some go to the new one. 0: none, they stay until they leave by themselves.",
+        description="When a replica has come, the others tell `goodbye`, over this time, to as many of their "
+        "subscribers as are too many for the partitions they have left. 0: none, all stay until they leave.",
     )
     max_subscribers: int = Field(
         default=10_000, ge=1, description="Subscribers on this replica; more are sent elsewhere."

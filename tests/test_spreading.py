@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from dispatcher.spreading import Spread
+from dispatcher.spreading import REMEMBERED_LOOKS, SETTLED_LOOKS, Spread
 from tests.clients import open_sse
 from tests.conftest import Kafka
 from tests.replicas import Replica
@@ -14,25 +14,46 @@ PARTITIONS = 4
 SUBSCRIBERS = 8
 
 
+CRASHED = [(1, 4, 30)] * (REMEMBERED_LOOKS - SETTLED_LOOKS) + [(2, 4, 30)]
+
+
 @pytest.mark.parametrize(
-    ("partitions", "expected"),
+    ("before", "then", "number"),
     [
-        ((6,), 0.0),  # the first ones
-        ((6, 4), 1 / 3),  # a third replica has come
-        ((6, 4, 4), 0.0),  # and nothing since
-        ((6, 4, 3), 0.25),
-        ((3, 6), 0.0),  # one has left
-        ((3, 6, 3), 0.5),  # and come back
-        ((1, 0), 0.0),  # there are more replicas than partitions
-        ((1, 0, 2), 0.0),
+        pytest.param((6, 30), [(2, 4, 30)], 10, id="one has come"),
+        pytest.param((4, 20), [(2, 6, 30), (3, 4, 30)], 10, id="one was replaced at once"),
+        pytest.param((4, 20), CRASHED, 10, id="one has crashed, and come back before its session ended"),
+        pytest.param((6, 30), [(2, 4, 30), (3, 3, 30)], 15, id="two have come"),
+        pytest.param((6, 30), [(2, 1, 30)], 15, id="many have come, and half go at most"),
+        pytest.param((6, 0), [(2, 4, 0)], 0, id="one has come, and nobody is there"),
+        pytest.param((4, 30), [(2, 6, 45)], 0, id="one has left, with its subscribers"),
+        pytest.param((4, 30), [(1, 4, 90)], 0, id="more subscribers have come"),
+        pytest.param((6, 30), [(2, 0, 30)], 0, id="nothing is left"),
+        pytest.param((0, 30), [(2, 6, 30)], 0, id="nothing was there"),
+        pytest.param((0, 0), [(2, 6, 30), (3, 4, 30)], 10, id="it was the first of all to start"),
     ],
 )
-def test_the_part_that_goes_is_the_part_of_the_partitions_that_left(
-    partitions: tuple[int, ...], expected: float
+def test_as_many_stay_for_each_partition_as_before(
+    before: tuple[int, int], then: list[tuple[int, int, int]], number: int
 ) -> None:
-    """Only when partitions have left, once, and never all of it."""
+    """Once the group has settled; who was sent away is not sent again."""
     spread = Spread()
-    assert [spread.settled(number) for number in partitions][-1] == pytest.approx(expected)
+    gone = [spread.looked(1, *before) for _ in range(REMEMBERED_LOOKS)]
+    gone += [spread.looked(*look) for look in then]
+    assert sum(gone) == 0
+    assignments, partitions, subscribers = then[-1]
+    assert [spread.looked(assignments, partitions, subscribers) for _ in range(SETTLED_LOOKS)][-1] == number
+    later = [spread.looked(assignments, partitions, subscribers - number) for _ in range(SETTLED_LOOKS)]
+    assert sum(later) == 0
+
+
+def test_nobody_goes_while_partitions_are_on_their_way() -> None:
+    """However long that takes."""
+    spread = Spread()
+    for _ in range(REMEMBERED_LOOKS):
+        spread.looked(1, 6, 30)
+    gone = [spread.looked(2, 4, 30, calm=False) for _ in range(REMEMBERED_LOOKS)]
+    assert sum(gone) == 0
 
 
 async def test_half_of_the_subscribers_go_when_a_second_replica_comes(
