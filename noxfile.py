@@ -10,7 +10,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "venv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-PYTHON_FILES = ("dispatcher", "tests", "benchmarks", "noxfile.py")
+PYTHON_FILES = ("dispatcher", "tests", "benchmarks", "deploy", "noxfile.py")
 
 
 def _install(session: nox.Session, *groups: str) -> None:

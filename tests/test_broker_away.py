@@ -8,6 +8,7 @@ from tests.broker.cluster import KafkaCluster
 from tests.clients import open_sse, sse_records
 from tests.producing import produce_numbered
 from tests.replicas import Replica
+from tests.test_stack_files import is_healthy
 
 TOPIC = "assets"
 
@@ -40,6 +41,7 @@ async def test_broker_comes_after_the_start(
             assert (await stream.next_control("state"))["state"] == "broker-down"
             ready = await trio.to_thread.run_sync(replica.get, "/readyz")
             assert (ready.status_code, ready.json()["has_been_ready"]) == (503, True)
+            assert await trio.to_thread.run_sync(is_healthy, replica.address[1])
             cluster.start_node(0)
             await trio.to_thread.run_sync(cluster.wait_until_ready)
             while (await stream.next_control("state"))["state"] != "streaming":
