@@ -362,6 +362,17 @@ test("a laptop that slept reconnects at the first look at the clock", async (t) 
   await server.next();
 });
 
+test("an answer that does not come is not waited for as long as a heartbeat", async (t) => {
+  const server = await Server.start(t);
+  const now = Date.now;
+  t.after(() => (Date.now = now));
+  const { states } = open(t, server.url);
+  await server.next();
+  Date.now = () => now() + 11_000;
+  assert.match((await states.until(named("reconnecting"))).reason, /^no sign of life for 1\d s$/);
+  await server.next();
+});
+
 test("a clock that is set back does not hide a silence", async (t) => {
   const server = await Server.start(t);
   const now = Date.now;

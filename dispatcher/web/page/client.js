@@ -9,6 +9,7 @@
 // * fetch, not EventSource: that hides statuses and heartbeats, and gives up for good on errors that pass.
 
 const HEARTBEAT_MS = 15_000; // until a state names another
+const OPEN_MS = 10_000; // for the first state: a browser may ask on a connection that died while it was kept
 const RETRY_MS = 1000;
 const MAX_RETRY_MS = 30_000;
 const SAVE_MS = 250;
@@ -278,9 +279,10 @@ export function subscribe(url, options = {}) {
         // The clock on the wall goes on while a laptop sleeps: the first look after that finds a long silence.
         const now = Date.now();
         const silentMs = now - heardAt;
+        const limitMs = Math.min(2 * heartbeatMs, worked ? Infinity : OPEN_MS);
         if (silentMs < 0) heardAt = now; // it was set back
-        if (silentMs >= 2 * heartbeatMs) finish(`no sign of life for ${Math.round(silentMs / 1000)} s`, 0, undefined, true);
-        else watching = setTimeout(watch, Math.min(2 * heartbeatMs - silentMs, 1000));
+        if (silentMs >= limitMs) finish(`no sign of life for ${Math.round(silentMs / 1000)} s`, 0, undefined, true);
+        else watching = setTimeout(watch, Math.min(limitMs - silentMs, 1000));
       }
       heardAt = Date.now();
       watch();
