@@ -18,6 +18,7 @@ from rich.table import Table
 from dispatcher.configuration import Loaded, load, reference
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.settings import HIDDEN, Settings, display, hide_secrets
+from dispatcher.tail_command import tail
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +51,12 @@ def main() -> None:
     \b
     Try it without a Kafka:      dispatcher demo
     Serve a topic:               dispatcher serve --bootstrap-servers kafka:9092 --topics ofa_assets
-    Read it:                     curl -N http://127.0.0.1:8000/events
+    Read it:                     dispatcher tail http://127.0.0.1:8000
     See what is set, and where:  dispatcher config
     """  # noqa: D301 - click takes the character for "keep these lines"
+
+
+main.add_command(tail)
 
 
 def settings_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -17,6 +17,8 @@ class Certificate(NamedTuple):
 
     settings: dict[str, str]
     client: ssl.SSLContext
+    server: ssl.SSLContext
+    """For servers in the tests' own process."""
 
 
 @cache
@@ -27,4 +29,6 @@ def certificate() -> Certificate:
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
     client = ssl.create_default_context()
     authority.configure_trust(client)
-    return Certificate({"tls_certificate": str(path)}, client)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(path)
+    return Certificate({"tls_certificate": str(path)}, client, server)

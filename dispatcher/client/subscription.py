@@ -334,9 +334,12 @@ class Events:
 
 
 def _cannot_connect(error: OSError | trio.BrokenResourceError) -> ComeBack | GiveUp:
-    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup) or cause.__cause__ is not None:
+        # trio says that all addresses failed, and why each did below it.
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
     if isinstance(cause, ssl.SSLCertVerificationError):
         return GiveUp(WrongServerError(f"its certificate is not trusted: {cause.verify_message}"))
     if isinstance(cause, ssl.SSLError):
         return ComeBack(f"no TLS there: {cause.reason or cause}")
-    return ComeBack(f"no connection: {cause or error}")
+    return ComeBack(f"no connection: {getattr(cause, 'strerror', None) or cause}")

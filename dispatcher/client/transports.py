@@ -72,6 +72,8 @@ class SseTransport:
         self._http = h11.Connection(h11.CLIENT)
         self._events = SseParser()
         self._answer: _Answer | None = None
+        self._preface = _Preface()
+        self._opened = False
 
     def begin(self) -> bytes:
         """See `Transport`."""
@@ -84,6 +86,7 @@ class SseTransport:
     def receive(self, data: bytes) -> list[Heard]:
         """See `Transport`."""
         heard: list[Heard] = []
+        self._preface.check(data)
         try:
             self._http.receive_data(data)
             while (event := self._http.next_event()) is not h11.NEED_DATA and event is not h11.PAUSED:
@@ -100,13 +103,14 @@ class SseTransport:
                     break
         except h11.RemoteProtocolError as error:
             # The end of a connection within a message is told in this way, too.
-            heard.append(_broken(error, opened=self._http.their_state is not h11.SEND_RESPONSE, ended=not data))
+            heard.append(_broken(error, opened=self._opened, ended=not data))
         return heard
 
     def _begin_answer(self, response: h11.Response, heard: list[Heard]) -> None:
         headers = _headers(response.headers)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if response.status_code == 200 and kind == "text/event-stream":
+            self._opened = True
             heard.append(Opened())
         else:
             self._answer = _Answer(response.status_code, headers)
@@ -128,6 +132,7 @@ class WebSocketTransport:
         self._opened = False
         self._answer: _Answer | None = None
         self._replies = b""
+        self._preface = _Preface()
 
     def begin(self) -> bytes:
         """See `Transport`."""
@@ -141,6 +146,7 @@ class WebSocketTransport:
     def receive(self, data: bytes) -> list[Heard]:
         """See `Transport`."""
         heard: list[Heard] = []
+        self._preface.check(data)
         try:
             self._ws.receive_data(data or None)
             for event in self._ws.events():
@@ -186,6 +192,25 @@ class WebSocketTransport:
         return read_message(text)
 
 
+class _Preface:
+    """Whoever speaks HTTP begins like this; who does not may say so little that h11 would wait for more."""
+
+    def __init__(self) -> None:
+        self._left = b"HTTP/1."
+
+    def check(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            WrongServerError: the first ones are others.
+        """
+        if self._left:
+            begin = data[: len(self._left)]
+            if not self._left.startswith(begin):
+                raise WrongServerError(f"what answers does not speak HTTP/1.1: {data[:40]!a}")
+            self._left = self._left[len(begin) :]
+
+
 class _Answer:
     """An answer that is not a stream."""
 
@@ -212,4 +237,4 @@ def _broken(error: Exception, *, opened: bool, ended: bool) -> ComeBack | GiveUp
     """Bytes that break the protocol: something went wrong on the way, or what answers speaks another one."""
     if ended or opened:
         return ComeBack(_CUT if ended else f"the stream broke: {error}")
-    return GiveUp(WrongServerError(f"what answers does not speak HTTP as a dispatcher does: {error}"))
+    return GiveUp(WrongServerError(f"what answers does not speak HTTP/1.1 as it should: {error}"))

@@ -1,0 +1,335 @@
+"""What a Trio program can rely on: cancellation, errors, backpressure, TLS, and where headers go."""
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dispatcher.client import Gap, RefusedError, State, UnreachableError, WrongAddressError, WrongServerError, subscribe
+from dispatcher.sansio.position import parse_position
+from tests.certificate import certificate
+from tests.client_cases.encoding import own_pair, payload
+from tests.client_cases.server import case_server
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+QUICK: dict[str, Any] = {"first_wait_seconds": 0.01}
+
+Handler = Callable[[trio.abc.Stream, bytes], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(handler: Handler, tls: bool = False) -> AsyncIterator[str]:
+    """A server that hands every connection to the handler, with the head of its request; gives its host and port."""
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        head = b""
+        try:
+            while b"\r\n\r\n" not in head:
+                part = bytes(await stream.receive_some(65536))
+                if not part:
+                    return
+                head += part
+            await handler(stream, head)
+            await stream.aclose()
+        except trio.BrokenResourceError:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        start: Any = partial(trio.serve_tcp, serve, 0, host="127.0.0.1")
+        if tls:
+            start = partial(trio.serve_ssl_over_tcp, serve, 0, certificate().server, host="127.0.0.1")
+        listeners = await nursery.start(start)
+        plain = listeners[0].transport_listener if tls else listeners[0]
+        yield f"127.0.0.1:{plain.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+def records(*ids: str) -> bytes:
+    """As a stream has them."""
+    return payload({"records": list(ids)}, "envelope", 15.0)
+
+
+async def test_cancelling_a_wait_loses_no_record() -> None:
+    """Whenever it is cancelled: while it connects, between parts of an event, between records."""
+    with trio.fail_after(60):
+        async with case_server() as server, subscribe(f"{server.url}/byte-by-byte/run/ws", **QUICK) as stream:
+            came: list[str] = []
+            cancelled = 0
+            while len(came) < 4:
+                async with trio.open_nursery() as nursery:
+
+                    async def take(scope: trio.CancelScope = nursery.cancel_scope) -> None:
+                        came.append(own_pair((await anext(stream)).id))
+                        scope.cancel()
+
+                    nursery.start_soon(take)
+                    for _ in range(cancelled % 7):
+                        await trio.lowlevel.checkpoint()
+                    nursery.cancel_scope.cancel()
+                    cancelled += 1
+    assert came == ["assets:0=0", "assets:0=1", "assets:1=0", "assets:0=2"]
+    assert cancelled > 4
+
+
+async def test_it_connects_though_nobody_waits_for_long() -> None:
+    """A caller that asks again and again for a moment gets there as well."""
+
+    async def answer(stream: trio.abc.Stream, _: bytes) -> None:
+        await trio.sleep(0.2)
+        await stream.send_all(HEAD + records("assets:0=0"))
+        await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with serving(answer) as host, subscribe(f"http://{host}") as stream:
+            record = None
+            while record is None:
+                with trio.move_on_after(0.01):
+                    record = await anext(stream)
+    assert record.id == "assets:0=0"
+
+
+async def test_an_exception_of_the_block_arrives_as_it_is() -> None:
+    """Not in a group, though there is a nursery."""
+    with pytest.raises(ZeroDivisionError):
+        async with subscribe("http://127.0.0.1:1"):
+            raise ZeroDivisionError
+
+
+async def test_a_wrong_argument_is_told_at_once() -> None:
+    """Before anything is sent; a `ValueError` for who catches those."""
+    with pytest.raises(WrongAddressError, match="use http://HOST:PORT"):
+        async with subscribe("127.0.0.1:8000"):
+            raise AssertionError
+    assert issubclass(WrongAddressError, ValueError)
+
+
+async def test_after_the_block_there_is_nothing_to_take() -> None:
+    """Also when something had come."""
+    with trio.fail_after(60):
+        async with case_server() as server:
+            async with subscribe(f"{server.url}/plain/run") as stream:
+                await anext(stream)
+            with pytest.raises(trio.ClosedResourceError):
+                await anext(stream)
+    assert parse_position(stream.position) == parse_position("assets:0=0")
+
+
+async def test_what_ended_it_is_raised_each_time() -> None:
+    """After all that had come before."""
+    with trio.fail_after(60):
+        async with case_server() as server, subscribe(f"{server.url}/goodbye-4401/run") as stream:
+            assert (await anext(stream)).id == "assets:0=0"
+            for _ in range(2):
+                with pytest.raises(RefusedError, match="code 4401: the token has expired"):
+                    await anext(stream)
+            assert stream.state == State("closed", "code 4401: the token has expired")
+
+
+async def test_gaps_are_logged_where_nobody_takes_them(caplog: pytest.LogCaptureFixture) -> None:
+    """A hole is never silent."""
+    with trio.fail_after(60):
+        async with case_server() as server, subscribe(f"{server.url}/gap-expired/run", **QUICK) as stream:
+            assert [(await anext(stream)).offset for _ in range(2)] == [2, 10]
+    assert [record.getMessage() for record in caplog.records] == ["gap: assets:0 has no offsets 3 to 9 (expired)"]
+
+
+async def test_a_caller_that_takes_nothing_slows_the_server_down() -> None:
+    """One chunk waits, one is in hand; all else stays with the server."""
+    sent = 0
+
+    async def flood(stream: trio.abc.Stream, _: bytes) -> None:
+        nonlocal sent
+        await stream.send_all(HEAD)
+        while True:
+            data = records(f"assets:0={sent}") + b":" + b"x" * 100_000 + b"\n\n"
+            await stream.send_all(data)
+            sent += 1
+
+    with trio.fail_after(60):
+        async with serving(flood) as host, subscribe(f"http://{host}") as stream:
+            assert (await anext(stream)).offset == 0
+            before = -1
+            while before != sent:
+                before = sent
+                await trio.testing.wait_all_tasks_blocked(0.1)
+            assert (await anext(stream)).offset == 1
+            assert stream._receive.statistics().current_buffer_used <= 1
+            stopped_at = sent
+            for offset in range(2, stopped_at + 5):
+                assert (await anext(stream)).offset == offset
+
+
+async def test_the_position_is_of_what_was_taken() -> None:
+    """What has been read ahead is not in it."""
+
+    async def answer(stream: trio.abc.Stream, _: bytes) -> None:
+        await stream.send_all(HEAD + records("a:0=0", "a:0=1", "a:0=2") + b"id: a:0=2,1=-1\n\n" + records("a:1=0,0=2"))
+        await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with serving(answer) as host, subscribe(f"http://{host}", last_event_id="b:7=7") as stream:
+            positions = [stream.position]
+            for _ in range(4):
+                await anext(stream)
+                positions.append(stream.position)
+    expected = ["b:7=7", "a:0=0;b:7=7", "a:0=1;b:7=7", "a:0=2;b:7=7", "a:0=2,1=0;b:7=7"]
+    assert positions == expected
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+async def test_tls(scheme: str) -> None:
+    """With a certificate that is trusted; without, it gives up and says why."""
+
+    async def refuse(stream: trio.abc.Stream, _: bytes) -> None:
+        await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    with trio.fail_after(60):
+        async with serving(refuse, tls=True) as host:
+            async with subscribe(f"{scheme}://{host}", ssl_context=certificate().client) as stream:
+                with pytest.raises(RefusedError, match="HTTP 404"):
+                    await anext(stream)
+            async with subscribe(f"{scheme}://{host}") as stream:
+                with pytest.raises(WrongServerError, match="certificate is not trusted: unable to get"):
+                    await anext(stream)
+
+
+async def test_no_tls_where_it_was_expected() -> None:
+    """It may be there the next time: tried again, as often as is allowed."""
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"220 mail.example.org\r\n")
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+            port = listeners[0].socket.getsockname()[1]
+            async with subscribe(f"https://127.0.0.1:{port}", max_failures=1, **QUICK) as stream:
+                with pytest.raises(
+                    UnreachableError, match="2 attempts in a row came to nothing; the last: no TLS there"
+                ):
+                    await anext(stream)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+async def test_headers_and_credentials_stay_with_their_origin(scheme: str) -> None:
+    """A redirect to somebody else takes the position along, and nothing that is secret."""
+    heads: list[bytes] = []
+
+    async def refuse(stream: trio.abc.Stream, head: bytes) -> None:
+        heads.append(head)
+        await stream.send_all(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")
+
+    async def redirect(stream: trio.abc.Stream, head: bytes) -> None:
+        heads.append(head)
+        location = f"http://{other}/events" if b"/moved" in head else "/moved"
+        await stream.send_all(f"HTTP/1.1 308 Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    with trio.fail_after(60):
+        async with serving(refuse) as other, serving(redirect) as host:
+            options: dict[str, Any] = {"headers": {"X-Key": "secret"}, "last_event_id": "a:0=1"}
+            async with subscribe(f"{scheme}://me:word@{host}", **options) as stream:
+                with pytest.raises(RefusedError, match="HTTP 410: Gone"):
+                    await anext(stream)
+    assert [b"X-Key: secret" in head for head in heads] == [True, True, False]
+    assert [b"Authorization: Basic" in head for head in heads] == [True, True, False]
+    assert [b"Last-Event-ID: a:0=1" in head for head in heads] == [True, True, True]
+
+
+class SlowNames(trio.abc.HostnameResolver):
+    """A name server that does not answer the first time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: Any, **__: Any) -> Any:  # noqa: ARG002 - it is any
+        """One address, in the end."""
+        self.asked += 1
+        if self.asked == 1:
+            await trio.sleep_forever()
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        """Nobody asks."""
+        raise NotImplementedError
+
+
+async def test_a_slow_name_server() -> None:
+    """The look-up counts as a part of connecting."""
+    names = SlowNames()
+    trio.socket.set_custom_hostname_resolver(names)
+    with trio.fail_after(60):
+        async with case_server() as server:
+            url = server.url.replace("127.0.0.1", "slow.example.org")
+            async with subscribe(f"{url}/plain/run", connect_timeout_seconds=0.2, **QUICK) as stream:
+                events = stream.events()
+                told = [await anext(events) for _ in range(3)]
+    assert told[0] == State("connecting")
+    assert isinstance(told[1], State)
+    assert (told[1].name, told[1].reason) == ("reconnecting", "no answer within 0.2 s")
+    assert isinstance(told[2], State)
+    assert (told[2].name, told[2].assigned) == ("live", {"assets": (0, 1)})
+    assert names.asked == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"event: state\ndata: [1]\n\n",
+        b"event: state\ndata: {\n\n",
+        b'event: state\ndata: {"state":"streaming","assigned":5,"replica":""}\n\n',
+        b'event: gap\ndata: {"topic":"t"}\n\n',
+        b"data: hello\n\n",
+        b'id: a:0=1\ndata: {"topic":"a","partition":0,"offset":1}\n\n',
+        records("a:0=1").replace(b"id: a:0=1\n", b""),
+        records("a:0=1").replace(b"id: a:0=1\n", b"id: a:0=2\n"),
+        b"id: yesterday\n\n",
+        b'event: goodbye\ndata: {"code":"soon"}\n\n',
+    ],
+)
+async def test_what_no_dispatcher_says(said: bytes) -> None:
+    """It gives up rather than to hand out what it does not understand."""
+
+    async def answer(stream: trio.abc.Stream, _: bytes) -> None:
+        await stream.send_all(HEAD + said)
+        await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with serving(answer) as host, subscribe(f"http://{host}") as stream:
+            with pytest.raises(WrongServerError):
+                await anext(stream)
+
+
+@pytest.mark.parametrize("said", [b"-ERR unknown command 'GET'\r\n", b"HTTP/1.1 fine\r\n\r\n"])
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+async def test_what_does_not_speak_http(scheme: str, said: bytes) -> None:
+    """It gives up: another attempt would find the same."""
+
+    async def answer(stream: trio.abc.Stream, _: bytes) -> None:
+        await stream.send_all(said)
+
+    with trio.fail_after(60):
+        async with serving(answer) as host, subscribe(f"{scheme}://{host}") as stream:
+            with pytest.raises(WrongServerError, match="does not speak HTTP"):
+                await anext(stream)
+
+
+async def test_states_and_gaps_come_in_order_with_the_records() -> None:
+    """Each where it happened."""
+    with trio.fail_after(60):
+        async with case_server() as server, subscribe(f"{server.url}/gap-recreated/run/ws", **QUICK) as stream:
+            told: list[str] = []
+            async for event in stream.events():
+                told.append(event.name if isinstance(event, State) else type(event).__name__)
+                assert not isinstance(event, Gap) or event.reason == "recreated"
+                if told.count("Record") == 5:
+                    break
+    assert told == [
+        *("connecting", "live", "Record", "Record", "Gap", "Record", "Record", "reconnecting", "live", "Record")
+    ]
+    assert stream.repeats == 1
