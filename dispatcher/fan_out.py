@@ -4,8 +4,9 @@ A round is what was published since the one before, joined for each feed: under 
 and at a low rate each leaves at once. A subscriber whose task waits for something to do is written to from here,
 without waking it: the socket takes all of it, or the rest goes to the task. The others get it through their channels.
 
-A round yields to the loop between slices of subscribers, so that a large one delays nothing else. While rounds are
-behind what is published, the poller waits (`FanOut.settled`): they hold a bounded number of bytes.
+A round yields to the loop between slices of subscribers, and behind a long one others have their share, so that it
+delays nothing else. While rounds are behind what is published, the poller waits (`FanOut.settled`): they hold a bounded
+number of bytes.
 
 *Thread*: everything here belongs to the Trio thread.
 """
@@ -23,6 +24,16 @@ SLICE = 256
 
 SLICE_BYTES = 1024 * 1024
 """Most bytes between two yields, for the same reason: the kernel copies them at about 1 GiB a second."""
+
+LONG_SECONDS = 0.001
+"""A round that took longer has kept others waiting."""
+
+OTHERS_SHARE = 3.0
+"""Others are left the loop for so many times as long as a long round took, if they want it. The next round takes more
+records at once then, which is less work for all: so in the storm after a restart those who come are served sooner."""
+
+NOBODY_SECONDS = 0.0001
+"""When the loop is back sooner than this, nobody wanted it."""
 
 BUSY_BYTES = 256 * 1024
 """From here on the poller waits until the round is over."""
@@ -102,14 +113,25 @@ class FanOut:
             await self._wake_up.wait()
             self._wake_up = trio.Event()
             while self._published:
+                began = trio.current_time()
                 published, self._published, self._published_bytes = self._published, {}, 0
                 for self._under_way, items in published.items():
                     for part in self._parts(items):
                         await self._offer(self._under_way, part)
                 self._under_way = None
+                await self._leave_to_others(trio.current_time() - began)
             # Who waits took this one, perhaps before this task had even begun.
             self._settled.set()
             self._settled = trio.Event()
+
+    async def _leave_to_others(self, taken_seconds: float) -> None:
+        """Return when others have had their share of the loop, or nobody wants it."""
+        seconds = OTHERS_SHARE * taken_seconds if taken_seconds > LONG_SECONDS else 0
+        while seconds > 0:
+            before = trio.current_time()
+            await trio.lowlevel.checkpoint()
+            taken = trio.current_time() - before
+            seconds = seconds - taken if taken > NOBODY_SECONDS else 0
 
     def _parts(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         part: list[Item] = []

@@ -84,6 +84,35 @@ async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery
     assert [len(value) for value in transport.values] == [fan_out.BUSY_BYTES - 1000, fan_out.BUSY_BYTES]
 
 
+async def test_behind_a_long_round_others_have_their_share(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is published meanwhile leaves together, when they have had it or nobody wants the loop."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    monkeypatch.setattr(fan_out, "LONG_SECONDS", 0)
+    monkeypatch.setattr(fan_out, "OTHERS_SHARE", float("inf"))
+    monkeypatch.setattr(fan_out, "NOBODY_SECONDS", 0)
+    before = len(transport.writes)
+    for _ in range(3):
+        bench.publish(ONE)
+        await checkpoints()
+    assert transport.values == ["0"]
+    monkeypatch.setattr(fan_out, "NOBODY_SECONDS", float("inf"))
+    await bench.hub.settled()
+    assert (transport.values, len(transport.writes) - before) == (["0", "1", "2"], 2)
+
+
+async def checkpoints() -> None:
+    """Others have the loop, and never all of them wait."""
+    for _ in range(10):
+        await trio.lowlevel.checkpoint()
+
+
 class GreedyTransport(RecordingTransport):
     """Takes so many bytes at once, and the rest when its gate opens."""
 
