@@ -203,8 +203,8 @@ export function subscribe(url, options = {}) {
       if (type === undefined || type === "message") {
         if (data !== undefined) take({ id, ...JSON.parse(data) });
         else if (id) merge(id), moved();
-      } else if (data !== undefined) {
-        hear(type, JSON.parse(data));
+      } else if (["state", "gap", "goodbye"].includes(type) && data !== undefined) {
+        hear(type, JSON.parse(data)); // others may come in later versions
       }
     }
     return (text) => {
@@ -252,8 +252,9 @@ export function subscribe(url, options = {}) {
       }, strange);
     };
     socket.onclose = ({ code, reason }) => finish(reason ? `${reason} (${code})` : `the connection ended (${code})`, code);
+    socket.onerror = () => finish("no connection");
     signal.addEventListener("abort", () => {
-      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
     });
   }
