@@ -90,6 +90,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def flame(session: nox.Session) -> None:
+    """Where the time goes under load, as docs/pictures/flame.svg; ``-- --protocol websocket`` for the other one."""
+    _install(session, "tests")
+    session.install("py-spy>=0.4")
+    session.run("python", "-m", "benchmarks.flame", *session.posargs)
+
+
+@nox.session
 def settings(session: nox.Session) -> None:
     """Write docs/settings.md anew from the settings class."""
     _install(session)

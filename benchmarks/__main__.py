@@ -16,12 +16,14 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fan_out, idle, ingest, isolation, peers, rebalance, reconnect, yesterday
+from benchmarks import ceiling, fan_out, idle, ingest, isolation, latency, peers, rebalance, reconnect, yesterday
 from benchmarks.tables import amount
 from tests.broker.jars import kafka_version
 
 BENCHMARKS = {
+    "ceiling": ceiling,
     "fan-out": fan_out,
+    "latency": latency,
     "idle": idle,
     "ingest": ingest,
     "isolation": isolation,
