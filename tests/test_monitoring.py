@@ -1,8 +1,13 @@
 """The dashboard and the alerts of the Swarm stack ask for metrics that there are."""
 
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import Kafka
 from tests.replicas import Replica
@@ -19,3 +24,21 @@ def test_every_metric_exists(kafka: Kafka, replicas: Callable[..., Replica]) -> 
     asked = set(re.findall(r"(?<![:\w])(?:dispatcher|process)_\w+", text))
     assert "dispatcher_lag_records" in asked
     assert asked - told == set()
+
+
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    """And not when they should not: Prometheus's own tool plays the cases of alerts.test.yml."""
+    program = shutil.which("promtool")
+    if program is None:
+        reason = "this test needs promtool (of prometheus), which this machine does not have"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    for path in (MONITORING / "alerts.yml", Path(__file__).parent / "alerts.test.yml"):
+        shutil.copy(path, tmp_path)
+    command = [program, "test", "rules", "alerts.test.yml"]
+    played = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert (played.returncode, played.stderr) == (0, ""), played.stdout + played.stderr
+    told = set(re.findall(r"alert: (\w+)", (MONITORING / "alerts.yml").read_text()))
+    played_names = set(re.findall(r"alertname: (\w+)", (Path(__file__).parent / "alerts.test.yml").read_text()))
+    assert told - played_names == set()
