@@ -30,12 +30,21 @@ class Auditor:
         partitions: Of the topic.
         rate: Records a second, over all partitions.
         value_bytes: Size of a value; the number is padded with zeros.
+        proxy_seconds: How long a record may be in a proxy between replica and subscriber.
     """
 
     def __init__(
-        self, bootstrap_servers: str, topic: str, group: str, partitions: int, *, rate: float, value_bytes: int = 1
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        group: str,
+        partitions: int,
+        *,
+        rate: float,
+        value_bytes: int = 1,
+        proxy_seconds: float = 0.0,
     ) -> None:
-        self.ledger = Ledger()
+        self.ledger = Ledger(proxy_seconds)
         self._bootstrap_servers = bootstrap_servers
         self._topic = topic
         self._group = group

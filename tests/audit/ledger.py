@@ -9,7 +9,8 @@ How it judges:
 * Within a connection a partition's offsets go up one by one. After a ``state`` event a partition may have left and
   come back, so there it may go on anywhere.
 * A commit is *ahead* when it passes a record that nobody has received. The record may still wait in the socket of a
-  subscriber that does not read at the moment; then, and only then, is a later receipt a good one.
+  subscriber that does not read at the moment; then, and only then, is a later receipt a good one. Where there is a
+  proxy between, the record may be there as well: it has to come soon, by a connection that was there before the commit.
 """
 
 from collections import Counter
@@ -41,6 +42,7 @@ class Receipt(NamedTuple):
 @dataclass(slots=True)
 class _Connection:
     process: str
+    opened_at: float
     frozen_at: float | None = None
     thawed_at: float = -1.0
     states: int = 0
@@ -113,9 +115,14 @@ class Report:
 
 
 class Ledger:
-    """Keeps the books of one topic and one group."""
+    """Keeps the books of one topic and one group.
 
-    def __init__(self) -> None:
+    Args:
+        proxy_seconds: How long a record may be in a proxy between replica and subscriber; 0: there is none.
+    """
+
+    def __init__(self, proxy_seconds: float = 0.0) -> None:
+        self._proxy_seconds = proxy_seconds
         self.receipts: list[tuple[float, str, int, int]] = []
         """(at, process, partition, offset) of every first receipt by a process, in order of time."""
         self._partitions: dict[int, _Partition] = {}
@@ -134,10 +141,10 @@ class Ledger:
 
     # What subscribers see.
 
-    def opened(self, process: str) -> int:
+    def opened(self, process: str, at: float = 0.0) -> int:
         """A connection to a process was opened; returns its number."""
         number = len(self._connections)
-        self._connections[number] = _Connection(process)
+        self._connections[number] = _Connection(process, at)
         return number
 
     def told_state(self, connection: int) -> None:
@@ -163,7 +170,7 @@ class Ledger:
             self.receipts.append((at, subscriber.process, partition, offset))
             while books.received_to in books.receipts:
                 books.received_to += 1
-            self._judge_suspect(books, offset, subscriber)
+            self._judge_suspect(books, offset, subscriber, at)
             if books.last_at is not None and self._silence_counts:
                 books.silence_seconds = max(books.silence_seconds, at - books.last_at)
             books.last_at = at
@@ -249,8 +256,7 @@ class Ledger:
                 self._counts["holes"] += offset - last[0] - 1
         subscriber.places[partition] = (offset, subscriber.states)
 
-    @staticmethod
-    def _judge_suspect(books: _Partition, offset: int, subscriber: _Connection) -> None:
+    def _judge_suspect(self, books: _Partition, offset: int, subscriber: _Connection, at: float) -> None:
         seen_at = books.suspects.pop(offset, None)
         if seen_at is None:
             return
@@ -259,7 +265,8 @@ class Ledger:
             and subscriber.frozen_at <= seen_at
             and (subscriber.thawed_at < subscriber.frozen_at or seen_at <= subscriber.thawed_at)
         )
-        if not frozen_then:
+        was_in_proxy = subscriber.opened_at <= seen_at and at - seen_at < self._proxy_seconds
+        if not (frozen_then or was_in_proxy):
             books.ahead.add(offset)
 
     def _of(self, partition: int) -> _Partition:

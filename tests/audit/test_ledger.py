@@ -126,6 +126,20 @@ def test_what_waited_in_a_frozen_socket_was_dispatched() -> None:
     assert ledger.report().ahead == ((0, 3),)
 
 
+def test_what_was_in_a_proxy_was_dispatched() -> None:
+    """It comes soon, and by a connection that was there before the commit was seen."""
+    ledger = Ledger(proxy_seconds=2.0)
+    for n in range(4):
+        ledger.produced(0, n, 100 + n)
+    ledger.opened("a", 0.0)
+    ledger.sampled({0: 3}, 2.0)
+    receive(ledger, 0, at=3.9)
+    assert ledger.report().ahead == ((0, 1), (0, 2))
+    receive(ledger, 1, at=4.0)
+    receive(ledger, 2, connection=ledger.opened("a", 2.5), at=3.0)
+    assert ledger.report().ahead == ((0, 1), (0, 2))
+
+
 def test_a_commit_below_an_earlier_one_went_backwards() -> None:
     """The same offset again is fine."""
     ledger = ledger_with()
