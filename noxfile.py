@@ -83,6 +83,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def swarm(session: nox.Session) -> None:
+    """The Swarm stack on a Docker Engine, scaled, updated, broken and drained under audit; ``-- --help`` for more."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.swarm", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks on a real Kafka: all, or ``-- NAME``; ``-- --quick`` to see that they work."""
     _install(session, "tests")

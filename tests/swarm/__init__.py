@@ -1,0 +1,1 @@
+"""The Swarm stack on a real Docker Engine, audited through its edge."""
