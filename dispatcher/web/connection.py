@@ -28,8 +28,6 @@ import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
-from hypercorn.protocol.ws_stream import WSStream
-from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
@@ -38,7 +36,7 @@ from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.sansio.frames import are_pongs
 from dispatcher.web.problems import problem_body
 from dispatcher.web.sockets import Socket
-from dispatcher.web.streams import Stream
+from dispatcher.web.streams import Stream, Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -150,9 +148,9 @@ class Connection:
         """The socket's, while a subscriber's bytes may go to it at once: its response is open, nobody else is sending,
         and the last word on it was the subscriber's and not Hypercorn's."""
         self._protocol: Http11
-        self._task_group: TaskGroup
+        self._tasks = Tasks(self)
         self.stream: Stream | None = None
-        """What the request has begun, and Quart has left to `streams.Streaming`."""
+        """What the request has begun, and Quart has left to `streams.Tasks`."""
         self._streaming: trio.CancelScope | None = None
         self._silence_seconds = math.inf
         self.heard_at = trio.current_time()
@@ -164,30 +162,29 @@ class Connection:
         try:
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
-            with trio.CancelScope() as everything:
-                async with TaskGroup() as self._task_group:
-                    self._protocol = Http11(
-                        self._app,
-                        self._config,
-                        self._context,
-                        self._task_group,
-                        ConnectionState({"connection": self}),
-                        self._peer.descriptor is None,
-                        client,
-                        server,
-                        self._protocol_send,
-                    )
-                    await self._idle.restart(self._task_group, self._idle_timeout)
-                    with self._reading:
-                        await self._read()
-                    self._ending = True
-                    self._free_descriptor = None
-                    if self._streaming is not None:
-                        self._streaming.cancel()
-                    # An app that has ended already, with messages unread, would never take the news.
-                    everything.deadline = trio.current_time() + END_SECONDS
-                    await self._protocol.handle(Closed())
-                    await self._idle.stop()
+            async with self._tasks:
+                self._protocol = Http11(
+                    self._app,
+                    self._config,
+                    self._context,
+                    self._tasks,
+                    ConnectionState({"connection": self}),
+                    self._peer.descriptor is None,
+                    client,
+                    server,
+                    self._protocol_send,
+                )
+                await self._idle.restart(self._tasks, self._idle_timeout)
+                with self._reading:
+                    await self._read()
+                self._ending = True
+                self._free_descriptor = None
+                if self._streaming is not None:
+                    self._streaming.cancel()
+                # An app that has ended already, with messages unread, would never take the news.
+                self._tasks.cancel_scope.deadline = trio.current_time() + END_SECONDS
+                await self._protocol.handle(Closed())
+                await self._idle.stop()
         except* OSError:
             pass  # the client is gone
         except* Exception:
@@ -206,8 +203,8 @@ class Connection:
         return self._streaming
 
     def hear(self, hear: Callable[[ASGIReceiveEvent], Awaitable[None]]) -> None:
-        """Hand what the client of a WebSocket says to a function, in place of a queue for which a task would wait."""
-        assert isinstance(self._protocol.stream, WSStream)  # noqa: S101 - who calls this has received its request
+        """Hand what the client says from now on to a function, in place of a queue for which a task would wait."""
+        assert self._protocol.stream is not None  # noqa: S101 - who calls this has received its request
         self._protocol.stream.app_put = hear
 
     def expect_answers(self, silence_seconds: float) -> None:
@@ -326,7 +323,7 @@ class Connection:
         elif isinstance(event, Updated):
             # A response that ends after the client has left would start a timer that nobody stops.
             if event.idle and not self._ending:
-                await self._idle.restart(self._task_group, self._idle_timeout)
+                await self._idle.restart(self._tasks, self._idle_timeout)
             else:
                 await self._idle.stop()
 
@@ -334,7 +331,7 @@ class Connection:
         while True:
             try:
                 data = await self._peer.receive_some(RECEIVE_BYTES)
-            except (trio.ClosedResourceError, trio.BrokenResourceError):
+            except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                 return
             if not data:
                 return

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import ASGIReceiveEvent
 from quart import Quart, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
@@ -22,6 +22,7 @@ from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
 from dispatcher.web.goodbyes import try_later
 from dispatcher.web.queries import Query, read_query
+from dispatcher.web.streams import Send
 
 log = structlog.get_logger(__name__)
 
@@ -49,8 +50,9 @@ class EventStream:
         self._hub = hub
         self._connection = connection
         self._subscriber = hub.subscribe(feed, connection, query.position, query.since_ms)
+        connection.hear(_hear_nothing)
 
-    async def run(self, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def run(self, send: Send) -> None:
         """Write until either side ends it, then end the response."""
         with self._connection.streaming() as scope:
             try:
@@ -67,6 +69,10 @@ class EventStream:
         """Unsubscribe."""
         self._hub.unsubscribe(self._subscriber)
         self._connection.end_endless_response()
+
+
+async def _hear_nothing(_message: ASGIReceiveEvent) -> None:
+    """A client has nothing to say behind its request; that it has left is seen at its connection."""
 
 
 class _Opening(ResponseBody):

@@ -13,7 +13,6 @@ from hypercorn.typing import ASGIFramework
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
 from dispatcher.web.sockets import PlainSocket, secured, tls_context
-from dispatcher.web.streams import Streaming
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +35,7 @@ class Server:
     """
 
     def __init__(self, app: ASGIFramework, settings: Settings) -> None:
-        self._app = ASGIWrapper(Streaming(app))
+        self._app = ASGIWrapper(app)
         self._settings = settings
         self._config = Config()
         self._config.errorlog = logging.getLogger("hypercorn.error")

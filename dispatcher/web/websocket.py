@@ -5,7 +5,7 @@ the connection, each a whole frame (`streams`).
 """
 
 import structlog
-from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
+from hypercorn.typing import ASGIReceiveEvent
 from quart import Quart, websocket
 from quart_trio.wrappers import TrioResponse
 
@@ -19,6 +19,7 @@ from dispatcher.web.connection import Connection
 from dispatcher.web.goodbyes import try_later, unsupported
 from dispatcher.web.problems import problem_response
 from dispatcher.web.queries import Query, read_query
+from dispatcher.web.streams import Send
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +73,7 @@ class MessageStream:
         connection.hear(self._hear)
         connection.expect_answers(silence_seconds)
 
-    async def run(self, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def run(self, send: Send) -> None:
         """Write until either side ends it, then close with the server's reason."""
         goodbye: Goodbye | None = None
         with self._connection.streaming():

@@ -1,0 +1,76 @@
+"""Streams that outlive their request: what happens when the app in front of them fails."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+import trio
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
+
+from dispatcher.settings import Settings
+from dispatcher.web.server import Server
+from dispatcher.web.streams import Send
+
+Attach = Callable[[Scope, ASGISendCallable], None]
+
+
+class RecordedStream:
+    """Keeps what is done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    async def run(self, send: Send) -> None:
+        """Send one word, and end the answer."""
+        self.done.append("run")
+        await send({"type": "http.response.body", "body": b"streamed", "more_body": False})
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self.done.append("close")
+
+
+@asynccontextmanager
+async def serving(app: ASGIFramework) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a server with this app, within the ``async with`` block."""
+    server = Server(app, Settings(bind="127.0.0.1:0"))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        host, port = server.addresses[0]
+        async with httpx2.AsyncClient(base_url=f"http://{host}:{port}") as client:
+            yield client
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_goes_on_when_the_app_is_done() -> None:
+    """The app ends its answer, and the end is kept back until the stream has run."""
+    stream = RecordedStream()
+
+    async def app(scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        assert scope["type"] == "http"
+        scope["state"]["connection"].stream = stream
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"opened, ", "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async with serving(app) as client:
+        assert (await client.get("/")).text == "opened, streamed"
+    assert stream.done == ["run", "close"]
+
+
+@pytest.mark.parametrize("leaves_stream", [False, True])
+async def test_an_app_that_fails_is_answered_for(leaves_stream: bool) -> None:
+    """500; a stream that was left is closed and never run; the server goes on."""
+    stream = RecordedStream()
+
+    async def app(scope: Scope, _receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
+        assert scope["type"] == "http"
+        if leaves_stream:
+            scope["state"]["connection"].stream = stream
+        raise ZeroDivisionError("on purpose")
+
+    async with serving(app) as client:
+        for _ in range(2):
+            assert (await client.get("/")).status_code == 500
+    assert stream.done == (["close"] * 2 if leaves_stream else [])
