@@ -1,13 +1,15 @@
 """confluent_kafka's messages become records."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from operator import lt
 from typing import NamedTuple, Protocol, cast
 
 import confluent_kafka
 import structlog
 from confluent_kafka import Message
 
-from dispatcher.sansio.records import Record, TopicPartition
+from dispatcher.sansio.records import Record, TopicPartition, size_bytes_of
 
 log = structlog.get_logger(__name__)
 
@@ -56,44 +58,58 @@ def grouped(messages: Iterable[Message], batch_bytes: int) -> Iterator[Group]:
     for message in cast("Iterable[_Fetched]", messages):
         by_partition.setdefault((message.topic(), message.partition()), []).append(message)
     for key, run in by_partition.items():
-        partition = TopicPartition(*key)
-        records: list[Record] = []
-        records_bytes = 0
-        leader_epoch = None
-        for message in run:
-            record = _record(message)
-            # Offsets go backwards where the topic was made anew, or its log was cut.
-            if records and (records_bytes >= batch_bytes or record.offset <= records[-1].offset):
-                yield Group(partition, tuple(records), records_bytes, leader_epoch)
-                records = []
-                records_bytes = 0
-            records.append(record)
-            records_bytes += record.size_bytes
-            leader_epoch = message.leader_epoch()
-        yield Group(partition, tuple(records), records_bytes, leader_epoch)
+        partition, records = TopicPartition(*key), _records(run)
+        size_bytes = size_bytes_of(records)
+        if size_bytes <= batch_bytes and _ascend(records):
+            yield Group(partition, tuple(records), size_bytes, run[-1].leader_epoch())
+            continue
+        for first, end in pairwise([0, *_cuts(records, batch_bytes), len(run)]):
+            part = tuple(records[first:end])
+            yield Group(partition, part, size_bytes_of(part), run[end - 1].leader_epoch())
 
 
-def _record(message: _Fetched) -> Record:
-    kind, timestamp_ms = message.timestamp()
-    try:
-        headers = message.headers()
-    except SystemError:
-        # Header names are UTF-8, but nobody checks: confluent_kafka fails over one that is not, and a second call
-        # would return what it left half done. The record goes on without any of its headers.
-        headers = None
-        log.warning(
-            "headers left out, a name is not UTF-8",
-            topic=message.topic(),
-            partition=message.partition(),
-            offset=message.offset(),
+def _ascend(records: Sequence[Record]) -> bool:
+    """Whether offsets do: they go backwards where the topic was made anew, or its log was cut."""
+    offsets = [record[0] for record in records]
+    return all(map(lt, offsets, offsets[1:]))
+
+
+def _cuts(records: Sequence[Record], batch_bytes: int) -> Iterator[int]:
+    """Where one group ends and the next begins."""
+    size_bytes = 0
+    for number, (before, record) in enumerate(pairwise(records), start=1):
+        size_bytes += before.size_bytes
+        if size_bytes >= batch_bytes or record.offset <= before.offset:
+            yield number
+            size_bytes = 0
+
+
+def _records(run: Iterable[_Fetched]) -> list[Record]:
+    records = []
+    for message in run:
+        kind, timestamp_ms = message.timestamp()
+        try:
+            headers = message.headers()
+        except SystemError:
+            # Header names are UTF-8, but nobody checks: confluent_kafka fails over one that is not, and a second call
+            # would return what it left half done. The record goes on without any of its headers.
+            headers = None
+            log.warning(
+                "headers left out, a name is not UTF-8",
+                topic=message.topic(),
+                partition=message.partition(),
+                offset=message.offset(),
+            )
+        # A third of the price of calling the class.
+        record = tuple.__new__(
+            Record,
+            (
+                message.offset(),
+                None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
+                message.key(),
+                message.value(),
+                tuple(headers) if headers else (),
+            ),
         )
-    # Half the price of calling the class.
-    return Record._make(
-        (
-            message.offset(),
-            None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
-            message.key(),
-            message.value(),
-            tuple(headers) if headers else (),
-        )
-    )
+        records.append(record)
+    return records

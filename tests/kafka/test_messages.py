@@ -1,0 +1,52 @@
+"""From messages to records: nothing is left out, and groups are cut where they have to be."""
+
+from itertools import pairwise
+from typing import Any, cast
+
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.kafka.messages import grouped
+from dispatcher.sansio.records import RECORD_OVERHEAD_BYTES, TopicPartition, size_bytes_of
+
+TEXT = st.none() | st.binary(max_size=20)
+MESSAGES: st.SearchStrategy[Any] = st.builds(
+    cast("Any", Message),
+    topic=st.sampled_from("ab"),
+    partition=st.integers(0, 1),
+    offset=st.integers(0, 9),
+    key=TEXT,
+    value=TEXT,
+    headers=st.none() | st.lists(st.tuples(st.text(max_size=3), TEXT), max_size=2),
+    timestamp=st.tuples(st.sampled_from([TIMESTAMP_NOT_AVAILABLE, TIMESTAMP_CREATE_TIME]), st.integers(0, 9)),
+    leader_epoch=st.integers(0, 3),
+)
+
+
+@given(messages=st.lists(MESSAGES), batch_bytes=st.integers(1, 4).map(RECORD_OVERHEAD_BYTES.__mul__))
+def test_every_message_is_a_record_of_its_partition(messages: list[Any], batch_bytes: int) -> None:
+    """In order, with all that it holds; a group ends before offsets go backwards and when it is full, not before."""
+    groups = list(grouped(messages, batch_bytes))
+    for partition in {TopicPartition(str(message.topic()), int(message.partition() or 0)) for message in messages}:
+        own = [message for message in messages if (message.topic(), message.partition()) == partition]
+        parts = [group for group in groups if group.partition == partition]
+        assert [record for part in parts for record in part.records] == [
+            (
+                message.offset(),
+                message.timestamp()[1] if message.timestamp()[0] else None,
+                message.key(),
+                message.value(),
+                tuple(message.headers() or ()),
+            )
+            for message in own
+        ]
+        end = 0
+        for part in parts:
+            end += len(part.records)
+            assert part.leader_epoch == own[end - 1].leader_epoch()
+            assert part.records_bytes == size_bytes_of(part.records) > 0
+            assert size_bytes_of(part.records[:-1]) < batch_bytes
+            assert all(before.offset < record.offset for before, record in pairwise(part.records))
+        for part, following in pairwise(parts):
+            assert part.records_bytes >= batch_bytes or following.records[0].offset <= part.records[-1].offset
