@@ -259,8 +259,11 @@ class Subscriber:
         self._nudge()
 
     def end(self, goodbye: Goodbye) -> None:
-        """Let the write under way finish, then say goodbye and return from `run`; the first reason counts."""
-        if self._goodbye is None:
+        """Let the write under way finish, then say goodbye and return from `run`; the first reason counts.
+
+        Does nothing when the subscriber has left.
+        """
+        if self._goodbye is None and not self.has_left:
             self._goodbye = goodbye
             self._nudge()
 
