@@ -73,8 +73,8 @@ class CatchUp:
         """The next offset of partitions that were named and are not here yet."""
         self._unplaced = NONE if since_ms is None else frozenset(self._wanted.keys() - position.keys())
         """Partitions that begin at a time, and it is not known where that is."""
-        self._placed = NONE
-        """Partitions that began at a time: once each."""
+        self._placed = frozenset(position)
+        """Partitions that were named, or began at a time: once each. One that comes back goes on where it stands."""
         self._doubted: dict[TopicPartition, int] = {}
         """Partitions that may be another log by now, which ends before this offset."""
         for partition, offset in position.items():
@@ -202,7 +202,7 @@ class CatchUp:
             self._doubted[partition] = offset
 
     def _begins_at_time(self, partition: TopicPartition) -> bool:
-        return self._since_ms is not None and partition not in self._placed and partition not in self._awaited
+        return self._since_ms is not None and partition not in self._placed
 
     def _find_missing(self) -> dict[TopicPartition, Range]:
         return self._history.missing(self._topics, self._wanted)

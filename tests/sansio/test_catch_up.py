@@ -103,6 +103,31 @@ def test_a_time_is_looked_up_for_what_no_id_names_and_once() -> None:
     assert not catch_up.concerns(A, None)
 
 
+def test_a_partition_that_was_named_never_begins_at_the_time() -> None:
+    """Neither when it leaves and comes back while its records are read, nor when it came late and comes again."""
+    history = history_of(a=5, b=5)
+    catch_up = CatchUp(history, TOPICS, {A: 1, B: 1}, 1000)
+    question = catch_up.question
+    assert question == ReadQuestion({A: Range(2, 5), B: Range(2, 5)})
+    assert isinstance(question, ReadQuestion)
+    history.retire([A])
+    catch_up.departed([A])
+    append(history, A, 5)
+    catch_up.arrived(A, None)
+    assert catch_up.question == question
+    found = batch(A, 2)
+    assert catch_up.read(question, Chunk([found], {A: 3, B: 2}, ())) == ([], [(found, {A: 2, B: 1})])
+    history = history_of(b=5)
+    catch_up = CatchUp(history, TOPICS, {A: 5, B: 4}, 1000)
+    append(history, A, 5)
+    assert catch_up.concerns(A, None)
+    catch_up.arrived(A, None)
+    catch_up.cursor()
+    history.retire([A])
+    append(history, A, 6)
+    assert not catch_up.concerns(A, None)
+
+
 def test_an_offset_behind_the_memory_is_doubted_until_kafka_is_asked() -> None:
     """The replica has not read so far yet, or the log is another one, which is told and read from its beginning."""
     history = history_of(a=5)
