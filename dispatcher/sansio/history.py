@@ -171,7 +171,8 @@ class History:
         for tp, partition in self._partitions.items():
             if tp.topic not in topics:
                 continue
-            start = wanted[tp]
+            # What is published from now on is handed to it in any case, so it stands no further than that.
+            start = min(wanted[tp], partition.ends)
             if partition.waiting and tp in fresh:
                 start = min(start, next(iter(partition.waiting.values())).batch.covers_from)
             starts[tp] = start
