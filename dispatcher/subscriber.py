@@ -411,6 +411,8 @@ class Subscriber:
                     break
         except FellBehindError:
             self._leave_history()
+        # What was encoded for it has grown the history, which on a quiet topic nobody else makes room in.
+        self._source.history.trim()
         return taken
 
     def _enter_history(self) -> None:

@@ -2,7 +2,9 @@
 
 import trio
 
+from dispatcher.feed import feed_of
 from dispatcher.sansio.records import Record
+from dispatcher.sansio.wire import SSE_ENVELOPE, SSE_VALUE_UNFRAMED, WEBSOCKET
 from tests.test_hub import FEED, GOODBYE, ONE, TWO, Bench, RecordingTransport, settle
 
 
@@ -36,3 +38,23 @@ async def test_who_is_ahead_of_the_replica_and_falls_behind_misses_nothing(nurse
     await settle()
     assert bench.replays.asked
     assert sorted(map(int, ahead.values)) == list(range(2, bench.number))
+
+
+async def test_what_is_encoded_for_other_feeds_stays_within_the_bound(nursery: trio.Nursery) -> None:
+    """On a quiet topic nothing else makes room: who reads the memory in another format does."""
+    bench = Bench(history_bytes=20_000, pause_above_bytes=10_000, resume_below_bytes=5_000)
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    for _ in range(20):
+        bench.publish(ONE)
+        await settle()
+    for wire in (SSE_ENVELOPE, WEBSOCKET, SSE_VALUE_UNFRAMED):
+        oldest = min(entry.batch.first_offset for entry in bench.hub.history._entries.values())
+        reader = RecordingTransport()
+        reader.gate.set()
+        await nursery.start(bench.serve, reader, {ONE: oldest - 1}, None, feed_of(wire, frozenset({"assets"})))
+        await settle()
+        assert b"".join(reader.writes).count(b"assets:0=") == bench.number - oldest
+        assert bench.hub.history.bytes <= 20_000
