@@ -94,10 +94,10 @@ class Replays:
             try:
                 chunk = await trio.to_thread.run_sync(reader.read, ranges, most_bytes, limiter=_UNLIMITED)
             except KafkaException as error:
-                log.warning("replay failed, its reader is given up", error=str(error))
-                await trio.to_thread.run_sync(reader.close, limiter=_UNLIMITED)
+                log.warning("replay failed, its consumer is given up", error=str(error))
                 return None
-            self._idle.append(reader)
+            finally:
+                self._idle.append(reader)
         if not (chunk.batches or chunk.gaps or chunk.next_offsets):
             return None
         self._chunks += 1
@@ -152,7 +152,8 @@ class Replays:
             if reader.stands_at(ranges):
                 self._idle.remove(reader)
                 return reader
-        if len(self._idle) >= self._limiter.total_tokens:
+        # Each token that is taken stands for a reader in use, the one for this included.
+        if self._idle and len(self._idle) + self._limiter.borrowed_tokens > self._limiter.total_tokens:
             return self._idle.pop(0)
         return _Reader(self._properties, self._batch_bytes)
 
@@ -175,7 +176,14 @@ class _Reader:
         return self._places == {partition: part.first for partition, part in ranges.items()}
 
     def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
-        """The next part of some ranges."""
+        """The next part of some ranges; its consumer is given up when that fails."""
+        try:
+            return self._read(ranges, most_bytes)
+        except KafkaException:
+            self.close()
+            raise
+
+    def _read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
         consumer = self._made()
         if not self.stands_at(ranges):
             self._go_to({partition: part.first for partition, part in ranges.items()})
@@ -244,8 +252,9 @@ class _Reader:
 
     def close(self) -> None:
         """Let go of the connections."""
-        if self._consumer is not None:
-            self._consumer.close()
+        consumer, self._consumer, self._places = self._consumer, None, {}
+        if consumer is not None:
+            consumer.close()
 
     def _go_to(self, places: Mapping[TopicPartition, int]) -> None:
         assert self._consumer is not None  # noqa: S101 - `read` has made it

@@ -1,0 +1,65 @@
+"""Reading again, on a real broker: how many readers there are, and how much a chunk holds."""
+
+import pytest
+import trio
+import trio.testing
+from confluent_kafka import Producer
+
+from dispatcher.kafka import replay
+from dispatcher.kafka.replay import Replays
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.replays import Chunk, Range
+from tests.conftest import Kafka
+from tests.producing import produce_numbered
+
+CONCURRENCY = 2
+PARTITIONS = 6
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every reader that is made."""
+    readers: list[object] = []
+
+    class Recorded(replay._Reader):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            readers.append(self)
+
+    monkeypatch.setattr(replay, "_Reader", Recorded)
+    return readers
+
+
+def replays_of(kafka: Kafka, concurrency: int = CONCURRENCY) -> Replays:
+    """Reads from this broker."""
+    properties = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "replays"}
+    return Replays(properties, concurrency=concurrency, batch_bytes=256 * 1024)
+
+
+async def test_there_are_as_many_readers_as_chunks_at_a_time(kafka: Kafka, made: list[object]) -> None:
+    """The README's formula counts them, wherever those who ask stand, and whatever they ask."""
+    topic = kafka.create_topic(PARTITIONS)
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 600, PARTITIONS)
+    replays = replays_of(kafka)
+    with trio.fail_after(60):
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                for partition in range(PARTITIONS):
+                    tp = TopicPartition(topic, partition)
+                    nursery.start_soon(replays.read, {tp: Range(0, 100)}, 1)
+                    nursery.start_soon(replays.bounds, [tp])
+        await replays.close()
+    assert len(made) == CONCURRENCY
+    assert replays.statistics().waiting == 0
+
+
+async def test_a_reader_outlives_who_leaves_just_before_it_is_asked(kafka: Kafka, made: list[object]) -> None:
+    """Let go of without a word, its consumer would be closed by whoever collects it, in Trio's thread."""
+    replays = replays_of(kafka, concurrency=1)
+    async with trio.open_nursery() as nursery:
+        async with replays._limiter:
+            nursery.start_soon(replays.read, {TopicPartition("assets", 0): Range(0, 1)}, 1)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert made == replays._idle
+    assert len(made) == 1
