@@ -42,6 +42,8 @@ class _Fetched(Protocol):
 
     def headers(self) -> list[tuple[str, bytes | None]] | None: ...
 
+    def set_headers(self, headers: list[tuple[str, bytes | None]]) -> None: ...
+
     def leader_epoch(self) -> int | None: ...
 
 
@@ -66,6 +68,11 @@ def grouped(messages: Iterable[Message], batch_bytes: int) -> Iterator[Group]:
         for first, end in pairwise([0, *_cuts(records, batch_bytes), len(run)]):
             part = tuple(records[first:end])
             yield Group(partition, part, size_bytes_of(part), run[end - 1].leader_epoch())
+
+
+def record_bytes(message: Message) -> int:
+    """Memory that the record of a message without an error will hold: its value is not all of it, and may be none."""
+    return size_bytes_of(_records([cast("_Fetched", message)]))
 
 
 def _ascend(records: Sequence[Record]) -> bool:
@@ -94,6 +101,7 @@ def _records(run: Iterable[_Fetched]) -> list[Record]:
             # Header names are UTF-8, but nobody checks: confluent_kafka fails over one that is not, and a second call
             # would return what it left half done. The record goes on without any of its headers.
             headers = None
+            message.set_headers([])
             log.warning(
                 "headers left out, a name is not UTF-8",
                 topic=message.topic(),

@@ -21,7 +21,7 @@ import structlog
 import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
-from dispatcher.kafka.messages import grouped
+from dispatcher.kafka.messages import grouped, record_bytes
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.replays import Bounds, Chunk, Gap, Range
@@ -206,7 +206,7 @@ class _Reader:
                     self._done(left, partition)
                     continue
                 messages.append(message)
-                size_bytes += len(message)
+                size_bytes += record_bytes(message)
                 self._places[partition] = offset + 1
                 if offset + 1 >= left[partition].end:
                     self._done(left, partition)

@@ -10,7 +10,7 @@ from dispatcher.kafka.replay import Replays
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.replays import Chunk, Range
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
+from tests.producing import produce_numbered, produce_with_header_name
 
 CONCURRENCY = 2
 PARTITIONS = 6
@@ -63,3 +63,38 @@ async def test_a_reader_outlives_who_leaves_just_before_it_is_asked(kafka: Kafka
         nursery.cancel_scope.cancel()
     assert made == replays._idle
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("what", ["tombstones", "headers"])
+async def test_a_chunk_is_bounded_by_what_its_records_hold(kafka: Kafka, what: str) -> None:
+    """Records without a value hold memory as well, and so do keys and headers."""
+    topic = kafka.create_topic(1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    headers: list[tuple[str, str | bytes | None]] | None = [("name", bytes(1000))] if what == "headers" else None
+    for number in range(2000):
+        producer.produce(topic, key=str(number), value=None, headers=headers)
+    await trio.to_thread.run_sync(producer.flush, 30)
+    replays = replays_of(kafka)
+    partition, most_bytes, place = TopicPartition(topic, 0), 20_000, 0
+    with trio.fail_after(60):
+        while place < 2000:
+            chunk = await replays.read({partition: Range(place, 2000)}, most_bytes)
+            assert isinstance(chunk, Chunk)
+            records = [record for batch in chunk.batches for record in batch.records]
+            assert [record.offset for record in records] == list(range(place, place + len(records)))
+            assert sum(record.size_bytes for record in records[:-1]) < most_bytes
+            place = chunk.next_offsets[partition]
+        await replays.close()
+
+
+async def test_headers_that_nobody_can_read_are_left_out_here_too(kafka: Kafka) -> None:
+    """Asked for a second time, the client library would return what it left half done."""
+    topic = kafka.create_topic(1)
+    await trio.to_thread.run_sync(produce_with_header_name, kafka.bootstrap_servers, topic, b"\xff\xfe", b"unreadable")
+    replays = replays_of(kafka)
+    with trio.fail_after(60):
+        chunk = await replays.read({TopicPartition(topic, 0): Range(0, 1)}, 1000)
+        await replays.close()
+    assert isinstance(chunk, Chunk)
+    (batch,) = chunk.batches
+    assert [(record.value, record.headers) for record in batch.records] == [(b"unreadable", ())]
