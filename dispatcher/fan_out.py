@@ -54,7 +54,7 @@ class FanOut:
         self._published: dict[Feed, list[Item]] = {}
         self._published_bytes = 0
         self._newest: dict[Feed, int] = {}
-        """The sequence of the newest entry that was published for each feed."""
+        """The sequence of the newest entry that was published for each feed, since somebody reads it live."""
         self._under_way: Feed | None = None
         self._wake_up = trio.Event()
         self._settled = trio.Event()
@@ -70,6 +70,7 @@ class FanOut:
             live.pop(subscriber.number, None)
             if not live:
                 del self._live[subscriber.feed]
+                self._newest.pop(subscriber.feed, None)
 
     def publish(self, entry: Entry, encode: Callable[[Feed, Entry], bytes]) -> None:
         """Offer an entry with the next round. Encoded now: the history may have let it go by then."""

@@ -57,6 +57,8 @@ class Hub:
         self._subscribers: dict[int, Subscriber] = {}
         self._readers: Counter[str] = Counter()
         """Number of subscribers by topic."""
+        self._feeds: Counter[Feed] = Counter()
+        """Number of subscribers by feed."""
         self._fan_out = FanOut(settings.write_bytes, self.dispatched)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
@@ -251,12 +253,14 @@ class Hub:
         self._next_number += 1
         self._subscribers[subscriber.number] = subscriber
         self._readers.update(feed.topics)
+        self._feeds[feed] += 1
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; once more does nothing."""
         if self._subscribers.pop(subscriber.number, None) is not None:
             self._readers.subtract(subscriber.feed.topics)
+            self._forget_feed(subscriber.feed)
             self._fan_out.remove(subscriber)
             subscriber.close()
             self._left.set()
@@ -368,6 +372,14 @@ class Hub:
         self._indexes = {partition: index for index, partition in enumerate(self._layout.partitions)}
         self._offsets = [self._partitions[partition] for partition in self._layout.partitions]
         self._state_changed()
+
+    def _forget_feed(self, feed: Feed) -> None:
+        """One subscriber less has it; behind the last one nothing is kept of it."""
+        self._feeds[feed] -= 1
+        if not self._feeds[feed]:
+            del self._feeds[feed]
+            for catching_up in (False, True):
+                self._state_cache.pop((feed, catching_up), None)
 
     def _state_changed(self) -> None:
         self.state_version += 1

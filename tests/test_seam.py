@@ -5,7 +5,7 @@ import trio
 from dispatcher.feed import feed_of
 from dispatcher.sansio.records import Record
 from dispatcher.sansio.wire import SSE_ENVELOPE, SSE_VALUE_UNFRAMED, WEBSOCKET
-from tests.test_hub import FEED, GOODBYE, ONE, TWO, Bench, RecordingTransport, settle
+from tests.test_hub import FEED, GOODBYE, ONE, TWO, Bench, RecordingTransport, settle, subscribed
 
 
 async def test_who_has_left_is_told_no_goodbye() -> None:
@@ -58,3 +58,22 @@ async def test_what_is_encoded_for_other_feeds_stays_within_the_bound(nursery: t
         await settle()
         assert b"".join(reader.writes).count(b"assets:0=") == bench.number - oldest
         assert bench.hub.history.bytes <= 20_000
+
+
+async def test_nothing_is_kept_of_feeds_that_nobody_reads(nursery: trio.Nursery) -> None:
+    """There are as many as sets of topics that clients name, and a quiet replica may run for months."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    for number in range(50):
+        transport = RecordingTransport()
+        transport.gate.set()
+        feed = feed_of(WEBSOCKET, frozenset({"assets", str(number)}))
+        with subscribed(bench.hub, feed, transport) as subscriber:
+            nursery.start_soon(subscriber.run)
+            await settle()
+            bench.publish(ONE)
+            await settle()
+            subscriber.end(GOODBYE)
+            await settle()
+    kept = (bench.hub._state_cache, bench.hub._fan_out._newest, bench.hub._feeds, bench.hub._fan_out._live)
+    assert [len(mapping) for mapping in kept] == [0, 0, 0, 0]
