@@ -1,8 +1,8 @@
 """confluent_kafka's messages become records."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from operator import lt
+from operator import lt, methodcaller
 from typing import NamedTuple, Protocol, cast
 
 import confluent_kafka
@@ -23,6 +23,12 @@ class Group(NamedTuple):
     """The sum of their `Record.size_bytes`."""
     leader_epoch: int | None
     """Of the last one."""
+
+
+_headers_of: Callable[["_Fetched"], list[tuple[str, bytes | None]] | None] = methodcaller("headers")
+"""Message.headers returns a result *and* an error when a name is not UTF-8. CPython turns that into a SystemError where
+it checks what functions of C return, and checks no longer where it has called one from the same place often (3.11 on:
+adaptive interpreter): the error then came up anywhere, and ended the process. This call is always checked."""
 
 
 class _Fetched(Protocol):
@@ -96,7 +102,7 @@ def _records(run: Iterable[_Fetched]) -> list[Record]:
     for message in run:
         kind, timestamp_ms = message.timestamp()
         try:
-            headers = message.headers()
+            headers = _headers_of(message)
         except SystemError:
             # Header names are UTF-8, but nobody checks: confluent_kafka fails over one that is not, and a second call
             # would return what it left half done. The record goes on without any of its headers.

@@ -3,12 +3,14 @@
 from itertools import pairwise
 from typing import Any, cast
 
-from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, Consumer, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.kafka.messages import grouped
 from dispatcher.sansio.records import RECORD_OVERHEAD_BYTES, TopicPartition, size_bytes_of
+from tests.conftest import Kafka
+from tests.producing import produce_numbered, produce_with_header_name
 
 TEXT = st.none() | st.binary(max_size=20)
 MESSAGES: st.SearchStrategy[Any] = st.builds(
@@ -50,3 +52,20 @@ def test_every_message_is_a_record_of_its_partition(messages: list[Any], batch_b
             assert all(before.offset < record.offset for before, record in pairwise(part.records))
         for part, following in pairwise(parts):
             assert part.records_bytes >= batch_bytes or following.records[0].offset <= part.records[-1].offset
+
+
+def test_a_header_name_that_is_not_utf_8_is_seen_at_any_time(kafka: Kafka) -> None:
+    """Also behind many others: CPython checks less of what a function of C returns once it has been called often."""
+    topic = kafka.create_topic(1)
+    produce_numbered(kafka.bootstrap_servers, topic, 100, 1)
+    produce_with_header_name(kafka.bootstrap_servers, topic, b"\xff\xfe", b"unreadable")
+    consumer = Consumer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "messages", "auto.offset.reset": "earliest"}
+    )
+    consumer.subscribe([topic])
+    messages: list[Message[Any, Any]] = []
+    while len(messages) < 101:
+        messages += consumer.consume(101, 10)
+    consumer.close()
+    (group,) = grouped(messages, 1_000_000)
+    assert (group.records[-1].value, group.records[-1].headers) == (b"unreadable", ())

@@ -114,40 +114,13 @@ async def test_a_header_name_that_is_no_text_stops_nothing(kafka: Kafka, replica
     assert [line["offset"] for line in replica.logged("headers left out, a name is not UTF-8")] == [0]
 
 
-class Fetched:
-    """What the poller asks of a message."""
-
-    def __init__(self, offset: int) -> None:
-        self._offset = offset
-
-    def offset(self) -> int:
-        return self._offset
-
-    def topic(self) -> str:
-        return "ofa_assets"
-
-    def partition(self) -> int:
-        return 0
-
-    def timestamp(self) -> tuple[int, int]:
-        return (1, 1)
-
-    def value(self) -> bytes:
-        return b"x"
-
-    def nothing(self) -> None:
-        return None
-
-    error = key = headers = leader_epoch = nothing
-
-
 async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> None:
     """The topic was made anew while records of the old one were waiting: each log is taken for itself."""
     pipeline = Pipeline(Settings(client_id="replica"))
     partition = TopicPartition("ofa_assets", 0)
     pipeline.exchange(Polled(assigned=[partition]))
     poller = pipeline._poller
-    poller._sort([Fetched(offset) for offset in (8, 9, 0, 1, 20)])  # type: ignore[misc] # a Message cannot be made
+    poller._sort([confluent_kafka.Message(topic="ofa_assets", partition=0, offset=o) for o in (8, 9, 0, 1, 20)])
     assert [[r.offset for r in group.records] for group in poller._polled.groups] == [[8, 9], [0, 1, 20]]
     pipeline.exchange(poller._polled)
     assert pipeline.statistics().partitions[partition].received_to == 21
