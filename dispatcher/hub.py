@@ -84,6 +84,10 @@ class Hub:
 
     def unassigned(self, partitions: Collection[TopicPartition]) -> None:
         """Stop handing out these partitions, at once; writes under way go on."""
+        if not self._partitions.keys().isdisjoint(partitions):
+            self._fan_out.withdraw()
+            for subscriber in self._subscribers.values():
+                subscriber.departing(partitions)
         self._retire(partitions)
         for partition in partitions:
             if (offset := self._partitions.pop(partition, None)) is not None:

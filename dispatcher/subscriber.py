@@ -267,6 +267,11 @@ class Subscriber:
             self._goodbye = goodbye
             self._nudge()
 
+    def departing(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions are about to leave the history; called by the hub, which has withdrawn what it had published."""
+        if self.state is SubscriberState.CATCHING_UP:
+            self._catch_up.departing(partitions, self.places)
+
     def departed(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions have left; called by the hub when it knows its new state."""
         self._departures.append((self._source.state_version, self._source.state_bytes(self.feed, catching_up=True)))

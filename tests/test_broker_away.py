@@ -1,4 +1,4 @@
-"""Guarantee G10: a broker that is not there at the start, and comes later."""
+"""Guarantee G10: a broker that is not there at the start, or goes, and comes later."""
 
 from collections.abc import Callable
 
@@ -49,3 +49,28 @@ async def test_broker_comes_after_the_start(
             await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, TOPIC, 1000, 2, 0, 1000)
             records = await sse_records(stream, 1000)
         assert sorted(record.own for record in records) == [(p, o) for p in range(2) for o in range(500, 1000)]
+
+
+async def test_who_comes_back_while_the_broker_is_away_is_sent_all_of_it_later(
+    own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
+) -> None:
+    """Also when the session has timed out meanwhile, so that the partitions leave and come back."""
+    cluster = own_cluster()
+    await trio.to_thread.run_sync(cluster.start)
+    cluster.create_topic(TOPIC, 2)
+    replica = replicas(
+        cluster.bootstrap_servers,
+        TOPIC,
+        settings={"history_bytes": 100_000, "pause_above_bytes": 50_000, "resume_below_bytes": 20_000},
+        kafka={"session.timeout.ms": 6000},
+    )
+    with trio.fail_after(100):
+        async with open_sse(replica) as others:
+            await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, TOPIC, 2000, 2)
+            await sse_records(others, 2000)
+            await trio.to_thread.run_sync(cluster.kill_node, 0)
+            async with open_sse(replica, f"?last_event_id={TOPIC}:0=9,1=9") as stream:
+                await trio.to_thread.run_sync(lambda: replica.wait_for("lost", lambda s: not s["partitions"]))
+                await trio.to_thread.run_sync(cluster.start_node, 0)
+                records = await sse_records(stream, 1980)
+    assert sorted(record.own for record in records) == [(p, o) for p in range(2) for o in range(10, 1000)]

@@ -1,5 +1,6 @@
 """The hub without Kafka and sockets: those who leave, come back, or are ahead of what the replica has read."""
 
+import pytest
 import trio
 
 from dispatcher.feed import feed_of
@@ -77,3 +78,31 @@ async def test_nothing_is_kept_of_feeds_that_nobody_reads(nursery: trio.Nursery)
             await settle()
     kept = (bench.hub._state_cache, bench.hub._fan_out._newest, bench.hub._feeds, bench.hub._fan_out._live)
     assert [len(mapping) for mapping in kept] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("reads", ["Kafka", "memory"])
+async def test_what_is_owed_of_partitions_that_leave_is_sent_when_they_come_back(
+    nursery: trio.Nursery, reads: str
+) -> None:
+    """As when the session has timed out and the same replica has them again: others have taken it, this one has not."""
+    sizes = {"history_bytes": 5_000, "pause_above_bytes": 4_000, "resume_below_bytes": 2_000}
+    bench = Bench(**({"write_bytes": 1} if reads == "memory" else sizes))
+    nursery.start_soon(bench.hub.run)
+    others, behind = RecordingTransport(), RecordingTransport()
+    others.gate.set()
+    await nursery.start(bench.serve, others)
+    for _ in range(20):
+        bench.publish(ONE, TWO)
+        await settle()
+    bench.replays.gate = trio.Event()
+    await nursery.start(bench.serve, behind, {ONE: 4, TWO: 5})
+    await settle()
+    bench.hub.unassigned([ONE, TWO])
+    behind.gate.set()
+    bench.replays.gate.set()
+    await settle()
+    bench.hub.assigned([ONE, TWO])
+    bench.publish(ONE, TWO)
+    await settle()
+    assert sorted(map(int, behind.values)) == list(range(6, bench.number))
+    assert sorted(map(int, others.values)) == list(range(bench.number))

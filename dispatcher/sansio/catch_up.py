@@ -70,7 +70,7 @@ class CatchUp:
         self._fresh = frozenset(self._wanted)
         """Partitions of which the history has handed out nothing to this reader."""
         self._awaited: dict[TopicPartition, int] = {}
-        """The next offset of partitions that were named and are not here yet."""
+        """The next offset of partitions that were named and are not here yet, or left before all was handed out."""
         self._unplaced = NONE if since_ms is None else frozenset(self._wanted.keys() - position.keys())
         """Partitions that begin at a time, and it is not known where that is."""
         self._placed = frozenset(position)
@@ -143,6 +143,18 @@ class CatchUp:
             self._want(partition, offset)
         self._missing = self._find_missing()
 
+    def departing(self, partitions: Collection[TopicPartition], places: Mapping[TopicPartition, int]) -> None:
+        """Partitions are about to leave: what has been read of them, and not handed out, comes when they come back.
+
+        Args:
+            partitions: The partitions.
+            places: The next offset of each partition.
+        """
+        for partition in partitions:
+            place = places.get(partition)
+            if place is not None and self._history.knows(partition) and place < self._history.end(partition):
+                self._awaited[partition] = place
+
     def departed(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions have left: nothing has to be found out for them. Their places stay, in case they come back."""
         for partition in partitions:
@@ -154,6 +166,7 @@ class CatchUp:
         """A partition is another log now: nothing is known of its place."""
         self.departed([partition])
         self._wanted.pop(partition, None)
+        self._awaited.pop(partition, None)
 
     def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
         """Take the first offsets of what came since the time; a partition without one goes on where it was."""
