@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 
+OFFSET_BYTES = 8
+"""What an entry holds for each partition of the replica: a place in its snapshot."""
+
 
 class Entry:
     """One batch in the history, with what was encoded from it."""
@@ -20,7 +23,7 @@ class Entry:
         """Place of the batch's partition in the snapshot's layout."""
         self.encoded: dict[object, bytes] = {}
         """Ready-made bytes by feed: encoded once, the same object for every subscriber."""
-        self.bytes = batch.size_bytes
+        self.bytes = batch.size_bytes + OFFSET_BYTES * len(snapshot.offsets)
         self.records = len(batch.records)
         """Number of records, known also when they are gone."""
         self.dispatched = False

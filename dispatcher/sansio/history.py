@@ -252,8 +252,12 @@ class History:
                 self.bytes -= entry.bytes
                 entry.forget()
             self.waiting_bytes -= retired.waiting_bytes
+        layout, places = None, list[int]()
         for entry in self._entries.values():
-            entry.snapshot = entry.snapshot.without(partitions)
+            if entry.snapshot.layout is not layout:
+                layout = entry.snapshot.layout
+                places = layout.places(frozenset(partitions))
+            entry.snapshot = entry.snapshot.without(places)
             self._resize(entry, -sum(map(len, entry.encoded.values())))
             entry.encoded.clear()
         self._dispatched = deque(entry for entry in self._dispatched if not entry.retired)

@@ -78,6 +78,10 @@ class Layout:
         for index, (topic, _) in enumerate(self.partitions):
             self.spans[topic] = (self.spans.get(topic, (index, 0))[0], index + 1)
 
+    def places(self, partitions: Container[TopicPartition]) -> list[int]:
+        """Where some partitions stand, as far as they are in it."""
+        return [place for place, partition in enumerate(self.partitions) if partition in partitions]
+
 
 class Snapshot:
     """The offsets of a layout's partitions at one moment: taking one copies a tuple, nothing else.
@@ -93,10 +97,12 @@ class Snapshot:
         self.layout = layout
         self.offsets = offsets
 
-    def without(self, partitions: Container[TopicPartition]) -> "Snapshot":
-        """The same, as if nothing were known of some partitions."""
-        pairs = zip(self.layout.partitions, self.offsets, strict=True)
-        return Snapshot(self.layout, tuple(None if tp in partitions else offset for tp, offset in pairs))
+    def without(self, places: Iterable[int]) -> "Snapshot":
+        """The same, as if nothing were known of the partitions at these places of the layout."""
+        offsets = list(self.offsets)
+        for place in places:
+            offsets[place] = None
+        return Snapshot(self.layout, tuple(offsets))
 
     def id_suffix(self, own: int, topics: frozenset[str] | None = None) -> str:
         """What follows ``topic:partition=offset`` in the ids of a batch.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.entries import Cursor, Entry
+from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry
 from dispatcher.sansio.history import History, HistoryStatistics
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -24,7 +24,7 @@ def batch(partition: TopicPartition, offset: int) -> Batch:
     return Batch(partition, (Record(offset, None, None, b"value", ()),))
 
 
-ONE_BYTES = batch(A, 0).size_bytes
+ONE_BYTES = batch(A, 0).size_bytes + OFFSET_BYTES
 
 
 def append(history: History, *partitions: TopicPartition) -> list[Entry]:
@@ -118,6 +118,14 @@ def test_those_behind_one_that_goes_go_with_it() -> None:
     assert history.bytes == 3 * ONE_BYTES
     history.dispatched(first)
     assert history.bytes == ONE_BYTES
+
+
+def test_an_entry_counts_the_partitions_whose_offsets_it_keeps() -> None:
+    """A thousand of them are more than a small record."""
+    history = History(10**6)
+    layout = Layout([TopicPartition("assets", number) for number in range(1000)])
+    history.append(batch(A, 0), Snapshot(layout, (None,) * 1000), 0)
+    assert history.bytes == ONE_BYTES + 999 * OFFSET_BYTES
 
 
 def test_encoded_bytes_are_made_once_and_counted() -> None:
