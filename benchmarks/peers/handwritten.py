@@ -1,8 +1,9 @@
 """``handwritten.py BOOTSTRAP_SERVERS TOPIC``: the service that one writes first, written with care.
 
 One consumer without a group, one queue per client. What is the same for all is done once: a batch that the consumer
-brings is encoded once per format, and one item is put into each queue; an event stream takes all that waits in its
-queue in one write. A queue is bounded: who falls behind is cut off.
+brings is encoded once per format, and one item is put into each queue. A client is sent all that waits in its queue in
+one write: a piece of an event stream, or a WebSocket message with an array. A queue is bounded: who falls behind is cut
+off.
 
 It runs in an environment of its own (``requirements.txt``) and prints its port when it has its partitions.
 """
@@ -13,7 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import uvicorn  # type: ignore[import-not-found]
 from aiokafka import AIOKafkaConsumer  # type: ignore[import-not-found]
@@ -23,21 +24,23 @@ from sse_starlette import EventSourceResponse  # type: ignore[import-not-found]
 QUEUE_BATCHES = 1000
 MOST_RECORDS = 500
 
+Encoded = TypeVar("Encoded")
 
-class Clients:
+
+class Clients(Generic[Encoded]):
     """The queues of one format's clients."""
 
-    def __init__(self, encode: Callable[[Iterable[Any]], Any]) -> None:
+    def __init__(self, encode: Callable[[Iterable[Any]], Encoded]) -> None:
         self._encode = encode
-        self._queues: set[asyncio.Queue[Any]] = set()
+        self._queues: set[asyncio.Queue[Encoded | None]] = set()
 
-    def join(self) -> "asyncio.Queue[Any]":
+    def join(self) -> "asyncio.Queue[Encoded | None]":
         """A client's queue: from now on all batches are put into it; None in it is the end."""
-        queue: asyncio.Queue[Any] = asyncio.Queue(QUEUE_BATCHES)
+        queue: asyncio.Queue[Encoded | None] = asyncio.Queue(QUEUE_BATCHES)
         self._queues.add(queue)
         return queue
 
-    def leave(self, queue: "asyncio.Queue[Any]") -> None:
+    def leave(self, queue: "asyncio.Queue[Encoded | None]") -> None:
         """No more batches."""
         self._queues.discard(queue)
 
@@ -64,12 +67,24 @@ def events(records: Iterable[Any]) -> bytes:
     )
 
 
-def messages(records: Iterable[Any]) -> list[str]:
-    """A batch as WebSocket messages, one a record."""
-    return [
+def objects(records: Iterable[Any]) -> str:
+    """A batch as JSON objects with commas between."""
+    return ",".join(
         json.dumps({"id": f"{record.partition}-{record.offset}", "value": record.value.decode()}, ensure_ascii=False)
         for record in records
-    ]
+    )
+
+
+async def waiting(queue: "asyncio.Queue[Encoded | None]") -> AsyncIterator[list[Encoded]]:
+    """All that waits in a queue, whenever something does, until its end."""
+    while (batch := await queue.get()) is not None:
+        batches = [batch]
+        while not queue.empty():
+            if (batch := queue.get_nowait()) is None:
+                yield batches
+                return
+            batches.append(batch)
+        yield batches
 
 
 class Bridge:
@@ -79,7 +94,7 @@ class Bridge:
         self._bootstrap_servers = bootstrap_servers
         self._topic = topic
         self._port = port
-        self._streams, self._sockets = Clients(events), Clients(messages)
+        self._streams, self._sockets = Clients(events), Clients(objects)
 
     def application(self) -> Any:
         """The ASGI application."""
@@ -121,13 +136,8 @@ class Bridge:
 
         async def body() -> AsyncIterator[bytes]:
             try:
-                while (batch := await queue.get()) is not None:
-                    waiting = [batch]
-                    while not queue.empty() and waiting[-1] is not None:
-                        waiting.append(queue.get_nowait())
-                    yield b"".join(batch for batch in waiting if batch is not None)
-                    if waiting[-1] is None:
-                        return
+                async for batches in waiting(queue):
+                    yield b"".join(batches)
             finally:
                 self._streams.leave(queue)
 
@@ -146,11 +156,10 @@ class Bridge:
             self._sockets.leave(queue)
 
 
-async def send(websocket: WebSocket, queue: "asyncio.Queue[Any]") -> None:
+async def send(websocket: WebSocket, queue: "asyncio.Queue[str | None]") -> None:
     """Send batches until the end."""
-    while (batch := await queue.get()) is not None:
-        for message in batch:
-            await websocket.send_text(message)
+    async for batches in waiting(queue):
+        await websocket.send_text(f"[{','.join(batches)}]")
     await websocket.close(1013)
 
 
