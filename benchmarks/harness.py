@@ -85,6 +85,7 @@ class Feeder:
         burst: Records at once; one produce request each.
         partitions: Bursts go to them in turn.
         make_value: Makes a value, with `benchmarks.load`'s mark and the time.
+        headers: Those of each record.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Feeder:
         burst: int = 1,
         partitions: int = 1,
         make_value: Callable[[], bytes] = value,
+        headers: tuple[tuple[str, bytes], ...] = (),
     ) -> None:
         self._producer = Producer(
             {"bootstrap.servers": bootstrap_servers, "linger.ms": 0 if burst == 1 else 1, "acks": 1}
@@ -105,6 +107,7 @@ class Feeder:
         self._burst = burst
         self._partitions = partitions
         self._make_value = make_value
+        self._headers: list[tuple[str, str | bytes | None]] = [*headers]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.records = 0
@@ -127,7 +130,9 @@ class Feeder:
         turn = 0
         while not self._stop.is_set():
             for _ in range(self._burst):
-                self._producer.produce(self._topic, self._make_value(), partition=turn % self._partitions)
+                self._producer.produce(
+                    self._topic, self._make_value(), partition=turn % self._partitions, headers=self._headers
+                )
             self.records += self._burst
             turn += 1
             self._producer.poll(0)

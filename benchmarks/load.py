@@ -43,8 +43,6 @@ class Group:
     name: str
     address: tuple[str, int]
     request: bytes
-    greeting: bytes
-    """Sent when the response has begun; for services that want a subscription as a message."""
     frozen: bool
     """Nothing is read after the response's head."""
     pace_bytes: int
@@ -189,7 +187,6 @@ class Load:
             asked["group"],
             (asked["host"], asked["port"]),
             asked["request"].encode(),
-            bytes.fromhex(asked.get("greeting", "")),
             frozen=asked.get("frozen", False),
             pace_bytes=asked.get("pace_bytes", 0),
             receive_buffer_bytes=asked.get("receive_buffer_bytes", 0),
@@ -293,8 +290,6 @@ class Load:
         group.opening -= 1
         if head.split(b" ", 2)[1] not in {b"200", b"101"}:
             group.refused += 1
-        if group.greeting:
-            link.socket.send(group.greeting)
         if group.frozen or group.pace_bytes:
             self.epoll.unregister(link.socket.fileno())
         if group.pace_bytes:

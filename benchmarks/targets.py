@@ -24,16 +24,16 @@ class Target(Protocol):
         """What a client sends, by protocol."""
 
     @property
-    def greetings(self) -> Mapping[str, str]:
-        """What it sends when it is answered, in hex, by protocol."""
-
-    @property
     def pids(self) -> tuple[int, ...]:
         """Its processes."""
 
     @property
     def make_value(self) -> Callable[[], bytes]:
         """Makes the value of a record."""
+
+    @property
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """Those of a record."""
 
     def end(self) -> None:
         """End it."""
@@ -56,8 +56,8 @@ class Dispatcher:
     replica: Replica
     name: str = "dispatcher"
     requests: Mapping[str, str] = field(default_factory=dispatcher_requests)
-    greetings: Mapping[str, str] = field(default_factory=dict)
     make_value: Callable[[], bytes] = value
+    headers: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
     def start(cls, bootstrap_servers: str, topic: str, **settings: object) -> "Dispatcher":

@@ -128,13 +128,7 @@ def measure(
         CannotRunError: it could not be built or started, or did not answer.
     """
     with running(peer, bootstrap_servers, topic) as target, Patient() as load:
-        load.open(
-            "all",
-            case.subscribers,
-            target.address,
-            target.requests[protocol],
-            greeting=target.greetings.get(protocol, ""),
-        )
+        load.open("all", case.subscribers, target.address, target.requests[protocol])
         time.sleep(peer.settle_seconds)
         meter = Meter(*target.pids)
         with Feeder(
@@ -143,6 +137,7 @@ def measure(
             per_second=case.records_per_second,
             burst=case.burst,
             make_value=target.make_value,
+            headers=target.headers,
         ) as feeder:
             time.sleep(WARM_SECONDS)
             seen = [watch(load, meter, seconds) for _ in range(windows)]
