@@ -44,10 +44,9 @@ class Case:
     burst: int
     """Records at once."""
 
-    @property
-    def deliveries_per_second(self) -> int:
-        """To all subscribers."""
-        return self.subscribers * self.records_per_second
+    def deliveries(self, records: float, *, competes: bool) -> float:
+        """How many these records are: one each where subscribers compete for them."""
+        return records if competes else records * self.subscribers
 
 
 CASES = (Case(100, 10, 1), Case(1000, 100, 1), Case(100, 1000, 1), Case(1000, 1000, 100))
@@ -99,6 +98,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
                     row = asdict(case) | {
                         "peer": peer.name,
                         "protocol": protocol,
+                        "competes": peer.competes,
                         "made_of": dict(peer.made_of),
                         "configuration": dict(peer.configuration),
                     }
@@ -144,11 +144,12 @@ def measure(
             late_seconds = feeder.late_seconds
         drain(load)
         resident_bytes = meter.resident_bytes()
+    due = case.records_per_second * sum(window.seconds for window in seen)
+    expected = case.deliveries(feeder.records, competes=peer.competes)
     return summary(seen) | {
-        "in_time": sum(window.records for window in seen)
-        / (case.deliveries_per_second * sum(window.seconds for window in seen)),
-        "arrived": load.records / (feeder.records * case.subscribers),
-        "expected": feeder.records * case.subscribers,
+        "in_time": sum(window.records for window in seen) / case.deliveries(due, competes=peer.competes),
+        "arrived": load.records / expected,
+        "expected": expected,
         "closed": load.closed,
         "resident_bytes": resident_bytes,
         "producer_late_seconds": late_seconds,
@@ -182,7 +183,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
     load = (
         row["peer"],
         row["protocol"],
-        f"{row['subscribers']:,} x {row['records_per_second']:,}",
+        f"{row['subscribers']:,} {'share' if row['competes'] else 'x'} {row['records_per_second']:,}",
         str(row["burst"]),
     )
     if "reason" in row:
@@ -199,13 +200,14 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture: the loads that tell most, those of 1,000 subscribers."""
+    """For the picture: the loads that tell most, those of 1,000 subscribers, of services that send all to each."""
     return {
         f"deliveries/CPU s, {protocol}, {case.subscribers:,} x {case.records_per_second:,}/s": {
             row["peer"]: median(row["per_cpu_second"])
             for row in rows
             if "reason" not in row
             and row["protocol"] == protocol
+            and not row["competes"]
             and all(row[key] == value for key, value in asdict(case).items())
         }
         for protocol in ("sse", "websocket")

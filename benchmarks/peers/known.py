@@ -1,5 +1,6 @@
 """The peers: what each is made of, and how it is set up."""
 
+import hashlib
 import json
 import sys
 from abc import ABC, abstractmethod
@@ -28,6 +29,8 @@ class Peer(ABC):
     protocols: ClassVar[tuple[str, ...]] = ("sse", "websocket")
     settle_seconds: ClassVar[float] = 1.0
     """From the answer to a subscriber until it is sent whatever is produced."""
+    competes: ClassVar[bool] = False
+    """Whether each record goes to one subscriber only: then a record is one delivery, however many subscribe."""
 
     @abstractmethod
     def start(self, bootstrap_servers: str, topic: str) -> Target:
@@ -221,10 +224,61 @@ def json_value() -> bytes:
     return b'"%b"' % value(VALUE_BYTES - 2)
 
 
+class Benthos(Peer):
+    """Benthos' core with a Kafka input of franz-go (`benthos.go`), its ``http_server`` output, WebSocket only.
+
+    It stands for Bento, which is a fork of it that the Go module proxy refused, and for Redpanda Connect, which is
+    built on it and left out for its licence. The output's other stream is of lines, not of events, and has no response
+    before its first record.
+    """
+
+    name = "Benthos core, Kafka input of franz-go"
+    made_of: ClassVar[Mapping[str, str]] = {
+        "github.com/redpanda-data/benthos/v4": "v4.60.0",
+        "github.com/twmb/franz-go": "v1.22.3",
+        "github.com/Jeffail/checkpoint": "v1.1.0",
+    }
+    configuration: ClassVar[Mapping[str, Any]] = {
+        # The server for its own state and metrics.
+        "http": {"enabled": False},
+        "logger": {"level": "ERROR"},
+        "metrics": {"none": {}},
+        # At most so many in a batch, which goes to one client: as many as the hand-written service takes at once.
+        "input": {"franz": {"max_poll_records": 500}},
+        "output": {"http_server": {"path": "", "stream_path": "", "ws_path": "/ws"}},
+    }
+    protocols = ("websocket",)
+    settle_seconds = 5.0
+    competes = True
+
+    def start(self, bootstrap_servers: str, topic: str) -> Target:
+        """With its consumer."""
+        # The program is of this project: its text is part of the version.
+        text = hashlib.sha256((HERE / "benthos.go").read_bytes()).hexdigest()[:12]
+        folder = built("-".join(("benthos", *self.made_of.values(), text)), self._make)
+        port = free_port()
+        settings = deepcopy({**self.configuration})
+        settings["output"]["http_server"]["address"] = f"127.0.0.1:{port}"
+        settings["input"]["franz"] |= {
+            "seed_brokers": bootstrap_servers.split(","),
+            "topic": topic,
+            "consumer_group": f"benthos-{topic}",
+        }
+        (folder / "config.yaml").write_text(json.dumps(settings))
+        service = Service([folder / "benthos", "run", folder / "config.yaml"], folder, port=port)
+        return Running(service, self.name, {"websocket": upgrade("/ws")})
+
+    def _make(self, folder: Path) -> None:
+        wanted = "".join(f"require {module} {version}\n" for module, version in self.made_of.items())
+        (folder / "go.mod").write_text(f"module peers\n\ngo 1.26\n\n{wanted}")
+        (folder / "main.go").write_bytes((HERE / "benthos.go").read_bytes())
+        build("go", "build", "-mod=mod", "-o", "benthos", ".", folder=folder)
+
+
 def upgrade(path: str) -> str:
     """A client's request for a WebSocket without a subprotocol."""
     request = dispatcher_requests()["websocket"].replace("/ws", path, 1)
     return request.replace("Sec-WebSocket-Protocol: dispatcher.v1.json\r\n", "")
 
 
-PEERS: tuple[Peer, ...] = (Ours(), Handwritten(), Centrifugo(), KafkaSse())
+PEERS: tuple[Peer, ...] = (Ours(), Handwritten(), Centrifugo(), Benthos(), KafkaSse())
