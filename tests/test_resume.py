@@ -166,6 +166,7 @@ async def test_what_comes_while_it_is_read_for_is_not_passed_over(nursery: trio.
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
     bench.publish(TWO)
+    await settle()
     bench.hub.unassigned([TWO])
     bench.publish(ONE, ONE, ONE, ONE)
     await settle()
