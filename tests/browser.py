@@ -6,7 +6,6 @@ Only what the tests need: https://chromedevtools.github.io/devtools-protocol/ ha
 import base64
 import itertools
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
+
+from tests.tools import need
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A screenshot is one message."""
@@ -180,12 +180,7 @@ class Browser:
 @asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
     """A browser within the ``async with`` block; the test is skipped where there is none, and fails there in CI."""
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        reason = "the page is tested in chromium, which this machine does not have"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    executable = need("chromium", "chromium-browser", "google-chrome")
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
         process = await trio.lowlevel.open_process(
             [executable, *FLAGS, f"--user-data-dir={folder}", "about:blank"],

@@ -1,7 +1,6 @@
 """The edge of the Swarm stack: HAProxy with the stack's own configuration, in front of a replica and of none."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-import pytest
 import trio
 
 from tests.broker import leash
@@ -19,6 +17,7 @@ from tests.clients import open_sse, open_ws, sse_records
 from tests.conftest import Kafka
 from tests.producing import produce_numbered
 from tests.replicas import Replica
+from tests.tools import need
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy/swarm/haproxy.cfg"
 TEMPLATE = "server-template replica 30 dispatcher:8000"
@@ -48,12 +47,7 @@ class Edge:
 @contextmanager
 def edge(folder: Path, server: str = TEMPLATE) -> Iterator[Edge]:
     """HAProxy until the block ends; by itself it finds no replica, for there is no Docker to ask."""
-    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        reason = "these tests need haproxy, which this machine does not have"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program = need("haproxy")
     port, operations = _free_ports(2)
     text = CONFIGURATION.read_text()
     assert TEMPLATE in text

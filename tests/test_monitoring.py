@@ -1,16 +1,14 @@
 """The dashboard and the alerts of the Swarm stack ask for metrics that there are."""
 
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Kafka
 from tests.replicas import Replica
+from tests.tools import need
 
 MONITORING = Path(__file__).parents[1] / "deploy/swarm/monitoring"
 
@@ -28,12 +26,7 @@ def test_every_metric_exists(kafka: Kafka, replicas: Callable[..., Replica]) -> 
 
 def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     """And not when they should not: Prometheus's own tool plays the cases of alerts.test.yml."""
-    program = shutil.which("promtool")
-    if program is None:
-        reason = "this test needs promtool (of prometheus), which this machine does not have"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program = need("promtool", package="prometheus")
     for path in (MONITORING / "alerts.yml", Path(__file__).parent / "alerts.test.yml"):
         shutil.copy(path, tmp_path)
     command = [program, "test", "rules", "alerts.test.yml"]

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +17,7 @@ from dispatcher.feed import Goodbye
 from tests.broker import leash
 from tests.clients import ClientStream, SseStream
 from tests.test_hub import ONE, TWO
+from tests.tools import need
 from tests.web.test_transports import House, WsStream, next_values
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -68,12 +68,7 @@ class HouseBehindNginx(House):
 @contextmanager
 def nginx(folder: Path, configuration: str) -> Iterator[None]:
     """It runs in the foreground until the block ends."""
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        reason = "these tests need nginx, which this machine does not have"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program = need("nginx")
     path = folder / "nginx.conf"
     path.write_text(configuration)
     command = [program, "-e", str(folder / "error.log"), "-c", str(path)]

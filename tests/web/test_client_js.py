@@ -3,7 +3,6 @@
 import gzip
 import os
 import re
-import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import trio
 
 from tests.client_cases.server import case_server
+from tests.tools import need
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "dispatcher" / "web" / "page" / "client.js"
@@ -36,15 +36,6 @@ def run_tests(name: str, **environment: str) -> int:
     passed = re.search(r"pass (\d+)", done.stdout)
     assert passed is not None
     return int(passed[1])
-
-
-def need(tool: str) -> None:
-    """Skip where a tool is not there; in CI it has to be."""
-    if shutil.which(tool) is None:
-        reason = f"client.js is tested with {tool}, which this machine does not have"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 def test_its_logic_in_node() -> None:

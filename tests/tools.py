@@ -1,0 +1,31 @@
+"""Programs that tests run and that a machine may lack."""
+
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+
+def need(*names: str, package: str = "") -> str:
+    """The path of the first of these programs that is there.
+
+    The test is skipped where none is, and fails there in CI, which has all of them.
+
+    Args:
+        names: Names of one program.
+        package: What has to be installed, where that goes by another name.
+    """
+    folders = f"{os.environ['PATH']}:/usr/sbin"
+    path = next(filter(None, (shutil.which(name, path=folders) for name in names)), None)
+    if path is None:
+        lacking(f"{names[0]} (of {package})" if package else names[0])
+    return path
+
+
+def lacking(what: str) -> NoReturn:
+    """Skip the test, or fail it in CI, since something is not there."""
+    reason = f"this test needs {what}, which this machine does not have"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
