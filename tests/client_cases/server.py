@@ -108,6 +108,7 @@ class _Play:
         cut = _CUT.search(word)
         self._cut_after = int(cut[1]) if cut and number == 0 else None
         self._sent = 0
+        self._has_ended = False
         self._ws: wsproto.WSConnection | None = None
         self._report: dict[str, Any] = {}
 
@@ -127,6 +128,12 @@ class _Play:
             else:
                 await self._stream_steps(path, query, last_event_id, head)
         finally:
+            self._ends()
+
+    def _ends(self) -> None:
+        """Take the time, once: before the end is sent, or the client's wait would seem shorter than it is."""
+        if not self._has_ended:
+            self._has_ended = True
             self._run.ended_at = trio.current_time()
 
     async def _refuse(self, path: str, query_text: str) -> None:
@@ -134,7 +141,7 @@ class _Play:
         fields = list(answer.get("headers", {}).items())
         if answer.get("redirect"):
             fields.append(("Location", f"{path}?{query_text}" if query_text else path))
-        self._run.ended_at = trio.current_time()
+        self._ends()
         await _respond(self._stream, answer["status"], answer.get("body", "").encode(), fields)
 
     async def _stream_steps(self, path: str, query: dict[str, str], last_event_id: str | None, head: bytes) -> None:
@@ -182,8 +189,8 @@ class _Play:
             await self._end(step["goodbye"]["code"], step["goodbye"]["reason"])
 
     async def _end(self, code: int, reason: str) -> None:
+        self._ends()
         await self._send(b"0\r\n\r\n" if self._ws is None else self._ws.send(CloseConnection(code, reason)))
-        self._run.ended_at = trio.current_time()
         await self._stream.send_eof()
         with trio.move_on_after(5):
             await trio.sleep_forever()
