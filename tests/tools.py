@@ -6,6 +6,10 @@ from typing import NoReturn
 
 import pytest
 
+# Tools from npm, for `npx --yes`. What recipes need is pinned where they tell it, in docs/clients.md.
+ESBUILD = "esbuild@0.28.2"
+TYPESCRIPT = "typescript@7.0.2"
+
 
 def need(*names: str, package: str = "") -> str:
     """The path of the first of these programs that is there.

@@ -11,11 +11,10 @@ import pytest
 import trio
 
 from tests.client_cases.server import case_server
-from tests.tools import need
+from tests.tools import ESBUILD, need
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "dispatcher" / "web" / "page" / "client.js"
-MINIFIER = "esbuild@0.28.2"
 MOST_BYTES = 6 * 1024
 
 
@@ -53,9 +52,9 @@ async def test_it_passes_the_table_of_cases() -> None:
 def test_it_is_small() -> None:
     """Minified it stays below 6 KiB."""
     need("npx")
-    done = run("npx", "--yes", MINIFIER, "--minify", str(CLIENT))
+    done = run("npx", "--yes", ESBUILD, "--minify", str(CLIENT))
     if done.returncode != 0:
-        pytest.skip(f"{MINIFIER} cannot be had here: {done.stderr.strip().splitlines()[-1]}")
+        pytest.skip(f"{ESBUILD} cannot be had here: {done.stderr.strip().splitlines()[-1]}")
     size_bytes = len(done.stdout.encode())
     assert size_bytes < MOST_BYTES, f"{size_bytes} bytes, {len(gzip.compress(done.stdout.encode()))} compressed"
 

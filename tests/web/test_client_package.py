@@ -1,0 +1,99 @@
+"""client.js as an npm package: what `npm pack` makes of dispatcher/web/page, for Node and for TypeScript."""
+
+import json
+import shutil
+import subprocess
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.tools import TYPESCRIPT, lacking, need
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "dispatcher" / "web" / "page"
+
+CONSUMER = """
+import { subscribe, type Gap, type KafkaRecord, type Stream, type StreamState } from "dispatcher-client";
+
+const stream: Stream = subscribe("https://example.org/stream/", {
+  transport: "auto",
+  topics: ["assets"],
+  since: new Date(0),
+  storageKey: "position",
+  headers: { Authorization: "Bearer token" },
+  credentials: "include",
+  onRecord: (record: KafkaRecord) => record.value?.length ?? record.value_base64,
+  onState: async ({ state, reason, retry_ms }: StreamState) => [state, reason, retry_ms?.toFixed()],
+  onGap: (gap: Gap) => gap.to - gap.from,
+});
+const position: string = stream.position;
+stream.close();
+subscribe(new URL("https://example.org"), { position, since: "earliest", topics: "assets" });
+
+// @ts-expect-error no such transport
+subscribe("/", { transport: "polling" });
+// @ts-expect-error no such option
+subscribe("/", { onrecord: () => {} });
+// @ts-expect-error it is read only
+stream.position = "assets:0=1";
+// @ts-expect-error no such state
+subscribe("/", { onState: ({ state }) => state === "streaming" });
+"""
+
+
+def run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    """A command in a folder; nothing is asked of npm but what it is for."""
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """What npm packs."""
+    need("npm")
+    packed = run(tmp_path, "npm", "pack", "--json", str(PAGE))
+    assert packed.returncode == 0, packed.stderr
+    return tmp_path / json.loads(packed.stdout)[0]["filename"]
+
+
+def install(package: Path) -> Path:
+    """The folder of a program that has it installed."""
+    folder = package.parent
+    installed = run(folder, "npm", "install", "--offline", "--no-audit", "--no-fund", str(package))
+    assert installed.returncode == 0, installed.stderr
+    return folder
+
+
+def test_it_holds_what_it_says(package: Path) -> None:
+    """The module, its types and a README, and none of the page's own files; the version is that of the dispatcher."""
+    with tarfile.open(package) as archive:
+        names = {Path(name).name for name in archive.getnames()}
+    assert names == {"package.json", "README.md", "client.js", "client.d.ts"}
+    manifest = json.loads((PAGE / "package.json").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (manifest["version"], manifest["license"]) == (project["version"], project["license"])
+    assert "dependencies" not in manifest
+
+
+def test_node_imports_it_by_its_name(package: Path) -> None:
+    """The exports lead to the module."""
+    folder = install(package)
+    script = 'import { subscribe } from "dispatcher-client"; console.log(typeof subscribe);'
+    done = run(folder, need("node"), "--input-type=module", "--eval", script)
+    assert (done.stdout, done.stderr) == ("function\n", "")
+
+
+@pytest.mark.parametrize("resolution", ["nodenext", "bundler"])
+def test_typescript_takes_its_types(package: Path, resolution: str) -> None:
+    """Strictly, as Node and as bundlers find them; and what is wrong is refused."""
+    folder = install(package)
+    (folder / "use.ts").write_text(CONSUMER)
+    shutil.copy(PAGE / "client.d.ts", folder)
+    module = "esnext" if resolution == "bundler" else resolution
+    options = ["--strict", "--target", "es2022", "--lib", "es2022,dom", "--module", module]
+    compiler = ["npx", "--yes", "-p", TYPESCRIPT, "tsc"]
+    if run(folder, *compiler, "--version").returncode != 0:
+        lacking(TYPESCRIPT)
+    done = run(folder, *compiler, "--noEmit", *options, "--moduleResolution", resolution, "use.ts", "client.d.ts")
+    assert (done.returncode, done.stdout) == (0, "")
