@@ -25,6 +25,8 @@ class Balancer:
         self._turn = itertools.count()
         self._silence: set[trio.CancelScope] = set()
         """Around what passes the bytes of each connection on."""
+        self._open: set[trio.CancelScope] = set()
+        """Around each connection."""
 
     @property
     def url(self) -> str:
@@ -36,15 +38,26 @@ class Balancer:
         for scope in self._silence:
             scope.cancel()
 
+    def cut(self) -> None:
+        """Every connection that is open ends, wherever it is."""
+        for scope in self._open:
+            scope.cancel()
+
     async def handle(self, client: trio.SocketStream) -> None:
         """Serve one connection until one of both sides ends it."""
+        await self.pass_on(client, b"")
+
+    async def pass_on(self, client: trio.SocketStream, begun: bytes) -> None:
+        """The same, where some bytes of the client's have been read."""
         backend = await self._connect()
         if backend is None:
             await trio.aclose_forcefully(client)
             return
         async with client, backend, trio.open_nursery() as nursery:
+            self._open.add(nursery.cancel_scope)
             with trio.CancelScope() as scope:
                 self._silence.add(scope)
+                await backend.send_all(begun)
                 async with trio.open_nursery() as both:
                     both.start_soon(_pass_on, client, backend, nursery.cancel_scope)
                     both.start_soon(_pass_on, backend, client, nursery.cancel_scope)

@@ -1,0 +1,1 @@
+"""The recipes of docs/clients.md, run as they stand there."""
