@@ -22,6 +22,9 @@ from tests.tools import need
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A screenshot is one message."""
 
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""Of the program, wherever this machine has it from."""
+
 FLAGS = (
     "--headless=new",
     "--no-sandbox",  # tests run as root in containers, which have no other sandbox to offer
@@ -180,7 +183,7 @@ class Browser:
 @asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
     """A browser within the ``async with`` block; the test is skipped where there is none, and fails there in CI."""
-    executable = need("chromium", "chromium-browser", "google-chrome")
+    executable = need(*NAMES)
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
         process = await trio.lowlevel.open_process(
             [executable, *FLAGS, f"--user-data-dir={folder}", "about:blank"],

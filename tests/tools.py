@@ -11,6 +11,12 @@ ESBUILD = "esbuild@0.28.2"
 TYPESCRIPT = "typescript@7.0.2"
 
 
+def find(*names: str) -> str | None:
+    """The path of the first of these programs that is there; names of one program."""
+    folders = f"{os.environ['PATH']}:/usr/sbin"
+    return next(filter(None, (shutil.which(name, path=folders) for name in names)), None)
+
+
 def need(*names: str, package: str = "") -> str:
     """The path of the first of these programs that is there.
 
@@ -20,8 +26,7 @@ def need(*names: str, package: str = "") -> str:
         names: Names of one program.
         package: What has to be installed, where that goes by another name.
     """
-    folders = f"{os.environ['PATH']}:/usr/sbin"
-    path = next(filter(None, (shutil.which(name, path=folders) for name in names)), None)
+    path = find(*names)
     if path is None:
         lacking(f"{names[0]} (of {package})" if package else names[0])
     return path

@@ -14,7 +14,7 @@ from tests.audit.auditor import table
 from tests.broker.cluster import _free_ports
 from tests.swarm.engine import LABEL, Engine
 from tests.swarm.images import build_dispatcher, prepare, remove
-from tests.swarm.panels import draw
+from tests.swarm.picture import CannotDrawError, draw
 from tests.swarm.stack import Stack, free_variables
 from tests.swarm.trial import Outcome, Trial
 
@@ -23,7 +23,9 @@ from tests.swarm.trial import Outcome, Trial
 @click.option("--rate", default=200.0, show_default=True, type=click.FloatRange(1), help="Records a second.")
 @click.option("--subscribers", default=60, show_default=True, type=click.IntRange(4), help="Through the edge.")
 @click.option("--keep", is_flag=True, help="Wait for Ctrl-C before all is removed, to look around.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw the dashboard's panels into this file.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="Draw the dashboard, with Grafana's libraries, into this file."
+)
 def main(rate: float, subscribers: int, keep: bool, picture: Path | None) -> None:
     """Deploy the stack on this machine, scale it, roll an update, roll back a broken one, kill a task, drain.
 
@@ -74,7 +76,10 @@ def main(rate: float, subscribers: int, keep: bool, picture: Path | None) -> Non
             outcome = trio.run(_run_until_told, trial)
             console.print("stopping" if outcome is None else table(outcome, "Swarm"))
             if outcome is not None and picture is not None:
-                draw(outcome.panels, picture)
+                try:
+                    draw(outcome.panels, picture)
+                except CannotDrawError as error:
+                    console.print(f"no picture of the dashboard: {error}")
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             console.log("removing what was made")

@@ -154,7 +154,7 @@ class Trial:
             self.outcome.report = await auditor.settle()
             ended = time.time()
             self.outcome.panels = await _in_thread(
-                lambda: read_panels(self.stack.addresses("prometheus")[0], began, ended)
+                lambda: read_panels(f"{self.stack.addresses('prometheus')[0]}:9090", began, ended)
             )
             if self.keep:
                 self.tell(f"kept until Ctrl-C; edge at {edge.address}, variables {self.variables}")
