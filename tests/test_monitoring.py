@@ -26,10 +26,9 @@ def test_every_metric_exists(kafka: Kafka, replicas: Callable[..., Replica]) -> 
 
 def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     """And not when they should not: Prometheus's own tool plays the cases of alerts.test.yml."""
-    program = need("promtool", package="prometheus")
     for path in (MONITORING / "alerts.yml", Path(__file__).parent / "alerts.test.yml"):
         shutil.copy(path, tmp_path)
-    command = [program, "test", "rules", "alerts.test.yml"]
+    command = [need("promtool", package="prometheus"), "test", "rules", "alerts.test.yml"]
     played = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert (played.returncode, played.stderr) == (0, ""), played.stdout + played.stderr
     told = set(re.findall(r"alert: (\w+)", (MONITORING / "alerts.yml").read_text()))
