@@ -23,8 +23,8 @@ from tests.swarm.panels import DASHBOARD, read_panels
 from tests.swarm.picture import SOURCES
 from tests.test_edge import edge
 from tests.test_monitoring import MONITORING
-from tests.tools import need
 from tests.test_stack_files import FOLDER, stack
+from tests.tools import need
 
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TIMES = {"scrape_interval": "1s", "evaluation_interval": "1s"}

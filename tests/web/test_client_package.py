@@ -54,7 +54,7 @@ def package(tmp_path: Path) -> Path:
     need("npm")
     packed = run(tmp_path, "npm", "pack", "--json", str(PAGE))
     assert packed.returncode == 0, packed.stderr
-    return tmp_path / json.loads(packed.stdout)[0]["filename"]
+    return tmp_path / str(json.loads(packed.stdout)[0]["filename"])
 
 
 def install(package: Path) -> Path:
