@@ -40,6 +40,21 @@ async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error
     assert operations.why_not_ready() == []
 
 
+async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
+    """All members of a group rebalance at once: an edge that heard "not ready" from each would have nobody left."""
+    settings = Settings(client_id="replica")
+    pipeline = Pipeline(settings)
+    operations = ReplicaOperations(settings, pipeline.statistics, pipeline.hub.statistics, lambda: 0)
+    rebalancing = ConsumerStatistics(2, False, {})
+    pipeline.exchange(Polled(statistics=rebalancing))
+    assert operations.why_not_ready() == ["the replica has not joined the group dispatcher yet"]
+    pipeline.exchange(Polled(assigned=[ONE], statistics=healthy()))
+    pipeline.exchange(Polled(statistics=rebalancing))
+    assert operations.why_not_ready() == []
+    pipeline.lost([ONE])
+    assert operations.why_not_ready() == ["the replica has not joined the group dispatcher yet"]
+
+
 async def test_a_consumer_that_is_given_up_is_told_to_subscribers() -> None:
     """Not `waiting`, which would mean that the group has nothing for this replica."""
     pipeline = Pipeline(Settings(client_id="replica"))
