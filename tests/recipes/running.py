@@ -157,7 +157,7 @@ class Running:
         """What it wrote to standard error."""
         return (self._home / "stderr").read_text()
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> int:
+    async def run_to_end(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> int:
         """Run it to its end, and return its exit code; it is killed when this is cancelled."""
         self._home.mkdir(exist_ok=True)
         with (self._home / "stderr").open("ab") as errors:

@@ -106,7 +106,7 @@ class Verdicts:
     async def on(self, *what: object) -> AsyncIterator[None]:
         """Take note of a failure within the block, and of what takes too long."""
         try:
-            with trio.fail_after(PATIENCE_SECONDS):
+            with trio.fail_after(PATIENCE_SECONDS):  # noqa: ASYNC100 - the block waits
                 yield
         except (AssertionError, trio.TooSlowError) as error:
             self.failed.append(f"{', '.join(map(str, what))}: {error!r}")
@@ -127,10 +127,10 @@ async def test_processes_have_the_duties_of_the_table(recipes: Recipes, tmp_path
         async with limit, trio.open_nursery() as nursery:
             async with verdicts.on(recipe, duty, name):
                 if "fatal" in case["expect"]:
-                    assert await running.run() != 0
+                    assert await running.run_to_end() != 0
                     assert str(case["expect"]["fatal"].get("reason", "404")) in running.told
                 else:
-                    await nursery.start(running.run)
+                    await nursery.start(running.run_to_end)
                 await check(recipe, duty, case, server, values)
             nursery.cancel_scope.cancel()
 
@@ -183,7 +183,7 @@ async def test_a_cut_anywhere_loses_and_repeats_nothing(recipes: Recipes, tmp_pa
         url = f"{server.url}/{case['name']}/{recipe}-cut{after}"
         running = Running(recipes, recipe, url, tmp_path / f"cut{after}")
         async with limit, trio.open_nursery() as nursery:
-            await nursery.start(running.run)
+            await nursery.start(running.run_to_end)
             async with verdicts.on("cut behind", after):
                 while len(running.values) < len(case["expect"]["records"]):  # noqa: ASYNC110 - they are other processes
                     await trio.sleep(0.05)

@@ -59,7 +59,7 @@ class Scene:
         """Start every recipe that is a process."""
         for name in PROCESSES:
             self.running[name] = Running(recipes, name, edge.url, folder / name)
-            self._nursery.start_soon(self.running[name].run)
+            self._nursery.start_soon(self.running[name].run_to_end)
             self.readers[name] = partial(self._printed, name)
 
     async def _printed(self, name: str) -> list[str]:
@@ -100,7 +100,7 @@ class Scene:
                 before = list(running.lines)
                 await running.end()
                 assert running.lines == before
-                self._nursery.start_soon(running.run)
+                self._nursery.start_soon(running.run_to_end)
 
 
 def with_half(status: dict[str, Any]) -> bool:
@@ -129,7 +129,7 @@ async def test_every_record_once_whatever_ends(
         await nursery.start(scene.witness, first)
         scene.start(recipes, edge, tmp_path)
         look = Running(recipes, "look.sh", edge.url, tmp_path / "look.sh")
-        nursery.start_soon(look.run)
+        nursery.start_soon(look.run_to_end)
         pages = {name: await browser.new_page() for name in PAGES}
         for name, page in pages.items():
             await scene.show(name, page, f"{edge.url}/{name}")
