@@ -9,35 +9,61 @@ import pytest
 import trio
 
 from tests.balancer import Balancer, open_balancer
+from tests.broker.cluster import KafkaCluster
 from tests.browser import Page, open_browser
 from tests.conftest import Kafka
 from tests.producing import produce_numbered
 from tests.replicas import Replica
 
-PARTITIONS = 4
-HALF = 80
+PARTITIONS = 6
+HALF = 84
 """Records before and after; all of them together fit into the page's list."""
 
 WATCH = """
 window.states = [];
+window.reasons = [];
 new MutationObserver(() => {
-  const { state } = document.querySelector("#badge").dataset;
-  if (state !== window.states.at(-1)) window.states.push(state);
-}).observe(document.querySelector("#badge"), { attributes: true });
+  const badge = document.querySelector("#badge");
+  if (badge.dataset.state !== window.states.at(-1)) window.states.push(badge.dataset.state);
+  window.reasons.push(badge.textContent);
+}).observe(document.querySelector("#badge"), { attributes: true, childList: true, characterData: true, subtree: true });
 """
-"""Keeps every state that the badge shows from now on."""
+"""Keeps every state that the badge shows from now on, and its words."""
+LIVE = "document.querySelector('#badge')?.dataset.state === 'live'"
 
 
 class Scene:
-    """Two replicas, the balancer in front of them, and a page."""
+    """Replicas, the balancer in front of them, and a page.
 
-    def __init__(self, kafka: Kafka, topic: str, replicas: dict[str, Replica], balancer: Balancer, page: Page) -> None:
+    Args:
+        kafka: The broker.
+        topic: Its topic.
+        start: Starts a replica with this ``client_id``.
+    """
+
+    balancer: Balancer
+    page: Page
+
+    def __init__(self, kafka: Kafka, topic: str, start: Callable[..., Replica]) -> None:
         self._kafka = kafka
         self._topic = topic
-        self._replicas = replicas
+        self._start = start
+        self._replicas: dict[str, Replica] = {}
         self._written = 0
-        self.balancer = balancer
-        self.page = page
+        self._before: list[str] = []
+        """What was shown before a reload."""
+
+    async def join(self, name: str) -> None:
+        """One more replica; returns when all of them have as many partitions."""
+        self._replicas[name] = await trio.to_thread.run_sync(partial(self._start, client_id=name))
+        share = PARTITIONS // len(self._replicas)
+        for replica in self._replicas.values():
+            await trio.to_thread.run_sync(replica.wait_for, "its share", lambda s: len(s["partitions"]) == share)
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """All that were started."""
+        return list(self._replicas.values())
 
     async def write(self, number: int) -> None:
         """Write the next records, round robin over the partitions."""
@@ -50,18 +76,33 @@ class Scene:
         name = await self.page.run("document.querySelector('#replica').textContent")
         return self._replicas[name.split()[0]]
 
-    async def other(self) -> Replica:
-        """The one that it is not on."""
+    async def stop_others(self) -> None:
+        """SIGTERM to those that the page is not on: what they hold comes to it."""
         own = await self.replica()
-        return next(replica for replica in self._replicas.values() if replica is not own)
+        for replica in self._replicas.values():
+            if replica is not own:
+                replica.signal(signal.SIGTERM)
+
+    async def ids(self) -> list[str]:
+        """Which records the list shows."""
+        return list(
+            await self.page.run("[...document.querySelectorAll('#records > li')].map((item) => item.dataset.id)")
+        )
+
+    async def reload(self) -> None:
+        """Load the page again, and forget nothing of what it has shown."""
+        self._before += await self.ids()
+        await self.page.run("window.isOld = true")
+        await self.page.send("Page.reload")
+        await self.page.until(f"window.isOld === undefined && {LIVE}")
 
     async def all_is_shown(self) -> None:
-        """Return when the page is live and its list has every record, each once."""
-        await self.page.until("document.querySelector('#badge').dataset.state === 'live'", 60)
-        await self.page.until(f"document.querySelectorAll('#records > li').length >= {self._written}", 60)
-        ids = await self.page.run("[...document.querySelectorAll('#records > li')].map((item) => item.dataset.id)")
+        """Return when the page is live and has shown every record, each once."""
+        await self.page.until(LIVE, 60)
+        missing = self._written - len(self._before)
+        await self.page.until(f"document.querySelectorAll('#records > li').length >= {missing}", 60)
         each = [f"{self._topic}:{n % PARTITIONS}={n // PARTITIONS}" for n in range(self._written)]
-        assert sorted(ids) == sorted(each)
+        assert sorted(self._before + await self.ids()) == sorted(each)
 
     async def went_through(self, *states: str) -> None:
         """Check that the badge showed these states in this order, and perhaps others between them."""
@@ -83,21 +124,19 @@ async def scene(
         settings={"heartbeat_seconds": heartbeat_seconds},
         kafka={"session.timeout.ms": 6000},
     )
-    started = {name: await trio.to_thread.run_sync(partial(start, client_id=name)) for name in ("one", "two")}
-    half = PARTITIONS // 2
-    for replica in started.values():
-        await trio.to_thread.run_sync(replica.wait_for, "its half", lambda status: len(status["partitions"]) == half)
+    stage = Scene(kafka, topic, start)
+    await stage.join("one")
+    await stage.join("two")
     with trio.fail_after(150):
-        async with open_balancer(list(started.values())) as balancer, open_browser() as browser:
-            page = await browser.new_page()
-            await page.look(1280, 860)
-            await page.open(balancer.url + "/" + query)
-            await page.until("document.querySelector('#badge')?.dataset.state === 'live'")
-            stage = Scene(kafka, topic, started, balancer, page)
+        async with open_balancer(stage.replicas) as stage.balancer, open_browser() as browser:
+            stage.page = await browser.new_page()
+            await stage.page.look(1280, 860)
+            await stage.page.open(stage.balancer.url + "/" + query)
+            await stage.page.until(LIVE)
             await stage.write(HALF)
             # Of its own replica: the other one keeps its half, as nobody reads there.
-            await page.until(f"document.querySelectorAll('#records > li').length >= {HALF // 2}")
-            await page.run(WATCH)
+            await stage.page.until(f"document.querySelectorAll('#records > li').length >= {HALF // 2}")
+            await stage.page.run(WATCH)
             yield stage
 
 
@@ -116,11 +155,6 @@ async def test_a_killed_replica_costs_no_record(kafka: Kafka, replicas: Callable
 async def test_a_stopped_replica_says_goodbye(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
     """The badge tells that the replica restarts, and the page goes on with the other one."""
     async with scene(kafka, replicas) as stage:
-        await stage.page.run("""
-            window.reasons = [];
-            new MutationObserver(() => window.reasons.push(document.querySelector("#badge").textContent))
-              .observe(document.querySelector("#badge"), { childList: true, characterData: true, subtree: true });
-        """)
         (await stage.replica()).signal(signal.SIGTERM)
         await stage.write(HALF)
         await stage.all_is_shown()
@@ -136,8 +170,8 @@ async def test_a_connection_that_only_looks_open_is_given_up(kafka: Kafka, repli
         await stage.write(HALF)
         await stage.page.until("window.states.includes('reconnecting')")
         # Whichever replica it comes to next: the other half comes when the one that holds it has gone.
-        await stage.page.until("document.querySelector('#badge').dataset.state === 'live'")
-        (await stage.other()).signal(signal.SIGTERM)
+        await stage.page.until(LIVE)
+        await stage.stop_others()
         await stage.all_is_shown()
 
 
@@ -148,6 +182,54 @@ async def test_an_hour_of_sleep_costs_nothing(kafka: Kafka, replicas: Callable[.
         await stage.page.run("{ const now = Date.now; Date.now = () => now() + 3_600_000; }")
         await stage.page.until("window.states.includes('reconnecting')")
         await stage.write(HALF)
-        await stage.page.until("document.querySelector('#badge').dataset.state === 'live'", 60)
-        (await stage.other()).signal(signal.SIGTERM)
+        await stage.page.until(LIVE, 60)
+        await stage.stop_others()
+        await stage.all_is_shown()
+
+
+async def test_a_rebalance_costs_no_record(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """A third replica takes partitions, then two leave: the time line tells each, the connection is the same one."""
+    async with scene(kafka, replicas) as stage:
+        await stage.join("three")
+        await stage.page.until(LIVE)
+        await stage.went_through("rebalancing", "live")
+        assert "partitions are moving between replicas" in await stage.page.run("window.reasons.join()")
+        await stage.stop_others()
+        await stage.write(HALF)
+        await stage.all_is_shown()
+        assert "reconnecting" not in await stage.page.run("window.states")
+        marks = "[...document.querySelectorAll('#events [data-kind=rebalance]')].map((item) => item.innerText).join()"
+        assert "1 left" in await stage.page.run(marks)
+        assert f"has {PARTITIONS} now" in await stage.page.run(marks)
+
+
+async def test_a_reload_goes_on_at_another_replica(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """The balancer takes it there; what it had shown does not come again, and nothing is missing behind it."""
+    async with scene(kafka, replicas) as stage:
+        before = await stage.replica()
+        await stage.reload()
+        while await stage.replica() is before:  # the balancer's turn is not the page's alone
+            await stage.reload()
+        await stage.write(HALF)
+        await stage.stop_others()
+        await stage.all_is_shown()
+
+
+async def test_a_broker_restart_costs_no_record(
+    own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
+) -> None:
+    """The badge tells that no broker can be reached, on the same connection, and then goes live by itself."""
+    cluster = own_cluster()
+    await trio.to_thread.run_sync(cluster.start)
+    async with scene(Kafka(cluster.bootstrap_servers, cluster.description), replicas) as stage:
+        await trio.to_thread.run_sync(cluster.kill_node, 0)
+        await stage.page.until("document.querySelector('#badge').dataset.state === 'broker-down'")
+        cluster.start_node(0)
+        await trio.to_thread.run_sync(cluster.wait_until_ready)
+        await stage.page.until(LIVE, 60)
+        await stage.went_through("broker-down", "live")
+        assert "no Kafka broker can be reached" in await stage.page.run("window.reasons.join()")
+        assert "reconnecting" not in await stage.page.run("window.states")
+        await stage.stop_others()
+        await stage.write(HALF)
         await stage.all_is_shown()
