@@ -94,7 +94,7 @@ class Scene:
         self._before += await self.ids()
         await self.page.run("window.isOld = true")
         await self.page.send("Page.reload")
-        await self.page.until(f"window.isOld === undefined && {LIVE}")
+        await self.page.until(f"!window.isOld && {LIVE}")
 
     async def all_is_shown(self) -> None:
         """Return when the page is live and has shown every record, each once."""
@@ -193,6 +193,9 @@ async def test_a_rebalance_costs_no_record(kafka: Kafka, replicas: Callable[...,
         await stage.join("three")
         await stage.page.until(LIVE)
         await stage.went_through("rebalancing", "live")
+        # Also the one that came after the page's connections were made.
+        stage.balancer.backends = [*stage.replicas]
+        await stage.page.until("document.querySelectorAll('#partitions h3').length === 3")
         assert "partitions are moving between replicas" in await stage.page.run("window.reasons.join()")
         await stage.stop_others()
         await stage.write(HALF)

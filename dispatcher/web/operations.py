@@ -43,7 +43,10 @@ def add_operations(app: Quart, operations: Operations) -> None:
 
     @app.get("/status")
     async def status() -> TrioResponse:
-        return _json(200, operations.status())
+        response = _json(200, operations.status())
+        # Who asks again, as the live page does, comes to the next replica behind a balancer of connections.
+        response.headers["Connection"] = "close"
+        return response
 
     @app.get("/metrics")
     async def metrics() -> TrioResponse:

@@ -1,13 +1,17 @@
 // What `/status` tells: partitions, lag, subscribers.
 //
 // Behind a balancer each answer may come from another replica than the stream: each is shown under its own name, the
-// one that the stream comes from first.
+// one that the stream comes from first. Of that one the stream itself tells which partitions it has.
+
+import { clock } from "./timeline.js";
 
 const EVERY_MS = 2000;
 const STALE_MS = 7000;
 const GONE_MS = 30_000;
+const REFUSED_MS = 30_000;
 const MOST_ROWS = 200;
 const NOTABLE_LAG = 1000;
+const HERE = "sends to this page";
 
 const number = new Intl.NumberFormat("en");
 
@@ -28,57 +32,84 @@ export function count(value) {
 export class Status {
   #places;
   #answers = new Map();
+  #refused = 0; // the HTTP status, when it is not given out here
   /** The replica at the other end of the stream. */
   replica = "";
+  /** Its partitions, by topic. */
+  assigned = {};
   /** Records that are not committed yet, of the replica that the stream comes from. */
   lag = null;
 
   /** @param places Elements by what they show. */
   constructor(places) {
     this.#places = places;
-    document.addEventListener("visibilitychange", () => document.hidden || this.#ask());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#askForOwn());
     this.#run();
   }
 
   async #run() {
     for (;;) {
-      if (!document.hidden) await this.#ask();
-      await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+      if (!document.hidden) await this.#askForOwn();
+      await new Promise((resolve) => setTimeout(resolve, this.#refused ? REFUSED_MS : EVERY_MS));
+    }
+  }
+
+  /** Ask until the stream's own replica answers, or the balancer's turn is over. */
+  async #askForOwn() {
+    const answered = new Set([undefined]);
+    for (;;) {
+      const replica = await this.#ask();
+      if (answered.has(replica) || replica === this.replica || !this.replica) return;
+      answered.add(replica);
     }
   }
 
   async #ask() {
     try {
       const answer = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(EVERY_MS) });
+      this.#refused = answer.status >= 400 && answer.status < 500 ? answer.status : 0;
       if (answer.ok) {
         const status = await answer.json();
         this.#answers.set(status.replica, { status, at: Date.now() });
+        this.show();
+        return status.replica;
       }
     } catch {
       // The badge tells that the connection is lost; what was known before is shown pale.
     }
     this.show();
+    return undefined;
   }
 
   /** Show what is known. */
   show() {
     const now = Date.now();
     for (const [replica, { at }] of this.#answers) if (now - at > GONE_MS) this.#answers.delete(replica);
-    const own = this.#answers.get(this.replica) ?? this.#answers.values().next().value;
+    const own = this.#answers.get(this.replica);
     const all = [...this.#answers.values()].sort((a, b) => (b === own) - (a === own));
     this.lag = own ? total(own.status.partitions, "lag") : null;
     if (own) this.#figures(own.status);
-    const { partitions: place } = this.#places;
+    const { partitions: place, lag, subscribers } = this.#places;
+    for (const figure of [lag, subscribers]) figure.parentElement.classList.toggle("stale", now - own?.at > STALE_MS);
     const scrolled = [...place.querySelectorAll(".rows")].map((rows) => [rows.scrollTop, rows === document.activeElement]);
-    place.replaceChildren(...all.map((answer) => this.#group(answer, answer === own, now)));
+    const others = this.replica ? "another replica" : "";
+    place.replaceChildren(...all.map((answer) => group(answer, answer === own ? HERE : others, now)));
+    if (!own && this.replica) place.prepend(this.#toldByTheStream());
     for (const [index, rows] of place.querySelectorAll(".rows").entries()) {
       const [top, isFocused] = scrolled[index] ?? [0, false];
       rows.scrollTop = top;
       if (isFocused) rows.focus({ preventScroll: true });
     }
     const { note } = this.#places;
-    note.hidden = all.some(({ status }) => status.partitions.length);
-    note.textContent = all.length ? "This replica has no partition now." : "not known yet";
+    note.hidden = place.childElementCount > 0 && !this.#refused;
+    note.textContent = this.#refused ? `Figures are not given out here: HTTP ${this.#refused} for /status.` : "not known yet";
+  }
+
+  #toldByTheStream() {
+    const partitions = Object.entries(this.assigned).flatMap(([topic, numbers]) =>
+      numbers.map((partition) => ({ topic, partition })),
+    );
+    return group({ status: { replica: this.replica, partitions }, at: null }, HERE);
   }
 
   #figures({ subscribers, partitions, records }) {
@@ -95,43 +126,53 @@ export class Status {
     second.style.flexBasis = `${(100 * behind) / (live + behind || 1)}%`;
   }
 
-  #group({ status, at }, isOwn, now) {
-    const group = made("div");
-    const isHere = isOwn && status.replica === this.replica;
-    group.className = `partitions${isHere ? "" : " elsewhere"}${now - at > STALE_MS ? " stale" : ""}`;
-    const title = made("h3", status.replica);
-    title.append(made("span", isHere ? "sends to this page" : "another replica"));
-    const cells = made("div");
-    cells.className = "cells";
-    cells.ariaHidden = true;
-    for (const partition of status.partitions) {
-      // What is committed is always a moment behind: that alone is no lag to be shown.
-      const isBehind = partition.waiting_records > 0 || partition.lag >= NOTABLE_LAG;
-      const tone = partition.paused ? "paused" : isBehind ? "behind" : "here";
-      const cell = made("i", undefined, { tone });
-      cell.title = `${partition.topic}:${partition.partition}, lag ${count(partition.lag)}`;
-      cells.append(cell);
-    }
-    group.append(title, cells);
-    if (status.partitions.length) group.append(table(status.partitions));
-    return group;
-  }
 }
 
-function table(partitions) {
+/** One replica; nothing but the names of its partitions is known while `at` is null. */
+function group({ status: { replica, partitions }, at }, who, now) {
+  const element = made("div");
+  const isStale = at !== null && now - at > STALE_MS;
+  element.className = `partitions${who === HERE ? "" : " elsewhere"}${isStale ? " stale" : ""}`;
+  const title = made("h3", replica);
+  title.append(made("span", isStale ? `as of ${clock(at)}` : who));
+  element.append(title);
+  if (partitions.length) element.append(strip(partitions));
+  else element.append(made("p", "No partition now: others have them all."));
+  if (partitions.length && at !== null) element.append(table(partitions, replica));
+  return element;
+}
+
+function strip(partitions) {
+  const cells = made("div");
+  cells.className = "cells";
+  cells.role = "img";
+  cells.ariaLabel = `${partitions.length} partition${partitions.length === 1 ? "" : "s"}`;
+  for (const { topic, partition, waiting_records: waiting, lag, paused } of partitions) {
+    // What is committed is always a moment behind: that alone is no lag to be shown.
+    const tone = paused ? "paused" : waiting > 0 || lag >= NOTABLE_LAG ? "behind" : "here";
+    const cell = made("i", undefined, { tone });
+    cell.title = `${topic}:${partition}, lag ${count(lag)}`;
+    cells.append(cell);
+  }
+  return cells;
+}
+
+function table(partitions, replica) {
   const rows = made("div");
   rows.className = "rows";
   rows.tabIndex = 0;
   rows.role = "region";
-  rows.ariaLabel = "Partitions";
+  rows.ariaLabel = `Partitions of ${replica}`;
   const head = made("tr");
-  for (const name of ["", "position", "committed", "lag", "waiting"]) head.append(made("th", name));
+  for (const name of ["partition", "position", "committed", "lag", "waiting"]) head.append(made("th", name));
   const body = made("tbody");
   const topics = new Set(partitions.map(({ topic }) => topic));
   for (const partition of partitions.slice(0, MOST_ROWS)) {
     const { topic, partition: own, position, committed, lag, waiting_records: waiting, paused } = partition;
     const row = made("tr");
-    const name = made("td", topics.size > 1 ? `${topic}:${own}` : own);
+    const name = made("th", topics.size > 1 ? `${topic}:${own}` : own);
+    name.scope = "row";
+    name.title = `${topic}:${own}`;
     if (paused) name.append(" ", made("em", "paused"));
     row.append(name, ...[position, committed, lag, waiting].map((value) => made("td", count(value))));
     body.append(row);
