@@ -10,7 +10,6 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -95,8 +94,10 @@ class Page:
 
     async def press(self, key: str) -> None:
         """A key goes down and up."""
-        text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
-        await self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+        more: dict[str, Any] = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+        if key == "Tab":
+            more = {"windowsVirtualKeyCode": 9}  # without it the focus does not move
+        await self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **more)
         await self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     async def look(self, width: int, height: int, scheme: str = "light", scale: float = 1) -> None:
@@ -110,10 +111,10 @@ class Page:
         )
         await self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
-    async def picture(self, path: Path) -> None:
-        """Write what is seen as PNG."""
+    async def shot(self) -> bytes:
+        """What is seen, as PNG."""
         answer = await self.send("Page.captureScreenshot", format="png")
-        await trio.Path(path).write_bytes(base64.b64decode(answer["data"]))
+        return base64.b64decode(answer["data"])
 
     @property
     def complaints(self) -> list[str]:

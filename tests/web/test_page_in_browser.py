@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import orjson
+import pytest
 import trio
 
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -182,6 +183,70 @@ async def test_it_is_paused_and_goes_on_by_keyboard() -> None:
         await house.page.until("document.querySelector('.open') === null")
 
 
+async def test_the_keyboard_in_the_list_holds_it_still() -> None:
+    """Where it stands does not move away under it; Escape leaves the record, then the list, which goes on."""
+    async with open_page() as house:
+        house.write(b"one")
+        house.write(b"two")
+        await shown(house.page, 2)
+        for key in ("ArrowDown", "ArrowDown", "Enter", "Tab"):
+            await house.page.press(key)
+        await house.page.until("document.activeElement.localName === 'pre'")
+        house.write(b"three")
+        await house.page.until("document.querySelector('#note').textContent === 'held still, 1 new'")
+        await house.page.press("Escape")
+        assert await house.page.run("document.activeElement.querySelector('.value').textContent") == "one"
+        await shown(house.page, 2)
+        await house.page.press("Escape")
+        await shown(house.page, 3)
+        assert await house.page.run("document.activeElement.id") == "records"
+
+
+async def test_tab_goes_from_top_to_bottom_and_passes_the_list_in_one_step() -> None:
+    """As it is seen: the links, the filter, the button, the list, the partitions; not two hundred records."""
+    async with open_page() as house:
+        for n in range(50):
+            house.write(str(n).encode())
+        await shown(house.page, 50)
+        await house.page.until("document.querySelector('.rows') !== null")
+        stops = []
+        for _ in range(6):
+            await house.page.press("Tab")
+            stops.append(
+                await house.page.run(
+                    "(({ id, textContent, className }) => id || className || textContent)(document.activeElement)"
+                )
+            )
+        assert stops == ["status", "metrics", "filter", "pause", "records", "rows"]
+
+
+async def test_a_screen_reader_hears_what_lasts_and_nothing_else() -> None:
+    """One region speaks: the state once it has lasted, not each figure, record or attempt."""
+    async with open_page() as house:
+        await house.page.until(
+            "document.querySelector('#said').textContent === 'live: records come as they are written'"
+        )
+        speaking = "[...document.querySelectorAll('output, [aria-live], [role=status], [role=log], [role=alert]')]"
+        assert await house.page.run(f"{speaking}.map(({{ id }}) => id)") == ["said"]
+        house.write(b"one")
+        await shown(house.page, 1)
+        assert await house.page.run("document.querySelector('#said').textContent") == (
+            "live: records come as they are written"
+        )
+
+
+@pytest.mark.parametrize("width", [640, 320], ids=["zoomed to 200 %", "zoomed to 400 %"])
+async def test_nothing_is_cut_off_at_high_zoom(width: int) -> None:
+    """A window of 1280 pixels has as many CSS pixels then: nothing has to be scrolled sideways (WCAG 2.2, 1.4.10)."""
+    async with open_page() as house:
+        house.write(b'{"text":"' + b"x" * 5000 + b'"}', b"k" * 300)
+        await shown(house.page, 1)
+        await house.page.look(width, 400)
+        await house.page.until("document.querySelector('.rows') !== null")
+        await house.page.run("document.querySelector('#records .row').click()")
+        assert await house.page.run("document.documentElement.scrollWidth") == width
+
+
 async def test_a_reload_goes_on_where_the_page_was() -> None:
     """What was shown does not come again, and what came meanwhile is not missing; a new tab begins anew."""
     async with open_page() as house:
@@ -195,8 +260,9 @@ async def test_a_reload_goes_on_where_the_page_was() -> None:
         house.write(b"after", partition=TWO)
         await shown(house.page, 2)
         assert await house.values() == ["after", "meanwhile"]
+        await house.page.run("window.isOld = true")
         await house.page.send("Page.reload")
-        await house.page.until("document.querySelector('#badge')?.dataset.state === 'live'")
+        await house.page.until("!window.isOld && document.querySelector('#badge')?.dataset.state === 'live'")
         house.write(b"last")
         await shown(house.page, 1)
         assert await house.values() == ["last"]
@@ -211,7 +277,7 @@ async def test_the_status_is_shown() -> None:
             ["0", "12,345", "12,340", "5", "0"],
             ["1", "paused", "12,345", "12,340", "5", "0"],
         ]
-        notes = await house.page.run("[...document.querySelectorAll('.tile p')].map((e) => e.textContent)")
+        notes = await house.page.run("[...document.querySelectorAll('.tile .about')].map((e) => e.textContent)")
         assert notes[2:] == ["0 waiting for a subscriber, 1 paused", "3 live, 1 catching up"]
 
 

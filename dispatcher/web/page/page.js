@@ -9,6 +9,7 @@ import { Status, count } from "./status.js";
 import { Timeline } from "./timeline.js";
 
 const MOST_LATENCIES = 2000;
+const SETTLED_MS = 500;
 const STORAGE_KEY = "dispatcher position";
 
 const at = (id) => document.getElementById(id);
@@ -32,6 +33,8 @@ let thisSecond = 0;
 let latencies = [];
 let state = "connecting";
 let before; // what was assigned: replica and partitions
+let saying;
+let topics = [];
 
 function onRecord(record) {
   seen += 1;
@@ -49,14 +52,26 @@ function onState(told) {
   badge.dataset.state = name.textContent = told.state;
   const next = told.retry_ms ? `; next attempt in ${(told.retry_ms / 1000).toFixed(1)} s` : "";
   reason.textContent = told.reason + next;
-  if (told.state !== state || told.state === "connecting") timeline.state(told.state, told.reason);
+  if (told.state !== state || told.state === "connecting") {
+    timeline.state(told.state, told.reason);
+    say(`${told.state}: ${told.reason}`);
+  }
   state = told.state;
   document.title = state === "live" ? "Dispatcher" : `${state} · Dispatcher`;
   if (told.replica === undefined) return;
   status.replica = told.replica;
+  status.assigned = told.assigned;
+  topics = Object.keys(told.assigned);
+  at("stream").classList.toggle("many", topics.length > 1);
   at("replica").textContent = `${told.replica} over ${told.transport === "sse" ? "SSE" : "WebSocket"}`;
   rebalanced(told.replica, told.assigned);
   status.show();
+}
+
+/** Say it to who cannot see the badge: once for each state that lasts, not for each attempt, nor what passes at once. */
+function say(words) {
+  clearTimeout(saying);
+  saying = setTimeout(() => (at("said").textContent = words), SETTLED_MS);
 }
 
 function rebalanced(replica, assigned) {
@@ -145,17 +160,25 @@ setInterval(() => {
 
 // The list, by hand.
 
+const WHY_EMPTY = {
+  closed: "The stream is closed, and no record will come.",
+  waiting: "Other replicas have all partitions. Records come here when this one is given some.",
+  "broker-down": "Records come when a Kafka broker can be reached.",
+  offline: "Records come when the network is back.",
+  reconnecting: "Records come when a replica answers.",
+};
+
 function describe() {
   at("empty").hidden = at("records").childElementCount > 0;
   at("empty").textContent = at("filter").value
     ? "No record with this text so far."
-    : "Records appear here as they come, the newest on top.";
+    : (WHY_EMPTY[state] ?? "Records appear here as they come, the newest on top.");
   const pause = at("pause");
   pause.ariaPressed = String(records.held);
   pause.textContent = records.held ? "Go on" : "Pause";
   if (records.held) at("note").textContent = `held still, ${count(records.waiting)} new`;
   else if (records.sampling > 1) at("note").textContent = `a sample: 1 of ${count(records.sampling)} is shown`;
-  else at("note").textContent = "";
+  else at("note").textContent = topics.length ? `of ${topics.join(", ")}` : "";
 }
 
 records.onChange = describe;
@@ -170,7 +193,7 @@ document.addEventListener("keydown", (event) => {
       at("filter").value = "";
       records.filter("");
     } else if (isTyping) at("filter").blur();
-    else records.closeAll();
+    else records.leave();
   } else if (isTyping) {
     return;
   } else if (event.key === "/") {
@@ -178,7 +201,7 @@ document.addEventListener("keydown", (event) => {
     at("filter").focus();
   } else if (event.key === "p") {
     records.pause(!records.held);
-  } else if (event.key === "ArrowDown" && !event.target.closest("#records, .rows, pre")) {
+  } else if (event.key === "ArrowDown" && !event.target.closest(".row, .rows, .detail")) {
     const first = document.querySelector("#records .row");
     if (first) event.preventDefault();
     first?.focus();

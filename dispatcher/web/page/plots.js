@@ -1,6 +1,7 @@
 // Small plots on canvas: a line of the last two minutes. Drawn once a second, whatever comes.
 
 const SECONDS = 120;
+const MOST_SECONDS_BRIDGED = 10;
 
 /** The last values of something, one a second. */
 export class Series {
@@ -44,26 +45,25 @@ export function plot(canvas, ...series) {
   context.moveTo(0, height - 0.5);
   context.lineTo(width, height - 0.5);
   context.stroke();
-  context.lineJoin = "round";
+  context.lineJoin = context.lineCap = "round";
   for (const [number, { values }] of series.entries()) {
     const line = new Path2D();
     const area = new Path2D();
-    let begun = null;
-    let end = 0;
+    let last = -Infinity;
     for (const [index, value] of values.entries()) {
       if (value === null) continue;
-      if (begun === null) {
-        begun = x(index);
-        line.moveTo(begun, y(value));
-        area.moveTo(begun, height - 1);
-      } else {
-        line.lineTo(x(index), y(value));
+      // A line over a long silence would tell of values that nobody has measured.
+      if (index - last > MOST_SECONDS_BRIDGED) {
+        if (last >= 0) area.lineTo(x(last), height - 1);
+        line.moveTo(x(index), y(value));
+        area.moveTo(x(index), height - 1);
       }
+      line.lineTo(x(index), y(value));
       area.lineTo(x(index), y(value));
-      end = x(index);
+      last = index;
     }
-    if (begun === null) continue;
-    area.lineTo(end, height - 1);
+    if (last < 0) continue;
+    area.lineTo(x(last), height - 1);
     context.fillStyle = context.strokeStyle = colour(number === 0 ? "accent" : "quiet");
     context.globalAlpha = 0.12;
     if (number === 0) context.fill(area);

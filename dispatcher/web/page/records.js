@@ -5,7 +5,8 @@
 // * `kept` holds the newest records that pass the filter, bounded in number and in characters. The list shows `SHOWN`.
 // * Slow streams are drawn whole. Above `SAMPLE_ABOVE` records a second nobody could read them: then an even sample of
 //   each draw is shown, and `note` says so. The filter looks at every record before that, so what is rare is not missed.
-// * An opened record holds the list still, as Pause does.
+// * An opened record holds the list still, as Pause does, and so does a record that the keyboard has gone to.
+// * The list is one stop of Tab, not two hundred: arrow keys move in it.
 
 import { detailOf, textOf } from "./detail.js";
 
@@ -28,6 +29,7 @@ export class Records {
   #drawing = false;
   #open = new Map();
   #paused = false;
+  #walked = false;
   /** Records that passed the filter while the list was held still. */
   waiting = 0;
   /** Records a second, as the page measures them. */
@@ -42,15 +44,17 @@ export class Records {
       if (row) this.#toggle(row);
     });
     list.addEventListener("keydown", (event) => this.#move(event));
+    list.addEventListener("focusin", ({ target }) => this.#walk(target.matches(".row:focus-visible")));
+    list.addEventListener("focusout", ({ relatedTarget }) => list.contains(relatedTarget) || this.#walk(false));
   }
 
   get paused() {
     return this.#paused;
   }
 
-  /** Whether the list is held still: paused, or a record is open. */
+  /** Whether the list is held still: paused, a record is open, or the keyboard is in it. */
   get held() {
-    return this.#paused || this.#open.size > 0;
+    return this.#paused || this.#walked || this.#open.size > 0;
   }
 
   /** Of how many records that came lately one is drawn. */
@@ -93,15 +97,37 @@ export class Records {
   pause(paused) {
     this.#paused = paused;
     if (!paused) {
-      this.closeAll();
-      if (this.waiting) this.#showKept();
+      this.#closeAll();
+      this.#leaveRow();
+      this.#goOn();
     }
     this.onChange();
   }
 
-  /** Close every record that is open. */
-  closeAll() {
+  /** Close every record that is open; if none is, let the keyboard leave the list. */
+  leave() {
+    if (this.#open.size) this.#closeAll();
+    else this.#leaveRow();
+  }
+
+  #closeAll() {
     for (const item of [...this.#open.keys()]) this.#close(item);
+  }
+
+  #leaveRow() {
+    if (this.#list.contains(document.activeElement)) this.#list.focus({ preventScroll: true });
+  }
+
+  #walk(walked) {
+    if (walked === this.#walked) return;
+    this.#walked = walked;
+    this.#goOn();
+    this.onChange();
+  }
+
+  /** Show what came while the list was held still, if nothing holds it any longer. */
+  #goOn() {
+    if (!this.held && this.waiting) this.#showKept();
   }
 
   #keep(record) {
@@ -159,15 +185,13 @@ export class Records {
   }
 
   #close(item) {
-    this.#open.get(item).remove();
+    const detail = this.#open.get(item);
+    if (detail.contains(document.activeElement)) item.firstElementChild.focus();
+    detail.remove();
     this.#open.delete(item);
     item.classList.remove("open");
     item.firstElementChild.ariaExpanded = "false";
-    if (!this.held && this.waiting) {
-      const focused = item.contains(document.activeElement);
-      this.#showKept();
-      if (focused) this.#list.querySelector(".row")?.focus();
-    }
+    this.#goOn();
     this.onChange();
   }
 
@@ -190,12 +214,13 @@ function itemOf(record) {
   const row = document.createElement("button");
   row.type = "button";
   row.className = "row";
+  row.tabIndex = -1;
   row.ariaExpanded = "false";
-  const name = piece("name", `${record.topic}:${record.partition} `);
+  const name = piece("name", "");
   name.title = item.dataset.id;
   const offset = document.createElement("b");
   offset.textContent = record.offset;
-  name.replaceChildren(`${record.partition} · `, offset);
+  name.append(piece("topic", `${record.topic} `), `${record.partition} · `, offset);
   const value = piece("value", (record.value ?? "").slice(0, PREVIEW_CHARACTERS));
   if (record.value_base64 !== undefined) value.append(piece("chip", "binary"), ` ${record.value_base64.slice(0, 80)}`);
   else if (record.value === null) value.append(piece("chip", "tombstone"));
