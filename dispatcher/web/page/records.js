@@ -218,9 +218,9 @@ function itemOf(record) {
   row.ariaExpanded = "false";
   const name = piece("name", "");
   name.title = item.dataset.id;
-  const offset = document.createElement("b");
-  offset.textContent = record.offset;
-  name.append(piece("topic", `${record.topic} `), `${record.partition} · `, offset);
+  const place = piece("place", `${record.partition} · `);
+  place.append(Object.assign(document.createElement("b"), { textContent: record.offset }));
+  name.append(piece("topic", record.topic), place);
   const value = piece("value", (record.value ?? "").slice(0, PREVIEW_CHARACTERS));
   if (record.value_base64 !== undefined) value.append(piece("chip", "binary"), ` ${record.value_base64.slice(0, 80)}`);
   else if (record.value === null) value.append(piece("chip", "tombstone"));

@@ -49,7 +49,7 @@ export class Status {
 
   async #run() {
     for (;;) {
-      if (!document.hidden) await this.#askForOwn();
+      if (!document.hidden) await this.#askForOwn().catch(reportError); // what goes wrong once may go well again
       await new Promise((resolve) => setTimeout(resolve, this.#refused ? REFUSED_MS : EVERY_MS));
     }
   }
@@ -167,10 +167,20 @@ function table(partitions, replica) {
   for (const name of ["partition", "position", "committed", "lag", "waiting"]) head.append(made("th", name));
   const body = made("tbody");
   const topics = new Set(partitions.map(({ topic }) => topic));
+  let last;
   for (const partition of partitions.slice(0, MOST_ROWS)) {
     const { topic, partition: own, position, committed, lag, waiting_records: waiting, paused } = partition;
     const row = made("tr");
-    const name = made("th", topics.size > 1 ? `${topic}:${own}` : own);
+    if (topics.size > 1 && topic !== last) {
+      last = topic;
+      const title = made("th", topic);
+      title.colSpan = 5;
+      title.scope = "rowgroup";
+      title.title = topic;
+      body.append(made("tr"));
+      body.lastChild.append(title);
+    }
+    const name = made("th", own);
     name.scope = "row";
     name.title = `${topic}:${own}`;
     if (paused) name.append(" ", made("em", "paused"));
