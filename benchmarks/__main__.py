@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ceiling, fan_out, idle, ingest, isolation, latency, peers, rebalance, reconnect, yesterday
+from benchmarks import ceiling, fan_out, idle, ingest, isolation, latency, page, peers, rebalance, reconnect, yesterday
 from benchmarks.tables import amount
 from tests.broker.jars import kafka_version
 
@@ -30,6 +30,7 @@ BENCHMARKS = {
     "reconnect": reconnect,
     "yesterday": yesterday,
     "rebalance": rebalance,
+    "page": page,
     "peers": peers,
 }
 WHEN_ASKED_FOR = {"peers"}
@@ -51,11 +52,11 @@ def environment() -> Mapping[str, object]:
     }
 
 
-def write_into(page: Path, name: str, text: str) -> None:
+def write_into(path: Path, name: str, text: str) -> None:
     """Replace what stands between a benchmark's two marks in a page."""
     begin, end = f"<!-- {name}: written by nox -s bench -->", f"<!-- {name}: end -->"
-    whole = page.read_text()
-    page.write_text(
+    whole = path.read_text()
+    path.write_text(
         re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", f"{begin}\n\n{text}\n\n{end}", whole, flags=re.DOTALL)
     )
 
