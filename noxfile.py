@@ -90,6 +90,13 @@ def swarm(session: nox.Session) -> None:
 
 
 @nox.session
+def pictures(session: nox.Session) -> None:
+    """The live page in each of its states, into docs/pictures; needs Chromium; ``-- SCENE`` for some."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.pictures", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks on a real Kafka: all, or ``-- NAME``; ``-- --quick`` to see that they work."""
     _install(session, "tests")
