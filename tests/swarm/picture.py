@@ -65,7 +65,7 @@ async def _photograph(url: str, panels: Sequence[Panel], path: Path) -> None:
         await page.until(f"document.querySelectorAll('section svg').length >= {len(panels)}")
         await page.look(WIDTH, await page.run("document.body.offsetHeight"))
         assert page.complaints == []
-        await page.picture(path)
+        await trio.Path(path).write_bytes(await page.shot())
 
 
 def _series(panel: Panel) -> Iterator[Any]:
