@@ -11,6 +11,7 @@ import trio
 from tests.balancer import Balancer, open_balancer
 from tests.broker.cluster import KafkaCluster
 from tests.browser import Page, open_browser
+from tests.clients import open_sse, sse_records
 from tests.conftest import Kafka
 from tests.producing import produce_numbered
 from tests.replicas import Replica
@@ -88,6 +89,12 @@ class Scene:
         return list(
             await self.page.run("[...document.querySelectorAll('#records > li')].map((item) => item.dataset.id)")
         )
+
+    async def leave(self) -> None:
+        """Go elsewhere, and forget nothing of what the page has shown."""
+        self._before += await self.ids()
+        await self.page.open("about:blank")
+        await self.page.until("location.href === 'about:blank'")
 
     async def reload(self) -> None:
         """Load the page again, and forget nothing of what it has shown."""
@@ -207,13 +214,17 @@ async def test_a_rebalance_costs_no_record(kafka: Kafka, replicas: Callable[...,
 
 
 async def test_a_reload_goes_on_at_another_replica(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """The balancer takes it there; what it had shown does not come again, and nothing is missing behind it."""
+    """What it had shown does not come again; what others were sent while it was away, and committed, does come."""
     async with scene(kafka, replicas) as stage:
         before = await stage.replica()
-        await stage.reload()
+        async with open_sse(before) as other:
+            await stage.leave()
+            await stage.write(HALF)
+            await sse_records(other, HALF // 2)
+        await stage.page.run("history.back()")
+        await stage.page.until(LIVE)
         while await stage.replica() is before:  # the balancer's turn is not the page's alone
             await stage.reload()
-        await stage.write(HALF)
         await stage.stop_others()
         await stage.all_is_shown()
 
