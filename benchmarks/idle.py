@@ -32,7 +32,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
                     took, cpu = time.monotonic() - began, meter.cpu_seconds() - cpu
                     time.sleep(2)
                     grown = meter.resident_bytes() - resident
-                    idle = watch(load, meter, 5.0 if quick else 30.0)
+                    idle = watch(load, meter, 3.0 if quick else 30.0)
                     rows.append(
                         {
                             "protocol": protocol,

@@ -18,7 +18,7 @@ COLUMNS = ("protocol", "p50, alone", "p50, beside frozen", "p99, alone", "p99, b
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """In turns, on one server: alone, beside frozen ones, alone, and so on."""
     rows = []
-    turns, seconds = (2, 2.0) if quick else (5, 6.0)
+    turns, seconds = (1, 2.0) if quick else (5, 6.0)
     with KafkaCluster(1) as cluster, Load() as load:
         for protocol in ("sse", "websocket"):
             topic = cluster.create_topic(f"isolation-{protocol}", 4)
