@@ -52,7 +52,7 @@ class ReplicaOperations(Collector):
         if not statistics.broker_reachable:
             why = f" ({statistics.last_error})" if statistics.last_error else ""
             reasons.append(f"no Kafka broker is reachable at {self._settings.bootstrap_servers}{why}")
-        elif not statistics.joined and not statistics.partitions:
+        elif not statistics.joined:
             reasons.append(f"the replica has not joined the group {self._settings.group_id} yet")
         elif not statistics.partitions and statistics.last_error:
             reasons.append(f"nothing is assigned ({statistics.last_error})")

@@ -46,6 +46,7 @@ class PipelineStatistics:
     state: ReplicaState
     broker_reachable: bool
     joined: bool
+    """A member of the group: it has partitions, or is told by statistics that it has its assignment, which is empty."""
     stopping: bool
     last_error: str | None
     """The client's last complaint, None when all is well again."""
@@ -203,7 +204,7 @@ class Pipeline:
         return PipelineStatistics(
             state=self.hub.state,
             broker_reachable=self._broker_reachable,
-            joined=self._consumer is not None and self._consumer.joined,
+            joined=bool(partitions) or (self._consumer is not None and self._consumer.joined),
             stopping=self._stop_fetching or self._stop,
             last_error=self._last_error,
             partitions=partitions,
