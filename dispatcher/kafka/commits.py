@@ -61,13 +61,18 @@ of a broker that is away or new (`_TRANSPORT`, `_TIMED_OUT`, `_WAIT_COORD`; 3, 5
 nobody knows yet."""
 
 
-WORTH_ANOTHER_TRY = frozenset({CommitOutcome.RETRY, CommitOutcome.OWNERSHIP_IN_DOUBT})
-"""When a member that leaves has only a moment: what may have another answer then."""
+_EXPELLED = frozenset({KafkaError.UNKNOWN_MEMBER_ID, 110, KafkaError._ASSIGNMENT_LOST})  # noqa: SLF001 - the same
+"""The group has gone on without this member: its partitions have other owners."""
 
 
 def outcome_of(code: int) -> CommitOutcome:
     """What an error code of a commit means; 0 is none."""
     return _OUTCOMES.get(code, CommitOutcome.RETRY) if code else CommitOutcome.STORED
+
+
+def is_worth_another_try(code: int) -> bool:
+    """Whether a commit may have another answer in a moment, for a member that leaves and has only that."""
+    return outcome_of(code) in {CommitOutcome.RETRY, CommitOutcome.OWNERSHIP_IN_DOUBT} and code not in _EXPELLED
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.errors import KafkaClientError
-from dispatcher.kafka.commits import WORTH_ANOTHER_TRY, CommitResult, outcome_of
+from dispatcher.kafka.commits import CommitResult, is_worth_another_try
 from dispatcher.kafka.crossing import Downstream, Orders, Polled
 from dispatcher.kafka.messages import grouped
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
@@ -76,6 +76,8 @@ class Poller:
         self._kept: list[BaseException] = []
         self._sent: dict[tuple[TopicPartition, int], Commit] = {}
         self._read_to: dict[TopicPartition, int] = {}
+        self._departed: set[TopicPartition] = set()
+        """Partitions that have left since the last commit was sent."""
         self._stopping = trio.Event()
 
     async def run(self) -> None:
@@ -219,7 +221,12 @@ class Poller:
             consumer.close()
 
     def _commit_for_sure(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
-        """Commit, and again while the broker cannot, such as in the midst of a rebalance; at most `leave_seconds`."""
+        """Commit, and again while the broker cannot, such as in the midst of a rebalance; at most `leave_seconds`.
+
+        Not again when the group has gone on without us, nor for partitions that have left meanwhile: brokers take that
+        from a member that has joined anew, and it would move their new owner's offset backwards.
+        """
+        self._departed.clear()
         deadline = time.monotonic() + self._leave_seconds
         self._commit(consumer, commits)
         answered = len(self._polled.commit_results)
@@ -228,7 +235,8 @@ class Poller:
             consumer.poll(0.02)
             results = self._polled.commit_results[answered:]
             answered += len(results)
-            again = [result.commit for result in results if outcome_of(result.code) in WORTH_ANOTHER_TRY]
+            refused = [result.commit for result in results if is_worth_another_try(result.code)]
+            again = [commit for commit in refused if commit.partition not in self._departed]
             if again:
                 time.sleep(AGAIN_SECONDS)
                 self._commit(consumer, again)
@@ -268,6 +276,7 @@ class Poller:
 
     def _not_just_assigned(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Partitions that come and go within one poll were never told to anybody."""
+        self._departed.update(partitions)
         for partition in partitions:
             self._read_to.pop(partition, None)
         if self._polled.assigned is not None:

@@ -129,9 +129,10 @@ async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> No
 class LeavingGroup:
     """A consumer and what is downstream of it, at the end: the broker answers commits as it was told to."""
 
-    def __init__(self, answers: list[int]) -> None:
+    def __init__(self, answers: list[int], departs: str = "") -> None:
         self.sent: list[int] = []
         self.closed = False
+        self._departs = departs
         self.poller = Poller({}, [], self, poll_records=1, batch_bytes=1, drain_seconds=0, leave_seconds=0.5)  # type: ignore[arg-type]
         self._answers = answers
         self._waiting: list[confluent_kafka.TopicPartition] = []
@@ -142,6 +143,18 @@ class LeavingGroup:
     def exchange(self, _: Polled) -> None:
         """What is told at last."""
 
+    def lost(self, _: list[TopicPartition]) -> None:
+        """It was forgotten when it left."""
+
+    def revoking(self, _: list[TopicPartition]) -> None:
+        """The same."""
+
+    def drained(self, _: list[TopicPartition]) -> bool:
+        return True
+
+    def revoked(self, _: list[TopicPartition]) -> list[Commit]:
+        return []
+
     def commit(self, offsets: list[confluent_kafka.TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
         self.sent.append(offsets[0].offset)
@@ -151,6 +164,8 @@ class LeavingGroup:
         if self._waiting and self._answers:
             code = self._answers.pop(0)
             offsets, self._waiting = self._waiting, []
+            if self._departs:
+                getattr(self.poller, self._departs)(self, offsets)
             self.poller._on_commit(confluent_kafka.KafkaError(code) if code else None, offsets)
 
     def close(self) -> None:
@@ -159,12 +174,21 @@ class LeavingGroup:
 
 @pytest.mark.parametrize(
     ("answers", "sent"),
-    [([0], 1), ([27, 14, 0], 3), ([30], 1), ([82], 1), ([], 1)],
-    ids=["stored", "rebalancing, then loading", "not allowed", "fenced", "no answer"],
+    [([0], 1), ([27, 14, 0], 3), ([30], 1), ([82], 1), ([25, 0], 1), ([], 1)],
+    ids=["stored", "rebalancing, then loading", "not allowed", "fenced", "expelled", "no answer"],
 )
 async def test_the_last_commit_is_sent_until_the_broker_takes_it(answers: list[int], sent: int) -> None:
     """A replica that stops in the midst of a rebalance would leave all that it dispatched since to be repeated."""
     group = LeavingGroup(answers)
     await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # it is enough of a consumer
     assert group.sent == [7] * sent
+    assert group.closed
+
+
+@pytest.mark.parametrize("departs", ["_on_lost", "_on_revoke"])
+async def test_the_last_commit_is_not_sent_again_for_what_has_left(departs: str) -> None:
+    """Brokers take it from a member that has joined anew, and it would move the new owner's offset backwards."""
+    group = LeavingGroup([27, 0], departs)
+    await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # the same
+    assert group.sent == [7]
     assert group.closed
