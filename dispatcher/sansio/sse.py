@@ -23,7 +23,7 @@ def encode_value_events(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     """``format=value``: the record's value is the event's data.
 
     A null value is ``event: tombstone``, one that is not UTF-8 is ``event: binary`` with base64 data.
-    Costs 0.25 µs a record at 200-byte values in batches of 500 (``timeit``, CPython 3.11).
+    Costs 0.33 µs a record at 200-byte values in batches of 500 (``time.thread_time``, CPython 3.11).
     """
     head = b"id: " + id_prefix.encode()
     middle = id_suffix.encode() + b"\ndata: "
