@@ -55,7 +55,8 @@ class FanOut:
         self._published_bytes = 0
         self._newest: dict[Feed, int] = {}
         """The sequence of the newest entry that was published for each feed, since somebody reads it live."""
-        self._under_way: Feed | None = None
+        self._under_way: dict[Feed, list[Item]] = {}
+        """What this round has not offered to everybody yet."""
         self._wake_up = trio.Event()
         self._settled = trio.Event()
 
@@ -96,7 +97,7 @@ class FanOut:
 
     def is_behind(self, feed: Feed) -> bool:
         """Whether something was published that has not been offered to every live subscriber of a feed."""
-        return feed is self._under_way or feed in self._published
+        return feed in self._under_way or feed in self._published
 
     @property
     def busy(self) -> bool:
@@ -105,7 +106,7 @@ class FanOut:
 
     async def settled(self) -> None:
         """Return when all that was published has been offered. *Cancellation*: safe."""
-        while self._published or self._under_way is not None:
+        while self._published or self._under_way:
             await self._settled.wait()
 
     async def run(self) -> None:
@@ -115,11 +116,11 @@ class FanOut:
             self._wake_up = trio.Event()
             while self._published:
                 began = trio.current_time()
-                published, self._published, self._published_bytes = self._published, {}, 0
-                for self._under_way, items in published.items():
-                    for part in self._parts(items):
-                        await self._offer(self._under_way, part)
-                self._under_way = None
+                self._under_way, self._published, self._published_bytes = self._published, {}, 0
+                for feed in tuple(self._under_way):
+                    for part in self._parts(self._under_way[feed]):
+                        await self._offer(feed, part)
+                    del self._under_way[feed]
                 await self._leave_to_others(trio.current_time() - began)
             # Who waits took this one, perhaps before this task had even begun.
             self._settled.set()

@@ -6,8 +6,10 @@ import pytest
 import trio
 
 from dispatcher import fan_out
+from dispatcher.feed import feed_of
 from dispatcher.sansio.records import Batch, Record
-from tests.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+from dispatcher.sansio.wire import WEBSOCKET
+from tests.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle
 
 
 class ObservedTransport(RecordingTransport):
@@ -63,6 +65,23 @@ async def test_who_leaves_within_a_round_is_offered_nothing_more(
     await settle()
     assert (first.values, gone.values) == (["0", "1"], [])
     assert bench.hub.subscribers == 21
+
+
+async def test_within_a_round_no_heartbeat_names_what_is_still_to_be_offered(nursery: trio.Nursery) -> None:
+    """A round goes to one feed after the other: who reads the last one is behind until its turn has come."""
+    bench, other = Bench(), feed_of(WEBSOCKET, FEED.topics)
+    nursery.start_soon(bench.hub.run)
+    heartbeats: list[bytes] = []
+    observed = ObservedTransport(lambda: heartbeats.append(bench.hub.heartbeat_bytes(other, at_head=True)))
+    last = RecordingTransport()
+    last.gate.set()
+    await nursery.start(bench.serve, observed)
+    await nursery.start(bench.serve, last, None, None, other)
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    assert heartbeats == [WEBSOCKET.encode_heartbeat("")]
+    assert bench.hub.heartbeat_bytes(other, at_head=True) == WEBSOCKET.encode_heartbeat(f"{ONE}=0")
 
 
 async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery) -> None:
