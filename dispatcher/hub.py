@@ -8,6 +8,7 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 """
 
 import random
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
@@ -122,7 +123,7 @@ class Hub:
     def publish(self, batch: Batch) -> None:
         """Append a batch to the history and offer it to every live subscriber."""
         index = self._indexes[batch.partition]
-        self._partitions[batch.partition] = self._offsets[index] = batch.records[-1].offset
+        self._partitions[batch.partition] = self._offsets[index] = batch.next_offset - 1
         is_new = not self.history.knows(batch.partition)
         entry = self.history.append(batch, Snapshot(self._layout, tuple(self._offsets)), index)
         if is_new:
@@ -170,8 +171,9 @@ class Hub:
 
     def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
-        records = tuple(record for record in entry.batch.records if record.offset >= first_offset)
-        return _encode(feed, Batch(entry.batch.partition, records), entry.snapshot, entry.own_index)
+        records = entry.batch.records
+        wanted = records[bisect_left(records.offsets, first_offset) :]
+        return _encode(feed, Batch(entry.batch.partition, wanted), entry.snapshot, entry.own_index)
 
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
         """So many subscribers' sockets accepted all bytes of these entries."""

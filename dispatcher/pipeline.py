@@ -156,9 +156,10 @@ class Pipeline:
             poll_seconds=HURRIED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
         )
 
-    async def settled(self) -> None:
-        """Return when all that came in has been offered to every live subscriber."""
+    async def exchange_when_settled(self, polled: Polled) -> Orders:
+        """The same, as soon as what came in before has been offered to every live subscriber."""
         await self.hub.settled()
+        return self.exchange(polled)
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
         """Stop handing out these partitions."""
@@ -261,28 +262,19 @@ class Pipeline:
         self._complaints.clear()
 
     def _take_records(self, group: Group) -> None:
-        partition, records, records_bytes, leader_epoch = group
+        partition, records, leader_epoch = group
         if self._offsets.epoch(partition) is None:
             # Fetched before a revoke that came in the same poll: its new owner reads them.
             return
         epoch_before = self._offsets.epoch(partition)
-        covers_from = self._offsets.received(partition, records[0].offset, records[-1].offset + 1, leader_epoch)
+        covers_from = self._offsets.received(partition, records.offsets[0], records.offsets[-1] + 1, leader_epoch)
         epoch = self._offsets.epoch(partition)
         assert epoch is not None  # noqa: S101 - it was just received
         if epoch != epoch_before:
             # Offsets went backwards: another log than the one in memory.
-            log.warning("the log begins anew", partition=str(partition), offset=records[0].offset)
-            self.hub.begins_anew(partition, records[0].offset)
-        self.hub.publish(
-            Batch(
-                partition,
-                records,
-                epoch=epoch,
-                covers_from=covers_from,
-                leader_epoch=leader_epoch,
-                records_bytes=records_bytes,
-            )
-        )
+            log.warning("the log begins anew", partition=str(partition), offset=records.offsets[0])
+            self.hub.begins_anew(partition, records.offsets[0])
+        self.hub.publish(Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch))
 
     def _settle_state(self) -> None:
         if not self._broker_reachable:

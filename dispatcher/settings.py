@@ -181,7 +181,7 @@ class Settings(BaseSettings):
         description="A poll's records of one partition are cut into batches of about this size.",
     )
     poll_records: int = Field(
-        default=500, ge=1, le=100_000, description="Most records taken from the consumer in one poll."
+        default=1000, ge=1, le=100_000, description="Most records taken from the consumer in one poll."
     )
     socket_unsent_bytes: Size = Field(
         default=ByteSize(128 * KIB),

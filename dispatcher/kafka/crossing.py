@@ -41,20 +41,20 @@ class Orders:
     """Why the consumer is of no use any more."""
     poll_seconds: float = IDLE_POLL_SECONDS
     settle: bool = False
-    """Wait for `Downstream.settled` before the next poll."""
+    """Hand over the next poll by `Downstream.exchange_when_settled`."""
 
 
 class Downstream(Protocol):
     """The Trio side of the crossing.
 
-    Every method runs in the Trio thread while the poller waits: in one step, but for `settled`.
+    Every method runs in the Trio thread while the poller waits: in one step, but for `exchange_when_settled`.
     """
 
     def exchange(self, polled: Polled) -> Orders:
         """Take what came in and say what to do."""
 
-    async def settled(self) -> None:
-        """Return when what came in has been offered to every live subscriber."""
+    async def exchange_when_settled(self, polled: Polled) -> Orders:
+        """The same, as soon as what came in before has been offered to every live subscriber."""
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
         """Stop handing out these partitions."""

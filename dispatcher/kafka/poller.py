@@ -25,7 +25,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from dispatcher.errors import KafkaClientError
 from dispatcher.kafka.commits import CommitResult, is_worth_another_try
 from dispatcher.kafka.crossing import Downstream, Orders, Polled
-from dispatcher.kafka.messages import grouped
+from dispatcher.kafka.messages import grouped, told_apart
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.offsets import Commit
@@ -135,11 +135,13 @@ class Poller:
                 trio.from_thread.check_cancelled()
                 self._poll(consumer, orders.poll_seconds)
                 polled, self._polled = self._polled, Polled()
-                orders = trio.from_thread.run_sync(self._downstream.exchange, polled)
+                orders = (
+                    trio.from_thread.run(self._downstream.exchange_when_settled, polled)
+                    if orders.settle
+                    else trio.from_thread.run_sync(self._downstream.exchange, polled)
+                )
                 self._raise_kept()
                 self._obey(consumer, orders)
-                if orders.settle:
-                    trio.from_thread.run(self._downstream.settled)
         except KafkaException as error:
             # Pause, resume and commit refuse what they cannot do, such as with a client that is fatally ill.
             failed = _client_error(error.args[0])
@@ -163,21 +165,15 @@ class Poller:
         self._sort(messages)
 
     def _sort(self, messages: list[Message]) -> None:
-        """Tell records from ends and errors."""
-        records, ends = [], []
-        for message in messages:
-            error = message.error()
-            if error is None:
-                records.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
-                ends.append(message)
+        records, told = told_apart(messages)
+        for group in grouped(records, self._batch_bytes):
+            self._read_to[group.partition] = group.records.offsets[-1] + 1
+            self._polled.groups.append(group)
+        for message, error in told:
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
+                self._read_to_end(message)
             else:
                 self._on_error(error)
-        for group in grouped(records, self._batch_bytes):
-            self._read_to[group.partition] = group.records[-1].offset + 1
-            self._polled.groups.append(group)
-        for message in ends:
-            self._read_to_end(message)
 
     def _read_to_end(self, message: Message) -> None:
         """Tell of an end only when offsets without a record lie before it: the others tell nothing."""

@@ -35,7 +35,7 @@ PREFERRED: Mapping[str, str | int | bool] = {
     "queued.min.messages": 5000,
     # How long a fetcher rests once the queue was full. The queue is small, so the poller drains it in a few
     # milliseconds: with the default of 1,000 ms, and still with 50, it waits for the fetcher.
-    "fetch.queue.backoff.ms": 10,
+    "fetch.queue.backoff.ms": 2,
     "fetch.wait.max.ms": 100,
     "fetch.max.bytes": 8 * 1024 * 1024,
     "reconnect.backoff.max.ms": 2000,

@@ -12,7 +12,8 @@ Rules of this module:
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -21,7 +22,7 @@ import structlog
 import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
-from dispatcher.kafka.messages import grouped, record_bytes
+from dispatcher.kafka.messages import Group, grouped, told_apart
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.replays import Bounds, Chunk, Gap, Range
@@ -32,6 +33,9 @@ _Found = TypeVar("_Found")
 
 CHUNK_SECONDS = 1.0
 """A chunk that is not full by then goes as it is: who waits in line must not wait for a broker that is away."""
+
+MOST_MESSAGES = 10_000
+"""Most messages that are taken from a consumer at a time."""
 
 LOOK_SECONDS = 5.0
 """Longest look for where a partition begins and ends."""
@@ -170,6 +174,8 @@ class _Reader:
         self._batch_bytes = batch_bytes
         self._consumer: Consumer | None = None
         self._places: dict[TopicPartition, int] = {}
+        self._record_bytes = 0
+        """Memory that each of the last records holds; 0 when there was none."""
 
     def stands_at(self, ranges: Mapping[TopicPartition, Range]) -> bool:
         """Whether it goes on where these ranges begin."""
@@ -188,40 +194,58 @@ class _Reader:
         if not self.stands_at(ranges):
             self._go_to({partition: part.first for partition, part in ranges.items()})
         left = dict(ranges)
-        messages: list[Message] = []
+        batches: list[Batch] = []
         gaps: list[Gap] = []
         size_bytes = 0
         deadline = time.monotonic() + CHUNK_SECONDS
         while left and size_bytes < most_bytes and (seconds := deadline - time.monotonic()) > 0:
-            message = consumer.poll(seconds)
-            if message is None:
+            messages = self._take(consumer, most_bytes - size_bytes, seconds)
+            if not messages:
                 break
-            partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
-            if partition not in left:
-                continue
-            error = message.error()
-            if error is None:
-                offset = cast("int", message.offset())
-                if offset >= left[partition].end:
-                    self._done(left, partition)
-                    continue
-                messages.append(message)
-                size_bytes += record_bytes(message)
-                self._places[partition] = offset + 1
-                if offset + 1 >= left[partition].end:
-                    self._done(left, partition)
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
-                gaps += self._at_end(left, partition, cast("int", message.offset()))
-            elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
-                gaps += self._out_of_range(left, partition)
-            elif error.fatal():
-                raise KafkaException(error)
+            records, told = told_apart(messages)
+            for group in grouped(records, self._batch_bytes):
+                size_bytes += group.records.size_bytes
+                self._record_bytes = group.records.size_bytes // len(group.records)
+                batches += self._wanted(left, group)
+            for message, error in told:
+                gaps += self._told(left, message, error)
         next_offsets = {partition: self._places.get(partition, part.end) for partition, part in ranges.items()}
-        batches = [
-            Batch(group.partition, group.records, leader_epoch=group.leader_epoch, records_bytes=group.records_bytes)
-            for group in grouped(messages, self._batch_bytes)
-        ]
         return Chunk(batches, next_offsets, gaps)
+
+    def _take(self, consumer: Consumer, most_bytes: int, seconds: float) -> list[Message]:
+        """Wait for a message, then take what else is there and fits, if the next are as large as the last ones.
+
+        Where they are larger there may be too much, but no more than a fetch brings.
+        """
+        first = consumer.poll(seconds)
+        more = most_bytes // self._record_bytes - 1 if self._record_bytes else 0
+        if first is None or more <= 0:
+            return [] if first is None else [first]
+        return [first, *consumer.consume(min(more, MOST_MESSAGES), 0)]
+
+    def _wanted(self, left: dict[TopicPartition, Range], group: Group) -> Iterator[Batch]:
+        """What is wanted of a group."""
+        partition, records, leader_epoch = group
+        if partition in left:
+            end = left[partition].end
+            wanted = records[: bisect_left(records.offsets, end)]
+            if wanted:
+                self._places[partition] = wanted.offsets[-1] + 1
+                yield Batch(partition, wanted, leader_epoch=leader_epoch)
+            if records.offsets[-1] + 1 >= end:
+                self._done(left, partition)
+
+    def _told(self, left: dict[TopicPartition, Range], message: Message, error: KafkaError) -> Iterable[Gap]:
+        """What an end or an error means for who reads."""
+        partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
+        if error.fatal():
+            raise KafkaException(error)
+        if partition in left:
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
+                return self._at_end(left, partition, cast("int", message.offset()))
+            if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
+                return self._out_of_range(left, partition)
+        return ()
 
     def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> dict[TopicPartition, int]:
         """See `Replays.offsets_since`."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from dispatcher.sansio.position import Snapshot
-from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
 
 OFFSET_BYTES = 8
 """What an entry holds for each partition of the replica: a place in its snapshot."""
@@ -33,7 +33,7 @@ class Entry:
     def forget(self) -> None:
         """Let go of all that takes room: a subscriber's channel may still hold it for bytes that are to be sent."""
         self.encoded.clear()
-        self.batch.records = ()
+        self.batch.records = NO_RECORDS
 
 
 class Cursor:

@@ -29,7 +29,7 @@ FAULTS = {
         {"lost", "left out within a connection", "dispatched at least once", "commits ahead of dispatch"},
     ),
     "two records swapped": (
-        CHANGE_BATCH.format("(batch.records[1], batch.records[0], *batch.records[2:])"),
+        CHANGE_BATCH.format("type(batch.records).of((batch.records[1], batch.records[0], *batch.records[2:]))"),
         {"out of order within a connection", "left out within a connection"},
     ),
     "a commit one too far": (

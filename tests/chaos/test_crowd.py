@@ -43,7 +43,7 @@ history.History.ahead = again
 FAULTS: dict[str, tuple[str, set[Fault]]] = {
     "a record dropped": (CHANGE_BATCH.format("batch.records[1:]"), {Fault.LEFT_OUT, Fault.UNANNOUNCED}),
     "two records swapped": (
-        CHANGE_BATCH.format("(batch.records[1], batch.records[0], *batch.records[2:])"),
+        CHANGE_BATCH.format("type(batch.records).of((batch.records[1], batch.records[0], *batch.records[2:]))"),
         {Fault.LEFT_OUT, Fault.OUT_OF_ORDER, Fault.UNANNOUNCED},
     ),
     "a batch handed out twice": (CHANGE_AHEAD, {Fault.REPEATED}),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.kafka.messages import grouped
-from dispatcher.sansio.records import RECORD_OVERHEAD_BYTES, TopicPartition, size_bytes_of
+from dispatcher.sansio.records import RECORD_OVERHEAD_BYTES, Records, TopicPartition
 from tests.conftest import Kafka
 from tests.producing import produce_numbered, produce_with_header_name
 
@@ -28,7 +28,7 @@ MESSAGES: st.SearchStrategy[Any] = st.builds(
 
 @given(messages=st.lists(MESSAGES), batch_bytes=st.integers(1, 4).map(RECORD_OVERHEAD_BYTES.__mul__))
 def test_every_message_is_a_record_of_its_partition(messages: list[Any], batch_bytes: int) -> None:
-    """In order, with all that it holds; a group ends before offsets go backwards and when it is full, not before."""
+    """In order, with all that it holds; a group ends before offsets go backwards, and is cut if it is too large."""
     groups = list(grouped(messages, batch_bytes))
     for partition in {TopicPartition(str(message.topic()), int(message.partition() or 0)) for message in messages}:
         own = [message for message in messages if (message.topic(), message.partition()) == partition]
@@ -47,11 +47,11 @@ def test_every_message_is_a_record_of_its_partition(messages: list[Any], batch_b
         for part in parts:
             end += len(part.records)
             assert part.leader_epoch == own[end - 1].leader_epoch()
-            assert part.records_bytes == size_bytes_of(part.records) > 0
-            assert size_bytes_of(part.records[:-1]) < batch_bytes
-            assert all(before.offset < record.offset for before, record in pairwise(part.records))
-        for part, following in pairwise(parts):
-            assert part.records_bytes >= batch_bytes or following.records[0].offset <= part.records[-1].offset
+            assert part.records.size_bytes <= batch_bytes or len(part.records) == 1
+            assert all(before < offset for before, offset in pairwise(part.records.offsets))
+        begins = sum(following.offset() <= message.offset() for message, following in pairwise(own))
+        if Records.of(record for part in parts for record in part.records).size_bytes <= batch_bytes:
+            assert len(parts) == 1 + begins
 
 
 def test_a_header_name_that_is_not_utf_8_is_seen_at_any_time(kafka: Kafka) -> None:

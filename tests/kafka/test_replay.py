@@ -7,7 +7,7 @@ from confluent_kafka import Producer
 
 from dispatcher.kafka import replay
 from dispatcher.kafka.replay import Replays
-from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.records import Records, TopicPartition
 from dispatcher.sansio.replays import Chunk, Range
 from tests.conftest import Kafka
 from tests.producing import produce_numbered, produce_with_header_name
@@ -80,9 +80,9 @@ async def test_a_chunk_is_bounded_by_what_its_records_hold(kafka: Kafka, what: s
         while place < 2000:
             chunk = await replays.read({partition: Range(place, 2000)}, most_bytes)
             assert isinstance(chunk, Chunk)
-            records = [record for batch in chunk.batches for record in batch.records]
-            assert [record.offset for record in records] == list(range(place, place + len(records)))
-            assert sum(record.size_bytes for record in records[:-1]) < most_bytes
+            records = Records.of(record for batch in chunk.batches for record in batch.records)
+            assert list(records.offsets) == list(range(place, place + len(records)))
+            assert records[:-1].size_bytes < most_bytes
             place = chunk.next_offsets[partition]
         await replays.close()
 

@@ -88,7 +88,7 @@ def test_dispatched_entries_go_when_room_is_needed() -> None:
     history.dispatched(second)
     append(history, A)
     assert history.bytes == 3 * ONE_BYTES, "the one that was dispatched first has gone"
-    assert first.batch.records == (), "and holds nothing"
+    assert not first.batch.records, "and holds nothing"
     assert read(history, reader) == [2, 3, 4]
     append(history, A)
     late = Cursor(ASSETS, 0, backlog_to=0, starts={})

@@ -1,20 +1,49 @@
-"""Batches."""
+"""Records by column, and batches."""
 
 import pytest
 
-from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.records import (
+    HEADER_OVERHEAD_BYTES,
+    NO_RECORDS,
+    RECORD_OVERHEAD_BYTES,
+    Batch,
+    Record,
+    Records,
+    TopicPartition,
+)
 
 ONE = TopicPartition("assets", 0)
+FEW = (
+    Record(12, None, b"k", b"v", (("h", None), ("h", b"x"))),
+    Record(15, 7, None, None, ()),
+    Record(16, 8, None, b"value", ()),
+)
+
+
+def test_records_come_back_as_they_were() -> None:
+    """One by one, some of them, all of them, none of them."""
+    records = Records.of(FEW)
+    assert tuple(records) == FEW
+    assert (records[0], records[-1], len(records)) == (FEW[0], FEW[-1], 3)
+    assert tuple(records[1:]) == FEW[1:]
+    assert not Records.of(())
+    assert tuple(NO_RECORDS) == ()
+
+
+def test_records_are_as_large_as_all_that_they_hold() -> None:
+    """Payload, and what objects around it cost."""
+    names_and_contents = 2 * HEADER_OVERHEAD_BYTES + len("hhx")
+    assert Records.of(FEW).size_bytes == 3 * RECORD_OVERHEAD_BYTES + len("kvvalue") + names_and_contents
+    assert Records.of(FEW)[1:].size_bytes == 2 * RECORD_OVERHEAD_BYTES + len("value")
 
 
 def test_a_batch_covers_the_offsets_before_its_first_record() -> None:
     """Offsets without a record belong to the batch behind them."""
-    records = (Record(12, None, b"k", b"v", (("h", None), ("h", b"x"))), Record(15, 7, None, None, ()))
-    batch = Batch(ONE, records, covers_from=10, epoch=3, leader_epoch=2)
-    assert (batch.covers_from, batch.first_offset, batch.next_offset) == (10, 12, 16)
-    assert Batch(ONE, records).covers_from == 12
-    assert repr(batch) == "<Batch assets:0 12..15 epoch 3>"
-    assert batch.size_bytes > sum(record.size_bytes for record in records) > 2 * 320
+    batch = Batch(ONE, FEW, covers_from=10, epoch=3, leader_epoch=2)
+    assert (batch.covers_from, batch.first_offset, batch.next_offset) == (10, 12, 17)
+    assert Batch(ONE, FEW).covers_from == 12
+    assert repr(batch) == "<Batch assets:0 12..16 epoch 3>"
+    assert batch.size_bytes > batch.records.size_bytes
 
 
 def test_an_empty_batch_is_refused() -> None:
