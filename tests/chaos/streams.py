@@ -16,7 +16,7 @@ import orjson
 _SSE = re.compile(
     rb"^(?:id: ([^:\n]*:(\d+)=(-?\d+)[^\n]*)\n(data: [^\n]*\n)?\n|event: (\w+)\ndata: ([^\n]*)\n\n)", re.MULTILINE
 )
-_RECORD = re.compile(rb'\{"id":"([^":]*:(\d+)=(\d+)[^"]*)"')
+_RECORD = re.compile(rb'"id":"([^":]*:(\d+)=(\d+)[^"]*)"\}')
 _PAIR = re.compile(r"(\d+)=(-?\d+)")
 
 PING, CLOSE, HEARTBEAT = "ping", "close", "heartbeat"
