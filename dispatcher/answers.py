@@ -50,7 +50,7 @@ class Asker(Protocol):
         """Take the first offsets of what came since a time."""
 
     def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
-        """Take where logs begin and end; perhaps of more than was asked for."""
+        """Take where logs begin and end."""
 
     def unanswered(self) -> None:
         """There is no answer now: ask again."""
@@ -120,10 +120,10 @@ class Answers:
             bounds = await self._replays.bounds(partitions)
             if bounds is None:
                 await trio.sleep(ASK_AGAIN_SECONDS)
-            for asker, _ in doubts:
+            for asker, question in doubts:
                 if asker.has_left:
                     continue
                 if bounds is None:
                     asker.unanswered()
                 else:
-                    asker.bounded(bounds)
+                    asker.bounded({partition: bounds[partition] for partition in question.partitions})

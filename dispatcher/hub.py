@@ -79,17 +79,13 @@ class Hub:
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These partitions are ours from now on."""
         self._assignments += 1
-        self._retire(partitions)
+        self._retire(partitions, leave=False)
         self._partitions.update(dict.fromkeys(partitions))
         self._lay_out()
 
     def unassigned(self, partitions: Collection[TopicPartition]) -> None:
         """Stop handing out these partitions, at once; writes under way go on."""
-        if not self._partitions.keys().isdisjoint(partitions):
-            self._fan_out.withdraw()
-            for subscriber in self._subscribers.values():
-                subscriber.departing(partitions)
-        self._retire(partitions)
+        self._retire(partitions, leave=True)
         for partition in partitions:
             if (offset := self._partitions.pop(partition, None)) is not None:
                 self._departed[partition] = (offset + 1, self._next_number)
@@ -360,11 +356,15 @@ class Hub:
         self._dispatched_records += entry.records
         self._on_dispatched(entry.batch)
 
-    def _retire(self, partitions: Collection[TopicPartition]) -> None:
+    def _retire(self, partitions: Collection[TopicPartition], *, leave: bool) -> None:
+        """Hand out nothing more of what is here of some partitions; those that leave may come back."""
         held = [partition for partition in partitions if partition in self._partitions]
         if held:
-            self.history.retire(held)
             self._fan_out.withdraw()
+            if leave:
+                for subscriber in self._subscribers.values():
+                    subscriber.departing(held)
+            self.history.retire(held)
 
     def _arrived(self, partition: TopicPartition) -> None:
         place, before_number = self._departed.pop(partition, (None, 0))
