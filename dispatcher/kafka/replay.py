@@ -6,53 +6,24 @@ Rules of this module:
   the socket sets the pace, and a slow subscriber holds no more than one chunk.
 * A reader is held for one chunk, not for a whole replay: who is slow makes nobody wait. At most `concurrency` chunks
   are read at a time; others wait in line, first come, first served.
-* Readers are consumers without a group: they commit nothing and join nothing. A reader that is asked to go on where
-  it stands has the next records fetched already.
-* Every call has a timeout.
+* A reader that is asked to go on where it stands has the next records fetched already.
 """
 
-import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
-import confluent_kafka
 import structlog
 import trio
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import KafkaException
 
-from dispatcher.kafka.messages import Group, grouped, told_apart
-from dispatcher.kafka.properties import LIBRDKAFKA_LOG
-from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.replays import Bounds, Chunk, Gap, Range
+from dispatcher.kafka.reader import Reader
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.replays import Bounds, Chunk, Range
 
 log = structlog.get_logger(__name__)
 
 _Found = TypeVar("_Found")
-
-CHUNK_SECONDS = 1.0
-"""A chunk that is not full by then goes as it is: who waits in line must not wait for a broker that is away."""
-
-MOST_MESSAGES = 10_000
-"""Most messages that are taken from a consumer at a time."""
-
-LOOK_SECONDS = 5.0
-"""Longest look for where a partition begins and ends."""
-
-PROPERTIES: Mapping[str, str | int | bool] = {
-    "auto.offset.reset": "error",
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "enable.partition.eof": True,
-    # A reader's memory, of which the README's formula knows.
-    "queued.max.messages.kbytes": 1024,
-    "queued.min.messages": 1000,
-    "fetch.max.bytes": 1024 * 1024,
-    "fetch.queue.backoff.ms": 20,
-    "fetch.wait.max.ms": 100,
-}
-"""What a reader has beside the connection settings of the group's consumer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +52,15 @@ class Replays:
     def __init__(
         self, properties: Mapping[str, str | int | float | bool], *, concurrency: int, batch_bytes: int
     ) -> None:
-        self._properties = {**properties, **PROPERTIES}
+        self._properties = properties
         self._batch_bytes = batch_bytes
         self._limiter = trio.CapacityLimiter(concurrency)
-        self._idle: list[_Reader] = []
+        self._idle: list[Reader] = []
         self._chunks = 0
         self._records = 0
 
     async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk | None:
-        """Read the next part of some ranges; None when no broker answers.
+        """Read the next part of some ranges; None when nothing came, such as when no broker answers.
 
         *Backpressure*: waits in line for a reader. *Cancellation*: safe; at most `CHUNK_SECONDS` late once it reads.
         """
@@ -102,7 +73,8 @@ class Replays:
                 return None
             finally:
                 self._idle.append(reader)
-        if not (chunk.batches or chunk.gaps or chunk.next_offsets):
+        starts = {partition: part.first for partition, part in ranges.items()}
+        if not chunk.batches and not chunk.gaps and chunk.next_offsets == starts:
             return None
         self._chunks += 1
         self._records += sum(len(batch.records) for batch in chunk.batches)
@@ -129,9 +101,9 @@ class Replays:
         """
         return await self._look_up(lambda reader: reader.bounds(partitions))
 
-    async def _look_up(self, look: Callable[["_Reader"], _Found]) -> _Found | None:
+    async def _look_up(self, look: Callable[[Reader], _Found]) -> _Found | None:
         async with self._limiter:
-            reader = self._idle.pop() if self._idle else _Reader(self._properties, self._batch_bytes)
+            reader = self._idle.pop() if self._idle else Reader(self._properties, self._batch_bytes)
             try:
                 return await trio.to_thread.run_sync(look, reader, limiter=_UNLIMITED)
             except KafkaException as error:
@@ -150,7 +122,7 @@ class Replays:
         limiter = self._limiter.statistics()
         return ReplayStatistics(limiter.borrowed_tokens, limiter.tasks_waiting, self._chunks, self._records)
 
-    def _reader_at(self, ranges: Mapping[TopicPartition, Range]) -> "_Reader":
+    def _reader_at(self, ranges: Mapping[TopicPartition, Range]) -> Reader:
         """The reader that stands where this goes on, else the one that has been idle for the longest time."""
         for reader in self._idle:
             if reader.stands_at(ranges):
@@ -159,159 +131,8 @@ class Replays:
         # Each token that is taken stands for a reader in use, the one for this included.
         if self._idle and len(self._idle) + self._limiter.borrowed_tokens > self._limiter.total_tokens:
             return self._idle.pop(0)
-        return _Reader(self._properties, self._batch_bytes)
+        return Reader(self._properties, self._batch_bytes)
 
 
 _UNLIMITED = trio.CapacityLimiter(1_000)
 """Threads are bounded by the readers, which are."""
-
-
-class _Reader:
-    """A consumer that stands somewhere. Everything but `stands_at` runs in a worker thread."""
-
-    def __init__(self, properties: Mapping[str, str | int | float | bool], batch_bytes: int) -> None:
-        self._properties = properties
-        self._batch_bytes = batch_bytes
-        self._consumer: Consumer | None = None
-        self._places: dict[TopicPartition, int] = {}
-        self._record_bytes = 0
-        """Memory that each of the last records holds; 0 when there was none."""
-
-    def stands_at(self, ranges: Mapping[TopicPartition, Range]) -> bool:
-        """Whether it goes on where these ranges begin."""
-        return self._places == {partition: part.first for partition, part in ranges.items()}
-
-    def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
-        """The next part of some ranges; its consumer is given up when that fails."""
-        try:
-            return self._read(ranges, most_bytes)
-        except KafkaException:
-            self.close()
-            raise
-
-    def _read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
-        consumer = self._made()
-        if not self.stands_at(ranges):
-            self._go_to({partition: part.first for partition, part in ranges.items()})
-        left = dict(ranges)
-        batches: list[Batch] = []
-        gaps: list[Gap] = []
-        size_bytes = 0
-        deadline = time.monotonic() + CHUNK_SECONDS
-        while left and size_bytes < most_bytes and (seconds := deadline - time.monotonic()) > 0:
-            messages = self._take(consumer, most_bytes - size_bytes, seconds)
-            if not messages:
-                break
-            records, told = told_apart(messages)
-            for group in grouped(records, self._batch_bytes):
-                size_bytes += group.records.size_bytes
-                self._record_bytes = group.records.size_bytes // len(group.records)
-                batches += self._wanted(left, group)
-            for message, error in told:
-                gaps += self._told(left, message, error)
-        next_offsets = {partition: self._places.get(partition, part.end) for partition, part in ranges.items()}
-        return Chunk(batches, next_offsets, gaps)
-
-    def _take(self, consumer: Consumer, most_bytes: int, seconds: float) -> list[Message]:
-        """Wait for a message, then take what else is there and fits, if the next are as large as the last ones.
-
-        Where they are larger there may be too much, but no more than a fetch brings.
-        """
-        first = consumer.poll(seconds)
-        more = most_bytes // self._record_bytes - 1 if self._record_bytes else 0
-        if first is None or more <= 0:
-            return [] if first is None else [first]
-        return [first, *consumer.consume(min(more, MOST_MESSAGES), 0)]
-
-    def _wanted(self, left: dict[TopicPartition, Range], group: Group) -> Iterator[Batch]:
-        """What is wanted of a group."""
-        partition, records, leader_epoch = group
-        if partition in left:
-            end = left[partition].end
-            wanted = records[: bisect_left(records.offsets, end)]
-            if wanted:
-                self._places[partition] = wanted.offsets[-1] + 1
-                yield Batch(partition, wanted, leader_epoch=leader_epoch)
-            if records.offsets[-1] + 1 >= end:
-                self._done(left, partition)
-
-    def _told(self, left: dict[TopicPartition, Range], message: Message, error: KafkaError) -> Iterable[Gap]:
-        """What an end or an error means for who reads."""
-        partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
-        if error.fatal():
-            raise KafkaException(error)
-        if partition in left:
-            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
-                return self._at_end(left, partition, cast("int", message.offset()))
-            if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
-                return self._out_of_range(left, partition)
-        return ()
-
-    def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> dict[TopicPartition, int]:
-        """See `Replays.offsets_since`."""
-        consumer = self._made()
-        asked = [confluent_kafka.TopicPartition(*partition, since_ms) for partition in partitions]
-        offsets = {}
-        for answer in consumer.offsets_for_times(asked, timeout=LOOK_SECONDS):
-            if answer.error is not None:
-                raise KafkaException(answer.error)
-            if answer.offset >= 0:
-                offsets[TopicPartition(answer.topic, answer.partition)] = answer.offset
-        return offsets
-
-    def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Bounds]:
-        """See `Replays.bounds`."""
-        consumer = self._made()
-        return {
-            partition: Bounds(
-                *consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*partition), timeout=LOOK_SECONDS)
-            )
-            for partition in partitions
-        }
-
-    def _made(self) -> Consumer:
-        if self._consumer is None:
-            self._consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
-        return self._consumer
-
-    def close(self) -> None:
-        """Let go of the connections."""
-        consumer, self._consumer, self._places = self._consumer, None, {}
-        if consumer is not None:
-            consumer.close()
-
-    def _go_to(self, places: Mapping[TopicPartition, int]) -> None:
-        assert self._consumer is not None  # noqa: S101 - `read` has made it
-        self._places = dict(places)
-        self._consumer.assign([confluent_kafka.TopicPartition(*p, offset) for p, offset in places.items()])
-
-    def _done(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
-        """Read no more of a partition: nobody wants what comes behind its range."""
-        assert self._consumer is not None  # noqa: S101 - `read` has made it
-        del left[partition]
-        self._places.pop(partition, None)
-        self._consumer.incremental_unassign([confluent_kafka.TopicPartition(*partition)])
-
-    def _at_end(self, left: dict[TopicPartition, Range], partition: TopicPartition, end: int) -> Iterable[Gap]:
-        """The log ends here: at the end of the range, or the log has been cut below it."""
-        part = left[partition]
-        if end >= part.end:
-            self._done(left, partition)
-            return ()
-        place = max(end, self._places[partition])
-        self._done(left, partition)
-        return (Gap(partition, place, part.end - 1, "truncated"),)
-
-    def _out_of_range(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> Iterable[Gap]:
-        """The log begins behind the place, or ends before it."""
-        assert self._consumer is not None  # noqa: S101 - `read` has made it
-        low, _ = self._consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*partition), timeout=LOOK_SECONDS)
-        part, place = left[partition], self._places[partition]
-        self._done(left, partition)
-        if low <= place:
-            return (Gap(partition, place, part.end - 1, "truncated"),)
-        if low < part.end:
-            left[partition] = part
-            self._places[partition] = low
-            self._consumer.incremental_assign([confluent_kafka.TopicPartition(*partition, low)])
-        return (Gap(partition, place, min(low, part.end) - 1, "expired"),)

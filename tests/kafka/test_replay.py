@@ -6,6 +6,7 @@ import trio.testing
 from confluent_kafka import Producer
 
 from dispatcher.kafka import replay
+from dispatcher.kafka.reader import Reader
 from dispatcher.kafka.replay import Replays
 from dispatcher.sansio.records import Records, TopicPartition
 from dispatcher.sansio.replays import Chunk, Range
@@ -21,12 +22,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Every reader that is made."""
     readers: list[object] = []
 
-    class Recorded(replay._Reader):
+    class Recorded(Reader):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments)  # type: ignore[arg-type]
             readers.append(self)
 
-    monkeypatch.setattr(replay, "_Reader", Recorded)
+    monkeypatch.setattr(replay, "Reader", Recorded)
     return readers
 
 
@@ -51,6 +52,16 @@ async def test_there_are_as_many_readers_as_chunks_at_a_time(kafka: Kafka, made:
         await replays.close()
     assert len(made) == CONCURRENCY
     assert replays.statistics().waiting == 0
+
+
+async def test_who_gets_nothing_is_told_so() -> None:
+    """It asks again after a pause: a broker that is away must not hold the readers."""
+    properties = {"bootstrap.servers": "127.0.0.1:9", "group.id": "replays"}
+    replays = Replays(properties, concurrency=1, batch_bytes=1000)
+    with trio.fail_after(30):
+        assert await replays.read({TopicPartition("assets", 0): Range(0, 10)}, 1000) is None
+        await replays.close()
+    assert replays.statistics().chunks == 0
 
 
 async def test_a_reader_outlives_who_leaves_just_before_it_is_asked(kafka: Kafka, made: list[object]) -> None:
