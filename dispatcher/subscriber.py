@@ -203,10 +203,14 @@ class Subscriber:
         """Take what was read again; called by the hub."""
         if self._is_waited_for():
             gaps, batches = self._catch_up.read(question, chunk)
-            self._found += self._encode_gaps(gaps)
             for batch, seen in batches:
+                # Behind the records before it: a gap moves clients behind its last offset.
+                before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
+                gaps = [gap for gap in gaps if gap not in before]
+                self._found += self._encode_gaps(before)
                 self._found.append(self._source.replayed_data(self.feed, batch, seen))
                 self.records += len(batch.records)
+            self._found += self._encode_gaps(gaps)
             self._go_on()
 
     def unanswered(self) -> None:

@@ -111,9 +111,12 @@ class RecordedLog:
 class Bench:
     """A hub with two partitions, and what it was told of dispatched batches."""
 
+    log = RecordedLog
+    """What replays read."""
+
     def __init__(self, **settings: object) -> None:
         self.dispatched: list[Batch] = []
-        self.replays = RecordedLog()
+        self.replays = self.log()
         self.settings = Settings(client_id="replica", **settings)  # type: ignore[arg-type]
         self.hub = Hub(self.settings, self.dispatched.append, self.replays)
         self.hub.assigned([ONE, TWO])

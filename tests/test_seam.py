@@ -1,12 +1,16 @@
 """The hub without Kafka and sockets: those who leave, come back, or are ahead of what the replica has read."""
 
+from collections.abc import Mapping
+
 import pytest
 import trio
 
 from dispatcher.feed import feed_of
-from dispatcher.sansio.records import Record
+from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.replays import Chunk, Gap, Range
 from dispatcher.sansio.wire import SSE_ENVELOPE, SSE_VALUE_UNFRAMED, WEBSOCKET
-from tests.test_hub import FEED, GOODBYE, ONE, TWO, Bench, RecordingTransport, settle, subscribed
+from tests.test_hub import FEED, GOODBYE, ONE, TWO, Bench, RecordedLog, RecordingTransport, settle, subscribed
 
 
 async def test_who_has_left_is_told_no_goodbye() -> None:
@@ -106,3 +110,55 @@ async def test_what_is_owed_of_partitions_that_leave_is_sent_when_they_come_back
     await settle()
     assert sorted(map(int, behind.values)) == list(range(6, bench.number))
     assert sorted(map(int, others.values)) == list(range(bench.number))
+
+
+async def test_no_id_names_a_partition_that_leaves_before_it_is_known_where_it_begins(nursery: trio.Nursery) -> None:
+    """Nothing of it has come: who resumed behind its head would never get what came since the time."""
+    bench = Bench(history_bytes=5_000, pause_above_bytes=4_000, resume_below_bytes=2_000)
+    nursery.start_soon(bench.hub.run)
+    others, late = RecordingTransport(), RecordingTransport()
+    others.gate.set()
+    late.gate.set()
+    await nursery.start(bench.serve, others)
+    for _ in range(20):
+        bench.publish(ONE, TWO)
+        await settle()
+    bench.replays.gate = trio.Event()
+    await nursery.start(bench.serve, late, None, 0)
+    await settle()
+    bench.hub.unassigned([TWO])
+    bench.replays.gate.set()
+    await settle()
+    assert late.values == [str(number) for number in range(0, bench.number, 2)]
+    assert {tuple(parse_position(event_id)) for event_id, kind, _ in late.events if kind == "message"} == {(ONE,)}
+
+
+class Expiring(RecordedLog):
+    """Retention deletes the oldest segment while it is read."""
+
+    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:  # noqa: ARG002
+        """What was read before, what has expired, and what comes behind it."""
+        before, behind = (
+            [Record(offset, None, None, b"%d" % offset, ()) for offset in part] for part in ((5, 6), (18, 19))
+        )
+        return Chunk([Batch(ONE, before), Batch(ONE, behind)], {ONE: 20}, [Gap(ONE, 7, 17, "expired")])
+
+
+class ExpiringBench(Bench):
+    """A hub that reads there."""
+
+    log = Expiring
+
+
+async def test_a_gap_comes_behind_the_records_before_it(nursery: trio.Nursery) -> None:
+    """Told before, it would move clients behind records that have not come: they would drop them as repeats."""
+    bench = ExpiringBench()
+    nursery.start_soon(bench.hub.run)
+    bench.number = 20
+    bench.publish(ONE)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport, {ONE: 4})
+    await settle()
+    told = [data if kind == "message" else kind for _, kind, data in transport.events if kind != "state"]
+    assert told == ["5", "6", "gap", "18", "19", "20"]

@@ -194,7 +194,8 @@ class CatchUp:
         """Take what was read; returns what is to be told, and then sent, of what is still missing.
 
         Returns:
-            Gaps, and batches, each with the last seen offset of every partition behind it.
+            Gaps, and batches, each with the last seen offset of every partition behind it, but those that begin at a
+            time, and it was not found where that is before they left.
         """
         expected = {
             tp for tp, part in question.ranges.items() if tp in self._missing and self._missing[tp].first == part.first
@@ -203,7 +204,7 @@ class CatchUp:
         for batch in chunk.batches:
             if batch.partition in expected:
                 self._wanted[batch.partition] = batch.next_offset
-                seen = {tp: offset - 1 for tp, offset in self._wanted.items() if tp not in self._unplaced}
+                seen = {tp: offset - 1 for tp, offset in self._wanted.items() if not self._begins_at_time(tp)}
                 batches.append((batch, seen))
         self._wanted.update((tp, offset) for tp, offset in chunk.next_offsets.items() if tp in expected)
         self._missing = self._find_missing()
