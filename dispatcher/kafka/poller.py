@@ -14,7 +14,8 @@ Rules of this module:
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import cast
 
 import confluent_kafka
@@ -35,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 AGAIN_SECONDS = 0.05
 """How soon the last commit is sent again when the broker could not take it."""
+
+WAKE_SECONDS = 0.002
+"""Longest wait for an answer that is of no use: a broker that does not answer has nothing to fetch either."""
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is built anew."""
@@ -76,6 +80,7 @@ class Poller:
         self._kept: list[BaseException] = []
         self._sent: dict[tuple[TopicPartition, int], Commit] = {}
         self._read_to: dict[TopicPartition, int] = {}
+        self._paused: frozenset[TopicPartition] = frozenset()
         self._departed: set[TopicPartition] = set()
         """Partitions that have left since the last commit was sent."""
         self._stopping = trio.Event()
@@ -113,6 +118,7 @@ class Poller:
 
     def _own_consumer(self) -> None:
         self._polled, self._kept, self._sent, self._read_to = Polled(), [], {}, {}
+        self._paused = frozenset()
         consumer = Consumer(
             {
                 **self._properties,
@@ -186,9 +192,23 @@ class Poller:
         if orders.rebuild is not None:
             raise KafkaClientError(KafkaError._FATAL, "_FATAL", orders.rebuild)  # noqa: SLF001 - its public spelling
         self._commit(consumer, orders.commit)
-        for partitions, change in ((orders.resume, consumer.resume), (orders.pause, consumer.pause)):
-            if partitions:
-                change([confluent_kafka.TopicPartition(*partition) for partition in partitions])
+        if orders.resume:
+            consumer.resume([confluent_kafka.TopicPartition(*partition) for partition in orders.resume])
+            self._wake_fetchers(consumer, self._paused.intersection(orders.resume))
+        if orders.pause:
+            consumer.pause([confluent_kafka.TopicPartition(*partition) for partition in orders.pause])
+        self._paused = self._paused.difference(orders.resume).union(orders.pause)
+
+    def _wake_fetchers(self, consumer: Consumer, resumed: Iterable[TopicPartition]) -> None:
+        """Let what was paused be fetched at once.
+
+        librdkafka's threads see what is resumed when they wake for something else, up to a second later. To be asked
+        where the logs end wakes the thread of each leader; the answers are of no use.
+        """
+        asked = [confluent_kafka.TopicPartition(*partition, confluent_kafka.OFFSET_END) for partition in resumed]
+        if asked:
+            with suppress(KafkaException):
+                consumer.offsets_for_times(asked, timeout=WAKE_SECONDS)
 
     def _commit(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
         if not commits:

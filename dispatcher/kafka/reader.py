@@ -54,6 +54,8 @@ class Reader:
         self._places: dict[TopicPartition, int] = {}
         self._record_bytes = 0
         """Memory that each of the last records holds; 0 when there was none."""
+        self._has_too_much = False
+        """Whether more was taken from the consumer than there was room for: it stands too far then."""
 
     def stands_at(self, ranges: Mapping[TopicPartition, Range]) -> bool:
         """Whether it goes on where these ranges begin."""
@@ -74,51 +76,56 @@ class Reader:
         left = dict(ranges)
         batches: list[Batch] = []
         gaps: list[Gap] = []
-        size_bytes = 0
+        room_bytes = most_bytes
         deadline = time.monotonic() + CHUNK_SECONDS
-        while left and size_bytes < most_bytes and (seconds := deadline - time.monotonic()) > 0:
-            messages = self._take(consumer, most_bytes - size_bytes, seconds)
+        while left and room_bytes > 0 and (seconds := deadline - time.monotonic()) > 0:
+            messages = self._take(consumer, room_bytes, seconds)
             if not messages:
                 break
             records, told = told_apart(messages)
             for group in grouped(records, self._batch_bytes):
-                size_bytes += group.records.size_bytes
                 self._record_bytes = group.records.size_bytes // len(group.records)
-                batches += self._wanted(left, group)
+                for batch in self._wanted(left, group, room_bytes):
+                    batches.append(batch)
+                    room_bytes -= batch.records.size_bytes
             for message, error in told:
                 gaps += self._told(left, message, error)
         next_offsets = {partition: self._places.get(partition, part.end) for partition, part in ranges.items()}
+        if self._has_too_much:
+            self._places, self._has_too_much = {}, False
         return Chunk(batches, next_offsets, gaps)
 
     def _take(self, consumer: Consumer, most_bytes: int, seconds: float) -> list[Message]:
-        """Wait for a message, then take what else is there and fits, if the next are as large as the last ones.
-
-        Where they are larger there may be too much, but no more than a fetch brings.
-        """
+        """Wait for a message, then take what else is there and fits, if the next are as large as the last ones."""
         first = consumer.poll(seconds)
         more = most_bytes // self._record_bytes - 1 if self._record_bytes else 0
         if first is None or more <= 0:
             return [] if first is None else [first]
         return [first, *consumer.consume(min(more, MOST_MESSAGES), 0)]
 
-    def _wanted(self, left: dict[TopicPartition, Range], group: Group) -> Iterator[Batch]:
-        """What is wanted of a group."""
+    def _wanted(self, left: dict[TopicPartition, Range], group: Group, room_bytes: int) -> Iterator[Batch]:
+        """What is wanted of a group, up to the record that takes the last of the room; the others are fetched again."""
         partition, records, leader_epoch = group
-        if partition in left:
-            end = left[partition].end
-            wanted = records[: bisect_left(records.offsets, end)]
-            if wanted:
-                self._places[partition] = wanted.offsets[-1] + 1
-                yield Batch(partition, wanted, leader_epoch=leader_epoch)
-            if records.offsets[-1] + 1 >= end:
-                self._done(left, partition)
+        if partition not in left or self._has_too_much:
+            return
+        end = left[partition].end
+        wanted = records[: bisect_left(records.offsets, end)]
+        if wanted.size_bytes > room_bytes:
+            fits = bisect_left(range(len(wanted)), room_bytes, key=lambda number: wanted[:number].size_bytes)
+            self._has_too_much = fits < len(wanted)
+            wanted = wanted[:fits]
+        if wanted:
+            self._places[partition] = wanted.offsets[-1] + 1
+            yield Batch(partition, wanted, leader_epoch=leader_epoch)
+        if not self._has_too_much and records.offsets[-1] + 1 >= end:
+            self._done(left, partition)
 
     def _told(self, left: dict[TopicPartition, Range], message: Message, error: KafkaError) -> Iterable[Gap]:
         """What an end or an error means for who reads."""
         partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
         if error.fatal():
             raise KafkaException(error)
-        if partition in left:
+        if partition in left and not self._has_too_much:
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
                 return self._at_end(left, partition, cast("int", message.offset()))
             if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001

@@ -2,13 +2,14 @@
 
 import signal
 from collections.abc import Callable
+from typing import Any, cast
 
 import confluent_kafka
 import orjson
 import pytest
 import trio
 
-from dispatcher.kafka.crossing import Polled
+from dispatcher.kafka.crossing import Orders, Polled
 from dispatcher.kafka.poller import Poller
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.offsets import Commit
@@ -192,3 +193,34 @@ async def test_the_last_commit_is_not_sent_again_for_what_has_left(departs: str)
     await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # the same
     assert group.sent == [7]
     assert group.closed
+
+
+class Told:
+    """A consumer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, list[int]]] = []
+
+    def pause(self, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        """Keep it."""
+        self.told.append(("pause", [partition.partition for partition in partitions]))
+
+    def resume(self, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        """Keep it."""
+        self.told.append(("resume", sorted(partition.partition for partition in partitions)))
+
+    def offsets_for_times(self, partitions: list[confluent_kafka.TopicPartition], timeout: float) -> None:
+        """Nobody answers in time, which does not matter."""
+        assert timeout < 0.01, "a fetch under way may hold back the answer for a tenth of a second"
+        self.told.append(("wake", [partition.partition for partition in partitions]))
+        raise confluent_kafka.KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT))
+
+
+def test_who_resumes_what_was_paused_wakes_its_fetcher() -> None:
+    """By itself it wakes up to a second later. What is new was not paused: that is fetched anyway."""
+    poller, consumer = Pipeline(Settings(client_id="replica"))._poller, Told()
+    first, second, new = (TopicPartition("ofa_assets", number) for number in range(3))
+    poller._obey(cast("Any", consumer), Orders(pause=[first, second]))
+    poller._obey(cast("Any", consumer), Orders(resume=[first, new]))
+    poller._obey(cast("Any", consumer), Orders(resume=[first, new]))
+    assert consumer.told == [("pause", [0, 1]), ("resume", [0, 2]), ("wake", [0]), ("resume", [0, 2])]

@@ -98,6 +98,30 @@ async def test_a_chunk_is_bounded_by_what_its_records_hold(kafka: Kafka, what: s
         await replays.close()
 
 
+async def test_a_chunk_is_bounded_when_large_records_follow_small_ones(kafka: Kafka) -> None:
+    """The next ones are taken to be as large as the last ones: those that are too many are fetched again."""
+    topic = kafka.create_topic(2)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    for number in range(1000):
+        producer.produce(topic, partition=number % 2, value=bytes(20_000 if number >= 500 else 20))
+    await trio.to_thread.run_sync(producer.flush, 30)
+    replays = replays_of(kafka)
+    ranges = {TopicPartition(topic, partition): Range(0, 500) for partition in range(2)}
+    offsets: dict[TopicPartition, list[int]] = {partition: [] for partition in ranges}
+    with trio.fail_after(60):
+        while ranges:
+            chunk = await replays.read(ranges, 100_000)
+            assert isinstance(chunk, Chunk)
+            records = [record for batch in chunk.batches for record in batch.records]
+            assert Records.of(records[:-1]).size_bytes < 100_000
+            for batch in chunk.batches:
+                offsets[batch.partition] += batch.records.offsets
+            places = chunk.next_offsets
+            ranges = {tp: Range(places[tp], part.end) for tp, part in ranges.items() if places[tp] < part.end}
+        await replays.close()
+    assert offsets == {partition: list(range(500)) for partition in offsets}
+
+
 async def test_headers_that_nobody_can_read_are_left_out_here_too(kafka: Kafka) -> None:
     """Asked for a second time, the client library would return what it left half done."""
     topic = kafka.create_topic(1)
