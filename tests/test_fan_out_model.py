@@ -59,9 +59,8 @@ class Connection:
         self.scope = trio.CancelScope()
         self.claims = dict(claims)
         self.since_ms = since_ms
-        self.bounds = {partition: max(offset, since_ms) for partition, offset in bounds.items()}
-        """An id names no offset from here on before that record has come."""
-        """Of each partition every record from this offset on has to come, as long as it stays."""
+        self.bounds = dict(bounds)
+        """Of each partition, an id names no offset from here on before that record has come."""
         self.met = set(bounds)
         """Partitions that were here with a record."""
         self.origins: dict[TopicPartition, set[int]] = {}
@@ -155,8 +154,9 @@ class World:
         bounds = {tp: self.log[tp][self.place[tp] - 1] + 1 for tp in self.known}
         claims = bounds if since_ms is None else dict.fromkeys(PARTITIONS, since_ms)
         named = {tp: offset + 1 for tp, offset in position.items()}
+        begins = bounds if since_ms is None else dict.fromkeys(bounds, since_ms)
         connection = Connection(
-            claims | named, bounds | {tp: n for tp, n in named.items() if tp in bounds}, since_ms or 0
+            claims | named, begins | {tp: n for tp, n in named.items() if tp in bounds}, since_ms or 0
         )
         self.connections.append(connection)
         with connection.scope, subscribed(self.hub, FEED, connection.transport, position, since_ms) as subscriber:
