@@ -99,11 +99,11 @@ class Auditor:
         for _ in range(3):
             await trio.sleep(SAMPLE_SECONDS)
             await self._sample_once()
-        for partition, offset in await trio.to_thread.run_sync(self._commits):
-            self.ledger.committed(partition, offset)
+        for partition, offset, stored_ms in await trio.to_thread.run_sync(self._commits):
+            self.ledger.committed(partition, offset, stored_ms)
         return self.ledger.report()
 
-    def _commits(self) -> list[tuple[int, int]]:
+    def _commits(self) -> list[tuple[int, int, int]]:
         return list(commit_log(self._bootstrap_servers, self._group, self._topic))
 
     async def _all_committed(self) -> bool:

@@ -44,8 +44,8 @@ class CommittedOffsets:
         self._consumer.close()
 
 
-def commit_log(bootstrap_servers: str, group: str, topic: str) -> Iterator[tuple[int, int]]:
-    """Partition and offset of every commit that the brokers have stored, oldest first within a partition.
+def commit_log(bootstrap_servers: str, group: str, topic: str) -> Iterator[tuple[int, int, int]]:
+    """Partition, offset and time (ms) of every commit that the brokers have stored, oldest first within a partition.
 
     It is read from Kafka's own log of commits, so none is missed between two questions of `CommittedOffsets`.
 
@@ -76,7 +76,7 @@ def commit_log(bootstrap_servers: str, group: str, topic: str) -> Iterator[tuple
             if message.error() is not None or offset + 1 >= ends[partition]:
                 left.discard(partition)  # any other error than the end ends in the silence above
             if message.error() is None and (commit := _parse(message, group, topic)) is not None:
-                yield commit
+                yield *commit, message.timestamp()[1]
     finally:
         consumer.close()
 

@@ -16,6 +16,7 @@ How it judges:
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 
@@ -68,6 +69,22 @@ class _Partition:
 
 
 @dataclass(frozen=True, slots=True)
+class Backwards:
+    """A commit below an earlier one."""
+
+    partition: int
+    offset: int
+    before: int
+    """The highest that had been committed."""
+    stored_ms: int
+    """When the broker stored it, in ms since the epoch."""
+
+    def __str__(self) -> str:
+        at = datetime.fromtimestamp(self.stored_ms / 1000, UTC)
+        return f"partition {self.partition}: {self.offset} after {self.before}, at {at:%H:%M:%S.%f}"
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the books say."""
 
@@ -85,7 +102,7 @@ class Report:
     """Records whose number is not the one that was produced."""
     ahead: tuple[tuple[int, int], ...]
     """(partition, offset) of records that a commit passed before any subscriber had them."""
-    backwards: int
+    backwards: tuple[Backwards, ...]
     """Commits below an earlier one of their partition: of an assignment that was over."""
     samples: int
     """How often the committed offsets were compared."""
@@ -109,7 +126,7 @@ class Report:
         yield "left out within a connection", f"{self.holes:,}", not self.holes
         yield "altered", f"{self.altered:,}", not self.altered
         yield f"commits ahead of dispatch ({self.samples:,} samples)", _some(self.ahead), not self.ahead
-        yield "commits that went backwards", f"{self.backwards:,}", not self.backwards
+        yield "commits that went backwards", "; ".join(map(str, self.backwards)) or "0", not self.backwards
         for partition, seconds in sorted(self.silence_seconds.items()):
             yield f"longest silence of partition {partition}", f"{seconds:.2f} s", True
 
@@ -128,6 +145,7 @@ class Ledger:
         self._partitions: dict[int, _Partition] = {}
         self._connections: dict[int, _Connection] = {}
         self._repeats: list[Repeat] = []
+        self._backwards: list[Backwards] = []
         self._counts: Counter[str] = Counter()
         self._silence_counts = True
 
@@ -195,11 +213,11 @@ class Ledger:
                 if passed not in books.receipts:
                     books.suspects.setdefault(passed, at)
 
-    def committed(self, partition: int, offset: int) -> None:
+    def committed(self, partition: int, offset: int, stored_ms: int = 0) -> None:
         """A commit was stored, as the broker's own log of commits has it."""
         books = self._of(partition)
         if offset < books.committed:
-            self._counts["backwards"] += 1
+            self._backwards.append(Backwards(partition, offset, books.committed, stored_ms))
         books.committed = max(books.committed, offset)
 
     @property
@@ -242,7 +260,7 @@ class Ledger:
                     for offset in books.ahead | books.suspects.keys()
                 )
             ),
-            backwards=self._counts["backwards"],
+            backwards=tuple(self._backwards),
             samples=self._counts["samples"],
             silence_seconds={p: books.silence_seconds for p, books in sorted(self._partitions.items())},
         )
