@@ -74,6 +74,7 @@ class Reader:
         if not self.stands_at(ranges):
             self._go_to({partition: part.first for partition, part in ranges.items()})
         left = dict(ranges)
+        self._has_too_much = False
         batches: list[Batch] = []
         gaps: list[Gap] = []
         room_bytes = most_bytes
@@ -92,7 +93,7 @@ class Reader:
                 gaps += self._told(left, message, error)
         next_offsets = {partition: self._places.get(partition, part.end) for partition, part in ranges.items()}
         if self._has_too_much:
-            self._places, self._has_too_much = {}, False
+            self._places = {}
         return Chunk(batches, next_offsets, gaps)
 
     def _take(self, consumer: Consumer, most_bytes: int, seconds: float) -> list[Message]:
