@@ -22,7 +22,7 @@ class Replays(Protocol):
     """Reads Kafka for those who are behind what is in memory. Every method waits in line."""
 
     async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk | None:
-        """The next part of some ranges; None when no broker answers."""
+        """The next part of some ranges; None when nothing came, such as when no broker answers."""
 
     async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds] | None:
         """Where the logs of partitions begin and end; None when no broker answers."""

@@ -7,8 +7,9 @@ from typing import NamedTuple, overload
 RECORD_OVERHEAD_BYTES = 240
 """What one record costs in this process beside its payload: the objects that hold it.
 
-Measured with CPython 3.11 on 64 bits: two ``bytes`` headers (66), two ``int`` (64), a slot in each of five columns
-(40), and what the allocator rounds up and leaves unused.
+Two ``bytes`` headers (66), two ``int`` (64), a slot in each of five columns (40), and what the allocator rounds up:
+resident memory grew by 150 to 219 bytes a record (values of 50 to 5,000 bytes, with and without keys, CPython 3.11 on
+64 bits).
 """
 
 HEADER_OVERHEAD_BYTES = 160
