@@ -1,10 +1,10 @@
 """confluent_kafka's messages become records, a column at a time: calls from C cost a third of calls from Python."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, starmap
 from math import ceil
-from operator import lt
+from operator import itemgetter, lt
 from typing import NamedTuple, cast
 
 import confluent_kafka
@@ -14,6 +14,9 @@ from confluent_kafka import KafkaError, Message
 from dispatcher.sansio.records import Headers, Records, TopicPartition
 
 log = structlog.get_logger(__name__)
+
+_MILLISECONDS = cast("Callable[[tuple[int, int]], int]", itemgetter(1))
+"""Of what ``Message.timestamp`` returns."""
 
 
 class Group(NamedTuple):
@@ -43,10 +46,9 @@ def grouped(messages: Sequence[Message], batch_bytes: int) -> Iterator[Group]:
 
 def told_apart(messages: list[Message]) -> tuple[list[Message], list[tuple[Message, KafkaError]]]:
     """Those that hold a record, and those that tell of an end or an error, both in order."""
-    errors = list(map(Message.error, messages))
-    if not any(errors):
+    if not any(map(Message.error, messages)):
         return messages, []
-    told = list(zip(messages, errors, strict=True))
+    told = [(message, message.error()) for message in messages]
     return (
         [message for message, error in told if error is None],
         [(message, error) for message, error in told if error is not None],
@@ -70,19 +72,18 @@ def _runs(messages: Sequence[Message]) -> Iterator[tuple[TopicPartition, Sequenc
 
 
 def _records(run: Sequence[Message]) -> Records:
-    kinds, timestamps = zip(*map(Message.timestamp, run), strict=True)
-    if confluent_kafka.TIMESTAMP_NOT_AVAILABLE in kinds:
-        timestamps = tuple(
-            None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms
-            for kind, timestamp_ms in zip(kinds, timestamps, strict=True)
-        )
-    return Records(
-        cast("tuple[int, ...]", tuple(map(Message.offset, run))),
-        timestamps,
-        tuple(map(Message.key, run)),
-        tuple(map(Message.value, run)),
-        _headers(run),
-    )
+    offsets: Sequence[int] = list(map(cast("Callable[[Message], int]", Message.offset), run))
+    consecutive = range(offsets[0], offsets[0] + len(offsets))
+    if offsets == list(consecutive):
+        offsets = consecutive
+    timestamps: list[int | None] = list(map(_MILLISECONDS, map(Message.timestamp, run)))
+    if min(cast("list[int]", timestamps)) <= 0:  # as one has that is not available (rdkafka.h)
+        timestamps = list(starmap(_known, map(Message.timestamp, run)))
+    return Records(offsets, timestamps, list(map(Message.key, run)), list(map(Message.value, run)), _headers(run))
+
+
+def _known(kind: int, timestamp_ms: int) -> int | None:
+    return None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms
 
 
 def _headers(run: Sequence[Message]) -> Sequence[Headers]:
@@ -114,7 +115,7 @@ def _headers(run: Sequence[Message]) -> Sequence[Headers]:
 def _parts(records: Records, batch_bytes: int) -> Iterator[Records]:
     """Each of about a size, and none in which offsets go backwards: where they do, the log is another one."""
     offsets = records.offsets
-    if all(map(lt, offsets, offsets[1:])):
+    if isinstance(offsets, range) or all(map(lt, offsets, offsets[1:])):
         yield from _cut(records, batch_bytes)
     else:
         begins = [number for number, (before, offset) in enumerate(pairwise(offsets), start=1) if offset <= before]

@@ -1,63 +1,52 @@
 """Records as JSON objects, for SSE's ``format=envelope`` and for WebSocket messages."""
 
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from dispatcher.sansio.records import Batch, Record, TopicPartition
+import orjson
+
+from dispatcher.sansio.columns import Column, json_numbers, json_strings
+from dispatcher.sansio.records import Batch, Headers
 
 
-def envelopes(batch: Batch) -> list[dict[str, object]]:
-    """One object for each record. What is not UTF-8 comes in base64, under a name that says so."""
-    topic, partition = batch.partition
+def envelope_columns(batch: Batch, offsets: Column) -> Sequence[Column]:
+    """The members of each record's object, without its braces.
+
+    What is not UTF-8 comes in base64, under a name that says so.
+
+    Args:
+        batch: The records.
+        offsets: Theirs, as JSON.
+    """
     records = batch.records
-    columns = zip(records.offsets, records.timestamps_ms, records.keys, records.values, records.headers, strict=True)
+    return (
+        b'"topic":%b,"partition":%d,"offset":' % (orjson.dumps(batch.partition.topic), batch.partition.partition),
+        offsets,
+        b',"timestamp":',
+        json_numbers(records.timestamps_ms),
+        *_members("key", records.keys),
+        b',"headers":',
+        [orjson.dumps(_headers(headers)) for headers in records.headers] if any(records.headers) else b"[]",
+        *_members("value", records.values),
+    )
+
+
+def _members(name: str, texts: Sequence[bytes | None]) -> Sequence[Column]:
     try:
-        # `_envelope`, spelled out for what nearly all records are: its calls would double the price.
-        return [
-            {
-                "topic": topic,
-                "partition": partition,
-                "offset": offset,
-                "timestamp": timestamp_ms,
-                "key": None if key is None else key.decode(),
-                "headers": _headers(headers) if headers else (),
-                "value": None if value is None else value.decode(),
-            }
-            for offset, timestamp_ms, key, value, headers in columns
-        ]
+        return f',"{name}":'.encode(), *json_strings(texts)
     except UnicodeDecodeError:
-        return [_envelope(batch.partition, record) for record in records]
+        return b",", [orjson.dumps(_member(name, text))[1:-1] for text in texts]
 
 
-def _envelope(partition: TopicPartition, record: Record) -> dict[str, object]:
-    found: dict[str, object] = {
-        "topic": partition.topic,
-        "partition": partition.partition,
-        "offset": record.offset,
-        "timestamp": record.timestamp_ms,
-    }
-    _put(found, "key", record.key)
-    found["headers"] = _headers(record.headers)
-    _put(found, "value", record.value)
-    return found
-
-
-def _headers(headers: Iterable[tuple[str, bytes | None]]) -> Sequence[dict[str, object]]:
+def _headers(headers: Headers) -> Sequence[dict[str, str | None]]:
     """A list of objects, because Kafka keeps order and allows one name many times."""
-    return [_header(name, value) for name, value in headers]
+    return [{"key": name, **_member("value", content)} for name, content in headers]
 
 
-def _header(name: str, value: bytes | None) -> dict[str, object]:
-    header: dict[str, object] = {"key": name}
-    _put(header, "value", value)
-    return header
-
-
-def _put(target: dict[str, object], name: str, value: bytes | None) -> None:
-    if value is None:
-        target[name] = None
-        return
+def _member(name: str, text: bytes | None) -> dict[str, str | None]:
+    if text is None:
+        return {name: None}
     try:
-        target[name] = value.decode()
+        return {name: text.decode()}
     except UnicodeDecodeError:
-        target[f"{name}_base64"] = b64encode(value).decode()
+        return {f"{name}_base64": b64encode(text).decode()}

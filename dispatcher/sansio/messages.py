@@ -5,7 +5,8 @@ from typing import Any
 
 import orjson
 
-from dispatcher.sansio.envelope import envelopes
+from dispatcher.sansio.columns import json_numbers, woven
+from dispatcher.sansio.envelope import envelope_columns
 from dispatcher.sansio.records import Batch
 
 SUBPROTOCOL = "dispatcher.v1.json"
@@ -31,13 +32,19 @@ def goodbye_payload(code: int, reason: str, retry_ms: int) -> dict[str, Any]:
 def encode_records(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     """One message with all records of a batch: each an envelope, and its ``id``.
 
-    Costs 0.5 µs a record at 200-byte values in batches of 500, and three times that where something in the batch is
-    not UTF-8 (``timeit``, CPython 3.11).
+    Costs 0.35 µs a record at 200-byte values in batches of 500, 4 µs for one by itself (``time.thread_time``,
+    CPython 3.11).
     """
-    records = envelopes(batch)
-    for offset, record in zip(batch.records.offsets, records, strict=True):
-        record["id"] = f"{id_prefix}{offset}{id_suffix}"
-    return orjson.dumps({"type": "records", "records": records})
+    offsets = json_numbers(batch.records.offsets)
+    records = woven(
+        len(batch.records),
+        b",{",
+        *envelope_columns(batch, offsets),
+        b',"id":"' + id_prefix.encode(),
+        offsets,
+        id_suffix.encode() + b'"}',
+    )
+    return b'{"type":"records","records":[%b]}' % records[1:]
 
 
 def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple, overload
+from typing import NamedTuple, cast, overload
 
 RECORD_OVERHEAD_BYTES = 240
 """What one record costs in this process beside its payload: the objects that hold it.
 
-Two ``bytes`` headers (66), two ``int`` (64), a slot in each of five columns (40), and what the allocator rounds up:
-resident memory grew by 150 to 219 bytes a record (values of 50 to 5,000 bytes, with and without keys, CPython 3.11 on
-64 bits).
+Two ``bytes`` headers (66), an ``int`` or two (32 each), a slot in each of five columns (40), and what the allocator
+rounds up: resident memory grew by 106 to 181 bytes a record (values of 50 to 5,000 bytes, with and without keys,
+CPython 3.11 on 64 bits), and by 40 more where offsets are not consecutive.
 """
 
 HEADER_OVERHEAD_BYTES = 160
@@ -51,7 +51,7 @@ class Records(Sequence[Record]):
     As a sequence it gives a `Record` at a time, for who wants one. Its parts are as long as each other.
 
     Args:
-        offsets: See `Record`, as for the others.
+        offsets: See `Record`, as for the others. A ``range`` where they are consecutive, as they mostly are.
         timestamps_ms: In milliseconds since the epoch.
         keys: None where there is none.
         values: None where it is a tombstone.
@@ -105,7 +105,10 @@ class Records(Sequence[Record]):
 
     @staticmethod
     def _length(column: Iterable[bytes | None]) -> int:
-        return sum(map(len, filter(None, column)))
+        try:
+            return sum(map(len, cast("Iterable[bytes]", column)))
+        except TypeError:  # one of them is None
+            return sum(map(len, filter(None, column)))
 
 
 NO_RECORDS = Records((), (), (), (), ())

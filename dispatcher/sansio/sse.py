@@ -9,13 +9,13 @@ Rules of this module:
 """
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, repeat
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import orjson
 
-from dispatcher.sansio.envelope import envelopes
+from dispatcher.sansio.columns import json_numbers, woven
+from dispatcher.sansio.envelope import envelope_columns
 from dispatcher.sansio.messages import gap_payload, goodbye_payload, state_payload
 from dispatcher.sansio.records import Batch
 
@@ -24,16 +24,14 @@ def encode_value_events(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     """``format=value``: the record's value is the event's data.
 
     A null value is ``event: tombstone``, one that is not UTF-8 is ``event: binary`` with base64 data.
-    Costs 0.15 µs a record at 200-byte values in batches of 500 (``time.thread_time``, CPython 3.11).
+    Costs 0.12 µs a record at 200-byte values in batches of 500 (``time.thread_time``, CPython 3.11).
     """
     head = b"id: " + id_prefix.encode()
     middle = id_suffix.encode() + b"\ndata: "
     records = batch.records
     if _plain(records.values):
-        # Woven by C: a format for each would be more than twice the price.
-        offsets = orjson.dumps(records.offsets)[1:-1].split(b",")
-        fields = zip(repeat(head), offsets, repeat(middle), records.values, repeat(b"\n\n"))
-        return b"".join(cast("Iterable[bytes]", chain.from_iterable(fields)))
+        values = cast("Sequence[bytes]", records.values)
+        return woven(len(records), head, json_numbers(records.offsets), middle, values, b"\n\n")
     return b"".join(
         [
             b"%b%d%b\n%b\n" % (head, offset, id_suffix.encode(), _value_fields(value))
@@ -45,15 +43,16 @@ def encode_value_events(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
 def encode_envelope_events(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     """``format=envelope``: the data is one JSON object with everything that the record holds.
 
-    Costs 0.7 µs a record at 200-byte values in batches of 500 (``timeit``, CPython 3.11).
+    Costs 0.35 µs a record at 200-byte values in batches of 500 (``time.thread_time``, CPython 3.11).
     """
-    head = b"id: " + id_prefix.encode()
-    middle = id_suffix.encode() + b"\ndata: "
-    return b"".join(
-        [
-            b"%b%d%b%b\n\n" % (head, offset, middle, orjson.dumps(record))
-            for offset, record in zip(batch.records.offsets, envelopes(batch), strict=True)
-        ]
+    offsets = json_numbers(batch.records.offsets)
+    return woven(
+        len(batch.records),
+        b"id: " + id_prefix.encode(),
+        offsets,
+        id_suffix.encode() + b"\ndata: {",
+        *envelope_columns(batch, offsets),
+        b"}\n\n",
     )
 
 
@@ -90,7 +89,8 @@ def _plain(values: Sequence[bytes | None]) -> bool:
     """Whether each value is one line of UTF-8, as nearly all are: one look at all of them together."""
     try:
         joined = b"\x00".join(cast("Sequence[bytes]", values))
-        joined.decode()
+        if not joined.isascii():
+            joined.decode()
     except (TypeError, UnicodeDecodeError):  # one is None, or not UTF-8
         return False
     return b"\n" not in joined and b"\r" not in joined

@@ -21,7 +21,9 @@ MESSAGES: st.SearchStrategy[Any] = st.builds(
     key=TEXT,
     value=TEXT,
     headers=st.none() | st.lists(st.tuples(st.text(max_size=3), TEXT), max_size=2),
-    timestamp=st.tuples(st.sampled_from([TIMESTAMP_NOT_AVAILABLE, TIMESTAMP_CREATE_TIME]), st.integers(0, 9)),
+    # "-1 if not available" (rdkafka.h); older formats leave it 0.
+    timestamp=st.tuples(st.just(TIMESTAMP_NOT_AVAILABLE), st.integers(-1, 0))
+    | st.tuples(st.just(TIMESTAMP_CREATE_TIME), st.integers(0, 9)),
     leader_epoch=st.integers(0, 3),
 )
 

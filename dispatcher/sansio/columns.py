@@ -1,0 +1,58 @@
+"""Columns of bytes, and how they are woven: all records of a batch are encoded together, by a few calls into C."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import orjson
+
+Column = bytes | Sequence[bytes]
+"""One for each record, or what is the same for all."""
+
+_SEPARATOR = b"\x7f"
+"""One byte that JSON does not escape: to look for more of them would cost more than all else."""
+
+_NULL = b"null"
+
+
+def woven(number: int, *columns: Column) -> bytes:
+    """What the columns hold of the first record, of the second, and so on, joined.
+
+    Args:
+        number: How long each column is.
+        columns: From left to right.
+    """
+    if number == 1:
+        return b"".join([column if isinstance(column, bytes) else column[0] for column in columns])
+    merged: list[Column] = []
+    for column in columns:
+        if merged and isinstance(column, bytes) and isinstance(merged[-1], bytes):
+            merged[-1] += column
+        else:
+            merged.append(column)
+    pieces = [b""] * (number * len(merged))
+    for place, column in enumerate(merged):
+        pieces[place :: len(merged)] = [column] * number if isinstance(column, bytes) else column
+    return b"".join(pieces)
+
+
+def json_numbers(numbers: Sequence[int | None]) -> Sequence[bytes]:
+    """Each of them, one at least, as JSON."""
+    return orjson.dumps(list(numbers))[1:-1].split(b",")
+
+
+def json_strings(texts: Sequence[bytes | None]) -> Sequence[Column]:
+    """Each of them, one at least, as JSON, in columns side by side.
+
+    Raises:
+        UnicodeDecodeError: one is not UTF-8.
+    """
+    present = cast("Sequence[bytes]", texts if None not in texts else [text for text in texts if text is not None])
+    if not present:
+        return (_NULL,)
+    strings: Sequence[bytes] = orjson.dumps(_SEPARATOR.join(present).decode())[1:-1].split(_SEPARATOR)
+    if len(strings) != len(present):  # one of them holds the separator
+        strings = [orjson.dumps(text.decode())[1:-1] for text in present]
+    if present is texts:
+        return b'"', strings, b'"'
+    found = iter(strings)
+    return ([_NULL if text is None else b'"%b"' % next(found) for text in texts],)

@@ -1,0 +1,39 @@
+"""Columns of bytes are woven record by record, and what is JSON in them is each text's own."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.sansio.columns import json_numbers, json_strings, woven
+
+NEAR_THE_SEPARATOR = st.text(alphabet='\x7f\x1f"\\,u07f\u2028é', max_size=6)
+
+
+@given(st.lists(st.none() | st.text(max_size=5) | NEAR_THE_SEPARATOR, min_size=1, max_size=6))
+def test_strings_are_each_texts_own(texts: list[str | None]) -> None:
+    """Also where one is null, or holds the byte that separates them."""
+    columns = json_strings([None if text is None else text.encode() for text in texts])
+    assert json.loads(b"[%b]" % woven(len(texts), b",", *columns)[1:]) == texts
+
+
+def test_strings_are_utf_8() -> None:
+    """Each by itself: two that would be one character together are not."""
+    with pytest.raises(UnicodeDecodeError):
+        json_strings([b"\xe2", b"\x98\x83"])
+    with pytest.raises(UnicodeDecodeError):
+        json_strings([None, b"\xff"])
+
+
+@given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=6))
+def test_numbers_are_json(numbers: list[int | None]) -> None:
+    """All that Kafka has, 64 bits with a sign."""
+    assert json.loads(b"[%b]" % b",".join(json_numbers(numbers))) == numbers
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_columns_are_woven_record_by_record(number: int) -> None:
+    """From left to right; what is the same for all comes with each."""
+    names = [b"a", b"b", b"c"][:number]
+    assert woven(number, b"<", b"i", names, b"", names, b">") == b"".join(b"<i%b%b>" % (name, name) for name in names)
