@@ -17,7 +17,7 @@ import trio
 
 from dispatcher.feed import Feed
 from dispatcher.sansio.entries import Entry
-from dispatcher.subscriber import Item, Subscriber
+from dispatcher.subscriber import Item, Offer, Subscriber
 
 SLICE = 256
 """Most subscribers between two yields: at 3 µs each the loop is held for less than a millisecond."""
@@ -150,14 +150,13 @@ class FanOut:
         """One round of one feed."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
-        entries = [entry for entry, _ in items]
-        data = items[0][1] if len(items) == 1 else b"".join([data for _, data in items])
-        step = max(1, min(SLICE, SLICE_BYTES // len(data)))
+        offer = Offer(items)
+        step = max(1, min(SLICE, SLICE_BYTES // offer.size_bytes))
         for start in range(0, len(subscribers), step):
             if start:
                 # Whoever is not live any more when this goes on, as after `withdraw`, takes nothing.
                 await trio.lowlevel.checkpoint()
             taken = 0
             for subscriber in subscribers[start : start + step]:
-                taken += subscriber.offer(items, entries, data)
-            self._on_dispatched(entries, taken)
+                taken += subscriber.offer(offer)
+            self._on_dispatched(offer.entries, taken)

@@ -32,6 +32,26 @@ Item = tuple[Entry, bytes]
 """An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
 
 
+class Offer:
+    """What is offered to each live subscriber of a feed, and all that is the same for each.
+
+    Args:
+        items: Entries in order, one at least, each with its bytes.
+    """
+
+    __slots__ = ("data", "entries", "first_sequence", "items", "last", "last_sequence", "records", "size_bytes")
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.entries = [entry for entry, _ in items]
+        self.data = items[0][1] if len(items) == 1 else b"".join([data for _, data in items])
+        """The bytes of all of them."""
+        self.size_bytes = len(self.data)
+        self.records = sum([entry.records for entry in self.entries])
+        self.last = self.entries[-1]
+        self.first_sequence, self.last_sequence = self.entries[0].sequence, self.last.sequence
+
+
 _open_channel = trio.open_memory_channel[Item | None]
 """Typed once: to build the type each time would be a fifteenth of what it costs to take a subscriber."""
 
@@ -145,30 +165,27 @@ class Subscriber:
         self._needed_kafka = False
         self._enter_history()
 
-    def offer(self, items: Sequence[Item], entries: Sequence[Entry], data: bytes) -> bool:
+    def offer(self, offer: Offer) -> bool:
         """Take new entries while live: at once if the socket takes them, else through the channel.
 
         When the channel is full the subscriber catches up from where it is. Never waits. Called by `FanOut`.
 
-        Args:
-            items: Entries in order, each with its bytes.
-            entries: The entries alone.
-            data: The bytes of all of them.
-
         Returns:
             Whether the socket has taken all of them.
         """
-        if self._parked and self.cursor.sequence < entries[0].sequence:
-            sent = self.transport.try_send(data)
+        cursor = self.cursor
+        if self._parked and cursor.sequence < offer.first_sequence:
+            sent = self.transport.try_send(offer.data)
             if sent:
-                self.cursor.handed(entries[-1])
-                if sent == len(data):
-                    self.records += sum([entry.records for entry in entries])
+                # `Cursor.handed`, spelled out: this is done for each record and subscriber.
+                cursor.seen, cursor.sequence = offer.last, offer.last_sequence
+                if sent == offer.size_bytes:
+                    self.records += offer.records
                     return True
-                self._rest, self.in_flight = memoryview(data)[sent:], entries
+                self._rest, self.in_flight = memoryview(offer.data)[sent:], offer.entries
                 self._nudge()
                 return False
-        for item in items:
+        for item in offer.items:
             if self.state is SubscriberState.LIVE and item[0].sequence > self.cursor.sequence:
                 self._buffer(item)
         return False
