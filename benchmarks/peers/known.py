@@ -79,10 +79,11 @@ class Ours(Peer):
         return Dispatcher.start(bootstrap_servers, topic, **self.configuration)
 
 
-class Handwritten(Peer):
-    """FastAPI, aiokafka, sse-starlette and Uvicorn (`handwritten.py`)."""
+class FirstDraft(Peer):
+    """FastAPI, aiokafka, sse-starlette and Uvicorn, as their documentation has it (`first_draft.py`)."""
 
     name = "hand-written (FastAPI, aiokafka)"
+    program: ClassVar[str] = "first_draft.py"
     requirements: ClassVar[str] = (HERE / "requirements.txt").read_text()
     made_of: ClassVar[Mapping[str, str]] = dict(line.split("==") for line in requirements.split())
     configuration: ClassVar[Mapping[str, Any]] = {
@@ -101,7 +102,7 @@ class Handwritten(Peer):
         options = json.dumps(self.configuration)
         command: list[str | Path] = [
             folder / "bin" / "python",
-            HERE / "handwritten.py",
+            HERE / self.program,
             bootstrap_servers,
             topic,
             options,
@@ -115,6 +116,13 @@ class Handwritten(Peer):
         build(sys.executable, "-m", "venv", folder, folder=folder)
         pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
         build(*pip, "--no-deps", "-r", HERE / "requirements.txt", folder=folder)
+
+
+class Handwritten(FirstDraft):
+    """The same with care (`handwritten.py`)."""
+
+    name = "hand-written, tuned"
+    program = "handwritten.py"
 
 
 class KafkaSse(Peer):
@@ -281,4 +289,4 @@ def upgrade(path: str) -> str:
     return request.replace("Sec-WebSocket-Protocol: dispatcher.v1.json\r\n", "")
 
 
-PEERS: tuple[Peer, ...] = (Ours(), Handwritten(), Centrifugo(), Benthos(), KafkaSse())
+PEERS: tuple[Peer, ...] = (Ours(), FirstDraft(), Handwritten(), Centrifugo(), Benthos(), KafkaSse())
