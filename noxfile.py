@@ -105,7 +105,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def flame(session: nox.Session) -> None:
-    """Where the time goes under load, as docs/pictures/flame.svg; ``-- --protocol websocket`` for the other one."""
+    """Where the time goes under load, as docs/pictures/flame.svg; ``-- --help`` for other loads."""
     _install(session, "tests")
     session.install("py-spy>=0.4")
     session.run("python", "-m", "benchmarks.flame", *session.posargs)

@@ -1,4 +1,4 @@
-"""``nox -s flame``: where the time goes, as a flame graph of a service under load, in ``docs/pictures/flame.svg``."""
+"""``nox -s flame``: where the time goes, as a flame graph of a service under load."""
 
 import subprocess
 import time
@@ -10,25 +10,27 @@ from benchmarks.harness import Feeder, Load
 from benchmarks.targets import Dispatcher
 from tests.broker.cluster import KafkaCluster
 
-PICTURE = Path("docs/pictures/flame.svg")
-SUBSCRIBERS, BURST, BURSTS_PER_SECOND = 1000, 10, 50
 SECONDS = 10
 SAMPLES_PER_SECOND = 400
 
 
-@click.command()
-@click.option("--protocol", type=click.Choice(["sse", "websocket"]), default="sse", show_default=True)
-def main(protocol: str) -> None:
-    """Sample the threads of a service that hands 500 records a second to a thousand subscribers."""
+@click.command(context_settings={"show_default": True})
+@click.option("--protocol", type=click.Choice(["sse", "websocket"]), default="sse")
+@click.option("--subscribers", type=click.IntRange(1, 10_000), default=1000)
+@click.option("--per-second", type=click.IntRange(1), default=500, help="Records a second.")
+@click.option("--at-once", type=click.IntRange(1), default=10, help="Records that are produced at once.")
+@click.option("--picture", type=click.Path(path_type=Path), default=Path("docs/pictures/flame.svg"))
+def main(protocol: str, subscribers: int, per_second: int, at_once: int, picture: Path) -> None:
+    """Sample the threads of a service under load, for ten seconds."""
     with KafkaCluster(1) as cluster, Load() as load:
         topic = cluster.create_topic("flame", 1)
         service = Dispatcher.start(cluster.bootstrap_servers, topic)
         try:
-            load.open("all", SUBSCRIBERS, service.address, service.requests[protocol])
-            with Feeder(cluster.bootstrap_servers, topic, per_second=BURST * BURSTS_PER_SECOND, burst=BURST):
+            load.open("all", subscribers, service.address, service.requests[protocol])
+            with Feeder(cluster.bootstrap_servers, topic, per_second=per_second, burst=at_once):
                 time.sleep(2)
-                sampling = f"--duration {SECONDS} --rate {SAMPLES_PER_SECOND} --threads --output {PICTURE}".split()
-                command = ["py-spy", "record", "--pid", str(service.pids[0]), *sampling]
+                sampling = f"--pid {service.pids[0]} --duration {SECONDS} --rate {SAMPLES_PER_SECOND} --threads".split()
+                command = ["py-spy", "record", *sampling, "--output", str(picture)]
                 subprocess.run(command, check=True)  # noqa: S603 - a tool of this environment
         finally:
             service.end()

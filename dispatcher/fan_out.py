@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import trio
 
 from dispatcher.feed import Feed
-from dispatcher.sansio.entries import Entry
-from dispatcher.subscriber import Item, Offer, Subscriber
+from dispatcher.sansio.entries import Entry, Item, Offer
+from dispatcher.subscriber import Subscriber
 
 SLICE = 256
 """Most subscribers between two yields: at 3 µs each the loop is held for less than a millisecond."""

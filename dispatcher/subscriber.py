@@ -20,37 +20,13 @@ from dispatcher.errors import FellBehindError, SubscriberStalledError
 from dispatcher.feed import Feed, Goodbye, Transport
 from dispatcher.hub_statistics import SubscriberState, SubscriberStatistics
 from dispatcher.sansio.catch_up import CatchUp, Question, ReadQuestion, TimeQuestion, began_anew
-from dispatcher.sansio.entries import Cursor, Entry
+from dispatcher.sansio.entries import Cursor, Entry, Item, Offer
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.replays import Bounds, Chunk, Gap
 
 CHANNEL_ENTRIES = 1024
 """Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
-
-Item = tuple[Entry, bytes]
-"""An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
-
-
-class Offer:
-    """What is offered to each live subscriber of a feed, and all that is the same for each.
-
-    Args:
-        items: Entries in order, one at least, each with its bytes.
-    """
-
-    __slots__ = ("data", "entries", "first_sequence", "items", "last", "last_sequence", "records", "size_bytes")
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-        self.entries = [entry for entry, _ in items]
-        self.data = items[0][1] if len(items) == 1 else b"".join([data for _, data in items])
-        """The bytes of all of them."""
-        self.size_bytes = len(self.data)
-        self.records = sum([entry.records for entry in self.entries])
-        self.last = self.entries[-1]
-        self.first_sequence, self.last_sequence = self.entries[0].sequence, self.last.sequence
-
 
 _open_channel = trio.open_memory_channel[Item | None]
 """Typed once: to build the type each time would be a fifteenth of what it costs to take a subscriber."""

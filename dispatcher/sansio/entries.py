@@ -1,6 +1,6 @@
-"""Entries of the history, and a reader's place among them."""
+"""Entries of the history, how they are offered, and a reader's place among them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
@@ -34,6 +34,30 @@ class Entry:
         """Let go of all that takes room: a subscriber's channel may still hold it for bytes that are to be sent."""
         self.encoded.clear()
         self.batch.records = NO_RECORDS
+
+
+Item = tuple[Entry, bytes]
+"""An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
+
+
+class Offer:
+    """What is offered to each live subscriber of a feed, and all that is the same for each.
+
+    Args:
+        items: Entries in order, one at least, each with its bytes.
+    """
+
+    __slots__ = ("data", "entries", "first_sequence", "items", "last", "last_sequence", "records", "size_bytes")
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.entries = [entry for entry, _ in items]
+        self.data = items[0][1] if len(items) == 1 else b"".join([data for _, data in items])
+        """The bytes of all of them."""
+        self.size_bytes = len(self.data)
+        self.records = sum([entry.records for entry in self.entries])
+        self.last = self.entries[-1]
+        self.first_sequence, self.last_sequence = self.entries[0].sequence, self.last.sequence
 
 
 class Cursor:
