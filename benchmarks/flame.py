@@ -22,6 +22,8 @@ SAMPLES_PER_SECOND = 400
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("docs/pictures/flame.svg"))
 def main(protocol: str, subscribers: int, per_second: int, at_once: int, picture: Path) -> None:
     """Sample the threads of a service under load, for ten seconds."""
+    if at_once > per_second:
+        raise click.UsageError("less than one production a second: there would be little to see")
     with KafkaCluster(1) as cluster, Load() as load:
         topic = cluster.create_topic("flame", 1)
         service = Dispatcher.start(cluster.bootstrap_servers, topic)

@@ -1,5 +1,9 @@
-"""How fast one subscriber is served, beside a bare ``consume`` loop in Python on the same topic."""
+"""How fast one subscriber is served, beside a bare ``consume`` loop in Python on the same topic.
 
+And beside what a part of the way would reach if it were alone: to take records from librdkafka.
+"""
+
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,10 +14,22 @@ from benchmarks.harness import Load, Meter
 from benchmarks.tables import amount, median
 from benchmarks.targets import Dispatcher
 from benchmarks.yesterday import fill
+from dispatcher.kafka.messages import grouped, told_apart
+from dispatcher.kafka.properties import consumer_properties
+from dispatcher.settings import Settings
 from tests.broker.cluster import KafkaCluster
 
 PAGE = "performance"
-COLUMNS = ("protocol", "records/s", "bare consume loop", "share of it", "CPU s per million")
+SERVICE_THRESHOLDS = (10_000, 20, 20)
+"""Of the garbage collector, as in the service."""
+COLUMNS = (
+    "protocol",
+    "records/s",
+    "bare consume loop",
+    "share of it",
+    "records made, nothing behind",
+    "CPU s per million",
+)
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -25,10 +41,11 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
         tell(f"producing {records:,} records")
         fill(cluster.bootstrap_servers, topic, records)
         for protocol in ("sse", "websocket"):
-            row: dict[str, Any] = {"protocol": protocol, "per_second": [], "bare": [], "cpu_seconds": []}
+            row: dict[str, Any] = {"protocol": protocol, "per_second": [], "bare": [], "made": [], "cpu_seconds": []}
             for turn in range(turns):
                 tell(f"{protocol}, turn {turn + 1} of {turns}")
                 row["bare"].append(bare(cluster.bootstrap_servers, topic, records))
+                row["made"].append(made(cluster.bootstrap_servers, topic, records))
                 service = Dispatcher.start(cluster.bootstrap_servers, topic, group_id=f"{protocol}-{turn}")
                 try:
                     meter = Meter(*service.pids)
@@ -55,18 +72,42 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 def bare(bootstrap_servers: str, topic: str, records: int) -> float:
     """Records a second of ``consume`` and nothing else; every value is looked at, as anybody would."""
-    consumer = Consumer(
-        {"bootstrap.servers": bootstrap_servers, "group.id": f"bare-{time.time_ns()}", "auto.offset.reset": "earliest"}
-    )
+    properties = {"bootstrap.servers": bootstrap_servers, "auto.offset.reset": "earliest"}
+
+    def take(consumer: Consumer) -> int:
+        return len([len(message.value() or b"") for message in consumer.consume(500, 0.1)])
+
+    return _per_second(properties, topic, records, take)
+
+
+def made(bootstrap_servers: str, topic: str, records: int) -> float:
+    """Records a second of the dispatcher's own way to take records, by itself: nothing is behind it."""
+    settings = Settings(bootstrap_servers=bootstrap_servers, topics=(topic,), group_id="made")
+
+    def take(consumer: Consumer) -> int:
+        first = consumer.poll(0.1)
+        if first is None:
+            return 0
+        messages, _ = told_apart([first, *consumer.consume(settings.poll_records - 1, 0)])
+        return sum(len(group.records) for group in grouped(messages, settings.batch_bytes))
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*SERVICE_THRESHOLDS)
+    try:
+        return _per_second(consumer_properties(settings), topic, records, take)
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+def _per_second(properties: Mapping[str, Any], topic: str, records: int, take: Callable[[Consumer], int]) -> float:
+    consumer = Consumer({**properties, "group.id": f"{topic}-{time.time_ns()}"})
     consumer.subscribe([topic])
-    got = size_bytes = 0
+    got = 0
     began = None
     while got < records:
-        messages = consumer.consume(500, 0.1)
-        if messages and began is None:
+        got += take(consumer)
+        if got and began is None:
             began = time.monotonic()
-        size_bytes += sum(len(message.value() or b"") for message in messages)
-        got += len(messages)
     assert began is not None
     seconds = time.monotonic() - began
     consumer.close()
@@ -81,6 +122,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
         amount(ours),
         amount(limit),
         f"{ours / limit:.0%}",
+        amount(median(row["made"])),
         f"{median(row['cpu_seconds']):.2f}",
     )
 

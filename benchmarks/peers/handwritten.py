@@ -1,4 +1,4 @@
-"""``handwritten.py BOOTSTRAP_SERVERS TOPIC``: the service that one writes first, written with care.
+"""``handwritten.py BOOTSTRAP_SERVERS TOPIC OPTIONS``: what the first draft (`first_draft.py`) becomes with care.
 
 One consumer without a group, one queue per client. What is the same for all is done once: a batch that the consumer
 brings is encoded once per format, and one item is put into each queue. A client is sent all that waits in its queue in

@@ -82,7 +82,7 @@ class Ours(Peer):
 class FirstDraft(Peer):
     """FastAPI, aiokafka, sse-starlette and Uvicorn, as their documentation has it (`first_draft.py`)."""
 
-    name = "hand-written (FastAPI, aiokafka)"
+    name = "hand-written, first draft"
     program: ClassVar[str] = "first_draft.py"
     requirements: ClassVar[str] = (HERE / "requirements.txt").read_text()
     made_of: ClassVar[Mapping[str, str]] = dict(line.split("==") for line in requirements.split())
@@ -94,6 +94,8 @@ class FirstDraft(Peer):
         "log_level": "warning",
         # The load generator answers only pings without a payload.
         "ws_ping_timeout": 120,
+        # Who waits for the next record would not end before it.
+        "timeout_graceful_shutdown": 1,
     }
 
     def start(self, bootstrap_servers: str, topic: str) -> Target:
@@ -251,7 +253,7 @@ class Benthos(Peer):
         "http": {"enabled": False},
         "logger": {"level": "ERROR"},
         "metrics": {"none": {}},
-        # At most so many in a batch, which goes to one client: as many as the hand-written service takes at once.
+        # At most so many in a batch, which goes to one client: as many as the tuned hand-written service takes at once.
         "input": {"franz": {"max_poll_records": 500}},
         "output": {"http_server": {"path": "", "stream_path": "", "ws_path": "/ws"}},
     }

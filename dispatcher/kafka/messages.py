@@ -77,13 +77,14 @@ def _records(run: Sequence[Message]) -> Records:
     if offsets == list(consecutive):
         offsets = consecutive
     timestamps: list[int | None] = list(map(_MILLISECONDS, map(Message.timestamp, run)))
-    if min(cast("list[int]", timestamps)) <= 0:  # as one has that is not available (rdkafka.h)
+    if min(cast("list[int]", timestamps)) <= 0:
         timestamps = list(starmap(_known, map(Message.timestamp, run)))
     return Records(offsets, timestamps, list(map(Message.key, run)), list(map(Message.value, run)), _headers(run))
 
 
 def _known(kind: int, timestamp_ms: int) -> int | None:
-    return None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else timestamp_ms
+    """Not where there is none: Kafka has -1 then, and so has librdkafka, or 0 for logs of the oldest format."""
+    return None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE or timestamp_ms == -1 else timestamp_ms
 
 
 def _headers(run: Sequence[Message]) -> Sequence[Headers]:

@@ -21,9 +21,9 @@ MESSAGES: st.SearchStrategy[Any] = st.builds(
     key=TEXT,
     value=TEXT,
     headers=st.none() | st.lists(st.tuples(st.text(max_size=3), TEXT), max_size=2),
-    # "-1 if not available" (rdkafka.h); older formats leave it 0.
+    # "-1 if not available" (rdkafka.h); logs of the oldest format leave it 0.
     timestamp=st.tuples(st.just(TIMESTAMP_NOT_AVAILABLE), st.integers(-1, 0))
-    | st.tuples(st.just(TIMESTAMP_CREATE_TIME), st.integers(0, 9)),
+    | st.tuples(st.just(TIMESTAMP_CREATE_TIME), st.integers(-1, 9)),
     leader_epoch=st.integers(0, 3),
 )
 
@@ -38,7 +38,7 @@ def test_every_message_is_a_record_of_its_partition(messages: list[Any], batch_b
         assert [record for part in parts for record in part.records] == [
             (
                 message.offset(),
-                message.timestamp()[1] if message.timestamp()[0] else None,
+                message.timestamp()[1] if message.timestamp()[0] and message.timestamp()[1] != -1 else None,
                 message.key(),
                 message.value(),
                 tuple(message.headers() or ()),
@@ -54,6 +54,16 @@ def test_every_message_is_a_record_of_its_partition(messages: list[Any], batch_b
         begins = sum(following.offset() <= message.offset() for message, following in pairwise(own))
         if Records.of(record for part in parts for record in part.records).size_bytes <= batch_bytes:
             assert len(parts) == 1 + begins
+
+
+def test_consecutive_offsets_stay_a_range() -> None:
+    """Which takes no room, and is cut as what it stands for."""
+    make = cast("Any", Message)
+    found = [
+        make(topic="a", partition=0, offset=offset, timestamp=(TIMESTAMP_CREATE_TIME, 1)) for offset in range(5, 9)
+    ]
+    parts = [group.records.offsets for group in grouped(found, 2 * RECORD_OVERHEAD_BYTES)]
+    assert parts == [range(5, 7), range(7, 9)]
 
 
 def test_a_header_name_that_is_not_utf_8_is_seen_at_any_time(kafka: Kafka) -> None:

@@ -32,6 +32,11 @@ def test_numbers_are_json(numbers: list[int | None]) -> None:
     assert json.loads(b"[%b]" % b",".join(json_numbers(numbers))) == numbers
 
 
+def test_a_range_is_numbers() -> None:
+    """As consecutive offsets are."""
+    assert json_numbers(range(9, 12)) == [b"9", b"10", b"11"]
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_columns_are_woven_record_by_record(number: int) -> None:
     """From left to right; what is the same for all comes with each."""

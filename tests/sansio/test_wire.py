@@ -31,6 +31,7 @@ AWKWARD = [
     b" leading space",
     b": colon",
     b"nul\x00nul",
+    b"\x7fdel\x7f",
     b"\xff\xfe",
     b"\xe2\x82",
     "snow ☃ \u2028 \u2029 \U0001f600".encode(),
@@ -41,7 +42,7 @@ headers = st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), m
     tuple
 )
 records = st.lists(
-    st.builds(Record, offset=st.just(0), timestamp_ms=st.none() | st.integers(0, 2**45), key=values, value=values,
+    st.builds(Record, offset=st.just(0), timestamp_ms=st.none() | st.integers(-1, 2**45), key=values, value=values,
               headers=headers),
     min_size=1,
     max_size=5,
