@@ -62,6 +62,10 @@ class Page:
         """Go there; returns when the browser has begun to load it."""
         await self.send("Page.navigate", url=url)
 
+    async def back(self) -> None:
+        """Go to the page before; returns when the browser is about to."""
+        await self.run("void setTimeout(() => history.back())")  # an answer from within would be lost with the page
+
     async def run(self, script: str) -> Any:
         """The value of an expression, awaited if it is a promise.
 

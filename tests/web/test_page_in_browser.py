@@ -255,7 +255,7 @@ async def test_a_reload_goes_on_where_the_page_was() -> None:
         await shown(house.page, 3)
         await house.page.open("about:blank")
         house.write(b"meanwhile")
-        await house.page.run("history.back()")
+        await house.page.back()
         await shown(house.page, 1)
         house.write(b"after", partition=TWO)
         await shown(house.page, 2)
