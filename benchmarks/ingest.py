@@ -17,11 +17,10 @@ from benchmarks.yesterday import fill
 from dispatcher.kafka.messages import grouped, told_apart
 from dispatcher.kafka.properties import consumer_properties
 from dispatcher.settings import Settings
+from dispatcher.supervisor import COLLECTOR_THRESHOLDS
 from tests.broker.cluster import KafkaCluster
 
 PAGE = "performance"
-SERVICE_THRESHOLDS = (10_000, 20, 20)
-"""Of the garbage collector, as in the service."""
 COLUMNS = (
     "protocol",
     "records/s",
@@ -92,7 +91,7 @@ def made(bootstrap_servers: str, topic: str, records: int) -> float:
         return sum(len(group.records) for group in grouped(messages, settings.batch_bytes))
 
     thresholds = gc.get_threshold()
-    gc.set_threshold(*SERVICE_THRESHOLDS)
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
     try:
         return _per_second(consumer_properties(settings), topic, records, take)
     finally:

@@ -41,6 +41,9 @@ SUBSCRIBERS_SHARE = 0.3
 CONNECTIONS_SHARE = 0.1
 """The part that connections have to end after that."""
 
+COLLECTOR_THRESHOLDS = (10_000, 20, 20)
+"""New objects between two looks for cycles, and looks at the young between two at those who are older."""
+
 
 async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
     """Run one replica until SIGTERM or SIGINT; started when it listens.
@@ -141,7 +144,7 @@ def _collect_less() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def _switch_threads_sooner() -> None:

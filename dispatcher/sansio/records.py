@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple, cast, overload
+from typing import NamedTuple, overload
 
 RECORD_OVERHEAD_BYTES = 240
 """What one record costs in this process beside its payload: the objects that hold it.
@@ -105,10 +105,7 @@ class Records(Sequence[Record]):
 
     @staticmethod
     def _length(column: Iterable[bytes | None]) -> int:
-        try:
-            return sum(map(len, cast("Iterable[bytes]", column)))
-        except TypeError:  # one of them is None
-            return sum(map(len, filter(None, column)))
+        return sum(map(len, filter(None, column)))
 
 
 NO_RECORDS = Records((), (), (), (), ())
