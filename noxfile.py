@@ -10,7 +10,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "venv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-PYTHON_FILES = ("dispatcher", "tests", "benchmarks", "deploy", "noxfile.py")
+PYTHON_FILES = ("dispatcher", "testbed", "tests", "benchmarks", "deploy", "noxfile.py")
 
 
 def _install(session: nox.Session, *groups: str) -> None:
@@ -65,7 +65,7 @@ def demo(session: nox.Session) -> None:
 def kafka(session: nox.Session) -> None:
     """A real Apache Kafka for hand use, until Ctrl-C; needs Java and Maven; ``-- --nodes 3`` for three."""
     _install(session, "tests")
-    session.run("python", "-m", "tests.broker", *session.posargs)
+    session.run("python", "-m", "testbed.broker", *session.posargs)
 
 
 @nox.session

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks import ceiling, fan_out, idle, ingest, isolation, latency, page, peers, rebalance, reconnect, yesterday
 from benchmarks.tables import amount
-from tests.broker.jars import kafka_version
+from testbed.broker.jars import kafka_version
 
 BENCHMARKS = {
     "ceiling": ceiling,

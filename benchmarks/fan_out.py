@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.harness import VALUE_BYTES, Feeder, Load, Meter, Probe, Window, watch
 from benchmarks.tables import amount, median
 from benchmarks.targets import Dispatcher
-from tests.broker.cluster import KafkaCluster
+from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"
 SUBSCRIBERS = (1, 100, 1000, 5000)

@@ -8,7 +8,7 @@ import click
 
 from benchmarks.harness import Feeder, Load
 from benchmarks.targets import Dispatcher
-from tests.broker.cluster import KafkaCluster
+from testbed.broker.cluster import KafkaCluster
 
 SECONDS = 10
 SAMPLES_PER_SECOND = 400

@@ -14,7 +14,7 @@ from typing import Any, Self
 import psutil
 from confluent_kafka import Producer
 
-from tests.broker import leash
+from testbed.broker import leash
 
 VALUE_BYTES = 200
 

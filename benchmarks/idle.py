@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.harness import Load, Meter, watch
 from benchmarks.targets import Dispatcher
-from tests.broker.cluster import KafkaCluster
+from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"
 COLUMNS = ("protocol", "connections", "memory each", "CPU, heartbeats every 15 s", "connections/s", "CPU to connect")

@@ -14,11 +14,11 @@ from benchmarks.harness import Load, Meter
 from benchmarks.tables import amount, median
 from benchmarks.targets import Dispatcher
 from benchmarks.yesterday import fill
-from dispatcher.kafka.messages import grouped, told_apart
+from dispatcher.kafka.decoding import grouped, told_apart
 from dispatcher.kafka.properties import consumer_properties
 from dispatcher.settings import Settings
 from dispatcher.supervisor import COLLECTOR_THRESHOLDS
-from tests.broker.cluster import KafkaCluster
+from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"
 COLUMNS = (

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.harness import Feeder, Load, Meter, watch
 from benchmarks.tables import median
 from benchmarks.targets import Dispatcher
-from tests.broker.cluster import KafkaCluster
+from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"
 HEALTHY, FROZEN = 100, 900

@@ -8,8 +8,8 @@ import trio
 
 from benchmarks.harness import Feeder, Meter
 from benchmarks.targets import Dispatcher
-from tests.broker.cluster import KafkaCluster
-from tests.browser import Page, open_browser
+from testbed.broker.cluster import KafkaCluster
+from testbed.browser import Page, open_browser
 
 PAGE = "performance"
 RATE = 5000.0

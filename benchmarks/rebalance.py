@@ -12,9 +12,9 @@ from typing import Any
 
 import trio
 
+from testbed.broker.cluster import KafkaCluster
 from tests.audit.auditor import Auditor
 from tests.audit.fleet import Fleet, Slot
-from tests.broker.cluster import KafkaCluster
 
 PAGE = "rebalance"
 REPLICAS = 3

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.harness import Feeder, Load
 from benchmarks.tables import median
 from benchmarks.targets import Dispatcher
-from tests.broker.cluster import KafkaCluster
+from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"
 SUBSCRIBERS = 1000

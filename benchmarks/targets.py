@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from benchmarks.harness import value
-from tests.replicas import Replica
+from testbed.replicas import Replica
 
 
 class Target(Protocol):

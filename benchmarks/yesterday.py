@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 from benchmarks.harness import Feeder, Load, Meter, value, watch
 from benchmarks.tables import median
 from benchmarks.targets import Dispatcher
-from tests.broker.cluster import KafkaCluster
+from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"
 RECORDS = 1_000_000

@@ -1,6 +1,6 @@
 """``python -m dispatcher``: the same as the ``dispatcher`` command."""
 
-from dispatcher.cli import main
+from dispatcher.command.main import main
 
 if __name__ == "__main__":
     main()

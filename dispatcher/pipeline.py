@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from dispatcher.hub import Hub
-from dispatcher.hub_statistics import ReplicaState
+from dispatcher.hub.hub import Hub
+from dispatcher.hub.statistics import ReplicaState
+from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Orders, Polled
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
-from dispatcher.kafka.crossing import IDLE_POLL_SECONDS, Orders, Polled
-from dispatcher.kafka.messages import Group
+from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays, ReplayStatistics

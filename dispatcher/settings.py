@@ -1,6 +1,6 @@
 """Every knob of the dispatcher, with its unit, its default, and why it has that default.
 
-`dispatcher.configuration` reads them from flags, environment and file; ``docs/settings.md`` is made from this class.
+`command.configuration` reads them from flags, environment and file; ``docs/settings.md`` is made from this class.
 """
 
 import re

@@ -24,13 +24,13 @@ from contextlib import suppress
 import structlog
 import trio
 
+from dispatcher.hub.goodbyes import restart, spread
+from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.kafka.properties import check_properties
-from dispatcher.operations import ReplicaOperations
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
-from dispatcher.spreading import spread_subscribers
+from dispatcher.telemetry.status import ReplicaOperations
 from dispatcher.web.app import create_app
-from dispatcher.web.goodbyes import restart, spread
 from dispatcher.web.server import Server
 
 log = structlog.get_logger(__name__)

@@ -11,10 +11,10 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.broker.cluster import KafkaCluster
-from tests.broker.jars import missing_tools
-from tests.broker.witness import Offsets, group_offsets, group_offsets_without_java
-from tests.replicas import Replica
+from testbed.broker.cluster import KafkaCluster
+from testbed.broker.jars import missing_tools
+from testbed.broker.witness import Offsets, group_offsets, group_offsets_without_java
+from testbed.replicas import Replica
 
 _used: list[str] = []
 """Which brokers the results of this run are about."""

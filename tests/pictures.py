@@ -17,12 +17,12 @@ from confluent_kafka import OFFSET_END, Producer, TopicPartition
 from PIL import Image
 from rich.console import Console
 
-from dispatcher.demo import AssetEvents, produce_steadily
-from tests.balancer import Balancer, open_balancer
-from tests.broker.cluster import KafkaCluster
-from tests.browser import Browser, Page, open_browser
-from tests.clients import open_sse
-from tests.replicas import Replica
+from dispatcher.command.demo import AssetEvents, produce_steadily
+from testbed.balancer import Balancer, open_balancer
+from testbed.broker.cluster import KafkaCluster
+from testbed.browser import Browser, Page, open_browser
+from testbed.clients import open_sse
+from testbed.replicas import Replica
 
 TOPIC, QUIET_TOPIC = "ofa_assets", "ofa_previews"
 PARTITIONS = 12

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import trio
 
-from tests.broker.cluster import KafkaCluster
-from tests.clients import open_sse, sse_records
-from tests.producing import produce_numbered
-from tests.replicas import Replica
-from tests.test_stack_files import is_healthy
+from testbed.broker.cluster import KafkaCluster
+from testbed.clients import open_sse, sse_records
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
+from tests.swarm.test_stack_files import is_healthy
 
 TOPIC = "assets"
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 import trio
 
+from testbed.broker.cluster import KafkaCluster
+from testbed.namespace import Namespace, why_not
 from tests.audit.auditor import Auditor
 from tests.audit.fleet import Fleet
-from tests.broker.cluster import KafkaCluster
-from tests.namespace import Namespace, why_not
 
 PARTITIONS = 4
 TOPIC, GROUP = "assets", "group-assets"

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import psutil
 import trio
 
-from tests.clients import open_sse, sse_records
+from testbed.clients import open_sse, sse_records
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
-from tests.replicas import Replica
 
 RECORDS = 200_000
 PARTITIONS = 4

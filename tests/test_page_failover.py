@@ -8,13 +8,13 @@ from functools import partial
 import pytest
 import trio
 
-from tests.balancer import Balancer, open_balancer
-from tests.broker.cluster import KafkaCluster
-from tests.browser import Page, open_browser
-from tests.clients import open_sse, sse_records
+from testbed.balancer import Balancer, open_balancer
+from testbed.broker.cluster import KafkaCluster
+from testbed.browser import Page, open_browser
+from testbed.clients import open_sse, sse_records
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
-from tests.replicas import Replica
 
 PARTITIONS = 6
 HALF = 84

@@ -5,15 +5,15 @@ import trio
 
 from dispatcher import pipeline as pipeline_module
 from dispatcher.errors import KafkaClientError
-from dispatcher.hub_statistics import ReplicaState
+from dispatcher.hub.statistics import ReplicaState
 from dispatcher.kafka import poller as poller_module
-from dispatcher.kafka.crossing import Polled
+from dispatcher.kafka.bridge import Polled
 from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.statistics import ConsumerStatistics
-from dispatcher.operations import ReplicaOperations
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
+from dispatcher.telemetry.status import ReplicaOperations
 
 ONE = TopicPartition("ofa_assets", 0)
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from tests.clients import SseStream, open_sse, sse_records
+from testbed.clients import SseStream, open_sse, sse_records
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
-from tests.replicas import Replica
 
 PARTITIONS = 4
 RECORDS = 1000
 SUSPENDED_SECONDS = 8
-"""Longer than the session timeout of either protocol (tests/broker/cluster.py has the broker's)."""
+"""Longer than the session timeout of either protocol (testbed/broker/cluster.py has the broker's)."""
 SHORT = {
     "classic": {"session.timeout.ms": 2000, "max.poll.interval.ms": 4000},
     "consumer": {"max.poll.interval.ms": 4000},

@@ -8,11 +8,11 @@ from operator import itemgetter
 import pytest
 import trio
 
-from tests.broker.witness import delete_records
-from tests.clients import SseStream, open_sse, open_ws, sse_records, ws_records
+from testbed.broker.witness import delete_records
+from testbed.clients import SseStream, open_sse, open_ws, sse_records, ws_records
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
-from tests.replicas import Replica
 
 PARTITIONS = 3
 RECORDS = 6000

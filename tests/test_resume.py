@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.errors import SubscriberGoneError
-from dispatcher.feed import Feed, feed_of
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import TopicPartition
-from dispatcher.sansio.wire import WEBSOCKET
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle, unchunked
 from tests.sansio.test_wire import EventSource
-from tests.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle, unchunked
 
 TINY = {"history_bytes": 3000, "pause_above_bytes": 2000, "resume_below_bytes": 1000}
 """Room for two batches: whoever is further behind has to be sent what is read again."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ByteSize, ValidationError
 
-from dispatcher.configuration import load, reference
+from dispatcher.command.configuration import load, reference
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.kafka.properties import OWNED
 from dispatcher.settings import HIDDEN, OWNED_KAFKA_PROPERTIES, Settings, display, is_secret

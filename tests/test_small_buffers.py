@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from tests.clients import first_pair, open_sse, open_ws, sse_records, ws_records
+from testbed.clients import first_pair, open_sse, open_ws, sse_records, ws_records
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
-from tests.replicas import Replica
 
 RECORDS = 100
 ALL_AT_ONE = {

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from tests.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
+from testbed.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
-from tests.replicas import Replica
 
 RECORDS = 30_000
 SIZE_BYTES = 1000
@@ -73,7 +73,7 @@ async def test_crash_of_the_hub(kafka: Kafka, replicas: Callable[..., Replica]) 
     """Exit 1, with a log line that tells why, and exactly what was dispatched is committed."""
     topic = kafka.create_topic(1)
     fault = (
-        "from dispatcher.hub import Hub\n"
+        "from dispatcher.hub.hub import Hub\n"
         "publish = Hub.publish\n"
         "def fail(self, batch):\n"
         "    if batch.records[-1].value == b'crash': raise RuntimeError('put in on purpose')\n"

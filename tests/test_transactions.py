@@ -6,9 +6,9 @@ import pytest
 import trio
 from confluent_kafka import Producer
 
-from tests.clients import open_sse, sse_records
+from testbed.clients import open_sse, sse_records
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.replicas import Replica
 
 PARTITIONS = 2
 EACH = 10

@@ -9,10 +9,10 @@ import orjson
 import pytest
 import trio
 
-from tests.clients import open_sse
+from testbed.clients import open_sse
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
-from tests.replicas import Replica
 
 PARTITIONS = 6
 ROUND = 3000

@@ -15,7 +15,7 @@ from benchmarks.peers.known import PEERS, Peer
 from benchmarks.peers.service import CannotRunError
 from benchmarks.tables import amount, median
 from benchmarks.targets import Target
-from tests.broker.cluster import KafkaCluster
+from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"
 COLUMNS = (

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.broker import leash
+from testbed.broker import leash
 
 BUILD_SECONDS = 600.0
 START_SECONDS = 30.0

@@ -15,12 +15,12 @@ from wsproto.utilities import ProtocolError
 
 from dispatcher.client.address import Address
 from dispatcher.client.address import Transport as TransportName
+from dispatcher.client.decoding import read_event, read_message
 from dispatcher.client.errors import WrongServerError
 from dispatcher.client.events import ComeBack, GiveUp, GoTo, Heard, Opened
-from dispatcher.client.messages import read_event, read_message
-from dispatcher.client.sse import MAX_EVENT_BYTES, SseParser
-from dispatcher.client.verdicts import answered, closed
-from dispatcher.sansio.messages import SUBPROTOCOL
+from dispatcher.client.outcomes import answered, closed
+from dispatcher.client.sse_parser import MAX_EVENT_BYTES, SseParser
+from dispatcher.sansio.encoding.messages import SUBPROTOCOL
 
 MAX_BODY_BYTES = 16 * 1024
 """So much of an answer that is no stream is read, for the reason in it."""

@@ -24,9 +24,9 @@ import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.errors import KafkaClientError
+from dispatcher.kafka.bridge import Downstream, Orders, Polled
 from dispatcher.kafka.commits import CommitResult, is_worth_another_try
-from dispatcher.kafka.crossing import Downstream, Orders, Polled
-from dispatcher.kafka.messages import grouped, told_apart
+from dispatcher.kafka.decoding import grouped, told_apart
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.offsets import Commit

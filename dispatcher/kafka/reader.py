@@ -8,10 +8,10 @@ from typing import cast
 import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
-from dispatcher.kafka.messages import Group, grouped, told_apart
+from dispatcher.kafka.decoding import Group, grouped, told_apart
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.replays import Bounds, Chunk, Gap, Range
 
 CHUNK_SECONDS = 1.0
 """A chunk that is not full by then goes as it is: who waits in line must not wait for a broker that is away."""

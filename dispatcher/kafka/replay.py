@@ -18,8 +18,8 @@ import trio
 from confluent_kafka import KafkaException
 
 from dispatcher.kafka.reader import Reader
+from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
-from dispatcher.sansio.replays import Bounds, Chunk, Range
 
 log = structlog.get_logger(__name__)
 

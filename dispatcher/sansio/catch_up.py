@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from dispatcher.sansio.entries import Cursor
 from dispatcher.sansio.history import History
+from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.replays import Bounds, Chunk, Gap, Range
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import Cursor, Entry
 from dispatcher.sansio.position import Snapshot
+from dispatcher.sansio.ranges import Range
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.replays import Range
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import HTTPException
 
 from dispatcher.errors import DispatcherError
-from dispatcher.hub import Hub
+from dispatcher.hub.hub import Hub
 from dispatcher.settings import Settings
 from dispatcher.web.events import add_events
 from dispatcher.web.operations import Operations, add_operations

@@ -33,7 +33,7 @@ from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ConnectionState, H11S
 from hypercorn.utils import parse_socket_addr
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
-from dispatcher.sansio.frames import are_pongs
+from dispatcher.sansio.encoding.frames import are_pongs
 from dispatcher.web.problems import problem_body
 from dispatcher.web.sockets import Socket
 from dispatcher.web.streams import Stream, Tasks

@@ -14,14 +14,14 @@ from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
-from dispatcher.feed import RETRY_MS, Feed, feed_of
-from dispatcher.hub import Hub
-from dispatcher.sansio import sse
-from dispatcher.sansio.wire import sse_wire
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.goodbyes import RETRY_MS, try_later
+from dispatcher.hub.hub import Hub
+from dispatcher.sansio.encoding import sse
+from dispatcher.sansio.encoding.wire import sse_wire
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
-from dispatcher.web.goodbyes import try_later
-from dispatcher.web.queries import Query, read_query
+from dispatcher.web.requests import Query, read_query
 from dispatcher.web.streams import Send
 
 log = structlog.get_logger(__name__)

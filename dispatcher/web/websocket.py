@@ -10,15 +10,15 @@ from quart import Quart, websocket
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
-from dispatcher.feed import Goodbye, feed_of
-from dispatcher.hub import Hub
-from dispatcher.sansio.messages import SUBPROTOCOL
-from dispatcher.sansio.wire import WEBSOCKET
+from dispatcher.hub.feed import feed_of
+from dispatcher.hub.goodbyes import Goodbye, try_later, unsupported
+from dispatcher.hub.hub import Hub
+from dispatcher.sansio.encoding.messages import SUBPROTOCOL
+from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
-from dispatcher.web.goodbyes import try_later, unsupported
 from dispatcher.web.problems import problem_response
-from dispatcher.web.queries import Query, read_query
+from dispatcher.web.requests import Query, read_query
 from dispatcher.web.streams import Send
 
 log = structlog.get_logger(__name__)

@@ -7,10 +7,10 @@ import trio
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
+from testbed.broker.cluster import KafkaCluster
 from tests.audit.auditor import Auditor, table
 from tests.audit.fleet import Fleet
 from tests.audit.ledger import Report
-from tests.broker.cluster import KafkaCluster
 
 TOPIC, GROUP = "ofa_assets", "dispatcher"
 

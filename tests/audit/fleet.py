@@ -7,9 +7,9 @@ from typing import Self
 
 import trio
 
+from testbed.replicas import Replica
 from tests.audit.auditor import Auditor
 from tests.audit.listeners import Listener, Transport
-from tests.replicas import Replica
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0

@@ -8,8 +8,8 @@ import trio
 import trio.testing
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
+from testbed.clients import Addressed, SseStream, open_sse, open_ws
 from tests.audit.ledger import Ledger
-from tests.clients import Addressed, SseStream, open_sse, open_ws
 
 RECONNECT_SECONDS = 0.1
 

@@ -1,1 +1,0 @@
-"""A real Apache Kafka, from the jars of Maven Central, for tests, benchmarks and hand use."""

@@ -15,8 +15,8 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.broker.cluster import KafkaCluster
-from tests.broker.witness import (
+from testbed.broker.cluster import KafkaCluster
+from testbed.broker.witness import (
     GroupMember,
     GroupState,
     ToolError,
@@ -27,8 +27,8 @@ from tests.broker.witness import (
     group_state,
     topic_list,
 )
+from testbed.producing import produce_numbered
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
 
 SECONDS = 30.0
 FORGET_SOON = {"broker.session.timeout.ms": 1000, "broker.heartbeat.interval.ms": 200}
@@ -218,7 +218,7 @@ def test_wrong_property_is_told(own_cluster: Callable[..., KafkaCluster]) -> Non
 def test_no_node_outlives_its_parent(script: Callable[[list[str]], subprocess.Popen[str]]) -> None:
     """Also when the parent has no chance to stop it: kill -9."""
     code = (
-        "import threading; from tests.broker.cluster import KafkaCluster\n"
+        "import threading; from testbed.broker.cluster import KafkaCluster\n"
         "with KafkaCluster() as cluster: print(cluster.pid(0)); threading.Event().wait()"
     )
     parent = script(["-u", "-c", code])
@@ -235,8 +235,8 @@ def test_no_node_outlives_its_parent(script: Callable[[list[str]], subprocess.Po
 
 @pytest.mark.usefixtures("java_and_maven")
 def test_broker_for_hand_use(script: Callable[[list[str]], subprocess.Popen[str]]) -> None:
-    """``python -m tests.broker`` says where it is, has the topics, and on SIGTERM ends with 0 and without a trace."""
-    hand = script(["-u", "-m", "tests.broker", "--topic", "one:1", "--topic", "two:2"])
+    """``python -m testbed.broker`` says where it is, has the topics, and on SIGTERM ends with 0 and without a trace."""
+    hand = script(["-u", "-m", "testbed.broker", "--topic", "one:1", "--topic", "two:2"])
     assert hand.stdout is not None
     lines = [hand.stdout.readline().strip() for _ in range(5)]
     assert lines[1] == "Topics: one (1), two (2)"

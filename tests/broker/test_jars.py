@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.jars import jars, missing_tools
+from testbed.broker.jars import jars, missing_tools
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def test_two_processes_fetch_once(cache: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "from tests.broker.jars import jars; print(sorted(p.name for p in jars().iterdir()))",
+        "from testbed.broker.jars import jars; print(sorted(p.name for p in jars().iterdir()))",
     ]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=30) for process in both]

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
+from testbed.broker.cluster import KafkaCluster
 from tests.audit.auditor import table
-from tests.broker.cluster import KafkaCluster
 from tests.chaos.run import PROPERTIES, RATE, Outcome, run_chaos
 from tests.chaos.timeline import draw
 

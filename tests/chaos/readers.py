@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import trio
 
-from dispatcher.sansio.messages import SUBPROTOCOL
+from dispatcher.sansio.encoding.messages import SUBPROTOCOL
 from tests.audit.listeners import Process, Transport
 from tests.chaos.judge import Judge, View
 from tests.chaos.streams import CLOSE, PING, PONG_FRAME, Control, Parser, SseParser, WebSocketParser, pairs

@@ -8,10 +8,10 @@ from pathlib import Path
 import trio
 
 from dispatcher.settings import Settings
+from testbed.broker.cluster import KafkaCluster
 from tests.audit.auditor import Auditor
 from tests.audit.fleet import Fleet, Slot
 from tests.audit.ledger import Repeat, Report
-from tests.broker.cluster import KafkaCluster
 from tests.chaos.crowd import Crowd, watch_memory
 from tests.chaos.judge import Verdict
 from tests.chaos.memory import Memory
@@ -22,7 +22,7 @@ PARTITIONS = 6
 RATE = 300.0
 VALUE_BYTES = 1000
 SESSION_SECONDS = 6
-"""Of replicas, for both protocols; the brokers' part is in tests/broker/cluster.py."""
+"""Of replicas, for both protocols; the brokers' part is in testbed/broker/cluster.py."""
 
 EFFECT_SECONDS = 15.0
 """How long after its end an event may be what a repeat comes from."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.broker.cluster import KafkaCluster
 from tests.audit.ledger import Repeat
-from tests.broker.cluster import KafkaCluster
 from tests.chaos.run import Happened, cause, run_chaos
 from tests.chaos.schedule import Event, Kind
 from tests.chaos.timeline import draw

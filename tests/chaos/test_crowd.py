@@ -15,7 +15,7 @@ RATE = 1000.0
 SECONDS = 5.0
 
 CHANGE_BATCH = """
-import dispatcher.hub as hub
+import dispatcher.hub.hub as hub
 publish, done = hub.Hub.publish, []
 def changed(self, batch):
     if not done and len(batch.records) > 1 and batch.first_offset > 100:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET, Wire
 from dispatcher.sansio.records import Batch, Record, TopicPartition
-from dispatcher.sansio.wire import SSE_VALUE, WEBSOCKET, Wire
 from tests.chaos.streams import CLOSE, PING, Control, Item, Parser, SseParser, WebSocketParser, pairs
 
 TOPIC = "chaos-1-classic-readers"

@@ -7,7 +7,7 @@ from dispatcher.client.seen import Seen
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, parse_position
 from dispatcher.sansio.records import TopicPartition
-from tests.clients import first_pair
+from testbed.clients import first_pair
 
 
 def record(event_id: str, topic: str = "t") -> Record:

@@ -12,7 +12,7 @@ import trio.testing
 
 from dispatcher.client import Gap, RefusedError, State, UnreachableError, WrongAddressError, WrongServerError, subscribe
 from dispatcher.sansio.position import parse_position
-from tests.certificate import certificate
+from testbed.certificate import certificate
 from tests.client_cases.encoding import own_pair, payload
 from tests.client_cases.server import case_server
 

@@ -4,9 +4,9 @@ import json
 from base64 import b64decode
 from typing import Any
 
-from dispatcher.sansio import messages, sse
+from dispatcher.sansio.encoding import messages, sse
 from dispatcher.sansio.records import Batch, Record, TopicPartition
-from tests.clients import first_pair
+from testbed.clients import first_pair
 
 
 def own_pair(event_id: str) -> str:

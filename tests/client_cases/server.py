@@ -16,12 +16,12 @@ import trio
 import wsproto
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request, TextMessage
 
-from dispatcher.sansio.messages import SUBPROTOCOL
+from dispatcher.sansio.encoding.messages import SUBPROTOCOL
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import TopicPartition
+from testbed.clients import first_pair
 from tests.client_cases.encoding import payload
 from tests.client_cases.table import cases, load
-from tests.clients import first_pair
 
 OPEN_TO_ALL = [
     ("Access-Control-Allow-Origin", "*"),

@@ -9,16 +9,16 @@ import orjson
 import pytest
 import trio
 
-from dispatcher.kafka.crossing import Orders, Polled
+from dispatcher.kafka.bridge import Orders, Polled
 from dispatcher.kafka.poller import Poller
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.offsets import Commit
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
-from tests.clients import open_sse, sse_records
+from testbed.clients import open_sse, sse_records
+from testbed.producing import produce_numbered, produce_with_header_name
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered, produce_with_header_name
-from tests.replicas import Replica
 
 RECORDS = 5000
 PARTITIONS = 4

@@ -8,10 +8,10 @@ from confluent_kafka import Producer
 from dispatcher.kafka import replay
 from dispatcher.kafka.reader import Reader
 from dispatcher.kafka.replay import Replays
+from dispatcher.sansio.ranges import Chunk, Range
 from dispatcher.sansio.records import Records, TopicPartition
-from dispatcher.sansio.replays import Chunk, Range
+from testbed.producing import produce_numbered, produce_with_header_name
 from tests.conftest import Kafka
-from tests.producing import produce_numbered, produce_with_header_name
 
 CONCURRENCY = 2
 PARTITIONS = 6

@@ -7,8 +7,8 @@ from functools import partial
 
 import trio
 
-from tests.balancer import RECEIVE_BYTES, Balancer
-from tests.clients import Addressed
+from testbed.balancer import RECEIVE_BYTES, Balancer
+from testbed.clients import Addressed
 
 
 @dataclass

@@ -14,8 +14,8 @@ from pathlib import Path
 import orjson
 import trio
 
+from testbed.tools import ESBUILD, lacking, need
 from tests.recipes.blocks import blocks
-from tests.tools import ESBUILD, lacking, need
 
 ROOT = Path(__file__).parents[2]
 INSTALL_SECONDS = 300.0

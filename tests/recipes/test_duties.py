@@ -1,7 +1,7 @@
 """Each duty that the table of docs/clients.md says a recipe has, on the cases that all clients share.
 
 Recipes on `client.js`, `dispatcher.client` and `dispatcher tail` are not here: those pass the whole table of cases by
-themselves (tests/web/test_client_js.py, tests/client/test_cases.py, tests/test_tail.py).
+themselves (tests/web/test_client_js.py, tests/client/test_cases.py, tests/command/test_tail.py).
 """
 
 import re
@@ -15,7 +15,7 @@ import trio
 
 from dispatcher.sansio.position import parse_position
 from dispatcher.web import page
-from tests.browser import open_browser
+from testbed.browser import open_browser
 from tests.client_cases.server import CaseServer, case_server
 from tests.client_cases.table import cases
 from tests.recipes.blocks import blocks, duties, number_of_fences, states

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import trio
 
-from tests.browser import Page, open_browser
-from tests.clients import open_sse
+from testbed.browser import Page, open_browser
+from testbed.clients import open_sse
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
 from tests.recipes.blocks import duties
 from tests.recipes.edge import Edge, open_edge
 from tests.recipes.running import PAGES, PROCESSES, SHOWN, Recipes, Running
-from tests.replicas import Replica
 
 pytestmark = pytest.mark.timeout(600)  # installing and compiling are part of the first test
 

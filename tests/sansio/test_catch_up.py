@@ -4,8 +4,8 @@ from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, ReadQuestion, Ti
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
-from dispatcher.sansio.replays import Bounds, Chunk, Gap, Range
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
 TOPICS = frozenset({"assets"})

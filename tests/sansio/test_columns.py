@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.sansio.columns import json_numbers, json_strings, woven
+from dispatcher.sansio.encoding.columns import json_numbers, json_strings, woven
 
 NEAR_THE_SEPARATOR = st.text(alphabet='\x7f\x1f"\\,u07f\u2028é', max_size=6)
 

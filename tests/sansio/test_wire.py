@@ -13,9 +13,9 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 
-from dispatcher.sansio import frames, messages, sse
+from dispatcher.sansio.encoding import frames, messages, sse
+from dispatcher.sansio.encoding.wire import WEBSOCKET, Wire, sse_wire
 from dispatcher.sansio.records import Batch, Record, TopicPartition
-from dispatcher.sansio.wire import WEBSOCKET, Wire, sse_wire
 
 ONE = TopicPartition("assets", 3)
 SUFFIX = ",0=998;other:0=-1"

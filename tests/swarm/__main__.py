@@ -10,8 +10,8 @@ import click
 import trio
 from rich.console import Console
 
+from testbed.broker.cluster import _free_ports
 from tests.audit.auditor import table
-from tests.broker.cluster import _free_ports
 from tests.swarm.engine import LABEL, Engine
 from tests.swarm.images import build_dispatcher, prepare, remove
 from tests.swarm.picture import CannotDrawError, draw

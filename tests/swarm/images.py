@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tests.broker import jars
+from testbed.broker import jars
 from tests.swarm.engine import LABEL, Engine, install, run
 
 HERE = Path(__file__).parent / "stand_ins"

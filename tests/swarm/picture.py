@@ -17,10 +17,10 @@ from typing import Any
 import orjson
 import trio
 
-from tests.browser import NAMES, open_browser
+from testbed.browser import NAMES, open_browser
+from testbed.tools import find
 from tests.swarm.engine import run
 from tests.swarm.panels import DASHBOARD, STEP_SECONDS, Panel
-from tests.tools import find
 
 SOURCES = Path(__file__).parent / "grafana"
 """``package.json`` pins the versions, Grafana's as in the stack. It asks for a react-data-grid out of a git repository;

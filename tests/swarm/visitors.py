@@ -13,9 +13,9 @@ import orjson
 import trio
 from trio_websocket import WebSocketConnection
 
+from testbed.clients import Addressed, SseStream, open_sse, open_ws
 from tests.audit.ledger import Ledger
 from tests.audit.listeners import ENDINGS, Transport
-from tests.clients import Addressed, SseStream, open_sse, open_ws
 
 RETRY_SECONDS = 1.0
 """What ``retry:`` says when nothing else does."""

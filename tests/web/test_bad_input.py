@@ -13,9 +13,9 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
 from websockets.sync.client import connect
 
-from tests.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
+from testbed.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.replicas import Replica
 
 NO_BROKER = "127.0.0.1:9"
 TOPIC = "assets"

@@ -13,11 +13,11 @@ import pytest
 import trio
 from wsproto.events import CloseConnection, TextMessage
 
-from dispatcher.feed import Goodbye
-from tests.broker import leash
-from tests.clients import ClientStream, SseStream
-from tests.test_hub import ONE, TWO
-from tests.tools import need
+from dispatcher.hub.goodbyes import Goodbye
+from testbed.broker import leash
+from testbed.clients import ClientStream, SseStream
+from testbed.tools import need
+from tests.hub.test_hub import ONE, TWO
 from tests.web.test_transports import House, WsStream, next_values
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"

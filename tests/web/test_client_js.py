@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from testbed.tools import ESBUILD, need
 from tests.client_cases.server import case_server
-from tests.tools import ESBUILD, need
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "dispatcher" / "web" / "page" / "client.js"

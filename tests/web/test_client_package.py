@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import TYPESCRIPT, lacking, need
+from testbed.tools import TYPESCRIPT, lacking, need
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "dispatcher" / "web" / "page"

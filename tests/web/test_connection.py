@@ -7,9 +7,9 @@ from contextlib import suppress
 import pytest
 import trio
 
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.producing import produce_numbered
-from tests.replicas import Replica
 
 RECORDS = 200
 UPGRADE = (

@@ -12,8 +12,8 @@ from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.web.app import create_app
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
-from tests.browser import Page, open_browser
-from tests.test_hub import ONE, TWO, Bench
+from testbed.browser import Page, open_browser
+from tests.hub.test_hub import ONE, TWO, Bench
 
 MIB = 1024 * 1024
 

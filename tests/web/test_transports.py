@@ -15,17 +15,17 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection as WsConnection
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
-from dispatcher.feed import Goodbye
+from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.sansio.records import Batch, Record
 from dispatcher.web import sockets
 from dispatcher.web.app import create_app
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
 from dispatcher.web.sockets import PlainSocket, TlsSocket
-from tests.certificate import certificate
-from tests.clients import ClientStream, SseStream, reset, sse_records
-from tests.clients import Event as SseEvent
-from tests.test_hub import ONE, TWO, Bench
+from testbed.certificate import certificate
+from testbed.clients import ClientStream, SseStream, reset, sse_records
+from testbed.clients import Event as SseEvent
+from tests.hub.test_hub import ONE, TWO, Bench
 
 LARGE_BYTES = 4 * 1024 * 1024
 """More than both kernels hold for a client that does not read."""

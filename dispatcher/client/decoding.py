@@ -1,0 +1,129 @@
+"""Reads what a dispatcher says (docs/protocol.md), the same for both transports.
+
+What a later version may add is passed over; what this one promises and does not keep is a `WrongServerError`.
+"""
+
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Any, cast
+
+import orjson
+
+from dispatcher.client.errors import WrongServerError
+from dispatcher.client.events import (
+    ComeBack,
+    Gap,
+    GiveUp,
+    Heard,
+    Heartbeat,
+    Record,
+    RetryTime,
+    State,
+    StateHeard,
+    StateName,
+)
+from dispatcher.client.outcomes import closed
+from dispatcher.client.sse_parser import ServerEvent
+
+_NAMES = {"streaming": "live", "catching-up": "", "rebalancing": "", "waiting": "", "broker-down": ""}
+
+
+def read_event(event: ServerEvent) -> list[Heard]:
+    """One block of an SSE stream with ``format=envelope``.
+
+    Raises:
+        WrongServerError: no dispatcher says this.
+    """
+    heard: list[Heard] = []
+    if event.retry_ms is not None:
+        heard.append(RetryTime(event.retry_ms / 1000))
+    if event.data is None:
+        if event.retry_ms is None:
+            heard.append(Heartbeat(event.last_id))
+    elif event.type == "message":
+        heard.append(_checked(_record, {**_object(event.data), "id": event.last_id}))
+    elif event.type in _CONTROLS:
+        heard.append(_checked(_CONTROLS[event.type], _object(event.data)))
+    return heard
+
+
+def read_message(text: str) -> list[Heard]:
+    """One message of a WebSocket.
+
+    Raises:
+        WrongServerError: no dispatcher says this.
+    """
+    message = _object(text)
+    kind = message.get("type")
+    if kind == "records":
+        return [_checked(_record, record) for record in _checked(lambda m: list(m["records"]), message)]
+    if kind == "heartbeat":
+        return [Heartbeat(str(message.get("id", "")))]
+    return [_checked(_CONTROLS[kind], message)] if kind in _CONTROLS else []
+
+
+def _checked(read: Any, payload: Mapping[str, Any]) -> Any:
+    try:
+        return read(payload)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        shown = ascii(str(dict(payload))[:80])
+        raise WrongServerError(
+            f"this is not what a dispatcher says: {shown} ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        payload = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        payload = None
+    if not isinstance(payload, dict):
+        raise WrongServerError(f"this is not what a dispatcher says: {text[:80]!a}")
+    return payload
+
+
+def _record(payload: Mapping[str, Any]) -> Record:
+    return Record(
+        id=payload["id"],
+        topic=str(payload["topic"]),
+        partition=int(payload["partition"]),
+        offset=int(payload["offset"]),
+        timestamp_ms=payload["timestamp"],
+        key=_bytes(payload, "key"),
+        value=_bytes(payload, "value"),
+        headers=tuple((header["key"], _bytes(header, "value")) for header in payload["headers"]),
+    )
+
+
+def _bytes(payload: Mapping[str, Any], name: str) -> bytes | None:
+    if name in payload:
+        value: str | None = payload[name]
+        return None if value is None else value.encode()
+    return b64decode(payload[f"{name}_base64"], validate=True)
+
+
+def _state(payload: Mapping[str, Any]) -> Heard:
+    said = str(payload["state"])
+    # A state of a later version is shown by its own name.
+    name = cast("StateName", _NAMES.get(said) or said)
+    assigned = {str(topic): tuple(map(int, numbers)) for topic, numbers in payload["assigned"].items()}
+    seconds = payload.get("heartbeat_seconds")
+    heartbeat_seconds = float(seconds) if seconds is not None and 0 < float(seconds) < 86_400 else None
+    return StateHeard(State(name, replica=str(payload["replica"]), assigned=assigned), heartbeat_seconds)
+
+
+def _gap(payload: Mapping[str, Any]) -> Heard:
+    return Gap(
+        str(payload["topic"]),
+        int(payload["partition"]),
+        int(payload["from"]),
+        int(payload["to"]),
+        str(payload["reason"]),
+    )
+
+
+def _goodbye(payload: Mapping[str, Any]) -> ComeBack | GiveUp:
+    return closed(int(payload["code"]), str(payload["reason"]), retry_seconds=float(payload["retry_ms"]) / 1000)
+
+
+_CONTROLS = {"state": _state, "gap": _gap, "goodbye": _goodbye}

@@ -1,0 +1,269 @@
+"""The command line: flags to Settings to trio.run."""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+import click
+import orjson
+import structlog
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dispatcher.command.configuration import Loaded, load, reference
+from dispatcher.command.tail import tail
+from dispatcher.errors import SettingsError, SettingsProblem
+from dispatcher.settings import HIDDEN, Settings, display, hide_secrets
+
+log = structlog.get_logger(__name__)
+
+EXIT_FAILED = 1
+EXIT_WRONG_SETTINGS = 2
+EXIT_INTERRUPTED = 130
+"""Ctrl-C before anything ran that a stop would have to wait for; shells know it by this number."""
+
+_CANNOT_LISTEN = {errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL}
+
+
+def _metavar(name: str) -> str:
+    if name.endswith("_bytes"):
+        return "BYTES"
+    if name.endswith("_seconds"):
+        return "SECONDS"
+    kind = Settings.model_fields[name].annotation
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    if kind is int:
+        return "NUMBER"
+    return {"bind": "HOST:PORT", "bootstrap_servers": "HOST:PORT[,...]"}.get(name, "TEXT")
+
+
+@click.group("dispatcher", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dispatcher", prog_name="dispatcher")
+def main() -> None:
+    """Push Kafka records to SSE and WebSocket subscribers, and commit only what was dispatched.
+
+    \b
+    Try it without a Kafka:      dispatcher demo
+    Serve a topic:               dispatcher serve --bootstrap-servers kafka:9092 --topics ofa_assets
+    Read it:                     dispatcher tail http://127.0.0.1:8000
+    See what is set, and where:  dispatcher config
+    """  # noqa: D301 - click takes the character for "keep these lines"
+
+
+main.add_command(tail)
+
+
+def settings_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each setting, ``-X`` and ``--config``."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        options = [
+            click.option(
+                "--config",
+                "config_path",
+                type=click.Path(path_type=Path),
+                help="TOML file with settings by these names. Default: dispatcher.toml in this folder, if there.",
+            ),
+            click.option(
+                "-X",
+                "kafka",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Any librdkafka property, such as -X security.protocol=ssl. Repeatable.",
+            ),
+            click.option(
+                "--topics",
+                "--topic",
+                "topics",
+                multiple=True,
+                metavar="NAME[,NAME...]",
+                help=f"{Settings.model_fields['topics'].description} Repeatable.",
+            ),
+            *(
+                click.option(f"--{name.replace('_', '-')}", name, metavar=_metavar(name), help=field.description)
+                for name, field in Settings.model_fields.items()
+                if name not in {"kafka", "topics", *without}
+            ),
+        ]
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@main.command()
+@settings_options()
+def serve(config_path: Path | None, **flags: Any) -> None:
+    """Serve the topics until SIGTERM or Ctrl-C.
+
+    \b
+    dispatcher serve --bootstrap-servers kafka-1:9092,kafka-2:9092 --topics ofa_assets
+    dispatcher serve --config dispatcher.toml --bind 0.0.0.0:8000
+    DISPATCHER_KAFKA__SASL_PASSWORD=... dispatcher serve -X security.protocol=sasl_ssl
+
+    Every setting is also DISPATCHER_<NAME> in the environment and <name> in the file; a flag wins over the
+    environment, the environment over the file.
+
+    \b
+    Exit code 0: stopped as asked
+              1: failed, the log tells why
+              2: wrong settings, nothing was started
+    """  # noqa: D301
+    settings = _load(flags, config_path).settings
+
+    async def run() -> None:
+        from dispatcher.supervisor import supervise  # noqa: PLC0415 - the other commands do without the server
+
+        await supervise(settings)
+
+    _run(run, settings)
+
+
+@main.command()
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True, max=100_000),
+    default=20.0,
+    show_default=True,
+    help="Records per second.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same assets and steps.")
+@settings_options(without={"bootstrap_servers"})
+def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None:
+    """Serve made-up asset events from an embedded broker: no Kafka needed.
+
+    \b
+    dispatcher demo --rate 1000 --bind 127.0.0.1:8080
+
+    The broker lives in this process: what environment and file say about brokers does not count here.
+    """  # noqa: D301
+    from dispatcher.command.demo import run_demo  # noqa: PLC0415 - the other commands do without it
+    from dispatcher.kafka.embedded import CONSUMER_PROPERTIES  # noqa: PLC0415
+
+    properties = tuple(f"{key}={value}" for key, value in CONSUMER_PROPERTIES.items())
+    flags["kafka"] = (*properties, *flags["kafka"])
+    settings = _load(flags, config_path, flags_only={"bootstrap_servers", "kafka"}).settings
+
+    async def run() -> None:
+        await run_demo(settings, rate=rate, seed=seed, console=Console())
+
+    _run(run, settings)
+
+
+@main.command()
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "toml", "json"]),
+    default="table",
+    show_default=True,
+    help="For people, for a file, for machines.",
+)
+@click.option("--reference", "show_reference", is_flag=True, help="Print the reference of all settings (Markdown).")
+@settings_options()
+def config(form: str, show_reference: bool, config_path: Path | None, **flags: Any) -> None:
+    """Show the effective settings, and where each came from; secrets are hidden.
+
+    \b
+    dispatcher config --config dispatcher.toml
+    dispatcher config --history-bytes 128MiB --format toml > dispatcher.toml
+    """  # noqa: D301
+    if show_reference:
+        click.echo(reference(), nl=False)
+        return
+    loaded = _load(flags, config_path)
+    if form == "json":
+        shown = {name: {"value": value, "origin": loaded.origins[name]} for name, value in _shown_values(loaded)}
+        click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+    elif form == "toml":
+        for name, value in _shown_values(loaded):
+            table, _, key = name.partition(".")
+            line = f"{table}.{_quote(key)} = {_quote(value)}" if key else f"{name} = {_quote(value)}"
+            # A file made from this must not bring asterisks to a broker as a password.
+            click.echo(f"{'# ' if value == HIDDEN else ''}{line}  # {loaded.origins[name]}")
+    else:
+        rows = Table("setting", "value", "from", box=None, header_style="bold")
+        for name, value in _shown_values(loaded):
+            origin = loaded.origins[name]
+            rows.add_row(name, escape(display(value)), escape(origin), style="dim" if origin == "default" else None)
+        # What reads a pipe wants whole lines.
+        Console(width=None if sys.stdout.isatty() else 10_000).print(rows)
+
+
+def _load(flags: dict[str, Any], config_path: Path | None, *, flags_only: Collection[str] = ()) -> Loaded:
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    if "topics" in given:
+        given["topics"] = ",".join(given["topics"])
+    try:
+        return load(given, os.environ, config_path, flags_only=flags_only)
+    except SettingsError as error:
+        _refuse(error.problems)
+
+
+def _run(run: Callable[[], Awaitable[None]], settings: Settings) -> None:
+    """Run until it returns; what it raises becomes one log line and an exit code."""
+    import trio  # noqa: PLC0415 - `config` does without it
+
+    from dispatcher.telemetry.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(settings.log_level, settings.log_format)
+    code = 0
+    problems: list[SettingsProblem] = []
+    try:
+        trio.run(run)
+    except* SettingsError as group:
+        problems = [problem for error in _leaves(group) for problem in error.problems]
+    except* KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except* Exception as group:
+        code = EXIT_FAILED
+        if all(_cannot_listen(error) for error in _leaves(group)):
+            reason = str(next(_leaves(group)))
+            log.error("cannot listen", bind=settings.bind, error=reason)  # noqa: TRY400 - the reason says it all
+        else:
+            log.exception("failed", exc_info=group)
+    if code:
+        sys.exit(code)
+    if problems:
+        _refuse(problems)
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[Any]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _cannot_listen(error: BaseException) -> bool:
+    return isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _CANNOT_LISTEN)
+
+
+def _shown_values(loaded: Loaded) -> Iterator[tuple[str, Any]]:
+    for name in Settings.model_fields:
+        if name != "kafka":
+            yield name, getattr(loaded.settings, name)
+    for name, value in sorted(hide_secrets(loaded.settings.kafka).items()):
+        yield f"kafka.{name}", value
+
+
+def _quote(value: object) -> str:
+    """As JSON, which is TOML too for all that a setting can be."""
+    return orjson.dumps(value).decode()
+
+
+def _refuse(problems: Sequence[SettingsProblem]) -> NoReturn:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    number = len(problems)
+    console.print(f"[bold red]{number} wrong setting{'s' if number > 1 else ''}; nothing was started.[/]")
+    for problem in problems:
+        console.print(f"  [bold]{escape(problem.key)}[/] = {escape(problem.value)}\n    {escape(problem.remedy)}")
+    sys.exit(EXIT_WRONG_SETTINGS)

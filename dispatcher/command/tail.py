@@ -1,0 +1,111 @@
+"""``dispatcher tail`` on the command line: flags, exit codes, and the last words."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+EXIT_FAILED = 1
+EXIT_REFUSED = 3
+EXIT_UNREACHABLE = 4
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells know it."""
+
+
+@click.command()
+@click.argument("url")
+@click.option("--topic", "topics", multiple=True, metavar="NAME", help="A topic to read. Default: all. Repeatable.")
+@click.option("--since", metavar="TIME", help="Begin there: earliest, an RFC 3339 time, or milliseconds since 1970.")
+@click.option("--from-id", metavar="ID", help="Go on behind this event id, such as the one that was told at the end.")
+@click.option("-n", "--count", type=click.IntRange(min=0), help="Stop behind so many records. Default: never.")
+@click.option(
+    "--format",
+    "form",
+    metavar="pretty|json|value|TEMPLATE",
+    help="TEMPLATE: such as '{offset}\\t{value}'. Default: pretty on a terminal, json elsewhere.",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(["auto", "sse", "websocket"]),
+    default="auto",
+    show_default=True,
+    help="auto: WebSocket for ws:, wss: and .../ws.",
+)
+@click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="Send this, too. Repeatable.")
+@click.option("--retries", type=click.IntRange(min=0), help="Attempts in a row that may fail. Default: no limit.")
+@click.option(
+    "--connect-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the name, the connection and the first answer together.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="On standard error, tell errors and gaps only.")
+def tail(url: str, **options: Any) -> None:
+    """Show a stream: on a terminal for people, in a pipe as JSON lines.
+
+    \b
+    dispatcher tail http://127.0.0.1:8000 --since earliest
+    dispatcher tail ws://127.0.0.1:8000 --format value | grep photo
+    dispatcher tail http://127.0.0.1:8000 --count 1 --format '{topic} {partition} {offset} {key}'
+
+    It reconnects, resumes and passes over repeats. States and gaps go to standard error, and at the end the id with
+    which --from-id goes on.
+
+    \b
+    Exit code 0: --count records were written, or who read the pipe has left
+              1: failed
+              2: wrong usage, nothing was sent
+              3: the server refuses, or is no dispatcher
+              4: unreachable, after --retries
+            130: Ctrl-C
+    """  # noqa: D301
+    sys.exit(_run(url, **options))
+
+
+def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: Any) -> int:
+    """Tail until it ends, and return the exit code."""
+    import trio  # noqa: PLC0415 - the other commands do without all of these
+
+    from dispatcher.client import SubscriptionError, UnreachableError  # noqa: PLC0415
+    from dispatcher.client.address import read_address  # noqa: PLC0415
+    from dispatcher.client.errors import WrongAddressError  # noqa: PLC0415
+    from dispatcher.command.tail_output import Options, Tail  # noqa: PLC0415
+
+    try:
+        read_address(url, since=options["since"], last_event_id=options["from_id"])
+        tailing = Tail(Options(url, topics, headers=dict(map(_header, headers)), **options))
+    except (WrongAddressError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    code = 0
+    try:
+        trio.run(tailing.run)
+    except* KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except* SubscriptionError as group:
+        ended_by = _first(group)
+        tailing.say(str(ended_by), "bold red")
+        code = EXIT_UNREACHABLE if isinstance(ended_by, UnreachableError) else EXIT_REFUSED
+    except* OSError as group:
+        # Standard output is full, or gone in another way than a pipe goes.
+        tailing.say(str(_first(group)), "bold red")
+        code = EXIT_FAILED
+    if tailing.position and not options["quiet"]:
+        tailing.say(f"go on with --from-id '{tailing.position}'")
+    return code
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ValueError(f"{text!r} is not a header: use NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

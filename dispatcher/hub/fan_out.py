@@ -1,0 +1,162 @@
+"""Hands what is published to every live subscriber, in rounds.
+
+A round is what was published since the one before, joined for each feed: under load records share writes by themselves,
+and at a low rate each leaves at once. A subscriber whose task waits for something to do is written to from here,
+without waking it: the socket takes all of it, or the rest goes to the task. The others get it through their channels.
+
+A round yields to the loop between slices of subscribers, and behind a long one others have their share, so that it
+delays nothing else. While rounds are behind what is published, the poller waits (`FanOut.settled`): they hold a bounded
+number of bytes.
+
+*Thread*: everything here belongs to the Trio thread.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import trio
+
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.subscriber import Subscriber
+from dispatcher.sansio.entries import Entry, Item, Offer
+
+SLICE = 256
+"""Most subscribers between two yields: at 7 µs each the loop is held for less than two milliseconds."""
+
+SLICE_BYTES = 1024 * 1024
+"""Most bytes between two yields, for the same reason: the kernel copies them at about 1 GiB a second."""
+
+LONG_SECONDS = 0.001
+"""A round that took longer has kept others waiting."""
+
+OTHERS_SHARE = 3.0
+"""Others are left the loop for so many times as long as a long round took, if they want it. The next round takes more
+records at once then, which is less work for all: so in the storm after a restart those who come are served sooner."""
+
+NOBODY_SECONDS = 0.0001
+"""When the loop is back sooner than this, nobody wanted it."""
+
+BUSY_BYTES = 256 * 1024
+"""From here on the poller waits until the round is over."""
+
+
+class FanOut:
+    """The live subscribers, and the rounds.
+
+    Args:
+        round_bytes: Bytes of one round; one entry always fits.
+        on_dispatched: Called with entries and the number of subscribers whose sockets accepted all of them.
+    """
+
+    def __init__(self, round_bytes: int, on_dispatched: Callable[[Sequence[Entry], int], None]) -> None:
+        self._round_bytes = round_bytes
+        self._on_dispatched = on_dispatched
+        self._live: dict[Feed, dict[int, Subscriber]] = {}
+        self._published: dict[Feed, list[Item]] = {}
+        self._published_bytes = 0
+        self._newest: dict[Feed, int] = {}
+        """The sequence of the newest entry that was published for each feed, since somebody reads it live."""
+        self._under_way: dict[Feed, list[Item]] = {}
+        """What this round has not offered to everybody yet."""
+        self._wake_up = trio.Event()
+        self._settled = trio.Event()
+
+    def add(self, subscriber: Subscriber) -> None:
+        """It has seen all that was published: from now on everything newer is offered to it."""
+        self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Offer it nothing more."""
+        live = self._live.get(subscriber.feed)
+        if live is not None:
+            live.pop(subscriber.number, None)
+            if not live:
+                del self._live[subscriber.feed]
+                self._newest.pop(subscriber.feed, None)
+
+    def publish(self, entry: Entry, encode: Callable[[Feed, Entry], bytes]) -> None:
+        """Offer an entry with the next round. Encoded now: the history may have let it go by then."""
+        for feed in self._live:
+            if entry.batch.partition.topic in feed.topics:
+                data = encode(feed, entry)
+                self._published.setdefault(feed, []).append((entry, data))
+                self._newest[feed] = entry.sequence
+                self._published_bytes += len(data)
+                self._wake_up.set()
+
+    def withdraw(self) -> None:
+        """Take back what was published and is not in the sockets yet: partitions have left, and its ids name them.
+
+        Who has not taken it all catches up from the history, where it is encoded anew.
+        """
+        self._published.clear()
+        self._published_bytes = 0
+        for feed, live in tuple(self._live.items()):
+            for subscriber in tuple(live.values()):
+                if subscriber.cursor.sequence < self._newest.get(feed, 0):
+                    subscriber.fall_back()
+
+    def is_behind(self, feed: Feed) -> bool:
+        """Whether something was published that has not been offered to every live subscriber of a feed."""
+        return feed in self._under_way or feed in self._published
+
+    @property
+    def busy(self) -> bool:
+        """Whether to publish nothing more until `settled`."""
+        return self._published_bytes >= BUSY_BYTES
+
+    async def settled(self) -> None:
+        """Return when all that was published has been offered. *Cancellation*: safe."""
+        while self._published or self._under_way:
+            await self._settled.wait()
+
+    async def run(self) -> None:
+        """Run rounds until cancelled."""
+        while True:
+            await self._wake_up.wait()
+            self._wake_up = trio.Event()
+            while self._published:
+                began = trio.current_time()
+                self._under_way, self._published, self._published_bytes = self._published, {}, 0
+                for feed in tuple(self._under_way):
+                    for part in self._parts(self._under_way[feed]):
+                        await self._offer(feed, part)
+                    del self._under_way[feed]
+                await self._leave_to_others(trio.current_time() - began)
+            # Who waits took this one, perhaps before this task had even begun.
+            self._settled.set()
+            self._settled = trio.Event()
+
+    async def _leave_to_others(self, taken_seconds: float) -> None:
+        """Return when others have had their share of the loop, or nobody wants it."""
+        seconds = OTHERS_SHARE * taken_seconds if taken_seconds > LONG_SECONDS else 0
+        while seconds > 0:
+            before = trio.current_time()
+            await trio.lowlevel.checkpoint()
+            taken = trio.current_time() - before
+            seconds = seconds - taken if taken > NOBODY_SECONDS else 0
+
+    def _parts(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        part: list[Item] = []
+        size_bytes = 0
+        for item in items:
+            if part and size_bytes + len(item[1]) > self._round_bytes:
+                yield part
+                part, size_bytes = [], 0
+            part.append(item)
+            size_bytes += len(item[1])
+        yield part
+
+    async def _offer(self, feed: Feed, items: list[Item]) -> None:
+        """One round of one feed."""
+        live: Mapping[int, Subscriber] = self._live.get(feed, {})
+        subscribers = list(live.values())
+        offer = Offer(items)
+        step = max(1, min(SLICE, SLICE_BYTES // offer.size_bytes))
+        for start in range(0, len(subscribers), step):
+            if start:
+                # Whoever is not live any more when this goes on, as after `withdraw`, takes nothing.
+                await trio.lowlevel.checkpoint()
+            taken = 0
+            for subscriber in subscribers[start : start + step]:
+                taken += subscriber.offer(offer)
+            self._on_dispatched(offer.entries, taken)

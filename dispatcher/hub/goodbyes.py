@@ -1,0 +1,43 @@
+"""The goodbyes that the web room and the supervisor say (docs/protocol.md has the table of codes)."""
+
+import random
+from dataclasses import dataclass
+
+RETRY_MS = 1000
+"""What a client is told to wait before it reconnects, unless a goodbye tells it otherwise."""
+
+RETRY_SPREAD_MS = (500, 3000)
+"""Clients of one replica come back over this time, not as one herd; all of them reach a new replica within it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Why the server ends a stream (docs/protocol.md has the table of codes)."""
+
+    code: int
+    reason: str
+    retry_ms: int
+
+
+def _spread_ms() -> int:
+    return random.randint(*RETRY_SPREAD_MS)  # noqa: S311 - spreads load, guards nothing
+
+
+def restart() -> Goodbye:
+    """The replica stops; another one, or its successor, takes over."""
+    return Goodbye(1012, "the replica is restarting", _spread_ms())
+
+
+def try_later(reason: str) -> Goodbye:
+    """The replica cannot take this subscriber now."""
+    return Goodbye(1013, reason, _spread_ms())
+
+
+def spread() -> Goodbye:
+    """Another replica has come, and this subscriber is one of those that may go to it."""
+    return Goodbye(1013, "subscribers are spread over the replicas again", _spread_ms())
+
+
+def unsupported() -> Goodbye:
+    """The client sent a binary message."""
+    return Goodbye(1003, "binary messages are not understood", _spread_ms())

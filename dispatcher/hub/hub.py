@@ -1,0 +1,403 @@
+"""The hub: registry of subscribers, fan-out of batches, and the seam between live and catching up.
+
+Work is done once a batch, not once a subscriber: a batch is encoded once per feed in use, and the same bytes are
+offered to every live subscriber (`fan_out`). The hub never waits for one of them.
+
+*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run`, `Hub.settled` and
+`Hub.wait_until_left`, so every other method is one step that no task can observe half done.
+"""
+
+import random
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import count
+from statistics import median
+
+import trio
+
+from dispatcher.errors import UnavailableError
+from dispatcher.hub.fan_out import FanOut
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.hub.lookups import Answers, Replays
+from dispatcher.hub.statistics import HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
+from dispatcher.hub.subscriber import Subscriber
+from dispatcher.hub.transport import Transport
+from dispatcher.sansio.catch_up import Question
+from dispatcher.sansio.entries import Entry
+from dispatcher.sansio.history import History
+from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.settings import Settings
+
+HEARTBEAT_SLICES = 10
+"""Heartbeats are spread over their interval: ten thousand at once would hold the loop for half a second."""
+
+
+class Hub:
+    """Hands batches to subscribers.
+
+    Args:
+        settings: Bounds of history, channels and writes.
+        on_dispatched: Called once for each batch, when the first subscriber has taken all of it.
+        replays: Where to read what is no longer in memory.
+    """
+
+    def __init__(self, settings: Settings, on_dispatched: Callable[[Batch], None], replays: Replays) -> None:
+        self.history = History(settings.history_bytes)
+        self.state = ReplicaState.BROKER_DOWN
+        self.state_version = 0
+        self._settings = settings
+        self._on_dispatched = on_dispatched
+        self._answers = Answers(replays, settings.write_bytes)
+        self._partitions: dict[TopicPartition, int | None] = {}
+        self._departed: dict[TopicPartition, tuple[int, int]] = {}
+        """Of partitions that were here before: the next offset, and the first number of who was not there to see it."""
+        self._layout = Layout(())
+        self._offsets: list[int | None] = []
+        self._indexes: dict[TopicPartition, int] = {}
+        self._subscribers: dict[int, Subscriber] = {}
+        self._readers: Counter[str] = Counter()
+        """Number of subscribers by topic."""
+        self._feeds: Counter[Feed] = Counter()
+        """Number of subscribers by feed."""
+        self._fan_out = FanOut(settings.write_bytes, self.dispatched)
+        self._next_number = 1
+        self._goodbye: Goodbye | None = None
+        self._state_cache: dict[tuple[Feed, bool], bytes] = {}
+        self._left = trio.Event()
+        self._published_records = 0
+        self._dispatched_records = 0
+        self._deliveries = 0
+        self._fell_back = 0
+        self._stalled = 0
+        self._assignments = 0
+        self._caught_up = {True: 0, False: 0}
+        """How often a subscriber became live, by whether it needed more than the history for it."""
+
+    # What the consumer group says.
+
+    def assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """These partitions are ours from now on."""
+        self._assignments += 1
+        self._retire(partitions, leave=False)
+        self._partitions.update(dict.fromkeys(partitions))
+        self._lay_out()
+
+    def unassigned(self, partitions: Collection[TopicPartition]) -> None:
+        """Stop handing out these partitions, at once; writes under way go on."""
+        self._retire(partitions, leave=True)
+        for partition in partitions:
+            if (offset := self._partitions.pop(partition, None)) is not None:
+                self._departed[partition] = (offset + 1, self._next_number)
+        self._lay_out()
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber.departed(partitions)
+
+    def writing(self, partitions: Iterable[TopicPartition]) -> bool:
+        """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
+        partitions = frozenset(partitions)
+        return any(
+            entry.batch.partition in partitions and not entry.dispatched
+            for subscriber in self._subscribers.values()
+            for entry in subscriber.in_flight
+        )
+
+    def begins_anew(self, partition: TopicPartition, first_offset: int) -> None:
+        """A partition is another log from now on; it begins at an offset."""
+        readers = [subscriber for subscriber in self._subscribers.values() if partition.topic in subscriber.feed.topics]
+        places = [subscriber.places.get(partition) for subscriber in readers]
+        self.assigned([partition])
+        for subscriber, place in zip(readers, places, strict=True):
+            subscriber.begins_anew(partition, place, first_offset)
+
+    def set_state(self, state: ReplicaState) -> None:
+        """Tell every subscriber what the replica is doing, if that is news."""
+        if state is not self.state:
+            self.state = state
+            self._state_changed()
+
+    def publish(self, batch: Batch) -> None:
+        """Append a batch to the history and offer it to every live subscriber."""
+        index = self._indexes[batch.partition]
+        self._partitions[batch.partition] = self._offsets[index] = batch.next_offset - 1
+        is_new = not self.history.knows(batch.partition)
+        entry = self.history.append(batch, Snapshot(self._layout, tuple(self._offsets)), index)
+        if is_new:
+            self._arrived(batch.partition)
+        self._published_records += len(batch.records)
+        self._fan_out.publish(entry, self.data)
+
+    @property
+    def busy(self) -> bool:
+        """Whether to publish nothing more until `settled`."""
+        return self._fan_out.busy
+
+    async def settled(self) -> None:
+        """Return when all that was published has been offered to every live subscriber. *Cancellation*: safe."""
+        await self._fan_out.settled()
+
+    def reached(self, partition: TopicPartition, offset: int) -> None:
+        """A partition has been read up to an offset, without a record in what is new of it."""
+        is_new = not self.history.knows(partition)
+        self.history.reached(partition, offset)
+        index = self._indexes[partition]
+        seen = self._offsets[index]
+        if seen is None or seen < offset - 1:
+            self._partitions[partition] = self._offsets[index] = offset - 1
+        if is_new:
+            self._arrived(partition)
+
+    # What subscribers ask (subscriber.Source).
+
+    def ask(self, subscriber: Subscriber, question: Question) -> None:
+        """Find something out for a subscriber, and give it to it when it is there."""
+        self._answers.ask(subscriber, question)
+
+    def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
+        """A batch that was read again, encoded for one subscriber: what it has seen is its own."""
+        layout = Layout(seen)
+        snapshot = Snapshot(layout, tuple(seen[partition] for partition in layout.partitions))
+        return _encode(feed, batch, snapshot, layout.partitions.index(batch.partition))
+
+    def data(self, feed: Feed, entry: Entry) -> bytes:
+        """The entry's bytes for a feed, encoded when first asked for."""
+        return self.history.encode(
+            entry, feed, lambda entry: _encode(feed, entry.batch, entry.snapshot, entry.own_index)
+        )
+
+    def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
+        """The entry's records from an offset on, encoded for one subscriber that has the others already."""
+        records = entry.batch.records
+        wanted = records[bisect_left(records.offsets, first_offset) :]
+        return _encode(feed, Batch(entry.batch.partition, wanted), entry.snapshot, entry.own_index)
+
+    def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
+        """So many subscribers' sockets accepted all bytes of these entries."""
+        if subscribers:
+            for entry in entries:
+                self._deliveries += entry.records * subscribers
+                if not entry.dispatched:
+                    self._first_dispatched(entry)
+
+    def now_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
+        """Offer every new entry to the subscriber."""
+        self._caught_up[needed_kafka] += 1
+        self._fan_out.add(subscriber)
+
+    def not_live(self, subscriber: Subscriber) -> None:
+        """Offer nothing more to the subscriber: it reads the history."""
+        self._fell_back += 1
+        self._fan_out.remove(subscriber)
+
+    def stalled(self) -> None:
+        """A subscriber took nothing for too long."""
+        self._stalled += 1
+
+    def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
+        """The replica's state, encoded for a feed."""
+        data = self._state_cache.get((feed, catching_up))
+        if data is None:
+            assigned: dict[str, list[int]] = {}
+            for topic, partition in sorted(self._partitions):
+                if topic in feed.topics:
+                    assigned.setdefault(topic, []).append(partition)
+            state: str = self.state
+            if self.state is ReplicaState.STREAMING:
+                if not assigned:
+                    state = ReplicaState.WAITING
+                elif catching_up:
+                    state = SubscriberState.CATCHING_UP
+            data = feed.wire.state(state, self._settings.client_id, assigned, self._settings.heartbeat_seconds)
+            self._state_cache[feed, catching_up] = data
+        return data
+
+    def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
+        """A sign of life; who is live and has nothing waiting is told the position of the head."""
+        is_whole = at_head and not self._fan_out.is_behind(feed)
+        position = Snapshot(self._layout, tuple(self._offsets)).format(feed.topics) if is_whole else ""
+        return feed.wire.encode_heartbeat(position)
+
+    # Who comes and goes.
+
+    def subscribe(
+        self,
+        feed: Feed,
+        transport: Transport,
+        position: Mapping[TopicPartition, int] | None = None,
+        since_ms: int | None = None,
+    ) -> Subscriber:
+        """Register a subscriber, until `unsubscribe`.
+
+        Args:
+            feed: What it gets.
+            transport: Where it gets it.
+            position: The last offset that it has seen of some partitions; those that are not here now count when
+                they come.
+            since_ms: Where the other partitions begin, in ms since the epoch, or `EARLIEST`.
+
+        Raises:
+            UnavailableError: there are `max_subscribers` already, or the replica is stopping.
+        """
+        if self._goodbye is not None:
+            raise UnavailableError(self._goodbye.reason)
+        if len(self._subscribers) >= self._settings.max_subscribers:
+            raise UnavailableError(f"this replica has its {self._settings.max_subscribers} subscribers already")
+        subscriber = Subscriber(
+            self._next_number,
+            self,
+            feed,
+            transport,
+            position={tp: offset for tp, offset in (position or {}).items() if tp.topic in feed.topics},
+            since_ms=since_ms,
+            buffer_bytes=self._settings.subscriber_buffer_bytes,
+            write_bytes=self._settings.write_bytes,
+        )
+        self._next_number += 1
+        self._subscribers[subscriber.number] = subscriber
+        self._readers.update(feed.topics)
+        self._feeds[feed] += 1
+        return subscriber
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber; once more does nothing."""
+        if self._subscribers.pop(subscriber.number, None) is not None:
+            self._readers.subtract(subscriber.feed.topics)
+            self._forget_feed(subscriber.feed)
+            self._fan_out.remove(subscriber)
+            subscriber.close()
+            self._left.set()
+
+    async def run(self) -> None:
+        """Hand out what is published, find out what subscribers ask for, and send each of them heartbeats."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fan_out.run)
+            nursery.start_soon(self._beat)
+            nursery.start_soon(self._answers.run)
+
+    async def _beat(self) -> None:
+        """A heartbeat every `heartbeat_seconds`, a slice of the subscribers at a time."""
+        for tick in count():
+            await trio.sleep(self._settings.heartbeat_seconds / HEARTBEAT_SLICES)
+            heartbeats: dict[Feed, bytes] = {}
+            now = trio.current_time()
+            for number, subscriber in tuple(self._subscribers.items()):
+                subscriber.transport.end_if_silent(now)
+                if number % HEARTBEAT_SLICES == tick % HEARTBEAT_SLICES:
+                    feed = subscriber.feed
+                    if feed not in heartbeats:
+                        heartbeats[feed] = self.heartbeat_bytes(feed, at_head=True)
+                    subscriber.heartbeat(heartbeats[feed])
+
+    def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
+        """End every stream when its write under way is done, and take no new subscriber."""
+        self._goodbye = make()
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber.end(make())
+
+    async def wait_until_left(self) -> None:
+        """Return when no subscriber is left. *Cancellation*: safe."""
+        while self._subscribers:
+            self._left = trio.Event()
+            await self._left.wait()
+
+    def statistics(self) -> HubStatistics:
+        """A snapshot of the hub."""
+        subscribers = self.subscriber_statistics()
+        behind = [subscriber.behind_records for subscriber in subscribers]
+        return HubStatistics(
+            subscribers=dict.fromkeys(SubscriberState, 0) | Counter(subscriber.state for subscriber in subscribers),
+            transports=Counter(subscriber.transport for subscriber in subscribers),
+            replaying=sum(subscriber.replaying for subscriber in subscribers),
+            behind_records_median=int(median(behind)) if behind else 0,
+            behind_records_worst=max(behind, default=0),
+            buffered_bytes=sum(subscriber.buffered_bytes for subscriber in subscribers),
+            history=self.history.statistics(),
+            published_records=self._published_records,
+            dispatched_records=self._dispatched_records,
+            deliveries=self._deliveries,
+            fell_back=self._fell_back,
+            stalled=self._stalled,
+            history_hits=self._caught_up[False],
+            history_misses=self._caught_up[True],
+        )
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are here."""
+        return len(self._partitions)
+
+    @property
+    def assignments(self) -> int:
+        """How often partitions came, also none of them: each member of a group is assigned anew when another comes."""
+        return self._assignments
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscribers there are, in any state."""
+        return len(self._subscribers)
+
+    def some_subscribers(self, number: int) -> list[Subscriber]:
+        """So many of the subscribers that are here now, at random."""
+        return random.sample(list(self._subscribers.values()), number)
+
+    def reads(self, topic: str) -> bool:
+        """Whether some subscriber reads a topic."""
+        return self._readers[topic] > 0
+
+    def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:
+        """A snapshot of every subscriber."""
+        return [subscriber.statistics() for subscriber in self._subscribers.values()]
+
+    def _first_dispatched(self, entry: Entry) -> None:
+        # A retired entry's write was under way when its partition was revoked: the tracker still wants to know.
+        if not self.history.dispatched(entry) and not entry.retired:
+            return
+        entry.dispatched = True
+        self._dispatched_records += entry.records
+        self._on_dispatched(entry.batch)
+
+    def _retire(self, partitions: Collection[TopicPartition], *, leave: bool) -> None:
+        """Hand out nothing more of what is here of some partitions; those that leave may come back."""
+        held = [partition for partition in partitions if partition in self._partitions]
+        if held:
+            self._fan_out.withdraw()
+            if leave:
+                for subscriber in self._subscribers.values():
+                    subscriber.departing(held)
+            self.history.retire(held)
+
+    def _arrived(self, partition: TopicPartition) -> None:
+        place, before_number = self._departed.pop(partition, (None, 0))
+        for subscriber in tuple(self._subscribers.values()):
+            if partition.topic in subscriber.feed.topics:
+                subscriber.arrived(partition, place if subscriber.number < before_number else None)
+
+    def _lay_out(self) -> None:
+        """Build the vector of positions anew: partitions came or went."""
+        self._layout = Layout(self._partitions)
+        self._indexes = {partition: index for index, partition in enumerate(self._layout.partitions)}
+        self._offsets = [self._partitions[partition] for partition in self._layout.partitions]
+        self._state_changed()
+
+    def _forget_feed(self, feed: Feed) -> None:
+        """One subscriber less has it; behind the last one nothing is kept of it."""
+        self._feeds[feed] -= 1
+        if not self._feeds[feed]:
+            del self._feeds[feed]
+            for catching_up in (False, True):
+                self._state_cache.pop((feed, catching_up), None)
+
+    def _state_changed(self) -> None:
+        self.state_version += 1
+        self._state_cache.clear()
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber.tell_state()
+
+
+def _encode(feed: Feed, batch: Batch, snapshot: Snapshot, own_index: int) -> bytes:
+    partition = batch.partition
+    return feed.wire.records(
+        batch, f"{partition.topic}:{partition.partition}=", snapshot.id_suffix(own_index, feed.topics)
+    )

@@ -1,0 +1,478 @@
+"""One subscriber: its channel, its place in the history, and the task that writes to its transport.
+
+The seam between catching up and live: a subscriber that catches up reads the history behind its place, one write
+at a time. When nothing is left behind it, it goes live in the same step, without an ``await`` in between: from
+then on the hub puts every new entry into its channel. When the channel is full, it is emptied and the subscriber
+catches up again from where it was. So every record reaches it once, in order, and no one waits for it.
+
+What is no longer in memory is read again from Kafka, a chunk whenever the socket has taken the one before, until
+nothing is missing any more between what was read and what is in memory; then the history goes on. All missing
+partitions come before the history does: the ids in the history name the last offset of every partition.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+from dispatcher.errors import FellBehindError, SubscriberStalledError
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
+from dispatcher.hub.transport import Transport
+from dispatcher.sansio.catch_up import CatchUp, Question, ReadQuestion, TimeQuestion, began_anew
+from dispatcher.sansio.entries import Cursor, Entry, Item, Offer
+from dispatcher.sansio.history import History
+from dispatcher.sansio.ranges import Bounds, Chunk, Gap
+from dispatcher.sansio.records import Batch, TopicPartition
+
+CHANNEL_ENTRIES = 1024
+"""Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
+
+_open_channel = trio.open_memory_channel[Item | None]
+"""Typed once: to build the type each time would be a fifteenth of what it costs to take a subscriber."""
+
+
+class Source(Protocol):
+    """What a subscriber needs of the hub, which owns the history and every send channel."""
+
+    @property
+    def state_version(self) -> int:
+        """Changes whenever the state that subscribers are told changes."""
+
+    def data(self, feed: Feed, entry: Entry) -> bytes:
+        """The entry, encoded for the feed."""
+
+    def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
+        """The entry's records from an offset on, encoded for the feed."""
+
+    def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
+        """A batch that was read again, encoded for who has seen so much."""
+
+    def ask(self, subscriber: "Subscriber", question: Question) -> None:
+        """Find something out, and tell `Subscriber.answered`. Never waits."""
+
+    @property
+    def history(self) -> History:
+        """Recent and undispatched batches."""
+
+    def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
+        """The replica's state, encoded for the feed."""
+
+    def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
+        """A sign of life, encoded for the feed, with the position of the head for who has taken all of it."""
+
+    def now_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
+        """From now on every new entry is offered to the subscriber.
+
+        Args:
+            subscriber: It has caught up.
+            needed_kafka: Whether it needed more than the history for that.
+        """
+
+    def not_live(self, subscriber: "Subscriber") -> None:
+        """The subscriber reads the history itself."""
+
+    def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
+        """So many sockets accepted all bytes of these entries."""
+
+    def stalled(self) -> None:
+        """A socket took nothing for too long."""
+
+
+class Subscriber:
+    """Writes its feed to its transport until the client or the server ends it.
+
+    Made by `Hub.subscribe`. *Thread*: Trio's only.
+
+    Args:
+        number: Its number within this process.
+        source: The hub.
+        feed: What it gets.
+        transport: Where it gets it.
+        position: The last offset that it has seen of some partitions.
+        since_ms: Where the others begin, in ms since the epoch, or `EARLIEST`; None: as for a new subscriber.
+        buffer_bytes: Bound of its channel. An entry that is larger than all of it fits into an empty channel.
+        write_bytes: Entries are joined into one write up to this size; one entry always fits.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        source: Source,
+        feed: Feed,
+        transport: Transport,
+        *,
+        position: Mapping[TopicPartition, int],
+        since_ms: int | None,
+        buffer_bytes: int,
+        write_bytes: int,
+    ) -> None:
+        self.number = number
+        self.feed = feed
+        self.state = SubscriberState.CATCHING_UP
+        self.cursor: Cursor
+        """Its place in the history, while nothing has to be found out."""
+        self.asking = trio.CancelScope()
+        """Around what is found out for it; cancelled when it leaves."""
+        self.has_left = False
+        self.in_flight: Sequence[Entry] = ()
+        """The entries of the write under way."""
+        self.records = 0
+        self._source = source
+        self.transport = transport
+        self._buffer_bytes = buffer_bytes
+        self._write_bytes = write_bytes
+        self._send_channel, self._receive_channel = _open_channel(CHANNEL_ENTRIES)
+        self._buffered_bytes = self._buffered_records = 0
+        self._handed: Item | None = None
+        self._parked = False
+        """Whether its task waits with nothing to do: then the socket is free, and nothing is due before new entries."""
+        self._rest: memoryview | None = None
+        """What the socket has not taken yet of entries that were offered: the next bytes to go out."""
+        self._told: tuple[int, bool] | None = None
+        self._departures: list[tuple[int, bytes]] = []
+        """States, by version, in which partitions had left since something was told."""
+        self._heartbeat_due = False
+        self._goodbye: Goodbye | None = None
+        self._catch_up = CatchUp(source.history, feed.topics, position, since_ms)
+        self._asked = False
+        self._found: list[bytes] = []
+        """What is to be sent before the history goes on."""
+        self._needed_kafka = False
+        self._enter_history()
+
+    def offer(self, offer: Offer) -> bool:
+        """Take new entries while live: at once if the socket takes them, else through the channel.
+
+        When the channel is full the subscriber catches up from where it is. Never waits. Called by `FanOut`.
+
+        Returns:
+            Whether the socket has taken all of them.
+        """
+        cursor = self.cursor
+        if self._parked and cursor.sequence < offer.first_sequence:
+            sent = self.transport.try_send(offer.data)
+            if sent:
+                # `Cursor.handed`, spelled out: this is done for each record and subscriber.
+                cursor.seen, cursor.sequence = offer.last, offer.last_sequence
+                if sent == offer.size_bytes:
+                    self.records += offer.records
+                    return True
+                self._rest, self.in_flight = memoryview(offer.data)[sent:], offer.entries
+                self._nudge()
+                return False
+        for item in offer.items:
+            if self.state is SubscriberState.LIVE and item[0].sequence > self.cursor.sequence:
+                self._buffer(item)
+        return False
+
+    def _buffer(self, item: Item) -> None:
+        entry, data = item
+        if not self._buffered_bytes or self._buffered_bytes + len(data) <= self._buffer_bytes:
+            try:
+                self._send_channel.send_nowait(item)
+            except trio.WouldBlock:
+                pass
+            else:
+                self._parked = False
+                self._buffered_bytes += len(data)
+                self._buffered_records += entry.records
+                return
+        self.fall_back()
+
+    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
+        """Take the first offsets of what came since its time; called by the hub."""
+        if self._is_waited_for():
+            self._catch_up.placed(question, offsets)
+            self._go_on()
+
+    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
+        """Take where logs begin and end; called by the hub."""
+        if self._is_waited_for():
+            self._found += self._encode_gaps(self._catch_up.bounded(bounds))
+            self._go_on()
+
+    def read(self, question: ReadQuestion, chunk: Chunk) -> None:
+        """Take what was read again; called by the hub."""
+        if self._is_waited_for():
+            gaps, batches = self._catch_up.read(question, chunk)
+            for batch, seen in batches:
+                # Behind the records before it: a gap moves clients behind its last offset.
+                before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
+                gaps = [gap for gap in gaps if gap not in before]
+                self._found += self._encode_gaps(before)
+                self._found.append(self._source.replayed_data(self.feed, batch, seen))
+                self.records += len(batch.records)
+            self._found += self._encode_gaps(gaps)
+            self._go_on()
+
+    def unanswered(self) -> None:
+        """Nothing could be found out, ask again; called by the hub."""
+        self._asked = False
+        self._nudge()
+
+    def arrived(self, partition: TopicPartition, place: int | None) -> None:
+        """A partition is here now: if that changes where it goes on, go on there; called by the hub.
+
+        Args:
+            partition: The partition.
+            place: The next offset when it was here before, if the subscriber was there.
+        """
+        if self._catch_up.concerns(partition, place):
+            if not self._catch_up.pending:
+                self._leave_history()
+            self._catch_up.arrived(partition, place)
+            self._go_on()
+
+    def begins_anew(self, partition: TopicPartition, place: int | None, first_offset: int) -> None:
+        """A partition is another log from now on; called by the hub.
+
+        Args:
+            partition: The partition.
+            place: The next offset that would have come of the old one, if any was known.
+            first_offset: The first one of the new one.
+        """
+        if place is not None:
+            self._found += self._encode_gaps([began_anew(partition, place, first_offset)])
+        if self._catch_up.pending:
+            self._catch_up.forget(partition)
+            self._enter_history()
+        self._nudge()
+
+    @property
+    def places(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each partition."""
+        return self._catch_up.places if self._catch_up.pending else self._source.history.place(self.cursor)
+
+    def fall_back(self) -> None:
+        """Leave the live feed; what the channel held is in the history, behind the cursor."""
+        self.state = SubscriberState.CATCHING_UP
+        self._parked = False
+        self._source.not_live(self)
+        self._buffered_bytes = self._buffered_records = 0
+        with suppress(trio.WouldBlock):
+            while True:
+                self._receive_channel.receive_nowait()
+        self._nudge()
+
+    def end(self, goodbye: Goodbye) -> None:
+        """Let the write under way finish, then say goodbye and return from `run`; the first reason counts.
+
+        Does nothing when the subscriber has left.
+        """
+        if self._goodbye is None and not self.has_left:
+            self._goodbye = goodbye
+            self._nudge()
+
+    def departing(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions are about to leave the history; called by the hub, which has withdrawn what it had published."""
+        if self.state is SubscriberState.CATCHING_UP:
+            self._catch_up.departing(partitions, self.places)
+
+    def departed(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions have left; called by the hub when it knows its new state."""
+        self._departures.append((self._source.state_version, self._source.state_bytes(self.feed, catching_up=True)))
+        if self._catch_up.pending:
+            self._catch_up.departed(partitions)
+            self._go_on()
+
+    def tell_state(self) -> None:
+        """The replica's state has changed: tell it with the next write, which may be now."""
+        self._nudge()
+
+    def heartbeat(self, data: bytes) -> None:
+        """Send a sign of life: at once if the socket takes it, else with the next write.
+
+        Args:
+            data: What is sent to who has taken all that was offered.
+        """
+        if self._parked and (sent := self.transport.try_send(data)):
+            if sent < len(data):
+                self._rest = memoryview(data)[sent:]
+                self._nudge()
+            return
+        self._heartbeat_due = True
+        self._nudge()
+
+    async def run(self) -> Goodbye | None:
+        """Write until the stream ends; returns why the server ended it.
+
+        *Cancellation*: the connection cannot be used afterwards; entries of a write that was cut are not counted
+        as dispatched.
+
+        Raises:
+            SubscriberGoneError: the client closed the connection.
+            SubscriberStalledError: the client took nothing for too long.
+        """
+        while True:
+            if self._rest is not None:
+                rest, self._rest = self._rest, None
+                await self._write([rest], self.in_flight)
+                continue
+            if self._goodbye is not None:
+                break
+            found, self._found = self._found, []
+            taken = [] if found or self._catch_up.pending else self._take()
+            buffers = [*self._state(), *found, *(data for _, data in taken), *self._heartbeat()]
+            if buffers:
+                await self._write(buffers, [entry for entry, _ in taken])
+            else:
+                self._ask()
+                self._parked = self.state is SubscriberState.LIVE
+                self._handed = await self._receive_channel.receive()
+        goodbye = self._goodbye
+        await self.transport.send_all([self.feed.wire.goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)])
+        return goodbye
+
+    async def _write(self, buffers: Sequence[bytes | memoryview], entries: Sequence[Entry]) -> None:
+        self.in_flight = entries
+        try:
+            await self.transport.send_all(buffers)
+            self._source.dispatched(entries, 1)
+        except SubscriberStalledError:
+            self._source.stalled()
+            raise
+        finally:
+            self.in_flight = ()
+        self.records += sum(entry.records for entry in entries)
+
+    def close(self) -> None:
+        """Close both ends of the channel; the hub calls it when the subscriber has left."""
+        self.has_left = True
+        # A round that is under way still knows it, and must offer it nothing.
+        self.state = SubscriberState.CATCHING_UP
+        self._parked = False
+        self.asking.cancel()
+        self._send_channel.close()
+        self._receive_channel.close()
+
+    def statistics(self) -> SubscriberStatistics:
+        """A snapshot of this subscriber."""
+        return SubscriberStatistics(
+            id=self.number,
+            state=self.state,
+            transport=self.transport.name,
+            wire=self.feed.wire.name,
+            buffered_bytes=self._buffered_bytes,
+            records=self.records,
+            replaying=self._catch_up.pending,
+            behind_records=self._behind_records(),
+        )
+
+    def _behind_records(self) -> int:
+        if self.state is SubscriberState.LIVE:
+            return self._buffered_records
+        ends = self._source.history.ends(self.feed.topics)
+        return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self.places.items())
+
+    def _take(self) -> list[Item]:
+        """What goes into the next write: from the channel when live, else from the history."""
+        handed, self._handed = self._handed, None
+        if self.state is SubscriberState.LIVE:
+            return self._take_live(handed)
+        taken = self._take_history()
+        if not taken and not self._catch_up.pending and self._goodbye is None:
+            self.state = SubscriberState.LIVE
+            self._source.now_live(self, needed_kafka=self._needed_kafka)
+            self._needed_kafka = False
+        return taken
+
+    def _take_live(self, item: Item | None) -> list[Item]:
+        taken: list[Item] = []
+        size_bytes = 0
+        while True:
+            if item is not None:
+                entry, data = item
+                self._buffered_bytes -= len(data)
+                self._buffered_records -= entry.records
+                self.cursor.handed(entry)
+                if not entry.retired:
+                    taken.append(item)
+                    size_bytes += len(data)
+            if size_bytes >= self._write_bytes:
+                return taken
+            try:
+                item = self._receive_channel.receive_nowait()
+            except trio.WouldBlock:
+                return taken
+
+    def _take_history(self) -> list[Item]:
+        taken: list[Item] = []
+        size_bytes = 0
+        cursor, feed = self.cursor, self.feed
+        try:
+            for entry in self._source.history.ahead(cursor):
+                data: bytes | None
+                if entry.sequence <= cursor.backlog_to and cursor.first_of(entry) != entry.batch.first_offset:
+                    data = self._source.part(feed, entry, cursor.first_of(entry))
+                else:
+                    data = entry.encoded.get(feed) or self._source.data(feed, entry)
+                taken.append((entry, data))
+                size_bytes += len(data)
+                if size_bytes >= self._write_bytes:
+                    break
+        except FellBehindError:
+            self._leave_history()
+        # What was encoded for it has grown the history, which on a quiet topic nobody else makes room in.
+        self._source.history.trim()
+        return taken
+
+    def _enter_history(self) -> None:
+        """Go on in the history, if nothing has to be found out before."""
+        if not self._catch_up.pending:
+            self.cursor = self._catch_up.cursor()
+
+    def _leave_history(self) -> None:
+        """Find out how to go on; the history may not have what comes next."""
+        self._catch_up.go_back(self._source.history.place(self.cursor))
+        if self.state is SubscriberState.LIVE:
+            self.fall_back()
+
+    def _ask(self) -> None:
+        """Find out what the history has to wait for, a thing at a time: the socket has taken what was found before."""
+        question = self._catch_up.question
+        if question is not None and not self._asked:
+            self._asked = self._needed_kafka = True
+            self._source.ask(self, question)
+
+    def _is_waited_for(self) -> bool:
+        """Whether an answer that has come is still of use: a log that began anew may have made it needless."""
+        self._asked = False
+        return self._catch_up.pending
+
+    def _go_on(self) -> None:
+        self._enter_history()
+        self._nudge()
+
+    def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
+        for gap in gaps:
+            yield self.feed.wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
+
+    def _state(self) -> Iterator[bytes]:
+        """What the replica does, before the records that come with it, if it has not been told.
+
+        And every state in which partitions had left, though others followed before the socket took anything.
+        """
+        told = (self._source.state_version, self.state is SubscriberState.CATCHING_UP)
+        departures, self._departures = self._departures, []
+        for version, state in departures:
+            if version != told[0]:
+                yield state
+        if told != self._told:
+            self._told = told
+            yield self._source.state_bytes(self.feed, catching_up=told[1])
+
+    def _heartbeat(self) -> Iterator[bytes]:
+        """A sign of life if it is due; behind the records, because it may name the position that they lead to."""
+        if self._heartbeat_due:
+            self._heartbeat_due = False
+            at_head = self.state is SubscriberState.LIVE and not self._buffered_bytes
+            yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
+
+    def _nudge(self) -> None:
+        """Wake the task if it waits; if it does not, it looks by itself before it waits again."""
+        self._parked = False
+        with suppress(trio.WouldBlock):
+            self._send_channel.send_nowait(None)

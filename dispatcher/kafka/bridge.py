@@ -1,0 +1,72 @@
+"""What crosses between the poller thread and Trio, as plain data: `Polled` goes in, `Orders` come back."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dispatcher.kafka.commits import CommitResult
+from dispatcher.kafka.decoding import Group
+from dispatcher.kafka.statistics import ConsumerStatistics
+from dispatcher.sansio.offsets import Commit
+from dispatcher.sansio.records import TopicPartition
+
+IDLE_POLL_SECONDS = 0.1
+"""How long a poll waits for a record, and so the longest that an order waits for the thread."""
+
+
+@dataclass(slots=True)
+class Polled:
+    """What one poll brought, as plain data for the Trio thread."""
+
+    assigned: list[TopicPartition] | None = None
+    """Partitions that became ours, which may be none; None when nothing was assigned. Records of them may follow."""
+    groups: list[Group] = field(default_factory=list)
+    ends: dict[TopicPartition, int] = field(default_factory=dict)
+    """Partitions read to their end without a record in the last offsets before it, and that end."""
+    commit_results: list[CommitResult] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason) of what the client reported and goes on after."""
+    statistics: ConsumerStatistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What the thread has to do with the consumer before it polls again."""
+
+    commit: Sequence[Commit] = ()
+    pause: Iterable[TopicPartition] = ()
+    resume: Iterable[TopicPartition] = ()
+    stop: bool = False
+    rebuild: str | None = None
+    """Why the consumer is of no use any more."""
+    poll_seconds: float = IDLE_POLL_SECONDS
+    settle: bool = False
+    """Hand over the next poll by `Downstream.exchange_when_settled`."""
+
+
+class Downstream(Protocol):
+    """The Trio side of the crossing.
+
+    Every method runs in the Trio thread while the poller waits: in one step, but for `exchange_when_settled`.
+    """
+
+    def exchange(self, polled: Polled) -> Orders:
+        """Take what came in and say what to do."""
+
+    async def exchange_when_settled(self, polled: Polled) -> Orders:
+        """The same, as soon as what came in before has been offered to every live subscriber."""
+
+    def revoking(self, partitions: Sequence[TopicPartition]) -> None:
+        """Stop handing out these partitions."""
+
+    def drained(self, partitions: Sequence[TopicPartition]) -> bool:
+        """Whether no write is under way that would dispatch records of these partitions."""
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
+        """Forget these partitions and return what to commit before they are let go."""
+
+    def lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """Forget these partitions: they have another owner."""
+
+    def leaving(self) -> Sequence[Commit]:
+        """Return the last commits: nothing is polled any more."""

@@ -1,0 +1,79 @@
+"""Wire formats: for each, how records and control events become bytes that go to a socket as they are.
+
+Bytes are ready-made down to the framing of HTTP/1.1 (a chunk) or RFC 6455 (an unmasked frame), both of which are
+stateless on the server's side. So one encoding serves every subscriber of the same format.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dispatcher.sansio.encoding import frames, messages, sse
+from dispatcher.sansio.records import Batch
+
+
+def _unframed(data: bytes) -> bytes:
+    """HTTP/1.0 knows no chunks: the end of the connection is the end of the body."""
+    return data
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wire:
+    """One wire format; compared by identity, so it can be part of a key."""
+
+    name: str
+    encode_records: Callable[[Batch, str, str], bytes]
+    encode_state: Callable[[str, str, Mapping[str, Sequence[int]], float], bytes]
+    encode_gap: Callable[[str, int, int, int, str], bytes]
+    encode_goodbye: Callable[[int, str, int], bytes]
+    encode_heartbeat: Callable[[str], bytes]
+    frame: Callable[[bytes], bytes]
+
+    def records(self, batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
+        """A batch; the id of each record is ``id_prefix + offset + id_suffix``."""
+        return self.frame(self.encode_records(batch, id_prefix, id_suffix))
+
+    def state(self, state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
+        """What the replica is doing, which partitions it has, and how often it gives a sign of life at least."""
+        return self.frame(self.encode_state(state, replica, assigned, heartbeat_seconds))
+
+    def gap(self, topic: str, partition: int, first_offset: int, last_offset: int, reason: str) -> bytes:
+        """Offsets that will not come."""
+        return self.frame(self.encode_gap(topic, partition, first_offset, last_offset, reason))
+
+    def goodbye(self, code: int, reason: str, retry_ms: int) -> bytes:
+        """The last words of a stream."""
+        return self.frame(self.encode_goodbye(code, reason, retry_ms))
+
+
+def _sse(name: str, encode: Callable[[Batch, str, str], bytes], frame: Callable[[bytes], bytes]) -> Wire:
+    return Wire(
+        name=name,
+        encode_records=encode,
+        encode_state=sse.encode_state,
+        encode_gap=sse.encode_gap,
+        encode_goodbye=sse.encode_goodbye,
+        encode_heartbeat=lambda position: frame(sse.encode_heartbeat(position)),
+        frame=frame,
+    )
+
+
+SSE_VALUE = _sse("sse", sse.encode_value_events, frames.chunk)
+SSE_ENVELOPE = _sse("sse-envelope", sse.encode_envelope_events, frames.chunk)
+SSE_VALUE_UNFRAMED = _sse("sse", sse.encode_value_events, _unframed)
+SSE_ENVELOPE_UNFRAMED = _sse("sse-envelope", sse.encode_envelope_events, _unframed)
+WEBSOCKET = Wire(
+    name="websocket",
+    encode_records=messages.encode_records,
+    encode_state=messages.encode_state,
+    encode_gap=messages.encode_gap,
+    encode_goodbye=messages.encode_goodbye,
+    encode_heartbeat=lambda position: frames.ping_frame() + frames.text_frame(messages.encode_heartbeat(position)),
+    frame=frames.text_frame,
+)
+
+
+def sse_wire(*, envelope: bool, chunked: bool) -> Wire:
+    """The SSE wire for a request: ``format=envelope`` or not, HTTP/1.1 (chunked) or HTTP/1.0."""
+    if envelope:
+        return SSE_ENVELOPE if chunked else SSE_ENVELOPE_UNFRAMED
+    return SSE_VALUE if chunked else SSE_VALUE_UNFRAMED

@@ -1,0 +1,1 @@
+"""What the replica says about itself: logs, status, metrics."""

@@ -1,0 +1,229 @@
+"""A real browser for tests: Chromium without a window, spoken to over the Chrome DevTools Protocol.
+
+Only what the tests need: https://chromedevtools.github.io/devtools-protocol/ has the rest.
+"""
+
+import base64
+import itertools
+import os
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
+
+from testbed.tools import need
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""A screenshot is one message."""
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""Of the program, wherever this machine has it from."""
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",  # tests run as root in containers, which have no other sandbox to offer
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-features=BackForwardCache",  # who goes back loads the page again, so that tests can tell
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
+)
+
+
+class BrowserError(Exception):
+    """The browser refused a command, or a script in the page threw."""
+
+
+class Page:
+    """One tab.
+
+    Args:
+        browser: Where it is.
+        session: Its session.
+    """
+
+    def __init__(self, browser: "Browser", session: str) -> None:
+        self._browser = browser
+        self._session = session
+
+    async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command of the protocol, and its result. *Cancellation*: the command may have been carried out."""
+        return await self._browser.send(method, self._session, **parameters)
+
+    async def open(self, url: str) -> None:
+        """Go there; returns when the browser has begun to load it."""
+        await self.send("Page.navigate", url=url)
+
+    async def back(self) -> None:
+        """Go to the page before; returns when the browser is about to."""
+        await self.run("void setTimeout(() => history.back())")  # an answer from within would be lost with the page
+
+    async def run(self, script: str) -> Any:
+        """The value of an expression, awaited if it is a promise.
+
+        Raises:
+            BrowserError: it threw.
+        """
+        answer = await self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise BrowserError(str(answer["exceptionDetails"]))
+        return answer["result"].get("value")
+
+    async def until(self, condition: str, seconds: float = 30) -> None:
+        """Return when an expression is true, through reloads too.
+
+        Raises:
+            AssertionError: it was not in time.
+        """
+        look = f"const look = () => {{ if ({condition}) go(true); else setTimeout(look, 20); }};"
+        wait = f"new Promise((go) => {{ {look} look(); }})"
+        with trio.move_on_after(seconds):
+            while True:
+                try:
+                    await self.run(wait)
+                except BrowserError:
+                    await trio.sleep(0.05)  # the page was left meanwhile, or is not there yet
+                else:
+                    return
+        state = await self.run("document.body?.innerText.slice(0, 2000)")
+        raise AssertionError(f"not within {seconds:g} s: {condition}\n{state}")
+
+    async def press(self, key: str) -> None:
+        """A key goes down and up."""
+        more: dict[str, Any] = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+        if key == "Tab":
+            more = {"windowsVirtualKeyCode": 9}  # without it the focus does not move
+        await self.send("Input.dispatchKeyEvent", type="keyDown", key=key, **more)
+        await self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    async def look(self, width: int, height: int, scheme: str = "light", scale: float = 1) -> None:
+        """Give the page a size in CSS pixels, and a colour scheme."""
+        await self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 500,
+        )
+        await self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    async def shot(self) -> bytes:
+        """What is seen, as PNG."""
+        answer = await self.send("Page.captureScreenshot", format="png")
+        return base64.b64decode(answer["data"])
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the browser logged as an error: exceptions, refusals by the policy."""
+        return self._browser.complaints[self._session]
+
+
+class Browser:
+    """A running browser; made by `open_browser`."""
+
+    def __init__(self, connection: WebSocketConnection) -> None:
+        self._connection = connection
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
+        self.complaints: dict[str, list[str]] = {}
+
+    async def send(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
+        """A command, and its result.
+
+        Raises:
+            BrowserError: the browser refused it.
+        """
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        if session is not None:
+            message["sessionId"] = session
+        send_channel, receive_channel = trio.open_memory_channel[dict[str, Any]](1)
+        self._answers[number] = send_channel
+        try:
+            await self._connection.send_message(orjson.dumps(message).decode())
+            answer = await receive_channel.receive()
+        finally:
+            del self._answers[number]
+        if "error" in answer:
+            raise BrowserError(f"{method}: {answer['error']['message']}")
+        return dict(answer["result"])
+
+    async def new_page(self) -> Page:
+        """Another tab, with a storage that it shares with the others."""
+        target = await self.send("Target.createTarget", url="about:blank")
+        attached = await self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        page = Page(self, attached["sessionId"])
+        self.complaints[attached["sessionId"]] = []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            await page.send(f"{domain}.enable")
+        return page
+
+    async def hear(self) -> None:
+        """Hand out answers and keep complaints, until the browser has gone."""
+        while True:
+            try:
+                message = orjson.loads(await self._connection.get_message())
+            except ConnectionClosed:
+                return
+            if "id" in message:
+                if message["id"] in self._answers:
+                    self._answers[message["id"]].send_nowait(message)
+                continue
+            complaints = self.complaints.get(message.get("sessionId", ""), [])
+            if message["method"] == "Runtime.exceptionThrown":
+                complaints.append(str(message["params"]["exceptionDetails"]))
+            elif message["method"] == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
+                entry = message["params"]["entry"]
+                complaints.append(f"{entry['source']}: {entry['text']} {entry.get('url', '')}")
+
+
+@asynccontextmanager
+async def open_browser() -> AsyncIterator[Browser]:
+    """A browser within the ``async with`` block; the test is skipped where there is none, and fails there in CI."""
+    executable = need(*NAMES)
+    with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
+        process = await trio.lowlevel.open_process(
+            [executable, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "HOME": folder},
+        )
+        assert process.stderr is not None
+        try:
+            async with trio.open_nursery() as nursery:
+                address = await nursery.start(read_address, process.stderr)
+                async with open_websocket_url(address, max_message_size=MAX_MESSAGE_BYTES) as connection:
+                    browser = Browser(connection)
+                    nursery.start_soon(browser.hear)
+                    yield browser
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.move_on_after(10, shield=True):
+                process.kill()
+                await process.wait()
+
+
+async def read_address(
+    output: trio.abc.ReceiveStream, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Tell where the browser listens, then read on, or it would wait for somebody who reads its log."""
+    log = b""
+    is_told = False
+    async for data in output:
+        if is_told:
+            continue
+        log += data
+        for line in log.decode(errors="replace").splitlines(keepends=True):
+            if line.startswith("DevTools listening on ") and line.endswith("\n"):
+                task_status.started(line.split()[-1])
+                is_told = True
+    if not is_told:
+        raise BrowserError(f"the browser did not start: {log.decode(errors='replace')}")

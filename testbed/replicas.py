@@ -1,0 +1,172 @@
+"""A replica as a real process, as an operator would run it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+
+from testbed.broker import leash
+
+START_SECONDS = 20.0
+END_SECONDS = 15.0
+
+_starter = ThreadPoolExecutor(1, thread_name_prefix="replica-starter")
+"""No replica outlives the thread that started it (`leash`), and this one lives as long as the process."""
+
+
+class Replica:
+    """``dispatcher serve`` on a free port.
+
+    Args:
+        bootstrap_servers: The broker.
+        topic: The topic.
+        settings: More settings, as flags: ``stall_timeout_seconds=1``.
+        kafka: librdkafka properties.
+        code: Python to run before the command line, to put a fault in.
+        host: Where it listens.
+        command: What the command line begins with, such as ``ip netns exec NAME``.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        *,
+        group: str | None = None,
+        client_id: str = "replica",
+        settings: Mapping[str, object] | None = None,
+        kafka: Mapping[str, object] | None = None,
+        code: str = "",
+        host: str = "127.0.0.1",
+        command: Sequence[str] = (),
+    ) -> None:
+        self.host = host
+        self.group = group or f"group-{topic}"
+        self.client_id = client_id
+        flags = {
+            "bootstrap-servers": bootstrap_servers,
+            "topics": topic,
+            "group-id": self.group,
+            "client-id": self.client_id,
+            "bind": f"{host}:0",
+            "log-format": "json",
+            **{name.replace("_", "-"): value for name, value in (settings or {}).items()},
+        }
+        arguments: Sequence[str] = [
+            "serve",
+            *(f"--{name}={value}" for name, value in flags.items()),
+            *(f"-X{name}={value}" for name, value in (kafka or {}).items()),
+        ]
+        self._log = Path(tempfile.mkstemp(prefix="replica-", suffix=".log")[1])
+        with self._log.open("wb") as log:
+            whole = [
+                *command,
+                sys.executable,
+                "-c",
+                f"{code}\nfrom dispatcher.command.main import main\nmain()",
+                *arguments,
+            ]
+            self.process = _starter.submit(
+                subprocess.Popen,
+                [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *whole],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            ).result()
+        self.port = self._wait_for_port()
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def identity(self) -> str:
+        """Its name, which no other process has."""
+        return f"{self.client_id}/{self.process.pid}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self.host, self.port
+
+    @property
+    def log(self) -> str:
+        """All that it logged so far."""
+        return self._log.read_text(errors="replace")
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of one event."""
+        lines = [orjson.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line.get("event") == event]
+
+    def get(self, path: str) -> httpx2.Response:
+        """A plain request."""
+        return httpx2.get(self.url + path, timeout=10)
+
+    def status(self) -> dict[str, Any]:
+        """``/status``."""
+        return dict(self.get("/status").json())
+
+    def wait_for(self, what: str, condition: Any, seconds: float = 30.0) -> dict[str, Any]:
+        """Ask ``/status`` until a condition on it holds, and return that status."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status = self.status()
+            if condition(status):
+                return status
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-1000:]}")
+
+    def wait_until_logged(self, event: str, seconds: float = 30.0) -> dict[str, Any]:
+        """The first log line of an event, as soon as it is there."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if lines := self.logged(event):
+                return lines[0]
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds:g} s: {event}\n{self.log[-1000:]}")
+
+    def wait_until_ready(self) -> None:
+        """Return when it has its partitions."""
+        self.wait_for("ready", lambda status: status["ready"] and status["partitions"])
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = END_SECONDS) -> int:
+        """Its exit code."""
+        return self.process.wait(seconds)
+
+    def end(self) -> str:
+        """End it, whatever state it is in; returns all that it logged."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_SECONDS)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        log = self.log
+        self._log.unlink()
+        return log
+
+    def _wait_for_port(self) -> int:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            for line in self.logged("listening"):
+                return int(line["addresses"][0].rpartition(":")[2])
+            time.sleep(0.02)
+        raise AssertionError(f"the replica did not start listening:\n{self.log}")

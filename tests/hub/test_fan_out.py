@@ -1,0 +1,183 @@
+"""Rounds of the fan-out: slices, partial writes, and what holds the poller back."""
+
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from dispatcher.hub import fan_out
+from dispatcher.hub.feed import feed_of
+from dispatcher.sansio.encoding.wire import WEBSOCKET
+from dispatcher.sansio.records import Batch, Record
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle
+
+
+class ObservedTransport(RecordingTransport):
+    """Calls back before it takes anything."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        super().__init__()
+        self.gate.set()
+        self.callback = callback
+
+    def try_send(self, data: bytes) -> int:
+        """Call back, then take all."""
+        self.callback()
+        return super().try_send(data)
+
+
+async def test_a_partition_that_leaves_within_a_round_is_handed_to_nobody_else(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its new owner sends its records; what else is in the round goes on."""
+    monkeypatch.setattr(fan_out, "SLICE", 1)
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    first, second = ObservedTransport(lambda: bench.hub.unassigned([ONE])), ObservedTransport(lambda: None)
+    await nursery.start(bench.serve, first)
+    await nursery.start(bench.serve, second)
+    await settle()
+    bench.publish(ONE, TWO)
+    await settle()
+    assert (first.values, second.values) == (["0", "1"], ["1"])
+
+
+async def test_who_leaves_within_a_round_is_offered_nothing_more(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand clients that are cut at once must not end the replica."""
+    monkeypatch.setattr(fan_out, "SLICE", 1)
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    gone = RecordingTransport()
+    gone.gate.set()
+    async with trio.open_nursery() as leaving:
+        first = ObservedTransport(leaving.cancel_scope.cancel)
+        await nursery.start(bench.serve, first)
+        # Between the two, so many that the last one has left when its turn comes.
+        for _ in range(20):
+            await nursery.start(bench.serve, ObservedTransport(lambda: None))
+        await leaving.start(bench.serve, gone)
+        await settle()
+        bench.publish(ONE)
+        await settle()
+    bench.publish(TWO)
+    await settle()
+    assert (first.values, gone.values) == (["0", "1"], [])
+    assert bench.hub.subscribers == 21
+
+
+async def test_within_a_round_no_heartbeat_names_what_is_still_to_be_offered(nursery: trio.Nursery) -> None:
+    """A round goes to one feed after the other: who reads the last one is behind until its turn has come."""
+    bench, other = Bench(), feed_of(WEBSOCKET, FEED.topics)
+    nursery.start_soon(bench.hub.run)
+    heartbeats: list[bytes] = []
+    observed = ObservedTransport(lambda: heartbeats.append(bench.hub.heartbeat_bytes(other, at_head=True)))
+    last = RecordingTransport()
+    last.gate.set()
+    await nursery.start(bench.serve, observed)
+    await nursery.start(bench.serve, last, None, None, other)
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    assert heartbeats == [WEBSOCKET.encode_heartbeat("")]
+    assert bench.hub.heartbeat_bytes(other, at_head=True) == WEBSOCKET.encode_heartbeat(f"{ONE}=0")
+
+
+async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery) -> None:
+    """They hold a bounded number of bytes, and say when they have handed out all of them."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    await bench.hub.settled()
+    value = b"x" * fan_out.BUSY_BYTES
+    bench.hub.publish(Batch(ONE, (Record(0, None, None, value[:-1000], ()),)))
+    busy = [bench.hub.busy]
+    bench.hub.publish(Batch(ONE, (Record(1, None, None, value, ()),)))
+    busy.append(bench.hub.busy)
+    await bench.hub.settled()
+    assert [*busy, bench.hub.busy] == [False, True, False]
+    assert [len(value) for value in transport.values] == [fan_out.BUSY_BYTES - 1000, fan_out.BUSY_BYTES]
+
+
+async def test_behind_a_long_round_others_have_their_share(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is published meanwhile leaves together, when they have had it or nobody wants the loop."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    monkeypatch.setattr(fan_out, "LONG_SECONDS", 0)
+    monkeypatch.setattr(fan_out, "OTHERS_SHARE", float("inf"))
+    monkeypatch.setattr(fan_out, "NOBODY_SECONDS", 0)
+    before = len(transport.writes)
+    for _ in range(3):
+        bench.publish(ONE)
+        await checkpoints()
+    assert transport.values == ["0"]
+    monkeypatch.setattr(fan_out, "NOBODY_SECONDS", float("inf"))
+    await bench.hub.settled()
+    assert (transport.values, len(transport.writes) - before) == (["0", "1", "2"], 2)
+
+
+async def checkpoints() -> None:
+    """Others have the loop, and never all of them wait."""
+    for _ in range(10):
+        await trio.lowlevel.checkpoint()
+
+
+class GreedyTransport(RecordingTransport):
+    """Takes so many bytes at once, and the rest when its gate opens."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__()
+        self.left = most_bytes
+
+    def try_send(self, data: bytes) -> int:
+        """Take what fits."""
+        taken = data[: self.left]
+        self.left -= len(taken)
+        if taken:
+            self.writes.append(taken)
+        return len(taken)
+
+
+async def test_what_a_socket_takes_in_part_goes_out_first_and_whole(nursery: trio.Nursery) -> None:
+    """Cut at every byte of a round; it counts as dispatched with its last byte, also when its partition has left."""
+    whole = RecordingTransport()
+    whole.gate.set()
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    await nursery.start(bench.serve, whole)
+    await settle()
+    before = len(whole.writes)
+    bench.publish(ONE, TWO)
+    await settle()
+    size_bytes = len(b"".join(whole.writes[before:]))
+    for most_bytes in range(1, size_bytes):
+        bench = Bench()
+        transport = GreedyTransport(0)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(bench.hub.run)
+            transport.gate.set()
+            await inner.start(bench.serve, transport)
+            await settle()
+            transport.gate, transport.left = trio.Event(), most_bytes
+            bench.publish(ONE, TWO)
+            await settle()
+            assert bench.dispatched == []
+            assert bench.hub.writing([ONE])
+            bench.hub.unassigned([ONE])
+            bench.publish(TWO)
+            transport.gate.set()
+            await settle()
+            assert [batch.partition for batch in bench.dispatched] == [ONE, TWO, TWO]
+            assert not bench.hub.writing([ONE])
+            assert transport.values == ["0", "1", "2"]
+            inner.cancel_scope.cancel()

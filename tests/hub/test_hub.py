@@ -1,0 +1,414 @@
+"""Hub and subscribers without Kafka and sockets: the seam, the bounds, and what is counted as dispatched."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+import pytest
+import trio
+import trio.testing
+
+from dispatcher.errors import SubscriberGoneError, UnavailableError
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.hub.hub import Hub
+from dispatcher.hub.statistics import ReplicaState
+from dispatcher.hub.subscriber import Subscriber
+from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.sansio.ranges import Bounds, Chunk, Range
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.settings import Settings
+from tests.sansio.test_wire import EventSource
+
+ONE, TWO = TopicPartition("assets", 0), TopicPartition("assets", 1)
+FEED = feed_of(SSE_VALUE, frozenset({"assets"}))
+GOODBYE = Goodbye(1012, "test", 1000)
+
+
+class RecordingTransport:
+    """Keeps what it is given; takes it only when its gate is open."""
+
+    name = "recording"
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.gate = trio.Event()
+        self.broken = False
+
+    def end_if_silent(self, now: float) -> None:
+        """Nobody is asked for an answer."""
+
+    def try_send(self, data: bytes) -> int:
+        """Take all or nothing."""
+        if not self.gate.is_set() or self.broken:
+            return 0
+        self.writes.append(data)
+        return len(data)
+
+    async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Wait for the gate, then take all."""
+        await self.gate.wait()
+        if self.broken:
+            raise SubscriberGoneError("put in on purpose")
+        self.writes.append(b"".join(buffers))
+
+    @property
+    def events(self) -> list[tuple[str, str, str]]:
+        """What an EventSource makes of it; an event that has come in part is none yet."""
+        body = unchunked(b"".join(self.writes))
+        return EventSource().feed(body[: body.rfind(b"\n\n") + 2]).events
+
+    @property
+    def values(self) -> list[str]:
+        """The values of the records."""
+        return [data for _, kind, data in self.events if kind == "message"]
+
+
+def unchunked(data: bytes) -> bytes:
+    """The body, as far as it has come."""
+    body = b""
+    while b"\r\n" in data:
+        length, _, data = data.partition(b"\r\n")
+        size = int(length, 16)
+        body += data[:size]
+        data = data[size + 2 :]
+    return body
+
+
+class RecordedLog:
+    """What was published, to be read again: two records at a time."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[TopicPartition, Record]] = []
+        self.asked: list[Mapping[TopicPartition, Range]] = []
+        self.gate = trio.Event()
+        self.gate.set()
+
+    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:  # noqa: ARG002
+        """The next two records of the ranges."""
+        self.asked.append(ranges)
+        await self.gate.wait()
+        found = [
+            Batch(partition, (record,))
+            for partition, record in self.log
+            if partition in ranges and ranges[partition].first <= record.offset < ranges[partition].end
+        ]
+        places = {p: part.first if found[2:] else part.end for p, part in ranges.items()}
+        places.update({batch.partition: batch.next_offset for batch in found[:2] if found[2:]})
+        return Chunk(found[:2], places, ())
+
+    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """The log as it is now."""
+        await self.gate.wait()
+        log = {p: [record.offset for partition, record in self.log if partition == p] for p in partitions}
+        return {p: Bounds(offsets[0], offsets[-1] + 1) for p, offsets in log.items()}
+
+    async def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> Mapping[TopicPartition, int]:
+        """A record's time is its offset."""
+        await self.gate.wait()
+        log = [(partition, record.offset) for partition, record in self.log]
+        return {p: o for p, o in reversed(log) if p in partitions and o >= since_ms}
+
+
+class Bench:
+    """A hub with two partitions, and what it was told of dispatched batches."""
+
+    log = RecordedLog
+    """What replays read."""
+
+    def __init__(self, **settings: object) -> None:
+        self.dispatched: list[Batch] = []
+        self.replays = self.log()
+        self.settings = Settings(client_id="replica", **settings)  # type: ignore[arg-type]
+        self.hub = Hub(self.settings, self.dispatched.append, self.replays)
+        self.hub.assigned([ONE, TWO])
+        self.hub.set_state(ReplicaState.STREAMING)
+        self.number = 0
+
+    def publish(self, *partitions: TopicPartition) -> None:
+        """One record for each; the value counts up."""
+        for partition in partitions:
+            record = Record(self.number, None, None, str(self.number).encode(), ())
+            self.replays.log.append((partition, record))
+            self.hub.publish(Batch(partition, (record,)))
+            self.number += 1
+
+    async def serve(
+        self,
+        transport: RecordingTransport,
+        position: Mapping[TopicPartition, int] | None = None,
+        since_ms: int | None = None,
+        feed: Feed = FEED,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Subscribe for as long as the stream lasts."""
+        with subscribed(self.hub, feed, transport, position, since_ms) as subscriber:
+            task_status.started()
+            with suppress(SubscriberGoneError):
+                await subscriber.run()
+
+
+@contextmanager
+def subscribed(
+    hub: Hub,
+    feed: Feed,
+    transport: RecordingTransport,
+    position: Mapping[TopicPartition, int] | None = None,
+    since_ms: int | None = None,
+) -> Iterator[Subscriber]:
+    """A subscriber for the body of the ``with`` block."""
+    subscriber = hub.subscribe(feed, transport, position, since_ms)
+    try:
+        yield subscriber
+    finally:
+        hub.unsubscribe(subscriber)
+        hub.unsubscribe(subscriber)
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_what_waits_goes_to_the_first_subscriber_and_then_it_is_live(nursery: trio.Nursery) -> None:
+    """Catching up, then streaming, in order and without a repeat; every batch is dispatched once."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    bench.publish(ONE, TWO, ONE)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    bench.publish(TWO, ONE)
+    await settle()
+    assert transport.values == ["0", "1", "2", "3", "4"]
+    states = [data for _, kind, data in transport.events if kind == "state"]
+    assert ['"catching-up"' in states[0], '"streaming"' in states[1], 2] == [True, True, len(states)]
+    assert [(b.first_offset, b.next_offset) for b in bench.dispatched] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert [event_id for event_id, kind, _ in transport.events if kind == "message"] == [
+        "assets:0=0",
+        "assets:1=1,0=0",
+        "assets:0=2,1=1",
+        "assets:1=3,0=2",
+        "assets:0=4,1=3",
+    ]
+
+
+async def test_what_waits_during_a_write_joins_the_next_one(nursery: trio.Nursery) -> None:
+    """And all subscribers are handed the very same bytes."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    first, second = RecordingTransport(), RecordingTransport()
+    await nursery.start(bench.serve, first)
+    await nursery.start(bench.serve, second)
+    await settle()
+    bench.publish(ONE, TWO, ONE, TWO)
+    assert bench.dispatched == []
+    first.gate.set()
+    second.gate.set()
+    await settle()
+    assert len(first.writes) == 2
+    assert ["0", "1", "2", "3"] == first.values == second.values
+    assert len(bench.dispatched) == 4
+    assert (bench.hub.statistics().deliveries, bench.hub.statistics().dispatched_records) == (8, 4)
+
+
+async def test_a_full_channel_sends_the_subscriber_back_to_catching_up(nursery: trio.Nursery) -> None:
+    """It delays nobody, holds nothing, and gets all of it in order when it takes again."""
+    bench = Bench(subscriber_buffer_bytes=100)
+    nursery.start_soon(bench.hub.run)
+    slow, fast = RecordingTransport(), RecordingTransport()
+    fast.gate.set()
+    await nursery.start(bench.serve, slow)
+    await nursery.start(bench.serve, fast)
+    await settle()
+    slow.gate = trio.Event()
+    for _ in range(50):
+        bench.publish(ONE, TWO)
+        await settle()
+    assert len(fast.values) == 100
+    assert [s.state for s in bench.hub.subscriber_statistics()] == ["catching-up", "live"]
+    assert bench.hub.statistics().buffered_bytes == 0
+    slow.gate.set()
+    await settle()
+
+
+async def test_a_broken_write_is_not_dispatched(nursery: trio.Nursery) -> None:
+    """What a broken socket was given goes to the next subscriber."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    bench.publish(ONE, TWO)
+    broken, healthy = RecordingTransport(), RecordingTransport()
+    broken.broken = True
+    broken.gate.set()
+    await bench.serve(broken)
+    assert bench.dispatched == []
+    healthy.gate.set()
+    await nursery.start(bench.serve, healthy)
+    await settle()
+    assert healthy.values == ["0", "1"]
+    assert len(bench.dispatched) == 2
+
+
+async def test_a_cancelled_write_is_not_dispatched() -> None:
+    """The subscriber is gone, and what it held counts for nothing."""
+    bench = Bench()
+    bench.publish(ONE)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bench.serve, RecordingTransport())
+        await settle()
+        assert bench.hub.writing([ONE])
+        assert not bench.hub.writing([TWO])
+        nursery.cancel_scope.cancel()
+    assert bench.dispatched == []
+    assert not bench.hub.writing([ONE])
+    assert bench.hub.subscribers == 0
+
+
+async def test_a_revoked_partition_is_handed_to_nobody(nursery: trio.Nursery) -> None:
+    """The write under way finishes and counts; what waited behind it is dropped, the other partition goes on."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    transport.gate.set()
+    await settle()
+    transport.gate = trio.Event()
+    bench.publish(ONE)
+    await settle()
+    bench.publish(ONE, TWO)
+    bench.hub.unassigned([ONE])
+    assert bench.hub.writing([ONE])
+    transport.gate.set()
+    await settle()
+    assert transport.values == ["0", "2"]
+    assert [batch.partition for batch in bench.dispatched] == [ONE, TWO]
+    assert '"assigned":{"assets":[1]}' in transport.events[-2][2] + transport.events[-1][2]
+
+
+async def test_goodbye_is_said_after_the_write_under_way(nursery: trio.Nursery) -> None:
+    """Nobody new is taken, and everybody has left when it was said."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    bench.hub.say_goodbye(lambda: GOODBYE)
+    with pytest.raises(UnavailableError, match="test"), subscribed(bench.hub, FEED, transport):
+        pass
+    transport.gate.set()
+    with trio.fail_after(5):
+        await bench.hub.wait_until_left()
+    assert [kind for _, kind, _ in transport.events] == ["state", "goodbye"]
+
+
+async def test_heartbeats_come_in_time_and_carry_the_position(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - pytest-trio looks for it among the arguments
+) -> None:
+    """Each stream gets one every `heartbeat_seconds`, also a busy one: a WebSocket's answer is what counts."""
+    bench = Bench(heartbeat_seconds=10)
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await trio.sleep(1)
+    bench.publish(ONE)
+    await trio.sleep(30)
+    assert sum(b"\nid: " in write for write in transport.writes[2:]) == 3
+    assert b"10\r\nid: assets:0=0\n\n\r\n" in transport.writes[-1]
+
+    async def ping(websocket: RecordingTransport) -> None:
+        with subscribed(bench.hub, feed_of(WEBSOCKET, FEED.topics), websocket) as subscriber:
+            await subscriber.run()
+
+    websocket = RecordingTransport()
+    websocket.gate.set()
+    nursery.start_soon(ping, websocket)
+    for _ in range(10):
+        await trio.sleep(3)
+        bench.publish(TWO)
+    assert 2 <= sum(b"\x89\x00" in write for write in websocket.writes) <= 3
+
+
+async def test_state_is_told_on_change_only(nursery: trio.Nursery) -> None:
+    """Each change once, however often it is set."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    for state in (ReplicaState.STREAMING, ReplicaState.BROKER_DOWN, ReplicaState.BROKER_DOWN, ReplicaState.STREAMING):
+        bench.hub.set_state(state)
+        await settle()
+    assert [data.split('"')[3] for _, kind, data in transport.events if kind == "state"] == [
+        "streaming",
+        "broker-down",
+        "streaming",
+    ]
+
+
+async def test_a_batch_that_leaves_the_history_when_it_is_dispatched(nursery: trio.Nursery) -> None:
+    """The history is full, so it is trimmed at once, and what was dispatched is known all the same."""
+    bench = Bench(history_bytes=1, pause_above_bytes=1, resume_below_bytes=1)
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    bench.publish(ONE, TWO)
+    await settle()
+    assert transport.values == ["0", "1"]
+    assert [batch.next_offset for batch in bench.dispatched] == [1, 2]
+    assert bench.hub.statistics().history.entries == 0
+
+
+async def test_a_heartbeat_names_no_position_ahead_of_the_records_beside_it(nursery: trio.Nursery) -> None:
+    """Cut between the two, the client would resume behind a record that it never got."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    with subscribed(bench.hub, FEED, transport) as subscriber:
+        nursery.start_soon(subscriber.run)
+        await settle()
+        bench.publish(ONE)
+        subscriber.heartbeat(bench.hub.heartbeat_bytes(FEED, at_head=True))
+        await settle()
+        assert b"id: assets:0=0\n\n" not in transport.writes
+        subscriber.heartbeat(bench.hub.heartbeat_bytes(FEED, at_head=True))
+        await settle()
+        text = b"".join(transport.writes)
+        assert text.index(b"data: 0\n") < text.index(b"id: assets:0=0\n\n")
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_revoked_holds_no_records(nursery: trio.Nursery) -> None:
+    """A slow subscriber's channel may hold the entry on; its records and other formats' bytes are let go."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    transport.gate = trio.Event()
+    bench.publish(TWO)
+    await settle()
+    bench.publish(ONE)
+    ends = bench.hub.history.ends(FEED.topics)
+    entry = bench.hub.history.next(bench.hub.history.cursor(FEED.topics, ends, ends))
+    while entry is not None and entry.batch.partition != ONE:
+        entry = bench.hub.history.next(next(iter(bench.hub._subscribers.values())).cursor)
+    assert entry is not None
+    bench.hub.unassigned([ONE])
+    assert not entry.batch.records
+    assert not entry.encoded
+
+
+async def test_the_hub_knows_which_topics_are_read() -> None:
+    """As long as a subscriber is there."""
+    bench = Bench()
+    assert not bench.hub.reads("assets")
+    with subscribed(bench.hub, FEED, RecordingTransport()):
+        assert bench.hub.reads("assets")
+        assert not bench.hub.reads("others")
+    assert not bench.hub.reads("assets")

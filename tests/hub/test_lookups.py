@@ -1,0 +1,55 @@
+"""Answers: each asker is told what it asked for."""
+
+from collections.abc import Iterable, Mapping
+
+import trio
+
+from dispatcher.hub.lookups import Answers
+from dispatcher.sansio.catch_up import BoundsQuestion, ReadQuestion, TimeQuestion
+from dispatcher.sansio.ranges import Bounds, Chunk
+from dispatcher.sansio.records import TopicPartition
+from tests.hub.test_hub import ONE, TWO, RecordedLog, settle
+
+
+class Doubter:
+    """Doubts where partitions end, and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.asking = trio.CancelScope()
+        self.has_left = False
+        self.told: list[Mapping[TopicPartition, Bounds]] = []
+
+    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
+        """Keep it."""
+        self.told.append(bounds)
+
+    def read(self, question: ReadQuestion, chunk: Chunk) -> None:
+        """Not asked for."""
+        raise AssertionError(question, chunk)
+
+    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
+        """Not asked for."""
+        raise AssertionError(question, offsets)
+
+    def unanswered(self) -> None:
+        """There is an answer."""
+        raise AssertionError
+
+
+class Ends(RecordedLog):
+    """Every log ends at 10."""
+
+    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """The same for all."""
+        return {partition: Bounds(0, 10) for partition in partitions}
+
+
+async def test_who_doubts_is_told_of_no_partition_that_it_has_not_asked_about(nursery: trio.Nursery) -> None:
+    """By the time it is told it may stand behind that end, in a partition that has come meanwhile: no other log."""
+    answers, first, second = Answers(Ends(), 1000), Doubter(), Doubter()
+    nursery.start_soon(answers.run)
+    answers.ask(first, BoundsQuestion(frozenset({ONE})))
+    answers.ask(second, BoundsQuestion(frozenset({TWO})))
+    await settle()
+    assert (first.told, second.told) == ([{ONE: Bounds(0, 10)}], [{TWO: Bounds(0, 10)}])
+    nursery.cancel_scope.cancel()

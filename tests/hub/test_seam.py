@@ -1,0 +1,164 @@
+"""The hub without Kafka and sockets: those who leave, come back, or are ahead of what the replica has read."""
+
+from collections.abc import Mapping
+
+import pytest
+import trio
+
+from dispatcher.hub.feed import feed_of
+from dispatcher.sansio.encoding.wire import SSE_ENVELOPE, SSE_VALUE_UNFRAMED, WEBSOCKET
+from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.ranges import Chunk, Gap, Range
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from tests.hub.test_hub import FEED, GOODBYE, ONE, TWO, Bench, RecordedLog, RecordingTransport, settle, subscribed
+
+
+async def test_who_has_left_is_told_no_goodbye() -> None:
+    """Subscribers are sent away over a time, and some leave by themselves meanwhile: that ends nobody else."""
+    bench = Bench()
+    subscriber = bench.hub.subscribe(FEED, RecordingTransport())
+    bench.hub.unsubscribe(subscriber)
+    subscriber.end(GOODBYE)
+    assert bench.hub.subscribers == 0
+
+
+async def test_who_is_ahead_of_the_replica_and_falls_behind_misses_nothing(nursery: trio.Nursery) -> None:
+    """Its id names an offset that was not read yet; what was published meanwhile has left the memory when it looks."""
+    sizes = {"history_bytes": 20_000, "pause_above_bytes": 10_000, "resume_below_bytes": 5_000}
+    bench = Bench(**sizes, subscriber_buffer_bytes=200)
+    nursery.start_soon(bench.hub.run)
+    others, ahead = RecordingTransport(), RecordingTransport()
+    others.gate.set()
+    await nursery.start(bench.serve, others)
+    bench.publish(ONE, TWO)
+    bench.replays.log.append((ONE, Record(10_000, None, None, b"not read yet", ())))
+    ahead.gate.set()
+    await nursery.start(bench.serve, ahead, {ONE: 5_000, TWO: 1})
+    await settle()
+    ahead.gate = trio.Event()
+    for _ in range(100):
+        bench.publish(ONE, TWO)
+        await settle()
+    ahead.gate.set()
+    await settle()
+    assert bench.replays.asked
+    assert sorted(map(int, ahead.values)) == list(range(2, bench.number))
+
+
+async def test_what_is_encoded_for_other_feeds_stays_within_the_bound(nursery: trio.Nursery) -> None:
+    """On a quiet topic nothing else makes room: who reads the memory in another format does."""
+    bench = Bench(history_bytes=20_000, pause_above_bytes=10_000, resume_below_bytes=5_000)
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    for _ in range(20):
+        bench.publish(ONE)
+        await settle()
+    for wire in (SSE_ENVELOPE, WEBSOCKET, SSE_VALUE_UNFRAMED):
+        oldest = min(entry.batch.first_offset for entry in bench.hub.history._entries.values())
+        reader = RecordingTransport()
+        reader.gate.set()
+        await nursery.start(bench.serve, reader, {ONE: oldest - 1}, None, feed_of(wire, frozenset({"assets"})))
+        await settle()
+        assert b"".join(reader.writes).count(b"assets:0=") == bench.number - oldest
+        assert bench.hub.history.bytes <= 20_000
+
+
+async def test_nothing_is_kept_of_feeds_that_nobody_reads(nursery: trio.Nursery) -> None:
+    """There are as many as sets of topics that clients name, and a quiet replica may run for months."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    for number in range(50):
+        transport = RecordingTransport()
+        transport.gate.set()
+        feed = feed_of(WEBSOCKET, frozenset({"assets", str(number)}))
+        with subscribed(bench.hub, feed, transport) as subscriber:
+            nursery.start_soon(subscriber.run)
+            await settle()
+            bench.publish(ONE)
+            await settle()
+            subscriber.end(GOODBYE)
+            await settle()
+    kept = (bench.hub._state_cache, bench.hub._fan_out._newest, bench.hub._feeds, bench.hub._fan_out._live)
+    assert [len(mapping) for mapping in kept] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("reads", ["Kafka", "memory"])
+async def test_what_is_owed_of_partitions_that_leave_is_sent_when_they_come_back(
+    nursery: trio.Nursery, reads: str
+) -> None:
+    """As when the session has timed out and the same replica has them again: others have taken it, this one has not."""
+    sizes = {"history_bytes": 5_000, "pause_above_bytes": 4_000, "resume_below_bytes": 2_000}
+    bench = Bench(**({"write_bytes": 1} if reads == "memory" else sizes))
+    nursery.start_soon(bench.hub.run)
+    others, behind = RecordingTransport(), RecordingTransport()
+    others.gate.set()
+    await nursery.start(bench.serve, others)
+    for _ in range(20):
+        bench.publish(ONE, TWO)
+        await settle()
+    bench.replays.gate = trio.Event()
+    await nursery.start(bench.serve, behind, {ONE: 4, TWO: 5})
+    await settle()
+    bench.hub.unassigned([ONE, TWO])
+    behind.gate.set()
+    bench.replays.gate.set()
+    await settle()
+    bench.hub.assigned([ONE, TWO])
+    bench.publish(ONE, TWO)
+    await settle()
+    assert sorted(map(int, behind.values)) == list(range(6, bench.number))
+    assert sorted(map(int, others.values)) == list(range(bench.number))
+
+
+async def test_no_id_names_a_partition_that_leaves_before_it_is_known_where_it_begins(nursery: trio.Nursery) -> None:
+    """Nothing of it has come: who resumed behind its head would never get what came since the time."""
+    bench = Bench(history_bytes=5_000, pause_above_bytes=4_000, resume_below_bytes=2_000)
+    nursery.start_soon(bench.hub.run)
+    others, late = RecordingTransport(), RecordingTransport()
+    others.gate.set()
+    late.gate.set()
+    await nursery.start(bench.serve, others)
+    for _ in range(20):
+        bench.publish(ONE, TWO)
+        await settle()
+    bench.replays.gate = trio.Event()
+    await nursery.start(bench.serve, late, None, 0)
+    await settle()
+    bench.hub.unassigned([TWO])
+    bench.replays.gate.set()
+    await settle()
+    assert late.values == [str(number) for number in range(0, bench.number, 2)]
+    assert {tuple(parse_position(event_id)) for event_id, kind, _ in late.events if kind == "message"} == {(ONE,)}
+
+
+class Expiring(RecordedLog):
+    """Retention deletes the oldest segment while it is read."""
+
+    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:  # noqa: ARG002
+        """What was read before, what has expired, and what comes behind it."""
+        before, behind = (
+            [Record(offset, None, None, b"%d" % offset, ()) for offset in part] for part in ((5, 6), (18, 19))
+        )
+        return Chunk([Batch(ONE, before), Batch(ONE, behind)], {ONE: 20}, [Gap(ONE, 7, 17, "expired")])
+
+
+class ExpiringBench(Bench):
+    """A hub that reads there."""
+
+    log = Expiring
+
+
+async def test_a_gap_comes_behind_the_records_before_it(nursery: trio.Nursery) -> None:
+    """Told before, it would move clients behind records that have not come: they would drop them as repeats."""
+    bench = ExpiringBench()
+    nursery.start_soon(bench.hub.run)
+    bench.number = 20
+    bench.publish(ONE)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport, {ONE: 4})
+    await settle()
+    told = [data if kind == "message" else kind for _, kind, data in transport.events if kind != "state"]
+    assert told == ["5", "6", "gap", "18", "19", "20"]

@@ -1,0 +1,82 @@
+"""The files of the Swarm stack, as far as they can be checked without Docker: nox -s swarm does the rest."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dispatcher.command.configuration import load
+from dispatcher.settings import Settings
+from testbed.replicas import Replica
+from tests.conftest import Kafka
+
+FOLDER = Path(__file__).parents[2] / "deploy/swarm"
+FILES = sorted(FOLDER.glob("stack*.yml"))
+MIB = 1024**2
+
+
+def stack(name: str) -> dict[str, Any]:
+    """A file of the stack, with the defaults of its variables."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (FOLDER / name).read_text())
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def settings() -> Settings:
+    """What the replicas of the stack are set to."""
+    return load({}, {"DISPATCHER_BIND": "0.0.0.0:8000"}, FOLDER / "dispatcher.toml").settings
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_variable_has_a_default_and_every_config_a_file(path: Path) -> None:
+    """So that four commands are enough; secrets are the user's own."""
+    assert re.findall(r"\$\{\w+\}", path.read_text()) == []
+    content = stack(path.name)
+    configs = content.get("configs", {})
+    assert [name for name, config in configs.items() if not (FOLDER / config["file"]).is_file()] == []
+    for service in content["services"].values():
+        assert {config["source"] for config in service.get("configs", [])} <= set(configs)
+        assert set(service.get("secrets", [])) <= set(content.get("secrets", {}))
+
+
+def test_a_replica_ends_by_itself_before_it_is_killed() -> None:
+    """And Swarm waits for it no longer than a minute."""
+    grace = int(stack("stack.yml")["services"]["dispatcher"]["stop_grace_period"].removesuffix("s"))
+    assert settings().shutdown_seconds < grace < 60
+
+
+def test_the_memory_limit_holds_the_formula_of_the_readme() -> None:
+    """At the worst, with as many subscribers as are let in."""
+    ours = settings()
+    each = ours.subscriber_buffer_bytes + ours.write_bytes + 64 * 1024
+    fixed = 100 * MIB + ours.history_bytes + int(1.4 * 8 * MIB) + 17 * MIB + ours.replay_concurrency * 12 * MIB
+    limit = stack("stack.yml")["services"]["dispatcher"]["deploy"]["resources"]["limits"]["memory"]
+    assert limit == "1G"
+    assert fixed + ours.max_subscribers * each <= 1024 * MIB
+
+
+def test_an_update_notices_a_replica_that_is_never_ready() -> None:
+    """A task that fails after the monitor is no failure of the update."""
+    times = re.findall(r"--(interval|start-period|retries)=(\d+)", (FOLDER / "Dockerfile").read_text())
+    check = {name: int(number) for name, number in times}
+    update = stack("stack.yml")["services"]["dispatcher"]["deploy"]["update_config"]
+    assert int(update["monitor"].removesuffix("s")) > check["start-period"] + check["interval"] * check["retries"]
+
+
+def test_the_health_check_is_good_when_the_replica_is_ready(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """And bad when it never was, and where nobody answers."""
+    never = replicas("127.0.0.1:1", "ofa_assets")
+    ready = replicas(kafka.bootstrap_servers, kafka.create_topic(1))
+    ready.wait_until_ready()
+    assert [is_healthy(port) for port in (never.address[1], ready.address[1], 1)] == [False, True, False]
+
+
+def is_healthy(port: int) -> bool:
+    """What Docker would think."""
+    command = [sys.executable, "-I", "-S", str(FOLDER / "healthcheck.py"), str(port)]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
