@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dispatcher.hub.statistics import HubStatistics
+from dispatcher.invariants import invariants
 from dispatcher.pipeline import PipelineStatistics
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
@@ -174,6 +175,14 @@ class ReplicaOperations(Collector):
         for outcome, number in statistics.commits.failed.items():
             failures.add_metric([outcome], number)
         yield failures
+        violations = CounterMetricFamily(
+            "dispatcher_invariant_violations",
+            "How often something did not hold that must always hold: a bug. 0 is the only right value.",
+            labels=["invariant"],
+        )
+        for invariant, number in invariants.statistics().items():
+            violations.add_metric([invariant], number)
+        yield violations
         lag = GaugeMetricFamily(
             "dispatcher_lag_records", "Records behind the committed offset.", labels=["topic", "partition"]
         )
