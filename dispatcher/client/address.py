@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
@@ -45,6 +45,14 @@ class Address:
     def url(self) -> str:
         """As errors show it, without credentials."""
         return f"{'https' if self.secure else 'http'}://{self.authority}{self.target}"
+
+    def with_since(self, since_ms: int) -> "Address":
+        """The same, asking that partitions without a position begin at this time, unless it asks for one already."""
+        path, _, query = self.target.partition("?")
+        parameters = parse_qsl(query, keep_blank_values=True)
+        if any(name == "since" for name, _ in parameters):
+            return self
+        return replace(self, target=f"{path}?{urlencode([*parameters, ('since', since_ms)])}")
 
     def follow(self, location: str) -> "Address":
         """Where a redirect leads; credentials stay behind when it leads to another origin.

@@ -38,12 +38,12 @@ def read_event(event: ServerEvent) -> list[Heard]:
     if event.retry_ms is not None:
         heard.append(RetryTime(event.retry_ms / 1000))
     if event.data is None:
-        if event.retry_ms is None:
-            heard.append(Heartbeat(event.last_id))
+        if event.retry_ms is None or event.id:
+            heard.append(Heartbeat(event.id or ""))
     elif event.type == "message":
         heard.append(_checked(_record, {**_object(event.data), "id": event.last_id}))
     elif event.type in _CONTROLS:
-        heard.append(_checked(_CONTROLS[event.type], _object(event.data)))
+        heard.append(_checked(_CONTROLS[event.type], {**_object(event.data), "id": event.id}))
     return heard
 
 
@@ -59,14 +59,14 @@ def read_message(text: str) -> list[Heard]:
         return [_checked(_record, record) for record in _checked(lambda m: list(m["records"]), message)]
     if kind == "heartbeat":
         return [Heartbeat(str(message.get("id", "")))]
-    return [_checked(_CONTROLS[kind], message)] if kind in _CONTROLS else []
+    return [_checked(_CONTROLS[kind], message)] if isinstance(kind, str) and kind in _CONTROLS else []
 
 
-def _checked(read: Any, payload: Mapping[str, Any]) -> Any:
+def _checked(read: Any, payload: Any) -> Any:
     try:
         return read(payload)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        shown = ascii(str(dict(payload))[:80])
+        shown = ascii(str(payload)[:80])
         raise WrongServerError(
             f"this is not what a dispatcher says: {shown} ({type(error).__name__}: {error})"
         ) from None
@@ -88,7 +88,7 @@ def _record(payload: Mapping[str, Any]) -> Record:
         topic=str(payload["topic"]),
         partition=int(payload["partition"]),
         offset=int(payload["offset"]),
-        timestamp_ms=payload["timestamp"],
+        timestamp_ms=None if payload["timestamp"] is None else int(payload["timestamp"]),
         key=_bytes(payload, "key"),
         value=_bytes(payload, "value"),
         headers=tuple((header["key"], _bytes(header, "value")) for header in payload["headers"]),
@@ -106,10 +106,11 @@ def _state(payload: Mapping[str, Any]) -> Heard:
     said = str(payload["state"])
     # A state of a later version is shown by its own name.
     name = cast("StateName", _NAMES.get(said) or said)
-    assigned = {str(topic): tuple(map(int, numbers)) for topic, numbers in payload["assigned"].items()}
+    assigned = {str(topic): tuple(map(int, numbers)) for topic, numbers in (payload.get("assigned") or {}).items()}
     seconds = payload.get("heartbeat_seconds")
     heartbeat_seconds = float(seconds) if seconds is not None and 0 < float(seconds) < 86_400 else None
-    return StateHeard(State(name, replica=str(payload["replica"]), assigned=assigned), heartbeat_seconds)
+    state = State(name, replica=str(payload["replica"]), assigned=assigned)
+    return StateHeard(state, heartbeat_seconds, str(payload.get("id") or ""))
 
 
 def _gap(payload: Mapping[str, Any]) -> Heard:

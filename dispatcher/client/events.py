@@ -85,17 +85,26 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Dated:
+    """The server has answered, stream or not, and this is the time by its clock."""
+
+    server_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class StateHeard:
     """A state as the server tells it."""
 
     state: State
     heartbeat_seconds: float | None
     """How often the server gives a sign of life at least, None when it does not say."""
+    id: str = ""
+    """The position at which the stream begins, with the first state alone; it names no record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A sign of life."""
+    """A sign of life, or the position of a first state: what comes as both moves the position and is no record."""
 
     id: str
     """A position to resume from, empty while there is none."""
@@ -134,7 +143,7 @@ class GiveUp:
 Verdict = ComeBack | GoTo | GiveUp
 """How a connection ended: the last thing that is heard of it."""
 
-Heard = Opened | Record | Gap | StateHeard | Heartbeat | RetryTime | ComeBack | GoTo | GiveUp
+Heard = Dated | Opened | Record | Gap | StateHeard | Heartbeat | RetryTime | ComeBack | GoTo | GiveUp
 
 
 def partition_of(item: Record | Gap) -> TopicPartition:

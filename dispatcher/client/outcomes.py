@@ -63,6 +63,14 @@ def answered(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
     return GiveUp(WrongServerError(f"HTTP {status} with {kind_of_content}: this is not a dispatcher's stream"))
 
 
+def server_time_ms(headers: Mapping[str, str]) -> float | None:
+    """What ``Date`` says (RFC 9110, section 6.6.1), in milliseconds since the epoch; None where it says nothing."""
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp() * 1000
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+
+
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """``Retry-After`` (RFC 9110, section 10.2.3); a date counts from the ``Date`` of the same answer."""
     value = headers.get("retry-after", "").strip()

@@ -27,8 +27,8 @@ class Seen:
         """The highest offset of each partition under the first pair of an id."""
         self._offsets: dict[TopicPartition, int] = dict(position or {})
         """The highest offset that anything named; the partition that moved last is last."""
-        self._suffix = ""
-        """The other partitions of the last id: the ids of one batch share them, so they are read once."""
+        self._suffix = ("", "")
+        """Topic and other partitions of the last id: the ids of one batch share them, so they are read once."""
 
     def record(self, record: Record) -> bool:
         """Take a record; False when it is a repeat.
@@ -38,8 +38,8 @@ class Seen:
         """
         partition = partition_of(record)
         own = f"{partition}={record.offset}"
-        suffix = record.id[len(own) :]
-        if not record.id.startswith(own) or suffix[:1].isdigit():
+        suffix = record.topic, record.id[len(own) :]
+        if not record.id.startswith(own) or suffix[1][:1].isdigit():
             raise MalformedPositionError(f"the id {record.id[:80]!a} does not begin with its record's {own}")
         if suffix != self._suffix:
             self._raise(parse_position(record.id))
@@ -51,8 +51,8 @@ class Seen:
             self._move(partition, record.offset)
         return True
 
-    def heartbeat(self, event_id: str) -> None:
-        """Take the id of a heartbeat.
+    def move_to(self, event_id: str) -> None:
+        """Take a position that names no record: the id of a heartbeat, or of a first state; none when it is empty.
 
         Raises:
             MalformedPositionError: it is not a position.
@@ -66,7 +66,7 @@ class Seen:
         if gap.reason == "recreated":
             self._came.pop(partition, None)
             self._move(partition, gap.to_offset)
-            self._suffix = ""
+            self._suffix = ("", "")
         elif gap.to_offset > self._offsets.get(partition, -1):
             self._move(partition, gap.to_offset)
 

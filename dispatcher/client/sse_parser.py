@@ -31,6 +31,8 @@ class ServerEvent:
     """The id as of this block: its own, or the last one before."""
     retry_ms: int | None = None
     """The reconnection time, when the block sets it."""
+    id: str | None = None
+    """Its own id, None when it has none: only this is about this event."""
 
 
 class SseParser:
@@ -102,7 +104,7 @@ class SseParser:
             self.last_id = block.id
         if block.data or block.id is not None or block.retry_ms is not None or block.comment:
             data = "\n".join(block.data) if block.data else None
-            events.append(ServerEvent(block.type or "message", data, self.last_id, block.retry_ms))
+            events.append(ServerEvent(block.type or "message", data, self.last_id, block.retry_ms, block.id))
 
 
 @dataclass(slots=True)

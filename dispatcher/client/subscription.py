@@ -11,6 +11,7 @@ Rules of this module:
 import logging
 import random
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +26,7 @@ from dispatcher.client.dialing import ByteStream, dial, hang_up
 from dispatcher.client.errors import SubscriptionError, UnreachableError, WrongServerError
 from dispatcher.client.events import (
     ComeBack,
+    Dated,
     Gap,
     GiveUp,
     GoTo,
@@ -37,6 +39,7 @@ from dispatcher.client.events import (
     StateHeard,
     Verdict,
 )
+from dispatcher.client.first_attempt import FirstAttempt
 from dispatcher.client.seen import Seen
 from dispatcher.client.transports import Transport, make_transport
 from dispatcher.errors import MalformedPositionError
@@ -83,7 +86,8 @@ async def subscribe(
         url: ``http://host:port``; with ``/events`` or ``/ws`` if you like, and with the query of docs/protocol.md.
         topics: Topics to read; all that the dispatcher serves by default.
         since: Where partitions begin of which nothing was seen: ``earliest``, an RFC 3339 time, a datetime, or
-            milliseconds since 1970.
+            milliseconds since 1970. Without it they begin where the dispatcher has not dispatched yet; a connection
+            that follows others, of which none said where it began, asks for what came since the first one.
         last_event_id: Where to go on: what `Subscription.position` was.
         transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, else SSE.
         headers: Headers for every request; they are not sent to another origin after a redirect.
@@ -153,6 +157,7 @@ class Subscription:
         self._send, self._receive = trio.open_memory_channel[list[_Item]](1)
         self._ready: deque[_Item] = deque()
         self._heartbeat_seconds = HEARTBEAT_SECONDS
+        self._first_attempt: FirstAttempt | None = None
         self._error: SubscriptionError | None = None
         self.state = State("connecting")
         """As of now: it may be ahead of what was taken. In order with the records it comes from `events`."""
@@ -198,7 +203,7 @@ class Subscription:
                 elif isinstance(item, Gap):
                     self._taken.gap(item)
                 elif isinstance(item, Heartbeat):
-                    self._taken.heartbeat(item.id)
+                    self._taken.move_to(item.id)
                     continue
                 return item
             try:
@@ -234,6 +239,11 @@ class Subscription:
     async def _connect(self) -> ComeBack | GiveUp:
         """One attempt, redirects and all."""
         address, headers = self._subscribed.address, self._headers
+        if self._first_attempt is None:
+            self._first_attempt = FirstAttempt(time.time() * 1000)
+        elif not self._heard.format():
+            # Records that were dispatched meanwhile, perhaps to an earlier connection, are sent again.
+            address = address.with_since(self._first_attempt.since_ms)
         deadline = trio.current_time() + self._connect_timeout_seconds
         for _ in range(MOST_REDIRECTS + 1):
             transport = make_transport(self._subscribed.transport, address, self._heard.format(), headers)
@@ -296,8 +306,11 @@ class Subscription:
             self._backoff.succeeded()
             self._heartbeat_seconds = heard.heartbeat_seconds or HEARTBEAT_SECONDS
             self.state = heard.state
-            return [heard.state]
-        if isinstance(heard, RetryTime):
+            self._heard.move_to(heard.id)
+            return [Heartbeat(heard.id), heard.state]
+        if isinstance(heard, Dated) and self._first_attempt is not None:
+            self._first_attempt.server_said(heard.server_ms, time.time() * 1000)
+        elif isinstance(heard, RetryTime):
             self._backoff.set_base(heard.seconds)
         elif isinstance(heard, (Record, Gap, Heartbeat)):
             return self._new(heard)
@@ -308,7 +321,7 @@ class Subscription:
         if isinstance(item, Gap):
             self._heard.gap(item)
         elif isinstance(item, Heartbeat):
-            self._heard.heartbeat(item.id)
+            self._heard.move_to(item.id)
         elif not self._heard.record(item):
             self.repeats += 1
             return []

@@ -17,8 +17,8 @@ from dispatcher.client.address import Address
 from dispatcher.client.address import Transport as TransportName
 from dispatcher.client.decoding import read_event, read_message
 from dispatcher.client.errors import WrongServerError
-from dispatcher.client.events import ComeBack, GiveUp, GoTo, Heard, Opened
-from dispatcher.client.outcomes import answered, closed
+from dispatcher.client.events import ComeBack, Dated, GiveUp, GoTo, Heard, Opened
+from dispatcher.client.outcomes import answered, closed, server_time_ms
 from dispatcher.client.sse_parser import MAX_EVENT_BYTES, SseParser
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL
 
@@ -108,6 +108,7 @@ class SseTransport:
 
     def _begin_answer(self, response: h11.Response, heard: list[Heard]) -> None:
         headers = _headers(response.headers)
+        heard += _dated(headers)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if response.status_code == 200 and kind == "text/event-stream":
             self._opened = True
@@ -163,7 +164,7 @@ class WebSocketTransport:
         heard: list[Heard] = []
         if isinstance(event, wsproto.events.AcceptConnection):
             self._opened = True
-            heard = [Opened()]
+            heard = [*_dated(_headers(event.extra_headers)), Opened()]
         elif isinstance(event, wsproto.events.TextMessage):
             heard = self._hear_text(event)
         elif isinstance(event, wsproto.events.Ping):
@@ -173,8 +174,9 @@ class WebSocketTransport:
                 self._replies += self._ws.send(event.response())
             heard = [ComeBack(_CUT) if event.code == 1006 else closed(int(event.code), event.reason or "")]
         elif isinstance(event, wsproto.events.RejectConnection):
-            self._answer = _Answer(event.status_code, _headers(event.headers))
-            heard = [] if event.has_body else [self._answer.end()]
+            headers = _headers(event.headers)
+            self._answer = _Answer(event.status_code, headers)
+            heard = [*_dated(headers), *([] if event.has_body else [self._answer.end()])]
         elif isinstance(event, wsproto.events.RejectData) and self._answer is not None:
             heard = self._answer.add(event.data)
             if event.body_finished:
@@ -231,6 +233,11 @@ class _Answer:
 
 def _headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+
+
+def _dated(headers: Mapping[str, str]) -> list[Heard]:
+    server_ms = server_time_ms(headers)
+    return [] if server_ms is None else [Dated(server_ms)]
 
 
 def _broken(error: Exception, *, opened: bool, ended: bool) -> ComeBack | GiveUp:

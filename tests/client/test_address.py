@@ -65,6 +65,21 @@ def test_credentials() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("ws://h", "http://h/ws?since=5"),
+        ("http://h?topic=a%26b&x=", "http://h/events?topic=a%26b&x=&format=envelope&since=5"),
+        ("http://h?since=earliest", "http://h/events?since=earliest&format=envelope"),
+    ],
+)
+def test_a_time_to_begin_at(url: str, asked: str) -> None:
+    """One that the caller has chosen stays."""
+    address = read_address(url).address
+    assert address.with_since(5).url == asked
+    assert address.with_since(5).with_since(6).url == asked
+
+
+@pytest.mark.parametrize(
     ("location", "url", "kept"),
     [
         ("/other?x=1", "https://h/other?x=1", True),

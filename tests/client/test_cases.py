@@ -11,7 +11,7 @@ from dispatcher.client import Gap, Record, RefusedError, State, SubscriptionErro
 from dispatcher.sansio.position import parse_position
 from tests.client_cases.encoding import own_pair
 from tests.client_cases.server import CaseServer, case_server
-from tests.client_cases.table import cases, load
+from tests.client_cases.table import cases, check_since, load
 
 TRANSPORTS: dict[Literal["sse", "websocket"], str] = {"sse": "events", "websocket": "ws"}
 _STATES = {"live": "streaming"}
@@ -74,6 +74,7 @@ def check(case: dict[str, Any], outcome: Outcome, connections: list[dict[str, An
     if "resumes" in expect:
         came = [c["last_event_id"] and parse_position(c["last_event_id"]) for c in connections]
         assert came == [text and parse_position(text) for text in expect["resumes"]]
+    check_since(case, connections)
     for connection, least_ms in zip(connections[1:], expect.get("waited_ms", ()), strict=False):
         assert connection["waited_ms"] >= least_ms
     check_fatal(expect.get("fatal"), outcome.error)

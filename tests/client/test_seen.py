@@ -35,8 +35,8 @@ def test_what_other_pairs_say_counts_only_upwards() -> None:
     """A replica that has just got a partition may know less of it than the client."""
     seen = Seen(parse_position("t:0=10,1=-1"))
     seen.record(record("t:1=0,0=8"))
-    seen.heartbeat("t:0=9,2=-1")
-    seen.heartbeat("")
+    seen.move_to("t:0=9,2=-1")
+    seen.move_to("")
     assert parse_position(seen.format()) == parse_position("t:0=10,1=0,2=-1")
 
 
@@ -51,6 +51,14 @@ def test_what_only_other_pairs_named_is_no_repeat() -> None:
 def test_what_was_given_back_is_a_repeat() -> None:
     """A position that was stored is about what this client has seen."""
     assert not Seen(parse_position("t:0=1,1=50")).record(record("t:1=50,0=1"))
+
+
+def test_the_same_other_pairs_of_another_topic() -> None:
+    """They are read as well: partition 1 of `u` is not that of `t`."""
+    seen = Seen()
+    assert seen.record(record("t:0=0,1=-1"))
+    assert seen.record(record("u:2=1,1=-1", "u"))
+    assert parse_position(seen.format()) == parse_position("t:0=0,1=-1;u:1=-1,2=1")
 
 
 def test_the_same_other_pairs_after_a_topic_was_made_anew() -> None:

@@ -31,7 +31,7 @@ def parse_slowly(stream: bytes) -> list[ServerEvent]:
     events, last_id = [], ""
     for block in _blocks(text.split("\n")[:-1]):
         data: list[str] = []
-        kind, retry_ms, counts = "", None, False
+        kind, retry_ms, own_id, counts = "", None, None, False
         for line in block:
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")
@@ -40,12 +40,12 @@ def parse_slowly(stream: bytes) -> list[ServerEvent]:
             elif name == "event":
                 kind = value
             elif name == "id" and "\0" not in value:
-                last_id, counts = value, True
+                last_id, own_id, counts = value, value, True
             elif name == "retry" and value.isdecimal() and value.isascii():
                 retry_ms = int(value)
             counts = counts or name in {"", "data"} or retry_ms is not None
         if counts:
-            events.append(ServerEvent(kind or "message", "\n".join(data) if data else None, last_id, retry_ms))
+            events.append(ServerEvent(kind or "message", "\n".join(data) if data else None, last_id, retry_ms, own_id))
     return events
 
 
@@ -75,7 +75,7 @@ def test_any_stream_in_any_parts(lines: list[bytes], ends: list[bytes], mark: bo
 def test_the_last_event_counts_with_its_blank_line_only() -> None:
     """A cut in the middle leaves nothing behind, not even an id."""
     parser = SseParser()
-    assert parser.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n") == [ServerEvent("message", "a", "1")]
+    assert parser.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n") == [ServerEvent("message", "a", "1", id="1")]
     assert parser.last_id == "1"
 
 

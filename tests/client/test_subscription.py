@@ -6,11 +6,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import orjson
 import pytest
 import trio
 import trio.testing
 
 from dispatcher.client import Gap, RefusedError, State, UnreachableError, WrongAddressError, WrongServerError, subscribe
+from dispatcher.client.decoding import read_message
+from dispatcher.client.events import StateHeard
+from dispatcher.errors import DispatcherError
 from dispatcher.sansio.position import parse_position
 from testbed.certificate import certificate
 from tests.client_cases.encoding import own_pair, payload
@@ -181,6 +185,25 @@ async def test_the_position_is_of_what_was_taken() -> None:
     assert positions == expected
 
 
+async def test_the_position_of_the_first_state_is_there_with_the_state() -> None:
+    """A caller that has taken no record yet can store it; with the later states nothing moves."""
+    state = payload({"state": "streaming", "id": "a:0=41,1=-1"}, "envelope", 15.0)
+
+    async def answer(stream: trio.abc.Stream, _: bytes) -> None:
+        await stream.send_all(HEAD + state + payload({"state": "waiting"}, "envelope", 15.0))
+        await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with serving(answer) as host, subscribe(f"http://{host}") as stream:
+            told: list[tuple[str, str]] = []
+            events = stream.events()
+            while len(told) < 3:
+                event = await anext(events)
+                assert isinstance(event, State)
+                told.append((event.name, stream.position))
+    assert told == [("connecting", ""), ("live", "a:0=41,1=-1"), ("waiting", "a:0=41,1=-1")]
+
+
 @pytest.mark.parametrize("scheme", ["https", "wss"])
 async def test_tls(scheme: str) -> None:
     """With a certificate that is trusted; without, it gives up and says why."""
@@ -303,6 +326,37 @@ async def test_what_no_dispatcher_says(said: bytes) -> None:
         async with serving(answer) as host, subscribe(f"http://{host}") as stream:
             with pytest.raises(WrongServerError):
                 await anext(stream)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "records", "records": [1]},
+        {"type": "records", "records": 1},
+        {"type": "records"},
+        {"type": "records", "records": [{"topic": "a", "partition": 0, "offset": 1, "timestamp": "noon"}]},
+        {"type": "state", "state": "streaming", "replica": "", "assigned": [1]},
+        {"type": "state", "state": "streaming", "replica": "", "assigned": {}, "id": [1]},
+    ],
+)
+def test_a_message_that_no_dispatcher_sends(message: dict[str, Any]) -> None:
+    """It is an error of the tree, whatever it holds."""
+
+    def hear() -> None:
+        for heard in read_message(orjson.dumps(message).decode()):
+            assert isinstance(heard, StateHeard)
+            parse_position(heard.id)
+
+    with pytest.raises(DispatcherError):
+        hear()
+
+
+@pytest.mark.parametrize(
+    "message", [{}, {"type": None}, {"type": []}, {"type": {}}, {"type": "weather", "records": [1]}]
+)
+def test_a_message_of_a_later_version_is_ignored(message: dict[str, Any]) -> None:
+    """Whatever its type is."""
+    assert read_message(orjson.dumps(message).decode()) == []
 
 
 @pytest.mark.parametrize("said", [b"-ERR unknown command 'GET'\r\n", b"HTTP/1.1 fine\r\n\r\n"])

@@ -23,8 +23,7 @@ def payload(step: dict[str, Any], form: str, heartbeat_seconds: float) -> bytes:
     if kind == "retry":
         data = b"" if websocket else sse.encode_retry(content)
     elif kind == "state":
-        assigned = step.get("assigned", {"assets": [0, 1]})
-        data = encoders.encode_state(content, "case", assigned, heartbeat_seconds)
+        data = _state(step, form, heartbeat_seconds)
     elif kind == "heartbeat":
         data = encoders.encode_heartbeat(content or "")
     elif kind == "gap":
@@ -32,7 +31,7 @@ def payload(step: dict[str, Any], form: str, heartbeat_seconds: float) -> bytes:
     elif kind == "goodbye":
         data = encoders.encode_goodbye(content["code"], content["reason"], content["retry_ms"])
     elif kind == "unknown":
-        data = json.dumps({"type": content}).encode() if websocket else f"event: {content}\ndata: fine\n\n".encode()
+        data = _unknown(content, step.get("id"), websocket=websocket)
     elif kind == "record":
         data = _record(content, form)
     elif kind == "half":
@@ -41,6 +40,27 @@ def payload(step: dict[str, Any], form: str, heartbeat_seconds: float) -> bytes:
         assert kind == "records", step
         data = _records(content, form)
     return data
+
+
+def _state(step: dict[str, Any], form: str, heartbeat_seconds: float) -> bytes:
+    """A state; with ``id`` the position from which the stream begins, with ``more`` members of a later version."""
+    assigned = step.get("assigned", {"assets": [0, 1]})
+    content = json.loads(messages.encode_state(step["state"], "case", assigned, heartbeat_seconds))
+    content |= step.get("more", {})
+    event_id = step.get("id")
+    if form == "websocket":
+        return json.dumps(content | ({"id": event_id} if event_id else {})).encode()
+    del content["type"]
+    lines = [f"retry: {step['retry']}"] if "retry" in step else []
+    lines += [f"id: {event_id}"] if event_id else []
+    return "\n".join([*lines, "event: state", f"data: {json.dumps(content)}", "", ""]).encode()
+
+
+def _unknown(name: str, event_id: str | None, *, websocket: bool) -> bytes:
+    """What only a later version knows, which may look like something else."""
+    if websocket:
+        return json.dumps({"type": name, "records": [1], **({"id": event_id} if event_id else {})}).encode()
+    return (f"id: {event_id}\n" if event_id else "").encode() + f"event: {name}\ndata: fine\n\n".encode()
 
 
 def _records(ids: list[str], form: str) -> bytes:
@@ -62,7 +82,9 @@ def _record(content: dict[str, Any], form: str) -> bytes:
     else:
         text = content.get("value", own_pair(event_id))
         value = None if text is None else text.encode()
-    batch = Batch(TopicPartition(topic, partition), (Record(offset, 1795429533864, b"key", value, ()),))
+    key = content.get("key", "key")
+    record = Record(offset, content.get("timestamp", 1795429533864), None if key is None else key.encode(), value, ())
+    batch = Batch(TopicPartition(topic, partition), (record,))
     prefix = f"{topic}:{partition}="
     suffix = event_id.removeprefix(f"{prefix}{offset}")
     encode = {

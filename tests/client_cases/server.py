@@ -4,10 +4,12 @@ import json
 import re
 import socket
 import sys
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -118,7 +120,13 @@ class _Play:
         """Do what the case says."""
         waited = None if self._run.ended_at is None else (trio.current_time() - self._run.ended_at) * 1000
         last_event_id = headers.get("last-event-id") or query.get("last_event_id")
-        self._report = {"last_event_id": last_event_id, "waited_ms": waited, "stream_bytes": 0}
+        self._report = {
+            "last_event_id": last_event_id,
+            "since": query.get("since"),
+            "at_ms": (time.time() + self._case.get("clock_seconds", 0)) * 1000,
+            "waited_ms": waited,
+            "stream_bytes": 0,
+        }
         self._run.connections.append(self._report)
         try:
             if self._connection.get("silent"):
@@ -138,11 +146,17 @@ class _Play:
 
     async def _refuse(self, path: str, query_text: str) -> None:
         answer = self._connection["answer"]
-        fields = list(answer.get("headers", {}).items())
+        fields = [*answer.get("headers", {}).items(), *self._date()]
         if answer.get("redirect"):
             fields.append(("Location", f"{path}?{query_text}" if query_text else path))
         self._ends()
         await _respond(self._stream, answer["status"], answer.get("body", "").encode(), fields)
+
+    def _date(self) -> list[tuple[str, str]]:
+        """The header by which clients learn what this server's clock says."""
+        if "clock_seconds" not in self._case:
+            return []
+        return [("Date", formatdate(time.time() + self._case["clock_seconds"], usegmt=True))]
 
     async def _stream_steps(self, path: str, query: dict[str, str], last_event_id: str | None, head: bytes) -> None:
         if path.endswith("/ws"):
@@ -151,7 +165,7 @@ class _Play:
         else:
             form = query.get("format", "value")
             fields = [("Content-Type", "text/event-stream; charset=utf-8"), ("Transfer-Encoding", "chunked")]
-            await self._stream.send_all(_head(200, fields))
+            await self._stream.send_all(_head(200, [*fields, *self._date()]))
         seen = parse_position(last_event_id) if last_event_id and self._connection.get("resume") else {}
         async with trio.open_nursery() as nursery:
             # Who leaves early is heard of, and pongs and closes of a WebSocket are read.

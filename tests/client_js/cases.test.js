@@ -6,8 +6,10 @@ import { test } from "node:test";
 import { subscribe } from "../../dispatcher/web/page/client.js";
 
 const CONNECT_MS = 11_000; // longer than the client waits for an answer
+const CASE_MS = 60_000; // a case that is never over fails, and the others are played
 const END_MS = 50; // between a goodbye and the end
 const CUTS_AT_ONCE = 20;
+const SINCE_MARGIN_MS = 70_000; // how much earlier than its first attempt it may begin: clocks differ
 
 const server = process.env.CASES_URL;
 const table = await (await fetch(`${server}/cases.json`)).json();
@@ -73,6 +75,12 @@ function check({ expect }, { records, gaps, states, closed, connections }) {
     if (wanted !== undefined) assert.deepEqual(value ?? (value_base64 ? { base64: value_base64 } : null), wanted);
   }
   if (expect.resumes) assert.deepEqual(connections.map((each) => pairs(each.last_event_id)), expect.resumes.map(pairs));
+  for (const [index, expected] of (expect.since ?? []).entries()) {
+    const { since } = connections[index];
+    const first = connections[0].at_ms;
+    if (expected === null) assert.equal(since, null);
+    else assert.equal(+since >= first - SINCE_MARGIN_MS && +since <= first, true, `${since} of ${first}`);
+  }
   for (const [index, least] of (expect.waited_ms ?? []).entries()) {
     // It waits from the goodbye on, the server counts from the end of the connection.
     assert.equal(connections[index + 1].waited_ms >= least - END_MS, true);
@@ -87,7 +95,7 @@ function check({ expect }, { records, gaps, states, closed, connections }) {
 for (const theCase of table.cases) {
   for (const transport of Object.keys(paths)) {
     if ((theCase.only ?? transport) !== transport) continue;
-    test(`${transport}: ${theCase.name}: ${theCase.about}`, async (t) => {
+    test(`${transport}: ${theCase.name}: ${theCase.about}`, { timeout: CASE_MS }, async (t) => {
       const why = hidden(theCase, transport);
       if (why) return t.skip(why);
       if (theCase.client?.connect_timeout_seconds) {

@@ -160,6 +160,29 @@ if (globalThis.WebSocket) {
     assert.equal((await states.until(named("closed"))).reason, "unknown topic 'x' (4400)");
   });
 
+  test("auto: a WebSocket after a silent event stream asks for what was dispatched to that", async (t) => {
+    const server = await Server.start(t);
+    const now = Date.now;
+    t.after(() => (Date.now = now));
+    const began = Date.now();
+    const { records, states } = open(t, `${server.url}?topic=t`, { transport: "auto" });
+    const first = await server.next();
+    assert.equal(first.request.url, "/events?topic=t&format=envelope");
+    Date.now = () => now() + 11_000; // a proxy that keeps back everything, and what it is sent
+    const socket = await server.next();
+    const query = new URL(socket.request.url, server.url).searchParams;
+    assert.deepEqual([query.get("topic"), query.get("last_event_id")], ["t", null]);
+    const early = began - query.get("since");
+    assert.equal(early > 55_000 && early <= 60_000, true, `${early} ms before the first attempt`);
+    socket.begin().send({ type: "state", state: "streaming", replica: "one", assigned: {}, id: "t:0=4" });
+    await states.until(named("live"));
+    socket.records("t:0=5");
+    await records.atLeast(1);
+    socket.cut();
+    const again = new URL((await server.next()).request.url, server.url).searchParams;
+    assert.deepEqual([again.get("since"), again.get("last_event_id")], [null, "t:0=5"]);
+  });
+
   test("auto: a silent event stream is tried again as a WebSocket, and what works is kept", async (t) => {
     const server = await Server.start(t);
     const now = Date.now;
@@ -277,6 +300,28 @@ test("offsets are compared as Kafka counts, to 2^63 - 1", async (t) => {
   await records.atLeast(2);
   assert.deepEqual(pairs(records), ["t:0=9223372036854775806", "t:0=9223372036854775807"]);
   assert.equal(stream.position, "t:0=9223372036854775807");
+});
+
+test("a `since` of the page's own is kept, and one in the address as well", async (t) => {
+  const server = await Server.start(t);
+  for (const [path, options] of [["", { since: "earliest" }], ["?since=earliest", {}]]) {
+    const { stream } = open(t, server.url + path, options);
+    for (let n = 0; n < 2; n += 1) {
+      const events = await server.next();
+      assert.deepEqual(new URL(events.request.url, server.url).searchParams.getAll("since"), ["earliest"]);
+      events.answer(503, { "Retry-After": "0.002" });
+    }
+    stream.close();
+  }
+});
+
+test("a state that says less or more than it has to is told as well", async (t) => {
+  const server = await Server.start(t);
+  const { states } = open(t, server.url);
+  const events = (await server.next()).begin();
+  events.event("state", { state: "standby", replica: "one", assigned: null, reason: 5 });
+  const { reason, assigned } = await states.until(named("standby"));
+  assert.deepEqual([reason, assigned], ["standby", {}]);
 });
 
 test("a position never grows beyond what is taken back", async (t) => {

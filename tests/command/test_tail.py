@@ -24,7 +24,7 @@ from dispatcher.command.main import main
 from dispatcher.sansio.position import parse_position
 from tests.client_cases.encoding import own_pair
 from tests.client_cases.server import case_server
-from tests.client_cases.table import cases
+from tests.client_cases.table import cases, check_since
 
 COMMAND = [sys.executable, "-m", "dispatcher", "tail"]
 FULL = Path("/dev/full")
@@ -61,6 +61,7 @@ def check(case: dict[str, Any], result: Result, connections: Sequence[dict[str, 
     values = {own_pair(line["id"]): line for line in result.lines}
     for pair, value in expect.get("values", {}).items():
         assert values[pair].get("value", {"base64": values[pair].get("value_base64")}) == value, name
+    check_since(case, list(connections))
     if "resumes" in expect:
         came = [c["last_event_id"] and parse_position(c["last_event_id"]) for c in connections]
         assert came == [text and parse_position(text) for text in expect["resumes"]], name

@@ -4,8 +4,9 @@ export interface KafkaRecord {
   readonly id: string;
   readonly topic: string;
   readonly partition: number;
+  /** Rounded above 2^53; the first pair of `id` is exact. */
   readonly offset: number;
-  /** Milliseconds since the epoch. */
+  /** Milliseconds since the epoch, as Kafka has it; some producers write another unit. Rounded above 2^53. */
   readonly timestamp: number | null;
   readonly key?: string | null;
   readonly key_base64?: string;
@@ -62,7 +63,11 @@ export interface SubscribeOptions {
   transport?: "sse" | "websocket" | "auto";
   /** Topics to read; all that the dispatcher serves by default. */
   topics?: string | readonly string[];
-  /** Where partitions begin that no position names: "earliest", an RFC 3339 time, a Date, or milliseconds since 1970. */
+  /**
+   * Where partitions begin that no position names: "earliest", an RFC 3339 time, a Date, or milliseconds since 1970.
+   * Without it they begin where the dispatcher has not dispatched yet, and attempts that follow others, of which none
+   * brought a position, ask for what came since the first one.
+   */
   since?: "earliest" | (string & {}) | number | Date;
   /** Where to go on: a `position` from before. */
   position?: string;

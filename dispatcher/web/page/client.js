@@ -4,7 +4,11 @@
 //
 // * Nothing is thrown into the page: what a callback throws is reported, and the stream goes on.
 // * `seen` is what was handed to the page, by the first pair of ids: what is not above it is a repeat. `place` is where
-//   to resume, merged from all pairs of the ids of all replicas: it also knows partitions that were quiet so far.
+//   to resume, merged from all pairs of the ids of all replicas: it also knows partitions that were quiet so far. The
+//   position of a first state or of a heartbeat moves `place` alone: it names no record.
+// * A client without a `place` asks on its second attempt and later `since` its first one: what was dispatched to a
+//   connection that a proxy kept silent comes again.
+// * Offsets above 2^53 are exact in ids and in the text of a message, and rounded in what JSON.parse makes of it.
 // * An attempt ends once, with one reason. What comes after that is not heard.
 // * fetch, not EventSource: that hides statuses and heartbeats, and gives up for good on errors that pass.
 
@@ -13,6 +17,8 @@ const OPEN_MS = 10_000; // for the first state: a browser may ask on a connectio
 const RETRY_MS = 1000;
 const MAX_RETRY_MS = 30_000;
 const SAVE_MS = 250;
+const SINCE_MARGIN_MS = 60_000; // how much earlier than the first attempt `since` is, by this machine's clock alone
+const DATED_MARGIN_MS = 5000; // the same by the server's clock, from which those of brokers may differ
 const MAX_ID_CHARACTERS = 8192;
 const ID = /^[\w.-]+:\d+=(-1|\d+)([,;]([\w.-]+:)?\d+=(-1|\d+))*$/;
 
@@ -33,6 +39,8 @@ export function subscribe(url, options = {}) {
   let heartbeatMs = HEARTBEAT_MS;
   let retryMs = RETRY_MS;
   let heardAt = 0;
+  let beganAt; // when the first attempt was made, by this machine's clock
+  let aheadMs = -SINCE_MARGIN_MS; // from that to the `since` of later attempts
   let closed = false;
   let worked = false; // the attempt under way has brought something
   let told = {};
@@ -60,7 +68,7 @@ export function subscribe(url, options = {}) {
     guarded(() => callback?.(value)?.catch?.(report), report);
   }
 
-  function tell(state, reason = WORDS[state], more) {
+  function tell(state, reason = WORDS[state] ?? state, more) {
     const now = { state, reason, transport: overWebSocket ? "websocket" : "sse", ...more };
     restore = undefined;
     if (JSON.stringify(now) !== JSON.stringify(told)) call(onState, (told = now));
@@ -106,6 +114,12 @@ export function subscribe(url, options = {}) {
     if (storageKey) saving ??= setTimeout(save, SAVE_MS);
   }
 
+  function passed(id) {
+    if (!id) return;
+    merge(id);
+    moved();
+  }
+
   function take(record) {
     const [, partition, digits, others] = /^(.+?:\d+)=(\d+)(.*)/.exec(record.id);
     worked = true;
@@ -119,11 +133,12 @@ export function subscribe(url, options = {}) {
     moved();
   }
 
-  function miss(gap) {
+  function miss(gap, text) {
     const partition = `${gap.topic}:${gap.partition}`;
+    const to = BigInt(/"to":\s*(-?\d+)/.exec(text)[1]);
     for (const map of [seen, place]) {
-      if (gap.reason === "recreated") map.set(partition, BigInt(gap.to)); // another log, whose offsets begin anew
-      else raise(map, partition, BigInt(gap.to));
+      if (gap.reason === "recreated") map.set(partition, to); // another log, whose offsets start over
+      else raise(map, partition, to);
     }
     suffix = undefined;
     call(onGap, gap);
@@ -132,14 +147,17 @@ export function subscribe(url, options = {}) {
 
   // What the server says, whatever carries it.
 
-  function hear(type, message) {
+  /** Types and members that only a later version knows are ignored. */
+  function hear(type, message, id, text) {
     worked = true;
-    if (type === "state") {
+    if (type === "heartbeat") passed(id);
+    else if (type === "state") {
+      passed(id);
       heartbeatMs = message.heartbeat_seconds * 1000 || heartbeatMs;
       const { state, replica, assigned } = message;
-      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned });
+      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {} });
     } else if (type === "gap") {
-      miss(message);
+      miss(message, text);
     } else if (type === "goodbye") {
       finish(`${message.reason} (${message.code})`, message.code, message.code === 4408 ? 0 : message.retry_ms);
     }
@@ -157,9 +175,12 @@ export function subscribe(url, options = {}) {
   function address(name) {
     const { topics = [], since } = options;
     const target = new URL(url, globalThis.location?.href);
+    const query = target.searchParams;
     target.pathname = target.pathname.replace(/(\/(events|ws)?)?$/, `/${name}`);
-    for (const topic of [topics].flat()) target.searchParams.append("topic", topic);
-    if (since !== undefined) target.searchParams.set("since", since instanceof Date ? +since : since);
+    for (const topic of [topics].flat()) query.append("topic", topic);
+    if (since !== undefined) query.set("since", since instanceof Date ? +since : since);
+    else if (beganAt && !place.size && !query.has("since")) query.set("since", Math.max(0, beganAt + aheadMs));
+    beganAt ??= Date.now();
     return target;
   }
 
@@ -174,6 +195,8 @@ export function subscribe(url, options = {}) {
       signal,
     });
     const { status } = response;
+    const serverMs = Date.parse(response.headers.get("Date"));
+    if (serverMs) aheadMs = serverMs - Date.now() - DATED_MARGIN_MS;
     const type = response.headers.get("Content-Type") ?? "nothing";
     if (status !== 200 || !type.startsWith("text/event-stream")) {
       let reason = status === 200 ? `the answer is ${type}, not an event stream` : `HTTP ${status}`;
@@ -202,9 +225,9 @@ export function subscribe(url, options = {}) {
     function dispatch() {
       if (type === undefined || type === "message") {
         if (data !== undefined) take({ id, ...JSON.parse(data) });
-        else if (id) merge(id), moved();
+        else passed(id);
       } else if (["state", "gap", "goodbye"].includes(type) && data !== undefined) {
-        hear(type, JSON.parse(data)); // others may come in later versions
+        hear(type, JSON.parse(data), id, data);
       }
     }
     return (text) => {
@@ -242,13 +265,12 @@ export function subscribe(url, options = {}) {
     socket.onmessage = ({ data }) => {
       alive();
       guarded(() => {
-        const { type, records, ...message } = JSON.parse(data);
-        if (type === "heartbeat" && message.id) merge(message.id), moved();
-        for (const record of records ?? []) {
+        const { type, ...message } = JSON.parse(data);
+        for (const record of type === "records" ? message.records : []) {
           if (signal.aborted) return;
           take(record);
         }
-        hear(type, message);
+        hear(type, message, message.id, data);
       }, strange);
     };
     socket.onclose = ({ code, reason }) => finish(reason ? `${reason} (${code})` : `the connection ended (${code})`, code);
