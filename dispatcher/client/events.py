@@ -24,7 +24,7 @@ class Record:
     partition: int
     offset: int
     timestamp_ms: int | None
-    """Milliseconds since the epoch, None when the record has none."""
+    """Milliseconds since the epoch, None when the record has none; some producers write another unit (`timestamps`)."""
     key: bytes | None
     value: bytes | None
     """None is a tombstone."""

@@ -15,7 +15,6 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 import orjson
@@ -26,6 +25,7 @@ from rich.text import Text
 
 from dispatcher.client import Gap, Record, State, Subscription, subscribe
 from dispatcher.client.seen import Seen
+from dispatcher.client.timestamps import time_of_day
 from dispatcher.sansio.position import parse_position
 
 FORMATS = ("pretty", "json", "value")
@@ -220,10 +220,8 @@ def _field(record: Record, name: str) -> bytes:
 
 
 def _time(record: Record) -> str:
-    """The record's time where the reader is, to the millisecond."""
-    if record.timestamp_ms is None:
-        return "-"
-    return datetime.fromtimestamp(record.timestamp_ms / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    """The record's time where the reader is, as far as its timestamp tells."""
+    return time_of_day(record.timestamp_ms) or "-"
 
 
 def _told(state: State) -> str:

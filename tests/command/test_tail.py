@@ -19,8 +19,10 @@ import trio
 from click.testing import CliRunner
 
 from dispatcher.client import Record
+from dispatcher.client.timestamps import time_of_day
 from dispatcher.command import tail_output as tail
 from dispatcher.command.main import main
+from dispatcher.command.tail_output import Options, Tail
 from dispatcher.sansio.position import parse_position
 from tests.client_cases.encoding import own_pair
 from tests.client_cases.server import case_server
@@ -201,6 +203,15 @@ def test_a_template_takes_bytes_as_they_are() -> None:
     """A key or a value need not be text, nor be there; the time may be missing, too."""
     line = tail.template("{key}|{value}|{timestamp}|{time}")
     assert line(Record("t:0=7", "t", 0, 7, None, b"\xff{id}", None)) == b"\xff{id}|||-"
+
+
+@pytest.mark.parametrize("timestamp", [1795429533864250, 1795429533864250125, 2**63 - 1, -(2**63), -1, 0])
+def test_any_timestamp_is_shown(timestamp: int) -> None:
+    """Microseconds and nanoseconds too, and what has no date (tests/client/test_timestamps.py)."""
+    record = Record("t:0=7", "t", 0, 7, timestamp, None, b"")
+    assert tail.template("{time}")(record) == (time_of_day(timestamp) or "-").encode()
+    assert tail.template("{timestamp}")(record) == str(timestamp).encode()
+    Tail(Options("http://h", form="pretty"))._print(record)
 
 
 def test_json_lines_are_envelopes() -> None:

@@ -42,6 +42,11 @@ def test_its_logic_in_node() -> None:
     assert run_tests("client.test.js") > 30
 
 
+def test_the_page_shows_any_timestamp() -> None:
+    """The cases that all clients share."""
+    assert run_tests("times.test.js", TZ="UTC") > 20
+
+
 async def test_it_passes_the_table_of_cases() -> None:
     """The one that all clients share."""
     async with case_server() as server:

@@ -1,5 +1,6 @@
 """The live page in Chromium, with a hub in this process and no Kafka: what it shows, and what records cannot do."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -57,9 +58,15 @@ class House(Bench):
         host, port = self.server.addresses[0]
         return f"http://{host}:{port}/"
 
-    def write(self, value: bytes | None, key: bytes | None = None, partition: TopicPartition = ONE) -> None:
+    def write(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        partition: TopicPartition = ONE,
+        timestamp_ms: int | None = 1_700_000_000_000,
+    ) -> None:
         """One record with a header."""
-        record = Record(self.number, 1_700_000_000_000, key, value, (("<b>name</b>", b"<i>header</i>"),))
+        record = Record(self.number, timestamp_ms, key, value, (("<b>name</b>", b"<i>header</i>"),))
         self.replays.log.append((partition, record))
         self.hub.publish(Batch(partition, (record,)))
         self.number += 1
@@ -144,6 +151,38 @@ async def test_null_and_bytes_are_named() -> None:
         house.write(b"\xff\x00")
         await shown(house.page, 2)
         assert await house.values() == ["binary /wA=", "tombstone"]
+
+
+async def test_any_timestamp_and_any_offset_is_shown() -> None:
+    """Microseconds and nanoseconds as times, what has no date as a number; offsets above 2^53 as they are.
+
+    A record opens whatever its time is, and the latency takes no unknown unit for a time.
+    """
+    async with open_page() as house:
+        house.number = 2**53 + 1
+        for timestamp in (None, -1, 0, 1_795_429_533_864_250, 1_795_429_533_864_250_125, 2**63 - 1, -(2**63)):
+            house.write(b"x", timestamp_ms=timestamp)
+        await shown(house.page, 7)
+        times = "[...document.querySelectorAll('#records .time')].map((e) => e.textContent).reverse()"
+        none, minus, zero, micro, nano, most, least = await house.page.run(times)
+        assert (none, minus) == ("\u2013", "\u2013")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d\.000", zero)
+        assert re.fullmatch(r"\d\d:\d\d:\d\d\.864 µs", micro)
+        assert (nano[:12], nano[12:]) == (micro[:12], " ns")
+        assert (most, least) == ("9223372036854775808", "-9223372036854775808")  # numbers of JavaScript are rounded
+        ids = "[...document.querySelectorAll('#records > li')].map((e) => e.dataset.id).reverse()"
+        assert await house.page.run(ids) == [f"{ONE}={2**53 + 1 + n}" for n in range(7)]
+        offsets = await house.page.run("[...document.querySelectorAll('#records .place b')].map((e) => e.textContent)")
+        assert offsets[0] == str(2**53 + 7)
+        await house.page.run("document.querySelectorAll('#records .row').forEach((row) => row.click())")
+        details = await house.page.run("[...document.querySelectorAll('.detail dl')].map((e) => e.innerText).reverse()")
+        assert len(details) == 7
+        assert ["Written" in detail for detail in details] == [False, False, True, True, True, True, True]
+        assert "2026-11-23T10:25:33.864Z, written as 1795429533864250 µs" in details[3]
+        assert "9223372036854775808, in an unknown unit" in details[5]
+        assert f"offset {2**53 + 6}" in details[5]
+        await house.page.until("document.querySelector('#latency-note').textContent.startsWith('median')")
+        assert "NaN" not in await house.page.run("document.body.innerText")
 
 
 async def test_the_filter_looks_at_every_record() -> None:

@@ -1,5 +1,7 @@
 // A record opened: its names, its headers, and its value as it was written, indented when it is JSON. All of it is text.
 
+import { dateAndTime } from "./times.js";
+
 const MOST_CHARACTERS = 64 * 1024;
 const MOST_INDENTED = 256 * 1024;
 
@@ -16,8 +18,9 @@ export function detailOf(record) {
     inner.textContent = text;
     list.append(term, words);
   };
-  say("Record", `${record.topic}, partition ${record.partition}, offset ${record.offset}`);
-  if (record.timestamp !== null) say("Written", new Date(record.timestamp).toISOString());
+  say("Record", `${record.topic}, partition ${record.partition}, offset ${ownPair(record).split("=")[1]}`);
+  const written = dateAndTime(record.timestamp);
+  if (written !== null) say("Written", written);
   say("Key", textOf(record, "key") ?? "none", true);
   for (const header of record.headers) say(`Header ${header.key}`, textOf(header, "value") ?? "null", true);
   detail.append(list);
@@ -53,6 +56,11 @@ export function detailOf(record) {
   }
   detail.append(copy);
   return detail;
+}
+
+/** Topic, partition and offset as the id has them: above 2^53 the offset in the envelope is rounded. */
+export function ownPair({ id }) {
+  return id.split(/[,;]/, 1)[0];
 }
 
 /** What a field holds, base64 where it is not UTF-8; null where it holds nothing. */

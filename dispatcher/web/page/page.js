@@ -6,6 +6,7 @@ import { subscribe } from "./client.js";
 import { Series, plot } from "./plots.js";
 import { Records } from "./records.js";
 import { Status, count } from "./status.js";
+import { duration, readTimestamp } from "./times.js";
 import { Timeline } from "./timeline.js";
 
 const MOST_LATENCIES = 2000;
@@ -40,8 +41,9 @@ function onRecord(record) {
   seen += 1;
   thisSecond += 1;
   // What was written before we came says nothing of how long records take.
-  if (state === "live" && record.timestamp !== null && latencies.length < MOST_LATENCIES) {
-    latencies.push(Math.max(0, Date.now() - record.timestamp));
+  const written = readTimestamp(record.timestamp);
+  if (state === "live" && written && latencies.length < MOST_LATENCIES) {
+    latencies.push(Math.max(0, Date.now() - written.ms));
   }
   records.add(record);
 }
@@ -121,10 +123,6 @@ const worsts = new Series();
 const lags = new Series();
 let measuredAt = performance.now();
 
-function milliseconds(ms) {
-  return ms < 1000 ? [String(Math.round(ms)), "ms"] : [(ms / 1000).toFixed(1), "s"];
-}
-
 function withUnit(output, [value, unit]) {
   const small = document.createElement("small");
   small.textContent = unit;
@@ -147,8 +145,8 @@ setInterval(() => {
   medians.push(median);
   worsts.push(worst);
   if (median !== null) {
-    withUnit(at("latency"), milliseconds(median));
-    at("latency-note").textContent = `median; 1 in 100 above ${milliseconds(worst).join(" ")}`;
+    withUnit(at("latency"), duration(median));
+    at("latency-note").textContent = `median; 1 in 100 above ${duration(worst).join(" ")}`;
   }
   lags.push(status.lag);
   if (document.hidden) return;

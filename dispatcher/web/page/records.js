@@ -8,7 +8,8 @@
 // * An opened record holds the list still, as Pause does, and so does a record that the keyboard has gone to.
 // * The list is one stop of Tab, not two hundred: arrow keys move in it.
 
-import { detailOf, textOf } from "./detail.js";
+import { detailOf, ownPair, textOf } from "./detail.js";
+import { timeOfDay } from "./times.js";
 
 const SHOWN = 200;
 const KEPT = 500;
@@ -210,7 +211,7 @@ const recordOf = new WeakMap();
 function itemOf(record) {
   const item = document.createElement("li");
   recordOf.set(item, record);
-  item.dataset.id = `${record.topic}:${record.partition}=${record.offset}`;
+  item.dataset.id = ownPair(record);
   const row = document.createElement("button");
   row.type = "button";
   row.className = "row";
@@ -219,13 +220,15 @@ function itemOf(record) {
   const name = piece("name", "");
   name.title = item.dataset.id;
   const place = piece("place", `${record.partition} · `);
-  place.append(Object.assign(document.createElement("b"), { textContent: record.offset }));
+  place.append(Object.assign(document.createElement("b"), { textContent: item.dataset.id.split("=")[1] }));
   name.append(piece("topic", record.topic), place);
   const value = piece("value", (record.value ?? "").slice(0, PREVIEW_CHARACTERS));
   if (record.value_base64 !== undefined) value.append(piece("chip", "binary"), ` ${record.value_base64.slice(0, 80)}`);
   else if (record.value === null) value.append(piece("chip", "tombstone"));
+  const time = piece("time", timeOfDay(record.timestamp) ?? "–");
+  time.title = time.textContent; // a plain number may be too long for its column
   row.append(
-    piece("time", record.timestamp === null ? "–" : timeOf(record.timestamp)),
+    time,
     name,
     piece("key", (textOf(record, "key") ?? "").slice(0, PREVIEW_CHARACTERS)),
     value,
@@ -239,13 +242,6 @@ function piece(name, text) {
   element.className = name;
   element.textContent = text;
   return element;
-}
-
-function timeOf(ms) {
-  const time = new Date(ms);
-  const two = (value) => String(value).padStart(2, "0");
-  const thousandths = String(time.getMilliseconds()).padStart(3, "0");
-  return `${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}.${thousandths}`;
 }
 
 function sizeOf(record) {
