@@ -26,9 +26,10 @@ pytestmark = pytest.mark.timeout(600)  # installing and compiling are part of th
 
 CASES = {
     "resume": ["reset", "goodbye-1011"],
+    "begin": ["first-position"],
     "merge": ["two-replicas"],
     "heartbeat": ["heartbeat-moves-the-position"],
-    "repeats": ["repeats"],
+    "repeats": ["repeats", "first-position-is-no-record"],
     "recreated": ["gap-recreated"],
     "wait": ["goodbye-1012", "goodbye-1013"],
     "give up": ["goodbye-4400", "goodbye-4403", "http-404"],
@@ -89,6 +90,8 @@ async def check(recipe: str, duty: str, case: dict[str, Any], server: CaseServer
     if duty == "wait":
         for connection, least_ms in zip(run.connections[1:], expect["waited_ms"], strict=False):
             assert connection["waited_ms"] >= least_ms
+    if duty == "begin":
+        assert all(connection["since"] for connection in run.connections)
     if duties()[recipe][duty] == "since":
         return  # its ids are those of one replica: only what it hands out is whole
     if "resumes" in expect:
