@@ -6,10 +6,12 @@ themselves (tests/web/test_client_js.py, tests/client/test_cases.py, tests/comma
 
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import trio
 
@@ -197,6 +199,40 @@ async def test_a_cut_anywhere_loses_and_repeats_nothing(recipes: Recipes, tmp_pa
         for after in CUTS:
             nursery.start_soon(cut, after)
     assert not verdicts.failed, "\n".join(verdicts.failed)
+
+
+async def test_the_shell_runs_nothing_of_what_a_server_sends(recipes: Recipes, tmp_path: Path) -> None:
+    """Ids, times to wait and members of a gap are data, whatever bash would make of them as an expression."""
+    home = tmp_path / "hostile"
+    command = "a[$(touch pwned)]"
+    wrong = {"topic": command, "partition": command, "from": 0}
+    gaps = ({**wrong, "to": command, "reason": "recreated"}, {**wrong, "to": 5, "reason": "expired"})
+    lines = [
+        *(f"retry: {command}", f"id: t:0={command}", "data: {}", ""),
+        *(f"id: t:{command}=1,0={command}", ""),
+        *(line for gap in gaps for line in ("event: gap", f"data: {orjson.dumps(gap).decode()}", "")),
+        *("event: state", f'data: {{"heartbeat_seconds":"{command}"}}', f"id: {command}", ""),
+        *("id: t:0=1", 'data: {"value":"fine"}', "", ""),
+    ]
+
+    async def serve(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some(65536)
+            head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+            await stream.send_all((head + "\n".join(lines)).encode())
+            await trio.sleep_forever()
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+            port = listeners[0].socket.getsockname()[1]
+            running = Running(recipes, "follow.sh", f"http://127.0.0.1:{port}", home)
+            await nursery.start(running.run_to_end)
+            while not running.lines:  # noqa: ASYNC110 - it is another process
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+    assert running.values == ["fine"], running.told
+    assert not (home / "pwned").exists()
 
 
 CUTS = (60, 200, 230, 280, 320, 420)

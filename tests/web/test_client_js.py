@@ -55,9 +55,9 @@ async def test_it_passes_the_table_of_cases() -> None:
 
 
 def test_it_is_small() -> None:
-    """Minified it stays below 6 KiB."""
+    """Minified, as a bundler puts it into a page, it stays below 6 KiB."""
     need("npx")
-    done = run("npx", "--yes", ESBUILD, "--minify", str(CLIENT))
+    done = run("npx", "--yes", ESBUILD, "--bundle", "--format=esm", "--minify", str(CLIENT))
     if done.returncode != 0:
         pytest.skip(f"{ESBUILD} cannot be had here: {done.stderr.strip().splitlines()[-1]}")
     size_bytes = len(done.stdout.encode())
