@@ -31,6 +31,7 @@ def lint(session: nox.Session) -> None:
     startable += "read_address,run_to_end,witness"
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
     session.run("lint-imports", "--no-cache")
+    session.run("python", "-m", "testbed.rooms", "--check")
 
 
 @nox.session
@@ -144,8 +145,15 @@ def flame(session: nox.Session) -> None:
 
 
 @nox.session
+def rooms(session: nox.Session) -> None:
+    """Draw the rooms of the code and the arrows between them into docs/architecture.md, from its imports."""
+    _install(session, "lint")
+    session.run("python", "-m", "testbed.rooms")
+
+
+@nox.session
 def settings(session: nox.Session) -> None:
-    """Write docs/settings.md anew from the settings class."""
+    """Write docs/settings.md from the settings class."""
     _install(session)
     text = session.run("dispatcher", "config", "--reference", silent=True)
     Path("docs/settings.md").write_text(str(text))
