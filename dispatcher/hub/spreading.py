@@ -1,9 +1,9 @@
 """Sends some subscribers away after a replica has joined, so that the load evens out again.
 
-A long-lived connection stays where it is: a new replica gets partitions at once, and subscribers only as they connect. A
-replica knows nothing of the others, but it sees the group settle, with the partitions and subscribers it had before and
-those it has now. It keeps as many subscribers per partition as before; the others reconnect through whatever spreads
-connections in front of the replicas. So when
+A long-lived connection stays where it is: a new replica gets partitions at once, and subscribers only as they connect.
+A replica knows nothing of the others, but it sees the group settle, with the partitions and subscribers it had before
+and those it has now. It keeps as many subscribers per partition as before; the others reconnect through whatever
+spreads connections in front of the replicas. So when
 
 * a replica has joined, fewer partitions are left, and the same share of the subscribers stays;
 * a replica was replaced, the partitions are as many as before, and the subscribers that it had are a surplus;
@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 SAMPLE_SECONDS = 1.0
 
 STABLE_SAMPLES = 5
-"""This many samples in a row must agree. A new replica is in its group at once, but the load balancer in front learns of
-it only after a health check and a DNS look-up: a subscriber that is sent away before that returns to an old replica."""
+"""This many samples in a row must agree. A new replica is in its group at once, but the load balancer in front learns
+of it only after a health check and a DNS look-up: a subscriber sent away before that returns to an old replica."""
 
 REMEMBERED_SAMPLES = 20
 """How many samples back "before" is. When a replica crashes, its subscribers arrive at once, and the group notices only
