@@ -1,12 +1,11 @@
-"""Everything one can do here: ``nox -l``. Plain ``nox`` runs lint, types and tests, as CI does."""
+"""Everything one can do here: ``nox -l``. Plain ``nox`` runs lint, types and every test, as CI does."""
 
-import json
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "suite"]
 nox.options.default_venv_backend = "venv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -32,6 +31,7 @@ def lint(session: nox.Session) -> None:
     startable += "read_address,run_to_end,witness"
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
     session.run("lint-imports", "--no-cache")
+    session.run("python", "-m", "testbed.rooms", "--check")
 
 
 @nox.session
@@ -41,17 +41,50 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-@nox.session
-def tests(session: nox.Session) -> None:
-    """Unit tests, and the whole path on a real Apache Kafka; arguments go to pytest."""
+def _pytest(session: nox.Session, tier: str) -> None:
+    """One tier of the tests, or what the arguments select, with its coverage."""
     _install(session, "tests")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    selected = session.posargs or ["-m", tier]
+    session.run("coverage", "run", "-m", "pytest", "--durations=10", *selected)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def suite(session: nox.Session) -> None:
+    """Every tier, side by side on the cores there are: what CI runs; arguments go to each tier's pytest."""
+    _install(session, "tests")
+    session.run("coverage", "erase")
+    session.run("python", "-m", "testbed.tiers", "--durations=10", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
     if not session.posargs:
         session.run("coverage", "report", "--include=dispatcher/sansio/*", "--fail-under=100")
-    session.log(json.loads(Path(".pytest_cache/v/dispatcher/kafka-broker").read_text()))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Pure logic and sockets, no broker and no browser: the first thing to run; arguments go to pytest."""
+    _pytest(session, "tests")
+
+
+@nox.session
+def broker(session: nox.Session) -> None:
+    """The whole path on a real Apache Kafka; needs Java and Maven; arguments go to pytest."""
+    _pytest(session, "broker")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The page and client.js in Chromium and Node; arguments go to pytest."""
+    _pytest(session, "browser")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Chaos, audits and recipes, which take minutes; arguments go to pytest."""
+    _pytest(session, "soak")
 
 
 @nox.session
@@ -112,8 +145,15 @@ def flame(session: nox.Session) -> None:
 
 
 @nox.session
+def rooms(session: nox.Session) -> None:
+    """Draw the rooms of the code and the arrows between them into docs/architecture.md, from its imports."""
+    _install(session, "lint")
+    session.run("python", "-m", "testbed.rooms")
+
+
+@nox.session
 def settings(session: nox.Session) -> None:
-    """Write docs/settings.md anew from the settings class."""
+    """Write docs/settings.md from the settings class."""
     _install(session)
     text = session.run("dispatcher", "config", "--reference", silent=True)
     Path("docs/settings.md").write_text(str(text))

@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,17 @@ from testbed.broker.cluster import KafkaCluster
 from testbed.broker.jars import missing_tools
 from testbed.broker.witness import Offsets, group_offsets, group_offsets_without_java
 from testbed.replicas import Replica
+
+TESTS = Path(__file__).parent
+SOAK = ("audit/", "broker/", "chaos/", "recipes/")
+BROWSER = (
+    "test_page_failover.py",
+    "web/test_client_js.py",
+    "web/test_client_package.py",
+    "web/test_page_in_browser.py",
+    "web/test_silent_proxy.py",
+)
+"""Where the tests of two tiers are; the others need a broker, by their fixtures, or nothing."""
 
 _used: list[str] = []
 """Which brokers the results of this run are about."""
@@ -129,14 +141,20 @@ def replicas() -> Iterator[Callable[..., Replica]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a real broker."""
+    """Give each test the marker of its tier (testbed/tiers.py)."""
     for item in items:
-        if {"kafka", "java_and_maven"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.real_broker)
+        path = item.path.relative_to(TESTS).as_posix()
+        if path.startswith(SOAK):
+            tier = "soak"
+        elif path.startswith(BROWSER):
+            tier = "browser"
+        else:
+            tier = "broker" if {"kafka", "java_and_maven"} & set(getattr(item, "fixturenames", ())) else "tests"
+        item.add_marker(tier)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which broker the results are about, and keep it for what reports after us."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which broker the results are about."""
     if _used:
         used = ", ".join(_used)
     elif _missing:
@@ -144,5 +162,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     else:
         used = "none (no test needed one)"
     terminalreporter.write_line(f"Kafka broker: {used}")
-    if (cache := getattr(config, "cache", None)) is not None:
-        cache.set("dispatcher/kafka-broker", f"Kafka broker: {used}")

@@ -1,13 +1,13 @@
-"""The goodbyes that the web room and the supervisor say (docs/protocol.md has the table of codes)."""
+"""Goodbyes: why the server ends a stream, and when the client should return (docs/protocol.md has the codes)."""
 
 import random
 from dataclasses import dataclass
 
 RETRY_MS = 1000
-"""What a client is told to wait before it reconnects, unless a goodbye tells it otherwise."""
+"""How long a client waits before it reconnects, unless a goodbye says otherwise."""
 
 RETRY_SPREAD_MS = (500, 3000)
-"""Clients of one replica come back over this time, not as one herd; all of them reach a new replica within it."""
+"""Clients of one replica return spread over this time, not as one herd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ def try_later(reason: str) -> Goodbye:
 
 
 def spread() -> Goodbye:
-    """Another replica has come, and this subscriber is one of those that may go to it."""
-    return Goodbye(1013, "subscribers are spread over the replicas again", _spread_ms())
+    """Another replica has joined, and this subscriber is one of those that should move to it."""
+    return Goodbye(1013, "subscribers are being rebalanced across replicas", _spread_ms())
 
 
 def unsupported() -> Goodbye:

@@ -338,8 +338,8 @@ class Hub:
         """How many subscribers there are, in any state."""
         return len(self._subscribers)
 
-    def some_subscribers(self, number: int) -> list[Subscriber]:
-        """So many of the subscribers that are here now, at random."""
+    def sample_subscribers(self, number: int) -> list[Subscriber]:
+        """A random sample of the current subscribers."""
         return random.sample(list(self._subscribers.values()), number)
 
     def reads(self, topic: str) -> bool:

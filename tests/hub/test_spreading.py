@@ -1,11 +1,11 @@
-"""Subscribers spread over the replicas again when one has come, if they are told to."""
+"""Subscribers spread over the replicas again after one has joined, if the setting asks for it."""
 
 from collections.abc import Callable
 
 import pytest
 import trio
 
-from dispatcher.hub.spreading import REMEMBERED_LOOKS, SETTLED_LOOKS, Spread
+from dispatcher.hub.spreading import REMEMBERED_SAMPLES, STABLE_SAMPLES, Spread
 from testbed.clients import open_sse
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -14,20 +14,20 @@ PARTITIONS = 4
 SUBSCRIBERS = 8
 
 
-CRASHED = [(1, 4, 30)] * (REMEMBERED_LOOKS - SETTLED_LOOKS) + [(2, 4, 30)]
+CRASHED = [(1, 4, 30)] * (REMEMBERED_SAMPLES - STABLE_SAMPLES) + [(2, 4, 30)]
 
 
 @pytest.mark.parametrize(
     ("before", "then", "number"),
     [
-        pytest.param((6, 30), [(2, 4, 30)], 10, id="one has come"),
+        pytest.param((6, 30), [(2, 4, 30)], 10, id="one has joined"),
         pytest.param((4, 20), [(2, 6, 30), (3, 4, 30)], 10, id="one was replaced at once"),
         pytest.param((4, 20), CRASHED, 10, id="one has crashed, and come back before its session ended"),
-        pytest.param((6, 30), [(2, 4, 30), (3, 3, 30)], 15, id="two have come"),
-        pytest.param((6, 30), [(2, 1, 30)], 15, id="many have come, and half go at most"),
-        pytest.param((6, 0), [(2, 4, 0)], 0, id="one has come, and nobody is there"),
+        pytest.param((6, 30), [(2, 4, 30), (3, 3, 30)], 15, id="two have joined"),
+        pytest.param((6, 30), [(2, 1, 30)], 15, id="many have joined, and half go at most"),
+        pytest.param((6, 0), [(2, 4, 0)], 0, id="one has joined, and nobody is connected"),
         pytest.param((4, 30), [(2, 6, 45)], 0, id="one has left, with its subscribers"),
-        pytest.param((4, 30), [(1, 4, 90)], 0, id="more subscribers have come"),
+        pytest.param((4, 30), [(1, 4, 90)], 0, id="more subscribers have connected"),
         pytest.param((6, 30), [(2, 0, 30)], 0, id="nothing is left"),
         pytest.param((0, 30), [(2, 6, 30)], 0, id="nothing was there"),
         pytest.param((0, 0), [(2, 6, 30), (3, 4, 30)], 10, id="it was the first of all to start"),
@@ -36,34 +36,34 @@ CRASHED = [(1, 4, 30)] * (REMEMBERED_LOOKS - SETTLED_LOOKS) + [(2, 4, 30)]
 def test_as_many_stay_for_each_partition_as_before(
     before: tuple[int, int], then: list[tuple[int, int, int]], number: int
 ) -> None:
-    """Once the group has settled; who was sent away is not sent again."""
+    """Once the group has settled; nobody is sent away twice."""
     spread = Spread()
-    gone = [spread.looked(1, *before) for _ in range(REMEMBERED_LOOKS)]
-    gone += [spread.looked(*look) for look in then]
+    gone = [spread.observe(1, *before) for _ in range(REMEMBERED_SAMPLES)]
+    gone += [spread.observe(*sample) for sample in then]
     assert sum(gone) == 0
     assignments, partitions, subscribers = then[-1]
-    assert [spread.looked(assignments, partitions, subscribers) for _ in range(SETTLED_LOOKS)][-1] == number
-    later = [spread.looked(assignments, partitions, subscribers - number) for _ in range(SETTLED_LOOKS)]
+    assert [spread.observe(assignments, partitions, subscribers) for _ in range(STABLE_SAMPLES)][-1] == number
+    later = [spread.observe(assignments, partitions, subscribers - number) for _ in range(STABLE_SAMPLES)]
     assert sum(later) == 0
 
 
-def test_nobody_goes_while_partitions_are_on_their_way() -> None:
+def test_nobody_goes_during_a_rebalance() -> None:
     """However long that takes."""
     spread = Spread()
-    for _ in range(REMEMBERED_LOOKS):
-        spread.looked(1, 6, 30)
-    gone = [spread.looked(2, 4, 30, calm=False) for _ in range(REMEMBERED_LOOKS)]
+    for _ in range(REMEMBERED_SAMPLES):
+        spread.observe(1, 6, 30)
+    gone = [spread.observe(2, 4, 30, stable=False) for _ in range(REMEMBERED_SAMPLES)]
     assert sum(gone) == 0
 
 
-async def test_half_of_the_subscribers_go_when_a_second_replica_comes(
+async def test_half_of_the_subscribers_go_when_a_second_replica_joins(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """They are told 1013 and the others go on; the new replica sends nobody away."""
+    """They get goodbye 1013, the others stay, and the new replica sends nobody away."""
     topic = kafka.create_topic(PARTITIONS)
     keywords = {
         "settings": {"spread_seconds": 0.1},
-        "code": "import dispatcher.hub.spreading as s; s.LOOK_SECONDS = 0.1",
+        "code": "import dispatcher.hub.spreading as s; s.SAMPLE_SECONDS = 0.1",
     }
     first = replicas(kafka.bootstrap_servers, topic, client_id="first", **keywords)
     first.wait_until_ready()

@@ -1,0 +1,97 @@
+"""``python -m testbed.tiers``: run the tests in tiers, as many side by side as there are cores.
+
+The tests wait for brokers, browsers and sockets for nine tenths of their time, so tiers side by side cost little more
+than the longest one. Each tier has its own pytest process, its own broker, and its own output, which is printed whole
+when the tier ends.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+import trio
+import trio.testing
+
+TIERS = {
+    "broker": "the whole path on a real Apache Kafka",
+    "soak": "chaos, audits and recipes, which take minutes",
+    "browser": "the page and client.js in Chromium and Node",
+    "tests": "pure logic and sockets in one process",
+}
+"""By marker (tests/conftest.py gives each test one), the longest first."""
+
+_CLOSING_LINE = re.compile(r"^(?=.*\b(?:passed|failed|error)).* in [0-9.]+s\b.*$", re.MULTILINE)
+_COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one tier ended."""
+
+    tier: str
+    returncode: int
+    counts: dict[str, int]
+
+
+async def _run(tier: str, arguments: Sequence[str]) -> Outcome:
+    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-m", tier, *arguments]
+    command += ["-o", f"cache_dir=.pytest_cache/{tier}"]
+    began = time.monotonic()
+    click.echo(f"{tier}: started ({TIERS[tier]})")
+    with tempfile.TemporaryFile() as output:
+        done = await trio.run_process(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    click.echo(f"\n===== {tier}: exit code {done.returncode} after {time.monotonic() - began:.0f} s =====\n{text}")
+    closing = (_CLOSING_LINE.findall(text) or [""])[-1]
+    counts = {
+        name.removesuffix("s") if name == "errors" else name: int(count) for count, name in _COUNT.findall(closing)
+    }
+    return Outcome(tier, done.returncode, counts)
+
+
+async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int) -> list[Outcome]:
+    """Run tiers, at most `lanes` at a time, in the order given; returns how each of them ended."""
+    limiter = trio.CapacityLimiter(lanes)
+    outcomes: list[Outcome] = []
+
+    async def run_one(tier: str) -> None:
+        async with limiter:
+            outcomes.append(await _run(tier, arguments))
+
+    async with trio.open_nursery() as nursery:
+        for tier in tiers:
+            nursery.start_soon(run_one, tier)
+            await trio.testing.wait_all_tasks_blocked()
+    return outcomes
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--lanes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="one per core")
+@click.option("--only", type=click.Choice([*TIERS]), multiple=True, help="Run just these tiers; repeatable.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def main(lanes: int, only: tuple[str, ...], arguments: tuple[str, ...]) -> None:
+    """Run the tests in tiers side by side. ARGUMENTS go to each tier's pytest."""
+    Path(".pytest_cache").mkdir(exist_ok=True)
+    outcomes = trio.run(run_tiers, [tier for tier in TIERS if not only or tier in only], arguments, lanes)
+    for outcome in outcomes:
+        counted = ", ".join(f"{number} {name}" for name, number in outcome.counts.items())
+        click.echo(f"{outcome.tier}: {counted or 'no test ran'}, exit code {outcome.returncode}")
+    passed = sum(outcome.counts.get("passed", 0) for outcome in outcomes)
+    failed = sum(outcome.counts.get("failed", 0) + outcome.counts.get("error", 0) for outcome in outcomes)
+    click.echo(f"{passed} passed, {failed} failed")
+    # Arguments such as -k may leave a tier without a test.
+    fine = {0, pytest.ExitCode.NO_TESTS_COLLECTED} if arguments else {0}
+    sys.exit(any(outcome.returncode not in fine for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    main()
