@@ -6,12 +6,14 @@ a chaos run is anything but digits.
 """
 
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+
+from tests.chaos import frames
+from tests.chaos.frames import FrameError, Frames
 
 _SSE = re.compile(
     rb"^(?:id: ([^:\n]*:(\d+)=(-?\d+)[^\n]*)\n(data: [^\n]*\n)?\n|event: (\w+)\ndata: ([^\n]*)\n\n)", re.MULTILINE
@@ -19,9 +21,9 @@ _SSE = re.compile(
 _RECORD = re.compile(rb'"id":"([^":]*:(\d+)=(\d+)[^"]*)"\}')
 _PAIR = re.compile(r"(\d+)=(-?\d+)")
 
-PING, CLOSE, HEARTBEAT = "ping", "close", "heartbeat"
+PING, PONG, CLOSE, HEARTBEAT = "ping", "pong", "close", "heartbeat"
 PONG_FRAME = b"\x8a\x80\x00\x00\x00\x00"
-_KINDS = {0x88: CLOSE, 0x89: PING}
+_KINDS = {frames.CLOSE: CLOSE, frames.PING: PING, frames.PONG: PONG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +82,23 @@ class SseParser:
 
 
 class WebSocketParser:
-    """``/ws``: whole frames, unmasked, as a server sends them (RFC 6455, section 5.2)."""
+    """``/ws``: what `Frames` lets through; a message has to be whole JSON by its ends."""
 
     def __init__(self) -> None:
         self.last_id = ""
-        self._rest = bytearray()
+        self._frames = Frames()
 
     def feed(self, data: bytes) -> Iterator[Item]:
-        """See `Parser`."""
-        rest = self._rest
-        rest += data
-        while (frame := _frame(rest)) is not None:
-            first, start, end = frame
-            payload = bytes(rest[start:end])
-            del rest[:end]
-            if first in _KINDS:
-                yield Control(_KINDS[first], {})
+        """See `Parser`.
+
+        Raises:
+            FrameError: the server has broken the protocol.
+        """
+        for opcode, payload in self._frames.feed(data):
+            if opcode in _KINDS:
+                yield Control(_KINDS[opcode], {})
+            elif not (payload.startswith(b'{"type":"') and payload.endswith(b"}")):
+                raise FrameError(f"a message that is none of the protocol's: {payload[:40]!r} to {payload[-20:]!r}")
             elif payload.startswith(b'{"type":"records"'):
                 match = None
                 for match in _RECORD.finditer(payload):
@@ -108,14 +111,3 @@ class WebSocketParser:
                     self.last_id = message.get("id", self.last_id)
                 else:
                     yield Control(message["type"], message)
-
-
-def _frame(data: bytearray) -> tuple[int, int, int] | None:
-    """First byte, begin and end of the payload of the frame at the beginning; None while it is not whole."""
-    if len(data) < 2:
-        return None
-    start = {126: 4, 127: 10}.get(data[1], 2)
-    if len(data) < start:
-        return None
-    length = data[1] if start == 2 else struct.unpack_from("!H" if start == 4 else "!Q", data, 2)[0]
-    return (data[0], start, start + length) if len(data) >= start + length else None
