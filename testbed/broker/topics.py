@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -26,25 +27,28 @@ def expire(admin: AdminClient, topic: str, before: Mapping[int, int]) -> None:
     """Let records go now, as retention would: of each partition all before the offset."""
     for partition, offset in before.items():
         place = TopicPartition(topic, partition, offset)
-        _for_sure(lambda: next(iter(admin.delete_records([place]).values())))  # noqa: B023 - called in this turn
+        _for_sure(admin, lambda: next(iter(admin.delete_records([place]).values())))  # noqa: B023 - called in this turn
 
 
 def recreate(admin: AdminClient, topic: str, partitions: int, replication_factor: int = -1) -> None:
     """Delete a topic and make it again at once."""
-    _for_sure(lambda: admin.delete_topics([topic])[topic], KafkaError.UNKNOWN_TOPIC_OR_PART)
+    _for_sure(admin, lambda: admin.delete_topics([topic])[topic], KafkaError.UNKNOWN_TOPIC_OR_PART)
     # It is there for a moment after the answer that it is gone.
-    _for_sure(lambda: admin.create_topics([NewTopic(topic, partitions, replication_factor)])[topic])
+    _for_sure(admin, lambda: admin.create_topics([NewTopic(topic, partitions, replication_factor)])[topic])
 
 
 def grow(admin: AdminClient, topic: str, partitions: int) -> None:
     """Give a topic more partitions, so that it has this number."""
-    _for_sure(lambda: admin.create_partitions([NewPartitions(topic, partitions)])[topic], KafkaError.INVALID_PARTITIONS)
+    _for_sure(
+        admin, lambda: admin.create_partitions([NewPartitions(topic, partitions)])[topic], KafkaError.INVALID_PARTITIONS
+    )
 
 
-def _for_sure(ask: Callable[[], Future[Any]], done: int = KafkaError.NO_ERROR) -> None:
+def _for_sure(admin: AdminClient, ask: Callable[[], Future[Any]], done: int = KafkaError.NO_ERROR) -> None:
     """Ask until a broker has done it: one that is killed under the question may leave it undone, or unanswered.
 
     Args:
+        admin: With what it is asked.
         ask: Asks once.
         done: The error that says that it was done already.
 
@@ -60,6 +64,9 @@ def _for_sure(ask: Callable[[], Future[Any]], done: int = KafkaError.NO_ERROR) -
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(AGAIN_SECONDS)
+                # Else it asks a node that leads no longer, again and again (seen for 90 s).
+                with suppress(KafkaException):
+                    admin.list_topics(timeout=seconds(ADMIN_SECONDS))
                 continue
         return
 

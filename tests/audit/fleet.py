@@ -45,6 +45,7 @@ class Fleet:
         kafka: librdkafka properties of each.
         static: Whether each slot is a static member of the group.
         logs: A folder for what the replicas have logged.
+        code: Python that each runs first, to put a fault in.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Fleet:
         kafka: Mapping[str, object] | None = None,
         static: bool = False,
         logs: Path | None = None,
+        code: str = "",
     ) -> None:
         self.slots: list[Slot] = []
         self._auditor = auditor
@@ -70,6 +72,7 @@ class Fleet:
         self._kafka = dict(kafka or {})
         self._static = static
         self._logs = logs
+        self._code = code
         self._ended: list[Replica] = []
 
     def __enter__(self) -> Self:
@@ -104,7 +107,7 @@ class Fleet:
                 client_id=slot.name,
                 settings=settings,
                 kafka=self._kafka,
-                **keywords,  # type: ignore[arg-type]
+                **{"code": self._code, **keywords},  # type: ignore[arg-type]
             )
 
         slot.replica = await trio.to_thread.run_sync(start)

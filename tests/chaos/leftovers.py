@@ -1,6 +1,6 @@
 """What is left on replicas when every client has gone: nobody may be subscribed, and nothing dispatched to anybody."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -42,12 +42,12 @@ class Leftovers:
         yield "invariants violated", _some(self.violations), not self.violations
 
 
-async def look(fleet: Fleet, produce: Callable[[], Awaitable[None]]) -> Leftovers:
+async def look(fleet: Fleet, produce: Callable[[], object]) -> Leftovers:
     """Look at every replica; no client may be connected to any of them.
 
     Args:
         fleet: The replicas.
-        produce: Writes some records to what they dispatch.
+        produce: Writes some records to what they dispatch, in a thread.
     """
     found = Leftovers()
     replicas = [slot.replica for slot in fleet.slots if slot.replica is not None]
@@ -56,7 +56,7 @@ async def look(fleet: Fleet, produce: Callable[[], Awaitable[None]]) -> Leftover
             found.subscribers[replica.identity] = left
     before = {replica.identity: await _ask(replica, "dispatched") for replica in replicas}
     taken = {replica.identity: await _ask(replica, "published") for replica in replicas}
-    await produce()
+    await trio.to_thread.run_sync(produce)
     with trio.move_on_after(seconds(WAIT_SECONDS)):
         # Somebody has taken the records; who pauses already takes none, and dispatches none either.
         while {replica.identity: await _ask(replica, "published") for replica in replicas} == taken:  # noqa: ASYNC110
