@@ -29,7 +29,7 @@ def lint(session: nox.Session) -> None:
     startable = (
         "--startable-in-context-manager=supervise,supervise_until_stopped,serve,connect,read_sse,read_ws,listen,"
     )
-    startable += "read_address,run_to_end,witness"
+    startable += "read_address,run_to_end,witness,_clients"
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
     session.run("lint-imports", "--no-cache")
 
