@@ -77,7 +77,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Replicas, brokers, topics and subscribers under fire by a schedule, audited; ``-- --help`` for what can happen."""
+    """Replicas, brokers, topics and subscribers under fire, audited; ``-- --help`` for what can happen."""
     _install(session, "tests")
     session.run("python", "-m", "tests.chaos", *session.posargs)
 

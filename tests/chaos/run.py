@@ -14,7 +14,9 @@ import trio
 from dispatcher.settings import Settings
 from testbed.broker import topics
 from testbed.broker.cluster import KafkaCluster
+from testbed.patience import seconds as patient_seconds
 from tests.audit.auditor import Auditor
+from tests.audit.commits import CommittedOffsets
 from tests.audit.fleet import Fleet
 from tests.audit.ledger import Report
 from tests.chaos.abuse import Abuse
@@ -50,6 +52,9 @@ PROPERTIES: Mapping[str, Mapping[str, object]] = {
     "classic": {"session.timeout.ms": SESSION_SECONDS * 1000, **_SOON},
     "consumer": {"group.protocol": "consumer", **_SOON},
 }
+BEGIN_SECONDS = 4.0
+"""A deadline in `testbed.patience.seconds`."""
+
 RESETS = ("earliest", "latest")
 UNEXCUSED = (*PLANNED, NOTHING, COMMITTED)
 """What no repeat may come from."""
@@ -168,14 +173,16 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
     async with trio.open_nursery() as nursery:
         clients: trio.Nursery = await nursery.start(_clients)
         names = ",".join([topic, *others])
-        with Fleet(
-            auditor, clients, servers, names, group, settings=SETTINGS, kafka=kafka, logs=logs, code=code
-        ) as fleet:
+        fleet = Fleet(auditor, clients, servers, names, group, settings=SETTINGS, kafka=kafka, logs=logs, code=code)
+        with fleet:
             stage = Stage(cluster, fleet, trials, abuse, tell)
             for _ in range(REPLICAS):
                 stage.born(await fleet.add())
             await fleet.wait_until_shared(PARTITIONS, others)
+            if reset != "earliest":
+                await _wait_for_beginnings(servers, group, {topic: PARTITIONS, **others})
             nursery.start_soon(auditor.run)
+            await trials.begin()
             clients.start_soon(trials.run, fleet, REPLICAS + 1)
             crowd = Crowd(fleet, f"{topic}-readers", seed)
             nursery.start_soon(watch_memory, memory, fleet, crowd.judge)
@@ -232,6 +239,21 @@ async def _clients(task_status: trio.TaskStatus[trio.Nursery]) -> None:
     async with trio.open_nursery() as nursery:
         task_status.started(nursery)
         await trio.sleep_forever()
+
+
+async def _wait_for_beginnings(servers: str, group: str, partitions: Mapping[str, int]) -> None:
+    """Return when the group has committed where its assignments begin, or has not within the deadline.
+
+    With ``auto.offset.reset=latest`` what is produced before a consumer has asked for the end is not owed.
+    """
+    with trio.move_on_after(patient_seconds(BEGIN_SECONDS)):
+        for topic, number in partitions.items():
+            committed = CommittedOffsets(servers, group, topic, number)
+            try:
+                while len(await trio.to_thread.run_sync(lambda: committed.read() or {})) < number:  # noqa: ASYNC110, B023 - Kafka's; awaited in this turn
+                    await trio.sleep(0.1)
+            finally:
+                committed.close()
 
 
 def _clock() -> float:

@@ -51,6 +51,7 @@ async def trial(cluster: KafkaCluster, kind: Kind, code: str) -> Trials:
             await fleet.add()
             await fleet.wait_until_shared(1, made.topics)
             nursery.start_soon(made.run, fleet, 1)
+            await made.begin()
             with trio.fail_after(60):
                 while made.books[kind].missing():  # noqa: ASYNC110 - another process's
                     await trio.sleep(0.05)

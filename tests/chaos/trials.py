@@ -66,15 +66,18 @@ class Trials:
         return {books.topic: self._partitions[kind] for kind, books in self.books.items()}
 
     def create(self) -> None:
-        """Create the topics, each with some records. *Thread*: any, before `run`."""
+        """Create the topics. *Thread*: any."""
         for kind, books in self.books.items():
             if kind is Kind.LEADERLESS:
                 topics.create_on_nodes(self._cluster.admin, books.topic, range(PARTITIONS[kind]))
             else:
                 self._cluster.create_topic(books.topic, PARTITIONS[kind])
+
+    async def begin(self) -> None:
+        """Write the first records, once the replicas have the topics."""
+        for kind in self.books:
             number = REPLAYED_RECORDS if kind is Kind.LEADERLESS else FIRST_RECORDS
-            for partition, offset in self._write(kind, range(PARTITIONS[kind]), number):
-                books.produced(partition, offset)
+            await self._fill(kind, range(PARTITIONS[kind]), number)
 
     async def run(self, fleet: Fleet, slots: int) -> None:
         """Keep readers until cancelled."""
@@ -131,7 +134,8 @@ class Trials:
         partitions = self._partitions[Kind.RECREATE]
         number = max(books.stored(partition) for partition in range(partitions)) + chance.randrange(1, 6)
         books.remade()
-        await _in_thread(partial(topics.recreate, self._cluster.admin, books.topic, partitions))
+        nodes = len(self._cluster.bootstrap_servers.split(","))
+        await _in_thread(partial(topics.recreate, self._cluster.admin, books.topic, partitions, nodes))
         await self._fill(Kind.RECREATE, range(partitions), number)
 
     async def _grow(self, chance: random.Random) -> None:
