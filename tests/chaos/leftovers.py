@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import httpx2
 import trio
@@ -88,17 +87,25 @@ async def _subscribers(replica: Replica) -> int:
     """How many are left when the replica has had time to forget them."""
     left = -1
     with trio.move_on_after(seconds(FORGET_SECONDS)):
-        while left := int((await _in_thread(replica))["subscribers"]["total"]):  # noqa: ASYNC110 - another process's
+        while left := int((await _status(replica))["subscribers"]["total"]):  # noqa: ASYNC110 - another process's
             await trio.sleep(0.1)
     return left
 
 
 async def _ask(replica: Replica, what: str) -> int:
-    return int((await _in_thread(replica))["records"][what])
+    return int((await _status(replica))["records"][what])
 
 
-async def _in_thread(replica: Replica) -> dict[str, dict[str, int]]:
-    return await trio.to_thread.run_sync(partial(replica.status))
+async def _status(replica: Replica) -> dict[str, dict[str, int]]:
+    """``/status``, as soon as it answers."""
+    deadline = trio.current_time() + seconds(WAIT_SECONDS)
+    while True:
+        try:
+            return await trio.to_thread.run_sync(replica.status)
+        except httpx2.HTTPError:
+            if trio.current_time() > deadline:
+                raise
+            await trio.sleep(0.1)
 
 
 def _some(found: dict[str, int] | dict[str, dict[str, int]]) -> str:

@@ -16,8 +16,10 @@ from tests.chaos import frames
 from tests.chaos.frames import FrameError, Frames
 
 _SSE = re.compile(
-    rb"^(?:id: ([^:\n]*:(\d+)=(-?\d+)[^\n]*)\n(data: [^\n]*\n)?\n|event: (\w+)\ndata: ([^\n]*)\n\n)", re.MULTILINE
+    rb"^(?:id: ([^:\n]*:(\d+)=(-?\d+)[^\n]*)\n(data: [^\n]*\n)?\n|((?:(?:id|event|retry|data): [^\n]*\n)+)\n)",
+    re.MULTILINE,
 )
+"""A record or a heartbeat, which are most of what comes; or any other event, whose lines may come in any order."""
 _RECORD = re.compile(rb'"id":"([^":]*:(\d+)=(\d+)[^"]*)"\}')
 _PAIR = re.compile(r"(\d+)=(-?\d+)")
 
@@ -70,9 +72,12 @@ class SseParser:
         self._rest = data[end:]
         event_id: bytes | None = None
         for match in _SSE.finditer(data, 0, end):
-            found, partition, offset, record, kind, payload = match.groups()
+            found, partition, offset, record, other = match.groups()
             if found is None:
-                yield Control(kind.decode(), orjson.loads(payload))
+                fields = dict(line.split(b": ", 1) for line in other.splitlines())
+                event_id = fields.get(b"id", event_id)
+                if b"event" in fields:  # else it is a retry alone
+                    yield Control(fields[b"event"].decode(), orjson.loads(fields[b"data"]))
                 continue
             event_id = found
             if record is not None:  # else it is a heartbeat
