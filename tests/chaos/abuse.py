@@ -25,7 +25,11 @@ STAY_SECONDS = 2.0
 """How long a client goes on when nothing ends it."""
 
 FLOOD_BYTES = 100_000
-SLOWLY_BYTES = 2048
+RECEIVE_BYTES = 16 * 1024
+PAUSES = 0.1
+PAUSE_SECONDS = (0.05, 0.4)
+"""A pause follows one read in ten."""
+
 SMALL_BUFFER_BYTES = 4096
 MASK = b"\x01\x02\x03\x04"
 
@@ -50,7 +54,7 @@ REQUESTS: Mapping[str, str] = {
 }
 """By name: what is sent, with the topic left open."""
 
-ENDINGS = ("FIN", "reset", "half-close at once", "half-close later")
+ENDINGS = ("FIN at once", "FIN", "reset", "half-close at once", "half-close later")
 
 
 class Abuse:
@@ -68,10 +72,12 @@ class Abuse:
         self._topic = topic
 
     async def requests(self, replica: Process, chance: random.Random) -> None:
-        """Send each odd request, all at once, and leave in any way."""
+        """Send each odd request and leave in each way, all at once."""
+        every = [(name, request, ending) for name, request in REQUESTS.items() for ending in ENDINGS]
+        chance.shuffle(every)
         async with trio.open_nursery() as nursery:
-            for name, request in REQUESTS.items():
-                nursery.start_soon(self._request, replica, name, request, chance.choice(ENDINGS))
+            for one in every:
+                nursery.start_soon(self._request, replica, *one)
 
     async def sockets(self, replica: Process, chance: random.Random) -> None:
         """Do everything that a WebSocket client should not, all at once."""
@@ -93,6 +99,8 @@ class Abuse:
             await sock.send(request.format(topic=self._topic).encode())
             if ending == "half-close at once":
                 sock.shutdown(socket.SHUT_WR)
+            if ending == "FIN at once":
+                return
             received = b""
             with trio.move_on_after(STAY_SECONDS):
                 while data := await sock.recv(64 * 1024):
@@ -131,7 +139,7 @@ class Abuse:
                 with trio.move_on_after(STAY_SECONDS):
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_say, sock, behave(chance), sent)
-                        await _read_strictly(sock, sent)
+                        await _read_strictly(sock, sent, chance)
         except* FrameError as errors:
             self.faults += [f"{name}: {error}" for error in _leaves(errors)]
         except* (OSError, trio.TooSlowError):
@@ -150,10 +158,14 @@ async def _say(sock: trio.socket.SocketType, what: Iterator[tuple[bytes, float]]
         await trio.sleep(pause_seconds)
 
 
-async def _read_strictly(sock: trio.socket.SocketType, pings: list[bytes]) -> None:
-    """Read slowly, and refuse what no server may send; returns at the end of the stream."""
+async def _read_strictly(sock: trio.socket.SocketType, pings: list[bytes], chance: random.Random) -> None:
+    """Read by fits and starts, and refuse what no server may send; returns at the end of the stream.
+
+    A reader that is slow all the time is never live. One that reads all there is, and then nothing for a moment, lets
+    its socket fill while it is: a write is taken in part, and something else may come between.
+    """
     frames = Frames()
-    while data := await sock.recv(SLOWLY_BYTES):
+    while data := await sock.recv(RECEIVE_BYTES):
         for frame in frames.feed(data):
             if frame.opcode == TEXT:
                 try:
@@ -162,7 +174,8 @@ async def _read_strictly(sock: trio.socket.SocketType, pings: list[bytes]) -> No
                     raise FrameError(f"a message that is no JSON: {frame.payload[:40]!r}") from error
             elif frame.opcode == PONG and frame.payload not in pings:
                 raise FrameError(f"a pong to no ping: {frame.payload!r}")
-        await trio.sleep(0.01)
+        if chance.random() < PAUSES:
+            await trio.sleep(chance.uniform(*PAUSE_SECONDS))
 
 
 def _frame(opcode: int, payload: bytes = b"", *, first: int = 0x80, masked: bool = True) -> bytes:

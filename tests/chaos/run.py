@@ -34,7 +34,7 @@ REPLICAS = 3
 PARTITIONS = 6
 ABUSED_PARTITIONS = 2
 RATE = 300.0
-ABUSED_RATE = 200.0
+ABUSED_RATE = 400.0
 VALUE_BYTES = 1000
 SESSION_SECONDS = 6
 """Of replicas, for both protocols; the brokers' part is in testbed/broker/cluster.py."""

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.chaos import abuse
-from tests.chaos.abuse import BEHAVIOURS, REQUESTS, Abuse
+from tests.chaos.abuse import BEHAVIOURS, ENDINGS, REQUESTS, Abuse
 
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 MESSAGE = b'\x81\x13{"type":"heartbeat"}'[:2] + b'{"type":"records1"}'
@@ -74,5 +74,5 @@ async def test_what_a_server_answers_to_odd_requests(
     clients = Abuse("t")
     async with serving(answer) as server:
         await clients.requests(server, random.Random(1))  # noqa: S311 - it has to be repeatable
-    assert clients.clients.total() == len(REQUESTS)
+    assert clients.clients.total() == len(REQUESTS) * len(ENDINGS)
     assert bool(clients.faults) == bad
