@@ -28,7 +28,7 @@ def lint(session: nox.Session) -> None:
     startable = (
         "--startable-in-context-manager=supervise,supervise_until_stopped,serve,connect,read_sse,read_ws,listen,"
     )
-    startable += "read_address,run_to_end,witness"
+    startable += "read_address,run_to_end,witness,_clients"
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
     session.run("lint-imports", "--no-cache")
     session.run("python", "-m", "testbed.rooms", "--check")
@@ -110,7 +110,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Replicas, brokers and subscribers killed by a schedule, audited: ``-- --seed N --minutes M --readers R``."""
+    """Replicas, brokers, topics and subscribers under fire, audited; ``-- --help`` for what can happen."""
     _install(session, "tests")
     session.run("python", "-m", "tests.chaos", *session.posargs)
 

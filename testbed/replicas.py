@@ -16,9 +16,12 @@ import httpx2
 import orjson
 
 from testbed.broker import leash
+from testbed.patience import seconds as patient_seconds
 
 START_SECONDS = 20.0
 END_SECONDS = 15.0
+WAIT_SECONDS = 30.0
+"""Deadlines in `testbed.patience.seconds`."""
 
 _starter = ThreadPoolExecutor(1, thread_name_prefix="replica-starter")
 """No replica outlives the thread that started it (`leash`), and this one lives as long as the process."""
@@ -35,6 +38,9 @@ class Replica:
         code: Python to run before the command line, to put a fault in.
         host: Where it listens.
         command: What the command line begins with, such as ``ip netns exec NAME``.
+
+    Raises:
+        AssertionError: it did not start listening; the process has ended, and the message holds what it logged.
     """
 
     def __init__(
@@ -83,7 +89,12 @@ class Replica:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             ).result()
-        self.port = self._wait_for_port()
+        try:
+            self.port = self._wait_for_port()
+        except BaseException:
+            # Nobody has this object yet, so nobody else could end the process: the next test would pay for it.
+            self.end(by_force=True)
+            raise
 
     @property
     def url(self) -> str:
@@ -118,9 +129,15 @@ class Replica:
         """``/status``."""
         return dict(self.get("/status").json())
 
-    def wait_for(self, what: str, condition: Any, seconds: float = 30.0) -> dict[str, Any]:
-        """Ask ``/status`` until a condition on it holds, and return that status."""
-        deadline = time.monotonic() + seconds
+    def wait_for(self, what: str, condition: Any, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
+        """Ask ``/status`` until a condition on it holds, and return that status.
+
+        Args:
+            what: The condition in words.
+            condition: Called with the status.
+            seconds: How long that may take on a quiet machine (`testbed.patience`).
+        """
+        deadline = time.monotonic() + patient_seconds(seconds)
         while time.monotonic() < deadline:
             status = self.status()
             if condition(status):
@@ -128,9 +145,9 @@ class Replica:
             time.sleep(0.05)
         raise AssertionError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-1000:]}")
 
-    def wait_until_logged(self, event: str, seconds: float = 30.0) -> dict[str, Any]:
+    def wait_until_logged(self, event: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """The first log line of an event, as soon as it is there."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patient_seconds(seconds)
         while time.monotonic() < deadline:
             if lines := self.logged(event):
                 return lines[0]
@@ -147,15 +164,15 @@ class Replica:
 
     def wait(self, seconds: float = END_SECONDS) -> int:
         """Its exit code."""
-        return self.process.wait(seconds)
+        return self.process.wait(patient_seconds(seconds))
 
-    def end(self) -> str:
-        """End it, whatever state it is in; returns all that it logged."""
-        if self.process.poll() is None:
+    def end(self, *, by_force: bool = False) -> str:
+        """End it, whatever state it is in, with force if it does not end by itself; returns all that it logged."""
+        if self.process.poll() is None and not by_force:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(END_SECONDS)
+                self.process.wait(patient_seconds(END_SECONDS))
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -164,7 +181,7 @@ class Replica:
         return log
 
     def _wait_for_port(self) -> int:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patient_seconds(START_SECONDS)
         while time.monotonic() < deadline and self.process.poll() is None:
             for line in self.logged("listening"):
                 return int(line["addresses"][0].rpartition(":")[2])

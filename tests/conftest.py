@@ -4,6 +4,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from confluent_kafka.cimpl import NewTopic
 from testbed.broker.cluster import KafkaCluster
 from testbed.broker.jars import missing_tools
 from testbed.broker.witness import Offsets, group_offsets, group_offsets_without_java
+from testbed.patience import seconds
 from testbed.replicas import Replica
 
 TESTS = Path(__file__).parent
@@ -46,21 +48,21 @@ class Kafka:
         """Create a topic with a name of its own and return the name."""
         name = f"assets-{uuid.uuid4().hex[:12]}"
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
-        self.admin.create_topics([topic])[name].result(30)
+        self.admin.create_topics([topic])[name].result(seconds(30))
         return name
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic."""
-        self.admin.delete_topics([name])[name].result(30)
+        self.admin.delete_topics([name])[name].result(seconds(30))
 
     def recreate_topic(self, name: str, partitions: int, while_gone: Callable[[], object] = lambda: None) -> None:
         """Delete a topic and make another one with its name."""
         self.delete_topic(name)
         while_gone()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + seconds(30)
         while True:
             try:
-                self.admin.create_topics([NewTopic(name, num_partitions=partitions)])[name].result(30)
+                self.admin.create_topics([NewTopic(name, num_partitions=partitions)])[name].result(seconds(30))
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > deadline:
                     raise
@@ -114,30 +116,28 @@ def java_and_maven() -> None:
 @pytest.fixture
 def own_cluster(java_and_maven: None) -> Iterator[Callable[..., KafkaCluster]]:  # noqa: ARG001
     """Makes clusters that one test may stop and kill as it likes; they are not started yet."""
-    clusters: list[KafkaCluster] = []
+    with ExitStack() as made:
 
-    def make(*arguments: Any, **keywords: Any) -> KafkaCluster:
-        clusters.append(KafkaCluster(*arguments, **keywords))
-        _say_used(clusters[-1].description)
-        return clusters[-1]
+        def make(*arguments: Any, **keywords: Any) -> KafkaCluster:
+            cluster = KafkaCluster(*arguments, **keywords)
+            made.callback(cluster.stop)
+            _say_used(cluster.description)
+            return cluster
 
-    yield make
-    for cluster in clusters:
-        cluster.stop()
+        yield make
 
 
 @pytest.fixture
 def replicas() -> Iterator[Callable[..., Replica]]:
     """Starts replicas as real processes, and ends them for sure."""
-    started: list[Replica] = []
+    with ExitStack() as started:
 
-    def start(*arguments: str, **keywords: object) -> Replica:
-        started.append(Replica(*arguments, **keywords))  # type: ignore[arg-type]
-        return started[-1]
+        def start(*arguments: str, **keywords: object) -> Replica:
+            replica = Replica(*arguments, **keywords)  # type: ignore[arg-type]
+            started.callback(replica.end)
+            return replica
 
-    yield start
-    for replica in started:
-        replica.end()
+        yield start
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

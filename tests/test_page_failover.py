@@ -154,6 +154,10 @@ async def test_a_killed_replica_costs_no_record(kafka: Kafka, replicas: Callable
     """Reconnecting, catching up, live; what the killed one had comes from the other, and nothing comes twice."""
     async with scene(kafka, replicas, f"?transport={transport}") as stage:
         victim = await stage.replica()
+        # What it had dispatched and not committed would come from the other one as well.
+        await trio.to_thread.run_sync(
+            victim.wait_for, "committed", lambda s: all(p["lag"] == 0 for p in s["partitions"])
+        )
         victim.signal(signal.SIGKILL)
         await stage.write(HALF)
         await stage.all_is_shown()

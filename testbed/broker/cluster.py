@@ -24,6 +24,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from testbed.broker import leash
 from testbed.broker.jars import java, kafka_version
+from testbed.patience import seconds
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -133,7 +134,7 @@ class KafkaCluster:
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
-            process.wait(STOP_SECONDS)
+            process.wait(seconds(STOP_SECONDS))
         self._processes.clear()
         self._admin = None
         self._starter.shutdown()
@@ -179,7 +180,7 @@ class KafkaCluster:
         process = self._processes.pop(node)
         process.terminate()
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(seconds(STOP_SECONDS))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -201,7 +202,8 @@ class KafkaCluster:
         Raises:
             RuntimeError: one ended or did not answer in time; the message holds the end of its log.
         """
-        deadline = time.monotonic() + deadline_seconds
+        patience = seconds(deadline_seconds)
+        deadline = time.monotonic() + patience
         # Each is asked by itself: for a while after a crash the others go on naming a node that is not there.
         for node, process in self._processes.items():
             while not self._answers(node):
@@ -209,7 +211,7 @@ class KafkaCluster:
                     raise RuntimeError(f"Kafka node {node} ended with {process.returncode}:\n{self._log_end(node)}")
                 if time.monotonic() > deadline:
                     raise RuntimeError(
-                        f"Kafka node {node} did not answer within {deadline_seconds:g} s:\n{self._log_end(node)}"
+                        f"Kafka node {node} did not answer within {patience:g} s:\n{self._log_end(node)}"
                     )
 
     def create_topic(
@@ -226,12 +228,12 @@ class KafkaCluster:
             replication_factor=replication_factor or len(self._nodes),
             config=dict(config or {}),
         )
-        self.admin.create_topics([topic])[name].result(ADMIN_SECONDS)
+        self.admin.create_topics([topic])[name].result(seconds(ADMIN_SECONDS))
         return name
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic."""
-        self.admin.delete_topics([name])[name].result(ADMIN_SECONDS)
+        self.admin.delete_topics([name])[name].result(seconds(ADMIN_SECONDS))
 
     def _answers(self, node: int) -> bool:
         # A client of its own each time knows no other node to ask and has no backoff to wait for.
@@ -254,7 +256,7 @@ class KafkaCluster:
         command = java(
             "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", self._file(node, "properties")
         )
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_SECONDS)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(START_SECONDS))
         if result.returncode:
             raise RuntimeError(f"Kafka's storage could not be formatted:\n{result.stdout}{result.stderr}")
 

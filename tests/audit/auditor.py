@@ -11,13 +11,15 @@ import trio
 import trio.testing
 from rich.table import Table
 
+from testbed.patience import seconds
 from tests.audit.commits import CommittedOffsets, commit_log
 from tests.audit.ledger import Ledger, Report
 from tests.audit.listeners import Listener, Process, Transport
 from tests.audit.producing import produce_steadily
 
 SAMPLE_SECONDS = 0.1
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 40.0
+"""A deadline in `testbed.patience.seconds`, like those of `fleet`."""
 
 
 class Auditor:
@@ -45,6 +47,8 @@ class Auditor:
         proxy_seconds: float = 0.0,
     ) -> None:
         self.ledger = Ledger(proxy_seconds)
+        self.commits: list[tuple[int, int, int]] = []
+        """Partition, offset and time (ms) of every commit in Kafka's log, once it has settled."""
         self._bootstrap_servers = bootstrap_servers
         self._topic = topic
         self._group = group
@@ -90,7 +94,7 @@ class Auditor:
         self._stop_producing.set()
         self.ledger.quiet()
         await self._produced.wait()
-        with trio.move_on_after(SETTLE_SECONDS):
+        with trio.move_on_after(seconds(SETTLE_SECONDS)):
             while True:
                 if await self._all_committed():
                     break
@@ -99,7 +103,8 @@ class Auditor:
         for _ in range(3):
             await trio.sleep(SAMPLE_SECONDS)
             await self._sample_once()
-        for partition, offset, stored_ms in await trio.to_thread.run_sync(self._commits):
+        self.commits = await trio.to_thread.run_sync(self._commits)
+        for partition, offset, stored_ms in self.commits:
             self.ledger.committed(partition, offset, stored_ms)
         return self.ledger.report()
 

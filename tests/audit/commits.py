@@ -7,7 +7,12 @@ from typing import cast
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from testbed.patience import seconds
+
 ANSWER_SECONDS = 5.0
+LOG_SECONDS = 30.0
+"""A deadline in `testbed.patience.seconds`."""
+
 OFFSETS_TOPIC = "__consumer_offsets"
 
 
@@ -63,13 +68,16 @@ def commit_log(bootstrap_servers: str, group: str, topic: str) -> Iterator[tuple
         }
     )
     try:
-        partitions = consumer.list_topics(OFFSETS_TOPIC, timeout=30).topics[OFFSETS_TOPIC].partitions
+        partitions = consumer.list_topics(OFFSETS_TOPIC, timeout=seconds(LOG_SECONDS)).topics[OFFSETS_TOPIC].partitions
         # Their ends now: while commits come the end-of-partition event does not.
-        ends = {n: consumer.get_watermark_offsets(TopicPartition(OFFSETS_TOPIC, n), timeout=30)[1] for n in partitions}
+        ends = {
+            n: consumer.get_watermark_offsets(TopicPartition(OFFSETS_TOPIC, n), timeout=seconds(LOG_SECONDS))[1]
+            for n in partitions
+        }
         left = {n for n, end in ends.items() if end}
         consumer.assign([TopicPartition(OFFSETS_TOPIC, n, 0) for n in left])
         while left:
-            message = consumer.poll(30)
+            message = consumer.poll(seconds(LOG_SECONDS))
             if message is None:
                 raise KafkaException(f"{OFFSETS_TOPIC} could not be read to its end")
             partition, offset = cast("int", message.partition()), cast("int", message.offset())

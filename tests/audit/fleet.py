@@ -1,18 +1,21 @@
 """Replicas for an audit: each in a slot of its own, as an orchestrator has them, with listeners that stay."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import trio
 
+from testbed.patience import seconds
 from testbed.replicas import Replica
 from tests.audit.auditor import Auditor
 from tests.audit.listeners import Listener, Transport
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
+"""Deadlines in `testbed.patience.seconds`."""
+
 HEALTHY: Sequence[Transport] = ("sse", "websocket")
 FICKLE_BUFFER_BYTES = 4096
 
@@ -42,6 +45,7 @@ class Fleet:
         kafka: librdkafka properties of each.
         static: Whether each slot is a static member of the group.
         logs: A folder for what the replicas have logged.
+        code: Python that each runs first, to put a fault in.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Fleet:
         kafka: Mapping[str, object] | None = None,
         static: bool = False,
         logs: Path | None = None,
+        code: str = "",
     ) -> None:
         self.slots: list[Slot] = []
         self._auditor = auditor
@@ -67,6 +72,7 @@ class Fleet:
         self._kafka = dict(kafka or {})
         self._static = static
         self._logs = logs
+        self._code = code
         self._ended: list[Replica] = []
 
     def __enter__(self) -> Self:
@@ -101,7 +107,7 @@ class Fleet:
                 client_id=slot.name,
                 settings=settings,
                 kafka=self._kafka,
-                **keywords,  # type: ignore[arg-type]
+                **{"code": self._code, **keywords},  # type: ignore[arg-type]
             )
 
         slot.replica = await trio.to_thread.run_sync(start)
@@ -128,10 +134,23 @@ class Fleet:
         assert slot.replica is not None
         slot.replica.signal(signal.SIGCONT)
 
-    async def wait_until_shared(self, partitions: int) -> None:
-        """Return when the replicas that run have so many partitions of each topic among them, and are ready."""
-        all_of_them = [(topic, number) for topic in sorted(self._topic.split(",")) for number in range(partitions)]
-        with trio.fail_after(READY_SECONDS):
+    def logged(self, *events: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The process and the line, of every line about one of these events, of all replicas that there have been."""
+        for replica in [*self._ended, *(slot.replica for slot in self.slots if slot.replica is not None)]:
+            for event in events:
+                for line in replica.logged(event):
+                    yield replica.identity, line
+
+    async def wait_until_shared(self, partitions: int, others: Mapping[str, int] | None = None) -> None:
+        """Return when the replicas that run have all partitions among them, and are ready.
+
+        Args:
+            partitions: How many each topic has.
+            others: How many those topics have that have another number.
+        """
+        numbers = dict.fromkeys(self._topic.split(","), partitions) | dict(others or {})
+        all_of_them = [(topic, number) for topic in sorted(numbers) for number in range(numbers[topic])]
+        with trio.fail_after(seconds(READY_SECONDS)):
             while True:
                 running = [slot.replica for slot in self.slots if slot.replica is not None]
                 statuses = [await trio.to_thread.run_sync(replica.status) for replica in running]

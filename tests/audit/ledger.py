@@ -104,6 +104,8 @@ class Report:
     """(partition, offset) of records that a commit passed before any subscriber had them."""
     backwards: tuple[Backwards, ...]
     """Commits below an earlier one of their partition: of an assignment that was over."""
+    late: tuple[Backwards, ...] = field(default=(), kw_only=True)
+    """Those that the logs excuse: librdkafka had given them up, they came late, and a later one put it right."""
     samples: int
     """How often the committed offsets were compared."""
     silence_seconds: Mapping[int, float]
@@ -127,6 +129,8 @@ class Report:
         yield "altered", f"{self.altered:,}", not self.altered
         yield f"commits ahead of dispatch ({self.samples:,} samples)", _some(self.ahead), not self.ahead
         yield "commits that went backwards", "; ".join(map(str, self.backwards)) or "0", not self.backwards
+        if self.late:
+            yield "commits given up that came late", "; ".join(map(str, self.late)), True
         for partition, seconds in sorted(self.silence_seconds.items()):
             yield f"longest silence of partition {partition}", f"{seconds:.2f} s", True
 

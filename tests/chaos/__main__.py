@@ -7,15 +7,30 @@ from pathlib import Path
 import click
 import trio
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from testbed.broker.cluster import KafkaCluster
+from testbed.patience import VARIABLE
 from tests.audit.auditor import table
-from tests.chaos.run import PROPERTIES, RATE, Outcome, run_chaos
+from tests.chaos.run import PROPERTIES, RATE, RESETS, Outcome, run_chaos
+from tests.chaos.schedule import EXPLAINED, Kind
 from tests.chaos.timeline import draw
 
 RESULTS = Path("build/chaos")
+MOST_WORDS = 60
+"""So much of the evidence is shown."""
+
+KINDS = click.Choice([kind.option for kind in Kind])
+HELP = f"""Kill, stop, suspend and restart replicas, brokers and subscribers by a seeded schedule, and audit what comes.
+
+The same seed and kinds give the same schedule. Exit code 1: a guarantee was broken, or a planned change repeated a
+record. Deadlines are stretched by the environment variable {VARIABLE} (3), for slow machines.
+
+\b
+What happens, by name for --only and --without:
+""" + "\n".join(f"  {kind.option:12} {EXPLAINED[kind]}" for kind in Kind)
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -28,11 +43,16 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(causes)
     codes = ", ".join(f"{number} with {code}" for code, number in sorted(outcome.exit_codes.items()))
     console.print(f"Planned stops: {codes or 'none'}")
-    for words in outcome.readers.evidence if outcome.readers is not None else ():
-        console.print(f"[red]{words}[/]", highlight=False)
+    for words in list(outcome.evidence)[:MOST_WORDS]:
+        console.print(f"[red]{escape(words)}[/]", highlight=False)
 
 
-@click.command()
+def chosen_kinds(only: tuple[str, ...], without: tuple[str, ...]) -> frozenset[Kind]:
+    """What may happen; everything but what is left out."""
+    return frozenset(kind for kind in Kind if kind.option not in without and (not only or kind.option in only))
+
+
+@click.command(help=HELP)
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Of the first run.")
 @click.option("--minutes", default=3.0, show_default=True, type=click.FloatRange(0.5), help="Length of each run.")
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="So many seeds, one after another.")
@@ -51,15 +71,34 @@ def show(outcome: Outcome, console: Console) -> None:
     type=click.FloatRange(1),
     help="Records a second; with readers in a topic of theirs, and at most the default in the auditor's.",
 )
-def main(seed: int, minutes: float, runs: int, protocol: str, readers: int, rate: float) -> None:  # noqa: PLR0917 - click passes names
-    """Kill, stop, suspend and restart replicas, brokers and subscribers by a seeded schedule, and audit what comes.
-
-    The same seed gives the same schedule. Exit code 1: a guarantee was broken, or a planned change repeated a record.
-    """
+@click.option(
+    "--reset",
+    type=click.Choice([*RESETS, "by-seed"]),
+    default="by-seed",
+    show_default=True,
+    help="auto.offset.reset of the replicas, on which no promise depends; by seed: two seeds earliest, two latest.",
+)
+@click.option("--only", multiple=True, type=KINDS, metavar="KIND", help="Let only this happen; repeatable.")
+@click.option("--without", multiple=True, type=KINDS, metavar="KIND", help="Do not let this happen; repeatable.")
+def main(  # noqa: PLR0917 - click passes names
+    seed: int,
+    minutes: float,
+    runs: int,
+    protocol: str,
+    readers: int,
+    rate: float,
+    reset: str,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+) -> None:
+    """See `HELP`."""
+    kinds = chosen_kinds(only, without)
+    again = "".join(f" --only {name}" for name in only) + "".join(f" --without {name}" for name in without)
     console = Console(log_path=False)
     bad = []
     for number in range(seed, seed + runs):
         chosen = ("classic", "consumer")[number % 2] if protocol == "by-seed" else protocol
+        begin = RESETS[number // 2 % 2] if reset == "by-seed" else reset
         with (
             KafkaCluster(3) as cluster,
             Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console, transient=True) as progress,
@@ -74,7 +113,8 @@ def main(seed: int, minutes: float, runs: int, protocol: str, readers: int, rate
 
             results = RESULTS / f"seed-{number}-{chosen}"
             began, used = time.monotonic(), time.process_time()
-            outcome = trio.run(run_chaos, cluster, number, minutes * 60, chosen, tell, advance, results, readers, rate)
+            arguments = (cluster, number, minutes * 60, chosen, tell, advance, results, readers, rate, kinds, begin)
+            outcome = trio.run(run_chaos, *arguments)
             used_cores = (time.process_time() - used) / (time.monotonic() - began)
         show(outcome, console)
         console.print(f"Readers and auditor took {used_cores:.2f} cores.")
@@ -84,7 +124,7 @@ def main(seed: int, minutes: float, runs: int, protocol: str, readers: int, rate
             bad.append(number)
             console.print(
                 f"[bold red]Seed {number} failed.[/] Again: nox -s chaos -- --seed {number} --minutes {minutes:g} "
-                f"--readers {readers} --rate {rate:g}"
+                f"--readers {readers} --rate {rate:g} --protocol {chosen} --reset {begin}{again}"
             )
     console.print(f"{runs - len(bad)} of {runs} seeds kept every guarantee.")
     sys.exit(bool(bad))

@@ -31,6 +31,7 @@ class Fault(StrEnum):
     REPEATED = "repeated within a connection"
     ACROSS = "left out across a resume"
     UNANNOUNCED = "gaps not announced, or wrong"
+    PROTOCOL = "WebSocket protocol violated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,10 @@ class View:
         if not exact or (last < first and reason != "recreated"):
             self._fault(Fault.UNANNOUNCED, 1, f"{partition}: {reason} from {first} to {last} after {run or named}")
         self._runs[partition] = _Run(last + 1, last + 1, self._states)
+
+    def broken(self, words: str) -> None:
+        """The server has broken the protocol of the connection."""
+        self._fault(Fault.PROTOCOL, 1, f"none: {words}")
 
     def closed(self, position: Mapping[int, int], *, cut: bool) -> None:
         """The connection is over.

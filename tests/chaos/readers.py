@@ -26,6 +26,7 @@ import trio
 
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL
 from tests.audit.listeners import Process, Transport
+from tests.chaos.frames import FrameError
 from tests.chaos.judge import Judge, View
 from tests.chaos.streams import CLOSE, PING, PONG_FRAME, Control, Parser, SseParser, WebSocketParser, pairs
 
@@ -173,6 +174,8 @@ class Reader:
         view = self._judge.opened(self._name, process.identity, named, self._now())
         try:
             await self._read(sock, parser, data, view)
+        except FrameError as error:
+            view.broken(str(error))
         finally:
             self._last_id = parser.last_id or self._last_id
             view.closed(pairs(parser.last_id), cut=visit.cancel_called)

@@ -1,61 +1,63 @@
-"""A chaos run: replicas, brokers and subscribers go through a schedule while the auditor keeps its books."""
+"""A chaos run: replicas, brokers, subscribers and topics go through a schedule while the auditor keeps its books."""
 
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from dispatcher.settings import Settings
+from testbed.broker import topics
 from testbed.broker.cluster import KafkaCluster
+from testbed.patience import seconds as patient_seconds
 from tests.audit.auditor import Auditor
-from tests.audit.fleet import Fleet, Slot
-from tests.audit.ledger import Repeat, Report
+from tests.audit.commits import CommittedOffsets
+from tests.audit.fleet import Fleet
+from tests.audit.ledger import Report
+from tests.chaos.abuse import Abuse
+from tests.chaos.attribution import COMMITTED, NOTHING, Attribution, Ending, Incident, Line, Stored
+from tests.chaos.books import Books
 from tests.chaos.crowd import Crowd, watch_memory
 from tests.chaos.judge import Verdict
+from tests.chaos.leftovers import Leftovers, look
 from tests.chaos.memory import Memory
-from tests.chaos.schedule import OF_SUBSCRIBERS, PLANNED, Event, Kind, schedule
+from tests.chaos.schedule import ASIDE, OF_SUBSCRIBERS, PLANNED, Event, Kind, schedule
+from tests.chaos.stage import Happened, Life, Stage
+from tests.chaos.trials import Trials
 
 REPLICAS = 3
 PARTITIONS = 6
+ABUSED_PARTITIONS = 2
 RATE = 300.0
+ABUSED_RATE = 400.0
 VALUE_BYTES = 1000
 SESSION_SECONDS = 6
 """Of replicas, for both protocols; the brokers' part is in testbed/broker/cluster.py."""
 
-EFFECT_SECONDS = 15.0
-"""How long after its end an event may be what a repeat comes from."""
-
-SETTINGS = {"stall_timeout_seconds": 4, "heartbeat_seconds": 2}
-PROPERTIES: Mapping[str, Mapping[str, object]] = {
-    "classic": {"session.timeout.ms": SESSION_SECONDS * 1000, "max.poll.interval.ms": SESSION_SECONDS * 1000},
-    "consumer": {"group.protocol": "consumer", "max.poll.interval.ms": SESSION_SECONDS * 1000},
+MIB = 1024 * 1024
+SETTINGS = {
+    "stall_timeout_seconds": 4,
+    "heartbeat_seconds": 2,
+    # So that fetching pauses soon where nobody reads, and what expires has not been taken yet.
+    "pause_above_bytes": 4 * MIB,
+    "resume_below_bytes": 2 * MIB,
 }
+_SOON = {"max.poll.interval.ms": SESSION_SECONDS * 1000, "topic.metadata.refresh.interval.ms": 1000}
+PROPERTIES: Mapping[str, Mapping[str, object]] = {
+    "classic": {"session.timeout.ms": SESSION_SECONDS * 1000, **_SOON},
+    "consumer": {"group.protocol": "consumer", **_SOON},
+}
+BEGIN_SECONDS = 4.0
+"""A deadline in `testbed.patience.seconds`."""
 
-
-@dataclass(slots=True)
-class Happened:
-    """An event as it came to pass."""
-
-    event: Event
-    what: str
-    """In words, for people."""
-    began: float
-    """On Trio's clock, like all times of a run."""
-    process: str | None = None
-    """The replica that it happened to."""
-    ended: float | None = None
-
-
-@dataclass(slots=True)
-class Life:
-    """A process of a replica, from start to end."""
-
-    slot: str
-    process: str
-    began: float
-    ended: float | None = None
+RESETS = ("earliest", "latest")
+UNEXCUSED = (*PLANNED, NOTHING, COMMITTED)
+"""What no repeat may come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,126 +80,50 @@ class Outcome:
     readers: Verdict | None
     """None when there were none."""
     memory: Memory
+    books: tuple[Books, ...]
+    """Of the topics that change."""
+    not_replayed: tuple[str, ...]
+    """Healthy partitions whose replay did not end while another had no leader, in words."""
+    abuse: Abuse
+    leftovers: Leftovers
+    unexcused: tuple[str, ...]
+    """Repeats that no fault excuses, in words."""
 
     @property
     def good(self) -> bool:
         """Whether every guarantee was kept, those of planned changes included."""
-        planned = sum(self.repeats[kind] for kind in (*PLANNED, "nothing"))
-        kept = self.report.clean and self.memory.good and (self.readers is None or self.readers.clean)
-        return kept and not planned and set(self.exit_codes) <= {0}
+        kept = self.report.clean and all(good for _, _, good in self.rows())
+        return kept and not any(self.repeats[kind] for kind in UNEXCUSED) and set(self.exit_codes) <= {0}
+
+    @property
+    def evidence(self) -> Iterator[str]:
+        """All that was not as it should be, in words."""
+        yield from self.unexcused
+        yield from self.readers.evidence if self.readers is not None else ()
+        for books in self.books:
+            yield from books.evidence
+        yield from self.not_replayed
+        yield from self.abuse.faults
 
     def rows(self) -> Iterator[tuple[str, str, bool]]:
-        """Name, value, and whether it is as it should be: of the auditor, the readers, and memory."""
+        """Name, value, and whether it is as it should be: of everything that was looked at."""
         yield from self.report.rows()
         if self.readers is not None:
             yield from self.readers.rows()
         yield from self.memory.rows()
+        for books in self.books:
+            yield from books.rows()
+        if any(one.event.kind is Kind.LEADERLESS for one in self.happened):
+            yield (
+                "replays held up by a partition without a leader",
+                f"{len(self.not_replayed):,}",
+                not self.not_replayed,
+            )
+        yield from self.abuse.rows()
+        yield from self.leftovers.rows()
 
 
-@dataclass(slots=True)
-class _Run:
-    cluster: KafkaCluster
-    fleet: Fleet
-    tell: Callable[[str], None]
-    happened: list[Happened] = field(default_factory=list)
-    lives: list[Life] = field(default_factory=list)
-    exit_codes: Counter[int] = field(default_factory=Counter)
-    turns: dict[int, trio.Lock] = field(default_factory=dict)
-    """By number of the replica."""
-
-    async def happen(self, event: Event) -> None:
-        """Let an event begin, last, and end."""
-        if event.kind is Kind.BROKER_KILL:
-            await self._broker(event)
-        elif event.kind is Kind.JOIN:
-            await self._in_turn(event, self._join)
-        elif event.kind in OF_SUBSCRIBERS:
-            await self._subscriber(event, self.fleet.slots[event.target])
-        else:
-            await self._in_turn(event, self._replica)
-
-    async def start(self, slot: Slot) -> None:
-        """A replica in a slot that has none."""
-        await self.fleet.start(slot)
-        self.born(slot)
-
-    def born(self, slot: Slot) -> None:
-        """A replica has been started."""
-        assert slot.replica is not None
-        self.lives.append(Life(slot.name, slot.replica.identity, trio.current_time()))
-
-    async def _in_turn(self, event: Event, happen: Callable[[Event], Awaitable[None]]) -> None:
-        """What happens to a replica waits until what happened to it before is over: a busy machine may be late."""
-        async with self.turns.setdefault(event.target, trio.Lock()):
-            await happen(event)
-
-    async def _replica(self, event: Event) -> None:
-        slot = self.fleet.slots[event.target]
-        assert slot.replica is not None
-        happened = self._began(event, f"{event.kind} {slot.name}", slot.replica.identity)
-        if event.kind is Kind.SUSPEND:
-            self.fleet.suspend(slot)
-            await trio.sleep(event.lasts)
-            self.fleet.resume(slot)
-        else:
-            await self._end(slot, planned=event.kind in PLANNED)
-            await trio.sleep(event.lasts)
-            await self.start(slot)
-        self._ended(happened)
-
-    async def _join(self, event: Event) -> None:
-        happened = self._began(event, "join of one more", None)
-        if event.target < len(self.fleet.slots):
-            slot = self.fleet.slots[event.target]
-            await self.start(slot)
-        else:
-            slot = await self.fleet.add()
-            self.born(slot)
-        await trio.sleep(event.lasts)
-        self._ended(happened)
-        assert slot.replica is not None
-        leaves = self._began(Event(event.at + event.lasts, Kind.STOP, event.target, 0.0), f"{slot.name} leaves", None)
-        leaves.process = slot.replica.identity
-        await self._end(slot, planned=True)
-        self._ended(leaves)
-
-    async def _end(self, slot: Slot, *, planned: bool) -> None:
-        if planned:
-            self.exit_codes[await self.fleet.stop(slot)] += 1
-        else:
-            await self.fleet.kill(slot)
-        next(life for life in reversed(self.lives) if life.slot == slot.name).ended = trio.current_time()
-
-    async def _broker(self, event: Event) -> None:
-        happened = self._began(event, f"kill -9 of broker {event.target}", None)
-        await trio.to_thread.run_sync(self.cluster.kill_node, event.target)
-        await trio.sleep(event.lasts)
-        await trio.to_thread.run_sync(self.cluster.start_node, event.target)
-        self._ended(happened)
-
-    async def _subscriber(self, event: Event, slot: Slot) -> None:
-        happened = self._began(event, f"{event.kind} at {slot.name}", None)
-        if event.kind is Kind.VANISH:
-            await slot.fickle.vanish()
-        else:
-            slot.fickle.freeze()
-            await trio.sleep(event.lasts)
-            await slot.fickle.thaw()
-        self._ended(happened)
-
-    def _began(self, event: Event, what: str, process: str | None) -> Happened:
-        happened = Happened(event, what, trio.current_time(), process)
-        self.happened.append(happened)
-        self.tell(what)
-        return happened
-
-    def _ended(self, happened: Happened) -> None:
-        happened.ended = trio.current_time()
-        if happened.ended - happened.began > 1:
-            self.tell(f"{happened.what}: over")
-
-
-async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
+async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run passes no keywords
     cluster: KafkaCluster,
     seed: int,
     seconds: float,
@@ -207,6 +133,9 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
     logs: Path | None = None,
     readers: int = 0,
     rate: float = RATE,
+    kinds: AbstractSet[Kind] = frozenset(Kind),
+    reset: str = "earliest",
+    code: str = "",
 ) -> Outcome:
     """Go through the schedule of a seed.
 
@@ -221,85 +150,150 @@ async def run_chaos(  # noqa: PLR0917 - trio.run passes no keywords
         readers: How many readers there are beside the auditor's subscribers.
         rate: Records a second; with readers in their topic, and then at most `RATE` in the auditor's, whose
             subscribers look at each record with more care.
+        kinds: What may happen.
+        reset: The replicas' ``auto.offset.reset``: no promise depends on it.
+        code: Python that each replica runs first, to put a fault in.
     """
     topic = cluster.create_topic(f"chaos-{seed}-{protocol}", PARTITIONS)
     group = f"group-{topic}"
-    topics, audited = [topic], rate
+    others: dict[str, int] = {}
+    audited = min(rate, RATE) if readers else rate
     if readers:
-        audited = min(rate, RATE)
-        topics.append(cluster.create_topic(f"{topic}-readers", PARTITIONS))
-    auditor = Auditor(cluster.bootstrap_servers, topic, group, PARTITIONS, rate=audited, value_bytes=VALUE_BYTES)
-    memory = Memory(Settings.model_validate({**SETTINGS, "kafka": dict(PROPERTIES[protocol])}))
+        others[cluster.create_topic(f"{topic}-readers", PARTITIONS)] = PARTITIONS
+    abuse = Abuse(f"{topic}-abused")
+    if kinds & {Kind.REQUESTS, Kind.SOCKETS}:
+        others[cluster.create_topic(f"{topic}-abused", ABUSED_PARTITIONS)] = ABUSED_PARTITIONS
+    trials = Trials(cluster, topic, frozenset(kinds))
+    await trio.to_thread.run_sync(trials.create)
+    others |= trials.topics
+    servers = cluster.bootstrap_servers
+    kafka = {**PROPERTIES[protocol], "auto.offset.reset": reset}
+    auditor = Auditor(servers, topic, group, PARTITIONS, rate=audited, value_bytes=VALUE_BYTES)
+    memory = Memory(Settings.model_validate({**SETTINGS, "kafka": kafka}))
     async with trio.open_nursery() as nursery:
-        fleet = Fleet(
-            auditor,
-            nursery,
-            cluster.bootstrap_servers,
-            ",".join(topics),
-            group,
-            settings=SETTINGS,
-            kafka=PROPERTIES[protocol],
-            logs=logs,
-        )
+        clients: trio.Nursery = await nursery.start(_clients)
+        names = ",".join([topic, *others])
+        fleet = Fleet(auditor, clients, servers, names, group, settings=SETTINGS, kafka=kafka, logs=logs, code=code)
         with fleet:
-            run = _Run(cluster, fleet, tell)
+            stage = Stage(cluster, fleet, trials, abuse, tell)
             for _ in range(REPLICAS):
-                run.born(await fleet.add())
-            await fleet.wait_until_shared(PARTITIONS)
+                stage.born(await fleet.add())
+            await fleet.wait_until_shared(PARTITIONS, others)
+            if reset != "earliest":
+                await _wait_for_beginnings(servers, group, {topic: PARTITIONS, **others})
             nursery.start_soon(auditor.run)
-            crowd = Crowd(fleet, topics[-1], seed)
+            await trials.begin()
+            clients.start_soon(trials.run, fleet, REPLICAS + 1)
+            crowd = Crowd(fleet, f"{topic}-readers", seed)
             nursery.start_soon(watch_memory, memory, fleet, crowd.judge)
             if readers:
-                nursery.start_soon(crowd.run, readers, REPLICAS + 1)
-                nursery.start_soon(crowd.produce, cluster.bootstrap_servers, PARTITIONS, rate, VALUE_BYTES)
+                clients.start_soon(crowd.run, readers, REPLICAS + 1)
+                clients.start_soon(crowd.produce, servers, PARTITIONS, rate, VALUE_BYTES)
+            fed = Crowd(fleet, f"{topic}-abused", seed)
+            if f"{topic}-abused" in others:
+                clients.start_soon(fed.produce, servers, ABUSED_PARTITIONS, ABUSED_RATE, VALUE_BYTES)
             began = trio.current_time()
             async with trio.open_nursery() as events:
-                for event in schedule(seed, seconds, REPLICAS):
-                    events.start_soon(_at, began + event.at, run.happen, event)
+                for event in schedule(seed, seconds, REPLICAS, kinds=kinds):
+                    events.start_soon(_at, began + event.at, stage.happen, event)
                 while (left := began + seconds - trio.current_time()) > 0:
                     step = min(0.5, left)
                     await trio.sleep(step)
                     advance(step)
             tell("all is over: the last records")
             crowd.quiet()
+            fed.quiet()
             report = await auditor.settle()
+            await trials.settle()
+            tell("all clients leave")
+            clients.cancel_scope.cancel()
+            write = partial(topics.fill, servers, topic, range(PARTITIONS), 10, "nobody")
+            leftovers = await look(fleet, write)
+            attribution = _attribution(topic, auditor, fleet, stage)
             nursery.cancel_scope.cancel()
+    late = tuple(step for step in report.backwards if attribution.is_late(step))
+    report = replace(report, late=late, backwards=tuple(step for step in report.backwards if step not in late))
     return Outcome(
         seed=seed,
         protocol=protocol,
         began=began,
         ended=began + seconds,
         report=report,
-        happened=tuple(run.happened),
-        lives=tuple(run.lives),
+        happened=tuple(stage.happened),
+        lives=tuple(stage.lives),
         receipts=tuple(auditor.ledger.receipts),
-        repeats=Counter(cause(repeat, run.happened) for repeat in report.repeats),
-        exit_codes=run.exit_codes,
+        repeats=Counter(attribution.cause(repeat._replace(at=repeat.at + _clock())) for repeat in report.repeats),
+        exit_codes=stage.exit_codes,
         readers=crowd.judge.verdict() if readers else None,
         memory=memory,
+        books=tuple(trials.books.values()),
+        not_replayed=tuple(trials.not_replayed),
+        abuse=abuse,
+        leftovers=leftovers,
+        unexcused=tuple(attribution.evidence),
     )
 
 
-def cause(repeat: Repeat, happened: list[Happened]) -> str:
-    """The kind of event that a repeat comes from: the last fault that can be, else the last planned change.
+async def _clients(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """A nursery for all clients, so that they can go before the replicas do."""
+    async with trio.open_nursery() as nursery:
+        task_status.started(nursery)
+        await trio.sleep_forever()
 
-    A fault of another replica can be as well, for as long as its session lasts: the group waits for it in each
-    rebalance, and meanwhile nobody can commit.
+
+async def _wait_for_beginnings(servers: str, group: str, partitions: Mapping[str, int]) -> None:
+    """Return when the group has committed where its assignments begin, or has not within the deadline.
+
+    With ``auto.offset.reset=latest`` what is produced before a consumer has asked for the end is not owed.
     """
-    faults: list[Happened] = []
-    planned: list[Happened] = []
-    for one in happened:
-        if one.event.kind in OF_SUBSCRIBERS or one.began > repeat.at:
-            continue
-        concerned = one.process in {None, repeat.first_process, repeat.process}
-        ended = (one.ended or repeat.at) + EFFECT_SECONDS if concerned else one.began + 2 * SESSION_SECONDS
-        if repeat.at <= ended:
-            (planned if one.event.kind in PLANNED else faults).append(one)
-    for one in reversed(faults or planned):
-        return str(one.event.kind)
-    return "nothing"
+    with trio.move_on_after(patient_seconds(BEGIN_SECONDS)):
+        for topic, number in partitions.items():
+            committed = CommittedOffsets(servers, group, topic, number)
+            try:
+                while len(await trio.to_thread.run_sync(lambda: committed.read() or {})) < number:  # noqa: ASYNC110, B023 - Kafka's; awaited in this turn
+                    await trio.sleep(0.1)
+            finally:
+                committed.close()
+
+
+def _clock() -> float:
+    """What Trio's clock lacks of the time since the epoch, as the logs have it."""
+    return time.time() - trio.current_time()
+
+
+def _attribution(topic: str, auditor: Auditor, fleet: Fleet, stage: Stage) -> Attribution:
+    """All that is known of the audited topic, in seconds since the epoch."""
+    clock = _clock()
+    incidents = [
+        Incident(
+            str(one.event.kind),
+            one.began + clock,
+            (one.ended or trio.current_time()) + clock,
+            one.process,
+            is_fault=one.event.kind not in PLANNED,
+        )
+        for one in stage.happened
+        if one.event.kind not in OF_SUBSCRIBERS | ASIDE
+    ]
+    return Attribution(
+        list(_lines(fleet, topic)),
+        [Stored(partition, offset, stored_ms / 1000) for partition, offset, stored_ms in auditor.commits],
+        [(at + clock, *what) for at, *what in auditor.ledger.receipts],  # type: ignore[misc] # three are left
+        incidents,
+        [(life.process, life.ended + clock) for life in stage.lives if life.killed and life.ended is not None],
+    )
+
+
+def _lines(fleet: Fleet, topic: str) -> Iterator[Line]:
+    """What the replicas have logged about the partitions of a topic."""
+    for process, line in fleet.logged("assigned", *Ending, "commit not stored"):
+        at = datetime.fromisoformat(line["timestamp"]).timestamp()
+        partitions: Sequence[str] = line.get("partitions") or [line.get("partition", "")]
+        for name, _, number in (partition.rpartition(":") for partition in partitions):
+            if name == topic:
+                yield Line(at, process, line["event"], int(number), line.get("offset", -1), line.get("error", ""))
 
 
 async def _at(when: float, happen: Callable[[Event], object], event: Event) -> None:
     await trio.sleep_until(when)
-    await happen(event)  # type: ignore[misc] # it is a method of this module
+    await happen(event)  # type: ignore[misc] # it is a method of `Stage`

@@ -5,10 +5,12 @@ Rules of this module:
 * Some replica always runs undisturbed, and never is more than one broker of three away: the rest is the product's
   business.
 * Every kind comes before any of them comes a second time.
+* What happens aside, on topics of its own, has a track of its own: it never waits for the rest, nor the rest for it.
 """
 
 import random
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,12 +39,47 @@ class Kind(StrEnum):
     BROKER_KILL = "broker kill"
     VANISH = "subscriber vanishes"
     FREEZE = "subscriber freezes"
+    LEADERLESS = "no leader"
+    RETENTION = "retention"
+    RECREATE = "topic made again"
+    GROW = "partition added"
+    REQUESTS = "odd requests"
+    SOCKETS = "odd WebSockets"
+
+    @property
+    def option(self) -> str:
+        """What it is called on a command line."""
+        return self.name.lower().replace("_", "-")
+
+
+EXPLAINED = {
+    Kind.KILL: "kill -9 of a replica, started again after 2 to 12 s",
+    Kind.STOP: "SIGTERM to a replica, started again after 2 to 8 s; must repeat nothing",
+    Kind.RESTART: "SIGTERM to a replica, started again at once; must repeat nothing",
+    Kind.SUSPEND: "SIGSTOP of a replica for longer than its session",
+    Kind.JOIN: "one more replica joins, and leaves again; must repeat nothing",
+    Kind.BROKER_KILL: "kill -9 of one of three brokers, started again after 4 to 10 s",
+    Kind.VANISH: "a subscriber cuts its connection and comes back",
+    Kind.FREEZE: "a subscriber reads nothing for 3 to 9 s",
+    Kind.LEADERLESS: "the only node of a partition is killed, while healthy partitions beside it are replayed",
+    Kind.RETENTION: "records are deleted while nobody listens, or readers are frozen: a gap has to tell of them",
+    Kind.RECREATE: "a topic is deleted, made again and filled beyond its old end at once: all of it is owed",
+    Kind.GROW: "a topic gets one more partition, with records in it before anybody has it: all of them are owed",
+    Kind.REQUESTS: "GET /events with every odd header, bodies, HTTP/1.0, half-closes, and clients that leave at once",
+    Kind.SOCKETS: "WebSocket clients that ping with full sockets, send too much, violate RFC 6455, and close",
+}
+"""What each does, for people."""
 
 
 PLANNED = frozenset({Kind.STOP, Kind.RESTART, Kind.JOIN})
 """What must repeat nothing as long as some subscribers are healthy."""
 
 OF_SUBSCRIBERS = frozenset({Kind.VANISH, Kind.FREEZE})
+
+OF_BROKERS = frozenset({Kind.BROKER_KILL, Kind.LEADERLESS})
+
+ASIDE = frozenset({Kind.RETENTION, Kind.RECREATE, Kind.GROW, Kind.REQUESTS, Kind.SOCKETS})
+"""What happens on topics of its own, beside everything else."""
 
 LASTS_SECONDS = {
     Kind.KILL: (2.0, 12.0),
@@ -53,6 +90,12 @@ LASTS_SECONDS = {
     Kind.BROKER_KILL: (4.0, 10.0),
     Kind.VANISH: (0.0, 0.0),
     Kind.FREEZE: (3.0, 9.0),
+    Kind.LEADERLESS: (4.0, 10.0),
+    Kind.RETENTION: (0.0, 0.0),
+    Kind.RECREATE: (0.0, 0.0),
+    Kind.GROW: (0.0, 0.0),
+    Kind.REQUESTS: (0.0, 0.0),
+    Kind.SOCKETS: (0.0, 0.0),
 }
 """How long until it is undone: the replica or the node started again, the process resumed, the new replica stopped, the
 subscriber thawed. SIGSTOP lasts longer than the session timeout."""
@@ -66,31 +109,41 @@ class Event:
     """Seconds from the beginning."""
     kind: Kind
     target: int
-    """Number of the replica or of the broker, from 0; of a join: of the new replica."""
+    """Number of the replica or of the broker, from 0; of a join: of the new replica; of what happens aside: any number,
+    of which all that is left to chance there is drawn."""
     lasts: float
     """Seconds until it is undone."""
 
 
-def schedule(seed: int, seconds: float, replicas: int, brokers: int = 3) -> list[Event]:
+def schedule(
+    seed: int, seconds: float, replicas: int, brokers: int = 3, kinds: AbstractSet[Kind] = frozenset(Kind)
+) -> list[Event]:
     """The events of a run, in order.
 
     Args:
-        seed: What makes it this schedule and no other.
+        seed: What makes it this schedule and no other, together with the kinds.
         seconds: Length of the run; everything is undone by its end.
         replicas: How many run from the beginning; one more may join for a while.
         brokers: How many there are.
+        kinds: What may happen.
     """
+    events = [*_main_track(seed, seconds, replicas, brokers, kinds - ASIDE), *_aside(seed, seconds, kinds & ASIDE)]
+    events.sort(key=lambda event: event.at)
+    return [event for event in events if event.at + event.lasts <= seconds - QUIET_SECONDS]
+
+
+def _main_track(seed: int, seconds: float, replicas: int, brokers: int, possible: AbstractSet[Kind]) -> list[Event]:
     chance = random.Random(seed)  # noqa: S311 - it has to be repeatable
-    kinds = _decks(chance)
+    kinds = _decks(chance, possible)
     busy_to = dict.fromkeys(range(replicas + 1), 0.0)
     brokers_busy_to = 0.0
     at = FIRST_SECONDS
     events: list[Event] = []
-    while at < seconds - QUIET_SECONDS:
+    while at < seconds - QUIET_SECONDS and possible:
         kind = next(kinds)
         lasts = min(chance.uniform(*LASTS_SECONDS[kind]), seconds - QUIET_SECONDS - at)
         free = [n for n in range(replicas) if busy_to[n] <= at]
-        if kind is Kind.BROKER_KILL:
+        if kind in OF_BROKERS:
             at = max(at, brokers_busy_to)
             events.append(Event(at, kind, chance.randrange(brokers), lasts))
             brokers_busy_to = at + lasts + BROKER_SETTLE_SECONDS
@@ -108,11 +161,22 @@ def schedule(seed: int, seconds: float, replicas: int, brokers: int = 3) -> list
             events.append(Event(at, kind, target, lasts))
             busy_to[target] = at + lasts + SETTLE_SECONDS
         at += chance.uniform(*SPACING_SECONDS)
-    return [event for event in events if event.at + event.lasts <= seconds - QUIET_SECONDS]
+    return events
 
 
-def _decks(chance: random.Random) -> Iterator[Kind]:
+def _aside(seed: int, seconds: float, possible: AbstractSet[Kind]) -> list[Event]:
+    chance = random.Random(f"{seed} aside")  # noqa: S311 - the same
+    kinds = _decks(chance, possible)
+    at = FIRST_SECONDS
+    events: list[Event] = []
+    while at < seconds - QUIET_SECONDS and possible:
+        events.append(Event(at, next(kinds), chance.randrange(1000), 0.0))
+        at += chance.uniform(*SPACING_SECONDS)
+    return events
+
+
+def _decks(chance: random.Random, possible: AbstractSet[Kind]) -> Iterator[Kind]:
     while True:
-        deck = list(Kind)
+        deck = [kind for kind in Kind if kind in possible]
         chance.shuffle(deck)
         yield from deck

@@ -6,22 +6,26 @@ a chaos run is anything but digits.
 """
 
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 
+from tests.chaos import frames
+from tests.chaos.frames import FrameError, Frames
+
 _SSE = re.compile(
-    rb"^(?:id: ([^:\n]*:(\d+)=(-?\d+)[^\n]*)\n(data: [^\n]*\n)?\n|event: (\w+)\ndata: ([^\n]*)\n\n)", re.MULTILINE
+    rb"^(?:id: ([^:\n]*:(\d+)=(-?\d+)[^\n]*)\n(data: [^\n]*\n)?\n|((?:(?:id|event|retry|data): [^\n]*\n)+)\n)",
+    re.MULTILINE,
 )
+"""A record or a heartbeat, which are most of what comes; or any other event, whose lines may come in any order."""
 _RECORD = re.compile(rb'"id":"([^":]*:(\d+)=(\d+)[^"]*)"\}')
 _PAIR = re.compile(r"(\d+)=(-?\d+)")
 
-PING, CLOSE, HEARTBEAT = "ping", "close", "heartbeat"
+PING, PONG, CLOSE, HEARTBEAT = "ping", "pong", "close", "heartbeat"
 PONG_FRAME = b"\x8a\x80\x00\x00\x00\x00"
-_KINDS = {0x88: CLOSE, 0x89: PING}
+_KINDS = {frames.CLOSE: CLOSE, frames.PING: PING, frames.PONG: PONG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,12 @@ class SseParser:
         self._rest = data[end:]
         event_id: bytes | None = None
         for match in _SSE.finditer(data, 0, end):
-            found, partition, offset, record, kind, payload = match.groups()
+            found, partition, offset, record, other = match.groups()
             if found is None:
-                yield Control(kind.decode(), orjson.loads(payload))
+                fields = dict(line.split(b": ", 1) for line in other.splitlines())
+                event_id = fields.get(b"id", event_id)
+                if b"event" in fields:  # else it is a retry alone
+                    yield Control(fields[b"event"].decode(), orjson.loads(fields[b"data"]))
                 continue
             event_id = found
             if record is not None:  # else it is a heartbeat
@@ -80,22 +87,23 @@ class SseParser:
 
 
 class WebSocketParser:
-    """``/ws``: whole frames, unmasked, as a server sends them (RFC 6455, section 5.2)."""
+    """``/ws``: what `Frames` lets through; a message has to be whole JSON by its ends."""
 
     def __init__(self) -> None:
         self.last_id = ""
-        self._rest = bytearray()
+        self._frames = Frames()
 
     def feed(self, data: bytes) -> Iterator[Item]:
-        """See `Parser`."""
-        rest = self._rest
-        rest += data
-        while (frame := _frame(rest)) is not None:
-            first, start, end = frame
-            payload = bytes(rest[start:end])
-            del rest[:end]
-            if first in _KINDS:
-                yield Control(_KINDS[first], {})
+        """See `Parser`.
+
+        Raises:
+            FrameError: the server has broken the protocol.
+        """
+        for opcode, payload in self._frames.feed(data):
+            if opcode in _KINDS:
+                yield Control(_KINDS[opcode], {})
+            elif not (payload.startswith(b'{"type":"') and payload.endswith(b"}")):
+                raise FrameError(f"a message that is none of the protocol's: {payload[:40]!r} to {payload[-20:]!r}")
             elif payload.startswith(b'{"type":"records"'):
                 match = None
                 for match in _RECORD.finditer(payload):
@@ -108,14 +116,3 @@ class WebSocketParser:
                     self.last_id = message.get("id", self.last_id)
                 else:
                     yield Control(message["type"], message)
-
-
-def _frame(data: bytearray) -> tuple[int, int, int] | None:
-    """First byte, begin and end of the payload of the frame at the beginning; None while it is not whole."""
-    if len(data) < 2:
-        return None
-    start = {126: 4, 127: 10}.get(data[1], 2)
-    if len(data) < start:
-        return None
-    length = data[1] if start == 2 else struct.unpack_from("!H" if start == 4 else "!Q", data, 2)[0]
-    return (data[0], start, start + length) if len(data) >= start + length else None

@@ -253,3 +253,13 @@ def test_a_partition_that_came_back_may_be_named_where_it_began_again() -> None:
             view.state(assigned, at)
         view.closed({0: 9}, cut=True)
         assert faults(judge) == expected
+
+
+def test_a_connection_that_breaks_its_protocol() -> None:
+    """Is a fault by itself, whatever records came on it."""
+    judge = Judge()
+    view = view_of(judge)
+    receive(view, 0)
+    view.broken("masked, as no server may")
+    assert faults(judge) == {Fault.PROTOCOL: 1}
+    assert "masked" in judge.evidence[0]

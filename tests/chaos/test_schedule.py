@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.schedule import OF_SUBSCRIBERS, QUIET_SECONDS, Event, Kind, schedule
+from tests.chaos.schedule import ASIDE, EXPLAINED, OF_BROKERS, OF_SUBSCRIBERS, QUIET_SECONDS, Event, Kind, schedule
 
 REPLICAS = 3
 SEEDS = st.integers(0, 10_000)
@@ -11,7 +11,7 @@ SEEDS = st.integers(0, 10_000)
 
 def of_replicas(events: list[Event]) -> list[Event]:
     """Those after which one of the first replicas is not there for a while."""
-    others = OF_SUBSCRIBERS | {Kind.BROKER_KILL, Kind.JOIN}
+    others = OF_SUBSCRIBERS | OF_BROKERS | ASIDE | {Kind.JOIN}
     return [event for event in events if event.kind not in others]
 
 
@@ -30,7 +30,7 @@ def test_some_replica_is_undisturbed_and_two_brokers_are_there(seed: int, second
     for event in events:
         away = {e.target for e in of_replicas(events) if e.at <= event.at <= e.at + e.lasts}
         assert len(away) < REPLICAS
-        assert sum(e.at <= event.at <= e.at + e.lasts for e in events if e.kind is Kind.BROKER_KILL) <= 1
+        assert sum(e.at <= event.at <= e.at + e.lasts for e in events if e.kind in OF_BROKERS) <= 1
         assert event.at + event.lasts <= seconds - QUIET_SECONDS
 
 
@@ -38,3 +38,17 @@ def test_some_replica_is_undisturbed_and_two_brokers_are_there(seed: int, second
 def test_three_minutes_have_every_kind(seed: int) -> None:
     """So that ten seeds have tried each many times."""
     assert {event.kind for event in schedule(seed, 180, REPLICAS)} == set(Kind)
+
+
+@given(seed=SEEDS, kinds=st.sets(st.sampled_from(list(Kind))))
+def test_only_what_is_asked_for_happens(seed: int, kinds: set[Kind]) -> None:
+    """Without a kind there is none of it, and what happens aside changes nothing of the rest."""
+    assert {event.kind for event in schedule(seed, 180, REPLICAS, kinds=kinds)} <= kinds
+    rest = [event for event in schedule(seed, 180, REPLICAS) if event.kind not in ASIDE]
+    assert rest == schedule(seed, 180, REPLICAS, kinds=set(Kind) - ASIDE)
+
+
+def test_every_kind_is_explained() -> None:
+    """``--help`` lists them all, each under a name that can be typed."""
+    assert set(EXPLAINED) == set(Kind)
+    assert all(kind.option.replace("-", "").isalpha() for kind in Kind)

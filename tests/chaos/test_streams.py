@@ -51,6 +51,15 @@ def test_sse_in_pieces(step: int) -> None:
     assert parser.last_id == f"{TOPIC}:0=6,3=19"
 
 
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_a_state_that_carries_a_position(step: int) -> None:
+    """Whatever the order of its lines: where the stream begins is where it is resumed when nothing else came."""
+    for lines in ("retry: 1\nid: t:0=-1\nevent: state\ndata: {}\n\n", "event: state\ndata: {}\nid: t:0=-1\n\n"):
+        parser = SseParser()
+        assert read(parser, lines.encode(), step) == [Control("state", {})]
+        assert parser.last_id == "t:0=-1"
+
+
 @pytest.mark.parametrize("step", [1, 7, 100, 100_000])
 def test_websocket_in_pieces(step: int) -> None:
     """Frames of all three kinds of length, pings and a close, and a heartbeat that moves the id."""

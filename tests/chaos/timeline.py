@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from tests.chaos.run import Outcome
-from tests.chaos.schedule import OF_SUBSCRIBERS, Kind
+from tests.chaos.schedule import ASIDE, OF_BROKERS, OF_SUBSCRIBERS, Kind
 
 BIN_SECONDS = 0.25
 
@@ -17,7 +17,7 @@ def draw(outcome: Outcome, path: Path) -> None:
     slots = sorted({life.slot for life in outcome.lives})
     colours = {slot: f"C{n}" for n, slot in enumerate(slots)}  # matplotlib's own order of colours
     partitions = sorted({partition for _, _, partition, _ in outcome.receipts})
-    lanes = [*(f"partition {partition}" for partition in partitions), *slots, "brokers", "subscribers"]
+    lanes = [*(f"partition {partition}" for partition in partitions), *slots, "brokers", "subscribers", "aside"]
     rows = {lane: len(lanes) - n for n, lane in enumerate(lanes)}
 
     figure = Figure(figsize=(14, 0.45 * len(lanes) + 1.6), layout="constrained")
@@ -32,13 +32,15 @@ def draw(outcome: Outcome, path: Path) -> None:
     for one in outcome.happened:
         kind, x = one.event.kind, one.began - outcome.began
         length = max((one.ended or outcome.ended) - one.began, 0.3)
-        if kind is Kind.BROKER_KILL:
+        if kind in OF_BROKERS:
             lane, text = "brokers", f"kill {one.event.target}"
+        elif kind in ASIDE:
+            lane, text = "aside", str(kind)
         elif kind in OF_SUBSCRIBERS:
             lane, text = "subscribers", kind.removeprefix("subscriber ")
         else:
             lane, text = slots[min(one.event.target, len(slots) - 1)], str(kind)
-        if lane in {"brokers", "subscribers"} or kind is Kind.SUSPEND:
+        if lane in {"brokers", "subscribers", "aside"} or kind is Kind.SUSPEND:
             axes.barh(rows[lane], length, left=x, height=0.5, color="0.75", hatch="//", edgecolor="white")
         axes.annotate(text, (x, rows[lane] + 0.28), fontsize=7, va="bottom")
     for repeat in outcome.report.repeats:

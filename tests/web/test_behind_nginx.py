@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -51,7 +52,8 @@ class HouseBehindNginx(House):
             host, port = self.server.addresses[0]
             text = CONFIGURATION.format(folder=self._folder, host=host, port=port, location=self._location)
             with nginx(self._folder, text):
-                await self.until((self._folder / "socket").exists)
+                # Not when the file is there: nginx binds before it listens, and refuses meanwhile.
+                await self.until(lambda: listens(self._folder / "socket"))
                 yield
 
     @asynccontextmanager
@@ -63,6 +65,12 @@ class HouseBehindNginx(House):
             yield stream
         finally:
             stream.socket.close()
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections at a local socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 @contextmanager

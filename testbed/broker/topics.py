@@ -1,0 +1,131 @@
+"""What happens to topics in use: records deleted, made again, partitions added, partitions that one node alone has."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions, NewTopic
+
+from testbed.patience import seconds
+
+ADMIN_SECONDS = 30.0
+AGAIN_SECONDS = 0.05
+
+
+def create_on_nodes(admin: AdminClient, name: str, nodes: Sequence[int]) -> None:
+    """Create a topic with one partition for each node, which alone has it: killed, it leaves it without a leader."""
+    config = {"min.insync.replicas": "1"}
+    topic = NewTopic(name, len(nodes), replica_assignment=[[node] for node in nodes], config=config)
+    admin.create_topics([topic])[name].result(seconds(ADMIN_SECONDS))
+
+
+def expire(admin: AdminClient, topic: str, before: Mapping[int, int]) -> None:
+    """Let records go now, as retention would: of each partition all before the offset."""
+    for partition, offset in before.items():
+        place = TopicPartition(topic, partition, offset)
+        _for_sure(admin, lambda: next(iter(admin.delete_records([place]).values())))  # noqa: B023 - called in this turn
+
+
+def recreate(admin: AdminClient, topic: str, partitions: int, replication_factor: int = -1) -> None:
+    """Delete a topic and make it again at once."""
+    _for_sure(admin, lambda: admin.delete_topics([topic])[topic], KafkaError.UNKNOWN_TOPIC_OR_PART)
+    # It is there for a moment after the answer that it is gone.
+    _for_sure(admin, lambda: admin.create_topics([NewTopic(topic, partitions, replication_factor)])[topic])
+
+
+def grow(admin: AdminClient, topic: str, partitions: int) -> None:
+    """Give a topic more partitions, so that it has this number."""
+    _for_sure(
+        admin, lambda: admin.create_partitions([NewPartitions(topic, partitions)])[topic], KafkaError.INVALID_PARTITIONS
+    )
+
+
+def _for_sure(admin: AdminClient, ask: Callable[[], Future[Any]], done: int = KafkaError.NO_ERROR) -> None:
+    """Ask until a broker has done it: one that is killed under the question may leave it undone, or unanswered.
+
+    Args:
+        admin: With what it is asked.
+        ask: Asks once.
+        done: The error that says that it was done already.
+
+    Raises:
+        KafkaException: it was not done within the deadline.
+    """
+    deadline = time.monotonic() + seconds(ADMIN_SECONDS)
+    while True:
+        try:
+            ask().result(seconds(ADMIN_SECONDS))
+        except KafkaException as error:
+            if error.args[0].code() != done:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(AGAIN_SECONDS)
+                # Else it asks a node that leads no longer, again and again (seen for 90 s).
+                with suppress(KafkaException):
+                    admin.list_topics(timeout=seconds(ADMIN_SECONDS))
+                continue
+        return
+
+
+def fill(
+    bootstrap_servers: str,
+    topic: str,
+    partitions: Sequence[int],
+    number: int,
+    value: str,
+) -> list[tuple[int, int]]:
+    """Write so many records of one value into each of these partitions, also into new ones; returns their places.
+
+    Args:
+        bootstrap_servers: The brokers.
+        topic: Where to.
+        partitions: Each gets all of them.
+        number: Of records in each.
+        value: Theirs.
+
+    Returns:
+        (partition, offset) of each.
+
+    Raises:
+        KafkaException: a record was not stored within the deadline.
+    """
+    producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 5, "log_level": 2})
+    stored: list[tuple[int, int]] = []
+    refused: list[KafkaError] = []
+    deadline = time.monotonic() + seconds(ADMIN_SECONDS)
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            stored.append((message.partition() or 0, message.offset() or 0))
+        else:
+            refused.append(error)
+
+    for partition in partitions:
+        # A partition that was just added is not known to every broker yet.
+        while not _knows(producer, topic, partition) and time.monotonic() < deadline:
+            time.sleep(AGAIN_SECONDS)
+        for _ in range(number):
+            while True:
+                try:
+                    producer.produce(topic, value, partition=partition, on_delivery=delivered)
+                except BufferError:
+                    producer.poll(AGAIN_SECONDS)
+                else:
+                    break
+            producer.poll(0)
+    producer.flush(seconds(ADMIN_SECONDS))
+    if refused:
+        raise KafkaException(refused[0])
+    return stored
+
+
+def _knows(producer: Producer, topic: str, partition: int) -> bool:
+    try:
+        found = producer.list_topics(topic, timeout=seconds(ADMIN_SECONDS)).topics.get(topic)
+    except KafkaException:
+        return False
+    return found is not None and partition in found.partitions and found.partitions[partition].leader >= 0

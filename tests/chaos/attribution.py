@@ -1,0 +1,257 @@
+"""What a repeat comes from: put down to what Kafka's log of commits and the replicas' own logs say, never to the clock.
+
+Pure: no I/O, no clock; times are arguments, in seconds since the epoch, as both kinds of logs have them. They only say
+what came before what, so a slow machine changes no verdict: everything is on one machine, with one clock.
+
+How it judges:
+
+* A *tenure* is the time in which a process has a partition: from ``assigned`` in its log until ``revoking`` or
+  ``partitions lost`` there, or until it was killed.
+* A repeat has two tenures: of the process that sent the record first, and of the one that sent it as well. The later
+  one begins at the group's committed offset in Kafka's log. A record before that offset was committed, and nobody may
+  send it again; from there on the earlier owner had dispatched it and not committed it.
+* Why it had not, the hand-over says: the owner was killed, or had lost the partition without a word to it. An owner
+  that was asked to let go commits first, so such a hand-over repeats nothing, unless nobody could commit: while a fault
+  was *in force* between the first receipt of the record and the hand-over.
+* A member that is killed or suspended is in force until others have all of its partitions; a broker that is killed,
+  until it answers again and Kafka has stored a commit of the partition after that.
+* A commit that steps back is a late one when a replica's log says that librdkafka had given it up before, and Kafka's
+  log has a later commit that puts it right.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from tests.audit.ledger import Backwards, Repeat
+
+NOTHING = "nothing"
+"""No fault can be the cause, and no planned change was."""
+
+COMMITTED = "a committed record, sent again"
+"""The later owner began before the offset that was committed when it was assigned: no fault excuses that."""
+
+LOST = "partitions lost"
+"""Of a replica that nobody had touched, such as on a machine that is too slow for the session."""
+
+GIVEN_UP = frozenset({"_TIMED_OUT", "_TRANSPORT", "REQUEST_TIMED_OUT"})
+"""Answers that librdkafka makes by itself when it stops waiting: the request may still be stored."""
+
+
+class Ending(StrEnum):
+    """How a tenure ended."""
+
+    ASKED = "revoking"
+    LOST = "partitions lost"
+    KILLED = "kill -9"
+
+
+class Line(NamedTuple):
+    """A line of a replica's log, about one partition."""
+
+    at: float
+    process: str
+    event: str
+    """``assigned``, ``revoking``, ``partitions lost``, ``commit not stored``."""
+    partition: int
+    offset: int = -1
+    """Of a commit."""
+    error: str = ""
+    """Of a commit."""
+
+
+class Stored(NamedTuple):
+    """A commit in Kafka's log, in its order within a partition."""
+
+    partition: int
+    offset: int
+    at: float
+
+
+@dataclass(slots=True)
+class Tenure:
+    """One process has one partition."""
+
+    process: str
+    partition: int
+    began: float
+    ended: float = float("inf")
+    ending: Ending | None = None
+    """None: it had the partition to the end of the run."""
+
+
+class Incident(NamedTuple):
+    """What the run did, as far as it can be a cause."""
+
+    kind: str
+    began: float
+    ended: float
+    process: str | None
+    """The member that it happened to; None: a broker, or a planned change of nobody in particular."""
+    is_fault: bool
+    """Else it is a planned change."""
+
+
+def tenures(lines: Iterable[Line], killed: Iterable[tuple[str, float]]) -> list[Tenure]:
+    """Who had which partition when, oldest first.
+
+    Args:
+        lines: Of all replicas, in any order.
+        killed: Processes that were killed, and when: they say no last word.
+    """
+    open_now: dict[tuple[str, int], Tenure] = {}
+    found: list[Tenure] = []
+    for line in sorted(lines, key=lambda one: one.at):
+        key = line.process, line.partition
+        if line.event == "assigned":
+            found.append(Tenure(line.process, line.partition, line.at))
+            open_now[key] = found[-1]
+        elif line.event in set(Ending) and (tenure := open_now.pop(key, None)) is not None:
+            tenure.ended, tenure.ending = line.at, Ending(line.event)
+    for process, at in killed:
+        for (name, _), tenure in open_now.items():
+            if name == process:
+                tenure.ended, tenure.ending = at, Ending.KILLED
+    return found
+
+
+class Attribution:
+    """Tells where repeats and steps back come from.
+
+    Args:
+        lines: What the replicas have logged about the audited topic.
+        commits: Kafka's log of commits for it.
+        receipts: (at, process, partition, offset): when somebody first had a record of a process.
+        incidents: What the run did, in order.
+        killed: Processes that were killed, and when.
+    """
+
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        commits: Sequence[Stored],
+        receipts: Iterable[tuple[float, str, int, int]],
+        incidents: Sequence[Incident],
+        killed: Iterable[tuple[str, float]],
+    ) -> None:
+        self._lines = lines
+        self._commits: dict[int, list[Stored]] = defaultdict(list)
+        for commit in commits:
+            self._commits[commit.partition].append(commit)
+        self._tenures: dict[int, list[Tenure]] = defaultdict(list)
+        for tenure in tenures(lines, killed):
+            self._tenures[tenure.partition].append(tenure)
+        self._received = {(process, partition, offset): at for at, process, partition, offset in receipts}
+        self._incidents = incidents
+        self.evidence: list[str] = []
+        """Repeats that no fault excuses, in words."""
+
+    def cause(self, repeat: Repeat) -> str:
+        """The kind of incident that a repeat comes from, or one of this module's words for those without."""
+        verdict, words = NOTHING, "no log tells of both assignments"
+        for older, newer in self._pairs(repeat):
+            found, said = self._judge(repeat, older, newer)
+            if words.startswith("no log"):
+                verdict, words = found, said
+            if not said:
+                return found
+        first = f"{repeat.partition}@{repeat.offset} by {repeat.first_process}, then by {repeat.process}"
+        self.evidence.append(f"repeated: {first}: {words}")
+        return verdict
+
+    def is_late(self, step: Backwards) -> bool:
+        """Whether a commit that stepped back is one that was given up and came late, and was put right later."""
+        stored = step.stored_ms / 1000
+        given_up = any(
+            line.event == "commit not stored"
+            and (line.partition, line.offset) == (step.partition, step.offset)
+            and line.error in GIVEN_UP
+            and line.at <= stored + 0.001  # Kafka keeps whole milliseconds
+            for line in self._lines
+        )
+        later = [one for one in self._commits[step.partition] if one.at >= stored and one.offset >= step.before]
+        return given_up and bool(later)
+
+    def _pairs(self, repeat: Repeat) -> Iterator[tuple[Tenure, Tenure]]:
+        """Assignments in which the two may have sent the record, the likely ones first; none twice."""
+        first_at = self._first_at(repeat)
+        ones = self._candidates(repeat.partition, repeat.first_process, first_at)
+        others = self._candidates(repeat.partition, repeat.process, repeat.at)
+        for one in ones:
+            for other in others:
+                yield (one, other) if one.began <= other.began else (other, one)
+
+    def _candidates(self, partition: int, process: str, at: float) -> list[Tenure]:
+        return [one for one in reversed(self._tenures[partition]) if one.process == process and one.began <= at]
+
+    def _first_at(self, repeat: Repeat) -> float:
+        return self._received.get((repeat.first_process, repeat.partition, repeat.offset), repeat.at)
+
+    def _judge(self, repeat: Repeat, older: Tenure, newer: Tenure) -> tuple[str, str]:
+        """The cause, and why it is none; empty words when it excuses the repeat."""
+        committed = self._committed_at(newer)
+        first_at = min(self._first_at(repeat), newer.began)
+        in_force = [one for one in self._incidents if one.is_fault and self._in_force(one, repeat, first_at, newer)]
+        if repeat.offset < committed:
+            # A commit is in Kafka's log before the replicas of that log have it, and only then is it given to anybody.
+            broker = [one for one in in_force if one.process is None]
+            words = f"{committed} was committed when {newer.process} was assigned"
+            return (broker[-1].kind, "") if broker else (COMMITTED, words)
+        between = [one for one in self._tenures[repeat.partition] if older.began <= one.began < newer.began]
+        for tenure in reversed(between):
+            if tenure.ending in {Ending.KILLED, Ending.LOST}:
+                return self._of_tenure(tenure), ""
+        if in_force:
+            return in_force[-1].kind, ""
+        planned = [one for one in self._incidents if not one.is_fault and one.began <= newer.began]
+        words = f"asked to let go, {older.process} had not committed it, and nothing kept it from that"
+        return (planned[-1].kind if planned else NOTHING), words
+
+    def _of_tenure(self, tenure: Tenure) -> str:
+        """The fault that ended a tenure without a word to the group."""
+        for one in reversed(self._incidents):
+            if one.is_fault and one.process == tenure.process and one.began <= tenure.ended:
+                return one.kind
+        brokers = [one for one in self._incidents if one.is_fault and one.process is None]
+        away = [
+            one for one in brokers if one.began <= tenure.ended and self._end_of(one, tenure.partition) >= tenure.began
+        ]
+        return away[-1].kind if away else LOST
+
+    def _committed_at(self, tenure: Tenure) -> int:
+        """The lowest offset in force from the assignment to its first record: where the owner may have begun."""
+        sent = [
+            at
+            for (process, partition, _), at in self._received.items()
+            if (process, partition) == (tenure.process, tenure.partition) and at >= tenure.began
+        ]
+        until = min(sent, default=tenure.began)
+        before, during = 0, []
+        for commit in self._commits[tenure.partition]:
+            if commit.at <= tenure.began:
+                before = commit.offset
+            elif commit.at <= until:
+                during.append(commit.offset)
+        return min([before, *during])
+
+    def _in_force(self, incident: Incident, repeat: Repeat, first_at: float, newer: Tenure) -> bool:
+        return incident.began <= newer.began and self._end_of(incident, repeat.partition) >= first_at
+
+    def _end_of(self, incident: Incident, partition: int) -> float:
+        """When a fault had no effect on a partition any more."""
+        if incident.process is None:
+            after = [one.at for one in self._commits[partition] if one.at >= incident.ended]
+            return min(after, default=float("inf"))
+        held = [
+            tenure
+            for several in self._tenures.values()
+            for tenure in several
+            if tenure.process == incident.process and tenure.began <= incident.began <= tenure.ended
+        ]
+        ends = []
+        for tenure in held:
+            taken = [one.began for one in self._tenures[tenure.partition] if one.began > incident.began]
+            ends.append(min(taken, default=float("inf")) if tenure.ending is not None else incident.ended)
+        return max(ends, default=incident.ended)

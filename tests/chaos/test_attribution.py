@@ -1,0 +1,137 @@
+"""Repeats are put down to what the logs say, and how fast a machine is changes no verdict."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.audit.ledger import Backwards, Repeat
+from tests.chaos.attribution import COMMITTED, LOST, NOTHING, Attribution, Ending, Incident, Line, Stored, tenures
+
+REPEAT = Repeat(20.0, 0, 7, "a", "b")
+"""Record 7 came of a at 4, and of b at 20."""
+
+
+def had(process: str, *times: float, ending: str = "revoking") -> list[Line]:
+    """A process has partition 0 from the first to the second time, or to the end."""
+    lines = [Line(times[0], process, "assigned", 0)]
+    return [*lines, Line(times[1], process, ending, 0)] if len(times) > 1 else lines
+
+
+def cause(
+    lines: Sequence[Line],
+    commits: Sequence[tuple[int, float]],
+    incidents: Sequence[Incident] = (),
+    killed: Sequence[tuple[str, float]] = (),
+    slowness: float = 1.0,
+) -> str:
+    """What `REPEAT` comes from; on a machine that is slower all times are longer."""
+    attribution = Attribution(
+        [line._replace(at=line.at * slowness) for line in lines],
+        [Stored(0, offset, at * slowness) for offset, at in commits],
+        [(4.0 * slowness, "a", 0, 7), (20.0 * slowness, "b", 0, 7)],
+        [one._replace(began=one.began * slowness, ended=one.ended * slowness) for one in incidents],
+        [(process, at * slowness) for process, at in killed],
+    )
+    found = attribution.cause(REPEAT._replace(at=REPEAT.at * slowness))
+    assert bool(attribution.evidence) == (found in {NOTHING, COMMITTED, "join", "SIGTERM"})
+    return found
+
+
+def fault(kind: str, began: float, ended: float, process: str | None = None) -> Incident:
+    """One that excuses."""
+    return Incident(kind, began, ended, process, is_fault=True)
+
+
+JOIN = Incident("join", 9, 11, None, is_fault=False)
+ASKED = [*had("a", 1, 10), *had("b", 11)]
+OPEN = [*had("a", 1), *had("b", 11)]
+
+
+@pytest.mark.parametrize("slowness", [1.0, 50.0])
+@pytest.mark.parametrize(
+    ("lines", "commits", "incidents", "killed", "expected"),
+    [
+        (OPEN, [(7, 3)], [fault("kill -9", 5, 15, "a"), JOIN], [("a", 5)], "kill -9"),
+        (OPEN, [(8, 3)], [fault("kill -9", 5, 15, "a")], [("a", 5)], COMMITTED),
+        ([*had("a", 1, 12, ending="partitions lost"), *had("b", 11)], [(7, 3)], [], [], LOST),
+        (
+            [*had("a", 1, 12, ending="partitions lost"), *had("b", 11)],
+            [(7, 3)],
+            [fault("SIGSTOP", 5, 12, "a"), JOIN],
+            [],
+            "SIGSTOP",
+        ),
+        (ASKED, [(7, 3)], [JOIN], [], "join"),
+        (ASKED, [(7, 3)], [], [], NOTHING),
+        (ASKED, [(7, 3)], [fault("broker kill", 3.5, 9), JOIN], [], "broker kill"),
+        # It answered again, and took a commit, before the record came: it kept nobody from committing it.
+        (ASKED, [(6, 1), (7, 3)], [fault("broker kill", 0, 2), JOIN], [], "join"),
+        # Long after it answers again it is still the cause, for Kafka has stored nothing since.
+        (ASKED, [(6, 1)], [fault("broker kill", 1.5, 2), JOIN], [], "broker kill"),
+        (ASKED, [(8, 9.9)], [fault("broker kill", 5, 30), JOIN], [], "broker kill"),
+        # The group waits for a member that does not answer, and nobody can commit.
+        (
+            [*ASKED, Line(1, "c", "assigned", 1), Line(14, "b", "assigned", 1)],
+            [(7, 3)],
+            [fault("SIGSTOP", 5, 14, "c"), JOIN],
+            [],
+            "SIGSTOP",
+        ),
+        # Others had all of its partitions before the record came.
+        (
+            [*ASKED, *[Line(1, "c", "assigned", 1), Line(3, "b", "assigned", 1)]],
+            [(7, 3)],
+            [fault("kill -9", 2, 14, "c"), JOIN],
+            [("c", 2)],
+            "join",
+        ),
+        # Both have it, and nobody has lost it.
+        (OPEN, [(7, 3)], [], [], NOTHING),
+        (ASKED[:1], [(7, 3)], [fault("kill -9", 5, 15, "a")], [], NOTHING),
+    ],
+)
+def test_a_repeat_is_put_down_to_what_the_logs_say(  # noqa: PLR0917 - pytest passes names
+    lines: list[Line],
+    commits: list[tuple[int, float]],
+    incidents: list[Incident],
+    killed: list[tuple[str, float]],
+    expected: str,
+    slowness: float,
+) -> None:
+    """To the way in which the owner before let go, and to a fault only while it was in force."""
+    assert cause(lines, commits, incidents, killed, slowness) == expected
+
+
+def test_the_fault_behind_an_owner_that_says_no_last_word_is_its_own() -> None:
+    """Not the last one of the run, whichever that is."""
+    incidents = [fault("kill -9", 5, 15, "a"), fault("SIGSTOP", 6, 12, "c")]
+    assert cause(OPEN, [(7, 3)], incidents, [("a", 5)]) == "kill -9"
+
+
+def test_tenures_end_as_the_logs_say() -> None:
+    """Asked, lost, killed, or not at all; lines may come in any order."""
+    lines = [*had("c", 5), *had("b", 3, 4, ending="partitions lost"), *had("a", 1, 2), *had("d", 6)]
+    found = tenures(lines, [("c", 5.5)])
+    assert [(one.process, one.ending) for one in found] == [
+        ("a", Ending.ASKED),
+        ("b", Ending.LOST),
+        ("c", Ending.KILLED),
+        ("d", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("offset", "error", "at", "later", "late"),
+    [
+        (5, "_TIMED_OUT", 9.0, True, True),
+        (5, "_TIMED_OUT", 11.0, True, False),
+        (5, "_TIMED_OUT", 9.0, False, False),
+        (5, "ILLEGAL_GENERATION", 9.0, True, False),
+        (4, "_TIMED_OUT", 9.0, True, False),
+    ],
+)
+def test_a_commit_that_steps_back(offset: int, error: str, at: float, later: bool, late: bool) -> None:
+    """Is a late one only if librdkafka had given up that very one before, and Kafka's log has it put right."""
+    line = Line(at, "a", "commit not stored", 0, offset, error)
+    commits = [Stored(0, 8, 9.5), Stored(0, 5, 10.0), *([Stored(0, 9, 12.0)] if later else [])]
+    assert Attribution([line], commits, [], [], []).is_late(Backwards(0, 5, 8, 10_000)) == late

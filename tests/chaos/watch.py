@@ -1,0 +1,98 @@
+"""Readers of a topic whose log changes: one on each replica, who leave, freeze and come back together."""
+
+from collections.abc import Callable
+
+import orjson
+import trio
+
+from testbed.clients import Event, SseStream, first_pair, open_sse
+from tests.audit.fleet import Fleet
+from tests.audit.listeners import ENDINGS, RECONNECT_SECONDS
+from tests.chaos.books import Books
+
+SMALL_BUFFER_BYTES = 4096
+
+
+class Watch:
+    """Keeps one reader of a topic on each slot of a fleet.
+
+    Args:
+        books: Whom the readers tell what they see.
+        fleet: The replicas.
+    """
+
+    def __init__(self, books: Books, fleet: Fleet) -> None:
+        self.books = books
+        self.fleet = fleet
+        self._here = trio.Event()
+        self._here.set()
+        self._reading = trio.Event()
+        self._reading.set()
+        self._visits: set[trio.CancelScope] = set()
+
+    async def run(self, slots: int) -> None:
+        """Read for ever. *Cancellation*: safe, all connections are closed."""
+        async with trio.open_nursery() as nursery:
+            for number in range(slots):
+                nursery.start_soon(self._stay_at, number)
+
+    def leave(self) -> None:
+        """Nobody reads the topic from now on."""
+        self._here = trio.Event()
+        for visit in self._visits:
+            visit.cancel()
+
+    def freeze(self) -> None:
+        """Connections stay open, and nobody reads from them."""
+        self._reading = trio.Event()
+
+    def come_back(self) -> None:
+        """Read again, on new connections where there are none."""
+        self._here.set()
+        self._reading.set()
+
+    async def _stay_at(self, number: int) -> None:
+        while True:
+            await self._here.wait()
+            slots = self.fleet.slots[number : number + 1]
+            if slots and (replica := slots[0].replica) is not None:
+                try:
+                    with trio.CancelScope() as visit:
+                        self._visits.add(visit)
+                        query = f"?topic={self.books.topic}"
+                        async with open_sse(replica, query, receive_buffer_bytes=SMALL_BUFFER_BYTES) as stream:
+                            await read_into(self.books, stream, lambda: self._reading)
+                except* ENDINGS:
+                    pass  # the next connection tells how things are
+                finally:
+                    self._visits.discard(visit)
+            await trio.sleep(RECONNECT_SECONDS)
+
+
+async def read_into(books: Books, stream: SseStream, reading: Callable[[], trio.Event]) -> None:
+    """Tell the books of everything that comes, until the stream ends."""
+    connection = books.opened()
+    while (event := await stream.next_event()) is not None:
+        take(books, connection, event)
+        await reading().wait()
+
+
+def take(books: Books, connection: int, event: Event) -> None:
+    """Tell the books of one event."""
+    if event.type == "message":
+        books.received(connection, *first_pair(event.id), generation_of(event.data))
+    elif event.type == "state":
+        books.state(connection, frozenset(orjson.loads(event.data)["assigned"].get(books.topic, ())))
+    elif event.type == "gap":
+        gap = orjson.loads(event.data)
+        books.gap(connection, gap["partition"], gap["from"], gap["to"], gap["reason"])
+
+
+def value_of(generation: int, size_bytes: int = 0) -> str:
+    """What every record of a generation says."""
+    return f"{generation} ".ljust(size_bytes, ".")
+
+
+def generation_of(value: str) -> int:
+    """The generation that a value names."""
+    return int(value.partition(" ")[0])
