@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Callable
 
 import structlog
 import trio
@@ -10,17 +11,15 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 
+from dispatcher.invariants import Invariant, invariants
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
-from dispatcher.web.sockets import PlainSocket, secured, tls_context
+from dispatcher.web.sockets import PlainSocket, Socket, secured, tls_context
 
 log = structlog.get_logger(__name__)
 
 BACKLOG = 4096
 """Connections that the kernel holds for us while we are busy: a whole replica's subscribers come at once."""
-
-MAX_MESSAGE_BYTES = 64 * 1024
-"""Longest WebSocket message that a client may send; a longer one is answered with close code 1009."""
 
 
 class Server:
@@ -29,20 +28,21 @@ class Server:
     Args:
         app: The ASGI app.
         settings: `bind`, `tls_certificate`, `tls_key`, `socket_unsent_bytes`, `stall_timeout_seconds`.
+        subscribers: How many there are; none may be left without a connection.
 
     Raises:
         SettingsError: the certificate or its key cannot be used.
     """
 
-    def __init__(self, app: ASGIFramework, settings: Settings) -> None:
+    def __init__(self, app: ASGIFramework, settings: Settings, subscribers: Callable[[], int] = lambda: 0) -> None:
         self._app = ASGIWrapper(app)
         self._settings = settings
         self._config = Config()
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
-        self._config.websocket_max_message_size = MAX_MESSAGE_BYTES
         self._context = WorkerContext(None)
         self._tls = tls_context(settings)
+        self._subscribers = subscribers
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
         self._ended = trio.Event()
@@ -76,6 +76,8 @@ class Server:
         """Accept nothing more, end idle connections, and after the grace all others."""
         self._accepting.cancel()
         await self._context.terminated.set()
+        for connection in tuple(self._connections):
+            connection.stop_requests()
         if not self._connections:
             return
         with trio.move_on_after(grace_seconds):
@@ -89,22 +91,27 @@ class Server:
         return len(self._connections)
 
     async def _handle(self, stream: trio.SocketStream) -> None:
-        peer = PlainSocket(stream) if self._tls is None else await secured(stream, self._tls)
+        patience = self._settings.stall_timeout_seconds
+        peer: Socket | None
+        if self._tls is None:
+            peer = PlainSocket(stream, patience)
+        else:
+            peer = await secured(stream, self._tls, patience)
         if peer is None:
             stream.socket.close()
             return
-        connection = Connection(
-            self._app,
-            self._config,
-            self._context,
-            peer,
-            stall_timeout_seconds=self._settings.stall_timeout_seconds,
-        )
+        connection = Connection(self._app, self._config, self._context, peer)
         self._connections.add(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            if self._subscribers() > len(self._connections):
+                invariants.violated(
+                    Invariant.SUBSCRIBERS_HAVE_CONNECTIONS,
+                    subscribers=self._subscribers(),
+                    connections=len(self._connections),
+                )
             if not self._connections and self._context.terminated.is_set():
                 self._ended.set()
 

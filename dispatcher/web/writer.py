@@ -1,0 +1,190 @@
+"""The one outlet of a connection: every byte that goes out on its socket passes through here.
+
+Response heads, records, answers to pings and closes take the same way, so whatever a socket took in part is finished
+before anything else is sent: no byte can come between the two halves of a chunk or a frame.
+
+Rules:
+
+* Bytes that were accepted and not sent yet (`_unsent`) go first, whoever sends next.
+* `try_send` and `reply` never wait. `send_all` does, and takes with it what they left.
+* After a stream's last bytes (`end`) and after `abort` nothing is accepted.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+
+import structlog
+import trio
+
+from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
+from dispatcher.web.sockets import Progress, Socket
+
+log = structlog.get_logger(__name__)
+
+
+class Writer:
+    """Writes to one connection (`hub.transport.Transport`). *Thread*: Trio's.
+
+    Args:
+        peer: Where to write.
+    """
+
+    __slots__ = (
+        "_descriptor",
+        "_doubted",
+        "_lock",
+        "_look_at",
+        "_peer",
+        "_reply",
+        "_silence_seconds",
+        "_streams",
+        "_unsent",
+        "ended",
+        "heard_at",
+        "name",
+    )
+
+    def __init__(self, peer: Socket) -> None:
+        self._peer = peer
+        self.name = peer.name
+        self.ended = False
+        """Whether nothing is accepted any more: the last bytes have gone out, or the connection was aborted."""
+        self.heard_at = trio.current_time()
+        """When the peer last sent something."""
+        self._lock = trio.Lock()
+        self._streams = False
+        self._descriptor: int | None = None
+        """The socket's, while bytes may go to it at once: a stream is open, and nothing waits to go out."""
+        self._unsent: memoryview | None = None
+        """What the socket has not taken yet of bytes that were accepted."""
+        self._reply = b""
+        """An answer that goes out after what is under way; a newer one replaces it (RFC 6455, section 5.5.3)."""
+        self._silence_seconds: float | None = None
+        self._look_at = self.heard_at
+        self._doubted = False
+        """Whether the last look found no progress."""
+
+    def open_stream(self, silence_seconds: float | None) -> None:
+        """From now on a subscriber writes.
+
+        Args:
+            silence_seconds: The peer has to send something at least this often; None where it has nothing to say.
+        """
+        self._streams = True
+        self._descriptor = self._peer.descriptor
+        self._silence_seconds = silence_seconds
+        self.heard_at = trio.current_time()
+
+    def try_send(self, data: bytes) -> int:
+        """Hand bytes to the socket if it takes some at once; returns how many it took (see `Transport`)."""
+        if self._descriptor is None:
+            return 0
+        try:
+            sent = os.write(self._descriptor, data)
+        except OSError:
+            return 0  # full, or broken: `send_all` finds out
+        if sent < len(data):
+            self._unsent, self._descriptor = memoryview(data)[sent:], None
+        return sent
+
+    def reply(self, data: bytes) -> bool:
+        """Answer the peer without waiting.
+
+        Returns:
+            False: the answer has gone out. True: `send_all` has to be called, with or without bytes, to send it.
+        """
+        sent = self.try_send(data)
+        if not sent:
+            self._reply = data
+        return sent < len(data)
+
+    async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Hand bytes to the socket, in order, after what it has not taken yet; returns when it took the last one.
+
+        *Backpressure*: waits while the socket is full. *Cancellation*: the connection is aborted, because a part
+        may have been sent.
+
+        Raises:
+            SubscriberGoneError: the connection is closed or broken, or its last bytes have gone out.
+            SubscriberStalledError: the peer took nothing for `stall_timeout_seconds`; the connection is aborted.
+        """
+        async with self._lock:
+            self._descriptor = None
+            waiting = [buffer for buffer in buffers if buffer]
+            if self._unsent is not None:
+                waiting.insert(0, self._unsent)
+                self._unsent = None
+            try:
+                await self._send(waiting)
+                while self._reply:
+                    reply, self._reply = self._reply, b""
+                    await self._send([reply])
+            except (OSError, trio.ClosedResourceError, trio.BrokenResourceError) as error:
+                self.abort()
+                raise SubscriberGoneError("the connection is closed") from error
+            except BaseException:
+                self.abort()
+                raise
+            if self._streams and not self.ended:
+                self._descriptor = self._peer.descriptor
+
+    async def end(self, data: bytes) -> None:
+        """Send a stream's last bytes; from then on nothing is accepted.
+
+        Does nothing when the connection has broken. *Cancellation*: as for `send_all`.
+        """
+        self._streams, self._reply = False, b""
+        with suppress(SubscriberGoneError, SubscriberStalledError):
+            await self.send_all([data])
+        self._close()
+
+    def abort(self) -> None:
+        """Close the connection at once, with a reset: whatever waits for it, in us or in the kernel, is let go."""
+        if self._peer.socket.fileno() >= 0:
+            with suppress(OSError):
+                self._peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._peer.socket.close()
+        self._close()
+
+    def end_if_silent(self, now: float) -> None:
+        """Abort when the peer has vanished, which is to acknowledge nothing of what it was sent, or answers no ping."""
+        if now < self._look_at or self.ended:
+            return
+        liveness = self._peer.liveness
+        self._look_at = now + liveness.stall_timeout_seconds / 2
+        if self._lock.locked():
+            self.heard_at = now  # a send is under way, and gives up by itself
+            return
+        progress = liveness.look()
+        if progress is Progress.MOVING:
+            self.heard_at = now  # pings wait for room, too
+        if progress is Progress.NONE and self._doubted:
+            log.info("subscriber vanished", stall_timeout_seconds=liveness.stall_timeout_seconds)
+            self.abort()
+        self._doubted = progress is Progress.NONE
+        if self._silence_seconds is not None:
+            if now - self.heard_at >= self._silence_seconds:
+                log.info("subscriber answers no ping", silence_seconds=now - self.heard_at)
+                self.abort()
+            self._look_at = min(self._look_at, self.heard_at + self._silence_seconds)
+
+    async def _send(self, buffers: list[bytes | memoryview]) -> None:
+        while buffers:
+            if self.ended:
+                raise SubscriberGoneError("the connection has ended")
+            sent = await self._peer.send_some(buffers)
+            done = 0
+            while done < len(buffers) and sent >= len(buffers[done]):
+                sent -= len(buffers[done])
+                done += 1
+            del buffers[:done]
+            if sent:
+                buffers[0] = memoryview(buffers[0])[sent:]
+
+    def _close(self) -> None:
+        self.ended = True
+        self._descriptor = self._unsent = None
+        self._reply = b""
