@@ -14,6 +14,8 @@ What this does that Hypercorn's own shell (``hypercorn.trio.tcp_server``, 0.18) 
 """
 
 import math
+import os
+from contextlib import suppress
 from typing import cast
 
 import structlog
@@ -87,6 +89,7 @@ class Connection:
                 self.stream.close()
             with trio.move_on_after(LINGER_SECONDS, shield=True):
                 await self._linger()
+            self._drain()
             self.peer.socket.close()
 
     @property
@@ -181,10 +184,20 @@ class Connection:
         """End our side, and give the client a moment to read and to end its own."""
         if self.peer.socket.fileno() < 0:
             return
+        left = LINGER_BYTES
         try:
             await self.peer.end()
-            left = LINGER_BYTES
             while left > 0 and (data := await self.peer.receive_some(RECEIVE_BYTES)):
                 left -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             pass
+
+    def _drain(self) -> None:
+        """Throw away what the client has sent meanwhile.
+
+        The kernel would reset a connection with unread bytes, and the client might never read our last ones.
+        """
+        descriptor, left = self.peer.socket.fileno(), LINGER_BYTES
+        with suppress(OSError):
+            while left > 0 and (data := os.read(descriptor, RECEIVE_BYTES)):
+                left -= len(data)

@@ -24,8 +24,8 @@ from dispatcher.web.writer import Writer
 
 log = structlog.get_logger(__name__)
 
-LEAVE_SECONDS = 2.0
-"""How long a write under way may still take when the client has said that it leaves."""
+LEAVE_SECONDS = 10.0
+"""How long the frame under way may still take when the client has said that it leaves: it may be a long one."""
 
 Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 """Hypercorn's side of an answer; None when nothing more comes."""
@@ -181,6 +181,7 @@ class SubscriberStream:
             self._farewell = farewell
             if farewell.goodbye is None:
                 self._subscriber.leave()
+                writer.cut_short()
                 stream.deadline = trio.current_time() + LEAVE_SECONDS
             else:
                 log.info("client broke the protocol", code=farewell.code, reason=farewell.reason)

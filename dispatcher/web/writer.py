@@ -33,7 +33,9 @@ class Writer:
     """
 
     __slots__ = (
+        "_cut_short",
         "_descriptor",
+        "_direct_bytes",
         "_doubted",
         "_lock",
         "_look_at",
@@ -56,12 +58,15 @@ class Writer:
         """When the peer last sent something."""
         self._lock = trio.Lock()
         self._streams = False
-        self._descriptor: int | None = None
-        """The socket's, while bytes may go to it at once: a stream is open, and nothing waits to go out."""
+        """Whether bytes may go to the socket at once in between."""
+        self._descriptor = -1
+        self._direct_bytes = 0
+        """Most bytes that may go to the socket at once; 0 unless a stream is open and nothing waits to go out."""
         self._unsent: memoryview | None = None
         """What the socket has not taken yet of bytes that were accepted."""
         self._reply = b""
         """An answer that goes out after what is under way; a newer one replaces it (RFC 6455, section 5.5.3)."""
+        self._cut_short = False
         self._silence_seconds: float | None = None
         self._look_at = self.heard_at
         self._doubted = False
@@ -73,21 +78,24 @@ class Writer:
         Args:
             silence_seconds: The peer has to send something at least this often; None where it has nothing to say.
         """
-        self._streams = True
-        self._descriptor = self._peer.descriptor
+        if self._peer.descriptor is not None:
+            self._streams = True
+            self._descriptor = self._peer.descriptor
+            self._direct_bytes = self._peer.liveness.direct_bytes
         self._silence_seconds = silence_seconds
         self.heard_at = trio.current_time()
 
     def try_send(self, data: bytes) -> int:
         """Hand bytes to the socket if it takes some at once; returns how many it took (see `Transport`)."""
-        if self._descriptor is None:
+        size_bytes = len(data)
+        if size_bytes > self._direct_bytes:
             return 0
         try:
             sent = os.write(self._descriptor, data)
         except OSError:
             return 0  # full, or broken: `send_all` finds out
-        if sent < len(data):
-            self._unsent, self._descriptor = memoryview(data)[sent:], None
+        if sent < size_bytes:
+            self._unsent, self._direct_bytes = memoryview(data)[sent:], 0
         return sent
 
     def reply(self, data: bytes) -> bool:
@@ -112,14 +120,14 @@ class Writer:
             SubscriberStalledError: the peer took nothing for `stall_timeout_seconds`; the connection is aborted.
         """
         async with self._lock:
-            self._descriptor = None
+            self._direct_bytes = 0
             waiting = [buffer for buffer in buffers if buffer]
             if self._unsent is not None:
                 waiting.insert(0, self._unsent)
                 self._unsent = None
             try:
                 await self._send(waiting)
-                while self._reply:
+                while self._reply and not waiting:
                     reply, self._reply = self._reply, b""
                     await self._send([reply])
             except (OSError, trio.ClosedResourceError, trio.BrokenResourceError) as error:
@@ -128,15 +136,24 @@ class Writer:
             except BaseException:
                 self.abort()
                 raise
+            if waiting:
+                raise SubscriberGoneError("the stream ends")
             if self._streams and not self.ended:
-                self._descriptor = self._peer.descriptor
+                self._direct_bytes = self._peer.liveness.direct_bytes
+
+    def cut_short(self) -> None:
+        """Let a `send_all` under way end with the buffer that it has begun, as if the connection were gone.
+
+        For a client that leaves: each buffer is a whole frame, so a close may follow.
+        """
+        self._streams, self._direct_bytes, self._cut_short = False, 0, True
 
     async def end(self, data: bytes) -> None:
         """Send a stream's last bytes; from then on nothing is accepted.
 
         Does nothing when the connection has broken. *Cancellation*: as for `send_all`.
         """
-        self._streams, self._reply = False, b""
+        self._streams, self._reply, self._cut_short = False, b"", False
         with suppress(SubscriberGoneError, SubscriberStalledError):
             await self.send_all([data])
         self._close()
@@ -172,10 +189,13 @@ class Writer:
             self._look_at = min(self._look_at, self.heard_at + self._silence_seconds)
 
     async def _send(self, buffers: list[bytes | memoryview]) -> None:
+        """Send buffers and take them from the list; what was not begun stays in it after `cut_short`."""
         while buffers:
+            if self._cut_short and not isinstance(buffers[0], memoryview):
+                return
             if self.ended:
                 raise SubscriberGoneError("the connection has ended")
-            sent = await self._peer.send_some(buffers)
+            sent = await self._peer.send_some(buffers[:1] if self._cut_short else buffers)
             done = 0
             while done < len(buffers) and sent >= len(buffers[done]):
                 sent -= len(buffers[done])
@@ -186,5 +206,5 @@ class Writer:
 
     def _close(self) -> None:
         self.ended = True
-        self._descriptor = self._unsent = None
+        self._direct_bytes, self._unsent = 0, None
         self._reply = b""
