@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 import trio
@@ -60,11 +61,7 @@ class Server:
         """
         host, port = self._settings.bind_address
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-        for listener in listeners:
-            # Inherited by accepted sockets. Without it the kernel holds up to 4 MiB for each slow client, and
-            # what it holds counts as dispatched.
-            listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
-            self.addresses.append(listener.socket.getsockname()[:2])
+        self.addresses += [listener.socket.getsockname()[:2] for listener in listeners]
         scheme = "http" if self._tls is None else "https"
         log.info("listening", addresses=[f"{scheme}://{_host(host)}:{port}" for host, port in self.addresses])
         async with trio.open_nursery() as nursery:
@@ -91,6 +88,10 @@ class Server:
         return len(self._connections)
 
     async def _handle(self, stream: trio.SocketStream) -> None:
+        with suppress(OSError):
+            # Without it the kernel holds up to 4 MiB for each slow client, and what it holds counts as dispatched. Not
+            # inherited from the listener: Trio sets 16 KiB on each socket that it accepts.
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
         patience = self._settings.stall_timeout_seconds
         peer: Socket | None
         if self._tls is None:

@@ -277,6 +277,14 @@ async def test_who_does_not_shake_hands_is_let_go(monkeypatch: pytest.MonkeyPatc
         await house.live()
 
 
+async def test_the_kernel_holds_no_more_than_the_setting(transport: str) -> None:
+    """`socket_unsent_bytes` is set on each connection: Trio sets another value on what it accepts."""
+    house = House(transport, socket_unsent_bytes=54321)
+    async with house.serving(), house.sse():
+        (connection,) = house.server._connections
+        assert connection.peer.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 54321
+
+
 @pytest.mark.parametrize("leave", ["half closed", "reset"])
 async def test_handshakes_that_are_cut(leave: str) -> None:
     """At any byte of the client's first message: 100 of them leave no connection, descriptor or subscriber."""
