@@ -190,7 +190,10 @@ class Settings(BaseSettings):
         "holds counts as dispatched, so it is kept small.",
     )
     stall_timeout_seconds: Seconds = Field(
-        default=30, gt=0, description="A connection that takes no byte, or answers no ping, for this long is closed."
+        default=30,
+        gt=0,
+        description="A connection whose peer acknowledges no byte, while some wait, for this long is closed. "
+        "WebSockets also have to answer a ping within this time and a heartbeat.",
     )
     heartbeat_seconds: Seconds = Field(
         default=15, gt=0, description="Time between signs of life on a quiet stream. Proxies cut silent connections."

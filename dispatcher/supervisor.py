@@ -66,7 +66,7 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
         pipeline.hub.statistics,
         lambda: server.connections,
     )
-    server = Server(create_app(pipeline.hub, settings, operations), settings)
+    server = Server(create_app(pipeline.hub, settings, operations), settings, lambda: pipeline.hub.subscribers)
     last_resort = _LastResort(settings.shutdown_seconds)
     try:
         async with trio.open_nursery() as root:

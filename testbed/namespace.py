@@ -89,6 +89,10 @@ class Namespace:
         """Let nothing through to the brokers or back; nobody is told."""
         _ip("link", "set", self._brokers, "down")
 
+    def cut_subscribers(self) -> None:
+        """Let nothing through to the subscribers or back, for good; nobody is told."""
+        _ip("link", "set", self._subscribers, "down")
+
     def heal(self) -> None:
         """Let everything through again."""
         _ip("link", "set", self._brokers, "up")

@@ -299,13 +299,14 @@ class CutTransport(RecordingTransport):
         """Take what fits; a socket does not tell of its end here."""
         taken = data[: max(0, self.left)]
         self.writes.append(taken)
+        self.kept = data[len(taken) :] if taken else b""
         self.left -= len(taken)
         return len(taken)
 
     async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Take what fits."""
         await trio.lowlevel.checkpoint()
-        data = b"".join(buffers)
+        data = self.unkept(buffers)
         self.writes.append(data[: self.left])
         self.left -= len(data)
         if self.left < 0:

@@ -38,6 +38,6 @@ def spread() -> Goodbye:
     return Goodbye(1013, "subscribers are being rebalanced across replicas", _spread_ms())
 
 
-def unsupported() -> Goodbye:
-    """The client sent a binary message."""
-    return Goodbye(1003, "binary messages are not understood", _spread_ms())
+def refused(code: int, reason: str) -> Goodbye:
+    """The client said something that ends its stream; to reconnect and say it again would not help."""
+    return Goodbye(code, reason, _spread_ms())

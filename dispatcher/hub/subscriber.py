@@ -16,11 +16,12 @@ from typing import Protocol
 
 import trio
 
-from dispatcher.errors import FellBehindError, SubscriberStalledError
+from dispatcher.errors import FellBehindError, SubscriberGoneError, SubscriberStalledError
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
 from dispatcher.hub.transport import Transport
+from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.catch_up import CatchUp, Question, ReadQuestion, TimeQuestion, began_anew
 from dispatcher.sansio.entries import Cursor, Entry, Item, Offer
 from dispatcher.sansio.history import History
@@ -129,8 +130,9 @@ class Subscriber:
         self._handed: Item | None = None
         self._parked = False
         """Whether its task waits with nothing to do: then the socket is free, and nothing is due before new entries."""
-        self._rest: memoryview | None = None
-        """What the socket has not taken yet of entries that were offered: the next bytes to go out."""
+        self._unsent = False
+        """Whether the transport may have kept bytes that have to go out before anything else."""
+        self._leaves = False
         self._told: tuple[int, bool] | None = None
         self._departures: list[tuple[int, bytes]] = []
         """States, by version, in which partitions had left since something was told."""
@@ -160,8 +162,8 @@ class Subscriber:
                 if sent == offer.size_bytes:
                     self.records += offer.records
                     return True
-                self._rest, self.in_flight = memoryview(offer.data)[sent:], offer.entries
-                self._nudge()
+                self.in_flight = offer.entries
+                self.flush()
                 return False
         for item in offer.items:
             if self.state is SubscriberState.LIVE and item[0].sequence > self.cursor.sequence:
@@ -266,6 +268,16 @@ class Subscriber:
             self._goodbye = goodbye
             self._nudge()
 
+    def leave(self) -> None:
+        """The client has said that it leaves: let the write under way finish, then return from `run`."""
+        self._leaves = True
+        self._nudge()
+
+    def flush(self) -> None:
+        """The transport has kept bytes: send them before anything else."""
+        self._unsent = True
+        self._nudge()
+
     def departing(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions are about to leave the history; called by the hub, which has withdrawn what it had published."""
         if self.state is SubscriberState.CATCHING_UP:
@@ -290,14 +302,13 @@ class Subscriber:
         """
         if self._parked and (sent := self.transport.try_send(data)):
             if sent < len(data):
-                self._rest = memoryview(data)[sent:]
-                self._nudge()
+                self.flush()
             return
         self._heartbeat_due = True
         self._nudge()
 
     async def run(self) -> Goodbye | None:
-        """Write until the stream ends; returns why the server ended it.
+        """Write until the stream ends; returns why the server ended it, None when the client has left.
 
         *Cancellation*: the connection cannot be used afterwards; entries of a write that was cut are not counted
         as dispatched.
@@ -307,10 +318,12 @@ class Subscriber:
             SubscriberStalledError: the client took nothing for too long.
         """
         while True:
-            if self._rest is not None:
-                rest, self._rest = self._rest, None
-                await self._write([rest], self.in_flight)
+            if self._unsent:
+                self._unsent = False
+                await self._write((), self.in_flight)
                 continue
+            if self._leaves:
+                return None
             if self._goodbye is not None:
                 break
             found, self._found = self._found, []
@@ -330,6 +343,9 @@ class Subscriber:
         self.in_flight = entries
         try:
             await self.transport.send_all(buffers)
+            if self.has_left or self.transport.ended:
+                invariants.violated(Invariant.NOTHING_DISPATCHED_AFTER_CLOSE, subscriber=self.number)
+                raise SubscriberGoneError("the stream has ended")
             self._source.dispatched(entries, 1)
         except SubscriberStalledError:
             self._source.stalled()

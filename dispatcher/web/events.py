@@ -1,30 +1,26 @@
 """``GET /events``: server-sent events.
 
-The response begins through Quart and Hypercorn. Then the subscriber writes ready-made chunks straight to the
-connection (`streams`), and at its end Hypercorn adds the last chunk.
+The response begins through Quart and Hypercorn. From then on the connection belongs to the stream (`streams`), which
+writes ready-made chunks, and ends when the client sends a byte or leaves.
 """
 
 from types import TracebackType
 from typing import Self
 
-import structlog
-from hypercorn.typing import ASGIReceiveEvent
 from quart import Quart, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
-from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
-from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.errors import BadRequestError, SubscriberGoneError, UnavailableError
+from dispatcher.hub.feed import feed_of
 from dispatcher.hub.goodbyes import RETRY_MS, try_later
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding import sse
 from dispatcher.sansio.encoding.wire import sse_wire
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
-from dispatcher.web.requests import Query, read_query
-from dispatcher.web.streams import Send
-
-log = structlog.get_logger(__name__)
+from dispatcher.web.requests import read_query
+from dispatcher.web.streams import SubscriberStream
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -33,46 +29,31 @@ HEADERS = {
 }
 
 
-class EventStream:
-    """One stream, subscribed from the beginning (`streams.Stream`).
+class Silence:
+    """A client's side of server-sent events: after its request it has nothing to say (`streams.Dialogue`).
 
     Args:
-        hub: Where to subscribe.
-        feed: What to subscribe to.
-        connection: Where to write.
-        query: From where on.
-
-    Raises:
-        UnavailableError: the replica takes no more subscribers.
+        chunked: Whether the response is in chunks, as it is from HTTP/1.1 on.
     """
 
-    def __init__(self, hub: Hub, feed: Feed, connection: Connection, query: Query) -> None:
-        self._hub = hub
-        self._connection = connection
-        self._subscriber = hub.subscribe(feed, connection, query.position, query.since_ms)
-        connection.hear(_hear_nothing)
+    __slots__ = ("_chunked",)
 
-    async def run(self, send: Send) -> None:
-        """Write until either side ends it, then end the response."""
-        with self._connection.streaming() as scope:
-            try:
-                await self._subscriber.run()
-            except SubscriberStalledError as error:
-                log.info("subscriber stalled", subscriber=self._subscriber.number, reason=str(error))
-            except SubscriberGoneError:
-                pass  # its socket told us before Hypercorn did
-        self.close()
-        if not scope.cancelled_caught:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+    receive_bytes = 1
 
-    def close(self) -> None:
-        """Unsubscribe."""
-        self._hub.unsubscribe(self._subscriber)
-        self._connection.end_endless_response()
+    def __init__(self, *, chunked: bool) -> None:
+        self._chunked = chunked
 
+    def hear(self, data: bytes, now: float) -> bytes | None:  # noqa: ARG002 - whatever it is
+        """End the stream.
 
-async def _hear_nothing(_message: ASGIReceiveEvent) -> None:
-    """A client has nothing to say behind its request; that it has left is seen at its connection."""
+        Raises:
+            SubscriberGoneError: always. Another request could never be answered, and a body has no meaning here.
+        """
+        raise SubscriberGoneError("the client sent more than its request")
+
+    def last_bytes(self, code: int | None, reason: str) -> bytes:  # noqa: ARG002 - `goodbye` has told them
+        """The last chunk (RFC 9112, section 7.1)."""
+        return b"0\r\n\r\n" if self._chunked else b""
 
 
 class _Opening(ResponseBody):
@@ -110,15 +91,15 @@ def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
         if request.method == "HEAD":
             return TrioResponse(b"", headers=HEADERS)
         connection: Connection = request.scope["state"]["connection"]
-        if not connection.begin_endless_response():
-            raise BadRequestError("send nothing behind the request of a stream")
-        feed = feed_of(sse_wire(envelope=query.envelope, chunked=request.http_version == "1.1"), query.topics)
+        if connection.has_unread_bytes:
+            raise BadRequestError("nothing may follow a stream request on the same connection")
+        chunked = request.http_version == "1.1"
+        feed = feed_of(sse_wire(envelope=query.envelope, chunked=chunked), query.topics)
         opening = [sse.encode_retry(RETRY_MS)]
         try:
-            connection.stream = EventStream(hub, feed, connection, query)
+            connection.stream = SubscriberStream(hub, feed, query, connection, Silence(chunked=chunked))
         except UnavailableError as error:
             # An error status would end an EventSource for good; the end of a stream makes it come back.
             goodbye = try_later(str(error))
             opening.append(sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms))
-            connection.end_endless_response()
-        return TrioResponse(_Opening(*opening), headers=HEADERS)
+        return TrioResponse(_Opening(*opening), headers={**HEADERS, "Connection": "close"})

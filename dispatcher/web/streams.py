@@ -1,20 +1,31 @@
 """Streams that outlive the request that began them.
 
 A handler checks a request, subscribes, and leaves the stream with its connection (`Connection.stream`). Quart answers
-the request, all but its end, and is done: what was made for the request, by Quart and by Hypercorn, is let go, which is
-more than half of what an idle subscriber would cost. Then the stream runs in the same task, and ends the answer.
+the request with the head of the stream, and is done; so is Hypercorn (`Connection.begin_stream`). What was made for the
+request is let go, which is more than half of what an idle subscriber would cost. Then the stream has the connection to
+itself: one task writes what the hub offers, another one hears what the client says, until either side ends it.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 import structlog
 import trio
 from hypercorn.config import Config
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope, WebsocketScope
+from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
+
+from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.hub.hub import Hub
+from dispatcher.web.requests import Query
+from dispatcher.web.sockets import Socket
+from dispatcher.web.writer import Writer
 
 log = structlog.get_logger(__name__)
+
+LEAVE_SECONDS = 10.0
+"""How long the frame under way may still take when the client has said that it leaves: it may be a long one."""
 
 Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 """Hypercorn's side of an answer; None when nothing more comes."""
@@ -23,40 +34,187 @@ Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 class Stream(Protocol):
     """What a handler leaves behind."""
 
-    async def run(self, send: Send) -> None:
+    async def run(self) -> None:
         """Send until either side ends it, then end the answer."""
 
     def close(self) -> None:
-        """Unsubscribe; called in any case, perhaps without `run`."""
+        """Let go of what the stream holds; called in any case, perhaps without `run`."""
 
 
 class Streaming(Protocol):
-    """A connection, as far as it is of interest here."""
+    """A connection, as streams and requests see it."""
 
     stream: Stream | None
 
+    @property
+    def peer(self) -> Socket:
+        """What to read from."""
 
-class Tasks(TaskGroup):
-    """The tasks of one connection, in place of Hypercorn's.
+    @property
+    def writer(self) -> Writer:
+        """What to write to."""
+
+    @property
+    def unread(self) -> list[bytes]:
+        """What was read since the stream was left."""
+
+    def begin_stream(self) -> None:
+        """End serving requests, then run the stream."""
+
+    def end_requests(self) -> None:
+        """Serve no further request."""
+
+
+class Farewell(Exception):  # noqa: N818 - no error: a client may leave
+    """The client has said something after which a stream cannot go on.
+
+    Args:
+        code: The close code to end with; None where the client named none.
+        reason: The close reason to end with.
+        goodbye: What to tell the client before that; None: it has left by itself.
+    """
+
+    def __init__(self, code: int | None, reason: str, goodbye: Goodbye | None) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.goodbye = goodbye
+
+
+class Dialogue(Protocol):
+    """What differs between the protocols of streams."""
+
+    receive_bytes: int
+    """Most bytes of a client to look at in one step."""
+
+    def hear(self, data: bytes, now: float) -> bytes | None:
+        """Take what a client said; returns what to answer.
+
+        Raises:
+            Farewell: the stream is to end.
+            SubscriberGoneError: the stream is to end without another word.
+        """
+
+    def last_bytes(self, code: int | None, reason: str) -> bytes:
+        """What ends a stream properly."""
+
+
+class SubscriberStream:
+    """One subscriber, subscribed from the beginning, and the connection that it has to itself.
+
+    Args:
+        hub: Where to subscribe.
+        feed: What to subscribe to.
+        query: Where to begin.
+        connection: Where to read and write.
+        dialogue: How the protocol goes.
+        silence_seconds: The client has to say something at least this often; None where it has nothing to say.
+
+    Raises:
+        UnavailableError: the replica takes no more subscribers.
+    """
+
+    __slots__ = ("_connection", "_dialogue", "_farewell", "_hub", "_silence_seconds", "_subscriber")
+
+    def __init__(
+        self,
+        hub: Hub,
+        feed: Feed,
+        query: Query,
+        connection: Streaming,
+        dialogue: Dialogue,
+        *,
+        silence_seconds: float | None = None,
+    ) -> None:
+        self._hub = hub
+        self._connection = connection
+        self._dialogue = dialogue
+        self._silence_seconds = silence_seconds
+        self._farewell: Farewell | None = None
+        # Last: whoever has made a stream has to close it, and one that could not be made holds nothing.
+        self._subscriber = hub.subscribe(feed, connection.writer, query.position, query.since_ms)
+
+    async def run(self) -> None:
+        """Write and listen until either side ends the stream, then end it properly."""
+        writer = self._connection.writer
+        goodbye: Goodbye | None = None
+        writer.open_stream(self._silence_seconds)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, nursery.cancel_scope)
+            try:
+                goodbye = await self._subscriber.run()
+            except SubscriberStalledError as error:
+                log.info("subscriber stalled", subscriber=self._subscriber.number, reason=str(error))
+            except SubscriberGoneError:
+                pass  # seen here before it was heard
+            nursery.cancel_scope.cancel()
+        self.close()
+        if self._farewell is not None:
+            await writer.end(self._dialogue.last_bytes(self._farewell.code, self._farewell.reason))
+        elif goodbye is not None:
+            await writer.end(self._dialogue.last_bytes(goodbye.code, goodbye.reason))
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._hub.unsubscribe(self._subscriber)
+
+    async def _listen(self, stream: trio.CancelScope) -> None:
+        """Hear what the client says until the stream is to end."""
+        connection, dialogue = self._connection, self._dialogue
+        writer, liveness = connection.writer, connection.peer.liveness
+        try:
+            while True:
+                if connection.unread:
+                    data = connection.unread.pop(0)
+                else:
+                    data = bytes(await connection.peer.receive_some(dialogue.receive_bytes))
+                if not data:
+                    break
+                for start in range(0, len(data), dialogue.receive_bytes):
+                    writer.heard_at = now = trio.current_time()
+                    answer = dialogue.hear(data[start : start + dialogue.receive_bytes], now)
+                    if answer is not None and writer.reply(answer):
+                        self._subscriber.flush()
+                    await trio.lowlevel.checkpoint()
+        except Farewell as farewell:
+            # Nothing more is read: what else the client says waits in its own kernel.
+            self._farewell = farewell
+            if farewell.goodbye is None:
+                self._subscriber.leave()
+                writer.cut_short()
+                stream.deadline = trio.current_time() + LEAVE_SECONDS
+            else:
+                log.info("client broke the protocol", code=farewell.code, reason=farewell.reason)
+                self._subscriber.end(farewell.goodbye)
+                stream.deadline = trio.current_time() + liveness.stall_timeout_seconds
+            return
+        except SubscriberGoneError:
+            writer.abort()
+        except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
+            pass
+        stream.cancel()
+
+
+class Tasks:
+    """The tasks of one connection while it serves requests, in place of Hypercorn's.
 
     Args:
         connection: Where a handler leaves its stream.
+        nursery: Where they run.
     """
 
-    def __init__(self, connection: Streaming) -> None:
-        super().__init__()
+    def __init__(self, connection: Streaming, nursery: trio.Nursery) -> None:
         self._connection = connection
+        self._nursery = nursery
 
-    @property
-    def cancel_scope(self) -> trio.CancelScope:
-        """Around all of them."""
-        assert self._nursery is not None  # noqa: S101 - who asks has entered it
-        return self._nursery.cancel_scope
+    def spawn(self, run: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run something until the connection serves no more requests."""
+        self._nursery.start_soon(run, *arguments)
 
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Scope, send: Send
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Serve one request, and the stream that it begins; returns where its messages go."""
+        """Serve one request, and begin the stream that it leaves; returns where its messages go."""
         send_channel, receive_channel = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
         self.spawn(self._serve, app, scope, receive_channel, send)
         return send_channel.send
@@ -65,27 +223,33 @@ class Tasks(TaskGroup):
         self, app: AppWrapper, scope: Scope, messages: trio.MemoryReceiveChannel[ASGIReceiveEvent], send: Send
     ) -> None:
         connection = self._connection
+        has_head = False
 
         async def send_all_but_the_end(message: ASGISendEvent) -> None:
-            if connection.stream is None or not _is_end(message):
+            nonlocal has_head
+            if connection.stream is not None and _is_head(message):
+                has_head = True
+            if not (has_head and _is_end(message)):
                 await send(message)
 
         try:
-            try:
-                await app(scope, messages.receive, send_all_but_the_end, trio.to_thread.run_sync, trio.from_thread.run)
-            except Exception:
-                log.exception("request failed")
-            else:
-                # Hypercorn keeps the scope for as long as the connection lasts; the headers are a kilobyte of it.
-                cast("WebsocketScope", scope)["headers"] = []
-                del app, scope, messages, send_all_but_the_end
-                if connection.stream is not None:
-                    await connection.stream.run(send)
-            await send(None)
-        finally:
-            if connection.stream is not None:
-                connection.stream.close()
-                connection.stream = None
+            await app(scope, messages.receive, send_all_but_the_end, trio.to_thread.run_sync, trio.from_thread.run)
+        except Exception:
+            log.exception("request failed")
+        else:
+            if has_head:
+                connection.begin_stream()
+                return
+        await send(None)
+        if connection.stream is not None:
+            connection.end_requests()
+
+
+def _is_head(message: ASGISendEvent) -> bool:
+    """Whether a message is the head of a stream's response."""
+    if message["type"] == "http.response.start":
+        return message["status"] == 200
+    return message["type"] == "websocket.accept"
 
 
 def _is_end(message: ASGISendEvent) -> bool:

@@ -145,6 +145,7 @@ class GreedyTransport(RecordingTransport):
         self.left -= len(taken)
         if taken:
             self.writes.append(taken)
+            self.kept = data[len(taken) :]
         return len(taken)
 
 

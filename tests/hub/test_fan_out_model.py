@@ -41,12 +41,13 @@ class SteppedTransport(RecordingTransport):
             return 0
         taken = data if len(self.writes) % 3 else data[: len(data) // 2]
         self.writes.append(taken)
+        self.kept = data[len(taken) :]
         return len(taken)
 
     async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Wait for leave, then take all."""
         await self.allowed.acquire()
-        self.writes.append(b"".join(buffers))
+        self.writes.append(self.unkept(buffers))
 
 
 class Connection:

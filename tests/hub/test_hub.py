@@ -28,9 +28,12 @@ class RecordingTransport:
     """Keeps what it is given; takes it only when its gate is open."""
 
     name = "recording"
+    ended = False
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
+        self.kept = b""
+        """What was taken in part and is not written yet."""
         self.gate = trio.Event()
         self.broken = False
 
@@ -49,7 +52,12 @@ class RecordingTransport:
         await self.gate.wait()
         if self.broken:
             raise SubscriberGoneError("put in on purpose")
-        self.writes.append(b"".join(buffers))
+        self.writes.append(self.unkept(buffers))
+
+    def unkept(self, buffers: Sequence[bytes | memoryview]) -> bytes:
+        """All bytes to be written, those first that were kept."""
+        kept, self.kept = self.kept, b""
+        return kept + b"".join(buffers)
 
     @property
     def events(self) -> list[tuple[str, str, str]]:

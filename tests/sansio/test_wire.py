@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto import ConnectionType
 from wsproto.connection import Connection
-from wsproto.events import BytesMessage, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from dispatcher.sansio.encoding import frames, messages, sse
 from dispatcher.sansio.encoding.wire import WEBSOCKET, Wire, sse_wire
@@ -247,6 +247,18 @@ def test_pongs_are_told_from_all_else(payloads: list[bytes], data: st.DataObject
     assert frames.are_pongs(pongs[: (cut := data.draw(st.integers(1, len(pongs))))]) == (cut in ends)
     assert not frames.are_pongs(other + pongs)
     assert not frames.are_pongs(pongs + other)
+
+
+def test_control_frames_are_read_by_wsproto() -> None:
+    """Answers to pings, and closes with and without a code; a reason is cut to what fits, at a character."""
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(frames.pong_frame(b"anyone?") + frames.close_frame(4400, "é" * 100))
+    pong, close = client.events()
+    assert pong == Pong(b"anyone?")
+    assert close == CloseConnection(4400, "é" * 61)
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(frames.close_frame(None, ""))
+    assert next(client.events()) == CloseConnection(1005, "")
 
 
 def test_heartbeats_are_frames_of_their_transport() -> None:

@@ -46,9 +46,9 @@ class HouseBehindNginx(House):
         self._location = location.replace("http://", "https://") if self.secure else location
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    async def serving(self, within_seconds: float = 20) -> AsyncIterator[None]:
         """And nginx in front of it."""
-        async with super().serving():
+        async with super().serving(within_seconds):
             host, port = self.server.addresses[0]
             text = CONFIGURATION.format(folder=self._folder, host=host, port=port, location=self._location)
             with nginx(self._folder, text):

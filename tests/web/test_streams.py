@@ -9,8 +9,8 @@ import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
 from dispatcher.settings import Settings
+from dispatcher.web.connection import Connection
 from dispatcher.web.server import Server
-from dispatcher.web.streams import Send
 
 Attach = Callable[[Scope, ASGISendCallable], None]
 
@@ -20,11 +20,12 @@ class RecordedStream:
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.connection: Connection
 
-    async def run(self, send: Send) -> None:
+    async def run(self) -> None:
         """Send one word, and end the answer."""
         self.done.append("run")
-        await send({"type": "http.response.body", "body": b"streamed", "more_body": False})
+        await self.connection.writer.end(b"8\r\nstreamed\r\n0\r\n\r\n")
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -49,7 +50,8 @@ async def test_a_stream_goes_on_when_the_app_is_done() -> None:
 
     async def app(scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         assert scope["type"] == "http"
-        scope["state"]["connection"].stream = stream
+        stream.connection = scope["state"]["connection"]
+        stream.connection.stream = stream
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"opened, ", "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -2,12 +2,14 @@
 
 import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 import orjson
+import psutil
 import pytest
 import trio
 import trio.testing
@@ -39,16 +41,17 @@ UPGRADE = (
 class House(Bench):
     """A hub and the server in front of it, in this process and without Kafka."""
 
-    def __init__(self, transport: str) -> None:
+    def __init__(self, transport: str, **settings: object) -> None:
         self.secure = transport == "tls"
         tls = certificate().settings if self.secure else {}
-        super().__init__(bind="127.0.0.1:0", topics=[ONE.topic], **tls)
-        self.server = Server(create_app(self.hub, self.settings, cast("Operations", None)), self.settings)
+        super().__init__(bind="127.0.0.1:0", topics=[ONE.topic], **tls, **settings)
+        app = create_app(self.hub, self.settings, cast("Operations", None))
+        self.server = Server(app, self.settings, lambda: self.hub.subscribers)
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    async def serving(self, within_seconds: float = 20) -> AsyncIterator[None]:
         """Hub and server run within the ``async with`` block."""
-        with trio.fail_after(20):
+        with trio.fail_after(within_seconds):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.hub.run)
                 await nursery.start(self.server.serve)
@@ -146,12 +149,6 @@ def record_values(event: Event) -> list[str]:
     """The values of the records in a message."""
     message = orjson.loads(event.data) if isinstance(event, TextMessage) else {}
     return [record["value"] for record in message.get("records", ())]
-
-
-@pytest.fixture(params=["socket", "tls"])
-def transport(request: pytest.FixtureRequest) -> str:
-    """Either of the two."""
-    return str(request.param)
 
 
 def sip(monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
@@ -278,6 +275,35 @@ async def test_who_does_not_shake_hands_is_let_go(monkeypatch: pytest.MonkeyPatc
             pass
         await stream.aclose()
         await house.live()
+
+
+async def test_the_kernel_holds_no_more_than_the_setting(transport: str) -> None:
+    """`socket_unsent_bytes` is set on each connection: Trio sets another value on what it accepts."""
+    house = House(transport, socket_unsent_bytes=54321)
+    async with house.serving(), house.sse():
+        (connection,) = house.server._connections
+        assert connection.peer.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 54321
+
+
+@pytest.mark.parametrize("leave", ["half closed", "reset"])
+async def test_handshakes_that_are_cut(leave: str) -> None:
+    """At any byte of the client's first message: 100 of them leave no connection, descriptor or subscriber."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        certificate().client.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1").do_handshake()
+    hello = outgoing.read()
+    house = House("tls")
+    async with house.serving(), house.sse():
+        await house.live()
+        descriptors = psutil.Process().num_fds()
+        for number in range(100):
+            stream = await trio.open_tcp_stream(*house.server.addresses[0])
+            await stream.send_all(hello[: 1 + number * len(hello) // 100])
+            if leave == "reset":
+                reset(stream)
+            stream.socket.close()
+        await house.until(lambda: psutil.Process().num_fds() <= descriptors)
+        assert (house.server.connections, house.hub.subscribers) == (1, 1)
 
 
 async def test_tls_speaks_http_1_1_only() -> None:

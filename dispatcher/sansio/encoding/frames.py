@@ -6,6 +6,7 @@ Both are stateless on the sender's side, so a frame is made once and sent to all
 import struct
 
 _FIN_TEXT = 0x81
+_FIN_CLOSE = 0x88
 _FIN_PING = 0x89
 _FIN_PONG = 0x8A
 _MASKED = 0x80
@@ -33,12 +34,32 @@ def ping_frame() -> bytes:
     return _header(_FIN_PING, 0)
 
 
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping (RFC 6455, section 5.5.3)."""
+    return _header(_FIN_PONG, len(payload)) + payload
+
+
+def close_frame(code: int | None, reason: str) -> bytes:
+    """The last frame (RFC 6455, section 5.5.1); a reason that is too long is cut.
+
+    Args:
+        code: Why; None for a frame without code and reason.
+        reason: The same in words.
+    """
+    payload = b"" if code is None else struct.pack("!H", code) + _cut(reason, _LONGEST_CONTROL - 2)
+    return _header(_FIN_CLOSE, len(payload)) + payload
+
+
 def are_pongs(data: bytes | bytearray) -> bool:
     """Whether bytes from a client, read from the beginning of a frame, are whole pongs and nothing else."""
     at = 0
     while at + 1 < len(data) and data[at] == _FIN_PONG and _MASKED <= data[at + 1] <= _MASKED + _LONGEST_CONTROL:
         at += 6 + data[at + 1] - _MASKED
     return at == len(data)
+
+
+def _cut(text: str, most_bytes: int) -> bytes:
+    return text.encode()[:most_bytes].decode(errors="ignore").encode()
 
 
 def _header(first: int, length: int) -> bytes:

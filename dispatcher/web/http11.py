@@ -1,0 +1,93 @@
+"""Hypercorn's HTTP/1.1 protocol, up to the head of a stream's response.
+
+Hypercorn parses requests, runs the app, and writes response heads, short bodies and WebSocket handshakes. When the
+response turns out to be a stream, `Connection` goes on without it. What this class changes:
+
+* HTTP/2 is refused, by prior knowledge and by ``Upgrade: h2c``: Hypercorn buffers it without a bound.
+* permessage-deflate is not negotiated: it costs 107 KiB a connection and twice the CPU.
+* Errors have a body that a person can read.
+"""
+
+import h11
+import structlog
+from hypercorn.events import Closed
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+from hypercorn.typing import H11SendableEvent
+
+from dispatcher.web.problems import problem_body
+
+log = structlog.get_logger(__name__)
+
+STREAM_STATUSES = frozenset({101, 200})
+
+
+class Http11(H11Protocol):
+    """Hypercorn's HTTP/1.1 protocol without its doors to HTTP/2 and to permessage-deflate."""
+
+    _status = 0
+    """Of the last response head that went out."""
+
+    @property
+    def has_unread_bytes(self) -> bool:
+        """Whether the client has sent more than its request."""
+        return bool(self.connection.trailing_data[0])
+
+    @property
+    def response_is_open(self) -> bool:
+        """Whether a 200 or a 101 has gone out and nothing has ended it.
+
+        Hypercorn may have answered 400 before the app came to it, and the app does not learn of that: records
+        written after such an answer would count as dispatched.
+        """
+        http = self.connection
+        if isinstance(http, H11WSConnection):
+            http = http.h11_connection
+        return self._status in STREAM_STATUSES and http.our_state in {h11.SEND_BODY, h11.SWITCHED_PROTOCOL}
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """``Upgrade: h2c`` is ignored, as RFC 9110 (7.8) allows: the answer comes in HTTP/1.1."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if request.method == b"PRI":
+            await self._send_error_response(505)
+            await self.send(Closed())
+            return
+        headers = [(name, value) for name, value in request.headers if name.lower() != b"sec-websocket-extensions"]
+        await super()._create_stream(
+            h11.Request(
+                method=request.method,
+                headers=headers,
+                target=request.target,
+                http_version=request.http_version,
+                _parsed=True,
+            )
+        )
+        if self.stream is not None and self.stream.closed:
+            # Refused before the app saw it, such as an upgrade without a key: Hypercorn leaves the end to us.
+            await self.send(Closed())
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        if isinstance(event, h11.InformationalResponse | h11.Response):
+            self._status = event.status_code
+        try:
+            await super()._send_h11_event(event)
+        except h11.LocalProtocolError as error:
+            # The client has made the answer impossible, such as by frames before its handshake was answered.
+            log.info("client broke the protocol", reason=str(error))
+            await self.send(Closed())
+
+    async def _send_error_response(self, status_code: int) -> None:
+        body = problem_body(status_code)
+        await self._send_h11_event(
+            h11.Response(
+                status_code=status_code,
+                headers=[
+                    (b"content-type", b"application/problem+json"),
+                    (b"content-length", str(len(body)).encode()),
+                    (b"connection", b"close"),
+                    *self.config.response_headers("h11"),
+                ],
+            )
+        )
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())

@@ -1,0 +1,138 @@
+"""What a WebSocket client says: nothing is asked of it, so all that counts is how it says it.
+
+Frames are read by wsproto, a step at a time, and let go at once: of a message only its length is kept. A client that
+says too much in too short a time, or breaks RFC 6455, is told so with the close code that fits (docs/protocol.md).
+"""
+
+from typing import cast
+
+from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode, ParseFailed
+
+from dispatcher.hub.goodbyes import refused
+from dispatcher.sansio.encoding.frames import are_pongs, close_frame, pong_frame
+from dispatcher.web.streams import Farewell
+
+MAX_MESSAGE_BYTES = 64 * 1024
+"""Longest message that a client may send; a longer one ends the stream with 1009."""
+
+BUDGET_BYTES = 256 * 1024
+"""What a client may say at once."""
+
+BUDGET_BYTES_PER_SECOND = 64 * 1024
+"""What it may say in the long run; more ends the stream with 1008."""
+
+FRAME_COST_BYTES = 64
+"""What a frame costs of the budget besides its bytes: to read an empty one takes some 10 µs."""
+
+STEP_BYTES = 1024
+"""Most bytes to look at in one step, some 1.5 ms for frames without payload."""
+
+SHORTEST_FRAME_BYTES = 6
+"""A masked frame without payload."""
+
+
+class Budget:
+    """A token bucket: what may be said at once, and how fast more may follow.
+
+    Args:
+        amount: What it holds when full.
+        per_second: How fast it fills.
+        now: It is full now.
+    """
+
+    __slots__ = ("_amount", "_at", "_left", "_per_second")
+
+    def __init__(self, amount: float, per_second: float, now: float) -> None:
+        self._amount = self._left = amount
+        self._per_second = per_second
+        self._at = now
+
+    def spend(self, cost: float, now: float) -> bool:
+        """Take from it; False when it does not hold that much, which leaves it empty."""
+        self._left = min(self._amount, self._left + (now - self._at) * self._per_second) - cost
+        self._at = now
+        if self._left < 0:
+            self._left = 0
+            return False
+        return True
+
+
+class Inbound:
+    """One client's side of a WebSocket (`streams.Dialogue`).
+
+    Args:
+        now: In seconds, as for `hear`.
+    """
+
+    __slots__ = ("_budget", "_frames", "_message_bytes")
+
+    receive_bytes = STEP_BYTES
+
+    def __init__(self, now: float) -> None:
+        self._budget = Budget(BUDGET_BYTES, BUDGET_BYTES_PER_SECOND, now)
+        self._frames: FrameProtocol | None = None
+        """Only while something is half read: most clients never send anything but pongs, one at a time."""
+        self._message_bytes: int | None = None
+        """Of the message under way, as far as it has come; None between messages."""
+
+    def hear(self, data: bytes, now: float) -> bytes | None:
+        """Take what the client said; returns the answer to its last ping, if there was one.
+
+        Raises:
+            Farewell: it has closed, or said what it must not.
+        """
+        if self._frames is None and are_pongs(data):
+            self._spend(len(data), len(data) // SHORTEST_FRAME_BYTES, now)
+            return None
+        self._spend(len(data), 0, now)
+        if self._frames is None:
+            self._frames = FrameProtocol(client=False, extensions=[])
+        frames = self._frames
+        frames.receive_bytes(data)
+        answer: bytes | None = None
+        try:
+            for frame in frames.received_frames():
+                self._spend(0, 1, now)
+                if frame.opcode is Opcode.PING:
+                    answer = pong_frame(_bytes(frame))
+                elif frame.opcode is Opcode.CLOSE:
+                    raise _closed(frame)
+                elif frame.opcode is not Opcode.PONG:
+                    self._pass_over(frame)
+        except ParseFailed as error:
+            raise _refused(error.code, str(error)) from error
+        decoder = frames._frame_decoder  # noqa: SLF001 - nothing else says whether the next byte begins a frame
+        if self._message_bytes is None and decoder.header is None and not len(decoder.buffer):
+            self._frames = None
+        return answer
+
+    def last_bytes(self, code: int | None, reason: str) -> bytes:
+        """A close frame."""
+        return close_frame(code, reason)
+
+    def _pass_over(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.BINARY:
+            raise _refused(CloseReason.UNSUPPORTED_DATA, "binary messages are not understood")
+        self._message_bytes = (self._message_bytes or 0) + len(_bytes(frame))
+        if self._message_bytes > MAX_MESSAGE_BYTES:
+            raise _refused(CloseReason.MESSAGE_TOO_BIG, f"a message may have {MAX_MESSAGE_BYTES} bytes")
+        if frame.message_finished:
+            self._message_bytes = None
+
+    def _spend(self, size_bytes: int, frames: int, now: float) -> None:
+        if not self._budget.spend(size_bytes + FRAME_COST_BYTES * frames, now):
+            raise _refused(CloseReason.POLICY_VIOLATION, "a client may not say that much in so short a time")
+
+
+def _bytes(frame: Frame) -> bytes:
+    return frame.payload.encode() if isinstance(frame.payload, str) else bytes(cast("bytes", frame.payload))
+
+
+def _closed(frame: Frame) -> Farewell:
+    """The client's own close, answered with its own code (RFC 6455, section 5.5.1)."""
+    code, _ = cast("tuple[int, str]", frame.payload)
+    return Farewell(None if code == CloseReason.NO_STATUS_RCVD else code, "", None)
+
+
+def _refused(code: int, reason: str) -> Farewell:
+    return Farewell(int(code), reason, refused(int(code), reason))

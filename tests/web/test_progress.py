@@ -1,0 +1,110 @@
+"""Progress is what a peer acknowledges: one that reads slowly stays, one that is gone without a word does not."""
+
+import json
+import socket
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from dispatcher.errors import SubscriberStalledError
+from dispatcher.web.sockets import Liveness, Progress
+from testbed.clients import open_sse, open_ws
+from testbed.namespace import Namespace, why_not
+from testbed.replicas import Replica
+
+NO_BROKER = "127.0.0.1:9"
+
+
+@pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+@pytest.mark.parametrize("protocol", ["sse", "ws"])
+async def test_a_client_that_vanishes_is_let_go(replicas: Callable[..., Replica], protocol: str) -> None:
+    """No FIN, no reset, no acknowledgement: it stays through ten heartbeats, and ends soon after its way is cut."""
+    settings = {"heartbeat_seconds": 0.2, "stall_timeout_seconds": 1}
+    with Namespace() as namespace:
+        replica = replicas(
+            NO_BROKER, "assets", host=namespace.replica_host, command=namespace.command, settings=settings
+        )
+        with trio.fail_after(60):
+            if protocol == "sse":
+                async with open_sse(replica) as stream:
+                    while stream.raw.count("\n:\n") < 10:
+                        assert await stream.read_some()
+                    namespace.cut_subscribers()
+                    await until(lambda: replica.logged("subscriber vanished"))
+            else:
+                async with open_ws(replica) as websocket:
+                    for kind in ("state", *["heartbeat"] * 10):
+                        assert json.loads(await websocket.get_message())["type"] == kind
+                    namespace.cut_subscribers()
+                    await until(
+                        lambda: replica.logged("subscriber vanished") or replica.logged("subscriber answers no ping")
+                    )
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return when something holds."""
+    while not condition():  # noqa: ASYNC110 - in another process, or in the kernel
+        await trio.sleep(0.05)
+
+
+async def pair() -> tuple[trio.socket.SocketType, trio.SocketStream]:
+    """A server's side with a full socket, and its client's."""
+    with trio.socket.socket() as listener:
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client = trio.socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        await client.connect(listener.getsockname())
+        server, _ = await listener.accept()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024 * 1024)
+    return server, trio.SocketStream(client)
+
+
+async def fill(server: trio.socket.SocketType) -> None:
+    """Send until nothing fits."""
+    with trio.move_on_after(0.2):
+        while True:
+            await server.send(bytes(65536))
+
+
+async def test_what_a_look_finds() -> None:
+    """Nothing waits, nothing moves, something moves."""
+    server, client = await pair()
+    with server, client.socket:
+        liveness = Liveness(server, 1)
+        assert liveness.look() is Progress.IDLE
+        await fill(server)
+        assert liveness.look() is Progress.MOVING
+        assert liveness.look() is Progress.NONE
+        await client.receive_some(1024 * 1024)
+        await until(lambda: liveness.look() is not Progress.NONE)
+    assert liveness.look() is Progress.IDLE, "it cannot say of a socket that is closed"
+
+
+async def test_acknowledgements_are_progress_where_the_socket_makes_no_room(nursery: trio.Nursery) -> None:
+    """The kernel wakes a writer when a large part is free; a peer that reads less than that has not stalled."""
+    server, client = await pair()
+    with server, client.socket:
+        await fill(server)
+        # Room is made when next to nothing is unsent: a step that is too large for this reader.
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1)
+        liveness = Liveness(server, 1)
+        read_bytes = 0
+
+        async def read(cancel: trio.CancelScope) -> None:
+            nonlocal read_bytes
+            with cancel:
+                while True:
+                    read_bytes += len(await client.receive_some(20_000))
+                    await trio.sleep(0.2)
+
+        reading = trio.CancelScope()
+        nursery.start_soon(read, reading)
+        with trio.move_on_after(3.5) as waiting:
+            await liveness.wait_writable()
+        assert waiting.cancelled_caught, "neither room nor a stall"
+        assert read_bytes
+        reading.cancel()
+        with pytest.raises(SubscriberStalledError):
+            await liveness.wait_writable()
