@@ -12,6 +12,7 @@ import trio
 from dispatcher.kafka.bridge import Orders, Polled
 from dispatcher.kafka.poller import Poller
 from dispatcher.pipeline import Pipeline
+from dispatcher.sansio.beginnings import Start
 from dispatcher.sansio.offsets import Commit
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
@@ -90,7 +91,7 @@ async def test_a_partition_that_was_paused_revoked_and_assigned_again_flows(
     goes.signal(signal.SIGTERM)
     assert goes.wait() == 0
     stays.wait_for("all of them again", lambda s: len(s["partitions"]) == PARTITIONS)
-    assert [row.current_offset for row in kafka.group_offsets(stays.group).values()] == [None] * PARTITIONS
+    assert [row.current_offset for row in kafka.group_offsets(stays.group).values()] == [0] * PARTITIONS
     async with open_sse(stays) as stream:
         with trio.fail_after(60):
             records = await sse_records(stream, RECORDS)
@@ -119,7 +120,7 @@ async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> No
     """The topic was made anew while records of the old one were waiting: each log is taken for itself."""
     pipeline = Pipeline(Settings(client_id="replica"))
     partition = TopicPartition("ofa_assets", 0)
-    pipeline.exchange(Polled(assigned=[partition]))
+    pipeline.exchange(Polled(assigned=[partition], starts=[Start(partition, 8)]))
     poller = pipeline._poller
     poller._sort([confluent_kafka.Message(topic="ofa_assets", partition=0, offset=o) for o in (8, 9, 0, 1, 20)])
     assert [[r.offset for r in group.records] for group in poller._polled.groups] == [[8, 9], [0, 1, 20]]
@@ -155,6 +156,15 @@ class LeavingGroup:
 
     def revoked(self, _: list[TopicPartition]) -> list[Commit]:
         return []
+
+    def left(self) -> None:
+        """Nothing was kept."""
+
+    def incremental_unassign(self, _: list[confluent_kafka.TopicPartition]) -> None:
+        """Nothing was given to it."""
+
+    def unassign(self) -> None:
+        """The same."""
 
     def commit(self, offsets: list[confluent_kafka.TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
