@@ -339,7 +339,7 @@ class Pipeline:
         elif self._rebalancing:
             self.hub.set_state(ReplicaState.REBALANCING)
         else:
-            self.hub.set_state(ReplicaState.STREAMING if self._offsets.partitions else ReplicaState.WAITING)
+            self.hub.set_state(ReplicaState.WAITING if self._offsets.is_empty else ReplicaState.STREAMING)
 
     def _decide_flow(
         self, begun: Sequence[TopicPartition]
@@ -351,7 +351,12 @@ class Pipeline:
             self._held |= newly_held
             return newly_held, frozenset()
         history = self.hub.history
-        decision = self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
+        # An idle crossing asks no partition how much of it waits.
+        decision = (
+            self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
+            if history.waiting_bytes > self._flow.pause_above or self._flow.paused
+            else None
+        )
         pause, resume = (frozenset(), frozenset()) if decision is None else decision
         self._tell_whether_anybody_listens()
         return pause, resume | (frozenset(begun) - self._flow.paused)

@@ -1,8 +1,8 @@
-"""Asks Kafka where partitions begin: what the group has committed, which topic is there, its log's ends.
+"""Asks Kafka where partitions begin: what the group has committed, which topic is there, where its log begins and ends.
 
 All requests go through an `AdminClient`, which answers by futures. Only a rebalance callback waits for them, at most
-`ANSWER_SECONDS`; otherwise the poller's thread looks at them between two polls. A partition flows once it is known where
-it begins; the others flow meanwhile, so a coordinator that is away delays new partitions only.
+`ANSWER_SECONDS`; otherwise the poller's thread looks at them between two polls. A partition flows once it is known
+where it begins; the others flow meanwhile, so a coordinator that is away delays new partitions only.
 
 *Thread*: the poller's only.
 """

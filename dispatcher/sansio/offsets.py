@@ -312,6 +312,11 @@ class OffsetTracker:
         return frozenset(self._assignments)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no partition is assigned."""
+        return not self._assignments
+
+    @property
     def begun(self) -> frozenset[TopicPartition]:
         """The assigned partitions of which it is known where they begin."""
         return frozenset(tp for tp, assignment in self._assignments.items() if assignment.first is not None)
