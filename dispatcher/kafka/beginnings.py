@@ -80,21 +80,39 @@ class _Round:
 class _Ask:
     """The requests."""
 
-    def __init__(self, admin: AdminClient, group_id: str, policy: Policy, isolation: IsolationLevel) -> None:
-        self.admin = admin
-        self.policy = policy
-        self._group_id = group_id
-        self._isolation = isolation
+    def __init__(self, properties: Mapping[str, Any]) -> None:
+        self.policy = Policy.of(properties.get("auto.offset.reset"))
+        self._properties = admin_properties(properties)
+        self._group_id = str(properties["group.id"])
+        reads_all = properties.get("isolation.level") == "read_uncommitted"
+        self._isolation = IsolationLevel.READ_UNCOMMITTED if reads_all else IsolationLevel.READ_COMMITTED
+        # Kept for as long as it is used: the futures of an AdminClient that was let go are never answered.
+        self._admin = self._make()
+
+    def renew(self) -> None:
+        """Take another client.
+
+        Once its group's coordinator has died, an AdminClient never gets an answer from the one that takes its place
+        (librdkafka 2.16.0, seen for 40 s after a broker was killed and started again), and a new one gets it at once.
+        """
+        self._admin = self._make()
+
+    def serve(self) -> None:
+        """Let librdkafka hand out its log lines, which it keeps otherwise."""
+        self._admin.poll(0)
+
+    def _make(self) -> AdminClient:
+        return AdminClient(self._properties, logger=LIBRDKAFKA_LOG)
 
     def describe(self, topics: Collection[str]) -> dict[str, "Future[Any]"]:
         """Id and partitions of topics."""
-        return dict(self.admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS))
+        return dict(self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS))
 
     def committed(self, partitions: Iterable[TopicPartition] | None) -> "Future[Any]":
         """The group's offsets of some partitions, or of all that it has any of."""
         asked = None if partitions is None else [confluent_kafka.TopicPartition(*p) for p in partitions]
         groups = [ConsumerGroupTopicPartitions(self._group_id, asked)]
-        return self.admin.list_consumer_group_offsets(groups, request_timeout=REQUEST_SECONDS)[self._group_id]
+        return self._admin.list_consumer_group_offsets(groups, request_timeout=REQUEST_SECONDS)[self._group_id]
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
         """Where logs begin and end."""
@@ -102,7 +120,7 @@ class _Ask:
         if not asked:
             return {}
         low, high = (
-            self.admin.list_offsets(
+            self._admin.list_offsets(
                 dict.fromkeys(asked, spec), isolation_level=self._isolation, request_timeout=REQUEST_SECONDS
             )
             for spec in (_EARLIEST, _LATEST)
@@ -125,12 +143,7 @@ class Beginnings:
         topics: Collection[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        reads_all = properties.get("isolation.level") == "read_uncommitted"
-        isolation = IsolationLevel.READ_UNCOMMITTED if reads_all else IsolationLevel.READ_COMMITTED
-        admin = AdminClient(admin_properties(properties), logger=LIBRDKAFKA_LOG)
-        policy = Policy.of(properties.get("auto.offset.reset"))
-        # Kept for as long as it is used: the futures of an AdminClient that was let go are never answered.
-        self._ask = _Ask(admin, str(properties["group.id"]), policy, isolation)
+        self._ask = _Ask(properties)
         self._topics = list(topics)
         self._clock = clock
         self._known: dict[str, Stamp] = {}
@@ -149,6 +162,7 @@ class Beginnings:
         self._watch: dict[str, Future[Any]] = self._ask.describe(self._topics)
         self._watched_at = clock()
         self._hinted = False
+        self._disconnected = False
         self._logged_at: dict[TopicPartition, float] = {}
 
     @property
@@ -182,6 +196,10 @@ class Beginnings:
         """Something hints at a topic that is another one now."""
         self._hinted = True
 
+    def disconnected(self) -> None:
+        """A broker has gone away: a coordinator may have died, see `_Ask.renew`."""
+        self._disconnected = True
+
     def wait(self, seconds: float) -> list[Start | Again]:
         """What is known within a time."""
         deadline = self._clock() + seconds
@@ -195,11 +213,13 @@ class Beginnings:
         """What has become known; asks for what is not. Costs nothing while nothing is to be found out."""
         if not self.pending:
             return []
-        self._ask.admin.poll(0)
+        self._ask.serve()
         now = self._clock()
         if self._round is None:
             if now < self._retry_at:
                 return []
+            if self._disconnected:
+                self._renew()
             partitions = self._waiting | self._restarts.keys()
             self._round = _Round(self._ask, partitions, self._bounded & partitions)
         if not all(future.done() for future in self._round.futures if self._is_waited_for(future)):
@@ -223,7 +243,7 @@ class Beginnings:
         now = self._clock()
         if not self._watch:
             if now >= self._watched_at + (HINT_SECONDS if self._hinted else WATCH_SECONDS):
-                self._ask.admin.poll(0)
+                self._ask.serve()
                 self._hinted = False
                 self._watched_at = now
                 self._watch = self._ask.describe(self._topics)
@@ -254,6 +274,8 @@ class Beginnings:
             group = {} if answered.group is None else _committed(answered.group)
         except KafkaException as error:
             self._complain(answered.partitions, error.args[0].str())
+            if error.args[0].code() == KafkaError._TIMED_OUT:  # noqa: SLF001 - the public spelling of local codes
+                self._renew()
             return [], False
         topics = self._described(answered.described)
         if topics:
@@ -304,6 +326,11 @@ class Beginnings:
         for decision in decided:
             self._begun(decision)
         return decided, asks_more
+
+    def _renew(self) -> None:
+        self._ask.renew()
+        self._disconnected = False
+        self._watch = {}
 
     def _begun(self, start: Start | Again) -> None:
         self._waiting.discard(start.partition)

@@ -61,6 +61,9 @@ _HINTS = frozenset(
 )
 """Errors of a topic that may have been deleted, and created again."""
 
+_DISCONNECTS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 - the same
+"""Errors of a broker that has gone away."""
+
 
 class Poller:
     """Supervises the thread that owns the consumer, and builds the consumer anew when it fails.
@@ -434,8 +437,11 @@ class Poller:
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - the public spelling of local codes
             self._kept.append(_client_error(error))
         else:
-            if error.code() in _HINTS and self._beginnings is not None:
-                self._beginnings.hint()
+            if self._beginnings is not None:
+                if error.code() in _HINTS:
+                    self._beginnings.hint()
+                elif error.code() in _DISCONNECTS:
+                    self._beginnings.disconnected()
             self._polled.errors.append((error.name(), error.str()))
 
     def _on_statistics(self, text: str) -> None:
