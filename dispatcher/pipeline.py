@@ -1,6 +1,6 @@
 """The pipeline: joins the poller, the offsets, the flow control, the commits and the hub.
 
-This is the Trio side of the poller's crossing (`kafka.crossing.Downstream`). The hub and the kafka room do not know
+This is the Trio side of the poller's crossing (`kafka.bridge.Downstream`). The hub and the kafka room do not know
 each other; what one has to tell the other goes through here, in one step a crossing.
 """
 
@@ -21,9 +21,12 @@ from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays, ReplayStatistics
 from dispatcher.kafka.statistics import ConsumerStatistics
+from dispatcher.sansio.beginnings import Start
+from dispatcher.sansio.catch_up import began_anew
 from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
-from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
 from dispatcher.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -102,6 +105,8 @@ class Pipeline:
         self._stop_fetching = False
         self._held: frozenset[TopicPartition] = frozenset()
         """Partitions that `stop_fetching` has paused."""
+        self._untold: dict[TopicPartition, Gap] = {}
+        """Gaps of logs that began again while nobody was there to be sent them: they go before the first record."""
         self._stop = False
         self._nobody_listens = False
         self._rebalances = 0
@@ -125,7 +130,7 @@ class Pipeline:
         self._stop = True
         self._poller.stop()
 
-    # The poller's crossing (kafka.crossing.Downstream).
+    # The poller's crossing (kafka.bridge.Downstream).
 
     def exchange(self, polled: Polled) -> Orders:
         """Take what came in and say what to do."""
@@ -137,7 +142,13 @@ class Pipeline:
             self._take_error(name, reason)
         if polled.assigned is not None:
             self._take_assigned(polled.assigned)
-        rebuild = self._commits.answered(polled.commit_results)
+        rebuild = self._commits.answered(polled.commit_answers, trio.current_time())
+        for start in polled.starts:
+            self._take_start(start)
+        for partition, stamp in polled.stamps.items():
+            self._offsets.described(partition, stamp.format())
+        for gap in polled.gaps:
+            self._take_gap(gap)
         for group in polled.groups:
             self._take_records(group)
         for partition, end in polled.ends.items():
@@ -145,7 +156,7 @@ class Pipeline:
             if self._offsets.epoch(partition) is not None:
                 self.hub.reached(partition, end)
         self._settle_state()
-        pause, resume = self._decide_flow(polled.assigned or ())
+        pause, resume = self._decide_flow([start.partition for start in polled.starts])
         return Orders(
             commit=self._commits.due(trio.current_time()),
             pause=pause,
@@ -175,8 +186,8 @@ class Pipeline:
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
         """Forget these partitions and return what to commit before they are let go."""
-        self._flow.unassigned(partitions)
-        return self._offsets.revoked(partitions)
+        self._forget(partitions)
+        return self._commits.revoked(partitions, trio.current_time())
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Forget these partitions: they have another owner, so nothing of theirs is committed."""
@@ -184,7 +195,7 @@ class Pipeline:
         self._rebalances += 1
         self._rebalancing = True
         self._offsets.lost(partitions)
-        self._flow.unassigned(partitions)
+        self._forget(partitions)
         self.hub.unassigned(partitions)
         self._settle_state()
 
@@ -192,12 +203,16 @@ class Pipeline:
         """Return the last commits: the consumer is being closed."""
         partitions = sorted(self._offsets.partitions)
         self.hub.unassigned(partitions)
-        self._flow.unassigned(partitions)
-        self._commits.forget()
+        self._forget(partitions)
         self._consumer = None
         self._broker_reachable = False
+        commits = self._commits.revoked(partitions, trio.current_time())
         self._settle_state()
-        return self._offsets.revoked(partitions)
+        return commits
+
+    def left(self) -> None:
+        """The consumer is closed: no commit will be answered any more."""
+        self._commits.forget()
 
     def statistics(self) -> PipelineStatistics:
         """A snapshot of the pipeline."""
@@ -250,7 +265,6 @@ class Pipeline:
         log.info("assigned", partitions=[str(partition) for partition in sorted(partitions)])
         for partition in partitions:
             self._offsets.assigned(partition)
-        self._flow.assigned(partitions)
         self.hub.assigned(partitions)
         self._rebalancing = False
         # Only a broker can assign; the statistics say the same a second later.
@@ -261,10 +275,50 @@ class Pipeline:
         self._last_error = None
         self._complaints.clear()
 
+    def _take_start(self, start: Start) -> None:
+        """A partition begins, or another log begins in its place."""
+        partition = start.partition
+        self._offsets.began(
+            partition,
+            start.offset,
+            committed=start.committed,
+            commit_beginning=not start.recreated,
+            metadata=start.stamp.format(),
+        )
+        self._forget([partition])
+        self._flow.assigned([partition])
+        if start.recreated:
+            log.warning("topic recreated", partition=str(partition), offset=start.offset, replaces=start.replaces)
+            self._begin_again(partition, start.offset, start.replaces)
+        self.hub.reached(partition, start.offset)
+
+    def _begin_again(self, partition: TopicPartition, first_offset: int, replaces: int | None) -> None:
+        """Another log begins: whoever reads the topic is sent the gap now, or else whoever comes first."""
+        if not self.hub.reads(partition.topic) and replaces is not None:
+            self._untold[partition] = began_anew(partition, replaces, first_offset)
+        self.hub.begins_anew(partition, first_offset, replaces)
+
+    def _take_gap(self, gap: Gap) -> None:
+        """Records have expired: whoever is first to be sent that settles their offsets."""
+        partition = gap.partition
+        epoch = self._offsets.epoch(partition)
+        if epoch is None:
+            return
+        log.warning("records expired", partition=str(partition), first=gap.first, last=gap.last)
+        covers_from = self._offsets.received(partition, gap.first, gap.last + 1)
+        self.hub.publish(Batch(partition, NO_RECORDS, epoch=epoch, covers_from=covers_from, gap=gap))
+
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
+        """Nothing is known any more of partitions that leave or begin again."""
+        self._flow.unassigned(partitions)
+        self._held = self._held.difference(partitions)
+        for partition in partitions:
+            self._untold.pop(partition, None)
+
     def _take_records(self, group: Group) -> None:
         partition, records, leader_epoch = group
         if self._offsets.epoch(partition) is None:
-            # Fetched before a revoke that came in the same poll: its new owner reads them.
+            # Fetched before a revoke within the same poll: the new owner reads them.
             return
         epoch_before = self._offsets.epoch(partition)
         covers_from = self._offsets.received(partition, records.offsets[0], records.offsets[-1] + 1, leader_epoch)
@@ -273,8 +327,11 @@ class Pipeline:
         if epoch != epoch_before:
             # Offsets went backwards: another log than the one in memory.
             log.warning("the log begins anew", partition=str(partition), offset=records.offsets[0])
-            self.hub.begins_anew(partition, records.offsets[0])
-        self.hub.publish(Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch))
+            self._begin_again(partition, records.offsets[0], None)
+        gap = self._untold.pop(partition, None)
+        self.hub.publish(
+            Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch, gap=gap)
+        )
 
     def _settle_state(self) -> None:
         if not self._broker_reachable:
@@ -282,21 +339,27 @@ class Pipeline:
         elif self._rebalancing:
             self.hub.set_state(ReplicaState.REBALANCING)
         else:
-            self.hub.set_state(ReplicaState.STREAMING if self._offsets.partitions else ReplicaState.WAITING)
+            self.hub.set_state(ReplicaState.WAITING if self._offsets.is_empty else ReplicaState.STREAMING)
 
     def _decide_flow(
-        self, assigned: Sequence[TopicPartition]
+        self, begun: Sequence[TopicPartition]
     ) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
         """What to pause and what to resume; a partition that is new is resumed whatever it was before."""
         if self._stop_fetching:
-            newly_held = self._offsets.partitions - self._held
+            # One that has not begun is not with librdkafka yet, which refuses to pause it.
+            newly_held = self._offsets.begun - self._held
             self._held |= newly_held
             return newly_held, frozenset()
         history = self.hub.history
-        decision = self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
+        # An idle crossing asks no partition how much of it waits.
+        decision = (
+            self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
+            if history.waiting_bytes > self._flow.pause_above or self._flow.paused
+            else None
+        )
         pause, resume = (frozenset(), frozenset()) if decision is None else decision
         self._tell_whether_anybody_listens()
-        return pause, resume | (frozenset(assigned) - self._flow.paused)
+        return pause, resume | (frozenset(begun) - self._flow.paused)
 
     def _tell_whether_anybody_listens(self) -> None:
         """One line when fetching stops because nobody takes what waits, one when it goes on."""

@@ -231,7 +231,11 @@ class Settings(BaseSettings):
     kafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
         description="Any librdkafka property, as `[kafka]` in the file, `DISPATCHER_KAFKA__SECURITY_PROTOCOL` in the "
-        "environment, or `-X security.protocol=ssl`. Those that the dispatcher owns are refused.",
+        "environment, or `-X security.protocol=ssl`. Those that the dispatcher owns are refused. "
+        "`auto.offset.reset` says where the group begins with a topic of which it has committed nothing: `earliest` "
+        "(the default), `latest`, or `error` (its partitions wait until an offset is committed). It decides nothing "
+        "else: where the group began is committed at once, a partition that is added later begins at its start, and "
+        "after records have expired, reading goes on with the oldest one that is left.",
     )
 
     @classmethod

@@ -8,10 +8,14 @@ from dispatcher.errors import KafkaClientError
 from dispatcher.hub.statistics import ReplicaState
 from dispatcher.kafka import poller as poller_module
 from dispatcher.kafka.bridge import Polled
+from dispatcher.kafka.commits import CommitAnswer
+from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.pipeline import Pipeline
-from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.beginnings import Stamp, Start
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import Record, Records, TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry.status import ReplicaOperations
 
@@ -78,3 +82,63 @@ async def test_a_stop_ends_a_consumer_that_fails_again_and_again(monkeypatch: py
             nursery.start_soon(pipeline.run)
             await trio.sleep(0.5)
             pipeline.stop()
+
+
+def records(*offsets: int) -> Records:
+    """Records with these offsets."""
+    return Records.of([Record(offset, None, None, b"1", ()) for offset in offsets])
+
+
+async def test_a_partition_that_comes_back_while_fetching_is_stopped_is_paused_again() -> None:
+    """What was held in its earlier assignment is forgotten."""
+    pipeline = Pipeline(Settings(client_id="replica"))
+    pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 0)]))
+    pipeline.stop_fetching()
+    assert pipeline.exchange(Polled()).pause == {ONE}
+    assert pipeline.exchange(Polled()).pause == frozenset()
+    pipeline.revoked([ONE])
+    assert pipeline.exchange(Polled(assigned=[ONE])).pause == frozenset(), "it has not begun"
+    assert pipeline.exchange(Polled(starts=[Start(ONE, 0)])).pause == {ONE}
+
+
+async def test_where_an_assignment_begins_is_committed_with_its_stamp() -> None:
+    """At the crossing that says so, before anything was received; later commits carry what is known by then."""
+    pipeline = Pipeline(Settings(client_id="replica", commit_interval_seconds=0.01))
+    (commit,) = pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 5, stamp=Stamp(None, 2))])).commit
+    assert (commit.offset, commit.metadata) == (5, "began-with=2")
+    pipeline.exchange(Polled(commit_answers=[CommitAnswer(ONE, 5)], ends={ONE: 7}, stamps={ONE: Stamp("id", 2)}))
+    (commit,) = pipeline.revoked([ONE])
+    assert (commit.offset, commit.metadata) == (7, "topic-id=id;began-with=2")
+
+
+async def test_records_of_a_partition_that_has_not_begun_are_dropped() -> None:
+    """They were fetched in an earlier assignment."""
+    pipeline = Pipeline(Settings(client_id="replica"))
+    pipeline.exchange(Polled(assigned=[ONE], groups=[Group(ONE, records(7), None)], gaps=[Gap(ONE, 1, 2, "expired")]))
+    assert pipeline.statistics().waiting_records == {ONE: 0}
+    assert pipeline.statistics().partitions[ONE].received_to is None
+
+
+async def test_what_expired_waits_for_somebody_to_be_told() -> None:
+    """Its offsets are settled with the gap: nothing is committed beyond it while nobody was sent it."""
+    pipeline = Pipeline(Settings(client_id="replica"))
+    pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 5, committed=True)], gaps=[Gap(ONE, 5, 8, "expired")]))
+    assert pipeline.statistics().partitions[ONE].dispatched_to == 5
+    assert pipeline.hub.history.waiting_bytes > 0
+    (entry,) = pipeline.hub.history.ahead(pipeline.hub.history.cursor(frozenset({"ofa_assets"}), {ONE: 5}, {ONE}))
+    pipeline.hub.dispatched([entry], 1)
+    assert pipeline.statistics().partitions[ONE].dispatched_to == 9
+
+
+async def test_a_log_that_began_again_with_nobody_there_says_so_before_its_first_record() -> None:
+    """Once, and not if the partition left before."""
+    pipeline = Pipeline(Settings(client_id="replica"))
+    again = Start(ONE, 0, recreated=True, replaces=5)
+    pipeline.exchange(Polled(assigned=[ONE], starts=[again]))
+    pipeline.revoked([ONE])
+    pipeline.hub.unassigned([ONE])
+    pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 0)]))
+    pipeline.exchange(Polled(starts=[again], groups=[Group(ONE, records(0), None), Group(ONE, records(1), None)]))
+    history = pipeline.hub.history
+    entries = list(history.ahead(history.cursor(frozenset({"ofa_assets"}), {ONE: 0}, {ONE})))
+    assert [entry.batch.gap for entry in entries] == [Gap(ONE, 5, -1, "recreated"), None]

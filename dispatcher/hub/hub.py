@@ -104,10 +104,22 @@ class Hub:
             for entry in subscriber.in_flight
         )
 
-    def begins_anew(self, partition: TopicPartition, first_offset: int) -> None:
-        """A partition is another log from now on; it begins at an offset."""
+    def begins_anew(self, partition: TopicPartition, first_offset: int, replaces: int | None = None) -> None:
+        """Start a partition over: its topic was recreated, and the new log begins at this offset.
+
+        Args:
+            partition: The partition.
+            first_offset: Where the new log begins.
+            replaces: The next offset of the old log, for subscribers that have not been sent anything of it.
+        """
         readers = [subscriber for subscriber in self._subscribers.values() if partition.topic in subscriber.feed.topics]
-        places = [subscriber.places.get(partition) for subscriber in readers]
+        departed, before_number = self._departed.pop(partition, (None, 0))
+        places = []
+        for subscriber in readers:
+            place = subscriber.places.get(partition)
+            if place is None and subscriber.number < before_number:
+                place = departed
+            places.append(replaces if place is None else place)
         self.assigned([partition])
         for subscriber, place in zip(readers, places, strict=True):
             subscriber.begins_anew(partition, place, first_offset)
@@ -169,9 +181,10 @@ class Hub:
 
     def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
-        records = entry.batch.records
+        records, gap = entry.batch.records, entry.batch.gap
         wanted = records[bisect_left(records.offsets, first_offset) :]
-        return _encode(feed, Batch(entry.batch.partition, wanted), entry.snapshot, entry.own_index)
+        gap = gap._replace(first=first_offset) if gap is not None and first_offset <= gap.last else None
+        return _encode(feed, Batch(entry.batch.partition, wanted, gap=gap), entry.snapshot, entry.own_index)
 
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
         """So many subscribers' sockets accepted all bytes of these entries."""
@@ -397,7 +410,9 @@ class Hub:
 
 
 def _encode(feed: Feed, batch: Batch, snapshot: Snapshot, own_index: int) -> bytes:
-    partition = batch.partition
-    return feed.wire.records(
-        batch, f"{partition.topic}:{partition.partition}=", snapshot.id_suffix(own_index, feed.topics)
-    )
+    topic, number = batch.partition
+    gap = batch.gap
+    data = b"" if gap is None else feed.wire.gap(topic, number, gap.first, gap.last, gap.reason)
+    if batch.records:
+        data += feed.wire.records(batch, f"{topic}:{number}=", snapshot.id_suffix(own_index, feed.topics))
+    return data

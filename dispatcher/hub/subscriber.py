@@ -238,8 +238,9 @@ class Subscriber:
         """
         if place is not None:
             self._found += self._encode_gaps([began_anew(partition, place, first_offset)])
-        if self._catch_up.pending:
-            self._catch_up.forget(partition)
+        was_pending = self._catch_up.pending
+        self._catch_up.forget(partition)
+        if was_pending:
             self._enter_history()
         self._nudge()
 

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dispatcher.kafka.commits import CommitResult
+from dispatcher.kafka.commits import CommitAnswer
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.statistics import ConsumerStatistics
+from dispatcher.sansio.beginnings import Stamp, Start
 from dispatcher.sansio.offsets import Commit
+from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import TopicPartition
 
 IDLE_POLL_SECONDS = 0.1
@@ -19,11 +21,17 @@ class Polled:
     """What one poll brought, as plain data for the Trio thread."""
 
     assigned: list[TopicPartition] | None = None
-    """Partitions that became ours, which may be none; None when nothing was assigned. Records of them may follow."""
+    """Partitions that became ours, which may be none; None when nothing was assigned. Each begins with a start."""
+    starts: list[Start] = field(default_factory=list)
+    """Where partitions begin, before any record of theirs. One that had begun is another log from there on."""
+    stamps: dict[TopicPartition, Stamp] = field(default_factory=dict)
+    """What commits of partitions carry from now on, where that was not known at their start."""
+    gaps: list[Gap] = field(default_factory=list)
+    """What has expired before it was read; the records in `groups` come after it."""
     groups: list[Group] = field(default_factory=list)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     """Partitions read to their end without a record in the last offsets before it, and that end."""
-    commit_results: list[CommitResult] = field(default_factory=list)
+    commit_answers: list[CommitAnswer] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of what the client reported and goes on after."""
     statistics: ConsumerStatistics | None = None
@@ -70,3 +78,6 @@ class Downstream(Protocol):
 
     def leaving(self) -> Sequence[Commit]:
         """Return the last commits: nothing is polled any more."""
+
+    def left(self) -> None:
+        """The consumer is closed: no commit will be answered any more."""

@@ -1,23 +1,29 @@
 """The commit coordinator: when to commit what, and what a commit's answer means.
 
-It is driven by the poller's crossings into Trio, which come at least every 0.1 s, so it needs no task and no
-timer of its own. One commit is on its way at a time; what was dispatched meanwhile goes with the next one.
+It is driven by the poller's crossings into Trio, which come at least every 0.1 s, so it needs no task and no timer of
+its own. Which commits are under way is in one book, that of the `OffsetTracker`; what is dispatched meanwhile goes with
+the next commit of the partition.
 
 *Thread*: Trio's. The commits that it returns are sent by the poller thread, asynchronously: a synchronous commit
 has no timeout in librdkafka and would hold the poller while a broker is away.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
 from confluent_kafka import KafkaError
 
+from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.offsets import Commit, OffsetTracker
+from dispatcher.sansio.records import TopicPartition
 
 log = structlog.get_logger(__name__)
+
+LOG_SECONDS = 10.0
+"""Least time between two log lines about the same error: commits are tried several times a second."""
 
 
 class CommitOutcome(StrEnum):
@@ -70,20 +76,25 @@ def outcome_of(code: int) -> CommitOutcome:
     return _OUTCOMES.get(code, CommitOutcome.RETRY) if code else CommitOutcome.STORED
 
 
+_MAY_ARRIVE = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError.REQUEST_TIMED_OUT})  # noqa: SLF001 - the same
+"""The request was given up, or its answer was lost: the coordinator may have stored the offset, or store it later."""
+
+
 def is_worth_another_try(code: int) -> bool:
     """Whether a commit may have another answer in a moment, for a member that leaves and has only that."""
     return outcome_of(code) in {CommitOutcome.RETRY, CommitOutcome.OWNERSHIP_IN_DOUBT} and code not in _EXPELLED
 
 
 @dataclass(frozen=True, slots=True)
-class CommitResult:
+class CommitAnswer:
     """The answer to one offset of a commit, as plain data from the poller thread."""
 
-    commit: Commit
-    code: int
+    partition: TopicPartition
+    offset: int
+    code: int = 0
     """0: stored."""
-    name: str
-    reason: str
+    name: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,73 +105,107 @@ class CommitStatistics:
     """Offsets that the broker stored."""
     failed: Mapping[CommitOutcome, int]
     """Offsets that it did not, by what that meant."""
-    outstanding: bool
+    under_way: int
+    """Offsets that were sent and are not answered yet."""
 
 
 class CommitCoordinator:
     """Decides at each crossing what to commit.
 
     Args:
-        offsets: Where dispatched offsets are.
+        offsets: Where dispatched offsets are, and the book of commits under way.
         interval_seconds: Least time between two commits.
     """
 
     def __init__(self, offsets: OffsetTracker, interval_seconds: float) -> None:
         self._offsets = offsets
         self._interval_seconds = interval_seconds
-        self._outstanding: set[Commit] = set()
         self._next_at = 0.0
         self._confirmed = 0
         self._failed: Counter[CommitOutcome] = Counter()
+        self._logged_at: dict[int, float] = {}
+        self._not_logged: Counter[int] = Counter()
+        """Failures by code since the last log line about it."""
 
     def due(self, now: float) -> Sequence[Commit]:
-        """The commits to send now, none while one is on its way or the interval has not passed.
+        """The commits to send now, none before the interval has passed.
 
         Args:
             now: Seconds on any clock that only goes forward.
         """
-        if self._outstanding or now < self._next_at:
+        if now < self._next_at:
             return ()
-        commits = self._offsets.committable()
+        commits = self._never_back(self._offsets.committable(now))
         if commits:
             self._next_at = now + self._interval_seconds
-            self._outstanding.update(commits)
-            self._offsets.sent(commits)
+            self._offsets.sent(commits, now)
+        return commits
+
+    def revoked(self, partitions: Iterable[TopicPartition], now: float) -> Sequence[Commit]:
+        """Forget partitions; returns the commits to send before they are let go."""
+        confirmed = {partition: self._offsets.committed(partition) for partition in partitions}
+        commits = self._never_back(self._offsets.revoked(confirmed), confirmed)
+        self._offsets.sent(commits, now)
         return commits
 
     def forget(self) -> None:
         """The consumer is gone, with every answer that was still to come."""
-        for commit in self._outstanding:
-            self._offsets.refused(commit)
-        self._outstanding.clear()
+        self._offsets.forget_answers()
 
-    def answered(self, results: Sequence[CommitResult]) -> str | None:
-        """Take note of what the broker answered; returns why the consumer has to be built anew, None if it has not."""
+    def answered(self, answers: Sequence[CommitAnswer], now: float) -> str | None:
+        """Take note of what the broker answered; returns why the consumer has to be rebuilt, None if it has not."""
         rebuild = None
-        for result in results:
-            self._outstanding.discard(result.commit)
-            outcome = outcome_of(result.code)
-            if outcome is CommitOutcome.STORED:
+        for answer in answers:
+            outcome = outcome_of(answer.code)
+            stored = outcome is CommitOutcome.STORED
+            may_arrive = answer.code in _MAY_ARRIVE
+            self._offsets.answered(answer.partition, answer.offset, now, stored=stored, may_arrive=may_arrive)
+            if stored:
                 self._confirmed += 1
-                self._offsets.confirmed(result.commit)
                 continue
             self._failed[outcome] += 1
             if outcome is CommitOutcome.FATAL:
-                rebuild = f"a commit failed with {result.name}: {result.reason}"
-            self._offsets.refused(result.commit)
-            log.warning(
-                "commit not stored",
-                partition=str(result.commit.partition),
-                offset=result.commit.offset,
-                outcome=outcome,
-                code=result.code,
-                error=result.name,
-                reason=result.reason,
-            )
+                rebuild = f"a commit failed with {answer.name}: {answer.reason}"
+            self._log_failure(answer, outcome, now)
         return rebuild
 
     def statistics(self) -> CommitStatistics:
         """A snapshot of the coordinator."""
         failed = {outcome: self._failed[outcome] for outcome in CommitOutcome}
         del failed[CommitOutcome.STORED]
-        return CommitStatistics(self._confirmed, failed, bool(self._outstanding))
+        return CommitStatistics(self._confirmed, failed, len(self._offsets.under_way))
+
+    def _never_back(
+        self, commits: Sequence[Commit], confirmed: Mapping[TopicPartition, int | None] | None = None
+    ) -> Sequence[Commit]:
+        """Leave out what would set an offset back, which the tracker never returns."""
+        kept = []
+        for commit in commits:
+            before = self._offsets.committed(commit.partition) if confirmed is None else confirmed[commit.partition]
+            if before is not None and commit.offset < before:
+                invariants.violated(
+                    Invariant.COMMITS_NEVER_STEP_BACK,
+                    partition=str(commit.partition),
+                    offset=commit.offset,
+                    confirmed=before,
+                )
+            else:
+                kept.append(commit)
+        return kept
+
+    def _log_failure(self, answer: CommitAnswer, outcome: CommitOutcome, now: float) -> None:
+        """One line per code and `LOG_SECONDS`, with how many failures there were since the last one."""
+        self._not_logged[answer.code] += 1
+        if now < self._logged_at.get(answer.code, -LOG_SECONDS) + LOG_SECONDS:
+            return
+        self._logged_at[answer.code] = now
+        log.warning(
+            "commit not stored",
+            partition=str(answer.partition),
+            offset=answer.offset,
+            outcome=outcome,
+            code=answer.code,
+            error=answer.name,
+            reason=answer.reason,
+            times=self._not_logged.pop(answer.code),
+        )

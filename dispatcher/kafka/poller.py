@@ -9,6 +9,8 @@ Rules of this module:
 * Callbacks never raise. An exception inside ``consume()`` would lose the records that it had fetched
   already, so it is kept, and raised after the call has returned and its records were handed over.
 * No call waits without limit: commits are asynchronous, everything else has a timeout.
+* A partition is given to librdkafka with the offset at which it begins, once that is known (`Beginnings`). librdkafka
+  never resets an offset by itself: it reports it, and the poller says where to go on.
 """
 
 import random
@@ -24,11 +26,13 @@ import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.errors import KafkaClientError
+from dispatcher.kafka.beginnings import ANSWER_SECONDS, Beginnings
 from dispatcher.kafka.bridge import Downstream, Orders, Polled
-from dispatcher.kafka.commits import CommitResult, is_worth_another_try
+from dispatcher.kafka.commits import CommitAnswer, is_worth_another_try
 from dispatcher.kafka.decoding import grouped, told_apart
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.statistics import parse_statistics
+from dispatcher.sansio.beginnings import Again, Start
 from dispatcher.sansio.offsets import Commit
 from dispatcher.sansio.records import TopicPartition
 
@@ -42,6 +46,23 @@ WAKE_SECONDS = 0.002
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is built anew."""
+
+UNKNOWN_POLL_SECONDS = 0.01
+"""How long a poll waits while it is not known where some partition begins."""
+
+_HINTS = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError.INCONSISTENT_TOPIC_ID,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - the public spelling of local codes
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - the same
+    }
+)
+"""Errors of a topic that may have been deleted, and created again."""
+
+_DISCONNECTS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 - the same
+"""Errors of a broker that has gone away."""
 
 
 class Poller:
@@ -78,8 +99,12 @@ class Poller:
         self._limiter = trio.CapacityLimiter(1)
         self._polled = Polled()
         self._kept: list[BaseException] = []
-        self._sent: dict[tuple[TopicPartition, int], Commit] = {}
-        self._read_to: dict[TopicPartition, int] = {}
+        self._beginnings: Beginnings | None = None
+        self._next_offsets: dict[TopicPartition, int] = {}
+        """The next offset of each partition that was given to librdkafka."""
+        self._leader_epochs: dict[TopicPartition, int | None] = {}
+        self._left: set[TopicPartition] = set()
+        """Partitions that have left since the last message was taken by ``poll``."""
         self._paused: frozenset[TopicPartition] = frozenset()
         self._departed: set[TopicPartition] = set()
         """Partitions that have left since the last commit was sent."""
@@ -117,11 +142,13 @@ class Poller:
     # Everything below runs in the poller thread.
 
     def _own_consumer(self) -> None:
-        self._polled, self._kept, self._sent, self._read_to = Polled(), [], {}, {}
+        self._polled, self._kept, self._next_offsets, self._leader_epochs = Polled(), [], {}, {}
         self._paused = frozenset()
+        self._beginnings = beginnings = Beginnings(self._properties, self._topics)
         consumer = Consumer(
             {
                 **self._properties,
+                "auto.offset.reset": "error",
                 "error_cb": self._guard(self._on_error),
                 "stats_cb": self._guard(self._on_statistics),
                 "on_commit": self._guard(self._on_commit),
@@ -139,7 +166,10 @@ class Poller:
             orders = Orders()
             while not orders.stop:
                 trio.from_thread.check_cancelled()
-                self._poll(consumer, orders.poll_seconds)
+                self._begin(consumer, beginnings.take())
+                self._watch(beginnings)
+                hurried = beginnings.pending
+                self._poll(consumer, min(orders.poll_seconds, UNKNOWN_POLL_SECONDS) if hurried else orders.poll_seconds)
                 polled, self._polled = self._polled, Polled()
                 orders = (
                     trio.from_thread.run(self._downstream.exchange_when_settled, polled)
@@ -160,12 +190,15 @@ class Poller:
 
     def _poll(self, consumer: Consumer, timeout_seconds: float) -> None:
         """Wait for one message, then take what else is there: no record waits for a full batch."""
-        messages = []
+        messages: list[Message] = []
         try:
             first = consumer.poll(timeout_seconds)
             if first is not None:
-                messages.append(first)
-                messages += consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else ()
+                self._left.clear()
+                more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
+                # librdkafka takes back what it has put into `more` of a partition that leaves meanwhile, but not this.
+                kept = [] if _partition_of(first) in self._left else [first]
+                messages = kept + more
         except KafkaException as error:
             self._kept.append(_client_error(error.args[0]))
         self._sort(messages)
@@ -173,20 +206,94 @@ class Poller:
     def _sort(self, messages: list[Message]) -> None:
         records, told = told_apart(messages)
         for group in grouped(records, self._batch_bytes):
-            self._read_to[group.partition] = group.records.offsets[-1] + 1
+            if group.partition in self._next_offsets:
+                self._next_offsets[group.partition] = group.records.offsets[-1] + 1
+            self._note_leader_epoch(group.partition, group.leader_epoch)
             self._polled.groups.append(group)
         for message, error in told:
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
                 self._read_to_end(message)
+            elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION}:  # noqa: SLF001 - the same
+                self._lose_offset(message, error)
             else:
                 self._on_error(error)
 
+    def _note_leader_epoch(self, partition: TopicPartition, leader_epoch: int | None) -> None:
+        """Leader epochs never step back within a log."""
+        before = self._leader_epochs.get(partition)
+        if before is not None and leader_epoch is not None and leader_epoch < before and self._beginnings is not None:
+            self._beginnings.hint()
+        self._leader_epochs[partition] = leader_epoch
+
     def _read_to_end(self, message: Message) -> None:
-        """Tell of an end only when offsets without a record lie before it: the others tell nothing."""
-        partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
-        end = cast("int", message.offset())
-        if end > self._read_to.get(partition, -1):
-            self._read_to[partition] = self._polled.ends[partition] = end
+        """Report an end only when offsets without a record lie before it: other ends say nothing."""
+        partition, end = _partition_of(message), cast("int", message.offset())
+        if end > self._next_offsets.get(partition, end):
+            self._next_offsets[partition] = self._polled.ends[partition] = end
+
+    def _lose_offset(self, message: Message, error: KafkaError) -> None:
+        """The broker has no record at the next offset: the partition stands still until it is known where to go on.
+
+        Records that came before this report came in order before it.
+        """
+        partition = _partition_of(message)
+        if self._beginnings is not None and partition in self._next_offsets:
+            truncated = error.code() == KafkaError._LOG_TRUNCATION or "truncat" in error.str()  # noqa: SLF001
+            self._beginnings.out_of_range(partition, self._next_offsets[partition], truncated=truncated)
+
+    # Where partitions begin.
+
+    @property
+    def _is_eager(self) -> bool:
+        """Whether a rebalance takes everything from everybody, and librdkafka takes whole assignments only."""
+        strategies = str(self._properties.get("partition.assignment.strategy", "range,roundrobin"))
+        return self._properties.get("group.protocol") != "consumer" and "cooperative" not in strategies
+
+    def _begin(self, consumer: Consumer, decisions: Sequence[Start | Again], *, in_callback: bool = False) -> None:
+        """Give partitions to librdkafka, each with the offset at which it begins.
+
+        An assign callback has to give it something, if only none.
+        """
+        if not decisions and not in_callback:
+            return
+        begun = [decision.partition for decision in decisions if decision.partition in self._next_offsets]
+        for decision in decisions:
+            self._next_offsets[decision.partition] = decision.offset
+            if isinstance(decision, Start):
+                self._leader_epochs[decision.partition] = decision.leader_epoch
+                self._polled.starts.append(decision)
+            elif decision.gap is not None:
+                self._polled.gaps.append(decision.gap)
+        if self._is_eager:
+            consumer.assign([self._place(partition) for partition in self._next_offsets])
+        else:
+            if begun:
+                consumer.incremental_unassign([confluent_kafka.TopicPartition(*partition) for partition in begun])
+            consumer.incremental_assign([self._place(decision.partition) for decision in decisions])
+        if paused := self._paused.intersection(self._next_offsets if self._is_eager else begun):
+            consumer.pause([confluent_kafka.TopicPartition(*partition) for partition in paused])
+
+    def _place(self, partition: TopicPartition) -> confluent_kafka.TopicPartition:
+        """A partition with its next offset, and the leader epoch of the record before that for KIP-320."""
+        leader_epoch = self._leader_epochs.get(partition)
+        return confluent_kafka.TopicPartition(
+            *partition, self._next_offsets[partition], leader_epoch=-1 if leader_epoch is None else leader_epoch
+        )
+
+    def _watch(self, beginnings: Beginnings) -> None:
+        """Look whether topics are still the same."""
+        self._polled.stamps.update(beginnings.watch(self._next_offsets))
+
+    def _let_go(self, consumer: Consumer, partitions: Iterable[TopicPartition]) -> None:
+        """Take partitions from librdkafka; it refuses to let go of what it was never given."""
+        begun = [partition for partition in partitions if self._next_offsets.pop(partition, None) is not None]
+        for partition in begun:
+            self._leader_epochs.pop(partition, None)
+        self._paused = self._paused.difference(begun)
+        if self._is_eager:
+            consumer.unassign()
+        else:
+            consumer.incremental_unassign([confluent_kafka.TopicPartition(*partition) for partition in begun])
 
     def _obey(self, consumer: Consumer, orders: Orders) -> None:
         if orders.rebuild is not None:
@@ -213,12 +320,12 @@ class Poller:
     def _commit(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
         if not commits:
             return
-        self._sent.update({(commit.partition, commit.offset): commit for commit in commits})
         consumer.commit(
             offsets=[
                 confluent_kafka.TopicPartition(
                     *commit.partition,
                     commit.offset,
+                    metadata=commit.metadata,
                     leader_epoch=-1 if commit.leader_epoch is None else commit.leader_epoch,
                 )
                 for commit in commits
@@ -234,7 +341,10 @@ class Poller:
                 self._commit_for_sure(consumer, commits)
                 trio.from_thread.run_sync(self._downstream.exchange, self._polled)
         finally:
-            consumer.close()
+            try:
+                consumer.close()
+            finally:
+                trio.from_thread.run_sync(self._downstream.left)
 
     def _commit_for_sure(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
         """Commit, and again while the broker cannot, such as in the midst of a rebalance; at most `leave_seconds`.
@@ -245,16 +355,21 @@ class Poller:
         self._departed.clear()
         deadline = time.monotonic() + self._leave_seconds
         self._commit(consumer, commits)
-        answered = len(self._polled.commit_results)
-        while self._sent and time.monotonic() < deadline:
+        unanswered = {(commit.partition, commit.offset): commit for commit in commits}
+        answered = len(self._polled.commit_answers)
+        while unanswered and time.monotonic() < deadline:
             # Serves the answer; a record that comes along was not dispatched, so it stays in Kafka.
             consumer.poll(0.02)
-            results = self._polled.commit_results[answered:]
-            answered += len(results)
-            refused = [result.commit for result in results if is_worth_another_try(result.code)]
-            again = [commit for commit in refused if commit.partition not in self._departed]
+            answers = self._polled.commit_answers[answered:]
+            answered += len(answers)
+            again = []
+            for answer in answers:
+                commit = unanswered.pop((answer.partition, answer.offset), None)
+                if commit and is_worth_another_try(answer.code) and commit.partition not in self._departed:
+                    again.append(commit)
             if again:
                 time.sleep(AGAIN_SECONDS)
+                unanswered.update({(commit.partition, commit.offset): commit for commit in again})
                 self._commit(consumer, again)
 
     def _raise_kept(self) -> None:
@@ -272,8 +387,12 @@ class Poller:
 
         return guarded
 
-    def _on_assign(self, _consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
-        self._polled.assigned = [*(self._polled.assigned or ()), *_plain(partitions)]
+    def _on_assign(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        assigned = _plain(partitions)
+        self._polled.assigned = [*(self._polled.assigned or ()), *assigned]
+        assert self._beginnings is not None  # noqa: S101 - made with the consumer
+        self._beginnings.assigned(assigned)
+        self._begin(consumer, self._beginnings.wait(ANSWER_SECONDS), in_callback=True)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
         revoked = self._not_just_assigned(_plain(partitions))
@@ -285,43 +404,58 @@ class Poller:
         commits = trio.from_thread.run_sync(self._downstream.revoked, revoked)
         # Asynchronous, and still safe: librdkafka finishes commits under way before it lets partitions go.
         self._commit(consumer, commits)
+        self._let_go(consumer, revoked)
 
-    def _on_lost(self, _consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
+    def _on_lost(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
         lost = self._not_just_assigned(_plain(partitions))
         trio.from_thread.run_sync(self._downstream.lost, lost)
+        self._let_go(consumer, lost)
 
     def _not_just_assigned(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Partitions that come and go within one poll were never told to anybody."""
         self._departed.update(partitions)
-        for partition in partitions:
-            self._read_to.pop(partition, None)
-        if self._polled.assigned is not None:
-            self._polled.assigned = [p for p in self._polled.assigned if p not in partitions]
+        self._left.update(partitions)
+        if self._beginnings is not None:
+            self._beginnings.forget(partitions)
+        polled = self._polled
+        if polled.assigned is not None:
+            polled.assigned = [partition for partition in polled.assigned if partition not in partitions]
+        polled.starts = [start for start in polled.starts if start.partition not in partitions]
+        polled.gaps = [gap for gap in polled.gaps if gap.partition not in partitions]
         return partitions
 
     def _on_commit(self, error: KafkaError | None, partitions: list[confluent_kafka.TopicPartition] | None) -> None:
-        for partition in partitions or ():
-            commit = self._sent.pop((TopicPartition(partition.topic, partition.partition), partition.offset), None)
-            if commit is not None:
-                problem = partition.error or error
-                self._polled.commit_results.append(
-                    CommitResult(commit, 0, "", "")
-                    if problem is None
-                    else CommitResult(commit, problem.code(), problem.name(), problem.str())
-                )
+        for answered in partitions or ():
+            problem = answered.error or error
+            self._polled.commit_answers.append(
+                CommitAnswer(_plain([answered])[0], answered.offset)
+                if problem is None
+                else CommitAnswer(_plain([answered])[0], answered.offset, problem.code(), problem.name(), problem.str())
+            )
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - the public spelling of local codes
             self._kept.append(_client_error(error))
         else:
+            if self._beginnings is not None:
+                if error.code() in _HINTS:
+                    self._beginnings.hint()
+                elif error.code() in _DISCONNECTS:
+                    self._beginnings.disconnected()
             self._polled.errors.append((error.name(), error.str()))
 
     def _on_statistics(self, text: str) -> None:
-        self._polled.statistics = parse_statistics(text)
+        statistics = parse_statistics(text)
+        if statistics is not None:
+            self._polled.statistics = statistics
 
 
 def _plain(partitions: list[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
     return [TopicPartition(partition.topic, partition.partition) for partition in partitions]
+
+
+def _partition_of(message: Message) -> TopicPartition:
+    return TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
 
 
 def _client_error(error: KafkaError) -> KafkaClientError:

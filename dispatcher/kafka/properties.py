@@ -23,7 +23,8 @@ OWNED: Mapping[str, str | int | bool] = {
 """Properties that a user cannot set (settings refuses them by name): the guarantees stand on them."""
 
 PREFERRED: Mapping[str, str | int | bool] = {
-    # A new group begins with what is there: "latest" would lose what came before the first replica.
+    # A new group begins with what is there: "latest" would lose what came before the first replica. The poller gives
+    # librdkafka "error": where to begin, and what a reset leaves out, is decided in `sansio.beginnings`.
     "auto.offset.reset": "earliest",
     "partition.assignment.strategy": "cooperative-sticky",
     # Members hear of a rebalance in the answer to a heartbeat, so it is the greatest part of a planned hand-over;
@@ -61,6 +62,21 @@ GROUP_ONLY = CLASSIC_ONLY | {
 """Properties that mean nothing without membership."""
 
 
+CONSUMER_PREFIXES = (
+    "auto.",
+    "check.crcs",
+    "coordinator.query.",
+    "enable.auto.",
+    "enable.partition.eof",
+    "fetch.",
+    "group.id",
+    "isolation.level",
+    "max.partition.fetch.",
+    "queued.",
+)
+"""Beginnings of properties that librdkafka warns about in a client that consumes nothing."""
+
+
 def consumer_properties(settings: Settings) -> dict[str, str | int | float | bool]:
     """The configuration of the group consumer."""
     preferred = dict(PREFERRED)
@@ -85,6 +101,15 @@ def replay_properties(settings: Settings) -> dict[str, str | int | float | bool]
     for name in GROUP_ONLY:
         properties.pop(name, None)
     return properties
+
+
+def admin_properties(properties: Mapping[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    """The configuration of the client that asks about topics and offsets: it connects as the group's consumer does."""
+    return {
+        name: value
+        for name, value in properties.items()
+        if name not in GROUP_ONLY and not name.startswith(CONSUMER_PREFIXES)
+    }
 
 
 def check_properties(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -31,9 +32,18 @@ class ConsumerStatistics:
     partitions: Mapping[TopicPartition, FetchStatistics]
 
 
-def parse_statistics(text: str | bytes) -> ConsumerStatistics:
-    """Read one JSON document of ``stats_cb``; what is missing is unknown."""
-    document = orjson.loads(text)
+def parse_statistics(text: str | bytes) -> ConsumerStatistics | None:
+    """Read one JSON document of ``stats_cb``; what is missing is unknown. None if it cannot be read.
+
+    librdkafka writes names into it without escaping them, such as a ``client.id`` with a quote.
+    """
+    try:
+        return _parse(orjson.loads(text))
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return None
+
+
+def _parse(document: Mapping[str, Any]) -> ConsumerStatistics:
     group = document.get("cgrp", {})
     return ConsumerStatistics(
         brokers_up=sum(broker.get("state") == "UP" for broker in document.get("brokers", {}).values()),

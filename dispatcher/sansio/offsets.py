@@ -1,21 +1,33 @@
-"""Which offsets may be committed: dispatched runs in, committable offsets out, per assignment epoch.
+"""Which offsets may be committed: dispatched runs in, commits out and their answers in, per assignment epoch.
 
 Rules of this module:
 
-* A commit carries the offset behind the last record of the longest dispatched run that starts at the first
-  received record. It never passes a record that was received and not dispatched.
-* Every assignment of a partition begins a new epoch. What is told of an earlier epoch changes nothing.
+* A commit carries the offset after the last record of the longest dispatched run that starts where the assignment
+  began. It never passes a record that was received and not dispatched.
+* Where an assignment began is committed before anything else if the group has no offset there: what comes before the
+  first dispatch would otherwise be skipped by a restart with ``auto.offset.reset=latest``.
+* Every beginning of a partition is a new epoch. What belongs to an earlier epoch changes nothing, except that an
+  earlier commit which may have arrived after a newer one makes the newer one be sent once more.
+* One commit of each partition's present epoch is under way at a time. All commits under way are in one book, oldest
+  first, and an answer belongs to the oldest that fits.
 * Illegal input raises and changes nothing.
 * Offsets without a record (compacted, aborted, control records) lie inside the range that a batch covers
-  (`Batch.covers_from`), so they are dispatched with the record behind them.
+  (`Batch.covers_from`), so they are dispatched with the record after them. Records that expired before they were read
+  are dispatched with the gap that reports them.
+* What is done for each crossing costs what changed in it, not the number of partitions.
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dispatcher.sansio.records import TopicPartition
+
+AGAIN_SECONDS = 5.0
+"""How long after a commit that nobody answered the offset is committed once more: until then the broker may still take
+the old request, and with it an older offset. Seen 1.6 s after the client had given up (docs/rebalance.md)."""
 
 
 class Commit(NamedTuple):
@@ -28,45 +40,55 @@ class Commit(NamedTuple):
     """Last dispatched + 1: the next record that the group has to read."""
     leader_epoch: int | None
     """Leader epoch of the last dispatched record (KIP-320), None when unknown."""
+    metadata: str = ""
+    """What is stored beside the offset: see `beginnings.Stamp`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatistics:
-    """What is known of one assigned partition; offsets are None until the first record came."""
+    """What is known of one assigned partition; offsets are None until it is known where it begins."""
 
     epoch: int
     received_to: int | None
-    """Offset behind the last received record."""
+    """Offset after the last received record."""
     dispatched_to: int | None
-    """Offset behind the last record of the dispatched run: what may be committed."""
+    """Offset after the last record of the dispatched run: what may be committed."""
     committed: int | None
-    """Offset that the broker confirmed in this assignment."""
+    """Offset that the broker has confirmed in this assignment, or had before."""
 
 
 @dataclass(slots=True)
 class _Assignment:
     epoch: int
     first: int | None = None
-    """Offset of the first received record: before it nothing is ours to commit."""
+    """Where it began: before it nothing is ours to commit. None until that is known."""
     received_to: int = 0
     dispatched_to: int = 0
     runs: list[tuple[int, int]] = field(default_factory=list)
     """Dispatched ranges above `dispatched_to`, sorted, disjoint, not touching."""
     leader_epochs: list[tuple[int, int | None]] = field(default_factory=list)
     """(first offset, leader epoch) of each change of leader epoch, oldest first."""
-    sent: int | None = None
-    """Offset of the newest commit on its way, None when there is none or it was refused."""
     committed: int | None = None
+    commits_beginning: bool = False
+    """Whether where it began has to be committed."""
+    metadata: str = ""
 
-    def commit_beyond(self, partition: TopicPartition, *known: int | None) -> list[Commit]:
-        """The commit of the dispatched run, if it goes further than every offset that is known already."""
-        if self.first is None or self.dispatched_to <= max((self.first, *(o for o in known if o is not None))):
-            return []
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to commit that the broker has not confirmed."""
+        if self.first is None:
+            return False
+        if self.committed is None:
+            return self.commits_beginning or self.dispatched_to > self.first
+        return self.dispatched_to > self.committed
+
+    def commit(self, partition: TopicPartition) -> Commit:
+        """The commit of the dispatched run."""
         leader_epoch = None
         for first_offset, epoch in self.leader_epochs:
             if first_offset < self.dispatched_to:
                 leader_epoch = epoch
-        return [Commit(partition, self.epoch, self.dispatched_to, leader_epoch)]
+        return Commit(partition, self.epoch, self.dispatched_to, leader_epoch, self.metadata)
 
 
 class OffsetTracker:
@@ -75,39 +97,89 @@ class OffsetTracker:
     def __init__(self) -> None:
         self._assignments: dict[TopicPartition, _Assignment] = {}
         self._epoch = 0
+        self._under_way: dict[TopicPartition, deque[Commit]] = {}
+        """The book: commits that were sent and not answered, oldest first, of whatever epoch."""
+        self._changed: dict[TopicPartition, None] = {}
+        """Partitions that may have something to commit and have no commit of this epoch under way."""
+        self._again: dict[TopicPartition, float] = {}
+        """When to commit partitions once more whose offset an older commit may have set back."""
 
     def assigned(self, partition: TopicPartition) -> int:
-        """Begin a new epoch for a partition and return it; an earlier one is forgotten."""
+        """Begin a new epoch for a partition and return it; an earlier one is forgotten.
+
+        Nothing is received of it before `began`.
+        """
         self._epoch += 1
+        self._changed.pop(partition, None)
         self._assignments[partition] = _Assignment(self._epoch)
         return self._epoch
 
+    def began(
+        self,
+        partition: TopicPartition,
+        offset: int,
+        *,
+        committed: bool = False,
+        commit_beginning: bool = True,
+        metadata: str = "",
+    ) -> int:
+        """Take note of where a partition begins, in a new epoch, which is returned.
+
+        Args:
+            partition: An assigned partition.
+            offset: The first offset that is read.
+            committed: Whether the group has committed it.
+            commit_beginning: Whether to commit it, if the group has not. Not where the group's offset belongs to
+                another log, which the next owner has to notice as long as nothing of the new one was dispatched.
+            metadata: What commits carry.
+
+        Raises:
+            KeyError: the partition is not assigned.
+            ValueError: the offset is negative.
+        """
+        if offset < 0:
+            raise ValueError(f"not an offset: {offset}")
+        if partition not in self._assignments:
+            raise KeyError(partition)
+        epoch = self.assigned(partition)
+        assignment = self._assignments[partition]
+        assignment.first = assignment.received_to = assignment.dispatched_to = offset
+        assignment.committed = offset if committed else None
+        assignment.commits_beginning = commit_beginning and not committed
+        assignment.metadata = metadata
+        self._note_change(partition, assignment)
+        return epoch
+
+    def described(self, partition: TopicPartition, metadata: str) -> None:
+        """Let later commits of a partition carry other metadata."""
+        if (assignment := self._assignments.get(partition)) is not None:
+            assignment.metadata = metadata
+
     def epoch(self, partition: TopicPartition) -> int | None:
-        """The epoch of the partition's present assignment, None when it is not assigned."""
+        """The epoch of the partition's present assignment, None when it is not assigned or has not begun."""
         assignment = self._assignments.get(partition)
-        return None if assignment is None else assignment.epoch
+        return None if assignment is None or assignment.first is None else assignment.epoch
 
     def received(
         self, partition: TopicPartition, first_offset: int, next_offset: int, leader_epoch: int | None = None
     ) -> int:
-        """Take note of records that came, and return the offset from which they cover the log.
+        """Take note of a range of the log, and return the offset from which it covers the log.
 
-        The log before the first batch of an assignment is not this assignment's business: the range begins at
-        its first record. Offsets that go backwards (a recreated topic, a truncated log, a reset) begin a new
-        epoch: what was dispatched of the old log says nothing about the new one.
+        Offsets that go backwards begin a new epoch: the log is another one, and what was dispatched of the old one says
+        nothing about it. The poller begins such logs itself, so this is a second line of defence.
 
         Raises:
-            KeyError: the partition is not assigned.
+            KeyError: the partition is not assigned, or has not begun.
             ValueError: the range is empty or negative.
         """
         if not 0 <= first_offset < next_offset:
             raise ValueError(f"not a range of offsets: {first_offset}..{next_offset}")
         assignment = self._assignments[partition]
-        if assignment.first is not None and first_offset < assignment.received_to:
-            self.assigned(partition)
-            assignment = self._assignments[partition]
         if assignment.first is None:
-            assignment.first = assignment.dispatched_to = assignment.received_to = first_offset
+            raise KeyError(partition)
+        if first_offset < assignment.received_to:
+            self.began(partition, first_offset, metadata=assignment.metadata)
+            assignment = self._assignments[partition]
         covers_from = assignment.received_to
         assignment.received_to = next_offset
         if not assignment.leader_epochs or assignment.leader_epochs[-1][1] != leader_epoch:
@@ -118,14 +190,11 @@ class OffsetTracker:
         """Take note that the log has no record between the last received one and its end.
 
         What lies there, control records and aborted ones, counts as dispatched. So does an end that comes before any
-        record: from where the group stood up to there nothing is to be read.
+        record: between the beginning and that end nothing is to be read.
         """
         assignment = self._assignments.get(partition)
-        if assignment is None or end <= assignment.received_to:
+        if assignment is None or assignment.first is None or end <= assignment.received_to:
             return
-        if assignment.first is None:
-            assignment.first = 0
-            assignment.dispatched_to = end
         start, assignment.received_to = assignment.received_to, end
         self.dispatched(partition, assignment.epoch, start, end)
 
@@ -150,52 +219,117 @@ class OffsetTracker:
             assignment.dispatched_to = max(assignment.dispatched_to, assignment.runs.pop(0)[1])
         while len(assignment.leader_epochs) > 1 and assignment.leader_epochs[1][0] < assignment.dispatched_to:
             del assignment.leader_epochs[0]
+        self._note_change(partition, assignment)
 
-    def committable(self) -> list[Commit]:
-        """What was dispatched and neither sent nor confirmed yet."""
-        return [
-            commit
-            for partition, assignment in self._assignments.items()
-            for commit in assignment.commit_beyond(partition, assignment.sent, assignment.committed)
-        ]
+    def committable(self, now: float) -> list[Commit]:
+        """What was dispatched and is neither under way nor confirmed, and what is due once more.
 
-    def sent(self, commits: Iterable[Commit]) -> None:
-        """Take note that these commits are on their way."""
+        Args:
+            now: Seconds on any clock that only goes forward.
+        """
+        due = dict(self._changed)
+        for partition, at in self._again.items():
+            assignment = self._assignments[partition]
+            if at <= now and assignment.committed is not None and not self._is_under_way(partition, assignment):
+                due[partition] = None
+        return [self._assignments[partition].commit(partition) for partition in due]
+
+    def sent(self, commits: Iterable[Commit], now: float) -> None:
+        """Enter commits into the book: they are under way."""
         for commit in commits:
-            if (assignment := self._present(commit)) is not None:
-                assignment.sent = commit.offset
+            self._under_way.setdefault(commit.partition, deque()).append(commit)
+            if self._present(commit) is not None:
+                self._changed.pop(commit.partition, None)
+                if self._again.get(commit.partition, now) <= now:
+                    self._again.pop(commit.partition, None)
 
-    def confirmed(self, commit: Commit) -> None:
-        """The broker has stored this commit."""
-        if (assignment := self._present(commit)) is not None:
+    def answered(
+        self, partition: TopicPartition, offset: int, now: float, *, stored: bool, may_arrive: bool = False
+    ) -> Commit | None:
+        """Take the answer to the oldest commit under way that fits.
+
+        Args:
+            partition: The partition.
+            offset: The offset that was to be committed.
+            now: As for `committable`.
+            stored: The broker has stored it.
+            may_arrive: It was given up, and may still arrive.
+
+        Returns:
+            The commit; None when none was under way.
+        """
+        queue = self._under_way.get(partition, ())
+        commit = next((commit for commit in queue if commit.offset == offset), None)
+        if commit is None:
+            return None
+        self._under_way[partition].remove(commit)
+        if not queue:
+            del self._under_way[partition]
+        assignment = self._assignments.get(partition)
+        if assignment is None:
+            return commit
+        is_ours = commit.epoch == assignment.epoch
+        if stored and is_ours:
+            # One of an epoch is under way at a time, so this is never below the one before.
             assignment.committed = commit.offset
+        elif stored or may_arrive:
+            # The broker has, or may come to have, an older offset than the one that it confirmed to us.
+            self._again[partition] = now if stored else now + AGAIN_SECONDS
+        elif is_ours and not assignment.has_news:
+            # It was a commit once more, and it failed.
+            self._again[partition] = now
+        self._note_change(partition, assignment)
+        return commit
 
-    def refused(self, commit: Commit) -> None:
-        """The commit failed: it becomes committable again."""
-        if (assignment := self._present(commit)) is not None and assignment.sent == commit.offset:
-            assignment.sent = None
+    def forget_answers(self) -> None:
+        """No commit under way will be answered: the consumer that sent them is gone."""
+        self._under_way.clear()
+        for partition, assignment in self._assignments.items():
+            self._note_change(partition, assignment)
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> list[Commit]:
         """Forget these partitions and return what must be committed before they are let go.
 
-        A commit that is sent and not confirmed is returned again: to commit an offset twice does no harm.
+        A commit that is under way is returned again: to commit an offset twice does no harm.
         """
-        return [
-            commit
-            for partition in partitions
-            if (assignment := self._assignments.pop(partition, None)) is not None
-            for commit in assignment.commit_beyond(partition, assignment.committed)
-        ]
+        commits = []
+        for partition in partitions:
+            assignment = self._assignments.get(partition)
+            if assignment is not None:
+                if assignment.has_news or (partition in self._again and assignment.committed is not None):
+                    commits.append(assignment.commit(partition))
+                self._forget(partition)
+        return commits
 
     def lost(self, partitions: Iterable[TopicPartition]) -> None:
         """Forget these partitions; another member has them, so nothing of theirs may be committed."""
         for partition in partitions:
-            self._assignments.pop(partition, None)
+            self._forget(partition)
 
     @property
     def partitions(self) -> frozenset[TopicPartition]:
         """The assigned partitions."""
         return frozenset(self._assignments)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no partition is assigned."""
+        return not self._assignments
+
+    @property
+    def begun(self) -> frozenset[TopicPartition]:
+        """The assigned partitions of which it is known where they begin."""
+        return frozenset(tp for tp, assignment in self._assignments.items() if assignment.first is not None)
+
+    @property
+    def under_way(self) -> Sequence[Commit]:
+        """The book: every commit that was sent and not answered, of each partition the oldest first."""
+        return [commit for queue in self._under_way.values() for commit in queue]
+
+    def committed(self, partition: TopicPartition) -> int | None:
+        """The offset that the broker has confirmed in this assignment, None when there is none."""
+        assignment = self._assignments.get(partition)
+        return None if assignment is None else assignment.committed
 
     def statistics(self) -> dict[TopicPartition, PartitionStatistics]:
         """A snapshot of every assigned partition."""
@@ -212,6 +346,18 @@ class OffsetTracker:
     def _present(self, commit: Commit) -> _Assignment | None:
         assignment = self._assignments.get(commit.partition)
         return assignment if assignment is not None and assignment.epoch == commit.epoch else None
+
+    def _is_under_way(self, partition: TopicPartition, assignment: _Assignment) -> bool:
+        return any(commit.epoch == assignment.epoch for commit in self._under_way.get(partition, ()))
+
+    def _note_change(self, partition: TopicPartition, assignment: _Assignment) -> None:
+        if assignment.has_news and not self._is_under_way(partition, assignment):
+            self._changed[partition] = None
+
+    def _forget(self, partition: TopicPartition) -> None:
+        self._assignments.pop(partition, None)
+        self._changed.pop(partition, None)
+        self._again.pop(partition, None)
 
 
 def _merge(runs: list[tuple[int, int]], start: int, end: int) -> None:

@@ -28,7 +28,7 @@ class Bounds(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Offsets that will never come; what comes next begins behind the last one."""
+    """Offsets that will never come; what comes next begins after the last one."""
 
     partition: TopicPartition
     first: int

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+if TYPE_CHECKING:
+    from dispatcher.sansio.ranges import Gap
 
 RECORD_OVERHEAD_BYTES = 240
 """What one record costs in this process beside its payload: the objects that hold it.
@@ -114,6 +117,8 @@ NO_RECORDS = Records((), (), (), (), ())
 class Batch:
     """Consecutive records of one partition taken in one poll, in offset order, at least one.
 
+    A gap may come before the records, and then there need not be any: the batch stands for the offsets of the gap.
+
     ``covers_from`` to ``next_offset`` (exclusive) is the range that this batch stands for. It starts where the
     batch before ended, so offsets without a record (compacted, aborted, control records) belong to the batch
     behind them and never leave a hole in what can be committed.
@@ -123,6 +128,7 @@ class Batch:
         "covers_from",
         "epoch",
         "first_offset",
+        "gap",
         "leader_epoch",
         "next_offset",
         "partition",
@@ -138,22 +144,29 @@ class Batch:
         epoch: int = 0,
         covers_from: int | None = None,
         leader_epoch: int | None = None,
+        gap: "Gap | None" = None,
     ) -> None:
         if not isinstance(records, Records):
             records = Records.of(records)
-        if not records:
-            raise ValueError("a batch holds at least one record")
+        if records:
+            first_offset, next_offset = records.offsets[0], records.offsets[-1] + 1
+        elif gap is not None:
+            first_offset, next_offset = gap.first, gap.last + 1
+        else:
+            raise ValueError("a batch holds at least one record, or a gap")
         self.partition = partition
         self.records = records
         """Empty once the history has let the batch go; its offsets stay known."""
         self.epoch = epoch
         """The assignment epoch in which the batch was taken."""
-        self.covers_from = records.offsets[0] if covers_from is None else covers_from
+        self.covers_from = first_offset if covers_from is None else covers_from
         self.leader_epoch = leader_epoch
         """Leader epoch of the last record (KIP-320), None when unknown."""
-        self.first_offset = records.offsets[0]
-        """Offset of the first record."""
-        self.next_offset = records.offsets[-1] + 1
+        self.gap = gap
+        """What subscribers have to be sent before the records."""
+        self.first_offset = first_offset
+        """Offset of the first record, or of the gap."""
+        self.next_offset = next_offset
         """Offset behind the last record: what a commit of this batch carries."""
         self.size_bytes = BATCH_OVERHEAD_BYTES + records.size_bytes
         """Memory that it holds."""

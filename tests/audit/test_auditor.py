@@ -33,20 +33,21 @@ FAULTS = {
         {"out of order within a connection", "left out within a connection"},
     ),
     "a commit one too far": (
-        "import dispatcher.sansio.offsets as offsets\n"
-        "committable = offsets.OffsetTracker.committable\n"
-        "def too_far(self): return [c._replace(offset=c.offset + 1) for c in committable(self)]\n"
-        "offsets.OffsetTracker.committable = too_far\n",
+        "import dispatcher.kafka.poller as poller\n"
+        "commit = poller.Poller._commit\n"
+        "def too_far(self, consumer, commits):\n"
+        "    commit(self, consumer, [c._replace(offset=c.offset + 1) for c in commits])\n"
+        "poller.Poller._commit = too_far\n",
         {"commits ahead of dispatch"},
     ),
     "a commit of long ago": (
-        "import dispatcher.sansio.offsets as offsets\n"
-        "committable, calls = offsets.OffsetTracker.committable, []\n"
-        "def too_late(self):\n"
-        "    commits = committable(self)\n"
+        "import dispatcher.kafka.poller as poller\n"
+        "commit, calls = poller.Poller._commit, []\n"
+        "def too_late(self, consumer, commits):\n"
         "    calls.extend(commits)\n"
-        "    return commits if len(calls) < 9 else [c._replace(offset=c.offset // 2) for c in commits]\n"
-        "offsets.OffsetTracker.committable = too_late\n",
+        "    late = commits if len(calls) < 9 else [c._replace(offset=c.offset // 2) for c in commits]\n"
+        "    commit(self, consumer, late)\n"
+        "poller.Poller._commit = too_late\n",
         {"commits that went backwards"},
     ),
     "none": ("", set()),

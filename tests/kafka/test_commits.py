@@ -4,7 +4,8 @@ import pytest
 from confluent_kafka import KafkaError
 from structlog.testing import capture_logs
 
-from dispatcher.kafka.commits import CommitCoordinator, CommitOutcome, CommitResult, outcome_of
+from dispatcher.invariants import Invariant, invariants
+from dispatcher.kafka.commits import LOG_SECONDS, CommitAnswer, CommitCoordinator, CommitOutcome, outcome_of
 from dispatcher.sansio.offsets import Commit, OffsetTracker
 from dispatcher.sansio.records import TopicPartition
 
@@ -21,7 +22,8 @@ BY_CODE = {code: outcome for outcome, codes in MEANINGS.items() for code in code
 def dispatched_to(offset: int) -> OffsetTracker:
     """A tracker with one partition, all of it dispatched."""
     tracker = OffsetTracker()
-    epoch = tracker.assigned(ONE)
+    tracker.assigned(ONE)
+    epoch = tracker.began(ONE, 0, committed=True)
     tracker.received(ONE, 0, offset)
     tracker.dispatched(ONE, epoch, 0, offset)
     return tracker
@@ -35,7 +37,7 @@ def test_a_commit_that_failed_is_told_and_tried_again(code: int) -> None:
     (commit,) = coordinator.due(10.0)
     assert commit == Commit(ONE, commit.epoch, 7, None)
     with capture_logs() as lines:
-        rebuild = coordinator.answered([CommitResult(commit, code, "NAME", "its reason")])
+        rebuild = coordinator.answered([CommitAnswer(ONE, 7, code, "NAME", "its reason")], 10.0)
     (line,) = lines
     assert (line["code"], line["outcome"]) == (code, BY_CODE[code])
     assert ("its reason" in (rebuild or "")) is (BY_CODE[code] is CommitOutcome.FATAL)
@@ -48,8 +50,8 @@ def test_a_commit_that_failed_is_told_and_tried_again(code: int) -> None:
 def test_a_commit_that_was_stored_is_not_sent_again(code: int) -> None:
     """Also when the broker had nothing to store."""
     coordinator = CommitCoordinator(dispatched_to(7), 1.0)
-    (commit,) = coordinator.due(10.0)
-    assert coordinator.answered([CommitResult(commit, code, "", "")]) is None
+    assert [commit.offset for commit in coordinator.due(10.0)] == [7]
+    assert coordinator.answered([CommitAnswer(ONE, 7, code)], 10.0) is None
     assert coordinator.statistics().confirmed == 1
     assert list(coordinator.due(20.0)) == []
 
@@ -62,7 +64,7 @@ def test_one_commit_is_on_its_way_at_a_time() -> None:
     tracker.received(ONE, 7, 9)
     tracker.dispatched(ONE, commit.epoch, 7, 9)
     assert list(coordinator.due(20.0)) == []
-    coordinator.answered([CommitResult(commit, 0, "", "")])
+    coordinator.answered([CommitAnswer(ONE, 7)], 10.0)
     assert [commit.offset for commit in coordinator.due(20.0)] == [9]
 
 
@@ -72,8 +74,61 @@ def test_a_late_answer_says_nothing_of_the_next_assignment() -> None:
     coordinator = CommitCoordinator(tracker, 1.0)
     (old,) = coordinator.due(10.0)
     tracker.lost([ONE])
-    epoch = tracker.assigned(ONE)
+    tracker.assigned(ONE)
+    epoch = tracker.began(ONE, 3, committed=True)
     tracker.received(ONE, 3, 5)
     tracker.dispatched(ONE, epoch, 3, 5)
-    coordinator.answered([CommitResult(old, 0, "", "")])
+    coordinator.answered([CommitAnswer(ONE, old.offset)], 10.0)
     assert list(coordinator.due(20.0)) == [Commit(ONE, epoch, 5, None)]
+
+
+def test_commits_of_partitions_that_were_lost_hold_back_nothing() -> None:
+    """Their answers may take a minute; what others dispatched meanwhile is committed."""
+    tracker = dispatched_to(7)
+    coordinator = CommitCoordinator(tracker, 1.0)
+    coordinator.due(10.0)
+    tracker.lost([ONE])
+    two = TopicPartition("assets", 1)
+    tracker.assigned(two)
+    epoch = tracker.began(two, 3)
+    assert list(coordinator.due(11.0)) == [Commit(two, epoch, 3, None)]
+    assert coordinator.statistics().under_way == 2
+    coordinator.forget()
+    assert coordinator.statistics().under_way == 0
+
+
+def test_what_is_committed_on_revoke_is_in_the_book() -> None:
+    """Its answer counts, though the partition has left."""
+    coordinator = CommitCoordinator(dispatched_to(7), 1.0)
+    (commit,) = coordinator.revoked([ONE], 10.0)
+    assert commit.offset == 7
+    coordinator.answered([CommitAnswer(ONE, 7)], 10.0)
+    assert (coordinator.statistics().confirmed, coordinator.statistics().under_way) == (1, 0)
+
+
+def test_a_commit_that_is_refused_for_ever_is_logged_now_and_then() -> None:
+    """One line for each code and `LOG_SECONDS`, with the number of failures; it is tried several times a second."""
+    coordinator = CommitCoordinator(dispatched_to(7), 0.2)
+    with capture_logs() as lines:
+        for tenth in range(int(10 * LOG_SECONDS) + 1):
+            now = 10.0 + tenth / 10
+            for commit in coordinator.due(now):
+                coordinator.answered([CommitAnswer(ONE, commit.offset, 29, "TOPIC_AUTHORIZATION_FAILED", "no")], now)
+    assert [line["times"] for line in lines] == [1, coordinator.statistics().failed[CommitOutcome.REFUSED] - 1]
+
+
+def test_a_commit_never_steps_back() -> None:
+    """A tracker that would do so is a fault of ours: the commit is not sent, and the violation is counted."""
+
+    class StepsBack(OffsetTracker):
+        def committable(self, now: float) -> list[Commit]:
+            return [commit._replace(offset=3) for commit in super().committable(now)]
+
+    tracker = StepsBack()
+    tracker.assigned(ONE)
+    epoch = tracker.began(ONE, 5, committed=True)
+    tracker.received(ONE, 5, 9)
+    tracker.dispatched(ONE, epoch, 5, 9)
+    before = invariants.statistics()[Invariant.COMMITS_NEVER_STEP_BACK]
+    assert list(CommitCoordinator(tracker, 1.0).due(10.0)) == []
+    assert invariants.statistics()[Invariant.COMMITS_NEVER_STEP_BACK] == before + 1

@@ -12,6 +12,7 @@ import trio
 from dispatcher.kafka.bridge import Orders, Polled
 from dispatcher.kafka.poller import Poller
 from dispatcher.pipeline import Pipeline
+from dispatcher.sansio.beginnings import Start
 from dispatcher.sansio.offsets import Commit
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
@@ -90,7 +91,7 @@ async def test_a_partition_that_was_paused_revoked_and_assigned_again_flows(
     goes.signal(signal.SIGTERM)
     assert goes.wait() == 0
     stays.wait_for("all of them again", lambda s: len(s["partitions"]) == PARTITIONS)
-    assert [row.current_offset for row in kafka.group_offsets(stays.group).values()] == [None] * PARTITIONS
+    assert [row.current_offset for row in kafka.group_offsets(stays.group).values()] == [0] * PARTITIONS
     async with open_sse(stays) as stream:
         with trio.fail_after(60):
             records = await sse_records(stream, RECORDS)
@@ -119,7 +120,7 @@ async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> No
     """The topic was made anew while records of the old one were waiting: each log is taken for itself."""
     pipeline = Pipeline(Settings(client_id="replica"))
     partition = TopicPartition("ofa_assets", 0)
-    pipeline.exchange(Polled(assigned=[partition]))
+    pipeline.exchange(Polled(assigned=[partition], starts=[Start(partition, 8)]))
     poller = pipeline._poller
     poller._sort([confluent_kafka.Message(topic="ofa_assets", partition=0, offset=o) for o in (8, 9, 0, 1, 20)])
     assert [[r.offset for r in group.records] for group in poller._polled.groups] == [[8, 9], [0, 1, 20]]
@@ -155,6 +156,15 @@ class LeavingGroup:
 
     def revoked(self, _: list[TopicPartition]) -> list[Commit]:
         return []
+
+    def left(self) -> None:
+        """Nothing was kept."""
+
+    def incremental_unassign(self, _: list[confluent_kafka.TopicPartition]) -> None:
+        """Nothing was given to it."""
+
+    def unassign(self) -> None:
+        """The same."""
 
     def commit(self, offsets: list[confluent_kafka.TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
@@ -224,3 +234,121 @@ def test_who_resumes_what_was_paused_wakes_its_fetcher() -> None:
     poller._obey(cast("Any", consumer), Orders(resume=[first, new]))
     poller._obey(cast("Any", consumer), Orders(resume=[first, new]))
     assert consumer.told == [("pause", [0, 1]), ("resume", [0, 2]), ("wake", [0]), ("resume", [0, 2])]
+
+
+class Rebalancing:
+    """A consumer in whose ``consume`` a partition is revoked, and assigned again at another offset."""
+
+    def __init__(self, poller: Poller) -> None:
+        self.given: list[list[tuple[int, int]]] = []
+        self._poller = poller
+
+    def poll(self, _: float) -> confluent_kafka.Message:
+        """The record that was taken before."""
+        return confluent_kafka.Message(topic="ofa_assets", partition=0, offset=50, value=b"")
+
+    def consume(self, _number: int, _timeout: float) -> list[confluent_kafka.Message]:
+        """Serves the rebalance, and returns a record of another partition."""
+        partitions = [confluent_kafka.TopicPartition("ofa_assets", 0)]
+        consumer = cast("Any", self)
+        self._poller._on_revoke(consumer, partitions)
+        self._poller._on_assign(consumer, partitions)
+        return [confluent_kafka.Message(topic="ofa_assets", partition=1, offset=7, value=b"")]
+
+    def incremental_assign(self, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        """Keep it."""
+        self.given.append([(partition.partition, partition.offset) for partition in partitions])
+
+    def incremental_unassign(self, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        """Keep it."""
+        self.given.append([(partition.partition, -1) for partition in partitions])
+
+
+class Known:
+    """Beginnings that are known at once: everything begins at 40."""
+
+    def __init__(self) -> None:
+        self._asked: list[TopicPartition] = []
+        self.lost: list[tuple[TopicPartition, int, bool]] = []
+
+    def assigned(self, partitions: list[TopicPartition]) -> None:
+        """These are to begin."""
+        self._asked = partitions
+
+    def forget(self, _: list[TopicPartition]) -> None:
+        """They have left."""
+
+    def wait(self, _: float) -> list[Start]:
+        """No wait is needed."""
+        return [Start(partition, 40, committed=True) for partition in self._asked]
+
+    def out_of_range(self, partition: TopicPartition, next_offset: int, *, truncated: bool) -> None:
+        """Keep it."""
+        self.lost.append((partition, next_offset, truncated))
+
+
+async def begun_pipeline() -> tuple[Pipeline, Poller, Rebalancing]:
+    """A pipeline with two partitions that were read up to 50 and 7."""
+    pipeline = Pipeline(Settings(client_id="replica"))
+    poller = pipeline._poller
+    poller._properties = {"partition.assignment.strategy": "cooperative-sticky"}
+    poller._beginnings = cast("Any", Known())
+    zero, one = (TopicPartition("ofa_assets", number) for number in range(2))
+    starts = [Start(zero, 50, committed=True), Start(one, 7, committed=True)]
+    consumer = Rebalancing(poller)
+    poller._begin(cast("Any", consumer), starts)
+    pipeline.exchange(Polled(assigned=[zero, one], starts=starts))
+    poller._polled = Polled()
+    return pipeline, poller, consumer
+
+
+async def test_a_record_taken_before_a_revoke_within_the_same_poll_is_dropped() -> None:
+    """Its partition is assigned again before the poll ends, at another offset: it is none of the new assignment."""
+    pipeline, poller, consumer = await begun_pipeline()
+    await trio.to_thread.run_sync(poller._poll, cast("Any", consumer), 0.1)
+    assert [(group.partition.partition, list(group.records.offsets)) for group in poller._polled.groups] == [(1, [7])]
+    assert consumer.given == [[(0, 50), (1, 7)], [(0, -1)], [(0, 40)]]
+    pipeline.exchange(poller._polled)
+    received_to = {tp.partition: found.received_to for tp, found in pipeline.statistics().partitions.items()}
+    assert received_to == {0: 40, 1: 8}
+
+
+def end_of(offset: int) -> confluent_kafka.Message:
+    """The end of a log."""
+    error = confluent_kafka.KafkaError(confluent_kafka.KafkaError._PARTITION_EOF)
+    return confluent_kafka.Message(topic="ofa_assets", partition=0, offset=offset, error=error)
+
+
+async def test_an_end_is_reported_in_each_assignment() -> None:
+    """A quiet partition that comes back at an earlier offset reports the end that it has reported before."""
+    _, poller, consumer = await begun_pipeline()
+    zero = TopicPartition("ofa_assets", 0)
+    poller._sort([end_of(52)])
+    assert poller._polled.ends == {zero: 52}
+    await trio.to_thread.run_sync(poller._poll, cast("Any", consumer), 0.1)
+    poller._polled = Polled()
+    poller._sort([end_of(40)])
+    assert poller._polled.ends == {}
+    poller._sort([end_of(52)])
+    assert poller._polled.ends == {zero: 52}
+
+
+async def test_an_offset_that_the_broker_does_not_have_is_looked_into() -> None:
+    """Where to go on is asked from the record after the last one that came, and of no partition that has left."""
+    _, poller, _ = await begun_pipeline()
+    for code in (confluent_kafka.KafkaError._AUTO_OFFSET_RESET, confluent_kafka.KafkaError._LOG_TRUNCATION):
+        error = confluent_kafka.KafkaError(code, "gone")
+        for number in (1, 2):
+            poller._sort([confluent_kafka.Message(topic="ofa_assets", partition=number, offset=3, error=error)])
+    one = TopicPartition("ofa_assets", 1)
+    assert cast("Known", poller._beginnings).lost == [(one, 7, False), (one, 7, True)]
+
+
+def test_statistics_that_cannot_be_read_are_skipped() -> None:
+    """Since librdkafka does not escape names; the last document that could be read stays, and the process goes on."""
+    poller = Pipeline(Settings(client_id="replica"))._poller
+    poller._on_statistics('{"brokers": {"a": {"state": "UP"}}}')
+    for text in ('{"client_id": "a"b"}', "", "[]", '{"topics": {"a": {"partitions": {"0": {}}}}}', '{"brokers": 1}'):
+        poller._on_statistics(text)
+    assert poller._polled.statistics is not None
+    assert poller._polled.statistics.brokers_up == 1

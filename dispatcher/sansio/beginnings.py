@@ -1,0 +1,165 @@
+"""Where a partition begins to be read, and what its offsets have to do with the log that is there now.
+
+Rules of this module:
+
+* The group's committed offset decides, if it was committed for the log that is there now. Each commit carries a `Stamp`
+  as its metadata, so that a topic that was deleted and created again is noticed by its id, not by its offsets.
+* Without a committed offset, ``auto.offset.reset`` decides only for partitions that were there when the group began
+  with their topic. A partition that was added later begins at its start: everything in it is new to the group.
+* librdkafka never decides: its own ``auto.offset.reset`` would skip records in silence (KAFKA-12478).
+"""
+
+from collections.abc import Iterable
+from enum import Enum, StrEnum
+from typing import NamedTuple, Self
+
+from dispatcher.sansio.ranges import Bounds, Gap
+from dispatcher.sansio.records import TopicPartition
+
+
+class Policy(StrEnum):
+    """``auto.offset.reset``: where a topic begins of which the group has committed nothing."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+    ERROR = "error"
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """The policy by any of librdkafka's names for it."""
+        return cls(_POLICIES.get(str(value), "earliest"))
+
+
+_POLICIES = {"largest": "latest", "latest": "latest", "end": "latest", "error": "error"}
+"""Other names than `earliest` has; librdkafka has refused what is none of them."""
+
+
+class Stamp(NamedTuple):
+    """What a commit's metadata says of the topic."""
+
+    topic_id: str | None = None
+    """Kafka's id of the topic, None when it is not known."""
+    partitions: int | None = None
+    """How many partitions the topic had when the group began with it, None when it is not known."""
+
+    def format(self) -> str:
+        """The stamp as metadata."""
+        known = (("topic-id", self.topic_id), ("began-with", self.partitions))
+        return ";".join(f"{name}={value}" for name, value in known if value is not None)
+
+    @classmethod
+    def parse(cls, metadata: str | None) -> Self:
+        """The stamp in some metadata; metadata that others wrote tells nothing."""
+        fields = dict(field.partition("=")[::2] for field in (metadata or "").split(";"))
+        partitions = fields.get("began-with", "")
+        return cls(fields.get("topic-id"), int(partitions) if partitions.isdecimal() else None)
+
+
+class Committed(NamedTuple):
+    """The group's committed offset of one partition."""
+
+    offset: int
+    leader_epoch: int | None
+    stamp: Stamp
+
+
+class Start(NamedTuple):
+    """Where reading begins; a new assignment epoch begins with it."""
+
+    partition: TopicPartition
+    offset: int
+    leader_epoch: int | None = None
+    """Of the record before the offset (KIP-320), None when unknown."""
+    committed: bool = False
+    """Whether the group has committed this offset."""
+    stamp: Stamp = Stamp()
+    """What commits carry."""
+    recreated: bool = False
+    """The log is another one than the group has read."""
+    replaces: int | None = None
+    """The next offset in the old log, None when it is not known."""
+
+
+class Again(NamedTuple):
+    """Where reading goes on in the same log after librdkafka gave up an offset."""
+
+    partition: TopicPartition
+    offset: int
+    gap: Gap | None = None
+    """Records that retention has deleted before they were read."""
+
+
+class Undecided(Enum):
+    """Why it is not known where a partition begins."""
+
+    NEEDS_BOUNDS = "needs-bounds"
+    """Ask for the bounds of its log."""
+    REFUSED = "refused"
+    """The group has no offset, and ``auto.offset.reset`` is ``error``."""
+
+
+def other_log(before: Stamp, now: Stamp) -> bool:
+    """Whether both topic ids are known and differ."""
+    return before.topic_id is not None and now.topic_id is not None and before.topic_id != now.topic_id
+
+
+def begin(
+    partition: TopicPartition,
+    committed: Committed | None,
+    *,
+    topic: Stamp,
+    others: Iterable[Stamp],
+    policy: Policy,
+    bounds: Bounds | None,
+) -> Start | Undecided:
+    """Where a partition begins that was assigned.
+
+    Args:
+        partition: The partition.
+        committed: The group's offset, None when it has none.
+        topic: The topic as it is now: its id, and how many partitions it has.
+        others: Stamps of the group's commits for other partitions of the topic, and what this process knows of it.
+        policy: ``auto.offset.reset``.
+        bounds: Where the log begins and ends now, None when that was not asked for yet.
+    """
+    others = list(others)
+    counts = [other.partitions for other in others if other.partitions is not None and not other_log(other, topic)]
+    if committed is not None and not other_log(committed.stamp, topic):
+        if committed.stamp.partitions is not None:
+            counts.append(committed.stamp.partitions)
+        stamp = Stamp(topic.topic_id or committed.stamp.topic_id, min(counts, default=topic.partitions))
+        return Start(partition, committed.offset, committed.leader_epoch, committed=True, stamp=stamp)
+    if committed is not None or any(other_log(other, topic) for other in others):
+        if bounds is None:
+            return Undecided.NEEDS_BOUNDS
+        replaces = None if committed is None else committed.offset
+        return Start(partition, bounds.first, stamp=topic, recreated=True, replaces=replaces)
+    is_new = bool(others) and (not counts or partition.partition >= min(counts))
+    if policy is Policy.ERROR and not is_new:
+        return Undecided.REFUSED
+    if bounds is None:
+        return Undecided.NEEDS_BOUNDS
+    offset = bounds.end if policy is Policy.LATEST and not is_new else bounds.first
+    return Start(partition, offset, stamp=Stamp(topic.topic_id, min(counts, default=topic.partitions)))
+
+
+def go_on(
+    partition: TopicPartition, next_offset: int, bounds: Bounds, *, before: Stamp, topic: Stamp, truncated: bool
+) -> Start | Again:
+    """Where reading goes on when the broker has no record at an offset, or the topic's id has changed.
+
+    Args:
+        partition: The partition.
+        next_offset: The offset that was to be read next.
+        bounds: Where the log begins and ends now.
+        before: What was known of the topic up to now.
+        topic: The topic as it is now.
+        truncated: librdkafka has found that the log was cut before the offset, and may have grown since (KIP-320).
+    """
+    if other_log(before, topic):
+        return Start(partition, bounds.first, stamp=topic, recreated=True, replaces=next_offset)
+    if next_offset > bounds.end or truncated:
+        return Start(partition, bounds.first, stamp=before, recreated=True, replaces=next_offset)
+    if next_offset < bounds.first:
+        return Again(partition, bounds.first, Gap(partition, next_offset, bounds.first - 1, "expired"))
+    return Again(partition, next_offset)

@@ -1,0 +1,110 @@
+"""Where partitions begin, and what becomes of offsets of which the broker has no record."""
+
+import pytest
+
+from dispatcher.sansio.beginnings import (
+    Again,
+    Committed,
+    Policy,
+    Stamp,
+    Start,
+    Undecided,
+    begin,
+    go_on,
+    other_log,
+)
+from dispatcher.sansio.ranges import Bounds, Gap
+from dispatcher.sansio.records import TopicPartition
+
+ONE = TopicPartition("assets", 1)
+OLD, NEW = Stamp("old", 2), Stamp("new", 2)
+BOUNDS = Bounds(3, 9)
+
+
+def test_stamps_are_read_back() -> None:
+    """From metadata of ours; other tools' metadata says nothing."""
+    for stamp in (Stamp(), Stamp("id"), Stamp("id", 3), Stamp(None, 3)):
+        assert Stamp.parse(stamp.format()) == stamp
+    assert Stamp("id", 3).format() == "topic-id=id;began-with=3"
+    assert Stamp.parse(None) == Stamp.parse("") == Stamp.parse("NO_METADATA") == Stamp.parse("began-with=x") == Stamp()
+
+
+def test_only_ids_that_are_known_differ() -> None:
+    """An unknown id says nothing."""
+    assert other_log(OLD, NEW)
+    assert not any((other_log(OLD, OLD), other_log(Stamp(), NEW), other_log(OLD, Stamp())))
+
+
+@pytest.mark.parametrize(
+    ("value", "policy"),
+    [("smallest", "earliest"), (None, "earliest"), ("end", "latest"), ("largest", "latest"), ("error", "error")],
+)
+def test_policies_have_all_of_librdkafkas_names(value: object, policy: str) -> None:
+    """Those that mean `earliest` are the rest."""
+    assert Policy.of(value) is Policy(policy)
+
+
+def test_a_committed_offset_of_this_log_decides() -> None:
+    """Whatever the policy; its stamp is kept, and what is known now is added."""
+    for stamp in (NEW, Stamp("new", 5), Stamp()):
+        start = begin(ONE, Committed(7, 4, stamp), topic=NEW, others=[], policy=Policy.ERROR, bounds=None)
+        assert start == Start(ONE, 7, 4, committed=True, stamp=Stamp("new", stamp.partitions or 2))
+    start = begin(ONE, Committed(7, None, NEW), topic=Stamp(), others=[], policy=Policy.LATEST, bounds=None)
+    assert start == Start(ONE, 7, committed=True, stamp=NEW)
+
+
+def test_a_committed_offset_of_another_log_is_replaced_by_the_start_of_this_one() -> None:
+    """The topic's id tells; also of a partition of which the group had committed nothing."""
+    for committed, others, replaces in ((Committed(7, 4, OLD), [], 7), (None, [OLD], None)):
+        for policy in Policy:
+            arguments = {"topic": NEW, "others": others, "policy": policy}
+            assert begin(ONE, committed, bounds=None, **arguments) is Undecided.NEEDS_BOUNDS  # type: ignore[arg-type]
+            assert begin(ONE, committed, bounds=BOUNDS, **arguments) == Start(  # type: ignore[arg-type]
+                ONE, 3, stamp=NEW, recreated=True, replaces=replaces
+            )
+
+
+@pytest.mark.parametrize(
+    ("policy", "others", "expected"),
+    [
+        (Policy.EARLIEST, [], 3),
+        (Policy.LATEST, [], 9),
+        (Policy.LATEST, [Stamp("new", 2)], 9),
+        (Policy.LATEST, [Stamp("new", 1)], 3),
+        (Policy.LATEST, [Stamp("new", 2), Stamp("new", 1)], 3),
+        (Policy.LATEST, [Stamp()], 3),
+        (Policy.ERROR, [Stamp("new", 1)], 3),
+        (Policy.ERROR, [], None),
+    ],
+)
+def test_the_policy_decides_for_partitions_that_were_there_at_first(
+    policy: Policy, others: list[Stamp], expected: int | None
+) -> None:
+    """One that was added later begins at its start."""
+    start = begin(ONE, None, topic=NEW, others=others, policy=policy, bounds=BOUNDS)
+    if expected is None:
+        assert start is Undecided.REFUSED
+    else:
+        assert isinstance(start, Start)
+        counts = [other.partitions for other in others if other.partitions is not None]
+        assert start == Start(ONE, expected, stamp=Stamp("new", min(counts, default=2)))
+        assert begin(ONE, None, topic=NEW, others=others, policy=policy, bounds=None) is Undecided.NEEDS_BOUNDS
+
+
+def test_an_offset_that_has_expired_leaves_a_gap() -> None:
+    """Up to the first record that is there; the log is the same."""
+    decision = go_on(ONE, 1, BOUNDS, before=NEW, topic=NEW, truncated=False)
+    assert decision == Again(ONE, 3, Gap(ONE, 1, 2, "expired"))
+
+
+@pytest.mark.parametrize("next_offset", [3, 9])
+def test_an_offset_that_is_there_is_asked_for_again(next_offset: int) -> None:
+    """A leader that lagged for a moment has caught up."""
+    assert go_on(ONE, next_offset, BOUNDS, before=NEW, topic=Stamp(), truncated=False) == Again(ONE, next_offset)
+
+
+def test_another_log_is_read_from_its_start() -> None:
+    """By the topic's id, by an end before the offset, or because the log was cut below it and has grown since."""
+    for before, next_offset, truncated, stamp in ((OLD, 5, False, NEW), (NEW, 10, False, NEW), (NEW, 5, True, NEW)):
+        decision = go_on(ONE, next_offset, BOUNDS, before=before, topic=NEW, truncated=truncated)
+        assert decision == Start(ONE, 3, stamp=stamp, recreated=True, replaces=next_offset)

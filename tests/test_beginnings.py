@@ -1,0 +1,240 @@
+"""Where reading begins and goes on, on a real broker: guarantees G2 and G3 whatever happens to offsets and topics."""
+
+import json
+import signal
+from collections.abc import Callable
+
+import confluent_kafka
+import pytest
+import trio
+from confluent_kafka import TopicCollection
+from confluent_kafka.cimpl import NewPartitions
+
+from testbed.broker.witness import delete_records
+from testbed.clients import SseStream, open_sse, open_ws, sse_records
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
+from tests.conftest import Kafka
+
+PROTOCOLS = {
+    "classic": {},
+    "eager": {"partition.assignment.strategy": "range"},
+    "consumer": {"group.protocol": "consumer"},
+}
+"""librdkafka properties by the kind of group."""
+
+RESETS = ["earliest", "latest"]
+"""``auto.offset.reset``: neither may lose anything."""
+
+
+async def produce(
+    kafka: Kafka, topic: str, first: int, number: int, *, partitions: int = 1, size_bytes: int = 0
+) -> None:
+    """This many records more."""
+    await trio.to_thread.run_sync(
+        produce_numbered, kafka.bootstrap_servers, topic, number, partitions, size_bytes, first
+    )
+
+
+async def in_thread(function: Callable[..., object], *arguments: object) -> None:
+    """Call something that blocks."""
+    await trio.to_thread.run_sync(function, *arguments)
+
+
+async def told(stream: SseStream, until: Callable[[list[tuple[object, ...]]], bool]) -> list[tuple[object, ...]]:
+    """Records as (partition, offset) and gaps as ("gap", partition, from, to, reason), in order, until a condition."""
+    found: list[tuple[object, ...]] = []
+    with trio.fail_after(90):
+        while not until(found):
+            event = await stream.next_event()
+            assert event is not None
+            if event.type == "gap":
+                gap = json.loads(event.data)
+                found.append(("gap", gap["partition"], gap["from"], gap["to"], gap["reason"]))
+            elif event.type == "message":
+                found.append(event.own)
+    return found
+
+
+def committed(kafka: Kafka, replica: Replica) -> dict[int, int | None]:
+    """The group's offsets by partition, as Kafka's own tool shows them."""
+    return {row.partition: row.current_offset for row in kafka.group_offsets(replica.group).values()}
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_records_that_expire_while_fetching_is_paused_are_reported(
+    kafka: Kafka, replicas: Callable[..., Replica], protocol: str, reset: str
+) -> None:
+    """One connection gets what was fetched, a gap up to what is there, and all of that: no offset is left out."""
+    topic = kafka.create_topic(1)
+    small = {"pause_above_bytes": "64KiB", "resume_below_bytes": "32KiB"}
+    properties = {**PROTOCOLS[protocol], "auto.offset.reset": reset, "queued.max.messages.kbytes": 64}
+    replica = replicas(kafka.bootstrap_servers, topic, settings=small, kafka=properties)
+    replica.wait_until_ready()
+    await produce(kafka, topic, 0, 3000, size_bytes=1000)
+    await in_thread(replica.wait_for, "paused", lambda s: s["partitions"][0]["paused"])
+    await in_thread(delete_records, kafka.bootstrap_servers, {(topic, 0): 2500})
+    async with open_sse(replica) as stream:
+        events = await told(stream, lambda found: (0, 2999) in found)
+        gap = next(number for number, event in enumerate(events) if event[0] == "gap")
+        assert [(0, offset) for offset in range(gap)] == events[:gap]
+        assert events[gap] == ("gap", 0, gap, 2499, "expired")
+        assert [(0, offset) for offset in range(2500, 3000)] == events[gap + 1 :]
+        inside = f"?last_event_id={topic}:0={gap + 99}"
+        async with open_sse(replica, inside) as other:
+            first, second = (await told(other, lambda found: len(found) == 2))[:2]
+        assert (first, second) == (("gap", 0, gap + 100, 2499, "expired"), (0, 2500))
+    await in_thread(replica.wait_for, "all committed", lambda s: s["partitions"][0]["committed"] == 3000)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+async def test_a_committed_offset_that_has_expired_is_reported(
+    kafka: Kafka, replicas: Callable[..., Replica], reset: str
+) -> None:
+    """To the first subscriber that comes, over either protocol; until then nothing is committed beyond the gap."""
+    topic = kafka.create_topic(1)
+    properties = {"auto.offset.reset": reset}
+    replica = replicas(kafka.bootstrap_servers, topic, kafka=properties)
+    replica.wait_until_ready()
+    async with open_sse(replica) as stream:
+        await produce(kafka, topic, 0, 10)
+        await told(stream, lambda found: (0, 9) in found)
+        await in_thread(replica.wait_for, "committed", lambda s: s["partitions"][0]["committed"] == 10)
+    replica.signal(signal.SIGTERM)
+    await in_thread(replica.wait)
+    await produce(kafka, topic, 10, 90)
+    await in_thread(delete_records, kafka.bootstrap_servers, {(topic, 0): 60})
+    replica = replicas(kafka.bootstrap_servers, topic, kafka=properties)
+    await in_thread(replica.wait_until_logged, "records expired")
+    assert committed(kafka, replica) == {0: 10}
+    async with open_ws(replica) as websocket:
+        messages: list[dict[str, object]] = []
+        with trio.fail_after(30):
+            while not messages or messages[-1]["type"] != "records":
+                messages.append(json.loads(await websocket.get_message()))
+    gaps = [message for message in messages if message["type"] == "gap"]
+    assert gaps == [{"type": "gap", "topic": topic, "partition": 0, "from": 10, "to": 59, "reason": "expired"}]
+    await in_thread(replica.wait_for, "all committed", lambda s: s["partitions"][0]["committed"] == 100)
+
+
+async def test_a_gap_at_the_end_of_the_log_is_reported_without_a_record(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """All records expired: subscribers are sent the gap at once, and then its offsets are committed."""
+    topic = kafka.create_topic(1)
+    small = {"pause_above_bytes": "64KiB", "resume_below_bytes": "32KiB"}
+    replica = replicas(kafka.bootstrap_servers, topic, settings=small, kafka={"queued.max.messages.kbytes": 64})
+    replica.wait_until_ready()
+    await produce(kafka, topic, 0, 1000, size_bytes=1000)
+    await in_thread(replica.wait_for, "paused", lambda s: s["partitions"][0]["paused"])
+    await in_thread(delete_records, kafka.bootstrap_servers, {(topic, 0): 1000})
+    async with open_sse(replica) as stream:
+        events = await told(stream, lambda found: bool(found) and found[-1][0] == "gap")
+        assert events[-1] == ("gap", 0, len(events) - 1, 999, "expired")
+        await in_thread(replica.wait_for, "all committed", lambda s: s["partitions"][0]["committed"] == 1000)
+
+
+@pytest.mark.parametrize("partitions", [1, 3], ids=["as many partitions", "more partitions"])
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_a_topic_that_was_recreated_and_refilled_is_read_from_its_start(
+    kafka: Kafka, replicas: Callable[..., Replica], protocol: str, partitions: int
+) -> None:
+    """The offset in the old log is within the new one, so only the topic's id tells; no record of the new is lost."""
+    topic = kafka.create_topic(1)
+    replica = replicas(kafka.bootstrap_servers, topic, kafka=PROTOCOLS[protocol])
+    replica.wait_until_ready()
+    async with open_sse(replica) as stream:
+        await produce(kafka, topic, 0, 3)
+        await told(stream, lambda found: (0, 2) in found)
+        await in_thread(kafka.recreate_topic, topic, partitions)
+        await produce(kafka, topic, 0, 8 * partitions, partitions=partitions)
+        expected = {(number, offset) for number in range(partitions) for offset in range(8)}
+
+        def is_all(found: list[tuple[object, ...]]) -> bool:
+            gap = ("gap", 0, 3, -1, "recreated")
+            begins = [number for number, event in enumerate(found) if event[0] == "gap" and event[1] == 0]
+            of_first = set(found[begins[-1] :] if begins else [])
+            return bool(begins) and expected <= {*found, gap} and {(0, offset) for offset in range(8)} <= of_first
+
+        events = await told(stream, is_all)
+    gap = next(number for number, event in enumerate(events) if event[0] == "gap" and event[1] == 0)
+    assert events[gap][3:] == (-1, "recreated")
+    assert [event for event in events[gap:] if event[0] == 0] == [(0, offset) for offset in range(8)]
+    for number in range(1, partitions):
+        assert [event for event in events if event[0] == number] == [(number, offset) for offset in range(8)]
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["connected", "later"])
+async def test_a_topic_that_was_recreated_between_two_runs_is_noticed(
+    kafka: Kafka, replicas: Callable[..., Replica], listens: bool
+) -> None:
+    """The committed offset carries the id of the topic that it belongs to; whoever comes first is sent the gap."""
+    topic = kafka.create_topic(1)
+    before = kafka.admin.describe_topics(TopicCollection([topic]))[topic].result(10).topic_id
+    group = f"group-{topic}"
+    await in_thread(kafka.recreate_topic, topic, 1)
+    await produce(kafka, topic, 0, 8)
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
+    # Kafka forgets a group's offsets of a topic that is deleted, unless the commit comes a moment later, as it may.
+    late = confluent_kafka.TopicPartition(topic, 0, 3, metadata=f"topic-id={before};began-with=1")
+    await trio.to_thread.run_sync(lambda: consumer.commit(offsets=[late], asynchronous=False))
+    consumer.close()
+    replica = replicas(kafka.bootstrap_servers, topic)
+    if not listens:
+        await in_thread(replica.wait_until_logged, "topic recreated")
+        await in_thread(replica.wait_for, "waiting", lambda s: s["records"]["waiting"] == 8)
+        assert committed(kafka, replica) == {0: 3}, "the next replica has to notice, too"
+    async with open_sse(replica) as stream:
+        events = await told(stream, lambda found: (0, 7) in found)
+    assert events == [("gap", 0, 3, -1, "recreated"), *((0, offset) for offset in range(8))]
+    await in_thread(replica.wait_for, "committed", lambda s: s["partitions"][0]["committed"] == 8)
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_records_that_wait_survive_a_restart_with_latest(
+    kafka: Kafka, replicas: Callable[..., Replica], protocol: str
+) -> None:
+    """Where the group began is committed before anything is dispatched, so a restart goes on there."""
+    topic = kafka.create_topic(2)
+    properties = {**PROTOCOLS[protocol], "auto.offset.reset": "latest"}
+    first = replicas(kafka.bootstrap_servers, topic, kafka=properties)
+    await in_thread(first.wait_for, "begun", lambda s: [p["committed"] for p in s["partitions"]] == [0, 0])
+    await produce(kafka, topic, 0, 6, partitions=2)
+    await in_thread(first.wait_for, "waiting", lambda s: s["records"]["waiting"] == 6)
+    first.signal(signal.SIGKILL)
+    await in_thread(first.wait)
+    second = replicas(
+        kafka.bootstrap_servers,
+        topic,
+        kafka={**properties, "session.timeout.ms": 6000} if protocol != "consumer" else properties,
+    )
+    async with open_sse(second) as stream:
+        with trio.fail_after(90):
+            records = await sse_records(stream, 6)
+    assert sorted(int(record.data) for record in records) == list(range(6))
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+async def test_a_partition_that_is_added_begins_at_its_start(
+    kafka: Kafka, replicas: Callable[..., Replica], protocol: str
+) -> None:
+    """Also with ``latest``: what was written before the group noticed the partition is new to it."""
+    topic = kafka.create_topic(1)
+    properties = {
+        **PROTOCOLS[protocol],
+        "auto.offset.reset": "latest",
+        "topic.metadata.refresh.interval.ms": 1000,
+    }
+    await produce(kafka, topic, 0, 3)
+    replica = replicas(kafka.bootstrap_servers, topic, kafka=properties)
+    await in_thread(replica.wait_for, "begun", lambda s: [p["committed"] for p in s["partitions"]] == [3])
+    async with open_sse(replica) as stream:
+        await in_thread(kafka.admin.create_partitions([NewPartitions(topic, 2)])[topic].result, 10)
+        await produce(kafka, topic, 0, 10, partitions=2)
+        with trio.fail_after(90):
+            records = await sse_records(stream, 10)
+    assert sorted(record.own for record in records) == [
+        *((0, offset) for offset in range(3, 8)),
+        *((1, offset) for offset in range(5)),
+    ]
