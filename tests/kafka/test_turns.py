@@ -16,12 +16,11 @@ async def take(turns: Turns, client: str, taken: list[str]) -> None:
 async def test_a_client_with_many_requests_delays_another_by_one_turn() -> None:
     """Also when all of them came first."""
     turns, taken = Turns(1), list[str]()
-    async with trio.open_nursery() as nursery:
-        async with turns.turn("first"):
-            for client in ["storm"] * 5 + ["honest"]:
-                nursery.start_soon(take, turns, client, taken)
-                await trio.testing.wait_all_tasks_blocked()
-            assert (turns.taken, turns.waiting) == (1, 6)
+    async with trio.open_nursery() as nursery, turns.turn("first"):
+        for client in ["storm"] * 5 + ["honest"]:
+            nursery.start_soon(take, turns, client, taken)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (turns.taken, turns.waiting) == (1, 6)
     assert taken == ["storm", "honest", "storm", "storm", "storm", "storm"]
     assert (turns.taken, turns.waiting) == (0, 0)
 
