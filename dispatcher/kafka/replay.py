@@ -219,7 +219,7 @@ class Replays:
     async def _ask_again(self, partitions: Collection[TopicPartition]) -> None:
         async with self._lookups:
             found: Mapping[TopicPartition, Bounds] = {}
-            found = await _in_thread(lambda: self._leaders.bounds(partitions), found, _UNLIMITED)
+            found = await _in_thread(lambda: self._leaders.bounds_of_new_leaders(partitions), found, _UNLIMITED)
         self._unreadable.answered(found.keys())
         silent = partitions - found.keys()
         self._unreadable.failed(silent, time.monotonic())
