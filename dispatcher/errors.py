@@ -75,6 +75,10 @@ class KafkaClientError(DispatcherError):
         self.reason = reason
 
 
+class ResourcesError(DispatcherError):
+    """The operating system grants too few threads or too little memory; nothing has started."""
+
+
 @dataclass(frozen=True, slots=True)
 class SettingsProblem:
     """One wrong setting, in words that a person can act on."""

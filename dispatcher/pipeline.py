@@ -113,10 +113,19 @@ class Pipeline:
         self._crossings = 0
         self._crossed_at = -math.inf
 
+    def open_replays(self) -> None:
+        """Make the consumers that read again, while a failure is still one of the start.
+
+        Raises:
+            ResourcesError: they cannot be made.
+        """
+        self._replays.open()
+
     async def run(self) -> None:
         """Poll and dispatch until `stop`; see `Poller.run` for cancellation and errors."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.hub.run)
+            nursery.start_soon(self._replays.run)
             await self._poller.run()
             nursery.cancel_scope.cancel()
         await self._replays.close()

@@ -27,6 +27,7 @@ import trio
 from dispatcher.hub.goodbyes import restart, spread
 from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.kafka.properties import check_properties
+from dispatcher.kafka.threads import check_threads
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
 from dispatcher.telemetry.status import ReplicaOperations
@@ -52,14 +53,17 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
 
     Raises:
         SettingsError: librdkafka refuses its properties; nothing has started.
+        ResourcesError: there are too few threads, or too little memory, for the Kafka clients; nothing has started.
         OSError: the address cannot be listened on; nothing has joined the group.
         BaseExceptionGroup: something of ours crashed; what was dispatched is committed.
     """
+    check_threads(settings)
     check_properties(settings)
     _raise_descriptor_limit()
     _collect_less()
     _switch_threads_sooner()
     pipeline = Pipeline(settings)
+    pipeline.open_replays()
     operations = ReplicaOperations(
         settings,
         pipeline.statistics,

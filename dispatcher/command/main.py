@@ -1,6 +1,7 @@
 """The command line: flags to Settings to trio.run."""
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from dispatcher.command.configuration import Loaded, load, reference
 from dispatcher.command.tail import tail
-from dispatcher.errors import SettingsError, SettingsProblem
+from dispatcher.errors import ResourcesError, SettingsError, SettingsProblem
 from dispatcher.settings import HIDDEN, Settings, display, hide_secrets
 
 log = structlog.get_logger(__name__)
@@ -220,6 +221,12 @@ def _run(run: Callable[[], Awaitable[None]], settings: Settings) -> None:
         trio.run(run)
     except* SettingsError as group:
         problems = [problem for error in _leaves(group) for problem in error.problems]
+    except* ResourcesError as group:
+        code = EXIT_FAILED
+        log.error("cannot start", error=str(next(_leaves(group))))  # noqa: TRY400 - the reason says it all
+        # The interpreter's own end was seen to hang where no thread could be started (CPython 3.11, `ulimit -v`).
+        logging.shutdown()
+        os._exit(code)
     except* KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except* Exception as group:

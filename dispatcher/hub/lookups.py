@@ -1,11 +1,16 @@
-"""Finds out for subscribers what is not in memory: records to read again, where a time begins, where a log ends.
+"""Looks up in Kafka what is not in memory: records to replay, the offset at a time, the bounds of a log.
 
-Nobody waits for another's answer: a question is a task of its own, and `Replays` bounds how many are under way. The
-bounds of logs are asked for once for everybody who asks meanwhile: after a restart that may be every subscriber.
+Nobody waits for another's answer: reading is a task for each question, and `Replays` bounds how many read at a time.
+Bounds, and offsets at the same time, are asked for once for everybody who asks meanwhile: after a restart that may be
+every subscriber.
+
+Answers are by partition. What has no answer now is put off, for that subscriber and a moment: until then it asks for
+its other partitions.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections import deque
+from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import trio
@@ -15,33 +20,36 @@ from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
 
 ASK_AGAIN_SECONDS = 0.5
-"""When there was no answer, as with a broker away."""
+"""How long a partition without an answer is put off, as when a broker is away."""
+
+ASK_AGAIN_EACH_SECONDS = 0.002
+"""Least time between two subscribers that ask again: ten thousand that wait for one broker must not hold the loop."""
 
 
 class Replays(Protocol):
-    """Reads Kafka for those who are behind what is in memory. Every method waits in line."""
+    """Reads Kafka for subscribers that need what is not in memory. Answers leave out partitions that have none now."""
 
-    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk | None:
-        """The next part of some ranges; None when nothing came, such as when no broker answers."""
+    async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:
+        """The next part of some ranges; clients in line take turns."""
 
-    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds] | None:
-        """Where the logs of partitions begin and end; None when no broker answers."""
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """Where the logs of partitions begin and end."""
 
     async def offsets_since(
-        self, partitions: Iterable[TopicPartition], since_ms: int
-    ) -> Mapping[TopicPartition, int] | None:
-        """The first offset of each partition in which something came since a time; None when no broker answers."""
+        self, partitions: Collection[TopicPartition], since_ms: int
+    ) -> Mapping[TopicPartition, int | None]:
+        """The first offset of each partition in which something came since a time; None where nothing did."""
 
 
-class Asker(Protocol):
-    """Who is told the answer, as long as it is here."""
+class Asker(Hashable, Protocol):
+    """Receives the answers, unless it has left meanwhile."""
 
     asking: trio.CancelScope
-    """Around what is found out for it alone; cancelled when it leaves."""
+    """Around what is looked up for it alone; cancelled when it leaves."""
 
     @property
     def has_left(self) -> bool:
-        """Whether it is told nothing any more."""
+        """Whether it has left and wants no answer."""
 
     def read(self, question: ReadQuestion, chunk: Chunk) -> None:
         """Take what was read again."""
@@ -52,8 +60,11 @@ class Asker(Protocol):
     def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end."""
 
-    def unanswered(self) -> None:
-        """There is no answer now: ask again."""
+    def unanswered(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """These partitions have no answer now: ask for others until `ask_again`."""
+
+    def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """These partitions may be asked for again."""
 
 
 class Answers:
@@ -63,67 +74,97 @@ class Answers:
 
     Args:
         replays: Where to look.
-        chunk_bytes: Most bytes of records that are read again for one question.
+        chunk_bytes: How many bytes of records are read again for one question.
     """
 
     def __init__(self, replays: Replays, chunk_bytes: int) -> None:
         self._replays = replays
         self._chunk_bytes = chunk_bytes
-        self._asked: list[tuple[Asker, ReadQuestion | TimeQuestion]] = []
-        self._doubts: list[tuple[Asker, BoundsQuestion]] = []
+        self._reads: list[tuple[Asker, ReadQuestion]] = []
+        self._lookups: dict[int | None, list[tuple[Asker, BoundsQuestion | TimeQuestion]]] = {}
+        """What is asked about bounds (None) and about times, in ms since the epoch."""
+        self._looking_up: set[int | None] = set()
         self._wake_up = trio.Event()
-        self._doubt = trio.Event()
+        self._put_off: deque[tuple[float, Asker, AbstractSet[TopicPartition]]] = deque()
+        """When who may ask again for what, in this order."""
+        self._put_off_event = trio.Event()
 
     def ask(self, asker: Asker, question: Question) -> None:
-        """Find something out. Never waits."""
-        if isinstance(question, BoundsQuestion):
-            self._doubts.append((asker, question))
-            self._doubt.set()
+        """Look something up. Never waits."""
+        if isinstance(question, ReadQuestion):
+            self._reads.append((asker, question))
         else:
-            self._asked.append((asker, question))
-            self._wake_up.set()
+            key = question.since_ms if isinstance(question, TimeQuestion) else None
+            self._lookups.setdefault(key, []).append((asker, question))
+        self._wake_up.set()
 
     async def run(self) -> None:
-        """Answer until cancelled. *Cancellation*: safe, late by what a worker thread has under way."""
+        """Answer until cancelled.
+
+        *Cancellation*: safe, and takes effect when the current calls of worker threads return.
+        """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._settle_doubts)
+            nursery.start_soon(self._ask_again)
             while True:
                 await self._wake_up.wait()
                 self._wake_up = trio.Event()
-                asked, self._asked = self._asked, []
-                for asker, question in asked:
-                    nursery.start_soon(self._find_out, asker, question)
+                reads, self._reads = self._reads, []
+                for asker, question in reads:
+                    nursery.start_soon(self._read, asker, question)
+                for key in self._lookups.keys() - self._looking_up:
+                    self._looking_up.add(key)
+                    nursery.start_soon(self._look_up, key)
 
-    async def _find_out(self, asker: Asker, question: ReadQuestion | TimeQuestion) -> None:
+    async def _read(self, asker: Asker, question: ReadQuestion) -> None:
         if asker.has_left:
             return
         with trio.CancelScope() as asker.asking:
-            answer: Callable[[], None] | None
-            if isinstance(question, TimeQuestion):
-                offsets = await self._replays.offsets_since(question.partitions, question.since_ms)
-                answer = None if offsets is None else partial(asker.placed, question, offsets)
-            else:
-                chunk = await self._replays.read(question.ranges, self._chunk_bytes)
-                answer = None if chunk is None else partial(asker.read, question, chunk)
-            if answer is None:
-                await trio.sleep(ASK_AGAIN_SECONDS)
-                answer = asker.unanswered
+            chunk = await self._replays.read(question.ranges, self._chunk_bytes, asker)
             if not asker.has_left:
-                answer()
+                asker.read(question, chunk)
+                self._unanswered(asker, question.ranges.keys() - chunk.next_offsets.keys())
 
-    async def _settle_doubts(self) -> None:
-        while True:
-            await self._doubt.wait()
-            self._doubt = trio.Event()
-            doubts, self._doubts = self._doubts, []
-            partitions = frozenset(tp for _, question in doubts for tp in question.partitions)
-            bounds = await self._replays.bounds(partitions)
-            if bounds is None:
-                await trio.sleep(ASK_AGAIN_SECONDS)
-            for asker, question in doubts:
+    async def _look_up(self, since_ms: int | None) -> None:
+        """Answer everybody who asks about the bounds, or about this time, until nobody does."""
+        while asked := self._lookups.pop(since_ms, None):
+            partitions = frozenset(tp for asker, question in asked if not asker.has_left for tp in question.partitions)
+            bounds: Mapping[TopicPartition, Bounds] = {}
+            offsets: Mapping[TopicPartition, int | None] = {}
+            if since_ms is None:
+                bounds = await self._replays.bounds(partitions)
+            else:
+                offsets = await self._replays.offsets_since(partitions, since_ms)
+            answered = bounds.keys() | offsets.keys()
+            for asker, question in asked:
                 if asker.has_left:
                     continue
-                if bounds is None:
-                    asker.unanswered()
+                known = question.partitions & answered
+                # What has no answer first: an answer makes it ask for more.
+                self._unanswered(asker, question.partitions - known)
+                if not known:
+                    continue
+                if isinstance(question, BoundsQuestion):
+                    asker.bounded({tp: bounds[tp] for tp in known})
                 else:
-                    asker.bounded({partition: bounds[partition] for partition in question.partitions})
+                    found = {tp: offset for tp in known if (offset := offsets[tp]) is not None}
+                    asker.placed(TimeQuestion(known, question.since_ms), found)
+        self._looking_up.discard(since_ms)
+
+    def _unanswered(self, asker: Asker, partitions: AbstractSet[TopicPartition]) -> None:
+        if partitions:
+            asker.unanswered(partitions)
+            at = trio.current_time() + ASK_AGAIN_SECONDS
+            if self._put_off:
+                at = max(at, self._put_off[-1][0] + ASK_AGAIN_EACH_SECONDS)
+            self._put_off.append((at, asker, partitions))
+            self._put_off_event.set()
+
+    async def _ask_again(self) -> None:
+        while True:
+            await self._put_off_event.wait()
+            while self._put_off:
+                await trio.sleep_until(self._put_off[0][0])
+                _, asker, partitions = self._put_off.popleft()
+                if not asker.has_left:
+                    asker.ask_again(partitions)
+            self._put_off_event = trio.Event()

@@ -11,6 +11,7 @@ partitions come before the history does: the ids in the history name the last of
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Protocol
 
@@ -210,9 +211,15 @@ class Subscriber:
             self._found += self._encode_gaps(gaps)
             self._go_on()
 
-    def unanswered(self) -> None:
-        """Nothing could be found out, ask again; called by the hub."""
+    def unanswered(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """These partitions have no answer now: ask for others until `ask_again`; called by the hub."""
         self._asked = False
+        self._catch_up.put_off(partitions)
+        self._nudge()
+
+    def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Partitions that had no answer may be asked for again; called by the hub."""
+        self._catch_up.ask_again(partitions)
         self._nudge()
 
     def arrived(self, partition: TopicPartition, place: int | None) -> None:

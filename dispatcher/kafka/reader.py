@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import cast
 
 import confluent_kafka
@@ -14,13 +14,13 @@ from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, TopicPartition
 
 CHUNK_SECONDS = 1.0
-"""A chunk that is not full by then goes as it is: who waits in line must not wait for a broker that is away."""
+"""A chunk that is not full by then is returned as it is, also when records trickle in."""
 
-MOST_MESSAGES = 10_000
-"""Most messages that are taken from a consumer at a time."""
+EMPTY_SECONDS = 0.05
+"""A poll that brings nothing in this time ends a chunk that holds something, and one that others are in line after."""
 
-LOOK_SECONDS = 5.0
-"""Longest look for where a partition begins and ends."""
+MAX_MESSAGES = 10_000
+"""How many messages are taken from a consumer at a time."""
 
 PROPERTIES: Mapping[str, str | int | bool] = {
     "auto.offset.reset": "error",
@@ -36,168 +36,224 @@ PROPERTIES: Mapping[str, str | int | bool] = {
 }
 """What a reader has beside the connection settings of the group's consumer."""
 
+_OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001 - how local codes are spelled
+
 
 class Reader:
     """A consumer that stands somewhere.
 
-    *Thread*: everything but `stands_at` runs in a worker thread, one at a time.
+    *Thread*: everything but `is_positioned_at` runs in a worker thread, one at a time.
 
     Args:
         properties: librdkafka's connection settings.
         batch_bytes: Records of one partition are cut into batches of about this size.
+        bounds: Asks the leaders where logs begin and end; it leaves out those that do not answer.
     """
 
-    def __init__(self, properties: Mapping[str, str | int | float | bool], batch_bytes: int) -> None:
+    def __init__(
+        self,
+        properties: Mapping[str, str | int | float | bool],
+        batch_bytes: int,
+        bounds: Callable[[Collection[TopicPartition]], Mapping[TopicPartition, Bounds]],
+    ) -> None:
         self._properties = {**properties, **PROPERTIES}
         self._batch_bytes = batch_bytes
+        self._bounds = bounds
         self._consumer: Consumer | None = None
-        self._places: dict[TopicPartition, int] = {}
+        self._positions: dict[TopicPartition, int] = {}
         self._record_bytes = 0
         """Memory that each of the last records holds; 0 when there was none."""
-        self._has_too_much = False
+        self._overfetched = False
         """Whether more was taken from the consumer than there was room for: it stands too far then."""
+        self._unread: set[TopicPartition] = set()
+        """Partitions that this chunk has given up: they fail, or nobody knows yet where their logs end."""
 
-    def stands_at(self, ranges: Mapping[TopicPartition, Range]) -> bool:
+    def open(self) -> Consumer:
+        """Make the consumer, unless it is there.
+
+        Raises:
+            KafkaException: it cannot be made.
+        """
+        if self._consumer is None:
+            self._consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
+        return self._consumer
+
+    def is_positioned_at(self, ranges: Mapping[TopicPartition, Range]) -> bool:
         """Whether it goes on where these ranges begin."""
-        return self._places == {partition: part.first for partition, part in ranges.items()}
+        return self._positions == {partition: part.first for partition, part in ranges.items()}
 
-    def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
-        """The next part of some ranges; its consumer is given up when that fails."""
+    @property
+    def is_positioned(self) -> bool:
+        """Whether it fetches something, for whoever comes back for it."""
+        return bool(self._positions)
+
+    def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, may_wait: Callable[[float], bool]) -> Chunk:
+        """The next part of some ranges.
+
+        Its consumer is given up when that fails.
+
+        Args:
+            ranges: What to read.
+            max_bytes: The last record of a chunk is the one that reaches this size.
+            may_wait: Whether to wait on for the first record, by the seconds that have passed; asked every
+                `EMPTY_SECONDS`.
+
+        Returns:
+            Without the next offsets of partitions that could not be read: errors, a leader that is away, or one that
+            has just been elected. A chunk in which nothing came has none at all.
+
+        Raises:
+            KafkaException: the consumer failed.
+        """
         try:
-            return self._read(ranges, most_bytes)
+            return self._read(ranges, max_bytes, may_wait)
         except KafkaException:
             self.close()
             raise
 
-    def _read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:
-        consumer = self._made()
-        if not self.stands_at(ranges):
+    def _read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, may_wait: Callable[[float], bool]) -> Chunk:
+        consumer = self.open()
+        if not self.is_positioned_at(ranges):
             self._go_to({partition: part.first for partition, part in ranges.items()})
         left = dict(ranges)
-        self._has_too_much = False
+        self._overfetched = False
+        self._unread = set()
         batches: list[Batch] = []
         gaps: list[Gap] = []
-        room_bytes = most_bytes
-        deadline = time.monotonic() + CHUNK_SECONDS
-        while left and room_bytes > 0 and (seconds := deadline - time.monotonic()) > 0:
-            messages = self._take(consumer, room_bytes, seconds)
+        room_bytes = max_bytes
+        begin = time.monotonic()
+        while left and room_bytes > 0 and (seconds := time.monotonic() - begin) < CHUNK_SECONDS:
+            messages = self._take(consumer, room_bytes)
             if not messages:
-                break
-            records, told = told_apart(messages)
+                if len(left) < len(ranges) or batches or gaps or not may_wait(seconds):
+                    break
+                continue
+            records, events = told_apart(messages)
             for group in grouped(records, self._batch_bytes):
                 self._record_bytes = group.records.size_bytes // len(group.records)
-                for batch in self._wanted(left, group, room_bytes):
+                for batch in self._take_wanted(left, group, room_bytes):
                     batches.append(batch)
                     room_bytes -= batch.records.size_bytes
-            for message, error in told:
-                gaps += self._told(left, message, error)
-        next_offsets = {partition: self._places.get(partition, part.end) for partition, part in ranges.items()}
-        if self._has_too_much:
-            self._places = {}
-        return Chunk(batches, next_offsets, gaps)
+            for message, error in events:
+                gaps += self._take_event(left, message, error)
+        positions = {partition: self._positions.get(partition, part.end) for partition, part in ranges.items()}
+        if len(left) == len(ranges) and not batches and not gaps:
+            # Nothing came of any. Its fetches stay under way, for whoever asks for the same again.
+            self._unread |= left.keys()
+        unread = {partition for partition in self._unread if positions[partition] == ranges[partition].first}
+        if self._overfetched or self._unread - left.keys():
+            self._positions = {}
+        return Chunk(batches, {tp: offset for tp, offset in positions.items() if tp not in unread}, gaps)
 
-    def _take(self, consumer: Consumer, most_bytes: int, seconds: float) -> list[Message]:
+    def _take(self, consumer: Consumer, max_bytes: int) -> list[Message]:
         """Wait for a message, then take what else is there and fits, if the next are as large as the last ones."""
-        first = consumer.poll(seconds)
-        more = most_bytes // self._record_bytes - 1 if self._record_bytes else 0
+        first = consumer.poll(EMPTY_SECONDS)
+        more = max_bytes // self._record_bytes - 1 if self._record_bytes else 0
         if first is None or more <= 0:
             return [] if first is None else [first]
-        return [first, *consumer.consume(min(more, MOST_MESSAGES), 0)]
+        return [first, *consumer.consume(min(more, MAX_MESSAGES), 0)]
 
-    def _wanted(self, left: dict[TopicPartition, Range], group: Group, room_bytes: int) -> Iterator[Batch]:
+    def _take_wanted(self, left: dict[TopicPartition, Range], group: Group, room_bytes: int) -> Iterator[Batch]:
         """What is wanted of a group, up to the record that takes the last of the room; the others are fetched again."""
         partition, records, leader_epoch = group
-        if partition not in left or self._has_too_much:
+        if partition not in left or self._overfetched:
             return
         end = left[partition].end
         wanted = records[: bisect_left(records.offsets, end)]
         if wanted.size_bytes > room_bytes:
             fits = bisect_left(range(len(wanted)), room_bytes, key=lambda number: wanted[:number].size_bytes)
-            self._has_too_much = fits < len(wanted)
+            self._overfetched = fits < len(wanted)
             wanted = wanted[:fits]
         if wanted:
-            self._places[partition] = wanted.offsets[-1] + 1
+            self._positions[partition] = wanted.offsets[-1] + 1
             yield Batch(partition, wanted, leader_epoch=leader_epoch)
-        if not self._has_too_much and records.offsets[-1] + 1 >= end:
-            self._done(left, partition)
+        if not self._overfetched and records.offsets[-1] + 1 >= end:
+            self._finish(left, partition)
 
-    def _told(self, left: dict[TopicPartition, Range], message: Message, error: KafkaError) -> Iterable[Gap]:
-        """What an end or an error means for who reads."""
+    def _take_event(self, left: dict[TopicPartition, Range], message: Message, error: KafkaError) -> Iterable[Gap]:
+        """What an end or an error means for the ranges."""
         partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
         if error.fatal():
             raise KafkaException(error)
-        if partition in left and not self._has_too_much:
-            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
+        if partition in left and not self._overfetched:
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - how local codes are spelled
                 return self._at_end(left, partition, cast("int", message.offset()))
-            if error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
+            if error.code() in _OUT_OF_RANGE:
                 return self._out_of_range(left, partition)
+            self._give_up(left, partition)
         return ()
 
-    def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> dict[TopicPartition, int]:
-        """By partition, the offset of the first record with this time or a later one, if there is any."""
-        consumer = self._made()
-        asked = [confluent_kafka.TopicPartition(*partition, since_ms) for partition in partitions]
-        offsets = {}
-        for answer in consumer.offsets_for_times(asked, timeout=LOOK_SECONDS):
-            if answer.error is not None:
-                raise KafkaException(answer.error)
-            if answer.offset >= 0:
-                offsets[TopicPartition(answer.topic, answer.partition)] = answer.offset
-        return offsets
+    def rest(self) -> None:
+        """Fetch nothing more: nobody has come back for it."""
+        if self._consumer is not None and self._positions:
+            self._consumer.unassign()
+        self._positions = {}
 
-    def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Bounds]:
-        """Where the logs of partitions begin and end now."""
-        consumer = self._made()
-        return {
-            partition: Bounds(
-                *consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*partition), timeout=LOOK_SECONDS)
-            )
-            for partition in partitions
-        }
+    def serve(self) -> None:
+        """Take what the client has to say while it rests.
 
-    def _made(self) -> Consumer:
-        if self._consumer is None:
-            self._consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
-        return self._consumer
+        Its log lines and errors queue without a bound until somebody polls (with a broker away, several per second).
+        """
+        while self._consumer is not None and self._consumer.poll(0) is not None:
+            pass
 
     def close(self) -> None:
         """Let go of the connections."""
-        consumer, self._consumer, self._places = self._consumer, None, {}
+        consumer, self._consumer, self._positions = self._consumer, None, {}
         if consumer is not None:
             consumer.close()
 
-    def _go_to(self, places: Mapping[TopicPartition, int]) -> None:
+    def _go_to(self, positions: Mapping[TopicPartition, int]) -> None:
         assert self._consumer is not None  # noqa: S101 - `read` has made it
-        self._places = dict(places)
-        self._consumer.assign([confluent_kafka.TopicPartition(*p, offset) for p, offset in places.items()])
+        self._positions = dict(positions)
+        self._consumer.assign([confluent_kafka.TopicPartition(*p, offset) for p, offset in positions.items()])
 
-    def _done(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
-        """Read no more of a partition: nobody wants what comes behind its range."""
+    def _finish(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
+        """Read no more of a partition: nobody wants what follows its range."""
+        self._stop_reading(left, partition)
+        self._positions.pop(partition, None)
+
+    def _give_up(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
+        """Read no more of a partition in this chunk: the rest of its range is asked for again later."""
+        self._stop_reading(left, partition)
+        self._unread.add(partition)
+
+    def _stop_reading(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
         assert self._consumer is not None  # noqa: S101 - `read` has made it
         del left[partition]
-        self._places.pop(partition, None)
         self._consumer.incremental_unassign([confluent_kafka.TopicPartition(*partition)])
 
     def _at_end(self, left: dict[TopicPartition, Range], partition: TopicPartition, end: int) -> Iterable[Gap]:
-        """The log ends here: at the end of the range, or the log has been cut below it."""
+        """A fetch has found the end of the log.
+
+        Below the end of the range that may be a log that was truncated, or a leader that has just been elected and does
+        not know its high watermark yet (KIP-207): the leader is asked, who answers only when it knows.
+        """
         part = left[partition]
         if end >= part.end:
-            self._done(left, partition)
+            self._finish(left, partition)
             return ()
-        place = max(end, self._places[partition])
-        self._done(left, partition)
-        return (Gap(partition, place, part.end - 1, "truncated"),)
+        position = max(end, self._positions[partition])
+        bounds = self._bounds([partition]).get(partition)
+        if bounds is None or bounds.end > position:
+            self._give_up(left, partition)
+            return ()
+        self._finish(left, partition)
+        return (Gap(partition, position, part.end - 1, "truncated"),)
 
     def _out_of_range(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> Iterable[Gap]:
-        """The log begins behind the place, or ends before it."""
+        """A broker does not have the position: the log begins after it, or ends before it, or the broker lags."""
         assert self._consumer is not None  # noqa: S101 - `read` has made it
-        low, _ = self._consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*partition), timeout=LOOK_SECONDS)
-        part, place = left[partition], self._places[partition]
-        self._done(left, partition)
-        if low <= place:
-            return (Gap(partition, place, part.end - 1, "truncated"),)
-        if low < part.end:
+        part, position = left[partition], self._positions[partition]
+        bounds = self._bounds([partition]).get(partition)
+        if bounds is None or bounds.first <= position <= bounds.end:
+            self._give_up(left, partition)
+            return ()
+        self._finish(left, partition)
+        if position > bounds.end:
+            return (Gap(partition, position, part.end - 1, "truncated"),)
+        if bounds.first < part.end:
             left[partition] = part
-            self._places[partition] = low
-            self._consumer.incremental_assign([confluent_kafka.TopicPartition(*partition, low)])
-        return (Gap(partition, place, min(low, part.end) - 1, "expired"),)
+            self._positions[partition] = bounds.first
+            self._consumer.incremental_assign([confluent_kafka.TopicPartition(*partition, bounds.first)])
+        return (Gap(partition, position, min(bounds.first, part.end) - 1, "expired"),)

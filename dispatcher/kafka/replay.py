@@ -1,15 +1,23 @@
-"""Reads ranges of partitions again, for subscribers that are behind what is in memory.
+"""Reads ranges of partitions again, for subscribers that need more than is in memory, and looks offsets up for them.
 
 Rules of this module:
 
 * Pull-based: a chunk is read when a subscriber asks for it, and it asks when its socket has taken the one before. So
   the socket sets the pace, and a slow subscriber holds no more than one chunk.
-* A reader is held for one chunk, not for a whole replay: who is slow makes nobody wait. At most `concurrency` chunks
-  are read at a time; others wait in line, first come, first served.
-* A reader that is asked to go on where it stands has the next records fetched already.
+* A reader is held for one chunk, not for a whole replay, so a slow subscriber makes nobody wait. At most `concurrency`
+  chunks are read at a time; clients in line take turns (`Turns`).
+* A reader that is asked to go on where it is positioned has the next records fetched already.
+* Answers are by partition. One that gives nothing holds a reader for 50 ms while others are in line, and then rests
+  (`Unreadable`): whoever asks for it has no answer, at once, and its leader is asked in the background whether it
+  answers again. Readers are for partitions that are thought to be readable.
+* Look-ups need no reader.
+* Every consumer is made at the start. Where threads or address space are short librdkafka aborts the process, which
+  belongs in a start that fails, not in the first request for a replay.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,11 +25,29 @@ import structlog
 import trio
 from confluent_kafka import KafkaException
 
-from dispatcher.kafka.reader import Reader
+from dispatcher.errors import ResourcesError
+from dispatcher.kafka.leaders import Leaders, Properties
+from dispatcher.kafka.reader import CHUNK_SECONDS, Reader
+from dispatcher.kafka.turns import Turns
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.unreadable import Unreadable
 
 log = structlog.get_logger(__name__)
+
+SERVE_SECONDS = 1.0
+"""How often what idle clients have to say is taken."""
+
+REST_SECONDS = 5.0
+"""A reader that nobody comes back to for this long stops fetching."""
+
+LOOKUPS = 4
+"""Look-ups at a time."""
+
+LOG_SECONDS = 10.0
+"""Least time between two log lines about replays that fail."""
+
+NOTHING = Chunk((), {}, ())
 
 _Found = TypeVar("_Found")
 
@@ -45,94 +71,193 @@ class Replays:
 
     Args:
         properties: librdkafka's connection settings.
-        concurrency: Most chunks at a time, and most readers.
+        concurrency: Chunks that are read at a time, and readers.
         batch_bytes: Records of one partition are cut into batches of about this size.
     """
 
-    def __init__(
-        self, properties: Mapping[str, str | int | float | bool], *, concurrency: int, batch_bytes: int
-    ) -> None:
-        self._properties = properties
-        self._batch_bytes = batch_bytes
-        self._limiter = trio.CapacityLimiter(concurrency)
-        self._idle: list[Reader] = []
+    def __init__(self, properties: Properties, *, concurrency: int, batch_bytes: int) -> None:
+        self._leaders = Leaders(properties)
+        self._turns = Turns(concurrency)
+        self._idle = [Reader(properties, batch_bytes, self._leaders.bounds) for _ in range(concurrency)]
+        """Readers, the one that has been idle for the longest time first."""
+        self._idle_since: dict[Reader, float] = {}
+        self._unreadable = Unreadable()
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
+        self._due: set[TopicPartition] = set()
+        """Partitions to ask the leaders about, in the background."""
+        self._due_event = trio.Event()
+        self._log_at = -math.inf
         self._chunks = 0
         self._records = 0
 
-    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk | None:
-        """Read the next part of some ranges; None when nothing came, such as when no broker answers.
+    def open(self) -> None:
+        """Make every consumer, and the client for look-ups. Blocks for some milliseconds each.
+
+        Raises:
+            ResourcesError: one cannot be made.
+        """
+        try:
+            self._leaders.open()
+            for reader in self._idle:
+                reader.open()
+        except KafkaException as error:
+            raise ResourcesError(f"the consumers for replays cannot be made: {error.args[0].str()}") from error
+
+    async def run(self) -> None:
+        """Serve idle clients, and find out when partitions can be read again, until cancelled. *Cancellation*: safe."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve_idle)
+            while True:
+                await self._due_event.wait()
+                self._due_event = trio.Event()
+                due, self._due = self._due, set()
+                nursery.start_soon(self._ask_again, due)
+
+    async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:
+        """Read the next part of some ranges.
 
         *Backpressure*: waits in line for a reader. *Cancellation*: safe; at most `CHUNK_SECONDS` late once it reads.
+
+        Args:
+            ranges: What to read.
+            max_bytes: The last record of a chunk is the one that reaches this size.
+            client: Clients take turns.
+
+        Returns:
+            Without the next offsets of partitions that cannot be read now.
         """
-        async with self._limiter:
-            reader = self._reader_at(ranges)
-            try:
-                chunk = await trio.to_thread.run_sync(reader.read, ranges, most_bytes, limiter=_UNLIMITED)
-            except KafkaException as error:
-                log.warning("replay failed, its consumer is given up", error=str(error))
-                return None
-            finally:
-                self._idle.append(reader)
-        starts = {partition: part.first for partition, part in ranges.items()}
-        if not chunk.batches and not chunk.gaps and chunk.next_offsets == starts:
-            return None
-        self._chunks += 1
-        self._records += sum(len(batch.records) for batch in chunk.batches)
+        if not self._readable(ranges):
+            await trio.lowlevel.checkpoint()
+            return NOTHING
+        async with self._turns.turn(client):
+            # Others may have found out meanwhile that some cannot be read.
+            readable = {tp: ranges[tp] for tp in self._readable(ranges)}
+            if not readable:
+                return NOTHING
+            chunk = await self._read(readable, max_bytes)
+        self._unreadable.failed(readable.keys() - chunk.next_offsets.keys(), time.monotonic())
+        self._unreadable.read(tp for tp, offset in chunk.next_offsets.items() if offset > readable[tp].first)
+        if chunk.next_offsets:
+            self._chunks += 1
+            self._records += sum(len(batch.records) for batch in chunk.batches)
         return chunk
 
     async def offsets_since(
-        self, partitions: Iterable[TopicPartition], since_ms: int
-    ) -> Mapping[TopicPartition, int] | None:
-        """By partition, the offset of the first record with this time or a later one, if there is any.
+        self, partitions: Collection[TopicPartition], since_ms: int
+    ) -> Mapping[TopicPartition, int | None]:
+        """By partition, the offset of the first record with this time or a later one; None: there is no such record.
 
         Args:
             partitions: Where to look.
             since_ms: Milliseconds since the epoch, or `EARLIEST`.
 
         Returns:
-            None when no broker answers. *Cancellation*: safe, at most `LOOK_SECONDS` late.
+            Without the partitions that have no answer now. *Cancellation*: safe, late by `ANSWER_SECONDS` at most.
         """
-        return await self._look_up(lambda reader: reader.offsets_since(partitions, since_ms))
+        return await self._look_up(partitions, lambda readable: self._leaders.offsets_since(readable, since_ms))
 
-    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds] | None:
-        """Where the logs of partitions begin and end now; None when no broker answers.
+    async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """Where the logs of partitions begin and end now, without those that have no answer now.
 
-        *Cancellation*: safe, at most `LOOK_SECONDS` late for each partition.
+        *Cancellation*: safe, late by `ANSWER_SECONDS` at most.
         """
-        return await self._look_up(lambda reader: reader.bounds(partitions))
-
-    async def _look_up(self, look: Callable[[Reader], _Found]) -> _Found | None:
-        async with self._limiter:
-            reader = self._idle.pop() if self._idle else Reader(self._properties, self._batch_bytes)
-            try:
-                return await trio.to_thread.run_sync(look, reader, limiter=_UNLIMITED)
-            except KafkaException as error:
-                log.warning("offsets could not be looked up", error=str(error))
-                return None
-            finally:
-                self._idle.append(reader)
+        return await self._look_up(partitions, self._leaders.bounds)
 
     async def close(self) -> None:
         """Let go of every reader that is idle."""
         while self._idle:
             await trio.to_thread.run_sync(self._idle.pop().close, limiter=_UNLIMITED)
+        self._leaders.close()
 
     def statistics(self) -> ReplayStatistics:
         """A snapshot of all replays."""
-        limiter = self._limiter.statistics()
-        return ReplayStatistics(limiter.borrowed_tokens, limiter.tasks_waiting, self._chunks, self._records)
+        return ReplayStatistics(self._turns.taken, self._turns.waiting, self._chunks, self._records)
+
+    async def _read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int) -> Chunk:
+        patience = self._unreadable.patience(ranges)
+
+        def may_wait(seconds: float) -> bool:
+            return seconds < (patience if self._turns.waiting else CHUNK_SECONDS)
+
+        reader = self._reader_at(ranges)
+        try:
+            return await _in_thread(lambda: reader.read(ranges, max_bytes, may_wait), NOTHING, _UNLIMITED)
+        finally:
+            self._idle.append(reader)
+            self._idle_since[reader] = time.monotonic()
 
     def _reader_at(self, ranges: Mapping[TopicPartition, Range]) -> Reader:
-        """The reader that stands where this goes on, else the one that has been idle for the longest time."""
-        for reader in self._idle:
-            if reader.stands_at(ranges):
-                self._idle.remove(reader)
-                return reader
-        # Each token that is taken stands for a reader in use, the one for this included.
-        if self._idle and len(self._idle) + self._limiter.borrowed_tokens > self._limiter.total_tokens:
-            return self._idle.pop(0)
-        return Reader(self._properties, self._batch_bytes)
+        """The reader that is positioned where this goes on, else the one that has been idle for the longest time.
+
+        There is one for each turn.
+        """
+        found = next((reader for reader in self._idle if reader.is_positioned_at(ranges)), self._idle[0])
+        self._idle.remove(found)
+        return found
+
+    async def _look_up(
+        self,
+        partitions: Collection[TopicPartition],
+        look_up: Callable[[Collection[TopicPartition]], Mapping[TopicPartition, _Found]],
+    ) -> Mapping[TopicPartition, _Found]:
+        async with self._lookups:
+            readable = self._readable(partitions)
+            found: Mapping[TopicPartition, _Found] = {}
+            if readable:
+                found = await _in_thread(lambda: look_up(readable), found, _UNLIMITED)
+        self._unreadable.failed(readable - found.keys(), time.monotonic())
+        return found
+
+    def _readable(self, partitions: Collection[TopicPartition]) -> frozenset[TopicPartition]:
+        """Partitions that are thought to be readable; the leaders of those that are due are asked in the background."""
+        asked = self._unreadable.ask(partitions, time.monotonic())
+        if asked.due:
+            self._due |= asked.due
+            self._due_event.set()
+        return asked.readable
+
+    async def _ask_again(self, partitions: Collection[TopicPartition]) -> None:
+        async with self._lookups:
+            found: Mapping[TopicPartition, Bounds] = {}
+            found = await _in_thread(lambda: self._leaders.bounds_of_new_leaders(partitions), found, _UNLIMITED)
+        self._unreadable.answered(found.keys())
+        silent = partitions - found.keys()
+        self._unreadable.failed(silent, time.monotonic())
+        if silent and time.monotonic() - self._log_at >= LOG_SECONDS:
+            self._log_at = time.monotonic()
+            log.warning("replays wait: partitions cannot be read", partitions=[str(tp) for tp in sorted(silent)])
+
+    async def _serve_idle(self) -> None:
+        while True:
+            await trio.sleep(SERVE_SECONDS)
+            for reader in tuple(self._idle):
+                # Readers that are positioned hold records that somebody may come back for: they cannot be polled.
+                if reader.is_positioned and time.monotonic() - self._idle_since[reader] < REST_SECONDS:
+                    continue
+                async with self._turns.turn(self):
+                    if reader in self._idle:
+                        at = self._idle.index(reader)
+                        self._idle.remove(reader)
+                        try:
+                            await _in_thread(lambda reader=reader: _rest(reader), None, _UNLIMITED)  # type: ignore[misc]
+                        finally:
+                            self._idle.insert(at, reader)
+
+
+def _rest(reader: Reader) -> None:
+    reader.rest()
+    reader.serve()
+
+
+async def _in_thread(do: Callable[[], _Found], instead: _Found, limiter: trio.CapacityLimiter) -> _Found:
+    """Do something in a worker thread; when a client or the thread cannot be made or fails, return something else."""
+    try:
+        return await trio.to_thread.run_sync(do, limiter=limiter)
+    except (KafkaException, RuntimeError, MemoryError) as error:
+        # "can't start new thread" is a RuntimeError. It is an answer to one client, and no reason to end the process.
+        log.warning("replay failed, its consumer is given up", error=str(error))
+        return instead
 
 
 _UNLIMITED = trio.CapacityLimiter(1_000)
-"""Threads are bounded by the readers, which are."""
+"""Threads are bounded by turns and by the limiter of look-ups."""

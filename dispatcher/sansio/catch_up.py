@@ -77,6 +77,8 @@ class CatchUp:
         """Partitions that were named, or began at a time: once each. One that comes back goes on where it stands."""
         self._doubted: dict[TopicPartition, int] = {}
         """Partitions that may be another log by now, which ends before this offset."""
+        self._put_off = NONE
+        """Partitions that had no answer when they were asked for: the others go on meanwhile."""
         for partition, offset in position.items():
             if partition in self._wanted:
                 self._want(partition, offset + 1)
@@ -86,14 +88,26 @@ class CatchUp:
 
     @property
     def question(self) -> Question | None:
-        """What has to be found out next; None when the history can go on."""
-        if self._unplaced and self._since_ms is not None:
-            return TimeQuestion(self._unplaced, self._since_ms)
-        if self._doubted:
-            return BoundsQuestion(frozenset(self._doubted))
-        if self._missing:
-            return ReadQuestion(self._missing)
-        return None
+        """What has to be looked up next; None when the history can go on, or all that is left is put off."""
+        put_off = self._put_off
+        if self._since_ms is not None and (unplaced := self._unplaced - put_off):
+            return TimeQuestion(unplaced, self._since_ms)
+        if doubted := self._doubted.keys() - put_off:
+            return BoundsQuestion(frozenset(doubted))
+        # An offset that is unverified is not read on from: it may be one of another log.
+        missing = self._missing
+        if put_off:
+            hidden = put_off | self._unplaced | self._doubted.keys()
+            missing = {tp: part for tp, part in missing.items() if tp not in hidden}
+        return ReadQuestion(missing) if missing else None
+
+    def put_off(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Partitions have no answer now: ask for the others, until `ask_again`."""
+        self._put_off |= partitions
+
+    def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Partitions that were put off may have an answer now."""
+        self._put_off -= partitions
 
     @property
     def pending(self) -> bool:

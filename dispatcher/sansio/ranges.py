@@ -45,6 +45,6 @@ class Chunk:
     """In the order in which Kafka gave them; each partition's in offset order."""
     next_offsets: Mapping[TopicPartition, int]
     """Where each partition goes on; at the end of its range there is nothing left of it. Offsets without a record
-    (compacted, aborted, control records) are passed over."""
+    (compacted, aborted, control records) are passed over. Partitions that could not be read now are left out."""
     gaps: Sequence[Gap]
-    """What is missing, to be told before the first record behind it."""
+    """What is missing, to be sent before the first record after it."""

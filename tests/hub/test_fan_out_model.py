@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -169,21 +169,29 @@ class World:
 
     # What the hub asks of Kafka (answers.Replays), answered one at a time.
 
-    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:  # noqa: ARG002
+    async def read(
+        self,
+        ranges: Mapping[TopicPartition, Range],
+        max_bytes: int,  # noqa: ARG002
+        client: Hashable = None,  # noqa: ARG002
+    ) -> Chunk:
         await self.answers.acquire()
         partition, part = next(iter(ranges.items()))
         offsets = [offset for offset in self.log[partition] if part.first <= offset < part.end]
         batches = [Batch(partition, tuple(record(offset) for offset in offsets[:2]))] if offsets else []
-        return Chunk(batches, {partition: offsets[1] + 1 if offsets[2:] else part.end}, ())
+        others = {tp: other.first for tp, other in ranges.items()}
+        return Chunk(batches, others | {partition: offsets[1] + 1 if offsets[2:] else part.end}, ())
 
     async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         await self.answers.acquire()
         return {tp: Bounds(0, self.log[tp][-1] + 1 if self.log[tp] else 0) for tp in partitions}
 
-    async def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> Mapping[TopicPartition, int]:
+    async def offsets_since(
+        self, partitions: Iterable[TopicPartition], since_ms: int
+    ) -> Mapping[TopicPartition, int | None]:
         await self.answers.acquire()
         found = {tp: [offset for offset in self.log[tp] if offset >= since_ms] for tp in partitions}
-        return {tp: offsets[0] for tp, offsets in found.items() if offsets}
+        return {tp: offsets[0] if offsets else None for tp, offsets in found.items()}
 
     # What has to be true.
 

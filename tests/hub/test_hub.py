@@ -1,6 +1,6 @@
 """Hub and subscribers without Kafka and sockets: the seam, the bounds, and what is counted as dispatched."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -91,7 +91,12 @@ class RecordedLog:
         self.gate = trio.Event()
         self.gate.set()
 
-    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:  # noqa: ARG002
+    async def read(
+        self,
+        ranges: Mapping[TopicPartition, Range],
+        max_bytes: int,  # noqa: ARG002
+        client: Hashable = None,  # noqa: ARG002
+    ) -> Chunk:
         """The next two records of the ranges."""
         self.asked.append(ranges)
         await self.gate.wait()
@@ -110,11 +115,13 @@ class RecordedLog:
         log = {p: [record.offset for partition, record in self.log if partition == p] for p in partitions}
         return {p: Bounds(offsets[0], offsets[-1] + 1) for p, offsets in log.items()}
 
-    async def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> Mapping[TopicPartition, int]:
+    async def offsets_since(
+        self, partitions: Iterable[TopicPartition], since_ms: int
+    ) -> Mapping[TopicPartition, int | None]:
         """A record's time is its offset."""
         await self.gate.wait()
         log = [(partition, record.offset) for partition, record in self.log]
-        return {p: o for p, o in reversed(log) if p in partitions and o >= since_ms}
+        return {p: next((o for q, o in log if q == p and o >= since_ms), None) for p in partitions}
 
 
 class Bench:

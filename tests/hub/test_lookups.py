@@ -1,6 +1,7 @@
 """Answers: each asker is told what it asked for."""
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 import trio
 
@@ -18,6 +19,9 @@ class Doubter:
         self.asking = trio.CancelScope()
         self.has_left = False
         self.told: list[Mapping[TopicPartition, Bounds]] = []
+        self.unanswered_partitions: list[AbstractSet[TopicPartition]] = []
+        self.again: list[AbstractSet[TopicPartition]] = []
+        self.may_ask_again = trio.Event()
 
     def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Keep it."""
@@ -31,9 +35,14 @@ class Doubter:
         """Not asked for."""
         raise AssertionError(question, offsets)
 
-    def unanswered(self) -> None:
-        """There is an answer."""
-        raise AssertionError
+    def unanswered(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Keep what has no answer."""
+        self.unanswered_partitions.append(partitions)
+
+    def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Keep what may be asked again."""
+        self.again.append(partitions)
+        self.may_ask_again.set()
 
 
 class Ends(RecordedLog):
@@ -52,4 +61,26 @@ async def test_who_doubts_is_told_of_no_partition_that_it_has_not_asked_about(nu
     answers.ask(second, BoundsQuestion(frozenset({TWO})))
     await settle()
     assert (first.told, second.told) == ([{ONE: Bounds(0, 10)}], [{TWO: Bounds(0, 10)}])
+    nursery.cancel_scope.cancel()
+
+
+class Half(RecordedLog):
+    """Of partition 1 there is no answer."""
+
+    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """Those of the others."""
+        return {partition: Bounds(0, 10) for partition in partitions if partition != TWO}
+
+
+async def test_a_partition_without_an_answer_keeps_no_other_waiting(nursery: trio.Nursery) -> None:
+    """Whoever asked for both has the one answer, and may ask for the other again after a pause."""
+    answers, both, one = Answers(Half(), 1000), Doubter(), Doubter()
+    nursery.start_soon(answers.run)
+    answers.ask(both, BoundsQuestion(frozenset({ONE, TWO})))
+    answers.ask(one, BoundsQuestion(frozenset({ONE})))
+    await settle()
+    assert both.told == one.told == [{ONE: Bounds(0, 10)}]
+    assert (both.unanswered_partitions, one.unanswered_partitions) == ([{TWO}], [])
+    await both.may_ask_again.wait()
+    assert both.again == [{TWO}]
     nursery.cancel_scope.cancel()

@@ -1,6 +1,6 @@
 """The hub without Kafka and sockets: those who leave, come back, or are ahead of what the replica has read."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import pytest
 import trio
@@ -136,7 +136,12 @@ async def test_no_id_names_a_partition_that_leaves_before_it_is_known_where_it_b
 class Expiring(RecordedLog):
     """Retention deletes the oldest segment while it is read."""
 
-    async def read(self, ranges: Mapping[TopicPartition, Range], most_bytes: int) -> Chunk:  # noqa: ARG002
+    async def read(
+        self,
+        ranges: Mapping[TopicPartition, Range],  # noqa: ARG002
+        max_bytes: int,  # noqa: ARG002
+        client: Hashable = None,  # noqa: ARG002
+    ) -> Chunk:
         """What was read before, what has expired, and what comes behind it."""
         before, behind = (
             [Record(offset, None, None, b"%d" % offset, ()) for offset in part] for part in ((5, 6), (18, 19))

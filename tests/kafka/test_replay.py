@@ -54,21 +54,22 @@ async def test_there_are_as_many_readers_as_chunks_at_a_time(kafka: Kafka, made:
     assert replays.statistics().waiting == 0
 
 
-async def test_who_gets_nothing_is_told_so() -> None:
-    """It asks again after a pause: a broker that is away must not hold the readers."""
+async def test_a_replay_that_gets_nothing_says_so() -> None:
+    """It is asked for again after a pause: a broker that is away must not hold the readers."""
     properties = {"bootstrap.servers": "127.0.0.1:9", "group.id": "replays"}
     replays = Replays(properties, concurrency=1, batch_bytes=1000)
     with trio.fail_after(30):
-        assert await replays.read({TopicPartition("assets", 0): Range(0, 10)}, 1000) is None
+        chunk = await replays.read({TopicPartition("assets", 0): Range(0, 10)}, 1000)
         await replays.close()
+    assert not chunk.next_offsets
     assert replays.statistics().chunks == 0
 
 
-async def test_a_reader_outlives_who_leaves_just_before_it_is_asked(kafka: Kafka, made: list[object]) -> None:
+async def test_a_client_that_leaves_while_in_line_takes_no_reader_with_it(kafka: Kafka, made: list[object]) -> None:
     """Let go of without a word, its consumer would be closed by whoever collects it, in Trio's thread."""
     replays = replays_of(kafka, concurrency=1)
     async with trio.open_nursery() as nursery:
-        async with replays._limiter:
+        async with replays._turns.turn(None):
             nursery.start_soon(replays.read, {TopicPartition("assets", 0): Range(0, 1)}, 1)
             await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()

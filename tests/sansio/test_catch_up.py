@@ -1,6 +1,6 @@
 """Catching up: what has to be found out, and from where each partition goes on."""
 
-from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, ReadQuestion, TimeQuestion
+from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, Question, ReadQuestion, TimeQuestion
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.position import Layout, Snapshot
@@ -159,3 +159,33 @@ def test_who_leaves_the_history_goes_on_from_its_places() -> None:
     catch_up = CatchUp(history, TOPICS, {}, None)
     catch_up.go_back({A: 3})
     assert catch_up.question == ReadQuestion({A: Range(3, 5)})
+
+
+def asked(catch_up: CatchUp) -> Question | None:
+    """What it asks now; a function, so that the type checker does not think that it stays the same."""
+    return catch_up.question
+
+
+def test_a_partition_without_an_answer_does_not_hold_up_the_others() -> None:
+    """What it needs is asked for again when it may be; until then what is missing of the others is read."""
+    history = history_of(a=5, b=9)
+    catch_up = CatchUp(history, TOPICS, {}, 1000)
+    assert asked(catch_up) == TimeQuestion(frozenset({A, B}), 1000)
+    catch_up.put_off({B})
+    catch_up.placed(TimeQuestion(frozenset({A}), 1000), {A: 2})
+    assert asked(catch_up) == ReadQuestion({A: Range(2, 5)})
+    catch_up.put_off({A})
+    assert (asked(catch_up), catch_up.pending) == (None, True)
+    catch_up.ask_again({A, B})
+    assert asked(catch_up) == TimeQuestion(frozenset({B}), 1000)
+    catch_up.placed(TimeQuestion(frozenset({B}), 1000), {B: 3})
+    assert asked(catch_up) == ReadQuestion({A: Range(2, 5), B: Range(3, 9)})
+
+
+def test_an_unverified_offset_that_has_no_answer_does_not_hold_up_the_others() -> None:
+    """Nothing is read on from it."""
+    history = history_of(a=5, b=9)
+    catch_up = CatchUp(history, TOPICS, {A: 1, B: 20}, None)
+    assert asked(catch_up) == BoundsQuestion(frozenset({B}))
+    catch_up.put_off({B})
+    assert asked(catch_up) == ReadQuestion({A: Range(2, 5)})

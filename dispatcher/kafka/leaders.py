@@ -1,0 +1,129 @@
+"""Asks the leaders of partitions where logs begin and end, and where a time begins (Kafka's ListOffsets).
+
+One request per leader carries every partition, and each partition has an answer of its own: one without a leader fails
+at once, and the others are answered (librdkafka 2.16: 1,000 partitions of 3 brokers 40 to 60 ms, both bounds). Only a
+leader that is away and still listed makes the others in the same request wait, for `ANSWER_SECONDS`.
+
+A leader that has just been elected answers only when its high watermark is known to be right (KIP-207), unlike a fetch,
+whose high watermark may lag. So this is what tells whether a log was truncated.
+"""
+
+import threading
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
+
+import confluent_kafka
+import structlog
+from confluent_kafka import IsolationLevel, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
+
+from dispatcher.sansio.ranges import EARLIEST, Bounds
+from dispatcher.sansio.records import TopicPartition
+
+log = structlog.get_logger(__name__)
+
+ANSWER_SECONDS = 2.0
+"""Longest wait for the leaders; those that have not answered by then are away."""
+
+Properties = Mapping[str, str | int | float | bool]
+
+_CLIENT_PROPERTIES: Mapping[str, str | int] = {
+    # Nobody reads its log, so it must not collect one. It would say what the consumers say.
+    "log_level": 2,
+}
+
+_EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+
+class Leaders:
+    """A client that asks for offsets, and reads nothing.
+
+    *Thread*: any, several at a time.
+
+    Args:
+        properties: librdkafka's connection settings.
+    """
+
+    def __init__(self, properties: Properties) -> None:
+        self._properties = {**{key: value for key, value in properties.items() if key != "debug"}, **_CLIENT_PROPERTIES}
+        committed = str(properties.get("isolation.level", "read_committed")) != "read_uncommitted"
+        self._isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        self._admin: AdminClient | None = None
+        self._opening = threading.Lock()
+
+    def open(self) -> AdminClient:
+        """Make the client, unless it is there.
+
+        Raises:
+            KafkaException: it cannot be made.
+        """
+        with self._opening:
+            if self._admin is None:
+                self._admin = AdminClient(dict(self._properties))
+            return self._admin
+
+    def close(self) -> None:
+        """Let go of the client and its connections."""
+        self._admin = None
+
+    def bounds(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Bounds]:
+        """Where the logs of partitions begin and end now; those without an answer are left out.
+
+        The end is the high watermark: records of open transactions are in the log, and not another log.
+        """
+        firsts, ends = self._ask(partitions, [_EARLIEST, _LATEST], IsolationLevel.READ_UNCOMMITTED)
+        return {tp: Bounds(firsts[tp], ends[tp]) for tp in firsts.keys() & ends.keys()}
+
+    def offsets_since(self, partitions: Collection[TopicPartition], since_ms: int) -> dict[TopicPartition, int | None]:
+        """The offset of the first record with this time or a later one, None where there is no such record.
+
+        Partitions without an answer are left out.
+
+        Args:
+            partitions: Where to look.
+            since_ms: Milliseconds since the epoch, or `EARLIEST`.
+        """
+        spec = _EARLIEST if since_ms == EARLIEST else OffsetSpec.for_timestamp(since_ms)
+        (found,) = self._ask(partitions, [spec], self._isolation)
+        return {tp: offset if offset >= 0 else None for tp, offset in found.items()}
+
+    def _ask(
+        self, partitions: Collection[TopicPartition], specs: Collection[OffsetSpec], isolation: IsolationLevel
+    ) -> list[dict[TopicPartition, int]]:
+        """By what was asked for, the offsets of the partitions that were answered."""
+        if not partitions:
+            return [{} for _ in specs]
+        try:
+            admin = self.open()
+            asked = [
+                admin.list_offsets(
+                    {confluent_kafka.TopicPartition(*tp): spec for tp in partitions},
+                    isolation_level=isolation,
+                    request_timeout=ANSWER_SECONDS,
+                )
+                for spec in specs
+            ]
+        except KafkaException as error:
+            log.warning("offsets could not be asked for", error=str(error))
+            return [{} for _ in specs]
+        return [
+            {
+                TopicPartition(tp.topic, tp.partition): offset
+                for tp, answer in answers.items()
+                if (offset := _offset(answer)) is not None
+            }
+            for answers in asked
+        ]
+
+
+def _offset(answer: "Future[ListOffsetsResultInfo]") -> int | None:
+    """The offset, -1 where no record is that new; None without an answer."""
+    try:
+        # librdkafka keeps its own time; this one is for a client that has died.
+        offset = answer.result(2 * ANSWER_SECONDS).offset
+    except (KafkaException, TimeoutError):
+        return None
+    # A leader that has not answered in time leaves librdkafka's -1001, "invalid", and no error.
+    return offset if offset >= -1 else None

@@ -1,0 +1,58 @@
+"""Whether the operating system grants the threads that the Kafka clients need.
+
+librdkafka aborts the process, or hangs, where a thread cannot be made (2.16: ``failed to create broker thread``, with
+`ulimit -u` or `ulimit -v`). Python raises, so Python tries it first.
+"""
+
+import threading
+
+from dispatcher.errors import ResourcesError
+from dispatcher.settings import Settings
+
+OTHER_CLIENTS = 2
+"""Clients besides those that replay: the group's, and the one for look-ups."""
+
+CLIENT_THREADS = 3
+"""Threads of a client besides one for each broker (measured: main, coordinator, internal)."""
+
+BROKERS = 3
+"""Brokers of a cluster when fewer are named: the others are found later."""
+
+WORKERS = 8
+"""Worker threads of ours: the poller, chunks, look-ups."""
+
+
+def check_threads(settings: Settings) -> None:
+    """Start as many threads as the Kafka clients and we will have, all at a time, and end them.
+
+    Each allocates memory, as librdkafka's do: with `ulimit -v` the C library's arenas (64 MiB of addresses for a
+    thread) need more room than the stacks. They are kept for the threads that come later.
+
+    Raises:
+        ResourcesError: they cannot be started.
+    """
+    brokers = max(BROKERS, settings.bootstrap_servers.count(",") + 1)
+    number = (settings.replay_concurrency + OTHER_CLIENTS) * (CLIENT_THREADS + brokers) + WORKERS
+    end = threading.Event()
+    allocated: list[bytes] = []
+
+    def stay() -> None:
+        allocated.append(bytes(2048))
+        end.wait()
+
+    threads = [threading.Thread(target=stay, daemon=True) for _ in range(number)]
+    started: list[threading.Thread] = []
+    try:
+        for thread in threads:
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError) as error:
+        raise ResourcesError(
+            f"the Kafka clients need about {number} threads, and only {len(started)} can be started ({error}): "
+            "raise the limit of processes (ulimit -u, a cgroup's pids.max) or of address space (ulimit -v), "
+            f"or lower replay_concurrency ({settings.replay_concurrency})"
+        ) from error
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()

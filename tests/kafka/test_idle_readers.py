@@ -1,0 +1,81 @@
+"""Consumers for replays that nobody uses: what their clients have to say is taken, and the threads were tried."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from dispatcher.kafka import replay
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.kafka.replay import Replays
+
+DEAD: dict[str, str | int | float | bool] = {
+    "bootstrap.servers": "127.0.0.1:9",
+    "group.id": "replays",
+    "reconnect.backoff.ms": 10,
+    "reconnect.backoff.max.ms": 20,
+    "debug": "broker",
+}
+"""Nobody listens there, and librdkafka has a lot to say about it."""
+
+
+async def test_idle_consumers_queue_no_log_lines_while_a_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are taken every second, so that nothing grows; before, only a read took them."""
+    monkeypatch.setattr(replay, "SERVE_SECONDS", 0.05)
+    lines: list[str] = []
+    enough = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    class Served:
+        def handle(self, record: object) -> bool:
+            lines.append(str(record))
+            if len(lines) == 500:
+                token.run_sync_soon(enough.set)
+            return False
+
+    served = Served()
+    monkeypatch.setattr(LIBRDKAFKA_LOG, "filters", [served.handle])
+    monkeypatch.setattr(LIBRDKAFKA_LOG, "level", 1)
+    replays = Replays(DEAD, concurrency=2, batch_bytes=1000)
+    replays.open()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replays.run)
+            await enough.wait()
+            nursery.cancel_scope.cancel()
+        await replays.close()
+
+
+LIMITED = """
+import resource
+{import_first}
+resource.setrlimit(resource.{limit}, ({value}, {value}))
+import sys
+sys.argv = ["dispatcher", "serve", "--bind=127.0.0.1:0", "--bootstrap-servers=127.0.0.1:9", "--log-format=json"]
+from dispatcher.command.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("mebibytes", [500, 700, 1000])
+def test_too_little_address_space_is_an_error_of_the_start(mebibytes: int) -> None:
+    """With a reason, and not an abort in the client library once the first client asks for a replay."""
+    code = LIMITED.format(import_first="", limit="RLIMIT_AS", value=mebibytes << 20)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "cannot start" in result.stderr
+    assert "ulimit -v" in result.stderr
+
+
+def test_too_few_threads_are_an_error_of_the_start() -> None:
+    """The limit is of the user, whoever that is here: root has none, so the process becomes nobody."""
+    become = "import os\nimport dispatcher.command.main, dispatcher.supervisor\nos.setresuid(61234, 61234, 61234)"
+    code = LIMITED.format(import_first=become, limit="RLIMIT_NPROC", value=10)
+    if os.getuid():
+        pytest.skip("only root can become a user with no other process")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1, result.stderr
+    assert "cannot start" in result.stderr
+    assert "replay_concurrency" in result.stderr
