@@ -49,10 +49,10 @@ class Asker(Protocol):
     def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
         """Take the first offsets of what came since a time."""
 
-    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
+    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end."""
 
-    def unanswered(self) -> None:
+    def unanswered(self, question: Question) -> None:
         """There is no answer now: ask again."""
 
 
@@ -107,7 +107,7 @@ class Answers:
                 answer = None if chunk is None else partial(asker.read, question, chunk)
             if answer is None:
                 await trio.sleep(ASK_AGAIN_SECONDS)
-                answer = asker.unanswered
+                answer = partial(asker.unanswered, question)
             if not asker.has_left:
                 answer()
 
@@ -124,6 +124,6 @@ class Answers:
                 if asker.has_left:
                     continue
                 if bounds is None:
-                    asker.unanswered()
+                    asker.unanswered(question)
                 else:
-                    asker.bounded({partition: bounds[partition] for partition in question.partitions})
+                    asker.bounded(question, {partition: bounds[partition] for partition in question.partitions})

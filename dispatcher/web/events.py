@@ -15,7 +15,7 @@ from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, SubscriberStalledError, UnavailableError
 from dispatcher.hub.feed import Feed, feed_of
-from dispatcher.hub.goodbyes import RETRY_MS, try_later
+from dispatcher.hub.goodbyes import try_later
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding import sse
 from dispatcher.sansio.encoding.wire import sse_wire
@@ -113,12 +113,12 @@ def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
         if not connection.begin_endless_response():
             raise BadRequestError("send nothing behind the request of a stream")
         feed = feed_of(sse_wire(envelope=query.envelope, chunked=request.http_version == "1.1"), query.topics)
-        opening = [sse.encode_retry(RETRY_MS)]
+        opening = b""  # of a stream the subscriber writes all of the body
         try:
             connection.stream = EventStream(hub, feed, connection, query)
         except UnavailableError as error:
             # An error status would end an EventSource for good; the end of a stream makes it come back.
             goodbye = try_later(str(error))
-            opening.append(sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms))
+            opening = sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)
             connection.end_endless_response()
-        return TrioResponse(_Opening(*opening), headers=HEADERS)
+        return TrioResponse(_Opening(opening), headers=HEADERS)

@@ -155,9 +155,7 @@ class World:
         claims = bounds if since_ms is None else dict.fromkeys(PARTITIONS, since_ms)
         named = {tp: offset + 1 for tp, offset in position.items()}
         begins = bounds if since_ms is None else dict.fromkeys(bounds, since_ms)
-        connection = Connection(
-            claims | named, begins | {tp: n for tp, n in named.items() if tp in bounds}, since_ms or 0
-        )
+        connection = Connection(claims | named, begins | named, since_ms or 0)
         self.connections.append(connection)
         with connection.scope, subscribed(self.hub, FEED, connection.transport, position, since_ms) as subscriber:
             task_status.started()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import trio
 
 from dispatcher.hub.lookups import Answers
-from dispatcher.sansio.catch_up import BoundsQuestion, ReadQuestion, TimeQuestion
+from dispatcher.sansio.catch_up import BoundsQuestion, Question, ReadQuestion, TimeQuestion
 from dispatcher.sansio.ranges import Bounds, Chunk
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_hub import ONE, TWO, RecordedLog, settle
@@ -19,7 +19,7 @@ class Doubter:
         self.has_left = False
         self.told: list[Mapping[TopicPartition, Bounds]] = []
 
-    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
+    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> None:  # noqa: ARG002
         """Keep it."""
         self.told.append(bounds)
 
@@ -31,9 +31,9 @@ class Doubter:
         """Not asked for."""
         raise AssertionError(question, offsets)
 
-    def unanswered(self) -> None:
+    def unanswered(self, question: Question) -> None:
         """There is an answer."""
-        raise AssertionError
+        raise AssertionError(question)
 
 
 class Ends(RecordedLog):
