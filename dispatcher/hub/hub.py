@@ -293,15 +293,19 @@ class Hub:
         """A heartbeat every `heartbeat_seconds`, a slice of the subscribers at a time."""
         for tick in count():
             await trio.sleep(self._settings.heartbeat_seconds / HEARTBEAT_SLICES)
-            heartbeats: dict[Feed, bytes] = {}
-            now = trio.current_time()
-            for number, subscriber in tuple(self._subscribers.items()):
-                subscriber.transport.end_if_silent(now)
-                if number % HEARTBEAT_SLICES == tick % HEARTBEAT_SLICES:
-                    feed = subscriber.feed
-                    if feed not in heartbeats:
-                        heartbeats[feed] = self.heartbeat_bytes(feed, at_head=True)
-                    subscriber.heartbeat(heartbeats[feed])
+            self.beat(tick % HEARTBEAT_SLICES)
+
+    def beat(self, part: int) -> None:
+        """Send one slice of the subscribers a heartbeat, and end those of all that are silent."""
+        heartbeats: dict[Feed, bytes] = {}
+        now = trio.current_time()
+        for number, subscriber in tuple(self._subscribers.items()):
+            subscriber.transport.end_if_silent(now)
+            if number % HEARTBEAT_SLICES == part:
+                feed = subscriber.feed
+                if feed not in heartbeats:
+                    heartbeats[feed] = self.heartbeat_bytes(feed, at_head=True)
+                subscriber.heartbeat(heartbeats[feed])
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
         """End every stream when its write under way is done, and take no new subscriber."""

@@ -414,7 +414,7 @@ class Subscriber:
         try:
             for entry in self._source.history.ahead(cursor):
                 data: bytes | None
-                if cursor.first_offset != entry.batch.first_offset:
+                if cursor.first_offset > entry.batch.first_offset:
                     data = self._source.part(feed, entry, cursor.first_offset)
                 else:
                     data = entry.encoded.get(feed) or self._source.data(feed, entry)

@@ -87,11 +87,4 @@ class Cursor:
         self.seen: Moment | None = None
         """The moment up to which it was handed everything, while the vector does not say so; see `History.locate`."""
         self.first_offset = 0
-        """The first offset that it gets of the last entry that it was handed: it may have had some already."""
-
-    def handed(self, entry: Entry) -> None:
-        """Move past an entry, in the vector."""
-        batch, next_offsets = entry.batch, self.next_offsets
-        self.first_offset = max(batch.first_offset, next_offsets.get(batch.partition, 0))
-        next_offsets[batch.partition] = batch.next_offset
-        self.sequence = entry.sequence
+        """From where on it gets the last entry that it was handed, which may begin before that."""

@@ -243,10 +243,12 @@ class History:
         sequence = cursor.sequence
         while (entry := entries.get(sequence + 1) or self._after(sequence)) is not None:
             sequence, batch = entry.sequence, entry.batch
-            if batch.partition.topic in topics and batch.next_offset > next_offsets[batch.partition]:
+            tp = batch.partition
+            if tp.topic in topics and batch.next_offset > (start := next_offsets[tp]):
                 if entry.version != version:
                     self._renew(entry)
-                cursor.handed(entry)
+                next_offsets[tp] = batch.next_offset
+                cursor.first_offset, cursor.sequence = start, sequence
                 yield entry
         cursor.sequence = self.head
 
