@@ -22,7 +22,7 @@ from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays, ReplayStatistics
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.beginnings import Start
-from dispatcher.sansio.catch_up import began_anew
+from dispatcher.sansio.catch_up import recreated
 from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
 from dispatcher.sansio.ranges import Gap
@@ -304,7 +304,7 @@ class Pipeline:
     def _begin_again(self, partition: TopicPartition, first_offset: int, replaces: int | None) -> None:
         """Another log begins: whoever reads the topic is sent the gap now, or else whoever comes first."""
         if not self.hub.reads(partition.topic) and replaces is not None:
-            self._untold[partition] = began_anew(partition, replaces, first_offset)
+            self._untold[partition] = recreated(partition, replaces, first_offset)
         self.hub.begins_anew(partition, first_offset, replaces)
 
     def _take_gap(self, gap: Gap) -> None:

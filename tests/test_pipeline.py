@@ -14,12 +14,19 @@ from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Stamp, Start
+from dispatcher.sansio.catch_up import CatchUp
+from dispatcher.sansio.entries import Cursor
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Record, Records, TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry.status import ReplicaOperations
 
 ONE = TopicPartition("ofa_assets", 0)
+
+
+def newcomer(pipeline: Pipeline) -> Cursor:
+    """Where a new reader stands."""
+    return CatchUp(pipeline.hub.history, frozenset({"ofa_assets"}), {}, None).cursor
 
 
 def healthy() -> ConsumerStatistics:
@@ -125,7 +132,7 @@ async def test_what_expired_waits_for_somebody_to_be_told() -> None:
     pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 5, committed=True)], gaps=[Gap(ONE, 5, 8, "expired")]))
     assert pipeline.statistics().partitions[ONE].dispatched_to == 5
     assert pipeline.hub.history.waiting_bytes > 0
-    (entry,) = pipeline.hub.history.ahead(pipeline.hub.history.cursor(frozenset({"ofa_assets"}), {ONE: 5}, {ONE}))
+    (entry,) = pipeline.hub.history.ahead(newcomer(pipeline))
     pipeline.hub.dispatched([entry], 1)
     assert pipeline.statistics().partitions[ONE].dispatched_to == 9
 
@@ -139,6 +146,5 @@ async def test_a_log_that_began_again_with_nobody_there_says_so_before_its_first
     pipeline.hub.unassigned([ONE])
     pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 0)]))
     pipeline.exchange(Polled(starts=[again], groups=[Group(ONE, records(0), None), Group(ONE, records(1), None)]))
-    history = pipeline.hub.history
-    entries = list(history.ahead(history.cursor(frozenset({"ofa_assets"}), {ONE: 0}, {ONE})))
+    entries = list(pipeline.hub.history.ahead(newcomer(pipeline)))
     assert [entry.batch.gap for entry in entries] == [Gap(ONE, 5, -1, "recreated"), None]

@@ -397,3 +397,101 @@ async def test_statistics_tell_who_is_sent_what_was_read_again(nursery: trio.Nur
     bench.replays.gate.set()
     await settle()
     assert [s.replaying for s in bench.hub.subscriber_statistics()] == [False, False]
+
+
+async def test_the_first_state_carries_the_position_at_which_the_stream_begins(nursery: trio.Nursery) -> None:
+    """A client that is cut before its first record resumes exactly there, though another has taken what waited."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    bench.publish(ONE, TWO, ONE)
+    early = RecordingTransport()
+    await nursery.start(bench.serve, early)
+    await settle()
+    socket = RecordingTransport()
+    await nursery.start(bench.serve, socket, None, None, feed_of(WEBSOCKET, FEED.topics))
+    other = await dispatched(bench, nursery)
+    assert len(bench.dispatched) == 3
+    early.gate.set()
+    socket.gate.set()
+    bench.hub.unassigned([TWO])
+    await settle()
+    first, *later = [event for event in early.events if event[1] == "state"]
+    assert parse_position(first[0]) == {ONE: -1, TWO: 0}
+    assert b'"id":"assets:0=-1,1=0"}' in socket.writes[0], "the same in a message"
+    assert later
+    assert b"".join(early.writes).count(b"\nid: ") == 1 + len(early.values), "later states have none"
+    back = await resumed(bench, nursery, one=-1)
+    assert (back.values, other.values) == (["0", "2"], ["0", "1", "2"])
+
+
+async def test_the_first_state_names_what_is_elsewhere_and_nothing_that_is_looked_up(nursery: trio.Nursery) -> None:
+    """An EventSource keeps the last id that it was given: one without these would lose them."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    await dispatched(bench, nursery)
+    bench.publish(ONE, TWO)
+    await settle()
+    bench.hub.unassigned([TWO])
+    bench.replays.gate = trio.Event()
+    back = await resumed(bench, nursery, two=7)
+    since = RecordingTransport()
+    since.gate.set()
+    await nursery.start(bench.serve, since, {TWO: 7}, 0)
+    await settle()
+    assert parse_position(back.events[0][0]) == {ONE: 0, TWO: 7}
+    assert parse_position(since.events[0][0]) == {TWO: 7}
+
+
+async def test_no_id_names_what_waits_while_other_partitions_are_read(nursery: trio.Nursery) -> None:
+    """A client that is cut there would lose it on resume when another has taken it."""
+    bench = Bench(**TINY)
+    nursery.start_soon(bench.hub.run)
+    taker = await dispatched(bench, nursery)
+    for _ in range(6):
+        bench.publish(ONE)
+        await settle()
+    taker.gate = trio.Event()
+    bench.publish(TWO, TWO)
+    bench.replays.gate = trio.Event()
+    back = await resumed(bench, nursery, one=0)
+    taker.gate.set()
+    await settle()
+    bench.replays.gate.set()
+    await settle()
+    seen = -1
+    for event_id, kind, value in back.events:
+        position = parse_position(event_id or "assets:1=-1")
+        seen = max(seen, int(value)) if kind == "message" and value in {"6", "7"} else seen
+        assert position[TWO] <= max(seen, 5), (event_id, back.values)
+    assert sorted(back.values) == ["1", "2", "3", "4", "5", "6", "7"]
+
+
+async def test_no_id_forgets_a_partition_that_came_after_the_records_in_memory(nursery: trio.Nursery) -> None:
+    """A client that is cut behind one of them would begin that partition where a new one does."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    bench.publish(ONE, ONE)
+    await settle()
+    bench.hub.reached(TWO, 2)
+    back = await resumed(bench, nursery)
+    assert [parse_position(event_id)[TWO] for event_id, _, _ in back.events] == [1, 1, 1, 1]
+
+
+async def test_a_partition_that_was_recreated_while_it_was_away_is_told(nursery: trio.Nursery) -> None:
+    """To those that were there when it left, also when its new log is longer; to a new subscriber it is no news."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    live = await dispatched(bench, nursery)
+    bench.publish(ONE, TWO, ONE)
+    await settle()
+    bench.hub.unassigned([ONE])
+    late = await dispatched(bench, nursery)
+    bench.hub.assigned([ONE])
+    bench.hub.begins_anew(ONE, 3)
+    bench.hub.reached(ONE, 3)
+    bench.publish(ONE)
+    await settle()
+    gaps = [json.loads(data) for _, kind, data in live.events if kind == "gap"]
+    assert gaps == [{"topic": "assets", "partition": 0, "from": 3, "to": 2, "reason": "recreated"}]
+    assert [live.values, late.values] == [["0", "1", "2", "3"], ["3"]]
+    assert "gap" not in [kind for _, kind, _ in late.events]

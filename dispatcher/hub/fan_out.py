@@ -146,6 +146,10 @@ class FanOut:
             size_bytes += len(item[1])
         yield part
 
+    async def _between_slices(self) -> None:
+        """Let others have the loop: anything may happen here."""
+        await trio.lowlevel.checkpoint()
+
     async def _offer(self, feed: Feed, items: list[Item]) -> None:
         """One round of one feed."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
@@ -154,8 +158,8 @@ class FanOut:
         step = max(1, min(SLICE, SLICE_BYTES // offer.size_bytes))
         for start in range(0, len(subscribers), step):
             if start:
-                # Whoever is not live any more when this goes on, as after `withdraw`, takes nothing.
-                await trio.lowlevel.checkpoint()
+                # Subscribers that are not live any more when this goes on, as after `withdraw`, take nothing.
+                await self._between_slices()
             taken = 0
             for subscriber in subscribers[start : start + step]:
                 taken += subscriber.offer(offer)

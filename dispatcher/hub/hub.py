@@ -19,7 +19,7 @@ import trio
 from dispatcher.errors import UnavailableError
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
-from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.hub.goodbyes import RETRY_MS, Goodbye
 from dispatcher.hub.lookups import Answers, Replays
 from dispatcher.hub.statistics import HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
 from dispatcher.hub.subscriber import Subscriber
@@ -51,12 +51,9 @@ class Hub:
         self._settings = settings
         self._on_dispatched = on_dispatched
         self._answers = Answers(replays, settings.write_bytes)
-        self._partitions: dict[TopicPartition, int | None] = {}
-        self._departed: dict[TopicPartition, tuple[int, int]] = {}
-        """Of partitions that were here before: the next offset, and the first number of who was not there to see it."""
-        self._layout = Layout(())
-        self._offsets: list[int | None] = []
-        self._indexes: dict[TopicPartition, int] = {}
+        self._partitions: set[TopicPartition] = set()
+        self._left_at: dict[TopicPartition, tuple[int, int]] = {}
+        """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
         self._subscribers: dict[int, Subscriber] = {}
         self._readers: Counter[str] = Counter()
         """Number of subscribers by topic."""
@@ -65,7 +62,7 @@ class Hub:
         self._fan_out = FanOut(settings.write_bytes, self.dispatched)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
-        self._state_cache: dict[tuple[Feed, bool], bytes] = {}
+        self._state_cache: dict[tuple[Feed, bool], tuple[bytes, bytes]] = {}
         self._left = trio.Event()
         self._published_records = 0
         self._dispatched_records = 0
@@ -81,19 +78,20 @@ class Hub:
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These partitions are ours from now on."""
         self._assignments += 1
-        self._retire(partitions, leave=False)
-        self._partitions.update(dict.fromkeys(partitions))
+        self._retire(partitions)
+        self._partitions.update(partitions)
         self._lay_out()
 
     def unassigned(self, partitions: Collection[TopicPartition]) -> None:
         """Stop handing out these partitions, at once; writes under way go on."""
-        self._retire(partitions, leave=True)
         for partition in partitions:
-            if (offset := self._partitions.pop(partition, None)) is not None:
-                self._departed[partition] = (offset + 1, self._next_number)
+            if self.history.knows(partition):
+                self._left_at[partition] = (self.history.end(partition), self._next_number)
+        self._retire(partitions)
+        self._partitions.difference_update(partitions)
         self._lay_out()
         for subscriber in tuple(self._subscribers.values()):
-            subscriber.departed(partitions)
+            subscriber.partitions_removed()
 
     def writing(self, partitions: Iterable[TopicPartition]) -> bool:
         """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
@@ -107,22 +105,24 @@ class Hub:
     def begins_anew(self, partition: TopicPartition, first_offset: int, replaces: int | None = None) -> None:
         """Start a partition over: its topic was recreated, and the new log begins at this offset.
 
+        Also when it has just been assigned again, and nothing of it is known yet.
+
         Args:
             partition: The partition.
             first_offset: Where the new log begins.
             replaces: The next offset of the old log, for subscribers that have not been sent anything of it.
         """
         readers = [subscriber for subscriber in self._subscribers.values() if partition.topic in subscriber.feed.topics]
-        departed, before_number = self._departed.pop(partition, (None, 0))
-        places = []
+        left_at, before_number = self._left_at.pop(partition, (None, 0))
+        next_offsets = []
         for subscriber in readers:
-            place = subscriber.places.get(partition)
-            if place is None and subscriber.number < before_number:
-                place = departed
-            places.append(replaces if place is None else place)
+            next_offset = subscriber.next_offset(partition)
+            if next_offset is None and subscriber.number < before_number:
+                next_offset = left_at
+            next_offsets.append(replaces if next_offset is None else next_offset)
         self.assigned([partition])
-        for subscriber, place in zip(readers, places, strict=True):
-            subscriber.begins_anew(partition, place, first_offset)
+        for subscriber, next_offset in zip(readers, next_offsets, strict=True):
+            subscriber.partition_recreated(partition, next_offset, first_offset)
 
     def set_state(self, state: ReplicaState) -> None:
         """Tell every subscriber what the replica is doing, if that is news."""
@@ -132,12 +132,10 @@ class Hub:
 
     def publish(self, batch: Batch) -> None:
         """Append a batch to the history and offer it to every live subscriber."""
-        index = self._indexes[batch.partition]
-        self._partitions[batch.partition] = self._offsets[index] = batch.next_offset - 1
         is_new = not self.history.knows(batch.partition)
-        entry = self.history.append(batch, Snapshot(self._layout, tuple(self._offsets)), index)
+        entry = self.history.append(batch)
         if is_new:
-            self._arrived(batch.partition)
+            self._added(batch.partition)
         self._published_records += len(batch.records)
         self._fan_out.publish(entry, self.data)
 
@@ -151,40 +149,32 @@ class Hub:
         await self._fan_out.settled()
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
-        """A partition has been read up to an offset, without a record in what is new of it."""
+        """Note that a partition was read up to an offset, and that the new part holds no record."""
         is_new = not self.history.knows(partition)
         self.history.reached(partition, offset)
-        index = self._indexes[partition]
-        seen = self._offsets[index]
-        if seen is None or seen < offset - 1:
-            self._partitions[partition] = self._offsets[index] = offset - 1
         if is_new:
-            self._arrived(partition)
+            self._added(partition)
 
     # What subscribers ask (subscriber.Source).
 
     def ask(self, subscriber: Subscriber, question: Question) -> None:
-        """Find something out for a subscriber, and give it to it when it is there."""
+        """Look something up for a subscriber and hand it the answer, with its question, when it arrives."""
         self._answers.ask(subscriber, question)
 
     def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
         """A batch that was read again, encoded for one subscriber: what it has seen is its own."""
-        layout = Layout(seen)
-        snapshot = Snapshot(layout, tuple(seen[partition] for partition in layout.partitions))
-        return _encode(feed, batch, snapshot, layout.partitions.index(batch.partition))
+        return _encode(feed, batch, self._snapshot_of(seen))
 
     def data(self, feed: Feed, entry: Entry) -> bytes:
         """The entry's bytes for a feed, encoded when first asked for."""
-        return self.history.encode(
-            entry, feed, lambda entry: _encode(feed, entry.batch, entry.snapshot, entry.own_index)
-        )
+        return self.history.encode(entry, feed, lambda entry: _encode(feed, entry.batch, entry.snapshot))
 
     def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
         records, gap = entry.batch.records, entry.batch.gap
         wanted = records[bisect_left(records.offsets, first_offset) :]
         gap = gap._replace(first=first_offset) if gap is not None and first_offset <= gap.last else None
-        return _encode(feed, Batch(entry.batch.partition, wanted, gap=gap), entry.snapshot, entry.own_index)
+        return _encode(feed, Batch(entry.batch.partition, wanted, gap=gap), entry.snapshot)
 
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
         """So many subscribers' sockets accepted all bytes of these entries."""
@@ -210,10 +200,19 @@ class Hub:
 
     def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The replica's state, encoded for a feed."""
-        data = self._state_cache.get((feed, catching_up))
-        if data is None:
+        return self._encoded_state(feed, catching_up)[1]
+
+    def first_state_bytes(self, feed: Feed, position: Mapping[TopicPartition, int], *, catching_up: bool) -> bytes:
+        """The same, with the position at which one stream begins: cut before its first record, it resumes there."""
+        state = self._encoded_state(feed, catching_up)[0]
+        return feed.wire.first_state(state, RETRY_MS, self._snapshot_of(position).format())
+
+    def _encoded_state(self, feed: Feed, catching_up: bool) -> tuple[bytes, bytes]:
+        """Without its frame, and with it: one object for all subscribers."""
+        found = self._state_cache.get((feed, catching_up))
+        if found is None:
             assigned: dict[str, list[int]] = {}
-            for topic, partition in sorted(self._partitions):
+            for topic, partition in self.history.layout.partitions:
                 if topic in feed.topics:
                     assigned.setdefault(topic, []).append(partition)
             state: str = self.state
@@ -222,14 +221,22 @@ class Hub:
                     state = ReplicaState.WAITING
                 elif catching_up:
                     state = SubscriberState.CATCHING_UP
-            data = feed.wire.state(state, self._settings.client_id, assigned, self._settings.heartbeat_seconds)
-            self._state_cache[feed, catching_up] = data
-        return data
+            settings = self._settings
+            data = feed.wire.encode_state(state, settings.client_id, assigned, settings.heartbeat_seconds)
+            found = self._state_cache[feed, catching_up] = (data, feed.wire.frame(data))
+        return found
+
+    def _snapshot_of(self, position: Mapping[TopicPartition, int]) -> Snapshot:
+        """A position, in the layout of the partitions that are here if it names no other: to sort them costs more."""
+        layout = self.history.layout
+        if not position.keys() <= layout.indexes.keys():
+            layout = Layout(position)
+        return Snapshot(layout, tuple(map(position.get, layout.partitions)))
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A sign of life; who is live and has nothing waiting is told the position of the head."""
         is_whole = at_head and not self._fan_out.is_behind(feed)
-        position = Snapshot(self._layout, tuple(self._offsets)).format(feed.topics) if is_whole else ""
+        position = self.history.snapshot().format(feed.topics) if is_whole else ""
         return feed.wire.encode_heartbeat(position)
 
     # Who comes and goes.
@@ -293,15 +300,19 @@ class Hub:
         """A heartbeat every `heartbeat_seconds`, a slice of the subscribers at a time."""
         for tick in count():
             await trio.sleep(self._settings.heartbeat_seconds / HEARTBEAT_SLICES)
-            heartbeats: dict[Feed, bytes] = {}
-            now = trio.current_time()
-            for number, subscriber in tuple(self._subscribers.items()):
-                subscriber.transport.end_if_silent(now)
-                if number % HEARTBEAT_SLICES == tick % HEARTBEAT_SLICES:
-                    feed = subscriber.feed
-                    if feed not in heartbeats:
-                        heartbeats[feed] = self.heartbeat_bytes(feed, at_head=True)
-                    subscriber.heartbeat(heartbeats[feed])
+            self.beat(tick % HEARTBEAT_SLICES)
+
+    def beat(self, part: int) -> None:
+        """Send one slice of the subscribers a heartbeat, and end those of all that are silent."""
+        heartbeats: dict[Feed, bytes] = {}
+        now = trio.current_time()
+        for number, subscriber in tuple(self._subscribers.items()):
+            subscriber.transport.end_if_silent(now)
+            if number % HEARTBEAT_SLICES == part:
+                feed = subscriber.feed
+                if feed not in heartbeats:
+                    heartbeats[feed] = self.heartbeat_bytes(feed, at_head=True)
+                subscriber.heartbeat(heartbeats[feed])
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
         """End every stream when its write under way is done, and take no new subscriber."""
@@ -371,27 +382,25 @@ class Hub:
         self._dispatched_records += entry.records
         self._on_dispatched(entry.batch)
 
-    def _retire(self, partitions: Collection[TopicPartition], *, leave: bool) -> None:
-        """Hand out nothing more of what is here of some partitions; those that leave may come back."""
+    def _retire(self, partitions: Collection[TopicPartition]) -> None:
+        """Stop handing out these partitions' records; those that leave may come back."""
         held = [partition for partition in partitions if partition in self._partitions]
         if held:
             self._fan_out.withdraw()
-            if leave:
-                for subscriber in self._subscribers.values():
-                    subscriber.departing(held)
+            for subscriber in self._subscribers.values():
+                subscriber.partitions_removing(held)
             self.history.retire(held)
 
-    def _arrived(self, partition: TopicPartition) -> None:
-        place, before_number = self._departed.pop(partition, (None, 0))
+    def _added(self, partition: TopicPartition) -> None:
+        """It is known from now on where a partition begins."""
+        left_at, before_number = self._left_at.pop(partition, (None, 0))
         for subscriber in tuple(self._subscribers.values()):
             if partition.topic in subscriber.feed.topics:
-                subscriber.arrived(partition, place if subscriber.number < before_number else None)
+                subscriber.partition_added(partition, left_at if subscriber.number < before_number else None)
 
     def _lay_out(self) -> None:
-        """Build the vector of positions anew: partitions came or went."""
-        self._layout = Layout(self._partitions)
-        self._indexes = {partition: index for index, partition in enumerate(self._layout.partitions)}
-        self._offsets = [self._partitions[partition] for partition in self._layout.partitions]
+        """Partitions were assigned or have left."""
+        self.history.lay_out(self._partitions)
         self._state_changed()
 
     def _forget_feed(self, feed: Feed) -> None:
@@ -409,10 +418,11 @@ class Hub:
             subscriber.tell_state()
 
 
-def _encode(feed: Feed, batch: Batch, snapshot: Snapshot, own_index: int) -> bytes:
+def _encode(feed: Feed, batch: Batch, snapshot: Snapshot) -> bytes:
     topic, number = batch.partition
     gap = batch.gap
     data = b"" if gap is None else feed.wire.gap(topic, number, gap.first, gap.last, gap.reason)
     if batch.records:
-        data += feed.wire.records(batch, f"{topic}:{number}=", snapshot.id_suffix(own_index, feed.topics))
+        suffix = snapshot.id_suffix(snapshot.layout.indexes[batch.partition], feed.topics)
+        data += feed.wire.records(batch, f"{batch.partition}=", suffix)
     return data

@@ -51,20 +51,19 @@ class Asker(Hashable, Protocol):
     def has_left(self) -> bool:
         """Whether it has left and wants no answer."""
 
+    # Partitions that an answer leaves out have none now: `ask_again` says when to ask for them again.
+
     def read(self, question: ReadQuestion, chunk: Chunk) -> None:
         """Take what was read again."""
 
-    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
-        """Take the first offsets of what came since a time."""
+    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int | None]) -> None:
+        """Take the first offsets of what came since a time; None where nothing did."""
 
-    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
+    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end."""
 
-    def unanswered(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """These partitions have no answer now: ask for others until `ask_again`."""
-
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """These partitions may be asked for again."""
+        """Partitions that had no answer may be asked for again."""
 
 
 class Answers:
@@ -122,7 +121,7 @@ class Answers:
             chunk = await self._replays.read(question.ranges, self._chunk_bytes, asker)
             if not asker.has_left:
                 asker.read(question, chunk)
-                self._unanswered(asker, question.ranges.keys() - chunk.next_offsets.keys())
+                self._put_off_unanswered(asker, question.partitions - chunk.next_offsets.keys())
 
     async def _look_up(self, since_ms: int | None) -> None:
         """Answer everybody who asks about the bounds, or about this time, until nobody does."""
@@ -138,21 +137,16 @@ class Answers:
             for asker, question in asked:
                 if asker.has_left:
                     continue
-                known = question.partitions & answered
-                # What has no answer first: an answer makes it ask for more.
-                self._unanswered(asker, question.partitions - known)
-                if not known:
-                    continue
                 if isinstance(question, BoundsQuestion):
-                    asker.bounded({tp: bounds[tp] for tp in known})
+                    asker.bounded(question, {tp: bounds[tp] for tp in question.partitions & bounds.keys()})
                 else:
-                    found = {tp: offset for tp in known if (offset := offsets[tp]) is not None}
-                    asker.placed(TimeQuestion(known, question.since_ms), found)
+                    asker.placed(question, {tp: offsets[tp] for tp in question.partitions & offsets.keys()})
+                self._put_off_unanswered(asker, question.partitions - answered)
         self._looking_up.discard(since_ms)
 
-    def _unanswered(self, asker: Asker, partitions: AbstractSet[TopicPartition]) -> None:
+    def _put_off_unanswered(self, asker: Asker, partitions: AbstractSet[TopicPartition]) -> None:
+        """Let the asker ask again for what an answer has left out, after a moment."""
         if partitions:
-            asker.unanswered(partitions)
             at = trio.current_time() + ASK_AGAIN_SECONDS
             if self._put_off:
                 at = max(at, self._put_off[-1][0] + ASK_AGAIN_EACH_SECONDS)

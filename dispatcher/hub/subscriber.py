@@ -1,7 +1,7 @@
 """One subscriber: its channel, its place in the history, and the task that writes to its transport.
 
-The seam between catching up and live: a subscriber that catches up reads the history behind its place, one write
-at a time. When nothing is left behind it, it goes live in the same step, without an ``await`` in between: from
+The seam between catching up and live: a subscriber that is catching up reads the history from its cursor on, one write
+at a time. When nothing is left to read, it goes live in the same step, without an ``await`` in between: from
 then on the hub puts every new entry into its channel. When the channel is full, it is emptied and the subscriber
 catches up again from where it was. So every record reaches it once, in order, and no one waits for it.
 
@@ -23,8 +23,8 @@ from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
 from dispatcher.hub.transport import Transport
 from dispatcher.invariants import Invariant, invariants
-from dispatcher.sansio.catch_up import CatchUp, Question, ReadQuestion, TimeQuestion, began_anew
-from dispatcher.sansio.entries import Cursor, Entry, Item, Offer
+from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, Question, ReadQuestion, TimeQuestion, recreated
+from dispatcher.sansio.entries import Entry, Item, Offer
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
 from dispatcher.sansio.records import Batch, TopicPartition
@@ -53,7 +53,10 @@ class Source(Protocol):
         """A batch that was read again, encoded for who has seen so much."""
 
     def ask(self, subscriber: "Subscriber", question: Question) -> None:
-        """Find something out, and tell `Subscriber.answered`. Never waits."""
+        """Look something up; the answer comes with its question, through `read`, `placed`, `bounded` or `unanswered`.
+
+        Never waits.
+        """
 
     @property
     def history(self) -> History:
@@ -61,6 +64,9 @@ class Source(Protocol):
 
     def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The replica's state, encoded for the feed."""
+
+    def first_state_bytes(self, feed: Feed, position: Mapping[TopicPartition, int], *, catching_up: bool) -> bytes:
+        """The same, with the position at which one stream begins."""
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A sign of life, encoded for the feed, with the position of the head for who has taken all of it."""
@@ -114,8 +120,6 @@ class Subscriber:
         self.number = number
         self.feed = feed
         self.state = SubscriberState.CATCHING_UP
-        self.cursor: Cursor
-        """Its place in the history, while nothing has to be found out."""
         self.asking = trio.CancelScope()
         """Around what is found out for it; cancelled when it leaves."""
         self.has_left = False
@@ -140,11 +144,11 @@ class Subscriber:
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
         self._catch_up = CatchUp(source.history, feed.topics, position, since_ms)
-        self._asked = False
+        self.cursor = self._catch_up.cursor
+        """Where it stands."""
         self._found: list[bytes] = []
         """What is to be sent before the history goes on."""
         self._needed_kafka = False
-        self._enter_history()
 
     def offer(self, offer: Offer) -> bool:
         """Take new entries while live: at once if the socket takes them, else through the channel.
@@ -158,7 +162,6 @@ class Subscriber:
         if self._parked and cursor.sequence < offer.first_sequence:
             sent = self.transport.try_send(offer.data)
             if sent:
-                # `Cursor.handed`, spelled out: this is done for each record and subscriber.
                 cursor.seen, cursor.sequence = offer.last, offer.last_sequence
                 if sent == offer.size_bytes:
                     self.records += offer.records
@@ -185,76 +188,71 @@ class Subscriber:
                 return
         self.fall_back()
 
-    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
+    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int | None]) -> None:
         """Take the first offsets of what came since its time; called by the hub."""
-        if self._is_waited_for():
-            self._catch_up.placed(question, offsets)
-            self._go_on()
+        if self._catch_up.placed(question, offsets):
+            self._nudge()
 
-    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
+    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end; called by the hub."""
-        if self._is_waited_for():
-            self._found += self._encode_gaps(self._catch_up.bounded(bounds))
-            self._go_on()
+        gaps = self._catch_up.bounded(question, bounds)
+        if gaps is not None:
+            self._found += self._encode_gaps(gaps)
+            self._nudge()
 
     def read(self, question: ReadQuestion, chunk: Chunk) -> None:
         """Take what was read again; called by the hub."""
-        if self._is_waited_for():
-            gaps, batches = self._catch_up.read(question, chunk)
+        found = self._catch_up.read(question, chunk)
+        if found is not None:
+            gaps, batches = found
             for batch, seen in batches:
-                # Behind the records before it: a gap moves clients behind its last offset.
+                # After the records that precede it: a gap moves clients past its last offset.
                 before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
                 gaps = [gap for gap in gaps if gap not in before]
                 self._found += self._encode_gaps(before)
                 self._found.append(self._source.replayed_data(self.feed, batch, seen))
                 self.records += len(batch.records)
             self._found += self._encode_gaps(gaps)
-            self._go_on()
-
-    def unanswered(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """These partitions have no answer now: ask for others until `ask_again`; called by the hub."""
-        self._asked = False
-        self._catch_up.put_off(partitions)
-        self._nudge()
+            self._nudge()
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Partitions that had no answer may be asked for again; called by the hub."""
         self._catch_up.ask_again(partitions)
         self._nudge()
 
-    def arrived(self, partition: TopicPartition, place: int | None) -> None:
+    def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
         """A partition is here now: if that changes where it goes on, go on there; called by the hub.
 
         Args:
             partition: The partition.
-            place: The next offset when it was here before, if the subscriber was there.
+            left_at: The next offset when it left, if the subscriber was there.
         """
-        if self._catch_up.concerns(partition, place):
-            if not self._catch_up.pending:
-                self._leave_history()
-            self._catch_up.arrived(partition, place)
-            self._go_on()
+        if self.state is SubscriberState.LIVE:
+            if not self._catch_up.concerns(partition, left_at):
+                return
+            self.fall_back()
+        self._catch_up.partition_added(partition, left_at)
+        self._nudge()
 
-    def begins_anew(self, partition: TopicPartition, place: int | None, first_offset: int) -> None:
-        """A partition is another log from now on; called by the hub.
+    def next_offset(self, partition: TopicPartition) -> int | None:
+        """The next offset of a partition, if it has a start; called by the hub."""
+        if self.state is SubscriberState.LIVE and self._source.history.knows(partition):
+            return self._source.history.end(partition)
+        return self._catch_up.next_offset(partition)
+
+    def partition_recreated(self, partition: TopicPartition, next_offset: int | None, first_offset: int) -> None:
+        """The topic of a partition was recreated; called by the hub.
 
         Args:
             partition: The partition.
-            place: The next offset that would have come of the old one, if any was known.
-            first_offset: The first one of the new one.
+            next_offset: The next one that would have come of the old log, if any was known.
+            first_offset: The first one of the new log.
         """
-        if place is not None:
-            self._found += self._encode_gaps([began_anew(partition, place, first_offset)])
-        was_pending = self._catch_up.pending
-        self._catch_up.forget(partition)
-        if was_pending:
-            self._enter_history()
+        if next_offset is not None:
+            self._found += self._encode_gaps([recreated(partition, next_offset, first_offset)])
+        self._catch_up.partition_recreated(partition)
+        self._drop_look_up()
         self._nudge()
-
-    @property
-    def places(self) -> Mapping[TopicPartition, int]:
-        """The next offset of each partition."""
-        return self._catch_up.places if self._catch_up.pending else self._source.history.place(self.cursor)
 
     def fall_back(self) -> None:
         """Leave the live feed; what the channel held is in the history, behind the cursor."""
@@ -286,17 +284,18 @@ class Subscriber:
         self._unsent = True
         self._nudge()
 
-    def departing(self, partitions: Collection[TopicPartition]) -> None:
+    def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions are about to leave the history; called by the hub, which has withdrawn what it had published."""
         if self.state is SubscriberState.CATCHING_UP:
-            self._catch_up.departing(partitions, self.places)
+            self._catch_up.partitions_removing(partitions)
+            self._drop_look_up()
 
-    def departed(self, partitions: Collection[TopicPartition]) -> None:
+    def partitions_removed(self) -> None:
         """Partitions have left; called by the hub when it knows its new state."""
         self._departures.append((self._source.state_version, self._source.state_bytes(self.feed, catching_up=True)))
-        if self._catch_up.pending:
-            self._catch_up.departed(partitions)
-            self._go_on()
+        if self.state is SubscriberState.CATCHING_UP:
+            self._catch_up.partitions_removed()
+        self._nudge()
 
     def tell_state(self) -> None:
         """The replica's state has changed: tell it with the next write, which may be now."""
@@ -325,6 +324,7 @@ class Subscriber:
             SubscriberGoneError: the client closed the connection.
             SubscriberStalledError: the client took nothing for too long.
         """
+        begins_at = self._catch_up.position(here=False)
         while True:
             if self._unsent:
                 self._unsent = False
@@ -336,8 +336,9 @@ class Subscriber:
                 break
             found, self._found = self._found, []
             taken = [] if found or self._catch_up.pending else self._take()
-            buffers = [*self._state(), *found, *(data for _, data in taken), *self._heartbeat()]
+            buffers = [*self._state(begins_at), *found, *(data for _, data in taken), *self._heartbeat()]
             if buffers:
+                begins_at = {}
                 await self._write(buffers, [entry for entry, _ in taken])
             else:
                 self._ask()
@@ -388,8 +389,7 @@ class Subscriber:
     def _behind_records(self) -> int:
         if self.state is SubscriberState.LIVE:
             return self._buffered_records
-        ends = self._source.history.ends(self.feed.topics)
-        return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self.places.items())
+        return self._catch_up.missing_records()
 
     def _take(self) -> list[Item]:
         """What goes into the next write: from the channel when live, else from the history."""
@@ -399,6 +399,7 @@ class Subscriber:
         taken = self._take_history()
         if not taken and not self._catch_up.pending and self._goodbye is None:
             self.state = SubscriberState.LIVE
+            self._source.history.now_live(self.cursor)
             self._source.now_live(self, needed_kafka=self._needed_kafka)
             self._needed_kafka = False
         return taken
@@ -411,7 +412,7 @@ class Subscriber:
                 entry, data = item
                 self._buffered_bytes -= len(data)
                 self._buffered_records -= entry.records
-                self.cursor.handed(entry)
+                self.cursor.seen, self.cursor.sequence = entry, entry.sequence
                 if not entry.retired:
                     taken.append(item)
                     size_bytes += len(data)
@@ -426,11 +427,12 @@ class Subscriber:
         taken: list[Item] = []
         size_bytes = 0
         cursor, feed = self.cursor, self.feed
+        self._source.history.locate(cursor)
         try:
             for entry in self._source.history.ahead(cursor):
                 data: bytes | None
-                if entry.sequence <= cursor.backlog_to and cursor.first_of(entry) != entry.batch.first_offset:
-                    data = self._source.part(feed, entry, cursor.first_of(entry))
+                if cursor.first_offset > entry.batch.first_offset:
+                    data = self._source.part(feed, entry, cursor.first_offset)
                 else:
                     data = entry.encoded.get(feed) or self._source.data(feed, entry)
                 taken.append((entry, data))
@@ -438,55 +440,46 @@ class Subscriber:
                 if size_bytes >= self._write_bytes:
                     break
         except FellBehindError:
-            self._leave_history()
-        # What was encoded for it has grown the history, which on a quiet topic nobody else makes room in.
+            self._catch_up.fell_behind()
+        # Encoding for this reader made the history grow; on a quiet topic nobody else would trim it.
         self._source.history.trim()
         return taken
 
-    def _enter_history(self) -> None:
-        """Go on in the history, if nothing has to be found out before."""
-        if not self._catch_up.pending:
-            self.cursor = self._catch_up.cursor()
-
-    def _leave_history(self) -> None:
-        """Find out how to go on; the history may not have what comes next."""
-        self._catch_up.go_back(self._source.history.place(self.cursor))
-        if self.state is SubscriberState.LIVE:
-            self.fall_back()
-
     def _ask(self) -> None:
-        """Find out what the history has to wait for, a thing at a time: the socket has taken what was found before."""
-        question = self._catch_up.question
-        if question is not None and not self._asked:
-            self._asked = self._needed_kafka = True
+        """Look up what the history has to wait for, one thing at a time: the socket has taken what was found before."""
+        question = self._catch_up.ask()
+        if question is not None:
+            self._needed_kafka = True
             self._source.ask(self, question)
 
-    def _is_waited_for(self) -> bool:
-        """Whether an answer that has come is still of use: a log that began anew may have made it needless."""
-        self._asked = False
-        return self._catch_up.pending
-
-    def _go_on(self) -> None:
-        self._enter_history()
-        self._nudge()
+    def _drop_look_up(self) -> None:
+        """End a look-up that is no longer of use, so that others in line are served sooner."""
+        if self._catch_up.question is None:
+            self.asking.cancel()
 
     def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
         for gap in gaps:
             yield self.feed.wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
 
-    def _state(self) -> Iterator[bytes]:
-        """What the replica does, before the records that come with it, if it has not been told.
+    def _state(self, begins_at: Mapping[TopicPartition, int]) -> Iterator[bytes]:
+        """What the replica does, before the records that come with it, if that is news.
 
         And every state in which partitions had left, though others followed before the socket took anything.
+
+        Args:
+            begins_at: The position at which the stream begins, which goes with its very first state.
         """
         told = (self._source.state_version, self.state is SubscriberState.CATCHING_UP)
         departures, self._departures = self._departures, []
-        for version, state in departures:
-            if version != told[0]:
-                yield state
-        if told != self._told:
-            self._told = told
-            yield self._source.state_bytes(self.feed, catching_up=told[1])
+        if self._told is None:
+            yield self._source.first_state_bytes(self.feed, begins_at, catching_up=told[1])
+        else:
+            for version, state in departures:
+                if version != told[0]:
+                    yield state
+            if told != self._told:
+                yield self._source.state_bytes(self.feed, catching_up=told[1])
+        self._told = told
 
     def _heartbeat(self) -> Iterator[bytes]:
         """A sign of life if it is due; behind the records, because it may name the position that they lead to."""

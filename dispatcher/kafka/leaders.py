@@ -76,6 +76,19 @@ class Leaders:
         firsts, ends = self._ask(partitions, [_EARLIEST, _LATEST], IsolationLevel.READ_UNCOMMITTED)
         return {tp: Bounds(firsts[tp], ends[tp]) for tp in firsts.keys() & ends.keys()}
 
+    def bounds_of_new_leaders(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Bounds]:
+        """The same for partitions that had no leader a moment ago.
+
+        Asks the brokers who leads them first: librdkafka would answer from its cache, within a millisecond, that nobody
+        does.
+        """
+        try:
+            for topic in {tp.topic for tp in partitions}:
+                self.open().list_topics(topic, ANSWER_SECONDS)
+        except KafkaException:
+            return {}  # no broker answers
+        return self.bounds(partitions)
+
     def offsets_since(self, partitions: Collection[TopicPartition], since_ms: int) -> dict[TopicPartition, int | None]:
         """The offset of the first record with this time or a later one, None where there is no such record.
 

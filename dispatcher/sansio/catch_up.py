@@ -1,13 +1,20 @@
-"""From where a reader goes on in each partition, and what has to be found out before the history can go on for it.
+"""Where a reader continues in each partition, and what has to be looked up before the history can serve it.
 
 Rules of this module:
 
+* Where a reader stands is one vector: the next offset of each partition. Ids of what is read again are spelled from
+  it, so they never name what the reader was not sent, unless it was before its start.
 * All that is missing of any partition comes before the history goes on: the ids in the history name the last offset of
   every partition.
-* A partition that nobody named begins where it stood when the reader came, or at its first record when it comes later:
-  what is published while something else is found out is not passed over.
-* An offset that lies behind everything in memory is doubted: the replica may not have read so far yet, or the log is
-  another one. Only Kafka knows.
+* A partition that nobody named begins, when the reader arrives, at the first offset that nobody has been sent, or at
+  its first record when it is added later: what others take in the meantime is not passed over.
+* What nobody has been sent comes in any case, even before the offset that is wanted: it could not be committed
+  otherwise.
+* An offset past everything in memory is unverified: the replica may not have read that far yet, or the topic was
+  recreated. Only Kafka knows.
+* Answers are by partition. What has none now is put off, and the others go on meanwhile, as far as they can.
+* An answer counts only for the question under way. When a partition of that question leaves the replica, or is
+  recreated, the question is dropped and asked again: its answer could be about another log.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,33 +27,38 @@ from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, TopicPartition
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TimeQuestion:
-    """From which offset on do these partitions hold what came since a time?"""
+    """From which offset on do these partitions hold what came since a time?
+
+    Compared by identity, as each question is: the same one, asked later, may have another answer.
+    """
 
     partitions: AbstractSet[TopicPartition]
     since_ms: int
     """Milliseconds since the epoch, or `EARLIEST`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BoundsQuestion:
     """Where do the logs of these partitions begin and end?"""
 
     partitions: AbstractSet[TopicPartition]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReadQuestion:
     """What is the next part of these ranges?"""
 
     ranges: Mapping[TopicPartition, Range]
 
+    @property
+    def partitions(self) -> AbstractSet[TopicPartition]:
+        """What it is about."""
+        return self.ranges.keys()
+
 
 Question = TimeQuestion | BoundsQuestion | ReadQuestion
-
-
-NONE: frozenset[TopicPartition] = frozenset()
 
 
 class CatchUp:
@@ -63,179 +75,240 @@ class CatchUp:
         self, history: History, topics: frozenset[str], position: Mapping[TopicPartition, int], since_ms: int | None
     ) -> None:
         self._history = history
-        self._topics = topics
         self._since_ms = since_ms
-        self._wanted = history.ends(topics)
-        """The next offset of each partition, while something has to be found out."""
-        self._fresh = frozenset(self._wanted)
-        """Partitions of which the history has handed out nothing to this reader."""
-        self._awaited: dict[TopicPartition, int] = {}
-        """The next offset of partitions that were named and are not here yet, or left before all was handed out."""
-        self._unplaced = NONE if since_ms is None else frozenset(self._wanted.keys() - position.keys())
-        """Partitions that begin at a time, and it is not known where that is."""
-        self._placed = frozenset(position)
-        """Partitions that were named, or began at a time: once each. One that comes back goes on where it stands."""
-        self._doubted: dict[TopicPartition, int] = {}
-        """Partitions that may be another log by now, which ends before this offset."""
-        self._put_off = NONE
+        self.cursor = Cursor(topics)
+        """Where the reader stands. Its sequence counts while nothing is pending."""
+        self._start_unresolved: set[TopicPartition] = set()
+        """Partitions that begin at a time whose offset is unknown. Until then their next offset is a new reader's."""
+        self._start_resolved: set[TopicPartition] = set()
+        """Partitions that were named, or began at the time: once each. Empty without a time."""
+        self._unverified: dict[TopicPartition, int] = {}
+        """Partitions that may have been recreated: by then their log ends before this offset."""
+        self._missing: set[TopicPartition] = set()
+        """Partitions whose next offset is not in memory."""
+        self._put_off: set[TopicPartition] = set()
         """Partitions that had no answer when they were asked for: the others go on meanwhile."""
+        self.pending = True
+        """Whether something has to be looked up before the history can go on."""
+        self.question: Question | None = None
+        """The one under way; see `ask`."""
+        next_offsets = self.cursor.next_offsets
+        next_offsets.update(history.starts(topics))
+        if since_ms is not None:
+            self._start_resolved.update(position)
+            self._start_unresolved.update(next_offsets.keys() - position.keys())
         for partition, offset in position.items():
-            if partition in self._wanted:
-                self._want(partition, offset + 1)
-            else:
-                self._awaited[partition] = offset + 1
-        self._missing = self._find_missing()
+            self._want(partition, offset + 1)
+            if history.knows(partition):
+                self._begin(partition)
+        self._continue()
 
-    @property
-    def question(self) -> Question | None:
-        """What has to be looked up next; None when the history can go on, or all that is left is put off."""
-        put_off = self._put_off
-        if self._since_ms is not None and (unplaced := self._unplaced - put_off):
-            return TimeQuestion(unplaced, self._since_ms)
-        if doubted := self._doubted.keys() - put_off:
-            return BoundsQuestion(frozenset(doubted))
-        # An offset that is unverified is not read on from: it may be one of another log.
-        missing = self._missing
-        if put_off:
-            hidden = put_off | self._unplaced | self._doubted.keys()
-            missing = {tp: part for tp, part in missing.items() if tp not in hidden}
-        return ReadQuestion(missing) if missing else None
-
-    def put_off(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Partitions have no answer now: ask for the others, until `ask_again`."""
-        self._put_off |= partitions
+    def ask(self) -> Question | None:
+        """What to look up next; None when nothing is, a question is under way, or all that is left is put off."""
+        if self.question is not None or not self.pending:
+            return None
+        if self._since_ms is not None and (unresolved := self._start_unresolved - self._put_off):
+            self.question = TimeQuestion(frozenset(unresolved), self._since_ms)
+        elif unverified := self._unverified.keys() - self._put_off:
+            self.question = BoundsQuestion(frozenset(unverified))
+        elif missing := self._missing - self._put_off:
+            self.question = ReadQuestion(
+                {tp: Range(self.cursor.next_offsets[tp], self._history.begin(tp)) for tp in missing}
+            )
+        return self.question
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Partitions that were put off may have an answer now."""
+        """Partitions that had no answer may have one now."""
         self._put_off -= partitions
 
-    @property
-    def pending(self) -> bool:
-        """Whether something has to be found out before the history can go on."""
-        return bool(self._unplaced or self._doubted or self._missing)
+    def position(self, *, here: bool) -> dict[TopicPartition, int]:
+        """The last seen offset of each partition: what an id names, but of partitions whose start is looked up.
 
-    @property
-    def places(self) -> Mapping[TopicPartition, int]:
-        """The next offset of each partition, while something has to be found out."""
-        return self._wanted
+        Args:
+            here: Only partitions that are here.
+        """
+        self._history.locate(self.cursor)
+        return {
+            tp: next_offset - 1
+            for tp, next_offset in self.cursor.next_offsets.items()
+            if tp not in self._start_unresolved and (not here or self._history.knows(tp))
+        }
 
-    def cursor(self) -> Cursor:
-        """Where the history goes on."""
-        cursor = self._history.cursor(self._topics, self._wanted, self._fresh)
-        # Nothing of this is needed while the history goes on, and most readers never come back here.
-        self._fresh, self._wanted = NONE, {}
-        return cursor
+    def next_offset(self, partition: TopicPartition) -> int | None:
+        """The next offset of a partition, None when it has no start yet."""
+        self._history.locate(self.cursor)
+        return None if partition in self._start_unresolved else self.cursor.next_offsets.get(partition)
 
-    def go_back(self, places: Mapping[TopicPartition, int]) -> None:
-        """Leave the history: the next offset of each partition is no longer in memory, or may not be."""
-        self._wanted = dict(places)
-        self._missing = self._find_missing()
+    def missing_records(self) -> int:
+        """About how many records lie between the reader and the head."""
+        self._history.locate(self.cursor)
+        ends, next_offsets = self._history.ends(self.cursor.topics), self.cursor.next_offsets
+        return sum(max(0, end - next_offsets[tp]) for tp, end in ends.items())
 
-    def concerns(self, partition: TopicPartition, place: int | None) -> bool:
-        """Whether a partition that has come changes where the reader goes on; see `arrived`."""
+    def fell_behind(self) -> None:
+        """What comes next is no longer in memory."""
+        self._history.locate(self.cursor)
+        self._continue()
+
+    def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
+        """Whether a partition that was added changes what a live reader has to be sent; see `partition_added`."""
         return (
-            self.pending
-            or partition in self._awaited
+            partition in self.cursor.next_offsets
             or self._begins_at_time(partition)
-            or (place is not None and place > self._history.end(partition))
+            or (left_at is not None and left_at > self._history.end(partition))
         )
 
-    def arrived(self, partition: TopicPartition, place: int | None) -> None:
-        """A partition is here now: it goes on where it was named, or at the time, or with its first record.
+    def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
+        """A partition is here now: a reader that is not live goes on where it stood, or at its time, or at its first.
 
         Args:
             partition: The partition.
-            place: The next offset when it was here before, while this reader was there.
+            left_at: The next offset when it left, if this reader was there.
         """
-        if place is not None and place > self._history.end(partition):
-            self._doubted[partition] = place
+        stood_at = self.cursor.next_offsets.get(partition, left_at)
+        self._history.locate(self.cursor)
         if self._begins_at_time(partition):
-            self._unplaced |= {partition}
-        self._fresh |= {partition}
-        self._wanted.setdefault(partition, self._history.origin(partition))
-        if (offset := self._awaited.pop(partition, None)) is not None:
-            self._want(partition, offset)
-        self._missing = self._find_missing()
+            self._start_unresolved.add(partition)
+        if stood_at is not None and left_at is not None and left_at > self._history.end(partition):
+            self._want(partition, stood_at)
+            self._unverified[partition] = left_at
+        else:
+            self._begin(partition)
+        # Otherwise its entries are all still to come, so the sequence is right as it is.
+        self.pending = self.pending or bool(self._start_unresolved or self._unverified or self._missing)
 
-    def departing(self, partitions: Collection[TopicPartition], places: Mapping[TopicPartition, int]) -> None:
-        """Partitions are about to leave: what has been read of them, and not handed out, comes when they come back.
+    def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions are about to leave: what a reader that is not live is owed of them comes when they are back.
 
-        Args:
-            partitions: The partitions.
-            places: The next offset of each partition.
+        It is owed what was read here and not handed to it, and what its id named and was never seen here.
         """
+        self._history.locate(self.cursor)
+        next_offsets = self.cursor.next_offsets
         for partition in partitions:
-            place = places.get(partition)
-            if place is not None and self._history.knows(partition) and place < self._history.end(partition):
-                self._awaited[partition] = place
+            if partition not in next_offsets or not self._history.knows(partition):
+                continue
+            if partition in self._start_unresolved or next_offsets[partition] == self._history.end(partition):
+                del next_offsets[partition]
+        self._drop(partitions)
 
-    def departed(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions have left: nothing has to be found out for them. Their places stay, in case they come back."""
-        for partition in partitions:
-            self._doubted.pop(partition, None)
-        self._unplaced -= frozenset(partitions)
-        self._missing = self._find_missing()
+    def partitions_removed(self) -> None:
+        """Partitions have left the history: perhaps nothing has to be looked up any more."""
+        if self.pending:
+            self._continue()
 
-    def forget(self, partition: TopicPartition) -> None:
-        """A partition is another log now: nothing is known of its place."""
-        self.departed([partition])
-        self._wanted.pop(partition, None)
-        self._awaited.pop(partition, None)
+    def partition_recreated(self, partition: TopicPartition) -> None:
+        """A partition is another log now: nothing is known of where the reader stands in it."""
+        self._drop([partition])
+        self.cursor.next_offsets.pop(partition, None)
+        self.partitions_removed()
 
-    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
-        """Take the first offsets of what came since the time; a partition without one goes on where it was."""
-        found = self._unplaced & question.partitions
-        self._unplaced -= found
-        self._placed |= found
-        self._wanted.update((partition, offset) for partition, offset in offsets.items() if partition in found)
-        self._missing = self._find_missing()
+    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int | None]) -> bool:
+        """Take the first offsets of what came since the time; where nothing did, begin as a new reader does.
 
-    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> list[Gap]:
-        """Take where logs begin and end; returns what is to be told of those that are others than they were."""
+        Returns:
+            Whether the question was still of interest.
+        """
+        if not self._accept(question, offsets):
+            return False
+        for partition in question.partitions & offsets.keys():
+            self._start_unresolved.discard(partition)
+            self._start_resolved.add(partition)
+            offset = offsets[partition]
+            if offset is not None:
+                self._want(partition, offset)
+                self._lower(partition)
+        self._continue()
+        return True
+
+    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> list[Gap] | None:
+        """Take where logs begin and end.
+
+        Returns:
+            What is to be told of partitions that were recreated; None when the question is no longer of interest.
+        """
+        if not self._accept(question, bounds):
+            return None
         gaps = []
-        for partition in self._doubted.keys() & bounds.keys():
+        for partition in question.partitions & bounds.keys():
             first, end = bounds[partition]
-            place = self._doubted.pop(partition)
-            if place > end:
-                gaps.append(began_anew(partition, place, first))
-                self._wanted[partition] = first
-        self._missing = self._find_missing()
+            if self._unverified.pop(partition) > end:
+                gaps.append(recreated(partition, self.cursor.next_offsets[partition], first))
+                self._want(partition, first)
+            self._lower(partition)
+        self._continue()
         return gaps
 
     def read(
         self, question: ReadQuestion, chunk: Chunk
-    ) -> tuple[list[Gap], list[tuple[Batch, Mapping[TopicPartition, int]]]]:
+    ) -> tuple[list[Gap], list[tuple[Batch, Mapping[TopicPartition, int]]]] | None:
         """Take what was read; returns what is to be told, and then sent, of what is still missing.
 
         Returns:
-            Gaps, and batches, each with the last seen offset of every partition behind it, but those that begin at a
-            time, and it was not found where that is before they left.
+            Gaps, then batches, each with the last seen offset of every partition as of that batch; None when the
+            question is no longer of interest.
         """
-        expected = {
-            tp for tp, part in question.ranges.items() if tp in self._missing and self._missing[tp].first == part.first
-        }
+        if not self._accept(question, chunk.next_offsets):
+            return None
+        seen = self.position(here=True)
         batches: list[tuple[Batch, Mapping[TopicPartition, int]]] = []
         for batch in chunk.batches:
-            if batch.partition in expected:
-                self._wanted[batch.partition] = batch.next_offset
-                seen = {tp: offset - 1 for tp, offset in self._wanted.items() if not self._begins_at_time(tp)}
-                batches.append((batch, seen))
-        self._wanted.update((tp, offset) for tp, offset in chunk.next_offsets.items() if tp in expected)
-        self._missing = self._find_missing()
-        return [gap for gap in chunk.gaps if gap.partition in expected], batches
+            seen[batch.partition] = batch.next_offset - 1
+            batches.append((batch, dict(seen)))
+        self.cursor.next_offsets.update(chunk.next_offsets)
+        self._continue()
+        return list(chunk.gaps), batches
+
+    def _accept(self, question: Question, answered: Mapping[TopicPartition, object]) -> bool:
+        """Whether an answer is to the question under way, which it ends; what it leaves out is put off."""
+        if question is not self.question:
+            return False
+        self.question = None
+        self._put_off |= question.partitions - answered.keys()
+        return True
 
     def _want(self, partition: TopicPartition, offset: int) -> None:
-        self._wanted[partition] = offset
-        if offset > self._history.end(partition):
-            self._doubted[partition] = offset
+        """The reader goes on at an offset."""
+        self.cursor.next_offsets[partition] = offset
+
+    def _begin(self, partition: TopicPartition) -> None:
+        """Go on in a partition that is here, if it is certain that the log is the one that its next offset is about."""
+        next_offset = self.cursor.next_offsets.get(partition)
+        if next_offset is not None and next_offset > self._history.end(partition):
+            self._unverified[partition] = next_offset
+        else:
+            self._lower(partition)
+
+    def _lower(self, partition: TopicPartition) -> None:
+        """Go on no later than where a new reader would: nobody has been sent what comes from there on."""
+        start = self._history.start(partition)
+        next_offset = min(self.cursor.next_offsets.get(partition, start), start)
+        self.cursor.next_offsets[partition] = next_offset
+        if next_offset < self._history.begin(partition):
+            self._missing.add(partition)
+
+    def _drop(self, partitions: Collection[TopicPartition]) -> None:
+        """Look up nothing more of partitions; a question about one of them is asked again, without it."""
+        self._start_unresolved.difference_update(partitions)
+        self._missing.difference_update(partitions)
+        self._put_off.difference_update(partitions)
+        for partition in partitions:
+            self._unverified.pop(partition, None)
+        if self.question is not None and not self.question.partitions.isdisjoint(partitions):
+            self.question = None
+
+    def _continue(self) -> None:
+        """Go on in the history, unless something has to be looked up before."""
+        # Also what has left the memory meanwhile. An offset that is unverified is not read on from: it may be one of
+        # another log.
+        self._missing = set(self._history.behind(self.cursor)) - self._start_unresolved - self._unverified.keys()
+        self.pending = bool(self._start_unresolved or self._unverified or self._missing)
+        if not self.pending:
+            self._history.seek(self.cursor)
 
     def _begins_at_time(self, partition: TopicPartition) -> bool:
-        return self._since_ms is not None and partition not in self._placed
-
-    def _find_missing(self) -> dict[TopicPartition, Range]:
-        return self._history.missing(self._topics, self._wanted)
+        return self._since_ms is not None and partition not in self._start_resolved
 
 
-def began_anew(partition: TopicPartition, place: int, first_offset: int) -> Gap:
-    """What is told when a log is another one: there is nothing from a place in the old one to the first of the new."""
-    return Gap(partition, place, first_offset - 1, "recreated")
+def recreated(partition: TopicPartition, next_offset: int, first_offset: int) -> Gap:
+    """The gap to send when a topic was recreated: nothing lies between the old next offset and the new log's first."""
+    return Gap(partition, next_offset, first_offset - 1, "recreated")

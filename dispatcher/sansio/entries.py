@@ -1,26 +1,31 @@
-"""Entries of the history, how they are offered, and a reader's place among them."""
+"""Entries of the history, how they are offered, and where a reader stands among them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from dispatcher.sansio.head import Moment
 from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
 
 OFFSET_BYTES = 8
-"""What an entry holds for each partition of the replica: a place in its snapshot."""
+"""What an entry holds for each partition of the replica: an offset in its snapshot."""
 
 
-class Entry:
-    """One batch in the history, with what was encoded from it."""
+class Entry(Moment):
+    """One batch in the history, with what was encoded from it.
 
-    __slots__ = ("batch", "bytes", "dispatched", "encoded", "own_index", "records", "retired", "sequence", "snapshot")
+    Args:
+        sequence: Its number in the history.
+        batch: What it holds.
+        snapshot: The newest offset of every partition when the batch was published, its own included.
+        version: The version of the history's partitions that the snapshot is about; see `History.ahead`.
+    """
 
-    def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, own_index: int) -> None:
-        self.sequence = sequence
+    __slots__ = ("batch", "bytes", "dispatched", "encoded", "records", "retired", "version")
+
+    def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, version: int) -> None:
+        super().__init__(sequence, snapshot)
         self.batch = batch
-        self.snapshot = snapshot
-        """The positions of all partitions when the batch was published, its own included."""
-        self.own_index = own_index
-        """Place of the batch's partition in the snapshot's layout."""
+        self.version = version
         self.encoded: dict[object, bytes] = {}
         """Ready-made bytes by feed: encoded once, the same object for every subscriber."""
         self.bytes = batch.size_bytes + OFFSET_BYTES * len(snapshot.offsets)
@@ -61,49 +66,25 @@ class Offer:
 
 
 class Cursor:
-    """A reader's place in the history.
+    """Where a reader stands.
 
-    Of the backlog that was there when it came, it gets each partition from an offset on. Of what came later it gets
-    everything.
+    A reader that is not live stands at a vector, the next offset of every partition, and the sequence follows from it.
+    A live one stands at the head, and holds the moment up to which it was handed everything: that is shared, so it
+    costs nothing per partition.
 
     Args:
         topics: What it reads.
-        sequence: It gets what is behind this.
-        backlog_to: The head of the history when it came.
-        starts: Of each partition that was there, the first offset that it gets.
-        partitions: How many partitions had come by then.
     """
 
-    __slots__ = ("backlog_to", "partitions", "seen", "sequence", "starts", "topics")
+    __slots__ = ("first_offset", "next_offsets", "seen", "sequence", "topics")
 
-    def __init__(
-        self,
-        topics: frozenset[str],
-        sequence: int,
-        *,
-        backlog_to: int = 0,
-        starts: Mapping[TopicPartition, int] | None = None,
-        partitions: int = 0,
-    ) -> None:
+    def __init__(self, topics: frozenset[str]) -> None:
         self.topics = topics
-        self.sequence = sequence
-        self.backlog_to = backlog_to
-        self.starts = starts or {}
-        self.partitions = partitions
-        self.seen: Entry | None = None
-        """The last entry that it was handed."""
-
-    def wants(self, partition: TopicPartition, sequence: int, next_offset: int) -> bool:
-        """Whether an entry of this partition, sequence and end is to come for this reader."""
-        if sequence <= self.sequence or partition.topic not in self.topics:
-            return False
-        return sequence > self.backlog_to or next_offset > self.starts.get(partition, next_offset)
-
-    def handed(self, entry: Entry) -> None:
-        """Move behind an entry."""
-        self.sequence = entry.sequence
-        self.seen = entry
-
-    def first_of(self, entry: Entry) -> int:
-        """The first offset of an entry of the backlog that this reader gets: some may lie before its start."""
-        return max(entry.batch.first_offset, self.starts.get(entry.batch.partition, 0))
+        self.sequence = 0
+        """Every entry up to this one was handed to it, or is not for it."""
+        self.next_offsets: dict[TopicPartition, int] = {}
+        """The next offset of every partition; of a live reader, those of partitions that are not here alone."""
+        self.seen: Moment | None = None
+        """The moment up to which it was handed everything, while the vector does not say so; see `History.locate`."""
+        self.first_offset = 0
+        """From where on it gets the last entry that it was handed, which may begin before that."""

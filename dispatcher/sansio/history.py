@@ -2,44 +2,50 @@
 
 Rules of this module:
 
-* One sequence over all partitions: whoever reads it from one place on sees what live subscribers saw, in
-  the same order, and the bytes encoded for them (with their positions) fit him too.
+* One sequence over all partitions: whoever reads on from a given entry sees what live subscribers saw, in the same
+  order, so the bytes encoded for them, ids included, can be reused.
 * An undispatched entry stays until it is dispatched or its partition leaves.
 * Dispatched entries stay while everything together is within ``history_bytes``; the one dispatched first goes
   first, and never one that has an older entry of its partition still waiting before it.
-* A reader is never handed a hole: it is told that it fell behind, and then `place` tells from where on it has to read
-  Kafka again.
+* A reader is never handed a hole: it gets an error when what comes next is no longer in memory, and its cursor still
+  says from which offset on it has to read Kafka.
+* An entry's id names the partitions that are assigned when it is handed out, not those of the time when it was
+  published. A partition that was added later is named with the offset before its first one: nobody who reads that
+  entry has been sent more of it, and an id that left it out would forget where its reader began.
 """
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.entries import Cursor, Entry
-from dispatcher.sansio.position import Snapshot
-from dispatcher.sansio.ranges import Range
+from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry
+from dispatcher.sansio.head import Head, Moment
+from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 
 
 @dataclass(slots=True)
 class _Partition:
-    number: int
-    """Partitions are numbered as they come; one that comes again gets a new number."""
     since: int
-    """The head of the history when it came."""
+    """The newest sequence when it was added: entries up to this one know nothing of it."""
     origin: int
     """The first offset of this assignment."""
     begins: int
     """The first offset that is in memory."""
     ends: int
-    """Offset behind the last one."""
+    """The offset after the last one."""
     entries: deque[Entry] = field(default_factory=deque)
     waiting: dict[int, Entry] = field(default_factory=dict)
     waiting_bytes: int = 0
     waiting_records: int = 0
-    trimmed_to: int = 0
+
+    @property
+    def first_waiting(self) -> int:
+        """The first offset that nobody has been sent yet."""
+        return next(iter(self.waiting.values())).batch.covers_from if self.waiting else self.ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +77,39 @@ class History:
         self._sequences: list[int] = []
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._dispatched: deque[Entry] = deque()
-        self._come = 0
-        """How many partitions have come so far."""
+        self._head = Head()
+        self._moment: Moment | None = None
+        """The head now, for those that become live before it moves."""
+        self._version = 0
+        """Changes with each partition that is added or removed."""
         self._trimmed_to = 0
-        """The newest sequence that was trimmed: behind it nobody has a hole."""
+        """The newest trimmed sequence: a reader past it has missed nothing."""
 
-    def append(self, batch: Batch, snapshot: Snapshot, own_index: int) -> Entry:
-        """Put a batch at the end of the log, undispatched, and make room for it."""
+    @property
+    def layout(self) -> Layout:
+        """The order of the assigned partitions."""
+        return self._head.layout
+
+    def lay_out(self, partitions: Collection[TopicPartition]) -> None:
+        """These partitions are assigned from now on; of those that have left, `retire` was told before."""
+        self._head.lay_out(partitions)
+        self._moment = None
+
+    def append(self, batch: Batch) -> Entry:
+        """Put a batch at the end of the log, undispatched, and make room for it.
+
+        Raises:
+            KeyError: its partition is not assigned (`lay_out`).
+        """
+        self._head.move(batch.partition, batch.next_offset - 1)
         self.head += 1
-        entry = Entry(self.head, batch, snapshot, own_index)
-        self._entries[self.head] = entry
-        self._sequences.append(self.head)
         partition = self._partitions.get(batch.partition)
         if partition is None:
             partition = self._open(batch.partition, batch.covers_from, self.head - 1)
+        entry = Entry(self.head, batch, self._head.snapshot(), self._version)
+        self._moment = None
+        self._entries[self.head] = entry
+        self._sequences.append(self.head)
         partition.ends = batch.next_offset
         partition.entries.append(entry)
         partition.waiting[entry.sequence] = entry
@@ -119,63 +144,50 @@ class History:
         return True
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
-        """Take note that the log has been read up to an offset, without a record in what is new of it."""
-        found = self._partitions.get(partition)
-        if found is None:
-            self._open(partition, offset, self.head)
-        else:
-            found.ends = max(found.ends, offset)
+        """Take note that the log was read up to an offset, and that the new part holds no record.
+
+        Raises:
+            KeyError: the partition is not assigned (`lay_out`).
+        """
+        found = self._partitions.get(partition) or self._open(partition, offset, self.head)
+        found.ends = max(found.ends, offset)
+        self._head.move(partition, found.ends - 1)
+        self._moment = None
 
     def knows(self, partition: TopicPartition) -> bool:
         """Whether it is known from which offset on a partition is in memory."""
         return partition in self._partitions
 
-    def origin(self, partition: TopicPartition) -> int:
-        """The first offset of a partition in this assignment."""
-        return self._partitions[partition].origin
+    def begin(self, partition: TopicPartition) -> int:
+        """The first offset of a known partition that is in memory: what is before it has to be read from Kafka."""
+        return self._partitions[partition].begins
 
     def end(self, partition: TopicPartition) -> int:
-        """Where a known partition goes on: the offset behind its last one."""
+        """The offset after the last one of a known partition."""
         return self._partitions[partition].ends
 
     def ends(self, topics: frozenset[str]) -> dict[TopicPartition, int]:
-        """Where each known partition of these topics goes on: the offset behind its last one."""
+        """The offset after the last one of each known partition of these topics."""
         return {tp: partition.ends for tp, partition in self._partitions.items() if tp.topic in topics}
 
-    def missing(self, topics: frozenset[str], wanted: Mapping[TopicPartition, int]) -> dict[TopicPartition, Range]:
-        """What is not in memory of what a reader wants.
+    def start(self, partition: TopicPartition) -> int:
+        """Where a new reader begins a known partition: at the first offset that nobody has been sent, else its end."""
+        return self._partitions[partition].first_waiting
 
-        Args:
-            topics: What it reads.
-            wanted: The next offset that it wants of some partitions.
-        """
-        return {
-            tp: Range(wanted[tp], partition.begins)
-            for tp, partition in self._partitions.items()
-            if tp.topic in topics and tp in wanted and wanted[tp] < partition.begins
-        }
+    def starts(self, topics: frozenset[str]) -> dict[TopicPartition, int]:
+        """Where a new reader begins each known partition of these topics."""
+        return {tp: partition.first_waiting for tp, partition in self._partitions.items() if tp.topic in topics}
 
-    def cursor(
-        self, topics: frozenset[str], wanted: Mapping[TopicPartition, int], fresh: Container[TopicPartition]
-    ) -> Cursor:
-        """A cursor at the next offset that a reader wants of each known partition of its topics.
+    def snapshot(self) -> Snapshot:
+        """The head now: the newest offset of each assigned partition."""
+        return self._head.snapshot()
 
-        Args:
-            topics: What it reads.
-            wanted: The next offset of each partition.
-            fresh: Partitions of which it was handed nothing. What nobody has taken yet of them comes in any case, even
-                before the offset that is wanted: it could not be committed otherwise.
-        """
-        starts: dict[TopicPartition, int] = {}
-        sequence = self.head
+    def seek(self, cursor: Cursor) -> None:
+        """Set a cursor's sequence to just before the first entry that its vector wants."""
+        sequence, next_offsets = self.head, cursor.next_offsets
         for tp, partition in self._partitions.items():
-            if tp.topic not in topics:
+            if tp.topic not in cursor.topics or (start := next_offsets[tp]) >= partition.ends:
                 continue
-            # What is published from now on is handed to it in any case, so it stands no further than that.
-            start = min(wanted[tp], partition.ends)
-            if partition.waiting and tp in fresh:
-                start = min(start, next(iter(partition.waiting.values())).batch.covers_from)
-            starts[tp] = start
             first = None
             for entry in reversed(partition.entries):
                 if entry.batch.next_offset <= start:
@@ -183,23 +195,34 @@ class History:
                 first = entry
             if first is not None:
                 sequence = min(sequence, first.sequence - 1)
-        return Cursor(topics, sequence, backlog_to=self.head, starts=starts, partitions=self._come)
+        cursor.sequence = sequence
 
-    def place(self, cursor: Cursor) -> dict[TopicPartition, int]:
-        """The next offset of each partition that a cursor stands before: where to go on without this memory."""
-        places: dict[TopicPartition, int] = {}
-        seen = cursor.seen
-        offsets = {} if seen is None else dict(zip(seen.snapshot.layout.partitions, seen.snapshot.offsets, strict=True))
-        for tp, partition in self._partitions.items():
-            if tp.topic in cursor.topics:
-                offset = offsets.get(tp) if seen is not None and seen.sequence > partition.since else None
-                start = cursor.starts.get(tp) if partition.number <= cursor.partitions else None
-                known = [place for place in (start, None if offset is None else offset + 1) if place is not None]
-                places[tp] = max(known, default=partition.origin)
-        return places
+    def now_live(self, cursor: Cursor) -> None:
+        """A reader has been handed everything: keep no vector of it, but of partitions that are not here."""
+        if self._moment is None:
+            self._moment = Moment(self.head, self._head.snapshot())
+        cursor.seen = self._moment
+        cursor.next_offsets = {tp: n for tp, n in cursor.next_offsets.items() if tp not in self._partitions}
+
+    def locate(self, cursor: Cursor) -> None:
+        """Write down the vector of a reader that was live; does nothing when it is known."""
+        seen, cursor.seen = cursor.seen, None
+        if seen is not None:
+            for tp, partition in self._partitions.items():
+                if tp.topic in cursor.topics and tp not in cursor.next_offsets:
+                    cursor.next_offsets[tp] = self._offset_at(seen, tp, partition) + 1
+
+    def behind(self, cursor: Cursor) -> list[TopicPartition]:
+        """Partitions whose next offset is no longer in memory."""
+        next_offsets, topics = cursor.next_offsets, cursor.topics
+        return [
+            tp
+            for tp, partition in self._partitions.items()
+            if tp.topic in topics and next_offsets[tp] < partition.begins
+        ]
 
     def next(self, cursor: Cursor) -> Entry | None:
-        """The next entry for a cursor, None at the head; the cursor moves behind it.
+        """The next entry for a cursor, None at the head; the cursor moves past it.
 
         Raises:
             FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.
@@ -207,23 +230,25 @@ class History:
         return next(self.ahead(cursor), None)
 
     def ahead(self, cursor: Cursor) -> Iterator[Entry]:
-        """All entries for a cursor, which moves behind each of them, and to the head in the end.
+        """All entries for a cursor, which moves past each of them, and to the head in the end.
 
         Nothing may be appended, retired or trimmed before the last one that is taken.
 
         Raises:
             FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.
         """
-        if cursor.sequence < self._trimmed_to:
-            for tp, partition in self._partitions.items():
-                if cursor.wants(tp, partition.trimmed_to, partition.begins):
-                    raise FellBehindError(f"records of {tp} that come next are no longer in memory")
-        entries, wants = self._entries, cursor.wants
+        if cursor.sequence < self._trimmed_to and (behind := self.behind(cursor)):
+            raise FellBehindError(f"records of {behind[0]} that come next are no longer in memory")
+        entries, version, topics, next_offsets = self._entries, self._version, cursor.topics, cursor.next_offsets
         sequence = cursor.sequence
         while (entry := entries.get(sequence + 1) or self._after(sequence)) is not None:
-            sequence = entry.sequence
-            if wants(entry.batch.partition, sequence, entry.batch.next_offset):
-                cursor.handed(entry)
+            sequence, batch = entry.sequence, entry.batch
+            tp = batch.partition
+            if tp.topic in topics and batch.next_offset > (start := next_offsets[tp]):
+                if entry.version != version:
+                    self._renew(entry)
+                next_offsets[tp] = batch.next_offset
+                cursor.first_offset, cursor.sequence = start, sequence
                 yield entry
         cursor.sequence = self.head
 
@@ -239,32 +264,27 @@ class History:
     def retire(self, partitions: Collection[TopicPartition]) -> None:
         """Take partitions out: their entries are handed to nobody any more, and no id names them any more.
 
-        Who is handed the entries of other partitions from now on may never have been handed what came before them of
-        these: an id that named it would tell their new owner that it need not be sent.
+        Readers of the remaining entries may never have been handed the earlier records of these partitions: an id that
+        named them would make their new owner skip those records. Entries are mended when they are handed out.
         """
         for partition in partitions:
             retired = self._partitions.pop(partition, None)
             if retired is None:
                 continue
+            self._version += 1
+            self._head.move(partition, None)
             for entry in retired.entries:
                 entry.retired = True
                 del self._entries[entry.sequence]
                 self.bytes -= entry.bytes
                 entry.forget()
             self.waiting_bytes -= retired.waiting_bytes
-        layout, places = None, list[int]()
-        for entry in self._entries.values():
-            if entry.snapshot.layout is not layout:
-                layout = entry.snapshot.layout
-                places = layout.places(frozenset(partitions))
-            entry.snapshot = entry.snapshot.without(places)
-            self._resize(entry, -sum(map(len, entry.encoded.values())))
-            entry.encoded.clear()
+        self._moment = None
         self._dispatched = deque(entry for entry in self._dispatched if not entry.retired)
         self._compact()
 
     def trim(self) -> None:
-        """Let dispatched entries go, the one dispatched first before the others, until the bound is kept."""
+        """Evict dispatched entries, in the order of their dispatch, until the bound holds."""
         tries = len(self._dispatched)
         while self.bytes > self.history_bytes and tries:
             tries -= 1
@@ -274,13 +294,12 @@ class History:
                 self._dispatched.append(entry)
                 continue
             partition.entries.popleft()
-            partition.trimmed_to = entry.sequence
             partition.begins = entry.batch.next_offset
             self._trimmed_to = max(self._trimmed_to, entry.sequence)
             del self._entries[entry.sequence]
             self.bytes -= entry.bytes
             entry.forget()
-            tries = len(self._dispatched)  # what stood behind it in its partition can go now
+            tries = len(self._dispatched)  # those after it in its partition can go now
         self._compact()
 
     def statistics(self) -> HistoryStatistics:
@@ -300,13 +319,32 @@ class History:
             self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
     def _open(self, partition: TopicPartition, offset: int, since: int) -> _Partition:
-        self._come += 1
-        opened = _Partition(number=self._come, since=since, origin=offset, begins=offset, ends=offset)
+        self._version += 1
+        opened = _Partition(since=since, origin=offset, begins=offset, ends=offset)
         self._partitions[partition] = opened
         return opened
 
+    def _renew(self, entry: Entry) -> None:
+        """Make an entry's snapshot one of the partitions that are here now; what was encoded with the old one goes."""
+        before, entry.version = entry.snapshot, self._version
+        layout = self._head.layout
+        offsets = tuple(
+            None if (found := self._partitions.get(tp)) is None else self._offset_at(entry, tp, found)
+            for tp in layout.partitions
+        )
+        entry.snapshot = Snapshot(layout, offsets)
+        more_offsets = len(offsets) - len(before.offsets)
+        self._resize(entry, OFFSET_BYTES * more_offsets - sum(map(len, entry.encoded.values())))
+        entry.encoded.clear()
+
+    def _offset_at(self, moment: Moment, tp: TopicPartition, partition: _Partition) -> int:
+        """The newest offset of a known partition at a moment; the one before its first if it was added later."""
+        if moment.sequence <= partition.since:
+            return partition.origin - 1
+        return cast("int", moment.snapshot.offsets[moment.snapshot.layout.indexes[tp]])
+
     def _after(self, sequence: int) -> Entry | None:
-        """The first entry behind a sequence, None at the head."""
+        """The first entry after a sequence, None at the head."""
         at = bisect_right(self._sequences, sequence)
         while at < len(self._sequences):
             entry = self._entries.get(self._sequences[at])

@@ -10,7 +10,7 @@ A partition whose position is not known yet is left out.
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.records import TopicPartition
@@ -61,26 +61,23 @@ def format_position(position: Mapping[TopicPartition, int], own: TopicPartition 
     snapshot = Snapshot(layout, tuple(position[partition] for partition in layout.partitions))
     if own is None:
         return snapshot.format()
-    return f"{own}={position[own]}{snapshot.id_suffix(layout.partitions.index(own))}"
+    return f"{own}={position[own]}{snapshot.id_suffix(layout.indexes[own])}"
 
 
 class Layout:
     """An order of partitions that many snapshots share, with what their spelling has in common."""
 
-    __slots__ = ("pairs", "partitions", "spans")
+    __slots__ = ("indexes", "pairs", "partitions", "spans")
 
     def __init__(self, partitions: Iterable[TopicPartition]) -> None:
         self.partitions = tuple(sorted(partitions))
+        self.indexes = {partition: index for index, partition in enumerate(self.partitions)}
         self.pairs = tuple(f",{partition.partition}=%d" for partition in self.partitions)
         """How each partition is spelled, its offset left open."""
         self.spans: dict[str, tuple[int, int]] = {}
         """Where each topic's partitions begin and end: sorted, they stand side by side."""
         for index, (topic, _) in enumerate(self.partitions):
             self.spans[topic] = (self.spans.get(topic, (index, 0))[0], index + 1)
-
-    def places(self, partitions: Container[TopicPartition]) -> list[int]:
-        """Where some partitions stand, as far as they are in it."""
-        return [place for place, partition in enumerate(self.partitions) if partition in partitions]
 
 
 class Snapshot:
@@ -96,13 +93,6 @@ class Snapshot:
     def __init__(self, layout: Layout, offsets: tuple[int | None, ...]) -> None:
         self.layout = layout
         self.offsets = offsets
-
-    def without(self, places: Iterable[int]) -> "Snapshot":
-        """The same, as if nothing were known of the partitions at these places of the layout."""
-        offsets = list(self.offsets)
-        for place in places:
-            offsets[place] = None
-        return Snapshot(self.layout, tuple(offsets))
 
     def id_suffix(self, own: int, topics: frozenset[str] | None = None) -> str:
         """What follows ``topic:partition=offset`` in the ids of a batch.

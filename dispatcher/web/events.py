@@ -13,7 +13,7 @@ from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, UnavailableError
 from dispatcher.hub.feed import feed_of
-from dispatcher.hub.goodbyes import RETRY_MS, try_later
+from dispatcher.hub.goodbyes import try_later
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding import sse
 from dispatcher.sansio.encoding.wire import sse_wire
@@ -95,11 +95,11 @@ def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
             raise BadRequestError("nothing may follow a stream request on the same connection")
         chunked = request.http_version == "1.1"
         feed = feed_of(sse_wire(envelope=query.envelope, chunked=chunked), query.topics)
-        opening = [sse.encode_retry(RETRY_MS)]
+        opening = b""  # of a stream the subscriber writes all of the body
         try:
             connection.stream = SubscriberStream(hub, feed, query, connection, Silence(chunked=chunked))
         except UnavailableError as error:
             # An error status would end an EventSource for good; the end of a stream makes it come back.
             goodbye = try_later(str(error))
-            opening.append(sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms))
-        return TrioResponse(_Opening(*opening), headers={**HEADERS, "Connection": "close"})
+            opening = sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)
+        return TrioResponse(_Opening(opening), headers={**HEADERS, "Connection": "close"})

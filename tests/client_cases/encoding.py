@@ -21,7 +21,7 @@ def payload(step: dict[str, Any], form: str, heartbeat_seconds: float) -> bytes:
     kind, content = next(iter(step.items()))
     data: bytes
     if kind == "retry":
-        data = b"" if websocket else sse.encode_retry(content)
+        data = b"" if websocket else b"retry: %d\n\n" % content
     elif kind == "state":
         data = _state(step, form, heartbeat_seconds)
     elif kind == "heartbeat":

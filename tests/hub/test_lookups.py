@@ -19,11 +19,10 @@ class Doubter:
         self.asking = trio.CancelScope()
         self.has_left = False
         self.told: list[Mapping[TopicPartition, Bounds]] = []
-        self.unanswered_partitions: list[AbstractSet[TopicPartition]] = []
         self.again: list[AbstractSet[TopicPartition]] = []
         self.may_ask_again = trio.Event()
 
-    def bounded(self, bounds: Mapping[TopicPartition, Bounds]) -> None:
+    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> None:  # noqa: ARG002
         """Keep it."""
         self.told.append(bounds)
 
@@ -31,13 +30,9 @@ class Doubter:
         """Not asked for."""
         raise AssertionError(question, chunk)
 
-    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int]) -> None:
+    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int | None]) -> None:
         """Not asked for."""
         raise AssertionError(question, offsets)
-
-    def unanswered(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Keep what has no answer."""
-        self.unanswered_partitions.append(partitions)
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Keep what may be asked again."""
@@ -80,7 +75,7 @@ async def test_a_partition_without_an_answer_keeps_no_other_waiting(nursery: tri
     answers.ask(one, BoundsQuestion(frozenset({ONE})))
     await settle()
     assert both.told == one.told == [{ONE: Bounds(0, 10)}]
-    assert (both.unanswered_partitions, one.unanswered_partitions) == ([{TWO}], [])
+    assert (both.again, one.again) == ([], [])
     await both.may_ask_again.wait()
     assert both.again == [{TWO}]
     nursery.cancel_scope.cancel()

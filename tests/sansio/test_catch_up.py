@@ -1,15 +1,15 @@
-"""Catching up: what has to be found out, and from where each partition goes on."""
+"""Catching up: what has to be looked up, and from where each partition goes on."""
+
+from typing import cast
 
 from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, Question, ReadQuestion, TimeQuestion
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
-from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
 TOPICS = frozenset({"assets"})
-SNAPSHOT = Snapshot(Layout([A]), (None,))
 
 
 def batch(partition: TopicPartition, offset: int) -> Batch:
@@ -17,37 +17,71 @@ def batch(partition: TopicPartition, offset: int) -> Batch:
     return Batch(partition, (Record(offset, None, None, b"value", ()),))
 
 
-def append(history: History, partition: TopicPartition, *offsets: int) -> list[Entry]:
-    """Dispatched batches of one record each."""
-    entries = [history.append(batch(partition, offset), SNAPSHOT, 0) for offset in offsets]
-    for entry in entries:
+def append(history: History, partition: TopicPartition, *offsets: int, dispatch: bool = True) -> list[Entry]:
+    """Batches of one record each."""
+    entries = [history.append(batch(partition, offset)) for offset in offsets]
+    for entry in entries if dispatch else ():
         history.dispatched(entry)
     return entries
 
 
+def laid_out(history_bytes: int = 10**6) -> History:
+    """A history of two partitions of which nothing is known."""
+    history = History(history_bytes)
+    history.lay_out([A, B])
+    return history
+
+
 def history_of(**offsets: int) -> History:
     """A history whose partitions `a` and `b` begin at these offsets, with one record each."""
-    history = History(10**6)
+    history = laid_out()
     for name, offset in offsets.items():
         append(history, {"a": A, "b": B}[name], offset)
     return history
 
 
+def leave(history: History, catch_up: CatchUp, *partitions: TopicPartition) -> None:
+    """Partitions leave the replica."""
+    catch_up.partitions_removing(partitions)
+    history.retire(partitions)
+    catch_up.partitions_removed()
+
+
+def read_question(catch_up: CatchUp) -> ReadQuestion:
+    """The next question, which is what to read."""
+    question = catch_up.ask()
+    assert isinstance(question, ReadQuestion)
+    return question
+
+
+def time_question(catch_up: CatchUp) -> TimeQuestion:
+    """The next question, which is about a time."""
+    question = catch_up.ask()
+    assert isinstance(question, TimeQuestion)
+    return question
+
+
+def bounds_question(catch_up: CatchUp) -> BoundsQuestion:
+    """The next question, which is about bounds."""
+    question = catch_up.ask()
+    assert isinstance(question, BoundsQuestion)
+    return question
+
+
 def sequences(history: History, catch_up: CatchUp) -> list[int]:
     """The sequences that the history hands out from where it goes on."""
-    cursor = catch_up.cursor()
-    handed = []
-    while (entry := history.next(cursor)) is not None:
-        handed.append(entry.sequence)
-    return handed
+    assert not catch_up.pending
+    return [entry.sequence for entry in history.ahead(catch_up.cursor)]
 
 
 def test_a_new_reader_begins_with_what_is_new() -> None:
-    """Nothing has to be found out."""
+    """Nothing has to be looked up; its position is known before its first record."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {}, None)
-    assert (catch_up.pending, catch_up.question) == (False, None)
+    assert (catch_up.pending, catch_up.ask()) == (False, None)
+    assert catch_up.position(here=True) == {A: 5}
     append(history, A, 6)
+    assert (catch_up.next_offset(A), catch_up.missing_records()) == (6, 1)
     assert sequences(history, catch_up) == [2]
 
 
@@ -55,137 +89,266 @@ def test_what_is_missing_is_asked_for_until_it_is_there() -> None:
     """A part, and the rest; ids on the way name every partition."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    question = catch_up.question
-    assert question == ReadQuestion({A: Range(2, 5)})
-    assert isinstance(question, ReadQuestion)
+    question = read_question(catch_up)
+    assert question.ranges == {A: Range(2, 5)}
+    assert catch_up.ask() is None, "one at a time"
     found = batch(A, 2)
-    gaps, batches = catch_up.read(question, Chunk([found], {A: 3}, [Gap(A, 2, 2, "expired")]))
-    assert (gaps, batches) == ([Gap(A, 2, 2, "expired")], [(found, {A: 2, B: 9})])
-    question = catch_up.question
-    assert question == ReadQuestion({A: Range(3, 5)})
-    assert isinstance(question, ReadQuestion)
+    chunk = Chunk([found], {A: 3}, [Gap(A, 2, 2, "expired")])
+    assert catch_up.read(question, chunk) == ([Gap(A, 2, 2, "expired")], [(found, {A: 2, B: 9})])
+    question = read_question(catch_up)
+    assert question.ranges == {A: Range(3, 5)}
+    assert catch_up.read(question, Chunk((), {}, ())) == ([], [])
+    assert catch_up.read(question, Chunk((), {}, ())) is None, "it is no longer the one under way"
+    catch_up.ask_again({A})
+    question = read_question(catch_up)
     catch_up.read(question, Chunk([batch(A, 4)], {A: 5}, ()))
-    assert catch_up.question is None
+    assert catch_up.ask() is None
     assert sequences(history, catch_up) == [1], "and of the other partition what is new"
 
 
-def test_an_answer_that_is_about_another_log_is_passed_over() -> None:
-    """The partition began anew while it was read."""
+def test_ids_name_nothing_of_what_waits() -> None:
+    """During a replay: a client that is cut there comes back for it, though another has taken it by then."""
+    history = history_of(a=5, b=9)
+    waiting = append(history, B, 10, 11, dispatch=False)
+    catch_up = CatchUp(history, TOPICS, {A: 1}, None)
+    question = read_question(catch_up)
+    for entry in waiting:
+        history.dispatched(entry)
+    found = catch_up.read(question, Chunk([batch(A, 4)], {A: 5}, ()))
+    assert found is not None
+    assert [seen for _, seen in found[1]] == [{A: 4, B: 9}]
+    assert sequences(history, catch_up) == [1, 3, 4], "and it gets it, as it would have at once"
+
+
+def test_what_leaves_the_memory_while_something_is_looked_up_is_asked_for() -> None:
+    """Where it begins was fixed when it came."""
+    history = laid_out(1)
+    append(history, A, 5)
+    (waiting,) = append(history, B, 9, dispatch=False)
+    catch_up = CatchUp(history, TOPICS, {A: 1}, None)
+    question = read_question(catch_up)
+    history.dispatched(waiting)
+    catch_up.read(question, Chunk([], {A: 6}, ()))
+    question = read_question(catch_up)
+    assert question.ranges == {B: Range(9, 10)}
+    catch_up.read(question, Chunk([batch(B, 9)], {B: 10}, ()))
+    assert sequences(history, catch_up) == []
+
+
+def test_an_answer_that_is_about_another_log_is_ignored() -> None:
+    """The topic was recreated while it was read."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    question = catch_up.question
-    assert isinstance(question, ReadQuestion)
+    question = read_question(catch_up)
+    catch_up.partitions_removing([A])
     history.retire([A])
-    catch_up.forget(A)
-    append(history, A, 0)
-    catch_up.arrived(A, None)
-    assert catch_up.read(question, Chunk([batch(A, 2)], {A: 5}, [Gap(A, 3, 3, "expired")])) == ([], [])
+    catch_up.partition_recreated(A)
+    append(history, A, 0, dispatch=False)
+    catch_up.partition_added(A, None)
+    assert catch_up.read(question, Chunk([batch(A, 2)], {A: 5}, [Gap(A, 3, 3, "expired")])) is None
     assert sequences(history, catch_up) == [2]
 
 
+def test_answers_are_ignored_when_their_partition_has_left_and_is_back() -> None:
+    """Each is about the time before: the log may be another, and end elsewhere."""
+    history = history_of(a=5)
+    catch_up = CatchUp(history, TOPICS, {A: 7}, None)
+    stale = bounds_question(catch_up)
+    leave(history, catch_up, A)
+    assert not catch_up.pending
+    append(history, A, 6)
+    catch_up.partition_added(A, None)
+    question = bounds_question(catch_up)
+    assert catch_up.bounded(stale, {A: Bounds(0, 100)}) is None
+    assert catch_up.next_offset(A) == 8, "still unverified"
+    assert catch_up.bounded(question, {A: Bounds(0, 7)}) == [Gap(A, 8, -1, "recreated")]
+
+    catch_up = CatchUp(history, TOPICS, {}, 1000)
+    late = time_question(catch_up)
+    leave(history, catch_up, A)
+    append(history, A, 9)
+    catch_up.partition_added(A, None)
+    assert not catch_up.placed(late, {A: 2})
+    assert catch_up.placed(time_question(catch_up), {A: 4})
+    assert read_question(catch_up).ranges == {A: Range(4, 9)}
+
+
+def test_a_question_about_others_goes_on_when_a_partition_leaves() -> None:
+    """Nobody has to ask again."""
+    history = history_of(a=5, b=9)
+    catch_up = CatchUp(history, TOPICS, {A: 1}, None)
+    question = read_question(catch_up)
+    leave(history, catch_up, B, TopicPartition("assets", 7))
+    found = batch(A, 4)
+    assert catch_up.read(question, Chunk([found], {A: 5}, ())) == ([], [(found, {A: 4})])
+    assert sequences(history, catch_up) == [1]
+
+
 def test_a_time_is_looked_up_for_what_no_id_names_and_once() -> None:
-    """Where nothing came since then, the partition begins with what is new."""
+    """Where nothing came since then, the partition begins with what is new; until then no id names it."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {B: 3}, 1000)
-    question = catch_up.question
-    assert question == TimeQuestion(frozenset({A}), 1000)
-    assert isinstance(question, TimeQuestion)
+    question = time_question(catch_up)
+    assert (question.partitions, question.since_ms) == ({A}, 1000)
+    assert catch_up.position(here=False) == {B: 3}
+    assert catch_up.position(here=True) == {}
+    assert catch_up.next_offset(A) is None
     assert catch_up.concerns(B, None)
     append(history, B, 9)
-    catch_up.arrived(B, None)
-    catch_up.placed(question, {A: 2})
-    assert catch_up.question == ReadQuestion({A: Range(2, 5), B: Range(4, 9)})
+    catch_up.partition_added(B, None)
+    assert catch_up.placed(question, {A: 2})
+    assert read_question(catch_up).ranges == {A: Range(2, 5), B: Range(4, 9)}
     catch_up = CatchUp(history, TOPICS, {}, 1000)
-    question = catch_up.question
-    assert isinstance(question, TimeQuestion)
-    catch_up.placed(question, {})
-    assert (catch_up.question, sequences(history, catch_up)) == (None, [])
+    catch_up.placed(time_question(catch_up), {A: None, B: None})
+    assert (catch_up.ask(), sequences(history, catch_up)) == (None, [])
+    history.now_live(catch_up.cursor)
     assert not catch_up.concerns(A, None)
+
+
+def test_a_time_passes_over_nothing_that_waits() -> None:
+    """Nor what is newer than the memory: it could not be committed, or would be missing."""
+    history = history_of(a=5)
+    append(history, A, 6, dispatch=False)
+    for offset in (7, 100):
+        catch_up = CatchUp(history, TOPICS, {}, 1000)
+        catch_up.placed(time_question(catch_up), {A: offset})
+        assert sequences(history, catch_up) == [2]
 
 
 def test_a_partition_that_was_named_never_begins_at_the_time() -> None:
     """Neither when it leaves and comes back while its records are read, nor when it came late and comes again."""
     history = history_of(a=5, b=5)
     catch_up = CatchUp(history, TOPICS, {A: 1, B: 1}, 1000)
-    question = catch_up.question
-    assert question == ReadQuestion({A: Range(2, 5), B: Range(2, 5)})
-    assert isinstance(question, ReadQuestion)
-    history.retire([A])
-    catch_up.departed([A])
+    assert read_question(catch_up).ranges == {A: Range(2, 5), B: Range(2, 5)}
+    leave(history, catch_up, A)
     append(history, A, 5)
-    catch_up.arrived(A, None)
-    assert catch_up.question == question
+    catch_up.partition_added(A, None)
+    question = read_question(catch_up)
+    assert question.ranges == {A: Range(2, 5), B: Range(2, 5)}
     found = batch(A, 2)
     assert catch_up.read(question, Chunk([found], {A: 3, B: 2}, ())) == ([], [(found, {A: 2, B: 1})])
     history = history_of(b=5)
     catch_up = CatchUp(history, TOPICS, {A: 5, B: 4}, 1000)
-    append(history, A, 5)
+    append(history, A, 5, dispatch=False)
     assert catch_up.concerns(A, None)
-    catch_up.arrived(A, None)
-    catch_up.cursor()
+    catch_up.partition_added(A, None)
+    assert sequences(history, catch_up) == [1, 2]
+    history.now_live(catch_up.cursor)
     history.retire([A])
     append(history, A, 6)
     assert not catch_up.concerns(A, None)
 
 
-def test_an_offset_behind_the_memory_is_doubted_until_kafka_is_asked() -> None:
-    """The replica has not read so far yet, or the log is another one, which is told and read from its beginning."""
+def test_an_offset_past_the_memory_is_unverified_until_kafka_is_asked() -> None:
+    """The replica has not read that far yet, or the topic was recreated, which is told and read from its beginning."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
-    assert catch_up.question == BoundsQuestion(frozenset({A}))
-    assert catch_up.bounded({A: Bounds(0, 8), B: Bounds(0, 0)}) == []
-    assert catch_up.places == {A: 8}
+    question = bounds_question(catch_up)
+    assert question.partitions == {A}
+    assert catch_up.bounded(question, {A: Bounds(0, 8), B: Bounds(0, 0)}) == []
+    assert catch_up.next_offset(A) == 6, "what comes next has to be sent, to be committed"
     assert not catch_up.pending
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
-    assert catch_up.bounded({A: Bounds(2, 6)}) == [Gap(A, 8, 1, "recreated")]
-    assert catch_up.question == ReadQuestion({A: Range(2, 5)})
+    assert catch_up.bounded(bounds_question(catch_up), {A: Bounds(2, 6)}) == [Gap(A, 8, 1, "recreated")]
+    assert read_question(catch_up).ranges == {A: Range(2, 5)}
 
 
-def test_a_partition_that_comes_back_before_its_place_is_doubted() -> None:
-    """Repeats, or another log: who was there when it left has to know; nobody else is held up by it."""
+def test_a_partition_that_comes_back_before_its_end_is_unverified() -> None:
+    """Repeats, or another log: a reader that was there when it left has to know; nobody else is held up by it."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {}, None)
+    history.now_live(catch_up.cursor)
     assert not catch_up.concerns(A, None)
     assert not catch_up.concerns(A, 6)
     assert catch_up.concerns(A, 7)
-    catch_up.arrived(A, 7)
-    assert catch_up.question == BoundsQuestion(frozenset({A}))
-    assert catch_up.bounded({A: Bounds(0, 6)}) == [Gap(A, 7, -1, "recreated")]
+    catch_up.partition_added(A, 7)
+    assert catch_up.bounded(bounds_question(catch_up), {A: Bounds(0, 6)}) == [Gap(A, 7, -1, "recreated")]
 
 
-def test_who_leaves_the_history_goes_on_from_its_places() -> None:
-    """What has left it is asked for."""
-    history = history_of(a=5)
+def test_a_reader_that_is_owed_something_goes_on_there_if_the_log_is_the_same() -> None:
+    """It had not been handed all of it when the partition left: the gap begins where it stood."""
+    for ends_at, gaps, first in ((7, [], 3), (4, [Gap(A, 3, -1, "recreated")], 0)):
+        history = history_of(a=3)
+        append(history, A, 6)
+        catch_up = CatchUp(history, TOPICS, {A: 2}, None)
+        leave(history, catch_up, A)
+        history.reached(A, 4)
+        catch_up.partition_added(A, 7)
+        question = bounds_question(catch_up)
+        assert catch_up.bounded(question, {A: Bounds(0, ends_at)}) == gaps
+        assert read_question(catch_up).ranges == {A: Range(first, 4)}
+
+
+def test_a_reader_that_had_all_of_a_partition_begins_it_again_as_a_new_one() -> None:
+    """Its new owner has sent the rest, or this replica does, from where the group stands."""
+    history = history_of(a=5, b=5)
     catch_up = CatchUp(history, TOPICS, {}, None)
-    catch_up.go_back({A: 3})
-    assert catch_up.question == ReadQuestion({A: Range(3, 5)})
+    leave(history, catch_up, A)
+    assert catch_up.position(here=False) == {B: 5}
+    append(history, A, 20, dispatch=False)
+    catch_up.partition_added(A, 6)
+    assert (catch_up.pending, sequences(history, catch_up)) == (False, [3])
 
 
-def asked(catch_up: CatchUp) -> Question | None:
-    """What it asks now; a function, so that the type checker does not think that it stays the same."""
-    return catch_up.question
+def test_a_reader_that_fell_behind_goes_on_from_its_vector() -> None:
+    """What has left the memory is asked for; that of a live one comes from the last entry that it was handed."""
+    history = laid_out(1)
+    (seen,) = append(history, A, 5)
+    catch_up = CatchUp(history, TOPICS, {}, None)
+    catch_up.cursor.seen = seen
+    append(history, A, 6)
+    catch_up.fell_behind()
+    assert read_question(catch_up).ranges == {A: Range(6, 7)}
+
+
+def test_a_partition_that_is_added_while_something_is_looked_up_begins_with_its_first() -> None:
+    """Whatever others take of it meanwhile."""
+    history = history_of(a=5)
+    catch_up = CatchUp(history, TOPICS, {A: 1}, None)
+    question: Question = read_question(catch_up)
+    history.reached(B, 7)
+    catch_up.partition_added(B, None)
+    append(history, B, 8)
+    found = catch_up.read(cast("ReadQuestion", question), Chunk([batch(A, 4)], {A: 5}, ()))
+    assert found is not None
+    assert [seen for _, seen in found[1]] == [{A: 4, B: 6}]
+    assert sequences(history, catch_up) == [1, 2]
 
 
 def test_a_partition_without_an_answer_does_not_hold_up_the_others() -> None:
     """What it needs is asked for again when it may be; until then what is missing of the others is read."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {}, 1000)
-    assert asked(catch_up) == TimeQuestion(frozenset({A, B}), 1000)
-    catch_up.put_off({B})
-    catch_up.placed(TimeQuestion(frozenset({A}), 1000), {A: 2})
-    assert asked(catch_up) == ReadQuestion({A: Range(2, 5)})
-    catch_up.put_off({A})
-    assert (asked(catch_up), catch_up.pending) == (None, True)
+    question = time_question(catch_up)
+    assert question.partitions == {A, B}
+    assert catch_up.placed(question, {A: 2})
+    assert read_question(catch_up).ranges == {A: Range(2, 5)}
+    assert catch_up.read(cast("ReadQuestion", catch_up.question), Chunk((), {}, ())) == ([], [])
+    assert (catch_up.ask(), catch_up.pending) == (None, True)
     catch_up.ask_again({A, B})
-    assert asked(catch_up) == TimeQuestion(frozenset({B}), 1000)
-    catch_up.placed(TimeQuestion(frozenset({B}), 1000), {B: 3})
-    assert asked(catch_up) == ReadQuestion({A: Range(2, 5), B: Range(3, 9)})
+    question = time_question(catch_up)
+    assert question.partitions == {B}
+    assert catch_up.placed(question, {B: 3})
+    assert read_question(catch_up).ranges == {A: Range(2, 5), B: Range(3, 9)}
 
 
 def test_an_unverified_offset_that_has_no_answer_does_not_hold_up_the_others() -> None:
-    """Nothing is read on from it."""
+    """Nothing is read on from it until Kafka has said which log it is about."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {A: 1, B: 20}, None)
-    assert asked(catch_up) == BoundsQuestion(frozenset({B}))
-    catch_up.put_off({B})
-    assert asked(catch_up) == ReadQuestion({A: Range(2, 5)})
+    question = bounds_question(catch_up)
+    assert question.partitions == {B}
+    assert catch_up.bounded(question, {}) == []
+    assert read_question(catch_up).ranges == {A: Range(2, 5)}
+
+
+def test_what_is_put_off_may_leave() -> None:
+    """It is asked for at once when it is back."""
+    history = history_of(a=5)
+    catch_up = CatchUp(history, TOPICS, {A: 1}, None)
+    catch_up.read(read_question(catch_up), Chunk((), {}, ()))
+    assert catch_up.ask() is None
+    leave(history, catch_up, A)
+    history.reached(A, 5)
+    catch_up.partition_added(A, None)
+    assert read_question(catch_up).ranges == {A: Range(2, 5)}

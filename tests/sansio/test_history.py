@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry
 from dispatcher.sansio.history import History, HistoryStatistics
-from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
 OTHER = TopicPartition("other", 0)
 ASSETS = frozenset({"assets"})
 BOTH = frozenset({"assets", "other"})
-SNAPSHOT = Snapshot(Layout([A]), (None,))
 
 
 def batch(partition: TopicPartition, offset: int) -> Batch:
@@ -24,17 +22,28 @@ def batch(partition: TopicPartition, offset: int) -> Batch:
     return Batch(partition, (Record(offset, None, None, b"value", ()),))
 
 
-ONE_BYTES = batch(A, 0).size_bytes + OFFSET_BYTES
+ONE_BYTES = batch(A, 0).size_bytes + 3 * OFFSET_BYTES
+
+
+class Log(History):
+    """A history with three partitions."""
+
+    def __init__(self, history_bytes: int) -> None:
+        super().__init__(history_bytes)
+        self.lay_out([A, B, OTHER])
 
 
 def append(history: History, *partitions: TopicPartition) -> list[Entry]:
-    """One batch for each partition named."""
-    return [history.append(batch(partition, history.head), SNAPSHOT, 0) for partition in partitions]
+    """One batch for each partition named; its offset is the sequence before."""
+    return [history.append(batch(partition, history.head)) for partition in partitions]
 
 
-def cursor(history: History, topics: frozenset[str]) -> Cursor:
-    """The cursor of a new subscriber."""
-    return history.cursor(topics, history.ends(topics), history.ends(topics))
+def cursor(history: History, topics: frozenset[str], **next_offsets: int) -> Cursor:
+    """The cursor of a new subscriber, or of one that goes on at these offsets of `a` and `b`."""
+    found = Cursor(topics)
+    found.next_offsets = history.starts(topics) | {{"a": A, "b": B}[name]: n for name, n in next_offsets.items()}
+    history.seek(found)
+    return found
 
 
 def read(history: History, cursor: Cursor) -> list[int]:
@@ -47,7 +56,7 @@ def read(history: History, cursor: Cursor) -> list[int]:
 
 def test_a_new_cursor_gets_what_nobody_has_taken() -> None:
     """From the first undispatched entry of each partition on, and everything that comes later."""
-    history = History(10**6)
+    history = Log(10**6)
     first, second, third, fourth = append(history, A, B, A, B)
     for entry in (first, second, fourth):
         history.dispatched(entry)
@@ -60,27 +69,94 @@ def test_a_new_cursor_gets_what_nobody_has_taken() -> None:
 
 def test_a_cursor_reads_its_topics_only() -> None:
     """Entries of other topics are passed over."""
-    history = History(10**6)
+    history = Log(10**6)
     append(history, OTHER, A, OTHER, A)
     assert read(history, cursor(history, ASSETS)) == [2, 4]
     assert read(history, cursor(history, BOTH)) == [1, 2, 3, 4]
 
 
-def test_a_place_is_told_of_the_topics_of_a_cursor_only() -> None:
-    """By partition the offset behind what it was handed, else where it began."""
-    history = History(10**6)
-    layout = Layout([A, B])
+def test_a_reader_that_was_live_stands_after_what_it_was_handed() -> None:
+    """Of its topics; before the first of partitions added since; those that are not here keep their offset."""
+    history = Log(10**6)
+    history.reached(A, 7)
     reader = cursor(history, ASSETS)
-    history.append(batch(OTHER, 5), SNAPSHOT, 0)
-    history.append(batch(A, 7), Snapshot(layout, (7, None)), 0)
-    history.append(batch(B, 9), Snapshot(layout, (7, 9)), 1)
-    assert history.next(reader) is not None
-    assert history.place(reader) == {A: 8, B: 9}
+    gone = TopicPartition("assets", 9)
+    reader.next_offsets[gone] = 5
+    history.now_live(reader)
+    assert reader.next_offsets == {gone: 5}
+    entry = history.append(batch(A, 8))
+    history.append(batch(OTHER, 4))
+    history.append(batch(A, 9))
+    history.append(batch(B, 3))
+    history.reached(B, 20)
+    history.locate(reader)
+    assert reader.next_offsets == {A: 7, B: 3, gone: 5}
+    reader.next_offsets = {gone: 5}
+    reader.seen = entry
+    history.locate(reader)
+    history.locate(reader)
+    assert reader.next_offsets == {A: 9, B: 3, gone: 5}
+    history.retire([A])
+    history.lay_out([A, B])
+    history.reached(A, 50)
+    reader.seen, reader.next_offsets = entry, {}
+    history.locate(reader)
+    assert reader.next_offsets == {A: 50, B: 3}, "what it knew of the partition before it left is of no use"
+
+
+def test_those_that_become_live_at_the_same_head_share_it() -> None:
+    """A thousand partitions cost a live reader nothing, and the head is taken again when it has moved."""
+    history = Log(10**6)
+    history.reached(A, 6)
+    history.append(batch(A, 6))
+    first, second, third = (cursor(history, ASSETS) for _ in range(3))
+    history.now_live(first)
+    history.now_live(second)
+    assert first.seen is second.seen
+    history.reached(A, 8)
+    history.now_live(third)
+    history.locate(first)
+    history.locate(third)
+    assert (first.next_offsets[A], third.next_offsets[A]) == (7, 8)
+
+
+def test_ids_of_entries_name_the_partitions_that_are_here_when_they_are_handed_out() -> None:
+    """One that came later, with the offset before its first: an id without it would forget where a reader began."""
+    history = Log(10**6)
+    (first,) = append(history, A)
+    history.encode(first, "feed", lambda _: b"old")
+    history.reached(B, 30)
+    history.reached(OTHER, 40)
+    append(history, B, A)
+    history.retire([OTHER])
+    history.lay_out([A, B])
+    reader = cursor(history, ASSETS, a=0, b=0)
+    assert history.next(reader) is first
+    assert (first.snapshot.layout.partitions, first.snapshot.offsets) == ((A, B), (0, 29))
+    assert not first.encoded, "its bytes had another id"
+    assert history.bytes == 3 * ONE_BYTES - OFFSET_BYTES
+    history.encode(first, "feed", lambda _: b"new")
+    snapshot = first.snapshot
+    reader = cursor(history, ASSETS, a=0, b=0)
+    assert history.next(reader) is first
+    assert (first.snapshot, first.encoded) == (snapshot, {"feed": b"new"}), "once for each change"
+    history.lay_out([A, B, OTHER])
+    assert [entry.snapshot.offsets for entry in history.ahead(reader)] == [(0, 1, None), (2, 1, None)]
+
+
+def test_a_cursor_begins_within_an_entry() -> None:
+    """Some of its records lie before the reader's start."""
+    history = Log(10**6)
+    entry = history.append(Batch(A, [Record(offset, None, None, b"", ()) for offset in (4, 5, 9)]))
+    reader = cursor(history, ASSETS, a=6)
+    assert history.next(reader) is entry
+    assert (reader.first_offset, reader.next_offsets) == (6, {A: 10})
+    assert history.next(cursor(history, ASSETS, a=10)) is None
 
 
 def test_dispatched_entries_go_when_room_is_needed() -> None:
     """Those that wait stay; who has not read what went is told so, and is moved nowhere."""
-    history = History(3 * ONE_BYTES)
+    history = Log(3 * ONE_BYTES)
     first, second, *_ = append(history, A, B, A)
     reader = cursor(history, ASSETS)
     assert history.next(reader) is first
@@ -91,27 +167,29 @@ def test_dispatched_entries_go_when_room_is_needed() -> None:
     assert not first.batch.records, "and holds nothing"
     assert read(history, reader) == [2, 3, 4]
     append(history, A)
-    late = Cursor(ASSETS, 0, backlog_to=0, starts={})
+    late = cursor(history, ASSETS, a=0)
+    late.sequence = 0
+    assert history.behind(late) == [A]
     with pytest.raises(FellBehindError, match="assets:0"):
         history.next(late)
     assert late.sequence == 0
-    assert history.next(Cursor(frozenset({"other"}), 0, backlog_to=0, starts={})) is None
+    assert history.next(Cursor(frozenset({"other"}))) is None
 
 
 def test_an_entry_does_not_go_before_an_older_one_of_its_partition() -> None:
     """A later batch that was dispatched first stays behind the one that waits."""
-    history = History(2 * ONE_BYTES)
+    history = Log(2 * ONE_BYTES)
     first, second = append(history, A, A)
     history.dispatched(second)
     append(history, B)
-    assert read(history, Cursor(ASSETS, 0, backlog_to=0, starts={})) == [1, 2, 3]
+    assert read(history, cursor(history, ASSETS, a=0, b=0)) == [1, 2, 3]
     history.dispatched(first)
-    assert read(history, Cursor(ASSETS, 1, backlog_to=0, starts={})) == [2, 3]
+    assert read(history, cursor(history, ASSETS, a=1, b=0)) == [2, 3]
 
 
 def test_those_behind_one_that_goes_go_with_it() -> None:
     """Dispatched before it, they had to wait for it."""
-    history = History(ONE_BYTES)
+    history = Log(ONE_BYTES)
     first, second, third = append(history, A, A, A)
     history.dispatched(third)
     history.dispatched(second)
@@ -123,14 +201,14 @@ def test_those_behind_one_that_goes_go_with_it() -> None:
 def test_an_entry_counts_the_partitions_whose_offsets_it_keeps() -> None:
     """A thousand of them are more than a small record."""
     history = History(10**6)
-    layout = Layout([TopicPartition("assets", number) for number in range(1000)])
-    history.append(batch(A, 0), Snapshot(layout, (None,) * 1000), 0)
-    assert history.bytes == ONE_BYTES + 999 * OFFSET_BYTES
+    history.lay_out([TopicPartition("assets", number) for number in range(1000)])
+    history.append(batch(A, 0))
+    assert history.bytes == ONE_BYTES + 997 * OFFSET_BYTES
 
 
 def test_encoded_bytes_are_made_once_and_counted() -> None:
     """They are part of the history's memory, and of what waits while the entry waits."""
-    history = History(10**6)
+    history = Log(10**6)
     (entry,) = append(history, A)
     calls: list[Entry] = []
 
@@ -151,7 +229,7 @@ def test_encoded_bytes_are_made_once_and_counted() -> None:
 
 def test_a_retired_partition_is_handed_to_nobody() -> None:
     """Its entries leave, dispatched or not; what is dispatched late changes nothing."""
-    history = History(10**6)
+    history = Log(10**6)
     first, second, third = append(history, A, B, A)
     history.dispatched(first)
     history.retire([A])
@@ -159,14 +237,14 @@ def test_a_retired_partition_is_handed_to_nobody() -> None:
     assert first.retired
     assert third.retired
     assert not history.dispatched(third)
-    assert [second.sequence] == read(history, Cursor(ASSETS, 0, backlog_to=0, starts={}))
+    assert [second.sequence] == read(history, cursor(history, ASSETS, b=0))
     assert history.waiting() == {B: ONE_BYTES}
     assert (history.waiting_records(A), history.waiting_records(B)) == (0, 1)
 
 
 def test_an_entry_is_dispatched_once() -> None:
     """The second subscriber that takes it is not the first."""
-    history = History(10**6)
+    history = Log(10**6)
     (entry,) = append(history, A)
     assert history.dispatched(entry)
     assert not history.dispatched(entry)
@@ -181,7 +259,9 @@ def test_what_is_handed_out_is_a_run_without_hole_or_repeat(
     steps: Sequence[tuple[TopicPartition, int]], entries: int
 ) -> None:
     """Under any order of append, dispatch, read and trim; a hole is an error, never silent; memory is bounded."""
-    history = History(entries * ONE_BYTES)
+    history = Log(entries * ONE_BYTES)
+    for partition in (A, B, OTHER):
+        history.reached(partition, 0)
     appended: dict[TopicPartition, list[int]] = {A: [], B: [], OTHER: []}
     waiting: list[Entry] = []
     reader = cursor(history, BOTH)
@@ -209,11 +289,11 @@ def test_what_is_handed_out_is_a_run_without_hole_or_repeat(
 
 def test_sequences_of_entries_that_left_are_forgotten() -> None:
     """The index does not grow with the log."""
-    history = History(10 * ONE_BYTES)
+    history = Log(10 * ONE_BYTES)
     append(history, OTHER)
     for _ in range(1000):
         (entry,) = append(history, A)
         history.dispatched(entry)
     assert len(history._sequences) < 100
     assert read(history, cursor(history, BOTH)) == [1]
-    assert read(history, Cursor(ASSETS, history.head - 3, backlog_to=0, starts={})) == [999, 1000, 1001]
+    assert read(history, cursor(history, ASSETS, a=history.head - 3)) == [999, 1000, 1001]

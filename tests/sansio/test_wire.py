@@ -157,8 +157,7 @@ def test_a_character_cut_in_two_by_its_records_is_binary_in_both() -> None:
 def test_control_events() -> None:
     """They are named events with JSON data; a goodbye sets the time to reconnect."""
     source = EventSource().feed(
-        sse.encode_retry(1000)
-        + sse.encode_state("streaming", "replica", {"assets": [0, 1]}, 15.0)
+        sse.encode_first_state(sse.encode_state("streaming", "replica", {"assets": [0, 1]}, 15.0), 1000, "")
         + sse.encode_gap("assets", 3, 5, 9, "retention")
     )
     assert source.retry == 1000

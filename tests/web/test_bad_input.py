@@ -257,7 +257,7 @@ async def test_http_1_0_gets_the_stream_without_chunks(replica: Replica) -> None
         said = await read_until(stream, b"broker-down")
     head, body = said.split(b"\r\n\r\n", 1)
     assert b"transfer-encoding" not in head.lower()
-    assert body.startswith(b"retry: 1000\n\n")
+    assert body.startswith(b"retry: 1000\nevent: state\n")
 
 
 async def test_a_stream_outlives_quarts_response_timeout(replicas: Callable[..., Replica]) -> None:

@@ -52,6 +52,11 @@ def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]]
     return orjson.dumps({"type": "state", **state_payload(state, replica, assigned, heartbeat_seconds)})
 
 
+def encode_first_state(state: bytes, _retry_ms: int, position: str) -> bytes:
+    """The first message of a stream: its ``id`` is the position at which the stream begins, if that is known."""
+    return b'%b,"id":"%b"}' % (state[:-1], position.encode()) if position else state
+
+
 def encode_gap(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> bytes:
     """See `gap_payload`."""
     return orjson.dumps({"type": "gap", **gap_payload(topic, partition, from_offset, to_offset, reason)})

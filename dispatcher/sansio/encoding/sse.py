@@ -56,14 +56,18 @@ def encode_envelope_events(batch: Batch, id_prefix: str, id_suffix: str) -> byte
     )
 
 
-def encode_retry(milliseconds: int) -> bytes:
-    """How long a client waits before it reconnects."""
-    return b"retry: %d\n\n" % milliseconds
-
-
 def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
     """See `state_payload`."""
     return _control("state", state_payload(state, replica, assigned, heartbeat_seconds))
+
+
+def encode_first_state(state: bytes, retry_ms: int, position: str) -> bytes:
+    """The first event of a stream: how long to wait before reconnecting, and where the stream begins, if it is known.
+
+    One event holds all of it: some clients take a block of ``retry:`` alone for an empty message, which by the
+    standard it is not.
+    """
+    return b"retry: %d\n" % retry_ms + (b"id: %b\n" % position.encode() if position else b"") + state
 
 
 def encode_gap(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> bytes:

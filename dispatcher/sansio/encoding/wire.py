@@ -23,6 +23,7 @@ class Wire:
     name: str
     encode_records: Callable[[Batch, str, str], bytes]
     encode_state: Callable[[str, str, Mapping[str, Sequence[int]], float], bytes]
+    encode_first_state: Callable[[bytes, int, str], bytes]
     encode_gap: Callable[[str, int, int, int, str], bytes]
     encode_goodbye: Callable[[int, str, int], bytes]
     encode_heartbeat: Callable[[str], bytes]
@@ -35,6 +36,13 @@ class Wire:
     def state(self, state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
         """What the replica is doing, which partitions it has, and how often it gives a sign of life at least."""
         return self.frame(self.encode_state(state, replica, assigned, heartbeat_seconds))
+
+    def first_state(self, state: bytes, retry_ms: int, position: str) -> bytes:
+        """The first state of a stream: a state that is encoded and not framed, and the position of the stream's start.
+
+        The position is empty while nothing is known of it.
+        """
+        return self.frame(self.encode_first_state(state, retry_ms, position))
 
     def gap(self, topic: str, partition: int, first_offset: int, last_offset: int, reason: str) -> bytes:
         """Offsets that will not come."""
@@ -50,6 +58,7 @@ def _sse(name: str, encode: Callable[[Batch, str, str], bytes], frame: Callable[
         name=name,
         encode_records=encode,
         encode_state=sse.encode_state,
+        encode_first_state=sse.encode_first_state,
         encode_gap=sse.encode_gap,
         encode_goodbye=sse.encode_goodbye,
         encode_heartbeat=lambda position: frame(sse.encode_heartbeat(position)),
@@ -65,6 +74,7 @@ WEBSOCKET = Wire(
     name="websocket",
     encode_records=messages.encode_records,
     encode_state=messages.encode_state,
+    encode_first_state=messages.encode_first_state,
     encode_gap=messages.encode_gap,
     encode_goodbye=messages.encode_goodbye,
     encode_heartbeat=lambda position: frames.ping_frame() + frames.text_frame(messages.encode_heartbeat(position)),

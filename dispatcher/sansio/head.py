@@ -1,0 +1,55 @@
+"""The head: where a reader stands that has been sent everything.
+
+What it says goes out in ids: the newest offset of every assigned partition, as far as it is known.
+"""
+
+from collections.abc import Iterable
+
+from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.records import TopicPartition
+
+
+class Moment:
+    """A point in the order of what was published, and the head at that point.
+
+    Args:
+        sequence: Of the newest entry then.
+        snapshot: The newest offset of each partition then.
+    """
+
+    __slots__ = ("sequence", "snapshot")
+
+    def __init__(self, sequence: int, snapshot: Snapshot) -> None:
+        self.sequence = sequence
+        self.snapshot = snapshot
+
+
+class Head:
+    """The newest offset of each assigned partition, None while nothing is known of it."""
+
+    def __init__(self) -> None:
+        self.layout = Layout(())
+        self._offsets: list[int | None] = []
+        self._snapshot: Snapshot | None = None
+
+    def lay_out(self, partitions: Iterable[TopicPartition]) -> None:
+        """These partitions are assigned from now on; what is known of those that stay is kept."""
+        known = dict(zip(self.layout.partitions, self._offsets, strict=True))
+        self.layout = Layout(partitions)
+        self._offsets = [known.get(partition) for partition in self.layout.partitions]
+        self._snapshot = None
+
+    def move(self, partition: TopicPartition, offset: int | None) -> None:
+        """Set the newest offset of a partition; None: nothing is known of it any more.
+
+        Raises:
+            KeyError: the partition is not assigned.
+        """
+        self._offsets[self.layout.indexes[partition]] = offset
+        self._snapshot = None
+
+    def snapshot(self) -> Snapshot:
+        """The head now; the same object until it moves, so that many can keep it."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self.layout, tuple(self._offsets))
+        return self._snapshot
