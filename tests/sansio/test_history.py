@@ -297,3 +297,14 @@ def test_sequences_of_entries_that_left_are_forgotten() -> None:
     assert len(history._sequences) < 100
     assert read(history, cursor(history, BOTH)) == [1]
     assert read(history, cursor(history, ASSETS, a=history.head - 3)) == [999, 1000, 1001]
+
+
+def test_the_head_is_the_newest_offset_of_each_partition() -> None:
+    """Offsets without a record move it too, and a reader that stands before them has nothing to get."""
+    history = Log(10**6)
+    append(history, A)
+    history.reached(A, 5)
+    reader = cursor(history, ASSETS, a=1)
+    assert reader.sequence == history.head
+    assert history.layout.partitions == (A, B, OTHER)
+    assert history.snapshot().offsets == (4, None, None)

@@ -285,3 +285,17 @@ def test_http_1_0_gets_the_same_without_chunks(envelope: bool) -> None:
 
     bare = everything(sse_wire(envelope=envelope, chunked=False))
     assert [frames.chunk(data) for data in bare] == everything(sse_wire(envelope=envelope, chunked=True))
+
+
+def test_the_first_state_carries_where_the_stream_begins() -> None:
+    """One event or message, with the time to wait before reconnecting; no id while no start is known."""
+    for position in ("assets:0=-1,1=7", ""):
+        state = sse.encode_state("streaming", "replica", {"assets": [0]}, 15.0)
+        source = EventSource().feed(sse.encode_first_state(state, 1000, position))
+        assert [(event_id, kind) for event_id, kind, _ in source.events] == [(position, "state")]
+        assert source.retry == 1000
+        state = WEBSOCKET.encode_state("streaming", "replica", {"assets": [0]}, 15.0)
+        framed = WEBSOCKET.first_state(state, 1000, position)
+        payload = framed[4 if framed[1] == 126 else 2 :]
+        assert json.loads(payload) == json.loads(state) | ({"id": position} if position else {})
+        assert WEBSOCKET.state("streaming", "replica", {"assets": [0]}, 15.0).endswith(state)
