@@ -287,6 +287,9 @@ class Pipeline:
     def _take_start(self, start: Start) -> None:
         """A partition begins, or another log begins in its place."""
         partition = start.partition
+        if not self._offsets.is_assigned(partition):
+            # It became known while the consumer was failing, and everything has been let go since.
+            return
         self._offsets.began(
             partition,
             start.offset,

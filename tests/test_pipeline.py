@@ -148,3 +148,12 @@ async def test_a_log_that_began_again_with_nobody_there_says_so_before_its_first
     pipeline.exchange(Polled(starts=[again], groups=[Group(ONE, records(0), None), Group(ONE, records(1), None)]))
     entries = list(pipeline.hub.history.ahead(newcomer(pipeline)))
     assert [entry.batch.gap for entry in entries] == [Gap(ONE, 5, -1, "recreated"), None]
+
+
+async def test_a_start_that_comes_after_everything_was_let_go_changes_nothing() -> None:
+    """The consumer failed between two polls, and the last crossing brings what had become known."""
+    pipeline = Pipeline(Settings(client_id="replica"))
+    pipeline.exchange(Polled(assigned=[ONE]))
+    pipeline.leaving()
+    pipeline.exchange(Polled(starts=[Start(ONE, 0)]))
+    assert pipeline.statistics().partitions == {}

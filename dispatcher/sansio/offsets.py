@@ -316,6 +316,10 @@ class OffsetTracker:
         """Whether no partition is assigned."""
         return not self._assignments
 
+    def is_assigned(self, partition: TopicPartition) -> bool:
+        """Whether a partition is assigned, begun or not."""
+        return partition in self._assignments
+
     @property
     def begun(self) -> frozenset[TopicPartition]:
         """The assigned partitions of which it is known where they begin."""

@@ -552,6 +552,8 @@ def test_a_partition_that_is_not_assigned() -> None:
     """It has no epoch, and records of it, or a beginning, are an error."""
     tracker = OffsetTracker()
     assert tracker.epoch(ONE) is None
+    assert tracker.is_empty
+    assert not tracker.is_assigned(ONE)
     with pytest.raises(KeyError):
         tracker.received(ONE, 0, 1)
     with pytest.raises(KeyError):

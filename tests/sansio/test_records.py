@@ -2,6 +2,7 @@
 
 import pytest
 
+from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import (
     HEADER_OVERHEAD_BYTES,
     NO_RECORDS,
@@ -50,3 +51,13 @@ def test_an_empty_batch_is_refused() -> None:
     """There is nothing to dispatch in it."""
     with pytest.raises(ValueError, match="at least one"):
         Batch(ONE, ())
+
+
+def test_a_batch_may_stand_for_a_gap() -> None:
+    """Then it covers the offsets of the gap; a gap before records belongs to them."""
+    partition = TopicPartition("assets", 0)
+    gap = Gap(partition, 3, 7, "expired")
+    alone = Batch(partition, NO_RECORDS, gap=gap)
+    assert (alone.covers_from, alone.first_offset, alone.next_offset, len(alone.records)) == (3, 3, 8, 0)
+    before = Batch(partition, [Record(8, None, None, b"8", ())], covers_from=3, gap=gap)
+    assert (before.covers_from, before.first_offset, before.next_offset) == (3, 8, 9)
