@@ -156,12 +156,13 @@ class Subscriber:
         cursor = self.cursor
         if self._parked and cursor.sequence < offer.first_sequence:
             sent = self.transport.try_send(offer.data)
-            if sent:
-                # `Cursor.handed`, spelled out: this is done for each record and subscriber.
+            # `Cursor.handed`, spelled out: this is done for each record and subscriber.
+            if sent == offer.size_bytes:
                 cursor.seen, cursor.sequence = offer.last, offer.last_sequence
-                if sent == offer.size_bytes:
-                    self.records += offer.records
-                    return True
+                self.records += offer.records
+                return True
+            if sent:
+                cursor.seen, cursor.sequence = offer.last, offer.last_sequence
                 self.in_flight = offer.entries
                 self.flush()
                 return False
