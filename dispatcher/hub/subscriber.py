@@ -161,11 +161,12 @@ class Subscriber:
         cursor = self.cursor
         if self._parked and cursor.sequence < offer.first_sequence:
             sent = self.transport.try_send(offer.data)
+            if sent == offer.size_bytes:
+                cursor.seen, cursor.sequence = offer.last, offer.last_sequence
+                self.records += offer.records
+                return True
             if sent:
                 cursor.seen, cursor.sequence = offer.last, offer.last_sequence
-                if sent == offer.size_bytes:
-                    self.records += offer.records
-                    return True
                 self.in_flight = offer.entries
                 self.flush()
                 return False

@@ -47,7 +47,7 @@ by default for a client that has not begun to read. A client that took it withou
 LONG_WAIT_SECONDS = 1.0
 """A client that makes a writer wait this long is a slow one."""
 
-UNLIMITED = 2**62
+UNLIMITED = 2**30 - 1
 
 
 class Progress(Enum):
