@@ -72,6 +72,7 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
         async with trio.open_nursery() as root:
             root.start_soon(last_resort.watch)
             await root.start(server.serve)
+            _warn_of_any_host(settings)
             root.start_soon(_stop_on_signal, pipeline, settings, last_resort, root.cancel_scope)
             root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
             task_status.started(server)
@@ -81,6 +82,16 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
     finally:
         last_resort.disarm()
     log.info("stopped")
+
+
+def _warn_of_any_host(settings: Settings) -> None:
+    """Say once that DNS rebinding is possible: a browser inside the network takes a stranger's name to this address."""
+    if not (settings.is_bound_to_loopback or settings.allowed_hosts):
+        log.warning(
+            "every Host is answered: set allowed_hosts to the names that clients use",
+            bind=settings.bind,
+            reason="a web page elsewhere can point a name of its own at this address (DNS rebinding)",
+        )
 
 
 async def _stop_on_signal(
