@@ -19,6 +19,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -27,6 +28,7 @@ import trio
 from dispatcher.hub.goodbyes import restart, spread
 from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.kafka.properties import check_properties
+from dispatcher.kafka.replay import Replays
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
 from dispatcher.telemetry.status import ReplicaOperations
@@ -45,10 +47,20 @@ COLLECTOR_THRESHOLDS = (10_000, 20, 20)
 """New objects between two looks for cycles, and looks at the young between two at those who are older."""
 
 
-async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
+async def supervise(
+    settings: Settings,
+    make_replays: Callable[..., Replays] = Replays,
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Run one replica until SIGTERM or SIGINT; started when it listens.
 
     *Cancellation*: commits what was dispatched, leaves the group, closes every connection.
+
+    Args:
+        settings: The dispatcher's settings.
+        make_replays: See `Pipeline`.
+        task_status: Of `trio.Nursery.start`.
 
     Raises:
         SettingsError: librdkafka refuses its properties; nothing has started.
@@ -59,7 +71,7 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
     _raise_descriptor_limit()
     _collect_less()
     _switch_threads_sooner()
-    pipeline = Pipeline(settings)
+    pipeline = Pipeline(settings, make_replays)
     operations = ReplicaOperations(
         settings,
         pipeline.statistics,
