@@ -85,8 +85,8 @@ def read_origin(text: str) -> Origin | None:
 
 def is_loopback(host: str) -> bool:
     """Whether a host, as `Authority` has it, always means this machine (RFC 6761, section 6.3)."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+    if not is_address(host):
+        return host == "localhost" or host.endswith(".localhost")
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

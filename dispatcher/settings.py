@@ -290,7 +290,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
-        return cls._split_topics(value) if value else ()
+        return () if value == "" else cls._split_topics(value)
 
     @field_validator("topics")
     @classmethod

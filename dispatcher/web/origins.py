@@ -131,7 +131,7 @@ def _authority_fields(fields: Fields) -> list[str]:
 
 
 def _is_our_host(policy: Policy, host: str) -> bool:
-    return policy.any_host or is_loopback(host) or is_address(host) or host in policy.hosts
+    return policy.any_host or host in policy.hosts or is_address(host) or is_loopback(host)
 
 
 def _wrong_host(policy: Policy, host: str) -> str:

@@ -199,17 +199,38 @@ async def test_an_allowed_page_reads_with_client_js(
         await page.until("values.join() === '0,1'")
 
 
-async def test_an_allowed_page_reads_with_an_event_source(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """With credentials; and it can read why a request is wrong."""
-    async with staged(kafka, replicas, allowed_origins="http://127.0.0.1:{stranger}") as scene:
+@pytest.mark.parametrize(
+    ("allowed", "credentials"), [("http://127.0.0.1:{stranger}", "true"), ("*", "false"), ("*", "true")]
+)
+async def test_an_allowed_page_reads_with_an_event_source(
+    kafka: Kafka, replicas: Callable[..., Replica], allowed: str, credentials: str
+) -> None:
+    """With credentials, unless only the star allows it; and it can read why a request is wrong."""
+    async with staged(kafka, replicas, allowed_origins=allowed) as scene:
         await scene.write()
         page = await scene.page_at(f"http://127.0.0.1:{scene.strangers_port}/")
         url = f"{scene.replica.url}/events"
-        script = f"new EventSource('{url}', {{ withCredentials: true }}).onmessage = (e) => {{ window.data = e.data; }}"
-        await page.run(f"void ({script})")
+        await page.run(
+            f"window.source = new EventSource('{url}', {{ withCredentials: {credentials} }});"
+            "source.onmessage = (e) => { window.data = e.data; }; true"
+        )
+        if (allowed, credentials) == ("*", "true"):
+            await page.until("source.readyState === EventSource.CLOSED && window.data === undefined")
+            return
         await page.until("window.data === '0'")
-        reason = await page.run(f"fetch('{url}?since=x', {{ credentials: 'include' }}).then((a) => a.json())")
+        reason = await page.run(f"fetch('{url}?since=x').then((a) => a.json())")
         assert "is not a time" in reason["detail"]
+
+
+async def test_a_person_may_type_the_address(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """Of a stream, on loopback; over plain HTTP to a name it looks as an image of a stranger does, and is refused."""
+    async with staged(kafka, replicas, "0.0.0.0") as scene:  # noqa: S104
+        await scene.write()
+        page = await scene.page_at(f"http://stream.example:{scene.replica.port}/events")
+        assert "must name text/event-stream in Accept" in await page.run("document.body.innerText")
+        assert not (await scene.status())["records"]["dispatched"]
+        await page.open(f"http://127.0.0.1:{scene.replica.port}/events")
+        await scene.until(lambda records: records["dispatched"] == 1)
 
 
 @pytest.mark.parametrize("transport", ["auto", "websocket"])
