@@ -42,8 +42,8 @@ class Target(Protocol):
 def dispatcher_requests(query: str = "") -> dict[str, str]:
     """What a subscriber sends, by protocol."""
     return {
-        "sse": f"GET /events{query} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n",
-        "websocket": f"GET /ws{query} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "sse": f"GET /events{query} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
+        "websocket": f"GET /ws{query} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
         "Sec-WebSocket-Protocol: dispatcher.v1.json\r\n\r\n",
     }

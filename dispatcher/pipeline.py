@@ -6,7 +6,7 @@ each other; what one has to tell the other goes through here, in one step a cros
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -74,10 +74,11 @@ class Pipeline:
 
     Args:
         settings: The dispatcher's settings.
+        make_replays: Makes what reads again; `Replays`, or for a broker that is not quite Kafka a kind of it.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._replays = Replays(
+    def __init__(self, settings: Settings, make_replays: Callable[..., Replays] = Replays) -> None:
+        self._replays = make_replays(
             replay_properties(settings),
             concurrency=settings.replay_concurrency,
             batch_bytes=settings.batch_bytes,

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dispatcher.authorities import ANY, is_loopback, read_authority, read_origin
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -146,6 +148,19 @@ class Settings(BaseSettings):
         description="Where HTTP is served, `host:port`; port 0 takes any free one. "
         "Loopback by default: who may read the records is decided in front of the dispatcher.",
     )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of other sites whose pages may read streams, comma-separated, each as "
+        "`https://host[:port]` without a path. `null`, `file://` and the like by exact name. `*`: every http and https "
+        "origin, without credentials. Pages of the dispatcher's own origin need no entry. docs/security.md says more.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names by which clients reach the dispatcher, comma-separated, without ports: a request for "
+        "another name gets 421, which stops DNS rebinding. Loopback names, addresses and the hosts of "
+        "`allowed_origins` always pass. Empty: no other name where `bind` is loopback, every name elsewhere. "
+        "`*`: every name.",
+    )
     tls_certificate: str = Field(
         default="",
         description="PEM file with the certificate and its chain: HTTPS and WSS instead of HTTP and WS. It costs more "
@@ -255,6 +270,13 @@ class Settings(BaseSettings):
         """`bind` as host and port."""
         return _split_address(self.bind)
 
+    @property
+    def is_bound_to_loopback(self) -> bool:
+        """Whether `bind` is an address or a name of this machine alone."""
+        host, _port = self.bind_address
+        authority = read_authority(f"[{host}]" if ":" in host else host)
+        return authority is not None and is_loopback(authority.host)
+
     def __repr_args__(self) -> Any:
         """Secrets stay out of logs and tracebacks."""
         for name, value in super().__repr_args__():
@@ -272,6 +294,11 @@ class Settings(BaseSettings):
     def _split_topics(cls, value: object) -> object:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
+    @field_validator("allowed_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
+        return () if value == "" else cls._split_topics(value)
+
     @field_validator("topics")
     @classmethod
     def _check_topics(cls, topics: tuple[str, ...]) -> tuple[str, ...]:
@@ -283,6 +310,16 @@ class Settings(BaseSettings):
         if len(set(topics)) < len(topics):
             raise ValueError("name each topic once")
         return topics
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_read_allowed_origin(text) for text in origins))
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_read_allowed_host(text) for text in hosts))
 
     @field_validator("bind")
     @classmethod
@@ -336,6 +373,31 @@ class Settings(BaseSettings):
         if wrong:
             raise WrongValuesError(wrong)
         return self
+
+
+def _read_allowed_origin(text: str) -> str:
+    """One of `allowed_origins`, in the spelling in which it is compared."""
+    if text == ANY:
+        return text
+    origin = read_origin(text)
+    if origin is None or text.lower().startswith(("ws://", "wss://")):
+        raise ValueError(
+            f"{text!r} is not an origin: use https://host[:port] without a path, *, null, or another scheme's such as "
+            "file:// or capacitor://localhost"
+        )
+    return origin.text
+
+
+def _read_allowed_host(text: str) -> str:
+    """One of `allowed_hosts`, in the spelling in which it is compared."""
+    if text == ANY:
+        return text
+    authority = read_authority(text)
+    if authority is None or ":" in text.rpartition("]")[2]:
+        raise ValueError(
+            f"{text!r} is not a host: use a name without scheme, port and path, such as stream.example.org"
+        )
+    return authority.host
 
 
 def _split_address(text: str) -> tuple[str, int]:

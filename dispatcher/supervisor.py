@@ -19,6 +19,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -27,6 +28,7 @@ import trio
 from dispatcher.hub.goodbyes import restart, spread
 from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.kafka.properties import check_properties
+from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.threads import check_threads
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
@@ -46,10 +48,20 @@ COLLECTOR_THRESHOLDS = (10_000, 20, 20)
 """New objects between two looks for cycles, and looks at the young between two at those who are older."""
 
 
-async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
+async def supervise(
+    settings: Settings,
+    make_replays: Callable[..., Replays] = Replays,
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Run one replica until SIGTERM or SIGINT; started when it listens.
 
     *Cancellation*: commits what was dispatched, leaves the group, closes every connection.
+
+    Args:
+        settings: The dispatcher's settings.
+        make_replays: See `Pipeline`.
+        task_status: Of `trio.Nursery.start`.
 
     Raises:
         SettingsError: librdkafka refuses its properties; nothing has started.
@@ -62,7 +74,7 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
     _raise_descriptor_limit()
     _collect_less()
     _switch_threads_sooner()
-    pipeline = Pipeline(settings)
+    pipeline = Pipeline(settings, make_replays)
     pipeline.open_replays()
     operations = ReplicaOperations(
         settings,
@@ -76,6 +88,7 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
         async with trio.open_nursery() as root:
             root.start_soon(last_resort.watch)
             await root.start(server.serve)
+            _warn_of_any_host(settings)
             root.start_soon(_stop_on_signal, pipeline, settings, last_resort, root.cancel_scope)
             root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
             task_status.started(server)
@@ -85,6 +98,16 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
     finally:
         last_resort.disarm()
     log.info("stopped")
+
+
+def _warn_of_any_host(settings: Settings) -> None:
+    """Say once that DNS rebinding is possible: a browser inside the network takes a stranger's name to this address."""
+    if not (settings.is_bound_to_loopback or settings.allowed_hosts):
+        log.warning(
+            "every Host is answered: set allowed_hosts to the names that clients use",
+            bind=settings.bind,
+            reason="a web page elsewhere can point a name of its own at this address (DNS rebinding)",
+        )
 
 
 async def _stop_on_signal(

@@ -48,11 +48,13 @@ class Page:
     Args:
         browser: Where it is.
         session: Its session.
+        target: Its name among the browser's tabs.
     """
 
-    def __init__(self, browser: "Browser", session: str) -> None:
+    def __init__(self, browser: "Browser", session: str, target: str) -> None:
         self._browser = browser
         self._session = session
+        self._target = target
 
     async def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the protocol, and its result. *Cancellation*: the command may have been carried out."""
@@ -61,6 +63,10 @@ class Page:
     async def open(self, url: str) -> None:
         """Go there; returns when the browser has begun to load it."""
         await self.send("Page.navigate", url=url)
+
+    async def close(self) -> None:
+        """Close the tab, and every connection that it holds."""
+        await self._browser.send("Target.closeTarget", targetId=self._target)
 
     async def back(self) -> None:
         """Go to the page before; returns when the browser is about to."""
@@ -160,7 +166,7 @@ class Browser:
         """Another tab, with a storage that it shares with the others."""
         target = await self.send("Target.createTarget", url="about:blank")
         attached = await self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        page = Page(self, attached["sessionId"])
+        page = Page(self, attached["sessionId"], target["targetId"])
         self.complaints[attached["sessionId"]] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             await page.send(f"{domain}.enable")
@@ -186,12 +192,16 @@ class Browser:
 
 
 @asynccontextmanager
-async def open_browser() -> AsyncIterator[Browser]:
-    """A browser within the ``async with`` block; the test is skipped where there is none, and fails there in CI."""
+async def open_browser(*flags: str) -> AsyncIterator[Browser]:
+    """A browser within the ``async with`` block; the test is skipped where there is none, and fails there in CI.
+
+    Args:
+        flags: For the command line, beside `FLAGS`.
+    """
     executable = need(*NAMES)
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
         process = await trio.lowlevel.open_process(
-            [executable, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+            [executable, *FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "HOME": folder},

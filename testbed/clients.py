@@ -81,7 +81,7 @@ class SseStream:
 
     async def open(self, target: str, headers: dict[str, str] | None = None) -> None:
         """Send the request and read the head of the response."""
-        fields = {"Host": "test", "Accept": "text/event-stream", **(headers or {})}
+        fields = {"Host": "localhost", "Accept": "text/event-stream", **(headers or {})}
         request = self._http.send(h11.Request(method="GET", target=target, headers=list(fields.items())))
         assert request is not None
         await self.stream.send_all(request + (self._http.send(h11.EndOfMessage()) or b""))

@@ -241,6 +241,47 @@ class TestValues:
         """Marks within the history, drain within the shutdown."""
         assert problems(flags)[key].remedy.startswith(expected)
 
+    def test_origins_and_hosts_are_lists_in_one_spelling(self, folder: Path) -> None:
+        """From every source; what is equal is there once, and nothing is the default."""
+        origins = "HTTPS://App.Example.org:443, https://app.example.org, null, file://, *, http://[0::1]:3000"
+        expected = ("https://app.example.org", "null", "file://", "*", "http://[::1]:3000")
+        assert load({"allowed_origins": origins}, {}).settings.allowed_origins == expected
+        assert load({}, {"DISPATCHER_ALLOWED_ORIGINS": origins}).settings.allowed_origins == expected
+        (folder / "dispatcher.toml").write_text('allowed_origins = ["null"]\nallowed_hosts = ["A.example.", "[0::1]"]')
+        settings = load({}, {}).settings
+        assert (settings.allowed_origins, settings.allowed_hosts) == (("null",), ("a.example", "[::1]"))
+        empty = load({"allowed_origins": "", "allowed_hosts": ""}, {}).settings
+        assert empty.allowed_origins == empty.allowed_hosts == Settings().allowed_origins == ()
+
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            *("https://app.example.org/", "app.example.org", "https://*.example.org", "https://a.example,", "Null"),
+            *("ws://app.example.org", "https://user@app.example.org", "https://app.example.org:99999", "file:///x"),
+        ],
+    )
+    def test_what_is_no_origin_is_refused(self, origin: str) -> None:
+        """URLs with more than an origin, patterns, names alone."""
+        assert "is not an origin: use https://host[:port] without a path" in remedy(allowed_origins=origin)
+
+    @pytest.mark.parametrize(
+        "host", ["https://stream.example.org", "stream.example.org:8000", "*.example.org", "a,,b", "::1", "a/b", "a b"]
+    )
+    def test_what_is_no_host_is_refused(self, host: str) -> None:
+        """A name has no scheme, no port and no pattern."""
+        assert "is not a host: use a name without scheme, port and path" in remedy(allowed_hosts=host)
+
+    @pytest.mark.parametrize(
+        ("bind", "is_loopback"),
+        [
+            *(("127.0.0.1:0", True), ("127.9.9.9:0", True), ("[::1]:0", True), ("localhost:0", True)),
+            *(("0.0.0.0:0", False), ("[::]:0", False), ("10.0.0.7:0", False), ("replica-1:0", False)),
+        ],
+    )
+    def test_whether_bind_is_loopback(self, bind: str, is_loopback: bool) -> None:
+        """By its spelling alone: nothing is looked up."""
+        assert Settings(bind=bind).is_bound_to_loopback == is_loopback
+
     def test_frozen(self) -> None:
         """Settings do not change once they are made."""
         with pytest.raises(ValidationError, match="frozen"):

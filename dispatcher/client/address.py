@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 
@@ -142,5 +142,5 @@ def _time(since: str | int | datetime) -> str:
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise WrongAddressError(f"since {since.isoformat()} has no time zone")
-        return since.isoformat()
+        return since.astimezone(UTC).isoformat()  # RFC 3339 has no zone with seconds, as old local times have
     return str(since)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from dispatcher.kafka.embedded import EmbeddedBroker
+from dispatcher.kafka.embedded import EmbeddedBroker, EmbeddedReplays
 from dispatcher.settings import Settings
 from dispatcher.supervisor import supervise
 
@@ -120,16 +120,21 @@ async def run_demo(settings: Settings, *, rate: float, seed: int, console: Conso
         settings = settings.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
         write = partial(broker.produce, headers=[("source", b"demo")])
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(supervise_until_stopped, settings, nursery.cancel_scope)
+            replays = partial(EmbeddedReplays, broker)
+            server = await nursery.start(supervise_until_stopped, settings, replays, nursery.cancel_scope)
             console.print(invitation(server.addresses[0], rate))
             await produce_steadily(write, settings.topics, AssetEvents(seed), rate)
 
 
 async def supervise_until_stopped(  # noqa: ASYNC128 - supervise calls task_status.started
-    settings: Settings, everything: trio.CancelScope, *, task_status: trio.TaskStatus[Any]
+    settings: Settings,
+    make_replays: Callable[..., EmbeddedReplays],
+    everything: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[Any],
 ) -> None:
     """`supervise`, and when it has come to its end, the rest too."""
-    await supervise(settings, task_status=task_status)
+    await supervise(settings, make_replays, task_status=task_status)
     everything.cancel()
 
 

@@ -2,13 +2,24 @@
 
 Real client code on a real socket, no set-up. What it is not: durable (5 MiB a partition, then the oldest records
 go), or an Apache Kafka (no admin calls, no look-up by time). So it serves the demo and fault-injection tests.
+
+It answers every look-up by time with "no such record". All of its records are written here, so their times are kept
+here, and `EmbeddedReplays` looks there.
 """
 
-from collections.abc import Sequence
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
+
+from dispatcher.kafka.replay import Replays
+from dispatcher.sansio.ranges import EARLIEST
+from dispatcher.sansio.records import TopicPartition
 
 METADATA_SECONDS = 5.0
 FLUSH_SECONDS = 1.0
@@ -20,6 +31,35 @@ CONSUMER_PROPERTIES = {
     "fetch.wait.max.ms": 10,
 }
 """What a consumer of this broker needs in its ``[kafka]`` table."""
+
+
+MAX_TIMES = 100_000
+"""How many times are kept for each partition, at least: more than 5 MiB have records of above 52 bytes."""
+
+
+class TimeIndex:
+    """Which record of a partition is the first with a time or a later one.
+
+    Only records that are later than all before them are kept: no other can be the first.
+    """
+
+    def __init__(self) -> None:
+        self._times_ms = array("q")
+        self._offsets = array("q")
+
+    def add(self, time_ms: int, offset: int) -> None:
+        """A record was written; in the order of offsets."""
+        if self._times_ms and time_ms <= self._times_ms[-1]:
+            return
+        self._times_ms.append(time_ms)
+        self._offsets.append(offset)
+        if len(self._offsets) >= 2 * MAX_TIMES:
+            del self._times_ms[:MAX_TIMES], self._offsets[:MAX_TIMES]
+
+    def since(self, time_ms: int) -> int | None:
+        """The offset of the first record with this time or a later one, None when there is none."""
+        found = bisect_left(self._times_ms, time_ms)
+        return self._offsets[found] if found < len(self._offsets) else None
 
 
 class EmbeddedBroker:
@@ -34,6 +74,7 @@ class EmbeddedBroker:
     def __init__(self, topics: Sequence[str]) -> None:
         self._topics = topics
         self._producer: Producer
+        self._times: dict[TopicPartition, TimeIndex] = {}
 
     def __enter__(self) -> Self:
         self._producer = Producer({"test.mock.num.brokers": 1, "linger.ms": 2, "log_level": 3})
@@ -59,5 +100,55 @@ class EmbeddedBroker:
         Raises:
             BufferError: 100,000 records are on their way already.
         """
-        self._producer.produce(topic, value=value, key=key, headers=list(headers))
+        # The broker confirms every record with the time 1234 (librdkafka 2.16), and keeps the one that is written.
+        time_ms = time.time_ns() // 1_000_000
+        self._producer.produce(
+            topic,
+            value=value,
+            key=key,
+            headers=list(headers),
+            timestamp=time_ms,
+            on_delivery=partial(self._written, time_ms),
+        )
         self._producer.poll(0)
+
+    def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> dict[TopicPartition, int]:
+        """By partition, the offset of the first record with this time or a later one, if there is any.
+
+        The broker may have dropped that record already.
+        """
+        self._producer.poll(0)
+        found = {
+            partition: self._times[partition].since(since_ms) for partition in partitions if partition in self._times
+        }
+        return {partition: offset for partition, offset in found.items() if offset is not None}
+
+    def _written(self, time_ms: int, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            partition = TopicPartition(str(message.topic()), message.partition() or 0)
+            self._times.setdefault(partition, TimeIndex()).add(time_ms, message.offset() or 0)
+
+
+class EmbeddedReplays(Replays):
+    """`Replays` of an embedded broker, which looks times up where they are known.
+
+    Args:
+        broker: The broker.
+        arguments: Those of `Replays`.
+    """
+
+    def __init__(self, broker: EmbeddedBroker, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._broker = broker
+
+    async def offsets_since(
+        self, partitions: Iterable[TopicPartition], since_ms: int
+    ) -> Mapping[TopicPartition, int] | None:
+        """See `Replays`."""
+        if since_ms == EARLIEST:
+            return await super().offsets_since(partitions, since_ms)
+        found = self._broker.offsets_since(partitions, since_ms)
+        bounds = await self.bounds(found)
+        if bounds is None:
+            return None
+        return {partition: max(offset, bounds[partition].first) for partition, offset in found.items()}

@@ -14,6 +14,7 @@ from dispatcher.hub.hub import Hub
 from dispatcher.settings import Settings
 from dispatcher.web.events import add_events
 from dispatcher.web.operations import Operations, add_operations
+from dispatcher.web.origin_check import add_origin_check
 from dispatcher.web.page import add_page
 from dispatcher.web.problems import problem_response
 from dispatcher.web.websocket import add_websocket
@@ -50,6 +51,7 @@ class App(QuartTrio):
 def create_app(hub: Hub, settings: Settings, operations: Operations) -> App:
     """Build the app."""
     app = App("dispatcher", static_folder=None)
+    add_origin_check(app, settings)
     add_events(app, hub, settings)
     add_websocket(app, hub, settings)
     add_operations(app, operations)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from dispatcher.errors import BadRequestError
 from dispatcher.sansio.position import parse_position
@@ -12,7 +12,14 @@ from dispatcher.sansio.records import TopicPartition
 
 PARAMETERS = ("topic", "since", "last_event_id", "format")
 MAX_MS_DIGITS = 15
-_LOST_PLUS = re.compile(r" (\d\d:\d\d)$")
+_TIME = re.compile(
+    r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<minute>[0-9]{2}:[0-9]{2}):(?P<second>[0-9]{2})"
+    r"(?:\.(?P<fraction>[0-9]+))?(?P<zone>[Zz]|[+ -][0-9]{2}:[0-5][0-9])"
+)
+"""RFC 3339, section 5.6, with its notes: ``t``, ``z`` and a space in place of ``T`` are allowed, and only the fraction
+is optional. `datetime.fromisoformat` takes more of ISO 8601, and in each version of Python something else."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DAY_SECONDS = 24 * 60 * 60
 FORMATS = ("value", "envelope")
 
 
@@ -64,16 +71,31 @@ def _read_time(text: str) -> int:
         return EARLIEST
     if text.isascii() and text.isdecimal() and len(text) <= MAX_MS_DIGITS:
         return int(text)
-    try:
-        # In a query a plus that nobody has encoded is a space.
-        time = datetime.fromisoformat(_LOST_PLUS.sub(r"+\1", text))
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None or time.timestamp() < 0:
+    since_ms = _read_rfc3339(text)
+    if since_ms is None or since_ms < 0:
         raise BadRequestError(
             f"since {_shown(text)} is not a time: use earliest, 2026-01-31T12:00:00Z, or milliseconds since 1970"
         )
-    return int(time.timestamp() * 1000)
+    return since_ms
+
+
+def _read_rfc3339(text: str) -> int | None:
+    """Milliseconds since the epoch, rounded down; None when it is no time."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    is_leap = match["second"] == "60"
+    # In a query a plus that nobody has encoded is a space.
+    zone = match["zone"].upper().replace(" ", "+")
+    try:
+        time = datetime.fromisoformat(f"{match['date']}T{match['minute']}:{'59' if is_leap else match['second']}{zone}")
+    except ValueError:
+        return None
+    seconds = (time - _EPOCH) // timedelta(seconds=1)
+    if is_leap and (seconds + 1) % DAY_SECONDS:
+        return None  # leap seconds are the last of a day in UTC; in the epoch they are the first of the next
+    milliseconds = int((match["fraction"] or "").ljust(3, "0")[:3])
+    return (seconds + is_leap) * 1000 + milliseconds
 
 
 def _shown(text: str) -> str:

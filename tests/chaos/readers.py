@@ -156,7 +156,7 @@ class Reader:
             sock.close()
 
     def _request(self) -> bytes:
-        target, fields = f"?topic={self._topic}", "Host: test\r\n"
+        target, fields = f"?topic={self._topic}", "Host: localhost\r\n"
         if self._last_id and self._chance.random() < 0.5:
             target += f"&last_event_id={quote(self._last_id)}"
         elif self._last_id:

@@ -1,6 +1,6 @@
 """URLs as people write them."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -50,7 +50,11 @@ def test_a_position_in_the_query_is_where_it_begins_once() -> None:
 
 @pytest.mark.parametrize(
     ("since", "query"),
-    [(datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31T00%3A00%3A00%2B00%3A00"), (1795429533864, "1795429533864")],
+    [
+        (datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31T00%3A00%3A00%2B00%3A00"),
+        (datetime(2026, 1, 31, tzinfo=timezone(timedelta(seconds=75))), "2026-01-30T23%3A58%3A45%2B00%3A00"),
+        (1795429533864, "1795429533864"),
+    ],
 )
 def test_times(since: datetime | int, query: str) -> None:
     """As Python has them; a plus arrives as one."""

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx2
 import orjson
@@ -149,20 +151,46 @@ def test_the_invitation_names_addresses_that_can_be_opened(address: tuple[str, i
         assert what in text
 
 
-def test_the_demo_serves_events_and_ctrl_c_ends_it_with_0() -> None:
-    """A whole run, as a user sees it: settings from flags, events over SSE, and a clean stop."""
+@contextmanager
+def demo() -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A demo in a process of its own, and where it serves."""
     command = [sys.executable, "-m", "dispatcher", "demo", "--rate=200", "--bind=127.0.0.1:0", "--log-format=json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
-            address = next(word for line in process.stdout for word in line.split() if word.startswith("http://"))
-            with httpx2.stream("GET", f"{address}events", timeout=20) as response:
-                lines = (line for line in response.iter_lines() if line.startswith('data: {"asset"'))
-                versions = [
-                    orjson.loads(line.removeprefix("data: "))["version"] for line in itertools.islice(lines, 100)
-                ]
-            assert 1 in versions
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
+            yield process, next(word for line in process.stdout for word in line.split() if word.startswith("http://"))
         finally:
             process.kill()
+
+
+def data(url: str, number: int) -> list[dict[str, Any]]:
+    """The first records of a stream, as JSON."""
+    with httpx2.stream("GET", url, timeout=20) as response:
+        lines = (line for line in response.iter_lines() if line.startswith(('data: {"asset"', 'data: {"topic"')))
+        return [orjson.loads(line.removeprefix("data: ")) for line in itertools.islice(lines, number)]
+
+
+def test_the_demo_serves_events_and_ctrl_c_ends_it_with_0() -> None:
+    """A whole run, as a user sees it: settings from flags, events over SSE, and a clean stop."""
+    with demo() as (process, address):
+        assert 1 in [event["version"] for event in data(f"{address}events", 100)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_the_demo_honours_since() -> None:
+    """Each partition begins with its first record of that time or a later one, although others have had it."""
+    with demo() as (_, address):
+        events = f"{address}events?format=envelope&since="
+        had = data(f"{events}earliest", 400)
+        since_ms = had[200]["timestamp"]
+        again = data(f"{events}{since_ms}", 100)
+        named = data(events + datetime.fromtimestamp(since_ms / 1000, UTC).isoformat().replace("+00:00", "z"), 100)
+    for records in (again, named):
+        for partition in {record["partition"] for record in records}:
+            first = next(record["offset"] for record in records if record["partition"] == partition)
+            assert first == min(
+                record["offset"]
+                for record in had
+                if record["partition"] == partition and record["timestamp"] >= since_ms
+            )

@@ -3,9 +3,14 @@
 from collections import Counter
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+import confluent_kafka
+import pytest
+from confluent_kafka import Consumer
 
-from dispatcher.kafka.embedded import CONSUMER_PROPERTIES, EmbeddedBroker
+from dispatcher.kafka import embedded
+from dispatcher.kafka.embedded import CONSUMER_PROPERTIES, EmbeddedBroker, EmbeddedReplays, TimeIndex
+from dispatcher.sansio.ranges import EARLIEST
+from dispatcher.sansio.records import TopicPartition
 
 RECORDS = 200
 WAIT_SECONDS = 20.0
@@ -30,7 +35,7 @@ def consume(bootstrap_servers: str, topics: list[str], number: int) -> list[tupl
             for message in messages:
                 assert message.error() is None
                 found.append((message.topic(), message.key(), message.value(), message.partition(), message.offset()))
-        consumer.commit(offsets=[TopicPartition(topics[0], 0, 1)], asynchronous=False)
+        consumer.commit(offsets=[confluent_kafka.TopicPartition(topics[0], 0, 1)], asynchronous=False)
         return found
     finally:
         consumer.close()
@@ -75,3 +80,39 @@ def test_tombstones_and_records_without_a_key_can_be_written() -> None:
         broker.produce("a", None, b"value")
         found = consume(broker.bootstrap_servers, ["a"], 2)
     assert Counter([(b"key", None), (None, b"value")]) == Counter((key, value) for _, key, value, _, _ in found)
+
+
+def test_the_first_record_since_a_time() -> None:
+    """As Kafka looks it up: the lowest offset whose time is not before it, also where a clock was set back."""
+    index = TimeIndex()
+    times = [10, 10, 20, 15, 20, 30, 5, 31]
+    for offset, time_ms in enumerate(times):
+        index.add(time_ms, offset)
+    for since_ms in range(35):
+        expected = next((offset for offset, time_ms in enumerate(times) if time_ms >= since_ms), None)
+        assert index.since(since_ms) == expected
+
+
+def test_times_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest ones."""
+    monkeypatch.setattr(embedded, "MAX_TIMES", 10)
+    index = TimeIndex()
+    for offset in range(1000):
+        index.add(offset, offset)
+        assert len(index._offsets) < 20
+    assert [index.since(time_ms) for time_ms in (990, 999, 1000)] == [990, 999, None]
+
+
+async def test_a_time_is_looked_up_where_it_is_known() -> None:
+    """The broker itself answers -1 to each such question."""
+    partition = TopicPartition("assets", 0)
+    with EmbeddedBroker(["assets"]) as broker:
+        properties = {"bootstrap.servers": broker.bootstrap_servers, "group.id": "replay"}
+        replays = EmbeddedReplays(broker, properties, concurrency=1, batch_bytes=1000)
+        assert await replays.offsets_since([partition], 0) == {}
+        while not (found := await replays.offsets_since([partition], 0)):
+            broker.produce("assets", None, b"value")
+        assert found == {partition: 0}
+        assert await replays.offsets_since([partition], EARLIEST) == {partition: 0}
+        assert await replays.offsets_since([partition], 2**52) == {}
+        await replays.close()

@@ -21,10 +21,10 @@ from tests.conftest import Kafka
 NO_BROKER = "127.0.0.1:9"
 TOPIC = "assets"
 UPGRADE = (
-    b"GET /ws%b HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET /ws%b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%b\r\n"
 )
-EVENTS = b"GET /events HTTP/1.1\r\nHost: test\r\n\r\n"
+EVENTS = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ async def test_half_closed_clients(replica: Replica) -> None:
 async def test_finished_connections_go_away(replica: Replica) -> None:
     """With `Connection: close` at once; kept alive, the next request is answered (trap W1)."""
     for path in (b"/livez", b"/status", b"/nothing"):
-        async with raw(replica, b"GET %b HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" % path) as stream:
+        async with raw(replica, b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path) as stream:
             assert (await answer(stream)).startswith(b"HTTP/1.1 ")
     async with httpx2.AsyncClient(base_url=replica.url) as client:
         for _ in range(3):
@@ -276,9 +276,9 @@ BINARY = b"\x82\x80\x00\x00\x00\x00"
 TEXT_OF_10_MIB = b"\x81\xff" + (10 * 1024 * 1024).to_bytes(8, "big") + bytes(4) + bytes(70_000)
 
 ENDINGS: dict[str, tuple[bytes, bytes]] = {
-    "HEAD": (b"HEAD /events HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", b""),
+    "HEAD": (b"HEAD /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b""),
     "malformed id": (EVENTS[:-2] + b"Last-Event-ID: x\r\nConnection: close\r\n\r\n", b""),
-    "POST": (b"POST /events HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b""),
+    "POST": (b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", b""),
     "h2 by prior knowledge": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b""),
     "h2c by upgrade, reset": (EVENTS[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n", b""),
     "not http": (b"\x00\x01\r\n\r\n", b""),
@@ -296,7 +296,7 @@ ENDINGS: dict[str, tuple[bytes, bytes]] = {
     "websocket, no pong": (HANDSHAKE, b""),
     "websocket, frames before the handshake": (HANDSHAKE + EMPTY_TEXT, b""),
     "upgrade without a key": (
-        b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"",
     ),
     "body announced, half closed": (EVENTS[:-2] + b"Content-Length: 1\r\n\r\n", b""),

@@ -19,10 +19,10 @@ from testbed.broker import leash
 from testbed.clients import ClientStream, SseStream
 from testbed.tools import need
 from tests.hub.test_hub import ONE, TWO
-from tests.web.test_transports import House, WsStream, next_values
+from tests.web.test_transports import UPGRADE, House, WsStream, next_values
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
-AS_IT_COMES = "location / { proxy_pass http://dispatcher; }"
+AS_IT_COMES = "location / { proxy_pass http://127.0.0.1:PORT; }"
 CONFIGURATION = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
 events {{}}
@@ -50,7 +50,8 @@ class HouseBehindNginx(House):
         """And nginx in front of it."""
         async with super().serving(within_seconds):
             host, port = self.server.addresses[0]
-            text = CONFIGURATION.format(folder=self._folder, host=host, port=port, location=self._location)
+            location = self._location.replace("PORT", str(port))
+            text = CONFIGURATION.format(folder=self._folder, host=host, port=port, location=location)
             with nginx(self._folder, text):
                 # Not when the file is there: nginx binds before it listens, and refuses meanwhile.
                 await self.until(lambda: listens(self._folder / "socket"))
@@ -128,6 +129,22 @@ async def test_records_and_the_last_word_pass_through(transport: str, protocol: 
             house.hub.say_goodbye(lambda: Goodbye(1012, "the replica restarts", 1500))
             assert await last_word(client) == 1012
             await house.hub.wait_until_left()
+
+
+async def test_the_origin_is_compared_with_what_the_client_asked_for(transport: str, tmp_path: Path) -> None:
+    """The proxy passes the Host on with its port, so a page of the proxy's own origin may stream, and no other."""
+    house = HouseBehindNginx(transport, tmp_path, documented())
+    async with house.serving():
+        for host, origin, status in (
+            (b"localhost:8443", b"https://localhost:8443", b"101"),
+            (b"localhost:8443", b"https://localhost", b"403"),
+            (b"localhost", b"https://localhost", b"101"),
+            (b"stream.example.org", b"https://stream.example.org", b"421"),
+        ):
+            async with house.connected() as stream:
+                request = UPGRADE.replace(b"Host: localhost", b"Host: %b\r\nOrigin: %b" % (host, origin))
+                await stream.send_all(request)
+                assert (await stream.receive_some(9 + 3)).startswith(b"HTTP/1.1 %b" % status)
 
 
 async def last_word(client: SseStream | WsStream) -> int:

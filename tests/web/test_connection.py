@@ -13,13 +13,13 @@ from tests.conftest import Kafka
 
 RECORDS = 200
 UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 ANSWERED_IN_ANOTHER_WAY = {
     "a frame behind the upgrade": UPGRADE + b"\x81\x80\0\0\0\0",
     "a close frame behind the upgrade": UPGRADE + b"\x88\x80\0\0\0\0",
-    "a broken chunk": b"GET /events HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a broken chunk": b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
 }
 
 

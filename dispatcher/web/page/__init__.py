@@ -4,7 +4,7 @@ Browsers ask each time whether a file has changed (``no-cache``), so a page and 
 and are answered with 304 when it has not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -31,17 +31,23 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+SHARED = {"/client.js", "/client.d.ts"}
+"""What pages of other origins may import."""
+
+SHARED_HEADERS = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
+
 
 def add_page(app: Quart) -> None:
     """Add the routes."""
     folder = Path(__file__).parent
     for path, (name, content_type) in FILES.items():
-        app.add_url_rule(path, name, _view((folder / name).read_bytes(), content_type), methods=["GET"])
+        headers = {**HEADERS, **(SHARED_HEADERS if path in SHARED else {})}
+        app.add_url_rule(path, name, _view((folder / name).read_bytes(), content_type, headers), methods=["GET"])
 
 
-def _view(body: bytes, content_type: str) -> Callable[[], TrioResponse]:
+def _view(body: bytes, content_type: str, headers: Mapping[str, str]) -> Callable[[], TrioResponse]:
     etag = sha256(body).hexdigest()[:32]
-    headers = {**HEADERS, "ETag": f'"{etag}"'}
+    headers = {**headers, "ETag": f'"{etag}"'}
 
     def view() -> TrioResponse:
         # Compared as RFC 9110, section 13.1.2, has it: weakly, since proxies that compress weaken the tag.

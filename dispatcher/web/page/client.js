@@ -274,11 +274,32 @@ export function subscribe(url, options = {}) {
       }, strange);
     };
     socket.onclose = ({ code, reason }) => finish(reason ? `${reason} (${code})` : `the connection ended (${code})`, code);
-    socket.onerror = () => finish("no connection");
+    socket.onerror = () => {
+      socket.onclose = null; // it comes next, and knows nothing
+      unreached(signal);
+    };
     signal.addEventListener("abort", () => {
       socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
     });
+  }
+
+  /** Ends an attempt that a page of another origin may have been refused: browsers tell pages no more than "failed". */
+  async function unreached(signal) {
+    const { headers, credentials } = options;
+    const { host, origin } = address("events");
+    const own = globalThis.location?.origin;
+    const answers = (name, init) => fetch(address(name), { ...init, signal }).then(() => true, () => false);
+    let reason = "no connection";
+    if (
+      own &&
+      own !== origin &&
+      !(await answers("events", { method: "HEAD", headers, credentials })) &&
+      (await answers("livez", { mode: "no-cors" }))
+    ) {
+      reason += `, probably CORS: is ${own} in allowed_origins of ${host}?`;
+    }
+    if (!signal.aborted) finish(reason);
   }
 
   function strange(error) {
@@ -314,7 +335,7 @@ export function subscribe(url, options = {}) {
         (error) => finish(error.message, 4400),
       );
       const via = overWebSocket ? viaWebSocket : viaEvents;
-      if (target) via(target, abort.signal).catch(() => finish("no connection"));
+      if (target) via(target, abort.signal).catch(() => unreached(abort.signal));
     });
   }
 

@@ -1,0 +1,70 @@
+"""Asks `origins` about every request and every WebSocket handshake, before anything else is done for it."""
+
+import structlog
+import trio
+from quart import Quart, g, request, websocket
+from quart_trio.wrappers import TrioResponse
+
+from dispatcher.settings import Settings
+from dispatcher.web.origins import Policy, Verdict, decide
+from dispatcher.web.page import FILES
+from dispatcher.web.problems import problem_response
+
+log = structlog.get_logger(__name__)
+
+FREE = frozenset({*FILES, "/livez", "/readyz"})
+"""What any page may GET."""
+
+LOG_SECONDS = 10.0
+"""Least time between two log lines: any page in the world can have requests refused."""
+
+
+class _Refusals:
+    """Logs refusals at a bounded rate: browsers show pages no reason."""
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+        self._unlogged = 0
+
+    def log(self, path: str, verdict: Verdict) -> None:
+        """One more."""
+        now = trio.current_time()
+        if now < self._next_at:
+            self._unlogged += 1
+            return
+        log.warning("request refused", path=path, status=verdict.status, reason=verdict.detail, others=self._unlogged)
+        self._next_at = now + LOG_SECONDS
+        self._unlogged = 0
+
+
+def add_origin_check(app: Quart, settings: Settings) -> None:
+    """Add the check; routes that are added later, and paths without a route, have it as well."""
+    policy = Policy.of(settings)
+    refusals = _Refusals()
+
+    def answered(path: str, verdict: Verdict) -> TrioResponse | None:
+        if verdict.status is None:
+            return None
+        if not verdict.detail:
+            return TrioResponse(b"", verdict.status)
+        refusals.log(path, verdict)
+        return problem_response(verdict.status, verdict.detail)
+
+    @app.before_request
+    async def check_request() -> TrioResponse | None:
+        g.verdict = decide(policy, FREE, request.method, request.path, request.headers)
+        return answered(request.path, g.verdict)
+
+    @app.before_websocket
+    async def check_websocket() -> TrioResponse | None:
+        # A refusal is an HTTP answer in place of the upgrade.
+        verdict = decide(policy, FREE, "GET", websocket.path, websocket.headers)
+        return answered(websocket.path, verdict)
+
+    @app.after_request
+    async def add_headers(response: TrioResponse) -> TrioResponse:
+        # An error is an answer that an allowed page must be able to read, too.
+        verdict: Verdict | None = g.get("verdict")
+        if verdict is not None:
+            response.headers.extend(verdict.headers)
+        return response
