@@ -29,7 +29,7 @@ from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.kafka.properties import check_properties
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
-from dispatcher.telemetry.status import ReplicaOperations
+from dispatcher.telemetry.status import ReplicaStatus
 from dispatcher.web.app import create_app
 from dispatcher.web.server import Server
 
@@ -60,12 +60,7 @@ async def supervise(settings: Settings, *, task_status: trio.TaskStatus[Server] 
     _collect_less()
     _switch_threads_sooner()
     pipeline = Pipeline(settings)
-    operations = ReplicaOperations(
-        settings,
-        pipeline.statistics,
-        pipeline.hub.statistics,
-        lambda: server.connections,
-    )
+    operations = ReplicaStatus(settings, pipeline, lambda: server.connections)
     server = Server(create_app(pipeline.hub, settings, operations), settings)
     last_resort = _LastResort(settings.shutdown_seconds)
     try:

@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
-from statistics import median
 
 import trio
 
@@ -21,7 +20,7 @@ from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.lookups import Answers, Replays
-from dispatcher.hub.statistics import HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
+from dispatcher.hub.statistics import Census, HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
 from dispatcher.sansio.catch_up import Question
@@ -62,6 +61,9 @@ class Hub:
         """Number of subscribers by topic."""
         self._feeds: Counter[Feed] = Counter()
         """Number of subscribers by feed."""
+        self._transports: Counter[str] = Counter()
+        """Number of subscribers by transport."""
+        self.census = Census(self._subscribers.values, lambda: len(self._partitions))
         self._fan_out = FanOut(settings.write_bytes, self.dispatched)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
@@ -258,6 +260,7 @@ class Hub:
         self._subscribers[subscriber.number] = subscriber
         self._readers.update(feed.topics)
         self._feeds[feed] += 1
+        self._transports[transport.name] += 1
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -265,6 +268,7 @@ class Hub:
         if self._subscribers.pop(subscriber.number, None) is not None:
             self._readers.subtract(subscriber.feed.topics)
             self._forget_feed(subscriber.feed)
+            self._transports[subscriber.transport.name] -= 1
             self._fan_out.remove(subscriber)
             subscriber.close()
             self._left.set()
@@ -303,16 +307,14 @@ class Hub:
             await self._left.wait()
 
     def statistics(self) -> HubStatistics:
-        """A snapshot of the hub."""
-        subscribers = self.subscriber_statistics()
-        behind = [subscriber.behind_records for subscriber in subscribers]
+        """A snapshot of the hub: running sums, whatever the number of subscribers. `census` has the rest."""
+        live = self._fan_out.live
         return HubStatistics(
-            subscribers=dict.fromkeys(SubscriberState, 0) | Counter(subscriber.state for subscriber in subscribers),
-            transports=Counter(subscriber.transport for subscriber in subscribers),
-            replaying=sum(subscriber.replaying for subscriber in subscribers),
-            behind_records_median=int(median(behind)) if behind else 0,
-            behind_records_worst=max(behind, default=0),
-            buffered_bytes=sum(subscriber.buffered_bytes for subscriber in subscribers),
+            subscribers={
+                SubscriberState.CATCHING_UP: len(self._subscribers) - live,
+                SubscriberState.LIVE: live,
+            },
+            transports=dict(self._transports),
             history=self.history.statistics(),
             published_records=self._published_records,
             dispatched_records=self._dispatched_records,

@@ -125,7 +125,7 @@ class Subscriber:
         self._buffer_bytes = buffer_bytes
         self._write_bytes = write_bytes
         self._send_channel, self._receive_channel = _open_channel(CHANNEL_ENTRIES)
-        self._buffered_bytes = self._buffered_records = 0
+        self.buffered_bytes = self.buffered_records = 0
         self._handed: Item | None = None
         self._parked = False
         """Whether its task waits with nothing to do: then the socket is free, and nothing is due before new entries."""
@@ -170,15 +170,15 @@ class Subscriber:
 
     def _buffer(self, item: Item) -> None:
         entry, data = item
-        if not self._buffered_bytes or self._buffered_bytes + len(data) <= self._buffer_bytes:
+        if not self.buffered_bytes or self.buffered_bytes + len(data) <= self._buffer_bytes:
             try:
                 self._send_channel.send_nowait(item)
             except trio.WouldBlock:
                 pass
             else:
                 self._parked = False
-                self._buffered_bytes += len(data)
-                self._buffered_records += entry.records
+                self.buffered_bytes += len(data)
+                self.buffered_records += entry.records
                 return
         self.fall_back()
 
@@ -251,7 +251,7 @@ class Subscriber:
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
         self._source.not_live(self)
-        self._buffered_bytes = self._buffered_records = 0
+        self.buffered_bytes = self.buffered_records = 0
         with suppress(trio.WouldBlock):
             while True:
                 self._receive_channel.receive_nowait()
@@ -355,15 +355,21 @@ class Subscriber:
             state=self.state,
             transport=self.transport.name,
             wire=self.feed.wire.name,
-            buffered_bytes=self._buffered_bytes,
+            buffered_bytes=self.buffered_bytes,
             records=self.records,
-            replaying=self._catch_up.pending,
-            behind_records=self._behind_records(),
+            replaying=self.replaying,
+            behind_records=self.behind_records(),
         )
 
-    def _behind_records(self) -> int:
+    @property
+    def replaying(self) -> bool:
+        """Whether it is replayed to from Kafka, or waits in line for it."""
+        return self._catch_up.pending
+
+    def behind_records(self) -> int:
+        """How many records it is behind: what its channel holds when it is live, else offsets, by partition."""
         if self.state is SubscriberState.LIVE:
-            return self._buffered_records
+            return self.buffered_records
         ends = self._source.history.ends(self.feed.topics)
         return sum(max(0, ends.get(partition, 0) - offset) for partition, offset in self.places.items())
 
@@ -385,8 +391,8 @@ class Subscriber:
         while True:
             if item is not None:
                 entry, data = item
-                self._buffered_bytes -= len(data)
-                self._buffered_records -= entry.records
+                self.buffered_bytes -= len(data)
+                self.buffered_records -= entry.records
                 self.cursor.handed(entry)
                 if not entry.retired:
                     taken.append(item)
@@ -468,7 +474,7 @@ class Subscriber:
         """A sign of life if it is due; behind the records, because it may name the position that they lead to."""
         if self._heartbeat_due:
             self._heartbeat_due = False
-            at_head = self.state is SubscriberState.LIVE and not self._buffered_bytes
+            at_head = self.state is SubscriberState.LIVE and not self.buffered_bytes
             yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
 
     def _nudge(self) -> None:
