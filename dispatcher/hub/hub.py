@@ -64,7 +64,7 @@ class Hub:
         self._transports: Counter[str] = Counter()
         """Number of subscribers by transport."""
         self.census = Census(self._subscribers.values, lambda: len(self._partitions))
-        self._fan_out = FanOut(settings.write_bytes, self.dispatched)
+        self._fan_out = FanOut(settings.write_bytes, self.dispatched, self._subscribers.values)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
         self._state_cache: dict[tuple[Feed, bool], bytes] = {}
@@ -394,8 +394,7 @@ class Hub:
     def _state_changed(self) -> None:
         self.state_version += 1
         self._state_cache.clear()
-        for subscriber in tuple(self._subscribers.values()):
-            subscriber.tell_state()
+        self._fan_out.state_changed()
 
 
 def _encode(feed: Feed, batch: Batch, snapshot: Snapshot, own_index: int) -> bytes:

@@ -278,9 +278,27 @@ class Subscriber:
             self._catch_up.departed(partitions)
             self._go_on()
 
-    def tell_state(self) -> None:
-        """The replica's state has changed: tell it with the next write, which may be now."""
+    def send_state(self) -> None:
+        """Send the replica's state if it is new: at once if the socket takes it, else with the next write.
+
+        Called by `FanOut`, a slice of the subscribers at a time.
+        """
+        if self.has_left or self._has_state():
+            return
+        if self._parked:
+            before = self._told, self._departures
+            data = b"".join(self._state())
+            if sent := self.transport.try_send(data):
+                if sent < len(data):
+                    self._rest = memoryview(data)[sent:]
+                    self._nudge()
+                return
+            self._told, self._departures = before
         self._nudge()
+
+    def _has_state(self) -> bool:
+        """Whether it was sent the replica's present state."""
+        return self._told is not None and self._told[0] == self._source.state_version
 
     def heartbeat(self, data: bytes) -> None:
         """Send a sign of life: at once if the socket takes it, else with the next write.
@@ -288,7 +306,8 @@ class Subscriber:
         Args:
             data: What is sent to who has taken all that was offered.
         """
-        if self._parked and (sent := self.transport.try_send(data)):
+        # The position in it may name a partition, or no longer name one, as a state that comes before it says.
+        if self._parked and self._has_state() and (sent := self.transport.try_send(data)):
             if sent < len(data):
                 self._rest = memoryview(data)[sent:]
                 self._nudge()
