@@ -90,11 +90,6 @@ class FanOut:
         self._state_is_new = True
         self._wake_up.set()
 
-    @property
-    def live(self) -> int:
-        """How many subscribers are live."""
-        return sum(map(len, self._live.values()))
-
     def publish(self, entry: Entry, encode: Callable[[Feed, Entry], bytes]) -> None:
         """Offer an entry with the next round. Encoded now: the history may have let it go by then."""
         for feed in self._live:

@@ -16,6 +16,7 @@ from itertools import count
 import trio
 
 from dispatcher.errors import UnavailableError
+from dispatcher.hub.announcements import Announcement
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
@@ -54,9 +55,15 @@ class Hub:
         self._departed: dict[TopicPartition, tuple[int, int]] = {}
         """Of partitions that were here before: the next offset, and the first number of who was not there to see it."""
         self._layout = Layout(())
+        self._announcement = self.last_departure = self._announce()
+        """The present state, and the last one in which partitions had left."""
         self._offsets: list[int | None] = []
         self._indexes: dict[TopicPartition, int] = {}
         self._subscribers: dict[int, Subscriber] = {}
+        self._catching_up: dict[int, Subscriber] = {}
+        """Those that are not live."""
+        self._expecting: dict[int, Subscriber] = {}
+        """Live ones that go back to catching up when some partition comes: it was named, or begins at a time."""
         self._readers: Counter[str] = Counter()
         """Number of subscribers by topic."""
         self._feeds: Counter[Feed] = Counter()
@@ -67,7 +74,6 @@ class Hub:
         self._fan_out = FanOut(settings.write_bytes, self.dispatched, self._subscribers.values)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
-        self._state_cache: dict[tuple[Feed, bool], bytes] = {}
         self._left = trio.Event()
         self._published_records = 0
         self._dispatched_records = 0
@@ -94,7 +100,9 @@ class Hub:
             if (offset := self._partitions.pop(partition, None)) is not None:
                 self._departed[partition] = (offset + 1, self._next_number)
         self._lay_out()
-        for subscriber in tuple(self._subscribers.values()):
+        self.last_departure.next_departure = self._announcement
+        self.last_departure = self._announcement
+        for subscriber in tuple(self._catching_up.values()):
             subscriber.departed(partitions)
 
     def writing(self, partitions: Iterable[TopicPartition]) -> bool:
@@ -186,11 +194,16 @@ class Hub:
     def now_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
         """Offer every new entry to the subscriber."""
         self._caught_up[needed_kafka] += 1
+        self._catching_up.pop(subscriber.number, None)
+        if subscriber.expects_partitions:
+            self._expecting[subscriber.number] = subscriber
         self._fan_out.add(subscriber)
 
     def not_live(self, subscriber: Subscriber) -> None:
         """Offer nothing more to the subscriber: it reads the history."""
         self._fell_back += 1
+        self._expecting.pop(subscriber.number, None)
+        self._catching_up[subscriber.number] = subscriber
         self._fan_out.remove(subscriber)
 
     def stalled(self) -> None:
@@ -199,21 +212,7 @@ class Hub:
 
     def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The replica's state, encoded for a feed."""
-        data = self._state_cache.get((feed, catching_up))
-        if data is None:
-            assigned: dict[str, list[int]] = {}
-            for topic, partition in sorted(self._partitions):
-                if topic in feed.topics:
-                    assigned.setdefault(topic, []).append(partition)
-            state: str = self.state
-            if self.state is ReplicaState.STREAMING:
-                if not assigned:
-                    state = ReplicaState.WAITING
-                elif catching_up:
-                    state = SubscriberState.CATCHING_UP
-            data = feed.wire.state(state, self._settings.client_id, assigned, self._settings.heartbeat_seconds)
-            self._state_cache[feed, catching_up] = data
-        return data
+        return self._announcement.data(feed, catching_up=catching_up)
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A sign of life; who is live and has nothing waiting is told the position of the head."""
@@ -257,7 +256,7 @@ class Hub:
             write_bytes=self._settings.write_bytes,
         )
         self._next_number += 1
-        self._subscribers[subscriber.number] = subscriber
+        self._subscribers[subscriber.number] = self._catching_up[subscriber.number] = subscriber
         self._readers.update(feed.topics)
         self._feeds[feed] += 1
         self._transports[transport.name] += 1
@@ -267,8 +266,10 @@ class Hub:
         """Forget a subscriber; once more does nothing."""
         if self._subscribers.pop(subscriber.number, None) is not None:
             self._readers.subtract(subscriber.feed.topics)
+            self._catching_up.pop(subscriber.number, None)
+            self._expecting.pop(subscriber.number, None)
             self._forget_feed(subscriber.feed)
-            self._transports[subscriber.transport.name] -= 1
+            self._transports -= Counter([subscriber.transport.name])
             self._fan_out.remove(subscriber)
             subscriber.close()
             self._left.set()
@@ -308,11 +309,11 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         """A snapshot of the hub: running sums, whatever the number of subscribers. `census` has the rest."""
-        live = self._fan_out.live
+        catching_up = len(self._catching_up)
         return HubStatistics(
             subscribers={
-                SubscriberState.CATCHING_UP: len(self._subscribers) - live,
-                SubscriberState.LIVE: live,
+                SubscriberState.CATCHING_UP: catching_up,
+                SubscriberState.LIVE: len(self._subscribers) - catching_up,
             },
             transports=dict(self._transports),
             history=self.history.statistics(),
@@ -366,13 +367,16 @@ class Hub:
         if held:
             self._fan_out.withdraw()
             if leave:
-                for subscriber in self._subscribers.values():
+                for subscriber in self._catching_up.values():
                     subscriber.departing(held)
             self.history.retire(held)
 
     def _arrived(self, partition: TopicPartition) -> None:
         place, before_number = self._departed.pop(partition, (None, 0))
-        for subscriber in tuple(self._subscribers.values()):
+        # Live ones that expect nothing go on as they are, unless the log may be another one (`CatchUp.concerns`).
+        is_doubted = place is not None and place > self.history.end(partition)
+        concerned = self._subscribers if is_doubted else self._catching_up | self._expecting
+        for subscriber in tuple(concerned.values()):
             if partition.topic in subscriber.feed.topics:
                 subscriber.arrived(partition, place if subscriber.number < before_number else None)
 
@@ -388,13 +392,19 @@ class Hub:
         self._feeds[feed] -= 1
         if not self._feeds[feed]:
             del self._feeds[feed]
-            for catching_up in (False, True):
-                self._state_cache.pop((feed, catching_up), None)
+            self._announcement.forget(feed)
+            self.last_departure.forget(feed)
 
     def _state_changed(self) -> None:
-        self.state_version += 1
-        self._state_cache.clear()
+        self._announcement = self._announce()
         self._fan_out.state_changed()
+
+    def _announce(self) -> Announcement:
+        self.state_version += 1
+        settings = self._settings
+        return Announcement(
+            self.state_version, self.state, self._layout.partitions, settings.client_id, settings.heartbeat_seconds
+        )
 
 
 def _encode(feed: Feed, batch: Batch, snapshot: Snapshot, own_index: int) -> bytes:

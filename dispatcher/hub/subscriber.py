@@ -17,6 +17,7 @@ from typing import Protocol
 import trio
 
 from dispatcher.errors import FellBehindError, SubscriberStalledError
+from dispatcher.hub.announcements import Announcement
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
@@ -52,6 +53,10 @@ class Source(Protocol):
 
     def ask(self, subscriber: "Subscriber", question: Question) -> None:
         """Find something out, and tell `Subscriber.answered`. Never waits."""
+
+    @property
+    def last_departure(self) -> Announcement:
+        """The last state in which partitions had left."""
 
     @property
     def history(self) -> History:
@@ -132,8 +137,8 @@ class Subscriber:
         self._rest: memoryview | None = None
         """What the socket has not taken yet of entries that were offered: the next bytes to go out."""
         self._told: tuple[int, bool] | None = None
-        self._departures: list[tuple[int, bytes]] = []
-        """States, by version, in which partitions had left since something was told."""
+        self._departure = source.last_departure
+        """The last state that it was sent of those in which partitions had left."""
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
         self._catch_up = CatchUp(source.history, feed.topics, position, since_ms)
@@ -242,6 +247,11 @@ class Subscriber:
         self._nudge()
 
     @property
+    def expects_partitions(self) -> bool:
+        """Whether a partition that comes may change where it goes on, though it is live."""
+        return self._catch_up.expects_partitions
+
+    @property
     def places(self) -> Mapping[TopicPartition, int]:
         """The next offset of each partition."""
         return self._catch_up.places if self._catch_up.pending else self._source.history.place(self.cursor)
@@ -268,12 +278,12 @@ class Subscriber:
 
     def departing(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions are about to leave the history; called by the hub, which has withdrawn what it had published."""
-        if self.state is SubscriberState.CATCHING_UP:
-            self._catch_up.departing(partitions, self.places)
+        pending = self._catch_up.pending
+        places = self._catch_up.places if pending else self._source.history.place(self.cursor, partitions)
+        self._catch_up.departing(partitions, places)
 
     def departed(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions have left; called by the hub when it knows its new state."""
-        self._departures.append((self._source.state_version, self._source.state_bytes(self.feed, catching_up=True)))
+        """Partitions have left; called by the hub for those that catch up."""
         if self._catch_up.pending:
             self._catch_up.departed(partitions)
             self._go_on()
@@ -286,14 +296,14 @@ class Subscriber:
         if self.has_left or self._has_state():
             return
         if self._parked:
-            before = self._told, self._departures
+            before = self._told, self._departure
             data = b"".join(self._state())
             if sent := self.transport.try_send(data):
                 if sent < len(data):
                     self._rest = memoryview(data)[sent:]
                     self._nudge()
                 return
-            self._told, self._departures = before
+            self._told, self._departure = before
         self._nudge()
 
     def _has_state(self) -> bool:
@@ -481,10 +491,10 @@ class Subscriber:
         And every state in which partitions had left, though others followed before the socket took anything.
         """
         told = (self._source.state_version, self.state is SubscriberState.CATCHING_UP)
-        departures, self._departures = self._departures, []
-        for version, state in departures:
-            if version != told[0]:
-                yield state
+        while (departure := self._departure.next_departure) is not None:
+            self._departure = departure
+            if departure.version != told[0]:
+                yield departure.data(self.feed, catching_up=True)
         if told != self._told:
             self._told = told
             yield self._source.state_bytes(self.feed, catching_up=told[1])

@@ -117,6 +117,11 @@ class CatchUp:
         self._wanted = dict(places)
         self._missing = self._find_missing()
 
+    @property
+    def expects_partitions(self) -> bool:
+        """Whether `concerns` may hold for a partition that comes, also when nothing has to be found out now."""
+        return bool(self._awaited) or self._since_ms is not None
+
     def concerns(self, partition: TopicPartition, place: int | None) -> bool:
         """Whether a partition that has come changes where the reader goes on; see `arrived`."""
         return (
@@ -160,7 +165,10 @@ class CatchUp:
         for partition in partitions:
             self._doubted.pop(partition, None)
         self._unplaced -= frozenset(partitions)
-        self._missing = self._find_missing()
+        self._missing = {tp: part for tp, part in self._missing.items() if tp not in partitions}
+        if not self._missing:
+            # What else has left the memory meanwhile is looked for before the history goes on.
+            self._missing = self._find_missing()
 
     def forget(self, partition: TopicPartition) -> None:
         """A partition is another log now: nothing is known of its place."""

@@ -12,7 +12,18 @@ OFFSET_BYTES = 8
 class Entry:
     """One batch in the history, with what was encoded from it."""
 
-    __slots__ = ("batch", "bytes", "dispatched", "encoded", "own_index", "records", "retired", "sequence", "snapshot")
+    __slots__ = (
+        "batch",
+        "bytes",
+        "dispatched",
+        "encoded",
+        "own_index",
+        "records",
+        "retired",
+        "retirements",
+        "sequence",
+        "snapshot",
+    )
 
     def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, own_index: int) -> None:
         self.sequence = sequence
@@ -27,6 +38,8 @@ class Entry:
         self.records = len(batch.records)
         """Number of records, known also when they are gone."""
         self.dispatched = False
+        self.retirements = 0
+        """How often partitions had left the history when its snapshot and `encoded` were last right."""
         self.retired = False
         """Its partition has left the replica: nobody is handed it any more."""
 

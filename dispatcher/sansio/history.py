@@ -73,6 +73,8 @@ class History:
         self._dispatched: deque[Entry] = deque()
         self._come = 0
         """How many partitions have come so far."""
+        self._retirements = 0
+        """How often partitions have left."""
         self._trimmed_to = 0
         """The newest sequence that was trimmed: behind it nobody has a hole."""
 
@@ -80,6 +82,7 @@ class History:
         """Put a batch at the end of the log, undispatched, and make room for it."""
         self.head += 1
         entry = Entry(self.head, batch, snapshot, own_index)
+        entry.retirements = self._retirements
         self._entries[self.head] = entry
         self._sequences.append(self.head)
         partition = self._partitions.get(batch.partition)
@@ -185,12 +188,18 @@ class History:
                 sequence = min(sequence, first.sequence - 1)
         return Cursor(topics, sequence, backlog_to=self.head, starts=starts, partitions=self._come)
 
-    def place(self, cursor: Cursor) -> dict[TopicPartition, int]:
-        """The next offset of each partition that a cursor stands before: where to go on without this memory."""
+    def place(self, cursor: Cursor, partitions: Collection[TopicPartition] | None = None) -> dict[TopicPartition, int]:
+        """The next offset of each partition that a cursor stands before: where to go on without this memory.
+
+        Args:
+            cursor: The cursor.
+            partitions: Only these; None for all.
+        """
         places: dict[TopicPartition, int] = {}
         seen = cursor.seen
         offsets = {} if seen is None else dict(zip(seen.snapshot.layout.partitions, seen.snapshot.offsets, strict=True))
-        for tp, partition in self._partitions.items():
+        for tp in self._partitions if partitions is None else self._partitions.keys() & partitions:
+            partition = self._partitions[tp]
             if tp.topic in cursor.topics:
                 offset = offsets.get(tp) if seen is not None and seen.sequence > partition.since else None
                 start = cursor.starts.get(tp) if partition.number <= cursor.partitions else None
@@ -223,6 +232,8 @@ class History:
         while (entry := entries.get(sequence + 1) or self._after(sequence)) is not None:
             sequence = entry.sequence
             if wants(entry.batch.partition, sequence, entry.batch.next_offset):
+                if entry.retirements != self._retirements:
+                    self._refresh(entry)
                 cursor.handed(entry)
                 yield entry
         cursor.sequence = self.head
@@ -240,7 +251,8 @@ class History:
         """Take partitions out: their entries are handed to nobody any more, and no id names them any more.
 
         Who is handed the entries of other partitions from now on may never have been handed what came before them of
-        these: an id that named it would tell their new owner that it need not be sent.
+        these: an id that named it would tell their new owner that it need not be sent. The entries that stay are
+        brought up to date when somebody reads them (`_refresh`): doing it here held the loop for 0.2 s at 170,000.
         """
         for partition in partitions:
             retired = self._partitions.pop(partition, None)
@@ -252,14 +264,7 @@ class History:
                 self.bytes -= entry.bytes
                 entry.forget()
             self.waiting_bytes -= retired.waiting_bytes
-        layout, places = None, list[int]()
-        for entry in self._entries.values():
-            if entry.snapshot.layout is not layout:
-                layout = entry.snapshot.layout
-                places = layout.places(frozenset(partitions))
-            entry.snapshot = entry.snapshot.without(places)
-            self._resize(entry, -sum(map(len, entry.encoded.values())))
-            entry.encoded.clear()
+        self._retirements += 1
         self._dispatched = deque(entry for entry in self._dispatched if not entry.retired)
         self._compact()
 
@@ -291,6 +296,19 @@ class History:
             waiting_bytes=self.waiting_bytes,
             waiting_records=sum(partition.waiting_records for partition in self._partitions.values()),
         )
+
+    def _refresh(self, entry: Entry) -> None:
+        """Let an entry name no partition that has left since it was published, whether or not it is back."""
+        entry.retirements = self._retirements
+        partitions = self._partitions
+        gone = [
+            index
+            for index, tp in enumerate(entry.snapshot.layout.partitions)
+            if (found := partitions.get(tp)) is None or found.since >= entry.sequence
+        ]
+        entry.snapshot = entry.snapshot.without(gone)
+        self._resize(entry, -sum(map(len, entry.encoded.values())))
+        entry.encoded.clear()
 
     def _resize(self, entry: Entry, more_bytes: int) -> None:
         entry.bytes += more_bytes

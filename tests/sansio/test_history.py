@@ -217,3 +217,35 @@ def test_sequences_of_entries_that_left_are_forgotten() -> None:
     assert len(history._sequences) < 100
     assert read(history, cursor(history, BOTH)) == [1]
     assert read(history, Cursor(ASSETS, history.head - 3, backlog_to=0, starts={})) == [999, 1000, 1001]
+
+
+def test_a_retire_leaves_the_entries_that_stay_to_those_who_read_them() -> None:
+    """None is looked at before: 170,000 of them held the loop for 0.2 s. What is handed out names no other."""
+    history, layout = History(10**6), Layout([A, B])
+    history.append(batch(A, 0), Snapshot(layout, (0, None)), 0)
+    entry = history.append(batch(B, 1), Snapshot(layout, (0, 1)), 1)
+    history.encode(entry, "feed", lambda entry: str(entry.snapshot.offsets).encode())
+    before = entry.snapshot
+    reader = cursor(history, ASSETS)
+    history.retire([A])
+    assert entry.snapshot is before
+    assert history.next(reader) is entry
+    assert entry.snapshot.offsets == (None, 1)
+    assert history.encode(entry, "feed", lambda entry: str(entry.snapshot.offsets).encode()) == b"(None, 1)"
+    assert history.bytes == entry.bytes
+
+
+def test_an_entry_names_no_partition_that_left_and_is_back() -> None:
+    """Between the two another replica had it. What is published since it came back names it."""
+    history, layout = History(10**6), Layout([A, B])
+    history.append(batch(A, 0), Snapshot(layout, (0, None)), 0)
+    history.append(batch(B, 1), Snapshot(layout, (0, 1)), 1)
+    reader = cursor(history, ASSETS)
+    history.retire([A])
+    history.append(batch(A, 7), Snapshot(layout, (7, 1)), 0)
+    history.append(batch(B, 2), Snapshot(layout, (7, 2)), 1)
+    assert [entry.snapshot.offsets for entry in history.ahead(reader)] == [(None, 1), (7, 1), (7, 2)]
+    history.retire([TopicPartition("assets", 2)])
+    again = history.cursor(ASSETS, {A: 7, B: 1}, ())
+    assert [entry.snapshot.offsets for entry in history.ahead(again)] == [(None, 1), (7, 1), (7, 2)]
+    assert history.place(again, [A]) == {A: 8}
