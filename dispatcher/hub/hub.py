@@ -367,8 +367,9 @@ class Hub:
         if held:
             self._fan_out.withdraw()
             if leave:
+                ends = {tp: self.history.end(tp) for tp in held if self.history.knows(tp)}
                 for subscriber in self._catching_up.values():
-                    subscriber.departing(held)
+                    subscriber.departing(ends)
             self.history.retire(held)
 
     def _arrived(self, partition: TopicPartition) -> None:

@@ -276,11 +276,14 @@ class Subscriber:
             self._goodbye = goodbye
             self._nudge()
 
-    def departing(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions are about to leave the history; called by the hub, which has withdrawn what it had published."""
+    def departing(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Partitions are about to leave the history; called by the hub, which has withdrawn what it had published.
+
+        Only for those that catch up; `ends` is as for `CatchUp.departing`.
+        """
         pending = self._catch_up.pending
-        places = self._catch_up.places if pending else self._source.history.place(self.cursor, partitions)
-        self._catch_up.departing(partitions, places)
+        places = self._catch_up.places if pending else self._source.history.place(self.cursor, ends.keys())
+        self._catch_up.departing(ends, places)
 
     def departed(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions have left; called by the hub for those that catch up."""

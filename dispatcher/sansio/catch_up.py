@@ -92,7 +92,8 @@ class CatchUp:
         if self._doubted:
             return BoundsQuestion(frozenset(self._doubted))
         if self._missing:
-            return ReadQuestion(self._missing)
+            # Copied: what is missing may change before the answer comes.
+            return ReadQuestion(dict(self._missing))
         return None
 
     @property
@@ -148,24 +149,25 @@ class CatchUp:
             self._want(partition, offset)
         self._missing = self._find_missing()
 
-    def departing(self, partitions: Collection[TopicPartition], places: Mapping[TopicPartition, int]) -> None:
+    def departing(self, ends: Mapping[TopicPartition, int], places: Mapping[TopicPartition, int]) -> None:
         """Partitions are about to leave: what has been read of them, and not handed out, comes when they come back.
 
         Args:
-            partitions: The partitions.
+            ends: The offset after the last one that was read, of each partition of which anything was.
             places: The next offset of each partition.
         """
-        for partition in partitions:
-            place = places.get(partition)
-            if place is not None and self._history.knows(partition) and place < self._history.end(partition):
-                self._awaited[partition] = place
+        for partition, end in ends.items():
+            if places.get(partition, end) < end:
+                self._awaited[partition] = places[partition]
 
     def departed(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions have left: nothing has to be found out for them. Their places stay, in case they come back."""
         for partition in partitions:
             self._doubted.pop(partition, None)
-        self._unplaced -= frozenset(partitions)
-        self._missing = {tp: part for tp, part in self._missing.items() if tp not in partitions}
+        if self._unplaced:
+            self._unplaced -= frozenset(partitions)
+        for partition in partitions:
+            self._missing.pop(partition, None)
         if not self._missing:
             # What else has left the memory meanwhile is looked for before the history goes on.
             self._missing = self._find_missing()

@@ -14,6 +14,7 @@ Rules of this module:
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from dispatcher.errors import FellBehindError
@@ -188,7 +189,7 @@ class History:
                 sequence = min(sequence, first.sequence - 1)
         return Cursor(topics, sequence, backlog_to=self.head, starts=starts, partitions=self._come)
 
-    def place(self, cursor: Cursor, partitions: Collection[TopicPartition] | None = None) -> dict[TopicPartition, int]:
+    def place(self, cursor: Cursor, partitions: AbstractSet[TopicPartition] | None = None) -> dict[TopicPartition, int]:
         """The next offset of each partition that a cursor stands before: where to go on without this memory.
 
         Args:

@@ -248,4 +248,4 @@ def test_an_entry_names_no_partition_that_left_and_is_back() -> None:
     history.retire([TopicPartition("assets", 2)])
     again = history.cursor(ASSETS, {A: 7, B: 1}, ())
     assert [entry.snapshot.offsets for entry in history.ahead(again)] == [(None, 1), (7, 1), (7, 2)]
-    assert history.place(again, [A]) == {A: 8}
+    assert history.place(again, {A}) == {A: 8}
