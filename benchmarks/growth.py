@@ -134,13 +134,9 @@ async def measured(name: str, act: Callable[[], Awaitable[object]], *, settle: b
     gc.collect()
     gc.disable()
     steps = Steps()
-
-    async def step() -> None:
-        await act()
-
     trio.lowlevel.add_instrument(steps)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(step)
+    await act()
+    await trio.lowlevel.checkpoint()
     if settle:
         await trio.testing.wait_all_tasks_blocked(0.01)
     trio.lowlevel.remove_instrument(steps)
