@@ -24,6 +24,7 @@ from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.beginnings import Start
 from dispatcher.sansio.catch_up import recreated
 from dispatcher.sansio.flow import FlowControl
+from dispatcher.sansio.lag import LagTracker, PartitionLag
 from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
@@ -43,22 +44,32 @@ every 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineStatistics:
-    """A snapshot of everything between Kafka and the subscribers' sockets."""
+class PipelineHealth:
+    """What readiness depends on: taken without looking at any partition."""
 
     state: ReplicaState
     broker_reachable: bool
     joined: bool
-    """A member of the group: it has partitions, or is told by statistics that it has its assignment, which is empty."""
+    """A member of the group: it has partitions, or statistics say that it has its assignment, which is empty."""
     stopping: bool
     last_error: str | None
     """The client's last complaint, None when all is well again."""
+    assigned: int
+    """How many partitions are assigned."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatistics(PipelineHealth):
+    """A snapshot of everything between Kafka and the subscribers' sockets."""
+
     partitions: Mapping[TopicPartition, PartitionStatistics]
     paused: frozenset[TopicPartition]
     waiting_bytes: Mapping[TopicPartition, int]
     waiting_records: Mapping[TopicPartition, int]
-    consumer: ConsumerStatistics | None
-    """What librdkafka says, at most a second old; None before its first word."""
+    lags: Mapping[TopicPartition, PartitionLag]
+    """Where the log of each assigned partition ends, and the group's place in it, as far as that is known."""
+    prefetched_bytes: int
+    """Bytes that librdkafka holds fetched, at most a second ago."""
     commits: CommitStatistics
     rebalances: int
     crossings: int
@@ -97,6 +108,7 @@ class Pipeline:
             leave_seconds=settings.shutdown_seconds * LEAVE_SHARE,
         )
         self._consumer: ConsumerStatistics | None = None
+        self._lags = LagTracker()
         self._broker_reachable = False
         self._rebalancing = False
         self._last_error: str | None = None
@@ -215,6 +227,7 @@ class Pipeline:
         self.hub.unassigned(partitions)
         self._forget(partitions)
         self._consumer = None
+        self._lags.forget(partitions)
         self._broker_reachable = False
         commits = self._commits.revoked(partitions, trio.current_time())
         self._settle_state()
@@ -224,20 +237,40 @@ class Pipeline:
         """The consumer is closed: no commit will be answered any more."""
         self._commits.forget()
 
-    def statistics(self) -> PipelineStatistics:
-        """A snapshot of the pipeline."""
-        partitions = self._offsets.statistics()
-        return PipelineStatistics(
+    def health(self) -> PipelineHealth:
+        """How the pipeline is. Costs the same for any number of partitions."""
+        assigned = self.hub.partitions
+        return PipelineHealth(
             state=self.hub.state,
             broker_reachable=self._broker_reachable,
-            joined=bool(partitions) or (self._consumer is not None and self._consumer.joined),
+            joined=assigned > 0 or (self._consumer is not None and self._consumer.joined),
             stopping=self._stop_fetching or self._stop,
             last_error=self._last_error,
+            assigned=assigned,
+        )
+
+    def statistics(self) -> PipelineStatistics:
+        """A snapshot of the pipeline."""
+        health = self.health()
+        partitions = self._offsets.statistics()
+        now = time.monotonic()
+        fetched = self._consumer.partitions.values() if self._consumer else ()
+        return PipelineStatistics(
+            state=health.state,
+            broker_reachable=health.broker_reachable,
+            joined=health.joined,
+            stopping=health.stopping,
+            last_error=health.last_error,
+            assigned=health.assigned,
             partitions=partitions,
             paused=self._flow.paused,
             waiting_bytes=self.hub.history.waiting(),
             waiting_records={tp: self.hub.history.waiting_records(tp) for tp in partitions},
-            consumer=self._consumer,
+            lags={
+                tp: self._lags.lag(tp, committed=ours.committed, next_offset=ours.received_to, now=now)
+                for tp, ours in partitions.items()
+            },
+            prefetched_bytes=sum(partition.prefetched_bytes for partition in fetched),
             commits=self._commits.statistics(),
             rebalances=self._rebalances,
             crossings=self._crossings,
@@ -250,6 +283,17 @@ class Pipeline:
 
     def _take_statistics(self, statistics: ConsumerStatistics) -> None:
         self._consumer = statistics
+        now = time.monotonic()
+        not_fetched = self._flow.paused | self._held
+        for partition, found in statistics.partitions.items():
+            self._lags.reported(
+                partition,
+                committed=found.committed,
+                log_end=found.log_end,
+                last_stable_offset=found.last_stable_offset,
+                fetched=partition not in not_fetched,
+                now=now,
+            )
         if statistics.joined:
             self._rebalancing = False
             if time.monotonic() >= self._last_error_at + WELL_SECONDS:
@@ -275,6 +319,7 @@ class Pipeline:
         log.info("assigned", partitions=[str(partition) for partition in sorted(partitions)])
         for partition in partitions:
             self._offsets.assigned(partition)
+        self._lags.forget(partitions)
         self.hub.assigned(partitions)
         self._rebalancing = False
         # Only a broker can assign; the statistics say the same a second later.

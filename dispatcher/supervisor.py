@@ -32,7 +32,7 @@ from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.threads import check_threads
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
-from dispatcher.telemetry.status import ReplicaOperations
+from dispatcher.telemetry.status import ReplicaStatus
 from dispatcher.web.app import create_app
 from dispatcher.web.server import Server
 
@@ -76,12 +76,7 @@ async def supervise(
     _switch_threads_sooner()
     pipeline = Pipeline(settings, make_replays)
     pipeline.open_replays()
-    operations = ReplicaOperations(
-        settings,
-        pipeline.statistics,
-        pipeline.hub.statistics,
-        lambda: server.connections,
-    )
+    operations = ReplicaStatus(settings, pipeline, lambda: server.connections)
     server = Server(create_app(pipeline.hub, settings, operations), settings, lambda: pipeline.hub.subscribers)
     last_resort = _LastResort(settings.shutdown_seconds)
     try:

@@ -19,7 +19,7 @@ from dispatcher.sansio.entries import Cursor
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Record, Records, TopicPartition
 from dispatcher.settings import Settings
-from dispatcher.telemetry.status import ReplicaOperations
+from dispatcher.telemetry.status import ReplicaStatus
 
 ONE = TopicPartition("ofa_assets", 0)
 
@@ -40,7 +40,7 @@ async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error
     """One broker of several blinked: nothing else would ever clear it, because nothing is assigned."""
     settings = Settings(client_id="standby")
     pipeline = Pipeline(settings)
-    operations = ReplicaOperations(settings, pipeline.statistics, pipeline.hub.statistics, lambda: 0)
+    operations = ReplicaStatus(settings, pipeline, lambda: 0)
     pipeline.exchange(Polled(assigned=[], statistics=healthy()))
     assert operations.why_not_ready() == []
     pipeline.exchange(Polled(errors=[("_TRANSPORT", "broker 3: Connection refused")]))
@@ -55,7 +55,7 @@ async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
     """All members of a group rebalance at once: an edge that heard "not ready" from each would have nobody left."""
     settings = Settings(client_id="replica")
     pipeline = Pipeline(settings)
-    operations = ReplicaOperations(settings, pipeline.statistics, pipeline.hub.statistics, lambda: 0)
+    operations = ReplicaStatus(settings, pipeline, lambda: 0)
     rebalancing = ConsumerStatistics(2, False, {})
     pipeline.exchange(Polled(statistics=rebalancing))
     assert operations.why_not_ready() == ["the replica has not joined the group dispatcher yet"]

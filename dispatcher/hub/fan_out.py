@@ -1,17 +1,18 @@
-"""Hands what is published to every live subscriber, in rounds.
+"""Hands what is published to every live subscriber, in rounds, and the replica's state to every subscriber before them.
 
 A round is what was published since the one before, joined for each feed: under load records share writes by themselves,
 and at a low rate each leaves at once. A subscriber whose task waits for something to do is written to from here,
 without waking it: the socket takes all of it, or the rest goes to the task. The others get it through their channels.
 
 A round yields to the loop between slices of subscribers, and behind a long one others have their share, so that it
-delays nothing else. While rounds are behind what is published, the poller waits (`FanOut.settled`): they hold a bounded
-number of bytes.
+delays nothing else. A new state is sent in the same way before the next round begins, so a state that names a partition
+as assigned precedes its records in every stream. While rounds are behind what is published, the poller waits
+(`FanOut.settled`): they hold a bounded number of bytes.
 
 *Thread*: everything here belongs to the Trio thread.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import trio
 
@@ -24,6 +25,9 @@ SLICE = 256
 
 SLICE_BYTES = 1024 * 1024
 """Most bytes between two yields, for the same reason: the kernel copies them at about 1 GiB a second."""
+
+STATE_SLICE = 64
+"""Most subscribers that are sent a new state between two yields: 16 µs each, and more for those whose task wakes."""
 
 LONG_SECONDS = 0.001
 """A round that took longer has kept others waiting."""
@@ -45,10 +49,18 @@ class FanOut:
     Args:
         round_bytes: Bytes of one round; one entry always fits.
         on_dispatched: Called with entries and the number of subscribers whose sockets accepted all of them.
+        everybody: All subscribers, the live ones included.
     """
 
-    def __init__(self, round_bytes: int, on_dispatched: Callable[[Sequence[Entry], int], None]) -> None:
+    def __init__(
+        self,
+        round_bytes: int,
+        on_dispatched: Callable[[Sequence[Entry], int], None],
+        everybody: Callable[[], Iterable[Subscriber]],
+    ) -> None:
         self._round_bytes = round_bytes
+        self._everybody = everybody
+        self._state_is_new = False
         self._on_dispatched = on_dispatched
         self._live: dict[Feed, dict[int, Subscriber]] = {}
         self._published: dict[Feed, list[Item]] = {}
@@ -72,6 +84,11 @@ class FanOut:
             if not live:
                 del self._live[subscriber.feed]
                 self._newest.pop(subscriber.feed, None)
+
+    def state_changed(self) -> None:
+        """Send every subscriber the replica's state, a slice at a time, before what is published from now on."""
+        self._state_is_new = True
+        self._wake_up.set()
 
     def publish(self, entry: Entry, encode: Callable[[Feed, Entry], bytes]) -> None:
         """Offer an entry with the next round. Encoded now: the history may have let it go by then."""
@@ -114,7 +131,10 @@ class FanOut:
         while True:
             await self._wake_up.wait()
             self._wake_up = trio.Event()
-            while self._published:
+            while self._published or self._state_is_new:
+                if self._state_is_new:
+                    await self._send_state()
+                    continue
                 began = trio.current_time()
                 self._under_way, self._published, self._published_bytes = self._published, {}, 0
                 for feed in tuple(self._under_way):
@@ -125,6 +145,14 @@ class FanOut:
             # Who waits took this one, perhaps before this task had even begun.
             self._settled.set()
             self._settled = trio.Event()
+
+    async def _send_state(self) -> None:
+        """One pass; a state that changes meanwhile has another one after it."""
+        self._state_is_new = False
+        for number, subscriber in enumerate(tuple(self._everybody()), 1):
+            subscriber.send_state()
+            if not number % STATE_SLICE:
+                await trio.lowlevel.checkpoint()
 
     async def _leave_to_others(self, taken_seconds: float) -> None:
         """Return when others have had their share of the loop, or nobody wants it."""

@@ -12,16 +12,16 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
-from statistics import median
 
 import trio
 
 from dispatcher.errors import UnavailableError
+from dispatcher.hub.announcements import Announcement
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import RETRY_MS, Goodbye
 from dispatcher.hub.lookups import Answers, Replays
-from dispatcher.hub.statistics import HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
+from dispatcher.hub.statistics import Census, HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
 from dispatcher.sansio.catch_up import Question
@@ -54,15 +54,23 @@ class Hub:
         self._partitions: set[TopicPartition] = set()
         self._left_at: dict[TopicPartition, tuple[int, int]] = {}
         """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
+        self._announcement = self.last_departure = self._announce()
+        """The present state, and the last one in which partitions had left."""
         self._subscribers: dict[int, Subscriber] = {}
+        self._catching_up: dict[int, Subscriber] = {}
+        """Those that are not live."""
+        self._expecting: dict[int, Subscriber] = {}
+        """Live ones that go back to catching up when some partition comes: it was named, or begins at a time."""
         self._readers: Counter[str] = Counter()
         """Number of subscribers by topic."""
         self._feeds: Counter[Feed] = Counter()
         """Number of subscribers by feed."""
-        self._fan_out = FanOut(settings.write_bytes, self.dispatched)
+        self._transports: Counter[str] = Counter()
+        """Number of subscribers by transport."""
+        self.census = Census(self._subscribers.values, lambda: len(self._partitions))
+        self._fan_out = FanOut(settings.write_bytes, self.dispatched, self._subscribers.values)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
-        self._state_cache: dict[tuple[Feed, bool], tuple[bytes, bytes]] = {}
         self._left = trio.Event()
         self._published_records = 0
         self._dispatched_records = 0
@@ -90,7 +98,9 @@ class Hub:
         self._retire(partitions)
         self._partitions.difference_update(partitions)
         self._lay_out()
-        for subscriber in tuple(self._subscribers.values()):
+        self.last_departure.next_departure = self._announcement
+        self.last_departure = self._announcement
+        for subscriber in tuple(self._catching_up.values()):
             subscriber.partitions_removed()
 
     def writing(self, partitions: Iterable[TopicPartition]) -> bool:
@@ -187,11 +197,16 @@ class Hub:
     def now_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
         """Offer every new entry to the subscriber."""
         self._caught_up[needed_kafka] += 1
+        self._catching_up.pop(subscriber.number, None)
+        if subscriber.expects_partitions:
+            self._expecting[subscriber.number] = subscriber
         self._fan_out.add(subscriber)
 
     def not_live(self, subscriber: Subscriber) -> None:
         """Offer nothing more to the subscriber: it reads the history."""
         self._fell_back += 1
+        self._expecting.pop(subscriber.number, None)
+        self._catching_up[subscriber.number] = subscriber
         self._fan_out.remove(subscriber)
 
     def stalled(self) -> None:
@@ -200,31 +215,12 @@ class Hub:
 
     def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The replica's state, encoded for a feed."""
-        return self._encoded_state(feed, catching_up)[1]
+        return self._announcement.data(feed, catching_up=catching_up)
 
     def first_state_bytes(self, feed: Feed, position: Mapping[TopicPartition, int], *, catching_up: bool) -> bytes:
         """The same, with the position at which one stream begins: cut before its first record, it resumes there."""
-        state = self._encoded_state(feed, catching_up)[0]
+        state = self._announcement.unframed(feed, catching_up=catching_up)
         return feed.wire.first_state(state, RETRY_MS, self._snapshot_of(position).format())
-
-    def _encoded_state(self, feed: Feed, catching_up: bool) -> tuple[bytes, bytes]:
-        """Without its frame, and with it: one object for all subscribers."""
-        found = self._state_cache.get((feed, catching_up))
-        if found is None:
-            assigned: dict[str, list[int]] = {}
-            for topic, partition in self.history.layout.partitions:
-                if topic in feed.topics:
-                    assigned.setdefault(topic, []).append(partition)
-            state: str = self.state
-            if self.state is ReplicaState.STREAMING:
-                if not assigned:
-                    state = ReplicaState.WAITING
-                elif catching_up:
-                    state = SubscriberState.CATCHING_UP
-            settings = self._settings
-            data = feed.wire.encode_state(state, settings.client_id, assigned, settings.heartbeat_seconds)
-            found = self._state_cache[feed, catching_up] = (data, feed.wire.frame(data))
-        return found
 
     def _snapshot_of(self, position: Mapping[TopicPartition, int]) -> Snapshot:
         """A position, in the layout of the partitions that are here if it names no other: to sort them costs more."""
@@ -275,16 +271,20 @@ class Hub:
             write_bytes=self._settings.write_bytes,
         )
         self._next_number += 1
-        self._subscribers[subscriber.number] = subscriber
+        self._subscribers[subscriber.number] = self._catching_up[subscriber.number] = subscriber
         self._readers.update(feed.topics)
         self._feeds[feed] += 1
+        self._transports[transport.name] += 1
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; once more does nothing."""
         if self._subscribers.pop(subscriber.number, None) is not None:
             self._readers.subtract(subscriber.feed.topics)
+            self._catching_up.pop(subscriber.number, None)
+            self._expecting.pop(subscriber.number, None)
             self._forget_feed(subscriber.feed)
+            self._transports -= Counter([subscriber.transport.name])
             self._fan_out.remove(subscriber)
             subscriber.close()
             self._left.set()
@@ -327,16 +327,14 @@ class Hub:
             await self._left.wait()
 
     def statistics(self) -> HubStatistics:
-        """A snapshot of the hub."""
-        subscribers = self.subscriber_statistics()
-        behind = [subscriber.behind_records for subscriber in subscribers]
+        """A snapshot of the hub: running sums, whatever the number of subscribers. `census` has the rest."""
+        catching_up = len(self._catching_up)
         return HubStatistics(
-            subscribers=dict.fromkeys(SubscriberState, 0) | Counter(subscriber.state for subscriber in subscribers),
-            transports=Counter(subscriber.transport for subscriber in subscribers),
-            replaying=sum(subscriber.replaying for subscriber in subscribers),
-            behind_records_median=int(median(behind)) if behind else 0,
-            behind_records_worst=max(behind, default=0),
-            buffered_bytes=sum(subscriber.buffered_bytes for subscriber in subscribers),
+            subscribers={
+                SubscriberState.CATCHING_UP: catching_up,
+                SubscriberState.LIVE: len(self._subscribers) - catching_up,
+            },
+            transports=dict(self._transports),
             history=self.history.statistics(),
             published_records=self._published_records,
             dispatched_records=self._dispatched_records,
@@ -387,14 +385,17 @@ class Hub:
         held = [partition for partition in partitions if partition in self._partitions]
         if held:
             self._fan_out.withdraw()
-            for subscriber in self._subscribers.values():
+            for subscriber in self._catching_up.values():
                 subscriber.partitions_removing(held)
             self.history.retire(held)
 
     def _added(self, partition: TopicPartition) -> None:
         """It is known from now on where a partition begins."""
         left_at, before_number = self._left_at.pop(partition, (None, 0))
-        for subscriber in tuple(self._subscribers.values()):
+        # Live ones that expect nothing go on as they are, unless the log may be another one (`CatchUp.concerns`).
+        is_unverified = left_at is not None and left_at > self.history.end(partition)
+        concerned = self._subscribers if is_unverified else self._catching_up | self._expecting
+        for subscriber in tuple(concerned.values()):
             if partition.topic in subscriber.feed.topics:
                 subscriber.partition_added(partition, left_at if subscriber.number < before_number else None)
 
@@ -408,14 +409,23 @@ class Hub:
         self._feeds[feed] -= 1
         if not self._feeds[feed]:
             del self._feeds[feed]
-            for catching_up in (False, True):
-                self._state_cache.pop((feed, catching_up), None)
+            self._announcement.forget(feed)
+            self.last_departure.forget(feed)
 
     def _state_changed(self) -> None:
+        self._announcement = self._announce()
+        self._fan_out.state_changed()
+
+    def _announce(self) -> Announcement:
         self.state_version += 1
-        self._state_cache.clear()
-        for subscriber in tuple(self._subscribers.values()):
-            subscriber.tell_state()
+        settings = self._settings
+        return Announcement(
+            self.state_version,
+            self.state,
+            self.history.layout.partitions,
+            settings.client_id,
+            settings.heartbeat_seconds,
+        )
 
 
 def _encode(feed: Feed, batch: Batch, snapshot: Snapshot) -> bytes:

@@ -1,8 +1,18 @@
-"""What the hub and its subscribers tell of themselves: states and snapshots."""
+"""What the hub and its subscribers report about themselves: states and snapshots.
 
-from collections.abc import Mapping
+What can be kept as a running sum is in `HubStatistics`. For the rest each subscriber is looked at, in slices with the
+loop free between two of them, and the result counts for a moment when there are many (`Census`).
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
+from typing import Protocol
+
+import trio
 
 from dispatcher.sansio.history import HistoryStatistics
 
@@ -42,6 +52,19 @@ class SubscriberStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class CensusStatistics:
+    """Figures over all subscribers."""
+
+    replaying: int
+    """Subscribers being replayed to from Kafka, or waiting in line for it."""
+    behind_records_median: int
+    behind_records_worst: int
+    """Of very many subscribers that catch up, a random sample is looked at."""
+    buffered_bytes: int
+    """Bytes in all channels; the same bytes waiting for two subscribers count twice."""
+
+
+@dataclass(frozen=True, slots=True)
 class HubStatistics:
     """A snapshot of the hub."""
 
@@ -49,12 +72,6 @@ class HubStatistics:
     """Number of subscribers by state."""
     transports: Mapping[str, int]
     """Number of subscribers by transport."""
-    replaying: int
-    """Subscribers that are sent what was read again from Kafka, or wait for that."""
-    behind_records_median: int
-    behind_records_worst: int
-    buffered_bytes: int
-    """Bytes in all channels; the same bytes waiting for two subscribers count twice."""
     history: HistoryStatistics
     published_records: int
     dispatched_records: int
@@ -69,3 +86,118 @@ class HubStatistics:
     """How often a subscriber became live from memory alone."""
     history_misses: int
     """How often it needed Kafka for it."""
+
+
+SLICE = 2_000
+"""Most work between two checkpoints: one for each live subscriber, and one for each partition of one that catches up.
+About 0.3 µs each."""
+
+SAMPLE = 20_000
+"""Most work for those that catch up, in one census: of more of them a random sample is looked at."""
+
+KEPT_SECONDS = 1.0
+"""How long a census counts that took more than one slice."""
+
+
+class Counted(Protocol):
+    """A subscriber, as far as it is counted."""
+
+    state: SubscriberState
+    has_left: bool
+    buffered_bytes: int
+    buffered_records: int
+
+    @property
+    def replaying(self) -> bool:
+        """Whether it is replayed to from Kafka, or waits in line for it."""
+
+    def behind_records(self) -> int:
+        """How many offsets it is behind; the work of this grows with the partitions."""
+
+
+class Census:
+    """Looks at all subscribers, a slice at a time.
+
+    *Thread*: Trio's.
+
+    Args:
+        subscribers: Those that are there now.
+        partitions: How many partitions are assigned.
+    """
+
+    def __init__(self, subscribers: Callable[[], Iterable[Counted]], partitions: Callable[[], int]) -> None:
+        self._subscribers = subscribers
+        self._partitions = partitions
+        self._lock = trio.Lock()
+        self._last: CensusStatistics | None = None
+        self._kept_until = 0.0
+
+    async def take(self) -> tuple[CensusStatistics, float]:
+        """The figures, and the seconds of the loop that they took. *Cancellation*: safe."""
+        async with self._lock:
+            if self._last is not None and time.monotonic() < self._kept_until:
+                return self._last, 0.0
+            count = _Count()
+            self._last = await self._take(count)
+            self._kept_until = time.monotonic() + KEPT_SECONDS if count.slices else 0.0
+            return self._last, count.seconds()
+
+    async def _take(self, count: "_Count") -> CensusStatistics:
+        replaying = buffered_bytes = 0
+        behind: list[int] = []
+        catching_up: list[Counted] = []
+        for subscriber in tuple(self._subscribers()):
+            if count.is_full:
+                await count.checkpoint()
+            count.work += 1
+            if subscriber.has_left:
+                continue
+            if subscriber.state is SubscriberState.LIVE:
+                behind.append(subscriber.buffered_records)
+                buffered_bytes += subscriber.buffered_bytes
+            else:
+                catching_up.append(subscriber)
+                replaying += subscriber.replaying
+        each = 1 + self._partitions()
+        most = max(1, SAMPLE // each)
+        sample = catching_up if len(catching_up) <= most else random.sample(catching_up, most)
+        found: list[int] = []
+        for subscriber in sample:
+            if count.is_full:
+                await count.checkpoint()
+            count.work += each
+            if not subscriber.has_left:
+                found.append(subscriber.behind_records())
+        # Each of the sample stands for as many as were not looked at.
+        behind += found * max(1, len(catching_up) // max(1, len(sample)))
+        return CensusStatistics(
+            replaying=replaying,
+            behind_records_median=int(median(behind)) if behind else 0,
+            behind_records_worst=max(behind, default=0),
+            buffered_bytes=buffered_bytes,
+        )
+
+
+class _Count:
+    """The work of one census."""
+
+    def __init__(self) -> None:
+        self.work = self.slices = 0
+        self._began = time.perf_counter()
+        self._seconds = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the loop is due."""
+        return self.work >= SLICE
+
+    async def checkpoint(self) -> None:
+        """Leave the loop to others."""
+        self._seconds += time.perf_counter() - self._began
+        self.work, self.slices = 0, self.slices + 1
+        await trio.lowlevel.checkpoint()
+        self._began = time.perf_counter()
+
+    def seconds(self) -> float:
+        """The time of the loop so far."""
+        return self._seconds + time.perf_counter() - self._began

@@ -18,6 +18,7 @@ from typing import Protocol
 import trio
 
 from dispatcher.errors import FellBehindError, SubscriberGoneError, SubscriberStalledError
+from dispatcher.hub.announcements import Announcement
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
@@ -57,6 +58,10 @@ class Source(Protocol):
 
         Never waits.
         """
+
+    @property
+    def last_departure(self) -> Announcement:
+        """The last state in which partitions had left."""
 
     @property
     def history(self) -> History:
@@ -131,7 +136,7 @@ class Subscriber:
         self._buffer_bytes = buffer_bytes
         self._write_bytes = write_bytes
         self._send_channel, self._receive_channel = _open_channel(CHANNEL_ENTRIES)
-        self._buffered_bytes = self._buffered_records = 0
+        self.buffered_bytes = self.buffered_records = 0
         self._handed: Item | None = None
         self._parked = False
         """Whether its task waits with nothing to do: then the socket is free, and nothing is due before new entries."""
@@ -139,8 +144,8 @@ class Subscriber:
         """Whether the transport may have kept bytes that have to go out before anything else."""
         self._leaves = False
         self._told: tuple[int, bool] | None = None
-        self._departures: list[tuple[int, bytes]] = []
-        """States, by version, in which partitions had left since something was told."""
+        self._departure = source.last_departure
+        """The last state that it was sent of those in which partitions had left."""
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
         self._catch_up = CatchUp(source.history, feed.topics, position, since_ms)
@@ -177,15 +182,15 @@ class Subscriber:
 
     def _buffer(self, item: Item) -> None:
         entry, data = item
-        if not self._buffered_bytes or self._buffered_bytes + len(data) <= self._buffer_bytes:
+        if not self.buffered_bytes or self.buffered_bytes + len(data) <= self._buffer_bytes:
             try:
                 self._send_channel.send_nowait(item)
             except trio.WouldBlock:
                 pass
             else:
                 self._parked = False
-                self._buffered_bytes += len(data)
-                self._buffered_records += entry.records
+                self.buffered_bytes += len(data)
+                self.buffered_records += entry.records
                 return
         self.fall_back()
 
@@ -255,12 +260,17 @@ class Subscriber:
         self._drop_look_up()
         self._nudge()
 
+    @property
+    def expects_partitions(self) -> bool:
+        """Whether a partition that is added may change where it goes on, though it is live."""
+        return self._catch_up.expects_partitions
+
     def fall_back(self) -> None:
         """Leave the live feed; what the channel held is in the history, behind the cursor."""
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
         self._source.not_live(self)
-        self._buffered_bytes = self._buffered_records = 0
+        self.buffered_bytes = self.buffered_records = 0
         with suppress(trio.WouldBlock):
             while True:
                 self._receive_channel.receive_nowait()
@@ -286,21 +296,38 @@ class Subscriber:
         self._nudge()
 
     def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions are about to leave the history; called by the hub, which has withdrawn what it had published."""
-        if self.state is SubscriberState.CATCHING_UP:
-            self._catch_up.partitions_removing(partitions)
-            self._drop_look_up()
+        """Partitions are about to leave the history; called by the hub, for those that catch up.
+
+        The hub has withdrawn what it had published.
+        """
+        self._catch_up.partitions_removing(partitions)
+        self._drop_look_up()
 
     def partitions_removed(self) -> None:
-        """Partitions have left; called by the hub when it knows its new state."""
-        self._departures.append((self._source.state_version, self._source.state_bytes(self.feed, catching_up=True)))
-        if self.state is SubscriberState.CATCHING_UP:
-            self._catch_up.partitions_removed()
+        """Partitions have left; called by the hub for those that catch up."""
+        self._catch_up.partitions_removed()
         self._nudge()
 
-    def tell_state(self) -> None:
-        """The replica's state has changed: tell it with the next write, which may be now."""
+    def send_state(self) -> None:
+        """Send the replica's state if it is new: at once if the socket takes it, else with the next write.
+
+        Called by `FanOut`, a slice of the subscribers at a time.
+        """
+        if self.has_left or self._has_state():
+            return
+        if self._parked:
+            before = self._told, self._departure
+            data = b"".join(self._state({}))
+            if sent := self.transport.try_send(data):
+                if sent < len(data):
+                    self.flush()
+                return
+            self._told, self._departure = before
         self._nudge()
+
+    def _has_state(self) -> bool:
+        """Whether it was sent the replica's present state."""
+        return self._told is not None and self._told[0] == self._source.state_version
 
     def heartbeat(self, data: bytes) -> None:
         """Send a sign of life: at once if the socket takes it, else with the next write.
@@ -308,7 +335,8 @@ class Subscriber:
         Args:
             data: What is sent to who has taken all that was offered.
         """
-        if self._parked and (sent := self.transport.try_send(data)):
+        # The position in it may name a partition, or no longer name one, as a state that comes before it says.
+        if self._parked and self._has_state() and (sent := self.transport.try_send(data)):
             if sent < len(data):
                 self.flush()
             return
@@ -381,15 +409,21 @@ class Subscriber:
             state=self.state,
             transport=self.transport.name,
             wire=self.feed.wire.name,
-            buffered_bytes=self._buffered_bytes,
+            buffered_bytes=self.buffered_bytes,
             records=self.records,
-            replaying=self._catch_up.pending,
-            behind_records=self._behind_records(),
+            replaying=self.replaying,
+            behind_records=self.behind_records(),
         )
 
-    def _behind_records(self) -> int:
+    @property
+    def replaying(self) -> bool:
+        """Whether it is replayed to from Kafka, or waits in line for it."""
+        return self._catch_up.pending
+
+    def behind_records(self) -> int:
+        """How many records it is behind: what its channel holds when it is live, else offsets, by partition."""
         if self.state is SubscriberState.LIVE:
-            return self._buffered_records
+            return self.buffered_records
         return self._catch_up.missing_records()
 
     def _take(self) -> list[Item]:
@@ -411,8 +445,8 @@ class Subscriber:
         while True:
             if item is not None:
                 entry, data = item
-                self._buffered_bytes -= len(data)
-                self._buffered_records -= entry.records
+                self.buffered_bytes -= len(data)
+                self.buffered_records -= entry.records
                 self.cursor.seen, self.cursor.sequence = entry, entry.sequence
                 if not entry.retired:
                     taken.append(item)
@@ -471,13 +505,14 @@ class Subscriber:
             begins_at: The position at which the stream begins, which goes with its very first state.
         """
         told = (self._source.state_version, self.state is SubscriberState.CATCHING_UP)
-        departures, self._departures = self._departures, []
         if self._told is None:
+            self._departure = self._source.last_departure
             yield self._source.first_state_bytes(self.feed, begins_at, catching_up=told[1])
         else:
-            for version, state in departures:
-                if version != told[0]:
-                    yield state
+            while (departure := self._departure.next_departure) is not None:
+                self._departure = departure
+                if departure.version != told[0]:
+                    yield departure.data(self.feed, catching_up=True)
             if told != self._told:
                 yield self._source.state_bytes(self.feed, catching_up=told[1])
         self._told = told
@@ -486,7 +521,7 @@ class Subscriber:
         """A sign of life if it is due; behind the records, because it may name the position that they lead to."""
         if self._heartbeat_due:
             self._heartbeat_due = False
-            at_head = self.state is SubscriberState.LIVE and not self._buffered_bytes
+            at_head = self.state is SubscriberState.LIVE and not self.buffered_bytes
             yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
 
     def _nudge(self) -> None:

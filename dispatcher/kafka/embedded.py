@@ -10,7 +10,7 @@ here, and `EmbeddedReplays` looks there.
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -142,13 +142,12 @@ class EmbeddedReplays(Replays):
         self._broker = broker
 
     async def offsets_since(
-        self, partitions: Iterable[TopicPartition], since_ms: int
-    ) -> Mapping[TopicPartition, int] | None:
+        self, partitions: Collection[TopicPartition], since_ms: int
+    ) -> Mapping[TopicPartition, int | None]:
         """See `Replays`."""
         if since_ms == EARLIEST:
             return await super().offsets_since(partitions, since_ms)
+        bounds = await self.bounds(partitions)
         found = self._broker.offsets_since(partitions, since_ms)
-        bounds = await self.bounds(found)
-        if bounds is None:
-            return None
-        return {partition: max(offset, bounds[partition].first) for partition, offset in found.items()}
+        # What the broker has dropped since begins later.
+        return {tp: max(found[tp], bounds[tp].first) if tp in found else None for tp in bounds}

@@ -1,6 +1,6 @@
 """What librdkafka's statistics say, as far as the dispatcher uses it (librdkafka: STATISTICS.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,12 @@ from dispatcher.sansio.records import TopicPartition
 class FetchStatistics:
     """One partition as the consumer's fetcher sees it."""
 
-    lag_records: int | None
-    """Records between the committed offset and the log end, None while librdkafka does not know it."""
     committed: int | None
     """The group's committed offset, None when there is none or it is not known yet."""
     log_end: int | None
-    """The partition's high watermark."""
+    """The high watermark of the last fetch; None while it is not known, or the broker to fetch from is away."""
+    last_stable_offset: int | None
+    """Up to here transactions are decided; None likewise."""
     prefetched_bytes: int
 
 
@@ -45,21 +45,34 @@ def parse_statistics(text: str | bytes) -> ConsumerStatistics | None:
 
 def _parse(document: Mapping[str, Any]) -> ConsumerStatistics:
     group = document.get("cgrp", {})
+    # Bootstrap addresses have the number -1, as has the leader of a partition that has none.
+    up = {
+        broker.get("nodeid")
+        for broker in document.get("brokers", {}).values()
+        if broker.get("state") == "UP" and broker.get("nodeid", -1) >= 0
+    }
     return ConsumerStatistics(
         brokers_up=sum(broker.get("state") == "UP" for broker in document.get("brokers", {}).values()),
         joined=group.get("state") == "up" and group.get("join_state") == "steady",
         partitions={
-            TopicPartition(name, partition["partition"]): FetchStatistics(
-                lag_records=_known(partition.get("consumer_lag")),
-                committed=_known(partition.get("committed_offset")),
-                log_end=_known(partition.get("hi_offset")),
-                prefetched_bytes=partition.get("fetchq_size", 0),
-            )
+            TopicPartition(name, partition["partition"]): _fetch_statistics(partition, up)
             for name, topic in document.get("topics", {}).items()
             for partition in topic.get("partitions", {}).values()
             # librdkafka keeps a partition -1 of its own for messages without one.
             if partition["partition"] >= 0
         },
+    )
+
+
+def _fetch_statistics(partition: Mapping[str, Any], up: Container[int]) -> FetchStatistics:
+    # Of an earlier assignment, and of a broker that is away, librdkafka goes on to report what it knew last.
+    is_active = partition.get("fetch_state") == "active"
+    is_fetched = is_active and partition.get("broker") in up
+    return FetchStatistics(
+        committed=_known(partition.get("committed_offset")) if is_active else None,
+        log_end=_known(partition.get("hi_offset")) if is_fetched else None,
+        last_stable_offset=_known(partition.get("ls_offset")) if is_fetched else None,
+        prefetched_bytes=partition.get("fetchq_size", 0),
     )
 
 

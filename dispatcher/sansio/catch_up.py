@@ -150,6 +150,11 @@ class CatchUp:
         self._history.locate(self.cursor)
         self._continue()
 
+    @property
+    def expects_partitions(self) -> bool:
+        """Whether `concerns` may hold for a partition that is added to a live reader."""
+        return bool(self.cursor.next_offsets) or self._since_ms is not None
+
     def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
         """Whether a partition that was added changes what a live reader has to be sent; see `partition_added`."""
         return (
@@ -193,7 +198,8 @@ class CatchUp:
 
     def partitions_removed(self) -> None:
         """Partitions have left the history: perhaps nothing has to be looked up any more."""
-        if self.pending:
+        # While something else is, the others need no look: ten thousand readers may be here.
+        if self.pending and not (self._start_unresolved or self._unverified or self._missing):
             self._continue()
 
     def partition_recreated(self, partition: TopicPartition) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import orjson
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from quart import Quart
 from quart_trio.wrappers import TrioResponse
 
@@ -12,19 +12,18 @@ from quart_trio.wrappers import TrioResponse
 class Operations(Protocol):
     """What the supervisor knows about the replica."""
 
-    @property
-    def registry(self) -> CollectorRegistry:
-        """The metrics."""
-
     def why_not_ready(self) -> list[str]:
         """Reasons why no new subscriber should be sent here; empty when ready."""
 
     @property
     def has_been_ready(self) -> bool:
-        """Whether it was ready at any time that somebody asked."""
+        """Whether any readiness check has ever succeeded."""
 
-    def status(self) -> Mapping[str, Any]:
-        """Everything that a person may want to see."""
+    async def status_page(self) -> bytes:
+        """Everything that a person may want to see, as JSON; often asked, the last one again."""
+
+    async def metrics_page(self) -> bytes:
+        """The metrics, in Prometheus's text format; often asked, the last ones again."""
 
 
 def add_operations(app: Quart, operations: Operations) -> None:
@@ -43,19 +42,23 @@ def add_operations(app: Quart, operations: Operations) -> None:
 
     @app.get("/status")
     async def status() -> TrioResponse:
-        response = _json(200, operations.status())
-        # Who asks again, as the live page does, comes to the next replica behind a balancer of connections.
+        response = _json_page(200, await operations.status_page())
+        # Repeated requests, such as the live page makes, then reach another replica behind a connection-level balancer.
         response.headers["Connection"] = "close"
         return response
 
     @app.get("/metrics")
     async def metrics() -> TrioResponse:
-        return TrioResponse(generate_latest(operations.registry), content_type=CONTENT_TYPE_LATEST)
+        return TrioResponse(await operations.metrics_page(), content_type=CONTENT_TYPE_LATEST)
 
 
 def _json(status: int, body: Mapping[str, Any]) -> TrioResponse:
+    return _json_page(status, orjson.dumps(body, option=orjson.OPT_INDENT_2))
+
+
+def _json_page(status: int, page: bytes) -> TrioResponse:
     return TrioResponse(
-        orjson.dumps(body, option=orjson.OPT_INDENT_2),
+        page,
         status,
         {"Cache-Control": "no-store"},
         content_type="application/json",

@@ -242,7 +242,7 @@ async def test_a_full_channel_sends_the_subscriber_back_to_catching_up(nursery: 
         await settle()
     assert len(fast.values) == 100
     assert [s.state for s in bench.hub.subscriber_statistics()] == ["catching-up", "live"]
-    assert bench.hub.statistics().buffered_bytes == 0
+    assert (await bench.hub.census.take())[0].buffered_bytes == 0
     slow.gate.set()
     await settle()
 

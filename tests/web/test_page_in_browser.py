@@ -22,8 +22,12 @@ MIB = 1024 * 1024
 class Told:
     """What ``/status`` tells (`web.operations.Operations`)."""
 
-    def status(self) -> dict[str, Any]:
+    async def status_page(self) -> bytes:
         """Two partitions; fetching of the second is paused."""
+        return orjson.dumps(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """The same, not encoded yet."""
         return {
             "replica": "replica",
             "partitions": [

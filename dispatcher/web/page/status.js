@@ -87,7 +87,8 @@ export class Status {
     for (const [replica, { at }] of this.#answers) if (now - at > GONE_MS) this.#answers.delete(replica);
     const own = this.#answers.get(this.replica);
     const all = [...this.#answers.values()].sort((a, b) => (b === own) - (a === own));
-    this.lag = own ? total(own.status.partitions, "lag") : null;
+    // A sum without the partitions whose lag is unknown would be no lag at all.
+    this.lag = own?.status.partitions.every(({ lag }) => lag !== null) ? total(own.status.partitions, "lag") : null;
     if (own) this.#figures(own.status);
     const { partitions: place, lag, subscribers } = this.#places;
     for (const figure of [lag, subscribers]) figure.parentElement.classList.toggle("stale", now - own?.at > STALE_MS);

@@ -1,0 +1,72 @@
+"""What the replica announces about itself: one announcement for each version of its state.
+
+Those in which partitions left are chained. A subscriber keeps the last one that it was sent, and walks on from there
+when its turn comes, so a revoke costs nothing per subscriber; an announcement that everybody has passed is freed.
+"""
+
+from collections.abc import Sequence
+
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.statistics import ReplicaState, SubscriberState
+from dispatcher.sansio.records import TopicPartition
+
+
+class Announcement:
+    """The state at one version, encoded for a feed when first asked for.
+
+    Args:
+        version: Counts up with each change.
+        state: What the replica does.
+        partitions: What is assigned, sorted.
+        replica: The replica's name.
+        heartbeat_seconds: How often a stream has a sign of life.
+    """
+
+    __slots__ = ("_encoded", "_heartbeat_seconds", "_partitions", "_replica", "_state", "next_departure", "version")
+
+    def __init__(
+        self,
+        version: int,
+        state: ReplicaState,
+        partitions: Sequence[TopicPartition],
+        replica: str,
+        heartbeat_seconds: float,
+    ) -> None:
+        self.version = version
+        self._state = state
+        self._partitions = partitions
+        self._replica = replica
+        self._heartbeat_seconds = heartbeat_seconds
+        self._encoded: dict[tuple[Feed, bool], tuple[bytes, bytes]] = {}
+        self.next_departure: Announcement | None = None
+        """The next one in which partitions had left."""
+
+    def data(self, feed: Feed, *, catching_up: bool) -> bytes:
+        """The bytes for a feed's subscribers, live or catching up: one object for all of them."""
+        return self._encode(feed, catching_up)[1]
+
+    def unframed(self, feed: Feed, *, catching_up: bool) -> bytes:
+        """The same without its chunk or frame, for a subscriber whose state holds something of its own."""
+        return self._encode(feed, catching_up)[0]
+
+    def _encode(self, feed: Feed, catching_up: bool) -> tuple[bytes, bytes]:
+        encoded = self._encoded.get((feed, catching_up))
+        if encoded is None:
+            assigned: dict[str, list[int]] = {}
+            for topic, partition in self._partitions:
+                if topic in feed.topics:
+                    assigned.setdefault(topic, []).append(partition)
+            state: str = self._state
+            if self._state is ReplicaState.STREAMING:
+                if not assigned:
+                    state = ReplicaState.WAITING
+                elif catching_up:
+                    state = SubscriberState.CATCHING_UP
+            data = feed.wire.encode_state(state, self._replica, assigned, self._heartbeat_seconds)
+            encoded = self._encoded[feed, catching_up] = (data, feed.wire.frame(data))
+        return encoded
+
+    def forget(self, feed: Feed) -> None:
+        """Nobody has the feed any more."""
+        for catching_up in (False, True):
+            self._encoded.pop((feed, catching_up), None)

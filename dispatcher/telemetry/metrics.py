@@ -1,0 +1,183 @@
+"""``/metrics``: a table of what Prometheus is given, with names and units as Prometheus recommends them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from dispatcher.invariants import invariants
+from dispatcher.sansio.lag import PartitionLag
+from dispatcher.telemetry.snapshot import Snapshot
+
+VERSION = version("dispatcher")
+
+Sample = tuple[Sequence[str], float]
+"""Values of the labels, and the number."""
+
+
+class Row(NamedTuple):
+    """A metric."""
+
+    family: type[GaugeMetricFamily | CounterMetricFamily]
+    name: str
+    """Without ``dispatcher_``, and without the ``_total`` that counters get."""
+    help: str
+    labels: Sequence[str]
+    samples: Callable[[Snapshot], Iterable[Sample]]
+    """What is not known has no sample."""
+
+
+def _gauge(name: str, text: str, value: Callable[[Snapshot], float | None]) -> Row:
+    return Row(GaugeMetricFamily, name, text, (), lambda snapshot: _one(value(snapshot)))
+
+
+def _counter(name: str, text: str, value: Callable[[Snapshot], float | None]) -> Row:
+    return Row(CounterMetricFamily, name, text, (), lambda snapshot: _one(value(snapshot)))
+
+
+def _one(value: float | None) -> Iterator[Sample]:
+    if value is not None:
+        yield (), value
+
+
+def _by_partition(name: str, text: str, value: Callable[[PartitionLag], float | None]) -> Row:
+    def samples(snapshot: Snapshot) -> Iterator[Sample]:
+        for partition, lag in snapshot.pipeline.lags.items():
+            if (number := value(lag)) is not None:
+                yield (partition.topic, str(partition.partition)), number
+
+    return Row(GaugeMetricFamily, name, text, ("topic", "partition"), samples)
+
+
+def _undecided(lag: PartitionLag) -> int | None:
+    if lag.log_end is None or lag.last_stable_offset is None:
+        return None
+    return lag.log_end - lag.last_stable_offset
+
+
+ROWS: Sequence[Row] = (
+    _gauge("ready", "1 when the replica is ready for subscribers.", lambda s: not s.reasons),
+    Row(
+        GaugeMetricFamily,
+        "state",
+        "1 for the replica's present state.",
+        ("state",),
+        lambda s: [((s.pipeline.state,), 1)],
+    ),
+    Row(
+        GaugeMetricFamily,
+        "subscribers",
+        "Subscribers by state.",
+        ("state",),
+        lambda s: [((state,), number) for state, number in s.hub.subscribers.items()],
+    ),
+    _gauge("connections", "Open connections.", lambda s: s.connections),
+    _gauge("waiting_records", "Records that no subscriber has taken yet.", lambda s: s.hub.history.waiting_records),
+    _gauge(
+        "waiting_bytes",
+        "Memory of records that no subscriber has taken yet.",
+        lambda s: s.hub.history.waiting_bytes,
+    ),
+    _gauge("history_bytes", "Memory of the history, waiting records included.", lambda s: s.hub.history.bytes),
+    _gauge("subscriber_channel_bytes", "Bytes waiting in subscribers' channels.", lambda s: s.census.buffered_bytes),
+    _gauge("prefetched_bytes", "Bytes that librdkafka holds fetched.", lambda s: s.pipeline.prefetched_bytes),
+    _gauge(
+        "replaying_subscribers",
+        "Subscribers being replayed to from Kafka, or waiting in line for it.",
+        lambda s: s.census.replaying,
+    ),
+    _gauge(
+        "behind_records_median",
+        "Records that the median subscriber is behind.",
+        lambda s: s.census.behind_records_median,
+    ),
+    _gauge(
+        "behind_records_worst",
+        "Records that the worst subscriber is behind; of very many that catch up, of a random sample.",
+        lambda s: s.census.behind_records_worst,
+    ),
+    _gauge("replays_running", "Chunks that are being read again from Kafka.", lambda s: s.pipeline.replays.running),
+    _gauge("replays_waiting", "Subscribers that wait in line for that.", lambda s: s.pipeline.replays.waiting),
+    _gauge("paused_partitions", "Partitions whose fetching is paused.", lambda s: len(s.pipeline.paused)),
+    _counter("published_records", "Records taken from Kafka.", lambda s: s.hub.published_records),
+    _counter("dispatched_records", "Records that at least one subscriber took.", lambda s: s.hub.dispatched_records),
+    _counter(
+        "deliveries", "Deliveries: one for each record and each subscriber that took it.", lambda s: s.hub.deliveries
+    ),
+    _counter("fell_back", "Full channels that sent a subscriber back to catching up.", lambda s: s.hub.fell_back),
+    _counter("stalled", "Subscribers that were cut because they took nothing for too long.", lambda s: s.hub.stalled),
+    _counter("history_hits", "Subscribers that became live from memory alone.", lambda s: s.hub.history_hits),
+    _counter("history_misses", "Subscribers that needed Kafka to become live.", lambda s: s.hub.history_misses),
+    _counter("commits", "Offsets that the broker stored.", lambda s: s.pipeline.commits.confirmed),
+    _counter("replayed_chunks", "Chunks that were read again from Kafka.", lambda s: s.pipeline.replays.chunks),
+    _counter("replayed_records", "Records that were read again from Kafka.", lambda s: s.pipeline.replays.records),
+    _counter("rebalances", "Partitions revoked or lost.", lambda s: s.pipeline.rebalances),
+    Row(
+        CounterMetricFamily,
+        "commit_failures",
+        "Offsets that the broker did not store, by outcome.",
+        ("outcome",),
+        lambda s: [((outcome,), number) for outcome, number in s.pipeline.commits.failed.items()],
+    ),
+    Row(
+        CounterMetricFamily,
+        "invariant_violations",
+        "How often something did not hold that must always hold: a bug. 0 is the only right value.",
+        ("invariant",),
+        lambda _: [((invariant,), number) for invariant, number in invariants.statistics().items()],
+    ),
+    _by_partition("assigned_partition", "1 for each partition that is assigned to this replica.", lambda _: 1),
+    _by_partition(
+        "lag_records",
+        "Offsets from the committed one to the end of the log, open transactions included; left out while unknown.",
+        lambda lag: lag.lag_records,
+    ),
+    _by_partition(
+        "undecided_records",
+        "Offsets at the end of the log that open transactions hold back; left out while unknown.",
+        _undecided,
+    ),
+)
+
+
+class Metrics(Collector):
+    """Makes the page.
+
+    *Thread*: one at a time, any.
+
+    Args:
+        replica: The replica's name.
+    """
+
+    def __init__(self, replica: str) -> None:
+        self._replica = replica
+        self._snapshot: Snapshot | None = None
+        self._registry = CollectorRegistry()
+        for make in (ProcessCollector, PlatformCollector, GCCollector):
+            make(registry=self._registry)
+        self._registry.register(self)
+
+    def render(self, snapshot: Snapshot) -> bytes:
+        """The page, with the process's own metrics."""
+        self._snapshot = snapshot
+        try:
+            return generate_latest(self._registry)
+        finally:
+            self._snapshot = None
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, for prometheus-client."""
+        if self._snapshot is None:
+            return
+        # Addresses change with each task; this joins every other metric with a name that stays.
+        info = GaugeMetricFamily("dispatcher_info", "1, with the name of the replica.", labels=["replica", "version"])
+        info.add_metric([self._replica, VERSION], 1)
+        yield info
+        for row in ROWS:
+            family = row.family(f"dispatcher_{row.name}", row.help, labels=row.labels)
+            for labels, value in row.samples(self._snapshot):
+                family.add_metric(labels, value)
+            yield family

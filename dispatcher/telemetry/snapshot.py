@@ -1,0 +1,82 @@
+"""One snapshot of the replica, from which each page is made, and the share of the loop that making them may take.
+
+A page is made in a worker thread from a snapshot that nobody changes any more. Only the snapshot is taken in the loop,
+in slices where it looks at every subscriber (`hub.statistics.Census`).
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from dispatcher.hub.statistics import CensusStatistics, HubStatistics
+from dispatcher.pipeline import PipelineStatistics
+
+SHARE = 0.05
+"""The part of one core that making pages may take for as long as somebody asks without a pause."""
+
+ALLOWANCE_SECONDS = 0.1
+"""What may be spent at once after a pause: people, probes and scrapes always get a page of this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The replica at one moment."""
+
+    pipeline: PipelineStatistics
+    hub: HubStatistics
+    census: CensusStatistics
+    connections: int
+    tasks: int
+    reasons: tuple[str, ...]
+    """Why it is not ready; empty when it is."""
+    since_crossing_seconds: float
+
+
+class Page:
+    """One page, made for whoever asks; those who ask more often than `SHARE` allows get the last one again.
+
+    Requests that come while a page is made wait, and one more page answers all of them.
+
+    Args:
+        take: Takes a snapshot, and returns it with the seconds that it took of the loop.
+        render: Makes the page from a snapshot, in a worker thread.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[], Awaitable[tuple[Snapshot, float]]],
+        render: Callable[[Snapshot], bytes],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._take = take
+        self._render = render
+        self._clock = clock
+        self._lock = trio.Lock()
+        self._page = b""
+        self._began_at = 0.0
+        self._debt_seconds = 0.0
+        self._debt_at = 0.0
+
+    async def get(self) -> bytes:
+        """The page. *Cancellation*: safe."""
+        asked_at = self._clock()
+        async with self._lock:
+            if not self._page or (self._began_at <= asked_at and self._may_spend()):
+                self._began_at = self._clock()
+                snapshot, taken_seconds = await self._take()
+                self._page, rendered_seconds = await trio.to_thread.run_sync(self._timed, snapshot)
+                self._debt_seconds += taken_seconds + rendered_seconds
+            return self._page
+
+    def _may_spend(self) -> bool:
+        now = self._clock()
+        self._debt_seconds = max(0.0, self._debt_seconds - (now - self._debt_at) * SHARE)
+        self._debt_at = now
+        return self._debt_seconds < ALLOWANCE_SECONDS
+
+    def _timed(self, snapshot: Snapshot) -> tuple[bytes, float]:
+        began = time.thread_time()
+        return self._render(snapshot), time.thread_time() - began

@@ -1,0 +1,1 @@
+"""Tests of what the replica reports about itself."""
