@@ -39,7 +39,7 @@ END_SECONDS = 2.0
 """How long the app has to end after its connection has."""
 
 LINGER_SECONDS = 1.0
-LINGER_BYTES = 1024 * 1024
+LINGER_BYTES = 16 * 1024 * 1024
 """What a client may still send, and for how long, after we ended a connection: closing a socket with unread
 bytes resets it, and the client would never read the answer."""
 
