@@ -62,5 +62,9 @@ def test_the_model_finds_a_fault(
 ) -> None:
     """Each within ten thousand examples: a few hundred as a rule, more where other tests ran before."""
     monkeypatch.setattr(owner, name, fault)
-    with pytest.raises((AssertionError, ExceptionGroup)):
+    is_found = False
+    try:
         run_state_machine_as_test(model.FanOut, settings=EXAMPLES)
+    except* AssertionError:
+        is_found = True
+    assert is_found
