@@ -2,14 +2,13 @@
 
 The tests wait for brokers, browsers and sockets for nine tenths of their time, so tiers side by side cost little more
 than the longest one. Each tier has its own pytest process, its own broker, and its own output, which is printed whole
-when the tier ends.
+when the tier ends, and can be watched before that in ``build/tiers``.
 """
 
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ TIERS = {
 }
 """By marker (tests/conftest.py gives each test one), the longest first."""
 
+RESULTS = Path("build/tiers")
+
 _CLOSING_LINE = re.compile(r"^(?=.*\b(?:passed|failed|error)).* in [0-9.]+s\b.*$", re.MULTILINE)
 _COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped)")
 
@@ -45,11 +46,12 @@ async def _run(tier: str, arguments: Sequence[str]) -> Outcome:
     command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-m", tier, *arguments]
     command += ["-o", f"cache_dir=.pytest_cache/{tier}"]
     began = time.monotonic()
-    click.echo(f"{tier}: started ({TIERS[tier]})")
-    with tempfile.TemporaryFile() as output:
-        done = await trio.run_process(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-        output.seek(0)
-        text = output.read().decode(errors="replace")
+    click.echo(f"{tier}: started ({TIERS[tier]}), output in {RESULTS / tier}.log")
+    path = RESULTS / f"{tier}.log"
+    with path.open("wb") as output:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        done = await trio.run_process(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+    text = path.read_text(errors="replace")
     click.echo(f"\n===== {tier}: exit code {done.returncode} after {time.monotonic() - began:.0f} s =====\n{text}")
     closing = (_CLOSING_LINE.findall(text) or [""])[-1]
     counts = {
@@ -80,7 +82,7 @@ async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int) 
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(lanes: int, only: tuple[str, ...], arguments: tuple[str, ...]) -> None:
     """Run the tests in tiers side by side. ARGUMENTS go to each tier's pytest."""
-    Path(".pytest_cache").mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     outcomes = trio.run(run_tiers, [tier for tier in TIERS if not only or tier in only], arguments, lanes)
     for outcome in outcomes:
         counted = ", ".join(f"{number} {name}" for name, number in outcome.counts.items())
