@@ -205,7 +205,7 @@ class KafkaCluster:
         patience = seconds(deadline_seconds)
         deadline = time.monotonic() + patience
         # Each is asked by itself: for a while after a crash the others go on naming a node that is not there.
-        for node, process in self._processes.items():
+        for node, process in tuple(self._processes.items()):
             while not self._answers(node):
                 if process.poll() is not None:
                     raise RuntimeError(f"Kafka node {node} ended with {process.returncode}:\n{self._log_end(node)}")

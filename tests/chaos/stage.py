@@ -53,11 +53,14 @@ class Stage:
     exit_codes: Counter[int] = field(default_factory=Counter)
     turns: dict[int, trio.Lock] = field(default_factory=dict)
     """By number of the replica."""
+    brokers: trio.Lock = field(default_factory=trio.Lock)
 
     async def happen(self, event: Event) -> None:
         """Let an event begin, last, and end."""
         if event.kind in OF_BROKERS:
-            await self._broker(event)
+            # One at a time: topics keep their records while two of three brokers are there.
+            async with self.brokers:
+                await self._broker(event)
         elif event.kind in ASIDE:
             await self._aside(event)
         elif event.kind is Kind.JOIN:

@@ -109,10 +109,10 @@ async def test_a_time_is_looked_up_where_it_is_known() -> None:
     with EmbeddedBroker(["assets"]) as broker:
         properties = {"bootstrap.servers": broker.bootstrap_servers, "group.id": "replay"}
         replays = EmbeddedReplays(broker, properties, concurrency=1, batch_bytes=1000)
-        assert await replays.offsets_since([partition], 0) == {}
-        while not (found := await replays.offsets_since([partition], 0)):
+        assert await replays.offsets_since([partition], 0) == {partition: None}
+        while (found := await replays.offsets_since([partition], 0)) == {partition: None}:
             broker.produce("assets", None, b"value")
         assert found == {partition: 0}
         assert await replays.offsets_since([partition], EARLIEST) == {partition: 0}
-        assert await replays.offsets_since([partition], 2**52) == {}
+        assert await replays.offsets_since([partition], 2**52) == {partition: None}
         await replays.close()

@@ -1,6 +1,7 @@
 """Records, answers to pings and closes on one full socket: no byte comes between two halves."""
 
 import os
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -99,6 +100,8 @@ async def test_pings_beside_records_on_full_sockets(transport: str) -> None:
         publishing.cancel_scope.cancel()
     assert broken == []
     for one in clients:
-        assert one.values == list(range(one.values[0], one.values[0] + len(one.values)))
+        assert all(after == before + 1 for before, after in pairwise(one.values))
         assert one.close_code == {"": None, "close": 1000, "oversized": 1009}[one.ending]
+    # On a busy machine some live for too short a time to be sent anything.
+    assert any(one.values for one in clients)
     assert any(one.pongs for one in clients)
