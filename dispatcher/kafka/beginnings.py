@@ -298,6 +298,7 @@ class Beginnings:
                         before=before,
                         topic=topic,
                         truncated=restart.truncated,
+                        committed=committed.get(partition),
                     )
                 )
         for partition in sorted(answered.partitions & self._waiting):
