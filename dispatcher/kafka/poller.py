@@ -104,7 +104,7 @@ class Poller:
         """The next offset of each partition that was given to librdkafka."""
         self._leader_epochs: dict[TopicPartition, int | None] = {}
         self._left: set[TopicPartition] = set()
-        """Partitions that have left since the last message was taken by ``poll``."""
+        """Partitions that have left, or go on elsewhere, since the last message was taken by ``poll``."""
         self._paused: frozenset[TopicPartition] = frozenset()
         self._departed: set[TopicPartition] = set()
         """Partitions that have left since the last commit was sent."""
@@ -257,13 +257,16 @@ class Poller:
         if not decisions and not in_callback:
             return
         begun = [decision.partition for decision in decisions if decision.partition in self._next_offsets]
+        self._left.update(begun)
         for decision in decisions:
-            self._next_offsets[decision.partition] = decision.offset
             if isinstance(decision, Start):
+                self._next_offsets[decision.partition] = decision.offset
                 self._leader_epochs[decision.partition] = decision.leader_epoch
                 self._polled.starts.append(decision)
             elif decision.gap is not None:
+                self._next_offsets[decision.partition] = decision.offset
                 self._polled.gaps.append(decision.gap)
+            # Else it goes on where it is by now: records may have come since the question.
         if self._is_eager:
             consumer.assign([self._place(partition) for partition in self._next_offsets])
         else:
