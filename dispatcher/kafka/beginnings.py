@@ -345,9 +345,15 @@ class Beginnings:
         return decided, asks_more
 
     def _renew(self) -> None:
-        self._ask.renew()
-        self._disconnected = False
-        self._watch = {}
+        try:
+            self._ask.renew()
+        except KafkaException as error:
+            # A file, such as a certificate, may be away for a moment: the old client asks on meanwhile.
+            self._complain(self._waiting | self._restarts.keys(), error.args[0].str())
+            self._disconnected = True
+        else:
+            self._disconnected = False
+            self._watch = {}
 
     def _begun(self, start: Start | Again) -> None:
         self._waiting.discard(start.partition)

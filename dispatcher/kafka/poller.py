@@ -144,17 +144,21 @@ class Poller:
     def _own_consumer(self) -> None:
         self._polled, self._kept, self._next_offsets, self._leader_epochs = Polled(), [], {}, {}
         self._paused = frozenset()
-        self._beginnings = beginnings = Beginnings(self._properties, self._topics)
-        consumer = Consumer(
-            {
-                **self._properties,
-                "auto.offset.reset": "error",
-                "error_cb": self._guard(self._on_error),
-                "stats_cb": self._guard(self._on_statistics),
-                "on_commit": self._guard(self._on_commit),
-            },
-            logger=LIBRDKAFKA_LOG,
-        )
+        try:
+            self._beginnings = beginnings = Beginnings(self._properties, self._topics)
+            consumer = Consumer(
+                {
+                    **self._properties,
+                    "auto.offset.reset": "error",
+                    "error_cb": self._guard(self._on_error),
+                    "stats_cb": self._guard(self._on_statistics),
+                    "on_commit": self._guard(self._on_commit),
+                },
+                logger=LIBRDKAFKA_LOG,
+            )
+        except KafkaException as error:
+            # It could be made at the start: a file, such as a certificate, may be away for a moment.
+            raise _client_error(error.args[0]) from error
         failed: KafkaClientError | None = None
         try:
             consumer.subscribe(
@@ -343,9 +347,13 @@ class Poller:
             if failed is None and commits:
                 self._commit_for_sure(consumer, commits)
                 trio.from_thread.run_sync(self._downstream.exchange, self._polled)
+        except KafkaException as error:
+            log.warning("the last commit could not be sent", error=str(error))
         finally:
             try:
                 consumer.close()
+            except KafkaException as error:
+                log.warning("the consumer could not be closed", error=str(error))
             finally:
                 trio.from_thread.run_sync(self._downstream.left)
 

@@ -36,9 +36,13 @@ class Cluster:
         self.topic_id = ID
         self.silent: set[TopicPartition] = set()
         """Partitions without a leader."""
+        self.renewals = 0
 
     def renew(self) -> None:
-        """Nothing is kept."""
+        """The first time, a file is away."""
+        self.renewals += 1
+        if self.renewals == 1:
+            raise KafkaException(KafkaError(KafkaError._INVALID_ARG, "ssl.ca.location failed: No such file"))
 
     def serve(self) -> None:
         """Nothing is said."""
@@ -113,3 +117,13 @@ def test_a_partition_without_a_leader_is_told_and_holds_up_no_other(cluster: Clu
     cluster.silent = set()
     clock.now += 0.25
     assert [start.partition for start in found.take() + found.take()] == [TWO]
+
+
+def test_a_client_that_cannot_be_made_anew_goes_on_with_the_old_one(cluster: Cluster) -> None:
+    """It is tried again with the next question; the group's consumer, which is well, stays as it is."""
+    found = Beginnings({}, ["assets"], Clock())
+    found.disconnected()
+    for partition in (ONE, TWO):
+        found.assigned([partition])
+        assert [start.partition for start in found.take() + found.take()] == [partition]
+    assert cluster.renewals == 2
