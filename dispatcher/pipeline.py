@@ -340,7 +340,7 @@ class Pipeline:
             partition,
             start.offset,
             committed=start.committed,
-            commit_beginning=not start.recreated,
+            commit_beginning=not start.has_old_offset,
             metadata=start.stamp.format(),
         )
         self._forget([partition])

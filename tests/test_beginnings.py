@@ -238,3 +238,27 @@ async def test_a_partition_that_is_added_begins_at_its_start(
         *((0, offset) for offset in range(3, 8)),
         *((1, offset) for offset in range(5)),
     ]
+
+
+async def test_a_topic_that_was_recreated_survives_a_restart_with_latest(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Kafka has forgotten the group's offsets with the old topic, so what waits of the new one needs one of its own."""
+    topic = kafka.create_topic(1)
+    properties = {"auto.offset.reset": "latest", "session.timeout.ms": 6000}
+    first = replicas(kafka.bootstrap_servers, topic, kafka=properties)
+    await in_thread(first.wait_for, "begun", lambda s: [p["committed"] for p in s["partitions"]] == [0])
+    await in_thread(kafka.recreate_topic, topic, 1)
+    await produce(kafka, topic, 0, 8)
+    await in_thread(first.wait_for, "waiting", lambda s: s["records"]["waiting"] == 8)
+    await in_thread(first.wait_until_logged, "topic recreated")
+    with trio.fail_after(30):
+        while await trio.to_thread.run_sync(committed, kafka, first) != {0: 0}:  # noqa: ASYNC110 - it has no event
+            await trio.sleep(0.2)
+    first.signal(signal.SIGKILL)
+    await in_thread(first.wait)
+    second = replicas(kafka.bootstrap_servers, topic, kafka=properties)
+    async with open_sse(second) as stream:
+        with trio.fail_after(60):
+            records = await sse_records(stream, 8)
+    assert [int(record.data) for record in records] == list(range(8))

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+from confluent_kafka import KafkaError, KafkaException
 
 from dispatcher import pipeline as pipeline_module
 from dispatcher.errors import KafkaClientError
@@ -88,6 +89,60 @@ async def test_a_stop_ends_a_consumer_that_fails_again_and_again(monkeypatch: py
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pipeline.run)
             await trio.sleep(0.5)
+            pipeline.stop()
+
+
+class Ill:
+    """A consumer that fails at the first poll, and again when it is closed; the second one cannot be made."""
+
+    made = 0
+
+    def __init__(self, *_: object, **__: object) -> None:
+        Ill.made += 1
+        if Ill.made == 2:
+            raise KafkaException(KafkaError(KafkaError._INVALID_ARG, "ssl.ca.location failed: No such file"))
+
+    def subscribe(self, *_: object, **__: object) -> None:
+        """Taken."""
+
+    def poll(self, _: float) -> None:
+        """No more."""
+        raise KafkaException(KafkaError(KafkaError._FATAL, "put in on purpose"))
+
+    def close(self) -> None:
+        """The same."""
+        raise KafkaException(KafkaError(KafkaError._FATAL, "put in on purpose"))
+
+
+class NothingBegins:
+    """Beginnings of nothing."""
+
+    pending = False
+
+    def __init__(self, *_: object) -> None:
+        """Nothing is asked."""
+
+    def take(self) -> list[Start]:
+        """Nothing is known."""
+        return []
+
+    def watch(self, _: object) -> dict[TopicPartition, Stamp]:
+        """Nothing is new."""
+        return {}
+
+
+async def test_a_consumer_that_can_neither_be_closed_nor_made_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subscribers stay connected meanwhile, such as while the file of a certificate is being replaced."""
+    monkeypatch.setattr(poller_module, "Consumer", Ill)
+    monkeypatch.setattr(poller_module, "Beginnings", NothingBegins)
+    monkeypatch.setattr(poller_module, "REBUILD_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(Ill, "made", 0)
+    pipeline = Pipeline(Settings(client_id="replica"))
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pipeline.run)
+            while Ill.made < 4:  # noqa: ASYNC110 - it has no event
+                await trio.sleep(0.01)
             pipeline.stop()
 
 

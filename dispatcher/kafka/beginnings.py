@@ -16,7 +16,14 @@ from typing import Any
 
 import confluent_kafka
 import structlog
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    Uuid,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is public, and documented
 
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG, admin_properties
@@ -46,6 +53,12 @@ _EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[
 
 LOG_SECONDS = 10.0
 """Least time between two log lines about a partition that cannot begin."""
+
+PASSING_SECONDS = 2.0
+"""A partition without an answer from its leader for this long is told: leaders change, and new topics have none yet."""
+
+_NO_TOPIC_ID = str(Uuid(0, 0))
+"""What librdkafka has for topics of brokers without topic ids (before Kafka 2.8)."""
 
 
 @dataclass(slots=True)
@@ -163,7 +176,8 @@ class Beginnings:
         self._watched_at = clock()
         self._hinted = False
         self._disconnected = False
-        self._logged_at: dict[TopicPartition, float] = {}
+        self._tell_at: dict[TopicPartition, float] = {}
+        """When to log again that a partition cannot begin."""
 
     @property
     def pending(self) -> bool:
@@ -298,6 +312,7 @@ class Beginnings:
                         before=before,
                         topic=topic,
                         truncated=restart.truncated,
+                        committed=committed.get(partition),
                     )
                 )
         for partition in sorted(answered.partitions & self._waiting):
@@ -325,18 +340,26 @@ class Beginnings:
                 asks_more = True
         for decision in decided:
             self._begun(decision)
+        silent = (answered.bounds.keys() - bounds.keys()) & (self._waiting | self._restarts.keys())
+        self._complain(silent, "its leader does not tell where the log begins and ends", after=PASSING_SECONDS)
         return decided, asks_more
 
     def _renew(self) -> None:
-        self._ask.renew()
-        self._disconnected = False
-        self._watch = {}
+        try:
+            self._ask.renew()
+        except KafkaException as error:
+            # A file, such as a certificate, may be away for a moment: the old client asks on meanwhile.
+            self._complain(self._waiting | self._restarts.keys(), error.args[0].str())
+            self._disconnected = True
+        else:
+            self._disconnected = False
+            self._watch = {}
 
     def _begun(self, start: Start | Again) -> None:
         self._waiting.discard(start.partition)
         self._restarts.pop(start.partition, None)
         self._bounded.discard(start.partition)
-        self._logged_at.pop(start.partition, None)
+        self._tell_at.pop(start.partition, None)
         if isinstance(start, Start):
             self._stamps[start.partition] = start.stamp
             self._known[start.partition.topic] = start.stamp
@@ -348,14 +371,16 @@ class Beginnings:
             if future.done():
                 with suppress(KafkaException):
                     description = future.result()
-                    found[topic] = Stamp(str(description.topic_id), len(description.partitions))
+                    topic_id = str(description.topic_id)
+                    found[topic] = Stamp(None if topic_id == _NO_TOPIC_ID else topic_id, len(description.partitions))
         return found
 
-    def _complain(self, partitions: Iterable[TopicPartition], reason: str) -> None:
+    def _complain(self, partitions: Iterable[TopicPartition], reason: str, *, after: float = 0.0) -> None:
+        """Log that partitions cannot begin, each at most once in `LOG_SECONDS`, the first time after some seconds."""
         now = self._clock()
-        late = [p for p in sorted(partitions) if now >= self._logged_at.get(p, -LOG_SECONDS) + LOG_SECONDS]
+        late = [p for p in sorted(partitions) if now >= self._tell_at.setdefault(p, now + after)]
         if late:
-            self._logged_at.update(dict.fromkeys(late, now))
+            self._tell_at.update(dict.fromkeys(late, now + LOG_SECONDS))
             log.warning("not known where partitions begin", partitions=[str(p) for p in late], reason=reason)
 
 

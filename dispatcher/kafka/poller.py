@@ -104,7 +104,7 @@ class Poller:
         """The next offset of each partition that was given to librdkafka."""
         self._leader_epochs: dict[TopicPartition, int | None] = {}
         self._left: set[TopicPartition] = set()
-        """Partitions that have left since the last message was taken by ``poll``."""
+        """Partitions that have left, or go on elsewhere, since the last message was taken by ``poll``."""
         self._paused: frozenset[TopicPartition] = frozenset()
         self._departed: set[TopicPartition] = set()
         """Partitions that have left since the last commit was sent."""
@@ -144,17 +144,21 @@ class Poller:
     def _own_consumer(self) -> None:
         self._polled, self._kept, self._next_offsets, self._leader_epochs = Polled(), [], {}, {}
         self._paused = frozenset()
-        self._beginnings = beginnings = Beginnings(self._properties, self._topics)
-        consumer = Consumer(
-            {
-                **self._properties,
-                "auto.offset.reset": "error",
-                "error_cb": self._guard(self._on_error),
-                "stats_cb": self._guard(self._on_statistics),
-                "on_commit": self._guard(self._on_commit),
-            },
-            logger=LIBRDKAFKA_LOG,
-        )
+        try:
+            self._beginnings = beginnings = Beginnings(self._properties, self._topics)
+            consumer = Consumer(
+                {
+                    **self._properties,
+                    "auto.offset.reset": "error",
+                    "error_cb": self._guard(self._on_error),
+                    "stats_cb": self._guard(self._on_statistics),
+                    "on_commit": self._guard(self._on_commit),
+                },
+                logger=LIBRDKAFKA_LOG,
+            )
+        except KafkaException as error:
+            # It could be made at the start: a file, such as a certificate, may be away for a moment.
+            raise _client_error(error.args[0]) from error
         failed: KafkaClientError | None = None
         try:
             consumer.subscribe(
@@ -257,13 +261,16 @@ class Poller:
         if not decisions and not in_callback:
             return
         begun = [decision.partition for decision in decisions if decision.partition in self._next_offsets]
+        self._left.update(begun)
         for decision in decisions:
-            self._next_offsets[decision.partition] = decision.offset
             if isinstance(decision, Start):
+                self._next_offsets[decision.partition] = decision.offset
                 self._leader_epochs[decision.partition] = decision.leader_epoch
                 self._polled.starts.append(decision)
             elif decision.gap is not None:
+                self._next_offsets[decision.partition] = decision.offset
                 self._polled.gaps.append(decision.gap)
+            # Else it goes on where it is by now: records may have come since the question.
         if self._is_eager:
             consumer.assign([self._place(partition) for partition in self._next_offsets])
         else:
@@ -340,9 +347,13 @@ class Poller:
             if failed is None and commits:
                 self._commit_for_sure(consumer, commits)
                 trio.from_thread.run_sync(self._downstream.exchange, self._polled)
+        except KafkaException as error:
+            log.warning("the last commit could not be sent", error=str(error))
         finally:
             try:
                 consumer.close()
+            except KafkaException as error:
+                log.warning("the consumer could not be closed", error=str(error))
             finally:
                 trio.from_thread.run_sync(self._downstream.left)
 

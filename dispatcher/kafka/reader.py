@@ -107,7 +107,8 @@ class Reader:
         """
         try:
             return self._read(ranges, max_bytes, may_wait)
-        except KafkaException:
+        except Exception:
+            # Whatever it was, the consumer may stand behind records that nobody was given.
             self.close()
             raise
 

@@ -9,8 +9,9 @@ import threading
 from dispatcher.errors import ResourcesError
 from dispatcher.settings import Settings
 
-OTHER_CLIENTS = 2
-"""Clients besides those that replay: the group's, and the one for look-ups."""
+OTHER_CLIENTS = 4
+"""Clients besides those that replay: the group's, the one for look-ups, the one that asks where partitions begin, and
+the one that takes its place while it ends."""
 
 CLIENT_THREADS = 3
 """Threads of a client besides one for each broker (measured: main, coordinator, internal)."""
@@ -22,6 +23,12 @@ WORKERS = 8
 """Worker threads of ours: the poller, chunks, look-ups."""
 
 
+def threads_of(settings: Settings) -> int:
+    """How many threads the Kafka clients and we have, at most, unless the cluster has more brokers."""
+    brokers = max(BROKERS, settings.bootstrap_servers.count(",") + 1)
+    return (settings.replay_concurrency + OTHER_CLIENTS) * (CLIENT_THREADS + brokers) + WORKERS
+
+
 def check_threads(settings: Settings) -> None:
     """Start as many threads as the Kafka clients and we will have, all at a time, and end them.
 
@@ -31,8 +38,7 @@ def check_threads(settings: Settings) -> None:
     Raises:
         ResourcesError: they cannot be started.
     """
-    brokers = max(BROKERS, settings.bootstrap_servers.count(",") + 1)
-    number = (settings.replay_concurrency + OTHER_CLIENTS) * (CLIENT_THREADS + brokers) + WORKERS
+    number = threads_of(settings)
     end = threading.Event()
     allocated: list[bytes] = []
 

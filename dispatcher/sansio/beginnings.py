@@ -78,6 +78,9 @@ class Start(NamedTuple):
     """The log is another one than the group has read."""
     replaces: int | None = None
     """The next offset in the old log, None when it is not known."""
+    has_old_offset: bool = False
+    """The group still has an offset in the old log. It stays until something of the new one was dispatched: until then
+    the next owner has to notice, too."""
 
 
 class Again(NamedTuple):
@@ -133,7 +136,14 @@ def begin(
         if bounds is None:
             return Undecided.NEEDS_BOUNDS
         replaces = None if committed is None else committed.offset
-        return Start(partition, bounds.first, stamp=topic, recreated=True, replaces=replaces)
+        return Start(
+            partition,
+            bounds.first,
+            stamp=topic,
+            recreated=True,
+            replaces=replaces,
+            has_old_offset=committed is not None,
+        )
     is_new = bool(others) and (not counts or partition.partition >= min(counts))
     if policy is Policy.ERROR and not is_new:
         return Undecided.REFUSED
@@ -144,7 +154,14 @@ def begin(
 
 
 def go_on(
-    partition: TopicPartition, next_offset: int, bounds: Bounds, *, before: Stamp, topic: Stamp, truncated: bool
+    partition: TopicPartition,
+    next_offset: int,
+    bounds: Bounds,
+    *,
+    before: Stamp,
+    topic: Stamp,
+    truncated: bool,
+    committed: Committed | None,
 ) -> Start | Again:
     """Where reading goes on when the broker has no record at an offset, or the topic's id has changed.
 
@@ -155,11 +172,18 @@ def go_on(
         before: What was known of the topic up to now.
         topic: The topic as it is now.
         truncated: librdkafka has found that the log was cut before the offset, and may have grown since (KIP-320).
+        committed: The group's offset, None when it has none: Kafka forgets it with a topic that is deleted.
     """
-    if other_log(before, topic):
-        return Start(partition, bounds.first, stamp=topic, recreated=True, replaces=next_offset)
-    if next_offset > bounds.end or truncated:
-        return Start(partition, bounds.first, stamp=before, recreated=True, replaces=next_offset)
+    is_other = other_log(before, topic)
+    if is_other or next_offset > bounds.end or truncated:
+        return Start(
+            partition,
+            bounds.first,
+            stamp=topic if is_other else before,
+            recreated=True,
+            replaces=next_offset,
+            has_old_offset=committed is not None,
+        )
     if next_offset < bounds.first:
         return Again(partition, bounds.first, Gap(partition, next_offset, bounds.first - 1, "expired"))
     return Again(partition, next_offset)

@@ -48,6 +48,50 @@ async def test_idle_consumers_queue_no_log_lines_while_a_broker_is_away(monkeypa
         await replays.close()
 
 
+COUNTED = """
+import os
+from confluent_kafka import Consumer, Producer
+from dispatcher.kafka.beginnings import Beginnings
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG, consumer_properties, replay_properties
+from dispatcher.kafka.replay import Replays
+from dispatcher.kafka.threads import WORKERS, threads_of
+from dispatcher.sansio.ranges import Range
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.settings import Settings
+
+def count():
+    return len(os.listdir("/proc/self/task"))
+
+cluster = Producer({"test.mock.num.brokers": 3, "log_level": 3})
+cluster.list_topics("ofa_assets", timeout=10)
+servers = ",".join(f"{node.host}:{node.port}" for node in cluster.list_topics(timeout=10).brokers.values())
+one = TopicPartition("ofa_assets", 0)
+before = count()
+settings = Settings(client_id="replica", bootstrap_servers=servers, kafka={"group.protocol": "consumer"})
+replays = Replays(replay_properties(settings), concurrency=settings.replay_concurrency, batch_bytes=1000)
+replays.open()
+for reader in replays._idle:
+    reader.read({one: Range(0, 1)}, 10, lambda seconds: seconds < 0.3)
+replays._leaders.bounds([one])
+consumer = Consumer(consumer_properties(settings), logger=LIBRDKAFKA_LOG)
+consumer.subscribe(["ofa_assets"])
+consumer.poll(1)
+beginnings = [Beginnings(consumer_properties(settings), ["ofa_assets"]) for _ in range(2)]
+for asking in beginnings:
+    asking.assigned([one])
+    asking.wait(3)
+print(threads_of(settings) - WORKERS - (count() - before), flush=True)
+os._exit(0)
+"""
+"""Every client that a replica has, in use; prints how many threads were counted on beyond those that there are."""
+
+
+def test_threads_are_counted_for_every_client() -> None:
+    """For too few, the check passes, and librdkafka aborts the process later on."""
+    result = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, timeout=60, check=True)
+    assert 0 <= int(result.stdout) <= 8
+
+
 LIMITED = """
 import resource
 {import_first}

@@ -12,7 +12,7 @@ import trio
 from dispatcher.kafka.bridge import Orders, Polled
 from dispatcher.kafka.poller import Poller
 from dispatcher.pipeline import Pipeline
-from dispatcher.sansio.beginnings import Start
+from dispatcher.sansio.beginnings import Again, Start
 from dispatcher.sansio.offsets import Commit
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
@@ -311,6 +311,34 @@ async def test_a_record_taken_before_a_revoke_within_the_same_poll_is_dropped() 
     pipeline.exchange(poller._polled)
     received_to = {tp.partition: found.received_to for tp, found in pipeline.statistics().partitions.items()}
     assert received_to == {0: 40, 1: 8}
+
+
+class LookingAgain(Rebalancing):
+    """A consumer in whose ``consume`` the group changes, and another log of a partition that flows becomes known."""
+
+    def consume(self, _number: int, _timeout: float) -> list[confluent_kafka.Message]:
+        """Serves the rebalance."""
+        self._poller._on_assign(cast("Any", self), [])
+        return []
+
+
+async def test_a_record_of_the_old_log_taken_before_another_begins_within_the_same_poll_is_dropped() -> None:
+    """It would stand behind the new start, and everything before it would count as read."""
+    _, poller, _ = await begun_pipeline()
+    zero = TopicPartition("ofa_assets", 0)
+    cast("Known", poller._beginnings).wait = lambda _: [Start(zero, 0, recreated=True, replaces=50)]  # type: ignore[method-assign]
+    await trio.to_thread.run_sync(poller._poll, cast("Any", LookingAgain(poller)), 0.1)
+    assert poller._polled.groups == []
+    assert poller._next_offsets[zero] == 0
+
+
+async def test_who_goes_on_in_the_same_log_goes_on_where_it_is_by_then() -> None:
+    """Records came while it was found out that the topic is the same: they are not read again."""
+    _, poller, consumer = await begun_pipeline()
+    one = TopicPartition("ofa_assets", 1)
+    poller._sort([confluent_kafka.Message(topic="ofa_assets", partition=1, offset=7, value=b"")])
+    poller._begin(cast("Any", consumer), [Again(one, 7)])
+    assert consumer.given[1:] == [[(1, -1)], [(1, 8)]]
 
 
 def end_of(offset: int) -> confluent_kafka.Message:

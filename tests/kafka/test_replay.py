@@ -1,10 +1,13 @@
 """Reading again, on a real broker: how many readers there are, and how much a chunk holds."""
 
+from typing import Any, cast
+
 import pytest
 import trio
 import trio.testing
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 
+from dispatcher.kafka import reader as reader_module
 from dispatcher.kafka import replay
 from dispatcher.kafka.reader import Reader
 from dispatcher.kafka.replay import Replays
@@ -134,3 +137,41 @@ async def test_headers_that_nobody_can_read_are_left_out_here_too(kafka: Kafka) 
     assert isinstance(chunk, Chunk)
     (batch,) = chunk.batches
     assert [(record.value, record.headers) for record in batch.records] == [(b"unreadable", ())]
+
+
+class OneRecord:
+    """A consumer with a record, which it gives once."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._messages = [Message(topic="assets", partition=0, offset=0, value=b"")]
+
+    def assign(self, _: object) -> None:
+        """It stands there anyway."""
+
+    def poll(self, _: float) -> Message | None:
+        """The record, then nothing."""
+        return self._messages.pop() if self._messages else None
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_a_reader_that_fails_with_records_in_its_hands_does_not_go_on_after_them(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Its consumer stands behind them: whoever asks for the same again would never be sent them."""
+    reader, consumer = Reader({}, 1000, lambda _: {}), OneRecord()
+    reader._consumer = cast("Any", consumer)
+    ranges = {TopicPartition("assets", 0): Range(0, 9)}
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(reader_module, "grouped", fail)
+    with pytest.raises(error):
+        reader.read(ranges, 1000, lambda _: False)
+    assert not reader.is_positioned_at(ranges)
+    assert consumer.closed

@@ -60,7 +60,7 @@ def test_a_committed_offset_of_another_log_is_replaced_by_the_start_of_this_one(
             arguments = {"topic": NEW, "others": others, "policy": policy}
             assert begin(ONE, committed, bounds=None, **arguments) is Undecided.NEEDS_BOUNDS  # type: ignore[arg-type]
             assert begin(ONE, committed, bounds=BOUNDS, **arguments) == Start(  # type: ignore[arg-type]
-                ONE, 3, stamp=NEW, recreated=True, replaces=replaces
+                ONE, 3, stamp=NEW, recreated=True, replaces=replaces, has_old_offset=committed is not None
             )
 
 
@@ -93,18 +93,24 @@ def test_the_policy_decides_for_partitions_that_were_there_at_first(
 
 def test_an_offset_that_has_expired_leaves_a_gap() -> None:
     """Up to the first record that is there; the log is the same."""
-    decision = go_on(ONE, 1, BOUNDS, before=NEW, topic=NEW, truncated=False)
+    decision = go_on(ONE, 1, BOUNDS, before=NEW, topic=NEW, truncated=False, committed=None)
     assert decision == Again(ONE, 3, Gap(ONE, 1, 2, "expired"))
 
 
 @pytest.mark.parametrize("next_offset", [3, 9])
 def test_an_offset_that_is_there_is_asked_for_again(next_offset: int) -> None:
     """A leader that lagged for a moment has caught up."""
-    assert go_on(ONE, next_offset, BOUNDS, before=NEW, topic=Stamp(), truncated=False) == Again(ONE, next_offset)
+    decision = go_on(ONE, next_offset, BOUNDS, before=NEW, topic=Stamp(), truncated=False, committed=None)
+    assert decision == Again(ONE, next_offset)
 
 
 def test_another_log_is_read_from_its_start() -> None:
     """By the topic's id, by an end before the offset, or because the log was cut below it and has grown since."""
     for before, next_offset, truncated, stamp in ((OLD, 5, False, NEW), (NEW, 10, False, NEW), (NEW, 5, True, NEW)):
-        decision = go_on(ONE, next_offset, BOUNDS, before=before, topic=NEW, truncated=truncated)
-        assert decision == Start(ONE, 3, stamp=stamp, recreated=True, replaces=next_offset)
+        for committed in (None, Committed(2, None, before)):
+            decision = go_on(
+                ONE, next_offset, BOUNDS, before=before, topic=NEW, truncated=truncated, committed=committed
+            )
+            assert decision == Start(
+                ONE, 3, stamp=stamp, recreated=True, replaces=next_offset, has_old_offset=committed is not None
+            )

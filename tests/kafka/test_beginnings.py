@@ -1,0 +1,129 @@
+"""Asking where partitions begin, beside brokers that tell little."""
+
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Uuid
+
+from dispatcher.kafka import beginnings
+from dispatcher.kafka.beginnings import Beginnings
+from dispatcher.sansio.beginnings import Policy, Stamp, Start
+from dispatcher.sansio.records import TopicPartition
+
+ONE, TWO = TopicPartition("assets", 0), TopicPartition("assets", 1)
+ID = Uuid(7, 7)
+
+
+def answer(result: object) -> "Future[Any]":
+    """An answer that is there, or an error."""
+    future: Future[Any] = Future()
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+    return future
+
+
+class Cluster:
+    """What brokers tell; takes the place of the requests."""
+
+    def __init__(self) -> None:
+        self.policy = Policy.EARLIEST
+        self.topic_id = ID
+        self.silent: set[TopicPartition] = set()
+        """Partitions without a leader."""
+        self.renewals = 0
+
+    def renew(self) -> None:
+        """The first time, a file is away."""
+        self.renewals += 1
+        if self.renewals == 1:
+            raise KafkaException(KafkaError(KafkaError._INVALID_ARG, "ssl.ca.location failed: No such file"))
+
+    def serve(self) -> None:
+        """Nothing is said."""
+
+    def describe(self, topics: Collection[str]) -> dict[str, "Future[Any]"]:
+        """Each topic has two partitions."""
+        return {topic: answer(SimpleNamespace(topic_id=self.topic_id, partitions=[0, 1])) for topic in topics}
+
+    def committed(self, _: Iterable[TopicPartition] | None) -> "Future[Any]":
+        """The group has no offset."""
+        return answer(SimpleNamespace(topic_partitions=[]))
+
+    def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
+        """Ten records each."""
+        no_leader = KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+        return {
+            partition: (answer(no_leader), answer(no_leader))
+            if partition in self.silent
+            else (answer(SimpleNamespace(offset=0)), answer(SimpleNamespace(offset=10)))
+            for partition in partitions
+        }
+
+
+class Clock:
+    """Goes forward when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """What is asked instead of Kafka."""
+    cluster = Cluster()
+    monkeypatch.setattr(beginnings, "_Ask", lambda _: cluster)
+    return cluster
+
+
+def test_brokers_without_topic_ids_tell_none(cluster: Cluster) -> None:
+    """Theirs is all zeros: stored as an id, it would be another one once the brokers have ids."""
+    cluster.topic_id = Uuid(0, 0)
+    clock = Clock()
+    found = Beginnings({}, ["assets"], clock)
+    found.assigned([ONE])
+    assert found.wait(0) == []
+    assert found.wait(0) == [Start(ONE, 0, stamp=Stamp(None, 2))]
+    assert found.watch({ONE: 5}) == {}
+    cluster.topic_id = ID
+    clock.now += 10
+    assert found.watch({ONE: 5}) == {}
+    assert found.watch({ONE: 5}) == {ONE: Stamp(str(ID), 2)}
+    assert not found.pending
+
+
+def test_a_partition_without_a_leader_is_told_and_holds_up_no_other(cluster: Cluster) -> None:
+    """Not at once, since leaders change, and then now and then for as long as it lasts."""
+    cluster.silent = {TWO}
+    clock = Clock()
+    found = Beginnings({}, ["assets"], clock)
+    with structlog.testing.capture_logs() as lines:
+        found.assigned([ONE, TWO])
+        assert [start.partition for start in found.take() + found.take()] == [ONE]
+        assert lines == []
+        for _ in range(120):
+            clock.now += 0.25
+            assert found.take() == []
+    assert [line["partitions"] for line in lines] == [["assets:1"]] * 3
+    assert "leader" in lines[0]["reason"]
+    cluster.silent = set()
+    clock.now += 0.25
+    assert [start.partition for start in found.take() + found.take()] == [TWO]
+
+
+def test_a_client_that_cannot_be_made_anew_goes_on_with_the_old_one(cluster: Cluster) -> None:
+    """It is tried again with the next question; the group's consumer, which is well, stays as it is."""
+    found = Beginnings({}, ["assets"], Clock())
+    found.disconnected()
+    for partition in (ONE, TWO):
+        found.assigned([partition])
+        assert [start.partition for start in found.take() + found.take()] == [partition]
+    assert cluster.renewals == 2
