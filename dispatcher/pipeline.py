@@ -218,20 +218,20 @@ class Pipeline:
         self._rebalancing = True
         self._offsets.lost(partitions)
         self._forget(partitions)
-        self.hub.unassigned(partitions)
+        # First: the state in which they leave is sent in any case, and says what the replica does by then.
         self._settle_state()
+        self.hub.unassigned(partitions)
 
     def leaving(self) -> Sequence[Commit]:
         """Return the last commits: the consumer is being closed."""
         partitions = sorted(self._offsets.partitions)
+        self._broker_reachable = False
+        self._settle_state()
         self.hub.unassigned(partitions)
         self._forget(partitions)
         self._consumer = None
         self._lags.forget(partitions)
-        self._broker_reachable = False
-        commits = self._commits.revoked(partitions, trio.current_time())
-        self._settle_state()
-        return commits
+        return self._commits.revoked(partitions, trio.current_time())
 
     def left(self) -> None:
         """The consumer is closed: no commit will be answered any more."""

@@ -1,11 +1,13 @@
 """The pipeline's own decisions, told by crossings as the poller makes them."""
 
+import orjson
 import pytest
 import trio
 from confluent_kafka import KafkaError, KafkaException
 
 from dispatcher import pipeline as pipeline_module
 from dispatcher.errors import KafkaClientError
+from dispatcher.hub.feed import feed_of
 from dispatcher.hub.statistics import ReplicaState
 from dispatcher.kafka import poller as poller_module
 from dispatcher.kafka.bridge import Polled
@@ -16,13 +18,15 @@ from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Stamp, Start
 from dispatcher.sansio.catch_up import CatchUp
+from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.entries import Cursor
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Record, Records, TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry.status import ReplicaStatus
+from tests.hub.test_hub import RecordingTransport, settle, subscribed
 
-ONE = TopicPartition("ofa_assets", 0)
+ONE, TWO = TopicPartition("ofa_assets", 0), TopicPartition("ofa_assets", 1)
 
 
 def newcomer(pipeline: Pipeline) -> Cursor:
@@ -65,6 +69,29 @@ async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
     assert operations.why_not_ready() == []
     pipeline.lost([ONE])
     assert operations.why_not_ready() == ["the replica has not joined the group dispatcher yet"]
+
+
+@pytest.mark.parametrize(("leave", "told"), [("lost", "rebalancing"), ("leaving", "broker-down")])
+async def test_a_live_stream_is_told_nothing_else_when_partitions_leave(
+    nursery: trio.Nursery, leave: str, told: str
+) -> None:
+    """It was told `catching-up`, or `waiting`, in the state in which they had left, which was not so."""
+    pipeline, transport = Pipeline(Settings(client_id="replica")), RecordingTransport()
+    nursery.start_soon(pipeline.hub.run)
+    pipeline.exchange(Polled(assigned=[ONE, TWO], statistics=healthy()))
+    transport.gate.set()
+    with subscribed(pipeline.hub, feed_of(SSE_VALUE, frozenset({"ofa_assets"})), transport) as subscriber:
+        nursery.start_soon(subscriber.run)
+        await settle()
+        before = len(transport.events)
+        if leave == "lost":
+            pipeline.lost([ONE])
+        else:
+            pipeline.leaving()
+        await settle()
+        states = [orjson.loads(data)["state"] for _, _, data in transport.events[before:]]
+        assert set(states) == {told}
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_consumer_that_is_given_up_is_told_to_subscribers() -> None:

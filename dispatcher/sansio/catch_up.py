@@ -136,7 +136,9 @@ class CatchUp:
 
     def next_offset(self, partition: TopicPartition) -> int | None:
         """The next offset of a partition, None when it has no start yet."""
-        self._history.locate(self.cursor)
+        if self._history.knows(partition):
+            # Others are in the vector as it is. A live reader, which stays live, must not be given a whole one.
+            self._history.locate(self.cursor)
         return None if partition in self._start_unresolved else self.cursor.next_offsets.get(partition)
 
     def missing_records(self) -> int:

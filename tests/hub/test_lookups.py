@@ -1,10 +1,13 @@
 """Answers: each asker is told what it asked for."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
+import pytest
 import trio
 
+from dispatcher.hub import lookups
 from dispatcher.hub.lookups import Answers
 from dispatcher.sansio.catch_up import BoundsQuestion, ReadQuestion, TimeQuestion
 from dispatcher.sansio.ranges import Bounds, Chunk
@@ -78,4 +81,22 @@ async def test_a_partition_without_an_answer_keeps_no_other_waiting(nursery: tri
     assert (both.again, one.again) == ([], [])
     await both.may_ask_again.wait()
     assert both.again == [{TWO}]
+    nursery.cancel_scope.cancel()
+
+
+async def test_between_two_turns_of_others_a_slice_is_answered(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart everybody asks at once: ten thousand with a hundred partitions each held the loop for 1.1 s."""
+    monkeypatch.setattr(lookups, "ANSWER_SLICE", 10)
+    answers, askers = Answers(Ends(), 1000), [Doubter() for _ in range(50)]
+    nursery.start_soon(answers.run)
+    for asker in askers:
+        answers.ask(asker, BoundsQuestion(frozenset({ONE, TWO})))
+    turns = [0]
+    while turns[-1] < len(askers):
+        await trio.lowlevel.checkpoint()
+        turns.append(sum(len(asker.told) for asker in askers))
+    # Trio runs tasks in any order, so there may be two slices between two turns of one task.
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 10
     nursery.cancel_scope.cancel()

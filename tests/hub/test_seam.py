@@ -168,3 +168,29 @@ async def test_a_gap_comes_behind_the_records_before_it(nursery: trio.Nursery) -
     await settle()
     told = [data if kind == "message" else kind for _, kind, data in transport.events if kind != "state"]
     assert told == ["5", "6", "gap", "18", "19", "20"]
+
+
+async def test_who_is_live_while_a_partition_begins_anew_is_sent_nothing_again(nursery: trio.Nursery) -> None:
+    """It had left: asked where it was in that, it kept its place in all others, and went back there later."""
+    sizes = {"history_bytes": 5_000, "pause_above_bytes": 4_000, "resume_below_bytes": 2_000}
+    bench = Bench(**sizes, subscriber_buffer_bytes=200)
+    nursery.start_soon(bench.hub.run)
+    others, behind = RecordingTransport(), RecordingTransport()
+    for transport in (others, behind):
+        transport.gate.set()
+        await nursery.start(bench.serve, transport)
+    await settle()
+    bench.publish(ONE, TWO)
+    await settle()
+    bench.hub.unassigned([ONE])
+    bench.hub.assigned([ONE])
+    bench.hub.begins_anew(ONE, 0, 1)
+    bench.hub.reached(ONE, 0)
+    for number in range(20):
+        if number == 10:
+            behind.gate = trio.Event()
+        bench.publish(TWO)
+        await settle()
+    behind.gate.set()
+    await settle()
+    assert behind.values == others.values == [str(number) for number in range(bench.number)]
