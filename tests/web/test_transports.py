@@ -361,3 +361,20 @@ async def test_a_last_word_that_stalls_ends_its_own_connection(monkeypatch: pyte
             async with house.sse():
                 await house.live()
             await house.until(lambda: not house.server.connections)
+
+
+@pytest.mark.parametrize("version", [b"1.2", b"2.0"])
+async def test_a_later_version_is_answered_as_1_1(version: bytes) -> None:
+    """RFC 9110, section 2.5: chunks and frames are those that the head of the answer announces."""
+    for request, head, begin in (
+        (b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200 ", b"7f\r\nretry: "),
+        (UPGRADE, b"HTTP/1.1 101 ", b"\x81"),
+    ):
+        house = House("socket")
+        async with house.serving(), house.connected() as stream:
+            await stream.send_all(request.replace(b"HTTP/1.1", b"HTTP/" + version))
+            said = b""
+            while b"heartbeat_seconds" not in said:
+                said += await stream.receive_some(65536)
+        assert said.startswith(head)
+        assert said.partition(b"\r\n\r\n")[2].startswith(begin)
