@@ -20,6 +20,7 @@ from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
 from dispatcher.errors import SubscriberStalledError
 from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.invariants import invariants
 from dispatcher.sansio.records import Batch, Record
 from dispatcher.web import sockets
 from dispatcher.web.app import create_app
@@ -378,3 +379,17 @@ async def test_a_later_version_is_answered_as_1_1(version: bytes) -> None:
                 said += await stream.receive_some(65536)
         assert said.startswith(head)
         assert said.partition(b"\r\n\r\n")[2].startswith(begin)
+
+
+async def test_an_aborted_connection_takes_nothing(transport: str) -> None:
+    """Also when only the rest of a write was left to send, and the connection is aborted before that begins."""
+    house = House(transport)
+    async with house.serving(), house.sse():
+        await house.live()
+        (connection,) = house.server._connections
+        (subscriber,) = house.hub._subscribers.values()
+        before = invariants.statistics()
+        subscriber.flush()
+        connection.writer.abort()
+        await house.until(lambda: not house.server.connections)
+        assert invariants.statistics() == before
