@@ -33,7 +33,7 @@ PAUSE_SECONDS = (0.05, 0.4)
 SMALL_BUFFER_BYTES = 4096
 MASK = b"\x01\x02\x03\x04"
 
-_GET = "GET /events?topic={topic} HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n"
+_GET = "GET /events?topic={topic} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
 REQUESTS: Mapping[str, str] = {
     "Upgrade: h2c": _GET + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAAA\r\n\r\n",
     "Upgrade: websocket": _GET + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
@@ -44,12 +44,12 @@ REQUESTS: Mapping[str, str] = {
     "chunks": _GET + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     "half a chunk": _GET + "Transfer-Encoding: chunked\r\n\r\n5\r\nhe",
     "Expect": _GET + "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
-    "HTTP/1.0": "GET /events?topic={topic} HTTP/1.0\r\nHost: test\r\n\r\n",
-    "HTTP/1.0 that stays": "GET /events?topic={topic} HTTP/1.0\r\nConnection: keep-alive\r\nHost: test\r\n\r\n",
+    "HTTP/1.0": "GET /events?topic={topic} HTTP/1.0\r\nHost: localhost\r\n\r\n",
+    "HTTP/1.0 that stays": "GET /events?topic={topic} HTTP/1.0\r\nConnection: keep-alive\r\nHost: localhost\r\n\r\n",
     "Connection: close": _GET + "Connection: close\r\n\r\n",
     "pipelined": (_GET + "\r\n") * 2,
-    "HEAD": "HEAD /events?topic={topic} HTTP/1.1\r\nHost: test\r\n\r\n",
-    "POST": "POST /events?topic={topic} HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n{{}}",
+    "HEAD": "HEAD /events?topic={topic} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "POST": "POST /events?topic={topic} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}",
     "plain": _GET + "\r\n",
 }
 """By name: what is sent, with the topic left open."""
@@ -126,7 +126,7 @@ class Abuse:
         sent: list[bytes] = []
         try:
             await sock.connect(replica.address)
-            fields = "Host: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            fields = "Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             fields += f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"
             await sock.send(f"GET /ws?topic={self._topic}&since=earliest HTTP/1.1\r\n{fields}\r\n".encode())
             received = b""

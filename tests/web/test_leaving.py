@@ -15,7 +15,7 @@ from testbed.clients import reset, sse_records
 from tests.hub.test_hub import ONE
 from tests.web.test_transports import UPGRADE, House, WsStream
 
-EVENTS = b"GET /events HTTP/1.1\r\nHost: test\r\n"
+EVENTS = b"GET /events HTTP/1.1\r\nHost: localhost\r\n"
 REQUESTS = {
     "plain": EVENTS + b"\r\n",
     "upgrade": EVENTS + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
