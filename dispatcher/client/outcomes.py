@@ -17,7 +17,7 @@ MOST_ASKED_SECONDS = 3600.0
 """A server that wants to be left alone for longer is asked again after this."""
 
 _AT_ONCE = {4408}
-_FOR_GOOD = {1003, 1009, 4400, 4401, 4403}
+_FOR_GOOD = {1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403}
 _NOT_ALLOWED = {401, 403, 4401, 4403}
 _PASSING = {408, 425, 429}
 """Statuses of clients' errors that pass by themselves."""

@@ -189,8 +189,8 @@ class Connection:
             await self.peer.end()
             while left > 0 and (data := await self.peer.receive_some(RECEIVE_BYTES)):
                 left -= len(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
-            pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError, SubscriberStalledError, OSError):
+            pass  # with TLS, ending our side is a write, too
 
     def _drain(self) -> None:
         """Throw away what the client has sent meanwhile.

@@ -6,7 +6,11 @@ response turns out to be a stream, `Connection` goes on without it. What this cl
 * HTTP/2 is refused, by prior knowledge and by ``Upgrade: h2c``: Hypercorn buffers it without a bound.
 * permessage-deflate is not negotiated: it costs 107 KiB a connection and twice the CPU.
 * Errors have a body that a person can read.
+* Request targets reach the app in one form, and versions are 1.0 or 1.1: Quart fails on some of the others, and
+  Hypercorn answers a handshake in HTTP/1.2 as if it were one in HTTP/2.
 """
+
+import re
 
 import h11
 import structlog
@@ -19,6 +23,9 @@ from dispatcher.web.problems import problem_body
 log = structlog.get_logger(__name__)
 
 STREAM_STATUSES = frozenset({101, 200})
+
+_ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
+"""A target in absolute form (RFC 9112, section 3.2.2), as clients send it to proxies."""
 
 
 class Http11(H11Protocol):
@@ -53,12 +60,22 @@ class Http11(H11Protocol):
             await self.send(Closed())
             return
         headers = [(name, value) for name, value in request.headers if name.lower() != b"sec-websocket-extensions"]
+        target = request.target
+        if absolute := _ABSOLUTE.fullmatch(target):
+            # Its host is the one that counts: what checks the `Host` has to see it.
+            host, target = absolute.groups()
+            target = target if target.startswith(b"/") else b"/" + target
+            headers = [(b"host", host), *((name, value) for name, value in headers if name.lower() != b"host")]
+        if not (target.startswith(b"/") or target == b"*"):
+            await self._send_error_response(400)
+            await self.send(Closed())
+            return
         await super()._create_stream(
             h11.Request(
                 method=request.method,
                 headers=headers,
-                target=request.target,
-                http_version=request.http_version,
+                target=target,
+                http_version=min(request.http_version, b"1.1"),
                 _parsed=True,
             )
         )

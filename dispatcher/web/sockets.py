@@ -328,7 +328,8 @@ async def secured(stream: trio.SocketStream, context: ssl.SSLContext, stall_time
     """
     patient = PatientStream(stream, stall_timeout_seconds)
     secure = trio.SSLStream(patient, context, server_side=True, https_compatible=True)
-    with trio.move_on_after(HANDSHAKE_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+    gone = (trio.BrokenResourceError, trio.ClosedResourceError, SubscriberStalledError)
+    with trio.move_on_after(HANDSHAKE_SECONDS), suppress(*gone):
         await secure.do_handshake()
         return TlsSocket(secure)
     return None

@@ -120,6 +120,8 @@ class Writer:
             SubscriberStalledError: the peer took nothing for `stall_timeout_seconds`; the connection is aborted.
         """
         async with self._lock:
+            if self.ended:
+                raise SubscriberGoneError("the connection has ended")
             self._direct_bytes = 0
             waiting = [buffer for buffer in buffers if buffer]
             if self._unsent is not None:

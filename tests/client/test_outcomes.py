@@ -21,7 +21,7 @@ def test_no_wait_is_absurd(asked: float, kept: float) -> None:
     assert closed(1012, "why", asked) == ComeBack("why", kept)
 
 
-@pytest.mark.parametrize("code", [1003, 1009, 4400, 4401, 4403])
+@pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403])
 def test_codes_for_good(code: int) -> None:
     """With the server's reason; those who may not are told apart."""
     verdict = closed(code, "why", 1.5)

@@ -134,8 +134,8 @@ for (const transport of transports) {
     await server.next();
   });
 
-  for (const [code, final] of [[1003, true], [1009, true], [1011, false], [1012, false], [1013, false], [4400, true],
-    [4401, true], [4403, true], [4408, false]]) {
+  for (const [code, final] of [[1002, true], [1003, true], [1007, true], [1008, true], [1009, true], [1011, false],
+    [1012, false], [1013, false], [4400, true], [4401, true], [4403, true], [4408, false]]) {
     test(`${transport}: goodbye ${code} is ${final ? "final" : "followed by another attempt"}`, async (t) => {
       const server = await Server.start(t);
       const { states } = open(t, server.url, { transport });

@@ -96,6 +96,34 @@ async def test_a_host_that_is_none_gets_400(host: bytes) -> None:
         assert [line for line in logs if line["log_level"] == "error"] == []
 
 
+async def test_the_host_of_an_absolute_target_counts() -> None:
+    """RFC 9112, section 3.2.2: a proxy may send the target so, and the ``Host`` beside it is ignored."""
+    house = Allowing()
+    async with house.serving():
+        for target, host, status in (
+            (b"http://localhost/livez", b"rebound.example", 200),
+            (b"HTTP://localhost:8000/status?x", b"rebound.example", 200),
+            (b"http://localhost", b"rebound.example", 200),
+            (b"http://rebound.example/events", b"localhost", 421),
+            (b"http://rebound.example/ws", b"localhost", 421),
+        ):
+            request = b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (target, host)
+            assert (await house.raw(request)).startswith(b"HTTP/1.1 %d " % status), target
+        assert house.hub.subscribers == 0
+
+
+@pytest.mark.parametrize("target", [b"?topic=assets", b"http://[::1/events", b"http:///events", b"livez", b"mailto:a"])
+@pytest.mark.parametrize("request_bytes", [b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n", UPGRADE])
+async def test_a_target_that_is_none_gets_400(target: bytes, request_bytes: bytes) -> None:
+    """Any client can send them at any rate: they put no traceback into the log."""
+    house = Allowing()
+    async with house.serving():
+        with structlog.testing.capture_logs() as logs:
+            request = b"GET %b HTTP/1.1\r\n%b" % (target, request_bytes.partition(b"\r\n")[2])
+            assert (await house.raw(request)).startswith(b"HTTP/1.1 400 ")
+        assert [line for line in logs if line["log_level"] == "error"] == []
+
+
 async def test_a_websocket_is_refused_before_the_upgrade() -> None:
     """By an HTTP answer with the reason; nobody has subscribed."""
     house = Allowing()

@@ -6,6 +6,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import cast
 
 import orjson
@@ -17,7 +18,9 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection as WsConnection
 from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
+from dispatcher.errors import SubscriberStalledError
 from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.invariants import invariants
 from dispatcher.sansio.records import Batch, Record
 from dispatcher.web import sockets
 from dispatcher.web.app import create_app
@@ -316,3 +319,77 @@ async def test_tls_speaks_http_1_1_only() -> None:
         await stream.do_handshake()
         assert stream.selected_alpn_protocol() == "http/1.1"
     context.set_alpn_protocols(["http/1.1"])
+
+
+def lengthened(chain: str, folder: Path) -> str:
+    """A file with a chain of certificates that no small window has room for."""
+    path = folder / "chain.pem"
+    path.write_text(Path(chain).read_text() * 20)
+    return str(path)
+
+
+async def test_a_handshake_that_stalls_ends_its_own_connection(tmp_path: Path) -> None:
+    """A client that takes none of the server's handshake for `stall_timeout_seconds` ends nobody else's connection."""
+    house = House("tls", stall_timeout_seconds=0.2, socket_unsent_bytes=1024)
+    chain = lengthened(house.settings.tls_certificate, tmp_path)
+    house.server._tls = sockets.tls_context(house.settings.model_copy(update={"tls_certificate": chain}))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        certificate().client.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1").do_handshake()
+    async with house.serving():
+        with trio.socket.socket() as stalled:
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            descriptors = psutil.Process().num_fds()
+            await stalled.connect(house.server.addresses[0])
+            await stalled.send(outgoing.read())
+            await house.until(lambda: psutil.Process().num_fds() > descriptors)
+            await house.until(lambda: psutil.Process().num_fds() <= descriptors)
+        async with house.ws() as stream:
+            await stream.next_event()
+
+
+async def test_a_last_word_that_stalls_ends_its_own_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes nothing any more when TLS is to end is let go, and the server goes on."""
+
+    async def stall(_stream: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise SubscriberStalledError("took no byte")
+
+    monkeypatch.setattr(trio.SSLStream, "unwrap", stall)
+    house = House("tls")
+    async with house.serving():
+        for _ in range(2):
+            async with house.sse():
+                await house.live()
+            await house.until(lambda: not house.server.connections)
+
+
+@pytest.mark.parametrize("version", [b"1.2", b"2.0"])
+async def test_a_later_version_is_answered_as_1_1(version: bytes) -> None:
+    """RFC 9110, section 2.5: chunks and frames are those that the head of the answer announces."""
+    for request, head, begin in (
+        (b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200 ", b"7f\r\nretry: "),
+        (UPGRADE, b"HTTP/1.1 101 ", b"\x81"),
+    ):
+        house = House("socket")
+        async with house.serving(), house.connected() as stream:
+            await stream.send_all(request.replace(b"HTTP/1.1", b"HTTP/" + version))
+            said = b""
+            while b"heartbeat_seconds" not in said:
+                said += await stream.receive_some(65536)
+        assert said.startswith(head)
+        assert said.partition(b"\r\n\r\n")[2].startswith(begin)
+
+
+async def test_an_aborted_connection_takes_nothing(transport: str) -> None:
+    """Also when only the rest of a write was left to send, and the connection is aborted before that begins."""
+    house = House(transport)
+    async with house.serving(), house.sse():
+        await house.live()
+        (connection,) = house.server._connections
+        (subscriber,) = house.hub._subscribers.values()
+        before = invariants.statistics()
+        subscriber.flush()
+        connection.writer.abort()
+        await house.until(lambda: not house.server.connections)
+        assert invariants.statistics() == before

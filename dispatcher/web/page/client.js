@@ -20,6 +20,7 @@ const SAVE_MS = 250;
 const SINCE_MARGIN_MS = 60_000; // how much earlier than the first attempt `since` is, by this machine's clock alone
 const DATED_MARGIN_MS = 5000; // the same by the server's clock, from which those of brokers may differ
 const MAX_ID_CHARACTERS = 8192;
+const FOR_GOOD = [1002, 1003, 1007, 1008, 1009]; // and 44xx but for 4408: what this client sends is wrong
 const ID = /^[\w.-]+:\d+=(-1|\d+)([,;]([\w.-]+:)?\d+=(-1|\d+))*$/;
 
 const WORDS = {
@@ -317,7 +318,7 @@ export function subscribe(url, options = {}) {
         if (abort.signal.aborted) return;
         clearTimeout(watching);
         abort.abort();
-        resolve({ reason, waitMs, isSilent, isFinal: [1003, 1009].includes(code) || (code >= 4400 && code !== 4408) });
+        resolve({ reason, waitMs, isSilent, isFinal: FOR_GOOD.includes(code) || (code >= 4400 && code !== 4408) });
       };
       function watch() {
         // The clock on the wall goes on while a laptop sleeps: the first look after that finds a long silence.
