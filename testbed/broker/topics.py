@@ -13,6 +13,9 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from testbed.patience import seconds
 
 ADMIN_SECONDS = 30.0
+REQUEST_SECONDS = 5.0
+"""How long one request may take: librdkafka waits a minute for a broker that was killed under it."""
+
 AGAIN_SECONDS = 0.05
 
 
@@ -27,20 +30,28 @@ def expire(admin: AdminClient, topic: str, before: Mapping[int, int]) -> None:
     """Let records go now, as retention would: of each partition all before the offset."""
     for partition, offset in before.items():
         place = TopicPartition(topic, partition, offset)
-        _for_sure(admin, lambda: next(iter(admin.delete_records([place]).values())))  # noqa: B023 - called in this turn
+        _for_sure(admin, lambda: next(iter(admin.delete_records([place], request_timeout=REQUEST_SECONDS).values())))  # noqa: B023 - called in this turn
 
 
 def recreate(admin: AdminClient, topic: str, partitions: int, replication_factor: int = -1) -> None:
     """Delete a topic and make it again at once."""
-    _for_sure(admin, lambda: admin.delete_topics([topic])[topic], KafkaError.UNKNOWN_TOPIC_OR_PART)
+    _for_sure(
+        admin,
+        lambda: admin.delete_topics([topic], request_timeout=REQUEST_SECONDS)[topic],
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    )
     # It is there for a moment after the answer that it is gone.
-    _for_sure(admin, lambda: admin.create_topics([NewTopic(topic, partitions, replication_factor)])[topic])
+    new = NewTopic(topic, partitions, replication_factor)
+    _for_sure(admin, lambda: admin.create_topics([new], request_timeout=REQUEST_SECONDS)[topic])
 
 
 def grow(admin: AdminClient, topic: str, partitions: int) -> None:
     """Give a topic more partitions, so that it has this number."""
+    more = [NewPartitions(topic, partitions)]
     _for_sure(
-        admin, lambda: admin.create_partitions([NewPartitions(topic, partitions)])[topic], KafkaError.INVALID_PARTITIONS
+        admin,
+        lambda: admin.create_partitions(more, request_timeout=REQUEST_SECONDS)[topic],
+        KafkaError.INVALID_PARTITIONS,
     )
 
 
