@@ -401,10 +401,15 @@ def _committed(future: "Future[Any]") -> dict[TopicPartition, Committed]:
 
 
 def _bounds(low: "Future[Any]", high: "Future[Any]") -> Bounds | None:
+    """Where a log begins and ends; None when one of the two is not known.
+
+    A leader that has not answered in time leaves librdkafka's -1001, "invalid", and no error.
+    """
     try:
-        return Bounds(low.result().offset, high.result().offset)
+        first, end = low.result().offset, high.result().offset
     except KafkaException:
         return None
+    return Bounds(first, end) if min(first, end) >= 0 else None
 
 
 def _code(future: "Future[Any]") -> int:

@@ -36,6 +36,8 @@ class Cluster:
         self.topic_id = ID
         self.silent: set[TopicPartition] = set()
         """Partitions without a leader."""
+        self.late: set[TopicPartition] = set()
+        """Partitions whose leader does not answer in time: librdkafka gives an invalid offset then, and no error."""
         self.renewals = 0
 
     def renew(self) -> None:
@@ -57,11 +59,12 @@ class Cluster:
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
         """Ten records each."""
+        ten = answer(SimpleNamespace(offset=10))
         no_leader = KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
         return {
             partition: (answer(no_leader), answer(no_leader))
             if partition in self.silent
-            else (answer(SimpleNamespace(offset=0)), answer(SimpleNamespace(offset=10)))
+            else (answer(SimpleNamespace(offset=-1001 if partition in self.late else 0)), ten)
             for partition in partitions
         }
 
@@ -117,6 +120,18 @@ def test_a_partition_without_a_leader_is_told_and_holds_up_no_other(cluster: Clu
     cluster.silent = set()
     clock.now += 0.25
     assert [start.partition for start in found.take() + found.take()] == [TWO]
+
+
+def test_a_leader_that_does_not_answer_in_time_is_asked_again(cluster: Cluster) -> None:
+    """Its answer holds no offset to begin at: taken for one, it ended the process."""
+    cluster.late = {ONE}
+    clock = Clock()
+    found = Beginnings({}, ["assets"], clock)
+    found.assigned([ONE])
+    assert found.take() + found.take() == []
+    cluster.late = set()
+    clock.now += 0.25
+    assert [(start.partition, start.offset) for start in found.take() + found.take()] == [(ONE, 0)]
 
 
 def test_a_client_that_cannot_be_made_anew_goes_on_with_the_old_one(cluster: Cluster) -> None:
