@@ -231,17 +231,19 @@ class Replays:
         while True:
             await trio.sleep(SERVE_SECONDS)
             for reader in tuple(self._idle):
-                # Readers that are positioned hold records that somebody may come back for: they cannot be polled.
-                if reader.is_positioned and time.monotonic() - self._idle_since[reader] < REST_SECONDS:
-                    continue
                 async with self._turns.turn(self):
-                    if reader in self._idle:
+                    # Others may have taken it while this waited for its turn, now or for one before it.
+                    if reader in self._idle and not self._may_be_wanted(reader):
                         at = self._idle.index(reader)
                         self._idle.remove(reader)
                         try:
                             await _in_thread(lambda reader=reader: _rest(reader), None, _UNLIMITED)  # type: ignore[misc]
                         finally:
                             self._idle.insert(at, reader)
+
+    def _may_be_wanted(self, reader: Reader) -> bool:
+        """Whether somebody may come back for the records that a positioned reader holds: it cannot be polled then."""
+        return reader.is_positioned and time.monotonic() - self._idle_since.get(reader, -math.inf) < REST_SECONDS
 
 
 def _rest(reader: Reader) -> None:

@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import trio
 
 from dispatcher.kafka import replay
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.kafka.reader import Reader
 from dispatcher.kafka.replay import Replays
+from dispatcher.sansio.ranges import Range
+from dispatcher.sansio.records import TopicPartition
 
 DEAD: dict[str, str | int | float | bool] = {
     "bootstrap.servers": "127.0.0.1:9",
@@ -44,6 +48,36 @@ async def test_idle_consumers_queue_no_log_lines_while_a_broker_is_away(monkeypa
         async with trio.open_nursery() as nursery:
             nursery.start_soon(replays.run)
             await enough.wait()
+            nursery.cancel_scope.cancel()
+        await replays.close()
+
+
+async def test_a_consumer_that_is_taken_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was idle when the look at the idle ones began, and reads for the first time when its turn comes."""
+    rests, is_taken = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+    rest = replay._rest
+
+    def rest_slowly(reader: Reader) -> None:
+        token.run_sync_soon(rests.set)
+        is_taken.wait()
+        rest(reader)
+
+    monkeypatch.setattr(replay, "SERVE_SECONDS", 0)
+    monkeypatch.setattr(replay, "_rest", rest_slowly)
+    quiet = {name: value for name, value in DEAD.items() if name != "debug"}
+    replays = Replays(quiet, concurrency=2, batch_bytes=1000)
+    replays.open()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replays.run)
+            await rests.wait()
+            async with trio.open_nursery() as reading:
+                reading.start_soon(replays.read, {TopicPartition("assets", 0): Range(0, 10)}, 1000, "client")
+                (free,) = replays._idle
+                while not free.is_positioned:  # noqa: ASYNC110 - a thread's
+                    await trio.sleep(0.001)
+                is_taken.set()
             nursery.cancel_scope.cancel()
         await replays.close()
 

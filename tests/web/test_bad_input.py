@@ -15,6 +15,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 from websockets.sync.client import connect
 
 from testbed.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
+from testbed.patience import seconds
 from testbed.replicas import Replica
 from tests.conftest import Kafka
 
@@ -50,7 +51,7 @@ async def raw(replica: Replica, request: bytes) -> AsyncIterator[trio.SocketStre
 async def answer(stream: trio.SocketStream) -> bytes:
     """All that the server says until it ends the connection, however it ends it."""
     data = b""
-    with trio.fail_after(10):
+    with trio.fail_after(seconds(20)):
         with suppress(trio.BrokenResourceError):
             async for chunk in stream:
                 data += chunk
@@ -340,7 +341,7 @@ async def test_after_many_of_each_nothing_is_left_behind(replica: Replica, endin
             if "reset" not in ending:
                 await answer(stream)
 
-    with trio.fail_after(100):
+    with trio.fail_after(seconds(50)):
         async with trio.open_nursery() as nursery:
             for _ in range(NUMBER):
                 nursery.start_soon(one)
