@@ -77,7 +77,14 @@ async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int) 
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--lanes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default="one per core")
+@click.option(
+    "--lanes",
+    type=click.IntRange(1),
+    envvar="TESTBED_LANES",
+    show_envvar=True,
+    default=os.cpu_count() or 1,
+    show_default="one per core",
+)
 @click.option("--only", type=click.Choice([*TIERS]), multiple=True, help="Run just these tiers; repeatable.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(lanes: int, only: tuple[str, ...], arguments: tuple[str, ...]) -> None:

@@ -30,6 +30,7 @@ from dispatcher.web.sockets import PlainSocket, TlsSocket
 from testbed.certificate import certificate
 from testbed.clients import ClientStream, SseStream, reset, sse_records
 from testbed.clients import Event as SseEvent
+from testbed.patience import seconds
 from tests.hub.test_hub import ONE, TWO, Bench
 
 LARGE_BYTES = 4 * 1024 * 1024
@@ -53,8 +54,8 @@ class House(Bench):
 
     @asynccontextmanager
     async def serving(self, within_seconds: float = 20) -> AsyncIterator[None]:
-        """Hub and server run within the ``async with`` block."""
-        with trio.fail_after(within_seconds):
+        """Hub and server run within the ``async with`` block, which has this long on a quiet machine."""
+        with trio.fail_after(seconds(within_seconds)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.hub.run)
                 await nursery.start(self.server.serve)
