@@ -14,8 +14,8 @@ SEED = 7
 SECONDS = 110.0
 READERS = 20
 KINDS = frozenset(Kind) - {Kind.RECREATE}
-"""All but topics that are deleted and made again, which ``nox -s chaos`` has: a consumer of librdkafka may go on without
-fetching a partition that was deleted twice within seconds while a broker was away, and nothing notices that yet."""
+"""All but topics that are deleted and made again, which ``nox -s chaos`` has: librdkafka may stop fetching a partition
+that was deleted twice within seconds while a broker was away, and nothing notices that yet."""
 
 
 @pytest.mark.timeout(600)
