@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 import trio
@@ -24,10 +24,10 @@ STUCK = 60
 
 def leaders_of(cluster: KafkaCluster, topic: str = TOPIC) -> Mapping[int, int]:
     """The node that leads each partition, -1 without one."""
-    return {
-        number: partition.leader
-        for number, partition in cluster.admin.list_topics(topic, timeout=30).topics[topic].partitions.items()
-    }
+    # A node that was asked just after the topic was created may not know it yet.
+    while not (partitions := cluster.admin.list_topics(topic, timeout=30).topics[topic].partitions):
+        sleep(0.05)
+    return {number: partition.leader for number, partition in partitions.items()}
 
 
 async def wait_until_leaderless(cluster: KafkaCluster, partition: int) -> None:
