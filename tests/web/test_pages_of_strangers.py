@@ -258,6 +258,10 @@ async def test_the_page_works_by_name_over_plain_http(kafka: Kafka, replicas: Ca
             await page.until("document.querySelectorAll('#partitions tbody tr').length === 1")
             assert page.complaints == []
             await page.open("about:blank")
+            # The next record must not go to the page that is leaving.
+            await trio.to_thread.run_sync(
+                lambda: scene.replica.wait_for("nobody", lambda status: status["subscribers"]["total"] == 0)
+            )
             await scene.write()
         for path in ("status", "metrics"):
             page = await scene.page_at(f"http://stream.example:{scene.replica.port}/{path}")
@@ -268,5 +272,10 @@ async def test_what_remains_is_written_down(kafka: Kafka, replicas: Callable[...
     """A no-cors fetch that names event streams, over plain HTTP to a name, looks as the page's own EventSource does."""
     async with staged(kafka, replicas, "0.0.0.0") as scene:  # noqa: S104
         target = f"http://stream.example:{scene.replica.port}"
-        assert await scene.succeeds(NO_CORS_NAMED, f"http://stranger.example:{scene.strangers_port}/", target)
+        # The browser may end a response that the page cannot read before anything was dispatched: it is a race.
+        for _ in range(10):
+            if await scene.succeeds(NO_CORS_NAMED, f"http://stranger.example:{scene.strangers_port}/", target):
+                break
+        else:
+            pytest.fail("it is closed: say so in docs/security.md")
     assert re.search(r"no-cors[^.]*plain\s+HTTP", SECURITY.read_text())
