@@ -28,8 +28,6 @@ class Invariant(StrEnum):
     """No record counts as dispatched once a stream's last bytes, such as a Close frame, have gone out."""
     COMMITS_NEVER_STEP_BACK = "commits-never-step-back"
     """A commit is never below one that was confirmed in the same assignment."""
-    BUFFERS_WITHIN_BOUNDS = "buffers-within-bounds"
-    """No buffer holds more bytes than its setting allows."""
 
 
 class Invariants:

@@ -11,10 +11,10 @@ def test_a_violation_is_counted_and_logged_once_a_minute() -> None:
     with capture_logs() as logs:
         for offset in range(1000):
             counted.violated(Invariant.COMMITS_NEVER_STEP_BACK, offset=offset)
-        counted.violated(Invariant.BUFFERS_WITHIN_BOUNDS, bytes=5)
+        counted.violated(Invariant.SUBSCRIBERS_HAVE_CONNECTIONS, subscribers=5)
     assert counted.statistics()[Invariant.COMMITS_NEVER_STEP_BACK] == 1000
     assert counted.statistics()[Invariant.NOTHING_DISPATCHED_AFTER_CLOSE] == 0
     assert [(line["event"], line["invariant"]) for line in logs] == [
         ("invariant violated", "commits-never-step-back"),
-        ("invariant violated", "buffers-within-bounds"),
+        ("invariant violated", "subscribers-have-connections"),
     ]

@@ -54,7 +54,7 @@ class Source(Protocol):
         """A batch that was read again, encoded for who has seen so much."""
 
     def ask(self, subscriber: "Subscriber", question: Question) -> None:
-        """Look something up; the answer comes with its question, through `read`, `placed`, `bounded` or `unanswered`.
+        """Look something up; the answer comes with its question, through `read`, `placed` or `bounded`.
 
         Never waits.
         """

@@ -1,7 +1,7 @@
 """What a WebSocket client says: nothing is asked of it, so all that counts is how it says it.
 
 Frames are read by wsproto, a step at a time, and let go at once: of a message only its length is kept. A client that
-says too much in too short a time, or breaks RFC 6455, is told so with the close code that fits (docs/protocol.md).
+says too much in too short a time, or breaks RFC 6455, gets the close code that fits (docs/protocol.md).
 """
 
 from typing import cast
