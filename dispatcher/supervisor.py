@@ -9,8 +9,8 @@
       └─ pipeline                 hub and poller
 
 The order of a stop: not ready; take nothing more from Kafka; say goodbye to every subscriber when its write is
-done; commit; leave the group; close the server. Behind it all stands a timer outside Trio that ends the process
-when `shutdown_seconds` have passed, whatever a client or a broker does.
+done; commit; leave the group; close the server. A timer outside Trio ends the process when `shutdown_seconds` have
+passed, whatever a client or a broker does.
 """
 
 import gc
@@ -45,7 +45,7 @@ CONNECTIONS_SHARE = 0.1
 """The part that connections have to end after that."""
 
 COLLECTOR_THRESHOLDS = (10_000, 20, 20)
-"""New objects between two looks for cycles, and looks at the young between two at those who are older."""
+"""Thresholds of the three generations, for `gc.set_threshold`."""
 
 
 async def supervise(
@@ -145,21 +145,21 @@ class _LastResort:
             self.arm()
 
     def arm(self) -> None:
-        """The stop begins; once is enough."""
+        """Start the timer when the stop begins; later calls change nothing."""
         with suppress(RuntimeError):
             self._timer.start()
 
     def disarm(self) -> None:
-        """The stop has come to its end."""
+        """Stop the timer: the stop is complete."""
         self._timer.cancel()
 
     def _end(self) -> None:
-        log.error("stopping took too long, ending the process; what was not committed comes again")
+        log.error("stopping took too long, exiting; uncommitted records will be delivered again")
         os._exit(1)
 
 
 def _collect_less() -> None:
-    """Look for cycles less often: what carries records dies by its reference count, and all else lives for long.
+    """Run the cycle collector less often: objects that carry records are freed by reference counting, others live long.
 
     With CPython's 700 new objects between two looks, a quarter of the time in which a thousand subscribers came back
     went into them.
@@ -170,7 +170,7 @@ def _collect_less() -> None:
 
 
 def _switch_threads_sooner() -> None:
-    """Let the loop have the interpreter back after half a millisecond of a worker thread's, in place of CPython's five.
+    """Give the loop the GIL back after half a millisecond of a worker thread, not CPython's five.
 
     What is read again from Kafka is made into records there. docs/performance.md has what this gains.
     """

@@ -28,7 +28,7 @@ EXIT_WRONG_SETTINGS = 2
 EXIT_INTERRUPTED = 130
 """Ctrl-C before anything ran that a stop would have to wait for; shells know it by this number."""
 
-_CANNOT_LISTEN = {errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL}
+_CANNOT_BIND = {errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 
 
 def _metavar(name: str) -> str:
@@ -231,9 +231,9 @@ def _run(run: Callable[[], Awaitable[None]], settings: Settings) -> None:
         code = EXIT_INTERRUPTED
     except* Exception as group:
         code = EXIT_FAILED
-        if all(_cannot_listen(error) for error in _leaves(group)):
+        if all(_cannot_bind(error) for error in _leaves(group)):
             reason = str(next(_leaves(group)))
-            log.error("cannot listen", bind=settings.bind, error=reason)  # noqa: TRY400 - the reason says it all
+            log.error("cannot bind", bind=settings.bind, error=reason)  # noqa: TRY400 - the reason says it all
         else:
             log.exception("failed", exc_info=group)
     if code:
@@ -250,8 +250,8 @@ def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[Any]:
             yield error
 
 
-def _cannot_listen(error: BaseException) -> bool:
-    return isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _CANNOT_LISTEN)
+def _cannot_bind(error: BaseException) -> bool:
+    return isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _CANNOT_BIND)
 
 
 def _shown_values(loaded: Loaded) -> Iterator[tuple[str, Any]]:

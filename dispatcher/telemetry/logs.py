@@ -16,7 +16,7 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
     """Send every log line to stderr, one line each.
 
     Args:
-        level: Least level that is logged, such as ``info``.
+        level: Minimum level to log, such as ``info``.
         form: ``console`` for people, ``json`` for machines, ``auto`` by whether stderr is a terminal.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())

@@ -99,8 +99,8 @@ ROWS: Sequence[Row] = (
         "Records that the worst subscriber is behind; of very many that catch up, of a random sample.",
         lambda s: s.census.behind_records_worst,
     ),
-    _gauge("replays_running", "Chunks that are being read again from Kafka.", lambda s: s.pipeline.replays.running),
-    _gauge("replays_waiting", "Subscribers that wait in line for that.", lambda s: s.pipeline.replays.waiting),
+    _gauge("replays_running", "Chunks being read again from Kafka.", lambda s: s.pipeline.replays.running),
+    _gauge("replays_waiting", "Subscribers waiting in line for a replay.", lambda s: s.pipeline.replays.waiting),
     _gauge("paused_partitions", "Partitions whose fetching is paused.", lambda s: len(s.pipeline.paused)),
     _counter("published_records", "Records taken from Kafka.", lambda s: s.hub.published_records),
     _counter("dispatched_records", "Records that at least one subscriber took.", lambda s: s.hub.dispatched_records),
@@ -108,12 +108,14 @@ ROWS: Sequence[Row] = (
         "deliveries", "Deliveries: one for each record and each subscriber that took it.", lambda s: s.hub.deliveries
     ),
     _counter("fell_back", "Full channels that sent a subscriber back to catching up.", lambda s: s.hub.fell_back),
-    _counter("stalled", "Subscribers that were cut because they took nothing for too long.", lambda s: s.hub.stalled),
+    _counter(
+        "stalled", "Subscribers disconnected because they accepted nothing for too long.", lambda s: s.hub.stalled
+    ),
     _counter("history_hits", "Subscribers that became live from memory alone.", lambda s: s.hub.history_hits),
     _counter("history_misses", "Subscribers that needed Kafka to become live.", lambda s: s.hub.history_misses),
     _counter("commits", "Offsets that the broker stored.", lambda s: s.pipeline.commits.confirmed),
-    _counter("replayed_chunks", "Chunks that were read again from Kafka.", lambda s: s.pipeline.replays.chunks),
-    _counter("replayed_records", "Records that were read again from Kafka.", lambda s: s.pipeline.replays.records),
+    _counter("replayed_chunks", "Chunks read again from Kafka.", lambda s: s.pipeline.replays.chunks),
+    _counter("replayed_records", "Records read again from Kafka.", lambda s: s.pipeline.replays.records),
     _counter("rebalances", "Partitions revoked or lost.", lambda s: s.pipeline.rebalances),
     Row(
         CounterMetricFamily,
@@ -125,7 +127,7 @@ ROWS: Sequence[Row] = (
     Row(
         CounterMetricFamily,
         "invariant_violations",
-        "How often something did not hold that must always hold: a bug. 0 is the only right value.",
+        "Violations of what must always hold, each a bug. 0 is the only right value.",
         ("invariant",),
         lambda _: [((invariant,), number) for invariant, number in invariants.statistics().items()],
     ),

@@ -35,7 +35,7 @@ class Snapshot:
 
 
 class Page:
-    """One page, made for whoever asks; those who ask more often than `SHARE` allows get the last one again.
+    """One page, made on request; requests above what `SHARE` allows get the previous one again.
 
     Requests that come while a page is made wait, and one more page answers all of them.
 

@@ -9,7 +9,7 @@ What this does that Hypercorn's own shell (``hypercorn.trio.tcp_server``, 0.18) 
 * Every write has a deadline for *progress*, and ends the connection when it passes; Hypercorn shields
   ``send_all`` without a deadline, so one client that stops reading holds shutdown until it closes.
 * A client that leaves a stream is noticed at once, whatever its request said: h11 reads nothing after an ``Upgrade``
-  header or a body that does not come, and Hypercorn waits for it until the response ends.
+  header or a body that never arrives, and Hypercorn waits for it until the response ends.
 * An exception in one connection ends that connection, not the server.
 """
 
@@ -69,7 +69,7 @@ class Connection:
         """Around reading for Hypercorn; its deadline is that of an idle connection."""
         self._ends = False
         self.stream: Stream | None = None
-        """What a handler has left to be run when its response's head has gone out. It is closed in any case, here and
+        """What a handler has left to be run when its response's head has gone out. It is always closed here and
         nowhere else, and the connection serves no other request."""
         self.unread: list[bytes] = []
         """What the client has sent since the stream was left, empty bytes for the end of its side."""

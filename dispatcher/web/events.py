@@ -43,7 +43,7 @@ class Silence:
     def __init__(self, *, chunked: bool) -> None:
         self._chunked = chunked
 
-    def hear(self, data: bytes, now: float) -> bytes | None:  # noqa: ARG002 - whatever it is
+    def on_client_data(self, data: bytes, now: float) -> bytes | None:  # noqa: ARG002 - whatever it is
         """End the stream.
 
         Raises:
@@ -99,7 +99,7 @@ def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
         try:
             connection.stream = SubscriberStream(hub, feed, query, connection, Silence(chunked=chunked))
         except UnavailableError as error:
-            # An error status would end an EventSource for good; the end of a stream makes it come back.
+            # An error status would end an EventSource for good; after the end of a stream it reconnects.
             goodbye = try_later(str(error))
             opening = sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)
         return TrioResponse(_Opening(opening), headers={**HEADERS, "Connection": "close"})

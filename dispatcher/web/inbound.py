@@ -25,7 +25,7 @@ FRAME_COST_BYTES = 64
 """What a frame costs of the budget besides its bytes: to read an empty one takes some 10 µs."""
 
 STEP_BYTES = 1024
-"""Most bytes to look at in one step, some 1.5 ms for frames without payload."""
+"""Bytes examined per step at most: about 1.5 ms for frames without payload."""
 
 SHORTEST_FRAME_BYTES = 6
 """A masked frame without payload."""
@@ -61,7 +61,7 @@ class Inbound:
     """One client's side of a WebSocket (`streams.Dialogue`).
 
     Args:
-        now: In seconds, as for `hear`.
+        now: In seconds, as for `on_client_data`.
     """
 
     __slots__ = ("_budget", "_frames", "_message_bytes")
@@ -73,9 +73,9 @@ class Inbound:
         self._frames: FrameProtocol | None = None
         """Only while something is half read: most clients never send anything but pongs, one at a time."""
         self._message_bytes: int | None = None
-        """Of the message under way, as far as it has come; None between messages."""
+        """Bytes received so far of the message under way; None between messages."""
 
-    def hear(self, data: bytes, now: float) -> bytes | None:
+    def on_client_data(self, data: bytes, now: float) -> bytes | None:
         """Take what the client said; returns the answer to its last ping, if there was one.
 
         Raises:

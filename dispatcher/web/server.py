@@ -15,12 +15,12 @@ from hypercorn.typing import ASGIFramework
 from dispatcher.invariants import Invariant, invariants
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
-from dispatcher.web.sockets import PlainSocket, Socket, secured, tls_context
+from dispatcher.web.sockets import PlainSocket, Socket, tls_context, tls_handshake
 
 log = structlog.get_logger(__name__)
 
 BACKLOG = 4096
-"""Connections that the kernel holds for us while we are busy: a whole replica's subscribers come at once."""
+"""Connections that the kernel queues while we are busy: all of another replica's subscribers may arrive at once."""
 
 
 class Server:
@@ -97,7 +97,7 @@ class Server:
         if self._tls is None:
             peer = PlainSocket(stream, patience)
         else:
-            peer = await secured(stream, self._tls, patience)
+            peer = await tls_handshake(stream, self._tls, patience)
         if peer is None:
             stream.socket.close()
             return

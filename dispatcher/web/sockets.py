@@ -172,7 +172,7 @@ class Socket(Protocol):
     def descriptor(self) -> int | None:
         """Where ready-made bytes may be written at once, None where they have to be encrypted for each peer."""
 
-    async def receive_some(self, most_bytes: int) -> bytes | bytearray:
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
         """What the peer has sent, empty when it has ended its side.
 
         *Cancellation*: safe.
@@ -212,7 +212,7 @@ class PlainSocket:
         """See `Socket`."""
         return self.socket.fileno()
 
-    async def receive_some(self, most_bytes: int) -> bytes:
+    async def receive_some(self, max_bytes: int) -> bytes:
         """See `Socket`.
 
         Waits first, and asks the socket then: most clients say nothing for a whole heartbeat. Trio's own asks before it
@@ -223,7 +223,7 @@ class PlainSocket:
                 raise trio.ClosedResourceError
             await trio.lowlevel.wait_readable(self.socket)
             with suppress(BlockingIOError):
-                return os.read(self.socket.fileno(), most_bytes)
+                return os.read(self.socket.fileno(), max_bytes)
 
     async def send_some(self, buffers: Sequence[bytes | memoryview]) -> int:
         """See `Socket`."""
@@ -321,7 +321,9 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-async def secured(stream: trio.SocketStream, context: ssl.SSLContext, stall_timeout_seconds: float) -> TlsSocket | None:
+async def tls_handshake(
+    stream: trio.SocketStream, context: ssl.SSLContext, stall_timeout_seconds: float
+) -> TlsSocket | None:
     """Do the handshake; None when the client does not do its part.
 
     *Cancellation*: safe, the caller closes the socket.

@@ -3,7 +3,7 @@
 A handler checks a request, subscribes, and leaves the stream with its connection (`Connection.stream`). Quart answers
 the request with the head of the stream, and is done; so is Hypercorn (`Connection.begin_stream`). What was made for the
 request is let go, which is more than half of what an idle subscriber would cost. Then the stream has the connection to
-itself: one task writes what the hub offers, another one hears what the client says, until either side ends it.
+itself: one task writes what the hub offers, another one reads what the client sends, until either side ends it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ class Stream(Protocol):
         """Send until either side ends it, then end the answer."""
 
     def close(self) -> None:
-        """Let go of what the stream holds; called in any case, perhaps without `run`."""
+        """Release what the stream holds; always called, perhaps without `run`."""
 
 
 class Streaming(Protocol):
@@ -85,9 +85,9 @@ class Dialogue(Protocol):
     """What differs between the protocols of streams."""
 
     receive_bytes: int
-    """Most bytes of a client to look at in one step."""
+    """Bytes of the client examined per step at most."""
 
-    def hear(self, data: bytes, now: float) -> bytes | None:
+    def on_client_data(self, data: bytes, now: float) -> bytes | None:
         """Take what a client said; returns what to answer.
 
         Raises:
@@ -146,7 +146,7 @@ class SubscriberStream:
             except SubscriberStalledError as error:
                 log.info("subscriber stalled", subscriber=self._subscriber.number, reason=str(error))
             except SubscriberGoneError:
-                pass  # seen here before it was heard
+                pass  # the writer noticed before the reader did
             nursery.cancel_scope.cancel()
         self.close()
         if self._farewell is not None:
@@ -159,7 +159,7 @@ class SubscriberStream:
         self._hub.unsubscribe(self._subscriber)
 
     async def _listen(self, stream: trio.CancelScope) -> None:
-        """Hear what the client says until the stream is to end."""
+        """Read what the client sends until the stream is to end."""
         connection, dialogue = self._connection, self._dialogue
         writer, liveness = connection.writer, connection.peer.liveness
         try:
@@ -171,8 +171,8 @@ class SubscriberStream:
                 if not data:
                     break
                 for start in range(0, len(data), dialogue.receive_bytes):
-                    writer.heard_at = now = trio.current_time()
-                    answer = dialogue.hear(data[start : start + dialogue.receive_bytes], now)
+                    writer.last_activity_at = now = trio.current_time()
+                    answer = dialogue.on_client_data(data[start : start + dialogue.receive_bytes], now)
                     if answer is not None and writer.reply(answer):
                         self._subscriber.flush()
                     await trio.lowlevel.checkpoint()

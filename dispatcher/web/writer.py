@@ -45,7 +45,7 @@ class Writer:
         "_streams",
         "_unsent",
         "ended",
-        "heard_at",
+        "last_activity_at",
         "name",
     )
 
@@ -54,7 +54,7 @@ class Writer:
         self.name = peer.name
         self.ended = False
         """Whether nothing is accepted any more: the last bytes have gone out, or the connection was aborted."""
-        self.heard_at = trio.current_time()
+        self.last_activity_at = trio.current_time()
         """When the peer last sent something."""
         self._lock = trio.Lock()
         self._streams = False
@@ -68,7 +68,7 @@ class Writer:
         """An answer that goes out after what is under way; a newer one replaces it (RFC 6455, section 5.5.3)."""
         self._cut_short = False
         self._silence_seconds: float | None = None
-        self._look_at = self.heard_at
+        self._look_at = self.last_activity_at
         self._doubted = False
         """Whether the last look found no progress."""
 
@@ -83,7 +83,7 @@ class Writer:
             self._descriptor = self._peer.descriptor
             self._direct_bytes = self._peer.liveness.direct_bytes
         self._silence_seconds = silence_seconds
-        self.heard_at = trio.current_time()
+        self.last_activity_at = trio.current_time()
 
     def try_send(self, data: bytes) -> int:
         """Hand bytes to the socket if it takes some at once; returns how many it took (see `Transport`)."""
@@ -175,20 +175,20 @@ class Writer:
         liveness = self._peer.liveness
         self._look_at = now + liveness.stall_timeout_seconds / 2
         if self._lock.locked():
-            self.heard_at = now  # a send is under way, and gives up by itself
+            self.last_activity_at = now  # a send is under way, and gives up by itself
             return
         progress = liveness.look()
         if progress is Progress.MOVING:
-            self.heard_at = now  # pings wait for room, too
+            self.last_activity_at = now  # pings wait for room, too
         if progress is Progress.NONE and self._doubted:
             log.info("subscriber vanished", stall_timeout_seconds=liveness.stall_timeout_seconds)
             self.abort()
         self._doubted = progress is Progress.NONE
         if self._silence_seconds is not None:
-            if now - self.heard_at >= self._silence_seconds:
-                log.info("subscriber answers no ping", silence_seconds=now - self.heard_at)
+            if now - self.last_activity_at >= self._silence_seconds:
+                log.info("subscriber answers no ping", silence_seconds=now - self.last_activity_at)
                 self.abort()
-            self._look_at = min(self._look_at, self.heard_at + self._silence_seconds)
+            self._look_at = min(self._look_at, self.last_activity_at + self._silence_seconds)
 
     async def _send(self, buffers: list[bytes | memoryview]) -> None:
         """Send buffers and take them from the list; what was not begun stays in it after `cut_short`."""

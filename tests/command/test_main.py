@@ -223,5 +223,5 @@ def test_a_port_that_is_taken_is_one_clear_line() -> None:
         result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 1
     (line,) = [orjson.loads(line) for line in result.stderr.splitlines()]
-    assert ("cannot listen", bind) == (line["event"], line["bind"])
+    assert ("cannot bind", bind) == (line["event"], line["bind"])
     assert "exception" not in line
