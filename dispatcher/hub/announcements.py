@@ -7,6 +7,7 @@ when its turn comes, so a revoke costs nothing per subscriber; an announcement t
 from collections.abc import Sequence
 
 from dispatcher.hub.feed import Feed
+from dispatcher.hub.goodbyes import RETRY_MS
 from dispatcher.hub.statistics import ReplicaState, SubscriberState
 from dispatcher.sansio.records import TopicPartition
 
@@ -70,3 +71,43 @@ class Announcement:
         """Nobody has the feed any more."""
         for catching_up in (False, True):
             self._encoded.pop((feed, catching_up), None)
+
+
+class Announcements:
+    """The present state, and the last one in which partitions had left.
+
+    Args:
+        state: What the replica does at first, without a partition.
+        replica: The replica's name.
+        heartbeat_seconds: How often a stream has a sign of life.
+    """
+
+    def __init__(self, state: ReplicaState, replica: str, heartbeat_seconds: float) -> None:
+        self.version = 1
+        """Changes with the state that subscribers are sent."""
+        self._replica = replica
+        self._heartbeat_seconds = heartbeat_seconds
+        self._present = self.last_departure = Announcement(1, state, (), replica, heartbeat_seconds)
+
+    def change(self, state: ReplicaState, partitions: Sequence[TopicPartition]) -> None:
+        """Announce another state, or other partitions (sorted)."""
+        self.version += 1
+        self._present = Announcement(self.version, state, partitions, self._replica, self._heartbeat_seconds)
+
+    def partitions_left(self) -> None:
+        """Chain the present state: partitions have left in it, so every subscriber is sent it."""
+        self.last_departure.next_departure = self._present
+        self.last_departure = self._present
+
+    def data(self, feed: Feed, *, catching_up: bool) -> bytes:
+        """The present state, encoded for a feed."""
+        return self._present.data(feed, catching_up=catching_up)
+
+    def first_data(self, feed: Feed, position: str, *, catching_up: bool) -> bytes:
+        """The same, with the position at which one stream begins: cut before its first record, it resumes there."""
+        return feed.wire.first_state(self._present.unframed(feed, catching_up=catching_up), RETRY_MS, position)
+
+    def forget(self, feed: Feed) -> None:
+        """Nobody has the feed any more."""
+        self._present.forget(feed)
+        self.last_departure.forget(feed)

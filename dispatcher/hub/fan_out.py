@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import trio
 
+from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.entries import Entry, Item, Offer
@@ -47,6 +48,7 @@ class FanOut:
     """The live subscribers, and the rounds.
 
     Args:
+        encoder: Makes the bytes that are offered.
         round_bytes: Bytes of one round; one entry always fits.
         on_dispatched: Called with entries and the number of subscribers whose sockets accepted all of them.
         everybody: All subscribers, the live ones included.
@@ -54,10 +56,12 @@ class FanOut:
 
     def __init__(
         self,
+        encoder: Encoder,
         round_bytes: int,
         on_dispatched: Callable[[Sequence[Entry], int], None],
         everybody: Callable[[], Iterable[Subscriber]],
     ) -> None:
+        self._encoder = encoder
         self._round_bytes = round_bytes
         self._everybody = everybody
         self._state_is_new = False
@@ -90,11 +94,11 @@ class FanOut:
         self._state_is_new = True
         self._wake_up.set()
 
-    def publish(self, entry: Entry, encode: Callable[[Feed, Entry], bytes]) -> None:
+    def publish(self, entry: Entry) -> None:
         """Offer an entry with the next round. Encoded now: the history may have let it go by then."""
         for feed in self._live:
             if entry.batch.partition.topic in feed.topics:
-                data = encode(feed, entry)
+                data = self._encoder.entry(feed, entry)
                 self._published.setdefault(feed, []).append((entry, data))
                 self._newest[feed] = entry.sequence
                 self._published_bytes += len(data)

@@ -8,7 +8,6 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 """
 
 import random
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
@@ -16,10 +15,11 @@ from itertools import count
 import trio
 
 from dispatcher.errors import UnavailableError
-from dispatcher.hub.announcements import Announcement
+from dispatcher.hub.announcements import Announcements
+from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
-from dispatcher.hub.goodbyes import RETRY_MS, Goodbye
+from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.lookups import Answers, Replays
 from dispatcher.hub.statistics import Census, HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
 from dispatcher.hub.subscriber import Subscriber
@@ -27,7 +27,6 @@ from dispatcher.hub.transport import Transport
 from dispatcher.sansio.catch_up import Question
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
-from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.settings import Settings
 
@@ -47,15 +46,14 @@ class Hub:
     def __init__(self, settings: Settings, on_dispatched: Callable[[Batch], None], replays: Replays) -> None:
         self.history = History(settings.history_bytes)
         self.state = ReplicaState.BROKER_DOWN
-        self.state_version = 0
         self._settings = settings
         self._on_dispatched = on_dispatched
         self._answers = Answers(replays, settings.write_bytes)
         self._partitions: set[TopicPartition] = set()
         self._left_at: dict[TopicPartition, tuple[int, int]] = {}
         """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
-        self._announcement = self.last_departure = self._announce()
-        """The present state, and the last one in which partitions had left."""
+        self.encoder = Encoder(self.history)
+        self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
         self._subscribers: dict[int, Subscriber] = {}
         self._catching_up: dict[int, Subscriber] = {}
         """Those that are not live."""
@@ -68,7 +66,7 @@ class Hub:
         self._transports: Counter[str] = Counter()
         """Number of subscribers by transport."""
         self.census = Census(self._subscribers.values, lambda: len(self._partitions))
-        self._fan_out = FanOut(settings.write_bytes, self.dispatched, self._subscribers.values)
+        self._fan_out = FanOut(self.encoder, settings.write_bytes, self.dispatched, self._subscribers.values)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
         self._left = trio.Event()
@@ -98,8 +96,7 @@ class Hub:
         self._retire(partitions)
         self._partitions.difference_update(partitions)
         self._lay_out()
-        self.last_departure.next_departure = self._announcement
-        self.last_departure = self._announcement
+        self.announcements.partitions_left()
         for subscriber in tuple(self._catching_up.values()):
             subscriber.partitions_removed()
 
@@ -147,7 +144,7 @@ class Hub:
         if is_new:
             self._added(batch.partition)
         self._published_records += len(batch.records)
-        self._fan_out.publish(entry, self.data)
+        self._fan_out.publish(entry)
 
     @property
     def busy(self) -> bool:
@@ -170,21 +167,6 @@ class Hub:
     def ask(self, subscriber: Subscriber, question: Question) -> None:
         """Look something up for a subscriber and hand it the answer, with its question, when it arrives."""
         self._answers.ask(subscriber, question)
-
-    def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
-        """A batch that was read again, encoded for one subscriber: what it has seen is its own."""
-        return _encode(feed, batch, self._snapshot_of(seen))
-
-    def data(self, feed: Feed, entry: Entry) -> bytes:
-        """The entry's bytes for a feed, encoded when first asked for."""
-        return self.history.encode(entry, feed, lambda entry: _encode(feed, entry.batch, entry.snapshot))
-
-    def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
-        """The entry's records from an offset on, encoded for one subscriber that has the others already."""
-        records, gap = entry.batch.records, entry.batch.gap
-        wanted = records[bisect_left(records.offsets, first_offset) :]
-        gap = gap._replace(first=first_offset) if gap is not None and first_offset <= gap.last else None
-        return _encode(feed, Batch(entry.batch.partition, wanted, gap=gap), entry.snapshot)
 
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
         """So many subscribers' sockets accepted all bytes of these entries."""
@@ -212,22 +194,6 @@ class Hub:
     def stalled(self) -> None:
         """A subscriber took nothing for too long."""
         self._stalled += 1
-
-    def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
-        """The replica's state, encoded for a feed."""
-        return self._announcement.data(feed, catching_up=catching_up)
-
-    def first_state_bytes(self, feed: Feed, position: Mapping[TopicPartition, int], *, catching_up: bool) -> bytes:
-        """The same, with the position at which one stream begins: cut before its first record, it resumes there."""
-        state = self._announcement.unframed(feed, catching_up=catching_up)
-        return feed.wire.first_state(state, RETRY_MS, self._snapshot_of(position).format())
-
-    def _snapshot_of(self, position: Mapping[TopicPartition, int]) -> Snapshot:
-        """A position, in the layout of the partitions that are here if it names no other: to sort them costs more."""
-        layout = self.history.layout
-        if not position.keys() <= layout.indexes.keys():
-            layout = Layout(position)
-        return Snapshot(layout, tuple(map(position.get, layout.partitions)))
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A sign of life; who is live and has nothing waiting is told the position of the head."""
@@ -409,30 +375,8 @@ class Hub:
         self._feeds[feed] -= 1
         if not self._feeds[feed]:
             del self._feeds[feed]
-            self._announcement.forget(feed)
-            self.last_departure.forget(feed)
+            self.announcements.forget(feed)
 
     def _state_changed(self) -> None:
-        self._announcement = self._announce()
+        self.announcements.change(self.state, self.history.layout.partitions)
         self._fan_out.state_changed()
-
-    def _announce(self) -> Announcement:
-        self.state_version += 1
-        settings = self._settings
-        return Announcement(
-            self.state_version,
-            self.state,
-            self.history.layout.partitions,
-            settings.client_id,
-            settings.heartbeat_seconds,
-        )
-
-
-def _encode(feed: Feed, batch: Batch, snapshot: Snapshot) -> bytes:
-    topic, number = batch.partition
-    gap = batch.gap
-    data = b"" if gap is None else feed.wire.gap(topic, number, gap.first, gap.last, gap.reason)
-    if batch.records:
-        suffix = snapshot.id_suffix(snapshot.layout.indexes[batch.partition], feed.topics)
-        data += feed.wire.records(batch, f"{batch.partition}=", suffix)
-    return data

@@ -18,7 +18,8 @@ from typing import Protocol
 import trio
 
 from dispatcher.errors import FellBehindError, SubscriberGoneError, SubscriberStalledError
-from dispatcher.hub.announcements import Announcement
+from dispatcher.hub.announcements import Announcements
+from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
@@ -28,7 +29,7 @@ from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, Question, ReadQu
 from dispatcher.sansio.entries import Entry, Item, Offer
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
-from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.records import TopicPartition
 
 CHANNEL_ENTRIES = 1024
 """Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
@@ -41,17 +42,12 @@ class Source(Protocol):
     """What a subscriber needs of the hub, which owns the history and every send channel."""
 
     @property
-    def state_version(self) -> int:
-        """Changes whenever the state that subscribers are told changes."""
+    def encoder(self) -> Encoder:
+        """Makes the bytes of records."""
 
-    def data(self, feed: Feed, entry: Entry) -> bytes:
-        """The entry, encoded for the feed."""
-
-    def part(self, feed: Feed, entry: Entry, first_offset: int) -> bytes:
-        """The entry's records from an offset on, encoded for the feed."""
-
-    def replayed_data(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
-        """A batch that was read again, encoded for who has seen so much."""
+    @property
+    def announcements(self) -> Announcements:
+        """Makes the bytes of the replica's state."""
 
     def ask(self, subscriber: "Subscriber", question: Question) -> None:
         """Look something up; the answer comes with its question, through `read`, `placed` or `bounded`.
@@ -60,18 +56,8 @@ class Source(Protocol):
         """
 
     @property
-    def last_departure(self) -> Announcement:
-        """The last state in which partitions had left."""
-
-    @property
     def history(self) -> History:
         """Recent and undispatched batches."""
-
-    def state_bytes(self, feed: Feed, *, catching_up: bool) -> bytes:
-        """The replica's state, encoded for the feed."""
-
-    def first_state_bytes(self, feed: Feed, position: Mapping[TopicPartition, int], *, catching_up: bool) -> bytes:
-        """The same, with the position at which one stream begins."""
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A sign of life, encoded for the feed, with the position of the head for who has taken all of it."""
@@ -144,7 +130,7 @@ class Subscriber:
         """Whether the transport may have kept bytes that have to go out before anything else."""
         self._leaves = False
         self._told: tuple[int, bool] | None = None
-        self._departure = source.last_departure
+        self._departure = source.announcements.last_departure
         """The last state that it was sent of those in which partitions had left."""
         self._heartbeat_due = False
         self._goodbye: Goodbye | None = None
@@ -216,7 +202,7 @@ class Subscriber:
                 before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
                 gaps = [gap for gap in gaps if gap not in before]
                 self._found += self._encode_gaps(before)
-                self._found.append(self._source.replayed_data(self.feed, batch, seen))
+                self._found.append(self._source.encoder.replayed(self.feed, batch, seen))
                 self.records += len(batch.records)
             self._found += self._encode_gaps(gaps)
             self._nudge()
@@ -327,7 +313,7 @@ class Subscriber:
 
     def _has_state(self) -> bool:
         """Whether it was sent the replica's present state."""
-        return self._told is not None and self._told[0] == self._source.state_version
+        return self._told is not None and self._told[0] == self._source.announcements.version
 
     def heartbeat(self, data: bytes) -> None:
         """Send a sign of life: at once if the socket takes it, else with the next write.
@@ -467,9 +453,9 @@ class Subscriber:
             for entry in self._source.history.ahead(cursor):
                 data: bytes | None
                 if cursor.first_offset > entry.batch.first_offset:
-                    data = self._source.part(feed, entry, cursor.first_offset)
+                    data = self._source.encoder.part(feed, entry, cursor.first_offset)
                 else:
-                    data = entry.encoded.get(feed) or self._source.data(feed, entry)
+                    data = entry.encoded.get(feed) or self._source.encoder.entry(feed, entry)
                 taken.append((entry, data))
                 size_bytes += len(data)
                 if size_bytes >= self._write_bytes:
@@ -504,17 +490,19 @@ class Subscriber:
         Args:
             begins_at: The position at which the stream begins, which goes with its very first state.
         """
-        told = (self._source.state_version, self.state is SubscriberState.CATCHING_UP)
+        announcements = self._source.announcements
+        told = (announcements.version, self.state is SubscriberState.CATCHING_UP)
         if self._told is None:
-            self._departure = self._source.last_departure
-            yield self._source.first_state_bytes(self.feed, begins_at, catching_up=told[1])
+            self._departure = announcements.last_departure
+            position = self._source.encoder.snapshot(begins_at).format()
+            yield announcements.first_data(self.feed, position, catching_up=told[1])
         else:
             while (departure := self._departure.next_departure) is not None:
                 self._departure = departure
                 if departure.version != told[0]:
                     yield departure.data(self.feed, catching_up=True)
             if told != self._told:
-                yield self._source.state_bytes(self.feed, catching_up=told[1])
+                yield announcements.data(self.feed, catching_up=told[1])
         self._told = told
 
     def _heartbeat(self) -> Iterator[bytes]:

@@ -81,7 +81,12 @@ async def test_nothing_is_kept_of_feeds_that_nobody_reads(nursery: trio.Nursery)
             await settle()
             subscriber.end(GOODBYE)
             await settle()
-    kept = (bench.hub._announcement._encoded, bench.hub._fan_out._newest, bench.hub._feeds, bench.hub._fan_out._live)
+    kept = (
+        bench.hub.announcements._present._encoded,
+        bench.hub._fan_out._newest,
+        bench.hub._feeds,
+        bench.hub._fan_out._live,
+    )
     assert [len(mapping) for mapping in kept] == [0, 0, 0, 0]
 
 

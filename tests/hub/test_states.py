@@ -127,7 +127,7 @@ async def test_every_state_in_which_partitions_left_is_sent(
 
 async def test_a_state_that_a_socket_takes_in_part_comes_whole() -> None:
     """Cut at every byte, with a record after it."""
-    whole = len(Bench().hub.state_bytes(FEED, catching_up=False)) + 10
+    whole = len(Bench().hub.announcements.data(FEED, catching_up=False)) + 10
     for most_bytes in range(whole):
         bench = Bench()
         transport = GreedyTransport(0)
