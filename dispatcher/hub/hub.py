@@ -10,7 +10,6 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import count
 
 import trio
 
@@ -20,6 +19,7 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.hub.heartbeats import Heartbeats
 from dispatcher.hub.lookups import Answers, Replays
 from dispatcher.hub.statistics import Census, HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
 from dispatcher.hub.subscriber import Subscriber
@@ -29,9 +29,6 @@ from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.settings import Settings
-
-HEARTBEAT_SLICES = 10
-"""Heartbeats are spread over their interval: ten thousand at once would hold the loop for half a second."""
 
 
 class Hub:
@@ -67,6 +64,7 @@ class Hub:
         """Number of subscribers by transport."""
         self.census = Census(self._subscribers.values, lambda: len(self._partitions))
         self._fan_out = FanOut(self.encoder, settings.write_bytes, self.dispatched, self._subscribers.values)
+        self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._subscribers)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
         self._left = trio.Event()
@@ -196,10 +194,8 @@ class Hub:
         self._stalled += 1
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
-        """A sign of life; who is live and has nothing waiting is told the position of the head."""
-        is_whole = at_head and not self._fan_out.is_behind(feed)
-        position = self.history.snapshot().format(feed.topics) if is_whole else ""
-        return feed.wire.encode_heartbeat(position)
+        """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
+        return self._heartbeats.data(feed, at_head=at_head)
 
     # Who comes and goes.
 
@@ -259,26 +255,8 @@ class Hub:
         """Hand out what is published, find out what subscribers ask for, and send each of them heartbeats."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fan_out.run)
-            nursery.start_soon(self._beat)
+            nursery.start_soon(self._heartbeats.run)
             nursery.start_soon(self._answers.run)
-
-    async def _beat(self) -> None:
-        """A heartbeat every `heartbeat_seconds`, a slice of the subscribers at a time."""
-        for tick in count():
-            await trio.sleep(self._settings.heartbeat_seconds / HEARTBEAT_SLICES)
-            self.beat(tick % HEARTBEAT_SLICES)
-
-    def beat(self, part: int) -> None:
-        """Send one slice of the subscribers a heartbeat, and end those of all that are silent."""
-        heartbeats: dict[Feed, bytes] = {}
-        now = trio.current_time()
-        for number, subscriber in tuple(self._subscribers.items()):
-            subscriber.transport.end_if_silent(now)
-            if number % HEARTBEAT_SLICES == part:
-                feed = subscriber.feed
-                if feed not in heartbeats:
-                    heartbeats[feed] = self.heartbeat_bytes(feed, at_head=True)
-                subscriber.heartbeat(heartbeats[feed])
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
         """End every stream when its write under way is done, and take no new subscriber."""

@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from dispatcher.errors import SubscriberGoneError
 from dispatcher.hub import fan_out
 from dispatcher.hub.feed import feed_of
-from dispatcher.hub.hub import HEARTBEAT_SLICES, Hub
+from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
+from dispatcher.hub.hub import Hub
 from dispatcher.hub.statistics import ReplicaState
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.position import parse_position
@@ -444,7 +445,7 @@ class FanOut(RuleBasedStateMachine):
 
         def step() -> None:
             for part in range(HEARTBEAT_SLICES):
-                self.world.hub.beat(part)
+                self.world.hub._heartbeats.beat(part)
 
         self._do(step)
 

@@ -1,0 +1,60 @@
+"""Sends each subscriber heartbeats, and ends the streams of peers that are silent.
+
+*Thread*: Trio's.
+"""
+
+from collections.abc import Mapping
+from itertools import count
+
+import trio
+
+from dispatcher.hub.fan_out import FanOut
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.subscriber import Subscriber
+from dispatcher.sansio.history import History
+
+HEARTBEAT_SLICES = 10
+"""Heartbeats are spread over their interval: ten thousand at once would hold the loop for half a second."""
+
+
+class Heartbeats:
+    """The heartbeats of one hub.
+
+    Args:
+        interval_seconds: How often each subscriber is sent one.
+        history: Where the head is.
+        fan_out: Knows for which feeds something is still to be offered.
+        subscribers: Those that are connected, by number.
+    """
+
+    def __init__(
+        self, interval_seconds: float, history: History, fan_out: FanOut, subscribers: Mapping[int, Subscriber]
+    ) -> None:
+        self._interval_seconds = interval_seconds
+        self._history = history
+        self._fan_out = fan_out
+        self._subscribers = subscribers
+
+    async def run(self) -> None:
+        """A heartbeat per interval, a slice of the subscribers at a time, until cancelled."""
+        for tick in count():
+            await trio.sleep(self._interval_seconds / HEARTBEAT_SLICES)
+            self.beat(tick % HEARTBEAT_SLICES)
+
+    def beat(self, part: int) -> None:
+        """Send one slice of the subscribers a heartbeat, and end those of all that are silent."""
+        heartbeats: dict[Feed, bytes] = {}
+        now = trio.current_time()
+        for number, subscriber in tuple(self._subscribers.items()):
+            subscriber.transport.end_if_silent(now)
+            if number % HEARTBEAT_SLICES == part:
+                feed = subscriber.feed
+                if feed not in heartbeats:
+                    heartbeats[feed] = self.data(feed, at_head=True)
+                subscriber.heartbeat(heartbeats[feed])
+
+    def data(self, feed: Feed, *, at_head: bool) -> bytes:
+        """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
+        is_whole = at_head and not self._fan_out.is_behind(feed)
+        position = self._history.snapshot().format(feed.topics) if is_whole else ""
+        return feed.wire.encode_heartbeat(position)
