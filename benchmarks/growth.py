@@ -26,7 +26,7 @@ from dispatcher.errors import SubscriberGoneError
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.hub import Hub
 from dispatcher.hub.statistics import ReplicaState
-from dispatcher.kafka.bridge import Polled
+from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Start
@@ -112,7 +112,7 @@ class Replica:
         """All partitions, as the poller would say it, and a record of each."""
         statistics = ConsumerStatistics(1, True, {})
         starts = [Start(partition, 100, committed=True) for partition in self.partitions]
-        self.pipeline.exchange(Polled(assigned=self.partitions, starts=starts, statistics=statistics))
+        self.pipeline.exchange(PollResult(assigned=self.partitions, starts=starts, statistics=statistics))
         self.publish(100)
 
     def publish(self, first_offset: int, records: int = 1) -> None:
@@ -186,7 +186,7 @@ async def measure(subscribers: int, partitions: int) -> list[Measured]:
                 replica.hub.unassigned(replica.partitions[1:])
 
             async def assign(replica: Replica = replica) -> None:
-                replica.pipeline.exchange(Polled(assigned=replica.partitions))
+                replica.pipeline.exchange(PollResult(assigned=replica.partitions))
 
             async def arrive(replica: Replica = replica) -> None:
                 replica.publish(101)

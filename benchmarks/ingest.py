@@ -14,7 +14,7 @@ from benchmarks.harness import Load, Meter
 from benchmarks.tables import amount, median
 from benchmarks.targets import Dispatcher
 from benchmarks.yesterday import fill
-from dispatcher.kafka.decoding import grouped, told_apart
+from dispatcher.kafka.decoding import grouped, split_errors
 from dispatcher.kafka.properties import consumer_properties
 from dispatcher.settings import Settings
 from dispatcher.supervisor import COLLECTOR_THRESHOLDS
@@ -87,7 +87,7 @@ def made(bootstrap_servers: str, topic: str, records: int) -> float:
         first = consumer.poll(0.1)
         if first is None:
             return 0
-        messages, _ = told_apart([first, *consumer.consume(settings.poll_records - 1, 0)])
+        messages, _ = split_errors([first, *consumer.consume(settings.poll_records - 1, 0)])
         return sum(len(group.records) for group in grouped(messages, settings.batch_bytes))
 
     thresholds = gc.get_threshold()

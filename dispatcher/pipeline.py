@@ -14,7 +14,7 @@ import trio
 
 from dispatcher.hub.hub import Hub
 from dispatcher.hub.statistics import ReplicaState
-from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Orders, Polled
+from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Commands, PollResult
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.poller import Poller
@@ -38,7 +38,7 @@ HURRIED_POLL_SECONDS = 0.01
 LEAVE_SHARE = 0.3
 """The part of `shutdown_seconds` that the last commit has."""
 
-WELL_SECONDS = 30.0
+ERROR_FORGOTTEN_SECONDS = 30.0
 """An error that has not come again for so long is over: librdkafka repeats those that stay with each look at the topic,
 every 10 s."""
 
@@ -73,7 +73,7 @@ class PipelineStatistics(PipelineHealth):
     commits: CommitStatistics
     rebalances: int
     crossings: int
-    crossed_at: float
+    last_exchange_at: float
     """`time.monotonic` of the last crossing: how long ago tells whether the poller lives."""
     replays: ReplayStatistics
 
@@ -124,7 +124,7 @@ class Pipeline:
         self._nobody_listens = False
         self._rebalances = 0
         self._crossings = 0
-        self._crossed_at = -math.inf
+        self._last_exchange_at = -math.inf
 
     def open_replays(self) -> None:
         """Make the consumers that read again, while a failure is still one of the start.
@@ -154,32 +154,32 @@ class Pipeline:
 
     # The poller's crossing (kafka.bridge.Downstream).
 
-    def exchange(self, polled: Polled) -> Orders:
+    def exchange(self, result: PollResult) -> Commands:
         """Take what came in and say what to do."""
         self._crossings += 1
-        self._crossed_at = time.monotonic()
-        if polled.statistics is not None:
-            self._take_statistics(polled.statistics)
-        for name, reason in polled.errors:
+        self._last_exchange_at = time.monotonic()
+        if result.statistics is not None:
+            self._take_statistics(result.statistics)
+        for name, reason in result.errors:
             self._take_error(name, reason)
-        if polled.assigned is not None:
-            self._take_assigned(polled.assigned)
-        rebuild = self._commits.answered(polled.commit_answers, trio.current_time())
-        for start in polled.starts:
+        if result.assigned is not None:
+            self._take_assigned(result.assigned)
+        rebuild = self._commits.answered(result.commit_answers, trio.current_time())
+        for start in result.starts:
             self._take_start(start)
-        for partition, stamp in polled.stamps.items():
+        for partition, stamp in result.stamps.items():
             self._offsets.described(partition, stamp.format())
-        for gap in polled.gaps:
+        for gap in result.gaps:
             self._take_gap(gap)
-        for group in polled.groups:
+        for group in result.groups:
             self._take_records(group)
-        for partition, end in polled.ends.items():
+        for partition, end in result.ends.items():
             self._offsets.ended(partition, end)
             if self._offsets.epoch(partition) is not None:
                 self.hub.reached(partition, end)
         self._settle_state()
-        pause, resume = self._decide_flow([start.partition for start in polled.starts])
-        return Orders(
+        pause, resume = self._decide_flow([start.partition for start in result.starts])
+        return Commands(
             commit=self._commits.due(trio.current_time()),
             pause=pause,
             resume=resume,
@@ -189,10 +189,10 @@ class Pipeline:
             poll_seconds=HURRIED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
         )
 
-    async def exchange_when_settled(self, polled: Polled) -> Orders:
+    async def exchange_after_settling(self, result: PollResult) -> Commands:
         """The same, as soon as what came in before has been offered to every live subscriber."""
         await self.hub.settled()
-        return self.exchange(polled)
+        return self.exchange(result)
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
         """Stop handing out these partitions."""
@@ -274,7 +274,7 @@ class Pipeline:
             commits=self._commits.statistics(),
             rebalances=self._rebalances,
             crossings=self._crossings,
-            crossed_at=self._crossed_at,
+            last_exchange_at=self._last_exchange_at,
             replays=self._replays.statistics(),
         )
 
@@ -296,7 +296,7 @@ class Pipeline:
             )
         if statistics.joined:
             self._rebalancing = False
-            if time.monotonic() >= self._last_error_at + WELL_SECONDS:
+            if time.monotonic() >= self._last_error_at + ERROR_FORGOTTEN_SECONDS:
                 self._all_is_well()
         reachable = statistics.brokers_up > 0
         if reachable and not self._broker_reachable:

@@ -10,7 +10,7 @@ from dispatcher.errors import KafkaClientError
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.statistics import ReplicaState
 from dispatcher.kafka import poller as poller_module
-from dispatcher.kafka.bridge import Polled
+from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.commits import CommitAnswer
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.poller import Poller
@@ -46,13 +46,13 @@ async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error
     settings = Settings(client_id="standby")
     pipeline = Pipeline(settings)
     operations = ReplicaStatus(settings, pipeline, lambda: 0)
-    pipeline.exchange(Polled(assigned=[], statistics=healthy()))
+    pipeline.exchange(PollResult(assigned=[], statistics=healthy()))
     assert operations.why_not_ready() == []
-    pipeline.exchange(Polled(errors=[("_TRANSPORT", "broker 3: Connection refused")]))
-    pipeline.exchange(Polled(statistics=healthy()))
+    pipeline.exchange(PollResult(errors=[("_TRANSPORT", "broker 3: Connection refused")]))
+    pipeline.exchange(PollResult(statistics=healthy()))
     assert operations.why_not_ready() == ["nothing is assigned (broker 3: Connection refused)"]
-    monkeypatch.setattr(pipeline_module, "WELL_SECONDS", 0.0)
-    pipeline.exchange(Polled(statistics=healthy()))
+    monkeypatch.setattr(pipeline_module, "ERROR_FORGOTTEN_SECONDS", 0.0)
+    pipeline.exchange(PollResult(statistics=healthy()))
     assert operations.why_not_ready() == []
 
 
@@ -62,10 +62,10 @@ async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
     pipeline = Pipeline(settings)
     operations = ReplicaStatus(settings, pipeline, lambda: 0)
     rebalancing = ConsumerStatistics(2, False, {})
-    pipeline.exchange(Polled(statistics=rebalancing))
+    pipeline.exchange(PollResult(statistics=rebalancing))
     assert operations.why_not_ready() == ["the replica has not joined the group dispatcher yet"]
-    pipeline.exchange(Polled(assigned=[ONE], statistics=healthy()))
-    pipeline.exchange(Polled(statistics=rebalancing))
+    pipeline.exchange(PollResult(assigned=[ONE], statistics=healthy()))
+    pipeline.exchange(PollResult(statistics=rebalancing))
     assert operations.why_not_ready() == []
     pipeline.lost([ONE])
     assert operations.why_not_ready() == ["the replica has not joined the group dispatcher yet"]
@@ -78,7 +78,7 @@ async def test_a_live_stream_is_told_nothing_else_when_partitions_leave(
     """It was told `catching-up`, or `waiting`, in the state in which they had left, which was not so."""
     pipeline, transport = Pipeline(Settings(client_id="replica")), RecordingTransport()
     nursery.start_soon(pipeline.hub.run)
-    pipeline.exchange(Polled(assigned=[ONE, TWO], statistics=healthy()))
+    pipeline.exchange(PollResult(assigned=[ONE, TWO], statistics=healthy()))
     transport.gate.set()
     with subscribed(pipeline.hub, feed_of(SSE_VALUE, frozenset({"ofa_assets"})), transport) as subscriber:
         nursery.start_soon(subscriber.run)
@@ -97,7 +97,7 @@ async def test_a_live_stream_is_told_nothing_else_when_partitions_leave(
 async def test_a_consumer_that_is_given_up_is_told_to_subscribers() -> None:
     """Not `waiting`, which would mean that the group has nothing for this replica."""
     pipeline = Pipeline(Settings(client_id="replica"))
-    pipeline.exchange(Polled(assigned=[ONE], statistics=healthy()))
+    pipeline.exchange(PollResult(assigned=[ONE], statistics=healthy()))
     assert pipeline.statistics().state is ReplicaState.STREAMING
     pipeline.leaving()
     assert pipeline.statistics().state is ReplicaState.BROKER_DOWN
@@ -181,21 +181,21 @@ def records(*offsets: int) -> Records:
 async def test_a_partition_that_comes_back_while_fetching_is_stopped_is_paused_again() -> None:
     """What was held in its earlier assignment is forgotten."""
     pipeline = Pipeline(Settings(client_id="replica"))
-    pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 0)]))
+    pipeline.exchange(PollResult(assigned=[ONE], starts=[Start(ONE, 0)]))
     pipeline.stop_fetching()
-    assert pipeline.exchange(Polled()).pause == {ONE}
-    assert pipeline.exchange(Polled()).pause == frozenset()
+    assert pipeline.exchange(PollResult()).pause == {ONE}
+    assert pipeline.exchange(PollResult()).pause == frozenset()
     pipeline.revoked([ONE])
-    assert pipeline.exchange(Polled(assigned=[ONE])).pause == frozenset(), "it has not begun"
-    assert pipeline.exchange(Polled(starts=[Start(ONE, 0)])).pause == {ONE}
+    assert pipeline.exchange(PollResult(assigned=[ONE])).pause == frozenset(), "it has not begun"
+    assert pipeline.exchange(PollResult(starts=[Start(ONE, 0)])).pause == {ONE}
 
 
 async def test_where_an_assignment_begins_is_committed_with_its_stamp() -> None:
     """At the crossing that says so, before anything was received; later commits carry what is known by then."""
     pipeline = Pipeline(Settings(client_id="replica", commit_interval_seconds=0.01))
-    (commit,) = pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 5, stamp=Stamp(None, 2))])).commit
+    (commit,) = pipeline.exchange(PollResult(assigned=[ONE], starts=[Start(ONE, 5, stamp=Stamp(None, 2))])).commit
     assert (commit.offset, commit.metadata) == (5, "began-with=2")
-    pipeline.exchange(Polled(commit_answers=[CommitAnswer(ONE, 5)], ends={ONE: 7}, stamps={ONE: Stamp("id", 2)}))
+    pipeline.exchange(PollResult(commit_answers=[CommitAnswer(ONE, 5)], ends={ONE: 7}, stamps={ONE: Stamp("id", 2)}))
     (commit,) = pipeline.revoked([ONE])
     assert (commit.offset, commit.metadata) == (7, "topic-id=id;began-with=2")
 
@@ -203,7 +203,9 @@ async def test_where_an_assignment_begins_is_committed_with_its_stamp() -> None:
 async def test_records_of_a_partition_that_has_not_begun_are_dropped() -> None:
     """They were fetched in an earlier assignment."""
     pipeline = Pipeline(Settings(client_id="replica"))
-    pipeline.exchange(Polled(assigned=[ONE], groups=[Group(ONE, records(7), None)], gaps=[Gap(ONE, 1, 2, "expired")]))
+    pipeline.exchange(
+        PollResult(assigned=[ONE], groups=[Group(ONE, records(7), None)], gaps=[Gap(ONE, 1, 2, "expired")])
+    )
     assert pipeline.statistics().waiting_records == {ONE: 0}
     assert pipeline.statistics().partitions[ONE].received_to is None
 
@@ -211,7 +213,9 @@ async def test_records_of_a_partition_that_has_not_begun_are_dropped() -> None:
 async def test_what_expired_waits_for_somebody_to_be_told() -> None:
     """Its offsets are settled with the gap: nothing is committed beyond it while nobody was sent it."""
     pipeline = Pipeline(Settings(client_id="replica"))
-    pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 5, committed=True)], gaps=[Gap(ONE, 5, 8, "expired")]))
+    pipeline.exchange(
+        PollResult(assigned=[ONE], starts=[Start(ONE, 5, committed=True)], gaps=[Gap(ONE, 5, 8, "expired")])
+    )
     assert pipeline.statistics().partitions[ONE].dispatched_to == 5
     assert pipeline.hub.history.waiting_bytes > 0
     (entry,) = pipeline.hub.history.ahead(newcomer(pipeline))
@@ -223,11 +227,11 @@ async def test_a_log_that_began_again_with_nobody_there_says_so_before_its_first
     """Once, and not if the partition left before."""
     pipeline = Pipeline(Settings(client_id="replica"))
     again = Start(ONE, 0, recreated=True, replaces=5)
-    pipeline.exchange(Polled(assigned=[ONE], starts=[again]))
+    pipeline.exchange(PollResult(assigned=[ONE], starts=[again]))
     pipeline.revoked([ONE])
     pipeline.hub.unassigned([ONE])
-    pipeline.exchange(Polled(assigned=[ONE], starts=[Start(ONE, 0)]))
-    pipeline.exchange(Polled(starts=[again], groups=[Group(ONE, records(0), None), Group(ONE, records(1), None)]))
+    pipeline.exchange(PollResult(assigned=[ONE], starts=[Start(ONE, 0)]))
+    pipeline.exchange(PollResult(starts=[again], groups=[Group(ONE, records(0), None), Group(ONE, records(1), None)]))
     entries = list(pipeline.hub.history.ahead(newcomer(pipeline)))
     assert [entry.batch.gap for entry in entries] == [Gap(ONE, 5, -1, "recreated"), None]
 
@@ -235,7 +239,7 @@ async def test_a_log_that_began_again_with_nobody_there_says_so_before_its_first
 async def test_a_start_that_comes_after_everything_was_let_go_changes_nothing() -> None:
     """The consumer failed between two polls, and the last crossing brings what had become known."""
     pipeline = Pipeline(Settings(client_id="replica"))
-    pipeline.exchange(Polled(assigned=[ONE]))
+    pipeline.exchange(PollResult(assigned=[ONE]))
     pipeline.leaving()
-    pipeline.exchange(Polled(starts=[Start(ONE, 0)]))
+    pipeline.exchange(PollResult(starts=[Start(ONE, 0)]))
     assert pipeline.statistics().partitions == {}

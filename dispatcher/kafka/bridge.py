@@ -1,4 +1,4 @@
-"""What crosses between the poller thread and Trio, as plain data: `Polled` goes in, `Orders` come back."""
+"""What crosses between the poller thread and Trio, as plain data: `PollResult` goes in, `Commands` come back."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ IDLE_POLL_SECONDS = 0.1
 
 
 @dataclass(slots=True)
-class Polled:
+class PollResult:
     """What one poll brought, as plain data for the Trio thread."""
 
     assigned: list[TopicPartition] | None = None
@@ -38,7 +38,7 @@ class Polled:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class Commands:
     """What the thread has to do with the consumer before it polls again."""
 
     commit: Sequence[Commit] = ()
@@ -49,19 +49,19 @@ class Orders:
     """Why the consumer is of no use any more."""
     poll_seconds: float = IDLE_POLL_SECONDS
     settle: bool = False
-    """Hand over the next poll by `Downstream.exchange_when_settled`."""
+    """Hand over the next poll by `Downstream.exchange_after_settling`."""
 
 
 class Downstream(Protocol):
     """The Trio side of the crossing.
 
-    Every method runs in the Trio thread while the poller waits: in one step, but for `exchange_when_settled`.
+    Every method runs in the Trio thread while the poller waits: in one step, but for `exchange_after_settling`.
     """
 
-    def exchange(self, polled: Polled) -> Orders:
+    def exchange(self, result: PollResult) -> Commands:
         """Take what came in and say what to do."""
 
-    async def exchange_when_settled(self, polled: Polled) -> Orders:
+    async def exchange_after_settling(self, result: PollResult) -> Commands:
         """The same, as soon as what came in before has been offered to every live subscriber."""
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
@@ -77,7 +77,7 @@ class Downstream(Protocol):
         """Forget these partitions: they have another owner."""
 
     def leaving(self) -> Sequence[Commit]:
-        """Return the last commits: nothing is polled any more."""
+        """Return the last commits: nothing is result any more."""
 
     def left(self) -> None:
         """The consumer is closed: no commit will be answered any more."""

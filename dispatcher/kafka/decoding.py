@@ -44,7 +44,7 @@ def grouped(messages: Sequence[Message], batch_bytes: int) -> Iterator[Group]:
             yield Group(partition, records, run[end - 1].leader_epoch())
 
 
-def told_apart(messages: list[Message]) -> tuple[list[Message], list[tuple[Message, KafkaError]]]:
+def split_errors(messages: list[Message]) -> tuple[list[Message], list[tuple[Message, KafkaError]]]:
     """Those that hold a record, and those that tell of an end or an error, both in order."""
     if not any(map(Message.error, messages)):
         return messages, []

@@ -3,7 +3,7 @@
 Rules of this module:
 
 * Only the poller thread touches the consumer. Only the Trio thread touches offsets and history. A crossing takes
-  what came in (`Polled`) and brings back what the thread must do (`Orders`).
+  what came in (`PollResult`) and brings back what the thread must do (`Commands`).
 * The thread never blocks on a full pipeline: it is told to pause partitions and goes on polling, so the group
   never drops it.
 * Callbacks never raise. An exception inside ``consume()`` would lose the records that it had fetched
@@ -27,9 +27,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.errors import KafkaClientError
 from dispatcher.kafka.beginnings import ANSWER_SECONDS, Beginnings
-from dispatcher.kafka.bridge import Downstream, Orders, Polled
+from dispatcher.kafka.bridge import Commands, Downstream, PollResult
 from dispatcher.kafka.commits import CommitAnswer, is_worth_another_try
-from dispatcher.kafka.decoding import grouped, told_apart
+from dispatcher.kafka.decoding import grouped, split_errors
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.beginnings import Again, Start
@@ -38,10 +38,10 @@ from dispatcher.sansio.records import TopicPartition
 
 log = structlog.get_logger(__name__)
 
-AGAIN_SECONDS = 0.05
+RETRY_SECONDS = 0.05
 """How soon the last commit is sent again when the broker could not take it."""
 
-WAKE_SECONDS = 0.002
+WAKE_TIMEOUT_SECONDS = 0.002
 """Longest wait for an answer that is of no use: a broker that does not answer has nothing to fetch either."""
 
 REBUILD_SECONDS = (0.5, 15.0)
@@ -97,8 +97,8 @@ class Poller:
         self._drain_seconds = drain_seconds
         self._leave_seconds = leave_seconds
         self._limiter = trio.CapacityLimiter(1)
-        self._polled = Polled()
-        self._kept: list[BaseException] = []
+        self._result = PollResult()
+        self._callback_errors: list[BaseException] = []
         self._beginnings: Beginnings | None = None
         self._next_offsets: dict[TopicPartition, int] = {}
         """The next offset of each partition that was given to librdkafka."""
@@ -136,13 +136,13 @@ class Poller:
             return
 
     def stop(self) -> None:
-        """Build no consumer any more. One that works is stopped by its orders; this is for one that does not."""
+        """Build no consumer any more. One that works is stopped by its commands; this is for one that does not."""
         self._stopping.set()
 
     # Everything below runs in the poller thread.
 
     def _own_consumer(self) -> None:
-        self._polled, self._kept, self._next_offsets, self._leader_epochs = Polled(), [], {}, {}
+        self._result, self._callback_errors, self._next_offsets, self._leader_epochs = PollResult(), [], {}, {}
         self._paused = frozenset()
         try:
             self._beginnings = beginnings = Beginnings(self._properties, self._topics)
@@ -167,21 +167,23 @@ class Poller:
                 on_revoke=self._guard(self._on_revoke),
                 on_lost=self._guard(self._on_lost),
             )
-            orders = Orders()
-            while not orders.stop:
+            commands = Commands()
+            while not commands.stop:
                 trio.from_thread.check_cancelled()
                 self._begin(consumer, beginnings.take())
                 self._watch(beginnings)
                 hurried = beginnings.pending
-                self._poll(consumer, min(orders.poll_seconds, UNKNOWN_POLL_SECONDS) if hurried else orders.poll_seconds)
-                polled, self._polled = self._polled, Polled()
-                orders = (
-                    trio.from_thread.run(self._downstream.exchange_when_settled, polled)
-                    if orders.settle
-                    else trio.from_thread.run_sync(self._downstream.exchange, polled)
+                self._poll(
+                    consumer, min(commands.poll_seconds, UNKNOWN_POLL_SECONDS) if hurried else commands.poll_seconds
                 )
-                self._raise_kept()
-                self._obey(consumer, orders)
+                result, self._result = self._result, PollResult()
+                commands = (
+                    trio.from_thread.run(self._downstream.exchange_after_settling, result)
+                    if commands.settle
+                    else trio.from_thread.run_sync(self._downstream.exchange, result)
+                )
+                self._raise_callback_error()
+                self._apply(consumer, commands)
         except KafkaException as error:
             # Pause, resume and commit refuse what they cannot do, such as with a client that is fatally ill.
             failed = _client_error(error.args[0])
@@ -204,16 +206,16 @@ class Poller:
                 kept = [] if _partition_of(first) in self._left else [first]
                 messages = kept + more
         except KafkaException as error:
-            self._kept.append(_client_error(error.args[0]))
+            self._callback_errors.append(_client_error(error.args[0]))
         self._sort(messages)
 
     def _sort(self, messages: list[Message]) -> None:
-        records, told = told_apart(messages)
+        records, told = split_errors(messages)
         for group in grouped(records, self._batch_bytes):
             if group.partition in self._next_offsets:
                 self._next_offsets[group.partition] = group.records.offsets[-1] + 1
             self._note_leader_epoch(group.partition, group.leader_epoch)
-            self._polled.groups.append(group)
+            self._result.groups.append(group)
         for message, error in told:
             if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
                 self._read_to_end(message)
@@ -233,7 +235,7 @@ class Poller:
         """Report an end only when offsets without a record lie before it: other ends say nothing."""
         partition, end = _partition_of(message), cast("int", message.offset())
         if end > self._next_offsets.get(partition, end):
-            self._next_offsets[partition] = self._polled.ends[partition] = end
+            self._next_offsets[partition] = self._result.ends[partition] = end
 
     def _lose_offset(self, message: Message, error: KafkaError) -> None:
         """The broker has no record at the next offset: the partition stands still until it is known where to go on.
@@ -266,10 +268,10 @@ class Poller:
             if isinstance(decision, Start):
                 self._next_offsets[decision.partition] = decision.offset
                 self._leader_epochs[decision.partition] = decision.leader_epoch
-                self._polled.starts.append(decision)
+                self._result.starts.append(decision)
             elif decision.gap is not None:
                 self._next_offsets[decision.partition] = decision.offset
-                self._polled.gaps.append(decision.gap)
+                self._result.gaps.append(decision.gap)
             # Else it goes on where it is by now: records may have come since the question.
         if self._is_eager:
             consumer.assign([self._place(partition) for partition in self._next_offsets])
@@ -289,7 +291,7 @@ class Poller:
 
     def _watch(self, beginnings: Beginnings) -> None:
         """Look whether topics are still the same."""
-        self._polled.stamps.update(beginnings.watch(self._next_offsets))
+        self._result.stamps.update(beginnings.watch(self._next_offsets))
 
     def _let_go(self, consumer: Consumer, partitions: Iterable[TopicPartition]) -> None:
         """Take partitions from librdkafka; it refuses to let go of what it was never given."""
@@ -302,16 +304,16 @@ class Poller:
         else:
             consumer.incremental_unassign([confluent_kafka.TopicPartition(*partition) for partition in begun])
 
-    def _obey(self, consumer: Consumer, orders: Orders) -> None:
-        if orders.rebuild is not None:
-            raise KafkaClientError(KafkaError._FATAL, "_FATAL", orders.rebuild)  # noqa: SLF001 - its public spelling
-        self._commit(consumer, orders.commit)
-        if orders.resume:
-            consumer.resume([confluent_kafka.TopicPartition(*partition) for partition in orders.resume])
-            self._wake_fetchers(consumer, self._paused.intersection(orders.resume))
-        if orders.pause:
-            consumer.pause([confluent_kafka.TopicPartition(*partition) for partition in orders.pause])
-        self._paused = self._paused.difference(orders.resume).union(orders.pause)
+    def _apply(self, consumer: Consumer, commands: Commands) -> None:
+        if commands.rebuild is not None:
+            raise KafkaClientError(KafkaError._FATAL, "_FATAL", commands.rebuild)  # noqa: SLF001 - its public spelling
+        self._commit(consumer, commands.commit)
+        if commands.resume:
+            consumer.resume([confluent_kafka.TopicPartition(*partition) for partition in commands.resume])
+            self._wake_fetchers(consumer, self._paused.intersection(commands.resume))
+        if commands.pause:
+            consumer.pause([confluent_kafka.TopicPartition(*partition) for partition in commands.pause])
+        self._paused = self._paused.difference(commands.resume).union(commands.pause)
 
     def _wake_fetchers(self, consumer: Consumer, resumed: Iterable[TopicPartition]) -> None:
         """Let what was paused be fetched at once.
@@ -322,7 +324,7 @@ class Poller:
         asked = [confluent_kafka.TopicPartition(*partition, confluent_kafka.OFFSET_END) for partition in resumed]
         if asked:
             with suppress(KafkaException):
-                consumer.offsets_for_times(asked, timeout=WAKE_SECONDS)
+                consumer.offsets_for_times(asked, timeout=WAKE_TIMEOUT_SECONDS)
 
     def _commit(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
         if not commits:
@@ -345,8 +347,8 @@ class Poller:
         try:
             commits = trio.from_thread.run_sync(self._downstream.leaving)
             if failed is None and commits:
-                self._commit_for_sure(consumer, commits)
-                trio.from_thread.run_sync(self._downstream.exchange, self._polled)
+                self._commit_with_retries(consumer, commits)
+                trio.from_thread.run_sync(self._downstream.exchange, self._result)
         except KafkaException as error:
             log.warning("the last commit could not be sent", error=str(error))
         finally:
@@ -357,7 +359,7 @@ class Poller:
             finally:
                 trio.from_thread.run_sync(self._downstream.left)
 
-    def _commit_for_sure(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
+    def _commit_with_retries(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
         """Commit, and again while the broker cannot, such as in the midst of a rebalance; at most `leave_seconds`.
 
         Not again when the group has gone on without us, nor for partitions that have left meanwhile: brokers take that
@@ -367,11 +369,11 @@ class Poller:
         deadline = time.monotonic() + self._leave_seconds
         self._commit(consumer, commits)
         unanswered = {(commit.partition, commit.offset): commit for commit in commits}
-        answered = len(self._polled.commit_answers)
+        answered = len(self._result.commit_answers)
         while unanswered and time.monotonic() < deadline:
             # Serves the answer; a record that comes along was not dispatched, so it stays in Kafka.
             consumer.poll(0.02)
-            answers = self._polled.commit_answers[answered:]
+            answers = self._result.commit_answers[answered:]
             answered += len(answers)
             again = []
             for answer in answers:
@@ -379,13 +381,13 @@ class Poller:
                 if commit and is_worth_another_try(answer.code) and commit.partition not in self._departed:
                     again.append(commit)
             if again:
-                time.sleep(AGAIN_SECONDS)
+                time.sleep(RETRY_SECONDS)
                 unanswered.update({(commit.partition, commit.offset): commit for commit in again})
                 self._commit(consumer, again)
 
-    def _raise_kept(self) -> None:
-        if self._kept:
-            raise self._kept[0]
+    def _raise_callback_error(self) -> None:
+        if self._callback_errors:
+            raise self._callback_errors[0]
 
     # Callbacks: librdkafka calls them from inside poll, consume and close, in this thread.
 
@@ -394,19 +396,19 @@ class Poller:
             try:
                 callback(*args)
             except BaseException as error:  # noqa: BLE001, ASYNC103 - kept, raised when the call has returned
-                self._kept.append(error)
+                self._callback_errors.append(error)
 
         return guarded
 
     def _on_assign(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
         assigned = _plain(partitions)
-        self._polled.assigned = [*(self._polled.assigned or ()), *assigned]
+        self._result.assigned = [*(self._result.assigned or ()), *assigned]
         assert self._beginnings is not None  # noqa: S101 - made with the consumer
         self._beginnings.assigned(assigned)
         self._begin(consumer, self._beginnings.wait(ANSWER_SECONDS), in_callback=True)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
-        revoked = self._not_just_assigned(_plain(partitions))
+        revoked = self._forget_unannounced(_plain(partitions))
         trio.from_thread.run_sync(self._downstream.revoking, revoked)
         deadline = time.monotonic() + self._drain_seconds
         # Polling beats an event here: it happens once a rebalance, and nothing can be left behind by it.
@@ -418,27 +420,27 @@ class Poller:
         self._let_go(consumer, revoked)
 
     def _on_lost(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
-        lost = self._not_just_assigned(_plain(partitions))
+        lost = self._forget_unannounced(_plain(partitions))
         trio.from_thread.run_sync(self._downstream.lost, lost)
         self._let_go(consumer, lost)
 
-    def _not_just_assigned(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+    def _forget_unannounced(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Partitions that come and go within one poll were never told to anybody."""
         self._departed.update(partitions)
         self._left.update(partitions)
         if self._beginnings is not None:
             self._beginnings.forget(partitions)
-        polled = self._polled
-        if polled.assigned is not None:
-            polled.assigned = [partition for partition in polled.assigned if partition not in partitions]
-        polled.starts = [start for start in polled.starts if start.partition not in partitions]
-        polled.gaps = [gap for gap in polled.gaps if gap.partition not in partitions]
+        result = self._result
+        if result.assigned is not None:
+            result.assigned = [partition for partition in result.assigned if partition not in partitions]
+        result.starts = [start for start in result.starts if start.partition not in partitions]
+        result.gaps = [gap for gap in result.gaps if gap.partition not in partitions]
         return partitions
 
     def _on_commit(self, error: KafkaError | None, partitions: list[confluent_kafka.TopicPartition] | None) -> None:
         for answered in partitions or ():
             problem = answered.error or error
-            self._polled.commit_answers.append(
+            self._result.commit_answers.append(
                 CommitAnswer(_plain([answered])[0], answered.offset)
                 if problem is None
                 else CommitAnswer(_plain([answered])[0], answered.offset, problem.code(), problem.name(), problem.str())
@@ -446,19 +448,19 @@ class Poller:
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - the public spelling of local codes
-            self._kept.append(_client_error(error))
+            self._callback_errors.append(_client_error(error))
         else:
             if self._beginnings is not None:
                 if error.code() in _HINTS:
                     self._beginnings.hint()
                 elif error.code() in _DISCONNECTS:
                     self._beginnings.disconnected()
-            self._polled.errors.append((error.name(), error.str()))
+            self._result.errors.append((error.name(), error.str()))
 
     def _on_statistics(self, text: str) -> None:
         statistics = parse_statistics(text)
         if statistics is not None:
-            self._polled.statistics = statistics
+            self._result.statistics = statistics
 
 
 def _plain(partitions: list[confluent_kafka.TopicPartition]) -> list[TopicPartition]:

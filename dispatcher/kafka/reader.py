@@ -8,7 +8,7 @@ from typing import cast
 import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
-from dispatcher.kafka.decoding import Group, grouped, told_apart
+from dispatcher.kafka.decoding import Group, grouped, split_errors
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, TopicPartition
@@ -129,7 +129,7 @@ class Reader:
                 if len(left) < len(ranges) or batches or gaps or not may_wait(seconds):
                     break
                 continue
-            records, events = told_apart(messages)
+            records, events = split_errors(messages)
             for group in grouped(records, self._batch_bytes):
                 self._record_bytes = group.records.size_bytes // len(group.records)
                 for batch in self._take_wanted(left, group, room_bytes):

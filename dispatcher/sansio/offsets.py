@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from dispatcher.sansio.records import TopicPartition
 
-AGAIN_SECONDS = 5.0
+RECOMMIT_SECONDS = 5.0
 """How long after a commit that nobody answered the offset is committed once more: until then the broker may still take
 the old request, and with it an older offset. Seen 1.6 s after the client had given up (docs/rebalance.md)."""
 
@@ -274,7 +274,7 @@ class OffsetTracker:
             assignment.committed = commit.offset
         elif stored or may_arrive:
             # The broker has, or may come to have, an older offset than the one that it confirmed to us.
-            self._again[partition] = now if stored else now + AGAIN_SECONDS
+            self._again[partition] = now if stored else now + RECOMMIT_SECONDS
         elif is_ours and not assignment.has_news:
             # It was a commit once more, and it failed.
             self._again[partition] = now

@@ -69,7 +69,7 @@ class ReplicaStatus:
             connections=self._connections(),
             tasks=trio.lowlevel.current_statistics().tasks_living,
             reasons=tuple(self._why_not_ready(pipeline)),
-            since_crossing_seconds=max(0.0, time.monotonic() - pipeline.crossed_at),
+            since_crossing_seconds=max(0.0, time.monotonic() - pipeline.last_exchange_at),
         )
         return snapshot, taken_seconds + time.perf_counter() - began
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 import trio
 
-from dispatcher.kafka.bridge import Orders, Polled
+from dispatcher.kafka.bridge import Commands, PollResult
 from dispatcher.kafka.poller import Poller
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Again, Start
@@ -120,11 +120,11 @@ async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> No
     """The topic was made anew while records of the old one were waiting: each log is taken for itself."""
     pipeline = Pipeline(Settings(client_id="replica"))
     partition = TopicPartition("ofa_assets", 0)
-    pipeline.exchange(Polled(assigned=[partition], starts=[Start(partition, 8)]))
+    pipeline.exchange(PollResult(assigned=[partition], starts=[Start(partition, 8)]))
     poller = pipeline._poller
     poller._sort([confluent_kafka.Message(topic="ofa_assets", partition=0, offset=o) for o in (8, 9, 0, 1, 20)])
-    assert [[r.offset for r in group.records] for group in poller._polled.groups] == [[8, 9], [0, 1, 20]]
-    pipeline.exchange(poller._polled)
+    assert [[r.offset for r in group.records] for group in poller._result.groups] == [[8, 9], [0, 1, 20]]
+    pipeline.exchange(poller._result)
     assert pipeline.statistics().partitions[partition].received_to == 21
 
 
@@ -142,7 +142,7 @@ class LeavingGroup:
     def leaving(self) -> list[Commit]:
         return [Commit(TopicPartition("assets", 0), 1, 7, None)]
 
-    def exchange(self, _: Polled) -> None:
+    def exchange(self, _: PollResult) -> None:
         """What is told at last."""
 
     def lost(self, _: list[TopicPartition]) -> None:
@@ -230,9 +230,9 @@ def test_who_resumes_what_was_paused_wakes_its_fetcher() -> None:
     """By itself it wakes up to a second later. What is new was not paused: that is fetched anyway."""
     poller, consumer = Pipeline(Settings(client_id="replica"))._poller, Told()
     first, second, new = (TopicPartition("ofa_assets", number) for number in range(3))
-    poller._obey(cast("Any", consumer), Orders(pause=[first, second]))
-    poller._obey(cast("Any", consumer), Orders(resume=[first, new]))
-    poller._obey(cast("Any", consumer), Orders(resume=[first, new]))
+    poller._apply(cast("Any", consumer), Commands(pause=[first, second]))
+    poller._apply(cast("Any", consumer), Commands(resume=[first, new]))
+    poller._apply(cast("Any", consumer), Commands(resume=[first, new]))
     assert consumer.told == [("pause", [0, 1]), ("resume", [0, 2]), ("wake", [0]), ("resume", [0, 2])]
 
 
@@ -297,8 +297,8 @@ async def begun_pipeline() -> tuple[Pipeline, Poller, Rebalancing]:
     starts = [Start(zero, 50, committed=True), Start(one, 7, committed=True)]
     consumer = Rebalancing(poller)
     poller._begin(cast("Any", consumer), starts)
-    pipeline.exchange(Polled(assigned=[zero, one], starts=starts))
-    poller._polled = Polled()
+    pipeline.exchange(PollResult(assigned=[zero, one], starts=starts))
+    poller._result = PollResult()
     return pipeline, poller, consumer
 
 
@@ -306,9 +306,9 @@ async def test_a_record_taken_before_a_revoke_within_the_same_poll_is_dropped() 
     """Its partition is assigned again before the poll ends, at another offset: it is none of the new assignment."""
     pipeline, poller, consumer = await begun_pipeline()
     await trio.to_thread.run_sync(poller._poll, cast("Any", consumer), 0.1)
-    assert [(group.partition.partition, list(group.records.offsets)) for group in poller._polled.groups] == [(1, [7])]
+    assert [(group.partition.partition, list(group.records.offsets)) for group in poller._result.groups] == [(1, [7])]
     assert consumer.given == [[(0, 50), (1, 7)], [(0, -1)], [(0, 40)]]
-    pipeline.exchange(poller._polled)
+    pipeline.exchange(poller._result)
     received_to = {tp.partition: found.received_to for tp, found in pipeline.statistics().partitions.items()}
     assert received_to == {0: 40, 1: 8}
 
@@ -328,7 +328,7 @@ async def test_a_record_of_the_old_log_taken_before_another_begins_within_the_sa
     zero = TopicPartition("ofa_assets", 0)
     cast("Known", poller._beginnings).wait = lambda _: [Start(zero, 0, recreated=True, replaces=50)]  # type: ignore[method-assign]
     await trio.to_thread.run_sync(poller._poll, cast("Any", LookingAgain(poller)), 0.1)
-    assert poller._polled.groups == []
+    assert poller._result.groups == []
     assert poller._next_offsets[zero] == 0
 
 
@@ -352,13 +352,13 @@ async def test_an_end_is_reported_in_each_assignment() -> None:
     _, poller, consumer = await begun_pipeline()
     zero = TopicPartition("ofa_assets", 0)
     poller._sort([end_of(52)])
-    assert poller._polled.ends == {zero: 52}
+    assert poller._result.ends == {zero: 52}
     await trio.to_thread.run_sync(poller._poll, cast("Any", consumer), 0.1)
-    poller._polled = Polled()
+    poller._result = PollResult()
     poller._sort([end_of(40)])
-    assert poller._polled.ends == {}
+    assert poller._result.ends == {}
     poller._sort([end_of(52)])
-    assert poller._polled.ends == {zero: 52}
+    assert poller._result.ends == {zero: 52}
 
 
 async def test_an_offset_that_the_broker_does_not_have_is_looked_into() -> None:
@@ -378,5 +378,5 @@ def test_statistics_that_cannot_be_read_are_skipped() -> None:
     poller._on_statistics('{"brokers": {"a": {"state": "UP"}}}')
     for text in ('{"client_id": "a"b"}', "", "[]", '{"topics": {"a": {"partitions": {"0": {}}}}}', '{"brokers": 1}'):
         poller._on_statistics(text)
-    assert poller._polled.statistics is not None
-    assert poller._polled.statistics.brokers_up == 1
+    assert poller._result.statistics is not None
+    assert poller._result.statistics.brokers_up == 1

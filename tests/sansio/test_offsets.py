@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from dispatcher.sansio.offsets import AGAIN_SECONDS, Commit, OffsetTracker, PartitionStatistics
+from dispatcher.sansio.offsets import RECOMMIT_SECONDS, Commit, OffsetTracker, PartitionStatistics
 from dispatcher.sansio.records import TopicPartition
 
 PARTITIONS = [TopicPartition("assets", 0), TopicPartition("assets", 1)]
@@ -128,7 +128,7 @@ def machine(make_tracker: Callable[[], OffsetTracker]) -> type[RuleBasedStateMac
             start, end, _ = data.draw(st.sampled_from(model.batches))
             self.tracker.dispatched(partition, model.epoch, start, end)
 
-        @rule(seconds=st.sampled_from([0.0, AGAIN_SECONDS]))
+        @rule(seconds=st.sampled_from([0.0, RECOMMIT_SECONDS]))
         def commit(self, seconds: float) -> None:
             """What is committable is sent: all that is new, and nothing else but what is confirmed already."""
             self.now += seconds
@@ -162,7 +162,7 @@ def machine(make_tracker: Callable[[], OffsetTracker]) -> type[RuleBasedStateMac
                 self.broker[commit.partition] = commit.offset
             self.given_up.clear()
             for _ in range(3):
-                self.now += AGAIN_SECONDS
+                self.now += RECOMMIT_SECONDS
                 self.send(self.tracker.committable(self.now))
                 for commit in tuple(self.under_way):
                     self.answer(commit, "stored")
@@ -508,11 +508,11 @@ def test_a_commit_that_was_given_up_is_followed_by_another_some_seconds_later() 
     tracker.dispatched(ONE, epoch, 5, 7)
     tracker.sent(tracker.committable(1), 1)
     tracker.answered(ONE, 7, 1, stored=True)
-    assert tracker.committable(AGAIN_SECONDS - 1) == []
-    commits = tracker.committable(AGAIN_SECONDS)
+    assert tracker.committable(RECOMMIT_SECONDS - 1) == []
+    commits = tracker.committable(RECOMMIT_SECONDS)
     assert [Commit(ONE, epoch, 7, None)] == commits
-    tracker.sent(commits, AGAIN_SECONDS)
-    assert tracker.committable(2 * AGAIN_SECONDS) == []
+    tracker.sent(commits, RECOMMIT_SECONDS)
+    assert tracker.committable(2 * RECOMMIT_SECONDS) == []
 
 
 def test_answers_that_fit_no_commit_change_nothing() -> None:

@@ -9,7 +9,7 @@ import trio.testing
 
 from dispatcher.hub import statistics
 from dispatcher.hub.statistics import Census, SubscriberState
-from dispatcher.kafka.bridge import Polled
+from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.statistics import ConsumerStatistics, FetchStatistics
 from dispatcher.pipeline import Pipeline, PipelineStatistics
 from dispatcher.sansio.records import TopicPartition
@@ -37,9 +37,9 @@ def counting() -> tuple[CountingPipeline, ReplicaStatus]:
     """A replica that has joined and has two partitions; statistics know of the first one only."""
     settings = Settings(client_id="replica")
     pipeline = CountingPipeline(settings)
-    pipeline.exchange(Polled(assigned=[ONE, TWO]))
+    pipeline.exchange(PollResult(assigned=[ONE, TWO]))
     known = {ONE: FetchStatistics(committed=7, log_end=12, last_stable_offset=9, prefetched_bytes=5)}
-    pipeline.exchange(Polled(statistics=ConsumerStatistics(1, True, known)))
+    pipeline.exchange(PollResult(statistics=ConsumerStatistics(1, True, known)))
     return pipeline, ReplicaStatus(settings, pipeline, lambda: 3)
 
 
@@ -74,7 +74,7 @@ async def test_statistics_of_an_earlier_assignment_say_nothing_about_the_next() 
     """A partition that left and came back has another log end and another commit by now."""
     pipeline, _ = counting()
     pipeline.lost([ONE])
-    pipeline.exchange(Polled(assigned=[ONE]))
+    pipeline.exchange(PollResult(assigned=[ONE]))
     assert pipeline.statistics().lags[ONE].lag_records is None
 
 
