@@ -313,7 +313,7 @@ class Pipeline:
         complaint = reason.partition(" (after ")[0]
         if complaint not in self._complaints:
             self._complaints.add(complaint)
-            log.warning("kafka client", error=name, reason=reason)
+            log.warning("kafka client error", error=name, reason=reason)
 
     def _take_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         log.info("assigned", partitions=[str(partition) for partition in sorted(partitions)])
@@ -384,7 +384,7 @@ class Pipeline:
         assert epoch is not None  # noqa: S101 - it was just received
         if epoch != epoch_before:
             # Offsets went backwards: another log than the one in memory.
-            log.warning("the log begins anew", partition=str(partition), offset=records.offsets[0])
+            log.warning("topic recreated", partition=str(partition), offset=records.offsets[0], replaces=None)
             self._begin_again(partition, records.offsets[0], None)
         gap = self._untold.pop(partition, None)
         self.hub.publish(
@@ -426,12 +426,12 @@ class Pipeline:
             self._nobody_listens = nobody_listens
             if nobody_listens:
                 log.warning(
-                    "nobody listens: records wait, fetching is paused",
+                    "fetching paused: no subscribers",
                     waiting_bytes=self.hub.history.waiting_bytes,
                     paused=[str(partition) for partition in sorted(self._flow.paused)],
                 )
             else:
-                log.info("fetching goes on")
+                log.info("fetching resumed")
 
     def _is_read(self, partition: TopicPartition) -> bool:
         return self.hub.reads(partition.topic)

@@ -55,7 +55,7 @@ async def test_a_fenced_consumer_is_built_anew(kafka: Kafka, replicas: Callable[
     async with open_sse(replica) as stream:
         await read_on(kafka, topic, stream, 0)
         other = replicas(kafka.bootstrap_servers, topic, settings=settings, client_id="other")
-        failure = await trio.to_thread.run_sync(replica.wait_until_logged, "consumer failed, building it anew")
+        failure = await trio.to_thread.run_sync(replica.wait_until_logged, "consumer failed, rebuilding it")
         other.signal(signal.SIGKILL)
         other.wait()
         await read_on(kafka, topic, stream, RECORDS)

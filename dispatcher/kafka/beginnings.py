@@ -381,7 +381,7 @@ class Beginnings:
         late = [p for p in sorted(partitions) if now >= self._tell_at.setdefault(p, now + after)]
         if late:
             self._tell_at.update(dict.fromkeys(late, now + LOG_SECONDS))
-            log.warning("not known where partitions begin", partitions=[str(p) for p in late], reason=reason)
+            log.warning("start offsets not known", partitions=[str(p) for p in late], reason=reason)
 
 
 def _committed(future: "Future[Any]") -> dict[TopicPartition, Committed]:

@@ -127,7 +127,7 @@ class Poller:
             except KafkaClientError as error:
                 if trio.current_time() - started > REBUILD_SECONDS[1]:
                     pause_seconds = REBUILD_SECONDS[0]
-                log.warning("consumer failed, building it anew", error=str(error), pause_seconds=pause_seconds)
+                log.warning("consumer failed, rebuilding it", error=str(error), pause_seconds=pause_seconds)
                 with trio.move_on_after(pause_seconds * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not a secret
                     await self._stopping.wait()
                 pause_seconds = min(2 * pause_seconds, REBUILD_SECONDS[1])
