@@ -17,6 +17,7 @@ from dispatcher.hub.statistics import ReplicaState
 from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Commands, PollResult
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
 from dispatcher.kafka.decoding import Group
+from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays, ReplayStatistics
@@ -98,15 +99,8 @@ class Pipeline:
         self._offsets = OffsetTracker()
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
-        self._poller = Poller(
-            consumer_properties(settings),
-            settings.topics,
-            self,
-            poll_records=settings.poll_records,
-            batch_bytes=settings.batch_bytes,
-            drain_seconds=settings.drain_seconds,
-            leave_seconds=settings.shutdown_seconds * LEAVE_SHARE,
-        )
+        self._settings = settings
+        self._poller = Poller(self.make_consumer)
         self._consumer: ConsumerStatistics | None = None
         self._lags = LagTracker()
         self._broker_reachable = False
@@ -133,6 +127,19 @@ class Pipeline:
             ResourcesError: they cannot be made.
         """
         self._replays.open()
+
+    def make_consumer(self) -> GroupConsumer:
+        """A member of the group that exchanges with this pipeline."""
+        settings = self._settings
+        return GroupConsumer(
+            consumer_properties(settings),
+            settings.topics,
+            self,
+            poll_records=settings.poll_records,
+            batch_bytes=settings.batch_bytes,
+            drain_seconds=settings.drain_seconds,
+            leave_seconds=settings.shutdown_seconds * LEAVE_SHARE,
+        )
 
     async def run(self) -> None:
         """Poll and dispatch until `stop`; see `Poller.run` for cancellation and errors."""

@@ -9,11 +9,12 @@ from dispatcher import pipeline as pipeline_module
 from dispatcher.errors import KafkaClientError
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.statistics import ReplicaState
+from dispatcher.kafka import group_consumer as group_consumer_module
 from dispatcher.kafka import poller as poller_module
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.commits import CommitAnswer
 from dispatcher.kafka.decoding import Group
-from dispatcher.kafka.poller import Poller
+from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Stamp, Start
@@ -106,10 +107,10 @@ async def test_a_consumer_that_is_given_up_is_told_to_subscribers() -> None:
 async def test_a_stop_ends_a_consumer_that_fails_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its backoff is longer than `shutdown_seconds`, and it fails before it hears any order."""
 
-    def fail(_: Poller) -> None:
+    def fail(_: GroupConsumer) -> None:
         raise KafkaClientError(-150, "_FATAL", "put in on purpose")
 
-    monkeypatch.setattr(Poller, "_own_consumer", fail)
+    monkeypatch.setattr(GroupConsumer, "run", fail)
     monkeypatch.setattr(poller_module, "REBUILD_SECONDS", (60.0, 60.0))
     pipeline = Pipeline(Settings(client_id="replica"))
     with trio.fail_after(20):
@@ -160,8 +161,8 @@ class NothingBegins:
 
 async def test_a_consumer_that_can_neither_be_closed_nor_made_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Subscribers stay connected meanwhile, such as while the file of a certificate is being replaced."""
-    monkeypatch.setattr(poller_module, "Consumer", Ill)
-    monkeypatch.setattr(poller_module, "Beginnings", NothingBegins)
+    monkeypatch.setattr(group_consumer_module, "Consumer", Ill)
+    monkeypatch.setattr(group_consumer_module, "Beginnings", NothingBegins)
     monkeypatch.setattr(poller_module, "REBUILD_SECONDS", (0.01, 0.01))
     monkeypatch.setattr(Ill, "made", 0)
     pipeline = Pipeline(Settings(client_id="replica"))

@@ -33,21 +33,21 @@ FAULTS = {
         {"out of order within a connection", "left out within a connection"},
     ),
     "a commit one too far": (
-        "import dispatcher.kafka.poller as poller\n"
-        "commit = poller.Poller._commit\n"
+        "import dispatcher.kafka.commit_sender as module\n"
+        "commit = module.CommitSender.send\n"
         "def too_far(self, consumer, commits):\n"
         "    commit(self, consumer, [c._replace(offset=c.offset + 1) for c in commits])\n"
-        "poller.Poller._commit = too_far\n",
+        "module.CommitSender.send = too_far\n",
         {"commits ahead of dispatch"},
     ),
     "a commit of long ago": (
-        "import dispatcher.kafka.poller as poller\n"
-        "commit, calls = poller.Poller._commit, []\n"
+        "import dispatcher.kafka.commit_sender as module\n"
+        "commit, calls = module.CommitSender.send, []\n"
         "def too_late(self, consumer, commits):\n"
         "    calls.extend(commits)\n"
         "    late = commits if len(calls) < 9 else [c._replace(offset=c.offset // 2) for c in commits]\n"
         "    commit(self, consumer, late)\n"
-        "poller.Poller._commit = too_late\n",
+        "module.CommitSender.send = too_late\n",
         {"commits that went backwards"},
     ),
     "none": ("", set()),

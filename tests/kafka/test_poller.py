@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from dispatcher.kafka.bridge import Commands, PollResult
-from dispatcher.kafka.poller import Poller
+from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Again, Start
 from dispatcher.sansio.offsets import Commit
@@ -26,23 +26,23 @@ PARTITIONS = 4
 
 RAISES_IN = {
     "on_assign": (
-        "import dispatcher.kafka.poller as poller\n"
+        "import dispatcher.kafka.group_consumer as module\n"
         "def fail(self, consumer, partitions): raise RuntimeError('put in on purpose')\n"
-        "poller.Poller._on_assign = fail\n"
+        "module.GroupConsumer._on_assign = fail\n"
     ),
     "stats_cb": (
-        "import dispatcher.kafka.poller as poller\n"
-        "parse, calls = poller.parse_statistics, []\n"
+        "import dispatcher.kafka.group_consumer as module\n"
+        "parse, calls = module.parse_statistics, []\n"
         "def fail(text):\n"
         "    calls.append(text)\n"
         "    if len(calls) == 3: raise RuntimeError('put in on purpose')\n"
         "    return parse(text)\n"
-        "poller.parse_statistics = fail\n"
+        "module.parse_statistics = fail\n"
     ),
     "on_commit": (
-        "import dispatcher.kafka.poller as poller\n"
+        "import dispatcher.kafka.commit_sender as module\n"
         "def fail(self, error, partitions): raise RuntimeError('put in on purpose')\n"
-        "poller.Poller._on_commit = fail\n"
+        "module.CommitSender.on_commit = fail\n"
     ),
 }
 
@@ -121,7 +121,7 @@ async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> No
     pipeline = Pipeline(Settings(client_id="replica"))
     partition = TopicPartition("ofa_assets", 0)
     pipeline.exchange(PollResult(assigned=[partition], starts=[Start(partition, 8)]))
-    poller = pipeline._poller
+    poller = pipeline.make_consumer()
     poller._sort([confluent_kafka.Message(topic="ofa_assets", partition=0, offset=o) for o in (8, 9, 0, 1, 20)])
     assert [[r.offset for r in group.records] for group in poller._result.groups] == [[8, 9], [0, 1, 20]]
     pipeline.exchange(poller._result)
@@ -135,7 +135,7 @@ class LeavingGroup:
         self.sent: list[int] = []
         self.closed = False
         self._departs = departs
-        self.poller = Poller({}, [], self, poll_records=1, batch_bytes=1, drain_seconds=0, leave_seconds=0.5)  # type: ignore[arg-type]
+        self.poller = GroupConsumer({}, [], self, poll_records=1, batch_bytes=1, drain_seconds=0, leave_seconds=0.5)  # type: ignore[arg-type]
         self._answers = answers
         self._waiting: list[confluent_kafka.TopicPartition] = []
 
@@ -177,7 +177,7 @@ class LeavingGroup:
             offsets, self._waiting = self._waiting, []
             if self._departs:
                 getattr(self.poller, self._departs)(self, offsets)
-            self.poller._on_commit(confluent_kafka.KafkaError(code) if code else None, offsets)
+            self.poller._commits.on_commit(confluent_kafka.KafkaError(code) if code else None, offsets)
 
     def close(self) -> None:
         self.closed = True
@@ -228,7 +228,7 @@ class Told:
 
 def test_who_resumes_what_was_paused_wakes_its_fetcher() -> None:
     """By itself it wakes up to a second later. What is new was not paused: that is fetched anyway."""
-    poller, consumer = Pipeline(Settings(client_id="replica"))._poller, Told()
+    poller, consumer = Pipeline(Settings(client_id="replica")).make_consumer(), Told()
     first, second, new = (TopicPartition("ofa_assets", number) for number in range(3))
     poller._apply(cast("Any", consumer), Commands(pause=[first, second]))
     poller._apply(cast("Any", consumer), Commands(resume=[first, new]))
@@ -239,7 +239,7 @@ def test_who_resumes_what_was_paused_wakes_its_fetcher() -> None:
 class Rebalancing:
     """A consumer in whose ``consume`` a partition is revoked, and assigned again at another offset."""
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: GroupConsumer) -> None:
         self.given: list[list[tuple[int, int]]] = []
         self._poller = poller
 
@@ -287,11 +287,10 @@ class Known:
         self.lost.append((partition, next_offset, truncated))
 
 
-async def begun_pipeline() -> tuple[Pipeline, Poller, Rebalancing]:
+async def begun_pipeline() -> tuple[Pipeline, GroupConsumer, Rebalancing]:
     """A pipeline with two partitions that were read up to 50 and 7."""
     pipeline = Pipeline(Settings(client_id="replica"))
-    poller = pipeline._poller
-    poller._properties = {"partition.assignment.strategy": "cooperative-sticky"}
+    poller = pipeline.make_consumer()
     poller._beginnings = cast("Any", Known())
     zero, one = (TopicPartition("ofa_assets", number) for number in range(2))
     starts = [Start(zero, 50, committed=True), Start(one, 7, committed=True)]
@@ -329,7 +328,7 @@ async def test_a_record_of_the_old_log_taken_before_another_begins_within_the_sa
     cast("Known", poller._beginnings).wait = lambda _: [Start(zero, 0, recreated=True, replaces=50)]  # type: ignore[method-assign]
     await trio.to_thread.run_sync(poller._poll, cast("Any", LookingAgain(poller)), 0.1)
     assert poller._result.groups == []
-    assert poller._next_offsets[zero] == 0
+    assert poller._assignment.next_offsets[zero] == 0
 
 
 async def test_who_goes_on_in_the_same_log_goes_on_where_it_is_by_then() -> None:
@@ -374,7 +373,7 @@ async def test_an_offset_that_the_broker_does_not_have_is_looked_into() -> None:
 
 def test_statistics_that_cannot_be_read_are_skipped() -> None:
     """Since librdkafka does not escape names; the last document that could be read stays, and the process goes on."""
-    poller = Pipeline(Settings(client_id="replica"))._poller
+    poller = Pipeline(Settings(client_id="replica")).make_consumer()
     poller._on_statistics('{"brokers": {"a": {"state": "UP"}}}')
     for text in ('{"client_id": "a"b"}', "", "[]", '{"topics": {"a": {"partitions": {"0": {}}}}}', '{"brokers": 1}'):
         poller._on_statistics(text)

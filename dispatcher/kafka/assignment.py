@@ -1,0 +1,149 @@
+"""What the group consumer has been given to fetch: next offsets, leader epochs, and which partitions are paused.
+
+Rules of this module:
+
+* A partition is given to librdkafka with the offset at which it starts, once that is known (`Beginnings`), and never
+  without one.
+* librdkafka refuses to take back what it was never given, so whatever leaves is compared with what was given.
+* With an eager assignor librdkafka takes whole assignments only; otherwise differences.
+
+*Thread*: the poller's only.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+
+import confluent_kafka
+from confluent_kafka import Consumer, KafkaException
+
+from dispatcher.sansio.beginnings import Again, Start
+from dispatcher.sansio.records import TopicPartition
+
+WAKE_TIMEOUT_SECONDS = 0.002
+"""How long to wait for an answer that is discarded: a broker that does not reply has nothing to fetch either."""
+
+
+def is_eager(properties: Mapping[str, str | int | float | bool]) -> bool:
+    """Whether a rebalance takes every partition from every member (librdkafka's ``range`` and ``roundrobin``)."""
+    strategies = str(properties.get("partition.assignment.strategy", "range,roundrobin"))
+    return properties.get("group.protocol") != "consumer" and "cooperative" not in strategies
+
+
+class Assignment:
+    """The partitions that librdkafka fetches, and where it is in each.
+
+    Args:
+        eager: Whether librdkafka takes whole assignments only.
+    """
+
+    def __init__(self, *, eager: bool) -> None:
+        self._eager = eager
+        self._next_offsets: dict[TopicPartition, int] = {}
+        self._leader_epochs: dict[TopicPartition, int | None] = {}
+        self._paused: frozenset[TopicPartition] = frozenset()
+
+    @property
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each partition that was given to librdkafka."""
+        return self._next_offsets
+
+    @property
+    def paused(self) -> frozenset[TopicPartition]:
+        """Partitions that are not fetched for now."""
+        return self._paused
+
+    def begin(self, consumer: Consumer, decisions: Sequence[Start | Again]) -> None:
+        """Give partitions to librdkafka, each with the offset at which it starts; one that it has starts over there.
+
+        Raises:
+            KafkaException: the client has failed.
+        """
+        replaced = [decision.partition for decision in decisions if decision.partition in self._next_offsets]
+        for decision in decisions:
+            if isinstance(decision, Start):
+                self._next_offsets[decision.partition] = decision.offset
+                self._leader_epochs[decision.partition] = decision.leader_epoch
+            elif decision.gap is not None:
+                self._next_offsets[decision.partition] = decision.offset
+            # Otherwise it continues where it is by now: records may have come since the look-up began.
+        if self._eager:
+            consumer.assign([self._at_next_offset(partition) for partition in self._next_offsets])
+        else:
+            if replaced:
+                consumer.incremental_unassign(for_client(replaced))
+            consumer.incremental_assign([self._at_next_offset(decision.partition) for decision in decisions])
+        if paused := self._paused.intersection(self._next_offsets if self._eager else replaced):
+            consumer.pause(for_client(paused))
+
+    def let_go(self, consumer: Consumer, partitions: Iterable[TopicPartition]) -> None:
+        """Take partitions from librdkafka.
+
+        Raises:
+            KafkaException: the client has failed.
+        """
+        given = [partition for partition in partitions if self._next_offsets.pop(partition, None) is not None]
+        for partition in given:
+            self._leader_epochs.pop(partition, None)
+        self._paused = self._paused.difference(given)
+        if self._eager:
+            consumer.unassign()
+        else:
+            consumer.incremental_unassign(for_client(given))
+
+    def control_flow(
+        self, consumer: Consumer, pause: Iterable[TopicPartition], resume: Iterable[TopicPartition]
+    ) -> None:
+        """Pause and resume partitions.
+
+        Raises:
+            KafkaException: the client has failed, or was not given one of them.
+        """
+        if resume:
+            consumer.resume(for_client(resume))
+            self._wake_fetchers(consumer, self._paused.intersection(resume))
+        if pause:
+            consumer.pause(for_client(pause))
+        self._paused = self._paused.difference(resume).union(pause)
+
+    def received(self, partition: TopicPartition, next_offset: int, leader_epoch: int | None) -> bool:
+        """Note records, and return whether their leader epoch is lower than before, which it never is within a log."""
+        if partition in self._next_offsets:
+            self._next_offsets[partition] = next_offset
+        before = self._leader_epochs.get(partition)
+        self._leader_epochs[partition] = leader_epoch
+        return before is not None and leader_epoch is not None and leader_epoch < before
+
+    def ended(self, partition: TopicPartition, end: int) -> bool:
+        """Note the end of a log, and return whether offsets without a record precede it: other ends say nothing."""
+        if end <= self._next_offsets.get(partition, end):
+            return False
+        self._next_offsets[partition] = end
+        return True
+
+    def _at_next_offset(self, partition: TopicPartition) -> confluent_kafka.TopicPartition:
+        """A partition with its next offset, and the leader epoch of the record before that (KIP-320)."""
+        leader_epoch = self._leader_epochs.get(partition)
+        return confluent_kafka.TopicPartition(
+            *partition, self._next_offsets[partition], leader_epoch=-1 if leader_epoch is None else leader_epoch
+        )
+
+    def _wake_fetchers(self, consumer: Consumer, resumed: Iterable[TopicPartition]) -> None:
+        """Have what was paused fetched at once.
+
+        librdkafka's threads notice a resume only when something else wakes them, up to a second later. Asking for the
+        log ends wakes each leader's thread; the answers are discarded.
+        """
+        asked = [confluent_kafka.TopicPartition(*partition, confluent_kafka.OFFSET_END) for partition in resumed]
+        if asked:
+            with suppress(KafkaException):
+                consumer.offsets_for_times(asked, timeout=WAKE_TIMEOUT_SECONDS)
+
+
+def for_client(partitions: Iterable[TopicPartition]) -> list[confluent_kafka.TopicPartition]:
+    """Partitions as confluent_kafka takes them."""
+    return [confluent_kafka.TopicPartition(*partition) for partition in partitions]
+
+
+def from_client(partitions: Iterable[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
+    """Partitions as we name them."""
+    return [TopicPartition(partition.topic, partition.partition) for partition in partitions]

@@ -1,0 +1,311 @@
+"""The group consumer: one membership of the group, from its subscription to its close.
+
+Rules of this module:
+
+* Only the poller's thread touches the consumer. Only Trio's thread touches offsets and history. A crossing takes what
+  came in (`PollResult`) and brings back what the thread must do (`Commands`).
+* The thread never blocks on a full pipeline: the commands pause partitions, and it keeps polling, so the group never
+  drops the member.
+* Callbacks never raise. An exception inside ``consume()`` would lose the records that it had already fetched, so it is
+  kept, and raised after the call has returned and its records were handed over.
+* No call waits without a limit: commits are asynchronous, everything else has a timeout.
+* librdkafka never resets an offset by itself: it reports it, and `Beginnings` says where to continue.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import confluent_kafka
+import structlog
+import trio
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+
+from dispatcher.errors import KafkaClientError
+from dispatcher.kafka.assignment import Assignment, from_client, is_eager
+from dispatcher.kafka.beginnings import ANSWER_SECONDS, Beginnings
+from dispatcher.kafka.bridge import Commands, Downstream, PollResult
+from dispatcher.kafka.commit_sender import CommitSender
+from dispatcher.kafka.decoding import grouped, split_errors
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.kafka.statistics import parse_statistics
+from dispatcher.sansio.beginnings import Again, Start
+from dispatcher.sansio.records import TopicPartition
+
+log = structlog.get_logger(__name__)
+
+UNKNOWN_POLL_SECONDS = 0.01
+"""How long a poll waits while the start of some partition is not known."""
+
+_HINTS = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_TOPIC_ID,
+        KafkaError.INCONSISTENT_TOPIC_ID,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - the public spelling of local codes
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - the same
+    }
+)
+"""Errors of a topic that may have been deleted, and created again."""
+
+_DISCONNECTS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 - the same
+"""Errors of a broker that has gone away."""
+
+
+class GroupConsumer:
+    """A consumer and what it was given; made again when it fails.
+
+    *Thread*: the poller's only.
+
+    Args:
+        properties: librdkafka's configuration.
+        topics: What to subscribe to.
+        downstream: The Trio side.
+        poll_records: Most records taken in one poll.
+        batch_bytes: A poll's records of one partition are cut into groups of about this size.
+        drain_seconds: How long a revoke waits for writes under way.
+        leave_seconds: How long the last commit may take before the member leaves the group without its answer.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, str | int | float | bool],
+        topics: Sequence[str],
+        downstream: Downstream,
+        *,
+        poll_records: int,
+        batch_bytes: int,
+        drain_seconds: float,
+        leave_seconds: float,
+    ) -> None:
+        self._properties = properties
+        self._topics = list(topics)
+        self._downstream = downstream
+        self._poll_records = poll_records
+        self._batch_bytes = batch_bytes
+        self._drain_seconds = drain_seconds
+        self._leave_seconds = leave_seconds
+        self._assignment = Assignment(eager=is_eager(properties))
+        self._beginnings: Beginnings | None = None
+        self._commits = CommitSender()
+        self._result = PollResult()
+        self._callback_errors: list[BaseException] = []
+        self._left: set[TopicPartition] = set()
+        """Partitions that have left, or continue elsewhere, since ``poll`` took the last message."""
+
+    def run(self) -> None:
+        """Join the group, and poll until the commands say stop. The consumer is closed afterwards.
+
+        Raises:
+            KafkaClientError: it cannot be made, or has failed.
+            Exception: whatever the downstream or a callback raised; what was dispatched is committed.
+        """
+        try:
+            self._beginnings = beginnings = Beginnings(self._properties, self._topics)
+            consumer = Consumer(
+                {
+                    **self._properties,
+                    "auto.offset.reset": "error",
+                    "error_cb": self._guard(self._on_error),
+                    "stats_cb": self._guard(self._on_statistics),
+                    "on_commit": self._guard(self._commits.on_commit),
+                },
+                logger=LIBRDKAFKA_LOG,
+            )
+        except KafkaException as error:
+            # It could be made at start-up: a file, such as a certificate, may be missing for a moment.
+            raise _client_error(error.args[0]) from error
+        failed: KafkaClientError | None = None
+        try:
+            consumer.subscribe(
+                self._topics,
+                on_assign=self._guard(self._on_assign),
+                on_revoke=self._guard(self._on_revoke),
+                on_lost=self._guard(self._on_lost),
+            )
+            self._poll_until_stopped(consumer, beginnings)
+        except KafkaException as error:
+            # pause, resume and commit raise when they cannot do their work, for example after a fatal error.
+            failed = _client_error(error.args[0])
+            raise failed from error
+        except KafkaClientError as error:
+            failed = error
+            raise
+        finally:
+            self._leave(consumer, failed)
+
+    def _poll_until_stopped(self, consumer: Consumer, beginnings: Beginnings) -> None:
+        commands = Commands()
+        while not commands.stop:
+            trio.from_thread.check_cancelled()
+            self._begin(consumer, beginnings.take())
+            self._result.stamps.update(beginnings.watch(self._assignment.next_offsets))
+            seconds = commands.poll_seconds
+            self._poll(consumer, min(seconds, UNKNOWN_POLL_SECONDS) if beginnings.pending else seconds)
+            result = self._take_result()
+            commands = (
+                trio.from_thread.run(self._downstream.exchange_after_settling, result)
+                if commands.settle
+                else trio.from_thread.run_sync(self._downstream.exchange, result)
+            )
+            self._raise_callback_error()
+            self._apply(consumer, commands)
+
+    def _take_result(self) -> PollResult:
+        result, self._result = self._result, PollResult()
+        result.commit_answers = self._commits.take_answers()
+        return result
+
+    def _poll(self, consumer: Consumer, timeout_seconds: float) -> None:
+        """Wait for one message, then take what else is there: no record waits for a full batch."""
+        messages: list[Message] = []
+        try:
+            first = consumer.poll(timeout_seconds)
+            if first is not None:
+                self._left.clear()
+                more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
+                # librdkafka takes back what it has put into `more` of a partition that leaves meanwhile, but not this.
+                kept = [] if _partition_of(first) in self._left else [first]
+                messages = kept + more
+        except KafkaException as error:
+            self._callback_errors.append(_client_error(error.args[0]))
+        self._sort(messages)
+
+    def _sort(self, messages: list[Message]) -> None:
+        records, told = split_errors(messages)
+        for group in grouped(records, self._batch_bytes):
+            stepped_back = self._assignment.received(group.partition, group.records.offsets[-1] + 1, group.leader_epoch)
+            if stepped_back and self._beginnings is not None:
+                self._beginnings.hint()
+            self._result.groups.append(group)
+        for message, error in told:
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
+                partition, end = _partition_of(message), cast("int", message.offset())
+                if self._assignment.ended(partition, end):
+                    self._result.ends[partition] = end
+            elif error.code() in {KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION}:  # noqa: SLF001 - the same
+                self._lose_offset(message, error)
+            else:
+                self._on_error(error)
+
+    def _lose_offset(self, message: Message, error: KafkaError) -> None:
+        """The broker has no record at the next offset: the partition stands still until it is known where to go on.
+
+        Records that came before this report came in order before it.
+        """
+        partition = _partition_of(message)
+        if self._beginnings is not None and partition in self._assignment.next_offsets:
+            truncated = error.code() == KafkaError._LOG_TRUNCATION or "truncat" in error.str()  # noqa: SLF001
+            self._beginnings.out_of_range(partition, self._assignment.next_offsets[partition], truncated=truncated)
+
+    def _begin(self, consumer: Consumer, decisions: Sequence[Start | Again], *, in_callback: bool = False) -> None:
+        """Start partitions; an assign callback has to give librdkafka something, if only nothing."""
+        if not decisions and not in_callback:
+            return
+        self._left.update(d.partition for d in decisions if d.partition in self._assignment.next_offsets)
+        for decision in decisions:
+            if isinstance(decision, Start):
+                self._result.starts.append(decision)
+            elif decision.gap is not None:
+                self._result.gaps.append(decision.gap)
+        self._assignment.begin(consumer, decisions)
+
+    def _apply(self, consumer: Consumer, commands: Commands) -> None:
+        if commands.rebuild is not None:
+            raise KafkaClientError(KafkaError._FATAL, "_FATAL", commands.rebuild)  # noqa: SLF001 - its public spelling
+        self._commits.send(consumer, commands.commit)
+        self._assignment.control_flow(consumer, commands.pause, commands.resume)
+
+    def _leave(self, consumer: Consumer, failed: KafkaClientError | None) -> None:
+        """Commit what was dispatched, wait a bounded time for the answer, and leave the group."""
+        try:
+            commits = trio.from_thread.run_sync(self._downstream.leaving)
+            if failed is None and commits:
+                self._commits.send_with_retries(consumer, commits, self._leave_seconds)
+                trio.from_thread.run_sync(self._downstream.exchange, self._take_result())
+        except KafkaException as error:
+            log.warning("the last commit could not be sent", error=str(error))
+        finally:
+            try:
+                consumer.close()
+            except KafkaException as error:
+                log.warning("the consumer could not be closed", error=str(error))
+            finally:
+                trio.from_thread.run_sync(self._downstream.left)
+
+    def _raise_callback_error(self) -> None:
+        if self._callback_errors:
+            raise self._callback_errors[0]
+
+    # Callbacks: librdkafka calls them from inside poll, consume and close, in this thread.
+
+    def _guard(self, callback: Callable[..., None]) -> Callable[..., None]:
+        def guarded(*args: object) -> None:
+            try:
+                callback(*args)
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - kept, raised when the call has returned
+                self._callback_errors.append(error)
+
+        return guarded
+
+    def _on_assign(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        assigned = from_client(partitions)
+        self._result.assigned = [*(self._result.assigned or ()), *assigned]
+        assert self._beginnings is not None  # noqa: S101 - made with the consumer
+        self._beginnings.assigned(assigned)
+        self._begin(consumer, self._beginnings.wait(ANSWER_SECONDS), in_callback=True)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        revoked = self._forget_unannounced(from_client(partitions))
+        trio.from_thread.run_sync(self._downstream.revoking, revoked)
+        deadline = time.monotonic() + self._drain_seconds
+        # Polling beats an event here: it happens once a rebalance, and nothing can be left behind by it.
+        while not trio.from_thread.run_sync(self._downstream.drained, revoked) and time.monotonic() < deadline:
+            threading.Event().wait(0.005)
+        commits = trio.from_thread.run_sync(self._downstream.revoked, revoked)
+        # Asynchronous, and still safe: librdkafka finishes commits under way before it lets partitions go.
+        self._commits.send(consumer, commits)
+        self._assignment.let_go(consumer, revoked)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        lost = self._forget_unannounced(from_client(partitions))
+        trio.from_thread.run_sync(self._downstream.lost, lost)
+        self._assignment.let_go(consumer, lost)
+
+    def _forget_unannounced(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Partitions that come and go within one poll were never told to anybody."""
+        self._commits.left(partitions)
+        self._left.update(partitions)
+        if self._beginnings is not None:
+            self._beginnings.forget(partitions)
+        result = self._result
+        if result.assigned is not None:
+            result.assigned = [partition for partition in result.assigned if partition not in partitions]
+        result.starts = [start for start in result.starts if start.partition not in partitions]
+        result.gaps = [gap for gap in result.gaps if gap.partition not in partitions]
+        return partitions
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - the public spelling of local codes
+            self._callback_errors.append(_client_error(error))
+        else:
+            if self._beginnings is not None:
+                if error.code() in _HINTS:
+                    self._beginnings.hint()
+                elif error.code() in _DISCONNECTS:
+                    self._beginnings.disconnected()
+            self._result.errors.append((error.name(), error.str()))
+
+    def _on_statistics(self, text: str) -> None:
+        statistics = parse_statistics(text)
+        if statistics is not None:
+            self._result.statistics = statistics
+
+
+def _partition_of(message: Message) -> TopicPartition:
+    return TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
+
+
+def _client_error(error: KafkaError) -> KafkaClientError:
+    return KafkaClientError(error.code(), error.name(), error.str())
