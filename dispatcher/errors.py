@@ -1,4 +1,4 @@
-"""The one tree of errors, split by whose fault it is.
+"""The tree of errors, split by whose fault they are.
 
 An error class carries what an edge needs to answer with it: the HTTP status (RFC 9110), the WebSocket close
 code (RFC 6455, section 7.4, and the private 4400 range of ``docs/protocol.md``), and whether trying again can
@@ -51,14 +51,14 @@ class SubscriberGoneError(DispatcherError):
 
 
 class FellBehindError(DispatcherError):
-    """The subscriber was so slow that its next record is no longer in memory; the client may resume."""
+    """The subscriber was too slow: its next record is no longer in memory; the client may resume."""
 
     close_code = 4408
     retriable = True
 
 
 class KafkaClientError(DispatcherError):
-    """The Kafka client failed in a way that only building it anew can mend.
+    """The Kafka client failed in a way that only rebuilding it can fix.
 
     Args:
         code: librdkafka's error code (negative: local, positive: from the broker).
@@ -81,10 +81,10 @@ class ResourcesError(DispatcherError):
 
 @dataclass(frozen=True, slots=True)
 class SettingsProblem:
-    """One wrong setting, in words that a person can act on."""
+    """One invalid setting, in words that people can act on."""
 
     key: str
-    """The setting's name as the user wrote it, with where it stands: ``bind (--bind)``."""
+    """The setting's name as the user wrote it, and its source: ``bind (--bind)``."""
     value: str
     """What was given, secrets hidden."""
     remedy: str
@@ -92,7 +92,7 @@ class SettingsProblem:
 
 
 class SettingsError(DispatcherError):
-    """The settings are wrong; every problem is told at once, and nothing has started."""
+    """The settings are invalid; it lists every problem, and nothing has started."""
 
     def __init__(self, problems: Sequence[SettingsProblem]) -> None:
         self.problems = tuple(problems)

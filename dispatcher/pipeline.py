@@ -316,7 +316,7 @@ class Pipeline:
             self._broker_reachable = False
         self._last_error = reason
         self._last_error_at = time.monotonic()
-        # librdkafka repeats itself for as long as a broker is away; one line tells it as well.
+        # librdkafka repeats itself while a broker is unreachable; one line is enough.
         complaint = reason.partition(" (after ")[0]
         if complaint not in self._complaints:
             self._complaints.add(complaint)

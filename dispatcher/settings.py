@@ -34,9 +34,9 @@ OWNED_KAFKA_PROPERTIES = {
     "group.id": "set group_id instead",
     "client.id": "set client_id instead",
     "group.instance.id": "set group_instance_id instead",
-    "enable.partition.eof": "the dispatcher needs it: offsets without a record are committed by it",
-    "statistics.interval.ms": "lag and the state of brokers come from the statistics, once a second",
-    "logger": "logs are the dispatcher's; see log_level and log_format",
+    "enable.partition.eof": "the dispatcher needs it to commit past offsets that hold no record",
+    "statistics.interval.ms": "lag and broker states are read from the statistics, once per second",
+    "logger": "the dispatcher does its own logging; see log_level and log_format",
     **dict.fromkeys(
         (
             "auto.commit.enable",
@@ -45,21 +45,21 @@ OWNED_KAFKA_PROPERTIES = {
             "enable.auto.offset.store",
             "offset.store.method",
         ),
-        "the dispatcher commits, and only what was dispatched; see commit_interval_seconds",
+        "the dispatcher commits by itself, and only what was dispatched; see commit_interval_seconds",
     ),
     **dict.fromkeys(
         ("error_cb", "log_cb", "oauth_cb", "offset_commit_cb", "on_commit", "rebalance_cb", "stats_cb", "throttle_cb"),
-        "callbacks are the dispatcher's",
+        "the dispatcher sets its own callbacks",
     ),
 }
-"""librdkafka properties that the dispatcher's guarantees stand on, and what to do instead of setting them."""
+"""librdkafka properties that the dispatcher's guarantees depend on, and what to do instead of setting them."""
 
 CLASSIC_KAFKA_PROPERTIES = {
     "partition.assignment.strategy": "group.remote.assignor",
     "session.timeout.ms": "the broker's group.consumer.session.timeout.ms",
     "heartbeat.interval.ms": "the broker's group.consumer.heartbeat.interval.ms",
 }
-"""Properties of the classic group protocol, and what stands in for them with ``group.protocol=consumer``."""
+"""Properties of the classic group protocol, and what replaces them with ``group.protocol=consumer``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class WrongValue:
     remedy: str
     """What would be right."""
     beside: str | None = None
-    """The setting that it does not fit to; None when the value is wrong whatever the others are."""
+    """The setting that it conflicts with; None when the value is wrong by itself."""
 
 
 class WrongValuesError(ValueError):
@@ -83,7 +83,7 @@ class WrongValuesError(ValueError):
 
 
 def is_secret(key: str) -> bool:
-    """Whether the value of a librdkafka property, or of something like it, must never be shown."""
+    """Whether the value of a librdkafka property, or of a similar key, must never be shown."""
     return _SECRET.search(key) is not None
 
 
@@ -106,7 +106,7 @@ def display(value: object) -> str:
 
 Size = Annotated[ByteSize, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-"""At most a day: timers of the operating system cannot wait for ever."""
+"""At most a day: the operating system's timers have a limit."""
 
 
 class Settings(BaseSettings):
@@ -121,58 +121,63 @@ class Settings(BaseSettings):
     )
 
     bootstrap_servers: str = Field(
-        default="127.0.0.1:9092", description="Kafka brokers to begin with, `host:port`, comma-separated."
+        default="127.0.0.1:9092", description="Kafka brokers to contact first, as `host:port`, comma-separated."
     )
     topics: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("ofa_assets",), description="Topics to dispatch, comma-separated. Names, no patterns."
+        default=("ofa_assets",), description="Topics to dispatch, comma-separated. Names, not patterns."
     )
     group_id: str = Field(
         default="dispatcher",
         min_length=1,
-        description="Consumer group that all replicas share: each record goes to one.",
+        description="Consumer group that all replicas share. Kafka gives each partition to one of them.",
     )
     client_id: str = Field(
         default_factory=lambda: f"dispatcher-{socket.gethostname()}",
-        pattern=r'^[^"\\\x00-\x1f]+$',  # librdkafka writes it into its statistics as it is
-        description="Name of this replica, in Kafka and to subscribers. Different for each replica.",
+        pattern=r'^[^"\\\x00-\x1f]+$',  # librdkafka writes it into its statistics verbatim
+        description="Name of this replica, for Kafka and for subscribers. Must be unique among replicas.",
     )
     group_instance_id: str = Field(
         default="",
         pattern=r"^[a-zA-Z0-9._-]{0,249}$",
         description="Makes the replica a static member of the group (KIP-345): a restart within the session timeout "
-        "moves no partition. Different for each replica and the same after a restart, as a Swarm slot is: "
-        "`replica-{{.Task.Slot}}`. Never together with updates that start the new one first. Empty: not static.",
+        "moves no partition. Must be unique among replicas and stay the same across restarts, as a Swarm slot does: "
+        "`replica-{{.Task.Slot}}`. Do not combine it with start-first updates. Empty: not static.",
     )
     bind: str = Field(
         default="127.0.0.1:8000",
-        description="Where HTTP is served, `host:port`; port 0 takes any free one. "
-        "Loopback by default: who may read the records is decided in front of the dispatcher.",
+        description="Address to serve HTTP on, as `host:port`; port 0 takes any free port. "
+        "Loopback by default, because access control is left to a proxy in front of the dispatcher.",
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Origins of other sites whose pages may read streams, comma-separated, each as "
-        "`https://host[:port]` without a path. `null`, `file://` and the like by exact name. `*`: every http and https "
-        "origin, without credentials. Pages of the dispatcher's own origin need no entry. docs/security.md says more.",
+        "`https://host[:port]` without a path. `null`, `file://` and the like must be named exactly. `*`: every http "
+        "and https origin, without credentials. The dispatcher's own origin needs no entry. See docs/security.md.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Names by which clients reach the dispatcher, comma-separated, without ports: a request for "
-        "another name gets 421, which stops DNS rebinding. Loopback names, addresses and the hosts of "
-        "`allowed_origins` always pass. Empty: no other name where `bind` is loopback, every name elsewhere. "
-        "`*`: every name.",
+        "another name gets 421, which prevents DNS rebinding. Loopback names, addresses and the hosts of "
+        "`allowed_origins` always pass. Empty: no other name if `bind` is loopback, otherwise every "
+        "name. `*`: every name.",
     )
     tls_certificate: str = Field(
         default="",
-        description="PEM file with the certificate and its chain: HTTPS and WSS instead of HTTP and WS. It costs more "
-        "for each subscriber than a proxy in front that does it for all. Empty: no TLS.",
+        description="PEM file with the certificate and its chain, to serve HTTPS and WSS instead of HTTP and WS. "
+        "Terminating TLS here costs more per subscriber than in a proxy in front. Empty: no TLS.",
     )
-    tls_key: str = Field(default="", description="PEM file with the certificate's key; empty: it is in the same file.")
+    tls_key: str = Field(
+        default="", description="PEM file with the certificate's key. Empty: the key is in the certificate's file."
+    )
     commit_interval_seconds: Seconds = Field(
-        default=0.2, gt=0, le=60, description="Least time between two commits; what a crash repeats, at most."
+        default=0.2,
+        gt=0,
+        le=60,
+        description="Minimum time between commits. A crash repeats at most what was dispatched in this time.",
     )
     history_bytes: Size = Field(
         default=ByteSize(64 * MIB),
-        description="Records kept in memory, undispatched ones and recent ones for slow subscribers.",
+        description="Memory for records: those not dispatched yet, and recent ones for slow subscribers.",
     )
     pause_above_bytes: Size = Field(
         default=ByteSize(32 * MIB),
@@ -180,77 +185,79 @@ class Settings(BaseSettings):
     )
     resume_below_bytes: Size = Field(
         default=ByteSize(16 * MIB),
-        description="Undispatched bytes below which fetching goes on. Half of `pause_above_bytes`, because each "
-        "pause throws prefetched records away.",
+        description="Undispatched bytes below which fetching resumes. By default half of `pause_above_bytes`, because "
+        "each pause discards prefetched records.",
     )
     subscriber_buffer_bytes: Size = Field(
         default=ByteSize(1 * MIB),
-        description="Bytes that may wait for one live subscriber; a fuller one catches up from the history.",
+        description="Bytes that may queue for one live subscriber; above that it catches up from the history.",
     )
     write_bytes: Size = Field(
         default=ByteSize(256 * KIB),
-        description="Most bytes handed to a socket in one write; what waits while it is under way joins the next.",
+        description="Largest write to a socket; whatever queues up meanwhile goes out with the next one.",
     )
     batch_bytes: Size = Field(
         default=ByteSize(256 * KIB),
-        description="A poll's records of one partition are cut into batches of about this size.",
+        description="Approximate size of the batches into which one poll's records of a partition are split.",
     )
     poll_records: int = Field(
-        default=1000, ge=1, le=100_000, description="Most records taken from the consumer in one poll."
+        default=1000, ge=1, le=100_000, description="Maximum number of records taken from the consumer per poll."
     )
     socket_unsent_bytes: Size = Field(
         default=ByteSize(128 * KIB),
         le=GIB,
-        description="Bytes that the kernel may hold unsent for one subscriber (TCP_NOTSENT_LOWAT). What the kernel "
-        "holds counts as dispatched, so it is kept small.",
+        description="Bytes that the kernel may hold unsent for one subscriber (TCP_NOTSENT_LOWAT). Kept small, because "
+        "what the kernel holds counts as dispatched.",
     )
     stall_timeout_seconds: Seconds = Field(
         default=30,
         gt=0,
-        description="A connection whose peer acknowledges no byte, while some wait, for this long is closed. "
-        "WebSockets also have to answer a ping within this time and a heartbeat.",
+        description="A connection with unsent bytes is closed if its peer acknowledges none for this long. WebSocket "
+        "clients must also answer each ping within this time plus one heartbeat.",
     )
     heartbeat_seconds: Seconds = Field(
-        default=15, gt=0, description="Time between signs of life on a quiet stream. Proxies cut silent connections."
+        default=15,
+        gt=0,
+        description="Time between heartbeats on a quiet stream, because proxies cut silent connections.",
     )
     drain_seconds: Seconds = Field(
         default=0.2,
-        description="How long a revoked partition waits for writes under way before it is let go. "
+        description="How long a revoked partition is held while writes already started finish. "
         "Less than `shutdown_seconds`.",
     )
     shutdown_seconds: Seconds = Field(
-        default=10, gt=0, description="Time from SIGTERM to the end of the process, whatever clients and brokers do."
+        default=10, gt=0, description="Maximum time from SIGTERM to exit, whatever clients and brokers do."
     )
     spread_seconds: Seconds = Field(
         default=0,
-        description="When a replica has come, the others tell `goodbye`, over this time, to as many of their "
-        "subscribers as are too many for the partitions they have left. 0: none, all stay until they leave.",
+        description="After a replica joins, the others say `goodbye`, spread over this time, to the subscribers they "
+        "have too many for their remaining partitions. 0 turns this off: subscribers stay until they leave.",
     )
     max_subscribers: int = Field(
-        default=10_000, ge=1, description="Subscribers on this replica; more are sent elsewhere."
+        default=10_000,
+        ge=1,
+        description="Maximum number of subscribers on this replica; others are refused and retry elsewhere.",
     )
     replay_concurrency: int = Field(
         default=4,
         ge=1,
         le=64,
-        description="Most chunks that are read again from Kafka at a time, for subscribers behind what is in memory; "
-        "others wait in line. Each has a consumer of its own.",
+        description="Maximum number of chunks replayed from Kafka at the same time, for subscribers that need records "
+        "older than those in memory; the others wait in line. Each has its own consumer.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is logged."
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum level to log.")
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto",
-        description="`console` for people, `json` for machines; `auto` tells by whether stderr is a terminal.",
+        description="`console` for people, `json` for machines; `auto` picks console if stderr is a terminal.",
     )
     kafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
         description="Any librdkafka property, as `[kafka]` in the file, `DISPATCHER_KAFKA__SECURITY_PROTOCOL` in the "
         "environment, or `-X security.protocol=ssl`. Those that the dispatcher owns are refused. "
-        "`auto.offset.reset` says where the group begins with a topic of which it has committed nothing: `earliest` "
+        "`auto.offset.reset` says where the group starts on a topic for which it has committed nothing: `earliest` "
         "(the default), `latest`, or `error` (its partitions wait until an offset is committed). It decides nothing "
-        "else: where the group began is committed at once, a partition that is added later begins at its start, and "
-        "after records have expired, reading goes on with the oldest one that is left.",
+        "else: the start is committed at once, a partition added later starts at its first record, and after records "
+        "have expired, reading continues with the oldest one left.",
     )
 
     @classmethod
@@ -262,7 +269,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Nothing is read behind the caller's back; `configuration.load` asks each source itself."""
+        """Read nothing but the arguments; `configuration.load` asks each source itself."""
         return (init_settings,)
 
     @property
@@ -286,7 +293,7 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_booleans(cls, value: object) -> object:
         if isinstance(value, bool):
-            raise ValueError("true and false mean nothing here")  # noqa: TRY004 - what pydantic turns into an answer
+            raise ValueError("true and false are not valid here")  # noqa: TRY004 - what pydantic turns into an answer
         return value
 
     @field_validator("topics", mode="before")
@@ -334,7 +341,7 @@ class Settings(BaseSettings):
         for server in servers:
             _host, port = _split_address(server)
             if port == 0:
-                raise ValueError(f"{server!r} needs the port that the broker listens on, such as 9092")
+                raise ValueError(f"{server!r} needs the broker's port, such as 9092")
         return ",".join(servers)
 
     @field_validator("kafka")
@@ -342,7 +349,7 @@ class Settings(BaseSettings):
     def _check_kafka(cls, kafka: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
         refused = {key: f"leave it out: {why}" for key, why in OWNED_KAFKA_PROPERTIES.items()}
         if "group.protocol" in kafka:
-            # librdkafka does not tell CONSUMER from consumer; those who ask this table must not either.
+            # librdkafka ignores the case of the value, so code that reads this table must not depend on it either.
             kafka = {**kafka, "group.protocol": str(kafka["group.protocol"]).lower()}
             if kafka["group.protocol"] == "consumer":
                 refused |= {
@@ -382,8 +389,8 @@ def _read_allowed_origin(text: str) -> str:
     origin = read_origin(text)
     if origin is None or text.lower().startswith(("ws://", "wss://")):
         raise ValueError(
-            f"{text!r} is not an origin: use https://host[:port] without a path, *, null, or another scheme's such as "
-            "file:// or capacitor://localhost"
+            f"{text!r} is not an origin: use https://host[:port] without a path, *, null, or one with another scheme, "
+            "such as file:// or capacitor://localhost"
         )
     return origin.text
 

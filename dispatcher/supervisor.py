@@ -99,9 +99,9 @@ def _warn_of_any_host(settings: Settings) -> None:
     """Say once that DNS rebinding is possible: a browser inside the network takes a stranger's name to this address."""
     if not (settings.is_bound_to_loopback or settings.allowed_hosts):
         log.warning(
-            "every Host is answered: set allowed_hosts to the names that clients use",
+            "any Host is accepted: set allowed_hosts to the names that clients use",
             bind=settings.bind,
-            reason="a web page elsewhere can point a name of its own at this address (DNS rebinding)",
+            reason="a web page elsewhere can point its own name at this address (DNS rebinding)",
         )
 
 
@@ -118,7 +118,7 @@ async def _stop_on_signal(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop, pipeline, settings)
             await anext(signals)
-            log.warning("stopping at once")
+            log.warning("stopping immediately")
             everything.cancel()
 
 

@@ -51,7 +51,7 @@ async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error
     assert operations.why_not_ready() == []
     pipeline.exchange(PollResult(errors=[("_TRANSPORT", "broker 3: Connection refused")]))
     pipeline.exchange(PollResult(statistics=healthy()))
-    assert operations.why_not_ready() == ["nothing is assigned (broker 3: Connection refused)"]
+    assert operations.why_not_ready() == ["no partition is assigned (broker 3: Connection refused)"]
     monkeypatch.setattr(pipeline_module, "ERROR_FORGOTTEN_SECONDS", 0.0)
     pipeline.exchange(PollResult(statistics=healthy()))
     assert operations.why_not_ready() == []

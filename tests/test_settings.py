@@ -318,7 +318,7 @@ class TestKafkaProperties:
     @pytest.mark.parametrize("pair", ["novalue", "=x", ""])
     def test_a_flag_without_key_and_value_is_refused(self, pair: str) -> None:
         """As kcat has it: -X key=value."""
-        assert "use key=value" in problems({"kafka": (pair,)})["-X"].remedy
+        assert "use KEY=VALUE" in problems({"kafka": (pair,)})["-X"].remedy
 
 
 class TestProblems:
@@ -350,7 +350,7 @@ class TestProblems:
 
     @pytest.mark.parametrize(
         ("path", "remedy"),
-        [("./nowhere", "No such file or directory"), (".", "Is a directory"), ("./latin", "text in UTF-8")],
+        [("./nowhere", "No such file or directory"), (".", "Is a directory"), ("./latin", "UTF-8 text")],
     )
     def test_a_file_with_a_value_that_cannot_be_read_is_told(self, folder: Path, path: str, remedy: str) -> None:
         """By the variable and the path, once, and of a property as well."""
@@ -366,7 +366,7 @@ class TestProblems:
         """Which of the two was meant, nobody can know."""
         (folder / "group").write_text("a")
         found = problems(environment={"DISPATCHER_GROUP_ID": "b", "DISPATCHER_GROUP_ID_FILE": "./group"})
-        assert found["DISPATCHER_GROUP_ID_FILE"].remedy == "one of the two: leave it out, or DISPATCHER_GROUP_ID"
+        assert found["DISPATCHER_GROUP_ID_FILE"].remedy == "set either this or DISPATCHER_GROUP_ID, not both"
 
     def test_a_wrong_value_in_a_file_is_told_by_the_variable(self, folder: Path) -> None:
         """As any other wrong value."""

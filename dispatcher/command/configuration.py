@@ -1,6 +1,6 @@
-"""Where settings come from: flag, environment, file, default, in this order, and which of them each came from.
+"""Reads settings from flags, environment, file and defaults, in this order, and records the source of each.
 
-In the environment ``<VARIABLE>_FILE`` names a file that holds the value: so do orchestrators hand out secrets.
+In the environment ``<VARIABLE>_FILE`` names a file that holds the value, which is how orchestrators hand out secrets.
 """
 
 import difflib
@@ -30,12 +30,12 @@ FILE_SUFFIX = "_FILE"
 DEFAULT_FILE = Path("dispatcher.toml")
 
 _WITH_UNDERSCORES = {"log_level", *(name for name in OWNED_KAFKA_PROPERTIES if "_" in name)}
-"""The few properties whose names hold underscores; in the environment, all others mean dots."""
+"""The few properties whose names contain underscores; in the environment all other underscores mean dots."""
 
 _READ_BY_LIBRDKAFKA = {
     f"{KAFKA_PREFIX}SASL_OAUTHBEARER_ASSERTION_{which}FILE" for which in ("", "PRIVATE_KEY_", "JWT_TEMPLATE_")
 }
-"""The few properties whose own names end with ``.file``."""
+"""The few librdkafka properties whose names end with ``.file``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ def load(
     Args:
         flags: Settings that were given on the command line; under ``kafka`` a sequence of ``key=value``.
         environment: Such as `os.environ`.
-        config_path: The file to read; None reads ``dispatcher.toml`` in the current folder if it is there.
-        flags_only: Settings that environment and file have no say in.
+        config_path: The file to read; None reads ``dispatcher.toml`` in the current folder if it exists.
+        flags_only: Settings for which environment and file are ignored.
 
     Raises:
         SettingsError: with every problem at once.
@@ -99,16 +99,16 @@ def reference() -> str:
     lines = [
         "# Settings",
         "",
-        "Made from `dispatcher/settings.py` by `dispatcher config --reference`; a test checks that it is current.",
+        "Generated from `dispatcher/settings.py` by `dispatcher config --reference`; a test checks that it is current.",
         "",
         "Precedence: flag (`--history-bytes 128MiB`), environment (`DISPATCHER_HISTORY_BYTES=128MiB`), file",
-        "(`--config dispatcher.toml`, or `dispatcher.toml` in the current folder), default. Sizes take plain bytes or",
-        "units (`64 MiB`, `512KiB`). `dispatcher config` shows the effective values and where each came from.",
-        "Passwords, keys and other secrets are never shown; give them in the environment or the file, because",
-        "every user of a machine can read a process's flags. `_FILE` at the end of a variable's name makes it the",
-        "path of a file with the value, such as `DISPATCHER_KAFKA__SASL_PASSWORD_FILE=/run/secrets/sasl_password`.",
+        "(`--config dispatcher.toml`, or `dispatcher.toml` in the current folder), default. Sizes are plain numbers of",
+        "bytes, or have units (`64 MiB`, `512KiB`). `dispatcher config` shows the effective values and their sources.",
+        "Passwords, keys and other secrets are never shown. Pass them in the environment or the file, because every",
+        "user of a machine can read a process's flags. A variable whose name ends with `_FILE` holds the path of a",
+        "file with the value, such as `DISPATCHER_KAFKA__SASL_PASSWORD_FILE=/run/secrets/sasl_password`.",
         "",
-        "| setting | default | what it does, and why |",
+        "| setting | default | description |",
         "|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
@@ -127,7 +127,7 @@ def _from_flags(flags: Mapping[str, Any], problems: list[SettingsProblem]) -> di
         if key and equals:
             given[f"kafka.{key}"] = _Given(value, "flag", f"-X {key}")
         else:
-            problems.append(_problem("-X", pair, "use key=value, such as -X security.protocol=ssl", is_secret(pair)))
+            problems.append(_problem("-X", pair, "use KEY=VALUE, such as -X security.protocol=ssl", is_secret(pair)))
     return given
 
 
@@ -159,7 +159,7 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
 def _read_files(
     environment: Mapping[str, str], known: Collection[str], problems: list[SettingsProblem]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The environment with each value that a file holds in its place, and where those values came from."""
+    """The environment with the values read from files filled in, and the variables that named those files."""
     values, places = dict(environment), {}
     for place, path in environment.items():
         variable = place.removesuffix(FILE_SUFFIX)
@@ -168,18 +168,18 @@ def _read_files(
         if variable not in known and not variable.startswith(KAFKA_PREFIX):
             continue
         del values[place]
-        # Where a path belongs some write the password itself; that has no slash, mostly.
+        # Some people write the password itself where the path belongs; a password seldom has a slash.
         shown = HIDDEN if is_secret(place) and "/" not in path else path
         if variable in environment:
-            problems.append(SettingsProblem(place, shown, f"one of the two: leave it out, or {variable}"))
+            problems.append(SettingsProblem(place, shown, f"set either this or {variable}, not both"))
             continue
         try:
-            # Editors and echo end a file with a new line that is no part of any value.
+            # Editors and echo end a file with a newline that is not part of the value.
             values[variable] = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
         except OSError as error:
-            problems.append(SettingsProblem(place, shown, f"a file that can be read ({error.strerror})"))
+            problems.append(SettingsProblem(place, shown, f"name a readable file ({error.strerror})"))
         except ValueError:
-            problems.append(SettingsProblem(place, shown, "a file with text in UTF-8"))
+            problems.append(SettingsProblem(place, shown, "name a file that holds UTF-8 text"))
         else:
             places[variable] = place
     return values, places
@@ -192,14 +192,14 @@ def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dic
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        problems.append(SettingsProblem("--config", str(path), f"a file that can be read ({error.strerror})"))
+        problems.append(SettingsProblem("--config", str(path), f"name a readable file ({error.strerror})"))
         return {}
     except ValueError as error:
-        problems.append(SettingsProblem("--config", str(path), f"a TOML file in UTF-8 ({error})"))
+        problems.append(SettingsProblem("--config", str(path), f"name a valid TOML file in UTF-8 ({error})"))
         return {}
     kafka = values.pop("kafka", {})
     if not isinstance(kafka, dict):
-        problems.append(SettingsProblem(f"kafka ({path})", HIDDEN, "a table, [kafka]"))
+        problems.append(SettingsProblem(f"kafka ({path})", HIDDEN, "use a table, [kafka]"))
         kafka = {}
     given = {f"kafka.{name}": _Given(value, "", str(path)) for name, value in _flatten(kafka)}
     for name, value in values.items():
@@ -221,7 +221,7 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> Settings | None:
-    """Check everything; values that are wrong by themselves are left out, so that the others are checked together."""
+    """Check everything; leave out values that are wrong by themselves, to check the others together."""
     wrong: set[str] = set()
     while True:
         values: dict[str, Any] = {"kafka": {}}
@@ -239,8 +239,8 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
             for value in found:
                 one = given.get(value.key, _Given(value.value, "", "default"))
                 problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_secret(value.key))
-                # Pydantic tells of each type that a value might have had, and of what follows from it.
-                if value.beside or all(problem.key != told.key for told in problems):
+                # Pydantic reports every type that the value might have had, and what follows from each.
+                if value.beside or all(problem.key != earlier.key for earlier in problems):
                     problems.append(problem)
             alone = {value.key for value in found if value.beside is None}
             if not alone:
@@ -256,13 +256,13 @@ def _wrong_values(error: ValidationError) -> Iterator[WrongValue]:
         if isinstance(cause, WrongValuesError):
             yield from cause.values
         elif item["loc"][0] == "kafka":
-            yield WrongValue(f"kafka.{item['loc'][1]}", item["input"], "use a string, a number, or true or false")
+            yield WrongValue(f"kafka.{item['loc'][1]}", item["input"], "use a string, a number, true or false")
         else:
             yield WrongValue(str(item["loc"][0]), item["input"], _remedy(item["type"], item["msg"]))
 
 
 def _remedy(kind: str, message: str) -> str:
-    """Pydantic's message as the end of a sentence that begins with the key and its value."""
+    """Pydantic's message, worded to follow the key and its value."""
     if kind.startswith("byte_size"):
         return "use a number of bytes, or a size such as 64 MiB or 512KiB"
     message = message.removeprefix("Value error, ").removeprefix("Input ")

@@ -1,4 +1,4 @@
-"""``dispatcher demo``: the dispatcher on an embedded broker, with a steady stream of believable asset events."""
+"""``dispatcher demo``: the dispatcher on an embedded broker, with a steady stream of realistic asset events."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -18,10 +18,10 @@ from dispatcher.settings import Settings
 from dispatcher.supervisor import supervise
 
 TICK_SECONDS = 0.02
-"""Records that are due within a tick are written together: a wake-up a record would cap the rate."""
+"""Records that are due within a tick are written together: one wake-up per record would limit the rate."""
 
 LATE_SECONDS = 1.0
-"""Records that are later than this are left out: a laptop that was asleep for an hour owes no burst."""
+"""Records later than this are skipped, so that a laptop that slept for an hour does not write a burst."""
 
 _KINDS = {
     "photo": (("jpg", "heic", "raw"), 2_000_000),
@@ -29,7 +29,7 @@ _KINDS = {
     "audio": (("wav", "flac"), 40_000_000),
     "document": (("pdf", "docx"), 600_000),
 }
-"""Kind of asset: endings of its files, and what they weigh."""
+"""By kind of asset: file extensions, and the typical size in bytes."""
 
 _PEOPLE = ("amara", "bjorn", "chiyo", "dario", "elif", "femi", "greta", "hugo")
 _PLACES = ("oslo", "lagos", "kyoto", "quito", "turin", "perth")
@@ -44,16 +44,16 @@ class _Asset:
     file: str
     size_bytes: int
     steps: int = 0
-    """How far it is in its life."""
+    """How many steps of its life cycle are done."""
     version: int = 0
 
 
 class AssetEvents:
-    """An endless iterator of (key, value): assets that are ingested, worked on, moved about, and archived.
+    """An endless iterator of (key, value): assets that are ingested, processed, moved and archived.
 
     Args:
         seed: The same seed gives the same assets and steps.
-        now: What the events say when they happened.
+        now: The time that events are stamped with.
     """
 
     def __init__(self, seed: int, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -133,7 +133,7 @@ async def supervise_until_stopped(  # noqa: ASYNC128 - supervise calls task_stat
     *,
     task_status: trio.TaskStatus[Any],
 ) -> None:
-    """`supervise`, and when it has come to its end, the rest too."""
+    """Run `supervise`, then cancel everything else."""
     await supervise(settings, make_replays, task_status=task_status)
     everything.cancel()
 
@@ -146,7 +146,7 @@ async def produce_steadily(
 ) -> None:
     """Write ``rate`` records per second, paced by when each is due: a late one does not delay the next.
 
-    *Backpressure*: while the client's queue is full, what is due waits.
+    *Backpressure*: while the client's queue is full, due records wait.
 
     Args:
         write: Takes topic, key and value; raises BufferError when its queue is full.
@@ -172,16 +172,16 @@ async def produce_steadily(
 
 
 def invitation(address: tuple[str, int], rate: float) -> Panel:
-    """What to open and what to type, and how to stop."""
+    """The addresses to open, the commands to try, and how to stop."""
     host, port = address
-    # Any address is one to listen on, not one to go to.
+    # The wildcard address is one to listen on, not one to connect to.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     pages = {
-        "/": "the page",
+        "/": "the live page",
         "/events": "server-sent events",
-        "/status": "what the replica is doing",
-        "/metrics": "for Prometheus",
+        "/status": "state of the replica, as JSON",
+        "/metrics": "metrics for Prometheus",
     }
     width = len(f"http://{netloc}/metrics")
     text = Text()
@@ -190,5 +190,5 @@ def invitation(address: tuple[str, int], rate: float) -> Panel:
     text.append(f"ws://{netloc}/ws".ljust(width), "bold").append("  WebSocket\n\n")
     text.append(f"curl -N http://{netloc}/events\n")
     text.append(f"python -m websockets ws://{netloc}/ws\n\n")
-    text.append(f"{rate:g} records a second from an embedded broker. Ctrl-C stops.")
+    text.append(f"{rate:g} records per second from an embedded broker. Press Ctrl-C to stop.")
     return Panel(text, title="dispatcher demo", expand=False)

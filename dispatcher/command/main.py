@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
 EXIT_INTERRUPTED = 130
-"""Ctrl-C before anything ran that a stop would have to wait for; shells know it by this number."""
+"""Ctrl-C before anything ran that a stop would have to wait for; the usual code in shells."""
 
 _CANNOT_BIND = {errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 
@@ -50,10 +50,10 @@ def main() -> None:
     """Push Kafka records to SSE and WebSocket subscribers, and commit only what was dispatched.
 
     \b
-    Try it without a Kafka:      dispatcher demo
+    Try it without Kafka:        dispatcher demo
     Serve a topic:               dispatcher serve --bootstrap-servers kafka:9092 --topics ofa_assets
     Read it:                     dispatcher tail http://127.0.0.1:8000
-    See what is set, and where:  dispatcher config
+    Show settings and sources:   dispatcher config
     """  # noqa: D301 - click takes the character for "keep these lines"
 
 
@@ -69,7 +69,7 @@ def settings_options(*, without: Collection[str] = ()) -> Callable[[Callable[...
                 "--config",
                 "config_path",
                 type=click.Path(path_type=Path),
-                help="TOML file with settings by these names. Default: dispatcher.toml in this folder, if there.",
+                help="TOML file with settings by these names. Default: dispatcher.toml in this folder, if it exists.",
             ),
             click.option(
                 "-X",
@@ -109,13 +109,13 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     dispatcher serve --config dispatcher.toml --bind 0.0.0.0:8000
     DISPATCHER_KAFKA__SASL_PASSWORD=... dispatcher serve -X security.protocol=sasl_ssl
 
-    Every setting is also DISPATCHER_<NAME> in the environment and <name> in the file; a flag wins over the
-    environment, the environment over the file.
+    Every setting can also be DISPATCHER_<NAME> in the environment or <name> in the file. Flags override the
+    environment, and the environment overrides the file.
 
     \b
-    Exit code 0: stopped as asked
-              1: failed, the log tells why
-              2: wrong settings, nothing was started
+    Exit code 0: stopped on request
+              1: failed; the log says why
+              2: invalid settings; nothing was started
     """  # noqa: D301
     settings = _load(flags, config_path).settings
 
@@ -135,15 +135,15 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     show_default=True,
     help="Records per second.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same assets and steps.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same events.")
 @settings_options(without={"bootstrap_servers"})
 def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None:
-    """Serve made-up asset events from an embedded broker: no Kafka needed.
+    """Serve generated asset events from an embedded broker; needs no Kafka.
 
     \b
     dispatcher demo --rate 1000 --bind 127.0.0.1:8080
 
-    The broker lives in this process: what environment and file say about brokers does not count here.
+    The broker runs in this process, so broker settings in the environment and the file are ignored.
     """  # noqa: D301
     from dispatcher.command.demo import run_demo  # noqa: PLC0415 - the other commands do without it
     from dispatcher.kafka.embedded import CONSUMER_PROPERTIES  # noqa: PLC0415
@@ -165,12 +165,12 @@ def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None
     type=click.Choice(["table", "toml", "json"]),
     default="table",
     show_default=True,
-    help="For people, for a file, for machines.",
+    help="table is for people, toml for a settings file, json for programs.",
 )
-@click.option("--reference", "show_reference", is_flag=True, help="Print the reference of all settings (Markdown).")
+@click.option("--reference", "show_reference", is_flag=True, help="Print the reference of all settings as Markdown.")
 @settings_options()
 def config(form: str, show_reference: bool, config_path: Path | None, **flags: Any) -> None:
-    """Show the effective settings, and where each came from; secrets are hidden.
+    """Show the effective settings and where each came from; secrets are hidden.
 
     \b
     dispatcher config --config dispatcher.toml
@@ -187,14 +187,14 @@ def config(form: str, show_reference: bool, config_path: Path | None, **flags: A
         for name, value in _shown_values(loaded):
             table, _, key = name.partition(".")
             line = f"{table}.{_quote(key)} = {_quote(value)}" if key else f"{name} = {_quote(value)}"
-            # A file made from this must not bring asterisks to a broker as a password.
+            # A file made from this must not send asterisks to a broker as a password.
             click.echo(f"{'# ' if value == HIDDEN else ''}{line}  # {loaded.origins[name]}")
     else:
         rows = Table("setting", "value", "from", box=None, header_style="bold")
         for name, value in _shown_values(loaded):
             origin = loaded.origins[name]
             rows.add_row(name, escape(display(value)), escape(origin), style="dim" if origin == "default" else None)
-        # What reads a pipe wants whole lines.
+        # Programs that read a pipe need whole lines.
         Console(width=None if sys.stdout.isatty() else 10_000).print(rows)
 
 
@@ -223,8 +223,8 @@ def _run(run: Callable[[], Awaitable[None]], settings: Settings) -> None:
         problems = [problem for error in _leaves(group) for problem in error.problems]
     except* ResourcesError as group:
         code = EXIT_FAILED
-        log.error("cannot start", error=str(next(_leaves(group))))  # noqa: TRY400 - the reason says it all
-        # The interpreter's own end was seen to hang where no thread could be started (CPython 3.11, `ulimit -v`).
+        log.error("cannot start", error=str(next(_leaves(group))))  # noqa: TRY400 - the reason is enough
+        # A normal interpreter exit was seen to hang where no thread could be started (CPython 3.11, `ulimit -v`).
         logging.shutdown()
         os._exit(code)
     except* KeyboardInterrupt:
@@ -263,14 +263,14 @@ def _shown_values(loaded: Loaded) -> Iterator[tuple[str, Any]]:
 
 
 def _quote(value: object) -> str:
-    """As JSON, which is TOML too for all that a setting can be."""
+    """As JSON, which is also valid TOML for every value that a setting can have."""
     return orjson.dumps(value).decode()
 
 
 def _refuse(problems: Sequence[SettingsProblem]) -> NoReturn:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     number = len(problems)
-    console.print(f"[bold red]{number} wrong setting{'s' if number > 1 else ''}; nothing was started.[/]")
+    console.print(f"[bold red]{number} invalid setting{'s' if number > 1 else ''}; nothing was started.[/]")
     for problem in problems:
         console.print(f"  [bold]{escape(problem.key)}[/] = {escape(problem.value)}\n    {escape(problem.remedy)}")
     sys.exit(EXIT_WRONG_SETTINGS)

@@ -1,4 +1,4 @@
-"""``dispatcher tail`` on the command line: flags, exit codes, and the last words."""
+"""``dispatcher tail`` on the command line: flags, exit codes and the closing message."""
 
 import sys
 from collections.abc import Sequence
@@ -10,55 +10,64 @@ EXIT_FAILED = 1
 EXIT_REFUSED = 3
 EXIT_UNREACHABLE = 4
 EXIT_INTERRUPTED = 130
-"""Ctrl-C, as shells know it."""
+"""Ctrl-C; the usual code in shells."""
 
 
 @click.command()
 @click.argument("url")
 @click.option("--topic", "topics", multiple=True, metavar="NAME", help="A topic to read. Default: all. Repeatable.")
-@click.option("--since", metavar="TIME", help="Begin there: earliest, an RFC 3339 time, or milliseconds since 1970.")
-@click.option("--from-id", metavar="ID", help="Go on behind this event id, such as the one that was told at the end.")
-@click.option("-n", "--count", type=click.IntRange(min=0), help="Stop behind so many records. Default: never.")
+@click.option("--since", metavar="TIME", help="Where to start: earliest, an RFC 3339 time, or milliseconds since 1970.")
+@click.option("--from-id", metavar="ID", help="Resume after this event id, such as the one printed on exit.")
+@click.option("-n", "--count", type=click.IntRange(min=0), help="Stop after this many records. Default: never.")
 @click.option(
     "--format",
     "form",
     metavar="pretty|json|value|TEMPLATE",
-    help="TEMPLATE: such as '{offset}\\t{value}'. Default: pretty on a terminal, json elsewhere.",
+    help="A TEMPLATE is text such as '{offset}\\t{value}'. Default: pretty on a terminal, json elsewhere.",
 )
 @click.option(
     "--transport",
     type=click.Choice(["auto", "sse", "websocket"]),
     default="auto",
     show_default=True,
-    help="auto: WebSocket for ws:, wss: and .../ws.",
+    help="auto: WebSocket for URLs with ws:, wss: or a path ending in /ws, otherwise SSE.",
 )
-@click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="Send this, too. Repeatable.")
-@click.option("--retries", type=click.IntRange(min=0), help="Attempts in a row that may fail. Default: no limit.")
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="Send this request header as well. Repeatable.",
+)
+@click.option(
+    "--retries", type=click.IntRange(min=0), help="Give up after this many failed attempts in a row. Default: never."
+)
 @click.option(
     "--connect-timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="For the name, the connection and the first answer together.",
+    help="Limit for name lookup, connection and first response together.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="On standard error, tell errors and gaps only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors and gaps to standard error.")
 def tail(url: str, **options: Any) -> None:
-    """Show a stream: on a terminal for people, in a pipe as JSON lines.
+    """Print a stream: for people on a terminal, as JSON lines in a pipe.
 
     \b
     dispatcher tail http://127.0.0.1:8000 --since earliest
     dispatcher tail ws://127.0.0.1:8000 --format value | grep photo
     dispatcher tail http://127.0.0.1:8000 --count 1 --format '{topic} {partition} {offset} {key}'
 
-    It reconnects, resumes and passes over repeats. States and gaps go to standard error, and at the end the id with
-    which --from-id goes on.
+    It reconnects, resumes and skips repeated records. States and gaps are printed to standard error, and so is, on
+    exit, the id from which --from-id resumes.
 
     \b
-    Exit code 0: --count records were written, or who read the pipe has left
+    Exit code 0: --count records were written, or the reader closed the pipe
               1: failed
-              2: wrong usage, nothing was sent
-              3: the server refuses, or is no dispatcher
+              2: wrong usage; nothing was sent
+              3: refused by the server, or the server is not a dispatcher
               4: unreachable, after --retries
             130: Ctrl-C
     """  # noqa: D301
@@ -67,7 +76,7 @@ def tail(url: str, **options: Any) -> None:
 
 def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: Any) -> int:
     """Tail until it ends, and return the exit code."""
-    import trio  # noqa: PLC0415 - the other commands do without all of these
+    import trio  # noqa: PLC0415 - the other commands need none of these
 
     from dispatcher.client import SubscriptionError, UnreachableError  # noqa: PLC0415
     from dispatcher.client.address import read_address  # noqa: PLC0415
@@ -89,11 +98,11 @@ def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: 
         tailing.say(str(ended_by), "bold red")
         code = EXIT_UNREACHABLE if isinstance(ended_by, UnreachableError) else EXIT_REFUSED
     except* OSError as group:
-        # Standard output is full, or gone in another way than a pipe goes.
+        # Standard output is full, or failed in a way other than a closed pipe.
         tailing.say(str(_first(group)), "bold red")
         code = EXIT_FAILED
     if tailing.position and not options["quiet"]:
-        tailing.say(f"go on with --from-id '{tailing.position}'")
+        tailing.say(f"resume with --from-id '{tailing.position}'")
     return code
 
 

@@ -7,7 +7,7 @@ RETRY_MS = 1000
 """How long a client waits before it reconnects, unless a goodbye says otherwise."""
 
 RETRY_SPREAD_MS = (500, 3000)
-"""Clients of one replica return spread over this time, not as one herd."""
+"""Clients of one replica return spread over this time, not all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +39,5 @@ def spread() -> Goodbye:
 
 
 def refused(code: int, reason: str) -> Goodbye:
-    """The client said something that ends its stream; to reconnect and say it again would not help."""
+    """The client sent something that ends its stream; reconnecting and sending it again would not help."""
     return Goodbye(code, reason, _spread_ms())

@@ -221,7 +221,7 @@ class Hub:
         if self._goodbye is not None:
             raise UnavailableError(self._goodbye.reason)
         if len(self._subscribers) >= self._settings.max_subscribers:
-            raise UnavailableError(f"this replica has its {self._settings.max_subscribers} subscribers already")
+            raise UnavailableError(f"this replica is full: it already has {self._settings.max_subscribers} subscribers")
         subscriber = Subscriber(
             self._next_number,
             self,

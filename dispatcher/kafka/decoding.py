@@ -105,7 +105,7 @@ def _headers(run: Sequence[Message]) -> Sequence[Headers]:
             found.append(None)
             message.set_headers([])
             log.warning(
-                "headers left out, a name is not UTF-8",
+                "headers dropped: a header name is not UTF-8",
                 topic=message.topic(),
                 partition=message.partition(),
                 offset=message.offset(),

@@ -119,7 +119,7 @@ class Leaders:
                 for spec in specs
             ]
         except KafkaException as error:
-            log.warning("offsets could not be asked for", error=str(error))
+            log.warning("offset lookup failed", error=str(error))
             return [{} for _ in specs]
         return [
             {

@@ -101,7 +101,7 @@ class Replays:
             for reader in self._idle:
                 reader.open()
         except KafkaException as error:
-            raise ResourcesError(f"the consumers for replays cannot be made: {error.args[0].str()}") from error
+            raise ResourcesError(f"the consumers for replays cannot be created: {error.args[0].str()}") from error
 
     async def run(self) -> None:
         """Serve idle clients, and find out when partitions can be read again, until cancelled. *Cancellation*: safe."""
@@ -225,7 +225,7 @@ class Replays:
         self._unreadable.failed(silent, time.monotonic())
         if silent and time.monotonic() - self._log_at >= LOG_SECONDS:
             self._log_at = time.monotonic()
-            log.warning("replays wait: partitions cannot be read", partitions=[str(tp) for tp in sorted(silent)])
+            log.warning("replays waiting: partitions unreadable", partitions=[str(tp) for tp in sorted(silent)])
 
     async def _serve_idle(self) -> None:
         while True:
@@ -257,7 +257,7 @@ async def _in_thread(do: Callable[[], _Found], instead: _Found, limiter: trio.Ca
         return await trio.to_thread.run_sync(do, limiter=limiter)
     except (KafkaException, RuntimeError, MemoryError) as error:
         # "can't start new thread" is a RuntimeError. It is an answer to one client, and no reason to end the process.
-        log.warning("replay failed, its consumer is given up", error=str(error))
+        log.warning("replay failed, discarding its consumer", error=str(error))
         return instead
 
 

@@ -36,7 +36,9 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
     if not text:
         raise MalformedPositionError("the event id is empty")
     if len(text) > MAX_POSITION_CHARACTERS:
-        raise MalformedPositionError(f"the event id has {len(text)} characters, the most is {MAX_POSITION_CHARACTERS}")
+        raise MalformedPositionError(
+            f"the event id has {len(text)} characters, at most {MAX_POSITION_CHARACTERS} are allowed"
+        )
     position: dict[TopicPartition, int] = {}
     for topic_position in text.split(";"):
         topic, colon, pairs = topic_position.partition(":")

@@ -1,4 +1,4 @@
-"""Logs: structlog for ours, and the same shape for those of Hypercorn and librdkafka."""
+"""Logging: structlog for our own lines, and the same format for those of Hypercorn and librdkafka."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""``/metrics``: a table of what Prometheus is given, with names and units as Prometheus recommends them."""
+"""``/metrics``: the table of metrics, with names and units as Prometheus recommends them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     help: str
     labels: Sequence[str]
     samples: Callable[[Snapshot], Iterable[Sample]]
-    """What is not known has no sample."""
+    """Unknown values have no sample."""
 
 
 def _gauge(name: str, text: str, value: Callable[[Snapshot], float | None]) -> Row:
@@ -59,11 +59,11 @@ def _undecided(lag: PartitionLag) -> int | None:
 
 
 ROWS: Sequence[Row] = (
-    _gauge("ready", "1 when the replica is ready for subscribers.", lambda s: not s.reasons),
+    _gauge("ready", "1 if the replica is ready for subscribers.", lambda s: not s.reasons),
     Row(
         GaugeMetricFamily,
         "state",
-        "1 for the replica's present state.",
+        "1 for the replica's current state.",
         ("state",),
         lambda s: [((s.pipeline.state,), 1)],
     ),
@@ -78,68 +78,72 @@ ROWS: Sequence[Row] = (
     _gauge("waiting_records", "Records that no subscriber has taken yet.", lambda s: s.hub.history.waiting_records),
     _gauge(
         "waiting_bytes",
-        "Memory of records that no subscriber has taken yet.",
+        "Bytes of records that no subscriber has taken yet.",
         lambda s: s.hub.history.waiting_bytes,
     ),
-    _gauge("history_bytes", "Memory of the history, waiting records included.", lambda s: s.hub.history.bytes),
-    _gauge("subscriber_channel_bytes", "Bytes waiting in subscribers' channels.", lambda s: s.census.buffered_bytes),
-    _gauge("prefetched_bytes", "Bytes that librdkafka holds fetched.", lambda s: s.pipeline.prefetched_bytes),
+    _gauge("history_bytes", "Bytes of records in memory, waiting records included.", lambda s: s.hub.history.bytes),
+    _gauge("subscriber_channel_bytes", "Bytes queued for subscribers.", lambda s: s.census.buffered_bytes),
+    _gauge(
+        "prefetched_bytes",
+        "Bytes that librdkafka has fetched and not handed over yet.",
+        lambda s: s.pipeline.prefetched_bytes,
+    ),
     _gauge(
         "replaying_subscribers",
-        "Subscribers being replayed to from Kafka, or waiting in line for it.",
+        "Subscribers that are being served from Kafka, or waiting in line for it.",
         lambda s: s.census.replaying,
     ),
     _gauge(
         "behind_records_median",
-        "Records that the median subscriber is behind.",
+        "How many records the median subscriber is behind.",
         lambda s: s.census.behind_records_median,
     ),
     _gauge(
         "behind_records_worst",
-        "Records that the worst subscriber is behind; of very many that catch up, of a random sample.",
+        "How many records the slowest subscriber is behind; found in a sample if very many are catching up.",
         lambda s: s.census.behind_records_worst,
     ),
-    _gauge("replays_running", "Chunks being read again from Kafka.", lambda s: s.pipeline.replays.running),
+    _gauge("replays_running", "Chunks being replayed from Kafka now.", lambda s: s.pipeline.replays.running),
     _gauge("replays_waiting", "Subscribers waiting in line for a replay.", lambda s: s.pipeline.replays.waiting),
-    _gauge("paused_partitions", "Partitions whose fetching is paused.", lambda s: len(s.pipeline.paused)),
+    _gauge("paused_partitions", "Partitions for which fetching is paused.", lambda s: len(s.pipeline.paused)),
     _counter("published_records", "Records taken from Kafka.", lambda s: s.hub.published_records),
     _counter("dispatched_records", "Records that at least one subscriber took.", lambda s: s.hub.dispatched_records),
     _counter(
         "deliveries", "Deliveries: one for each record and each subscriber that took it.", lambda s: s.hub.deliveries
     ),
-    _counter("fell_back", "Full channels that sent a subscriber back to catching up.", lambda s: s.hub.fell_back),
     _counter(
-        "stalled", "Subscribers disconnected because they accepted nothing for too long.", lambda s: s.hub.stalled
+        "fell_back", "Times that a full buffer sent a live subscriber back to catching up.", lambda s: s.hub.fell_back
     ),
+    _counter("stalled", "Subscribers disconnected because they took nothing for too long.", lambda s: s.hub.stalled),
     _counter("history_hits", "Subscribers that became live from memory alone.", lambda s: s.hub.history_hits),
     _counter("history_misses", "Subscribers that needed Kafka to become live.", lambda s: s.hub.history_misses),
-    _counter("commits", "Offsets that the broker stored.", lambda s: s.pipeline.commits.confirmed),
-    _counter("replayed_chunks", "Chunks read again from Kafka.", lambda s: s.pipeline.replays.chunks),
-    _counter("replayed_records", "Records read again from Kafka.", lambda s: s.pipeline.replays.records),
-    _counter("rebalances", "Partitions revoked or lost.", lambda s: s.pipeline.rebalances),
+    _counter("commits", "Committed offsets that the broker stored.", lambda s: s.pipeline.commits.confirmed),
+    _counter("replayed_chunks", "Chunks replayed from Kafka.", lambda s: s.pipeline.replays.chunks),
+    _counter("replayed_records", "Records replayed from Kafka.", lambda s: s.pipeline.replays.records),
+    _counter("rebalances", "Times that partitions were revoked or lost.", lambda s: s.pipeline.rebalances),
     Row(
         CounterMetricFamily,
         "commit_failures",
-        "Offsets that the broker did not store, by outcome.",
+        "Committed offsets that the broker did not store, by outcome.",
         ("outcome",),
         lambda s: [((outcome,), number) for outcome, number in s.pipeline.commits.failed.items()],
     ),
     Row(
         CounterMetricFamily,
         "invariant_violations",
-        "Violations of what must always hold, each a bug. 0 is the only right value.",
+        "Violations of what must always hold. Anything but 0 is a bug.",
         ("invariant",),
         lambda _: [((invariant,), number) for invariant, number in invariants.statistics().items()],
     ),
-    _by_partition("assigned_partition", "1 for each partition that is assigned to this replica.", lambda _: 1),
+    _by_partition("assigned_partition", "1 for each partition assigned to this replica.", lambda _: 1),
     _by_partition(
         "lag_records",
-        "Offsets from the committed one to the end of the log, open transactions included; left out while unknown.",
+        "Offsets from the committed one to the end of the log, open transactions included; absent while unknown.",
         lambda lag: lag.lag_records,
     ),
     _by_partition(
         "undecided_records",
-        "Offsets at the end of the log that open transactions hold back; left out while unknown.",
+        "Offsets at the end of the log that open transactions hold back; absent while unknown.",
         _undecided,
     ),
 )
@@ -174,8 +178,10 @@ class Metrics(Collector):
         """The metrics, for prometheus-client."""
         if self._snapshot is None:
             return
-        # Addresses change with each task; this joins every other metric with a name that stays.
-        info = GaugeMetricFamily("dispatcher_info", "1, with the name of the replica.", labels=["replica", "version"])
+        # Addresses change with each task; this lets queries join the other metrics with a stable name.
+        info = GaugeMetricFamily(
+            "dispatcher_info", "1, with the replica's name and version.", labels=["replica", "version"]
+        )
         info.add_metric([self._replica, VERSION], 1)
         yield info
         for row in ROWS:

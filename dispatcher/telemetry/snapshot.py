@@ -1,6 +1,6 @@
-"""One snapshot of the replica, from which each page is made, and the share of the loop that making them may take.
+"""Snapshots of the replica, from which pages are made, and a limit on the time that making them may take.
 
-A page is made in a worker thread from a snapshot that nobody changes any more. Only the snapshot is taken in the loop,
+A page is made in a worker thread from an immutable snapshot. Only the snapshot is taken in the loop,
 in slices where it looks at every subscriber (`hub.statistics.Census`).
 """
 
@@ -14,10 +14,10 @@ from dispatcher.hub.statistics import CensusStatistics, HubStatistics
 from dispatcher.pipeline import PipelineStatistics
 
 SHARE = 0.05
-"""The part of one core that making pages may take for as long as somebody asks without a pause."""
+"""The share of one core that making pages may take under constant requests."""
 
 ALLOWANCE_SECONDS = 0.1
-"""What may be spent at once after a pause: people, probes and scrapes always get a page of this moment."""
+"""What may be spent at once after a pause, so that people, probes and scrapers get a current page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Snapshot:
 
 
 class Page:
-    """One page, made on request; requests above what `SHARE` allows get the previous one again.
+    """One page, made on request; requests more frequent than `SHARE` allows get the last page again.
 
-    Requests that come while a page is made wait, and one more page answers all of them.
+    Requests that arrive while a page is being made wait, and the next page answers all of them.
 
     Args:
-        take: Takes a snapshot, and returns it with the seconds that it took of the loop.
+        take: Takes a snapshot; returns it with the seconds of the loop that it cost.
         render: Makes the page from a snapshot, in a worker thread.
         clock: Seconds of a monotonic clock.
     """

@@ -1,6 +1,6 @@
 """What the replica reports about itself: readiness, and the pages ``/status`` and ``/metrics``.
 
-Nothing is computed until somebody asks, and then once for each page (`telemetry.snapshot`).
+Nothing is computed before a request, and then once per page (`telemetry.snapshot`).
 """
 
 import time
@@ -23,8 +23,8 @@ class ReplicaStatus:
     *Thread*: Trio's; pages are made in a worker thread.
 
     Args:
-        settings: Name of the replica, its group, and its bounds.
-        pipeline: Gives its statistics, and those of its hub.
+        settings: Name, group and limits of the replica.
+        pipeline: Source of statistics, its own and its hub's.
         connections: Number of open connections.
     """
 
@@ -37,20 +37,20 @@ class ReplicaStatus:
         self._metrics = Page(self._take, Metrics(settings.client_id).render)
 
     def why_not_ready(self) -> list[str]:
-        """Reasons why no new subscriber should be sent here; empty when ready. Costs the same at any size."""
+        """Reasons why new subscribers should not be sent here; empty when ready. Constant cost."""
         return self._why_not_ready(self._pipeline.health())
 
     @property
     def has_been_ready(self) -> bool:
         """Whether any readiness check has ever succeeded.
 
-        Docker has one health check where others have two, and kills what fails it. A replica waiting for a broker with
-        subscribers connected must not be killed for that; one that was never ready may be.
+        Docker has one health check where others have two, and kills a container that fails it. A replica waiting for a
+        broker with subscribers connected must not be killed for that; one that was never ready may be.
         """
         return self._has_been_ready
 
     async def status_page(self) -> bytes:
-        """Everything that a person may want to see, as JSON. *Cancellation*: safe."""
+        """Everything that people may want to see, as JSON. *Cancellation*: safe."""
         return await self._status.get()
 
     async def metrics_page(self) -> bytes:
@@ -58,7 +58,7 @@ class ReplicaStatus:
         return await self._metrics.get()
 
     async def _take(self) -> tuple[Snapshot, float]:
-        """A snapshot, and the seconds of the loop that it took."""
+        """A snapshot, and the seconds of the loop that it cost."""
         census, taken_seconds = await self._pipeline.hub.census.take()
         began = time.perf_counter()
         pipeline = self._pipeline.statistics()
@@ -83,7 +83,7 @@ class ReplicaStatus:
         elif not health.joined:
             reasons.append(f"the replica has not joined the group {self._settings.group_id} yet")
         elif not health.assigned and health.last_error:
-            reasons.append(f"nothing is assigned ({health.last_error})")
+            reasons.append(f"no partition is assigned ({health.last_error})")
         self._has_been_ready |= not reasons
         return reasons
 
@@ -147,7 +147,7 @@ def _partition(statistics: PipelineStatistics, partition: TopicPartition) -> Map
         "topic": partition.topic,
         "partition": partition.partition,
         "next_offset": ours.received_to,
-        # The name of the first wave, for one more release.
+        # The former name of next_offset, for one more release.
         "position": ours.received_to,
         "dispatched": ours.dispatched_to,
         "committed": lag.committed,

@@ -70,6 +70,6 @@ def create_app(hub: Hub, settings: Settings, operations: Operations) -> App:
     @app.errorhandler(Exception)
     async def on_unexpected_error(_error: Exception) -> TrioResponse:
         log.exception("request failed")
-        return problem_response(500, "The dispatcher failed on this request; its log tells more.")
+        return problem_response(500, "The dispatcher failed to handle this request; its log has the details.")
 
     return app

@@ -112,16 +112,16 @@ class Inbound:
 
     def _pass_over(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY:
-            raise _refused(CloseReason.UNSUPPORTED_DATA, "binary messages are not understood")
+            raise _refused(CloseReason.UNSUPPORTED_DATA, "binary messages are not supported")
         self._message_bytes = (self._message_bytes or 0) + len(_bytes(frame))
         if self._message_bytes > MAX_MESSAGE_BYTES:
-            raise _refused(CloseReason.MESSAGE_TOO_BIG, f"a message may have {MAX_MESSAGE_BYTES} bytes")
+            raise _refused(CloseReason.MESSAGE_TOO_BIG, f"a message may have at most {MAX_MESSAGE_BYTES} bytes")
         if frame.message_finished:
             self._message_bytes = None
 
     def _spend(self, size_bytes: int, frames: int, now: float) -> None:
         if not self._budget.spend(size_bytes + FRAME_COST_BYTES * frames, now):
-            raise _refused(CloseReason.POLICY_VIOLATION, "a client may not say that much in so short a time")
+            raise _refused(CloseReason.POLICY_VIOLATION, "the client sent too much in too short a time")
 
 
 def _bytes(frame: Frame) -> bytes:

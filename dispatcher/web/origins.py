@@ -101,7 +101,7 @@ def decide(policy: Policy, free: frozenset[str], method: str, path: str, fields:
     if hosts := _authority_fields(fields):
         authority = read_authority(hosts[0])
         if len(hosts) > 1 or authority is None:
-            return _refusal(400, f"Host {_shown(', '.join(hosts))} is not one host:port")
+            return _refusal(400, f"Host {_shown(', '.join(hosts))} is not a single host:port")
         if not _is_our_host(policy, authority.host):
             return _refusal(421, _wrong_host(policy, authority.host))
     origins = fields.getlist("Origin")
@@ -135,8 +135,8 @@ def _is_our_host(policy: Policy, host: str) -> bool:
 
 
 def _wrong_host(policy: Policy, host: str) -> str:
-    always = f"loopback names and addresses are always answered; bind is {policy.bind}"
-    return f"Host {_shown(host)} is not in allowed_hosts ({always}): add it there if clients are meant to use this name"
+    always = f"loopback names and addresses are always accepted; bind is {policy.bind}"
+    return f"Host {_shown(host)} is not in allowed_hosts ({always}): add it if clients should use this name"
 
 
 def _wrong_site(sites: list[str], origins: list[str]) -> str | None:
@@ -146,7 +146,7 @@ def _wrong_site(sites: list[str], origins: list[str]) -> str | None:
     site = f"Sec-Fetch-Site is {_shown(', '.join(sites))}, not same-origin or none"
     if origins:
         return f"{site}, and Origin {_shown(', '.join(origins))} is not in allowed_origins: {_REMEDY}"
-    return f"{site}, and there is no Origin that could be in allowed_origins: a page of another site made this request"
+    return f"{site}, and no Origin was sent to compare with allowed_origins: a page of another site made this request"
 
 
 def _wrong_origin(origins: list[str], origin: Origin | None, authority: Authority | None) -> str | None:
@@ -158,11 +158,11 @@ def _wrong_origin(origins: list[str], origin: Origin | None, authority: Authorit
         own = f"Host {_shown(authority.host if authority.port is None else f'{authority.host}:{authority.port}')}"
     return (
         f"Origin {_shown(', '.join(origins))} is neither this server's own ({own}) nor in allowed_origins: {_REMEDY}. "
-        "A proxy in front has to pass the client's Host on, with its port"
+        "A proxy in front must forward the client's Host with its port"
     )
 
 
-_REMEDY = "add it there if its pages may use this server"
+_REMEDY = "add it if its pages may use this server"
 
 
 def _silent_browser(fields: Fields) -> str | None:
@@ -177,7 +177,7 @@ def _silent_browser(fields: Fields) -> str | None:
     accepts = _shown(", ".join(fields.getlist("Accept")))
     return (
         f"a browser that sends neither Sec-Fetch-Site nor Origin must name {EVENT_STREAM} in Accept, and Accept is "
-        f"{accepts}: use EventSource or this Accept, HTTPS, or an origin in allowed_origins"
+        f"{accepts}: use EventSource, that Accept header, HTTPS, or an origin in allowed_origins"
     )
 
 

@@ -1,4 +1,4 @@
-"""Errors as ``application/problem+json`` (RFC 9457), with a reason that a person can act on."""
+"""Errors as ``application/problem+json`` (RFC 9457), with a reason that people can act on."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,16 +10,16 @@ CONTENT_TYPE = "application/problem+json"
 
 _DETAILS = {
     400: "The request is not valid HTTP/1.1.",
-    404: "There is nothing at this path; / shows what there is.",
-    405: "This path does not take that method; the Allow header says what it takes.",
-    414: "The request line is longer than this server reads.",
-    431: "The request's head is larger than the 16 KiB that this server reads.",
+    404: "Nothing is served at this path; see / for an overview.",
+    405: "This path does not support that method; see the Allow header.",
+    414: "The request line is longer than this server accepts.",
+    431: "The request's headers are larger than the 16 KiB that this server accepts.",
     505: "This server speaks HTTP/1.1; put a proxy in front of it for HTTP/2.",
 }
 
 
 def problem_body(status: int, detail: str | None = None) -> bytes:
-    """The body for a status; without a detail, the one that fits the status."""
+    """The body for a status; without a detail, the default detail of the status."""
     title = HTTPStatus(status).phrase
     return orjson.dumps(
         {

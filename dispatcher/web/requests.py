@@ -44,20 +44,20 @@ def read_query(arguments: Mapping[str, Sequence[str]], last_event_id: str | None
         configured: The topics that this dispatcher serves.
 
     Raises:
-        BadRequestError: with a reason that tells what would be right.
+        BadRequestError: with a reason that says what would be right.
     """
     for name, values in arguments.items():
         if name not in PARAMETERS:
-            raise BadRequestError(f"unknown query parameter {_shown(name)}; there are {', '.join(PARAMETERS)}")
+            raise BadRequestError(f"unknown query parameter {_shown(name)}; use {', '.join(PARAMETERS)}")
         if name != "topic" and len(values) > 1:
-            raise BadRequestError(f"{name} is given {len(values)} times, once is right")
+            raise BadRequestError(f"{name} is given {len(values)} times; give it once")
     topics = frozenset(arguments.get("topic", configured))
     unknown = sorted(topics - frozenset(configured))
     if unknown:
         raise BadRequestError(f"unknown topic {_shown(unknown[0])}; this dispatcher serves {', '.join(configured)}")
     form = arguments.get("format", ["value"])[0]
     if form not in FORMATS:
-        raise BadRequestError(f"unknown format {_shown(form)}; there are {', '.join(FORMATS)}")
+        raise BadRequestError(f"unknown format {_shown(form)}; use {', '.join(FORMATS)}")
     if last_event_id is None and "last_event_id" in arguments:
         last_event_id = arguments["last_event_id"][0]
     position = parse_position(last_event_id) if last_event_id else {}
@@ -85,7 +85,7 @@ def _read_rfc3339(text: str) -> int | None:
     if match is None:
         return None
     is_leap = match["second"] == "60"
-    # In a query a plus that nobody has encoded is a space.
+    # An unencoded plus in a query string arrives as a space.
     zone = match["zone"].upper().replace(" ", "+")
     try:
         time = datetime.fromisoformat(f"{match['date']}T{match['minute']}:{'59' if is_leap else match['second']}{zone}")

@@ -186,7 +186,7 @@ class Writer:
         self._doubted = progress is Progress.NONE
         if self._silence_seconds is not None:
             if now - self.last_activity_at >= self._silence_seconds:
-                log.info("subscriber answers no ping", silence_seconds=now - self.last_activity_at)
+                log.info("subscriber did not answer pings", silence_seconds=now - self.last_activity_at)
                 self.abort()
             self._look_at = min(self._look_at, self.last_activity_at + self._silence_seconds)
 

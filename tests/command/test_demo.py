@@ -145,8 +145,8 @@ def test_the_invitation_names_addresses_that_can_be_opened(address: tuple[str, i
         *(f"http://{netloc}{path} " for path in ("/", "/events", "/status", "/metrics")),
         f"curl -N http://{netloc}/events",
         f"python -m websockets ws://{netloc}/ws",
-        "20 records a second",
-        "Ctrl-C stops",
+        "20 records per second",
+        "Ctrl-C to stop",
     ):
         assert what in text
 

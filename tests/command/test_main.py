@@ -115,7 +115,7 @@ class TestWrongSettings:
         )
         assert result.exit_code == 2
         assert result.stdout == ""
-        assert "4 wrong settings; nothing was started." in result.stderr
+        assert "4 invalid settings; nothing was started." in result.stderr
         assert "bind (--bind) = [red]x\n" in result.stderr
         assert "-X = oops\n" in result.stderr
         assert "kafka.group.id (-X group.id) = 1\n    leave it out: set group_id instead" in result.stderr
@@ -123,7 +123,7 @@ class TestWrongSettings:
 
     def test_one_is_told_in_the_singular(self) -> None:
         """English, too."""
-        assert "1 wrong setting;" in run("config", "--bind", "").stderr
+        assert "1 invalid setting;" in run("config", "--bind", "").stderr
 
     def test_an_empty_value_is_a_value(self) -> None:
         """It is checked, not taken for an option that was left out."""
@@ -140,7 +140,7 @@ class TestWrongSettings:
         command = [sys.executable, "-m", "dispatcher", "serve", "--bind", "nowhere", "-X", "enable.auto.commit=true"]
         result = subprocess.run(command, check=False, capture_output=True, text=True)
         assert result.returncode == 2
-        assert "2 wrong settings; nothing was started." in result.stderr
+        assert "2 invalid settings; nothing was started." in result.stderr
         assert "Traceback" not in result.stderr
 
 

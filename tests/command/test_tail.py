@@ -97,7 +97,7 @@ async def test_it_goes_on_behind_an_id_and_tells_the_next() -> None:
         async with case_server() as server:
             url = f"{server.url}/two-replicas/run/events"
             first = await run(url, "--count", "2")
-            told = re.search(r"go on with --from-id '(.*)'", first.told)
+            told = re.search(r"resume with --from-id '(.*)'", first.told)
             assert told is not None, first.told
             assert parse_position(told[1]) == parse_position("assets:0=7,1=3")
             second = await run(url, "--count", "2", "--from-id", told[1], "--quiet")
@@ -150,7 +150,7 @@ async def test_ctrl_c_is_130_and_tells_where_to_go_on() -> None:
             assert process.stderr is not None
             await read_until(process.stdout, b'"id":"assets:0=2')
             process.send_signal(signal.SIGINT)
-            told = await read_until(process.stderr, b"go on with --from-id 'assets:0=2,1=0'\n")
+            told = await read_until(process.stderr, b"resume with --from-id 'assets:0=2,1=0'\n")
             assert await process.wait() == 130
             assert b"Traceback" not in told
 
@@ -166,7 +166,7 @@ async def test_on_a_terminal_it_is_for_people() -> None:
                 url = f"{server.url}/values/run/events"
                 async with tailing(url, "-n", "6", stdout=theirs, stderr=theirs, env=environment) as process:
                     shown = b""
-                    while b"go on with" not in shown:
+                    while b"resume with" not in shown:
                         await trio.lowlevel.wait_readable(ours)
                         shown += os.read(ours, 65536)
                     assert await process.wait() == 0

@@ -31,9 +31,9 @@ CRASH = "kill -9 of a task"
 BROKEN_CONFIG = 'topics = ["ofa_assets"]\nhistroy_bytes = "64 MiB"\n'
 MISSING_SECRET = "DISPATCHER_KAFKA__SASL_PASSWORD_FILE=/run/secrets/sasl_password"  # noqa: S105 - a path
 TOLD = (
-    "2 wrong settings; nothing was started.",
+    "2 invalid settings; nothing was started.",
     "no such setting; did you mean history_bytes?",
-    "a file that can be read (No such file or directory)",
+    "name a readable file (No such file or directory)",
 )
 """What `docker service logs` has to show of these two."""
 

@@ -86,8 +86,8 @@ def problem(response: httpx2.Response, status: int) -> str:
         ("?last_event_id=assets:0=1,0=2", {}, "named twice"),
         ("?topic=nonsense", {}, "unknown topic 'nonsense'; this dispatcher serves assets"),
         ("?topic=assets&topic=more", {}, "unknown topic 'more'"),
-        ("?colour=red", {}, "unknown query parameter 'colour'; there are topic, since, last_event_id, format"),
-        ("?format=xml", {}, "unknown format 'xml'; there are value, envelope"),
+        ("?colour=red", {}, "unknown query parameter 'colour'; use topic, since, last_event_id, format"),
+        ("?format=xml", {}, "unknown format 'xml'; use value, envelope"),
         ("?since=yesterday", {}, "since 'yesterday' is not a time: use earliest, 2026-01-31T12:00:00Z, or"),
         ("?since=2026-01-31T12:00:00", {}, "is not a time"),
         ("?since=-1", {}, "is not a time"),
@@ -122,7 +122,7 @@ def test_wrong_method_and_wrong_path(replica: Replica) -> None:
     response = httpx2.post(f"{replica.url}/events", content=b"x" * 100_000)
     assert "Allow header" in problem(response, 405)
     assert "GET" in response.headers["allow"]
-    assert "nothing at this path" in problem(replica.get("/nothing"), 404)
+    assert "Nothing is served at this path" in problem(replica.get("/nothing"), 404)
 
 
 async def test_a_header_of_100_kib(replica: Replica) -> None:

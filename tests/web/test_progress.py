@@ -38,7 +38,9 @@ async def test_a_client_that_vanishes_is_let_go(replicas: Callable[..., Replica]
                         assert json.loads(await websocket.get_message())["type"] == kind
                     namespace.cut_subscribers()
                     await until(
-                        lambda: replica.logged("subscriber vanished") or replica.logged("subscriber answers no ping")
+                        lambda: (
+                            replica.logged("subscriber vanished") or replica.logged("subscriber did not answer pings")
+                        )
                     )
 
 
