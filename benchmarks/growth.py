@@ -104,7 +104,7 @@ class Replica:
         self.settings = Settings(client_id="growth", max_subscribers=100_000, history_bytes=ByteSize(64 * 1024 * 1024))
         self.pipeline = Pipeline(self.settings)
         self.hub: Hub = self.pipeline.hub
-        self.hub._answers._replays = NeverAnswering()
+        self.hub.lookups._replays = NeverAnswering()
         self.status = ReplicaStatus(self.settings, self.pipeline, lambda: self.hub.subscribers)
         self.partitions = [TopicPartition(TOPIC, number) for number in range(partitions)]
 

@@ -4,7 +4,7 @@ Those in which partitions left are chained. A subscriber keeps the last one that
 when its turn comes, so a revoke costs nothing per subscriber; an announcement that everybody has passed is freed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import RETRY_MS
@@ -111,3 +111,57 @@ class Announcements:
         """Nobody has the feed any more."""
         self._present.forget(feed)
         self.last_departure.forget(feed)
+
+
+class SentState:
+    """What one subscriber was sent of the replica's state.
+
+    Args:
+        announcements: Those of the replica.
+    """
+
+    __slots__ = ("_announcements", "_departure", "_sent")
+
+    def __init__(self, announcements: Announcements) -> None:
+        self._announcements = announcements
+        self._sent: tuple[int, bool] | None = None
+        """The version, and whether it said that the subscriber was catching up."""
+        self._departure = announcements.last_departure
+        """The last state that it was sent of those in which partitions had left."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it was sent the replica's present state."""
+        return self._sent is not None and self._sent[0] == self._announcements.version
+
+    def news(self, feed: Feed, position: str, *, catching_up: bool) -> Iterator[bytes]:
+        """The present state if it was not sent, and every state in which partitions had left.
+
+        Those are sent though others followed before the socket took anything.
+
+        Args:
+            feed: What the subscriber gets.
+            position: Where the stream begins, which goes with its very first state.
+            catching_up: Whether the subscriber is.
+        """
+        announcements = self._announcements
+        present = (announcements.version, catching_up)
+        if self._sent is None:
+            self._departure = announcements.last_departure
+            yield announcements.first_data(feed, position, catching_up=catching_up)
+        else:
+            while (departure := self._departure.next_departure) is not None:
+                self._departure = departure
+                if departure.version != announcements.version:
+                    yield departure.data(feed, catching_up=True)
+            if present != self._sent:
+                yield announcements.data(feed, catching_up=catching_up)
+        self._sent = present
+
+    def mark(self) -> tuple[tuple[int, bool] | None, Announcement]:
+        """What to hand to `reset` if the socket takes none of the news."""
+        return self._sent, self._departure
+
+    def reset(self, mark: tuple[tuple[int, bool] | None, Announcement]) -> None:
+        """Nothing was sent after all."""
+        self._sent, self._departure = mark

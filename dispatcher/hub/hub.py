@@ -7,9 +7,9 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 `Hub.wait_until_left`, so every other method is one step that no task can observe half done.
 """
 
-import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 
 import trio
 
@@ -21,10 +21,17 @@ from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.heartbeats import Heartbeats
 from dispatcher.hub.lookups import Answers, Replays
-from dispatcher.hub.statistics import Census, HubStatistics, ReplicaState, SubscriberState, SubscriberStatistics
+from dispatcher.hub.registry import Registry
+from dispatcher.hub.statistics import (
+    Census,
+    HubCounts,
+    HubStatistics,
+    ReplicaState,
+    SubscriberState,
+    SubscriberStatistics,
+)
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
-from dispatcher.sansio.catch_up import Question
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
@@ -45,37 +52,23 @@ class Hub:
         self.state = ReplicaState.BROKER_DOWN
         self._settings = settings
         self._on_dispatched = on_dispatched
-        self._answers = Answers(replays, settings.write_bytes)
+        self.lookups = Answers(replays, settings.write_bytes)
         self._partitions: set[TopicPartition] = set()
         self._left_at: dict[TopicPartition, tuple[int, int]] = {}
         """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
         self.encoder = Encoder(self.history)
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
-        self._subscribers: dict[int, Subscriber] = {}
-        self._catching_up: dict[int, Subscriber] = {}
-        """Those that are not live."""
-        self._expecting: dict[int, Subscriber] = {}
-        """Live ones that go back to catching up when some partition comes: it was named, or begins at a time."""
-        self._readers: Counter[str] = Counter()
-        """Number of subscribers by topic."""
+        self._registry = Registry()
         self._feeds: Counter[Feed] = Counter()
         """Number of subscribers by feed."""
-        self._transports: Counter[str] = Counter()
-        """Number of subscribers by transport."""
-        self.census = Census(self._subscribers.values, lambda: len(self._partitions))
-        self._fan_out = FanOut(self.encoder, settings.write_bytes, self.dispatched, self._subscribers.values)
-        self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._subscribers)
+        self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
+        self._fan_out = FanOut(self.encoder, settings.write_bytes, self.dispatched, self._registry.everybody.values)
+        self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
         self._next_number = 1
         self._goodbye: Goodbye | None = None
         self._left = trio.Event()
-        self._published_records = 0
-        self._dispatched_records = 0
-        self._deliveries = 0
-        self._fell_back = 0
-        self._stalled = 0
+        self._counts = HubCounts()
         self._assignments = 0
-        self._caught_up = {True: 0, False: 0}
-        """How often a subscriber became live, by whether it needed more than the history for it."""
 
     # What the consumer group says.
 
@@ -95,15 +88,15 @@ class Hub:
         self._partitions.difference_update(partitions)
         self._lay_out()
         self.announcements.partitions_left()
-        for subscriber in tuple(self._catching_up.values()):
-            subscriber.partitions_removed()
+        for subscriber in tuple(self._registry.catching_up.values()):
+            subscriber.resumption.partitions_removed()
 
     def writing(self, partitions: Iterable[TopicPartition]) -> bool:
         """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
         partitions = frozenset(partitions)
         return any(
             entry.batch.partition in partitions and not entry.dispatched
-            for subscriber in self._subscribers.values()
+            for subscriber in self._registry.everybody.values()
             for entry in subscriber.in_flight
         )
 
@@ -117,7 +110,7 @@ class Hub:
             first_offset: Where the new log begins.
             replaces: The next offset of the old log, for subscribers that have not been sent anything of it.
         """
-        readers = [subscriber for subscriber in self._subscribers.values() if partition.topic in subscriber.feed.topics]
+        readers = self._registry.readers(partition.topic)
         left_at, before_number = self._left_at.pop(partition, (None, 0))
         next_offsets = []
         for subscriber in readers:
@@ -127,7 +120,7 @@ class Hub:
             next_offsets.append(replaces if next_offset is None else next_offset)
         self.assigned([partition])
         for subscriber, next_offset in zip(readers, next_offsets, strict=True):
-            subscriber.partition_recreated(partition, next_offset, first_offset)
+            subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
 
     def set_state(self, state: ReplicaState) -> None:
         """Tell every subscriber what the replica is doing, if that is news."""
@@ -141,7 +134,7 @@ class Hub:
         entry = self.history.append(batch)
         if is_new:
             self._added(batch.partition)
-        self._published_records += len(batch.records)
+        self._counts.published_records += len(batch.records)
         self._fan_out.publish(entry)
 
     @property
@@ -162,36 +155,32 @@ class Hub:
 
     # What subscribers ask (subscriber.Source).
 
-    def ask(self, subscriber: Subscriber, question: Question) -> None:
-        """Look something up for a subscriber and hand it the answer, with its question, when it arrives."""
-        self._answers.ask(subscriber, question)
-
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
         """So many subscribers' sockets accepted all bytes of these entries."""
         if subscribers:
             for entry in entries:
-                self._deliveries += entry.records * subscribers
+                self._counts.deliveries += entry.records * subscribers
                 if not entry.dispatched:
                     self._first_dispatched(entry)
 
     def now_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
         """Offer every new entry to the subscriber."""
-        self._caught_up[needed_kafka] += 1
-        self._catching_up.pop(subscriber.number, None)
-        if subscriber.expects_partitions:
-            self._expecting[subscriber.number] = subscriber
+        if needed_kafka:
+            self._counts.history_misses += 1
+        else:
+            self._counts.history_hits += 1
+        self._registry.now_live(subscriber)
         self._fan_out.add(subscriber)
 
     def not_live(self, subscriber: Subscriber) -> None:
         """Offer nothing more to the subscriber: it reads the history."""
-        self._fell_back += 1
-        self._expecting.pop(subscriber.number, None)
-        self._catching_up[subscriber.number] = subscriber
+        self._counts.fell_back += 1
+        self._registry.not_live(subscriber)
         self._fan_out.remove(subscriber)
 
     def stalled(self) -> None:
         """A subscriber took nothing for too long."""
-        self._stalled += 1
+        self._counts.stalled += 1
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
@@ -220,7 +209,7 @@ class Hub:
         """
         if self._goodbye is not None:
             raise UnavailableError(self._goodbye.reason)
-        if len(self._subscribers) >= self._settings.max_subscribers:
+        if len(self._registry) >= self._settings.max_subscribers:
             raise UnavailableError(f"this replica is full: it already has {self._settings.max_subscribers} subscribers")
         subscriber = Subscriber(
             self._next_number,
@@ -233,20 +222,14 @@ class Hub:
             write_bytes=self._settings.write_bytes,
         )
         self._next_number += 1
-        self._subscribers[subscriber.number] = self._catching_up[subscriber.number] = subscriber
-        self._readers.update(feed.topics)
+        self._registry.add(subscriber)
         self._feeds[feed] += 1
-        self._transports[transport.name] += 1
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; once more does nothing."""
-        if self._subscribers.pop(subscriber.number, None) is not None:
-            self._readers.subtract(subscriber.feed.topics)
-            self._catching_up.pop(subscriber.number, None)
-            self._expecting.pop(subscriber.number, None)
+        if self._registry.remove(subscriber):
             self._forget_feed(subscriber.feed)
-            self._transports -= Counter([subscriber.transport.name])
             self._fan_out.remove(subscriber)
             subscriber.close()
             self._left.set()
@@ -256,37 +239,31 @@ class Hub:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fan_out.run)
             nursery.start_soon(self._heartbeats.run)
-            nursery.start_soon(self._answers.run)
+            nursery.start_soon(self.lookups.run)
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
         """End every stream when its write under way is done, and take no new subscriber."""
         self._goodbye = make()
-        for subscriber in tuple(self._subscribers.values()):
+        for subscriber in tuple(self._registry.everybody.values()):
             subscriber.end(make())
 
     async def wait_until_left(self) -> None:
         """Return when no subscriber is left. *Cancellation*: safe."""
-        while self._subscribers:
+        while self._registry:
             self._left = trio.Event()
             await self._left.wait()
 
     def statistics(self) -> HubStatistics:
         """A snapshot of the hub: running sums, whatever the number of subscribers. `census` has the rest."""
-        catching_up = len(self._catching_up)
+        catching_up = len(self._registry.catching_up)
         return HubStatistics(
             subscribers={
                 SubscriberState.CATCHING_UP: catching_up,
-                SubscriberState.LIVE: len(self._subscribers) - catching_up,
+                SubscriberState.LIVE: len(self._registry) - catching_up,
             },
-            transports=dict(self._transports),
+            transports=self._registry.transports(),
             history=self.history.statistics(),
-            published_records=self._published_records,
-            dispatched_records=self._dispatched_records,
-            deliveries=self._deliveries,
-            fell_back=self._fell_back,
-            stalled=self._stalled,
-            history_hits=self._caught_up[False],
-            history_misses=self._caught_up[True],
+            **asdict(self._counts),
         )
 
     @property
@@ -302,26 +279,26 @@ class Hub:
     @property
     def subscribers(self) -> int:
         """How many subscribers there are, in any state."""
-        return len(self._subscribers)
+        return len(self._registry)
 
     def sample_subscribers(self, number: int) -> list[Subscriber]:
         """A random sample of the current subscribers."""
-        return random.sample(list(self._subscribers.values()), number)
+        return self._registry.sample(number)
 
     def reads(self, topic: str) -> bool:
         """Whether some subscriber reads a topic."""
-        return self._readers[topic] > 0
+        return self._registry.reads(topic)
 
     def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:
         """A snapshot of every subscriber."""
-        return [subscriber.statistics() for subscriber in self._subscribers.values()]
+        return [subscriber.statistics() for subscriber in self._registry.everybody.values()]
 
     def _first_dispatched(self, entry: Entry) -> None:
         # A retired entry's write was under way when its partition was revoked: the tracker still wants to know.
         if not self.history.dispatched(entry) and not entry.retired:
             return
         entry.dispatched = True
-        self._dispatched_records += entry.records
+        self._counts.dispatched_records += entry.records
         self._on_dispatched(entry.batch)
 
     def _retire(self, partitions: Collection[TopicPartition]) -> None:
@@ -329,8 +306,8 @@ class Hub:
         held = [partition for partition in partitions if partition in self._partitions]
         if held:
             self._fan_out.withdraw()
-            for subscriber in self._catching_up.values():
-                subscriber.partitions_removing(held)
+            for subscriber in self._registry.catching_up.values():
+                subscriber.resumption.partitions_removing(held)
             self.history.retire(held)
 
     def _added(self, partition: TopicPartition) -> None:
@@ -338,10 +315,8 @@ class Hub:
         left_at, before_number = self._left_at.pop(partition, (None, 0))
         # Live ones that expect nothing go on as they are, unless the log may be another one (`CatchUp.concerns`).
         is_unverified = left_at is not None and left_at > self.history.end(partition)
-        concerned = self._subscribers if is_unverified else self._catching_up | self._expecting
-        for subscriber in tuple(concerned.values()):
-            if partition.topic in subscriber.feed.topics:
-                subscriber.partition_added(partition, left_at if subscriber.number < before_number else None)
+        for subscriber in self._registry.concerned(partition.topic, is_unverified=is_unverified):
+            subscriber.partition_added(partition, left_at if subscriber.number < before_number else None)
 
     def _lay_out(self) -> None:
         """Partitions were assigned or have left."""

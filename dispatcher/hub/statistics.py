@@ -64,6 +64,19 @@ class CensusStatistics:
     """Bytes in all channels; the same bytes waiting for two subscribers count twice."""
 
 
+@dataclass(slots=True)
+class HubCounts:
+    """The running sums of a hub; `HubStatistics` says what they are."""
+
+    published_records: int = 0
+    dispatched_records: int = 0
+    deliveries: int = 0
+    fell_back: int = 0
+    stalled: int = 0
+    history_hits: int = 0
+    history_misses: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class HubStatistics:
     """A snapshot of the hub."""
@@ -104,8 +117,14 @@ class Counted(Protocol):
 
     state: SubscriberState
     has_left: bool
-    buffered_bytes: int
-    buffered_records: int
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What its channel holds."""
+
+    @property
+    def buffered_records(self) -> int:
+        """How many records its channel holds."""
 
     @property
     def replaying(self) -> bool:

@@ -98,7 +98,7 @@ async def test_no_heartbeat_overtakes_the_state(nursery: trio.Nursery, monkeypat
     await settle()
     before = [len(transport.writes) for transport in transports]
     bench.hub.unassigned([ONE])
-    for subscriber in bench.hub._subscribers.values():
+    for subscriber in bench.hub._registry.everybody.values():
         subscriber.heartbeat(bench.hub.heartbeat_bytes(FEED, at_head=True))
     await settle()
     for transport, number in zip(transports, before, strict=True):

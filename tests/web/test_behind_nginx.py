@@ -180,7 +180,7 @@ async def test_a_client_that_does_not_read_holds_back_what_is_dispatched(
     async with house.serving(), house.sse() if protocol == "sse" else house.ws() as client:
         await house.live()
         house.publish_large()
-        await house.until(lambda: all(subscriber.in_flight for subscriber in house.hub._subscribers.values()))
+        await house.until(lambda: all(subscriber.in_flight for subscriber in house.hub._registry.everybody.values()))
         assert house.dispatched == []
         (value,) = await next_values(client, 1)
         assert set(value) == {"x"}

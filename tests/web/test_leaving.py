@@ -198,7 +198,7 @@ async def test_a_client_that_closes_and_reads_no_more_is_let_go(monkeypatch: pyt
     async with house.serving(), house.ws(4096) as client:
         await house.live()
         house.publish_large()
-        await house.until(lambda: any(subscriber.in_flight for subscriber in house.hub._subscribers.values()))
+        await house.until(lambda: any(subscriber.in_flight for subscriber in house.hub._registry.everybody.values()))
         await client.send(CloseConnection(1000))
         await house.hub.wait_until_left()
         assert house.dispatched == []

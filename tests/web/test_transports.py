@@ -98,7 +98,9 @@ class House(Bench):
 
     async def live(self, number: int = 1) -> None:
         """Return when so many subscribers wait for what is new, and the hub writes to them itself."""
-        await self.until(lambda: sum(subscriber._parked for subscriber in self.hub._subscribers.values()) == number)
+        await self.until(
+            lambda: sum(subscriber._parked for subscriber in self.hub._registry.everybody.values()) == number
+        )
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when something holds."""
@@ -224,7 +226,7 @@ async def test_a_stream_that_ends_while_its_socket_is_full(transport: str) -> No
     async with house.serving(), house.sse(4096) as sse, house.ws(4096) as ws:
         await house.live(2)
         house.publish_large()
-        await house.until(lambda: all(subscriber.in_flight for subscriber in house.hub._subscribers.values()))
+        await house.until(lambda: all(subscriber.in_flight for subscriber in house.hub._registry.everybody.values()))
         house.hub.say_goodbye(lambda: goodbye)
         told: list[SseEvent] = []
         while (event := await sse.next_event()) is not None:
@@ -388,7 +390,7 @@ async def test_an_aborted_connection_takes_nothing(transport: str) -> None:
     async with house.serving(), house.sse():
         await house.live()
         (connection,) = house.server._connections
-        (subscriber,) = house.hub._subscribers.values()
+        (subscriber,) = house.hub._registry.everybody.values()
         before = invariants.statistics()
         subscriber.flush()
         connection.writer.abort()

@@ -1,0 +1,97 @@
+"""What was offered to one live subscriber and its socket has not taken yet.
+
+*Thread*: Trio's.
+"""
+
+from contextlib import suppress
+
+import trio
+
+from dispatcher.sansio.entries import Cursor, Item
+
+CHANNEL_ENTRIES = 1024
+"""Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
+
+_open_channel = trio.open_memory_channel[Item | None]
+"""Typed once: to build the type each time would be a fifteenth of what it costs to take a subscriber."""
+
+
+class LiveBuffer:
+    """A bounded channel of entries, which also wakes the subscriber's task for other work.
+
+    Args:
+        max_bytes: Bound of what it holds. An entry that is larger than all of it fits into an empty one.
+    """
+
+    __slots__ = ("_first", "_max_bytes", "_receive_channel", "_send_channel", "record_count", "size_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._send_channel, self._receive_channel = _open_channel(CHANNEL_ENTRIES)
+        self.size_bytes = self.record_count = 0
+        self._first: Item | None = None
+        """The item that has ended a wait."""
+
+    def put(self, item: Item) -> bool:
+        """Take an entry; False when it is full. Never waits."""
+        entry, data = item
+        if self.size_bytes and self.size_bytes + len(data) > self._max_bytes:
+            return False
+        try:
+            self._send_channel.send_nowait(item)
+        except trio.WouldBlock:
+            return False
+        self.size_bytes += len(data)
+        self.record_count += entry.records
+        return True
+
+    def take(self, cursor: Cursor, write_bytes: int) -> list[Item]:
+        """The entries of one write, past which the cursor moves; those of partitions that have left are passed over.
+
+        Args:
+            cursor: Of the subscriber.
+            write_bytes: Entries are joined up to this size; one entry always fits.
+        """
+        item, self._first = self._first, None
+        taken: list[Item] = []
+        size_bytes = 0
+        while True:
+            if item is not None:
+                entry, data = item
+                self.size_bytes -= len(data)
+                self.record_count -= entry.records
+                cursor.seen, cursor.sequence = entry, entry.sequence
+                if not entry.retired:
+                    taken.append(item)
+                    size_bytes += len(data)
+            if size_bytes >= write_bytes:
+                return taken
+            try:
+                item = self._receive_channel.receive_nowait()
+            except trio.WouldBlock:
+                return taken
+
+    def wake(self) -> None:
+        """End the wait under way, or the next one; a task that does not wait looks for work before it does."""
+        with suppress(trio.WouldBlock):
+            self._send_channel.send_nowait(None)
+
+    async def wait(self) -> None:
+        """Return when there is an entry, or after `wake`. *Cancellation*: safe."""
+        self._first = await self._receive_channel.receive()
+
+    def discard_first(self) -> None:
+        """Let go of an entry that has ended a wait, when the subscriber has fallen back since: the history has it."""
+        self._first = None
+
+    def clear(self) -> None:
+        """Let go of all that it holds."""
+        self.size_bytes = self.record_count = 0
+        with suppress(trio.WouldBlock):
+            while True:
+                self._receive_channel.receive_nowait()
+
+    def close(self) -> None:
+        """Close both ends: the subscriber has left."""
+        self._send_channel.close()
+        self._receive_channel.close()

@@ -1,0 +1,219 @@
+"""One subscriber's way to the head: what it reads from the history, and what is looked up in Kafka before that.
+
+What is no longer in memory is read again from Kafka, a chunk whenever the socket has taken the one before, until
+nothing is missing any more between what was read and what is in memory; then the history goes on. All missing
+partitions come before the history does: the ids in the history name the last offset of every partition.
+
+*Thread*: Trio's.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+
+import trio
+
+from dispatcher.errors import FellBehindError
+from dispatcher.hub.encoder import Encoder
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.lookups import Answers
+from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, ReadQuestion, TimeQuestion, recreated
+from dispatcher.sansio.entries import Item
+from dispatcher.sansio.history import History
+from dispatcher.sansio.ranges import Bounds, Chunk, Gap
+from dispatcher.sansio.records import TopicPartition
+
+
+class Resumption:
+    """Reads the history for a subscriber that is not live, and asks for what is missing (`lookups.Asker`).
+
+    Args:
+        history: Recent and undispatched batches.
+        encoder: Makes the bytes of records.
+        lookups: Looks things up in Kafka.
+        feed: What the subscriber gets.
+        position: The last offset that it has seen of some partitions.
+        since_ms: Where the others begin, in ms since the epoch, or `EARLIEST`; None: as for a new subscriber.
+        wake: Called when there may be something to send or to ask.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        encoder: Encoder,
+        lookups: Answers,
+        feed: Feed,
+        *,
+        position: Mapping[TopicPartition, int],
+        since_ms: int | None,
+        wake: Callable[[], None],
+    ) -> None:
+        self.asking = trio.CancelScope()
+        """Around what is looked up for it alone; cancelled when the subscriber leaves."""
+        self.has_left = False
+        self.records = 0
+        """How many replayed records there were."""
+        self._history = history
+        self._encoder = encoder
+        self._lookups = lookups
+        self._feed = feed
+        self._wake = wake
+        self._catch_up = CatchUp(history, feed.topics, position, since_ms)
+        self.cursor = self._catch_up.cursor
+        """Where the subscriber is."""
+        self._found: list[bytes] = []
+        """What is to be sent before the history goes on."""
+        self._needed_kafka = False
+
+    # What was looked up (lookups.Asker).
+
+    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int | None]) -> None:
+        """Take the first offsets of what came since its time."""
+        if self._catch_up.placed(question, offsets):
+            self._wake()
+
+    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> None:
+        """Take where logs begin and end."""
+        gaps = self._catch_up.bounded(question, bounds)
+        if gaps is not None:
+            self._found += self._encode_gaps(gaps)
+            self._wake()
+
+    def read(self, question: ReadQuestion, chunk: Chunk) -> None:
+        """Take what was read again."""
+        found = self._catch_up.read(question, chunk)
+        if found is not None:
+            gaps, batches = found
+            for batch, seen in batches:
+                # After the records that precede it: a gap moves clients past its last offset.
+                before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
+                gaps = [gap for gap in gaps if gap not in before]
+                self._found += self._encode_gaps(before)
+                self._found.append(self._encoder.replayed(self._feed, batch, seen))
+                self.records += len(batch.records)
+            self._found += self._encode_gaps(gaps)
+            self._wake()
+
+    def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Partitions that had no answer may be asked for again."""
+        self._catch_up.ask_again(partitions)
+        self._wake()
+
+    # What the hub says.
+
+    def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
+        """A partition is in the history now; see `CatchUp.partition_added`."""
+        self._catch_up.partition_added(partition, left_at)
+        self._wake()
+
+    def partition_recreated(self, partition: TopicPartition, next_offset: int | None, first_offset: int) -> None:
+        """The topic of a partition was recreated.
+
+        Args:
+            partition: The partition.
+            next_offset: The next one that would have come of the old log, if any was known.
+            first_offset: The first one of the new log.
+        """
+        if next_offset is not None:
+            self._found += self._encode_gaps([recreated(partition, next_offset, first_offset)])
+        self._catch_up.partition_recreated(partition)
+        self._drop_look_up()
+        self._wake()
+
+    def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions are about to leave the history, and the hub has withdrawn what it had published of them."""
+        self._catch_up.partitions_removing(partitions)
+        self._drop_look_up()
+
+    def partitions_removed(self) -> None:
+        """Partitions have left."""
+        self._catch_up.partitions_removed()
+        self._wake()
+
+    # What the subscriber asks.
+
+    @property
+    def pending(self) -> bool:
+        """Whether something has to be looked up before the history can go on."""
+        return self._catch_up.pending
+
+    @property
+    def expects_partitions(self) -> bool:
+        """Whether a partition that is added may change where the subscriber goes on, though it is live."""
+        return self._catch_up.expects_partitions
+
+    def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
+        """Whether a partition that was added changes what a live subscriber has to be sent."""
+        return self._catch_up.concerns(partition, left_at)
+
+    def position(self) -> Mapping[TopicPartition, int]:
+        """The last seen offset of each partition, also of those that are not assigned."""
+        return self._catch_up.position(here=False)
+
+    def next_offset(self, partition: TopicPartition) -> int | None:
+        """The next offset of a partition, None when it has no start yet."""
+        return self._catch_up.next_offset(partition)
+
+    def missing_records(self) -> int:
+        """About how many records lie between the subscriber and the head."""
+        return self._catch_up.missing_records()
+
+    def take_found(self) -> list[bytes]:
+        """What was looked up and has to be sent before the history goes on."""
+        found, self._found = self._found, []
+        return found
+
+    def take(self, write_bytes: int) -> list[Item]:
+        """The next entries of the history, joined up to a size; one entry always fits. Empty at the head."""
+        taken: list[Item] = []
+        size_bytes = 0
+        cursor, feed = self.cursor, self._feed
+        self._history.locate(cursor)
+        try:
+            for entry in self._history.ahead(cursor):
+                data: bytes | None
+                if cursor.first_offset > entry.batch.first_offset:
+                    data = self._encoder.part(feed, entry, cursor.first_offset)
+                else:
+                    data = entry.encoded.get(feed) or self._encoder.entry(feed, entry)
+                taken.append((entry, data))
+                size_bytes += len(data)
+                if size_bytes >= write_bytes:
+                    break
+        except FellBehindError:
+            self._catch_up.fell_behind()
+        # Encoding for this reader made the history grow; on a quiet topic nobody else would trim it.
+        self._history.trim()
+        return taken
+
+    def go_live(self) -> bool:
+        """The subscriber has been handed everything; returns whether it needed more than the history for that."""
+        self._history.now_live(self.cursor)
+        needed_kafka, self._needed_kafka = self._needed_kafka, False
+        return needed_kafka
+
+    def ask(self) -> None:
+        """Look up what the history has to wait for, one thing at a time: the socket has taken what was found before."""
+        question = self._catch_up.ask()
+        if question is not None:
+            self._needed_kafka = True
+            self._lookups.ask(self, question)
+
+    def close(self) -> None:
+        """The subscriber has left: it wants no answer."""
+        self.has_left = True
+        # It holds this one: without a cycle, its memory is free as soon as its connection has ended.
+        self._wake = _nothing
+        self.asking.cancel()
+
+    def _drop_look_up(self) -> None:
+        """End a look-up that is no longer of use, so that others in line are served sooner."""
+        if self._catch_up.question is None:
+            self.asking.cancel()
+
+    def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
+        for gap in gaps:
+            yield self._feed.wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
+
+
+def _nothing() -> None:
+    """Wake nobody."""

@@ -1,0 +1,54 @@
+"""What a subscriber needs of the hub."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from dispatcher.hub.announcements import Announcements
+from dispatcher.hub.encoder import Encoder
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.lookups import Answers
+from dispatcher.sansio.entries import Entry
+from dispatcher.sansio.history import History
+
+if TYPE_CHECKING:
+    from dispatcher.hub.subscriber import Subscriber
+
+
+class Source(Protocol):
+    """The hub, as a subscriber sees it."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """Makes the bytes of records."""
+
+    @property
+    def announcements(self) -> Announcements:
+        """Makes the bytes of the replica's state."""
+
+    @property
+    def lookups(self) -> Answers:
+        """Looks things up in Kafka."""
+
+    @property
+    def history(self) -> History:
+        """Recent and undispatched batches."""
+
+    def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
+        """A sign of life, encoded for the feed, with the position of the head for who has taken all of it."""
+
+    def now_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
+        """From now on every new entry is offered to the subscriber.
+
+        Args:
+            subscriber: It has caught up.
+            needed_kafka: Whether it needed more than the history for that.
+        """
+
+    def not_live(self, subscriber: "Subscriber") -> None:
+        """The subscriber reads the history itself."""
+
+    def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
+        """So many sockets accepted all bytes of these entries."""
+
+    def stalled(self) -> None:
+        """A socket took nothing for too long."""
