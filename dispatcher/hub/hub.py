@@ -54,8 +54,6 @@ class Hub:
         self._on_dispatched = on_dispatched
         self.lookups = Answers(replays, settings.write_bytes)
         self._partitions: set[TopicPartition] = set()
-        self._left_at: dict[TopicPartition, tuple[int, int]] = {}
-        """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
         self.encoder = Encoder(self.history)
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
         self._registry = Registry()
@@ -64,7 +62,6 @@ class Hub:
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
         self._fan_out = FanOut(self.encoder, settings.write_bytes, self.dispatched, self._registry.everybody.values)
         self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
-        self._next_number = 1
         self._goodbye: Goodbye | None = None
         self._left = trio.Event()
         self._counts = HubCounts()
@@ -83,7 +80,7 @@ class Hub:
         """Stop handing out these partitions, at once; writes under way go on."""
         for partition in partitions:
             if self.history.knows(partition):
-                self._left_at[partition] = (self.history.end(partition), self._next_number)
+                self._registry.partition_left(partition, self.history.end(partition))
         self._retire(partitions)
         self._partitions.difference_update(partitions)
         self._lay_out()
@@ -110,17 +107,11 @@ class Hub:
             first_offset: Where the new log begins.
             replaces: The next offset of the old log, for subscribers that have not been sent anything of it.
         """
-        readers = self._registry.readers(partition.topic)
-        left_at, before_number = self._left_at.pop(partition, (None, 0))
-        next_offsets = []
-        for subscriber in readers:
-            next_offset = subscriber.next_offset(partition)
-            if next_offset is None and subscriber.number < before_number:
-                next_offset = left_at
-            next_offsets.append(replaces if next_offset is None else next_offset)
+        next_offsets = self._registry.next_offsets(partition)
         self.assigned([partition])
-        for subscriber, next_offset in zip(readers, next_offsets, strict=True):
-            subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
+        for subscriber, next_offset in next_offsets:
+            known = replaces if next_offset is None else next_offset
+            subscriber.resumption.partition_recreated(partition, known, first_offset)
 
     def set_state(self, state: ReplicaState) -> None:
         """Tell every subscriber what the replica is doing, if that is news."""
@@ -133,7 +124,7 @@ class Hub:
         is_new = not self.history.knows(batch.partition)
         entry = self.history.append(batch)
         if is_new:
-            self._added(batch.partition)
+            self._registry.partition_added(batch.partition, self.history.end(batch.partition))
         self._counts.published_records += len(batch.records)
         self._fan_out.publish(entry)
 
@@ -151,7 +142,7 @@ class Hub:
         is_new = not self.history.knows(partition)
         self.history.reached(partition, offset)
         if is_new:
-            self._added(partition)
+            self._registry.partition_added(partition, self.history.end(partition))
 
     # What subscribers ask (subscriber.Source).
 
@@ -212,7 +203,7 @@ class Hub:
         if len(self._registry) >= self._settings.max_subscribers:
             raise UnavailableError(f"this replica is full: it already has {self._settings.max_subscribers} subscribers")
         subscriber = Subscriber(
-            self._next_number,
+            self._registry.next_number,
             self,
             feed,
             transport,
@@ -221,7 +212,6 @@ class Hub:
             buffer_bytes=self._settings.subscriber_buffer_bytes,
             write_bytes=self._settings.write_bytes,
         )
-        self._next_number += 1
         self._registry.add(subscriber)
         self._feeds[feed] += 1
         return subscriber
@@ -309,14 +299,6 @@ class Hub:
             for subscriber in self._registry.catching_up.values():
                 subscriber.resumption.partitions_removing(held)
             self.history.retire(held)
-
-    def _added(self, partition: TopicPartition) -> None:
-        """It is known from now on where a partition begins."""
-        left_at, before_number = self._left_at.pop(partition, (None, 0))
-        # Live ones that expect nothing go on as they are, unless the log may be another one (`CatchUp.concerns`).
-        is_unverified = left_at is not None and left_at > self.history.end(partition)
-        for subscriber in self._registry.concerned(partition.topic, is_unverified=is_unverified):
-            subscriber.partition_added(partition, left_at if subscriber.number < before_number else None)
 
     def _lay_out(self) -> None:
         """Partitions were assigned or have left."""

@@ -5,20 +5,25 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from dispatcher.hub.subscriber import Subscriber
+from dispatcher.sansio.records import TopicPartition
 
 
 class Registry:
     """Knows every subscriber, by number and by what it waits for."""
 
     def __init__(self) -> None:
+        self.next_number = 1
+        """Of the next subscriber."""
         self.everybody: dict[int, Subscriber] = {}
         self.catching_up: dict[int, Subscriber] = {}
         """Those that are not live."""
         self._expecting: dict[int, Subscriber] = {}
         """Live ones that go back to catching up when some partition comes: it was named, or begins at a time."""
+        self._left_at: dict[TopicPartition, tuple[int, int]] = {}
+        """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
         self._readers: Counter[str] = Counter()
         """Number of subscribers by topic."""
         self._transports: Counter[str] = Counter()
@@ -29,6 +34,7 @@ class Registry:
 
     def add(self, subscriber: Subscriber) -> None:
         """Take a new one, which catches up."""
+        self.next_number = subscriber.number + 1
         self.everybody[subscriber.number] = self.catching_up[subscriber.number] = subscriber
         self._readers.update(subscriber.feed.topics)
         self._transports[subscriber.transport.name] += 1
@@ -58,19 +64,36 @@ class Registry:
         """Whether some subscriber reads a topic."""
         return self._readers[topic] > 0
 
-    def readers(self, topic: str) -> Sequence[Subscriber]:
-        """The subscribers that read a topic."""
-        return [subscriber for subscriber in self.everybody.values() if topic in subscriber.feed.topics]
+    def partition_left(self, partition: TopicPartition, next_offset: int) -> None:
+        """Note up to where a partition was read here, for the subscribers that are connected now."""
+        self._left_at[partition] = (next_offset, self.next_number)
 
-    def concerned(self, topic: str, *, is_unverified: bool) -> Iterable[Subscriber]:
-        """Those to which it may matter that a partition of a topic is in the history now.
+    def next_offsets(self, partition: TopicPartition) -> Sequence[tuple[Subscriber, int | None]]:
+        """Each reader of a partition whose topic was recreated, with its next offset in the old log if it has one."""
+        left_at, before_number = self._left_at.pop(partition, (None, 0))
+        found = []
+        for subscriber in self.everybody.values():
+            if partition.topic in subscriber.feed.topics:
+                next_offset = subscriber.next_offset(partition)
+                if next_offset is None and subscriber.number < before_number:
+                    next_offset = left_at
+                found.append((subscriber, next_offset))
+        return found
+
+    def partition_added(self, partition: TopicPartition, end: int) -> None:
+        """It is known from now on where a partition begins.
 
         Args:
-            topic: The topic.
-            is_unverified: The log may be another one: then live subscribers that expect nothing are concerned as well.
+            partition: The partition.
+            end: The offset after the last one in the history.
         """
+        left_at, before_number = self._left_at.pop(partition, (None, 0))
+        # Live ones that expect nothing go on as they are, unless the log may be another one (`CatchUp.concerns`).
+        is_unverified = left_at is not None and left_at > end
         concerned = self.everybody if is_unverified else self.catching_up | self._expecting
-        return [subscriber for subscriber in concerned.values() if topic in subscriber.feed.topics]
+        for subscriber in tuple(concerned.values()):
+            if partition.topic in subscriber.feed.topics:
+                subscriber.partition_added(partition, left_at if subscriber.number < before_number else None)
 
     def sample(self, number: int) -> list[Subscriber]:
         """A random sample of the current subscribers."""
