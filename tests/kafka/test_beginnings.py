@@ -83,7 +83,7 @@ class Clock:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """What is asked instead of Kafka."""
     cluster = Cluster()
-    monkeypatch.setattr(beginnings, "_Ask", lambda _: cluster)
+    monkeypatch.setattr(beginnings, "StartLookups", lambda _: cluster)
     return cluster
 
 

@@ -1,0 +1,150 @@
+"""What is asked of Kafka about where partitions start, and how its answers read.
+
+All requests go through an `AdminClient`, which answers by futures.
+
+*Thread*: the poller's only.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicCollection, Uuid
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is public, and documented
+
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG, admin_properties
+from dispatcher.sansio.beginnings import Committed, Policy, Stamp
+from dispatcher.sansio.ranges import Bounds
+from dispatcher.sansio.records import TopicPartition
+
+REQUEST_SECONDS = 2.0
+"""How long a request may take before it is made again."""
+
+_EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call] # they have no types
+
+_NO_TOPIC_ID = str(Uuid(0, 0))
+"""What librdkafka has for topics of brokers without topic ids (before Kafka 2.8)."""
+
+
+class Round:
+    """Requests that were made together, for some partitions."""
+
+    def __init__(
+        self, ask: "StartLookups", partitions: Collection[TopicPartition], bounded: Collection[TopicPartition]
+    ) -> None:
+        self.partitions = set(partitions)
+        topics = {partition.topic for partition in partitions}
+        self.described = ask.describe(topics)
+        self.committed = ask.committed(partitions)
+        self.group = ask.committed(None) if ask.policy is not Policy.EARLIEST else None
+        self.bounds = ask.bounds(bounded)
+
+    @property
+    def futures(self) -> list["Future[Any]"]:
+        """Everything that is waited for."""
+        bounds = [future for both in self.bounds.values() for future in both]
+        group = [] if self.group is None else [self.group]
+        return [*self.described.values(), self.committed, *group, *bounds]
+
+
+class StartLookups:
+    """Asks for committed offsets, topics and log bounds. All answers are futures.
+
+    Args:
+        properties: librdkafka's configuration of the consumer.
+    """
+
+    def __init__(self, properties: Mapping[str, Any]) -> None:
+        self.policy = Policy.of(properties.get("auto.offset.reset"))
+        self._properties = admin_properties(properties)
+        self._group_id = str(properties["group.id"])
+        reads_all = properties.get("isolation.level") == "read_uncommitted"
+        self._isolation = IsolationLevel.READ_UNCOMMITTED if reads_all else IsolationLevel.READ_COMMITTED
+        # Kept for as long as it is used: the futures of an AdminClient that was let go are never answered.
+        self._admin = self._make()
+
+    def renew(self) -> None:
+        """Take another client.
+
+        Once its group's coordinator has died, an AdminClient never gets an answer from the one that takes its place
+        (librdkafka 2.16.0, seen for 40 s after a broker was killed and started again), and a new one gets it at once.
+        """
+        self._admin = self._make()
+
+    def serve(self) -> None:
+        """Let librdkafka hand out its log lines, which it keeps otherwise."""
+        self._admin.poll(0)
+
+    def _make(self) -> AdminClient:
+        return AdminClient(self._properties, logger=LIBRDKAFKA_LOG)
+
+    def describe(self, topics: Collection[str]) -> dict[str, "Future[Any]"]:
+        """Id and partitions of topics."""
+        return dict(self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS))
+
+    def committed(self, partitions: Iterable[TopicPartition] | None) -> "Future[Any]":
+        """The group's offsets of some partitions, or of all that it has any of."""
+        asked = None if partitions is None else [confluent_kafka.TopicPartition(*p) for p in partitions]
+        groups = [ConsumerGroupTopicPartitions(self._group_id, asked)]
+        return self._admin.list_consumer_group_offsets(groups, request_timeout=REQUEST_SECONDS)[self._group_id]
+
+    def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
+        """Where logs begin and end."""
+        asked = [confluent_kafka.TopicPartition(*partition) for partition in partitions]
+        if not asked:
+            return {}
+        low, high = (
+            self._admin.list_offsets(
+                dict.fromkeys(asked, spec), isolation_level=self._isolation, request_timeout=REQUEST_SECONDS
+            )
+            for spec in (_EARLIEST, _LATEST)
+        )
+        return {TopicPartition(p.topic, p.partition): (low[p], high[p]) for p in asked}
+
+
+def described_topics(futures: Mapping[str, "Future[Any]"]) -> dict[str, Stamp]:
+    """Topics as they are, without those of which nothing is known (yet)."""
+    found = {}
+    for topic, future in futures.items():
+        if future.done():
+            with suppress(KafkaException):
+                description = future.result()
+                topic_id = str(description.topic_id)
+                found[topic] = Stamp(None if topic_id == _NO_TOPIC_ID else topic_id, len(description.partitions))
+    return found
+
+
+def committed_offsets(future: "Future[Any]") -> dict[TopicPartition, Committed]:
+    """The group's offsets, without partitions that it has none of.
+
+    Raises:
+        KafkaException: they are not known.
+    """
+    found = {}
+    for one in future.result().topic_partitions:
+        if one.error is not None:
+            raise KafkaException(one.error)
+        if one.offset >= 0:
+            partition = TopicPartition(one.topic, one.partition)
+            found[partition] = Committed(one.offset, one.leader_epoch, Stamp.parse(one.metadata))
+    return found
+
+
+def bounds_of(low: "Future[Any]", high: "Future[Any]") -> Bounds | None:
+    """Where a log begins and ends; None when one of the two is not known.
+
+    A leader that has not answered in time leaves librdkafka's -1001, "invalid", and no error.
+    """
+    try:
+        first, end = low.result().offset, high.result().offset
+    except KafkaException:
+        return None
+    return Bounds(first, end) if min(first, end) >= 0 else None
+
+
+def error_code(future: "Future[Any]") -> int:
+    """The code of the error that an answer is, 0 without one."""
+    error = future.exception() if future.done() else None
+    return error.args[0].code() if isinstance(error, KafkaException) else 0
