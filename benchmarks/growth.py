@@ -25,12 +25,12 @@ from pydantic import ByteSize
 from dispatcher.errors import SubscriberGoneError
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.hub import Hub
-from dispatcher.hub.statistics import ReplicaState
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Start
 from dispatcher.sansio.encoding.wire import SSE_VALUE
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.settings import Settings

@@ -13,35 +13,28 @@ import structlog
 import trio
 
 from dispatcher.hub.hub import Hub
-from dispatcher.hub.statistics import ReplicaState
+from dispatcher.intake import Intake, IntakeStatistics
 from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Commands, PollResult
 from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
-from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.group_consumer import GroupConsumer
-from dispatcher.kafka.poller import Poller
+from dispatcher.kafka.poller import Poller, PollerStatistics
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays, ReplayStatistics
 from dispatcher.kafka.statistics import ConsumerStatistics
-from dispatcher.sansio.beginnings import Start
-from dispatcher.sansio.catch_up import recreated
 from dispatcher.sansio.flow import FlowControl
+from dispatcher.sansio.health import Event, Health, LogLine, ReplicaState
 from dispatcher.sansio.lag import LagTracker, PartitionLag
 from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
-from dispatcher.sansio.ranges import Gap
-from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
+from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 HURRIED_POLL_SECONDS = 0.01
-"""While something is paused and somebody reads, or all is about to end, an order must not wait for an idle poll."""
+"""While a partition with readers is paused, or a stop is under way, commands must not wait for an idle poll."""
 
 LEAVE_SHARE = 0.3
 """The part of `shutdown_seconds` that the last commit has."""
-
-ERROR_FORGOTTEN_SECONDS = 30.0
-"""An error that has not come again for so long is over: librdkafka repeats those that stay with each look at the topic,
-every 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +47,7 @@ class PipelineHealth:
     """A member of the group: it has partitions, or statistics say that it has its assignment, which is empty."""
     stopping: bool
     last_error: str | None
-    """The client's last complaint, None when all is well again."""
+    """The client's last error, None when all is well again."""
     assigned: int
     """How many partitions are assigned."""
 
@@ -77,6 +70,8 @@ class PipelineStatistics(PipelineHealth):
     last_exchange_at: float
     """`time.monotonic` of the last crossing: how long ago tells whether the poller lives."""
     replays: ReplayStatistics
+    intake: IntakeStatistics
+    poller: PollerStatistics
 
 
 class Pipeline:
@@ -103,19 +98,10 @@ class Pipeline:
         self._poller = Poller(self.make_consumer)
         self._consumer: ConsumerStatistics | None = None
         self._lags = LagTracker()
-        self._broker_reachable = False
-        self._rebalancing = False
-        self._last_error: str | None = None
-        self._last_error_at = -math.inf
-        self._complaints: set[str] = set()
-        """What was logged since all was well."""
+        self._health = Health()
+        self._intake = Intake(self._offsets, self._flow, self.hub)
         self._stop_fetching = False
-        self._held: frozenset[TopicPartition] = frozenset()
-        """Partitions that `stop_fetching` has paused."""
-        self._untold: dict[TopicPartition, Gap] = {}
-        """Gaps of logs that began again while nobody was there to be sent them: they go before the first record."""
         self._stop = False
-        self._nobody_listens = False
         self._rebalances = 0
         self._crossings = 0
         self._last_exchange_at = -math.inf
@@ -168,23 +154,12 @@ class Pipeline:
         if result.statistics is not None:
             self._take_statistics(result.statistics)
         for name, reason in result.errors:
-            self._take_error(name, reason)
+            _write(self._health.failed(name, reason, time.monotonic()))
         if result.assigned is not None:
             self._take_assigned(result.assigned)
         rebuild = self._commits.answered(result.commit_answers, trio.current_time())
-        for start in result.starts:
-            self._take_start(start)
-        for partition, stamp in result.stamps.items():
-            self._offsets.described(partition, stamp.format())
-        for gap in result.gaps:
-            self._take_gap(gap)
-        for group in result.groups:
-            self._take_records(group)
-        for partition, end in result.ends.items():
-            self._offsets.ended(partition, end)
-            if self._offsets.epoch(partition) is not None:
-                self.hub.reached(partition, end)
-        self._settle_state()
+        self._intake.take(result)
+        self._publish_state()
         pause, resume = self._decide_flow([start.partition for start in result.starts])
         return Commands(
             commit=self._commits.due(trio.current_time()),
@@ -205,8 +180,8 @@ class Pipeline:
         """Stop handing out these partitions."""
         log.info("revoking", partitions=[str(partition) for partition in partitions])
         self._rebalances += 1
-        self._rebalancing = True
-        self._settle_state()
+        self._health.happened(Event.REVOKED)
+        self._publish_state()
         self.hub.unassigned(partitions)
 
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
@@ -215,27 +190,27 @@ class Pipeline:
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
         """Forget these partitions and return what to commit before they are let go."""
-        self._forget(partitions)
+        self._intake.forget(partitions)
         return self._commits.revoked(partitions, trio.current_time())
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Forget these partitions: they have another owner, so nothing of theirs is committed."""
         log.warning("partitions lost", partitions=[str(partition) for partition in partitions])
         self._rebalances += 1
-        self._rebalancing = True
+        self._health.happened(Event.REVOKED)
         self._offsets.lost(partitions)
-        self._forget(partitions)
+        self._intake.forget(partitions)
         # First: the state in which they leave is sent in any case, and says what the replica does by then.
-        self._settle_state()
+        self._publish_state()
         self.hub.unassigned(partitions)
 
     def leaving(self) -> Sequence[Commit]:
         """Return the last commits: the consumer is being closed."""
         partitions = sorted(self._offsets.partitions)
-        self._broker_reachable = False
-        self._settle_state()
+        self._health.happened(Event.LEFT)
+        self._publish_state()
         self.hub.unassigned(partitions)
-        self._forget(partitions)
+        self._intake.forget(partitions)
         self._consumer = None
         self._lags.forget(partitions)
         return self._commits.revoked(partitions, trio.current_time())
@@ -249,10 +224,10 @@ class Pipeline:
         assigned = self.hub.partitions
         return PipelineHealth(
             state=self.hub.state,
-            broker_reachable=self._broker_reachable,
+            broker_reachable=self._health.broker_reachable,
             joined=assigned > 0 or (self._consumer is not None and self._consumer.joined),
             stopping=self._stop_fetching or self._stop,
-            last_error=self._last_error,
+            last_error=self._health.last_error,
             assigned=assigned,
         )
 
@@ -283,6 +258,8 @@ class Pipeline:
             crossings=self._crossings,
             last_exchange_at=self._last_exchange_at,
             replays=self._replays.statistics(),
+            intake=self._intake.statistics(),
+            poller=self._poller.statistics(),
         )
 
     def _dispatched(self, batch: Batch) -> None:
@@ -291,7 +268,7 @@ class Pipeline:
     def _take_statistics(self, statistics: ConsumerStatistics) -> None:
         self._consumer = statistics
         now = time.monotonic()
-        not_fetched = self._flow.paused | self._held
+        not_fetched = self._flow.not_fetched
         for partition, found in statistics.partitions.items():
             self._lags.reported(
                 partition,
@@ -301,26 +278,7 @@ class Pipeline:
                 fetched=partition not in not_fetched,
                 now=now,
             )
-        if statistics.joined:
-            self._rebalancing = False
-            if time.monotonic() >= self._last_error_at + ERROR_FORGOTTEN_SECONDS:
-                self._all_is_well()
-        reachable = statistics.brokers_up > 0
-        if reachable and not self._broker_reachable:
-            log.info("broker reachable")
-            self._all_is_well()
-        self._broker_reachable = reachable
-
-    def _take_error(self, name: str, reason: str) -> None:
-        if name == "_ALL_BROKERS_DOWN":
-            self._broker_reachable = False
-        self._last_error = reason
-        self._last_error_at = time.monotonic()
-        # librdkafka repeats itself while a broker is unreachable; one line is enough.
-        complaint = reason.partition(" (after ")[0]
-        if complaint not in self._complaints:
-            self._complaints.add(complaint)
-            log.warning("kafka client error", error=name, reason=reason)
+        _write(self._health.reported(brokers_up=statistics.brokers_up, joined=statistics.joined, now=now))
 
     def _take_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         log.info("assigned", partitions=[str(partition) for partition in sorted(partitions)])
@@ -328,93 +286,18 @@ class Pipeline:
             self._offsets.assigned(partition)
         self._lags.forget(partitions)
         self.hub.assigned(partitions)
-        self._rebalancing = False
-        # Only a broker can assign; the statistics say the same a second later.
-        self._broker_reachable = True
-        self._all_is_well()
+        self._health.happened(Event.ASSIGNED)
 
-    def _all_is_well(self) -> None:
-        self._last_error = None
-        self._complaints.clear()
-
-    def _take_start(self, start: Start) -> None:
-        """A partition begins, or another log begins in its place."""
-        partition = start.partition
-        if not self._offsets.is_assigned(partition):
-            # It became known while the consumer was failing, and everything has been let go since.
-            return
-        self._offsets.began(
-            partition,
-            start.offset,
-            committed=start.committed,
-            commit_beginning=not start.has_old_offset,
-            metadata=start.stamp.format(),
-        )
-        self._forget([partition])
-        self._flow.assigned([partition])
-        if start.recreated:
-            log.warning("topic recreated", partition=str(partition), offset=start.offset, replaces=start.replaces)
-            self._begin_again(partition, start.offset, start.replaces)
-        self.hub.reached(partition, start.offset)
-
-    def _begin_again(self, partition: TopicPartition, first_offset: int, replaces: int | None) -> None:
-        """Another log begins: whoever reads the topic is sent the gap now, or else whoever comes first."""
-        if not self.hub.reads(partition.topic) and replaces is not None:
-            self._untold[partition] = recreated(partition, replaces, first_offset)
-        self.hub.begins_anew(partition, first_offset, replaces)
-
-    def _take_gap(self, gap: Gap) -> None:
-        """Records have expired: whoever is first to be sent that settles their offsets."""
-        partition = gap.partition
-        epoch = self._offsets.epoch(partition)
-        if epoch is None:
-            return
-        log.warning("records expired", partition=str(partition), first=gap.first, last=gap.last)
-        covers_from = self._offsets.received(partition, gap.first, gap.last + 1)
-        self.hub.publish(Batch(partition, NO_RECORDS, epoch=epoch, covers_from=covers_from, gap=gap))
-
-    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
-        """Nothing is known any more of partitions that leave or begin again."""
-        self._flow.unassigned(partitions)
-        self._held = self._held.difference(partitions)
-        for partition in partitions:
-            self._untold.pop(partition, None)
-
-    def _take_records(self, group: Group) -> None:
-        partition, records, leader_epoch = group
-        if self._offsets.epoch(partition) is None:
-            # Fetched before a revoke within the same poll: the new owner reads them.
-            return
-        epoch_before = self._offsets.epoch(partition)
-        covers_from = self._offsets.received(partition, records.offsets[0], records.offsets[-1] + 1, leader_epoch)
-        epoch = self._offsets.epoch(partition)
-        assert epoch is not None  # noqa: S101 - it was just received
-        if epoch != epoch_before:
-            # Offsets went backwards: another log than the one in memory.
-            log.warning("topic recreated", partition=str(partition), offset=records.offsets[0], replaces=None)
-            self._begin_again(partition, records.offsets[0], None)
-        gap = self._untold.pop(partition, None)
-        self.hub.publish(
-            Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch, gap=gap)
-        )
-
-    def _settle_state(self) -> None:
-        if not self._broker_reachable:
-            self.hub.set_state(ReplicaState.BROKER_DOWN)
-        elif self._rebalancing:
-            self.hub.set_state(ReplicaState.REBALANCING)
-        else:
-            self.hub.set_state(ReplicaState.WAITING if self._offsets.is_empty else ReplicaState.STREAMING)
+    def _publish_state(self) -> None:
+        self.hub.set_state(self._health.state(has_partitions=not self._offsets.is_empty))
 
     def _decide_flow(
         self, begun: Sequence[TopicPartition]
     ) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
         """What to pause and what to resume; a partition that is new is resumed whatever it was before."""
         if self._stop_fetching:
-            # One that has not begun is not with librdkafka yet, which refuses to pause it.
-            newly_held = self._offsets.begun - self._held
-            self._held |= newly_held
-            return newly_held, frozenset()
+            # One that has not started is not with librdkafka yet, which refuses to pause it.
+            return self._flow.hold(self._offsets.begun), frozenset()
         history = self.hub.history
         # An idle crossing asks no partition how much of it waits.
         decision = (
@@ -423,25 +306,20 @@ class Pipeline:
             else None
         )
         pause, resume = (frozenset(), frozenset()) if decision is None else decision
-        self._tell_whether_anybody_listens()
+        _write(
+            self._health.fetching(paused=bool(self._flow.paused), subscribers=self.hub.subscribers),
+            waiting_bytes=history.waiting_bytes,
+            paused=[str(partition) for partition in sorted(self._flow.paused)],
+        )
         return pause, resume | (frozenset(begun) - self._flow.paused)
-
-    def _tell_whether_anybody_listens(self) -> None:
-        """One line when fetching stops because nobody takes what waits, one when it goes on."""
-        nobody_listens = bool(self._flow.paused) and not self.hub.subscribers
-        if nobody_listens != self._nobody_listens:
-            self._nobody_listens = nobody_listens
-            if nobody_listens:
-                log.warning(
-                    "fetching paused: no subscribers",
-                    waiting_bytes=self.hub.history.waiting_bytes,
-                    paused=[str(partition) for partition in sorted(self._flow.paused)],
-                )
-            else:
-                log.info("fetching resumed")
 
     def _is_read(self, partition: TopicPartition) -> bool:
         return self.hub.reads(partition.topic)
 
     def _hurried(self) -> bool:
-        return self._stop_fetching or (bool(self._flow.paused) and not self._nobody_listens)
+        return self._stop_fetching or (bool(self._flow.paused) and not self._health.paused_for_nobody)
+
+
+def _write(line: LogLine | None, **details: object) -> None:
+    if line is not None:
+        (log.warning if line.level == "warning" else log.info)(line.event, **line.fields, **details)

@@ -5,10 +5,8 @@ import pytest
 import trio
 from confluent_kafka import KafkaError, KafkaException
 
-from dispatcher import pipeline as pipeline_module
 from dispatcher.errors import KafkaClientError
 from dispatcher.hub.feed import feed_of
-from dispatcher.hub.statistics import ReplicaState
 from dispatcher.kafka import group_consumer as group_consumer_module
 from dispatcher.kafka import poller as poller_module
 from dispatcher.kafka.bridge import PollResult
@@ -17,10 +15,12 @@ from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.pipeline import Pipeline
+from dispatcher.sansio import health
 from dispatcher.sansio.beginnings import Stamp, Start
 from dispatcher.sansio.catch_up import CatchUp
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.entries import Cursor
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Record, Records, TopicPartition
 from dispatcher.settings import Settings
@@ -52,7 +52,7 @@ async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error
     pipeline.exchange(PollResult(errors=[("_TRANSPORT", "broker 3: Connection refused")]))
     pipeline.exchange(PollResult(statistics=healthy()))
     assert operations.why_not_ready() == ["no partition is assigned (broker 3: Connection refused)"]
-    monkeypatch.setattr(pipeline_module, "ERROR_FORGOTTEN_SECONDS", 0.0)
+    monkeypatch.setattr(health, "ERROR_FORGOTTEN_SECONDS", 0.0)
     pipeline.exchange(PollResult(statistics=healthy()))
     assert operations.why_not_ready() == []
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import RETRY_MS
-from dispatcher.hub.statistics import ReplicaState, SubscriberState
+from dispatcher.hub.statistics import SubscriberState
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import TopicPartition
 
 

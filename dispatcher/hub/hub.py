@@ -26,13 +26,13 @@ from dispatcher.hub.statistics import (
     Census,
     HubCounts,
     HubStatistics,
-    ReplicaState,
     SubscriberState,
     SubscriberStatistics,
 )
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
 from dispatcher.sansio.entries import Entry
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.settings import Settings

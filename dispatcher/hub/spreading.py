@@ -18,7 +18,7 @@ import trio
 
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.hub import Hub
-from dispatcher.hub.statistics import ReplicaState
+from dispatcher.sansio.health import ReplicaState
 
 log = structlog.get_logger(__name__)
 

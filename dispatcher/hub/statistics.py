@@ -17,16 +17,6 @@ import trio
 from dispatcher.sansio.history import HistoryStatistics
 
 
-class ReplicaState(StrEnum):
-    """What the replica as a whole is doing, as subscribers are told."""
-
-    STREAMING = "streaming"
-    REBALANCING = "rebalancing"
-    WAITING = "waiting"
-    """A member of the group, without a partition of the stream's topics."""
-    BROKER_DOWN = "broker-down"
-
-
 class SubscriberState(StrEnum):
     """Where a subscriber stands."""
 

@@ -17,6 +17,7 @@ what somebody reads.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from dispatcher.sansio.records import TopicPartition
@@ -27,6 +28,16 @@ class FlowDecision(NamedTuple):
 
     pause: frozenset[TopicPartition]
     resume: frozenset[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStatistics:
+    """A snapshot of the flow control, in partitions."""
+
+    flowing: int
+    paused: int
+    held: int
+    """Paused for good, because the replica is stopping."""
 
 
 class FlowControl:
@@ -44,11 +55,28 @@ class FlowControl:
         self.resume_below = resume_below
         self._flowing: set[TopicPartition] = set()
         self._paused: set[TopicPartition] = set()
+        self._held: set[TopicPartition] = set()
+        """Paused for good: the replica is stopping."""
 
     @property
     def paused(self) -> frozenset[TopicPartition]:
         """The partitions that are paused now."""
         return frozenset(self._paused)
+
+    @property
+    def not_fetched(self) -> frozenset[TopicPartition]:
+        """The partitions that are paused now, whatever for."""
+        return frozenset(self._paused | self._held)
+
+    def hold(self, partitions: Iterable[TopicPartition]) -> frozenset[TopicPartition]:
+        """Fetch nothing more of these partitions; returns what has to be paused for that."""
+        newly_held = frozenset(partitions) - self._held
+        self._held |= newly_held
+        return newly_held
+
+    def statistics(self) -> FlowStatistics:
+        """A snapshot of the flow control."""
+        return FlowStatistics(len(self._flowing), len(self._paused), len(self._held))
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """New partitions flow, whatever was decided for them in an earlier assignment (librdkafka #1849)."""
@@ -61,6 +89,7 @@ class FlowControl:
         for partition in partitions:
             self._paused.discard(partition)
             self._flowing.discard(partition)
+            self._held.discard(partition)
 
     def decide(
         self, waiting: Mapping[TopicPartition, int], total: int, is_read: Callable[[TopicPartition], bool]

@@ -23,8 +23,8 @@ from dispatcher.hub import fan_out
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
 from dispatcher.hub.hub import Hub
-from dispatcher.hub.statistics import ReplicaState
 from dispatcher.sansio.encoding.wire import SSE_VALUE
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition

@@ -11,9 +11,9 @@ from dispatcher.errors import SubscriberGoneError, UnavailableError
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.hub import Hub
-from dispatcher.hub.statistics import ReplicaState
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.settings import Settings

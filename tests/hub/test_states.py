@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from dispatcher.hub import fan_out
-from dispatcher.hub.statistics import ReplicaState
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_fan_out import GreedyTransport
 from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle

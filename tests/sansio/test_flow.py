@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.sansio.flow import FlowControl, FlowDecision
+from dispatcher.sansio.flow import FlowControl, FlowDecision, FlowStatistics
 from dispatcher.sansio.records import TopicPartition
 
 A, B, C, D = (TopicPartition("assets", n) for n in range(4))
@@ -123,3 +123,17 @@ def test_what_waits_is_bounded_and_never_stuck(
     waiting = dict.fromkeys(waiting, 0)
     flow.decide(waiting, 0, nothing)
     assert flow.paused == NONE
+
+
+def test_what_is_held_is_paused_once_and_for_good() -> None:
+    """The replica is stopping; a partition that leaves and comes back is held again."""
+    flow = FlowControl(100, 50)
+    flow.assigned([A, B])
+    flow.decide({A: 101}, 101, everything)
+    assert frozenset({B}) == flow.hold([B])
+    assert flow.hold([B]) == NONE
+    assert frozenset({A, B}) == flow.not_fetched
+    assert FlowStatistics(flowing=1, paused=1, held=1) == flow.statistics()
+    flow.unassigned([B])
+    flow.assigned([B])
+    assert frozenset({B}) == flow.hold([B])

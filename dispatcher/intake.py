@@ -1,0 +1,128 @@
+"""The intake: takes what a poll brought into the offsets, the flow control and the hub.
+
+*Thread*: Trio's, and one step per crossing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from dispatcher.hub.hub import Hub
+from dispatcher.kafka.bridge import PollResult
+from dispatcher.kafka.decoding import Group
+from dispatcher.sansio.beginnings import Start
+from dispatcher.sansio.catch_up import recreated
+from dispatcher.sansio.flow import FlowControl
+from dispatcher.sansio.offsets import OffsetTracker
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeStatistics:
+    """A snapshot of the intake."""
+
+    recreated: int
+    """Partitions whose topic was recreated while they were assigned, or between two assignments."""
+    unsent_gaps: int
+    """Gaps that wait for the first record after them, because nobody read the topic."""
+
+
+class Intake:
+    """Knows, of each partition that has started, what belongs where.
+
+    Args:
+        offsets: What was received and dispatched.
+        flow: What is paused.
+        hub: Where records go.
+    """
+
+    def __init__(self, offsets: OffsetTracker, flow: FlowControl, hub: Hub) -> None:
+        self._offsets = offsets
+        self._flow = flow
+        self._hub = hub
+        self._unsent_gaps: dict[TopicPartition, Gap] = {}
+        """Gaps of topics that were recreated while nobody read them: each goes before the next record."""
+        self._recreated = 0
+
+    def take(self, result: PollResult) -> None:
+        """Take starts, gaps, records and ends, in this order: what expired precedes the records of the same poll."""
+        for start in result.starts:
+            self._take_start(start)
+        for partition, stamp in result.stamps.items():
+            self._offsets.described(partition, stamp.format())
+        for gap in result.gaps:
+            self._take_gap(gap)
+        for group in result.groups:
+            self._take_records(group)
+        for partition, end in result.ends.items():
+            self._offsets.ended(partition, end)
+            if self._offsets.epoch(partition) is not None:
+                self._hub.reached(partition, end)
+
+    def forget(self, partitions: Sequence[TopicPartition]) -> None:
+        """Forget what is known of partitions that leave or start over."""
+        self._flow.unassigned(partitions)
+        for partition in partitions:
+            self._unsent_gaps.pop(partition, None)
+
+    def statistics(self) -> IntakeStatistics:
+        """A snapshot of the intake."""
+        return IntakeStatistics(self._recreated, len(self._unsent_gaps))
+
+    def _take_start(self, start: Start) -> None:
+        """A partition starts, or another log starts in its place."""
+        partition = start.partition
+        if not self._offsets.is_assigned(partition):
+            # It became known while the consumer was failing, and everything has been let go since.
+            return
+        self._offsets.began(
+            partition,
+            start.offset,
+            committed=start.committed,
+            commit_beginning=not start.has_old_offset,
+            metadata=start.stamp.format(),
+        )
+        self.forget([partition])
+        self._flow.assigned([partition])
+        if start.recreated:
+            self._start_over(partition, start.offset, start.replaces)
+        self._hub.reached(partition, start.offset)
+
+    def _start_over(self, partition: TopicPartition, first_offset: int, replaces: int | None) -> None:
+        """The topic was recreated: its readers are sent the gap now; if there are none, the first one that comes."""
+        log.warning("topic recreated", partition=str(partition), offset=first_offset, replaces=replaces)
+        self._recreated += 1
+        if not self._hub.reads(partition.topic) and replaces is not None:
+            self._unsent_gaps[partition] = recreated(partition, replaces, first_offset)
+        self._hub.begins_anew(partition, first_offset, replaces)
+
+    def _take_gap(self, gap: Gap) -> None:
+        """Records have expired: sending the gap to a first subscriber settles their offsets."""
+        partition = gap.partition
+        epoch = self._offsets.epoch(partition)
+        if epoch is None:
+            return
+        log.warning("records expired", partition=str(partition), first=gap.first, last=gap.last)
+        covers_from = self._offsets.received(partition, gap.first, gap.last + 1)
+        self._hub.publish(Batch(partition, NO_RECORDS, epoch=epoch, covers_from=covers_from, gap=gap))
+
+    def _take_records(self, group: Group) -> None:
+        partition, records, leader_epoch = group
+        if self._offsets.epoch(partition) is None:
+            # Fetched before a revoke within the same poll: the new owner reads them.
+            return
+        epoch_before = self._offsets.epoch(partition)
+        covers_from = self._offsets.received(partition, records.offsets[0], records.offsets[-1] + 1, leader_epoch)
+        epoch = self._offsets.epoch(partition)
+        assert epoch is not None  # noqa: S101 - it was just received
+        if epoch != epoch_before:
+            # Offsets went backwards: another log than the one in memory.
+            self._start_over(partition, records.offsets[0], None)
+        gap = self._unsent_gaps.pop(partition, None)
+        self._hub.publish(
+            Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch, gap=gap)
+        )

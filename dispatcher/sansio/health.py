@@ -1,0 +1,173 @@
+"""How the replica is: what happened in; its state, its last error, and the lines to log out.
+
+Rules of this module:
+
+* Three facts decide the state: whether a broker is reachable, whether the group is rebalancing, and whether anything is
+  assigned. `EFFECTS` is what each event does to the first two, `STATES` is what follows from all three.
+* librdkafka repeats an error for as long as its cause lasts. The log gets one line per error until all is well again.
+* An error that stays away for `ERROR_FORGOTTEN_SECONDS` is over, and so is every error once a broker is back or
+  something is assigned.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Literal, NamedTuple
+
+ERROR_FORGOTTEN_SECONDS = 30.0
+"""An error that has not recurred for this long is over: librdkafka repeats a lasting one with each metadata refresh,
+every 10 s."""
+
+
+class ReplicaState(StrEnum):
+    """What the replica as a whole is doing, as subscribers see it."""
+
+    STREAMING = "streaming"
+    REBALANCING = "rebalancing"
+    WAITING = "waiting"
+    """A member of the group, without a partition of the stream's topics."""
+    BROKER_DOWN = "broker-down"
+
+
+class Event(Enum):
+    """What happened."""
+
+    BROKER_UP = "a broker is connected"
+    BROKERS_DOWN = "no broker is connected"
+    JOINED = "the member has its assignment"
+    ASSIGNED = "partitions were assigned"
+    REVOKED = "partitions were revoked, or lost"
+    LEFT = "the consumer is being closed"
+
+
+class _Facts(NamedTuple):
+    reachable: bool = False
+    rebalancing: bool = False
+
+
+EFFECTS: Mapping[Event, Mapping[str, bool]] = {
+    Event.BROKER_UP: {"reachable": True},
+    Event.BROKERS_DOWN: {"reachable": False},
+    Event.JOINED: {"rebalancing": False},
+    # Only a broker can assign; the statistics say the same a second later.
+    Event.ASSIGNED: {"reachable": True, "rebalancing": False},
+    Event.REVOKED: {"rebalancing": True},
+    Event.LEFT: {"reachable": False},
+}
+"""What each event does to the facts; what it does not name stays."""
+
+STATES: Mapping[tuple[bool, bool, bool], ReplicaState] = {
+    # Whether a broker is reachable; whether the group is rebalancing; whether anything is assigned.
+    (False, False, False): ReplicaState.BROKER_DOWN,
+    (False, False, True): ReplicaState.BROKER_DOWN,
+    (False, True, False): ReplicaState.BROKER_DOWN,
+    (False, True, True): ReplicaState.BROKER_DOWN,
+    (True, True, False): ReplicaState.REBALANCING,
+    (True, True, True): ReplicaState.REBALANCING,
+    (True, False, False): ReplicaState.WAITING,
+    (True, False, True): ReplicaState.STREAMING,
+}
+
+
+class LogLine(NamedTuple):
+    """A line for the log."""
+
+    level: Literal["info", "warning"]
+    event: str
+    fields: Mapping[str, object] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class HealthStatistics:
+    """A snapshot of the health."""
+
+    broker_reachable: bool
+    rebalancing: bool
+    last_error: str | None
+    """The client's last error, None when all is well again."""
+
+
+class Health:
+    """Follows the replica's state. Times are seconds on any clock that only goes forward."""
+
+    def __init__(self) -> None:
+        self._facts = _Facts()
+        self._last_error: str | None = None
+        self._last_error_at = -math.inf
+        self._logged: set[str] = set()
+        """Errors that were logged since all was well."""
+        self._paused_for_nobody = False
+
+    def state(self, *, has_partitions: bool) -> ReplicaState:
+        """The replica's state."""
+        return STATES[*self._facts, has_partitions]
+
+    @property
+    def broker_reachable(self) -> bool:
+        """Whether a broker is connected."""
+        return self._facts.reachable
+
+    @property
+    def last_error(self) -> str | None:
+        """The client's last error, None when all is well again."""
+        return self._last_error
+
+    def happened(self, event: Event) -> None:
+        """Take note of an event."""
+        self._facts = self._facts._replace(**EFFECTS[event])
+        if event is Event.ASSIGNED:
+            self._all_is_well()
+
+    def reported(self, *, brokers_up: int, joined: bool, now: float) -> LogLine | None:
+        """Take note of the consumer's statistics; returns a line when a broker is back."""
+        if joined:
+            self.happened(Event.JOINED)
+            if now >= self._last_error_at + ERROR_FORGOTTEN_SECONDS:
+                self._all_is_well()
+        was_reachable = self._facts.reachable
+        self.happened(Event.BROKER_UP if brokers_up else Event.BROKERS_DOWN)
+        if was_reachable or not brokers_up:
+            return None
+        self._all_is_well()
+        return LogLine("info", "broker reachable")
+
+    def failed(self, name: str, reason: str, now: float) -> LogLine | None:
+        """Take note of an error that the client reported and survived; returns a line the first time.
+
+        Args:
+            name: librdkafka's name of the error.
+            reason: librdkafka's own words. What follows ``(after`` is a time that differs with each repetition.
+            now: The time.
+        """
+        if name == "_ALL_BROKERS_DOWN":
+            self.happened(Event.BROKERS_DOWN)
+        self._last_error, self._last_error_at = reason, now
+        lasting = reason.partition(" (after ")[0]
+        if lasting in self._logged:
+            return None
+        self._logged.add(lasting)
+        return LogLine("warning", "kafka client error", {"error": name, "reason": reason})
+
+    def fetching(self, *, paused: bool, subscribers: int) -> LogLine | None:
+        """Take note of whether something is paused; returns a line when that is for lack of subscribers, or no more."""
+        for_nobody = paused and not subscribers
+        if for_nobody == self._paused_for_nobody:
+            return None
+        self._paused_for_nobody = for_nobody
+        if for_nobody:
+            return LogLine("warning", "fetching paused: no subscribers")
+        return LogLine("info", "fetching resumed")
+
+    @property
+    def paused_for_nobody(self) -> bool:
+        """Whether fetching is paused because nobody takes what waits."""
+        return self._paused_for_nobody
+
+    def statistics(self) -> HealthStatistics:
+        """A snapshot of the health."""
+        return HealthStatistics(self._facts.reachable, self._facts.rebalancing, self._last_error)
+
+    def _all_is_well(self) -> None:
+        self._last_error = None
+        self._logged.clear()

@@ -1,0 +1,100 @@
+"""The replica's health: its table of states, and what is logged when."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.sansio.health import EFFECTS, ERROR_FORGOTTEN_SECONDS, STATES, Event, Health, HealthStatistics, LogLine
+from dispatcher.sansio.health import ReplicaState as State
+
+
+def after(*events: Event) -> Health:
+    """A health to which this has happened."""
+    health = Health()
+    for event in events:
+        health.happened(event)
+    return health
+
+
+@pytest.mark.parametrize(
+    ("events", "empty", "assigned"),
+    [
+        ([], State.BROKER_DOWN, State.BROKER_DOWN),
+        ([Event.BROKER_UP], State.WAITING, State.STREAMING),
+        ([Event.ASSIGNED], State.WAITING, State.STREAMING),
+        ([Event.ASSIGNED, Event.REVOKED], State.REBALANCING, State.REBALANCING),
+        ([Event.ASSIGNED, Event.REVOKED, Event.JOINED], State.WAITING, State.STREAMING),
+        ([Event.ASSIGNED, Event.REVOKED, Event.ASSIGNED], State.WAITING, State.STREAMING),
+        ([Event.ASSIGNED, Event.BROKERS_DOWN], State.BROKER_DOWN, State.BROKER_DOWN),
+        ([Event.ASSIGNED, Event.REVOKED, Event.LEFT], State.BROKER_DOWN, State.BROKER_DOWN),
+        ([Event.BROKERS_DOWN, Event.JOINED], State.BROKER_DOWN, State.BROKER_DOWN),
+    ],
+)
+def test_the_state_follows_from_what_happened(events: list[Event], empty: State, assigned: State) -> None:
+    """With nothing assigned, and with something."""
+    assert after(*events).state(has_partitions=False) is empty
+    assert after(*events).state(has_partitions=True) is assigned
+
+
+@given(st.lists(st.sampled_from(Event)), st.booleans())
+def test_every_order_of_events_has_a_state(events: list[Event], has_partitions: bool) -> None:
+    """The tables leave nothing out."""
+    assert EFFECTS.keys() == set(Event)
+    assert STATES.keys() == set(product([False, True], repeat=3))
+    health = after(*events)
+    down = not health.broker_reachable
+    assert (health.state(has_partitions=has_partitions) is State.BROKER_DOWN) == down
+
+
+def test_an_error_is_logged_once_until_all_is_well() -> None:
+    """Librdkafka repeats it with another time in it, for as long as its cause lasts."""
+    health = Health()
+    first, second = (
+        "broker 3: Connect failed (after 1ms in state UP)",
+        "broker 3: Connect failed (after 9ms in state UP)",
+    )
+    line = LogLine("warning", "kafka client error", {"error": "_TRANSPORT", "reason": first})
+    assert health.failed("_TRANSPORT", first, 1.0) == line
+    assert health.failed("_TRANSPORT", second, 2.0) is None
+    assert health.last_error == second
+    health.happened(Event.ASSIGNED)
+    assert health.statistics() == HealthStatistics(True, False, None)
+    assert health.failed("_TRANSPORT", first, 3.0) == line
+
+
+def test_an_error_is_over_when_it_has_not_recurred() -> None:
+    """As long as it recurs, a member that has its assignment is still not well."""
+    health = Health()
+    health.happened(Event.BROKER_UP)
+    health.failed("_TRANSPORT", "away", 10.0)
+    assert health.reported(brokers_up=2, joined=True, now=9.0 + ERROR_FORGOTTEN_SECONDS) is None
+    assert health.statistics() == HealthStatistics(True, False, "away")
+    assert health.reported(brokers_up=2, joined=False, now=10.0 + ERROR_FORGOTTEN_SECONDS) is None
+    assert health.last_error == "away"
+    assert health.reported(brokers_up=2, joined=True, now=10.0 + ERROR_FORGOTTEN_SECONDS) is None
+    assert health.last_error is None
+
+
+def test_a_broker_that_comes_back_is_logged_and_ends_every_error() -> None:
+    """Once; and the error that says that all are away makes the state at once."""
+    health = Health()
+    assert health.reported(brokers_up=0, joined=False, now=0.0) is None
+    assert health.reported(brokers_up=1, joined=False, now=1.0) == LogLine("info", "broker reachable")
+    assert health.reported(brokers_up=1, joined=False, now=2.0) is None
+    health.failed("_ALL_BROKERS_DOWN", "3/3 brokers are down", 3.0)
+    assert health.state(has_partitions=True) is State.BROKER_DOWN
+    assert health.reported(brokers_up=1, joined=False, now=4.0) == LogLine("info", "broker reachable")
+    assert health.last_error is None
+
+
+def test_fetching_that_is_paused_for_lack_of_subscribers_is_logged_when_it_begins_and_ends() -> None:
+    """Not when slow subscribers are the reason."""
+    health = Health()
+    assert health.fetching(paused=True, subscribers=1) is None
+    assert health.fetching(paused=True, subscribers=0) == LogLine("warning", "fetching paused: no subscribers")
+    assert health.paused_for_nobody
+    assert health.fetching(paused=True, subscribers=0) is None
+    assert health.fetching(paused=True, subscribers=1) == LogLine("info", "fetching resumed")
+    assert not health.paused_for_nobody
