@@ -41,6 +41,23 @@ class Run:
     connections: list[dict[str, Any]] = field(default_factory=list)
     ended_at: float | None = None
     """When the one before ended, on trio's clock."""
+    played: int | None = None
+    """The number in the table of what the last connection was sent."""
+    unseen: dict[TopicPartition, set[int]] = field(default_factory=dict)
+    """After a cut: what the client's position names if it has seen all that was sent before the cut."""
+
+    def next_number(self, last_event_id: str | None) -> int:
+        """Which connection of the table comes now.
+
+        A cut may take with it what was sent just before: Chromium drops what the page has not read yet when a
+        connection fails, and so does `fetch`. A dispatcher then sends again what the client's position does not
+        name. So does this server, or the page would wait for records that never come.
+        """
+        if self.played is None:
+            return 0
+        seen = parse_position(last_event_id) if last_event_id else {}
+        has_seen_all = all(seen.get(partition) in offsets for partition, offsets in self.unseen.items())
+        return self.played + has_seen_all
 
 
 class _EnoughError(Exception):
@@ -94,19 +111,27 @@ class CaseServer:
         else:
             query = {name: values[-1] for name, values in parse_qs(target.query).items()}
             headers = {name.decode(): value.decode() for name, value in request.headers}
-            play = _Play(stream, self._cases[parts[0]], self.runs[parts[0], parts[1]], parts[1])
-            await play.play(target.path, target.query, query, headers, head)
+            last_event_id = headers.get("last-event-id") or query.get("last_event_id")
+            play = _Play(stream, self._cases[parts[0]], self.runs[parts[0], parts[1]], parts[1], last_event_id)
+            await play.play(target.path, target.query, query, head)
 
 
 class _Play:
     """One connection of a case."""
 
-    def __init__(self, stream: trio.SocketStream, case: dict[str, Any], run: Run, word: str) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, case: dict[str, Any], run: Run, word: str, last_event_id: str | None
+    ) -> None:
         self._stream = stream
         self._case = case
         self._run = run
-        number = len(run.connections)
-        self._connection = case["connections"][min(number, len(case["connections"]) - 1)]
+        self._last_event_id = last_event_id
+        connections = case["connections"]
+        number = run.next_number(last_event_id)
+        self._is_repeated = number == run.played
+        run.played, run.unseen = number, {}
+        self._connection = connections[min(number, len(connections) - 1)]
+        self._next = connections[min(number + 1, len(connections) - 1)]
         cut = _CUT.search(word)
         self._cut_after = int(cut[1]) if cut and number == 0 else None
         self._sent = 0
@@ -114,14 +139,12 @@ class _Play:
         self._ws: wsproto.WSConnection | None = None
         self._report: dict[str, Any] = {}
 
-    async def play(
-        self, path: str, query_text: str, query: dict[str, str], headers: dict[str, str], head: bytes
-    ) -> None:
+    async def play(self, path: str, query_text: str, query: dict[str, str], head: bytes) -> None:
         """Do what the case says."""
         waited = None if self._run.ended_at is None else (trio.current_time() - self._run.ended_at) * 1000
-        last_event_id = headers.get("last-event-id") or query.get("last_event_id")
         self._report = {
-            "last_event_id": last_event_id,
+            "last_event_id": self._last_event_id,
+            "repeated": self._is_repeated,
             "since": query.get("since"),
             "at_ms": (time.time() + self._case.get("clock_seconds", 0)) * 1000,
             "waited_ms": waited,
@@ -134,7 +157,7 @@ class _Play:
             elif "answer" in self._connection:
                 await self._refuse(path, query_text)
             else:
-                await self._stream_steps(path, query, last_event_id, head)
+                await self._stream_steps(path, query, head)
         finally:
             self._ends()
 
@@ -158,7 +181,7 @@ class _Play:
             return []
         return [("Date", formatdate(time.time() + self._case["clock_seconds"], usegmt=True))]
 
-    async def _stream_steps(self, path: str, query: dict[str, str], last_event_id: str | None, head: bytes) -> None:
+    async def _stream_steps(self, path: str, query: dict[str, str], head: bytes) -> None:
         if path.endswith("/ws"):
             form = "websocket"
             await self._accept(head)
@@ -166,11 +189,15 @@ class _Play:
             form = query.get("format", "value")
             fields = [("Content-Type", "text/event-stream; charset=utf-8"), ("Transfer-Encoding", "chunked")]
             await self._stream.send_all(_head(200, [*fields, *self._date()]))
-        seen = parse_position(last_event_id) if last_event_id and self._connection.get("resume") else {}
+        position = parse_position(self._last_event_id) if self._last_event_id else {}
+        seen = position if self._connection.get("resume") else {}
+        steps = self._connection["steps"]
+        if self._is_repeated:
+            steps = _steps_after(steps, position)
         async with trio.open_nursery() as nursery:
             # Who leaves early is heard of, and pongs and closes of a WebSocket are read.
             nursery.start_soon(self._watch, nursery.cancel_scope)
-            for step in self._connection["steps"]:
+            for step in steps:
                 await self._step(_left(step, seen), form)
             await trio.sleep_forever()
 
@@ -188,8 +215,10 @@ class _Play:
         if "end" in step:
             await self._end(1001, "")
         elif "cut" in step:
+            self._note_unseen()
             raise _EnoughError
         elif "reset" in step:
+            self._note_unseen()
             linger = b"\x01\0\0\0\0\0\0\0"
             self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             raise _EnoughError
@@ -201,6 +230,10 @@ class _Play:
             await trio.sleep_forever()
         if "goodbye" in step:
             await self._end(step["goodbye"]["code"], step["goodbye"]["reason"])
+
+    def _note_unseen(self) -> None:
+        if not self._next.get("resume"):  # that one sends again what was not seen
+            self._run.unseen = _position_after(self._connection["steps"])
 
     async def _end(self, code: int, reason: str) -> None:
         self._ends()
@@ -244,6 +277,38 @@ def _left(step: dict[str, Any], seen: dict[TopicPartition, int]) -> dict[str, An
 def _is_seen(event_id: str, seen: dict[TopicPartition, int]) -> bool:
     partition, offset = first_pair(event_id)
     return offset <= seen.get(TopicPartition(event_id.partition(":")[0], partition), -1)
+
+
+def _steps_after(steps: list[dict[str, Any]], position: dict[TopicPartition, int]) -> list[dict[str, Any]]:
+    """The steps without what precedes the last record that a position names: in the order sent, all that was seen."""
+    begin: list[dict[str, Any]] = []
+    left: list[dict[str, Any]] = []
+    for step in steps:
+        left.append(step)
+        ids = step.get("records", [])
+        named = [number for number, event_id in enumerate(ids) if _is_named(event_id, position)]
+        if named:
+            begin += [each for each in left if "retry" in each]
+            left = [{"records": ids[named[-1] + 1 :]}]
+    return begin + left
+
+
+def _is_named(event_id: str, position: dict[TopicPartition, int]) -> bool:
+    partition, offset = first_pair(event_id)
+    return position.get(TopicPartition(event_id.partition(":")[0], partition)) == offset
+
+
+def _position_after(steps: list[dict[str, Any]]) -> dict[TopicPartition, set[int]]:
+    """The last id of some steps; a gap after it moves clients on, an `EventSource` not."""
+    last: dict[TopicPartition, set[int]] = {}
+    for step in steps:
+        ids = [*step.get("records", []), step.get("record", {}).get("id"), step.get("heartbeat"), step.get("id")]
+        for event_id in filter(None, ids):
+            last = {partition: {offset} for partition, offset in parse_position(event_id).items()}
+        if "gap" in step:
+            gap = step["gap"]
+            last.get(TopicPartition(gap["topic"], gap["partition"]), set()).add(gap["to"])
+    return last
 
 
 def _head(status: int, fields: list[tuple[str, str]]) -> bytes:
