@@ -16,6 +16,8 @@ class DispatcherError(Exception):
     http_status: ClassVar[int] = 500
     close_code: ClassVar[int] = 1011
     retriable: ClassVar[bool] = False
+    challenge: str | None = None
+    """The ``WWW-Authenticate`` field of the answer (RFC 9110, section 11.6.1), where there is one."""
 
 
 class BadRequestError(DispatcherError):
@@ -27,6 +29,47 @@ class BadRequestError(DispatcherError):
 
 class MalformedPositionError(BadRequestError):
     """An event id that is not a position (docs/protocol.md, "Event ids")."""
+
+
+class SeveralTokensError(BadRequestError):
+    """The request carries a token in more than one way (RFC 6750, section 2)."""
+
+    challenge = 'Bearer realm="dispatcher", error="invalid_request"'
+
+
+class UnauthenticatedError(DispatcherError):
+    """The request needs a token, and has none that counts.
+
+    Args:
+        reason: What is wrong with the token, in words that hold nothing of the token itself.
+        has_token: Whether there was one. Without one the challenge names no error (RFC 6750, section 3.1).
+    """
+
+    http_status = 401
+    close_code = 4401
+
+    def __init__(self, reason: str, *, has_token: bool = True) -> None:
+        super().__init__(reason)
+        self.challenge = 'Bearer realm="dispatcher"'
+        if has_token:
+            self.challenge += f', error="invalid_token", error_description="{_quotable(reason)}"'
+
+
+class ForbiddenError(DispatcherError):
+    """The token is right, and does not allow what the request asks for."""
+
+    http_status = 403
+    close_code = 4403
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        description = _quotable(reason)
+        self.challenge = f'Bearer realm="dispatcher", error="insufficient_scope", error_description="{description}"'
+
+
+def _quotable(text: str) -> str:
+    """A text as ``error_description`` may hold it (RFC 6750, section 3)."""
+    return "".join(character if " " <= character <= "~" and character not in '"\\' else "'" for character in text)
 
 
 class UnavailableError(DispatcherError):
@@ -77,6 +120,31 @@ class KafkaClientError(DispatcherError):
 
 class ResourcesError(DispatcherError):
     """The operating system grants too few threads or too little memory; nothing has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongValue:
+    """One thing that a check of several values found."""
+
+    key: str
+    value: object
+    remedy: str
+    """What would be right."""
+    beside: str | None = None
+    """The setting that it conflicts with; None when the value is wrong by itself."""
+
+    @property
+    def setting(self) -> str:
+        """The setting that `key` is, or is a part of: ``auth_grants[0].topics`` is one of ``auth_grants``."""
+        return self.key.partition("[")[0]
+
+
+class WrongValuesError(ValueError):
+    """Several wrong values found by one check."""
+
+    def __init__(self, values: list[WrongValue]) -> None:
+        self.values = values
+        super().__init__("; ".join(f"{value.key}: {value.remedy}" for value in values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dispatcher.auth_settings import AuthSettings
 from dispatcher.authorities import ANY, is_loopback, read_authority, read_origin
+from dispatcher.errors import WrongValue, WrongValuesError
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -62,26 +63,6 @@ CLASSIC_KAFKA_PROPERTIES = {
 """Properties of the classic group protocol, and what replaces them with ``group.protocol=consumer``."""
 
 
-@dataclass(frozen=True, slots=True)
-class WrongValue:
-    """One thing that a check of several values found."""
-
-    key: str
-    value: object
-    remedy: str
-    """What would be right."""
-    beside: str | None = None
-    """The setting that it conflicts with; None when the value is wrong by itself."""
-
-
-class WrongValuesError(ValueError):
-    """Several wrong values found by one check."""
-
-    def __init__(self, values: list[WrongValue]) -> None:
-        self.values = values
-        super().__init__("; ".join(f"{value.key}: {value.remedy}" for value in values))
-
-
 def is_secret(key: str) -> bool:
     """Whether the value of a librdkafka property, or of a similar key, must never be shown."""
     return _SECRET.search(key) is not None
@@ -109,8 +90,8 @@ Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 """At most a day: the operating system's timers have a limit."""
 
 
-class Settings(BaseSettings):
-    """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
+class _CoreSettings(BaseSettings):
+    """All settings but those of `[auth]`."""
 
     model_config = SettingsConfigDict(
         env_prefix="DISPATCHER_",
@@ -291,9 +272,9 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_booleans(cls, value: object) -> object:
-        if isinstance(value, bool):
-            raise ValueError("true and false are not valid here")  # noqa: TRY004 - what pydantic turns into an answer
+    def _refuse_booleans(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("true and false are not valid here")
         return value
 
     @field_validator("topics", mode="before")
@@ -377,9 +358,18 @@ class Settings(BaseSettings):
         ]
         if self.drain_seconds >= self.shutdown_seconds:
             wrong.append(too_much("drain_seconds", "shutdown_seconds", "less than"))
+        wrong += self.misfits()
         if wrong:
             raise WrongValuesError(wrong)
         return self
+
+    def misfits(self) -> list[WrongValue]:
+        """Values that do not fit each other, as a table of settings knows them (`AuthSettings.misfits`)."""
+        return []
+
+
+class Settings(AuthSettings, _CoreSettings):
+    """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
 
 
 def _read_allowed_origin(text: str) -> str:

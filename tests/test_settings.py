@@ -514,3 +514,115 @@ def test_a_client_id_that_breaks_the_statistics_is_refused(name: str) -> None:
     """Librdkafka writes it into its JSON as it is."""
     with pytest.raises(ValidationError):
         Settings(client_id=name)
+
+
+AUTH = {"auth_issuer": "https://login.example.org", "auth_audience": "dispatcher"}
+
+WRONG_AUTH: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no issuer": ({"auth_audience": "a"}, "auth_audience", "set auth_issuer"),
+    "no audience": ({"auth_issuer": "https://x"}, "auth_audience", "name the audience"),
+    "issuer": (AUTH | {"auth_issuer": "login"}, "auth_issuer", "https://login.example.org"),
+    "issuer with a query": (AUTH | {"auth_issuer": "https://x/?a"}, "auth_issuer", "https://login.example.org"),
+    "issuer with a password": (AUTH | {"auth_issuer": "https://u:hunter2@x"}, "auth_issuer", "leave user and password"),
+    "port": (AUTH | {"auth_jwks_url": "https://x:99999"}, "auth_jwks_url", "https://login"),
+    "algorithm": (AUTH | {"auth_algorithms": "RS256,none"}, "auth_algorithms", "'none' is none of"),
+    "HS without a secret": (AUTH | {"auth_algorithms": "HS256"}, "auth_algorithms", "auth_secret_file"),
+    "RS with a secret": (
+        AUTH | {"auth_algorithms": "RS256", "auth_secret_file": "/s"},
+        "auth_algorithms",
+        "for HS256, HS384 and HS512 alone",
+    ),
+    "two places": (AUTH | {"auth_jwks_url": "https://x", "auth_keys_file": "/k"}, "auth_keys_file", "one place"),
+    "cookie": (AUTH | {"auth_cookie": "a b"}, "auth_cookie", "RFC 6265"),
+    "refresh": (AUTH | {"auth_refresh_seconds": "0"}, "auth_refresh_seconds", "greater than 0"),
+    "query": (AUTH | {"auth_query_parameter": "perhaps"}, "auth_query_parameter", "boolean"),
+    "type": (AUTH | {"auth_types": "JWT,"}, "auth_types", "leave out empty"),
+    "grants": (AUTH | {"auth_grants": "{"}, "auth_grants", "JSON"),
+    "grants are a table": (AUTH | {"auth_grants": "{}"}, "auth_grants", "[[auth.grants]]"),
+    "a grant is a text": (AUTH | {"auth_grants": '["a"]'}, "auth_grants[0]", "require and topics"),
+    "member": (
+        AUTH | {"auth_grants": '[{"require":{},"topics":["a"],"action":["admin"]}]'},
+        "auth_grants[0].action",
+        "no such member",
+    ),
+    "require": (AUTH | {"auth_grants": '[{"topics":["a"]}]'}, "auth_grants[0].require", "use claims"),
+    "require a number": (
+        AUTH | {"auth_grants": '[{"require":{"a":1},"topics":["a"]}]'},
+        "auth_grants[0].require.a",
+        "use claims",
+    ),
+    "topics": (AUTH | {"auth_grants": '[{"require":{}}]'}, "auth_grants[0].topics", "one final *"),
+    "pattern": (
+        AUTH | {"auth_grants": '[{"require":{},"topics":["a","b*c"]}]'},
+        "auth_grants[0].topics",
+        "one final *",
+    ),
+    "actions": (
+        AUTH | {"auth_grants": '[{"require":{},"topics":["a"],"actions":["fly"]}]'},
+        "auth_grants[0].actions",
+        "subscribe",
+    ),
+    "filter": (
+        AUTH | {"auth_grants": '[{"require":{},"topics":["a"],"filter":1}]'},
+        "auth_grants[0].filter",
+        "a table",
+    ),
+    "template": (
+        AUTH | {"auth_grants": '[{"require":{},"topics":["a"],"filter":{"exact":{"key":"${sub}"}}}]'},
+        "auth_grants[0].filter",
+        "${claims.NAME}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_AUTH)
+def test_a_wrong_setting_of_auth_is_reported(name: str) -> None:
+    """With its key, down to the grant, and what would be right; together with whatever else is wrong."""
+    given, key, remedy = WRONG_AUTH[name]
+    with pytest.raises(SettingsError) as raised:
+        load(given | {"poll_records": "0"}, {})
+    keys = [problem.key.partition(" ")[0] for problem in raised.value.problems]
+    assert "poll_records" in keys
+    assert key in keys
+    assert remedy in raised.value.problems[keys.index(key)].remedy
+    assert "hunter2" not in str(raised.value)
+
+
+def test_auth_is_a_table_in_a_file(tmp_path: Path) -> None:
+    """With its grants; the names with ``auth_`` work there, too, and what is unknown is hidden: it may be a secret."""
+    path = tmp_path / "dispatcher.toml"
+    table = """
+        auth_types = ["JWT"]
+        [auth]
+        issuer = "https://login.example.org"
+        audience = ["dispatcher", "other"]
+        [[auth.grants]]
+        require = { scope = "orders:read", groups = ["a", "b"] }
+        topics = ["orders", "audit.*"]
+        filter = { exact = { "header.tenant" = "${claims.tenant}" } }
+        """
+    path.write_text(table)
+    settings = load({}, {}, path).settings
+    assert settings.auth_audience == ("dispatcher", "other")
+    assert settings.auth_types == ("JWT",)
+    [rule] = settings.auth_grants
+    assert rule.require == {"scope": ("orders:read",), "groups": ("a", "b")}
+    assert rule.actions == ("subscribe", "observe")
+    path.write_text(table.replace("issuer =", 'hmac = "hunter2"\n        issuer ='))
+    with pytest.raises(SettingsError) as raised:
+        load({}, {"DISPATCHER_AUTH_HMAC": "hunter2"}, path)
+    assert [problem.key for problem in raised.value.problems] == [f"auth_hmac ({path})", "DISPATCHER_AUTH_HMAC"]
+    assert "hunter2" not in str(raised.value)
+    path.write_text("auth = 1")
+    with pytest.raises(SettingsError, match=r"a table, \[auth\]"):
+        load({}, {}, path)
+
+
+def test_grants_go_through_the_environment_as_json() -> None:
+    """As `dispatcher config` shows them."""
+    grants = '[{"require":{"scope":"r"},"topics":["a"],"actions":["observe"]}]'
+    settings = load(
+        {}, {"DISPATCHER_AUTH_ISSUER": "https://x", "DISPATCHER_AUTH_AUDIENCE": "a,b", "DISPATCHER_AUTH_GRANTS": grants}
+    ).settings
+    assert settings.auth_grants[0].actions == ("observe",)
+    assert settings.auth_audience == ("a", "b")

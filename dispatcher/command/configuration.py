@@ -4,6 +4,7 @@ In the environment ``<VARIABLE>_FILE`` names a file that holds the value, which 
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 
-from dispatcher.errors import SettingsError, SettingsProblem
+from dispatcher.auth_settings import PREFIX as AUTH_PREFIX
+from dispatcher.auth_settings import TABLE as AUTH_TABLE
+from dispatcher.errors import SettingsError, SettingsProblem, WrongValue, WrongValuesError
 from dispatcher.settings import (
     HIDDEN,
     OWNED_KAFKA_PROPERTIES,
     Settings,
-    WrongValue,
-    WrongValuesError,
     display,
     is_secret,
 )
@@ -31,6 +32,9 @@ DEFAULT_FILE = Path("dispatcher.toml")
 
 _WITH_UNDERSCORES = {"log_level", *(name for name in OWNED_KAFKA_PROPERTIES if "_" in name)}
 """The few properties whose names contain underscores; in the environment all other underscores mean dots."""
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+"""User and password of a URL."""
 
 _READ_BY_LIBRDKAFKA = {
     f"{KAFKA_PREFIX}SASL_OAUTHBEARER_ASSERTION_{which}FILE" for which in ("", "PRIVATE_KEY_", "JWT_TEMPLATE_")
@@ -148,7 +152,8 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
             problems.append(_problem(variable, value, remedy, is_secret(variable)))
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
             remedy = _did_you_mean(variable.removeprefix(ENVIRONMENT_PREFIX).lower(), spelled)
-            problems.append(_problem(variable, value, remedy, is_secret(variable)))
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            problems.append(_problem(variable, value, remedy, _may_be_secret(name)))
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environment.items() if name in known}
     for name, value in source().items():
@@ -201,13 +206,18 @@ def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dic
     if not isinstance(kafka, dict):
         problems.append(SettingsProblem(f"kafka ({path})", HIDDEN, "use a table, [kafka]"))
         kafka = {}
+    auth = values.pop(AUTH_TABLE, {})
+    if not isinstance(auth, dict):
+        problems.append(SettingsProblem(f"{AUTH_TABLE} ({path})", HIDDEN, f"a table, [{AUTH_TABLE}]"))
+        auth = {}
+    values |= {f"{AUTH_PREFIX}{name}": value for name, value in auth.items()}
     given = {f"kafka.{name}": _Given(value, "", str(path)) for name, value in _flatten(kafka)}
     for name, value in values.items():
         if name in Settings.model_fields:
             given[name] = _Given(value, "", str(path))
         else:
             remedy = _did_you_mean(name, {field: field for field in Settings.model_fields})
-            problems.append(_problem(f"{name} ({path})", value, remedy, is_secret(name)))
+            problems.append(_problem(f"{name} ({path})", value, remedy, _may_be_secret(name)))
     return given
 
 
@@ -237,12 +247,14 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
         except ValidationError as error:
             found = [value for value in _wrong_values(error) if value.beside not in wrong]
             for value in found:
-                one = given.get(value.key, _Given(value.value, "", "default"))
+                # What was not given is a default, or a part of what was.
+                place = given[value.setting].place if value.setting in given else "default"
+                one = given.get(value.key, _Given(value.value, "", place))
                 problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_secret(value.key))
                 # Pydantic reports every type that the value might have had, and what follows from each.
                 if value.beside or all(problem.key != earlier.key for earlier in problems):
                     problems.append(problem)
-            alone = {value.key for value in found if value.beside is None}
+            alone = {value.setting for value in found if value.beside is None}
             if not alone:
                 return None
             wrong |= alone
@@ -270,7 +282,12 @@ def _remedy(kind: str, message: str) -> str:
 
 
 def _problem(key: str, value: object, remedy: str, secret: bool) -> SettingsProblem:
-    return SettingsProblem(key, HIDDEN if secret else display(value), remedy)
+    return SettingsProblem(key, HIDDEN if secret else _CREDENTIALS.sub(f"{HIDDEN}@", display(value)), remedy)
+
+
+def _may_be_secret(unknown: str) -> bool:
+    """Whether the value of a setting that nobody knows must be hidden: in `[auth]` any may be a key."""
+    return is_secret(unknown) or unknown.startswith(AUTH_PREFIX)
 
 
 def _did_you_mean(name: str, spelled: Mapping[str, str]) -> str:

@@ -257,9 +257,17 @@ def _cannot_bind(error: BaseException) -> bool:
 def _shown_values(loaded: Loaded) -> Iterator[tuple[str, Any]]:
     for name in Settings.model_fields:
         if name != "kafka":
-            yield name, getattr(loaded.settings, name)
+            yield name, _shown_value(name, getattr(loaded.settings, name))
     for name, value in sorted(hide_secrets(loaded.settings.kafka).items()):
         yield f"kafka.{name}", value
+
+
+def _shown_value(name: str, value: Any) -> Any:
+    if name == "auth_grants":  # as JSON, which a file takes, too
+        return orjson.dumps([rule.model_dump(exclude_none=True) for rule in value]).decode() if value else ""
+    if name == "auth_secret_file" and value and "/" not in value:
+        return HIDDEN  # where a path belongs, some write the secret itself
+    return value
 
 
 def _quote(value: object) -> str:

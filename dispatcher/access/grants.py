@@ -1,0 +1,173 @@
+"""What the claims of a token allow: grants in the token (RFC 9396), and those of the settings.
+
+Rules of this module:
+
+* Grants are alternatives: what one of them allows is allowed.
+* What is not understood allows nothing. A member of a grant that is unknown here may be a restriction, so the whole
+  grant is passed over.
+* A claim that is missing, or cannot stand where the filter has it, matches nothing: the grant is passed over.
+* Every grant that is passed over is reported, for `dispatcher config --explain-token`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dispatcher.access.principal import Grant
+from dispatcher.auth_settings import ACTIONS, TOPICS_REMEDY, GrantRule, claim_of, is_pattern, templates
+
+DETAILS_CLAIM = "authorization_details"
+"""RFC 9396, section 9.1."""
+
+DETAILS_TYPE = "https://dispatcher/stream"
+
+MAX_GRANTS = 100
+"""Of one token; more are passed over."""
+
+MAX_TOPICS = 1000
+"""Of one grant in a token."""
+
+_MEMBERS = frozenset({"type", "actions", "topics", "filter"})
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGrant:
+    """One grant, in the token or in the settings, and what became of it."""
+
+    place: str
+    """Where it is, such as ``authorization_details[0]`` or ``auth_grants[1]``."""
+    grant: Grant | None
+    """None: it allows nothing."""
+    reason: str = ""
+    """Why it allows nothing."""
+
+
+class _UnusableError(Exception):
+    """A grant that allows nothing, with the reason."""
+
+
+def find_grants(claims: Mapping[str, Any], rules: Sequence[GrantRule]) -> list[FoundGrant]:
+    """Every grant in the token, then every grant of the settings."""
+    found = []
+    details = claims.get(DETAILS_CLAIM, [])
+    for number, detail in enumerate(details[:MAX_GRANTS] if isinstance(details, list) else [details]):
+        place = f"{DETAILS_CLAIM}[{number}]"
+        if isinstance(detail, dict) and detail.get("type") != DETAILS_TYPE:
+            continue  # for another resource
+        found.append(_found(place, _read_detail, detail, claims))
+    for number, rule in enumerate(rules):
+        found.append(_found(f"auth_grants[{number}]", _apply, rule, claims))
+    return found
+
+
+def grants_of(found: Iterable[FoundGrant]) -> tuple[Grant, ...]:
+    """Those that allow something."""
+    return tuple(one.grant for one in found if one.grant is not None)
+
+
+def claim(claims: Mapping[str, Any], name: str) -> Any:
+    """A claim by its name, or by its path with dots, such as ``realm_access.roles``; None if it is missing."""
+    if name in claims:
+        return claims[name]
+    value: Any = claims
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _found(place: str, read: Any, *arguments: Any) -> FoundGrant:
+    try:
+        return FoundGrant(place, read(*arguments))
+    except _UnusableError as error:
+        return FoundGrant(place, None, str(error))
+
+
+def _read_detail(detail: object, claims: Mapping[str, Any]) -> Grant:
+    if not isinstance(detail, dict):
+        raise _UnusableError("it is no object")
+    if unknown := sorted(detail.keys() - _MEMBERS):
+        raise _UnusableError(f"its member {_shown(unknown[0])} is unknown, and may be a restriction")
+    topics = _strings(detail.get("topics"), "topics")[:MAX_TOPICS]
+    if wrong := [topic for topic in topics if not is_pattern(topic)]:
+        raise _UnusableError(f"{_shown(wrong[0])} is not one of: {TOPICS_REMEDY}")
+    actions = frozenset(_strings(detail.get("actions"), "actions")) & frozenset(ACTIONS)
+    if not actions:
+        raise _UnusableError(f"it has none of the actions {', '.join(ACTIONS)}")
+    return Grant(actions, tuple(topics), _filled(detail.get("filter"), claims))
+
+
+def _apply(rule: GrantRule, claims: Mapping[str, Any]) -> Grant:
+    for name, wanted in rule.require.items():
+        if not set(wanted) & _values(claim(claims, name), is_scope=name in {"scope", "scp"}):
+            raise _UnusableError(f"it requires {' or '.join(wanted)} in the claim {name}")
+    return Grant(frozenset(rule.actions), rule.topics, _filled(rule.filter, claims))
+
+
+def _values(value: Any, *, is_scope: bool) -> set[str]:
+    """The values that a claim holds; scopes are separated by spaces (RFC 8693, section 4.2)."""
+    if isinstance(value, list):
+        return {text for one in value if (text := _text(one)) is not None}
+    text = _text(value)
+    if text is None:
+        return set()
+    return set(text.split(" ")) if is_scope else {text}
+
+
+def _text(value: object) -> str | None:
+    """A claim as text; None where it has no text that is meant."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (str, int)):
+        return str(value)
+    return None
+
+
+def _filled(record_filter: object, claims: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if record_filter is None:
+        return None
+    if not isinstance(record_filter, Mapping):
+        raise _UnusableError("its filter is no object")
+    filled: dict[str, Any] = _fill(record_filter, claims)
+    return filled
+
+
+def _fill(value: Any, claims: Mapping[str, Any]) -> Any:
+    if isinstance(value, str):
+        return _fill_text(value, claims)
+    if isinstance(value, Mapping):
+        return {name: _fill(inner, claims) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        filled = [_fill(inner, claims) for inner in value]
+        # A claim with several values may be one of a list.
+        return [each for one in filled for each in (one if isinstance(one, list) else [one])]
+    return value
+
+
+def _fill_text(text: str, claims: Mapping[str, Any]) -> str | list[str]:
+    """A text with each ``${claims.NAME}`` replaced; a list where it is nothing but a claim with several values."""
+    filled, end = [], 0
+    for match in templates(text):
+        name = claim_of(match[1])
+        value = None if name is None else claim(claims, name)
+        if isinstance(value, list) and match[0] == text:
+            values = [_text(one) for one in value]
+            if values and None not in values:
+                return [one for one in values if one is not None]
+        part = _text(value)
+        if part is None:
+            raise _UnusableError(f"its filter needs the claim {name}, which the token does not have as text")
+        filled += [text[end : match.start()], part]
+        end = match.end()
+    return "".join([*filled, text[end:]])
+
+
+def _strings(value: object, member: str) -> list[str]:
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        return value
+    raise _UnusableError(f"its {member} are no list of texts")
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= 40 else f"{text[:40]}…")

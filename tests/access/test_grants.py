@@ -1,0 +1,200 @@
+"""What claims allow: grants in the token, grants of the settings, and what is passed over."""
+
+from typing import Any
+
+import pytest
+
+from dispatcher.access.grants import FoundGrant, claim, find_grants, grants_of
+from dispatcher.access.principal import Principal, matches
+from dispatcher.auth_settings import Action
+from dispatcher.settings import Settings
+from testbed.tokens import AUDIENCE, ISSUER, claims, grant
+
+TOPICS = ("orders", "audit.eu", "audit.us", "auditor")
+RULES: list[dict[str, Any]] = [{"require": {"scope": "orders:read"}, "topics": ["orders"]}]
+
+
+def principal(found: dict[str, Any], rules: list[dict[str, Any]] | None = None) -> Principal:
+    """The bearer of these claims."""
+    return Principal(ISSUER, "alice", 0.0, grants_of(find_all(found, rules)), "key")
+
+
+def find_all(found: dict[str, Any], rules: list[dict[str, Any]] | None) -> list[FoundGrant]:
+    """Every grant, with rules as a file has them."""
+    given: Any = {"auth_issuer": ISSUER, "auth_audience": [AUDIENCE], "auth_grants": rules or []}
+    return find_grants(found, Settings(**given).auth_grants)
+
+
+def allowed(found: dict[str, Any], rules: list[dict[str, Any]] | None = None, action: Action = "subscribe") -> str:
+    """The topics that they may read."""
+    return " ".join(principal(found, rules).allowed_topics(action, TOPICS))
+
+
+def reasons(found: dict[str, Any], rules: list[dict[str, Any]] | None = None) -> list[str]:
+    """Why grants were passed over."""
+    return [one.reason for one in find_all(found, rules) if one.grant is None]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "topics"),
+    [
+        (["orders"], "orders"),
+        (["audit.*"], "audit.eu audit.us"),
+        (["audit*"], "audit.eu audit.us auditor"),
+        (["*"], " ".join(TOPICS)),
+        (["order"], ""),
+        (["ORDERS"], ""),
+        (["orders", "auditor"], "orders auditor"),
+    ],
+)
+def test_topics_are_names_or_prefixes(patterns: list[str], topics: str) -> None:
+    """With one final star; a dot is a character like any other."""
+    assert allowed(claims(authorization_details=[grant(*patterns)])) == topics
+    assert allowed(claims(), [{"require": {}, "topics": patterns}]) == topics
+
+
+def test_a_star_elsewhere_is_no_pattern() -> None:
+    """Nothing is allowed by what is not understood."""
+    assert not matches("a*b", "axb")
+    for pattern in ("a*b", "**", "*a", "", "a b", "a" * 250):
+        assert allowed(claims(authorization_details=[grant(pattern)])) == ""
+
+
+def test_actions_are_those_that_are_named() -> None:
+    """A grant in a token allows no more than it says; one of the settings that names none, both ways of reading."""
+    observing = claims(authorization_details=[grant("orders", actions=("observe", "fly"))])
+    assert allowed(observing) == ""
+    assert allowed(observing, action="observe") == "orders"
+    assert allowed(claims(), RULES, "subscribe") == allowed(claims(), RULES, "observe") == "orders"
+    assert allowed(claims(), RULES, "admin") == ""
+    assert principal(claims(), [{**RULES[0], "actions": ["admin"]}]).may("admin")
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        1,
+        {**grant("orders"), "locations": ["https://elsewhere.example"]},
+        {**grant("orders"), "actions": []},
+        {**grant("orders"), "actions": "subscribe"},
+        {**grant("orders"), "actions": ["fly"]},
+        {**grant("orders"), "topics": []},
+        {**grant("orders"), "topics": "orders"},
+        {**grant("orders"), "topics": ["orders", 1]},
+        {**grant("orders"), "filter": "all"},
+        {"type": "https://dispatcher/stream"},
+    ],
+)
+def test_what_is_not_understood_allows_nothing(detail: Any) -> None:
+    """And is reported, with the place."""
+    found = claims(authorization_details=[detail])
+    assert allowed(found) == ""
+    assert len(reasons(found)) == 1
+
+
+def test_grants_for_another_resource_are_passed_over() -> None:
+    """RFC 9396: one token may hold grants of several types."""
+    other = {"type": "payment_initiation", "actions": ["subscribe"], "topics": ["orders"]}
+    assert allowed(claims(authorization_details=[other, grant("auditor")])) == "auditor"
+    assert reasons(claims(authorization_details=[other])) == []
+    assert allowed(claims(authorization_details={"type": "x"})) == ""
+
+
+def test_grants_are_alternatives() -> None:
+    """Those of the token and those of the settings."""
+    found = claims(authorization_details=[grant("auditor"), grant("audit.eu", actions=("observe",))])
+    assert allowed(found, RULES) == "orders auditor"
+
+
+@pytest.mark.parametrize(
+    ("require", "matched"),
+    [
+        ({}, True),
+        ({"scope": "orders:read"}, True),
+        ({"scope": "orders"}, False),
+        ({"scope": ["admin", "orders:read"]}, True),
+        ({"scope": "orders:read", "sub": "alice"}, True),
+        ({"scope": "orders:read", "sub": "bob"}, False),
+        ({"groups": "ops"}, True),
+        ({"groups": "dev"}, False),
+        ({"realm_access.roles": "reader"}, True),
+        ({"https://example.org/roles": "reader"}, True),
+        ({"realm_access": "roles"}, False),
+        ({"nothing": "null"}, False),
+        ({"none": "None"}, False),
+        ({"level": "3"}, True),
+        ({"verified": "true"}, True),
+        ({"name": "alice b"}, True),
+        ({"name": "alice"}, False),
+    ],
+)
+def test_a_rule_requires_claims(require: dict[str, Any], matched: bool) -> None:
+    """All claims, each with one of the values; scopes are separated by spaces, and no other claim is."""
+    found = claims(
+        groups=["ops", "web"],
+        realm_access={"roles": ["reader"]},
+        level=3,
+        verified=True,
+        name="alice b",
+        **{"https://example.org/roles": ["reader"]},
+    )
+    found["none"] = None
+    assert allowed(found, [{"require": require, "topics": ["orders"]}]) == ("orders" if matched else "")
+
+
+def test_claims_go_into_filters() -> None:
+    """As text; one with several values where a list may be."""
+    rule: dict[str, Any] = {
+        "require": {},
+        "topics": ["*"],
+        "filter": {
+            "all": [
+                {"exact": {"header.tenant": "${claims.tenant}"}},
+                {"prefix": {"key": "${claims.region.code}-${claims.level}/"}},
+                {"in": {"/site": ["x", "${claims.sites}"]}},
+            ]
+        },
+    }
+    found = claims(tenant="t1", region={"code": "eu"}, level=2, sites=["a", "b"])
+    assert principal(found, [rule]).filters("subscribe", "orders") == [
+        {
+            "all": [
+                {"exact": {"header.tenant": "t1"}},
+                {"prefix": {"key": "eu-2/"}},
+                {"in": {"/site": ["x", "a", "b"]}},
+            ]
+        }
+    ]
+
+
+@pytest.mark.parametrize("value", [None, [], {}, ["a", 1.5], "${claims.tenant}"])
+def test_a_missing_claim_matches_nothing(value: object) -> None:
+    """Neither does one that is no text; a claim is never read as a template itself."""
+    rule = {"require": {}, "topics": ["*"], "filter": {"prefix": {"key": "x${claims.tenant}"}}}
+    found = claims(tenant=value)
+    if value == "${claims.tenant}":
+        assert principal(found, [rule]).filters("subscribe", "orders") == [{"prefix": {"key": "x${claims.tenant}"}}]
+    else:
+        assert allowed(found, [rule]) == ""
+        assert "tenant" in reasons(found, [rule])[0]
+
+
+def test_a_grant_without_a_filter_allows_all_of_a_topic() -> None:
+    """Alternatives: what one grant hides another may show."""
+    filtered = grant("orders", "auditor", filter={"exact": {"key": "a"}})
+    both = principal(claims(authorization_details=[filtered, grant("orders")]))
+    assert both.filters("subscribe", "orders") == []
+    assert both.filters("subscribe", "auditor") == [{"exact": {"key": "a"}}]
+
+
+def test_a_path_of_a_claim_ends_where_there_is_no_object() -> None:
+    """The whole name comes first."""
+    assert claim({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
+    assert claim({"a": {"b": 2}}, "a.b") == 2
+    assert claim({"a": "b"}, "a.b") is None
+
+
+def test_only_so_many_grants_count() -> None:
+    """The token is bounded, and so is what is made of it."""
+    found = claims(authorization_details=[grant("orders")] * 100 + [grant("auditor")])
+    assert allowed(found) == "orders"
