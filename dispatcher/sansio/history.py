@@ -17,35 +17,14 @@ Rules of this module:
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass
 
 from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry
 from dispatcher.sansio.head import Head, Moment
+from dispatcher.sansio.history_partition import HistoryPartition
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
-
-
-@dataclass(slots=True)
-class _Partition:
-    since: int
-    """The newest sequence when it was added: entries up to this one know nothing of it."""
-    origin: int
-    """The first offset of this assignment."""
-    begins: int
-    """The first offset that is in memory."""
-    ends: int
-    """The offset after the last one."""
-    entries: deque[Entry] = field(default_factory=deque)
-    waiting: dict[int, Entry] = field(default_factory=dict)
-    waiting_bytes: int = 0
-    waiting_records: int = 0
-
-    @property
-    def first_waiting(self) -> int:
-        """The first offset that nobody has been sent yet."""
-        return next(iter(self.waiting.values())).batch.covers_from if self.waiting else self.ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +54,7 @@ class History:
         self.waiting_bytes = 0
         self._entries: dict[int, Entry] = {}
         self._sequences: list[int] = []
-        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._partitions: dict[TopicPartition, HistoryPartition] = {}
         self._dispatched: deque[Entry] = deque()
         self._head = Head()
         self._moment: Moment | None = None
@@ -110,11 +89,7 @@ class History:
         self._moment = None
         self._entries[self.head] = entry
         self._sequences.append(self.head)
-        partition.ends = batch.next_offset
-        partition.entries.append(entry)
-        partition.waiting[entry.sequence] = entry
-        partition.waiting_bytes += entry.bytes
-        partition.waiting_records += entry.records
+        partition.append(entry)
         self.bytes += entry.bytes
         self.waiting_bytes += entry.bytes
         self.trim()
@@ -134,10 +109,7 @@ class History:
         if entry.dispatched or entry.retired:
             return False
         entry.dispatched = True
-        partition = self._partitions[entry.batch.partition]
-        del partition.waiting[entry.sequence]
-        partition.waiting_bytes -= entry.bytes
-        partition.waiting_records -= entry.records
+        self._partitions[entry.batch.partition].dispatched(entry)
         self.waiting_bytes -= entry.bytes
         self._dispatched.append(entry)
         self.trim()
@@ -188,11 +160,7 @@ class History:
         for tp, partition in self._partitions.items():
             if tp.topic not in cursor.topics or (start := next_offsets[tp]) >= partition.ends:
                 continue
-            first = None
-            for entry in reversed(partition.entries):
-                if entry.batch.next_offset <= start:
-                    break
-                first = entry
+            first = partition.first_from(start)
             if first is not None:
                 sequence = min(sequence, first.sequence - 1)
         cursor.sequence = sequence
@@ -210,7 +178,7 @@ class History:
         if seen is not None:
             for tp, partition in self._partitions.items():
                 if tp.topic in cursor.topics and tp not in cursor.next_offsets:
-                    cursor.next_offsets[tp] = self._offset_at(seen, tp, partition) + 1
+                    cursor.next_offsets[tp] = partition.offset_at(seen) + 1
 
     def behind(self, cursor: Cursor) -> list[TopicPartition]:
         """Partitions whose next offset is no longer in memory."""
@@ -318,9 +286,9 @@ class History:
             self.waiting_bytes += more_bytes
             self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
-    def _open(self, partition: TopicPartition, offset: int, since: int) -> _Partition:
+    def _open(self, partition: TopicPartition, offset: int, since: int) -> HistoryPartition:
         self._version += 1
-        opened = _Partition(since=since, origin=offset, begins=offset, ends=offset)
+        opened = HistoryPartition(partition, offset, since)
         self._partitions[partition] = opened
         return opened
 
@@ -329,19 +297,12 @@ class History:
         before, entry.version = entry.snapshot, self._version
         layout = self._head.layout
         offsets = tuple(
-            None if (found := self._partitions.get(tp)) is None else self._offset_at(entry, tp, found)
-            for tp in layout.partitions
+            None if (found := self._partitions.get(tp)) is None else found.offset_at(entry) for tp in layout.partitions
         )
         entry.snapshot = Snapshot(layout, offsets)
         more_offsets = len(offsets) - len(before.offsets)
         self._resize(entry, OFFSET_BYTES * more_offsets - sum(map(len, entry.encoded.values())))
         entry.encoded.clear()
-
-    def _offset_at(self, moment: Moment, tp: TopicPartition, partition: _Partition) -> int:
-        """The newest offset of a known partition at a moment; the one before its first if it was added later."""
-        if moment.sequence <= partition.since:
-            return partition.origin - 1
-        return cast("int", moment.snapshot.offsets[moment.snapshot.layout.indexes[tp]])
 
     def _after(self, sequence: int) -> Entry | None:
         """The first entry after a sequence, None at the head."""
