@@ -20,7 +20,7 @@ from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.heartbeats import Heartbeats
-from dispatcher.hub.lookups import Answers, Replays
+from dispatcher.hub.lookups import LogReader, Lookups
 from dispatcher.hub.registry import Registry
 from dispatcher.hub.statistics import (
     Census,
@@ -47,12 +47,12 @@ class Hub:
         replays: Where to read what is no longer in memory.
     """
 
-    def __init__(self, settings: Settings, on_dispatched: Callable[[Batch], None], replays: Replays) -> None:
+    def __init__(self, settings: Settings, on_dispatched: Callable[[Batch], None], replays: LogReader) -> None:
         self.history = History(settings.history_bytes)
         self.state = ReplicaState.BROKER_DOWN
         self._settings = settings
         self._on_dispatched = on_dispatched
-        self.lookups = Answers(replays, settings.write_bytes)
+        self.lookups = Lookups(replays, settings.write_bytes)
         self._partitions: set[TopicPartition] = set()
         self.encoder = Encoder(self.history)
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)

@@ -1,10 +1,10 @@
 """Looks up in Kafka what is not in memory: records to replay, the offset at a time, the bounds of a log.
 
-Nobody waits for another's answer: reading is a task for each question, and `Replays` bounds how many read at a time.
+Nobody waits for another's answer: reading is a task for each lookup, and `LogReader` bounds how many read at a time.
 Bounds, and offsets at the same time, are asked for once for everybody who asks meanwhile: after a restart that may be
 every subscriber.
 
-Answers are by partition. What has no answer now is put off, for that subscriber and a moment: until then it asks for
+Lookups are by partition. What has no answer now is put off, for that subscriber and a moment: until then it asks for
 its other partitions.
 """
 
@@ -15,7 +15,7 @@ from typing import Protocol
 
 import trio
 
-from dispatcher.sansio.catch_up import BoundsQuestion, Question, ReadQuestion, TimeQuestion
+from dispatcher.sansio.catch_up import LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
 
@@ -29,8 +29,8 @@ ANSWER_SLICE = 2_000
 """Most answers between two yields, one for each partition of each subscriber: about 1 µs each."""
 
 
-class Replays(Protocol):
-    """Reads Kafka for subscribers that need what is not in memory. Answers leave out partitions that have none now."""
+class LogReader(Protocol):
+    """Reads Kafka for subscribers that need what is not in memory. Lookups leave out partitions that have none now."""
 
     async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:
         """The next part of some ranges; clients in line take turns."""
@@ -44,10 +44,10 @@ class Replays(Protocol):
         """The first offset of each partition in which something came since a time; None where nothing did."""
 
 
-class Asker(Hashable, Protocol):
+class LookupClient(Hashable, Protocol):
     """Receives the answers, unless it has left meanwhile."""
 
-    asking: trio.CancelScope
+    lookup_scope: trio.CancelScope
     """Around what is looked up for it alone; cancelled when it leaves."""
 
     @property
@@ -56,48 +56,48 @@ class Asker(Hashable, Protocol):
 
     # Partitions that an answer leaves out have none now: `ask_again` says when to ask for them again.
 
-    def read(self, question: ReadQuestion, chunk: Chunk) -> None:
+    def on_chunk(self, lookup: ReadRanges, chunk: Chunk) -> None:
         """Take what was read again."""
 
-    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int | None]) -> None:
+    def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> None:
         """Take the first offsets of what came since a time; None where nothing did."""
 
-    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> None:
+    def on_log_bounds(self, lookup: LogBounds, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end."""
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Partitions that had no answer may be asked for again."""
 
 
-class Answers:
-    """Answers questions as they come.
+class Lookups:
+    """Looks things up in Kafka for its clients.
 
     *Thread*: Trio's only.
 
     Args:
         replays: Where to look.
-        chunk_bytes: How many bytes of records are read again for one question.
+        chunk_bytes: How many bytes of records are read again for one lookup.
     """
 
-    def __init__(self, replays: Replays, chunk_bytes: int) -> None:
+    def __init__(self, replays: LogReader, chunk_bytes: int) -> None:
         self._replays = replays
         self._chunk_bytes = chunk_bytes
-        self._reads: list[tuple[Asker, ReadQuestion]] = []
-        self._lookups: dict[int | None, list[tuple[Asker, BoundsQuestion | TimeQuestion]]] = {}
+        self._reads: list[tuple[LookupClient, ReadRanges]] = []
+        self._lookups: dict[int | None, list[tuple[LookupClient, LogBounds | OffsetsForTime]]] = {}
         """What is asked about bounds (None) and about times, in ms since the epoch."""
         self._looking_up: set[int | None] = set()
         self._wake_up = trio.Event()
-        self._put_off: deque[tuple[float, Asker, AbstractSet[TopicPartition]]] = deque()
+        self._put_off: deque[tuple[float, LookupClient, AbstractSet[TopicPartition]]] = deque()
         """When who may ask again for what, in this order."""
         self._put_off_event = trio.Event()
 
-    def ask(self, asker: Asker, question: Question) -> None:
+    def ask(self, client: LookupClient, lookup: Lookup) -> None:
         """Look something up. Never waits."""
-        if isinstance(question, ReadQuestion):
-            self._reads.append((asker, question))
+        if isinstance(lookup, ReadRanges):
+            self._reads.append((client, lookup))
         else:
-            key = question.since_ms if isinstance(question, TimeQuestion) else None
-            self._lookups.setdefault(key, []).append((asker, question))
+            key = lookup.since_ms if isinstance(lookup, OffsetsForTime) else None
+            self._lookups.setdefault(key, []).append((client, lookup))
         self._wake_up.set()
 
     async def run(self) -> None:
@@ -111,25 +111,25 @@ class Answers:
                 await self._wake_up.wait()
                 self._wake_up = trio.Event()
                 reads, self._reads = self._reads, []
-                for asker, question in reads:
-                    nursery.start_soon(self._read, asker, question)
+                for client, lookup in reads:
+                    nursery.start_soon(self._read, client, lookup)
                 for key in self._lookups.keys() - self._looking_up:
                     self._looking_up.add(key)
                     nursery.start_soon(self._look_up, key)
 
-    async def _read(self, asker: Asker, question: ReadQuestion) -> None:
-        if asker.has_left:
+    async def _read(self, client: LookupClient, lookup: ReadRanges) -> None:
+        if client.has_left:
             return
-        with trio.CancelScope() as asker.asking:
-            chunk = await self._replays.read(question.ranges, self._chunk_bytes, asker)
-            if not asker.has_left:
-                asker.read(question, chunk)
-                self._put_off_unanswered(asker, question.partitions - chunk.next_offsets.keys())
+        with trio.CancelScope() as client.lookup_scope:
+            chunk = await self._replays.read(lookup.ranges, self._chunk_bytes, client)
+            if not client.has_left:
+                client.on_chunk(lookup, chunk)
+                self._put_off_unanswered(client, lookup.partitions - chunk.next_offsets.keys())
 
     async def _look_up(self, since_ms: int | None) -> None:
         """Answer everybody who asks about the bounds, or about this time, until nobody does."""
         while asked := self._lookups.pop(since_ms, None):
-            partitions = frozenset(tp for asker, question in asked if not asker.has_left for tp in question.partitions)
+            partitions = frozenset(tp for client, lookup in asked if not client.has_left for tp in lookup.partitions)
             bounds: Mapping[TopicPartition, Bounds] = {}
             offsets: Mapping[TopicPartition, int | None] = {}
             if since_ms is None:
@@ -138,27 +138,27 @@ class Answers:
                 offsets = await self._replays.offsets_since(partitions, since_ms)
             answered = bounds.keys() | offsets.keys()
             told = 0
-            for asker, question in asked:
+            for client, lookup in asked:
                 if told >= ANSWER_SLICE:
                     told = 0
                     await trio.lowlevel.checkpoint()
-                if asker.has_left:
+                if client.has_left:
                     continue
-                told += len(question.partitions)
-                if isinstance(question, BoundsQuestion):
-                    asker.bounded(question, {tp: bounds[tp] for tp in question.partitions & bounds.keys()})
+                told += len(lookup.partitions)
+                if isinstance(lookup, LogBounds):
+                    client.on_log_bounds(lookup, {tp: bounds[tp] for tp in lookup.partitions & bounds.keys()})
                 else:
-                    asker.placed(question, {tp: offsets[tp] for tp in question.partitions & offsets.keys()})
-                self._put_off_unanswered(asker, question.partitions - answered)
+                    client.on_offsets_for_time(lookup, {tp: offsets[tp] for tp in lookup.partitions & offsets.keys()})
+                self._put_off_unanswered(client, lookup.partitions - answered)
         self._looking_up.discard(since_ms)
 
-    def _put_off_unanswered(self, asker: Asker, partitions: AbstractSet[TopicPartition]) -> None:
-        """Let the asker ask again for what an answer has left out, after a moment."""
+    def _put_off_unanswered(self, client: LookupClient, partitions: AbstractSet[TopicPartition]) -> None:
+        """Let the client ask again for what an answer has left out, after a moment."""
         if partitions:
             at = trio.current_time() + ASK_AGAIN_SECONDS
             if self._put_off:
                 at = max(at, self._put_off[-1][0] + ASK_AGAIN_EACH_SECONDS)
-            self._put_off.append((at, asker, partitions))
+            self._put_off.append((at, client, partitions))
             self._put_off_event.set()
 
     async def _ask_again(self) -> None:
@@ -166,7 +166,7 @@ class Answers:
             await self._put_off_event.wait()
             while self._put_off:
                 await trio.sleep_until(self._put_off[0][0])
-                _, asker, partitions = self._put_off.popleft()
-                if not asker.has_left:
-                    asker.ask_again(partitions)
+                _, client, partitions = self._put_off.popleft()
+                if not client.has_left:
+                    client.ask_again(partitions)
             self._put_off_event = trio.Event()

@@ -15,8 +15,8 @@ import trio
 from dispatcher.errors import FellBehindError
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
-from dispatcher.hub.lookups import Answers
-from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, ReadQuestion, TimeQuestion, recreated
+from dispatcher.hub.lookups import Lookups
+from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadRanges, recreated
 from dispatcher.sansio.entries import Item
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
@@ -24,7 +24,7 @@ from dispatcher.sansio.records import TopicPartition
 
 
 class Resumption:
-    """Reads the history for a subscriber that is not live, and asks for what is missing (`lookups.Asker`).
+    """Reads the history for a subscriber that is not live, and asks for what is missing (`lookups.LookupClient`).
 
     Args:
         history: Recent and undispatched batches.
@@ -40,14 +40,14 @@ class Resumption:
         self,
         history: History,
         encoder: Encoder,
-        lookups: Answers,
+        lookups: Lookups,
         feed: Feed,
         *,
         position: Mapping[TopicPartition, int],
         since_ms: int | None,
         wake: Callable[[], None],
     ) -> None:
-        self.asking = trio.CancelScope()
+        self.lookup_scope = trio.CancelScope()
         """Around what is looked up for it alone; cancelled when the subscriber leaves."""
         self.has_left = False
         self.records = 0
@@ -64,23 +64,23 @@ class Resumption:
         """What is to be sent before the history goes on."""
         self._needed_kafka = False
 
-    # What was looked up (lookups.Asker).
+    # What was looked up (lookups.LookupClient).
 
-    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int | None]) -> None:
+    def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> None:
         """Take the first offsets of what came since its time."""
-        if self._catch_up.placed(question, offsets):
+        if self._catch_up.on_offsets_for_time(lookup, offsets):
             self._wake()
 
-    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> None:
+    def on_log_bounds(self, lookup: LogBounds, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end."""
-        gaps = self._catch_up.bounded(question, bounds)
+        gaps = self._catch_up.on_log_bounds(lookup, bounds)
         if gaps is not None:
             self._found += self._encode_gaps(gaps)
             self._wake()
 
-    def read(self, question: ReadQuestion, chunk: Chunk) -> None:
+    def on_chunk(self, lookup: ReadRanges, chunk: Chunk) -> None:
         """Take what was read again."""
-        found = self._catch_up.read(question, chunk)
+        found = self._catch_up.on_chunk(lookup, chunk)
         if found is not None:
             gaps, batches = found
             for batch, seen in batches:
@@ -116,13 +116,13 @@ class Resumption:
         if next_offset is not None:
             self._found += self._encode_gaps([recreated(partition, next_offset, first_offset)])
         self._catch_up.partition_recreated(partition)
-        self._drop_look_up()
+        self._drop_lookup()
         self._wake()
 
     def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions are about to leave the history, and the hub has withdrawn what it had published of them."""
         self._catch_up.partitions_removing(partitions)
-        self._drop_look_up()
+        self._drop_lookup()
 
     def partitions_removed(self) -> None:
         """Partitions have left."""
@@ -193,22 +193,22 @@ class Resumption:
 
     def ask(self) -> None:
         """Look up what the history has to wait for, one thing at a time: the socket has taken what was found before."""
-        question = self._catch_up.ask()
-        if question is not None:
+        lookup = self._catch_up.ask()
+        if lookup is not None:
             self._needed_kafka = True
-            self._lookups.ask(self, question)
+            self._lookups.ask(self, lookup)
 
     def close(self) -> None:
         """The subscriber has left: it wants no answer."""
         self.has_left = True
         # It holds this one: without a cycle, its memory is free as soon as its connection has ended.
         self._wake = _nothing
-        self.asking.cancel()
+        self.lookup_scope.cancel()
 
-    def _drop_look_up(self) -> None:
+    def _drop_lookup(self) -> None:
         """End a look-up that is no longer of use, so that others in line are served sooner."""
-        if self._catch_up.question is None:
-            self.asking.cancel()
+        if self._catch_up.lookup is None:
+            self.lookup_scope.cancel()
 
     def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
         for gap in gaps:

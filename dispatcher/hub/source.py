@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 from dispatcher.hub.announcements import Announcements
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
-from dispatcher.hub.lookups import Answers
+from dispatcher.hub.lookups import Lookups
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
 
@@ -26,7 +26,7 @@ class Source(Protocol):
         """Makes the bytes of the replica's state."""
 
     @property
-    def lookups(self) -> Answers:
+    def lookups(self) -> Lookups:
         """Looks things up in Kafka."""
 
     @property

@@ -12,9 +12,9 @@ Rules of this module:
   otherwise.
 * An offset past everything in memory is unverified: the replica may not have read that far yet, or the topic was
   recreated. Only Kafka knows.
-* Answers are by partition. What has none now is put off, and the others go on meanwhile, as far as they can.
-* An answer counts only for the question under way. When a partition of that question leaves the replica, or is
-  recreated, the question is dropped and asked again: its answer could be about another log.
+* Lookups are by partition. What has none now is put off, and the others go on meanwhile, as far as they can.
+* An answer counts only for the lookup under way. When a partition of that lookup leaves the replica, or is
+  recreated, the lookup is dropped and asked again: its answer could be about another log.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,10 +28,10 @@ from dispatcher.sansio.records import Batch, TopicPartition
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TimeQuestion:
+class OffsetsForTime:
     """From which offset on do these partitions hold what came since a time?
 
-    Compared by identity, as each question is: the same one, asked later, may have another answer.
+    Compared by identity, as each lookup is: the same one, asked later, may have another answer.
     """
 
     partitions: AbstractSet[TopicPartition]
@@ -40,14 +40,14 @@ class TimeQuestion:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class BoundsQuestion:
+class LogBounds:
     """Where do the logs of these partitions begin and end?"""
 
     partitions: AbstractSet[TopicPartition]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ReadQuestion:
+class ReadRanges:
     """What is the next part of these ranges?"""
 
     ranges: Mapping[TopicPartition, Range]
@@ -58,7 +58,7 @@ class ReadQuestion:
         return self.ranges.keys()
 
 
-Question = TimeQuestion | BoundsQuestion | ReadQuestion
+Lookup = OffsetsForTime | LogBounds | ReadRanges
 
 
 class CatchUp:
@@ -90,7 +90,7 @@ class CatchUp:
         """Partitions that had no answer when they were asked for: the others go on meanwhile."""
         self.pending = True
         """Whether something has to be looked up before the history can go on."""
-        self.question: Question | None = None
+        self.lookup: Lookup | None = None
         """The one under way; see `ask`."""
         next_offsets = self.cursor.next_offsets
         next_offsets.update(history.starts(topics))
@@ -103,19 +103,19 @@ class CatchUp:
                 self._begin(partition)
         self._continue()
 
-    def ask(self) -> Question | None:
-        """What to look up next; None when nothing is, a question is under way, or all that is left is put off."""
-        if self.question is not None or not self.pending:
+    def ask(self) -> Lookup | None:
+        """What to look up next; None when nothing is, a lookup is under way, or all that is left is put off."""
+        if self.lookup is not None or not self.pending:
             return None
         if self._since_ms is not None and (unresolved := self._start_unresolved - self._put_off):
-            self.question = TimeQuestion(frozenset(unresolved), self._since_ms)
+            self.lookup = OffsetsForTime(frozenset(unresolved), self._since_ms)
         elif unverified := self._unverified.keys() - self._put_off:
-            self.question = BoundsQuestion(frozenset(unverified))
+            self.lookup = LogBounds(frozenset(unverified))
         elif missing := self._missing - self._put_off:
-            self.question = ReadQuestion(
+            self.lookup = ReadRanges(
                 {tp: Range(self.cursor.next_offsets[tp], self._history.begin(tp)) for tp in missing}
             )
-        return self.question
+        return self.lookup
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Partitions that had no answer may have one now."""
@@ -210,15 +210,15 @@ class CatchUp:
         self.cursor.next_offsets.pop(partition, None)
         self.partitions_removed()
 
-    def placed(self, question: TimeQuestion, offsets: Mapping[TopicPartition, int | None]) -> bool:
+    def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> bool:
         """Take the first offsets of what came since the time; where nothing did, begin as a new reader does.
 
         Returns:
-            Whether the question was still of interest.
+            Whether the lookup was still of interest.
         """
-        if not self._accept(question, offsets):
+        if not self._accept(lookup, offsets):
             return False
-        for partition in question.partitions & offsets.keys():
+        for partition in lookup.partitions & offsets.keys():
             self._start_unresolved.discard(partition)
             self._start_resolved.add(partition)
             offset = offsets[partition]
@@ -228,16 +228,16 @@ class CatchUp:
         self._continue()
         return True
 
-    def bounded(self, question: BoundsQuestion, bounds: Mapping[TopicPartition, Bounds]) -> list[Gap] | None:
+    def on_log_bounds(self, lookup: LogBounds, bounds: Mapping[TopicPartition, Bounds]) -> list[Gap] | None:
         """Take where logs begin and end.
 
         Returns:
-            What is to be told of partitions that were recreated; None when the question is no longer of interest.
+            What is to be told of partitions that were recreated; None when the lookup is no longer of interest.
         """
-        if not self._accept(question, bounds):
+        if not self._accept(lookup, bounds):
             return None
         gaps = []
-        for partition in question.partitions & bounds.keys():
+        for partition in lookup.partitions & bounds.keys():
             first, end = bounds[partition]
             if self._unverified.pop(partition) > end:
                 gaps.append(recreated(partition, self.cursor.next_offsets[partition], first))
@@ -246,16 +246,16 @@ class CatchUp:
         self._continue()
         return gaps
 
-    def read(
-        self, question: ReadQuestion, chunk: Chunk
+    def on_chunk(
+        self, lookup: ReadRanges, chunk: Chunk
     ) -> tuple[list[Gap], list[tuple[Batch, Mapping[TopicPartition, int]]]] | None:
         """Take what was read; returns what is to be told, and then sent, of what is still missing.
 
         Returns:
             Gaps, then batches, each with the last seen offset of every partition as of that batch; None when the
-            question is no longer of interest.
+            lookup is no longer of interest.
         """
-        if not self._accept(question, chunk.next_offsets):
+        if not self._accept(lookup, chunk.next_offsets):
             return None
         seen = self.position(here=True)
         batches: list[tuple[Batch, Mapping[TopicPartition, int]]] = []
@@ -266,12 +266,12 @@ class CatchUp:
         self._continue()
         return list(chunk.gaps), batches
 
-    def _accept(self, question: Question, answered: Mapping[TopicPartition, object]) -> bool:
-        """Whether an answer is to the question under way, which it ends; what it leaves out is put off."""
-        if question is not self.question:
+    def _accept(self, lookup: Lookup, answered: Mapping[TopicPartition, object]) -> bool:
+        """Whether an answer is to the lookup under way, which it ends; what it leaves out is put off."""
+        if lookup is not self.lookup:
             return False
-        self.question = None
-        self._put_off |= question.partitions - answered.keys()
+        self.lookup = None
+        self._put_off |= lookup.partitions - answered.keys()
         return True
 
     def _want(self, partition: TopicPartition, offset: int) -> None:
@@ -295,14 +295,14 @@ class CatchUp:
             self._missing.add(partition)
 
     def _drop(self, partitions: Collection[TopicPartition]) -> None:
-        """Look up nothing more of partitions; a question about one of them is asked again, without it."""
+        """Look up nothing more of partitions; a lookup about one of them is asked again, without it."""
         self._start_unresolved.difference_update(partitions)
         self._missing.difference_update(partitions)
         self._put_off.difference_update(partitions)
         for partition in partitions:
             self._unverified.pop(partition, None)
-        if self.question is not None and not self.question.partitions.isdisjoint(partitions):
-            self.question = None
+        if self.lookup is not None and not self.lookup.partitions.isdisjoint(partitions):
+            self.lookup = None
 
     def _continue(self) -> None:
         """Go on in the history, unless something has to be looked up before."""

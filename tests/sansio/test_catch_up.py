@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from dispatcher.sansio.catch_up import BoundsQuestion, CatchUp, Question, ReadQuestion, TimeQuestion
+from dispatcher.sansio.catch_up import CatchUp, LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
@@ -47,25 +47,25 @@ def leave(history: History, catch_up: CatchUp, *partitions: TopicPartition) -> N
     catch_up.partitions_removed()
 
 
-def read_question(catch_up: CatchUp) -> ReadQuestion:
-    """The next question, which is what to read."""
-    question = catch_up.ask()
-    assert isinstance(question, ReadQuestion)
-    return question
+def read_lookup(catch_up: CatchUp) -> ReadRanges:
+    """The next lookup, which is what to read."""
+    lookup = catch_up.ask()
+    assert isinstance(lookup, ReadRanges)
+    return lookup
 
 
-def time_question(catch_up: CatchUp) -> TimeQuestion:
-    """The next question, which is about a time."""
-    question = catch_up.ask()
-    assert isinstance(question, TimeQuestion)
-    return question
+def time_lookup(catch_up: CatchUp) -> OffsetsForTime:
+    """The next lookup, which is about a time."""
+    lookup = catch_up.ask()
+    assert isinstance(lookup, OffsetsForTime)
+    return lookup
 
 
-def bounds_question(catch_up: CatchUp) -> BoundsQuestion:
-    """The next question, which is about bounds."""
-    question = catch_up.ask()
-    assert isinstance(question, BoundsQuestion)
-    return question
+def bounds_lookup(catch_up: CatchUp) -> LogBounds:
+    """The next lookup, which is about bounds."""
+    lookup = catch_up.ask()
+    assert isinstance(lookup, LogBounds)
+    return lookup
 
 
 def sequences(history: History, catch_up: CatchUp) -> list[int]:
@@ -89,19 +89,19 @@ def test_what_is_missing_is_asked_for_until_it_is_there() -> None:
     """A part, and the rest; ids on the way name every partition."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    question = read_question(catch_up)
-    assert question.ranges == {A: Range(2, 5)}
+    lookup = read_lookup(catch_up)
+    assert lookup.ranges == {A: Range(2, 5)}
     assert catch_up.ask() is None, "one at a time"
     found = batch(A, 2)
     chunk = Chunk([found], {A: 3}, [Gap(A, 2, 2, "expired")])
-    assert catch_up.read(question, chunk) == ([Gap(A, 2, 2, "expired")], [(found, {A: 2, B: 9})])
-    question = read_question(catch_up)
-    assert question.ranges == {A: Range(3, 5)}
-    assert catch_up.read(question, Chunk((), {}, ())) == ([], [])
-    assert catch_up.read(question, Chunk((), {}, ())) is None, "it is no longer the one under way"
+    assert catch_up.on_chunk(lookup, chunk) == ([Gap(A, 2, 2, "expired")], [(found, {A: 2, B: 9})])
+    lookup = read_lookup(catch_up)
+    assert lookup.ranges == {A: Range(3, 5)}
+    assert catch_up.on_chunk(lookup, Chunk((), {}, ())) == ([], [])
+    assert catch_up.on_chunk(lookup, Chunk((), {}, ())) is None, "it is no longer the one under way"
     catch_up.ask_again({A})
-    question = read_question(catch_up)
-    catch_up.read(question, Chunk([batch(A, 4)], {A: 5}, ()))
+    lookup = read_lookup(catch_up)
+    catch_up.on_chunk(lookup, Chunk([batch(A, 4)], {A: 5}, ()))
     assert catch_up.ask() is None
     assert sequences(history, catch_up) == [1], "and of the other partition what is new"
 
@@ -111,10 +111,10 @@ def test_ids_name_nothing_of_what_waits() -> None:
     history = history_of(a=5, b=9)
     waiting = append(history, B, 10, 11, dispatch=False)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    question = read_question(catch_up)
+    lookup = read_lookup(catch_up)
     for entry in waiting:
         history.dispatched(entry)
-    found = catch_up.read(question, Chunk([batch(A, 4)], {A: 5}, ()))
+    found = catch_up.on_chunk(lookup, Chunk([batch(A, 4)], {A: 5}, ()))
     assert found is not None
     assert [seen for _, seen in found[1]] == [{A: 4, B: 9}]
     assert sequences(history, catch_up) == [1, 3, 4], "and it gets it, as it would have at once"
@@ -126,12 +126,12 @@ def test_what_leaves_the_memory_while_something_is_looked_up_is_asked_for() -> N
     append(history, A, 5)
     (waiting,) = append(history, B, 9, dispatch=False)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    question = read_question(catch_up)
+    lookup = read_lookup(catch_up)
     history.dispatched(waiting)
-    catch_up.read(question, Chunk([], {A: 6}, ()))
-    question = read_question(catch_up)
-    assert question.ranges == {B: Range(9, 10)}
-    catch_up.read(question, Chunk([batch(B, 9)], {B: 10}, ()))
+    catch_up.on_chunk(lookup, Chunk([], {A: 6}, ()))
+    lookup = read_lookup(catch_up)
+    assert lookup.ranges == {B: Range(9, 10)}
+    catch_up.on_chunk(lookup, Chunk([batch(B, 9)], {B: 10}, ()))
     assert sequences(history, catch_up) == []
 
 
@@ -139,13 +139,13 @@ def test_an_answer_that_is_about_another_log_is_ignored() -> None:
     """The topic was recreated while it was read."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    question = read_question(catch_up)
+    lookup = read_lookup(catch_up)
     catch_up.partitions_removing([A])
     history.retire([A])
     catch_up.partition_recreated(A)
     append(history, A, 0, dispatch=False)
     catch_up.partition_added(A, None)
-    assert catch_up.read(question, Chunk([batch(A, 2)], {A: 5}, [Gap(A, 3, 3, "expired")])) is None
+    assert catch_up.on_chunk(lookup, Chunk([batch(A, 2)], {A: 5}, [Gap(A, 3, 3, "expired")])) is None
     assert sequences(history, catch_up) == [2]
 
 
@@ -153,34 +153,34 @@ def test_answers_are_ignored_when_their_partition_has_left_and_is_back() -> None
     """Each is about the time before: the log may be another, and end elsewhere."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
-    stale = bounds_question(catch_up)
+    stale = bounds_lookup(catch_up)
     leave(history, catch_up, A)
     assert not catch_up.pending
     append(history, A, 6)
     catch_up.partition_added(A, None)
-    question = bounds_question(catch_up)
-    assert catch_up.bounded(stale, {A: Bounds(0, 100)}) is None
+    lookup = bounds_lookup(catch_up)
+    assert catch_up.on_log_bounds(stale, {A: Bounds(0, 100)}) is None
     assert catch_up.next_offset(A) == 8, "still unverified"
-    assert catch_up.bounded(question, {A: Bounds(0, 7)}) == [Gap(A, 8, -1, "recreated")]
+    assert catch_up.on_log_bounds(lookup, {A: Bounds(0, 7)}) == [Gap(A, 8, -1, "recreated")]
 
     catch_up = CatchUp(history, TOPICS, {}, 1000)
-    late = time_question(catch_up)
+    late = time_lookup(catch_up)
     leave(history, catch_up, A)
     append(history, A, 9)
     catch_up.partition_added(A, None)
-    assert not catch_up.placed(late, {A: 2})
-    assert catch_up.placed(time_question(catch_up), {A: 4})
-    assert read_question(catch_up).ranges == {A: Range(4, 9)}
+    assert not catch_up.on_offsets_for_time(late, {A: 2})
+    assert catch_up.on_offsets_for_time(time_lookup(catch_up), {A: 4})
+    assert read_lookup(catch_up).ranges == {A: Range(4, 9)}
 
 
 def test_a_question_about_others_goes_on_when_a_partition_leaves() -> None:
     """Nobody has to ask again."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    question = read_question(catch_up)
+    lookup = read_lookup(catch_up)
     leave(history, catch_up, B, TopicPartition("assets", 7))
     found = batch(A, 4)
-    assert catch_up.read(question, Chunk([found], {A: 5}, ())) == ([], [(found, {A: 4})])
+    assert catch_up.on_chunk(lookup, Chunk([found], {A: 5}, ())) == ([], [(found, {A: 4})])
     assert sequences(history, catch_up) == [1]
 
 
@@ -188,18 +188,18 @@ def test_a_time_is_looked_up_for_what_no_id_names_and_once() -> None:
     """Where nothing came since then, the partition begins with what is new; until then no id names it."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {B: 3}, 1000)
-    question = time_question(catch_up)
-    assert (question.partitions, question.since_ms) == ({A}, 1000)
+    lookup = time_lookup(catch_up)
+    assert (lookup.partitions, lookup.since_ms) == ({A}, 1000)
     assert catch_up.position(here=False) == {B: 3}
     assert catch_up.position(here=True) == {}
     assert catch_up.next_offset(A) is None
     assert catch_up.concerns(B, None)
     append(history, B, 9)
     catch_up.partition_added(B, None)
-    assert catch_up.placed(question, {A: 2})
-    assert read_question(catch_up).ranges == {A: Range(2, 5), B: Range(4, 9)}
+    assert catch_up.on_offsets_for_time(lookup, {A: 2})
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5), B: Range(4, 9)}
     catch_up = CatchUp(history, TOPICS, {}, 1000)
-    catch_up.placed(time_question(catch_up), {A: None, B: None})
+    catch_up.on_offsets_for_time(time_lookup(catch_up), {A: None, B: None})
     assert (catch_up.ask(), sequences(history, catch_up)) == (None, [])
     history.now_live(catch_up.cursor)
     assert not catch_up.concerns(A, None)
@@ -211,7 +211,7 @@ def test_a_time_passes_over_nothing_that_waits() -> None:
     append(history, A, 6, dispatch=False)
     for offset in (7, 100):
         catch_up = CatchUp(history, TOPICS, {}, 1000)
-        catch_up.placed(time_question(catch_up), {A: offset})
+        catch_up.on_offsets_for_time(time_lookup(catch_up), {A: offset})
         assert sequences(history, catch_up) == [2]
 
 
@@ -219,14 +219,14 @@ def test_a_partition_that_was_named_never_begins_at_the_time() -> None:
     """Neither when it leaves and comes back while its records are read, nor when it came late and comes again."""
     history = history_of(a=5, b=5)
     catch_up = CatchUp(history, TOPICS, {A: 1, B: 1}, 1000)
-    assert read_question(catch_up).ranges == {A: Range(2, 5), B: Range(2, 5)}
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5), B: Range(2, 5)}
     leave(history, catch_up, A)
     append(history, A, 5)
     catch_up.partition_added(A, None)
-    question = read_question(catch_up)
-    assert question.ranges == {A: Range(2, 5), B: Range(2, 5)}
+    lookup = read_lookup(catch_up)
+    assert lookup.ranges == {A: Range(2, 5), B: Range(2, 5)}
     found = batch(A, 2)
-    assert catch_up.read(question, Chunk([found], {A: 3, B: 2}, ())) == ([], [(found, {A: 2, B: 1})])
+    assert catch_up.on_chunk(lookup, Chunk([found], {A: 3, B: 2}, ())) == ([], [(found, {A: 2, B: 1})])
     history = history_of(b=5)
     catch_up = CatchUp(history, TOPICS, {A: 5, B: 4}, 1000)
     append(history, A, 5, dispatch=False)
@@ -243,14 +243,14 @@ def test_an_offset_past_the_memory_is_unverified_until_kafka_is_asked() -> None:
     """The replica has not read that far yet, or the topic was recreated, which is told and read from its beginning."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
-    question = bounds_question(catch_up)
-    assert question.partitions == {A}
-    assert catch_up.bounded(question, {A: Bounds(0, 8), B: Bounds(0, 0)}) == []
+    lookup = bounds_lookup(catch_up)
+    assert lookup.partitions == {A}
+    assert catch_up.on_log_bounds(lookup, {A: Bounds(0, 8), B: Bounds(0, 0)}) == []
     assert catch_up.next_offset(A) == 6, "what comes next has to be sent, to be committed"
     assert not catch_up.pending
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
-    assert catch_up.bounded(bounds_question(catch_up), {A: Bounds(2, 6)}) == [Gap(A, 8, 1, "recreated")]
-    assert read_question(catch_up).ranges == {A: Range(2, 5)}
+    assert catch_up.on_log_bounds(bounds_lookup(catch_up), {A: Bounds(2, 6)}) == [Gap(A, 8, 1, "recreated")]
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5)}
 
 
 def test_a_partition_that_comes_back_before_its_end_is_unverified() -> None:
@@ -262,7 +262,7 @@ def test_a_partition_that_comes_back_before_its_end_is_unverified() -> None:
     assert not catch_up.concerns(A, 6)
     assert catch_up.concerns(A, 7)
     catch_up.partition_added(A, 7)
-    assert catch_up.bounded(bounds_question(catch_up), {A: Bounds(0, 6)}) == [Gap(A, 7, -1, "recreated")]
+    assert catch_up.on_log_bounds(bounds_lookup(catch_up), {A: Bounds(0, 6)}) == [Gap(A, 7, -1, "recreated")]
 
 
 def test_a_reader_that_is_owed_something_goes_on_there_if_the_log_is_the_same() -> None:
@@ -274,9 +274,9 @@ def test_a_reader_that_is_owed_something_goes_on_there_if_the_log_is_the_same() 
         leave(history, catch_up, A)
         history.reached(A, 4)
         catch_up.partition_added(A, 7)
-        question = bounds_question(catch_up)
-        assert catch_up.bounded(question, {A: Bounds(0, ends_at)}) == gaps
-        assert read_question(catch_up).ranges == {A: Range(first, 4)}
+        lookup = bounds_lookup(catch_up)
+        assert catch_up.on_log_bounds(lookup, {A: Bounds(0, ends_at)}) == gaps
+        assert read_lookup(catch_up).ranges == {A: Range(first, 4)}
 
 
 def test_a_reader_that_had_all_of_a_partition_begins_it_again_as_a_new_one() -> None:
@@ -298,18 +298,18 @@ def test_a_reader_that_fell_behind_goes_on_from_its_vector() -> None:
     catch_up.cursor.seen = seen
     append(history, A, 6)
     catch_up.fell_behind()
-    assert read_question(catch_up).ranges == {A: Range(6, 7)}
+    assert read_lookup(catch_up).ranges == {A: Range(6, 7)}
 
 
 def test_a_partition_that_is_added_while_something_is_looked_up_begins_with_its_first() -> None:
     """Whatever others take of it meanwhile."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    question: Question = read_question(catch_up)
+    lookup: Lookup = read_lookup(catch_up)
     history.reached(B, 7)
     catch_up.partition_added(B, None)
     append(history, B, 8)
-    found = catch_up.read(cast("ReadQuestion", question), Chunk([batch(A, 4)], {A: 5}, ()))
+    found = catch_up.on_chunk(cast("ReadRanges", lookup), Chunk([batch(A, 4)], {A: 5}, ()))
     assert found is not None
     assert [seen for _, seen in found[1]] == [{A: 4, B: 6}]
     assert sequences(history, catch_up) == [1, 2]
@@ -319,36 +319,36 @@ def test_a_partition_without_an_answer_does_not_hold_up_the_others() -> None:
     """What it needs is asked for again when it may be; until then what is missing of the others is read."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {}, 1000)
-    question = time_question(catch_up)
-    assert question.partitions == {A, B}
-    assert catch_up.placed(question, {A: 2})
-    assert read_question(catch_up).ranges == {A: Range(2, 5)}
-    assert catch_up.read(cast("ReadQuestion", catch_up.question), Chunk((), {}, ())) == ([], [])
+    lookup = time_lookup(catch_up)
+    assert lookup.partitions == {A, B}
+    assert catch_up.on_offsets_for_time(lookup, {A: 2})
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5)}
+    assert catch_up.on_chunk(cast("ReadRanges", catch_up.lookup), Chunk((), {}, ())) == ([], [])
     assert (catch_up.ask(), catch_up.pending) == (None, True)
     catch_up.ask_again({A, B})
-    question = time_question(catch_up)
-    assert question.partitions == {B}
-    assert catch_up.placed(question, {B: 3})
-    assert read_question(catch_up).ranges == {A: Range(2, 5), B: Range(3, 9)}
+    lookup = time_lookup(catch_up)
+    assert lookup.partitions == {B}
+    assert catch_up.on_offsets_for_time(lookup, {B: 3})
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5), B: Range(3, 9)}
 
 
 def test_an_unverified_offset_that_has_no_answer_does_not_hold_up_the_others() -> None:
     """Nothing is read on from it until Kafka has said which log it is about."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {A: 1, B: 20}, None)
-    question = bounds_question(catch_up)
-    assert question.partitions == {B}
-    assert catch_up.bounded(question, {}) == []
-    assert read_question(catch_up).ranges == {A: Range(2, 5)}
+    lookup = bounds_lookup(catch_up)
+    assert lookup.partitions == {B}
+    assert catch_up.on_log_bounds(lookup, {}) == []
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5)}
 
 
 def test_what_is_put_off_may_leave() -> None:
     """It is asked for at once when it is back."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
-    catch_up.read(read_question(catch_up), Chunk((), {}, ()))
+    catch_up.on_chunk(read_lookup(catch_up), Chunk((), {}, ()))
     assert catch_up.ask() is None
     leave(history, catch_up, A)
     history.reached(A, 5)
     catch_up.partition_added(A, None)
-    assert read_question(catch_up).ranges == {A: Range(2, 5)}
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5)}
