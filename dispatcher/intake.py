@@ -98,7 +98,7 @@ class Intake:
         self._recreated += 1
         if not self._hub.reads(partition.topic) and replaces is not None:
             self._unsent_gaps[partition] = recreated(partition, replaces, first_offset)
-        self._hub.begins_anew(partition, first_offset, replaces)
+        self._hub.partition_recreated(partition, first_offset, replaces)
 
     def _take_gap(self, gap: Gap) -> None:
         """Records have expired: sending the gap to a first subscriber settles their offsets."""

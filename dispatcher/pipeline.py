@@ -167,13 +167,13 @@ class Pipeline:
             resume=resume,
             stop=self._stop,
             rebuild=rebuild,
-            settle=self.hub.busy,
+            settle=self.hub.is_congested,
             poll_seconds=HURRIED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
         )
 
     async def exchange_after_settling(self, result: PollResult) -> Commands:
         """The same, as soon as what came in before has been offered to every live subscriber."""
-        await self.hub.settled()
+        await self.hub.wait_settled()
         return self.exchange(result)
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
@@ -186,7 +186,7 @@ class Pipeline:
 
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
         """Whether no write is under way that would dispatch records of these partitions."""
-        return not self.hub.writing(partitions)
+        return not self.hub.has_first_writes_for(partitions)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
         """Forget these partitions and return what to commit before they are let go."""
@@ -314,7 +314,7 @@ class Pipeline:
         return pause, resume | (frozenset(begun) - self._flow.paused)
 
     def _is_read(self, partition: TopicPartition) -> bool:
-        return self.hub.reads(partition.topic)
+        return self.hub.has_readers(partition.topic)
 
     def _hurried(self) -> bool:
         return self._stop_fetching or (bool(self._flow.paused) and not self._health.paused_for_nobody)

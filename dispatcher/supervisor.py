@@ -126,7 +126,7 @@ async def _stop(pipeline: Pipeline, settings: Settings) -> None:
     pipeline.stop_fetching()
     pipeline.hub.say_goodbye(restart)
     with trio.move_on_after(settings.shutdown_seconds * SUBSCRIBERS_SHARE):
-        await pipeline.hub.wait_until_left()
+        await pipeline.hub.wait_no_subscribers()
     pipeline.stop()
 
 

@@ -487,7 +487,7 @@ async def test_a_partition_that_was_recreated_while_it_was_away_is_told(nursery:
     bench.hub.unassigned([ONE])
     late = await dispatched(bench, nursery)
     bench.hub.assigned([ONE])
-    bench.hub.begins_anew(ONE, 3)
+    bench.hub.partition_recreated(ONE, 3)
     bench.hub.reached(ONE, 3)
     bench.publish(ONE)
     await settle()

@@ -7,7 +7,7 @@ without waking it: the socket takes all of it, or the rest goes to the task. The
 A round yields to the loop between slices of subscribers, and behind a long one others have their share, so that it
 delays nothing else. A new state is sent in the same way before the next round begins, so a state that names a partition
 as assigned precedes its records in every stream. While rounds are behind what is published, the poller waits
-(`FanOut.settled`): they hold a bounded number of bytes.
+(`FanOut.wait_settled`): they hold a bounded number of bytes.
 
 *Thread*: everything here belongs to the Trio thread.
 """
@@ -40,7 +40,7 @@ records at once then, which is less work for all: so in the storm after a restar
 NOBODY_SECONDS = 0.0001
 """When the loop is back sooner than this, nobody wanted it."""
 
-BUSY_BYTES = 256 * 1024
+CONGESTED_BYTES = 256 * 1024
 """From here on the poller waits until the round is over."""
 
 
@@ -121,11 +121,11 @@ class FanOut:
         return feed in self._under_way or feed in self._published
 
     @property
-    def busy(self) -> bool:
-        """Whether to publish nothing more until `settled`."""
-        return self._published_bytes >= BUSY_BYTES
+    def is_congested(self) -> bool:
+        """Whether to publish nothing more until `wait_settled`."""
+        return self._published_bytes >= CONGESTED_BYTES
 
-    async def settled(self) -> None:
+    async def wait_settled(self) -> None:
         """Return when all that was published has been offered. *Cancellation*: safe."""
         while self._published or self._under_way:
             await self._settled.wait()

@@ -3,8 +3,8 @@
 Work is done once a batch, not once a subscriber: a batch is encoded once per feed in use, and the same bytes are
 offered to every live subscriber (`fan_out`). The hub never waits for one of them.
 
-*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run`, `Hub.settled` and
-`Hub.wait_until_left`, so every other method is one step that no task can observe half done.
+*Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run`, `Hub.wait_settled` and
+`Hub.wait_no_subscribers`, so every other method is one step that no task can observe half done.
 """
 
 from collections import Counter
@@ -88,7 +88,7 @@ class Hub:
         for subscriber in tuple(self._registry.catching_up.values()):
             subscriber.resumption.partitions_removed()
 
-    def writing(self, partitions: Iterable[TopicPartition]) -> bool:
+    def has_first_writes_for(self, partitions: Iterable[TopicPartition]) -> bool:
         """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
         partitions = frozenset(partitions)
         return any(
@@ -97,7 +97,7 @@ class Hub:
             for entry in subscriber.in_flight
         )
 
-    def begins_anew(self, partition: TopicPartition, first_offset: int, replaces: int | None = None) -> None:
+    def partition_recreated(self, partition: TopicPartition, first_offset: int, replaces: int | None = None) -> None:
         """Start a partition over: its topic was recreated, and the new log begins at this offset.
 
         Also when it has just been assigned again, and nothing of it is known yet.
@@ -129,13 +129,13 @@ class Hub:
         self._fan_out.publish(entry)
 
     @property
-    def busy(self) -> bool:
-        """Whether to publish nothing more until `settled`."""
-        return self._fan_out.busy
+    def is_congested(self) -> bool:
+        """Whether to publish nothing more until `wait_settled`."""
+        return self._fan_out.is_congested
 
-    async def settled(self) -> None:
+    async def wait_settled(self) -> None:
         """Return when all that was published has been offered to every live subscriber. *Cancellation*: safe."""
-        await self._fan_out.settled()
+        await self._fan_out.wait_settled()
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
         """Note that a partition was read up to an offset, and that the new part holds no record."""
@@ -237,7 +237,7 @@ class Hub:
         for subscriber in tuple(self._registry.everybody.values()):
             subscriber.end(make())
 
-    async def wait_until_left(self) -> None:
+    async def wait_no_subscribers(self) -> None:
         """Return when no subscriber is left. *Cancellation*: safe."""
         while self._registry:
             self._left = trio.Event()
@@ -275,9 +275,9 @@ class Hub:
         """A random sample of the current subscribers."""
         return self._registry.sample(number)
 
-    def reads(self, topic: str) -> bool:
+    def has_readers(self, topic: str) -> bool:
         """Whether some subscriber reads a topic."""
-        return self._registry.reads(topic)
+        return self._registry.has_readers(topic)
 
     def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:
         """A snapshot of every subscriber."""

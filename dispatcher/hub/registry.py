@@ -60,7 +60,7 @@ class Registry:
         self._expecting.pop(subscriber.number, None)
         self.catching_up[subscriber.number] = subscriber
 
-    def reads(self, topic: str) -> bool:
+    def has_readers(self, topic: str) -> bool:
         """Whether some subscriber reads a topic."""
         return self._readers[topic] > 0
 

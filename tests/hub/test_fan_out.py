@@ -92,15 +92,15 @@ async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery
     transport.gate.set()
     await nursery.start(bench.serve, transport)
     await settle()
-    await bench.hub.settled()
-    value = b"x" * fan_out.BUSY_BYTES
+    await bench.hub.wait_settled()
+    value = b"x" * fan_out.CONGESTED_BYTES
     bench.hub.publish(Batch(ONE, (Record(0, None, None, value[:-1000], ()),)))
-    busy = [bench.hub.busy]
+    busy = [bench.hub.is_congested]
     bench.hub.publish(Batch(ONE, (Record(1, None, None, value, ()),)))
-    busy.append(bench.hub.busy)
-    await bench.hub.settled()
-    assert [*busy, bench.hub.busy] == [False, True, False]
-    assert [len(value) for value in transport.values] == [fan_out.BUSY_BYTES - 1000, fan_out.BUSY_BYTES]
+    busy.append(bench.hub.is_congested)
+    await bench.hub.wait_settled()
+    assert [*busy, bench.hub.is_congested] == [False, True, False]
+    assert [len(value) for value in transport.values] == [fan_out.CONGESTED_BYTES - 1000, fan_out.CONGESTED_BYTES]
 
 
 async def test_behind_a_long_round_others_have_their_share(
@@ -122,7 +122,7 @@ async def test_behind_a_long_round_others_have_their_share(
         await checkpoints()
     assert transport.values == ["0"]
     monkeypatch.setattr(fan_out, "NOBODY_SECONDS", float("inf"))
-    await bench.hub.settled()
+    await bench.hub.wait_settled()
     assert (transport.values, len(transport.writes) - before) == (["0", "1", "2"], 2)
 
 
@@ -173,12 +173,12 @@ async def test_what_a_socket_takes_in_part_goes_out_first_and_whole(nursery: tri
             bench.publish(ONE, TWO)
             await settle()
             assert bench.dispatched == []
-            assert bench.hub.writing([ONE])
+            assert bench.hub.has_first_writes_for([ONE])
             bench.hub.unassigned([ONE])
             bench.publish(TWO)
             transport.gate.set()
             await settle()
             assert [batch.partition for batch in bench.dispatched] == [ONE, TWO, TWO]
-            assert not bench.hub.writing([ONE])
+            assert not bench.hub.has_first_writes_for([ONE])
             assert transport.values == ["0", "1", "2"]
             inner.cancel_scope.cancel()

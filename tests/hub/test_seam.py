@@ -189,7 +189,7 @@ async def test_who_is_live_while_a_partition_begins_anew_is_sent_nothing_again(n
     await settle()
     bench.hub.unassigned([ONE])
     bench.hub.assigned([ONE])
-    bench.hub.begins_anew(ONE, 0, 1)
+    bench.hub.partition_recreated(ONE, 0, 1)
     bench.hub.reached(ONE, 0)
     for number in range(20):
         if number == 10:

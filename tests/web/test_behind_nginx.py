@@ -128,7 +128,7 @@ async def test_records_and_the_last_word_pass_through(transport: str, protocol: 
                 assert await next_values(client, 1) == [str(number)]
             house.hub.say_goodbye(lambda: Goodbye(1012, "the replica restarts", 1500))
             assert await last_word(client) == 1012
-            await house.hub.wait_until_left()
+            await house.hub.wait_no_subscribers()
 
 
 async def test_the_origin_is_compared_with_what_the_client_asked_for(transport: str, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ async def test_who_leaves_the_proxy_leaves_the_dispatcher(transport: str, protoc
     async with house.serving():
         async with house.sse() if protocol == "sse" else house.ws():
             await house.live()
-        await house.hub.wait_until_left()
+        await house.hub.wait_no_subscribers()
 
 
 @pytest.mark.parametrize("protocol", ["sse", "ws"])

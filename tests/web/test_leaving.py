@@ -63,9 +63,9 @@ async def test_a_client_that_has_left_takes_nothing(request_name: str, leaving: 
             said += await stream.receive_some(65536)
         await house.live()
         await LEAVING[leaving](stream)
-        await house.hub.wait_until_left()
+        await house.hub.wait_no_subscribers()
         house.publish(ONE)
-        await house.hub.settled()
+        await house.hub.wait_settled()
         assert house.dispatched == []
         async with house.sse() as second:
             assert [record.data for record in await sse_records(second, 1)] == ["0"]
@@ -155,9 +155,9 @@ async def test_a_client_that_breaks_the_protocol_learns_why(transport: str, viol
         assert (messages[-1]["type"], messages[-1]["code"]) == ("goodbye", code)
         assert heard[-1].code == code
         assert messages[-1]["reason"].startswith(heard[-1].reason or "")
-        await house.hub.wait_until_left()
+        await house.hub.wait_no_subscribers()
         house.publish(ONE)
-        await house.hub.settled()
+        await house.hub.wait_settled()
         assert house.dispatched == []
 
 
@@ -172,7 +172,7 @@ async def test_a_long_message_is_not_kept() -> None:
             while sent < 64 * 1024 * 1024:
                 await client.stream.send_all(bytes(65536))
                 sent += 65536
-        await house.hub.wait_until_left()
+        await house.hub.wait_no_subscribers()
         assert sent < 64 * 1024 * 1024
 
 
@@ -188,7 +188,7 @@ async def test_a_client_that_closes_is_answered(transport: str, code: int | None
             heard.append(await client.next_event())
         assert heard[-1].code == (1005 if code is None else code)
         assert [orjson.loads(event.data)["type"] for event in heard if isinstance(event, TextMessage)] == ["state"]
-        await house.hub.wait_until_left()
+        await house.hub.wait_no_subscribers()
 
 
 async def test_a_client_that_closes_and_reads_no_more_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ async def test_a_client_that_closes_and_reads_no_more_is_let_go(monkeypatch: pyt
         house.publish_large()
         await house.until(lambda: any(subscriber.in_flight for subscriber in house.hub._registry.everybody.values()))
         await client.send(CloseConnection(1000))
-        await house.hub.wait_until_left()
+        await house.hub.wait_no_subscribers()
         assert house.dispatched == []
 
 

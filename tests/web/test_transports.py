@@ -186,11 +186,11 @@ async def test_writes_that_are_taken_in_part_at_every_byte(transport: str, proto
                     values = await next_values(client, 2)
                     await house.live()
                     house.publish(TWO, ONE)
-                    await house.hub.settled()
+                    await house.hub.wait_settled()
                     house.publish(ONE)
                     values += await next_values(client, 3)
                     await house.until(lambda: len(house.dispatched) == house.number)
-                await house.hub.wait_until_left()
+                await house.hub.wait_no_subscribers()
             assert values == [str(number) for number in range(first, first + 5)], most_bytes
 
 
@@ -211,7 +211,7 @@ async def test_a_disconnect_in_the_middle_of_a_frame(transport: str, protocol: s
             house.publish_large()
             await client.stream.receive_some(1000)
             reset(client.stream)
-            await house.hub.wait_until_left()
+            await house.hub.wait_no_subscribers()
         assert house.dispatched == []
         async with house.sse() as second:
             (record,) = await sse_records(second, 1)
@@ -248,7 +248,7 @@ async def test_a_ping_while_data_waits(transport: str) -> None:
         await house.live()
         house.publish_large()
         house.publish_large()
-        await house.hub.settled()
+        await house.hub.wait_settled()
         await client.send(Ping(b"anyone?"))
         pongs: list[bytes] = []
         sizes: list[int] = []
