@@ -72,7 +72,7 @@ class Hub:
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These partitions are ours from now on."""
         self._assignments += 1
-        self._retire(partitions)
+        self._remove(partitions)
         self._partitions.update(partitions)
         self._lay_out()
 
@@ -81,7 +81,7 @@ class Hub:
         for partition in partitions:
             if self.history.knows(partition):
                 self._registry.partition_left(partition, self.history.end(partition))
-        self._retire(partitions)
+        self._remove(partitions)
         self._partitions.difference_update(partitions)
         self._lay_out()
         self.announcements.partitions_left()
@@ -154,19 +154,19 @@ class Hub:
                 if not entry.dispatched:
                     self._first_dispatched(entry)
 
-    def now_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
+    def became_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
         """Offer every new entry to the subscriber."""
         if needed_kafka:
             self._counts.history_misses += 1
         else:
             self._counts.history_hits += 1
-        self._registry.now_live(subscriber)
+        self._registry.became_live(subscriber)
         self._fan_out.add(subscriber)
 
-    def not_live(self, subscriber: Subscriber) -> None:
+    def left_live(self, subscriber: Subscriber) -> None:
         """Offer nothing more to the subscriber: it reads the history."""
         self._counts.fell_back += 1
-        self._registry.not_live(subscriber)
+        self._registry.left_live(subscriber)
         self._fan_out.remove(subscriber)
 
     def stalled(self) -> None:
@@ -285,20 +285,20 @@ class Hub:
 
     def _first_dispatched(self, entry: Entry) -> None:
         # A retired entry's write was under way when its partition was revoked: the tracker still wants to know.
-        if not self.history.dispatched(entry) and not entry.retired:
+        if not self.history.dispatched(entry) and not entry.removed:
             return
         entry.dispatched = True
         self._counts.dispatched_records += entry.records
         self._on_dispatched(entry.batch)
 
-    def _retire(self, partitions: Collection[TopicPartition]) -> None:
+    def _remove(self, partitions: Collection[TopicPartition]) -> None:
         """Stop handing out these partitions' records; those that leave may come back."""
         held = [partition for partition in partitions if partition in self._partitions]
         if held:
             self._fan_out.withdraw()
             for subscriber in self._registry.catching_up.values():
                 subscriber.resumption.partitions_removing(held)
-            self.history.retire(held)
+            self.history.remove(held)
 
     def _lay_out(self) -> None:
         """Partitions were assigned or have left."""

@@ -61,7 +61,7 @@ class LiveBuffer:
                 self.size_bytes -= len(data)
                 self.record_count -= entry.records
                 cursor.seen, cursor.sequence = entry, entry.sequence
-                if not entry.retired:
+                if not entry.removed:
                     taken.append(item)
                     size_bytes += len(data)
             if size_bytes >= write_bytes:

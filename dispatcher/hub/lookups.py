@@ -51,7 +51,7 @@ class LookupClient(Hashable, Protocol):
     """Around what is looked up for it alone; cancelled when it leaves."""
 
     @property
-    def has_left(self) -> bool:
+    def closed(self) -> bool:
         """Whether it has left and wants no answer."""
 
     # Partitions that an answer leaves out have none now: `ask_again` says when to ask for them again.
@@ -118,18 +118,18 @@ class Lookups:
                     nursery.start_soon(self._look_up, key)
 
     async def _read(self, client: LookupClient, lookup: ReadRanges) -> None:
-        if client.has_left:
+        if client.closed:
             return
         with trio.CancelScope() as client.lookup_scope:
             chunk = await self._replays.read(lookup.ranges, self._chunk_bytes, client)
-            if not client.has_left:
+            if not client.closed:
                 client.on_chunk(lookup, chunk)
                 self._put_off_unanswered(client, lookup.partitions - chunk.next_offsets.keys())
 
     async def _look_up(self, since_ms: int | None) -> None:
         """Answer everybody who asks about the bounds, or about this time, until nobody does."""
         while asked := self._lookups.pop(since_ms, None):
-            partitions = frozenset(tp for client, lookup in asked if not client.has_left for tp in lookup.partitions)
+            partitions = frozenset(tp for client, lookup in asked if not client.closed for tp in lookup.partitions)
             bounds: Mapping[TopicPartition, Bounds] = {}
             offsets: Mapping[TopicPartition, int | None] = {}
             if since_ms is None:
@@ -142,7 +142,7 @@ class Lookups:
                 if told >= ANSWER_SLICE:
                     told = 0
                     await trio.lowlevel.checkpoint()
-                if client.has_left:
+                if client.closed:
                     continue
                 told += len(lookup.partitions)
                 if isinstance(lookup, LogBounds):
@@ -167,6 +167,6 @@ class Lookups:
             while self._put_off:
                 await trio.sleep_until(self._put_off[0][0])
                 _, client, partitions = self._put_off.popleft()
-                if not client.has_left:
+                if not client.closed:
                     client.ask_again(partitions)
             self._put_off_event = trio.Event()

@@ -49,13 +49,13 @@ class Registry:
         self._transports -= Counter([subscriber.transport.name])
         return True
 
-    def now_live(self, subscriber: Subscriber) -> None:
+    def became_live(self, subscriber: Subscriber) -> None:
         """It has caught up."""
         self.catching_up.pop(subscriber.number, None)
         if subscriber.resumption.expects_partitions:
             self._expecting[subscriber.number] = subscriber
 
-    def not_live(self, subscriber: Subscriber) -> None:
+    def left_live(self, subscriber: Subscriber) -> None:
         """It reads the history."""
         self._expecting.pop(subscriber.number, None)
         self.catching_up[subscriber.number] = subscriber

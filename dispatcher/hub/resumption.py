@@ -49,7 +49,7 @@ class Resumption:
     ) -> None:
         self.lookup_scope = trio.CancelScope()
         """Around what is looked up for it alone; cancelled when the subscriber leaves."""
-        self.has_left = False
+        self.closed = False
         self.records = 0
         """How many replayed records there were."""
         self._history = history
@@ -187,7 +187,7 @@ class Resumption:
 
     def go_live(self) -> bool:
         """The subscriber has been handed everything; returns whether it needed more than the history for that."""
-        self._history.now_live(self.cursor)
+        self._history.became_live(self.cursor)
         needed_kafka, self._needed_kafka = self._needed_kafka, False
         return needed_kafka
 
@@ -200,7 +200,7 @@ class Resumption:
 
     def close(self) -> None:
         """The subscriber has left: it wants no answer."""
-        self.has_left = True
+        self.closed = True
         # It holds this one: without a cycle, its memory is free as soon as its connection has ended.
         self._wake = _nothing
         self.lookup_scope.cancel()

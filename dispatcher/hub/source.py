@@ -36,7 +36,7 @@ class Source(Protocol):
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A sign of life, encoded for the feed, with the position of the head for who has taken all of it."""
 
-    def now_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
+    def became_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
         """From now on every new entry is offered to the subscriber.
 
         Args:
@@ -44,7 +44,7 @@ class Source(Protocol):
             needed_kafka: Whether it needed more than the history for that.
         """
 
-    def not_live(self, subscriber: "Subscriber") -> None:
+    def left_live(self, subscriber: "Subscriber") -> None:
         """The subscriber reads the history itself."""
 
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:

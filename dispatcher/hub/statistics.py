@@ -106,7 +106,7 @@ class Counted(Protocol):
     """A subscriber, as far as it is counted."""
 
     state: SubscriberState
-    has_left: bool
+    closed: bool
 
     @property
     def buffered_bytes(self) -> int:
@@ -159,7 +159,7 @@ class Census:
             if count.is_full:
                 await count.checkpoint()
             count.work += 1
-            if subscriber.has_left:
+            if subscriber.closed:
                 continue
             if subscriber.state is SubscriberState.LIVE:
                 behind.append(subscriber.buffered_records)
@@ -175,7 +175,7 @@ class Census:
             if count.is_full:
                 await count.checkpoint()
             count.work += each
-            if not subscriber.has_left:
+            if not subscriber.closed:
                 found.append(subscriber.behind_records())
         # Each of the sample stands for as many as were not looked at.
         behind += found * max(1, len(catching_up) // max(1, len(sample)))

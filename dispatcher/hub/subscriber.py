@@ -53,7 +53,7 @@ class Subscriber:
         self.number = number
         self.feed = feed
         self.state = SubscriberState.CATCHING_UP
-        self.has_left = False
+        self.closed = False
         self.in_flight: Sequence[Entry] = ()
         """The entries of the write under way."""
         self.records = 0
@@ -132,7 +132,7 @@ class Subscriber:
         """Leave the live feed; what the channel held is in the history, behind the cursor."""
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
-        self._source.not_live(self)
+        self._source.left_live(self)
         self._buffer.clear()
         self._nudge()
 
@@ -141,7 +141,7 @@ class Subscriber:
 
         Does nothing when the subscriber has left.
         """
-        if self._goodbye is None and not self.has_left:
+        if self._goodbye is None and not self.closed:
             self._goodbye = goodbye
             self._nudge()
 
@@ -160,7 +160,7 @@ class Subscriber:
 
         Called by `FanOut`, a slice of the subscribers at a time.
         """
-        if self.has_left or self._sent_state.is_current:
+        if self.closed or self._sent_state.is_current:
             return
         if self._parked:
             mark = self._sent_state.mark()
@@ -224,7 +224,7 @@ class Subscriber:
         self.in_flight = entries
         try:
             await self.transport.send_all(buffers)
-            if self.has_left or self.transport.ended:
+            if self.closed or self.transport.ended:
                 invariants.violated(Invariant.NOTHING_DISPATCHED_AFTER_CLOSE, subscriber=self.number)
                 raise SubscriberGoneError("the stream has ended")
             self._source.dispatched(entries, 1)
@@ -237,7 +237,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Close both ends of the channel; the hub calls it when the subscriber has left."""
-        self.has_left = True
+        self.closed = True
         # A round that is under way still knows it, and must offer it nothing.
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
@@ -286,7 +286,7 @@ class Subscriber:
         taken = self.resumption.take(self._write_bytes)
         if not taken and not self.resumption.pending and self._goodbye is None:
             self.state = SubscriberState.LIVE
-            self._source.now_live(self, needed_kafka=self.resumption.go_live())
+            self._source.became_live(self, needed_kafka=self.resumption.go_live())
         return taken
 
     def _state(self, begins_at: str = "") -> Iterator[bytes]:

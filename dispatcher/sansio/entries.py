@@ -20,7 +20,7 @@ class Entry(Moment):
         version: The version of the history's partitions that the snapshot is about; see `History.ahead`.
     """
 
-    __slots__ = ("batch", "bytes", "dispatched", "encoded", "records", "retired", "version")
+    __slots__ = ("batch", "bytes", "dispatched", "encoded", "records", "removed", "version")
 
     def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, version: int) -> None:
         super().__init__(sequence, snapshot)
@@ -32,7 +32,7 @@ class Entry(Moment):
         self.records = len(batch.records)
         """Number of records, known also when they are gone."""
         self.dispatched = False
-        self.retired = False
+        self.removed = False
         """Its partition has left the replica: nobody is handed it any more."""
 
     def forget(self) -> None:

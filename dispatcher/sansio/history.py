@@ -70,7 +70,7 @@ class History:
         return self._head.layout
 
     def lay_out(self, partitions: Collection[TopicPartition]) -> None:
-        """These partitions are assigned from now on; of those that have left, `retire` was told before."""
+        """These partitions are assigned from now on; of those that have left, `remove` was told before."""
         self._head.lay_out(partitions)
         self._moment = None
 
@@ -100,13 +100,13 @@ class History:
         data = entry.encoded.get(feed)
         if data is None:
             data = entry.encoded[feed] = encode(entry)
-            if not entry.retired and entry.sequence in self._entries:
+            if not entry.removed and entry.sequence in self._entries:
                 self._resize(entry, len(data))
         return data
 
     def dispatched(self, entry: Entry) -> bool:
         """Mark an entry as dispatched; False when it was already, or has left."""
-        if entry.dispatched or entry.retired:
+        if entry.dispatched or entry.removed:
             return False
         entry.dispatched = True
         self._partitions[entry.batch.partition].dispatched(entry)
@@ -165,7 +165,7 @@ class History:
                 sequence = min(sequence, first.sequence - 1)
         cursor.sequence = sequence
 
-    def now_live(self, cursor: Cursor) -> None:
+    def became_live(self, cursor: Cursor) -> None:
         """A reader has been handed everything: keep no vector of it, but of partitions that are not here."""
         if self._moment is None:
             self._moment = Moment(self.head, self._head.snapshot())
@@ -229,26 +229,26 @@ class History:
         found = self._partitions.get(partition)
         return 0 if found is None else found.waiting_records
 
-    def retire(self, partitions: Collection[TopicPartition]) -> None:
+    def remove(self, partitions: Collection[TopicPartition]) -> None:
         """Take partitions out: their entries are handed to nobody any more, and no id names them any more.
 
         Readers of the remaining entries may never have been handed the earlier records of these partitions: an id that
         named them would make their new owner skip those records. Entries are mended when they are handed out.
         """
         for partition in partitions:
-            retired = self._partitions.pop(partition, None)
-            if retired is None:
+            removed = self._partitions.pop(partition, None)
+            if removed is None:
                 continue
             self._version += 1
             self._head.move(partition, None)
-            for entry in retired.entries:
-                entry.retired = True
+            for entry in removed.entries:
+                entry.removed = True
                 del self._entries[entry.sequence]
                 self.bytes -= entry.bytes
                 entry.forget()
-            self.waiting_bytes -= retired.waiting_bytes
+            self.waiting_bytes -= removed.waiting_bytes
         self._moment = None
-        self._dispatched = deque(entry for entry in self._dispatched if not entry.retired)
+        self._dispatched = deque(entry for entry in self._dispatched if not entry.removed)
         self._compact()
 
     def trim(self) -> None:

@@ -20,7 +20,7 @@ class Doubter:
 
     def __init__(self) -> None:
         self.lookup_scope = trio.CancelScope()
-        self.has_left = False
+        self.closed = False
         self.told: list[Mapping[TopicPartition, Bounds]] = []
         self.again: list[AbstractSet[TopicPartition]] = []
         self.may_ask_again = trio.Event()

@@ -43,7 +43,7 @@ def history_of(**offsets: int) -> History:
 def leave(history: History, catch_up: CatchUp, *partitions: TopicPartition) -> None:
     """Partitions leave the replica."""
     catch_up.partitions_removing(partitions)
-    history.retire(partitions)
+    history.remove(partitions)
     catch_up.partitions_removed()
 
 
@@ -141,7 +141,7 @@ def test_an_answer_that_is_about_another_log_is_ignored() -> None:
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
     lookup = read_lookup(catch_up)
     catch_up.partitions_removing([A])
-    history.retire([A])
+    history.remove([A])
     catch_up.partition_recreated(A)
     append(history, A, 0, dispatch=False)
     catch_up.partition_added(A, None)
@@ -201,7 +201,7 @@ def test_a_time_is_looked_up_for_what_no_id_names_and_once() -> None:
     catch_up = CatchUp(history, TOPICS, {}, 1000)
     catch_up.on_offsets_for_time(time_lookup(catch_up), {A: None, B: None})
     assert (catch_up.ask(), sequences(history, catch_up)) == (None, [])
-    history.now_live(catch_up.cursor)
+    history.became_live(catch_up.cursor)
     assert not catch_up.concerns(A, None)
 
 
@@ -233,8 +233,8 @@ def test_a_partition_that_was_named_never_begins_at_the_time() -> None:
     assert catch_up.concerns(A, None)
     catch_up.partition_added(A, None)
     assert sequences(history, catch_up) == [1, 2]
-    history.now_live(catch_up.cursor)
-    history.retire([A])
+    history.became_live(catch_up.cursor)
+    history.remove([A])
     append(history, A, 6)
     assert not catch_up.concerns(A, None)
 
@@ -257,7 +257,7 @@ def test_a_partition_that_comes_back_before_its_end_is_unverified() -> None:
     """Repeats, or another log: a reader that was there when it left has to know; nobody else is held up by it."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {}, None)
-    history.now_live(catch_up.cursor)
+    history.became_live(catch_up.cursor)
     assert not catch_up.concerns(A, None)
     assert not catch_up.concerns(A, 6)
     assert catch_up.concerns(A, 7)

@@ -82,7 +82,7 @@ def test_a_reader_that_was_live_stands_after_what_it_was_handed() -> None:
     reader = cursor(history, ASSETS)
     gone = TopicPartition("assets", 9)
     reader.next_offsets[gone] = 5
-    history.now_live(reader)
+    history.became_live(reader)
     assert reader.next_offsets == {gone: 5}
     entry = history.append(batch(A, 8))
     history.append(batch(OTHER, 4))
@@ -96,7 +96,7 @@ def test_a_reader_that_was_live_stands_after_what_it_was_handed() -> None:
     history.locate(reader)
     history.locate(reader)
     assert reader.next_offsets == {A: 9, B: 3, gone: 5}
-    history.retire([A])
+    history.remove([A])
     history.lay_out([A, B])
     history.reached(A, 50)
     reader.seen, reader.next_offsets = entry, {}
@@ -110,11 +110,11 @@ def test_those_that_become_live_at_the_same_head_share_it() -> None:
     history.reached(A, 6)
     history.append(batch(A, 6))
     first, second, third = (cursor(history, ASSETS) for _ in range(3))
-    history.now_live(first)
-    history.now_live(second)
+    history.became_live(first)
+    history.became_live(second)
     assert first.seen is second.seen
     history.reached(A, 8)
-    history.now_live(third)
+    history.became_live(third)
     history.locate(first)
     history.locate(third)
     assert (first.next_offsets[A], third.next_offsets[A]) == (7, 8)
@@ -128,7 +128,7 @@ def test_ids_of_entries_name_the_partitions_that_are_here_when_they_are_handed_o
     history.reached(B, 30)
     history.reached(OTHER, 40)
     append(history, B, A)
-    history.retire([OTHER])
+    history.remove([OTHER])
     history.lay_out([A, B])
     reader = cursor(history, ASSETS, a=0, b=0)
     assert history.next(reader) is first
@@ -222,7 +222,7 @@ def test_encoded_bytes_are_made_once_and_counted() -> None:
     history.dispatched(entry)
     history.encode(entry, "other feed", encode)
     assert (history.bytes, history.waiting_bytes) == (ONE_BYTES + 200, 0)
-    history.retire([A])
+    history.remove([A])
     history.encode(entry, "third feed", encode)
     assert HistoryStatistics(0, 0, 0, 0) == history.statistics()
 
@@ -232,8 +232,8 @@ def test_a_retired_partition_is_handed_to_nobody() -> None:
     history = Log(10**6)
     first, second, third = append(history, A, B, A)
     history.dispatched(first)
-    history.retire([A])
-    history.retire([A])
+    history.remove([A])
+    history.remove([A])
     assert first.retired
     assert third.retired
     assert not history.dispatched(third)

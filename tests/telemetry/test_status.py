@@ -153,7 +153,7 @@ class Somebody:
 
     def __init__(self, state: SubscriberState, behind: int = 0) -> None:
         self.state = state
-        self.has_left = False
+        self.closed = False
         self.buffered_bytes = self.buffered_records = behind
         self.replaying = state is SubscriberState.CATCHING_UP
 
@@ -196,7 +196,7 @@ async def test_a_census_of_few_is_exact_and_of_this_moment(monkeypatch: pytest.M
     everybody = [Somebody(SubscriberState.LIVE, n) for n in range(5)] + [Somebody(SubscriberState.CATCHING_UP)]
     census = Census(lambda: everybody, lambda: 2)
     assert (await census.take())[0] == statistics.CensusStatistics(1, 2, 7, 10)
-    everybody[4].buffered_bytes, everybody[3].has_left = 104, True
+    everybody[4].buffered_bytes, everybody[3].closed = 104, True
     assert (await census.take())[0] == statistics.CensusStatistics(1, 2, 7, 107)
     monkeypatch.setattr(statistics, "SLICE", 2)
     assert (await census.take())[0].buffered_bytes == 107
