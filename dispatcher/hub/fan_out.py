@@ -19,7 +19,7 @@ import trio
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.subscriber import Subscriber
-from dispatcher.sansio.entries import Entry, Item, Offer
+from dispatcher.sansio.entries import EncodedEntry, Entry, Round
 
 SLICE = 256
 """Most subscribers between two yields: at 7 µs each the loop is held for less than two milliseconds."""
@@ -67,11 +67,11 @@ class FanOut:
         self._state_is_new = False
         self._on_dispatched = on_dispatched
         self._live: dict[Feed, dict[int, Subscriber]] = {}
-        self._published: dict[Feed, list[Item]] = {}
+        self._published: dict[Feed, list[EncodedEntry]] = {}
         self._published_bytes = 0
         self._newest: dict[Feed, int] = {}
         """The sequence of the newest entry that was published for each feed, since somebody reads it live."""
-        self._under_way: dict[Feed, list[Item]] = {}
+        self._under_way: dict[Feed, list[EncodedEntry]] = {}
         """What this round has not offered to everybody yet."""
         self._wake_up = trio.Event()
         self._settled = trio.Event()
@@ -81,7 +81,7 @@ class FanOut:
         self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
 
     def remove(self, subscriber: Subscriber) -> None:
-        """Offer it nothing more."""
+        """Round it nothing more."""
         live = self._live.get(subscriber.feed)
         if live is not None:
             live.pop(subscriber.number, None)
@@ -95,7 +95,7 @@ class FanOut:
         self._wake_up.set()
 
     def publish(self, entry: Entry) -> None:
-        """Offer an entry with the next round. Encoded now: the history may have let it go by then."""
+        """Round an entry with the next round. Encoded now: the history may have let it go by then."""
         for feed in self._live:
             if entry.batch.partition.topic in feed.topics:
                 data = self._encoder.entry(feed, entry)
@@ -167,8 +167,8 @@ class FanOut:
             taken = trio.current_time() - before
             seconds = seconds - taken if taken > NOBODY_SECONDS else 0
 
-    def _parts(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        part: list[Item] = []
+    def _parts(self, items: Sequence[EncodedEntry]) -> Iterator[list[EncodedEntry]]:
+        part: list[EncodedEntry] = []
         size_bytes = 0
         for item in items:
             if part and size_bytes + len(item[1]) > self._round_bytes:
@@ -182,17 +182,17 @@ class FanOut:
         """Let others have the loop: anything may happen here."""
         await trio.lowlevel.checkpoint()
 
-    async def _offer(self, feed: Feed, items: list[Item]) -> None:
+    async def _offer(self, feed: Feed, items: list[EncodedEntry]) -> None:
         """One round of one feed."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
-        offer = Offer(items)
-        step = max(1, min(SLICE, SLICE_BYTES // offer.size_bytes))
+        round_ = Round(items)
+        step = max(1, min(SLICE, SLICE_BYTES // round_.size_bytes))
         for start in range(0, len(subscribers), step):
             if start:
                 # Subscribers that are not live any more when this goes on, as after `withdraw`, take nothing.
                 await self._between_slices()
             taken = 0
             for subscriber in subscribers[start : start + step]:
-                taken += subscriber.offer(offer)
-            self._on_dispatched(offer.entries, taken)
+                taken += subscriber.offer(round_)
+            self._on_dispatched(round_.entries, taken)

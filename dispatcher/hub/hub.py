@@ -150,12 +150,12 @@ class Hub:
         """So many subscribers' sockets accepted all bytes of these entries."""
         if subscribers:
             for entry in entries:
-                self._counts.deliveries += entry.records * subscribers
+                self._counts.deliveries += entry.record_count * subscribers
                 if not entry.dispatched:
                     self._first_dispatched(entry)
 
     def became_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
-        """Offer every new entry to the subscriber."""
+        """Round every new entry to the subscriber."""
         if needed_kafka:
             self._counts.history_misses += 1
         else:
@@ -164,7 +164,7 @@ class Hub:
         self._fan_out.add(subscriber)
 
     def left_live(self, subscriber: Subscriber) -> None:
-        """Offer nothing more to the subscriber: it reads the history."""
+        """Round nothing more to the subscriber: it reads the history."""
         self._counts.fell_back += 1
         self._registry.left_live(subscriber)
         self._fan_out.remove(subscriber)
@@ -288,7 +288,7 @@ class Hub:
         if not self.history.dispatched(entry) and not entry.removed:
             return
         entry.dispatched = True
-        self._counts.dispatched_records += entry.records
+        self._counts.dispatched_records += entry.record_count
         self._on_dispatched(entry.batch)
 
     def _remove(self, partitions: Collection[TopicPartition]) -> None:

@@ -7,12 +7,12 @@ from contextlib import suppress
 
 import trio
 
-from dispatcher.sansio.entries import Cursor, Item
+from dispatcher.sansio.entries import Cursor, EncodedEntry
 
 CHANNEL_ENTRIES = 1024
 """Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
 
-_open_channel = trio.open_memory_channel[Item | None]
+_open_channel = trio.open_memory_channel[EncodedEntry | None]
 """Typed once: to build the type each time would be a fifteenth of what it costs to take a subscriber."""
 
 
@@ -29,10 +29,10 @@ class LiveBuffer:
         self._max_bytes = max_bytes
         self._send_channel, self._receive_channel = _open_channel(CHANNEL_ENTRIES)
         self.size_bytes = self.record_count = 0
-        self._first: Item | None = None
+        self._first: EncodedEntry | None = None
         """The item that has ended a wait."""
 
-    def put(self, item: Item) -> bool:
+    def put(self, item: EncodedEntry) -> bool:
         """Take an entry; False when it is full. Never waits."""
         entry, data = item
         if self.size_bytes and self.size_bytes + len(data) > self._max_bytes:
@@ -42,10 +42,10 @@ class LiveBuffer:
         except trio.WouldBlock:
             return False
         self.size_bytes += len(data)
-        self.record_count += entry.records
+        self.record_count += entry.record_count
         return True
 
-    def take(self, cursor: Cursor, write_bytes: int) -> list[Item]:
+    def take(self, cursor: Cursor, write_bytes: int) -> list[EncodedEntry]:
         """The entries of one write, past which the cursor moves; those of partitions that have left are passed over.
 
         Args:
@@ -53,13 +53,13 @@ class LiveBuffer:
             write_bytes: Entries are joined up to this size; one entry always fits.
         """
         item, self._first = self._first, None
-        taken: list[Item] = []
+        taken: list[EncodedEntry] = []
         size_bytes = 0
         while True:
             if item is not None:
                 entry, data = item
                 self.size_bytes -= len(data)
-                self.record_count -= entry.records
+                self.record_count -= entry.record_count
                 cursor.seen, cursor.sequence = entry, entry.sequence
                 if not entry.removed:
                     taken.append(item)

@@ -17,7 +17,7 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
 from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadRanges, recreated
-from dispatcher.sansio.entries import Item
+from dispatcher.sansio.entries import EncodedEntry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
 from dispatcher.sansio.records import TopicPartition
@@ -50,7 +50,7 @@ class Resumption:
         self.lookup_scope = trio.CancelScope()
         """Around what is looked up for it alone; cancelled when the subscriber leaves."""
         self.closed = False
-        self.records = 0
+        self.record_count = 0
         """How many replayed records there were."""
         self._history = history
         self._encoder = encoder
@@ -89,7 +89,7 @@ class Resumption:
                 gaps = [gap for gap in gaps if gap not in before]
                 self._found += self._encode_gaps(before)
                 self._found.append(self._encoder.replayed(self._feed, batch, seen))
-                self.records += len(batch.records)
+                self.record_count += len(batch.records)
             self._found += self._encode_gaps(gaps)
             self._wake()
 
@@ -162,9 +162,9 @@ class Resumption:
         found, self._found = self._found, []
         return found
 
-    def take(self, write_bytes: int) -> list[Item]:
+    def take(self, write_bytes: int) -> list[EncodedEntry]:
         """The next entries of the history, joined up to a size; one entry always fits. Empty at the head."""
-        taken: list[Item] = []
+        taken: list[EncodedEntry] = []
         size_bytes = 0
         cursor, feed = self.cursor, self._feed
         self._history.locate(cursor)

@@ -18,7 +18,7 @@ from dispatcher.hub.source import Source
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
 from dispatcher.hub.transport import Transport
 from dispatcher.invariants import Invariant, invariants
-from dispatcher.sansio.entries import Entry, Item, Offer
+from dispatcher.sansio.entries import EncodedEntry, Entry, Round
 from dispatcher.sansio.records import TopicPartition
 
 
@@ -56,7 +56,7 @@ class Subscriber:
         self.closed = False
         self.in_flight: Sequence[Entry] = ()
         """The entries of the write under way."""
-        self.records = 0
+        self.record_count = 0
         self._source = source
         self.transport = transport
         self._write_bytes = write_bytes
@@ -81,7 +81,7 @@ class Subscriber:
         self.cursor = self.resumption.cursor
         """Where it is."""
 
-    def offer(self, offer: Offer) -> bool:
+    def offer(self, round_: Round) -> bool:
         """Take new entries while live: at once if the socket takes them, else through the channel.
 
         When the channel is full the subscriber catches up from where it is. Never waits. Called by `FanOut`.
@@ -90,18 +90,18 @@ class Subscriber:
             Whether the socket has taken all of them.
         """
         cursor = self.cursor
-        if self._parked and cursor.sequence < offer.first_sequence:
-            sent = self.transport.try_send(offer.data)
-            if sent == offer.size_bytes:
-                cursor.seen, cursor.sequence = offer.last, offer.last_sequence
-                self.records += offer.records
+        if self._parked and cursor.sequence < round_.first_sequence:
+            sent = self.transport.try_send(round_.data)
+            if sent == round_.size_bytes:
+                cursor.seen, cursor.sequence = round_.last, round_.last_sequence
+                self.record_count += round_.record_count
                 return True
             if sent:
-                cursor.seen, cursor.sequence = offer.last, offer.last_sequence
-                self.in_flight = offer.entries
+                cursor.seen, cursor.sequence = round_.last, round_.last_sequence
+                self.in_flight = round_.entries
                 self.flush()
                 return False
-        for item in offer.items:
+        for item in round_.items:
             if self.state is SubscriberState.LIVE and item[0].sequence > self.cursor.sequence:
                 if self._buffer.put(item):
                     self._parked = False
@@ -233,7 +233,7 @@ class Subscriber:
             raise
         finally:
             self.in_flight = ()
-        self.records += sum(entry.records for entry in entries)
+        self.record_count += sum(entry.record_count for entry in entries)
 
     def close(self) -> None:
         """Close both ends of the channel; the hub calls it when the subscriber has left."""
@@ -252,7 +252,7 @@ class Subscriber:
             transport=self.transport.name,
             wire=self.feed.wire.name,
             buffered_bytes=self.buffered_bytes,
-            records=self.records + self.resumption.records,
+            records=self.record_count + self.resumption.record_count,
             replaying=self.replaying,
             behind_records=self.behind_records(),
         )
@@ -278,7 +278,7 @@ class Subscriber:
             return self._buffer.record_count
         return self.resumption.missing_records()
 
-    def _take(self) -> list[Item]:
+    def _take(self) -> list[EncodedEntry]:
         """What goes into the next write: from the channel when live, else from the history."""
         if self.state is SubscriberState.LIVE:
             return self._buffer.take(self.cursor, self._write_bytes)

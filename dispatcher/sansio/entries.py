@@ -20,7 +20,7 @@ class Entry(Moment):
         version: The version of the history's partitions that the snapshot is about; see `History.ahead`.
     """
 
-    __slots__ = ("batch", "bytes", "dispatched", "encoded", "records", "removed", "version")
+    __slots__ = ("batch", "dispatched", "encoded", "record_count", "removed", "size_bytes", "version")
 
     def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, version: int) -> None:
         super().__init__(sequence, snapshot)
@@ -28,8 +28,8 @@ class Entry(Moment):
         self.version = version
         self.encoded: dict[object, bytes] = {}
         """Ready-made bytes by feed: encoded once, the same object for every subscriber."""
-        self.bytes = batch.size_bytes + OFFSET_BYTES * len(snapshot.offsets)
-        self.records = len(batch.records)
+        self.size_bytes = batch.size_bytes + OFFSET_BYTES * len(snapshot.offsets)
+        self.record_count = len(batch.records)
         """Number of records, known also when they are gone."""
         self.dispatched = False
         self.removed = False
@@ -41,26 +41,26 @@ class Entry(Moment):
         self.batch.records = NO_RECORDS
 
 
-Item = tuple[Entry, bytes]
+EncodedEntry = tuple[Entry, bytes]
 """An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
 
 
-class Offer:
+class Round:
     """What is offered to each live subscriber of a feed, and all that is the same for each.
 
     Args:
         items: Entries in order, one at least, each with its bytes.
     """
 
-    __slots__ = ("data", "entries", "first_sequence", "items", "last", "last_sequence", "records", "size_bytes")
+    __slots__ = ("data", "entries", "first_sequence", "items", "last", "last_sequence", "record_count", "size_bytes")
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[EncodedEntry]) -> None:
         self.items = items
         self.entries = [entry for entry, _ in items]
         self.data = items[0][1] if len(items) == 1 else b"".join([data for _, data in items])
         """The bytes of all of them."""
         self.size_bytes = len(self.data)
-        self.records = sum([entry.records for entry in self.entries])
+        self.record_count = sum([entry.record_count for entry in self.entries])
         self.last = self.entries[-1]
         self.first_sequence, self.last_sequence = self.entries[0].sequence, self.last.sequence
 

@@ -32,7 +32,7 @@ class HistoryStatistics:
     """A snapshot of the history."""
 
     entries: int
-    bytes: int
+    size_bytes: int
     """Memory of all entries, their encoded bytes included."""
     waiting_bytes: int
     """Memory of the undispatched ones."""
@@ -50,7 +50,7 @@ class History:
         self.history_bytes = history_bytes
         self.head = 0
         """Sequence of the newest entry; the first one has 1."""
-        self.bytes = 0
+        self.size_bytes = 0
         self.waiting_bytes = 0
         self._entries: dict[int, Entry] = {}
         self._sequences: list[int] = []
@@ -90,8 +90,8 @@ class History:
         self._entries[self.head] = entry
         self._sequences.append(self.head)
         partition.append(entry)
-        self.bytes += entry.bytes
-        self.waiting_bytes += entry.bytes
+        self.size_bytes += entry.size_bytes
+        self.waiting_bytes += entry.size_bytes
         self.trim()
         return entry
 
@@ -110,7 +110,7 @@ class History:
             return False
         entry.dispatched = True
         self._partitions[entry.batch.partition].dispatched(entry)
-        self.waiting_bytes -= entry.bytes
+        self.waiting_bytes -= entry.size_bytes
         self._dispatched.append(entry)
         self.trim()
         return True
@@ -244,7 +244,7 @@ class History:
             for entry in removed.entries:
                 entry.removed = True
                 del self._entries[entry.sequence]
-                self.bytes -= entry.bytes
+                self.size_bytes -= entry.size_bytes
                 entry.forget()
             self.waiting_bytes -= removed.waiting_bytes
         self._moment = None
@@ -254,7 +254,7 @@ class History:
     def trim(self) -> None:
         """Evict dispatched entries, in the order of their dispatch, until the bound holds."""
         tries = len(self._dispatched)
-        while self.bytes > self.history_bytes and tries:
+        while self.size_bytes > self.history_bytes and tries:
             tries -= 1
             entry = self._dispatched.popleft()
             partition = self._partitions[entry.batch.partition]
@@ -265,7 +265,7 @@ class History:
             partition.begins = entry.batch.next_offset
             self._trimmed_to = max(self._trimmed_to, entry.sequence)
             del self._entries[entry.sequence]
-            self.bytes -= entry.bytes
+            self.size_bytes -= entry.size_bytes
             entry.forget()
             tries = len(self._dispatched)  # those after it in its partition can go now
         self._compact()
@@ -274,14 +274,14 @@ class History:
         """A snapshot of the history."""
         return HistoryStatistics(
             entries=len(self._entries),
-            bytes=self.bytes,
+            size_bytes=self.size_bytes,
             waiting_bytes=self.waiting_bytes,
             waiting_records=sum(partition.waiting_records for partition in self._partitions.values()),
         )
 
     def _resize(self, entry: Entry, more_bytes: int) -> None:
-        entry.bytes += more_bytes
-        self.bytes += more_bytes
+        entry.size_bytes += more_bytes
+        self.size_bytes += more_bytes
         if not entry.dispatched:
             self.waiting_bytes += more_bytes
             self._partitions[entry.batch.partition].waiting_bytes += more_bytes

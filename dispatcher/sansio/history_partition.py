@@ -53,14 +53,14 @@ class HistoryPartition:
         self.ends = entry.batch.next_offset
         self.entries.append(entry)
         self.waiting[entry.sequence] = entry
-        self.waiting_bytes += entry.bytes
-        self.waiting_records += entry.records
+        self.waiting_bytes += entry.size_bytes
+        self.waiting_records += entry.record_count
 
     def dispatched(self, entry: Entry) -> None:
         """An entry waits no longer."""
         del self.waiting[entry.sequence]
-        self.waiting_bytes -= entry.bytes
-        self.waiting_records -= entry.records
+        self.waiting_bytes -= entry.size_bytes
+        self.waiting_records -= entry.record_count
 
     def first_from(self, offset: int) -> Entry | None:
         """The first entry in memory that holds an offset or a later one; None when there is none."""

@@ -81,7 +81,9 @@ ROWS: Sequence[Row] = (
         "Bytes of records that no subscriber has taken yet.",
         lambda s: s.hub.history.waiting_bytes,
     ),
-    _gauge("history_bytes", "Bytes of records in memory, waiting records included.", lambda s: s.hub.history.bytes),
+    _gauge(
+        "history_bytes", "Bytes of records in memory, waiting records included.", lambda s: s.hub.history.size_bytes
+    ),
     _gauge("subscriber_channel_bytes", "Bytes queued for subscribers.", lambda s: s.census.buffered_bytes),
     _gauge(
         "prefetched_bytes",

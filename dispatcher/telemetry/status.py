@@ -132,7 +132,7 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
         },
         "history": {"hits": hub.history_hits, "misses": hub.history_misses},
         "bytes": {
-            "history": hub.history.bytes,
+            "history": hub.history.size_bytes,
             "waiting": hub.history.waiting_bytes,
             "subscriber_channels": census.buffered_bytes,
             "prefetched": pipeline.prefetched_bytes,

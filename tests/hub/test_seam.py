@@ -63,7 +63,7 @@ async def test_what_is_encoded_for_other_feeds_stays_within_the_bound(nursery: t
         await nursery.start(bench.serve, reader, {ONE: oldest - 1}, None, feed_of(wire, frozenset({"assets"})))
         await settle()
         assert b"".join(reader.writes).count(b"assets:0=") == 1 + bench.number - oldest, "one of the first state"
-        assert bench.hub.history.bytes <= 20_000
+        assert bench.hub.history.size_bytes <= 20_000
 
 
 async def test_nothing_is_kept_of_feeds_that_nobody_reads(nursery: trio.Nursery) -> None:

@@ -134,7 +134,7 @@ def test_ids_of_entries_name_the_partitions_that_are_here_when_they_are_handed_o
     assert history.next(reader) is first
     assert (first.snapshot.layout.partitions, first.snapshot.offsets) == ((A, B), (0, 29))
     assert not first.encoded, "its bytes had another id"
-    assert history.bytes == 3 * ONE_BYTES - OFFSET_BYTES
+    assert history.size_bytes == 3 * ONE_BYTES - OFFSET_BYTES
     history.encode(first, "feed", lambda _: b"new")
     snapshot = first.snapshot
     reader = cursor(history, ASSETS, a=0, b=0)
@@ -163,7 +163,7 @@ def test_dispatched_entries_go_when_room_is_needed() -> None:
     history.dispatched(first)
     history.dispatched(second)
     append(history, A)
-    assert history.bytes == 3 * ONE_BYTES, "the one that was dispatched first has gone"
+    assert history.size_bytes == 3 * ONE_BYTES, "the one that was dispatched first has gone"
     assert not first.batch.records, "and holds nothing"
     assert read(history, reader) == [2, 3, 4]
     append(history, A)
@@ -193,9 +193,9 @@ def test_those_behind_one_that_goes_go_with_it() -> None:
     first, second, third = append(history, A, A, A)
     history.dispatched(third)
     history.dispatched(second)
-    assert history.bytes == 3 * ONE_BYTES
+    assert history.size_bytes == 3 * ONE_BYTES
     history.dispatched(first)
-    assert history.bytes == ONE_BYTES
+    assert history.size_bytes == ONE_BYTES
 
 
 def test_an_entry_counts_the_partitions_whose_offsets_it_keeps() -> None:
@@ -203,7 +203,7 @@ def test_an_entry_counts_the_partitions_whose_offsets_it_keeps() -> None:
     history = History(10**6)
     history.lay_out([TopicPartition("assets", number) for number in range(1000)])
     history.append(batch(A, 0))
-    assert history.bytes == ONE_BYTES + 997 * OFFSET_BYTES
+    assert history.size_bytes == ONE_BYTES + 997 * OFFSET_BYTES
 
 
 def test_encoded_bytes_are_made_once_and_counted() -> None:
@@ -218,10 +218,10 @@ def test_encoded_bytes_are_made_once_and_counted() -> None:
 
     assert history.encode(entry, "feed", encode) is history.encode(entry, "feed", encode)
     assert [entry] == calls
-    assert (history.bytes, history.waiting_bytes) == (ONE_BYTES + 100, ONE_BYTES + 100)
+    assert (history.size_bytes, history.waiting_bytes) == (ONE_BYTES + 100, ONE_BYTES + 100)
     history.dispatched(entry)
     history.encode(entry, "other feed", encode)
-    assert (history.bytes, history.waiting_bytes) == (ONE_BYTES + 200, 0)
+    assert (history.size_bytes, history.waiting_bytes) == (ONE_BYTES + 200, 0)
     history.remove([A])
     history.encode(entry, "third feed", encode)
     assert HistoryStatistics(0, 0, 0, 0) == history.statistics()
@@ -281,7 +281,7 @@ def test_what_is_handed_out_is_a_run_without_hole_or_repeat(
             if found is not None:
                 seen[found.batch.partition].append(found.sequence)
         can_go = [e for e in history._dispatched if history._partitions[e.batch.partition].entries[0] is e]
-        assert history.bytes <= entries * ONE_BYTES or not can_go
+        assert history.size_bytes <= entries * ONE_BYTES or not can_go
         assert history.statistics().waiting_bytes == len(waiting) * ONE_BYTES
     for partition, sequences in seen.items():
         assert appended[partition][: len(sequences)] == sequences
