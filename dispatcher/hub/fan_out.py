@@ -30,14 +30,14 @@ SLICE_BYTES = 1024 * 1024
 STATE_SLICE = 64
 """Most subscribers that are sent a new state between two yields: 16 µs each, and more for those whose task wakes."""
 
-LONG_SECONDS = 0.001
+LONG_ROUND_SECONDS = 0.001
 """A round that took longer has kept others waiting."""
 
-OTHERS_SHARE = 3.0
+YIELD_RATIO = 3.0
 """Others are left the loop for so many times as long as a long round took, if they want it. The next round takes more
 records at once then, which is less work for all: so in the storm after a restart those who come are served sooner."""
 
-NOBODY_SECONDS = 0.0001
+IDLE_CHECKPOINT_SECONDS = 0.0001
 """When the loop is back sooner than this, nobody wanted it."""
 
 CONGESTED_BYTES = 256 * 1024
@@ -160,12 +160,12 @@ class FanOut:
 
     async def _leave_to_others(self, taken_seconds: float) -> None:
         """Return when others have had their share of the loop, or nobody wants it."""
-        seconds = OTHERS_SHARE * taken_seconds if taken_seconds > LONG_SECONDS else 0
+        seconds = YIELD_RATIO * taken_seconds if taken_seconds > LONG_ROUND_SECONDS else 0
         while seconds > 0:
             before = trio.current_time()
             await trio.lowlevel.checkpoint()
             taken = trio.current_time() - before
-            seconds = seconds - taken if taken > NOBODY_SECONDS else 0
+            seconds = seconds - taken if taken > IDLE_CHECKPOINT_SECONDS else 0
 
     def _parts(self, items: Sequence[EncodedEntry]) -> Iterator[list[EncodedEntry]]:
         part: list[EncodedEntry] = []

@@ -60,7 +60,7 @@ class Resumption:
         self._catch_up = CatchUp(history, feed.topics, position, since_ms)
         self.cursor = self._catch_up.cursor
         """Where the subscriber is."""
-        self._found: list[bytes] = []
+        self._replay_output: list[bytes] = []
         """What is to be sent before the history goes on."""
         self._needed_kafka = False
 
@@ -75,7 +75,7 @@ class Resumption:
         """Take where logs begin and end."""
         gaps = self._catch_up.on_log_bounds(lookup, bounds)
         if gaps is not None:
-            self._found += self._encode_gaps(gaps)
+            self._replay_output += self._encode_gaps(gaps)
             self._wake()
 
     def on_chunk(self, lookup: ReadRanges, chunk: Chunk) -> None:
@@ -87,10 +87,10 @@ class Resumption:
                 # After the records that precede it: a gap moves clients past its last offset.
                 before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
                 gaps = [gap for gap in gaps if gap not in before]
-                self._found += self._encode_gaps(before)
-                self._found.append(self._encoder.replayed(self._feed, batch, seen))
+                self._replay_output += self._encode_gaps(before)
+                self._replay_output.append(self._encoder.replayed(self._feed, batch, seen))
                 self.record_count += len(batch.records)
-            self._found += self._encode_gaps(gaps)
+            self._replay_output += self._encode_gaps(gaps)
             self._wake()
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
@@ -114,7 +114,7 @@ class Resumption:
             first_offset: The first one of the new log.
         """
         if next_offset is not None:
-            self._found += self._encode_gaps([recreated(partition, next_offset, first_offset)])
+            self._replay_output += self._encode_gaps([recreated(partition, next_offset, first_offset)])
         self._catch_up.partition_recreated(partition)
         self._drop_lookup()
         self._wake()
@@ -157,9 +157,9 @@ class Resumption:
         """About how many records lie between the subscriber and the head."""
         return self._catch_up.missing_records()
 
-    def take_found(self) -> list[bytes]:
+    def take_replay_output(self) -> list[bytes]:
         """What was looked up and has to be sent before the history goes on."""
-        found, self._found = self._found, []
+        found, self._replay_output = self._replay_output, []
         return found
 
     def take(self, write_bytes: int) -> list[EncodedEntry]:

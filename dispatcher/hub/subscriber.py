@@ -76,7 +76,7 @@ class Subscriber:
             feed,
             position=position,
             since_ms=since_ms,
-            wake=self._nudge,
+            wake=self._wake,
         )
         self.cursor = self.resumption.cursor
         """Where it is."""
@@ -134,7 +134,7 @@ class Subscriber:
         self._parked = False
         self._source.left_live(self)
         self._buffer.clear()
-        self._nudge()
+        self._wake()
 
     def end(self, goodbye: Goodbye) -> None:
         """Let the write under way finish, then say goodbye and return from `run`; the first reason counts.
@@ -143,17 +143,17 @@ class Subscriber:
         """
         if self._goodbye is None and not self.closed:
             self._goodbye = goodbye
-            self._nudge()
+            self._wake()
 
     def leave(self) -> None:
         """The client has said that it leaves: let the write under way finish, then return from `run`."""
         self._leaves = True
-        self._nudge()
+        self._wake()
 
     def flush(self) -> None:
         """The transport has kept bytes: send them before anything else."""
         self._unsent = True
-        self._nudge()
+        self._wake()
 
     def send_state(self) -> None:
         """Send the replica's state if it is new: at once if the socket takes it, else with the next write.
@@ -170,7 +170,7 @@ class Subscriber:
                     self.flush()
                 return
             self._sent_state.reset(mark)
-        self._nudge()
+        self._wake()
 
     def heartbeat(self, data: bytes) -> None:
         """Send a sign of life: at once if the socket takes it, else with the next write.
@@ -184,7 +184,7 @@ class Subscriber:
                 self.flush()
             return
         self._heartbeat_due = True
-        self._nudge()
+        self._wake()
 
     async def run(self) -> Goodbye | None:
         """Write until the stream ends; returns why the server ended it, None when the client has left.
@@ -206,7 +206,7 @@ class Subscriber:
                 return None
             if self._goodbye is not None:
                 break
-            found = self.resumption.take_found()
+            found = self.resumption.take_replay_output()
             taken = [] if found or self.resumption.pending else self._take()
             buffers = [*self._state(begins_at), *found, *(data for _, data in taken), *self._heartbeat()]
             if buffers:
@@ -300,7 +300,7 @@ class Subscriber:
             at_head = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
             yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
 
-    def _nudge(self) -> None:
+    def _wake(self) -> None:
         """Wake the task if it waits; if it does not, it looks by itself before it waits again."""
         self._parked = False
         self._buffer.wake()

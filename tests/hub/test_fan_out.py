@@ -113,15 +113,15 @@ async def test_behind_a_long_round_others_have_their_share(
     transport.gate.set()
     await nursery.start(bench.serve, transport)
     await settle()
-    monkeypatch.setattr(fan_out, "LONG_SECONDS", 0)
-    monkeypatch.setattr(fan_out, "OTHERS_SHARE", float("inf"))
-    monkeypatch.setattr(fan_out, "NOBODY_SECONDS", 0)
+    monkeypatch.setattr(fan_out, "LONG_ROUND_SECONDS", 0)
+    monkeypatch.setattr(fan_out, "YIELD_RATIO", float("inf"))
+    monkeypatch.setattr(fan_out, "IDLE_CHECKPOINT_SECONDS", 0)
     before = len(transport.writes)
     for _ in range(3):
         bench.publish(ONE)
         await checkpoints()
     assert transport.values == ["0"]
-    monkeypatch.setattr(fan_out, "NOBODY_SECONDS", float("inf"))
+    monkeypatch.setattr(fan_out, "IDLE_CHECKPOINT_SECONDS", float("inf"))
     await bench.hub.wait_settled()
     assert (transport.values, len(transport.writes) - before) == (["0", "1", "2"], 2)
 

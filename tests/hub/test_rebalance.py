@@ -47,7 +47,7 @@ async def test_a_rebalance_visits_no_live_subscriber(nursery: trio.Nursery, monk
     bench.publish(ONE, TWO)
     await settle()
     with (
-        counted(monkeypatch, Subscriber, "partition_added", "_nudge") as calls,
+        counted(monkeypatch, Subscriber, "partition_added", "_wake") as calls,
         counted(monkeypatch, Resumption, "partitions_removing", "partitions_removed") as more_calls,
     ):
         bench.hub.unassigned([ONE, TWO])

@@ -1,4 +1,4 @@
-"""Columns of bytes are woven record by record, and what is JSON in them is each text's own."""
+"""Columns of bytes are interleaved record by record, and what is JSON in them is each text's own."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.sansio.encoding.columns import json_numbers, json_strings, woven
+from dispatcher.sansio.encoding.columns import interleaved, json_numbers, json_strings
 
 NEAR_THE_SEPARATOR = st.text(alphabet='\x7f\x1f"\\,u07f\u2028é', max_size=6)
 
@@ -15,7 +15,7 @@ NEAR_THE_SEPARATOR = st.text(alphabet='\x7f\x1f"\\,u07f\u2028é', max_size=6)
 def test_strings_are_each_texts_own(texts: list[str | None]) -> None:
     """Also where one is null, or holds the byte that separates them."""
     columns = json_strings([None if text is None else text.encode() for text in texts])
-    assert json.loads(b"[%b]" % woven(len(texts), b",", *columns)[1:]) == texts
+    assert json.loads(b"[%b]" % interleaved(len(texts), b",", *columns)[1:]) == texts
 
 
 def test_strings_are_utf_8() -> None:
@@ -41,4 +41,6 @@ def test_a_range_is_numbers() -> None:
 def test_columns_are_woven_record_by_record(number: int) -> None:
     """From left to right; what is the same for all comes with each."""
     names = [b"a", b"b", b"c"][:number]
-    assert woven(number, b"<", b"i", names, b"", names, b">") == b"".join(b"<i%b%b>" % (name, name) for name in names)
+    assert interleaved(number, b"<", b"i", names, b"", names, b">") == b"".join(
+        b"<i%b%b>" % (name, name) for name in names
+    )

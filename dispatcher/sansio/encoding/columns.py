@@ -1,4 +1,4 @@
-"""Columns of bytes, and how they are woven: all records of a batch are encoded together, by a few calls into C."""
+"""Columns of bytes, and how they are interleaved: all records of a batch are encoded together, by a few calls into C."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -14,7 +14,7 @@ _SEPARATOR = b"\x7f"
 _NULL = b"null"
 
 
-def woven(number: int, *columns: Column) -> bytes:
+def interleaved(number: int, *columns: Column) -> bytes:
     """What the columns hold of the first record, of the second, and so on, joined.
 
     Args:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from dispatcher.sansio.encoding.columns import json_numbers, woven
+from dispatcher.sansio.encoding.columns import interleaved, json_numbers
 from dispatcher.sansio.encoding.envelope import envelope_columns
 from dispatcher.sansio.records import Batch
 
@@ -36,7 +36,7 @@ def encode_records(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     CPython 3.11).
     """
     offsets = json_numbers(batch.records.offsets)
-    records = woven(
+    records = interleaved(
         len(batch.records),
         b",{",
         *envelope_columns(batch, offsets),

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import orjson
 
-from dispatcher.sansio.encoding.columns import json_numbers, woven
+from dispatcher.sansio.encoding.columns import interleaved, json_numbers
 from dispatcher.sansio.encoding.envelope import envelope_columns
 from dispatcher.sansio.encoding.messages import gap_payload, goodbye_payload, state_payload
 from dispatcher.sansio.records import Batch
@@ -31,7 +31,7 @@ def encode_value_events(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
     records = batch.records
     if _plain(records.values):
         values = cast("Sequence[bytes]", records.values)
-        return woven(len(records), head, json_numbers(records.offsets), middle, values, b"\n\n")
+        return interleaved(len(records), head, json_numbers(records.offsets), middle, values, b"\n\n")
     return b"".join(
         [
             b"%b%d%b\n%b\n" % (head, offset, id_suffix.encode(), _value_fields(value))
@@ -46,7 +46,7 @@ def encode_envelope_events(batch: Batch, id_prefix: str, id_suffix: str) -> byte
     Costs 0.35 µs a record at 200-byte values in batches of 500 (``time.thread_time``, CPython 3.11).
     """
     offsets = json_numbers(batch.records.offsets)
-    return woven(
+    return interleaved(
         len(batch.records),
         b"id: " + id_prefix.encode(),
         offsets,
