@@ -284,7 +284,7 @@ class Hub:
         return [subscriber.statistics() for subscriber in self._registry.everybody.values()]
 
     def _first_dispatched(self, entry: Entry) -> None:
-        # A retired entry's write was under way when its partition was revoked: the tracker still wants to know.
+        # A removed entry's write was under way when its partition was revoked: the tracker still wants to know.
         if not self.history.dispatched(entry) and not entry.removed:
             return
         entry.dispatched = True

@@ -200,7 +200,7 @@ class History:
     def ahead(self, cursor: Cursor) -> Iterator[Entry]:
         """All entries for a cursor, which moves past each of them, and to the head in the end.
 
-        Nothing may be appended, retired or trimmed before the last one that is taken.
+        Nothing may be appended, removed or trimmed before the last one that is taken.
 
         Raises:
             FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.

@@ -227,15 +227,15 @@ def test_encoded_bytes_are_made_once_and_counted() -> None:
     assert HistoryStatistics(0, 0, 0, 0) == history.statistics()
 
 
-def test_a_retired_partition_is_handed_to_nobody() -> None:
+def test_a_removed_partition_is_handed_to_nobody() -> None:
     """Its entries leave, dispatched or not; what is dispatched late changes nothing."""
     history = Log(10**6)
     first, second, third = append(history, A, B, A)
     history.dispatched(first)
     history.remove([A])
     history.remove([A])
-    assert first.retired
-    assert third.retired
+    assert first.removed
+    assert third.removed
     assert not history.dispatched(third)
     assert [second.sequence] == read(history, cursor(history, ASSETS, b=0))
     assert history.waiting() == {B: ONE_BYTES}

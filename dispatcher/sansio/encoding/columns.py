@@ -1,4 +1,4 @@
-"""Columns of bytes, and how they are interleaved: all records of a batch are encoded together, by a few calls into C."""
+"""Columns of bytes, and how they are interleaved: all records of a batch are encoded by a few calls into C."""
 
 from collections.abc import Sequence
 from typing import cast
