@@ -96,7 +96,7 @@ class Intake:
         """The topic was recreated: its readers are sent the gap now; if there are none, the first one that comes."""
         log.warning("topic recreated", partition=str(partition), offset=first_offset, replaces=replaces)
         self._recreated += 1
-        if not self._hub.reads(partition.topic) and replaces is not None:
+        if not self._hub.has_readers(partition.topic) and replaces is not None:
             self._unsent_gaps[partition] = recreated(partition, replaces, first_offset)
         self._hub.partition_recreated(partition, first_offset, replaces)
 

@@ -1,7 +1,7 @@
 """What the replica announces about itself: one announcement for each version of its state.
 
 Those in which partitions left are chained. A subscriber keeps the last one that it was sent, and walks on from there
-when its turn comes, so a revoke costs nothing per subscriber; an announcement that everybody has passed is freed.
+when its turn comes, so a revoke costs nothing per subscriber. An announcement that all have passed is freed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ class Announcement:
         return self._encode(feed, catching_up)[1]
 
     def unframed(self, feed: Feed, *, catching_up: bool) -> bytes:
-        """The same without its chunk or frame, for a subscriber whose state holds something of its own."""
+        """The same without its chunk or frame, for a subscriber whose first state also says where its stream begins."""
         return self._encode(feed, catching_up)[0]
 
     def _encode(self, feed: Feed, catching_up: bool) -> tuple[bytes, bytes]:
@@ -69,7 +69,7 @@ class Announcement:
         return encoded
 
     def forget(self, feed: Feed) -> None:
-        """Nobody has the feed any more."""
+        """Drop what is encoded for a feed that has lost its last subscriber."""
         for catching_up in (False, True):
             self._encoded.pop((feed, catching_up), None)
 
@@ -109,7 +109,7 @@ class Announcements:
         return feed.wire.first_state(self._present.unframed(feed, catching_up=catching_up), RETRY_MS, position)
 
     def forget(self, feed: Feed) -> None:
-        """Nobody has the feed any more."""
+        """Drop what is encoded for a feed that has lost its last subscriber."""
         self._present.forget(feed)
         self.last_departure.forget(feed)
 

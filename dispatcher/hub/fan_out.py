@@ -4,10 +4,10 @@ A round is what was published since the one before, joined for each feed: under 
 and at a low rate each leaves at once. A subscriber whose task waits for something to do is written to from here,
 without waking it: the socket takes all of it, or the rest goes to the task. The others get it through their channels.
 
-A round yields to the loop between slices of subscribers, and behind a long one others have their share, so that it
-delays nothing else. A new state is sent in the same way before the next round begins, so a state that names a partition
-as assigned precedes its records in every stream. While rounds are behind what is published, the poller waits
-(`FanOut.wait_settled`): they hold a bounded number of bytes.
+A round yields to the loop between slices of subscribers, and after a long round other tasks get their share of the
+loop, so that it delays nothing else. A new state is sent in the same way before the next round begins, so a state that
+names a partition as assigned precedes its records in every stream. While rounds lag what is published, the poller waits
+(`FanOut.wait_settled`), which bounds the bytes that they hold.
 
 *Thread*: everything here belongs to the Trio thread.
 """
@@ -31,17 +31,18 @@ STATE_SLICE = 64
 """Most subscribers that are sent a new state between two yields: 16 µs each, and more for those whose task wakes."""
 
 LONG_ROUND_SECONDS = 0.001
-"""A round that took longer has kept others waiting."""
+"""A round that took longer has delayed other tasks."""
 
 YIELD_RATIO = 3.0
-"""Others are left the loop for so many times as long as a long round took, if they want it. The next round takes more
-records at once then, which is less work for all: so in the storm after a restart those who come are served sooner."""
+"""After a long round, other tasks get the loop for this many times as long as the round took, if they want it. The
+next round then carries more records, which is less work overall: in the reconnect storm after a restart, newcomers are
+served sooner."""
 
 IDLE_CHECKPOINT_SECONDS = 0.0001
-"""When the loop is back sooner than this, nobody wanted it."""
+"""If a checkpoint returns sooner than this, no other task wanted the loop."""
 
 CONGESTED_BYTES = 256 * 1024
-"""From here on the poller waits until the round is over."""
+"""From this size on the poller waits until the round is over."""
 
 
 class FanOut:
@@ -81,7 +82,7 @@ class FanOut:
         self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
 
     def remove(self, subscriber: Subscriber) -> None:
-        """Round it nothing more."""
+        """Stop offering it entries."""
         live = self._live.get(subscriber.feed)
         if live is not None:
             live.pop(subscriber.number, None)
@@ -95,7 +96,7 @@ class FanOut:
         self._wake_up.set()
 
     def publish(self, entry: Entry) -> None:
-        """Round an entry with the next round. Encoded now: the history may have let it go by then."""
+        """Offer an entry with the next round. Encoded now: the history may have let it go by then."""
         for feed in self._live:
             if entry.batch.partition.topic in feed.topics:
                 data = self._encoder.entry(feed, entry)
@@ -107,7 +108,7 @@ class FanOut:
     def withdraw(self) -> None:
         """Take back what was published and is not in the sockets yet: partitions have left, and its ids name them.
 
-        Who has not taken it all catches up from the history, where it is encoded anew.
+        Subscribers that have not taken all of it catch up from the history, where it is encoded again.
         """
         self._published.clear()
         self._published_bytes = 0
@@ -146,7 +147,7 @@ class FanOut:
                         await self._offer(feed, part)
                     del self._under_way[feed]
                 await self._leave_to_others(trio.current_time() - began)
-            # Who waits took this one, perhaps before this task had even begun.
+            # Waiters hold this event, perhaps since before this task began: set it, then replace it.
             self._settled.set()
             self._settled = trio.Event()
 
@@ -159,7 +160,7 @@ class FanOut:
                 await trio.lowlevel.checkpoint()
 
     async def _leave_to_others(self, taken_seconds: float) -> None:
-        """Return when others have had their share of the loop, or nobody wants it."""
+        """Return when other tasks have had their share of the loop, or none wants it."""
         seconds = YIELD_RATIO * taken_seconds if taken_seconds > LONG_ROUND_SECONDS else 0
         while seconds > 0:
             before = trio.current_time()
@@ -190,7 +191,7 @@ class FanOut:
         step = max(1, min(SLICE, SLICE_BYTES // round_.size_bytes))
         for start in range(0, len(subscribers), step):
             if start:
-                # Subscribers that are not live any more when this goes on, as after `withdraw`, take nothing.
+                # A subscriber that stops being live meanwhile, as after `withdraw`, ignores the offer.
                 await self._between_slices()
             taken = 0
             for subscriber in subscribers[start : start + step]:

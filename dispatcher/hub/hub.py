@@ -1,6 +1,6 @@
 """The hub: registry of subscribers, fan-out of batches, and the seam between live and catching up.
 
-Work is done once a batch, not once a subscriber: a batch is encoded once per feed in use, and the same bytes are
+Work is done once per batch, not once per subscriber: a batch is encoded once per feed in use, and the same bytes are
 offered to every live subscriber (`fan_out`). The hub never waits for one of them.
 
 *Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run`, `Hub.wait_settled` and
@@ -67,10 +67,10 @@ class Hub:
         self._counts = HubCounts()
         self._assignments = 0
 
-    # What the consumer group says.
+    # Changes of the assignment, and records.
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """These partitions are ours from now on."""
+        """Take note of partitions that were assigned to this replica."""
         self._assignments += 1
         self._remove(partitions)
         self._partitions.update(partitions)
@@ -100,7 +100,7 @@ class Hub:
     def partition_recreated(self, partition: TopicPartition, first_offset: int, replaces: int | None = None) -> None:
         """Start a partition over: its topic was recreated, and the new log begins at this offset.
 
-        Also when it has just been assigned again, and nothing of it is known yet.
+        Also right after it was assigned again, when its beginning is not known yet.
 
         Args:
             partition: The partition.
@@ -114,7 +114,7 @@ class Hub:
             subscriber.resumption.partition_recreated(partition, known, first_offset)
 
     def set_state(self, state: ReplicaState) -> None:
-        """Tell every subscriber what the replica is doing, if that is news."""
+        """Send every subscriber what the replica is doing, if that changed."""
         if state is not self.state:
             self.state = state
             self._state_changed()
@@ -147,7 +147,7 @@ class Hub:
     # What subscribers ask (subscriber.Source).
 
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
-        """So many subscribers' sockets accepted all bytes of these entries."""
+        """Note that this many subscribers' sockets accepted every byte of these entries."""
         if subscribers:
             for entry in entries:
                 self._counts.deliveries += entry.record_count * subscribers
@@ -155,7 +155,7 @@ class Hub:
                     self._first_dispatched(entry)
 
     def became_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
-        """Round every new entry to the subscriber."""
+        """Offer every new entry to the subscriber."""
         if needed_kafka:
             self._counts.history_misses += 1
         else:
@@ -164,7 +164,7 @@ class Hub:
         self._fan_out.add(subscriber)
 
     def left_live(self, subscriber: Subscriber) -> None:
-        """Round nothing more to the subscriber: it reads the history."""
+        """Stop offering entries to the subscriber: it reads the history."""
         self._counts.fell_back += 1
         self._registry.left_live(subscriber)
         self._fan_out.remove(subscriber)
@@ -177,7 +177,7 @@ class Hub:
         """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
         return self._heartbeats.data(feed, at_head=at_head)
 
-    # Who comes and goes.
+    # Subscribers connect and leave.
 
     def subscribe(
         self,
@@ -191,8 +191,8 @@ class Hub:
         Args:
             feed: What it gets.
             transport: Where it gets it.
-            position: The last offset that it has seen of some partitions; those that are not here now count when
-                they come.
+            position: The last offset that it has seen of some partitions; a partition that is not assigned now
+                counts when it is added.
             since_ms: Where the other partitions begin, in ms since the epoch, or `EARLIEST`.
 
         Raises:
@@ -217,7 +217,7 @@ class Hub:
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Forget a subscriber; once more does nothing."""
+        """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
             self._forget_feed(subscriber.feed)
             self._fan_out.remove(subscriber)
@@ -258,12 +258,12 @@ class Hub:
 
     @property
     def partitions(self) -> int:
-        """How many partitions are here."""
+        """How many partitions are assigned."""
         return len(self._partitions)
 
     @property
     def assignments(self) -> int:
-        """How often partitions came, also none of them: each member of a group is assigned anew when another comes."""
+        """Assignments up to now, empty ones included: every member is assigned again when another one joins."""
         return self._assignments
 
     @property
@@ -306,7 +306,7 @@ class Hub:
         self._state_changed()
 
     def _forget_feed(self, feed: Feed) -> None:
-        """One subscriber less has it; behind the last one nothing is kept of it."""
+        """Lower a feed's count by one, and drop what is cached for it after the last subscriber."""
         self._feeds[feed] -= 1
         if not self._feeds[feed]:
             del self._feeds[feed]

@@ -46,7 +46,7 @@ class LiveBuffer:
         return True
 
     def take(self, cursor: Cursor, write_bytes: int) -> list[EncodedEntry]:
-        """The entries of one write, past which the cursor moves; those of partitions that have left are passed over.
+        """The entries of one write, past which the cursor moves; those of partitions that have left are skipped.
 
         Args:
             cursor: Of the subscriber.

@@ -1,11 +1,11 @@
 """Looks up in Kafka what is not in memory: records to replay, the offset at a time, the bounds of a log.
 
-Nobody waits for another's answer: reading is a task for each lookup, and `LogReader` bounds how many read at a time.
-Bounds, and offsets at the same time, are asked for once for everybody who asks meanwhile: after a restart that may be
-every subscriber.
+No subscriber waits for the answer of another: each read is a task, and `LogReader` bounds how many read at a time.
+Bounds, and offsets at the same time, are looked up once for all that asked by then: after a restart that may be every
+subscriber.
 
-Lookups are by partition. What has no answer now is put off, for that subscriber and a moment: until then it asks for
-its other partitions.
+Answers are by partition. One without an answer is put off briefly, for that subscriber: meanwhile it asks for its other
+partitions.
 """
 
 from collections import deque
@@ -88,7 +88,7 @@ class Lookups:
         self._looking_up: set[int | None] = set()
         self._wake_up = trio.Event()
         self._put_off: deque[tuple[float, LookupClient, AbstractSet[TopicPartition]]] = deque()
-        """When who may ask again for what, in this order."""
+        """When a client may ask again, and for which partitions; the earliest first."""
         self._put_off_event = trio.Event()
 
     def ask(self, client: LookupClient, lookup: Lookup) -> None:
@@ -127,7 +127,7 @@ class Lookups:
                 self._put_off_unanswered(client, lookup.partitions - chunk.next_offsets.keys())
 
     async def _look_up(self, since_ms: int | None) -> None:
-        """Answer everybody who asks about the bounds, or about this time, until nobody does."""
+        """Answer all look-ups of the bounds, or of this time, until there are none left."""
         while asked := self._lookups.pop(since_ms, None):
             partitions = frozenset(tp for client, lookup in asked if not client.closed for tp in lookup.partitions)
             bounds: Mapping[TopicPartition, Bounds] = {}
@@ -137,14 +137,14 @@ class Lookups:
             else:
                 offsets = await self._replays.offsets_since(partitions, since_ms)
             answered = bounds.keys() | offsets.keys()
-            told = 0
+            answered_count = 0
             for client, lookup in asked:
-                if told >= ANSWER_SLICE:
-                    told = 0
+                if answered_count >= ANSWER_SLICE:
+                    answered_count = 0
                     await trio.lowlevel.checkpoint()
                 if client.closed:
                     continue
-                told += len(lookup.partitions)
+                answered_count += len(lookup.partitions)
                 if isinstance(lookup, LogBounds):
                     client.on_log_bounds(lookup, {tp: bounds[tp] for tp in lookup.partitions & bounds.keys()})
                 else:
@@ -153,7 +153,7 @@ class Lookups:
         self._looking_up.discard(since_ms)
 
     def _put_off_unanswered(self, client: LookupClient, partitions: AbstractSet[TopicPartition]) -> None:
-        """Let the client ask again for what an answer has left out, after a moment."""
+        """Let the client ask again, after a moment, for partitions that an answer left out."""
         if partitions:
             at = trio.current_time() + ASK_AGAIN_SECONDS
             if self._put_off:

@@ -1,4 +1,4 @@
-"""The subscribers of one hub, and who of them reads what.
+"""The subscribers of one hub, and what each of them reads.
 
 *Thread*: Trio's.
 """
@@ -12,7 +12,7 @@ from dispatcher.sansio.records import TopicPartition
 
 
 class Registry:
-    """Knows every subscriber, by number and by what it waits for."""
+    """Every subscriber, by number and by what it waits for."""
 
     def __init__(self) -> None:
         self.next_number = 1
@@ -21,7 +21,7 @@ class Registry:
         self.catching_up: dict[int, Subscriber] = {}
         """Those that are not live."""
         self._expecting: dict[int, Subscriber] = {}
-        """Live ones that go back to catching up when some partition comes: it was named, or begins at a time."""
+        """Live subscribers that catch up again when a partition is added that they named, or read from a time."""
         self._left_at: dict[TopicPartition, tuple[int, int]] = {}
         """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
         self._readers: Counter[str] = Counter()
@@ -50,13 +50,13 @@ class Registry:
         return True
 
     def became_live(self, subscriber: Subscriber) -> None:
-        """It has caught up."""
+        """Note that a subscriber has caught up."""
         self.catching_up.pop(subscriber.number, None)
         if subscriber.resumption.expects_partitions:
             self._expecting[subscriber.number] = subscriber
 
     def left_live(self, subscriber: Subscriber) -> None:
-        """It reads the history."""
+        """Note that a subscriber reads the history."""
         self._expecting.pop(subscriber.number, None)
         self.catching_up[subscriber.number] = subscriber
 

@@ -1,8 +1,8 @@
 """One subscriber's way to the head: what it reads from the history, and what is looked up in Kafka before that.
 
-What is no longer in memory is read again from Kafka, a chunk whenever the socket has taken the one before, until
-nothing is missing any more between what was read and what is in memory; then the history goes on. All missing
-partitions come before the history does: the ids in the history name the last offset of every partition.
+Records that are no longer in memory are replayed from Kafka, one chunk whenever the socket has taken the one before.
+When no record is missing between the last chunk and the history, the subscriber reads the history. It is sent the
+missing records of all partitions first, because the ids in the history name the last offset of every partition.
 
 *Thread*: Trio's.
 """
@@ -61,7 +61,7 @@ class Resumption:
         self.cursor = self._catch_up.cursor
         """Where the subscriber is."""
         self._replay_output: list[bytes] = []
-        """What is to be sent before the history goes on."""
+        """What is to be sent before the history is read."""
         self._needed_kafka = False
 
     # What was looked up (lookups.LookupClient).
@@ -79,7 +79,7 @@ class Resumption:
             self._wake()
 
     def on_chunk(self, lookup: ReadRanges, chunk: Chunk) -> None:
-        """Take what was read again."""
+        """Take replayed records."""
         found = self._catch_up.on_chunk(lookup, chunk)
         if found is not None:
             gaps, batches = found
@@ -94,7 +94,7 @@ class Resumption:
             self._wake()
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Partitions that had no answer may be asked for again."""
+        """Partitions that had no answer may be looked up again."""
         self._catch_up.ask_again(partitions)
         self._wake()
 
@@ -110,7 +110,7 @@ class Resumption:
 
         Args:
             partition: The partition.
-            next_offset: The next one that would have come of the old log, if any was known.
+            next_offset: The next offset in the old log, if one was known.
             first_offset: The first one of the new log.
         """
         if next_offset is not None:
@@ -133,12 +133,12 @@ class Resumption:
 
     @property
     def pending(self) -> bool:
-        """Whether something has to be looked up before the history can go on."""
+        """Whether something has to be looked up before the history can be read."""
         return self._catch_up.pending
 
     @property
     def expects_partitions(self) -> bool:
-        """Whether a partition that is added may change where the subscriber goes on, though it is live."""
+        """Whether a partition that is added may send the subscriber, though it is live, back to catching up."""
         return self._catch_up.expects_partitions
 
     def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
@@ -158,7 +158,7 @@ class Resumption:
         return self._catch_up.missing_records()
 
     def take_replay_output(self) -> list[bytes]:
-        """What was looked up and has to be sent before the history goes on."""
+        """Take what was looked up and has to be sent before the history is read."""
         found, self._replay_output = self._replay_output, []
         return found
 
@@ -181,7 +181,7 @@ class Resumption:
                     break
         except FellBehindError:
             self._catch_up.fell_behind()
-        # Encoding for this reader made the history grow; on a quiet topic nobody else would trim it.
+        # Encoding for this reader made the history grow; on a quiet topic no publish would trim it.
         self._history.trim()
         return taken
 
@@ -192,7 +192,7 @@ class Resumption:
         return needed_kafka
 
     def ask(self) -> None:
-        """Look up what the history has to wait for, one thing at a time: the socket has taken what was found before."""
+        """Look up what is missing before the history, one thing at a time: the socket has taken earlier answers."""
         lookup = self._catch_up.ask()
         if lookup is not None:
             self._needed_kafka = True
@@ -206,7 +206,7 @@ class Resumption:
         self.lookup_scope.cancel()
 
     def _drop_lookup(self) -> None:
-        """End a look-up that is no longer of use, so that others in line are served sooner."""
+        """End a look-up whose answer would be discarded: others in line are served sooner."""
         if self._catch_up.lookup is None:
             self.lookup_scope.cancel()
 
@@ -216,4 +216,4 @@ class Resumption:
 
 
 def _nothing() -> None:
-    """Wake nobody."""
+    """Wake no task: the subscriber has left."""

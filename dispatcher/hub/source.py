@@ -34,7 +34,7 @@ class Source(Protocol):
         """Recent and undispatched batches."""
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
-        """A sign of life, encoded for the feed, with the position of the head for who has taken all of it."""
+        """A heartbeat for the feed; for a live subscriber with nothing queued it carries the position of the head."""
 
     def became_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
         """From now on every new entry is offered to the subscriber.
@@ -48,7 +48,7 @@ class Source(Protocol):
         """The subscriber reads the history itself."""
 
     def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
-        """So many sockets accepted all bytes of these entries."""
+        """Note that this many sockets accepted every byte of these entries."""
 
     def stalled(self) -> None:
         """A socket took nothing for too long."""

@@ -1,7 +1,7 @@
 """Sends some subscribers away after a replica has joined, so that the load evens out again.
 
 A long-lived connection stays where it is: a new replica gets partitions at once, and subscribers only as they connect.
-A replica knows nothing of the others, but it sees the group settle, with the partitions and subscribers it had before
+A replica cannot see the others, but it sees the group settle, with the partitions and subscribers it had before
 and those it has now. It keeps as many subscribers per partition as before; the others reconnect through whatever
 spreads connections in front of the replicas. So when
 
@@ -51,7 +51,7 @@ class Spread:
         """Take the next sample; returns how many subscribers should go, at most half of them.
 
         Args:
-            assignments: Assignments so far.
+            assignments: Assignments up to now.
             partitions: Assigned partitions.
             subscribers: Connected subscribers.
             stable: No rebalance is under way.

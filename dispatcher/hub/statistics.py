@@ -18,7 +18,7 @@ from dispatcher.sansio.history import HistoryStatistics
 
 
 class SubscriberState(StrEnum):
-    """Where a subscriber stands."""
+    """How a subscriber is served."""
 
     CATCHING_UP = "catching-up"
     LIVE = "live"
@@ -35,7 +35,7 @@ class SubscriberStatistics:
     buffered_bytes: int
     records: int
     replaying: bool
-    """Whether it is sent what was read again from Kafka, or waits for that."""
+    """Whether it is replayed to from Kafka, or waits in line for it."""
     behind_records: int
     """How many records of its partitions were taken from Kafka and not handed to its socket: counted when it is live,
     else offsets (those without a record included)."""
@@ -88,7 +88,7 @@ class HubStatistics:
     history_hits: int
     """How often a subscriber became live from memory alone."""
     history_misses: int
-    """How often it needed Kafka for it."""
+    """How often it needed Kafka as well."""
 
 
 SLICE = 2_000
@@ -103,7 +103,7 @@ KEPT_SECONDS = 1.0
 
 
 class Counted(Protocol):
-    """A subscriber, as far as it is counted."""
+    """What a census reads of a subscriber."""
 
     state: SubscriberState
     closed: bool
@@ -177,7 +177,7 @@ class Census:
             count.work += each
             if not subscriber.closed:
                 found.append(subscriber.behind_records())
-        # Each of the sample stands for as many as were not looked at.
+        # Each subscriber of the sample represents an equal share of those that were not looked at.
         behind += found * max(1, len(catching_up) // max(1, len(sample)))
         return CensusStatistics(
             replaying=replaying,
@@ -201,12 +201,12 @@ class _Count:
         return self.work >= SLICE
 
     async def checkpoint(self) -> None:
-        """Leave the loop to others."""
+        """Yield the loop to other tasks."""
         self._seconds += time.perf_counter() - self._began
         self.work, self.slices = 0, self.slices + 1
         await trio.lowlevel.checkpoint()
         self._began = time.perf_counter()
 
     def seconds(self) -> float:
-        """The time of the loop so far."""
+        """The time of the loop up to now."""
         return self._seconds + time.perf_counter() - self._began

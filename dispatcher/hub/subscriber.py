@@ -3,7 +3,7 @@
 The seam between catching up and live: a subscriber that is catching up reads the history from its cursor on, one write
 at a time. When nothing is left to read, it goes live in the same step, without an ``await`` in between: from
 then on the hub puts every new entry into its channel. When the channel is full, it is emptied and the subscriber
-catches up again from where it was. So every record reaches it once, in order, and no one waits for it.
+catches up again from where it was. So every record reaches it once, in order, and no other subscriber waits for it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +62,7 @@ class Subscriber:
         self._write_bytes = write_bytes
         self._buffer = LiveBuffer(buffer_bytes)
         self._parked = False
-        """Whether its task waits with nothing to do: then the socket is free, and nothing is due before new entries."""
+        """Whether its task waits for work: then the socket is free, and new entries are what goes out next."""
         self._unsent = False
         """Whether the transport may have kept bytes that have to go out before anything else."""
         self._leaves = False
@@ -110,7 +110,7 @@ class Subscriber:
         return False
 
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
-        """A partition is here now: if that changes where it goes on, go on there; called by the hub.
+        """A partition was added: continue where that says, if it changes what has to be sent; called by the hub.
 
         Args:
             partition: The partition.
@@ -129,7 +129,7 @@ class Subscriber:
         return self.resumption.next_offset(partition)
 
     def fall_back(self) -> None:
-        """Leave the live feed; what the channel held is in the history, behind the cursor."""
+        """Leave the live feed; what the channel held is in the history, past the cursor."""
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
         self._source.left_live(self)
@@ -173,12 +173,12 @@ class Subscriber:
         self._wake()
 
     def heartbeat(self, data: bytes) -> None:
-        """Send a sign of life: at once if the socket takes it, else with the next write.
+        """Send a heartbeat: at once if the socket takes it, else with the next write.
 
         Args:
-            data: What is sent to who has taken all that was offered.
+            data: What is sent if the subscriber has taken all that was offered.
         """
-        # The position in it may name a partition, or no longer name one, as a state that comes before it says.
+        # The position in it may name a partition, or no longer name one, as a state that precedes it says.
         if self._parked and self._sent_state.is_current and (sent := self.transport.try_send(data)):
             if sent < len(data):
                 self.flush()
@@ -238,7 +238,7 @@ class Subscriber:
     def close(self) -> None:
         """Close both ends of the channel; the hub calls it when the subscriber has left."""
         self.closed = True
-        # A round that is under way still knows it, and must offer it nothing.
+        # A round under way still holds it, and must not offer it entries.
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
         self.resumption.close()
@@ -273,7 +273,7 @@ class Subscriber:
         return self._buffer.record_count
 
     def behind_records(self) -> int:
-        """How many records it is behind: what its channel holds when it is live, else offsets, by partition."""
+        """How many records it lags: what its channel holds when it is live, else the offsets up to each log's end."""
         if self.state is SubscriberState.LIVE:
             return self._buffer.record_count
         return self.resumption.missing_records()
@@ -294,13 +294,13 @@ class Subscriber:
         return self._sent_state.news(self.feed, begins_at, catching_up=self.state is SubscriberState.CATCHING_UP)
 
     def _heartbeat(self) -> Iterator[bytes]:
-        """A sign of life if it is due; behind the records, because it may name the position that they lead to."""
+        """A heartbeat if one is due; after the records, because it may name the position that they lead to."""
         if self._heartbeat_due:
             self._heartbeat_due = False
             at_head = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
             yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
 
     def _wake(self) -> None:
-        """Wake the task if it waits; if it does not, it looks by itself before it waits again."""
+        """Wake the task if it is waiting; if not, it checks for work before it waits again."""
         self._parked = False
         self._buffer.wake()

@@ -13,7 +13,7 @@ class Transport(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether it accepts nothing any more: its last bytes have gone out, or it has broken."""
+        """Whether it refuses all bytes: its last ones were sent, or it has broken."""
 
     def end_if_silent(self, now: float) -> None:
         """End it if its peer has vanished, or has shown no sign of life for too long, where signs are expected."""
@@ -21,9 +21,9 @@ class Transport(Protocol):
     def try_send(self, data: bytes) -> int:
         """Hand bytes to the socket if it takes some at once; returns how many it took.
 
-        0 as well when something is being sent, when nothing may be sent any more, and when there is no way to know:
-        `send_all` waits, and tells. Once a part was taken, the transport keeps the rest and takes nothing more until
-        `send_all` has sent it.
+        Also 0 while another send is under way, when sending is no longer allowed, and when the answer is unknown:
+        `send_all` waits and reports. Once the socket took a part, the transport keeps the rest and takes no more bytes
+        until `send_all` has sent it.
         """
 
     async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:

@@ -2,17 +2,17 @@
 
 Rules of this module:
 
-* Where a reader stands is one vector: the next offset of each partition. Ids of what is read again are spelled from
-  it, so they never name what the reader was not sent, unless it was before its start.
-* All that is missing of any partition comes before the history goes on: the ids in the history name the last offset of
-  every partition.
-* A partition that nobody named begins, when the reader arrives, at the first offset that nobody has been sent, or at
-  its first record when it is added later: what others take in the meantime is not passed over.
-* What nobody has been sent comes in any case, even before the offset that is wanted: it could not be committed
+* A reader's place is one vector: the next offset of each partition. Ids of replayed records are spelled from it, so
+  they never name what the reader was not sent, unless it was before its start.
+* The missing records of all partitions are sent before the history is read: the ids in the history name the last offset
+  of every partition.
+* A partition that the reader did not name begins, when the reader arrives, at the first undispatched offset; when it is
+  added later, at its first record: what others take in the meantime is not skipped.
+* Undispatched records are always sent, even those before the offset that was asked for: they could not be committed
   otherwise.
 * An offset past everything in memory is unverified: the replica may not have read that far yet, or the topic was
   recreated. Only Kafka knows.
-* Lookups are by partition. What has none now is put off, and the others go on meanwhile, as far as they can.
+* Answers are by partition. A partition without one is put off, and the others continue meanwhile.
 * An answer counts only for the lookup under way. When a partition of that lookup leaves the replica, or is
   recreated, the lookup is dropped and asked again: its answer could be about another log.
 """
@@ -65,7 +65,7 @@ class CatchUp:
     """A reader's way to the history.
 
     Args:
-        history: Where it goes.
+        history: What it reads in the end.
         topics: What it reads.
         position: The last offset that it has seen of some partitions of these topics.
         since_ms: Where the others begin, in ms since the epoch, or `EARLIEST`; None: as for a new reader.
@@ -77,7 +77,7 @@ class CatchUp:
         self._history = history
         self._since_ms = since_ms
         self.cursor = Cursor(topics)
-        """Where the reader stands. Its sequence counts while nothing is pending."""
+        """The reader's place. Its sequence is valid while no look-up is pending."""
         self._start_unresolved: set[TopicPartition] = set()
         """Partitions that begin at a time whose offset is unknown. Until then their next offset is a new reader's."""
         self._start_resolved: set[TopicPartition] = set()
@@ -125,7 +125,7 @@ class CatchUp:
         """The last seen offset of each partition: what an id names, but of partitions whose start is looked up.
 
         Args:
-            here: Only partitions that are here.
+            here: Only partitions that are in the history.
         """
         self._history.locate(self.cursor)
         return {
@@ -137,7 +137,7 @@ class CatchUp:
     def next_offset(self, partition: TopicPartition) -> int | None:
         """The next offset of a partition, None when it has no start yet."""
         if self._history.knows(partition):
-            # Others are in the vector as it is. A live reader, which stays live, must not be given a whole one.
+            # The vector names the others already. A live reader, which stays live, must not be given a whole one.
             self._history.locate(self.cursor)
         return None if partition in self._start_unresolved else self.cursor.next_offsets.get(partition)
 
@@ -148,7 +148,7 @@ class CatchUp:
         return sum(max(0, end - next_offsets[tp]) for tp, end in ends.items())
 
     def fell_behind(self) -> None:
-        """What comes next is no longer in memory."""
+        """The next record is no longer in memory."""
         self._history.locate(self.cursor)
         self._continue()
 
@@ -166,7 +166,7 @@ class CatchUp:
         )
 
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
-        """A partition is here now: a reader that is not live goes on where it stood, or at its time, or at its first.
+        """A partition was added: a reader that is not live continues where it was, at its time, or at the first record.
 
         Args:
             partition: The partition.
@@ -181,11 +181,11 @@ class CatchUp:
             self._unverified[partition] = left_at
         else:
             self._begin(partition)
-        # Otherwise its entries are all still to come, so the sequence is right as it is.
+        # Otherwise all its entries are yet to be published, so the sequence is right.
         self.pending = self.pending or bool(self._start_unresolved or self._unverified or self._missing)
 
     def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions are about to leave: what a reader that is not live is owed of them comes when they are back.
+        """Partitions are about to leave: a reader that is not live is sent what it is owed of them when they return.
 
         It is owed what was read here and not handed to it, and what its id named and was never seen here.
         """
@@ -199,19 +199,19 @@ class CatchUp:
         self._drop(partitions)
 
     def partitions_removed(self) -> None:
-        """Partitions have left the history: perhaps nothing has to be looked up any more."""
-        # While something else is, the others need no look: ten thousand readers may be here.
+        """Partitions have left the history: the last pending look-up may be gone with them."""
+        # While another is pending, readers are not looked at: there may be ten thousand.
         if self.pending and not (self._start_unresolved or self._unverified or self._missing):
             self._continue()
 
     def partition_recreated(self, partition: TopicPartition) -> None:
-        """A partition is another log now: nothing is known of where the reader stands in it."""
+        """The topic of a partition was recreated: the reader's place in the new log is unknown."""
         self._drop([partition])
         self.cursor.next_offsets.pop(partition, None)
         self.partitions_removed()
 
     def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> bool:
-        """Take the first offsets of what came since the time; where nothing did, begin as a new reader does.
+        """Take the first offset since the time; a partition without one begins as for a new reader.
 
         Returns:
             Whether the lookup was still of interest.
@@ -232,7 +232,7 @@ class CatchUp:
         """Take where logs begin and end.
 
         Returns:
-            What is to be told of partitions that were recreated; None when the lookup is no longer of interest.
+            The gaps of partitions that were recreated; None when the lookup is no longer of interest.
         """
         if not self._accept(lookup, bounds):
             return None
@@ -249,7 +249,7 @@ class CatchUp:
     def on_chunk(
         self, lookup: ReadRanges, chunk: Chunk
     ) -> tuple[list[Gap], list[tuple[Batch, Mapping[TopicPartition, int]]]] | None:
-        """Take what was read; returns what is to be told, and then sent, of what is still missing.
+        """Take what was read.
 
         Returns:
             Gaps, then batches, each with the last seen offset of every partition as of that batch; None when the
@@ -275,11 +275,11 @@ class CatchUp:
         return True
 
     def _want(self, partition: TopicPartition, offset: int) -> None:
-        """The reader goes on at an offset."""
+        """Continue at an offset."""
         self.cursor.next_offsets[partition] = offset
 
     def _begin(self, partition: TopicPartition) -> None:
-        """Go on in a partition that is here, if it is certain that the log is the one that its next offset is about."""
+        """Continue in a partition of the history, if its next offset is certainly one of this log."""
         next_offset = self.cursor.next_offsets.get(partition)
         if next_offset is not None and next_offset > self._history.end(partition):
             self._unverified[partition] = next_offset
@@ -287,7 +287,7 @@ class CatchUp:
             self._lower(partition)
 
     def _lower(self, partition: TopicPartition) -> None:
-        """Go on no later than where a new reader would: nobody has been sent what comes from there on."""
+        """Continue no later than a new reader would: from there on, records are undispatched."""
         start = self._history.start(partition)
         next_offset = min(self.cursor.next_offsets.get(partition, start), start)
         self.cursor.next_offsets[partition] = next_offset
@@ -295,7 +295,7 @@ class CatchUp:
             self._missing.add(partition)
 
     def _drop(self, partitions: Collection[TopicPartition]) -> None:
-        """Look up nothing more of partitions; a lookup about one of them is asked again, without it."""
+        """End all look-ups of partitions; a lookup that includes one of them is made again, without it."""
         self._start_unresolved.difference_update(partitions)
         self._missing.difference_update(partitions)
         self._put_off.difference_update(partitions)
@@ -305,9 +305,8 @@ class CatchUp:
             self.lookup = None
 
     def _continue(self) -> None:
-        """Go on in the history, unless something has to be looked up before."""
-        # Also what has left the memory meanwhile. An offset that is unverified is not read on from: it may be one of
-        # another log.
+        """Continue in the history, unless something has to be looked up before."""
+        # Also what has left the memory meanwhile. No read starts at an unverified offset: it may be one of another log.
         self._missing = set(self._history.behind(self.cursor)) - self._start_unresolved - self._unverified.keys()
         self.pending = bool(self._start_unresolved or self._unverified or self._missing)
         if not self.pending:

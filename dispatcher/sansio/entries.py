@@ -1,4 +1,4 @@
-"""Entries of the history, how they are offered, and where a reader stands among them."""
+"""Entries of the history, the rounds in which they are offered, and a reader's place among them."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ class Entry(Moment):
         """Number of records, known also when they are gone."""
         self.dispatched = False
         self.removed = False
-        """Its partition has left the replica: nobody is handed it any more."""
+        """Its partition has left the replica: it is not handed out again."""
 
     def forget(self) -> None:
         """Let go of all that takes room: a subscriber's channel may still hold it for bytes that are to be sent."""
@@ -66,11 +66,11 @@ class Round:
 
 
 class Cursor:
-    """Where a reader stands.
+    """A reader's place.
 
-    A reader that is not live stands at a vector, the next offset of every partition, and the sequence follows from it.
-    A live one stands at the head, and holds the moment up to which it was handed everything: that is shared, so it
-    costs nothing per partition.
+    For a reader that is not live it is a vector, the next offset of every partition, and the sequence follows from it.
+    A live one is at the head, and holds the moment up to which it was handed everything: that is shared, so it costs
+    nothing per partition.
 
     Args:
         topics: What it reads.
@@ -83,8 +83,8 @@ class Cursor:
         self.sequence = 0
         """Every entry up to this one was handed to it, or is not for it."""
         self.next_offsets: dict[TopicPartition, int] = {}
-        """The next offset of every partition; of a live reader, those of partitions that are not here alone."""
+        """The next offset of every partition; of a live reader, only of those that are not in the history."""
         self.seen: Moment | None = None
         """The moment up to which it was handed everything, while the vector does not say so; see `History.locate`."""
         self.first_offset = 0
-        """From where on it gets the last entry that it was handed, which may begin before that."""
+        """The first offset that it needs of the entry that it was handed last."""

@@ -4,16 +4,16 @@ Rules of this module:
 
 * While the bytes that wait stay at or below ``pause_above``, everything flows.
 * Above it, every partition that holds more than its fair share (``resume_below`` divided by the number of
-  partitions) is paused. A partition whose records find subscribers stays below its share and goes on: a topic
-  to which nobody listens does not stop one to which somebody does.
-* Above ``pause_above + resume_below`` every partition that nobody reads is paused: many of them, each a little over
+  partitions) is paused. A partition whose records find subscribers stays below its share and keeps flowing: a topic
+  without subscribers does not stop one that has some.
+* Above ``pause_above + resume_below`` every partition without readers is paused: many of them, each a little over
   its share by what one poll brought, are not bounded by their shares.
-* Above ``pause_above + 2 * resume_below`` only partitions flow that somebody reads and of which nothing waits.
+* Above ``pause_above + 2 * resume_below`` only partitions flow that have readers and no waiting records.
 * A paused partition flows again when all that waits fell below ``resume_below``; or when its own part fell to half
   its share, unless one of the two ceilings holds it.
 
-So what nobody reads never exceeds ``pause_above + resume_below`` and what one poll brings on top, and can never stop
-what somebody reads.
+So records without readers never exceed ``pause_above + resume_below`` plus what one poll brings, and can never stop
+partitions that have readers.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,6 +1,6 @@
-"""The head: where a reader stands that has been sent everything.
+"""The head: the place of a reader that has been sent everything.
 
-What it says goes out in ids: the newest offset of every assigned partition, as far as it is known.
+Ids carry it: the newest offset of every assigned partition, where it is known.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class Moment:
 
 
 class Head:
-    """The newest offset of each assigned partition, None while nothing is known of it."""
+    """The newest offset of each assigned partition, None while it is unknown."""
 
     def __init__(self) -> None:
         self.layout = Layout(())
@@ -40,7 +40,7 @@ class Head:
         self._snapshot = None
 
     def move(self, partition: TopicPartition, offset: int | None) -> None:
-        """Set the newest offset of a partition; None: nothing is known of it any more.
+        """Set the newest offset of a partition; None: it is no longer known.
 
         Raises:
             KeyError: the partition is not assigned.

@@ -10,7 +10,7 @@ Rules of this module:
 * A reader is never handed a hole: it gets an error when what comes next is no longer in memory, and its cursor still
   says from which offset on it has to read Kafka.
 * An entry's id names the partitions that are assigned when it is handed out, not those of the time when it was
-  published. A partition that was added later is named with the offset before its first one: nobody who reads that
+  published. A partition that was added later is named with the offset before its first one: no reader of that
   entry has been sent more of it, and an id that left it out would forget where its reader began.
 """
 
@@ -70,7 +70,7 @@ class History:
         return self._head.layout
 
     def lay_out(self, partitions: Collection[TopicPartition]) -> None:
-        """These partitions are assigned from now on; of those that have left, `remove` was told before."""
+        """These partitions are assigned from now on; those that have left were removed before."""
         self._head.lay_out(partitions)
         self._moment = None
 
@@ -166,7 +166,7 @@ class History:
         cursor.sequence = sequence
 
     def became_live(self, cursor: Cursor) -> None:
-        """A reader has been handed everything: keep no vector of it, but of partitions that are not here."""
+        """A reader has been handed everything: keep of its vector only partitions that are not in the history."""
         if self._moment is None:
             self._moment = Moment(self.head, self._head.snapshot())
         cursor.seen = self._moment
@@ -230,7 +230,7 @@ class History:
         return 0 if found is None else found.waiting_records
 
     def remove(self, partitions: Collection[TopicPartition]) -> None:
-        """Take partitions out: their entries are handed to nobody any more, and no id names them any more.
+        """Take partitions out: their entries are not handed out again, and no id names them.
 
         Readers of the remaining entries may never have been handed the earlier records of these partitions: an id that
         named them would make their new owner skip those records. Entries are mended when they are handed out.
@@ -293,7 +293,7 @@ class History:
         return opened
 
     def _renew(self, entry: Entry) -> None:
-        """Make an entry's snapshot one of the partitions that are here now; what was encoded with the old one goes."""
+        """Make an entry's snapshot one of the present partitions, and drop what was encoded with the old one."""
         before, entry.version = entry.snapshot, self._version
         layout = self._head.layout
         offsets = tuple(

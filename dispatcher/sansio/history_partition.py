@@ -1,4 +1,4 @@
-"""One partition of the history: which of its entries are in memory, and which of them wait for somebody."""
+"""One partition of the history: which of its entries are in memory, and which of them are undispatched."""
 
 from collections import deque
 from typing import cast
@@ -14,7 +14,7 @@ class HistoryPartition:
     Args:
         partition: Which one.
         offset: The first offset of this assignment.
-        since: The newest sequence when it was added: entries up to this one know nothing of it.
+        since: The newest sequence when it was added: entries up to this one do not name it.
     """
 
     __slots__ = (
@@ -45,7 +45,7 @@ class HistoryPartition:
 
     @property
     def first_waiting(self) -> int:
-        """The first offset that nobody has been sent yet."""
+        """The first undispatched offset."""
         return next(iter(self.waiting.values())).batch.covers_from if self.waiting else self.ends
 
     def append(self, entry: Entry) -> None:

@@ -77,13 +77,13 @@ class Layout:
         self.pairs = tuple(f",{partition.partition}=%d" for partition in self.partitions)
         """How each partition is spelled, its offset left open."""
         self.spans: dict[str, tuple[int, int]] = {}
-        """Where each topic's partitions begin and end: sorted, they stand side by side."""
+        """Where each topic's partitions begin and end: sorted, they are side by side."""
         for index, (topic, _) in enumerate(self.partitions):
             self.spans[topic] = (self.spans.get(topic, (index, 0))[0], index + 1)
 
 
 class Snapshot:
-    """The offsets of a layout's partitions at one moment: taking one copies a tuple, nothing else.
+    """The offsets of a layout's partitions at one moment: taking one copies a tuple only.
 
     Args:
         layout: The order of partitions.
@@ -119,7 +119,7 @@ class Snapshot:
         return suffix if len(suffix) <= MAX_SUFFIX_CHARACTERS else ""
 
     def format(self, topics: frozenset[str] | None = None) -> str:
-        """Spell the whole position, partitions in the layout's order; empty when nothing is known, or too much."""
+        """Spell the whole position, in the order of the layout; empty when no offset is known, or it is too long."""
         position = ";".join(
             f"{topic}:{spelled[1:]}"
             for topic, (first, end) in self.layout.spans.items()

@@ -1,4 +1,4 @@
-"""What is read again from Kafka for a subscriber that is behind what is in memory: ranges in, chunks out."""
+"""Replay from Kafka for a subscriber that has fallen out of the history: ranges in, chunks out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Bounds(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Offsets that will never come; what comes next begins after the last one."""
+    """Offsets that will never be sent; the next record is past the last of them."""
 
     partition: TopicPartition
     first: int
@@ -44,7 +44,7 @@ class Chunk:
     batches: Sequence[Batch]
     """In the order in which Kafka gave them; each partition's in offset order."""
     next_offsets: Mapping[TopicPartition, int]
-    """Where each partition goes on; at the end of its range there is nothing left of it. Offsets without a record
-    (compacted, aborted, control records) are passed over. Partitions that could not be read now are left out."""
+    """Where each partition continues; at the end of its range none of it is left. Offsets without a record (compacted,
+    aborted, control records) are skipped. Partitions that could not be read now are left out."""
     gaps: Sequence[Gap]
     """What is missing, to be sent before the first record after it."""

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from dispatcher.sansio.ranges import Gap
 
 RECORD_OVERHEAD_BYTES = 240
-"""What one record costs in this process beside its payload: the objects that hold it.
+"""What one record costs in this process besides its payload: the objects that hold it.
 
 Two ``bytes`` headers (66), an ``int`` or two (32 each), a slot in each of five columns (40), and what the allocator
 rounds up: resident memory grew by 106 to 181 bytes a record (values of 50 to 5,000 bytes, with and without keys,
@@ -19,11 +19,11 @@ HEADER_OVERHEAD_BYTES = 160
 """The same of a header."""
 
 BATCH_OVERHEAD_BYTES = 1024
-"""What a batch costs beside its records, with its place in the history and its indexes."""
+"""What a batch costs besides its records, with its place in the history and its indexes."""
 
 
 Headers = tuple[tuple[str, bytes | None], ...]
-"""Names, which may come more than once, and contents."""
+"""(name, value) pairs; a name may repeat."""
 
 
 class TopicPartition(NamedTuple):
@@ -51,7 +51,7 @@ class Record(NamedTuple):
 class Records(Sequence[Record]):
     """Records by column: what is done to all of them is done to a column at a time, without an object for each.
 
-    As a sequence it gives a `Record` at a time, for who wants one. Its parts are as long as each other.
+    As a sequence it gives a `Record` at a time, for code that wants one. Its parts are as long as each other.
 
     Args:
         offsets: See `Record`, as for the others. A ``range`` where they are consecutive, as they mostly are.
@@ -121,7 +121,7 @@ class Batch:
 
     ``covers_from`` to ``next_offset`` (exclusive) is the range that this batch stands for. It starts where the
     batch before ended, so offsets without a record (compacted, aborted, control records) belong to the batch
-    behind them and never leave a hole in what can be committed.
+    after them and never leave a hole in what can be committed.
     """
 
     __slots__ = (
@@ -167,7 +167,7 @@ class Batch:
         self.first_offset = first_offset
         """Offset of the first record, or of the gap."""
         self.next_offset = next_offset
-        """Offset behind the last record: what a commit of this batch carries."""
+        """Offset after the last record: what a commit of this batch carries."""
         self.size_bytes = BATCH_OVERHEAD_BYTES + records.size_bytes
         """Memory that it holds."""
 

@@ -9,13 +9,13 @@ Column = bytes | Sequence[bytes]
 """One for each record, or what is the same for all."""
 
 _SEPARATOR = b"\x7f"
-"""One byte that JSON does not escape: to look for more of them would cost more than all else."""
+"""A single byte that JSON does not escape; splitting on a longer separator would cost more than everything else."""
 
 _NULL = b"null"
 
 
 def interleaved(number: int, *columns: Column) -> bytes:
-    """What the columns hold of the first record, of the second, and so on, joined.
+    """Join the columns record by record.
 
     Args:
         number: How long each column is.

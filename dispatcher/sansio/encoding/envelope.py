@@ -12,7 +12,7 @@ from dispatcher.sansio.records import Batch, Headers
 def envelope_columns(batch: Batch, offsets: Column) -> Sequence[Column]:
     """The members of each record's object, without its braces.
 
-    What is not UTF-8 comes in base64, under a name that says so.
+    What is not UTF-8 is sent in base64, under a name that says so.
 
     Args:
         batch: The records.

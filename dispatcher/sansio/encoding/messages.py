@@ -15,12 +15,12 @@ SUBPROTOCOL = "dispatcher.v1.json"
 def state_payload(
     state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float
 ) -> dict[str, Any]:
-    """What the replica is doing, which partitions it has, and how often it gives a sign of life at least."""
+    """What the replica is doing, which partitions it has, and how often it sends a heartbeat at least."""
     return {"state": state, "replica": replica, "assigned": assigned, "heartbeat_seconds": heartbeat_seconds}
 
 
 def gap_payload(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> dict[str, Any]:
-    """Offsets ``from`` to ``to`` (inclusive) will not come."""
+    """Offsets ``from`` to ``to`` (inclusive) will not be sent."""
     return {"topic": topic, "partition": partition, "from": from_offset, "to": to_offset, "reason": reason}
 
 
@@ -68,5 +68,5 @@ def encode_goodbye(code: int, reason: str, retry_ms: int) -> bytes:
 
 
 def encode_heartbeat(position: str) -> bytes:
-    """A sign of life that a browser can see, as it cannot see pings; with the position to resume from, if any."""
+    """A heartbeat that a browser can see, as it cannot see pings; with the position to resume from, if any."""
     return orjson.dumps({"type": "heartbeat", "id": position} if position else {"type": "heartbeat"})

@@ -71,7 +71,7 @@ def encode_first_state(state: bytes, retry_ms: int, position: str) -> bytes:
 
 
 def encode_gap(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> bytes:
-    """Offsets ``from`` to ``to`` (inclusive) will not come; what follows is behind them."""
+    """Offsets ``from`` to ``to`` (inclusive) will not be sent; the records that follow are past them."""
     return _control("gap", gap_payload(topic, partition, from_offset, to_offset, reason))
 
 
@@ -81,7 +81,7 @@ def encode_goodbye(code: int, reason: str, retry_ms: int) -> bytes:
 
 
 def encode_heartbeat(position: str) -> bytes:
-    """A sign of life: an ``id`` alone moves ``lastEventId`` and fires no event; a comment when there is none."""
+    """A heartbeat: an ``id`` alone moves ``lastEventId`` and fires no event; a comment when there is none."""
     return b"id: %b\n\n" % position.encode() if position else b":\n\n"
 
 

@@ -34,22 +34,22 @@ class Wire:
         return self.frame(self.encode_records(batch, id_prefix, id_suffix))
 
     def state(self, state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
-        """What the replica is doing, which partitions it has, and how often it gives a sign of life at least."""
+        """What the replica is doing, which partitions it has, and how often it sends a heartbeat at least."""
         return self.frame(self.encode_state(state, replica, assigned, heartbeat_seconds))
 
     def first_state(self, state: bytes, retry_ms: int, position: str) -> bytes:
         """The first state of a stream: a state that is encoded and not framed, and the position of the stream's start.
 
-        The position is empty while nothing is known of it.
+        The position is empty while it is unknown.
         """
         return self.frame(self.encode_first_state(state, retry_ms, position))
 
     def gap(self, topic: str, partition: int, first_offset: int, last_offset: int, reason: str) -> bytes:
-        """Offsets that will not come."""
+        """Offsets that will not be sent."""
         return self.frame(self.encode_gap(topic, partition, first_offset, last_offset, reason))
 
     def goodbye(self, code: int, reason: str, retry_ms: int) -> bytes:
-        """The last words of a stream."""
+        """The last event of a stream."""
         return self.frame(self.encode_goodbye(code, reason, retry_ms))
 
 
