@@ -3,91 +3,30 @@
 `command.configuration` reads them from flags, environment and file; ``docs/settings.md`` is made from this class.
 """
 
-import re
 import socket
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dispatcher.auth_settings import AuthSettings
-from dispatcher.authorities import ANY, is_loopback, read_authority, read_origin
+from dispatcher.authorities import is_loopback, read_authority
 from dispatcher.errors import WrongValue, WrongValuesError
-
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
-_UNITS = ((GIB, " GiB"), (MIB, " MiB"), (KIB, " KiB"))
-
-HIDDEN = "********"
-"""What is shown instead of a secret."""
-
-_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_ADDRESS = re.compile(r"([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
-_SECRET = re.compile(
-    r"password|passphrase|secret|credential|private.key|ssl.key$|.pem$|.jaas.|oauthbearer.config", re.IGNORECASE
+from dispatcher.setting_kafka import KafkaTable, hide_secrets
+from dispatcher.setting_values import (
+    GIB,
+    KIB,
+    MIB,
+    Address,
+    Brokers,
+    Hosts,
+    Origins,
+    Seconds,
+    Size,
+    Topics,
+    display,
+    split_address,
 )
-
-OWNED_KAFKA_PROPERTIES = {
-    "bootstrap.servers": "set bootstrap_servers instead",
-    "metadata.broker.list": "set bootstrap_servers instead",
-    "group.id": "set group_id instead",
-    "client.id": "set client_id instead",
-    "group.instance.id": "set group_instance_id instead",
-    "enable.partition.eof": "the dispatcher needs it to commit past offsets that hold no record",
-    "statistics.interval.ms": "lag and broker states are read from the statistics, once per second",
-    "logger": "the dispatcher does its own logging; see log_level and log_format",
-    **dict.fromkeys(
-        (
-            "auto.commit.enable",
-            "auto.commit.interval.ms",
-            "enable.auto.commit",
-            "enable.auto.offset.store",
-            "offset.store.method",
-        ),
-        "the dispatcher commits by itself, and only what was dispatched; see commit_interval_seconds",
-    ),
-    **dict.fromkeys(
-        ("error_cb", "log_cb", "oauth_cb", "offset_commit_cb", "on_commit", "rebalance_cb", "stats_cb", "throttle_cb"),
-        "the dispatcher sets its own callbacks",
-    ),
-}
-"""librdkafka properties that the dispatcher's guarantees depend on, and what to do instead of setting them."""
-
-CLASSIC_KAFKA_PROPERTIES = {
-    "partition.assignment.strategy": "group.remote.assignor",
-    "session.timeout.ms": "the broker's group.consumer.session.timeout.ms",
-    "heartbeat.interval.ms": "the broker's group.consumer.heartbeat.interval.ms",
-}
-"""Properties of the classic group protocol, and what replaces them with ``group.protocol=consumer``."""
-
-
-def is_secret(key: str) -> bool:
-    """Whether the value of a librdkafka property, or of a similar key, must never be shown."""
-    return _SECRET.search(key) is not None
-
-
-def hide_secrets(kafka: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``[kafka]`` table as it may be shown."""
-    return {key: HIDDEN if is_secret(key) else value for key, value in kafka.items()}
-
-
-def display(value: object) -> str:
-    """A setting's value as people write it, without loss."""
-    if isinstance(value, ByteSize):
-        size, unit = next((unit for unit in _UNITS if value >= unit[0] and value % unit[0] == 0), (1, ""))
-        return f"{value // size}{unit}"
-    if isinstance(value, Mapping):
-        return "a table"  # what is in it may be secret
-    if isinstance(value, (tuple, list)):
-        return ",".join(map(display, value))
-    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
-
-
-Size = Annotated[ByteSize, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-"""At most a day: the operating system's timers have a limit."""
 
 
 class _CoreSettings(BaseSettings):
@@ -101,10 +40,10 @@ class _CoreSettings(BaseSettings):
         hide_input_in_errors=True,  # it may hold secrets
     )
 
-    bootstrap_servers: str = Field(
+    bootstrap_servers: Brokers = Field(
         default="127.0.0.1:9092", description="Kafka brokers to contact first, as `host:port`, comma-separated."
     )
-    topics: Annotated[tuple[str, ...], NoDecode] = Field(
+    topics: Topics = Field(
         default=("ofa_assets",), description="Topics to dispatch, comma-separated. Names, not patterns."
     )
     group_id: str = Field(
@@ -124,18 +63,18 @@ class _CoreSettings(BaseSettings):
         "moves no partition. Must be unique among replicas and stay the same across restarts, as a Swarm slot does: "
         "`replica-{{.Task.Slot}}`. Do not combine it with start-first updates. Empty: not static.",
     )
-    bind: str = Field(
+    bind: Address = Field(
         default="127.0.0.1:8000",
         description="Address to serve HTTP on, as `host:port`; port 0 takes any free port. "
         "Loopback by default, because access control is left to a proxy in front of the dispatcher.",
     )
-    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_origins: Origins = Field(
         default=(),
         description="Origins of other sites whose pages may read streams, comma-separated, each as "
         "`https://host[:port]` without a path. `null`, `file://` and the like must be named exactly. `*`: every http "
         "and https origin, without credentials. The dispatcher's own origin needs no entry. See docs/security.md.",
     )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_hosts: Hosts = Field(
         default=(),
         description="Names by which clients reach the dispatcher, comma-separated, without ports: a request for "
         "another name gets 421, which prevents DNS rebinding. Loopback names, addresses and the hosts of "
@@ -231,7 +170,7 @@ class _CoreSettings(BaseSettings):
         default="auto",
         description="`console` for people, `json` for machines; `auto` picks console if stderr is a terminal.",
     )
-    kafka: dict[str, str | int | float | bool] = Field(
+    kafka: KafkaTable = Field(
         default_factory=dict,
         description="Any librdkafka property, as `[kafka]` in the file, `DISPATCHER_KAFKA__SECURITY_PROTOCOL` in the "
         "environment, or `-X security.protocol=ssl`. Those that the dispatcher owns are refused. "
@@ -256,7 +195,7 @@ class _CoreSettings(BaseSettings):
     @property
     def bind_address(self) -> tuple[str, int]:
         """`bind` as host and port."""
-        return _split_address(self.bind)
+        return split_address(self.bind)
 
     @property
     def is_bound_to_loopback(self) -> bool:
@@ -276,71 +215,6 @@ class _CoreSettings(BaseSettings):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError("true and false are not valid here")
         return value
-
-    @field_validator("topics", mode="before")
-    @classmethod
-    def _split_topics(cls, value: object) -> object:
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
-    @field_validator("allowed_origins", "allowed_hosts", mode="before")
-    @classmethod
-    def _split_list(cls, value: object) -> object:
-        return () if value == "" else cls._split_topics(value)
-
-    @field_validator("topics")
-    @classmethod
-    def _check_topics(cls, topics: tuple[str, ...]) -> tuple[str, ...]:
-        if not topics:
-            raise ValueError("name at least one topic")
-        for topic in topics:
-            if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
-                raise ValueError(f"{topic!r} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
-        if len(set(topics)) < len(topics):
-            raise ValueError("name each topic once")
-        return topics
-
-    @field_validator("allowed_origins")
-    @classmethod
-    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(_read_allowed_origin(text) for text in origins))
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(_read_allowed_host(text) for text in hosts))
-
-    @field_validator("bind")
-    @classmethod
-    def _check_bind(cls, bind: str) -> str:
-        _split_address(bind)
-        return bind
-
-    @field_validator("bootstrap_servers")
-    @classmethod
-    def _check_bootstrap_servers(cls, text: str) -> str:
-        servers = [server.strip() for server in text.split(",")]
-        for server in servers:
-            _host, port = _split_address(server)
-            if port == 0:
-                raise ValueError(f"{server!r} needs the broker's port, such as 9092")
-        return ",".join(servers)
-
-    @field_validator("kafka")
-    @classmethod
-    def _check_kafka(cls, kafka: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-        refused = {key: f"leave it out: {why}" for key, why in OWNED_KAFKA_PROPERTIES.items()}
-        if "group.protocol" in kafka:
-            # librdkafka ignores the case of the value, so code that reads this table must not depend on it either.
-            kafka = {**kafka, "group.protocol": str(kafka["group.protocol"]).lower()}
-            if kafka["group.protocol"] == "consumer":
-                refused |= {
-                    key: f"leave it out: with group.protocol=consumer (KIP-848) it is {instead}"
-                    for key, instead in CLASSIC_KAFKA_PROPERTIES.items()
-                }
-        wrong = [WrongValue(f"kafka.{key}", value, refused[key]) for key, value in kafka.items() if key in refused]
-        if wrong:
-            raise WrongValuesError(wrong)
-        return kafka
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -370,36 +244,3 @@ class _CoreSettings(BaseSettings):
 
 class Settings(AuthSettings, _CoreSettings):
     """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
-
-
-def _read_allowed_origin(text: str) -> str:
-    """One of `allowed_origins`, in the spelling in which it is compared."""
-    if text == ANY:
-        return text
-    origin = read_origin(text)
-    if origin is None or text.lower().startswith(("ws://", "wss://")):
-        raise ValueError(
-            f"{text!r} is not an origin: use https://host[:port] without a path, *, null, or one with another scheme, "
-            "such as file:// or capacitor://localhost"
-        )
-    return origin.text
-
-
-def _read_allowed_host(text: str) -> str:
-    """One of `allowed_hosts`, in the spelling in which it is compared."""
-    if text == ANY:
-        return text
-    authority = read_authority(text)
-    if authority is None or ":" in text.rpartition("]")[2]:
-        raise ValueError(
-            f"{text!r} is not a host: use a name without scheme, port and path, such as stream.example.org"
-        )
-    return authority.host
-
-
-def _split_address(text: str) -> tuple[str, int]:
-    """Host and port of ``host:port``, an IPv6 host without its brackets."""
-    match = _ADDRESS.fullmatch(text)
-    if match is None or int(match[2]) > 65535:
-        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:8000, kafka-1:9092, or [::1]:8000")
-    return match[1].strip("[]"), int(match[2])

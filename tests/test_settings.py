@@ -10,7 +10,9 @@ from pydantic import ByteSize, ValidationError
 from dispatcher.command.configuration import load, reference
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.kafka.properties import OWNED
-from dispatcher.settings import HIDDEN, OWNED_KAFKA_PROPERTIES, Settings, display, is_secret
+from dispatcher.setting_kafka import HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret
+from dispatcher.setting_values import display
+from dispatcher.settings import Settings
 
 MIB = 1024 * 1024
 SECRET = "hunter2"  # noqa: S105 - what must never be seen

@@ -17,13 +17,9 @@ from pydantic_settings import EnvSettingsSource
 from dispatcher.auth_settings import PREFIX as AUTH_PREFIX
 from dispatcher.auth_settings import TABLE as AUTH_TABLE
 from dispatcher.errors import SettingsError, SettingsProblem, WrongValue, WrongValuesError
-from dispatcher.settings import (
-    HIDDEN,
-    OWNED_KAFKA_PROPERTIES,
-    Settings,
-    display,
-    is_secret,
-)
+from dispatcher.setting_kafka import HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret
+from dispatcher.setting_values import display
+from dispatcher.settings import Settings
 
 ENVIRONMENT_PREFIX = "DISPATCHER_"
 KAFKA_PREFIX = f"{ENVIRONMENT_PREFIX}KAFKA__"

@@ -19,7 +19,9 @@ from rich.table import Table
 from dispatcher.command.configuration import Loaded, load, reference
 from dispatcher.command.tail import tail
 from dispatcher.errors import ResourcesError, SettingsError, SettingsProblem
-from dispatcher.settings import HIDDEN, Settings, display, hide_secrets
+from dispatcher.setting_kafka import HIDDEN, hide_secrets
+from dispatcher.setting_values import display
+from dispatcher.settings import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from confluent_kafka import Consumer, KafkaException
 
 from dispatcher.errors import SettingsError, SettingsProblem
-from dispatcher.settings import Settings, hide_secrets
+from dispatcher.setting_kafka import hide_secrets
+from dispatcher.settings import Settings
 
 LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
 # What a broker away makes it say many times a second is told once by the error callback.

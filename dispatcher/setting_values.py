@@ -1,0 +1,123 @@
+"""What a setting's value may be: its spellings, its checks, and how it is shown.
+
+A check raises `ValueError` with what would be right, as the end of a sentence that begins with the key and its value.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
+from pydantic_settings import NoDecode
+
+from dispatcher.authorities import ANY, read_authority, read_origin
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+_UNITS = ((GIB, " GiB"), (MIB, " MiB"), (KIB, " KiB"))
+
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_ADDRESS = re.compile(r"([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})")
+
+
+def display(value: object) -> str:
+    """A setting's value as people write it, without loss."""
+    if isinstance(value, ByteSize):
+        size, unit = next((unit for unit in _UNITS if value >= unit[0] and value % unit[0] == 0), (1, ""))
+        return f"{value // size}{unit}"
+    if isinstance(value, Mapping):
+        return "a table"  # what is in it may be secret
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(display, value))
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of ``host:port``, an IPv6 host without its brackets.
+
+    Raises:
+        ValueError: it is not such an address.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:8000, kafka-1:9092, or [::1]:8000")
+    return match[1].strip("[]"), int(match[2])
+
+
+def _check_address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _check_brokers(text: str) -> str:
+    servers = [server.strip() for server in text.split(",")]
+    for server in servers:
+        _host, port = split_address(server)
+        if port == 0:
+            raise ValueError(f"{server!r} needs the port that the broker listens on, such as 9092")
+    return ",".join(servers)
+
+
+def _split(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def _split_or_none(value: object) -> object:
+    return () if value == "" else _split(value)
+
+
+def _check_topics(topics: tuple[str, ...]) -> tuple[str, ...]:
+    if not topics:
+        raise ValueError("name at least one topic")
+    for topic in topics:
+        if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
+            raise ValueError(f"{topic!r} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
+    if len(set(topics)) < len(topics):
+        raise ValueError("name each topic once")
+    return topics
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_read_allowed_origin(text) for text in origins))
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_read_allowed_host(text) for text in hosts))
+
+
+def _read_allowed_origin(text: str) -> str:
+    """One of `allowed_origins`, in the spelling in which it is compared."""
+    if text == ANY:
+        return text
+    origin = read_origin(text)
+    if origin is None or text.lower().startswith(("ws://", "wss://")):
+        raise ValueError(
+            f"{text!r} is not an origin: use https://host[:port] without a path, *, null, or one with another scheme, "
+            "such as file:// or capacitor://localhost"
+        )
+    return origin.text
+
+
+def _read_allowed_host(text: str) -> str:
+    """One of `allowed_hosts`, in the spelling in which it is compared."""
+    if text == ANY:
+        return text
+    authority = read_authority(text)
+    if authority is None or ":" in text.rpartition("]")[2]:
+        raise ValueError(
+            f"{text!r} is not a host: use a name without scheme, port and path, such as stream.example.org"
+        )
+    return authority.host
+
+
+Size = Annotated[ByteSize, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+"""At most a day: timers of the operating system cannot wait for ever."""
+Address = Annotated[str, AfterValidator(_check_address)]
+"""``host:port``."""
+Brokers = Annotated[str, AfterValidator(_check_brokers)]
+"""Addresses, comma-separated."""
+Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_topics)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_or_none), AfterValidator(_check_origins)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_or_none), AfterValidator(_check_hosts)]
