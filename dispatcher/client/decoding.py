@@ -24,6 +24,7 @@ from dispatcher.client.events import (
 )
 from dispatcher.client.outcomes import closed
 from dispatcher.client.sse_parser import ServerEvent
+from dispatcher.sansio.compact_position import MARK
 
 _NAMES = {"streaming": "live", "catching-up": "", "rebalancing": "", "waiting": "", "broker-down": ""}
 
@@ -41,7 +42,7 @@ def read_event(event: ServerEvent) -> list[Heard]:
         if event.retry_ms is None or event.id:
             heard.append(Heartbeat(event.id or ""))
     elif event.type == "message":
-        heard.append(_checked(_record, {**_object(event.data), "id": event.last_id}))
+        heard += _checked(_record, {**_object(event.data), "id": event.id})
     elif event.type in _CONTROLS:
         heard.append(_checked(_CONTROLS[event.type], {**_object(event.data), "id": event.id}))
     return heard
@@ -56,7 +57,11 @@ def read_message(text: str) -> list[Heard]:
     message = _object(text)
     kind = message.get("type")
     if kind == "records":
-        return [_checked(_record, record) for record in _checked(lambda m: list(m["records"]), message)]
+        heard: list[Heard] = []
+        for record in _checked(lambda m: list(m["records"]), message):
+            heard += _checked(_record, record)
+        # One position for the whole message, or one in each record.
+        return [*heard, Heartbeat(str(message["id"]))] if message.get("id") else heard
     if kind == "heartbeat":
         return [Heartbeat(str(message.get("id", "")))]
     return [_checked(_CONTROLS[kind], message)] if isinstance(kind, str) and kind in _CONTROLS else []
@@ -82,17 +87,22 @@ def _object(text: str) -> dict[str, Any]:
     return payload
 
 
-def _record(payload: Mapping[str, Any]) -> Record:
-    return Record(
-        id=payload["id"],
-        topic=str(payload["topic"]),
-        partition=int(payload["partition"]),
-        offset=int(payload["offset"]),
+def _record(payload: Mapping[str, Any]) -> list[Heard]:
+    """A record, and the position after it where its id does not begin with the record's own pair."""
+    topic, partition, offset = str(payload["topic"]), int(payload["partition"]), int(payload["offset"])
+    event_id = payload.get("id") or ""
+    is_compact = event_id.startswith(f"{topic}:{MARK}")
+    record = Record(
+        id=event_id if event_id and not is_compact else f"{topic}:{partition}={offset}",
+        topic=topic,
+        partition=partition,
+        offset=offset,
         timestamp_ms=None if payload["timestamp"] is None else int(payload["timestamp"]),
         key=_bytes(payload, "key"),
         value=_bytes(payload, "value"),
         headers=tuple((header["key"], _bytes(header, "value")) for header in payload["headers"]),
     )
+    return [record, Heartbeat(event_id)] if is_compact else [record]
 
 
 def _bytes(payload: Mapping[str, Any], name: str) -> bytes | None:

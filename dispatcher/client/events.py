@@ -19,7 +19,11 @@ class Record:
     """One Kafka record."""
 
     id: str
-    """The event id: the position of the whole stream as of this record, its own partition first."""
+    """The event id: the position of the whole stream as of this record, its own partition first.
+
+    Where the server gives one position for several records, the others have their own partition alone: store
+    `Subscription.position`, not this.
+    """
     topic: str
     partition: int
     offset: int
@@ -104,7 +108,7 @@ class StateHeard:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A sign of life, or the position of a first state: what comes as both moves the position and is no record."""
+    """A sign of life, or the position of a first state or of a whole message: it moves the position alone."""
 
     id: str
     """A position to resume from, empty while there is none."""

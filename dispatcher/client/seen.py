@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from dispatcher.client.events import Gap, Record, partition_of
 from dispatcher.errors import MalformedPositionError
-from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, format_position, parse_position
+from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
 
 
@@ -38,12 +38,8 @@ class Seen:
         """
         partition = partition_of(record)
         own = f"{partition}={record.offset}"
-        suffix = record.topic, record.id[len(own) :]
-        if not record.id.startswith(own) or suffix[1][:1].isdigit():
-            raise MalformedPositionError(f"the id {record.id[:80]!a} does not begin with its record's {own}")
-        if suffix != self._suffix:
-            self._raise(parse_position(record.id))
-            self._suffix = suffix
+        if record.id != own:
+            self._take_id(record, own)
         if record.offset <= self._came.get(partition, -1):
             return False
         self._came[partition] = record.offset
@@ -73,17 +69,23 @@ class Seen:
     def format(self) -> str:
         """The position as an event id, empty while nothing was seen.
 
-        With so many partitions that no server would take it back, those that moved last stay, and the others begin
-        where a new subscriber's do.
+        With more partitions than a server would take back, those that moved last stay; the others begin where a new
+        subscriber's do.
         """
         position = dict(self._offsets)
-        text = format_position(position) if position else ""
-        while position and not text:
-            # `format_position` is empty when it would be too long.
+        while position and not (text := shortest_position(position)):
             for partition in list(position)[: max(1, len(position) // 16)]:
                 del position[partition]
-            text = format_position(position) if position else ""
-        return text if len(text) <= MAX_POSITION_CHARACTERS else ""
+        return text if position else ""
+
+    def _take_id(self, record: Record, own: str) -> None:
+        """Take the other partitions of a record's id, which names the record first."""
+        suffix = record.topic, record.id[len(own) :]
+        if not record.id.startswith(own) or suffix[1][:1].isdigit():
+            raise MalformedPositionError(f"the id {record.id[:80]!a} does not begin with its record's {own}")
+        if suffix != self._suffix:
+            self._raise(parse_position(record.id))
+            self._suffix = suffix
 
     def _raise(self, position: Mapping[TopicPartition, int]) -> None:
         for partition, offset in position.items():

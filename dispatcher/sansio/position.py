@@ -3,20 +3,27 @@
 Grammar (docs/protocol.md, "Event ids")::
 
     position  = topic-pos *( ";" topic-pos )
-    topic-pos = topic ":" partition "=" offset *( "," partition "=" offset )
+    topic-pos = topic ":" ( pairs / compact )
+    pairs     = partition "=" offset *( "," partition "=" offset )
+    compact   = "~" 1*( ALPHA / DIGIT / "-" / "_" )  ; see `compact_position`
     offset    = "-1" / 1*DIGIT          ; -1: nothing seen yet, the log is read from its start
 
-A partition whose position is not known yet is left out.
+A topic may come more than once, each of its partitions only once. A partition whose position is not known yet is left
+out.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.compact_position import MARK, MAX_PARTITIONS, read_compact, spell_compact
 from dispatcher.sansio.records import TopicPartition
 
 MAX_POSITION_CHARACTERS = 8192
 """Browsers and proxies send the id back as a header; proxies take 8 KiB for all headers together."""
+
+PLAIN_CHARACTERS = 4096
+"""Clients spell a longer position compactly: half of what proxies take is left to the other headers."""
 
 MAX_SUFFIX_CHARACTERS = MAX_POSITION_CHARACTERS - 300
 """The rest has room for the longest name of a record: topic, partition and offset."""
@@ -46,15 +53,42 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
             raise MalformedPositionError(f"{_shown(topic_position)} lacks the ':' between topic and partitions")
         if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
             raise MalformedPositionError(f"{_shown(topic)} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
-        for pair in pairs.split(","):
-            number, equals, offset = pair.partition("=")
-            if not equals:
-                raise MalformedPositionError(f"{_shown(pair)} lacks the '=' between partition and offset")
-            partition = TopicPartition(topic, _number(number, "a partition: use 0", _MAX_PARTITION))
+        for number, offset in read_compact(pairs) if pairs.startswith(MARK) else _plain_pairs(pairs):
+            partition = TopicPartition(topic, number)
             if partition in position:
                 raise MalformedPositionError(f"partition {partition} is named twice")
-            position[partition] = -1 if offset == "-1" else _number(offset, "an offset: use -1, or 0", _MAX_OFFSET)
+            position[partition] = offset
+        if len(position) > MAX_PARTITIONS:
+            raise MalformedPositionError(f"the event id names more than {MAX_PARTITIONS} partitions")
     return position
+
+
+def _plain_pairs(pairs: str) -> Iterator[tuple[int, int]]:
+    for pair in pairs.split(","):
+        number, equals, offset = pair.partition("=")
+        if not equals:
+            raise MalformedPositionError(f"{_shown(pair)} lacks the '=' between partition and offset")
+        partition = _number(number, "a partition: use 0", _MAX_PARTITION)
+        yield partition, -1 if offset == "-1" else _number(offset, "an offset: use -1, or 0", _MAX_OFFSET)
+
+
+def shortest_position(position: Mapping[TopicPartition, int]) -> str:
+    """Spell a position plainly if that takes at most `PLAIN_CHARACTERS`, else compactly.
+
+    Empty when there is nothing to spell, or when nothing that is taken back can hold it.
+    """
+    plain = format_position(position) if position else ""
+    if 0 < len(plain) <= PLAIN_CHARACTERS or not position:
+        return plain
+    topics: dict[str, list[TopicPartition]] = {}
+    for partition in sorted(position):
+        topics.setdefault(partition.topic, []).append(partition)
+    compact = ";".join(
+        f"{topic}:{spell_compact([each.partition for each in own], [position[each] for each in own])}"
+        for topic, own in topics.items()
+    )
+    fits = len(compact) <= MAX_POSITION_CHARACTERS and len(position) <= MAX_PARTITIONS
+    return compact if fits else ""
 
 
 def format_position(position: Mapping[TopicPartition, int], own: TopicPartition | None = None) -> str:

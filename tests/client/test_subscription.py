@@ -309,7 +309,6 @@ async def test_a_slow_name_server() -> None:
         b'event: gap\ndata: {"topic":"t"}\n\n',
         b"data: hello\n\n",
         b'id: a:0=1\ndata: {"topic":"a","partition":0,"offset":1}\n\n',
-        records("a:0=1").replace(b"id: a:0=1\n", b""),
         records("a:0=1").replace(b"id: a:0=1\n", b"id: a:0=2\n"),
         b"id: yesterday\n\n",
         b'event: goodbye\ndata: {"code":"soon"}\n\n',

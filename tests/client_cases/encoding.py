@@ -1,6 +1,7 @@
 """What a step of a case is on the wire: the dispatcher's own encoders make it."""
 
 import json
+import re
 from base64 import b64decode
 from typing import Any
 
@@ -39,6 +40,8 @@ def payload(step: dict[str, Any], form: str, heartbeat_seconds: float) -> bytes:
     else:
         assert kind == "records", step
         data = _records(content, form)
+        if "position" in step:
+            data = _with_one_position(data, step["position"], form)
     return data
 
 
@@ -69,6 +72,19 @@ def _records(ids: list[str], form: str) -> bytes:
         return b"".join(encoded)
     records = [record for message in encoded for record in json.loads(message)["records"]]
     return json.dumps({"type": "records", "records": records}).encode() if records else b""
+
+
+def _with_one_position(data: bytes, position: str | None, form: str) -> bytes:
+    """One position for all records of a write, on SSE with the last of them; None for none at all."""
+    named = {"id": position} if position else {}
+    if form == "websocket":
+        message = json.loads(data)
+        for record in message["records"]:
+            del record["id"]
+        return json.dumps(message | named, separators=(",", ":")).encode()
+    *events, last = re.sub(rb"(?m)^id: .*\n", b"", data).split(b"\n\n")[:-1]
+    lines = [f"id: {position}\n".encode() + last if position else last]
+    return b"\n\n".join([*events, *lines, b""])
 
 
 def _record(content: dict[str, Any], form: str) -> bytes:

@@ -271,7 +271,7 @@ def _left(step: dict[str, Any], seen: dict[TopicPartition, int]) -> dict[str, An
     """The step without records that were seen."""
     if "records" not in step or not seen:
         return step
-    return {"records": [event_id for event_id in step["records"] if not _is_seen(event_id, seen)]}
+    return step | {"records": [event_id for event_id in step["records"] if not _is_seen(event_id, seen)]}
 
 
 def _is_seen(event_id: str, seen: dict[TopicPartition, int]) -> bool:

@@ -1,9 +1,10 @@
 // client.js passes the table of cases that all clients share (tests/client_cases), whose server is at CASES_URL.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
-import { subscribe } from "../../dispatcher/web/page/client.js";
+import { parsePosition, subscribe } from "../../dispatcher/web/page/client.js";
 
 const CONNECT_MS = 11_000; // longer than the client waits for an answer
 const CASE_MS = 60_000; // a case that is never over fails, and the others are played
@@ -58,13 +59,9 @@ async function play(theCase, transport, run) {
 
 const own = (id) => id.split(/[,;]/)[0];
 
-/** A position whatever the order of its pairs is. */
+/** A position whatever the order of its pairs, and their spelling, is. */
 function pairs(id) {
-  if (id === null) return null;
-  return id.split(";").flatMap((part) => {
-    const [topic, list] = part.split(":");
-    return list.split(",").map((pair) => `${topic}:${pair}`);
-  }).sort();
+  return id && [...parsePosition(id)].map(([partition, offset]) => `${partition}=${offset}`).sort();
 }
 
 function check({ expect }, { records, gaps, states, closed, connections }) {
@@ -91,6 +88,20 @@ function check({ expect }, { records, gaps, states, closed, connections }) {
   if (status) assert.match(closed, new RegExp(`^HTTP ${status}`));
   if (code) assert.match(closed, new RegExp(`\\(${code}\\)$`));
   if (reason) assert.equal(closed.includes(reason), true, closed);
+}
+
+const ids = JSON.parse(await readFile(new URL("../client_cases/positions.json", import.meta.url)));
+
+for (const { about, id, position, range } of ids.read) {
+  test(`an id is read: ${about}`, () => {
+    const known = Object.entries(position ?? {});
+    for (let n = 0; n < range?.partitions; n += 1) known.push([`${range.topic}:${n}`, range.offset]);
+    assert.deepEqual([...parsePosition(id)].map(([key, offset]) => [key, `${offset}`]), known);
+  });
+}
+
+for (const { about, id } of ids.refused) {
+  test(`an id is refused: ${about}`, () => assert.throws(() => parsePosition(id), Error));
 }
 
 for (const theCase of table.cases) {

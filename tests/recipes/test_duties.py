@@ -29,9 +29,9 @@ pytestmark = pytest.mark.timeout(600)  # installing and compiling are part of th
 CASES = {
     "resume": ["reset", "goodbye-1011"],
     "begin": ["first-position"],
-    "merge": ["two-replicas"],
+    "merge": ["two-replicas", "compact-ids"],
     "heartbeat": ["heartbeat-moves-the-position"],
-    "repeats": ["repeats", "first-position-is-no-record"],
+    "repeats": ["repeats", "first-position-is-no-record", "one-position-a-write"],
     "recreated": ["gap-recreated"],
     "wait": ["goodbye-1012", "goodbye-1013"],
     "give up": ["goodbye-4400", "goodbye-4403", "http-404"],
@@ -216,7 +216,13 @@ async def test_the_shell_runs_nothing_of_what_a_server_sends(recipes: Recipes, t
         *(f"id: t:{command}=1,0={command}", ""),
         *(line for gap in gaps for line in ("event: gap", f"data: {orjson.dumps(gap).decode()}", "")),
         *("event: state", f'data: {{"heartbeat_seconds":"{command}"}}', f"id: {command}", ""),
-        *("id: t:0=1", 'data: {"value":"fine"}', "", ""),
+        *(
+            f"id: t:~{command};t:~AQ{command}",
+            f'data: {{"topic":"{command}","partition":0,"offset":1,"value":"bad"}}',
+            "",
+        ),
+        *("id: t:~AQH_____", f'data: {{"topic":"t","partition":{command},"offset":1,"value":"bad"}}', ""),
+        *("id: t:0=1", 'data: {"topic":"t","partition":0,"offset":1,"value":"fine"}', "", ""),
     ]
 
     async def serve(stream: trio.SocketStream) -> None:

@@ -3,9 +3,10 @@
 // Rules of this module:
 //
 // * Nothing is thrown into the page: what a callback throws is reported, and the stream goes on.
-// * `seen` is what was handed to the page, by the first pair of ids: what is not above it is a repeat. `place` is where
-//   to resume, merged from all pairs of the ids of all replicas: it also knows partitions that were quiet so far. The
-//   position of a first state or of a heartbeat moves `place` alone: it names no record.
+// * `seen` is what was handed to the page, by topic, partition and offset: what is not above it is a repeat. `place` is
+//   where to resume, merged from all pairs of the ids of all replicas: it also knows partitions that were quiet until
+//   now. The position of a first state, of a heartbeat or of a whole message moves `place` alone: it names no record.
+// * A server may give one position for several records. A record without an id is named by its envelope.
 // * A client without a `place` asks on its second attempt and later `since` its first one: what was dispatched to a
 //   connection that a proxy kept silent comes again.
 // * Offsets above 2^53 are exact in ids and in the text of a message, and rounded in what JSON.parse makes of it.
@@ -21,7 +22,14 @@ const SINCE_MARGIN_MS = 60_000; // how much earlier than the first attempt `sinc
 const DATED_MARGIN_MS = 5000; // the same by the server's clock, from which those of brokers may differ
 const MAX_ID_CHARACTERS = 8192;
 const FOR_GOOD = [1002, 1003, 1007, 1008, 1009]; // and 44xx but for 4408: what this client sends is wrong
-const ID = /^[\w.-]+:\d+=(-1|\d+)([,;]([\w.-]+:)?\d+=(-1|\d+))*$/;
+const PLAIN_CHARACTERS = 4096; // longer positions are spelled compactly
+const MAX_PARTITIONS = 8192; // that a position may name: ten characters can spell a range of a billion
+const MAX_PARTITION = 2 ** 31 - 1;
+const MAX_OFFSET = 2n ** 63n - 1n;
+const TOPIC = /^(?!\.{1,2}$)[\w.-]{1,249}$/;
+const NUMBER = /^(0|[1-9]\d{0,18})$/;
+const OWN_PAIR = /^([\w.-]+:\d+)=(\d+)/;
+const OFFSETS = /"partition":\s*\d+,\s*"offset":\s*(\d+)/g; // as a server writes them, and no string in JSON can hold it
 
 const WORDS = {
   live: "records come as they are written",
@@ -30,6 +38,135 @@ const WORDS = {
   waiting: "this replica has no partition now",
   "broker-down": "no Kafka broker can be reached",
 };
+
+/** What an id says, by `topic:partition`; throws when it is not a position. docs/protocol.md, "Event ids". */
+export function parsePosition(id) {
+  if (typeof id !== "string" || !id || id.length > MAX_ID_CHARACTERS) throw new Error("an id of a wrong length");
+  const position = new Map();
+  for (const part of id.split(";")) {
+    const colon = part.indexOf(":");
+    const topic = part.slice(0, Math.max(0, colon));
+    if (!TOPIC.test(topic)) throw new Error("an id without a topic");
+    const pairs = part.slice(colon + 1);
+    for (const [partition, offset] of pairs[0] === "~" ? readCompact(pairs.slice(1)) : readPlain(pairs)) {
+      const key = `${topic}:${partition}`;
+      const isWrong = partition > MAX_PARTITION || offset > MAX_OFFSET || position.size === MAX_PARTITIONS;
+      if (isWrong || position.has(key)) throw new Error(`an id with a wrong ${key}`);
+      position.set(key, offset);
+    }
+  }
+  return position;
+}
+
+function* readPlain(text) {
+  for (const pair of text.split(",")) {
+    const [partition, offset, more] = pair.split("=");
+    if (more !== undefined || !NUMBER.test(partition) || !(offset === "-1" || NUMBER.test(offset))) {
+      throw new Error("an id with a wrong pair");
+    }
+    yield [+partition, BigInt(offset)];
+  }
+}
+
+/** docs/protocol.md, "The compact spelling". */
+function* readCompact(text) {
+  const binary = atob(text.replace(/[-_]/g, (character) => (character === "-" ? "+" : "/")));
+  if (!/^[\w-]+$/.test(text) || base64url(binary) !== text) throw new Error("an id that is not base64url");
+  let at = 0;
+  let left = MAX_PARTITIONS;
+  const wrong = () => new Error("an id with a wrong compact part");
+  const octet = () => {
+    if (at === binary.length) throw wrong();
+    return binary.charCodeAt(at++);
+  };
+  const varint = () => {
+    let value = 0n;
+    for (let shift = 0n; shift < 70n; shift += 7n) {
+      const byte = octet();
+      value |= BigInt(byte & 0x7f) << shift;
+      if (byte < 0x80 && (byte || !shift)) return value;
+      if (byte < 0x80) break;
+    }
+    throw wrong();
+  };
+  if (octet() !== 1) throw new Error("an id of a later version");
+  do {
+    const partitions = [];
+    let following = 0;
+    const ranges = varint();
+    if (!ranges) throw wrong();
+    for (let n = 0n; n < ranges; n += 1n) {
+      const gap = Number(varint());
+      const first = following + gap;
+      following = first + Number(varint()) + 1;
+      left -= following - first;
+      if ((n && !gap) || left < 0) throw wrong();
+      for (let partition = first; partition < following; partition += 1) partitions.push(partition);
+    }
+    const low = varint() - 1n;
+    const width = octet();
+    if (width > 8 || binary.length - at < width * partitions.length) throw wrong();
+    for (const partition of partitions) {
+      let high = 0; // a number of JavaScript holds 6 octets
+      let rest = 0;
+      for (let n = width; n > 0; n -= 1) {
+        if (n > 6) high = high * 256 + octet();
+        else rest = rest * 256 + octet();
+      }
+      yield [partition, low + BigInt(rest) + (BigInt(high) << 48n)];
+    }
+  } while (at < binary.length);
+}
+
+/** The pairs of one topic, ascending, as one segment: shorter ones are up to servers. */
+function spellCompact(pairs) {
+  const octets = [1];
+  const varint = (value) => {
+    for (; value > 0x7fn; value >>= 7n) octets.push(Number(value & 0x7fn) | 0x80);
+    octets.push(Number(value));
+  };
+  const ranges = [];
+  for (const [partition] of pairs) {
+    const last = ranges.at(-1);
+    if (last && last.end === partition) last.end += 1;
+    else ranges.push({ gap: partition - (last?.end ?? 0), first: partition, end: partition + 1 });
+  }
+  varint(BigInt(ranges.length));
+  for (const { gap, first, end } of ranges) {
+    varint(BigInt(gap));
+    varint(BigInt(end - first - 1));
+  }
+  const offsets = pairs.map(([, offset]) => offset);
+  const low = offsets.reduce((a, b) => (a < b ? a : b));
+  const high = offsets.reduce((a, b) => (a > b ? a : b));
+  const width = high === low ? 0 : Math.ceil((high - low).toString(16).length / 2);
+  varint(low + 1n);
+  octets.push(width);
+  for (const offset of offsets) {
+    for (let n = width - 1; n >= 0; n -= 1) octets.push(Number(((offset - low) >> BigInt(8 * n)) & 0xffn));
+  }
+  return `~${base64url(octets.map((octet) => String.fromCharCode(octet)).join(""))}`;
+}
+
+function base64url(binary) {
+  return btoa(binary).replace(/[+/=]/g, (character) => ({ "+": "-", "/": "_" })[character] ?? "");
+}
+
+/** A position spelled, plainly if it is short; undefined when nothing that is taken back can hold it. */
+function formatPosition(pairs) {
+  const topics = new Map();
+  for (const [key, offset] of pairs) {
+    const [topic, partition] = key.split(":");
+    if (!topics.has(topic)) topics.set(topic, []);
+    topics.get(topic).push([+partition, offset]);
+  }
+  for (const own of topics.values()) own.sort(([a], [b]) => a - b);
+  const joined = (spell) => [...topics.keys()].sort().map((topic) => `${topic}:${spell(topics.get(topic))}`).join(";");
+  const plain = joined((own) => own.map(([partition, offset]) => `${partition}=${offset}`).join());
+  if (plain.length <= PLAIN_CHARACTERS) return plain;
+  const compact = joined(spellCompact);
+  return compact.length <= MAX_ID_CHARACTERS && pairs.length <= MAX_PARTITIONS ? compact : undefined;
+}
 
 /** Subscribe to a dispatcher. `client.d.ts` tells every option. */
 export function subscribe(url, options = {}) {
@@ -77,30 +214,25 @@ export function subscribe(url, options = {}) {
 
   // What was seen.
 
+  /** The partition that moved last is the last of its map. */
+  function move(map, partition, offset) {
+    map.delete(partition);
+    map.set(partition, offset);
+  }
+
   function raise(map, partition, offset) {
-    if (!(map.get(partition) >= offset)) map.set(partition, offset);
+    if (!(map.get(partition) >= offset)) move(map, partition, offset);
   }
 
   function merge(id, map = place) {
-    for (const part of id.split(";")) {
-      const [topic, pairs] = part.split(":");
-      for (const pair of pairs.split(",")) {
-        const [number, offset] = pair.split("=");
-        raise(map, `${topic}:${number}`, BigInt(offset));
-      }
-    }
+    for (const [partition, offset] of parsePosition(id)) raise(map, partition, offset);
   }
 
+  /** With more partitions than a server would take back, those that moved last are kept. */
   function position() {
-    let text = "";
-    let last;
-    for (const partition of [...place.keys()].sort()) {
-      const [topic, number] = partition.split(":");
-      const pair = `${topic === last ? "," : `${text && ";"}${topic}:`}${number}=${place.get(partition)}`;
-      if (text.length + pair.length > MAX_ID_CHARACTERS) break; // a longer one is refused
-      text += pair;
-      last = topic;
-    }
+    let kept = [...place];
+    let text;
+    while ((text = formatPosition(kept)) === undefined) kept = kept.slice(Math.ceil(kept.length / 16));
     return text;
   }
 
@@ -121,13 +253,20 @@ export function subscribe(url, options = {}) {
     moved();
   }
 
-  function take(record) {
-    const [, partition, digits, others] = /^(.+?:\d+)=(\d+)(.*)/.exec(record.id);
+  function take({ id, ...record }, digits) {
     worked = true;
-    const offset = BigInt(digits);
-    if (suffix === partition + others) raise(place, partition, offset);
-    else merge(record.id);
-    suffix = partition + others;
+    const name = `${record.topic}:${record.partition}`;
+    const [own, partition = name, exact = digits ?? record.offset] = OWN_PAIR.exec(id) ?? [];
+    const offset = BigInt(exact);
+    const isOther = partition !== name || Number(offset) !== record.offset || !(own || !id || id.startsWith(`${record.topic}:~`));
+    if (isOther) throw new Error(`an id that does not begin with its record's ${name}=${record.offset}`);
+    record = { id: own ? id : `${name}=${offset}`, ...record };
+    if (id && id !== own) {
+      const others = name + id.slice(own?.length);
+      if (suffix !== others) merge(id);
+      suffix = others;
+    }
+    raise(place, name, offset);
     if (seen.get(partition) >= offset) return;
     seen.set(partition, offset);
     call(onRecord, record);
@@ -146,12 +285,19 @@ export function subscribe(url, options = {}) {
     moved();
   }
 
+  /** The digits of offsets that JSON.parse has rounded, above 2^53, where no id has them. */
+  function exactly(records, text) {
+    if (records.every(({ id, offset }) => id || Number.isSafeInteger(offset))) return [];
+    const digits = [...text.matchAll(OFFSETS)].map(([, offset]) => offset);
+    return digits.length === records.length ? digits : [];
+  }
+
   // What the server says, whatever carries it.
 
   /** Types and members that only a later version knows are ignored. */
   function hear(type, message, id, text) {
     worked = true;
-    if (type === "heartbeat") passed(id);
+    if (type === "heartbeat" || type === "records") passed(id);
     else if (type === "state") {
       passed(id);
       heartbeatMs = message.heartbeat_seconds * 1000 || heartbeatMs;
@@ -225,8 +371,10 @@ export function subscribe(url, options = {}) {
     let id, type, data;
     function dispatch() {
       if (type === undefined || type === "message") {
-        if (data !== undefined) take({ id, ...JSON.parse(data) });
-        else passed(id);
+        if (data !== undefined) {
+          const record = { ...JSON.parse(data), id };
+          take(record, exactly([record], data)[0]);
+        } else passed(id);
       } else if (["state", "gap", "goodbye"].includes(type) && data !== undefined) {
         hear(type, JSON.parse(data), id, data);
       }
@@ -267,9 +415,11 @@ export function subscribe(url, options = {}) {
       alive();
       guarded(() => {
         const { type, ...message } = JSON.parse(data);
-        for (const record of type === "records" ? message.records : []) {
+        const records = type === "records" ? message.records : [];
+        const digits = exactly(records, data);
+        for (const [n, record] of records.entries()) {
           if (signal.aborted) return;
-          take(record);
+          take(record, digits[n]);
         }
         hear(type, message, message.id, data);
       }, strange);
@@ -390,10 +540,10 @@ export function subscribe(url, options = {}) {
   }
 
   const stored = options.position ?? (storageKey && guarded(() => sessionStorage.getItem(storageKey)));
-  if (ID.test(stored)) {
+  guarded(() => {
     merge(stored);
     merge(stored, seen);
-  }
+  });
   for (const name in listeners) globalThis.addEventListener?.(name, listeners[name]);
   run();
   return {

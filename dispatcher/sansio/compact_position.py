@@ -1,0 +1,205 @@
+"""The compact spelling of positions: what follows ``topic:`` in an event id that names many partitions.
+
+It is ``~`` and base64url without padding (RFC 4648, section 5) of these bytes (docs/protocol.md, "The compact
+spelling", has an example)::
+
+    bytes    = %x01 1*segment              ; the version, then the partitions
+    segment  = ranges low width numbers
+    ranges   = count 1*( gap more )        ; count: how many ranges; more: partitions of a range after its first one
+    low      = varint                      ; the lowest offset of the segment, plus 1
+    width    = OCTET                       ; 0 to 8
+    numbers  = *OCTET                      ; for each partition width octets, big-endian: its offset minus the lowest
+    count, gap, more = varint              ; LEB128, unsigned, at most 10 octets, as short as possible
+
+The first gap of a segment is its first partition; each later one is how many partitions are left out, at least one.
+
+Numbers have a fixed width and are no varints: they are packed and unpacked in C, their length is checked before any of
+them is read, and a writer can replace one of them in place. They are no longer either: 1,000 partitions whose offsets
+are less than 2^40 apart take 6,678 characters.
+"""
+
+import binascii
+import re
+import struct
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Iterator, Sequence
+
+from dispatcher.errors import MalformedPositionError
+
+MARK = "~"
+"""What a compact spelling begins with; no partition's number does."""
+
+MAX_PARTITIONS = 8192
+"""Most partitions that one position may name: without a bound, ten characters could spell a range of a billion."""
+
+_VERSION = 1
+_MAX_PARTITION = 2**31 - 1
+_MAX_OFFSET = 2**63 - 1
+_LARGE_BYTES = 5800
+"""More bytes than this come near the longest id, and are worth a second try."""
+
+_ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def spell_compact(partitions: Sequence[int], offsets: Sequence[int]) -> str:
+    """Spell the offsets of one topic's partitions, ``~`` included.
+
+    Args:
+        partitions: Their numbers, ascending; at least one.
+        offsets: The last seen offset of each, -1 for none.
+    """
+    data = _segment(partitions, offsets)
+    if len(data) > _LARGE_BYTES:
+        # A few large offsets make all of them wide: try a segment for each length.
+        by_length: dict[int, list[int]] = {}
+        for index, offset in enumerate(offsets):
+            by_length.setdefault(_octets(offset + 1), []).append(index)
+        segments = (_segment([partitions[i] for i in own], [offsets[i] for i in own]) for own in by_length.values())
+        data = min(data, b"".join(segments), key=len)
+    return MARK + urlsafe_b64encode(bytes([_VERSION]) + data).rstrip(b"=").decode()
+
+
+def read_compact(text: str) -> Iterator[tuple[int, int]]:
+    """Yield partition and offset of each pair that a compact spelling holds, ``~`` included.
+
+    Bounded by the length of the text and by `MAX_PARTITIONS`. A partition may come twice, in two segments: refusing
+    that is up to the caller, who knows all pairs.
+
+    Raises:
+        MalformedPositionError: it is not such a spelling; the message says why.
+    """
+    reader = _Reader(_decoded(text.removeprefix(MARK)))
+    version = reader.octet()
+    if version != _VERSION:
+        raise _wrong(f"has version {version}, known is {_VERSION}")
+    left = MAX_PARTITIONS
+    while reader.has_more() or left == MAX_PARTITIONS:
+        partitions = reader.ranges(left)
+        left -= len(partitions)
+        low = reader.varint() - 1
+        offsets = reader.numbers(len(partitions))
+        if low + max(offsets) > _MAX_OFFSET:
+            raise _wrong(f"names an offset above {_MAX_OFFSET}")
+        for partition, offset in zip(partitions, offsets, strict=True):
+            yield partition, low + offset
+
+
+class _Reader:
+    """Takes the parts of a segment off the front of some bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def has_more(self) -> bool:
+        """Whether another segment begins here."""
+        return self._at < len(self._data)
+
+    def octet(self) -> int:
+        """The next octet."""
+        if self._at >= len(self._data):
+            raise _wrong("ends too early")
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def varint(self) -> int:
+        """An unsigned LEB128 number; one that is longer than it has to be is refused."""
+        value = 0
+        for shift in range(0, 70, 7):
+            octet = self.octet()
+            value |= (octet & 0x7F) << shift
+            if octet < 0x80:
+                if octet == 0 and shift:
+                    raise _wrong("has a number that is longer than it has to be")
+                return value
+        raise _wrong("has a number of more than 10 octets")
+
+    def ranges(self, most: int) -> list[int]:
+        """The partitions of a segment, ascending."""
+        partitions: list[int] = []
+        following = 0
+        count = self.varint()
+        if not count:
+            raise _wrong("has a segment without partitions")
+        for index in range(count):
+            gap = self.varint()
+            if index and not gap:
+                raise _wrong("has two ranges that touch")
+            first = following + gap
+            following = first + self.varint() + 1
+            if following - first + len(partitions) > most:
+                raise _wrong(f"names more than {MAX_PARTITIONS} partitions")
+            if following - 1 > _MAX_PARTITION:
+                raise _wrong(f"names a partition above {_MAX_PARTITION}")
+            partitions += range(first, following)
+        return partitions
+
+    def numbers(self, count: int) -> tuple[int, ...]:
+        """As many numbers, all of the width that is given first."""
+        width = self.octet()
+        if width > 8:
+            raise _wrong(f"has numbers of {width} octets, the most is 8")
+        packed = self._data[self._at : self._at + count * width]
+        if len(packed) < count * width:
+            raise _wrong("ends too early")
+        self._at += len(packed)
+        whole = bytearray(8 * count)
+        for place in range(width):
+            whole[8 - width + place :: 8] = packed[place::width]
+        return struct.unpack(f">{count}Q", whole)
+
+
+def _segment(partitions: Sequence[int], offsets: Sequence[int]) -> bytes:
+    low = min(offsets)
+    width = _octets(max(offsets) - low)
+    whole = struct.pack(f">{len(offsets)}Q", *[offset - low for offset in offsets])
+    numbers = bytearray(width * len(offsets))
+    for place in range(width):
+        numbers[place::width] = whole[8 - width + place :: 8]
+    return _ranges(partitions) + _varint(low + 1) + bytes([width]) + numbers
+
+
+def _ranges(partitions: Sequence[int]) -> bytes:
+    data = bytearray()
+    count = 0
+    following = first = 0
+    for partition in partitions:
+        if partition != following or not count:
+            if count:
+                data += _varint(following - first - 1)
+            data += _varint(partition - following)
+            first = partition
+            count += 1
+        following = partition + 1
+    return _varint(count) + data + _varint(following - first - 1)
+
+
+def _octets(number: int) -> int:
+    """How many octets a number needs."""
+    return number.bit_length() + 7 >> 3
+
+
+def _varint(number: int) -> bytes:
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    data.append(number)
+    return bytes(data)
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes, if the text is the only one that spells them."""
+    if not _ALPHABET.fullmatch(text):
+        raise _wrong("is not base64url")
+    try:
+        data = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error:
+        raise _wrong("is not base64url") from None
+    if urlsafe_b64encode(data).rstrip(b"=").decode() != text:
+        raise _wrong("has bits after its last byte")
+    return data
+
+
+def _wrong(what: str) -> MalformedPositionError:
+    return MalformedPositionError(f"the compact part of the event id {what}")

@@ -1,0 +1,103 @@
+"""The compact spelling of positions, and the ids that all clients share as data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.compact_position import MAX_PARTITIONS, read_compact, spell_compact
+from dispatcher.sansio.position import (
+    MAX_POSITION_CHARACTERS,
+    PLAIN_CHARACTERS,
+    format_position,
+    parse_position,
+    shortest_position,
+)
+from dispatcher.sansio.records import TopicPartition
+
+SHARED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "client_cases" / "positions.json").read_text())
+offsets = st.integers(-1, 2**63 - 1)
+pairs = st.dictionaries(st.integers(0, 2**31 - 1) | st.integers(0, 40), offsets, min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize("case", SHARED["read"], ids=lambda case: case["about"])
+def test_shared_ids_are_read(case: dict[str, Any]) -> None:
+    """Each gives the position that every client has to make of it."""
+    position = {str(partition): str(offset) for partition, offset in parse_position(case["id"]).items()}
+    if "range" in case:
+        topic, count, offset = (case["range"][name] for name in ("topic", "partitions", "offset"))
+        assert position == {f"{topic}:{number}": offset for number in range(count)}
+    else:
+        assert position == case["position"]
+
+
+@pytest.mark.parametrize("case", SHARED["refused"], ids=lambda case: case["about"])
+def test_shared_ids_are_refused(case: dict[str, Any]) -> None:
+    """Each is wrong in one way, and the message says something."""
+    with pytest.raises(MalformedPositionError, match=r"."):
+        parse_position(case["id"])
+
+
+@given(pairs)
+def test_what_is_spelled_is_read_back(position: dict[int, int]) -> None:
+    """Any partitions and offsets."""
+    numbers = sorted(position)
+    text = spell_compact(numbers, [position[number] for number in numbers])
+    assert dict(read_compact(text)) == position
+
+
+@given(st.lists(st.integers(0, 2**20) | offsets, min_size=800, max_size=900))
+def test_large_ones_are_spelled_in_the_shorter_of_two_ways(many: list[int]) -> None:
+    """A few large offsets among small ones make a segment of their own."""
+    text = spell_compact(range(len(many)), many)
+    assert dict(read_compact(text)) == dict(enumerate(many))
+
+
+def test_a_few_large_offsets_do_not_make_all_wide() -> None:
+    """1,000 partitions, three of them with offsets above 2^60."""
+    many = [number if number % 400 else 2**60 + number for number in range(1000)]
+    assert len(spell_compact(range(1000), many)) < 3000
+
+
+@pytest.mark.parametrize(("topic", "apart"), [("t" * 249, 2**40), ("ofa_assets", 2**46)])
+def test_a_busy_topic_of_a_thousand_partitions_fits(topic: str, apart: int) -> None:
+    """With the own pair in front, into what proxies and the parser take."""
+    position = {TopicPartition(topic, number): number * (apart // 1000) for number in range(1000)}
+    own = TopicPartition(topic, 500)
+    text = f"{own}={position.pop(own)};{shortest_position(position)}"
+    assert len(text) <= 8192
+    assert len(parse_position(text)) == 1000
+
+
+@given(st.text(alphabet="~AQ_-EIgz0", max_size=60) | st.binary(max_size=60).map(lambda data: f"~{data.hex()}"))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    """Nothing else is raised, and nothing is large."""
+    try:
+        position = parse_position(f"t:{text}")
+    except MalformedPositionError:
+        return
+    assert 0 < len(position) <= MAX_PARTITIONS
+
+
+@given(st.dictionaries(st.builds(TopicPartition, st.sampled_from("abc"), st.integers(0, 900)), offsets, max_size=20))
+def test_the_shortest_spelling_is_plain_for_few(position: dict[TopicPartition, int]) -> None:
+    """What was read before is spelled as before."""
+    assert shortest_position(position) == (format_position(position) if position else "")
+
+
+def test_the_shortest_spelling_of_many_is_compact() -> None:
+    """And what no spelling holds is empty: too many partitions, too many bytes."""
+    position = {TopicPartition(topic, number): number for number in range(1000) for topic in ("a", "b")}
+    text = shortest_position(position)
+    assert text.startswith("a:~")
+    assert ";b:~" in text
+    assert parse_position(text) == position
+    assert len(format_position(dict(list(position.items())[:500]))) <= PLAIN_CHARACTERS
+    assert shortest_position({TopicPartition("a", number): -1 for number in range(MAX_PARTITIONS + 1)}) == ""
+    wide = {TopicPartition("a", number): number * 2**52 for number in range(1500)}
+    assert shortest_position(wide) == ""
+    assert len(shortest_position(dict(list(wide.items())[:500]))) < MAX_POSITION_CHARACTERS
