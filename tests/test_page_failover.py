@@ -215,7 +215,7 @@ async def test_a_rebalance_costs_no_record(kafka: Kafka, replicas: Callable[...,
         await stage.all_is_shown()
         assert "reconnecting" not in await stage.page.run("window.states")
         marks = "[...document.querySelectorAll('#events [data-kind=rebalance]')].map((item) => item.innerText).join()"
-        assert "1 left" in await stage.page.run(marks)
+        assert "1 revoked" in await stage.page.run(marks)
         assert f"has {PARTITIONS} now" in await stage.page.run(marks)
 
 

@@ -119,7 +119,7 @@ for (const transport of transports) {
     }
     assert.equal(states.all.some(named("reconnecting")), false);
     const { reason } = await states.until(named("reconnecting"));
-    assert.match(reason, /^no sign of life for/);
+    assert.match(reason, /^no data for/);
     await first.left;
     assert.equal((await server.next()).id, "t:0=3");
   });
@@ -131,7 +131,7 @@ for (const transport of transports) {
     await states.until(named("live"));
     if (transport === "websocket") first.send("{nonsense");
     else first.write("id: t:0=1\ndata: {nonsense\n\n");
-    assert.match((await states.until(named("reconnecting"))).reason, /^what came is not understood/);
+    assert.match((await states.until(named("reconnecting"))).reason, /^the message could not be read/);
     await server.next();
   });
 
@@ -227,7 +227,7 @@ test("another kind of server is final", async (t) => {
   const server = await Server.start(t);
   const { states } = open(t, server.url);
   (await server.next()).answer(200, { "Content-Type": "text/html" }, "<p>hello");
-  assert.equal((await states.until(named("closed"))).reason, "the answer is text/html, not an event stream");
+  assert.equal((await states.until(named("closed"))).reason, "the response is text/html, not an event stream");
 });
 
 test("an address that is none is told, not thrown", async (t) => {
@@ -404,7 +404,7 @@ test("a laptop that slept reconnects at the first look at the clock", async (t) 
   (await server.next()).begin().state("streaming");
   await states.until(named("live"));
   Date.now = () => now() + 3_600_000;
-  assert.match((await states.until(named("reconnecting"))).reason, /^no sign of life for 360\d s$/);
+  assert.match((await states.until(named("reconnecting"))).reason, /^no data for 360\d s$/);
   await server.next();
 });
 
@@ -415,7 +415,7 @@ test("an answer that does not come is not waited for as long as a heartbeat", as
   const { states } = open(t, server.url);
   await server.next();
   Date.now = () => now() + 11_000;
-  assert.match((await states.until(named("reconnecting"))).reason, /^no sign of life for 1\d s$/);
+  assert.match((await states.until(named("reconnecting"))).reason, /^no data for 1\d s$/);
   await server.next();
 });
 

@@ -215,7 +215,7 @@ async def test_it_is_paused_and_goes_on_by_keyboard() -> None:
         await shown(house.page, 2)
         await house.page.press("p")
         house.write(b"three")
-        await house.page.until("document.querySelector('#note').textContent === 'held still, 1 new'")
+        await house.page.until("document.querySelector('#note').textContent === 'paused, 1 new'")
         await shown(house.page, 2)
         await house.page.press("p")
         await shown(house.page, 3)
@@ -236,7 +236,7 @@ async def test_the_keyboard_in_the_list_holds_it_still() -> None:
             await house.page.press(key)
         await house.page.until("document.activeElement.localName === 'pre'")
         house.write(b"three")
-        await house.page.until("document.querySelector('#note').textContent === 'held still, 1 new'")
+        await house.page.until("document.querySelector('#note').textContent === 'paused, 1 new'")
         await house.page.press("Escape")
         assert await house.page.run("document.activeElement.querySelector('.value').textContent") == "one"
         await shown(house.page, 2)
@@ -267,14 +267,14 @@ async def test_a_screen_reader_hears_what_lasts_and_nothing_else() -> None:
     """One region speaks: the state once it has lasted, not each figure, record or attempt."""
     async with open_page() as house:
         await house.page.until(
-            "document.querySelector('#said').textContent === 'live: records come as they are written'"
+            "document.querySelector('#said').textContent === 'live: records arrive as they are written'"
         )
         speaking = "[...document.querySelectorAll('output, [aria-live], [role=status], [role=log], [role=alert]')]"
         assert await house.page.run(f"{speaking}.map(({{ id }}) => id)") == ["said"]
         house.write(b"one")
         await shown(house.page, 1)
         assert await house.page.run("document.querySelector('#said').textContent") == (
-            "live: records come as they are written"
+            "live: records arrive as they are written"
         )
 
 
@@ -330,7 +330,7 @@ async def test_gaps_and_rebalances_are_told() -> None:
         house.hub.unassigned([TWO])
         await house.page.until("document.querySelector('#events [data-kind=rebalance]') !== null")
         text = await house.page.run("document.querySelector('#events [data-kind=rebalance]').innerText")
-        assert "1 left: replica has 1 now" in text
+        assert "1 revoked: replica has 1 now" in text
 
 
 async def test_over_a_websocket_too() -> None:

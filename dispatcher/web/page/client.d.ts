@@ -1,6 +1,6 @@
-/** A record as it was written to Kafka. What is not UTF-8 comes in base64, under the name that says so. */
+/** A record as it was written to Kafka. Bytes that are not UTF-8 are in base64, under the name that says so. */
 export interface KafkaRecord {
-  /** Position of the stream behind this record; its first pair names the record. */
+  /** Position of the stream after this record; its first pair names the record. */
   readonly id: string;
   readonly topic: string;
   readonly partition: number;
@@ -10,14 +10,14 @@ export interface KafkaRecord {
   readonly timestamp: number | null;
   readonly key?: string | null;
   readonly key_base64?: string;
-  /** In Kafka's order; one name may come many times. */
+  /** In Kafka's order; a name may repeat. */
   readonly headers: readonly { readonly key: string; readonly value?: string | null; readonly value_base64?: string }[];
   /** null is a tombstone. */
   readonly value?: string | null;
   readonly value_base64?: string;
 }
 
-/** Offsets `from` to `to` (inclusive) will not come. */
+/** Offsets `from` to `to` (inclusive) will not be sent. */
 export interface Gap {
   readonly topic: string;
   readonly partition: number;
@@ -35,63 +35,63 @@ export type StateName =
   | "broker-down"
   | "reconnecting"
   | "offline"
-  /** For good: the server said that trying again does not help. */
+  /** Final: the server said that trying again does not help. */
   | "closed";
 
 export interface StreamState {
   readonly state: StateName;
-  /** Why, in words that can be shown. */
+  /** Why, in words that can be shown to people. */
   readonly reason: string;
   readonly transport: "sse" | "websocket";
-  /** The replica at the other end, as long as there is one. */
+  /** The replica at the other end, while connected. */
   readonly replica?: string;
   /** The partitions that this replica has. */
   readonly assigned?: Readonly<Record<string, readonly number[]>>;
   /** Time until the next attempt. */
   readonly retry_ms?: number;
-  /** Attempts in a row that brought nothing. */
+  /** Failed attempts in a row. */
   readonly failures?: number;
 }
 
 export interface SubscribeOptions {
-  /** Every record once, each partition in order. What it throws is reported, and the stream goes on. */
+  /** Called once per record, each partition in order. Errors that it throws are reported, and the stream continues. */
   onRecord?: (record: KafkaRecord) => unknown;
-  /** On every change. Nothing is told after `close()`. */
+  /** Called on every change, but not after `close()`. */
   onState?: (state: StreamState) => unknown;
   onGap?: (gap: Gap) => unknown;
-  /** "auto" (default) begins with SSE, and takes a WebSocket where SSE stays silent, as behind a proxy that buffers. */
+  /** "auto" (default) starts with SSE, and uses a WebSocket if SSE stays silent, as behind a proxy that buffers. */
   transport?: "sse" | "websocket" | "auto";
-  /** Topics to read; all that the dispatcher serves by default. */
+  /** Topics to read; by default all topics that the dispatcher serves. */
   topics?: string | readonly string[];
   /**
-   * Where partitions begin that no position names: "earliest", an RFC 3339 time, a Date, or milliseconds since 1970.
-   * Without it they begin where the dispatcher has not dispatched yet, and attempts that follow others, of which none
-   * brought a position, ask for what came since the first one.
+   * Where to start in partitions that no position names: "earliest", an RFC 3339 time, a Date, or milliseconds since
+   * 1970. Without it they start at the first record that was not dispatched yet; if no attempt brought a position, later
+   * attempts ask for the records since the first one.
    */
   since?: "earliest" | (string & {}) | number | Date;
-  /** Where to go on: a `position` from before. */
+  /** Where to resume: an earlier `position`. */
   position?: string;
-  /** Keeps the position in sessionStorage under this key, so that a reload goes on where the page was. */
+  /** Keeps the position in sessionStorage under this key, so that a reload resumes where the page was. */
   storageKey?: string;
-  /** More request headers; SSE only, a browser's WebSocket has none. */
+  /** Additional request headers; SSE only, because a browser's WebSocket cannot send any. */
   headers?: Readonly<Record<string, string>>;
   /** As for fetch; SSE only. */
   credentials?: RequestCredentials;
 }
 
 export interface Stream {
-  /** Where to go on from: what was seen of every partition, over all replicas. */
+  /** Where to resume: the last offsets seen of every partition, over all replicas. */
   readonly position: string;
-  /** End it. No callback is called any more. */
+  /** End the stream. No callback is called afterwards. */
   close(): void;
 }
 
 /**
  * Subscribe to a dispatcher, and stay subscribed until `close()`.
  *
- * Never throws: what goes wrong is a state with a reason.
+ * Never throws: errors are reported as a state with a reason.
  *
- * @param url Where the dispatcher is, such as "/" or "https://example.org/stream/"; a path that ends in /events or /ws is
+ * @param url The address of the dispatcher, such as "/" or "https://example.org/stream/"; a path that ends in /events or /ws is
  *   fine too.
  */
 export function subscribe(url: string | URL, options?: SubscribeOptions): Stream;

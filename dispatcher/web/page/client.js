@@ -32,10 +32,10 @@ const OWN_PAIR = /^([\w.-]+:\d+)=(\d+)/;
 const OFFSETS = /"partition":\s*\d+,\s*"offset":\s*(\d+)/g; // as a server writes them, and no string in JSON can hold it
 
 const WORDS = {
-  live: "records come as they are written",
-  "catching-up": "reading what came before",
+  live: "records arrive as they are written",
+  "catching-up": "reading older records",
   rebalancing: "partitions are moving between replicas",
-  waiting: "this replica has no partition now",
+  waiting: "this replica has no partition at the moment",
   "broker-down": "no Kafka broker can be reached",
 };
 
@@ -346,7 +346,7 @@ export function subscribe(url, options = {}) {
     if (serverMs) aheadMs = serverMs - Date.now() - DATED_MARGIN_MS;
     const type = response.headers.get("Content-Type") ?? "nothing";
     if (status !== 200 || !type.startsWith("text/event-stream")) {
-      let reason = status === 200 ? `the answer is ${type}, not an event stream` : `HTTP ${status}`;
+      let reason = status === 200 ? `the response is ${type}, not an event stream` : `HTTP ${status}`;
       if (type.includes("json")) reason += `: ${(await response.json()).detail}`;
       const passes = status >= 500 || [408, 425, 429].includes(status);
       const seconds = response.headers.get("Retry-After");
@@ -454,7 +454,7 @@ export function subscribe(url, options = {}) {
   }
 
   function strange(error) {
-    finish(`what came is not understood: ${error.message}`);
+    finish(`the message could not be read: ${error.message}`);
   }
 
   // Attempts, one after the other.
@@ -476,7 +476,7 @@ export function subscribe(url, options = {}) {
         const silentMs = now - heardAt;
         const limitMs = Math.min(2 * heartbeatMs, worked ? Infinity : OPEN_MS);
         if (silentMs < 0) heardAt = now; // it was set back
-        if (silentMs >= limitMs) finish(`no sign of life for ${Math.round(silentMs / 1000)} s`, 0, undefined, true);
+        if (silentMs >= limitMs) finish(`no data for ${Math.round(silentMs / 1000)} s`, 0, undefined, true);
         else watching = setTimeout(watch, Math.min(limitMs - silentMs, 1000));
       }
       heardAt = Date.now();
@@ -493,7 +493,7 @@ export function subscribe(url, options = {}) {
   async function run() {
     await null; // the page has the stream before it hears of it
     let failures = 0;
-    if (!closed) tell("connecting", "asking for a stream");
+    if (!closed) tell("connecting", "requesting a stream");
     while (!closed) {
       const { reason, waitMs, isSilent, isFinal } = await attempt();
       if (closed) return;

@@ -44,7 +44,7 @@ export function detailOf(record) {
       await navigator.clipboard.writeText(value);
       copy.textContent = "Copied";
     } catch {
-      copy.textContent = "The browser does not allow it";
+      copy.textContent = "Not allowed by the browser";
     }
   });
   detail.append(pre);

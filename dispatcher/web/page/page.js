@@ -83,7 +83,7 @@ function rebalanced(replica, assigned) {
     const came = partitions.filter((partition) => !before.partitions.has(partition)).length;
     const left = [...before.partitions].filter((partition) => !now.partitions.has(partition)).length;
     if (came || left) {
-      const change = [came && `${came} came`, left && `${left} left`].filter(Boolean).join(", ");
+      const change = [came && `${came} assigned`, left && `${left} revoked`].filter(Boolean).join(", ");
       timeline.mark("rebalance", "rebalance", `${change}: ${replica} has ${count(partitions.length)} now`);
     }
   } else if (before) {
@@ -93,7 +93,7 @@ function rebalanced(replica, assigned) {
 }
 
 function onGap({ topic, partition, from, to, reason }) {
-  const words = reason === "recreated" ? "the log began anew" : `${count(from)} to ${count(to)} will not come`;
+  const words = reason === "recreated" ? "the topic was recreated" : `${count(from)} to ${count(to)} are missing`;
   timeline.mark("gap", "gap", `${topic}:${partition}, ${words} (${reason})`);
 }
 
@@ -137,7 +137,7 @@ setInterval(() => {
   records.rate = rate;
   rates.push(rate);
   at("rate").textContent = count(Math.round(rate));
-  at("rate-note").textContent = seen ? `${count(seen)} since the page was opened` : "none so far";
+  at("rate-note").textContent = seen ? `${count(seen)} since the page was opened` : "none yet";
   latencies.sort((a, b) => a - b);
   const median = latencies[Math.floor(latencies.length / 2)] ?? null;
   const worst = latencies[Math.floor(latencies.length * 0.99)] ?? null;
@@ -159,23 +159,23 @@ setInterval(() => {
 // The list, by hand.
 
 const WHY_EMPTY = {
-  closed: "The stream is closed, and no record will come.",
-  waiting: "Other replicas have all partitions. Records come here when this one is given some.",
-  "broker-down": "Records come when a Kafka broker can be reached.",
-  offline: "Records come when the network is back.",
-  reconnecting: "Records come when a replica answers.",
+  closed: "The stream is closed; no more records will arrive.",
+  waiting: "Other replicas have all partitions. Records arrive when some are assigned to this one.",
+  "broker-down": "Records arrive when a Kafka broker can be reached.",
+  offline: "Records arrive when the network is back.",
+  reconnecting: "Records arrive when a replica answers.",
 };
 
 function describe() {
   at("empty").hidden = at("records").childElementCount > 0;
   at("empty").textContent = at("filter").value
-    ? "No record with this text so far."
-    : (WHY_EMPTY[state] ?? "Records appear here as they come, the newest on top.");
+    ? "No record with this text yet."
+    : (WHY_EMPTY[state] ?? "Records appear here as they arrive, newest first.");
   const pause = at("pause");
   pause.ariaPressed = String(records.held);
-  pause.textContent = records.held ? "Go on" : "Pause";
-  if (records.held) at("note").textContent = `held still, ${count(records.waiting)} new`;
-  else if (records.sampling > 1) at("note").textContent = `a sample: 1 of ${count(records.sampling)} is shown`;
+  pause.textContent = records.held ? "Continue" : "Pause";
+  if (records.held) at("note").textContent = `paused, ${count(records.waiting)} new`;
+  else if (records.sampling > 1) at("note").textContent = `a sample: 1 in ${count(records.sampling)} is shown`;
   else at("note").textContent = topics.length ? `of ${topics.join(", ")}` : "";
 }
 

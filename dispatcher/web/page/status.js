@@ -103,7 +103,7 @@ export class Status {
     }
     const { note } = this.#places;
     note.hidden = place.childElementCount > 0 && !this.#refused;
-    note.textContent = this.#refused ? `Figures are not given out here: HTTP ${this.#refused} for /status.` : "not known yet";
+    note.textContent = this.#refused ? `No figures available here: /status answers HTTP ${this.#refused}.` : "not known yet";
   }
 
   #toldByTheStream() {
@@ -138,7 +138,7 @@ function group({ status: { replica, partitions }, at }, who, now) {
   title.append(made("span", isStale ? `as of ${clock(at)}` : who));
   element.append(title);
   if (partitions.length) element.append(strip(partitions));
-  else element.append(made("p", "No partition now: others have them all."));
+  else element.append(made("p", "No partitions: other replicas have all of them."));
   if (partitions.length && at !== null) element.append(table(partitions, replica));
   return element;
 }
