@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import RETRY_MS
-from dispatcher.hub.statistics import SubscriberState
+from dispatcher.hub.statistics import AnnouncementStatistics, SubscriberState
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import TopicPartition
 
@@ -50,6 +50,11 @@ class Announcement:
     def unframed(self, feed: Feed, *, catching_up: bool) -> bytes:
         """The same without its chunk or frame, for a subscriber whose first state also says where its stream begins."""
         return self._encode(feed, catching_up)[0]
+
+    @property
+    def encodings(self) -> int:
+        """How many encodings are kept."""
+        return len(self._encoded)
 
     def _encode(self, feed: Feed, catching_up: bool) -> tuple[bytes, bytes]:
         encoded = self._encoded.get((feed, catching_up))
@@ -112,6 +117,10 @@ class Announcements:
         """Drop what is encoded for a feed that has lost its last subscriber."""
         self._present.forget(feed)
         self.last_departure.forget(feed)
+
+    def statistics(self) -> AnnouncementStatistics:
+        """A snapshot."""
+        return AnnouncementStatistics(self.version, self._present.encodings)
 
 
 class SentState:

@@ -18,6 +18,7 @@ import trio
 
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
+from dispatcher.hub.statistics import FanOutStatistics
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.entries import EncodedEntry, Entry, Round
 
@@ -74,6 +75,7 @@ class FanOut:
         """The sequence of the newest entry that was published for each feed, since somebody reads it live."""
         self._under_way: dict[Feed, list[EncodedEntry]] = {}
         """What this round has not offered to everybody yet."""
+        self._rounds = 0
         self._wake_up = trio.Event()
         self._settled = trio.Event()
 
@@ -131,6 +133,10 @@ class FanOut:
         while self._published or self._under_way:
             await self._settled.wait()
 
+    def statistics(self) -> FanOutStatistics:
+        """A snapshot."""
+        return FanOutStatistics(self._rounds, len(self._live), self._published_bytes, self.is_congested)
+
     async def run(self) -> None:
         """Run rounds until cancelled."""
         while True:
@@ -141,6 +147,7 @@ class FanOut:
                     await self._send_state()
                     continue
                 began = trio.current_time()
+                self._rounds += 1
                 self._under_way, self._published, self._published_bytes = self._published, {}, 0
                 for feed in tuple(self._under_way):
                     for part in self._parts(self._under_way[feed]):

@@ -34,6 +34,8 @@ class Heartbeats:
         self._history = history
         self._fan_out = fan_out
         self._subscribers = subscribers
+        self.sent = 0
+        """Heartbeats since the start."""
 
     async def run(self) -> None:
         """A heartbeat per interval, a slice of the subscribers at a time, until cancelled."""
@@ -51,6 +53,7 @@ class Heartbeats:
                 feed = subscriber.feed
                 if feed not in heartbeats:
                     heartbeats[feed] = self.data(feed, at_head=True)
+                self.sent += 1
                 subscriber.heartbeat(heartbeats[feed])
 
     def data(self, feed: Feed, *, at_head: bool) -> bytes:

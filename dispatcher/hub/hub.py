@@ -26,7 +26,6 @@ from dispatcher.hub.statistics import (
     Census,
     HubCounts,
     HubStatistics,
-    SubscriberState,
     SubscriberStatistics,
 )
 from dispatcher.hub.subscriber import Subscriber
@@ -245,14 +244,16 @@ class Hub:
 
     def statistics(self) -> HubStatistics:
         """A snapshot of the hub: running sums, whatever the number of subscribers. `census` has the rest."""
-        catching_up = len(self._registry.catching_up)
         return HubStatistics(
-            subscribers={
-                SubscriberState.CATCHING_UP: catching_up,
-                SubscriberState.LIVE: len(self._registry) - catching_up,
-            },
+            subscribers=self._registry.states(),
             transports=self._registry.transports(),
             history=self.history.statistics(),
+            fan_out=self._fan_out.statistics(),
+            lookups=self.lookups.statistics(),
+            encoder=self.encoder.statistics(),
+            registry=self._registry.statistics(),
+            announcements=self.announcements.statistics(),
+            heartbeats=self._heartbeats.sent,
             **asdict(self._counts),
         )
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import trio
 
+from dispatcher.hub.statistics import LookupStatistics
 from dispatcher.sansio.catch_up import LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
@@ -86,6 +87,7 @@ class Lookups:
         self._lookups: dict[int | None, list[tuple[LookupClient, LogBounds | OffsetsForTime]]] = {}
         """What is asked about bounds (None) and about times, in ms since the epoch."""
         self._looking_up: set[int | None] = set()
+        self._asked = self._reading = 0
         self._wake_up = trio.Event()
         self._put_off: deque[tuple[float, LookupClient, AbstractSet[TopicPartition]]] = deque()
         """When a client may ask again, and for which partitions; the earliest first."""
@@ -93,12 +95,18 @@ class Lookups:
 
     def ask(self, client: LookupClient, lookup: Lookup) -> None:
         """Look something up. Never waits."""
+        self._asked += 1
         if isinstance(lookup, ReadRanges):
+            self._reading += 1
             self._reads.append((client, lookup))
         else:
             key = lookup.since_ms if isinstance(lookup, OffsetsForTime) else None
             self._lookups.setdefault(key, []).append((client, lookup))
         self._wake_up.set()
+
+    def statistics(self) -> LookupStatistics:
+        """A snapshot."""
+        return LookupStatistics(self._asked, self._reading, len(self._looking_up), len(self._put_off))
 
     async def run(self) -> None:
         """Answer until cancelled.
@@ -118,13 +126,16 @@ class Lookups:
                     nursery.start_soon(self._look_up, key)
 
     async def _read(self, client: LookupClient, lookup: ReadRanges) -> None:
-        if client.closed:
-            return
-        with trio.CancelScope() as client.lookup_scope:
-            chunk = await self._replays.read(lookup.ranges, self._chunk_bytes, client)
-            if not client.closed:
-                client.on_chunk(lookup, chunk)
-                self._put_off_unanswered(client, lookup.partitions - chunk.next_offsets.keys())
+        try:
+            if client.closed:
+                return
+            with trio.CancelScope() as client.lookup_scope:
+                chunk = await self._replays.read(lookup.ranges, self._chunk_bytes, client)
+                if not client.closed:
+                    client.on_chunk(lookup, chunk)
+                    self._put_off_unanswered(client, lookup.partitions - chunk.next_offsets.keys())
+        finally:
+            self._reading -= 1
 
     async def _look_up(self, since_ms: int | None) -> None:
         """Answer all look-ups of the bounds, or of this time, until there are none left."""

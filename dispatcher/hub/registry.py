@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from dispatcher.hub.statistics import RegistryStatistics, SubscriberState
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.records import TopicPartition
 
@@ -99,6 +100,18 @@ class Registry:
         """A random sample of the current subscribers."""
         return random.sample(list(self.everybody.values()), number)
 
+    def states(self) -> Mapping[SubscriberState, int]:
+        """Number of subscribers by state."""
+        catching_up = len(self.catching_up)
+        return {
+            SubscriberState.CATCHING_UP: catching_up,
+            SubscriberState.LIVE: len(self.everybody) - catching_up,
+        }
+
     def transports(self) -> Mapping[str, int]:
         """Number of subscribers by transport."""
         return dict(self._transports)
+
+    def statistics(self) -> RegistryStatistics:
+        """A snapshot."""
+        return RegistryStatistics(len(self.everybody), len(self.catching_up), len(self._expecting), len(self._left_at))

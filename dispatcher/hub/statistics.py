@@ -54,6 +54,67 @@ class CensusStatistics:
     """Bytes in all channels; the same bytes waiting for two subscribers count twice."""
 
 
+@dataclass(frozen=True, slots=True)
+class FanOutStatistics:
+    """A snapshot of the fan-out."""
+
+    rounds: int
+    """Rounds since the start."""
+    feeds: int
+    """Feeds that have live subscribers."""
+    published_bytes: int
+    """Encoded bytes that wait for the next round."""
+    is_congested: bool
+    """Whether the poller waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupStatistics:
+    """A snapshot of the look-ups."""
+
+    asked: int
+    """Look-ups since the start."""
+    reading: int
+    """Clients that are replayed to, or wait in line for it."""
+    looking_up: int
+    """Questions about bounds, or about one time, that are with Kafka."""
+    put_off: int
+    """Clients that wait to ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderStatistics:
+    """A snapshot of the encoder: how often it encoded what, since the start."""
+
+    entries: int
+    """Entries, once per feed."""
+    parts: int
+    """Parts of entries, each for one subscriber."""
+    replayed: int
+    """Replayed batches, each for one subscriber."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatistics:
+    """A snapshot of the registry."""
+
+    subscribers: int
+    catching_up: int
+    expecting: int
+    """Live subscribers that catch up again when some partition is added."""
+    departed: int
+    """Partitions that left, and were not added again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncementStatistics:
+    """A snapshot of the announcements."""
+
+    version: int
+    encoded: int
+    """Encodings of the present state that are kept, per feed."""
+
+
 @dataclass(slots=True)
 class HubCounts:
     """The running sums of a hub; `HubStatistics` says what they are."""
@@ -76,6 +137,13 @@ class HubStatistics:
     transports: Mapping[str, int]
     """Number of subscribers by transport."""
     history: HistoryStatistics
+    fan_out: FanOutStatistics
+    lookups: LookupStatistics
+    encoder: EncoderStatistics
+    registry: RegistryStatistics
+    announcements: AnnouncementStatistics
+    heartbeats: int
+    """Heartbeats since the start."""
     published_records: int
     dispatched_records: int
     """Records that at least one subscriber took."""
