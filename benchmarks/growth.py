@@ -34,6 +34,7 @@ from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.settings import Settings
+from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
 
 TOPIC = "ofa_assets"
@@ -105,7 +106,7 @@ class Replica:
         self.pipeline = Pipeline(self.settings)
         self.hub: Hub = self.pipeline.hub
         self.hub.lookups._replays = NeverAnswering()
-        self.status = ReplicaStatus(self.settings, self.pipeline, lambda: self.hub.subscribers)
+        self.status = ReplicaStatus(self.settings, self.pipeline, lambda: AccessStatistics(self.hub.subscribers))
         self.partitions = [TopicPartition(TOPIC, number) for number in range(partitions)]
 
     def assign(self) -> None:

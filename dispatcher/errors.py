@@ -80,6 +80,14 @@ class UnavailableError(DispatcherError):
     retriable = True
 
 
+class TooManyError(DispatcherError):
+    """This address, or this subject, has as much as one may have; a later try can succeed."""
+
+    http_status = 429
+    close_code = 4429
+    retriable = True
+
+
 class SubscriberStalledError(DispatcherError):
     """The subscriber's socket took no byte for ``stall_timeout_seconds``; the client may resume."""
 

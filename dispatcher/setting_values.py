@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
 from pydantic_settings import NoDecode
 
-from dispatcher.authorities import ANY, read_authority, read_origin
+from dispatcher.authorities import ANY, is_loopback, read_authority, read_origin
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -65,6 +65,13 @@ def _split(value: object) -> object:
 
 def _split_or_none(value: object) -> object:
     return () if value == "" else _split(value)
+
+
+def is_loopback_address(bind: str) -> bool:
+    """Whether ``host:port`` is an address or a name of this machine alone."""
+    host, _port = split_address(bind)
+    authority = read_authority(f"[{host}]" if ":" in host else host)
+    return authority is not None and is_loopback(authority.host)
 
 
 def _check_topics(topics: tuple[str, ...]) -> tuple[str, ...]:

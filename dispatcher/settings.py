@@ -10,7 +10,7 @@ from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_val
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dispatcher.auth_settings import AuthSettings
-from dispatcher.authorities import is_loopback, read_authority
+from dispatcher.edge_settings import EdgeSettings
 from dispatcher.errors import WrongValue, WrongValuesError
 from dispatcher.setting_kafka import KafkaTable, hide_secrets
 from dispatcher.setting_values import (
@@ -25,12 +25,13 @@ from dispatcher.setting_values import (
     Size,
     Topics,
     display,
+    is_loopback_address,
     split_address,
 )
 
 
 class _CoreSettings(BaseSettings):
-    """All settings but those of `[auth]`."""
+    """All settings but those that have a file of their own."""
 
     model_config = SettingsConfigDict(
         env_prefix="DISPATCHER_",
@@ -200,9 +201,13 @@ class _CoreSettings(BaseSettings):
     @property
     def is_bound_to_loopback(self) -> bool:
         """Whether `bind` is an address or a name of this machine alone."""
-        host, _port = self.bind_address
-        authority = read_authority(f"[{host}]" if ":" in host else host)
-        return authority is not None and is_loopback(authority.host)
+        return is_loopback_address(self.bind)
+
+    @property
+    def operations_address(self) -> tuple[str, int] | None:
+        """`operations_bind` as host and port; None where there is none."""
+        bind: str = getattr(self, "operations_bind", "")
+        return split_address(bind) if bind else None
 
     def __repr_args__(self) -> Any:
         """Secrets stay out of logs and tracebacks."""
@@ -230,6 +235,9 @@ class _CoreSettings(BaseSettings):
             )
             if getattr(self, name) > getattr(self, limit)
         ]
+        if self.operations_address == self.bind_address and self.bind_address[1]:
+            bind = getattr(self, "operations_bind", "")
+            wrong.append(WrongValue("operations_bind", bind, "use another port than bind has", "bind"))
         if self.drain_seconds >= self.shutdown_seconds:
             wrong.append(too_much("drain_seconds", "shutdown_seconds", "less than"))
         wrong += self.misfits()
@@ -242,5 +250,5 @@ class _CoreSettings(BaseSettings):
         return []
 
 
-class Settings(AuthSettings, _CoreSettings):
+class Settings(AuthSettings, EdgeSettings, _CoreSettings):
     """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""

@@ -32,8 +32,10 @@ from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.threads import check_threads
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
+from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
-from dispatcher.web.app import create_app
+from dispatcher.web.app import create_app, create_operations_app
+from dispatcher.web.limits import Limits
 from dispatcher.web.server import Server
 
 log = structlog.get_logger(__name__)
@@ -76,12 +78,19 @@ async def supervise(
     _switch_threads_sooner()
     pipeline = Pipeline(settings, make_replays)
     pipeline.open_replays()
-    operations = ReplicaStatus(settings, pipeline, lambda: server.connections)
-    server = Server(create_app(pipeline.hub, settings, operations), settings, lambda: pipeline.hub.subscribers)
+    limits = Limits(settings)
+    operations = ReplicaStatus(
+        settings, pipeline, lambda: AccessStatistics(server.connections, server.statistics(), limits.statistics())
+    )
+    app = create_app(pipeline.hub, settings, operations, limits)
+    server = Server(app, settings, lambda: pipeline.hub.subscribers)
+    for_operators = Server(create_operations_app(settings, operations), settings, for_operators=True)
     last_resort = _LastResort(settings.shutdown_seconds)
     try:
         async with trio.open_nursery() as root:
             root.start_soon(last_resort.watch)
+            if settings.operations_bind:
+                await root.start(for_operators.serve)
             await root.start(server.serve)
             _warn_of_any_host(settings)
             root.start_soon(_stop_on_signal, pipeline, settings, last_resort, root.cancel_scope)
@@ -89,6 +98,7 @@ async def supervise(
             task_status.started(server)
             await pipeline.run()
             await server.stop(settings.shutdown_seconds * CONNECTIONS_SHARE)
+            await for_operators.stop(0)
             root.cancel_scope.cancel()
     finally:
         last_resort.disarm()

@@ -89,8 +89,11 @@ class Replica:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             ).result()
+        self.operations_url = ""
         try:
             self.port = self._wait_for_port()
+            for line in self.logged("listening for operators"):
+                self.operations_url = str(line["addresses"][0])
         except BaseException:
             # Nobody has this object yet, so nobody else could end the process: the next test would pay for it.
             self.end(by_force=True)
@@ -126,8 +129,8 @@ class Replica:
         return httpx2.get(self.url + path, timeout=10)
 
     def status(self) -> dict[str, Any]:
-        """``/status``."""
-        return dict(self.get("/status").json())
+        """``/status``, on the port for operators where there is one."""
+        return dict(httpx2.get(f"{self.operations_url or self.url}/status", timeout=10).json())
 
     def wait_for(self, what: str, condition: Any, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """Ask ``/status`` until a condition on it holds, and return that status.

@@ -14,7 +14,16 @@ import grimp
 PAGE = Path("docs/architecture.md")
 BEGIN, END = "<!-- rooms: written by nox -s rooms -->", "<!-- rooms: end -->"
 LEAVES = frozenset(
-    {"settings", "auth_settings", "setting_kafka", "setting_values", "errors", "invariants", "authorities"}
+    {
+        "settings",
+        "auth_settings",
+        "edge_settings",
+        "setting_kafka",
+        "setting_values",
+        "errors",
+        "invariants",
+        "authorities",
+    }
 )
 """Whatever imports them would hide the other arrows."""
 

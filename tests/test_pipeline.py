@@ -24,6 +24,7 @@ from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Record, Records, TopicPartition
 from dispatcher.settings import Settings
+from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
 from tests.hub.test_hub import RecordingTransport, settle, subscribed
 
@@ -46,7 +47,7 @@ async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error
     """One broker of several blinked: nothing else would ever clear it, because nothing is assigned."""
     settings = Settings(client_id="standby")
     pipeline = Pipeline(settings)
-    operations = ReplicaStatus(settings, pipeline, lambda: 0)
+    operations = ReplicaStatus(settings, pipeline, lambda: AccessStatistics(0))
     pipeline.exchange(PollResult(assigned=[], statistics=healthy()))
     assert operations.why_not_ready() == []
     pipeline.exchange(PollResult(errors=[("_TRANSPORT", "broker 3: Connection refused")]))
@@ -61,7 +62,7 @@ async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
     """All members of a group rebalance at once: an edge that heard "not ready" from each would have nobody left."""
     settings = Settings(client_id="replica")
     pipeline = Pipeline(settings)
-    operations = ReplicaStatus(settings, pipeline, lambda: 0)
+    operations = ReplicaStatus(settings, pipeline, lambda: AccessStatistics(0))
     rebalancing = ConsumerStatistics(2, False, {})
     pipeline.exchange(PollResult(statistics=rebalancing))
     assert operations.why_not_ready() == ["the replica has not joined the group dispatcher yet"]

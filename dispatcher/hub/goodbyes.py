@@ -10,6 +10,10 @@ RETRY_SPREAD_MS = (500, 3000)
 """Clients of one replica return spread over this time, not all at once."""
 
 
+TOO_MANY_RETRY_MS = 60_000
+"""How long a client waits that has as much as one client may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Goodbye:
     """Why the server ends a stream (docs/protocol.md has the table of codes)."""
@@ -31,6 +35,11 @@ def restart() -> Goodbye:
 def try_later(reason: str) -> Goodbye:
     """The replica cannot take this subscriber now."""
     return Goodbye(1013, reason, _spread_ms())
+
+
+def too_many(reason: str) -> Goodbye:
+    """The client has as much as one client may have; asking again at once cannot help."""
+    return Goodbye(4429, reason, TOO_MANY_RETRY_MS + _spread_ms())
 
 
 def spread() -> Goodbye:

@@ -74,7 +74,25 @@ ROWS: Sequence[Row] = (
         ("state",),
         lambda s: [((state,), number) for state, number in s.hub.subscribers.items()],
     ),
-    _gauge("connections", "Open connections.", lambda s: s.connections),
+    _gauge("connections", "Open connections.", lambda s: s.access.connections),
+    _gauge("idle_connections", "Connections without a request.", lambda s: s.access.server.intake.idle),
+    _counter(
+        "evicted_connections",
+        "Idle connections closed to make room for others.",
+        lambda s: s.access.server.intake.evicted,
+    ),
+    _counter(
+        "refused_connections",
+        "Connections closed because every other one was in use.",
+        lambda s: s.access.server.intake.refused,
+    ),
+    _counter(
+        "failed_handshakes",
+        "Connections that ended in their TLS handshake or PROXY header.",
+        lambda s: s.access.server.failed_handshakes,
+    ),
+    _counter("refused_streams", "Requests for a stream over a limit of one client.", lambda s: s.access.limits.refused),
+    _gauge("subscriber_addresses", "Addresses with subscribers.", lambda s: s.access.limits.addresses.holders),
     _gauge("waiting_records", "Records that no subscriber has taken yet.", lambda s: s.hub.history.waiting_records),
     _gauge(
         "waiting_bytes",

@@ -6,12 +6,14 @@ in slices where it looks at every subscriber (`hub.statistics.Census`).
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from dispatcher.hub.statistics import CensusStatistics, HubStatistics
 from dispatcher.pipeline import PipelineStatistics
+from dispatcher.web.limits import LimitsStatistics
+from dispatcher.web.server import ServerStatistics
 
 SHARE = 0.05
 """The share of one core that making pages may take under constant requests."""
@@ -21,13 +23,22 @@ ALLOWANCE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class AccessStatistics:
+    """What clients hold, and what they were refused."""
+
+    connections: int
+    server: ServerStatistics = field(default_factory=ServerStatistics)
+    limits: LimitsStatistics = field(default_factory=LimitsStatistics)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The replica at one moment."""
 
     pipeline: PipelineStatistics
     hub: HubStatistics
     census: CensusStatistics
-    connections: int
+    access: AccessStatistics
     tasks: int
     reasons: tuple[str, ...]
     """Why it is not ready; empty when it is."""

@@ -14,7 +14,7 @@ from dispatcher.pipeline import Pipeline, PipelineHealth, PipelineStatistics
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry.metrics import Metrics
-from dispatcher.telemetry.snapshot import Page, Snapshot
+from dispatcher.telemetry.snapshot import AccessStatistics, Page, Snapshot
 
 
 class ReplicaStatus:
@@ -25,13 +25,13 @@ class ReplicaStatus:
     Args:
         settings: Name, group and limits of the replica.
         pipeline: Source of statistics, its own and its hub's.
-        connections: Number of open connections.
+        access: What clients hold of `bind`.
     """
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, connections: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, pipeline: Pipeline, access: Callable[[], AccessStatistics]) -> None:
         self._settings = settings
         self._pipeline = pipeline
-        self._connections = connections
+        self._access = access
         self._has_been_ready = False
         self._status = Page(self._take, self._render_status)
         self._metrics = Page(self._take, Metrics(settings.client_id).render)
@@ -66,7 +66,7 @@ class ReplicaStatus:
             pipeline=pipeline,
             hub=self._pipeline.hub.statistics(),
             census=census,
-            connections=self._connections(),
+            access=self._access(),
             tasks=trio.lowlevel.current_statistics().tasks_living,
             reasons=tuple(self._why_not_ready(pipeline)),
             since_crossing_seconds=max(0.0, time.monotonic() - pipeline.last_exchange_at),
@@ -107,7 +107,16 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
         "last_crossing_seconds": snapshot.since_crossing_seconds,
         "partitions": [_partition(pipeline, partition) for partition in sorted(pipeline.partitions)],
         "commits": {"confirmed": pipeline.commits.confirmed, "failed": sum(pipeline.commits.failed.values())},
-        "connections": snapshot.connections,
+        "connections": snapshot.access.connections,
+        "access": {
+            "idle_connections": snapshot.access.server.intake.idle,
+            "evicted_connections": snapshot.access.server.intake.evicted,
+            "refused_connections": snapshot.access.server.intake.refused,
+            "failed_handshakes": snapshot.access.server.failed_handshakes,
+            "addresses": snapshot.access.limits.addresses.holders,
+            "most_subscribers_of_one_address": snapshot.access.limits.addresses.most,
+            "refused_streams": snapshot.access.limits.refused,
+        },
         "tasks": snapshot.tasks,
         "subscribers": {
             **{str(state): number for state, number in hub.subscribers.items()},

@@ -13,10 +13,13 @@ from dispatcher.errors import DispatcherError
 from dispatcher.hub.hub import Hub
 from dispatcher.settings import Settings
 from dispatcher.web.events import add_events
-from dispatcher.web.operations import Operations, add_operations
+from dispatcher.web.limits import Entrance, Limits
+from dispatcher.web.operations import Operations, add_health, add_operations
 from dispatcher.web.origin_check import add_origin_check
+from dispatcher.web.origins import Policy
 from dispatcher.web.page import add_page
 from dispatcher.web.problems import problem_response
+from dispatcher.web.proxies import Proxies
 from dispatcher.web.websocket import add_websocket
 
 log = structlog.get_logger(__name__)
@@ -48,14 +51,41 @@ class App(QuartTrio):
     asgi_http_class = HTTPConnection
 
 
-def create_app(hub: Hub, settings: Settings, operations: Operations) -> App:
-    """Build the app."""
-    app = App("dispatcher", static_folder=None)
-    add_origin_check(app, settings)
-    add_events(app, hub, settings)
-    add_websocket(app, hub, settings)
-    add_operations(app, operations)
+def create_app(hub: Hub, settings: Settings, operations: Operations, limits: Limits | None = None) -> App:
+    """Build the app of `bind`.
+
+    Args:
+        hub: Where to subscribe.
+        settings: What clients may ask for.
+        operations: What the replica reports about itself.
+        limits: What each client may have.
+    """
+    app = _app()
+    proxies = Proxies.of(settings)
+    entrance = Entrance(limits or Limits(settings), proxies)
+    add_origin_check(app, Policy.of(settings), proxies)
+    add_events(app, hub, settings, entrance)
+    add_websocket(app, hub, settings, entrance)
+    if settings.operations_bind:
+        add_health(app, operations, in_public=True)
+    else:
+        add_health(app, operations)
+        add_operations(app, operations)
     add_page(app)
+    return app
+
+
+def create_operations_app(settings: Settings, operations: Operations) -> App:
+    """Build the app of `operations_bind`."""
+    app = _app()
+    add_origin_check(app, Policy.of(settings, settings.operations_bind), Proxies())
+    add_health(app, operations)
+    add_operations(app, operations)
+    return app
+
+
+def _app() -> App:
+    app = App("dispatcher", static_folder=None)
 
     @app.errorhandler(DispatcherError)
     async def on_our_error(error: DispatcherError) -> TrioResponse:
@@ -71,5 +101,11 @@ def create_app(hub: Hub, settings: Settings, operations: Operations) -> App:
     async def on_unexpected_error(_error: Exception) -> TrioResponse:
         log.exception("request failed")
         return problem_response(500, "The dispatcher failed to handle this request; its log has the details.")
+
+    @app.after_request
+    async def add_nosniff(response: TrioResponse) -> TrioResponse:
+        # Values come from producers: no browser may take them for a script or a page.
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        return response
 
     return app

@@ -27,7 +27,9 @@ from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup
 from hypercorn.utils import parse_socket_addr
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
+from dispatcher.sansio.addresses import Address
 from dispatcher.web.http11 import Http11
+from dispatcher.web.intake import Place
 from dispatcher.web.sockets import Socket
 from dispatcher.web.streams import Stream, Tasks
 from dispatcher.web.writer import Writer
@@ -54,13 +56,29 @@ class Connection:
         config: Hypercorn's configuration.
         context: Shared by all connections.
         peer: The socket; owned from now on.
+        client: The other end, or what a PROXY header named in its place.
+        place: Told whether the connection waits for a request.
+        request_timeout_seconds: How long a request's head may take.
     """
 
-    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext, peer: Socket) -> None:
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        peer: Socket,
+        *,
+        client: Address,
+        place: Place,
+        request_timeout_seconds: float,
+    ) -> None:
         self._app = app
         self._config = config
         self._context = context
         self.peer = peer
+        self.client = client
+        self._place = place
+        self._request_timeout_seconds = request_timeout_seconds
         self.writer = Writer(peer)
         self._protocol: Http11 | None = None
         self._requests = trio.CancelScope()
@@ -68,6 +86,8 @@ class Connection:
         self._reading = trio.CancelScope()
         """Around reading for Hypercorn; its deadline is that of an idle connection."""
         self._ends = False
+        self._is_kept_alive = False
+        """Whether a request was answered and not a byte of the next one has come."""
         self.stream: Stream | None = None
         """What a handler has left to be run when its response's head has gone out. It is always closed here and
         nowhere else, and the connection serves no other request."""
@@ -119,7 +139,7 @@ class Connection:
     async def _serve_requests(self) -> None:
         """Serve requests until the connection ends or a stream begins."""
         sock = self.peer.socket
-        client = parse_socket_addr(sock.family, sock.getpeername())
+        client = (str(self.client), 0)
         server = parse_socket_addr(sock.family, sock.getsockname())
         async with trio.open_nursery() as nursery:
             self._requests = nursery.cancel_scope
@@ -134,7 +154,7 @@ class Connection:
                 server,
                 self._protocol_send,
             )
-            self._reading.deadline = trio.current_time() + self._config.keep_alive_timeout
+            self._reading.deadline = trio.current_time() + self._request_timeout_seconds
             with self._reading:
                 await self._read(self._protocol)
             if not self._ends:
@@ -162,6 +182,9 @@ class Connection:
                     await trio.sleep_forever()  # until the stream begins, or its app has failed
             if not data:
                 return
+            if self._is_kept_alive:  # the next request begins, and has as long as the first one
+                self._is_kept_alive = False
+                self._reading.deadline = trio.current_time() + self._request_timeout_seconds
             await protocol.handle(RawData(data))
 
     async def _protocol_send(self, event: Event) -> None:
@@ -178,6 +201,8 @@ class Connection:
             self._reading.cancel()
         elif isinstance(event, Updated):
             idle = event.idle and not self._ends
+            self._place.note_idle(idle=idle)
+            self._is_kept_alive = idle
             self._reading.deadline = trio.current_time() + self._config.keep_alive_timeout if idle else math.inf
 
     async def _linger(self) -> None:

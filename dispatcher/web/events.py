@@ -11,14 +11,15 @@ from quart import Quart, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
-from dispatcher.errors import BadRequestError, SubscriberGoneError, UnavailableError
+from dispatcher.errors import BadRequestError, SubscriberGoneError, TooManyError, UnavailableError
 from dispatcher.hub.feed import feed_of
-from dispatcher.hub.goodbyes import try_later
+from dispatcher.hub.goodbyes import too_many, try_later
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding import sse
 from dispatcher.sansio.encoding.wire import sse_wire
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
+from dispatcher.web.limits import Entrance
 from dispatcher.web.requests import read_query
 from dispatcher.web.streams import SubscriberStream
 
@@ -82,12 +83,13 @@ class _Opening(ResponseBody):
         raise StopAsyncIteration
 
 
-def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
+def add_events(app: Quart, hub: Hub, settings: Settings, entrance: Entrance) -> None:
     """Add the route."""
 
     @app.get("/events")
     async def events() -> TrioResponse:
         query = read_query(request.args.to_dict(flat=False), request.headers.get("Last-Event-ID"), settings.topics)
+        entrance.check(query)
         if request.method == "HEAD":
             return TrioResponse(b"", headers=HEADERS)
         connection: Connection = request.scope["state"]["connection"]
@@ -97,9 +99,12 @@ def add_events(app: Quart, hub: Hub, settings: Settings) -> None:
         feed = feed_of(sse_wire(envelope=query.envelope, chunked=chunked), query.topics)
         opening = b""  # of a stream the subscriber writes all of the body
         try:
-            connection.stream = SubscriberStream(hub, feed, query, connection, Silence(chunked=chunked))
-        except UnavailableError as error:
+            admission = entrance.admit(connection.client, request.headers, query)
+            connection.stream = SubscriberStream(
+                hub, feed, query, connection, Silence(chunked=chunked), admission=admission
+            )
+        except (UnavailableError, TooManyError) as error:
             # An error status would end an EventSource for good; after the end of a stream it reconnects.
-            goodbye = try_later(str(error))
+            goodbye = (too_many if isinstance(error, TooManyError) else try_later)(str(error))
             opening = sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)
         return TrioResponse(_Opening(opening), headers={**HEADERS, "Connection": "close"})

@@ -26,8 +26,14 @@ class Operations(Protocol):
         """The metrics, in Prometheus's text format; often asked, the last ones again."""
 
 
-def add_operations(app: Quart, operations: Operations) -> None:
-    """Add the routes."""
+def add_health(app: Quart, operations: Operations, *, in_public: bool = False) -> None:
+    """Add ``/livez`` and ``/readyz``.
+
+    Args:
+        app: Where.
+        operations: What the replica reports about itself.
+        in_public: Whether anybody may ask: reasons hold addresses and errors, and are left out then.
+    """
 
     @app.get("/livez")
     async def livez() -> TrioResponse:
@@ -37,8 +43,14 @@ def add_operations(app: Quart, operations: Operations) -> None:
     @app.get("/readyz")
     async def readyz() -> TrioResponse:
         reasons = operations.why_not_ready()
-        body = {"ready": not reasons, "has_been_ready": operations.has_been_ready, "reasons": reasons}
+        body: dict[str, Any] = {"ready": not reasons, "has_been_ready": operations.has_been_ready}
+        if not in_public:
+            body["reasons"] = reasons
         return _json(503 if reasons else 200, body)
+
+
+def add_operations(app: Quart, operations: Operations) -> None:
+    """Add ``/status`` and ``/metrics``."""
 
     @app.get("/status")
     async def status() -> TrioResponse:

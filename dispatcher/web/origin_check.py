@@ -3,12 +3,14 @@
 import structlog
 import trio
 from quart import Quart, g, request, websocket
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio.wrappers import TrioResponse
 
-from dispatcher.settings import Settings
+from dispatcher.web.connection import Connection
 from dispatcher.web.origins import Policy, Verdict, decide
 from dispatcher.web.page import FILES
 from dispatcher.web.problems import problem_response
+from dispatcher.web.proxies import Proxies
 
 log = structlog.get_logger(__name__)
 
@@ -37,10 +39,19 @@ class _Refusals:
         self._unlogged = 0
 
 
-def add_origin_check(app: Quart, settings: Settings) -> None:
-    """Add the check; routes that are added later, and paths without a route, have it as well."""
-    policy = Policy.of(settings)
+def add_origin_check(app: Quart, policy: Policy, proxies: Proxies) -> None:
+    """Add the check; routes that are added later, and paths without a route, have it as well.
+
+    Args:
+        app: Where.
+        policy: What the settings allow.
+        proxies: Whose word counts for the host that a client asked for.
+    """
     refusals = _Refusals()
+
+    def host_of(asked: BaseRequestWebsocket) -> str | None:
+        connection: Connection = asked.scope["state"]["connection"]
+        return proxies.host(connection.client, asked.headers)
 
     def answered(path: str, verdict: Verdict) -> TrioResponse | None:
         if verdict.status is None:
@@ -52,13 +63,13 @@ def add_origin_check(app: Quart, settings: Settings) -> None:
 
     @app.before_request
     async def check_request() -> TrioResponse | None:
-        g.verdict = decide(policy, FREE, request.method, request.path, request.headers)
+        g.verdict = decide(policy, FREE, request.method, request.path, request.headers, forwarded_host=host_of(request))
         return answered(request.path, g.verdict)
 
     @app.before_websocket
     async def check_websocket() -> TrioResponse | None:
         # A refusal is an HTTP answer in place of the upgrade.
-        verdict = decide(policy, FREE, "GET", websocket.path, websocket.headers)
+        verdict = decide(policy, FREE, "GET", websocket.path, websocket.headers, forwarded_host=host_of(websocket))
         return answered(websocket.path, verdict)
 
     @app.after_request

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dispatcher.authorities import ANY, Authority, Origin, is_address, is_loopback, read_authority, read_origin
+from dispatcher.setting_values import is_loopback_address
 from dispatcher.settings import Settings
 
 SITES = frozenset({"same-origin", "none"})
@@ -55,15 +56,16 @@ class Policy:
     hosts: frozenset[str]
 
     @classmethod
-    def of(cls, settings: Settings) -> "Policy":
-        """The policy of some settings."""
+    def of(cls, settings: Settings, bind: str = "") -> "Policy":
+        """The policy of some settings, at ``bind`` or at another address of this replica."""
         origins = frozenset(settings.allowed_origins) - {ANY}
         read = (read_origin(origin) for origin in origins)
         hosts = {origin.authority.host for origin in read if origin is not None and origin.authority is not None}
         hosts |= {authority.host for host in settings.allowed_hosts if (authority := read_authority(host))}
-        is_local = settings.is_bound_to_loopback
+        bind = bind or settings.bind
+        is_local = is_loopback_address(bind)
         return cls(
-            bind=settings.bind,
+            bind=bind,
             is_local=is_local,
             any_origin=ANY in settings.allowed_origins,
             origins=origins,
@@ -84,7 +86,15 @@ class Verdict:
     """For the answer, whoever gives it."""
 
 
-def decide(policy: Policy, free: frozenset[str], method: str, path: str, fields: Fields) -> Verdict:
+def decide(
+    policy: Policy,
+    free: frozenset[str],
+    method: str,
+    path: str,
+    fields: Fields,
+    *,
+    forwarded_host: str | None = None,
+) -> Verdict:
     """Decide about a request, before anything is done for it.
 
     Args:
@@ -93,12 +103,13 @@ def decide(policy: Policy, free: frozenset[str], method: str, path: str, fields:
         method: Such as ``GET``; it is also the method of a WebSocket's handshake.
         path: Decoded, without the query.
         fields: The header fields.
+        forwarded_host: The ``Host`` that the client sent to a trusted proxy; it counts in place of the proxy's own.
     """
     is_read = method in {"GET", "HEAD"}
     if is_read and path in free:
         return Verdict()
     authority = None
-    if hosts := _authority_fields(fields):
+    if hosts := [forwarded_host] if forwarded_host else _authority_fields(fields):
         authority = read_authority(hosts[0])
         if len(hosts) > 1 or authority is None:
             return _refusal(400, f"Host {_shown(', '.join(hosts))} is not a single host:port")

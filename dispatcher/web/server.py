@@ -1,9 +1,12 @@
-"""The listening socket, and the connections that came through it."""
+"""The listening sockets of one port, and the connections that came through them."""
 
 import logging
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Hashable
 from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import trio
@@ -12,38 +15,65 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 
+from dispatcher.errors import DispatcherError
 from dispatcher.invariants import Invariant, invariants
+from dispatcher.sansio.addresses import Address, client_key
+from dispatcher.sansio.proxy_protocol import ProxyHeaderError
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
-from dispatcher.web.sockets import PlainSocket, Socket, tls_context, tls_handshake
+from dispatcher.web.intake import Intake, IntakeStatistics, Place
+from dispatcher.web.listening import BACKLOG, accept_for_ever, connections_within_descriptors
+from dispatcher.web.proxies import Proxies, peer_address, read_proxy_header
+from dispatcher.web.sockets import PlainSocket, Socket, keep_alive, tls_context, tls_handshake
 
 log = structlog.get_logger(__name__)
 
-BACKLOG = 4096
-"""Connections that the kernel queues while we are busy: all of another replica's subscribers may arrive at once."""
+MAX_OPERATIONS_CONNECTIONS = 64
+"""Connections to the port for operators: health checks, scrapes and people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """A snapshot."""
+
+    intake: IntakeStatistics = field(default_factory=IntakeStatistics)
+    failed_handshakes: int = 0
+    """Connections that ended before their first request: TLS or a PROXY header failed, or took too long."""
 
 
 class Server:
-    """Accepts connections and serves the app on them.
+    """Accepts connections on one port and serves an app on them.
 
     Args:
         app: The ASGI app.
-        settings: `bind`, `tls_certificate`, `tls_key`, `socket_unsent_bytes`, `stall_timeout_seconds`.
+        settings: Addresses, TLS, proxies, limits and timeouts.
         subscribers: How many there are; none may be left without a connection.
+        for_operators: Whether this is the port of `operations_bind`: plain HTTP, and nothing in front of it.
 
     Raises:
         SettingsError: the certificate or its key cannot be used.
     """
 
-    def __init__(self, app: ASGIFramework, settings: Settings, subscribers: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        app: ASGIFramework,
+        settings: Settings,
+        subscribers: Callable[[], int] = lambda: 0,
+        *,
+        for_operators: bool = False,
+    ) -> None:
         self._app = ASGIWrapper(app)
         self._settings = settings
+        self._for_operators = for_operators
         self._config = Config()
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
         self._context = WorkerContext(None)
-        self._tls = tls_context(settings)
+        self._tls = None if for_operators else tls_context(settings)
+        self._proxies = Proxies() if for_operators else Proxies.of(settings)
         self._subscribers = subscribers
+        self._intake = Intake(MAX_OPERATIONS_CONNECTIONS)
+        self._failed_handshakes = 0
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
         self._ended = trio.Event()
@@ -52,22 +82,37 @@ class Server:
         """Where it listens, known once `serve` has started."""
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and serve until `stop`; started when the socket listens.
+        """Listen and serve until `stop`; started when the sockets listen.
 
         *Cancellation*: closes everything at once.
 
         Raises:
             OSError: the address cannot be listened on.
         """
-        host, port = self._settings.bind_address
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+        settings = self._settings
+        host, port = settings.bind_address
+        if self._for_operators and settings.operations_address is not None:
+            host, port = settings.operations_address
+        else:
+            self._intake = Intake(connections_within_descriptors(settings.max_connections, settings.max_subscribers))
+        listeners = await open_listeners(host, port)
         self.addresses += [listener.socket.getsockname()[:2] for listener in listeners]
         scheme = "http" if self._tls is None else "https"
-        log.info("listening", addresses=[f"{scheme}://{_host(host)}:{port}" for host, port in self.addresses])
+        log.info(
+            "listening for operators" if self._for_operators else "listening",
+            addresses=[f"{scheme}://{_host(host)}:{port}" for host, port in self.addresses],
+        )
         async with trio.open_nursery() as nursery:
-            with self._accepting:
-                task_status.started()
-                await trio.serve_listeners(self._handle, listeners, handler_nursery=nursery)
+            try:
+                with self._accepting:
+                    task_status.started()
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            take = partial(self._take, nursery)
+                            accepting.start_soon(accept_for_ever, listener, take, self._intake.evict)
+            finally:
+                for listener in listeners:
+                    listener.socket.close()
 
     async def stop(self, grace_seconds: float) -> None:
         """Accept nothing more, end idle connections, and after the grace all others."""
@@ -82,26 +127,87 @@ class Server:
         for connection in tuple(self._connections):
             connection.abort()
 
+    def reload_certificate(self) -> None:
+        """Read certificate and key again, for connections from now on.
+
+        Raises:
+            SettingsError: they cannot be used; the ones before stay.
+        """
+        if self._tls is not None:
+            self._tls = tls_context(self._settings)
+
     @property
     def connections(self) -> int:
         """Open connections, whatever they are used for."""
         return len(self._connections)
 
-    async def _handle(self, stream: trio.SocketStream) -> None:
-        with suppress(OSError):
-            # Without it the kernel holds up to 4 MiB for each slow client, and what it holds counts as dispatched. Not
-            # inherited from the listener: Trio sets 16 KiB on each socket that it accepts.
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
-        patience = self._settings.stall_timeout_seconds
-        peer: Socket | None
-        if self._tls is None:
-            peer = PlainSocket(stream, patience)
-        else:
-            peer = await tls_handshake(stream, self._tls, patience)
-        if peer is None:
+    def statistics(self) -> ServerStatistics:
+        """A snapshot."""
+        return ServerStatistics(self._intake.statistics(), self._failed_handshakes)
+
+    def _take(self, nursery: trio.Nursery, stream: trio.SocketStream) -> None:
+        """Serve a connection that was accepted, or close it at once."""
+        peer = peer_address(stream.socket)
+        # All clients of a trusted proxy come from its address: nobody could say whose share a connection is.
+        holder: Hashable = object() if self._proxies.trusts(peer) else client_key(peer)
+        place = self._intake.take(holder)
+        if place is None:
             stream.socket.close()
-            return
-        connection = Connection(self._app, self._config, self._context, peer)
+        else:
+            nursery.start_soon(self._handle, stream, peer, place)
+
+    async def _handle(self, stream: trio.SocketStream, peer: Address, place: Place) -> None:
+        try:
+            opened = _Opened(stream)
+            place.connection = opened
+            with suppress(OSError):
+                # Without it the kernel holds up to 4 MiB for each slow client, and what it holds counts as dispatched.
+                # Not inherited from the listener: Trio sets 16 KiB on each socket that it accepts.
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
+                keep_alive(stream, self._settings.stall_timeout_seconds)
+            secured: Socket | None = None
+            with trio.move_on_after(self._settings.request_timeout_seconds) as patience:
+                try:
+                    if self._proxies.wants_header(peer):
+                        peer = await read_proxy_header(stream.socket) or peer
+                    secured = await self._secure(stream)
+                except (ProxyHeaderError, DispatcherError, ssl.SSLError, trio.BrokenResourceError, OSError) as error:
+                    self._note_failed_handshake(peer, opened, error)
+                except trio.ClosedResourceError:
+                    pass  # it had to make room
+            if patience.cancelled_caught:
+                self._note_failed_handshake(peer, opened, TimeoutError("it took too long"))
+            if secured is None:
+                stream.socket.close()
+            else:
+                await self._serve(secured, peer, place)
+        finally:
+            self._intake.release(place)
+
+    async def _secure(self, stream: trio.SocketStream) -> Socket:
+        patience = self._settings.stall_timeout_seconds
+        if self._tls is None:
+            return PlainSocket(stream, patience)
+        return await tls_handshake(stream, self._tls, patience)
+
+    def _note_failed_handshake(self, peer: Address, opened: "_Opened", error: Exception) -> None:
+        self._failed_handshakes += 1
+        if not opened.aborted:
+            cause = error.__cause__ or error
+            log.info("handshake failed", client=str(peer), reason=str(cause) or type(cause).__name__)
+
+    async def _serve(self, secured: Socket, peer: Address, place: Place) -> None:
+        timeout_seconds = self._settings.request_timeout_seconds
+        connection = Connection(
+            self._app,
+            self._config,
+            self._context,
+            secured,
+            client=peer,
+            place=place,
+            request_timeout_seconds=timeout_seconds,
+        )
+        place.connection = connection
         self._connections.add(connection)
         try:
             await connection.run()
@@ -115,6 +221,43 @@ class Server:
                 )
             if not self._connections and self._context.terminated.is_set():
                 self._ended.set()
+
+
+class _Opened:
+    """A connection before its first request.
+
+    Args:
+        stream: The socket.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.aborted = False
+
+    def abort(self) -> None:
+        """Close it."""
+        self.aborted = True
+        self._stream.socket.close()
+
+
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Listen; ``::`` means IPv4 as well, as most servers have it.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    if host != "::":
+        return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    sock = trio.socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        await sock.bind((host, port))
+        sock.listen(BACKLOG)
+        return [trio.SocketListener(sock)]
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _host(host: str) -> str:

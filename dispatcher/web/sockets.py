@@ -25,9 +25,6 @@ BUFFERS_PER_CALL = 1024
 TLS_RECORD_BYTES = 16 * 1024
 """What TLS encrypts at once (RFC 8446, section 5.1)."""
 
-HANDSHAKE_SECONDS = 10.0
-"""How long a client may take for its part of the TLS handshake."""
-
 
 _UNACKED_AT = 24
 _BYTES_ACKED_AT = 120
@@ -321,17 +318,31 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-async def tls_handshake(
-    stream: trio.SocketStream, context: ssl.SSLContext, stall_timeout_seconds: float
-) -> TlsSocket | None:
-    """Do the handshake; None when the client does not do its part.
+async def tls_handshake(stream: trio.SocketStream, context: ssl.SSLContext, stall_timeout_seconds: float) -> TlsSocket:
+    """Do the handshake. *Cancellation*: safe, the caller closes the socket.
 
-    *Cancellation*: safe, the caller closes the socket.
+    Raises:
+        trio.BrokenResourceError: the client spoke no TLS, or none that is allowed; the cause says more.
+        trio.ClosedResourceError: the socket was closed.
+        SubscriberStalledError: see `Liveness.wait_writable`.
     """
     patient = PatientStream(stream, stall_timeout_seconds)
     secure = trio.SSLStream(patient, context, server_side=True, https_compatible=True)
-    gone = (trio.BrokenResourceError, trio.ClosedResourceError, SubscriberStalledError)
-    with trio.move_on_after(HANDSHAKE_SECONDS), suppress(*gone):
-        await secure.do_handshake()
-        return TlsSocket(secure)
-    return None
+    await secure.do_handshake()
+    return TlsSocket(secure)
+
+
+def keep_alive(stream: trio.SocketStream, seconds: float) -> None:
+    """Let the kernel ask a peer that is silent for this long whether it is still there, and reset when it is not.
+
+    There is no ``TCP_USER_TIMEOUT``: it also cuts peers that answer and have no room, which slow readers are
+    (Linux, ``tcp_probe_timer``). `Liveness` ends those that acknowledge nothing.
+
+    Raises:
+        OSError: the connection has gone already.
+    """
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with suppress(AttributeError):  # not Linux
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds)))
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 3)))
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

@@ -18,6 +18,7 @@ from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.hub import Hub
+from dispatcher.web.limits import Admission
 from dispatcher.web.requests import Query
 from dispatcher.web.sockets import Socket
 from dispatcher.web.writer import Writer
@@ -108,13 +109,14 @@ class SubscriberStream:
         query: Where to begin.
         connection: Where to read and write.
         dialogue: How the protocol goes.
+        admission: Counts the stream; released when it ends, and here if there can be none.
         silence_seconds: The client has to say something at least this often; None where it has nothing to say.
 
     Raises:
         UnavailableError: the replica takes no more subscribers.
     """
 
-    __slots__ = ("_connection", "_dialogue", "_farewell", "_hub", "_silence_seconds", "_subscriber")
+    __slots__ = ("_admission", "_connection", "_dialogue", "_farewell", "_hub", "_silence_seconds", "_subscriber")
 
     def __init__(
         self,
@@ -124,15 +126,21 @@ class SubscriberStream:
         connection: Streaming,
         dialogue: Dialogue,
         *,
+        admission: Admission,
         silence_seconds: float | None = None,
     ) -> None:
+        self._admission = admission
         self._hub = hub
         self._connection = connection
         self._dialogue = dialogue
         self._silence_seconds = silence_seconds
         self._farewell: Farewell | None = None
         # Last: whoever has made a stream has to close it, and one that could not be made holds nothing.
-        self._subscriber = hub.subscribe(feed, connection.writer, query.position, query.since_ms)
+        try:
+            self._subscriber = hub.subscribe(feed, connection.writer, query.position, query.since_ms)
+        except BaseException:
+            admission.release()
+            raise
 
     async def run(self) -> None:
         """Write and listen until either side ends the stream, then end it properly."""
@@ -157,6 +165,7 @@ class SubscriberStream:
     def close(self) -> None:
         """Unsubscribe."""
         self._hub.unsubscribe(self._subscriber)
+        self._admission.release()
 
     async def _listen(self, stream: trio.CancelScope) -> None:
         """Read what the client sends until the stream is to end."""

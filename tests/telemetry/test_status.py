@@ -16,7 +16,7 @@ from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry import snapshot as snapshot_module
 from dispatcher.telemetry.metrics import ROWS
-from dispatcher.telemetry.snapshot import Page, Snapshot
+from dispatcher.telemetry.snapshot import AccessStatistics, Page, Snapshot
 from dispatcher.telemetry.status import ReplicaStatus, status_of
 
 ONE, TWO = TopicPartition("ofa_assets", 0), TopicPartition("ofa_assets", 1)
@@ -40,7 +40,7 @@ def counting() -> tuple[CountingPipeline, ReplicaStatus]:
     pipeline.exchange(PollResult(assigned=[ONE, TWO]))
     known = {ONE: FetchStatistics(committed=7, log_end=12, last_stable_offset=9, prefetched_bytes=5)}
     pipeline.exchange(PollResult(statistics=ConsumerStatistics(1, True, known)))
-    return pipeline, ReplicaStatus(settings, pipeline, lambda: 3)
+    return pipeline, ReplicaStatus(settings, pipeline, lambda: AccessStatistics(3))
 
 
 async def test_each_page_takes_one_snapshot_and_readiness_none() -> None:

@@ -347,8 +347,9 @@ async def test_after_many_of_each_nothing_is_left_behind(replica: Replica, endin
                 nursery.start_soon(one)
         # A task that was just cancelled may live for a moment more.
         await wait_for(replica, subscribers=0, connections=1, tasks=before["tasks"])
-    # The Kafka client opens and closes one now and then while it looks for its broker.
-    assert process.num_fds() <= descriptors + 2
+        # The Kafka clients open and close some now and then while they look for their broker.
+        while process.num_fds() > descriptors + 2:  # noqa: ASYNC110 - another process's
+            await trio.sleep(0.05)
     assert '"level": "error"' not in replica.log[log:]
 
 

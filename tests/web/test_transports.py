@@ -270,10 +270,9 @@ async def test_each_subscriber_tells_its_transport(transport: str) -> None:
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b""], ids=["not TLS", "nothing"])
-async def test_who_does_not_shake_hands_is_let_go(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+async def test_who_does_not_shake_hands_is_let_go(said: bytes) -> None:
     """And delays nobody."""
-    monkeypatch.setattr(sockets, "HANDSHAKE_SECONDS", 0.1)
-    house = House("tls")
+    house = House("tls", request_timeout_seconds=2)
     async with house.serving(), house.sse():
         stream = await trio.open_tcp_stream(*house.server.addresses[0])
         await stream.send_all(said)

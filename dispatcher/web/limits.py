@@ -1,0 +1,170 @@
+"""What one client may have of this replica: streams, new streams per second, replays. Counted by address and subject.
+
+The address is the client's, also behind trusted proxies (`proxies`); of IPv6 its /64 network is counted. The subject is
+that of its token, None without one. Over a limit a client gets 4429 (docs/protocol.md).
+"""
+
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import trio
+
+from dispatcher.errors import BadRequestError, TooManyError, UnavailableError
+from dispatcher.sansio.addresses import Address, client_key
+from dispatcher.sansio.budgets import Budgets
+from dispatcher.sansio.quotas import Quota, QuotaStatistics, Refusal
+from dispatcher.settings import Settings
+from dispatcher.web.proxies import Fields, Proxies
+from dispatcher.web.requests import Query
+
+SKEW_SECONDS = 60.0
+"""How much further back than `max_since_seconds` is let pass: a client's clock may be late, and its request was."""
+
+BURST_SECONDS = 10
+"""A bucket of connects holds what comes in this time: pages of one office load together."""
+
+UNBOUNDED = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsStatistics:
+    """A snapshot."""
+
+    addresses: QuotaStatistics = field(default_factory=QuotaStatistics)
+    subjects: QuotaStatistics = field(default_factory=QuotaStatistics)
+    refused: int = 0
+    """Requests for a stream that got 4429."""
+
+
+class Admission:
+    """A stream that was let in, until `release`.
+
+    Args:
+        quotas: Where it is counted, each with its holder.
+    """
+
+    __slots__ = ("_quotas",)
+
+    def __init__(self, quotas: list[tuple[Quota, Hashable]]) -> None:
+        self._quotas = quotas
+        for quota, holder in quotas:
+            quota.take(holder)
+
+    def release(self) -> None:
+        """Count it no longer; once is enough."""
+        while self._quotas:
+            quota, holder = self._quotas.pop()
+            quota.release(holder)
+
+
+class Limits:
+    """Lets streams in.
+
+    *Thread*: Trio's.
+
+    Args:
+        settings: The bounds.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._addresses = Quota(settings.max_subscribers, settings.max_subscribers_per_address)
+        self._subjects = Quota(UNBOUNDED, settings.max_subscribers_per_subject)
+        self._address_connects = _budgets(settings.connects_per_second_per_address)
+        self._subject_connects = _budgets(settings.connects_per_second_per_subject)
+        self._replays = _budgets(settings.since_per_minute / 60, BURST_SECONDS * 6)
+        self._refused = 0
+
+    @property
+    def max_since_seconds(self) -> float:
+        """How far back ``since`` may go; 0: without a bound."""
+        return self._settings.max_since_seconds
+
+    def admit(self, address: str, subject: str | None, now: float, *, since: bool = False) -> Admission:
+        """Let a stream in, for whoever makes it to release when it ends.
+
+        Args:
+            address: See `sansio.addresses.client_key`.
+            subject: Of the client's token.
+            now: Seconds of a monotonic clock.
+            since: Whether the request has a `since`, which may have to be read from Kafka.
+
+        Raises:
+            TooManyError: the client has as much as it may have; the reason names the setting.
+            UnavailableError: the last places are reserved for clients that have fewer.
+        """
+        settings = self._settings
+        try:
+            self._check_rate(self._address_connects, address, now, "connects_per_second_per_address")
+            if subject is not None:
+                self._check_rate(self._subject_connects, subject, now, "connects_per_second_per_subject")
+            if since:
+                self._check_rate(self._replays, ("address", address), now, "since_per_minute")
+                if subject is not None:
+                    self._check_rate(self._replays, ("subject", subject), now, "since_per_minute")
+            match self._addresses.refusal(address):
+                case Refusal.HOLDER_FULL:
+                    limit = settings.max_subscribers_per_address
+                    raise TooManyError(f"one address may have {limit} streams here (max_subscribers_per_address)")  # noqa: TRY301
+                case Refusal.RESERVED:  # another replica may have room
+                    raise UnavailableError("the replica is nearly full, and this address has many streams already")
+            if subject is not None and self._subjects.refusal(subject):
+                limit = settings.max_subscribers_per_subject
+                raise TooManyError(f"one subject may have {limit} streams here (max_subscribers_per_subject)")  # noqa: TRY301
+        except TooManyError:
+            self._refused += 1
+            raise
+        # `Refusal.FULL` is the hub's to say: it counts subscribers of every kind.
+        quotas: list[tuple[Quota, Hashable]] = [(self._addresses, address)]
+        if subject is not None:
+            quotas.append((self._subjects, subject))
+        return Admission(quotas)
+
+    def statistics(self) -> LimitsStatistics:
+        """A snapshot."""
+        return LimitsStatistics(self._addresses.statistics(), self._subjects.statistics(), self._refused)
+
+    @staticmethod
+    def _check_rate(budgets: Budgets | None, key: Hashable, now: float, setting: str) -> None:
+        if budgets is not None and not budgets.try_spend(key, 1, now):
+            raise TooManyError(f"more new streams than one client may begin ({setting})")
+
+
+class Entrance:
+    """Where requests for streams are let in, by whose they are.
+
+    Args:
+        limits: What each may have.
+        proxies: Who is at the other end.
+    """
+
+    def __init__(self, limits: Limits, proxies: Proxies) -> None:
+        self.limits = limits
+        self._proxies = proxies
+
+    def check(self, query: Query) -> None:
+        """Check how far back a request goes.
+
+        Raises:
+            BadRequestError: further than `max_since_seconds`.
+        """
+        limit = self.limits.max_since_seconds
+        if limit and query.since_ms is not None and query.since_ms < (time.time() - limit - SKEW_SECONDS) * 1000:
+            raise BadRequestError(f"since may go back {limit:g} seconds here (max_since_seconds), not further")
+
+    def admit(self, peer: Address, fields: Fields, query: Query, subject: str | None = None) -> Admission:
+        """Let a stream in; see `Limits.admit`.
+
+        Args:
+            peer: The other end of the connection (`Connection.client`).
+            fields: The request's header fields.
+            query: What it asks for.
+            subject: Of the client's token.
+        """
+        address = client_key(self._proxies.client(peer, fields))
+        return self.limits.admit(address, subject, trio.current_time(), since=query.since_ms is not None)
+
+
+def _budgets(per_second: float, burst_seconds: float = BURST_SECONDS) -> Budgets | None:
+    return Budgets(max(1.0, per_second * burst_seconds), per_second) if per_second else None
