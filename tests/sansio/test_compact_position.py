@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.errors import MalformedPositionError
@@ -50,6 +50,7 @@ def test_what_is_spelled_is_read_back(position: dict[int, int]) -> None:
     assert dict(read_compact(text)) == position
 
 
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])  # long lists, on a busy machine
 @given(st.lists(st.integers(0, 2**20) | offsets, min_size=800, max_size=900))
 def test_large_ones_are_spelled_in_the_shorter_of_two_ways(many: list[int]) -> None:
     """A few large offsets among small ones make a segment of their own."""
