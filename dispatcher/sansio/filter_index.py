@@ -1,0 +1,194 @@
+"""Finds the filters that want a record, at the cost of those that do and not of all.
+
+The most selective exact comparison that a record has to pass is the anchor of a filter: filters are looked up by the
+record's key, headers and JSON values, and by the beginning of its key. What is left of a filter is evaluated for the
+records that its anchor lets through. Filters without an anchor are evaluated for every record.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from dispatcher.sansio.filters import All, Any, Filter, Predicate, Term, View, pointer_tokens, text_of
+from dispatcher.sansio.records import Records, TopicPartition
+
+Owner = TypeVar("Owner", bound=Hashable)
+Key = TypeVar("Key")
+Outer = TypeVar("Outer")
+
+_RANKS = {
+    ("key", "exact"): 0,
+    ("header", "exact"): 1,
+    ("pointer", "exact"): 2,
+    ("key", "prefix"): 3,
+    ("partition", "exact"): 4,
+}
+"""How selective a comparison is, the most selective first."""
+
+
+def anchors(record_filter: Filter) -> Sequence[Term]:
+    """Comparisons of which a record must pass one for the filter to want it; empty: none can be named."""
+    if isinstance(record_filter, Term):
+        return [record_filter] if (record_filter.place.kind, record_filter.operator) in _RANKS else ()
+    if isinstance(record_filter, All):
+        found = [terms for part in record_filter.parts if (terms := anchors(part))]
+        return min(found, key=_selectivity, default=())
+    if isinstance(record_filter, Any):
+        parts = [anchors(part) for part in record_filter.parts]
+        return [term for terms in parts for term in terms] if all(parts) else ()
+    return ()
+
+
+def _selectivity(terms: Sequence[Term]) -> tuple[int, int]:
+    return max(_RANKS[term.place.kind, term.operator] for term in terms), sum(len(term.values) for term in terms)
+
+
+class _Indexed(Generic[Owner]):
+    """A filter in the index, and whose it is."""
+
+    __slots__ = ("anchors", "owners", "predicate")
+
+    def __init__(self, record_filter: Filter) -> None:
+        self.owners: dict[Owner, None] = {}
+        self.anchors = anchors(record_filter)
+        self.predicate: Predicate | None = None
+        """None: to pass its anchor is all that it asks of a record."""
+        if not (isinstance(record_filter, Term) and self.anchors):
+            self.predicate = record_filter.compile()
+
+
+class IndexStatistics(NamedTuple):
+    """A snapshot of an index."""
+
+    filters: int
+    unindexed: int
+    """Of these, the ones that are evaluated for every record."""
+
+
+class FilterIndex(Generic[Owner]):
+    """The distinct filters on the records of one topic, each with its owners."""
+
+    def __init__(self) -> None:
+        self._filters: dict[Filter, _Indexed[Owner]] = {}
+        self._keys: dict[bytes, dict[_Indexed[Owner], None]] = {}
+        self._prefixes: dict[int, dict[bytes, dict[_Indexed[Owner], None]]] = {}
+        """By length, then by the prefix."""
+        self._headers: dict[str, dict[bytes, dict[_Indexed[Owner], None]]] = {}
+        self._pointers: dict[str, dict[str, dict[_Indexed[Owner], None]]] = {}
+        self._tokens: dict[str, tuple[str, ...]] = {}
+        self._partitions: dict[str, dict[_Indexed[Owner], None]] = {}
+        self._rest: dict[_Indexed[Owner], None] = {}
+
+    def __len__(self) -> int:
+        return len(self._filters)
+
+    def add(self, record_filter: Filter, owner: Owner) -> None:
+        """Take a filter of an owner."""
+        indexed = self._filters.get(record_filter)
+        if indexed is not None:
+            indexed.owners[owner] = None
+            return
+        indexed = self._filters[record_filter] = _Indexed(record_filter)
+        indexed.owners[owner] = None
+        if not indexed.anchors:
+            self._rest[indexed] = None
+        for term in indexed.anchors:
+            name = term.place.name
+            for value in term.values:
+                found: dict[_Indexed[Owner], None]
+                if term.operator == "prefix":
+                    prefix = value.encode()
+                    found = self._prefixes.setdefault(len(prefix), {}).setdefault(prefix, {})
+                elif term.place.kind == "key":
+                    found = self._keys.setdefault(value.encode(), {})
+                elif term.place.kind == "header":
+                    found = self._headers.setdefault(name, {}).setdefault(value.encode(), {})
+                elif term.place.kind == "pointer":
+                    self._tokens[name] = pointer_tokens(name)
+                    found = self._pointers.setdefault(name, {}).setdefault(value, {})
+                else:
+                    found = self._partitions.setdefault(value, {})
+                found[indexed] = None
+
+    def remove(self, record_filter: Filter, owner: Owner) -> None:
+        """Forget an owner, and with the last one the filter.
+
+        Raises:
+            KeyError: it does not have them.
+        """
+        indexed = self._filters[record_filter]
+        del indexed.owners[owner]
+        if indexed.owners:
+            return
+        del self._filters[record_filter]
+        self._rest.pop(indexed, None)
+        for term in indexed.anchors:
+            for value in term.values:
+                if term.operator == "prefix":
+                    prefix = value.encode()
+                    _forget_under(self._prefixes, len(prefix), prefix, indexed)
+                elif term.place.kind == "key":
+                    _forget(self._keys, value.encode(), indexed)
+                elif term.place.kind == "header":
+                    _forget_under(self._headers, term.place.name, value.encode(), indexed)
+                elif term.place.kind == "pointer":
+                    _forget_under(self._pointers, term.place.name, value, indexed)
+                    if term.place.name not in self._pointers:
+                        self._tokens.pop(term.place.name, None)
+                else:
+                    _forget(self._partitions, value, indexed)
+
+    def match(self, partition: TopicPartition, records: Records) -> list[tuple[Iterable[Owner], list[int]]]:
+        """The owners whose filters want something of a batch, with the indexes of the records wanted, in order."""
+        view = View(partition, records)
+        matches: dict[_Indexed[Owner], list[int]] = {}
+        everywhere = [*self._rest, *self._partitions.get(view.partition, ())]
+        for index in range(len(records)):
+            view.at(index)
+            _take(everywhere, view, index, matches)
+            if view.key is not None:
+                if found := self._keys.get(view.key):
+                    _take(found, view, index, matches)
+                for length, prefixes in self._prefixes.items():
+                    if found := prefixes.get(view.key[:length]):
+                        _take(found, view, index, matches)
+            if self._headers:
+                for name, content in view.headers:
+                    values = self._headers.get(name)
+                    if values and content is not None and (found := values.get(content)):
+                        _take(found, view, index, matches)
+            for pointer, texts in self._pointers.items():
+                text = text_of(view.find(self._tokens[pointer]))
+                if text is not None and (found := texts.get(text)):
+                    _take(found, view, index, matches)
+        return [(indexed.owners, indexes) for indexed, indexes in matches.items()]
+
+    def statistics(self) -> IndexStatistics:
+        """A snapshot."""
+        return IndexStatistics(len(self._filters), len(self._rest))
+
+
+def _take(found: Iterable[_Indexed[Owner]], view: View, index: int, matches: dict[_Indexed[Owner], list[int]]) -> None:
+    for indexed in found:
+        if indexed.predicate is None or indexed.predicate(view):
+            indexes = matches.setdefault(indexed, [])
+            # Two of its anchors may have led to it.
+            if not indexes or indexes[-1] != index:
+                indexes.append(index)
+
+
+def _forget(mapping: dict[Key, dict[_Indexed[Owner], None]], key: Key, indexed: _Indexed[Owner]) -> None:
+    """Nothing empty is kept: a client makes up the keys."""
+    found = mapping.get(key)
+    if found is not None:
+        found.pop(indexed, None)
+        if not found:
+            del mapping[key]
+
+
+def _forget_under(
+    mapping: dict[Outer, dict[Key, dict[_Indexed[Owner], None]]], outer: Outer, key: Key, indexed: _Indexed[Owner]
+) -> None:
+    if outer in mapping:
+        _forget(mapping[outer], key, indexed)
+        if not mapping[outer]:
+            del mapping[outer]

@@ -1,0 +1,287 @@
+"""Filters: which records of its topics a subscriber is sent.
+
+Rules of this module:
+
+* A filter is a tree of comparisons, `All`, `Any` and `Not`; `filter_dialect` reads it from a request or a grant.
+* Everything is compared as text: a key and a header as their UTF-8, a partition as its number, and what a JSON pointer
+  finds as its text: of a string its content, of a number, ``true``, ``false`` and ``null`` their JSON.
+* What is missing is equal to nothing. A JSON array or object exists, and has no text.
+* A tree is compiled to closures once, since evaluating a tree would cost ten times as much for each record.
+* Trees that mean the same in another order are equal, so that their subscribers share one feed.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any as AnyType
+from typing import NamedTuple
+
+import orjson
+
+from dispatcher.sansio.records import Records, TopicPartition
+
+MISSING = object()
+"""What a JSON pointer finds where there is nothing."""
+
+
+class Place(NamedTuple):
+    """Where a comparison looks."""
+
+    kind: str
+    """``key``, ``partition``, ``header``, ``pointer``, or ``topic`` (grants alone have it)."""
+    name: str = ""
+    """Of the header, or the JSON pointer."""
+
+    def __str__(self) -> str:
+        return {"header": f"header.{self.name}", "pointer": self.name}.get(self.kind, self.kind)
+
+
+class View:
+    """One record of a batch at a time, as filters look at it; its JSON is parsed once, and only if one asks.
+
+    Args:
+        partition: Of the batch.
+        records: Its records.
+    """
+
+    __slots__ = ("_json", "_records", "headers", "key", "partition", "topic", "value")
+
+    def __init__(self, partition: TopicPartition, records: Records) -> None:
+        self.topic = partition.topic
+        self.partition = str(partition.partition)
+        self._records = records
+        self._json: AnyType = MISSING
+        self.key: bytes | None = None
+        self.value: bytes | None = None
+        self.headers: Sequence[tuple[str, bytes | None]] = ()
+
+    def at(self, index: int) -> "View":
+        """Look at one record; the same object each time."""
+        records = self._records
+        self.key, self.value, self.headers = records.keys[index], records.values[index], records.headers[index]
+        self._json = None if self.value is None else _UNPARSED
+        return self
+
+    def find(self, tokens: Sequence[str]) -> AnyType:
+        """What a JSON pointer finds in the record's value, else `MISSING` (RFC 6901, section 4)."""
+        found = self._json
+        if found is _UNPARSED:
+            try:
+                found = orjson.loads(self.value or b"")
+            except orjson.JSONDecodeError:
+                found = MISSING
+            self._json = found
+        if self.value is None:
+            return MISSING
+        for token in tokens:
+            if isinstance(found, dict):
+                found = found.get(token, MISSING)
+            elif isinstance(found, list) and _is_index(token) and int(token) < len(found):
+                found = found[int(token)]
+            else:
+                return MISSING
+        return found
+
+
+_UNPARSED = object()
+
+Predicate = Callable[[View], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One comparison with one or several values; one of them is enough."""
+
+    place: Place
+    operator: str
+    """``exact``, ``prefix``, ``suffix`` or ``exists``."""
+    values: tuple[str, ...] = ()
+    """Sorted; none with ``exists``."""
+
+    def compile(self) -> Predicate:
+        """A function of a record."""
+        return _COMPILERS[self.place.kind](self)
+
+    def dialect(self) -> AnyType:
+        """As JSON in the dialect."""
+        if self.operator == "exists":
+            return {"exists": {str(self.place): True}}
+        if len(self.values) == 1:
+            return {self.operator: {str(self.place): self.values[0]}}
+        if self.operator == "exact":
+            return {"in": {str(self.place): list(self.values)}}
+        return {"any": [{self.operator: {str(self.place): value}} for value in self.values]}
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every one of them."""
+
+    parts: "tuple[Filter, ...]"
+
+    def compile(self) -> Predicate:
+        """A function of a record."""
+        return _all([part.compile() for part in self.parts])
+
+    def dialect(self) -> AnyType:
+        """As JSON in the dialect."""
+        return {"all": [part.dialect() for part in self.parts]}
+
+
+@dataclass(frozen=True, slots=True)
+class Any:
+    """One of them at least."""
+
+    parts: "tuple[Filter, ...]"
+
+    def compile(self) -> Predicate:
+        """A function of a record."""
+        return _any([part.compile() for part in self.parts])
+
+    def dialect(self) -> AnyType:
+        """As JSON in the dialect."""
+        return {"any": [part.dialect() for part in self.parts]}
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The opposite."""
+
+    part: "Filter"
+
+    def compile(self) -> Predicate:
+        """A function of a record."""
+        predicate = self.part.compile()
+        return lambda view: not predicate(view)
+
+    def dialect(self) -> AnyType:
+        """As JSON in the dialect."""
+        return {"not": self.part.dialect()}
+
+
+Filter = Term | All | Any | Not
+
+
+def all_of(parts: "Iterable[Filter]") -> "Filter":
+    """Every one of them: one at least."""
+    return _joined(All, parts)
+
+
+def any_of(parts: "Iterable[Filter]") -> "Filter":
+    """One of them at least: one at least."""
+    return _joined(Any, parts)
+
+
+def granted(filters: "dict[str, Sequence[Filter]]") -> "Filter | None":
+    """What grants allow, as one filter.
+
+    Args:
+        filters: Of each topic those of which a record must match one; none: every record of it is allowed.
+    """
+    if not any(filters.values()):
+        return None
+    return any_of(
+        all_of([Term(Place("topic"), "exact", (topic,)), *([any_of(parts)] if parts else [])])
+        for topic, parts in filters.items()
+    )
+
+
+def _joined(kind: "type[All | Any]", parts: "Iterable[Filter]") -> "Filter":
+    flat: dict[Filter, None] = {}
+    for part in parts:
+        flat.update(dict.fromkeys(part.parts if isinstance(part, kind) else (part,)))
+    ordered = sorted(flat, key=repr)
+    return ordered[0] if len(ordered) == 1 else kind(tuple(ordered))
+
+
+def _all(predicates: Sequence[Predicate]) -> Predicate:
+    if len(predicates) == 2:
+        first, second = predicates
+        return lambda view: first(view) and second(view)
+    return lambda view: all(predicate(view) for predicate in predicates)
+
+
+def _any(predicates: Sequence[Predicate]) -> Predicate:
+    if len(predicates) == 2:
+        first, second = predicates
+        return lambda view: first(view) or second(view)
+    return lambda view: any(predicate(view) for predicate in predicates)
+
+
+def _compile_key(term: Term) -> Predicate:
+    if term.operator == "exists":
+        return lambda view: view.key is not None
+    values = tuple(value.encode() for value in term.values)
+    if term.operator == "exact":
+        chosen = frozenset(values)
+        return lambda view: view.key in chosen
+    if term.operator == "prefix":
+        return lambda view: view.key is not None and view.key.startswith(values)
+    return lambda view: view.key is not None and view.key.endswith(values)
+
+
+def _compile_header(term: Term) -> Predicate:
+    name = term.place.name
+    if term.operator == "exists":
+        return lambda view: any(found == name for found, _ in view.headers)
+    values = tuple(value.encode() for value in term.values)
+    if term.operator == "exact":
+        chosen = frozenset(values)
+        return lambda view: any(found == name and content in chosen for found, content in view.headers)
+    if term.operator == "prefix":
+        return lambda view: any(
+            found == name and content is not None and content.startswith(values) for found, content in view.headers
+        )
+    return lambda view: any(
+        found == name and content is not None and content.endswith(values) for found, content in view.headers
+    )
+
+
+def _compile_pointer(term: Term) -> Predicate:
+    tokens = pointer_tokens(term.place.name)
+    if term.operator == "exists":
+        return lambda view: view.find(tokens) is not MISSING
+    values = term.values
+    if term.operator == "exact":
+        chosen = frozenset(values)
+        return lambda view: text_of(view.find(tokens)) in chosen
+    if term.operator == "prefix":
+        return lambda view: (text := text_of(view.find(tokens))) is not None and text.startswith(values)
+    return lambda view: (text := text_of(view.find(tokens))) is not None and text.endswith(values)
+
+
+def _compile_partition(term: Term) -> Predicate:
+    chosen = frozenset(term.values)
+    return lambda view: view.partition in chosen
+
+
+def _compile_topic(term: Term) -> Predicate:
+    chosen = frozenset(term.values)
+    return lambda view: view.topic in chosen
+
+
+_COMPILERS: dict[str, Callable[[Term], Predicate]] = {
+    "key": _compile_key,
+    "header": _compile_header,
+    "pointer": _compile_pointer,
+    "partition": _compile_partition,
+    "topic": _compile_topic,
+}
+
+
+def pointer_tokens(pointer: str) -> tuple[str, ...]:
+    """The reference tokens of a JSON pointer (RFC 6901, sections 3 and 4)."""
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:])
+
+
+def text_of(value: AnyType) -> str | None:
+    """The text of a JSON value; None when it has none: an array, an object, or nothing."""
+    if isinstance(value, str):
+        return value
+    if value is MISSING or isinstance(value, (dict, list)):
+        return None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else orjson.dumps(value).decode()
+
+
+def _is_index(token: str) -> bool:
+    """Whether a reference token names an element: digits without a leading zero (RFC 6901, section 4)."""
+    return token.isascii() and token.isdecimal() and (len(token) == 1 or not token.startswith("0")) and len(token) < 10

@@ -1,0 +1,168 @@
+"""The index of filters finds what each filter wants, and nothing else."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.filter_index import FilterIndex, IndexStatistics, anchors
+from dispatcher.sansio.records import Record, Records, TopicPartition
+
+TP = TopicPartition("orders", 1)
+TEXTS = st.sampled_from(["a", "ab", "b", "1", "true"])
+PLACES = st.sampled_from(["key", "header.h", "header.g", "/a", "/b/0", "/a/b"])
+
+
+def _terms() -> st.SearchStrategy[Any]:
+    value = st.builds(
+        lambda operator, place, text: {operator: {place: text}},
+        st.sampled_from(["exact", "prefix", "suffix"]),
+        PLACES,
+        TEXTS,
+    )
+    several = st.builds(lambda place, texts: {"in": {place: texts}}, PLACES, st.lists(TEXTS, min_size=1, max_size=3))
+    exists = st.builds(lambda place, is_there: {"exists": {place: is_there}}, PLACES, st.booleans())
+    partition = st.sampled_from([{"exact": {"partition": "1"}}, {"exact": {"partition": "2"}}])
+    return value | several | exists | partition
+
+
+DOCUMENTS = st.recursive(
+    _terms(),
+    lambda inner: (
+        st.builds(
+            lambda operator, parts: {operator: parts},
+            st.sampled_from(["all", "any"]),
+            st.lists(inner, min_size=1, max_size=3),
+        )
+        | st.builds(lambda part: {"not": part}, inner)
+    ),
+    max_leaves=6,
+)
+VALUES = st.none() | st.sampled_from(
+    [b"a", b"", b"{", b'{"a":"ab","b":[1]}', b'{"a":{"b":"a"}}', b'{"a":true,"b":["b"]}', b'{"a":1}', b"[1]"]
+)
+HEADERS = st.lists(
+    st.tuples(st.sampled_from(["h", "g"]), st.none() | st.sampled_from([b"a", b"ab", b"1"])), max_size=3
+).map(tuple)
+RECORDS = st.lists(
+    st.builds(
+        lambda key, value, headers: Record(0, 1, key, value, headers),
+        st.none() | st.sampled_from([b"a", b"ab", b"b", b"\xff"]),
+        VALUES,
+        HEADERS,
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def naive(document: Any, record: Record) -> bool:
+    """What the documentation says of a filter, word for word."""
+    ((operator, operand),) = document.items()
+    if operator == "all":
+        return all(naive(part, record) for part in operand)
+    if operator == "any":
+        return any(naive(part, record) for part in operand)
+    if operator == "not":
+        return not naive(operand, record)
+    ((place, wanted),) = operand.items()
+    texts = _texts(place, record)
+    if operator == "exists":
+        return bool(texts) is wanted
+    if operator == "in":
+        return any(text in {str(value) for value in wanted} for text in texts)
+    return any(text is not None and _compares(operator, text, wanted) for text in texts)
+
+
+def _compares(operator: str, text: str, wanted: str) -> bool:
+    if operator == "exact":
+        return text == wanted
+    return text.startswith(wanted) if operator == "prefix" else text.endswith(wanted)
+
+
+def _texts(place: str, record: Record) -> list[str | None]:
+    """Each text at a place, None for what exists without one."""
+    if place == "partition":
+        return [str(TP.partition)]
+    if place == "key":
+        return [] if record.key is None else [record.key.decode(errors="surrogateescape")]
+    if place.startswith("header."):
+        return [
+            None if value is None else value.decode() for name, value in record.headers if f"header.{name}" == place
+        ]
+    try:
+        found = orjson.loads(record.value or b"")
+        for token in place.split("/")[1:]:
+            found = found[int(token)] if isinstance(found, list) else found[token]
+    except (ValueError, LookupError, TypeError):
+        return []
+    if isinstance(found, dict | list):
+        return [None]
+    return [found if isinstance(found, str) else orjson.dumps(found).decode()]
+
+
+@given(documents=st.lists(DOCUMENTS, min_size=1, max_size=12), records=RECORDS, removed=st.integers(0, 11))
+def test_the_index_finds_what_every_filter_by_itself_wants(
+    documents: list[Any], records: list[Record], removed: int
+) -> None:
+    """For any filters and records, also after one of the filters has left."""
+    index: FilterIndex[int] = FilterIndex()
+    batch = Records.of([record._replace(offset=offset) for offset, record in enumerate(records)])
+    for number, document in enumerate(documents):
+        index.add(read_filter(document), number)
+    kept = dict(enumerate(documents))
+    if removed in kept:
+        index.remove(read_filter(kept.pop(removed)), removed)
+    expected = {
+        number: wanted
+        for number, document in kept.items()
+        if (wanted := [n for n, record in enumerate(records) if naive(document, record)])
+    }
+    found = {owner: indexes for owners, indexes in index.match(TP, batch) for owner in owners}
+    assert found == expected
+    assert len({read_filter(document) for document in kept.values()}) == len(index)
+    for number, document in kept.items():
+        index.remove(read_filter(document), number)
+    assert [kept for kept in vars(index).values() if kept] == [], "a client makes up the keys: none is kept"
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"exact": {"key": "a"}}, [{"exact": {"key": "a"}}]),
+        ({"all": [{"exact": {"/a": "x"}}, {"exact": {"header.h": "y"}}]}, [{"exact": {"header.h": "y"}}]),
+        ({"all": [{"prefix": {"key": "x"}}, {"suffix": {"key": "y"}}]}, [{"prefix": {"key": "x"}}]),
+        ({"all": [{"in": {"key": ["a", "b"]}}, {"exact": {"key": "a"}}]}, [{"exact": {"key": "a"}}]),
+        (
+            {"any": [{"exact": {"key": "a"}}, {"exact": {"/a": "x"}}]},
+            [{"exact": {"/a": "x"}}, {"exact": {"key": "a"}}],
+        ),
+        ({"any": [{"exact": {"key": "a"}}, {"suffix": {"/a": "x"}}]}, []),
+        ({"not": {"exact": {"key": "a"}}}, []),
+        ({"suffix": {"key": "a"}}, []),
+    ],
+    ids=str,
+)
+def test_a_filter_is_found_by_its_most_selective_comparison(document: Any, expected: list[Any]) -> None:
+    """By key before header before field; an alternative without one has to be evaluated for every record."""
+    found = [term.dialect() for term in anchors(read_filter(document))]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+def test_equal_filters_are_one() -> None:
+    """Two owners of equal filters; the filter stays until the last of them has left."""
+    index: FilterIndex[str] = FilterIndex()
+    wanted = read_filter({"not": {"exact": {"key": "a"}}})
+    index.add(wanted, "one")
+    index.add(read_filter({"not": {"exact": {"key": "a"}}}), "other")
+    assert index.statistics() == IndexStatistics(filters=1, unindexed=1)
+    index.remove(wanted, "one")
+    ((owners, indexes),) = index.match(TP, Records.of([Record(0, 1, b"b", None, ())]))
+    assert (list(owners), indexes) == (["other"], [0])
+    index.remove(wanted, "other")
+    assert index.statistics() == IndexStatistics(filters=0, unindexed=0)
+    with pytest.raises(KeyError):
+        index.remove(wanted, "other")
