@@ -21,10 +21,11 @@ from dispatcher.kafka.poller import Poller, PollerStatistics
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays, ReplayStatistics
 from dispatcher.kafka.statistics import ConsumerStatistics
+from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.health import Event, Health, LogLine, ReplicaState
 from dispatcher.sansio.lag import LagTracker, PartitionLag
-from dispatcher.sansio.offsets import Commit, OffsetTracker, PartitionStatistics
+from dispatcher.sansio.offsets import OffsetTracker, PartitionStatistics
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.settings import Settings
 

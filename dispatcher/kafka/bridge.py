@@ -8,7 +8,7 @@ from dispatcher.kafka.commits import CommitAnswer
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.beginnings import Stamp, Start
-from dispatcher.sansio.offsets import Commit
+from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import TopicPartition
 

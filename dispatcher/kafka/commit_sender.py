@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError
 
 from dispatcher.kafka.assignment import from_client
 from dispatcher.kafka.commits import CommitAnswer, is_worth_another_try
-from dispatcher.sansio.offsets import Commit
+from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.records import TopicPartition
 
 RETRY_SECONDS = 0.05

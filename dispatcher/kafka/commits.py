@@ -17,7 +17,8 @@ import structlog
 from confluent_kafka import KafkaError
 
 from dispatcher.invariants import Invariant, invariants
-from dispatcher.sansio.offsets import Commit, OffsetTracker
+from dispatcher.sansio.commit_book import Commit
+from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import TopicPartition
 
 log = structlog.get_logger(__name__)
@@ -173,7 +174,7 @@ class CommitCoordinator:
         """A snapshot of the coordinator."""
         failed = {outcome: self._failed[outcome] for outcome in CommitOutcome}
         del failed[CommitOutcome.STORED]
-        return CommitStatistics(self._confirmed, failed, len(self._offsets.under_way))
+        return CommitStatistics(self._confirmed, failed, self._offsets.book.statistics().under_way)
 
     def _never_back(
         self, commits: Sequence[Commit], confirmed: Mapping[TopicPartition, int | None] | None = None

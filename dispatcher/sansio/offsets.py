@@ -8,8 +8,7 @@ Rules of this module:
   first dispatch would otherwise be skipped by a restart with ``auto.offset.reset=latest``.
 * Every beginning of a partition is a new epoch. What belongs to an earlier epoch changes nothing, except that an
   earlier commit which may have arrived after a newer one makes the newer one be sent once more.
-* One commit of each partition's present epoch is under way at a time. All commits under way are in one book, oldest
-  first, and an answer belongs to the oldest that fits.
+* One commit of each partition's present epoch is under way at a time. All commits under way are in one book.
 * Illegal input raises and changes nothing.
 * Offsets without a record (compacted, aborted, control records) lie inside the range that a batch covers
   (`Batch.covers_from`), so they are dispatched with the record after them. Records that expired before they were read
@@ -18,30 +17,15 @@ Rules of this module:
 """
 
 from bisect import bisect_right, insort
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from dispatcher.sansio.commit_book import Commit, CommitBook
 from dispatcher.sansio.records import TopicPartition
 
 RECOMMIT_SECONDS = 5.0
 """How long after a commit that nobody answered the offset is committed once more: until then the broker may still take
 the old request, and with it an older offset. Seen 1.6 s after the client had given up (docs/rebalance.md)."""
-
-
-class Commit(NamedTuple):
-    """One offset to commit."""
-
-    partition: TopicPartition
-    epoch: int
-    """Assignment epoch of the dispatched records; a commit of an earlier epoch must not be sent."""
-    offset: int
-    """Last dispatched + 1: the next record that the group has to read."""
-    leader_epoch: int | None
-    """Leader epoch of the last dispatched record (KIP-320), None when unknown."""
-    metadata: str = ""
-    """What is stored beside the offset: see `beginnings.Stamp`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +81,7 @@ class OffsetTracker:
     def __init__(self) -> None:
         self._assignments: dict[TopicPartition, _Assignment] = {}
         self._epoch = 0
-        self._under_way: dict[TopicPartition, deque[Commit]] = {}
-        """The book: commits that were sent and not answered, oldest first, of whatever epoch."""
+        self.book = CommitBook()
         self._changed: dict[TopicPartition, None] = {}
         """Partitions that may have something to commit and have no commit of this epoch under way."""
         self._again: dict[TopicPartition, float] = {}
@@ -230,14 +213,14 @@ class OffsetTracker:
         due = dict(self._changed)
         for partition, at in self._again.items():
             assignment = self._assignments[partition]
-            if at <= now and assignment.committed is not None and not self._is_under_way(partition, assignment):
+            if at <= now and assignment.committed is not None and not self.book.has(partition, assignment.epoch):
                 due[partition] = None
         return [self._assignments[partition].commit(partition) for partition in due]
 
     def sent(self, commits: Iterable[Commit], now: float) -> None:
         """Enter commits into the book: they are under way."""
         for commit in commits:
-            self._under_way.setdefault(commit.partition, deque()).append(commit)
+            self.book.enter(commit)
             if self._present(commit) is not None:
                 self._changed.pop(commit.partition, None)
                 if self._again.get(commit.partition, now) <= now:
@@ -258,15 +241,9 @@ class OffsetTracker:
         Returns:
             The commit; None when none was under way.
         """
-        queue = self._under_way.get(partition, ())
-        commit = next((commit for commit in queue if commit.offset == offset), None)
-        if commit is None:
-            return None
-        self._under_way[partition].remove(commit)
-        if not queue:
-            del self._under_way[partition]
+        commit = self.book.take(partition, offset)
         assignment = self._assignments.get(partition)
-        if assignment is None:
+        if commit is None or assignment is None:
             return commit
         is_ours = commit.epoch == assignment.epoch
         if stored and is_ours:
@@ -283,7 +260,7 @@ class OffsetTracker:
 
     def forget_answers(self) -> None:
         """No commit under way will be answered: the consumer that sent them is gone."""
-        self._under_way.clear()
+        self.book.clear()
         for partition, assignment in self._assignments.items():
             self._note_change(partition, assignment)
 
@@ -325,11 +302,6 @@ class OffsetTracker:
         """The assigned partitions of which it is known where they begin."""
         return frozenset(tp for tp, assignment in self._assignments.items() if assignment.first is not None)
 
-    @property
-    def under_way(self) -> Sequence[Commit]:
-        """The book: every commit that was sent and not answered, of each partition the oldest first."""
-        return [commit for queue in self._under_way.values() for commit in queue]
-
     def committed(self, partition: TopicPartition) -> int | None:
         """The offset that the broker has confirmed in this assignment, None when there is none."""
         assignment = self._assignments.get(partition)
@@ -351,11 +323,8 @@ class OffsetTracker:
         assignment = self._assignments.get(commit.partition)
         return assignment if assignment is not None and assignment.epoch == commit.epoch else None
 
-    def _is_under_way(self, partition: TopicPartition, assignment: _Assignment) -> bool:
-        return any(commit.epoch == assignment.epoch for commit in self._under_way.get(partition, ()))
-
     def _note_change(self, partition: TopicPartition, assignment: _Assignment) -> None:
-        if assignment.has_news and not self._is_under_way(partition, assignment):
+        if assignment.has_news and not self.book.has(partition, assignment.epoch):
             self._changed[partition] = None
 
     def _forget(self, partition: TopicPartition) -> None:

@@ -6,7 +6,8 @@ from structlog.testing import capture_logs
 
 from dispatcher.invariants import Invariant, invariants
 from dispatcher.kafka.commits import LOG_SECONDS, CommitAnswer, CommitCoordinator, CommitOutcome, outcome_of
-from dispatcher.sansio.offsets import Commit, OffsetTracker
+from dispatcher.sansio.commit_book import Commit
+from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import TopicPartition
 
 ONE = TopicPartition("assets", 0)

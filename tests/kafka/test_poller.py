@@ -13,7 +13,7 @@ from dispatcher.kafka.bridge import Commands, PollResult
 from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Again, Start
-from dispatcher.sansio.offsets import Commit
+from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from testbed.clients import open_sse, sse_records

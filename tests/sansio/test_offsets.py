@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from dispatcher.sansio.offsets import RECOMMIT_SECONDS, Commit, OffsetTracker, PartitionStatistics
+from dispatcher.sansio.commit_book import Commit
+from dispatcher.sansio.offsets import RECOMMIT_SECONDS, OffsetTracker, PartitionStatistics
 from dispatcher.sansio.records import TopicPartition
 
 PARTITIONS = [TopicPartition("assets", 0), TopicPartition("assets", 1)]
@@ -217,7 +218,7 @@ def machine(make_tracker: Callable[[], OffsetTracker]) -> type[RuleBasedStateMac
                 assert model.confirmed is None or commit.offset >= model.confirmed
             self.tracker.sent(commits, self.now)
             self.under_way += commits
-            assert sorted(self.under_way) == sorted(self.tracker.under_way)
+            assert sorted(self.under_way) == sorted(self.tracker.book.under_way)
 
         def answer(self, commit: Commit, answer: str) -> None:
             oldest = next(c for c in self.under_way if (c.partition, c.offset) == (commit.partition, commit.offset))
@@ -355,7 +356,7 @@ class WaitsForAll(OffsetTracker):
     """Sends nothing while any commit is unanswered, such as one of a partition that was lost."""
 
     def committable(self, now: float) -> list[Commit]:
-        return [] if self.under_way else super().committable(now)
+        return [] if self.book.under_way else super().committable(now)
 
 
 class KeepsBeginnings(OffsetTracker):
@@ -523,7 +524,7 @@ def test_answers_that_fit_no_commit_change_nothing() -> None:
     assert tracker.answered(ONE, 6, 0, stored=True) is None
     tracker.lost([ONE])
     assert tracker.answered(ONE, 5, 0, stored=True) == Commit(ONE, epoch, 5, None)
-    assert tracker.under_way == []
+    assert tracker.book.under_way == []
     tracker.described(ONE, "m")
 
 

@@ -1,0 +1,75 @@
+"""The book of commits: what was sent and not answered, by partition and oldest first, of whatever epoch.
+
+An answer names a partition and an offset only, so it belongs to the oldest commit under way that fits.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dispatcher.sansio.records import TopicPartition
+
+
+class Commit(NamedTuple):
+    """One offset to commit."""
+
+    partition: TopicPartition
+    epoch: int
+    """Assignment epoch of the dispatched records; a commit of an earlier epoch must not be sent."""
+    offset: int
+    """Last dispatched + 1: the next record that the group has to read."""
+    leader_epoch: int | None
+    """Leader epoch of the last dispatched record (KIP-320), None when unknown."""
+    metadata: str = ""
+    """What is stored beside the offset: see `beginnings.Stamp`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitBookStatistics:
+    """A snapshot of the book."""
+
+    under_way: int
+    """Commits that were sent and not answered."""
+    sent: int
+    """Commits that were ever sent."""
+
+
+class CommitBook:
+    """Commits under way."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[TopicPartition, deque[Commit]] = {}
+        self._sent = 0
+
+    def enter(self, commit: Commit) -> None:
+        """Note that a commit was sent."""
+        self._under_way.setdefault(commit.partition, deque()).append(commit)
+        self._sent += 1
+
+    def take(self, partition: TopicPartition, offset: int) -> Commit | None:
+        """Remove and return the commit that an answer belongs to; None when none was under way."""
+        queue = self._under_way.get(partition, ())
+        commit = next((commit for commit in queue if commit.offset == offset), None)
+        if commit is not None:
+            self._under_way[partition].remove(commit)
+            if not queue:
+                del self._under_way[partition]
+        return commit
+
+    def has(self, partition: TopicPartition, epoch: int) -> bool:
+        """Whether a commit of this epoch is under way."""
+        return any(commit.epoch == epoch for commit in self._under_way.get(partition, ()))
+
+    def clear(self) -> None:
+        """Forget all: no answer will come."""
+        self._under_way.clear()
+
+    @property
+    def under_way(self) -> Sequence[Commit]:
+        """Every commit that was sent and not answered, of each partition the oldest first."""
+        return [commit for queue in self._under_way.values() for commit in queue]
+
+    def statistics(self) -> CommitBookStatistics:
+        """A snapshot of the book."""
+        return CommitBookStatistics(sum(map(len, self._under_way.values())), self._sent)
