@@ -1,6 +1,7 @@
 """What happens to topics in use: records deleted, made again, partitions added, partitions that one node alone has."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,6 +18,10 @@ REQUEST_SECONDS = 5.0
 """How long one request may take: librdkafka waits a minute for a broker that was killed under it."""
 
 AGAIN_SECONDS = 0.05
+
+_STALE = frozenset({KafkaError.UNKNOWN_TOPIC_ID, KafkaError.UNKNOWN_TOPIC_OR_PART})
+"""Errors of a broker that knew the topic that was deleted, or of one that does not know the new one yet; librdkafka's
+producer does not try these again."""
 
 
 def create_on_nodes(admin: AdminClient, name: str, nodes: Sequence[int]) -> None:
@@ -104,10 +109,30 @@ def fill(
     Raises:
         KafkaException: a record was not stored within the deadline.
     """
-    producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 5, "log_level": 2})
     stored: list[tuple[int, int]] = []
-    refused: list[KafkaError] = []
+    left = dict.fromkeys(partitions, number)
     deadline = time.monotonic() + seconds(ADMIN_SECONDS)
+    while left:
+        error = _fill(bootstrap_servers, topic, left, value, stored=stored, deadline=deadline)
+        if error is not None and (error.code() not in _STALE or time.monotonic() > deadline):
+            raise KafkaException(error)
+        written = Counter(partition for partition, _offset in stored)
+        left = {partition: number - written[partition] for partition in partitions if written[partition] < number}
+    return stored
+
+
+def _fill(
+    bootstrap_servers: str,
+    topic: str,
+    numbers: Mapping[int, int],
+    value: str,
+    *,
+    stored: list[tuple[int, int]],
+    deadline: float,
+) -> KafkaError | None:
+    """Write records with a producer that knows the topic as it is now; returns the first error."""
+    producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 5, "log_level": 2})
+    refused: list[KafkaError] = []
 
     def delivered(error: KafkaError | None, message: Message) -> None:
         if error is None:
@@ -115,7 +140,7 @@ def fill(
         else:
             refused.append(error)
 
-    for partition in partitions:
+    for partition, number in numbers.items():
         # A partition that was just added is not known to every broker yet.
         while not _knows(producer, topic, partition) and time.monotonic() < deadline:
             time.sleep(AGAIN_SECONDS)
@@ -129,9 +154,7 @@ def fill(
                     break
             producer.poll(0)
     producer.flush(seconds(ADMIN_SECONDS))
-    if refused:
-        raise KafkaException(refused[0])
-    return stored
+    return refused[0] if refused else None
 
 
 def _knows(producer: Producer, topic: str, partition: int) -> bool:
