@@ -13,18 +13,24 @@ done; commit; leave the group; close the server. A timer outside Trio ends the p
 passed, whatever a client or a broker does.
 """
 
+import faulthandler
 import gc
 import os
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import structlog
 import trio
 
+from dispatcher.errors import DispatcherError
 from dispatcher.hub.goodbyes import restart, spread
 from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.kafka.properties import check_properties
@@ -40,6 +46,12 @@ from dispatcher.web.server import Server
 
 log = structlog.get_logger(__name__)
 
+Reload = Callable[[], Awaitable[None]]
+"""Reads something again whose files have changed, on SIGHUP; raises and changes nothing when it cannot."""
+
+LAST_WORDS_SHARE = 0.95
+"""When the log says that the stop takes too long: shortly before the process ends."""
+
 SUBSCRIBERS_SHARE = 0.3
 """The part of `shutdown_seconds` that subscribers have for the writes under way and their goodbye."""
 
@@ -54,6 +66,7 @@ async def supervise(
     settings: Settings,
     make_replays: Callable[..., Replays] = Replays,
     *,
+    hangup_stops: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run one replica until SIGTERM or SIGINT; started when it listens.
@@ -63,6 +76,7 @@ async def supervise(
     Args:
         settings: The dispatcher's settings.
         make_replays: See `Pipeline`.
+        hangup_stops: Whether SIGHUP stops, even without a terminal, in place of reading files again.
         task_status: Of `trio.Nursery.start`.
 
     Raises:
@@ -94,6 +108,7 @@ async def supervise(
             await root.start(server.serve)
             _warn_of_any_host(settings)
             root.start_soon(_stop_on_signal, pipeline, settings, last_resort, root.cancel_scope)
+            root.start_soon(partial(_reload_on_hangup, [server.reload_certificate], hangup_stops=hangup_stops))
             root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
             task_status.started(server)
             await pipeline.run()
@@ -121,10 +136,9 @@ async def _stop_on_signal(
     last_resort: "_LastResort",
     everything: trio.CancelScope,
 ) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, last_resort.armed_by_signals():
         number = await anext(signals)
         log.info("stopping", signal=signal.Signals(number).name, shutdown_seconds=settings.shutdown_seconds)
-        last_resort.arm()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop, pipeline, settings)
             await anext(signals)
@@ -140,11 +154,48 @@ async def _stop(pipeline: Pipeline, settings: Settings) -> None:
     pipeline.stop()
 
 
+async def _reload_on_hangup(reloads: Sequence[Reload], *, hangup_stops: bool) -> None:
+    """On SIGHUP read certificates again, and whatever else can change; where a terminal was closed, stop.
+
+    Shells send it to what runs in a terminal that is closed, and operators to daemons whose files have changed.
+    """
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _ in signals:
+            if hangup_stops or _has_terminal():
+                os.kill(os.getpid(), signal.SIGTERM)
+                continue
+            for reload in reloads:
+                try:
+                    await reload()
+                except Exception as error:  # noqa: BLE001
+                    # The ones before stay: a mistake in a file is no reason to end the streams.
+                    reason = str(error) if isinstance(error, DispatcherError | OSError) else type(error).__name__
+                    log.error("reload failed", what=reload.__name__, reason=reason)  # noqa: TRY400 - that says it all
+                else:
+                    log.info("reloaded", what=reload.__name__)
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a controlling terminal (POSIX, "controlling terminal")."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class _LastResort:
-    """Ends the process when stopping takes too long: a thread in a C call cannot be cancelled."""
+    """Ends the process when stopping takes too long: a thread in a C call cannot be cancelled.
+
+    It needs neither the loop nor the interpreter: signals arm it before anything waits for the loop, and then a thread
+    in C (`faulthandler`) counts down and calls ``_exit(1)``. It writes nothing first, since that may be what hangs.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self._timer = threading.Timer(seconds, self._end)
+        self._seconds = seconds
+        self._nowhere = Path(os.devnull).open("wb", buffering=0)  # noqa: SIM115 - where faulthandler's own report goes
+        self._is_armed = False
+        self._timer = threading.Timer(seconds * LAST_WORDS_SHARE, self._say_so)
         self._timer.daemon = True
 
     async def watch(self) -> None:
@@ -156,16 +207,38 @@ class _LastResort:
 
     def arm(self) -> None:
         """Start the timer when the stop begins; later calls change nothing."""
-        with suppress(RuntimeError):
-            self._timer.start()
+        if not self._is_armed:
+            self._is_armed = True
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._nowhere)
+            with suppress(RuntimeError):  # no thread can be had
+                self._timer.start()
 
     def disarm(self) -> None:
         """Stop the timer: the stop is complete."""
+        if self._is_armed:
+            faulthandler.cancel_dump_traceback_later()
         self._timer.cancel()
+        self._nowhere.close()
 
-    def _end(self) -> None:
+    @contextmanager
+    def armed_by_signals(self) -> Iterator[None]:
+        """Let the signals that stop arm it where Python takes them, before the loop comes to them.
+
+        Within `trio.open_signal_receiver`, which restores what was there before it.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._arming(signal.getsignal(number)))
+        yield
+
+    def _arming(self, handle: Any) -> Callable[[int, FrameType | None], None]:
+        def arm_and_handle(number: int, frame: FrameType | None) -> None:
+            self.arm()
+            handle(number, frame)
+
+        return arm_and_handle
+
+    def _say_so(self) -> None:
         log.error("stopping took too long, exiting; uncommitted records will be delivered again")
-        os._exit(1)
 
 
 def _collect_less() -> None:

@@ -134,7 +134,7 @@ async def supervise_until_stopped(  # noqa: ASYNC128 - supervise calls task_stat
     task_status: trio.TaskStatus[Any],
 ) -> None:
     """Run `supervise`, then cancel everything else."""
-    await supervise(settings, make_replays, task_status=task_status)
+    await supervise(settings, make_replays, hangup_stops=True, task_status=task_status)
     everything.cancel()
 
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 import structlog
 
+from dispatcher.telemetry.outlet import Outlet
+from dispatcher.telemetry.rates import ClientLines
+
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
     # Local variables would carry secrets and records into the log.
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
@@ -13,13 +16,14 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 
 
 def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> None:
-    """Send every log line to stderr, one line each.
+    """Send every log line to stderr, one line each, without ever waiting for whoever reads it.
 
     Args:
         level: Minimum level to log, such as ``info``.
         form: ``console`` for people, ``json`` for machines, ``auto`` by whether stderr is a terminal.
     """
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    has_stderr = sys.stderr is not None  # without a descriptor 2 (`2>&-`) Python has none
+    console = form == "console" or (form == "auto" and has_stderr and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -31,7 +35,9 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
         if console
         else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
-    handler = logging.StreamHandler(sys.stderr)
+    lines = ClientLines()
+    handler = Outlet(sys.stderr.fileno() if has_stderr else None)
+    handler.addFilter(lines.filter)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -44,6 +50,7 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            lines,  # early: a line that is left out costs nothing more
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -51,3 +58,8 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def dropped_lines() -> int:
+    """Log lines that were never written, because nobody read those before."""
+    return sum(handler.dropped_lines for handler in logging.getLogger().handlers if isinstance(handler, Outlet))

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from dispatcher.invariants import invariants
 from dispatcher.sansio.lag import PartitionLag
+from dispatcher.telemetry.logs import dropped_lines
 from dispatcher.telemetry.snapshot import Snapshot
 
 VERSION = version("dispatcher")
@@ -73,6 +74,11 @@ ROWS: Sequence[Row] = (
         "Subscribers by state.",
         ("state",),
         lambda s: [((state,), number) for state, number in s.hub.subscribers.items()],
+    ),
+    _counter(
+        "dropped_log_lines",
+        "Log lines never written, because nobody read the log.",
+        lambda _: dropped_lines(),
     ),
     _gauge("connections", "Open connections.", lambda s: s.access.connections),
     _gauge("idle_connections", "Connections without a request.", lambda s: s.access.server.intake.idle),

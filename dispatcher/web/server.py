@@ -127,14 +127,14 @@ class Server:
         for connection in tuple(self._connections):
             connection.abort()
 
-    def reload_certificate(self) -> None:
+    async def reload_certificate(self) -> None:
         """Read certificate and key again, for connections from now on.
 
         Raises:
             SettingsError: they cannot be used; the ones before stay.
         """
         if self._tls is not None:
-            self._tls = tls_context(self._settings)
+            self._tls = await trio.to_thread.run_sync(tls_context, self._settings)
 
     @property
     def connections(self) -> int:
