@@ -159,6 +159,12 @@ class _CoreSettings(BaseSettings):
         ge=1,
         description="Maximum number of subscribers on this replica; others are refused and retry elsewhere.",
     )
+    max_feeds: int = Field(
+        default=1000,
+        ge=1,
+        description="Maximum number of distinct feeds, each of which costs work for every record: combinations of "
+        "format and topics. One more gets 4429.",
+    )
     replay_concurrency: int = Field(
         default=4,
         ge=1,

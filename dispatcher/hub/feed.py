@@ -1,12 +1,14 @@
 """What subscribers ask for: the key under which encoded bytes are shared."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from dispatcher.sansio.encoding.wire import Wire
+from dispatcher.sansio.filters import Filter, all_of
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Feed:
     """What subscribers asked for; those with the same one are sent the very same bytes.
 
@@ -15,9 +17,46 @@ class Feed:
 
     wire: Wire
     topics: frozenset[str]
+    filter: Filter | None = None
+    """Which records the client wants; None: all."""
+    grant: Filter | None = None
+    """Which records the client may have; None: all."""
+    wanted: Filter | None = None
+    """Both together: which records are sent; None: all."""
+    encoding: "Feed | None" = None
+    """With filters: the feed of the same format and topics without them, whose records these are."""
+
+    @property
+    def shared(self) -> "Feed":
+        """The feed without filters: states and heartbeats are the same for all feeds that have it in common."""
+        return self.encoding or self
 
 
-@lru_cache(maxsize=1024)
-def feed_of(wire: Wire, topics: frozenset[str]) -> Feed:
-    """The one feed of this wire format and these topics."""
-    return Feed(wire, topics)
+class _Key(NamedTuple):
+    wire: Wire
+    topics: frozenset[str]
+    filter: Filter | None
+    grant: Filter | None
+
+
+_feeds: WeakValueDictionary[_Key, Feed] = WeakValueDictionary()
+"""Feeds that somebody has: a feed is the same one for as long as it has a subscriber."""
+
+
+def feed_of(wire: Wire, topics: frozenset[str], wanted: Filter | None = None, grant: Filter | None = None) -> Feed:
+    """The one feed of this wire format, these topics and these filters.
+
+    Args:
+        wire: How records become bytes.
+        topics: Whose records.
+        wanted: The client's filter.
+        grant: What the client may have, evaluated before its own filter.
+    """
+    key = _Key(wire, topics, wanted, grant)
+    feed = _feeds.get(key)
+    if feed is None:
+        filters = [part for part in (grant, wanted) if part is not None]
+        both = all_of(filters) if filters else None
+        encoding = feed_of(wire, topics) if filters else None
+        feed = _feeds[key] = Feed(wire, topics, filter=wanted, grant=grant, wanted=both, encoding=encoding)
+    return feed

@@ -7,7 +7,6 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 `Hub.wait_no_subscribers`, so every other method is one step that no task can observe half done.
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
@@ -18,6 +17,7 @@ from dispatcher.hub.announcements import Announcements
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
+from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.heartbeats import Heartbeats
 from dispatcher.hub.lookups import LogReader, Lookups
@@ -56,8 +56,7 @@ class Hub:
         self.encoder = Encoder(self.history)
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
         self._registry = Registry()
-        self._feeds: Counter[Feed] = Counter()
-        """Number of subscribers by feed."""
+        self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
         self._fan_out = FanOut(self.encoder, settings.write_bytes, self.dispatched, self._registry.everybody.values)
         self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
@@ -196,11 +195,13 @@ class Hub:
 
         Raises:
             UnavailableError: there are `max_subscribers` already, or the replica is stopping.
+            TooManyError: it would be one feed more than `max_feeds`.
         """
         if self._goodbye is not None:
             raise UnavailableError(self._goodbye.reason)
         if len(self._registry) >= self._settings.max_subscribers:
             raise UnavailableError(f"this replica is full: it already has {self._settings.max_subscribers} subscribers")
+        self._feeds.check(feed)
         subscriber = Subscriber(
             self._registry.next_number,
             self,
@@ -212,13 +213,14 @@ class Hub:
             write_bytes=self._settings.write_bytes,
         )
         self._registry.add(subscriber)
-        self._feeds[feed] += 1
+        self._feeds.add(feed)
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
-            self._forget_feed(subscriber.feed)
+            if self._feeds.remove(subscriber.feed):
+                self.announcements.forget(subscriber.feed.shared)
             self._fan_out.remove(subscriber)
             subscriber.close()
             self._left.set()
@@ -252,6 +254,7 @@ class Hub:
             lookups=self.lookups.statistics(),
             encoder=self.encoder.statistics(),
             registry=self._registry.statistics(),
+            feeds=self._feeds.statistics(),
             announcements=self.announcements.statistics(),
             heartbeats=self._heartbeats.sent,
             **asdict(self._counts),
@@ -305,13 +308,6 @@ class Hub:
         """Partitions were assigned or have left."""
         self.history.lay_out(self._partitions)
         self._state_changed()
-
-    def _forget_feed(self, feed: Feed) -> None:
-        """Lower a feed's count by one, and drop what is cached for it after the last subscriber."""
-        self._feeds[feed] -= 1
-        if not self._feeds[feed]:
-            del self._feeds[feed]
-            self.announcements.forget(feed)
 
     def _state_changed(self) -> None:
         self.announcements.change(self.state, self.history.layout.partitions)

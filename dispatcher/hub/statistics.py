@@ -107,6 +107,20 @@ class RegistryStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedStatistics:
+    """A snapshot of the feeds."""
+
+    feeds: int
+    """Distinct feeds that have subscribers."""
+    encodings: int
+    """Distinct formats and topics among them."""
+    unindexed: int
+    """Feeds whose filter is evaluated for every record."""
+    refused: int
+    """Subscribers refused because of `max_feeds`, since the start."""
+
+
+@dataclass(frozen=True, slots=True)
 class AnnouncementStatistics:
     """A snapshot of the announcements."""
 
@@ -141,6 +155,7 @@ class HubStatistics:
     lookups: LookupStatistics
     encoder: EncoderStatistics
     registry: RegistryStatistics
+    feeds: FeedStatistics
     announcements: AnnouncementStatistics
     heartbeats: int
     """Heartbeats since the start."""

@@ -84,10 +84,12 @@ async def test_nothing_is_kept_of_feeds_that_nobody_reads(nursery: trio.Nursery)
     kept = (
         bench.hub.announcements._present._encoded,
         bench.hub._fan_out._newest,
-        bench.hub._feeds,
+        bench.hub._feeds._feeds,
+        bench.hub._feeds._encodings,
+        bench.hub._feeds._unfiltered,
         bench.hub._fan_out._live,
     )
-    assert [len(mapping) for mapping in kept] == [0, 0, 0, 0]
+    assert [len(mapping) for mapping in kept] == [0] * 6
 
 
 @pytest.mark.parametrize("reads", ["Kafka", "memory"])

@@ -1,0 +1,78 @@
+"""Feeds: shared by those who ask for the same, counted, and bounded."""
+
+import gc
+
+import pytest
+import trio
+
+from dispatcher.errors import TooManyError
+from dispatcher.hub.feed import _feeds, feed_of
+from dispatcher.hub.feed_registry import FeedRegistry
+from dispatcher.hub.statistics import FeedStatistics
+from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from tests.hub.test_hub import Bench, RecordingTransport, subscribed
+
+TOPICS = frozenset({"assets"})
+ONE = read_filter({"exact": {"key": "1"}})
+REST = read_filter({"not": {"exact": {"key": "1"}}})
+
+
+def test_a_feed_is_one_for_as_long_as_somebody_has_it() -> None:
+    """The same request is the same feed, and one that nobody has any more is forgotten."""
+    gc.collect()
+    before = len(_feeds)
+    feed = feed_of(SSE_VALUE, frozenset({"a", "b"}), ONE)
+    assert feed is feed_of(SSE_VALUE, frozenset({"b", "a"}), read_filter({"in": {"key": ["1"]}}))
+    assert feed.shared is feed_of(SSE_VALUE, frozenset({"a", "b"}))
+    assert feed is not feed_of(SSE_VALUE, frozenset({"a", "b"}), None, ONE), "what it may have is not what it asks for"
+    del feed
+    assert len(_feeds) == before
+
+
+def test_a_registry_knows_who_wants_what() -> None:
+    """Filters by topic, and whether some feed wants everything of it."""
+    registry = FeedRegistry(10)
+    one, rest, all_of_it = feed_of(SSE_VALUE, TOPICS, ONE), feed_of(WEBSOCKET, TOPICS, REST), feed_of(SSE_VALUE, TOPICS)
+    for feed in (one, one, rest, all_of_it):
+        registry.check(feed)
+        registry.add(feed)
+    assert registry.statistics() == FeedStatistics(feeds=3, encodings=2, unindexed=1, refused=0)
+    assert (registry.has_filters("assets"), registry.has_filters("other")) == (True, False)
+    assert (registry.wants_all("assets"), registry.wants_all("other")) == (True, False)
+    batch = Batch(TopicPartition("assets", 0), [Record(n, 1, str(n).encode(), None, ()) for n in range(3)])
+    found = {feed: indexes for feeds, indexes in registry.match(batch) for feed in feeds}
+    assert found == {one: [1], rest: [0, 2]}
+    assert [registry.remove(feed) for feed in (all_of_it, one, one, rest)] == [False, False, True, True]
+    assert registry.statistics() == FeedStatistics(feeds=0, encodings=0, unindexed=0, refused=0)
+    assert not registry.has_filters("assets")
+    assert not registry.wants_all("assets")
+
+
+def test_feeds_are_bounded_by_what_they_cost() -> None:
+    """Formats with their topics and filters without an index count; a thousand keys of one format are one feed."""
+    registry = FeedRegistry(2)
+    kept = [feed_of(SSE_VALUE, TOPICS, read_filter({"exact": {"key": str(n)}})) for n in range(1000)]
+    kept.append(feed_of(SSE_VALUE, TOPICS, REST))
+    for feed in kept:
+        registry.check(feed)
+        registry.add(feed)
+    for refused in (feed_of(WEBSOCKET, TOPICS), feed_of(SSE_VALUE, TOPICS, read_filter({"suffix": {"key": "1"}}))):
+        with pytest.raises(TooManyError, match=r"2 distinct feeds already \(max_feeds\)"):
+            registry.check(refused)
+    registry.check(kept[-1])
+    assert registry.statistics() == FeedStatistics(feeds=1001, encodings=1, unindexed=1, refused=2)
+
+
+async def test_one_feed_too_many_is_refused(nursery: trio.Nursery) -> None:
+    """Another format is another encoding of every record."""
+    bench = Bench(max_feeds=1)
+    nursery.start_soon(bench.hub.run)
+    with subscribed(bench.hub, feed_of(SSE_VALUE, TOPICS), RecordingTransport()):
+        with subscribed(bench.hub, feed_of(SSE_VALUE, TOPICS), RecordingTransport()):
+            pass
+        with pytest.raises(TooManyError):
+            bench.hub.subscribe(feed_of(WEBSOCKET, TOPICS), RecordingTransport())
+    with subscribed(bench.hub, feed_of(WEBSOCKET, TOPICS), RecordingTransport()):
+        assert bench.hub.statistics().feeds.feeds == 1
