@@ -6,6 +6,7 @@
       root nursery                a crash of ours ends the process with exit 1; the orchestrator restarts it
       ├─ web server               listening before the poller joins the group
       ├─ signals                  SIGTERM and SIGINT stop, a second one stops at once
+      ├─ inspection               SIGUSR1 writes the task tree and all statistics to the log
       └─ pipeline                 hub and poller
 
 The order of a stop: not ready; take nothing more from Kafka; say goodbye to every subscriber when its write is
@@ -20,7 +21,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -33,11 +34,13 @@ import trio
 from dispatcher.errors import DispatcherError
 from dispatcher.hub.goodbyes import restart, spread
 from dispatcher.hub.spreading import spread_subscribers
+from dispatcher.invariants import invariants
 from dispatcher.kafka.properties import check_properties
 from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.threads import check_threads
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
+from dispatcher.telemetry.inspection import inspect_on_signal
 from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
 from dispatcher.web.app import create_app, create_operations_app
@@ -54,6 +57,9 @@ LAST_WORDS_SHARE = 0.95
 
 SUBSCRIBERS_SHARE = 0.3
 """The part of `shutdown_seconds` that subscribers have for the writes under way and their goodbye."""
+
+INSPECTED_SUBSCRIBERS = 20
+"""How many subscribers, chosen at random, SIGUSR1 writes the statistics of."""
 
 CONNECTIONS_SHARE = 0.1
 """The part that connections have to end after that."""
@@ -103,6 +109,8 @@ async def supervise(
     try:
         async with trio.open_nursery() as root:
             root.start_soon(last_resort.watch)
+            roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
+            await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
             if settings.operations_bind:
                 await root.start(for_operators.serve)
             await root.start(server.serve)
@@ -128,6 +136,13 @@ def _warn_of_any_host(settings: Settings) -> None:
             bind=settings.bind,
             reason="a web page elsewhere can point its own name at this address (DNS rebinding)",
         )
+
+
+def _sample(pipeline: Pipeline) -> Mapping[str, object]:
+    chosen = pipeline.hub.sample_subscribers(min(INSPECTED_SUBSCRIBERS, pipeline.hub.subscribers))
+    return {f"subscriber {subscriber.number}": subscriber.statistics() for subscriber in chosen} | {
+        "trio": str(trio.lowlevel.current_statistics())
+    }
 
 
 async def _stop_on_signal(

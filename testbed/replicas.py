@@ -121,7 +121,9 @@ class Replica:
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The log lines of one event."""
-        lines = [orjson.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        # The last one may be written in part.
+        whole = self.log.rpartition("\n")[0]
+        lines = [orjson.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == event]
 
     def get(self, path: str) -> httpx2.Response:
@@ -149,9 +151,11 @@ class Replica:
         raise AssertionError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-1000:]}")
 
     def wait_until_logged(self, event: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
-        """The first log line of an event, as soon as it is there."""
+        """The first log line of an event, as soon as it is there; a replica that has ended logs nothing more."""
         deadline = time.monotonic() + patient_seconds(seconds)
-        while time.monotonic() < deadline:
+        has_ended = False
+        while time.monotonic() < deadline and not has_ended:
+            has_ended = self.process.poll() is not None
             if lines := self.logged(event):
                 return lines[0]
             time.sleep(0.05)
