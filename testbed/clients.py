@@ -4,7 +4,7 @@ import re
 import socket
 import struct
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple, Protocol
 
@@ -49,6 +49,11 @@ def first_pair(event_id: str) -> tuple[int, int]:
     match = re.match(r"[^:]+:(\d+)=(-?\d+)", event_id)
     assert match is not None, event_id
     return int(match[1]), int(match[2])
+
+
+def pair_of(record: Mapping[str, object]) -> tuple[int, int]:
+    """Partition and offset of a record of a WebSocket message."""
+    return int(str(record["partition"])), int(str(record["offset"]))
 
 
 def parse_event(block: str) -> Event | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import trio
 
-from testbed.clients import first_pair, open_sse, open_ws, sse_records, ws_records
+from testbed.clients import open_sse, open_ws, pair_of, sse_records, ws_records
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -32,9 +32,7 @@ async def test_every_subscriber_gets_every_record_once_and_in_order(
     async def read_ws(name: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with open_ws(replica) as websocket:
             task_status.started()
-            seen[name] = [
-                (first_pair(str(record["id"])), str(record["value"])) for record in await ws_records(websocket, RECORDS)
-            ]
+            seen[name] = [(pair_of(record), str(record["value"])) for record in await ws_records(websocket, RECORDS)]
 
     with trio.fail_after(120):
         async with trio.open_nursery() as nursery:

@@ -369,8 +369,8 @@ def _ids(data: bytes, last_id: str) -> tuple[list[str], str]:
 
 
 def _message_ids(data: bytes, last_id: str) -> tuple[list[str], str]:
-    """The ids of the records in whole WebSocket messages, and the last of them."""
-    ids: list[str] = []
+    """The own pairs of the records in whole WebSocket messages, and the position of the last message."""
+    pairs: list[str] = []
     while len(data) > 1:
         size_bytes, start = data[1], 2
         if size_bytes > 125:
@@ -378,9 +378,11 @@ def _message_ids(data: bytes, last_id: str) -> tuple[list[str], str]:
             size_bytes = int.from_bytes(data[2:start], "big")
         payload, whole = data[start : start + size_bytes], len(data) >= start + size_bytes
         if payload and whole:
-            ids += [record["id"] for record in json.loads(payload).get("records", ())]
+            message = json.loads(payload)
+            pairs += ["{topic}:{partition}={offset}".format(**record) for record in message.get("records", ())]
+            last_id = message["id"] if message["type"] == "records" else last_id
         data = data[start + size_bytes :]
-    return ids, ids[-1] if ids else last_id
+    return pairs, last_id
 
 
 async def test_statistics_tell_who_is_sent_what_was_read_again(nursery: trio.Nursery) -> None:

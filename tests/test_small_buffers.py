@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from testbed.clients import first_pair, open_sse, open_ws, sse_records, ws_records
+from testbed.clients import open_sse, open_ws, pair_of, sse_records, ws_records
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -36,7 +36,7 @@ async def test_everything_flows_through_buffers_of_size_1(kafka: Kafka, replicas
 
     async def read_ws() -> None:
         async with open_ws(replica) as websocket:
-            ws.extend(first_pair(str(record["id"])) for record in await ws_records(websocket, RECORDS))
+            ws.extend(pair_of(record) for record in await ws_records(websocket, RECORDS))
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -67,6 +67,6 @@ async def test_a_history_of_size_1_holds_what_one_subscriber_has_not_taken(
                 seen = [record.own for record in await sse_records(stream, RECORDS)]
         else:
             async with open_ws(replica) as websocket:
-                seen = [first_pair(str(record["id"])) for record in await ws_records(websocket, RECORDS)]
+                seen = [pair_of(record) for record in await ws_records(websocket, RECORDS)]
     for partition in range(2):
         assert [own for own in seen if own[0] == partition] == [(partition, o) for o in range(RECORDS // 2)]

@@ -101,10 +101,10 @@ class FanOut:
         """Offer an entry with the next round. Encoded now: the history may have let it go by then."""
         for feed in self._live:
             if entry.batch.partition.topic in feed.topics:
-                data = self._encoder.entry(feed, entry)
-                self._published.setdefault(feed, []).append((entry, data))
+                part = self._encoder.entry(feed, entry)
+                self._published.setdefault(feed, []).append((entry, part))
                 self._newest[feed] = entry.sequence
-                self._published_bytes += len(data)
+                self._published_bytes += len(part)
                 self._wake_up.set()
 
     def withdraw(self) -> None:
@@ -194,7 +194,7 @@ class FanOut:
         """One round of one feed."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
-        round_ = Round(items)
+        round_ = Round(items, self._encoder.write(feed, items))
         step = max(1, min(SLICE, SLICE_BYTES // round_.size_bytes))
         for start in range(0, len(subscribers), step):
             if start:

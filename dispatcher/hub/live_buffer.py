@@ -34,14 +34,14 @@ class LiveBuffer:
 
     def put(self, item: EncodedEntry) -> bool:
         """Take an entry; False when it is full. Never waits."""
-        entry, data = item
-        if self.size_bytes and self.size_bytes + len(data) > self._max_bytes:
+        entry, part = item
+        if self.size_bytes and self.size_bytes + len(part) > self._max_bytes:
             return False
         try:
             self._send_channel.send_nowait(item)
         except trio.WouldBlock:
             return False
-        self.size_bytes += len(data)
+        self.size_bytes += len(part)
         self.record_count += entry.record_count
         return True
 
@@ -57,13 +57,13 @@ class LiveBuffer:
         size_bytes = 0
         while True:
             if item is not None:
-                entry, data = item
-                self.size_bytes -= len(data)
+                entry, part = item
+                self.size_bytes -= len(part)
                 self.record_count -= entry.record_count
                 cursor.seen, cursor.sequence = entry, entry.sequence
                 if not entry.removed:
                     taken.append(item)
-                    size_bytes += len(data)
+                    size_bytes += len(part)
             if size_bytes >= write_bytes:
                 return taken
             try:

@@ -17,7 +17,7 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
 from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadRanges, recreated
-from dispatcher.sansio.entries import EncodedEntry
+from dispatcher.sansio.entries import EncodedEntry, Part
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
 from dispatcher.sansio.records import TopicPartition
@@ -170,13 +170,13 @@ class Resumption:
         self._history.locate(cursor)
         try:
             for entry in self._history.ahead(cursor):
-                data: bytes | None
+                part: Part | None
                 if cursor.first_offset > entry.batch.first_offset:
-                    data = self._encoder.part(feed, entry, cursor.first_offset)
+                    part = self._encoder.rest(feed, entry, cursor.first_offset)
                 else:
-                    data = entry.encoded.get(feed) or self._encoder.entry(feed, entry)
-                taken.append((entry, data))
-                size_bytes += len(data)
+                    part = entry.encoded.get(feed) or self._encoder.entry(feed, entry)
+                taken.append((entry, part))
+                size_bytes += len(part)
                 if size_bytes >= write_bytes:
                     break
         except FellBehindError:

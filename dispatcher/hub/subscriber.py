@@ -208,7 +208,8 @@ class Subscriber:
                 break
             found = self.resumption.take_replay_output()
             taken = [] if found or self.resumption.pending else self._take()
-            buffers = [*self._state(begins_at), *found, *(data for _, data in taken), *self._heartbeat()]
+            records = [self._source.encoder.write(self.feed, taken)] if taken else []
+            buffers = [*self._state(begins_at), *found, *records, *self._heartbeat()]
             if buffers:
                 begins_at = ""
                 await self._write(buffers, [entry for entry, _ in taken])

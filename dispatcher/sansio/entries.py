@@ -10,6 +10,27 @@ OFFSET_BYTES = 8
 """What an entry holds for each partition of the replica: an offset in its snapshot."""
 
 
+class Part:
+    """What one write holds of one batch: parts are joined, and framed together.
+
+    Args:
+        gap: What comes before the records, framed; empty for nothing.
+        records: The records as the wire joins them; empty for none.
+        has_ids: Whether each record carries the position, so that a write need not.
+    """
+
+    __slots__ = ("gap", "has_ids", "records")
+
+    def __init__(self, gap: bytes, records: bytes, *, has_ids: bool) -> None:
+        self.gap = gap
+        self.records = records
+        self.has_ids = has_ids
+
+    def __len__(self) -> int:
+        """Its size in bytes, without what framing adds."""
+        return len(self.gap) + len(self.records)
+
+
 class Entry(Moment):
     """One batch in the history, with what was encoded from it.
 
@@ -26,7 +47,7 @@ class Entry(Moment):
         super().__init__(sequence, snapshot)
         self.batch = batch
         self.version = version
-        self.encoded: dict[object, bytes] = {}
+        self.encoded: dict[object, Part] = {}
         """Ready-made bytes by feed: encoded once, the same object for every subscriber."""
         self.size_bytes = batch.size_bytes + OFFSET_BYTES * len(snapshot.offsets)
         self.record_count = len(batch.records)
@@ -41,7 +62,7 @@ class Entry(Moment):
         self.batch.records = NO_RECORDS
 
 
-EncodedEntry = tuple[Entry, bytes]
+EncodedEntry = tuple[Entry, Part]
 """An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
 
 
@@ -50,15 +71,15 @@ class Round:
 
     Args:
         items: Entries in order, one at least, each with its bytes.
+        data: All of them as one write.
     """
 
     __slots__ = ("data", "entries", "first_sequence", "items", "last", "last_sequence", "record_count", "size_bytes")
 
-    def __init__(self, items: Sequence[EncodedEntry]) -> None:
+    def __init__(self, items: Sequence[EncodedEntry], data: bytes) -> None:
         self.items = items
         self.entries = [entry for entry, _ in items]
-        self.data = items[0][1] if len(items) == 1 else b"".join([data for _, data in items])
-        """The bytes of all of them."""
+        self.data = data
         self.size_bytes = len(self.data)
         self.record_count = sum([entry.record_count for entry in self.entries])
         self.last = self.entries[-1]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry
+from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
 from dispatcher.sansio.head import Head, Moment
 from dispatcher.sansio.history_partition import HistoryPartition
 from dispatcher.sansio.position import Layout, Snapshot
@@ -95,8 +95,8 @@ class History:
         self.trim()
         return entry
 
-    def encode(self, entry: Entry, feed: object, encode: Callable[[Entry], bytes]) -> bytes:
-        """The entry's bytes for a feed, made when first asked for and counted in the history's bound."""
+    def encode(self, entry: Entry, feed: object, encode: Callable[[Entry], Part]) -> Part:
+        """The entry's part of a write for a feed, made when first asked for and counted in the history's bound."""
         data = entry.encoded.get(feed)
         if data is None:
             data = entry.encoded[feed] = encode(entry)

@@ -20,7 +20,8 @@ _SSE = re.compile(
     re.MULTILINE,
 )
 """A record or a heartbeat, which are most of what comes; or any other event, whose lines may come in any order."""
-_RECORD = re.compile(rb'"id":"([^":]*:(\d+)=(\d+)[^"]*)"\}')
+_RECORD = re.compile(rb'"partition":(\d+),"offset":(\d+)')
+_POSITION = re.compile(rb'\{"type":"records","id":"([^"]+)"')
 _PAIR = re.compile(r"(\d+)=(-?\d+)")
 
 PING, PONG, CLOSE, HEARTBEAT = "ping", "pong", "close", "heartbeat"
@@ -105,11 +106,11 @@ class WebSocketParser:
             elif not (payload.startswith(b'{"type":"') and payload.endswith(b"}")):
                 raise FrameError(f"a message that is none of the protocol's: {payload[:40]!r} to {payload[-20:]!r}")
             elif payload.startswith(b'{"type":"records"'):
-                match = None
                 for match in _RECORD.finditer(payload):
-                    yield int(match[2]), int(match[3])
-                if match is not None:
-                    self.last_id = match[1].decode()
+                    yield int(match[1]), int(match[2])
+                if (position := _POSITION.match(payload)) is None:
+                    raise FrameError(f"records without a position: {payload[:60]!r}")
+                self.last_id = position[1].decode()
             else:
                 message = orjson.loads(payload)
                 if message["type"] == HEARTBEAT:

@@ -18,9 +18,15 @@ def batch(*offsets: int) -> Batch:
     return Batch(TopicPartition(TOPIC, 3), records)
 
 
+def records_of(wire: Wire, *offsets: int, suffix: str = "") -> bytes:
+    """One write with records of partition 3."""
+    position = "" if wire.has_record_ids else f"{TOPIC}:3={offsets[-1]}{suffix}"
+    return wire.records([wire.encode_records(batch(*offsets), suffix)], position)
+
+
 def stream(wire: Wire) -> bytes:
     """All kinds of events; the last id is a heartbeat's."""
-    records = [wire.records(batch(*offsets), f"{TOPIC}:3=", ",0=5") for offsets in ((17, 18), (19,))]
+    records = [records_of(wire, *offsets, suffix=",0=5") for offsets in ((17, 18), (19,))]
     state = wire.state("streaming", "a", {TOPIC: [0, 3]}, 15.0)
     gap, goodbye = wire.gap(TOPIC, 3, 1, 2, "expired"), wire.goodbye(1012, "restart", 1000)
     heartbeat = wire.encode_heartbeat(f"{TOPIC}:0=6,3=19")
@@ -67,7 +73,7 @@ def test_websocket_in_pieces(step: int) -> None:
     read(parser, stream(WEBSOCKET), step)
     assert parser.last_id == f"{TOPIC}:0=6,3=19"
     parser = WebSocketParser()
-    large = WEBSOCKET.records(batch(*range(20, 420)), f"{TOPIC}:3=", "")
+    large = records_of(WEBSOCKET, *range(20, 420))
     items = read(parser, stream(WEBSOCKET) + large + b"\x88\x02\x03\xf4", step)
     kinds = [item.kind for item in items if isinstance(item, Control)]
     assert kinds == ["state", "gap", PING, "goodbye", CLOSE]
@@ -78,7 +84,7 @@ def test_websocket_in_pieces(step: int) -> None:
 @pytest.mark.parametrize(("parser", "wire"), [(SseParser(), SSE_VALUE), (WebSocketParser(), WEBSOCKET)])
 def test_what_is_cut_does_not_count(parser: Parser, wire: Wire) -> None:
     """Neither the record nor its id."""
-    first, second = (wire.records(batch(offset), f"{TOPIC}:3=", "") for offset in (17, 18))
+    first, second = (records_of(wire, offset) for offset in (17, 18))
     cut = second.rindex(b"0") if wire is WEBSOCKET else second.rindex(b"\n\n") + 1
     assert list(parser.feed(first + second[:cut])) == [(3, 17)]
     assert parser.last_id == f"{TOPIC}:3=17"

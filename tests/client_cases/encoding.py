@@ -67,10 +67,11 @@ def _unknown(name: str, event_id: str | None, *, websocket: bool) -> bytes:
 
 
 def _records(ids: list[str], form: str) -> bytes:
-    encoded = [_record({"id": event_id}, form) for event_id in ids]
     if form != "websocket":
-        return b"".join(encoded)
-    records = [record for message in encoded for record in json.loads(message)["records"]]
+        return b"".join(_record({"id": event_id}, form) for event_id in ids)
+    # As servers of before 0.2 had it: an id in each record, and none for the message.
+    messages_of_one = [json.loads(_record({"id": event_id}, form)) for event_id in ids]
+    records = [{**message["records"][0], "id": message["id"]} for message in messages_of_one]
     return json.dumps({"type": "records", "records": records}).encode() if records else b""
 
 
@@ -101,11 +102,7 @@ def _record(content: dict[str, Any], form: str) -> bytes:
     key = content.get("key", "key")
     record = Record(offset, content.get("timestamp", 1795429533864), None if key is None else key.encode(), value, ())
     batch = Batch(TopicPartition(topic, partition), (record,))
-    prefix = f"{topic}:{partition}="
-    suffix = event_id.removeprefix(f"{prefix}{offset}")
-    encode = {
-        "value": sse.encode_value_events,
-        "envelope": sse.encode_envelope_events,
-        "websocket": messages.encode_records,
-    }[form]
-    return encode(batch, prefix, suffix)
+    if form == "websocket":
+        return messages.join_records([messages.encode_records(batch)], event_id)
+    encode = sse.encode_value_events if form == "value" else sse.encode_envelope_events
+    return encode(batch, event_id.removeprefix(f"{batch.partition}={offset}"))

@@ -6,6 +6,7 @@ the fan-out, between two slices.
 """
 
 import json
+import re
 import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from dispatcher.hub import fan_out
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
 from dispatcher.hub.hub import Hub
+from dispatcher.sansio import position as spelling
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.position import parse_position
@@ -88,7 +90,7 @@ class Client:
         position = parse_position(self.last_id) if self.last_id else {}
         first = next(iter(position), None)
         owed = {tp: what for tp, what in self.owed.items() if tp == first}
-        return Client(self.last_id.partition(",")[0], self.since_ms, owed)
+        return Client(re.split("[,;]", self.last_id)[0], self.since_ms, owed)
 
 
 class Connection:
@@ -99,6 +101,7 @@ class Connection:
         claims: From where on it has to be handed each partition.
         named: By partition, up to where (exclusive) an id may name what this connection was not sent.
         here: Partitions that were known when it came.
+        log: All records, which name the partition of an event that has no id.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Connection:
         claims: Mapping[TopicPartition, int],
         named: Mapping[TopicPartition, int],
         here: Iterable[TopicPartition],
+        log: Mapping[TopicPartition, Sequence[int]],
     ) -> None:
         self.transport = SteppedTransport()
         self.scope = trio.CancelScope()
@@ -115,6 +119,7 @@ class Connection:
         self.named = frozenset(named)
         self.bounds = {**claims, **named}
         self.here = frozenset(here)
+        self.log = log
         self.met = set(here)
         """Partitions that were here with a record."""
         self.left: set[TopicPartition] = set()
@@ -136,7 +141,9 @@ class Connection:
             position = parse_position(event_id) if event_id else {}
             if kind == "message":
                 offset = int(value)
-                yield position, TopicPartition("assets", int(event_id[len("assets:")])), offset, offset
+                partition = next(tp for tp, offsets in self.log.items() if offset in offsets)
+                assert not event_id or event_id.startswith(f"{partition}={offset}"), event_id
+                yield position, partition, offset, offset
             elif kind == "gap":
                 gap = json.loads(value)
                 yield position, TopicPartition(gap["topic"], gap["partition"]), gap["from"], gap["to"]
@@ -268,7 +275,7 @@ class World:
         for tp, (offset, assignment) in client.owed.items():
             if assignment == self.assignments[tp]:
                 claims[tp] = min(claims.get(tp, offset), offset)
-        connection = Connection(client, claims, named, self.known)
+        connection = Connection(client, claims, named, self.known, self.log)
         self.connections.append(connection)
         feed = FEEDS[number]
         with connection.scope, subscribed(self.hub, feed, connection.transport, position, since_ms) as subscriber:
@@ -528,5 +535,22 @@ class FanOut(RuleBasedStateMachine):
         self.world.check_whole()
 
 
-FanOut.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+class FanOutWithLongIds(FanOut):
+    """The same where every position is long: only the last record of a write has an id."""
+
+    def __init__(self) -> None:
+        self._short, spelling.SHORT_CHARACTERS = spelling.SHORT_CHARACTERS, 0
+        super().__init__()
+
+    def teardown(self) -> None:
+        """As always."""
+        try:
+            super().teardown()
+        finally:
+            spelling.SHORT_CHARACTERS = self._short
+
+
+FanOut.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+FanOutWithLongIds.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestFanOut = FanOut.TestCase
+TestFanOutWithLongIds = FanOutWithLongIds.TestCase

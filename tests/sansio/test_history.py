@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry
+from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
 from dispatcher.sansio.history import History, HistoryStatistics
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
@@ -52,6 +52,11 @@ def read(history: History, cursor: Cursor) -> list[int]:
     while (entry := history.next(cursor)) is not None:
         seen.append(entry.sequence)
     return seen
+
+
+def part(records: bytes) -> Part:
+    """Records as a wire joins them."""
+    return Part(b"", records, has_ids=True)
 
 
 def test_a_new_cursor_gets_what_nobody_has_taken() -> None:
@@ -124,7 +129,7 @@ def test_ids_of_entries_name_the_partitions_that_are_here_when_they_are_handed_o
     """One that came later, with the offset before its first: an id without it would forget where a reader began."""
     history = Log(10**6)
     (first,) = append(history, A)
-    history.encode(first, "feed", lambda _: b"old")
+    history.encode(first, "feed", lambda _: part(b"old"))
     history.reached(B, 30)
     history.reached(OTHER, 40)
     append(history, B, A)
@@ -135,11 +140,12 @@ def test_ids_of_entries_name_the_partitions_that_are_here_when_they_are_handed_o
     assert (first.snapshot.layout.partitions, first.snapshot.offsets) == ((A, B), (0, 29))
     assert not first.encoded, "its bytes had another id"
     assert history.size_bytes == 3 * ONE_BYTES - OFFSET_BYTES
-    history.encode(first, "feed", lambda _: b"new")
+    renewed = part(b"new")
+    history.encode(first, "feed", lambda _: renewed)
     snapshot = first.snapshot
     reader = cursor(history, ASSETS, a=0, b=0)
     assert history.next(reader) is first
-    assert (first.snapshot, first.encoded) == (snapshot, {"feed": b"new"}), "once for each change"
+    assert (first.snapshot, first.encoded) == (snapshot, {"feed": renewed}), "once for each change"
     history.lay_out([A, B, OTHER])
     assert [entry.snapshot.offsets for entry in history.ahead(reader)] == [(0, 1, None), (2, 1, None)]
 
@@ -212,9 +218,9 @@ def test_encoded_bytes_are_made_once_and_counted() -> None:
     (entry,) = append(history, A)
     calls: list[Entry] = []
 
-    def encode(entry: Entry) -> bytes:
+    def encode(entry: Entry) -> Part:
         calls.append(entry)
-        return bytes(100)
+        return part(bytes(100))
 
     assert history.encode(entry, "feed", encode) is history.encode(entry, "feed", encode)
     assert [entry] == calls

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import MalformedPositionError
-from dispatcher.sansio.position import Layout, Snapshot, format_position, parse_position
+from dispatcher.sansio.position import (
+    MAX_POSITION_CHARACTERS,
+    Layout,
+    Snapshot,
+    format_position,
+    parse_position,
+    shortest_position,
+)
 from dispatcher.sansio.records import TopicPartition
 
 partitions = st.builds(
@@ -43,9 +50,10 @@ def test_a_snapshot_leaves_out_what_is_unknown_and_other_topics() -> None:
     """A partition without a position is not in the id; a stream's id has its topics only."""
     layout = Layout([TopicPartition("b", 0), TopicPartition("a", 0), TopicPartition("a", 1), TopicPartition("a", 2)])
     snapshot = Snapshot(layout, (7, None, 9, 3))
-    assert snapshot.id_suffix(0) == ",2=9;b:0=3"
-    assert snapshot.id_suffix(0, frozenset({"a"})) == ",2=9"
+    assert snapshot.short_suffix(0) == ",2=9;b:0=3"
+    assert snapshot.short_suffix(0, frozenset({"a"})) == ",2=9"
     assert snapshot.format(frozenset({"a"})) == "a:0=7,2=9"
+    assert snapshot.format(own=2) == "a:2=9,0=7;b:0=3"
     assert Snapshot(layout, (0, None, -1, None)).format() == "a:0=0,2=-1"
     assert Snapshot(layout, (None,) * 4).format() == ""
 
@@ -62,8 +70,14 @@ def test_an_id_holds_what_is_known_of_the_streams_topics(
     expected = {p: offset for p, offset in position.items() if offset is not None and p.topic in topics}
     text = snapshot.format(topics)
     assert expected == (parse_position(text) if text else {})
-    suffix = snapshot.id_suffix(layout.partitions.index(own), topics)
-    assert {**expected, own: 7} == parse_position(f"{own}=7{suffix}")
+    index = layout.partitions.index(own)
+    suffix = snapshot.short_suffix(index, topics)
+    if suffix is not None:
+        assert {**expected, own: 7} == parse_position(f"{own}=7{suffix}")
+    if position[own] is not None:
+        text = snapshot.format(topics, index)
+        assert expected == parse_position(text)
+        assert text.startswith(f"{own}={position[own]}")
 
 
 @pytest.mark.parametrize(
@@ -109,9 +123,59 @@ def test_any_text_is_a_position_or_an_error(text: str) -> None:
     assert position == parse_position(format_position(position))
 
 
+def snapshot_of(number: int, spread: int) -> Snapshot:
+    """So many partitions, whose offsets are within a range."""
+    offsets = [10**9 + partition * 7919 % spread for partition in range(number)]
+    return Snapshot(Layout([TopicPartition("assets", partition) for partition in range(number)]), tuple(offsets))
+
+
+@pytest.mark.parametrize("own", [None, 0, 150, 299])
+def test_a_long_position_is_spelled_compactly(own: int | None) -> None:
+    """It is about a sixth as long, and its first pair is the record's own all the same."""
+    snapshot = snapshot_of(300, 100)
+    partitions = snapshot.layout.partitions
+    text = snapshot.format(own=own)
+    assert parse_position(text) == dict(zip(partitions, snapshot.offsets, strict=True))
+    assert text.startswith("assets:~" if own is None else f"{partitions[own]}={snapshot.offsets[own]};assets:~")
+    assert len(text) < 450
+    assert snapshot.short_suffix(own or 0) is None
+
+
+def test_a_long_position_leaves_out_what_is_unknown() -> None:
+    """As a short one does."""
+    known = snapshot_of(300, 100)
+    snapshot = Snapshot(known.layout, (None, *known.offsets[1:100], *[None] * 200))
+    expected = dict(zip(known.layout.partitions[1:100], known.offsets[1:100], strict=True))
+    assert parse_position(snapshot.format(own=50)) == expected
+    assert parse_position(snapshot.format()) == expected
+
+
+def test_other_topics_of_a_long_position_are_apart() -> None:
+    """Each is spelled by itself, and those that a stream has not are left out."""
+    layout = Layout([TopicPartition(topic, number) for topic in ("a", "b", "c") for number in range(60)])
+    snapshot = Snapshot(layout, tuple(range(180)))
+    position = parse_position(snapshot.format(frozenset({"a", "c"}), 5))
+    assert position == {tp: n for tp, n in zip(layout.partitions, range(180), strict=True) if tp.topic != "b"}
+
+
 def test_an_id_is_never_longer_than_one_that_is_taken_back() -> None:
     """An EventSource whose id is refused gives up for good: a record's own pair alone is better than that."""
-    partitions = [TopicPartition("assets", number) for number in range(600)]
-    snapshot = Snapshot(Layout(partitions), tuple(10**9 + number for number in range(600)))
-    assert parse_position(f"assets:7=1000000007{snapshot.id_suffix(7)}") == {partitions[7]: 10**9 + 7}
-    assert snapshot.format() == ""
+    for snapshot in (snapshot_of(3000, 2**40), snapshot_of(8193, 1)):
+        assert snapshot.format(own=7) == f"assets:7={snapshot.offsets[7]}"
+        assert snapshot.format() == ""
+
+
+def test_a_thousand_partitions_of_a_busy_topic_fit() -> None:
+    """Their ids stay below what proxies take, however far apart their offsets are within a year of a busy topic."""
+    assert len(snapshot_of(1000, 2**30).format(own=7)) <= MAX_POSITION_CHARACTERS
+
+
+@given(positions)
+def test_clients_spell_long_positions_compactly(position: dict[TopicPartition, int]) -> None:
+    """And short ones plainly, which every server reads."""
+    assert parse_position(shortest_position(position)) == position
+    assert shortest_position(position) == format_position(position)
+    many = {TopicPartition("assets", number): number for number in range(1000)}
+    assert shortest_position(many).startswith("assets:~")
+    assert parse_position(shortest_position(many)) == many
+    assert shortest_position({}) == ""

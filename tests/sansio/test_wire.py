@@ -121,18 +121,23 @@ def field(name: str, value: bytes | None) -> dict[str, object]:
 def check_everywhere(found: Sequence[Record]) -> None:
     """Every format carries these records."""
     batch = Batch(ONE, tuple(found))
-    source = EventSource().feed(sse.encode_value_events(batch, "assets:3=", SUFFIX))
+    source = EventSource().feed(sse.encode_value_events(batch, SUFFIX))
     assert [expected_value_event(record) for record in found] == source.events
+    without_ids = [("before", *event[1:]) for event in source.events]
+    for bodies in ([batch], [Batch(ONE, [record]) for record in found]):
+        joined = sse.join_events([sse.encode_value_events(each, None) for each in bodies], "after")
+        source = EventSource().feed(b"id: before\n\n" + joined)
+        assert [*without_ids[:-1], ("after", *without_ids[-1][1:])] == source.events
 
-    source = EventSource().feed(sse.encode_envelope_events(batch, "assets:3=", SUFFIX))
+    source = EventSource().feed(sse.encode_envelope_events(batch, SUFFIX))
     assert [f"assets:3={record.offset}{SUFFIX}" for record in found] == [event[0] for event in source.events]
     assert [expected_envelope(record) for record in found] == [json.loads(event[2]) for event in source.events]
+    source = EventSource().feed(sse.join_events([sse.encode_envelope_events(batch, None)] * 2, "after"))
+    assert [expected_envelope(record) for record in found] * 2 == [json.loads(event[2]) for event in source.events]
+    assert [""] * (2 * len(found) - 1) + ["after"] == [event[0] for event in source.events]
 
-    message = json.loads(messages.encode_records(batch, "assets:3=", SUFFIX))
-    assert message["type"] == "records"
-    assert [{"id": f"assets:3={record.offset}{SUFFIX}", **expected_envelope(record)} for record in found] == message[
-        "records"
-    ]
+    message = json.loads(messages.join_records([messages.encode_records(batch)] * 2, "after"))
+    assert {"type": "records", "id": "after", "records": [expected_envelope(record) for record in found] * 2} == message
 
 
 @given(records)
@@ -277,7 +282,8 @@ def test_http_1_0_gets_the_same_without_chunks(envelope: bool) -> None:
 
     def everything(wire: Wire) -> list[bytes]:
         return [
-            wire.records(batch, "assets:3=", SUFFIX),
+            wire.records([wire.encode_records(batch, SUFFIX)], ""),
+            wire.records([wire.encode_records(batch, None)], "assets:3=1"),
             wire.state("streaming", "replica", {"assets": [3]}, 15.0),
             wire.goodbye(1012, "restart", 1500),
             wire.encode_heartbeat("assets:3=5"),

@@ -29,22 +29,20 @@ def goodbye_payload(code: int, reason: str, retry_ms: int) -> dict[str, Any]:
     return {"code": code, "reason": reason, "retry_ms": retry_ms}
 
 
-def encode_records(batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
-    """One message with all records of a batch: each an envelope, and its ``id``.
+def encode_records(batch: Batch) -> bytes:
+    """The envelopes of a batch, with commas between them: a part of a message.
 
-    Costs 0.35 µs a record at 200-byte values in batches of 500, 4 µs for one by itself (``time.thread_time``,
+    They have no ids: topic, partition and offset name a record, and the message has the position.
+    Costs 0.3 µs per record at 200-byte values in batches of 500, 3 µs for one by itself (``time.thread_time``,
     CPython 3.11).
     """
     offsets = json_numbers(batch.records.offsets)
-    records = interleaved(
-        len(batch.records),
-        b",{",
-        *envelope_columns(batch, offsets),
-        b',"id":"' + id_prefix.encode(),
-        offsets,
-        id_suffix.encode() + b'"}',
-    )
-    return b'{"type":"records","records":[%b]}' % records[1:]
+    return interleaved(len(batch.records), b",{", *envelope_columns(batch, offsets), b"}")[1:]
+
+
+def join_records(parts: Sequence[bytes], position: str) -> bytes:
+    """One message with the records of one write, and the position that they lead to."""
+    return b'{"type":"records","id":"%b","records":[%b]}' % (position.encode(), b",".join(parts))
 
 
 def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:

@@ -21,7 +21,12 @@ class Wire:
     """One wire format; compared by identity, so it can be part of a key."""
 
     name: str
-    encode_records: Callable[[Batch, str, str], bytes]
+    encode_records: Callable[[Batch, str | None], bytes]
+    """The records of a batch as a part of a write, unframed; with the suffix of their ids, or without ids."""
+    join_records: Callable[[Sequence[bytes], str], bytes]
+    """The parts of one write, with the position that they lead to, unframed."""
+    has_record_ids: bool
+    """Whether each record carries an id, as long as ids are short: then a write has no position of its own."""
     encode_state: Callable[[str, str, Mapping[str, Sequence[int]], float], bytes]
     encode_first_state: Callable[[bytes, int, str], bytes]
     encode_gap: Callable[[str, int, int, int, str], bytes]
@@ -29,9 +34,9 @@ class Wire:
     encode_heartbeat: Callable[[str], bytes]
     frame: Callable[[bytes], bytes]
 
-    def records(self, batch: Batch, id_prefix: str, id_suffix: str) -> bytes:
-        """A batch; the id of each record is ``id_prefix + offset + id_suffix``."""
-        return self.frame(self.encode_records(batch, id_prefix, id_suffix))
+    def records(self, parts: Sequence[bytes], position: str) -> bytes:
+        """The records of one write, from their parts; the position is empty where each of them carries an id."""
+        return self.frame(self.join_records(parts, position))
 
     def state(self, state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
         """What the replica is doing, which partitions it has, and how often it sends a heartbeat at least."""
@@ -53,10 +58,12 @@ class Wire:
         return self.frame(self.encode_goodbye(code, reason, retry_ms))
 
 
-def _sse(name: str, encode: Callable[[Batch, str, str], bytes], frame: Callable[[bytes], bytes]) -> Wire:
+def _sse(name: str, encode: Callable[[Batch, str | None], bytes], frame: Callable[[bytes], bytes]) -> Wire:
     return Wire(
         name=name,
         encode_records=encode,
+        join_records=sse.join_events,
+        has_record_ids=True,
         encode_state=sse.encode_state,
         encode_first_state=sse.encode_first_state,
         encode_gap=sse.encode_gap,
@@ -72,7 +79,9 @@ SSE_VALUE_UNFRAMED = _sse("sse", sse.encode_value_events, _unframed)
 SSE_ENVELOPE_UNFRAMED = _sse("sse-envelope", sse.encode_envelope_events, _unframed)
 WEBSOCKET = Wire(
     name="websocket",
-    encode_records=messages.encode_records,
+    encode_records=lambda batch, _id_suffix: messages.encode_records(batch),
+    join_records=messages.join_records,
+    has_record_ids=False,
     encode_state=messages.encode_state,
     encode_first_state=messages.encode_first_state,
     encode_gap=messages.encode_gap,
