@@ -12,12 +12,17 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from hypothesis import HealthCheck, settings
 
 from testbed.broker.cluster import KafkaCluster
 from testbed.broker.jars import missing_tools
 from testbed.broker.witness import Offsets, group_offsets, group_offsets_without_java
 from testbed.patience import seconds
 from testbed.replicas import Replica
+
+# An example may take as long as a busy machine lets it: no test asserts a time.
+settings.register_profile("dispatcher", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dispatcher")
 
 TESTS = Path(__file__).parent
 SOAK = ("audit/", "broker/", "chaos/", "recipes/")
