@@ -44,6 +44,7 @@ from dispatcher.telemetry.inspection import inspect_on_signal
 from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
 from dispatcher.web.app import create_app, create_operations_app
+from dispatcher.web.authentication import open_authentication
 from dispatcher.web.limits import Limits
 from dispatcher.web.server import Server
 
@@ -72,6 +73,7 @@ async def supervise(
     settings: Settings,
     make_replays: Callable[..., Replays] = Replays,
     *,
+    read_settings: Callable[[], Settings] | None = None,
     hangup_stops: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -82,17 +84,20 @@ async def supervise(
     Args:
         settings: The dispatcher's settings.
         make_replays: See `Pipeline`.
+        read_settings: Reads them again, for the grants in them, on SIGHUP.
         hangup_stops: Whether SIGHUP stops, even without a terminal, in place of reading files again.
         task_status: Of `trio.Nursery.start`.
 
     Raises:
-        SettingsError: librdkafka refuses its properties; nothing has started.
+        SettingsError: librdkafka refuses its properties, or the file with the issuer's keys has none; nothing has
+            started.
         ResourcesError: there are too few threads, or too little memory, for the Kafka clients; nothing has started.
         OSError: the address cannot be listened on; nothing has joined the group.
         BaseExceptionGroup: something of ours crashed; what was dispatched is committed.
     """
     check_threads(settings)
     check_properties(settings)
+    authentication = open_authentication(settings, read_settings)
     _raise_descriptor_limit()
     _collect_less()
     _switch_threads_sooner()
@@ -102,7 +107,7 @@ async def supervise(
     operations = ReplicaStatus(
         settings, pipeline, lambda: AccessStatistics(server.connections, server.statistics(), limits.statistics())
     )
-    app = create_app(pipeline.hub, settings, operations, limits)
+    app = create_app(pipeline.hub, settings, operations, limits, authentication)
     server = Server(app, settings, lambda: pipeline.hub.subscribers)
     for_operators = Server(create_operations_app(settings, operations), settings, for_operators=True)
     last_resort = _LastResort(settings.shutdown_seconds)
@@ -113,10 +118,15 @@ async def supervise(
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
             if settings.operations_bind:
                 await root.start(for_operators.serve)
+            if authentication is not None:
+                root.start_soon(authentication.run)
             await root.start(server.serve)
             _warn_of_any_host(settings)
             root.start_soon(_stop_on_signal, pipeline, settings, last_resort, root.cancel_scope)
-            root.start_soon(partial(_reload_on_hangup, [server.reload_certificate], hangup_stops=hangup_stops))
+            reloads: list[Reload] = [server.reload_certificate]
+            if authentication is not None:
+                reloads.append(authentication.reload)
+            root.start_soon(partial(_reload_on_hangup, reloads, hangup_stops=hangup_stops))
             root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
             task_status.started(server)
             await pipeline.run()
@@ -130,7 +140,7 @@ async def supervise(
 
 def _warn_of_any_host(settings: Settings) -> None:
     """Say once that DNS rebinding is possible: a browser inside the network takes a stranger's name to this address."""
-    if not (settings.is_bound_to_loopback or settings.allowed_hosts):
+    if not (settings.is_bound_to_loopback or settings.allowed_hosts or settings.auth_issuer):
         log.warning(
             "any Host is accepted: set allowed_hosts to the names that clients use",
             bind=settings.bind,

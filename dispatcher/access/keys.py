@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
 from joserfc import jws
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey, import_key
@@ -24,6 +25,9 @@ MIN_RSA_BITS = 2048
 
 MAX_KEYS = 100
 """Of one set; providers have two or three."""
+
+_BROKEN = (JoseError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, UnsupportedAlgorithm)
+"""What joserfc and cryptography were seen to raise, or may, for keys that are none."""
 
 _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "EdDSA": "Ed25519", "Ed25519": "Ed25519"}
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -61,7 +65,7 @@ class IssuerKey:
         registry = _registries[algorithm]
         try:
             jws.deserialize_compact(token, self.key, registry=registry)
-        except (JoseError, ValueError, TypeError, KeyError):
+        except _BROKEN:
             return False
         return True
 
@@ -114,7 +118,7 @@ def read_keys(document: bytes) -> KeySet:
     if b"-----BEGIN" in document:
         try:
             return KeySet([_issuer_key(_import_pem(document), {})])
-        except (JoseError, ValueError, TypeError) as error:
+        except _BROKEN as error:
             raise UnusableKeysError("the PEM file holds no public key that can be used") from error
     try:
         found = orjson.loads(document)
@@ -134,7 +138,7 @@ def read_keys(document: bytes) -> KeySet:
         public = {name: jwk[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in jwk}
         try:
             key = _issuer_key(_import(public), jwk)
-        except (JoseError, ValueError, TypeError, KeyError):
+        except _BROKEN:
             continue
         keys.append(key)
     if not keys:
@@ -168,7 +172,7 @@ def _import_pem(document: bytes) -> Key:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return kind.import_key(document)
-        except (JoseError, ValueError, TypeError):
+        except _BROKEN:
             continue
     raise ValueError("no key")
 

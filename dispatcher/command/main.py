@@ -124,7 +124,7 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     async def run() -> None:
         from dispatcher.supervisor import supervise  # noqa: PLC0415 - the other commands do without the server
 
-        await supervise(settings)
+        await supervise(settings, read_settings=lambda: load(_given(flags), os.environ, config_path).settings)
 
     _run(run, settings)
 
@@ -201,13 +201,18 @@ def config(form: str, show_reference: bool, config_path: Path | None, **flags: A
 
 
 def _load(flags: dict[str, Any], config_path: Path | None, *, flags_only: Collection[str] = ()) -> Loaded:
+    try:
+        return load(_given(flags), os.environ, config_path, flags_only=flags_only)
+    except SettingsError as error:
+        _refuse(error.problems)
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were on the command line."""
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     if "topics" in given:
         given["topics"] = ",".join(given["topics"])
-    try:
-        return load(given, os.environ, config_path, flags_only=flags_only)
-    except SettingsError as error:
-        _refuse(error.problems)
+    return given
 
 
 def _run(run: Callable[[], Awaitable[None]], settings: Settings) -> None:

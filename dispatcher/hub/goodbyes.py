@@ -9,6 +9,9 @@ RETRY_MS = 1000
 RETRY_SPREAD_MS = (500, 3000)
 """Clients of one replica return spread over this time, not all at once."""
 
+RENEWAL_SPREAD_MS = (5000, 15_000)
+"""The same for those whose token had ended before they came: an `EventSource` tries until its cookie is renewed."""
+
 
 TOO_MANY_RETRY_MS = 60_000
 """How long a client waits that has as much as one client may have."""
@@ -50,3 +53,13 @@ def spread() -> Goodbye:
 def refused(code: int, reason: str) -> Goodbye:
     """The client sent something that ends its stream; reconnecting and sending it again would not help."""
     return Goodbye(code, reason, _spread_ms())
+
+
+def token_expired() -> Goodbye:
+    """The token of a stream has ended: the client gets a new one, and resumes."""
+    return Goodbye(4419, "the token has expired: get a new one, then reconnect", _spread_ms())
+
+
+def token_needed(reason: str) -> Goodbye:
+    """The client needs another token than the one it has; one that does not know why asks less often."""
+    return Goodbye(4419, reason, random.randint(*RENEWAL_SPREAD_MS))  # noqa: S311 - as above

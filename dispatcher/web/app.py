@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from dispatcher.errors import DispatcherError
 from dispatcher.hub.hub import Hub
 from dispatcher.settings import Settings
+from dispatcher.web.authentication import Authentication
 from dispatcher.web.events import add_events
 from dispatcher.web.limits import Entrance, Limits
 from dispatcher.web.operations import Operations, add_health, add_operations
@@ -51,7 +52,13 @@ class App(QuartTrio):
     asgi_http_class = HTTPConnection
 
 
-def create_app(hub: Hub, settings: Settings, operations: Operations, limits: Limits | None = None) -> App:
+def create_app(
+    hub: Hub,
+    settings: Settings,
+    operations: Operations,
+    limits: Limits | None = None,
+    authentication: Authentication | None = None,
+) -> App:
     """Build the app of `bind`.
 
     Args:
@@ -59,13 +66,15 @@ def create_app(hub: Hub, settings: Settings, operations: Operations, limits: Lim
         settings: What clients may ask for.
         operations: What the replica reports about itself.
         limits: What each client may have.
+        authentication: Needed where the settings ask for tokens.
     """
+    assert bool(settings.auth_issuer) == (authentication is not None)  # noqa: S101 - no stream without a token
     app = _app()
     proxies = Proxies.of(settings)
     entrance = Entrance(limits or Limits(settings), proxies)
     add_origin_check(app, Policy.of(settings), proxies)
-    add_events(app, hub, settings, entrance)
-    add_websocket(app, hub, settings, entrance)
+    add_events(app, hub, settings, entrance, authentication)
+    add_websocket(app, hub, settings, entrance, authentication)
     if settings.operations_bind:
         add_health(app, operations, in_public=True)
     else:
@@ -89,7 +98,8 @@ def _app() -> App:
 
     @app.errorhandler(DispatcherError)
     async def on_our_error(error: DispatcherError) -> TrioResponse:
-        return problem_response(error.http_status, str(error))
+        headers = {"WWW-Authenticate": error.challenge, "Cache-Control": "no-store"} if error.challenge else {}
+        return problem_response(error.http_status, str(error), headers)
 
     @app.errorhandler(HTTPException)
     async def on_http_error(error: HTTPException) -> TrioResponse:

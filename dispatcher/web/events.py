@@ -7,17 +7,18 @@ writes ready-made chunks, and ends when the client sends a byte or leaves.
 from types import TracebackType
 from typing import Self
 
-from quart import Quart, request
+from quart import Quart, g, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, TooManyError, UnavailableError
 from dispatcher.hub.feed import feed_of
-from dispatcher.hub.goodbyes import too_many, try_later
+from dispatcher.hub.goodbyes import Goodbye, token_needed, too_many, try_later
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding import sse
 from dispatcher.sansio.encoding.wire import sse_wire
 from dispatcher.settings import Settings
+from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authentication
 from dispatcher.web.connection import Connection
 from dispatcher.web.limits import Entrance
 from dispatcher.web.requests import read_query
@@ -83,12 +84,27 @@ class _Opening(ResponseBody):
         raise StopAsyncIteration
 
 
-def add_events(app: Quart, hub: Hub, settings: Settings, entrance: Entrance) -> None:
+def add_events(
+    app: Quart, hub: Hub, settings: Settings, entrance: Entrance, authentication: Authentication | None = None
+) -> None:
     """Add the route."""
 
     @app.get("/events")
     async def events() -> TrioResponse:
-        query = read_query(request.args.to_dict(flat=False), request.headers.get("Last-Event-ID"), settings.topics)
+        arguments, last_event_id = request.args.to_dict(flat=False), request.headers.get("Last-Event-ID")
+        session = None
+        if authentication is None:
+            query = read_query(arguments, last_event_id, settings.topics)
+        else:
+            cookies = request.cookies if g.verdict.takes_cookies else NO_COOKIES
+            try:
+                caller = await authentication.identify(request.headers, cookies, arguments)
+            except UnavailableError as error:
+                return _farewell(try_later(str(error)))
+            query = caller.read_query(arguments, last_event_id, settings.topics)
+            if caller.has_expired:
+                return _farewell(token_needed(HAS_EXPIRED))
+            session = authentication.open_session(caller, arguments, query, can_renew=False)
         entrance.check(query)
         if request.method == "HEAD":
             return TrioResponse(b"", headers=HEADERS)
@@ -97,14 +113,25 @@ def add_events(app: Quart, hub: Hub, settings: Settings, entrance: Entrance) -> 
             raise BadRequestError("nothing may follow a stream request on the same connection")
         chunked = request.http_version == "1.1"
         feed = feed_of(sse_wire(envelope=query.envelope, chunked=chunked), query.topics)
-        opening = b""  # of a stream the subscriber writes all of the body
         try:
-            admission = entrance.admit(connection.client, request.headers, query)
+            admission = entrance.admit(
+                connection.client, request.headers, query, None if session is None else session.subject
+            )
             connection.stream = SubscriberStream(
-                hub, feed, query, connection, Silence(chunked=chunked), admission=admission
+                hub, feed, query, connection, Silence(chunked=chunked), admission=admission, session=session
             )
         except (UnavailableError, TooManyError) as error:
-            # An error status would end an EventSource for good; after the end of a stream it reconnects.
-            goodbye = (too_many if isinstance(error, TooManyError) else try_later)(str(error))
-            opening = sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)
-        return TrioResponse(_Opening(opening), headers={**HEADERS, "Connection": "close"})
+            return _farewell((too_many if isinstance(error, TooManyError) else try_later)(str(error)))
+        # Of a stream the subscriber writes all of the body.
+        return TrioResponse(_Opening(b""), headers={**HEADERS, "Connection": "close"})
+
+
+def _farewell(goodbye: Goodbye) -> TrioResponse:
+    """A stream that is nothing but its goodbye.
+
+    An error status would end an EventSource for good; after the end of a stream it reconnects.
+    """
+    opening = sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)
+    if request.method == "HEAD":
+        return TrioResponse(b"", headers=HEADERS)
+    return TrioResponse(_Opening(opening), headers={**HEADERS, "Connection": "close"})

@@ -4,6 +4,7 @@ Frames are read by wsproto, a step at a time, and let go at once: of a message o
 says too much in too short a time, or breaks RFC 6455, gets the close code that fits (docs/protocol.md).
 """
 
+from collections.abc import Callable
 from typing import cast
 
 from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode, ParseFailed
@@ -62,18 +63,22 @@ class Inbound:
 
     Args:
         now: In seconds, as for `on_client_data`.
+        on_message: Takes each whole text message; None where none means anything, and none is kept.
     """
 
-    __slots__ = ("_budget", "_frames", "_message_bytes")
+    __slots__ = ("_budget", "_frames", "_message", "_message_bytes", "_on_message")
 
     receive_bytes = STEP_BYTES
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, on_message: Callable[[bytes], None] | None = None) -> None:
         self._budget = Budget(BUDGET_BYTES, BUDGET_BYTES_PER_SECOND, now)
         self._frames: FrameProtocol | None = None
         """Only while something is half read: most clients never send anything but pongs, one at a time."""
         self._message_bytes: int | None = None
         """Bytes received so far of the message under way; None between messages."""
+        self._on_message = on_message
+        self._message = b""
+        """What was received of it, if somebody takes it."""
 
     def on_client_data(self, data: bytes, now: float) -> bytes | None:
         """Take what the client said; returns the answer to its last ping, if there was one.
@@ -116,8 +121,13 @@ class Inbound:
         self._message_bytes = (self._message_bytes or 0) + len(_bytes(frame))
         if self._message_bytes > MAX_MESSAGE_BYTES:
             raise _refused(CloseReason.MESSAGE_TOO_BIG, f"a message may have at most {MAX_MESSAGE_BYTES} bytes")
+        if self._on_message is not None:
+            self._message += _bytes(frame)
         if frame.message_finished:
             self._message_bytes = None
+            if self._on_message is not None:
+                message, self._message = self._message, b""
+                self._on_message(message)
 
     def _spend(self, size_bytes: int, frames: int, now: float) -> None:
         if not self._budget.spend(size_bytes + FRAME_COST_BYTES * frames, now):

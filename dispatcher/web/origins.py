@@ -84,6 +84,8 @@ class Verdict:
     """Why it is refused."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """For the answer, whoever gives it."""
+    takes_cookies: bool = True
+    """Whether cookies count: `*` allows pages without credentials, and a WebSocket sends cookies all the same."""
 
 
 def decide(
@@ -133,7 +135,7 @@ def decide(
         headers |= _cors(origins[0], with_credentials=by_name)
         if method == "OPTIONS" and fields.getlist("Access-Control-Request-Method"):
             return Verdict(204, headers={**headers, **_PREFLIGHT})
-    return Verdict(headers=headers)
+    return Verdict(headers=headers, takes_cookies=by_name or not by_star)
 
 
 def _authority_fields(fields: Fields) -> list[str]:

@@ -61,6 +61,9 @@ def read_query(arguments: Mapping[str, Sequence[str]], last_event_id: str | None
     if last_event_id is None and "last_event_id" in arguments:
         last_event_id = arguments["last_event_id"][0]
     position = parse_position(last_event_id) if last_event_id else {}
+    if any(partition.topic not in topics for partition in position):
+        # An id of a stream never names topics that it does not have.
+        position = {partition: offset for partition, offset in position.items() if partition.topic in topics}
     since_ms = _read_time(arguments["since"][0]) if "since" in arguments else None
     return Query(topics, envelope=form == "envelope", position=position, since_ms=since_ms)
 

@@ -82,6 +82,19 @@ class Farewell(Exception):  # noqa: N818 - no error: a client may leave
         self.goodbye = goodbye
 
 
+class Session(Protocol):
+    """What a stream is opened with, and ends with."""
+
+    def open(self, end: Callable[[Goodbye], None]) -> None:
+        """The stream has its subscriber; from now on the session may end it."""
+
+    def begin(self, notify: Callable[[bytes], None]) -> None:
+        """The stream begins; from now on the session may send ready-made bytes on it."""
+
+    def close(self) -> None:
+        """The stream is over."""
+
+
 class Dialogue(Protocol):
     """What differs between the protocols of streams."""
 
@@ -111,12 +124,22 @@ class SubscriberStream:
         dialogue: How the protocol goes.
         admission: Counts the stream; released when it ends, and here if there can be none.
         silence_seconds: The client has to say something at least this often; None where it has nothing to say.
+        session: The token that the stream is opened with, if one was needed.
 
     Raises:
         UnavailableError: the replica takes no more subscribers.
     """
 
-    __slots__ = ("_admission", "_connection", "_dialogue", "_farewell", "_hub", "_silence_seconds", "_subscriber")
+    __slots__ = (
+        "_admission",
+        "_connection",
+        "_dialogue",
+        "_farewell",
+        "_hub",
+        "_session",
+        "_silence_seconds",
+        "_subscriber",
+    )
 
     def __init__(
         self,
@@ -128,9 +151,11 @@ class SubscriberStream:
         *,
         admission: Admission,
         silence_seconds: float | None = None,
+        session: Session | None = None,
     ) -> None:
         self._admission = admission
         self._hub = hub
+        self._session = session
         self._connection = connection
         self._dialogue = dialogue
         self._silence_seconds = silence_seconds
@@ -141,12 +166,16 @@ class SubscriberStream:
         except BaseException:
             admission.release()
             raise
+        if session is not None:
+            session.open(self._subscriber.end)
 
     async def run(self) -> None:
         """Write and listen until either side ends the stream, then end it properly."""
         writer = self._connection.writer
         goodbye: Goodbye | None = None
         writer.open_stream(self._silence_seconds)
+        if self._session is not None:
+            self._session.begin(self._notify)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, nursery.cancel_scope)
             try:
@@ -164,8 +193,14 @@ class SubscriberStream:
 
     def close(self) -> None:
         """Unsubscribe."""
+        if self._session is not None:
+            self._session.close()
         self._hub.unsubscribe(self._subscriber)
         self._admission.release()
+
+    def _notify(self, data: bytes) -> None:
+        if self._connection.writer.notify(data):
+            self._subscriber.flush()
 
     async def _listen(self, stream: trio.CancelScope) -> None:
         """Read what the client sends until the stream is to end."""

@@ -5,16 +5,17 @@ the client says is read here (`inbound`).
 """
 
 import trio
-from quart import Quart, websocket
+from quart import Quart, g, websocket
 from quart_trio.wrappers import TrioResponse
 
-from dispatcher.errors import BadRequestError, DispatcherError, TooManyError, UnavailableError
+from dispatcher.errors import BadRequestError, ForbiddenError, TooManyError, UnauthenticatedError, UnavailableError
 from dispatcher.hub.feed import feed_of
-from dispatcher.hub.goodbyes import too_many, try_later
+from dispatcher.hub.goodbyes import Goodbye, refused, token_needed, too_many, try_later
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL, encode_goodbye
 from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.settings import Settings
+from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authentication
 from dispatcher.web.connection import Connection
 from dispatcher.web.inbound import Inbound
 from dispatcher.web.limits import Entrance
@@ -26,48 +27,73 @@ MAX_REASON_BYTES = 123
 """What a close frame has room for (RFC 6455, section 5.5)."""
 
 
-def add_websocket(app: Quart, hub: Hub, settings: Settings, entrance: Entrance) -> None:
+def add_websocket(
+    app: Quart, hub: Hub, settings: Settings, entrance: Entrance, authentication: Authentication | None = None
+) -> None:
     """Add the route."""
     silence_seconds = settings.heartbeat_seconds + settings.stall_timeout_seconds
 
     @app.websocket("/ws")
     async def ws() -> TrioResponse | None:
+        # Never the one that holds a token: an answer with it would hand the token to whoever reads answers.
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
+        arguments, last_event_id = websocket.args.to_dict(flat=False), websocket.headers.get("Last-Event-ID")
+        session = None
         try:
-            query = read_query(
-                websocket.args.to_dict(flat=False), websocket.headers.get("Last-Event-ID"), settings.topics
-            )
+            if authentication is None:
+                query = read_query(arguments, last_event_id, settings.topics)
+            else:
+                caller = await authentication.identify(
+                    websocket.headers,
+                    websocket.cookies if g.verdict.takes_cookies else NO_COOKIES,
+                    arguments,
+                    websocket.requested_subprotocols,
+                )
+                query = caller.read_query(arguments, last_event_id, settings.topics)
+                if caller.has_expired:
+                    await _accept_and_close(subprotocol, token_needed(HAS_EXPIRED), tell=True)
+                    return None
+                session = authentication.open_session(caller, arguments, query, can_renew=True)
             entrance.check(query)
-        except BadRequestError as error:
-            # A browser cannot see the status of a refused upgrade; it sees a close code and its reason.
-            await websocket.accept(subprotocol=subprotocol)
-            await websocket.close(error.close_code, _close_reason(error))
+        except UnavailableError as error:
+            return _try_later(error)
+        except (BadRequestError, UnauthenticatedError, ForbiddenError) as error:
+            await _accept_and_close(subprotocol, refused(error.close_code, str(error)), tell=False)
             return None
         connection: Connection = websocket.scope["state"]["connection"]
         try:
-            admission = entrance.admit(connection.client, websocket.headers, query)
+            admission = entrance.admit(
+                connection.client, websocket.headers, query, None if session is None else session.subject
+            )
             connection.stream = SubscriberStream(
                 hub,
                 feed_of(WEBSOCKET, query.topics),
                 query,
                 connection,
-                Inbound(trio.current_time()),
+                Inbound(trio.current_time(), None if session is None else session.on_message),
                 admission=admission,
                 silence_seconds=silence_seconds,
+                session=session,
             )
         except TooManyError as error:
             # In a browser too: it may not come back at once, and is to know why.
-            goodbye = too_many(str(error))
-            await websocket.accept(subprotocol=subprotocol)
-            await websocket.send(encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms).decode())
-            await websocket.close(goodbye.code, _close_reason(error))
+            await _accept_and_close(subprotocol, too_many(str(error)), tell=True)
             return None
         except UnavailableError as error:
-            retry_seconds = max(1, try_later(str(error)).retry_ms // 1000)
-            return problem_response(error.http_status, str(error), {"Retry-After": str(retry_seconds)})
+            return _try_later(error)
         await websocket.accept(subprotocol=subprotocol)
         return None
 
 
-def _close_reason(error: DispatcherError) -> str:
-    return str(error).encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+def _try_later(error: UnavailableError) -> TrioResponse:
+    retry_seconds = max(1, try_later(str(error)).retry_ms // 1000)
+    return problem_response(error.http_status, str(error), {"Retry-After": str(retry_seconds)})
+
+
+async def _accept_and_close(subprotocol: str | None, goodbye: Goodbye, *, tell: bool) -> None:
+    """Refuse a client: a browser cannot see the status of a refused upgrade; it sees a close code and its reason."""
+    await websocket.accept(subprotocol=subprotocol)
+    if tell:
+        await websocket.send(encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms).decode())
+    reason = goodbye.reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+    await websocket.close(goodbye.code, reason)

@@ -39,6 +39,7 @@ class Writer:
         "_doubted",
         "_lock",
         "_look_at",
+        "_notices",
         "_peer",
         "_reply",
         "_silence_seconds",
@@ -66,6 +67,8 @@ class Writer:
         """What the socket has not taken yet of bytes that were accepted."""
         self._reply = b""
         """An answer that goes out after what is under way; a newer one replaces it (RFC 6455, section 5.5.3)."""
+        self._notices = b""
+        """What else goes out then: whole frames, a few in the life of a stream."""
         self._cut_short = False
         self._silence_seconds: float | None = None
         self._look_at = self.last_activity_at
@@ -109,6 +112,17 @@ class Writer:
             self._reply = data
         return sent < len(data)
 
+    def notify(self, data: bytes) -> bool:
+        """Tell the peer something without waiting; unlike an answer it is replaced by no newer one.
+
+        Returns:
+            See `reply`.
+        """
+        sent = self.try_send(data)
+        if not sent:
+            self._notices += data
+        return sent < len(data)
+
     async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Hand bytes to the socket, in order, after what it has not taken yet; returns when it took the last one.
 
@@ -129,9 +143,9 @@ class Writer:
                 self._unsent = None
             try:
                 await self._send(waiting)
-                while self._reply and not waiting:
-                    reply, self._reply = self._reply, b""
-                    await self._send([reply])
+                while (self._reply or self._notices) and not waiting:
+                    pending, self._reply, self._notices = self._notices + self._reply, b"", b""
+                    await self._send([pending])
             except (OSError, trio.ClosedResourceError, trio.BrokenResourceError) as error:
                 self.abort()
                 raise SubscriberGoneError("the connection is closed") from error
@@ -155,7 +169,8 @@ class Writer:
 
         Does nothing when the connection has broken. *Cancellation*: as for `send_all`.
         """
-        self._streams, self._reply, self._cut_short = False, b"", False
+        self._streams, self._cut_short = False, False
+        self._reply = self._notices = b""
         with suppress(SubscriberGoneError, SubscriberStalledError):
             await self.send_all([data])
         self._close()
@@ -209,4 +224,4 @@ class Writer:
     def _close(self) -> None:
         self.ended = True
         self._direct_bytes, self._unsent = 0, None
-        self._reply = b""
+        self._reply = self._notices = b""

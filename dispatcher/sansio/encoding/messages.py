@@ -65,6 +65,11 @@ def encode_goodbye(code: int, reason: str, retry_ms: int) -> bytes:
     return orjson.dumps({"type": "goodbye", **goodbye_payload(code, reason, retry_ms)})
 
 
+def encode_expiring(seconds: int) -> bytes:
+    """The token of the stream ends in so many seconds: the client may send another one."""
+    return orjson.dumps({"type": "expiring", "seconds": seconds})
+
+
 def encode_heartbeat(position: str) -> bytes:
     """A heartbeat that a browser can see, as it cannot see pings; with the position to resume from, if any."""
     return orjson.dumps({"type": "heartbeat", "id": position} if position else {"type": "heartbeat"})

@@ -21,7 +21,8 @@ const SAVE_MS = 250;
 const SINCE_MARGIN_MS = 60_000; // how much earlier than the first attempt `since` is, by this machine's clock alone
 const DATED_MARGIN_MS = 5000; // the same by the server's clock, from which those of brokers may differ
 const MAX_ID_CHARACTERS = 8192;
-const FOR_GOOD = [1002, 1003, 1007, 1008, 1009]; // and 44xx but for 4408: what this client sends is wrong
+const FOR_GOOD = [1002, 1003, 1007, 1008, 1009]; // and 44xx but for PASSING: what this client sends is wrong
+const PASSING = [4408, 4419]; // it was too slow; its token has ended
 const PLAIN_CHARACTERS = 4096; // longer positions are spelled compactly
 const MAX_PARTITIONS = 8192; // that a position may name: ten characters can spell a range of a billion
 const MAX_PARTITION = 2 ** 31 - 1;
@@ -468,7 +469,8 @@ export function subscribe(url, options = {}) {
         if (abort.signal.aborted) return;
         clearTimeout(watching);
         abort.abort();
-        resolve({ reason, waitMs, isSilent, isFinal: FOR_GOOD.includes(code) || (code >= 4400 && code !== 4408) });
+        const isFinal = FOR_GOOD.includes(code) || (code >= 4400 && !PASSING.includes(code));
+        resolve({ reason, waitMs, isSilent, isFinal });
       };
       function watch() {
         // The clock on the wall goes on while a laptop sleeps: the first look after that finds a long silence.

@@ -1,0 +1,264 @@
+"""Asks every request for a stream who makes it, and what it may read: docs/security.md has the rules.
+
+Rules of this module:
+
+* It comes after `origin_check` and before anything is done for a request.
+* What was found right is remembered until the token ends, by the token's hash: a signature is checked once per token,
+  not once per connection. What was found wrong is not: a client could fill the memory with it.
+* Everything about streams that are open is in `sessions`.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import trio
+from werkzeug.datastructures import MultiDict
+
+from dispatcher.access.grants import find_grants, grants_of
+from dispatcher.access.principal import Principal
+from dispatcher.access.tokens import Expired, Policy, Refused, UnknownKey, Valid, check
+from dispatcher.auth_settings import Action
+from dispatcher.errors import ForbiddenError, SettingsError, SettingsProblem, UnauthenticatedError, UnavailableError
+from dispatcher.settings import Settings
+from dispatcher.web.credentials import QUERY_PARAMETER, Values, find_token
+from dispatcher.web.requests import Query, read_query
+from dispatcher.web.sessions import Session, Sessions
+
+if TYPE_CHECKING:
+    from dispatcher.access.keyring import Keyring
+
+REMEMBERED_BYTES = 4 * 1024 * 1024
+"""Length of all tokens that are remembered, those that were used last. What is kept of one takes some four times as
+much, so 16 MiB at most."""
+
+HAS_EXPIRED = "the token has expired: get a new one, then reconnect"
+
+NO_COOKIES: Values = MultiDict()
+"""For pages that `allowed_origins` allows without credentials."""
+
+_FIXED = ("auth_issuer", "auth_jwks_url", "auth_keys_file", "auth_secret_file")
+"""Settings that stay as they were at the start."""
+
+WAYS = "Authorization: Bearer, the cookie, or the subprotocol"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A token that was found right, and what it allows."""
+
+    valid: Valid
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a request, with a token that is right, or was until it ended."""
+
+    verdict: Verdict
+    has_expired: bool
+
+    def read_query(
+        self, arguments: Mapping[str, Sequence[str]], last_event_id: str | None, configured: Sequence[str]
+    ) -> Query:
+        """Check what a client asks for, and that it may have it.
+
+        Raises:
+            BadRequestError: See `requests.read_query`.
+            ForbiddenError: the token does not allow it.
+        """
+        principal, action = self.verdict.principal, action_of(arguments)
+        allowed = principal.allowed_topics(action, configured)
+        asked = arguments.get("topic", allowed)
+        if not asked:
+            raise ForbiddenError(f"the token allows no topic here (action {action})")
+        for topic in asked:
+            if not principal.allowed_topics(action, [topic]):
+                raise ForbiddenError(f"the token does not allow this topic (action {action}): {topic[:40]!a}")
+        others = {name: values for name, values in arguments.items() if name != QUERY_PARAMETER}
+        query = read_query(others, last_event_id, allowed)
+        for topic in sorted(query.topics):
+            if principal.filters(action, topic):
+                raise ForbiddenError(
+                    f"the token allows a part of the topic {topic} only (filter), and this version has no filters yet"
+                )
+        return query
+
+
+class Authentication:
+    """Checks tokens, and watches over the streams that they opened.
+
+    Args:
+        settings: Which tokens are taken, and what they allow.
+        keyring: The issuer's keys.
+        read_settings: Reads the settings again, for `reload`; None: they stay as they are.
+    """
+
+    def __init__(
+        self, settings: Settings, keyring: "Keyring", read_settings: Callable[[], Settings] | None = None
+    ) -> None:
+        self._settings = settings
+        self._read_settings = read_settings or (lambda: settings)
+        self._policy = Policy.of(settings)
+        self._keyring = keyring
+        keyring.on_change = self._forget
+        self._verdicts: OrderedDict[bytes, tuple[Verdict, int]] = OrderedDict()
+        """With the length of each token."""
+        self._remembered_bytes = 0
+        self.sessions = Sessions(self._renew)
+
+    async def run(self) -> None:
+        """Keep keys fresh, and end streams whose token ends, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keyring.run)
+            nursery.start_soon(self.sessions.run)
+
+    async def reload(self) -> None:
+        """Read grants and keys again, and end the streams that these no longer allow.
+
+        *Cancellation*: safe; the streams stay.
+
+        Raises:
+            SettingsError: the settings are wrong now, or name another issuer; all stays as it was.
+        """
+        settings = await trio.to_thread.run_sync(self._read_settings)
+        changed = [name for name in _FIXED if getattr(settings, name) != getattr(self._settings, name)]
+        if changed:
+            remedy = "restart to change it: streams that are open depend on it"
+            raise SettingsError([SettingsProblem(name, "changed", remedy) for name in changed])
+        await self._keyring.refresh()
+        self._settings = settings
+        self._policy = Policy.of(settings)
+        self._forget()
+        for session in self.sessions.open:
+            if (reason := self._objection(session)) is not None:
+                session.forbid(reason)
+
+    async def identify(
+        self, fields: Values, cookies: Values, arguments: Mapping[str, Sequence[str]], subprotocols: Sequence[str] = ()
+    ) -> Caller:
+        """Who makes a request. *Cancellation*: safe.
+
+        Raises:
+            SeveralTokensError: it carries more than one token.
+            UnauthenticatedError: it carries none, or a wrong one.
+            UnavailableError: there are no keys yet to check it with.
+        """
+        token = find_token(self._settings, fields, cookies, arguments, subprotocols)
+        if token is None:
+            raise UnauthenticatedError(f"a token is needed: {WAYS}", has_token=False)
+        outcome = self._check(token)
+        if isinstance(outcome, UnknownKey):
+            outcome = await self._check_with_newer_keys(token)
+        if isinstance(outcome, Refused | UnknownKey):
+            raise UnauthenticatedError(f"the token is not right: {outcome.reason}")
+        return Caller(*outcome)
+
+    def open_session(
+        self, caller: Caller, arguments: Mapping[str, Sequence[str]], query: Query, *, can_renew: bool
+    ) -> Session:
+        """What a stream is to hold while it is open."""
+        return Session(self.sessions, caller.verdict, action_of(arguments), query.topics, can_renew=can_renew)
+
+    async def _check_with_newer_keys(self, token: str) -> "tuple[Verdict, bool] | Refused | UnknownKey":
+        if self._keyring.keys:
+            await self._keyring.wait_for_unknown_key()
+        else:
+            await self._keyring.wait_for_first_keys()
+        if not self._keyring.keys:
+            raise UnavailableError("the keys to check tokens with are not here yet")
+        return self._check(token)
+
+    def _check(self, token: str) -> "tuple[Verdict, bool] | Refused | UnknownKey":
+        """The verdict on a token, and whether it has ended."""
+        now = time.time()
+        digest = sha256(token.encode(errors="replace")).digest()
+        known = self._verdicts.get(digest)
+        if known is not None and now < known[0].valid.expires_at:
+            self._verdicts.move_to_end(digest)
+            return known[0], False
+        outcome = check(token, self._keyring.keys, self._policy, now)
+        if isinstance(outcome, Refused | UnknownKey):
+            return outcome
+        if isinstance(outcome, Expired):
+            return Verdict(outcome.valid, self._principal(outcome.valid)), True
+        verdict = Verdict(outcome, self._principal(outcome))
+        self._verdicts[digest] = verdict, len(token)
+        self._remembered_bytes += len(token)
+        while self._remembered_bytes > REMEMBERED_BYTES:
+            _, (_, length) = self._verdicts.popitem(last=False)
+            self._remembered_bytes -= length
+        return verdict, False
+
+    def _principal(self, valid: Valid) -> Principal:
+        grants = grants_of(find_grants(valid.claims, self._settings.auth_grants))
+        return Principal(self._policy.issuer, valid.subject, valid.expires_at, grants, valid.key)
+
+    def _forget(self) -> None:
+        """Keys or grants are others than before."""
+        self._verdicts.clear()
+        self._remembered_bytes = 0
+
+    def _objection(self, session: Session) -> str | None:
+        """Why a stream is no longer allowed; None if it is."""
+        valid = session.verdict.valid
+        if valid.key not in self._keyring.keys.thumbprints:
+            return "the key of the token is withdrawn"
+        audience = valid.claims.get("aud")
+        if self._policy.audiences.isdisjoint([audience] if isinstance(audience, str) else audience or []):
+            return "the token's audience is no longer taken"
+        principal = self._principal(valid)
+        if set(principal.allowed_topics(session.action, session.topics)) != session.topics:
+            return "the token no longer allows what the stream reads"
+        if any(principal.filters(session.action, topic) for topic in session.topics):
+            return "the token no longer allows all that the stream reads"
+        session.verdict = Verdict(valid, principal)
+        return None
+
+    async def _renew(self, session: Session, token: str) -> None:
+        """Take another token for an open stream."""
+        outcome = self._check(token)
+        if isinstance(outcome, UnknownKey):
+            try:
+                outcome = await self._check_with_newer_keys(token)
+            except UnavailableError:
+                return  # the one that the stream has counts on
+        if isinstance(outcome, Refused | UnknownKey):
+            session.refuse(f"the new token is not right: {outcome.reason}")
+            return
+        verdict, has_expired = outcome
+        new, old = verdict.principal, session.verdict.principal
+        if not new.is_same_bearer(old):
+            session.forbid("the new token is one of another subject")
+        elif has_expired:
+            session.replace_by("the new token has expired, too: get another one, then reconnect")
+        elif not new.has_same_grants(old):
+            session.replace_by("the new token allows something else: reconnect with it")
+        else:
+            session.extend(verdict)
+
+
+def open_authentication(
+    settings: Settings, read_settings: Callable[[], Settings] | None = None
+) -> Authentication | None:
+    """What the settings ask for; None where no token is needed.
+
+    Raises:
+        SettingsError: the extra ``auth`` is not installed, or a file has no keys.
+    """
+    if not settings.auth_issuer:
+        return None
+    try:
+        from dispatcher.access.keyring import open_keyring  # noqa: PLC0415 - it needs what only the extra installs
+    except ImportError as error:
+        remedy = f"install the extra that it needs: pip install 'dispatcher[auth]' ({error})"
+        raise SettingsError([SettingsProblem("auth_issuer", settings.auth_issuer, remedy)]) from error
+    return Authentication(settings, open_keyring(settings), read_settings)
+
+
+def action_of(arguments: Mapping[str, Sequence[str]]) -> Action:
+    """What a request for a stream wants to do. All but a plain yes is for `read_query` to refuse."""
+    return "observe" if list(arguments.get("observe", ())) == ["1"] else "subscribe"
