@@ -1,5 +1,6 @@
 """The ``[kafka]`` table: librdkafka properties that users may not set, and those whose values are never shown."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ HIDDEN = "********"
 _SECRET = re.compile(
     r"password|passphrase|secret|credential|private.key|ssl.key$|.pem$|.jaas.|oauthbearer.config", re.IGNORECASE
 )
+
+_SECRET_WORDS = ("password", "passwd", "passphrase", "secret", "credential")
 
 OWNED_KAFKA_PROPERTIES = {
     "bootstrap.servers": "set bootstrap_servers instead",
@@ -50,8 +53,11 @@ CLASSIC_KAFKA_PROPERTIES = {
 
 
 def is_secret(key: str) -> bool:
-    """Whether the value of a librdkafka property, or of a similar key, must never be shown."""
-    return _SECRET.search(key) is not None
+    """Whether the value of a librdkafka property, or of a similar key, must never be shown, misspelled or not."""
+    if _SECRET.search(key) is not None:
+        return True
+    words = re.split(r"[^a-z]+", key.lower())
+    return any(difflib.get_close_matches(word, _SECRET_WORDS, n=1, cutoff=0.75) for word in words if len(word) > 3)
 
 
 def hide_secrets(kafka: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,13 @@ def _check_brokers(text: str) -> str:
     return ",".join(servers)
 
 
+def _join(value: object) -> object:
+    """A list, as a file may have it, as the text that is meant."""
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return ",".join(value)
+    return value
+
+
 def _split(value: object) -> object:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
@@ -123,8 +130,8 @@ Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 """At most a day: timers of the operating system cannot wait for ever."""
 Address = Annotated[str, AfterValidator(_check_address)]
 """``host:port``."""
-Brokers = Annotated[str, AfterValidator(_check_brokers)]
-"""Addresses, comma-separated."""
+Brokers = Annotated[str, BeforeValidator(_join), AfterValidator(_check_brokers)]
+"""Addresses, comma-separated or in a list."""
 Topics = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_topics)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_or_none), AfterValidator(_check_origins)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_or_none), AfterValidator(_check_hosts)]

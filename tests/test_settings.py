@@ -628,3 +628,110 @@ def test_grants_go_through_the_environment_as_json() -> None:
     ).settings
     assert settings.auth_grants[0].actions == ("observe",)
     assert settings.auth_audience == ("a", "b")
+
+
+class TestMistakesWithSecrets:
+    """Whatever the mistake is, what may be a secret is not shown."""
+
+    @pytest.mark.parametrize(
+        ("flags", "environment", "toml"),
+        [
+            ({"kafka": (SECRET,)}, {}, ""),
+            ({"bootstrap_servers": f"me:{SECRET}@kafka:9092"}, {}, ""),
+            ({"bootstrap_servers": f"sasl://me:{SECRET}@kafka:9092"}, {}, ""),
+            ({"bind": f"me:{SECRET}@host:1"}, {}, ""),
+            ({"allowed_origins": f"https://me:{SECRET}@example.org/"}, {}, ""),
+            ({"tls_key": f"-----BEGIN PRIVATE KEY-----\n{SECRET}", "bind": "x"}, {}, ""),
+            ({}, {"DISPATCHER_PASWORD": SECRET}, ""),
+            ({}, {"DISPATCHER_KAFKA_SASL_PASWORD": SECRET}, ""),
+            ({}, {"DISPATCHER_TOKEN": SECRET}, ""),
+            ({}, {"DISPATCHER_KAFKA__SASL_PASWORD_FILE": SECRET}, ""),
+            ({}, {"DISPATCHER_GROUP_ID_FILE": f"{SECRET}/with/slashes=="}, ""),
+            ({}, {}, f'pasword = "{SECRET}"'),
+            ({}, {}, f'[kafka]\n"sasl.pasword" = ["{SECRET}"]'),
+            ({}, {}, f'kafka = "{SECRET}"'),
+        ],
+    )
+    def test_nothing_of_it_is_echoed(
+        self, flags: dict[str, Any], environment: dict[str, str], toml: str, folder: Path
+    ) -> None:
+        """Values of unknown keys, of what should be a path, and the user's part of addresses."""
+        if toml:
+            (folder / "dispatcher.toml").write_text(toml)
+        with pytest.raises(SettingsError) as caught:
+            load(flags, environment)
+        assert SECRET not in f"{caught.value}{[*caught.value.problems]}"
+
+    @pytest.mark.parametrize("key", ["sasl.pasword", "sasl.passwort", "ssl.key.passwd", "client.secert"])
+    def test_misspelled_properties_are_hidden(self, key: str) -> None:
+        """In what is shown of the settings, too."""
+        assert SECRET not in repr(Settings(kafka={key: SECRET}))
+
+    def test_librdkafka_is_asked_which_properties_there_are(self) -> None:
+        """Those it does not know are hidden whatever they are called."""
+        from dispatcher.kafka.properties import check_properties, unknown_properties
+
+        assert unknown_properties({"client.rack": "a", "no.such": "b", "session.timeout.ms": "x"}) == {"no.such"}
+        with pytest.raises(SettingsError) as caught:
+            check_properties(Settings(kafka={"sasl.zugang": SECRET}))
+        assert SECRET not in str(caught.value)
+
+
+class TestFiles:
+    """What orchestrators write."""
+
+    def test_the_file_of_a_path_is_the_path(self, folder: Path) -> None:
+        """``TLS_KEY_FILE`` names the key; its content is no setting, and is never read here."""
+        path = folder / "key.pem"
+        path.write_text(SECRET)
+        names = ("TLS_KEY", "TLS_CERTIFICATE", "KAFKA__SSL_KEY_LOCATION", "KAFKA__SSL_CA_LOCATION")
+        loaded = load({}, {f"DISPATCHER_{name}_FILE": str(path) for name in names})
+        assert loaded.settings.tls_key == loaded.settings.tls_certificate == str(path)
+        assert loaded.settings.kafka == {"ssl.key.location": str(path), "ssl.ca.location": str(path)}
+        assert loaded.origins["tls_key"] == "environment DISPATCHER_TLS_KEY_FILE"
+
+    def test_a_byte_order_mark_is_no_part_of_it(self, folder: Path) -> None:
+        """Editors on Windows write one, into values and into the settings file."""
+        (folder / "group").write_bytes(b"\xef\xbb\xbfgroup\r\n")
+        (folder / "dispatcher.toml").write_bytes(b'\xef\xbb\xbfbind = "127.0.0.1:1"\r\n')
+        settings = load({}, {"DISPATCHER_GROUP_ID_FILE": str(folder / "group")}).settings
+        assert (settings.group_id, settings.bind) == ("group", "127.0.0.1:1")
+
+    def test_brokers_in_a_list(self, folder: Path) -> None:
+        """As TOML has lists."""
+        (folder / "dispatcher.toml").write_text('bootstrap_servers = ["a:1", "b:2"]')
+        assert load({}, {}).settings.bootstrap_servers == "a:1,b:2"
+
+    def test_the_variables_of_kubernetes_are_passed_over(self) -> None:
+        """A Service named ``dispatcher`` gives them to every pod; the same names with other values are mistakes."""
+        injected = {
+            "DISPATCHER_SERVICE_HOST": "10.0.0.1",
+            "DISPATCHER_SERVICE_PORT": "8000",
+            "DISPATCHER_SERVICE_PORT_HTTP": "8000",
+            "DISPATCHER_PORT": "tcp://10.0.0.1:8000",
+            "DISPATCHER_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+            "DISPATCHER_PORT_8000_TCP_PROTO": "tcp",
+            "DISPATCHER_PORT_8000_TCP_PORT": "8000",
+            "DISPATCHER_PORT_8000_TCP_ADDR": "10.0.0.1",
+        }
+        assert load({}, injected).settings == load({}, {}).settings
+        for mistake in ({"DISPATCHER_PORT": "8000"}, {"DISPATCHER_SERVICE_NAME": "x"}):
+            with pytest.raises(SettingsError):
+                load({}, mistake)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "remedy"),
+        [
+            ("trusted_proxies", "10.0.0.1/8", "host bits set"),
+            ("trusted_proxies", "proxy", "is not a network"),
+            ("operations_bind", "9000", "host:port"),
+            ("operations_bind", "127.0.0.1:8000", "another port"),
+            ("max_connections", "1", "greater than or equal to 16"),
+            ("forwarded", "x-real-ip", "x-forwarded-for"),
+        ],
+    )
+    def test_ports_proxies_and_limits_are_checked(self, name: str, value: str, remedy: str) -> None:
+        """With what would be right."""
+        with pytest.raises(SettingsError, match=remedy):
+            load({name: value}, {})
+        assert load({"trusted_proxies": "10.0.0.0/8, ::1"}, {}).settings.trusted_proxies == ("10.0.0.0/8", "::1/128")

@@ -17,7 +17,7 @@ from pydantic_settings import EnvSettingsSource
 from dispatcher.auth_settings import PREFIX as AUTH_PREFIX
 from dispatcher.auth_settings import TABLE as AUTH_TABLE
 from dispatcher.errors import SettingsError, SettingsProblem, WrongValue, WrongValuesError
-from dispatcher.setting_kafka import HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret
+from dispatcher.setting_kafka import CLASSIC_KAFKA_PROPERTIES, HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret
 from dispatcher.setting_values import display
 from dispatcher.settings import Settings
 
@@ -29,8 +29,21 @@ DEFAULT_FILE = Path("dispatcher.toml")
 _WITH_UNDERSCORES = {"log_level", *(name for name in OWNED_KAFKA_PROPERTIES if "_" in name)}
 """The few properties whose names contain underscores; in the environment all other underscores mean dots."""
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
-"""User and password of a URL."""
+_CREDENTIALS = re.compile(r"[^\s'\",/@]+@")
+"""User and password of a URL, or of what should have been a host."""
+
+_PATH = re.compile(r"\.{1,2}|(?:/|\./|\.\./|~/)[^\n]*")
+"""What is certainly meant as a path; a secret that stands where a path belongs has no such beginning."""
+
+_PATH_SETTINGS = {f"{ENVIRONMENT_PREFIX}TLS_CERTIFICATE", f"{ENVIRONMENT_PREFIX}TLS_KEY"}
+"""Settings that are paths themselves: with ``_FILE`` they are the same, not what the file holds."""
+
+_KUBERNETES = re.compile(
+    r"DISPATCHER_(?:SERVICE_(?:HOST|PORT(?:_[A-Z0-9_]+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)"
+)
+
+_KUBERNETES_VALUE = re.compile(r"(?:(?:tcp|udp|sctp)://\S+|[0-9]+|tcp|udp|sctp|[0-9a-f.:]+)", re.IGNORECASE)
+"""What Kubernetes puts into each pod for a Service named ``dispatcher``, and Docker for a link of that name."""
 
 _READ_BY_LIBRDKAFKA = {
     f"{KAFKA_PREFIX}SASL_OAUTHBEARER_ASSERTION_{which}FILE" for which in ("", "PRIVATE_KEY_", "JWT_TEMPLATE_")
@@ -127,7 +140,7 @@ def _from_flags(flags: Mapping[str, Any], problems: list[SettingsProblem]) -> di
         if key and equals:
             given[f"kafka.{key}"] = _Given(value, "flag", f"-X {key}")
         else:
-            problems.append(_problem("-X", pair, "use KEY=VALUE, such as -X security.protocol=ssl", is_secret(pair)))
+            problems.append(SettingsProblem("-X", HIDDEN, "use KEY=VALUE, such as -X security.protocol=ssl"))
     return given
 
 
@@ -138,6 +151,8 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
     environment, places = _read_files(environment, known, problems)
     given = {}
     for variable, value in environment.items():
+        if _is_of_kubernetes(variable, value):
+            continue
         if variable.startswith(KAFKA_PREFIX):
             name = variable.removeprefix(KAFKA_PREFIX).lower()
             name = name if name in _WITH_UNDERSCORES else name.replace("_", ".")
@@ -145,11 +160,10 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
         elif variable.startswith(KAFKA_PREFIX.removesuffix("_")):
             rest = variable.removeprefix(KAFKA_PREFIX.removesuffix("_"))
             remedy = f"no such setting; did you mean {KAFKA_PREFIX}{rest}?"
-            problems.append(_problem(variable, value, remedy, is_secret(variable)))
+            problems.append(SettingsProblem(variable, HIDDEN, remedy))
         elif variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
             remedy = _did_you_mean(variable.removeprefix(ENVIRONMENT_PREFIX).lower(), spelled)
-            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-            problems.append(_problem(variable, value, remedy, _may_be_secret(name)))
+            problems.append(SettingsProblem(variable, HIDDEN, remedy))
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environment.items() if name in known}
     for name, value in source().items():
@@ -169,14 +183,16 @@ def _read_files(
         if variable not in known and not variable.startswith(KAFKA_PREFIX):
             continue
         del values[place]
-        # Some people write the password itself where the path belongs; a password seldom has a slash.
-        shown = HIDDEN if is_secret(place) and "/" not in path else path
+        shown = path if _PATH.fullmatch(path) else HIDDEN
         if variable in environment:
             problems.append(SettingsProblem(place, shown, f"set either this or {variable}, not both"))
             continue
+        if variable in _PATH_SETTINGS or (variable.startswith(KAFKA_PREFIX) and variable.endswith("_LOCATION")):
+            values[variable], places[variable] = path, place
+            continue
         try:
             # Editors and echo end a file with a newline that is not part of the value.
-            values[variable] = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+            values[variable] = Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n")
         except OSError as error:
             problems.append(SettingsProblem(place, shown, f"name a readable file ({error.strerror})"))
         except ValueError:
@@ -191,7 +207,7 @@ def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dic
     if config_path is None and not path.exists():
         return {}
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         problems.append(SettingsProblem("--config", str(path), f"name a readable file ({error.strerror})"))
         return {}
@@ -213,7 +229,7 @@ def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dic
             given[name] = _Given(value, "", str(path))
         else:
             remedy = _did_you_mean(name, {field: field for field in Settings.model_fields})
-            problems.append(_problem(f"{name} ({path})", value, remedy, _may_be_secret(name)))
+            problems.append(SettingsProblem(f"{name} ({path})", HIDDEN, remedy))
     return given
 
 
@@ -246,7 +262,7 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
                 # What was not given is a default, or a part of what was.
                 place = given[value.setting].place if value.setting in given else "default"
                 one = given.get(value.key, _Given(value.value, "", place))
-                problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_secret(value.key))
+                problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy)
                 # Pydantic reports every type that the value might have had, and what follows from each.
                 if value.beside or all(problem.key != earlier.key for earlier in problems):
                     problems.append(problem)
@@ -277,13 +293,26 @@ def _remedy(kind: str, message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _problem(key: str, value: object, remedy: str, secret: bool) -> SettingsProblem:
-    return SettingsProblem(key, HIDDEN if secret else _CREDENTIALS.sub(f"{HIDDEN}@", display(value)), remedy)
+def _problem(key: str, value: object, remedy: str) -> SettingsProblem:
+    """A problem with a setting that is known; the value of one that is not may be a secret, and is never shown."""
+    name = key.partition(" ")[0]
+    shown = display(value)
+    if name.startswith("kafka."):
+        name = name.removeprefix("kafka.")
+        is_shown = name in OWNED_KAFKA_PROPERTIES or name in CLASSIC_KAFKA_PROPERTIES
+    else:
+        is_shown = not is_secret(name) and "\n" not in shown and "-----BEGIN" not in shown
+    if not is_shown:
+        return SettingsProblem(key, HIDDEN, remedy.replace(repr(value), HIDDEN) if len(shown) > 2 else remedy)
+    return SettingsProblem(key, _CREDENTIALS.sub(f"{HIDDEN}@", shown), _CREDENTIALS.sub(f"{HIDDEN}@", remedy))
 
 
-def _may_be_secret(unknown: str) -> bool:
-    """Whether the value of a setting that nobody knows must be hidden: in `[auth]` any may be a key."""
-    return is_secret(unknown) or unknown.startswith(AUTH_PREFIX)
+def _is_of_kubernetes(variable: str, value: str) -> bool:
+    return (
+        _KUBERNETES.fullmatch(variable) is not None
+        and _KUBERNETES_VALUE.fullmatch(value) is not None
+        and (variable != f"{ENVIRONMENT_PREFIX}PORT" or "://" in value)
+    )
 
 
 def _did_you_mean(name: str, spelled: Mapping[str, str]) -> str:

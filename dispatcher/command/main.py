@@ -265,8 +265,11 @@ def _shown_values(loaded: Loaded) -> Iterator[tuple[str, Any]]:
     for name in Settings.model_fields:
         if name != "kafka":
             yield name, _shown_value(name, getattr(loaded.settings, name))
+    from dispatcher.kafka.properties import unknown_properties  # noqa: PLC0415 - `tail` does without librdkafka
+
+    unknown = unknown_properties(loaded.settings.kafka)
     for name, value in sorted(hide_secrets(loaded.settings.kafka).items()):
-        yield f"kafka.{name}", value
+        yield f"kafka.{name}", HIDDEN if name in unknown else value
 
 
 def _shown_value(name: str, value: Any) -> Any:

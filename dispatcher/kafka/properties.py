@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from confluent_kafka import Consumer, KafkaException
 
 from dispatcher.errors import SettingsError, SettingsProblem
-from dispatcher.setting_kafka import hide_secrets
+from dispatcher.setting_kafka import HIDDEN, hide_secrets
 from dispatcher.settings import Settings
 
 LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
@@ -78,6 +78,23 @@ CONSUMER_PREFIXES = (
 """Beginnings of properties that librdkafka warns about in a client that consumes nothing."""
 
 
+_UNKNOWN = "No such configuration property"
+
+
+def unknown_properties(kafka: Mapping[str, object]) -> set[str]:
+    """Properties that librdkafka does not know; nothing is started to find out."""
+    unknown = set()
+    for key, value in kafka.items():
+        try:
+            # The second one is always refused, so no client comes of it.
+            Consumer({"group.id": "-", key: value, "no.such.property": ""})
+        except (KafkaException, TypeError, ValueError) as error:
+            reason = error.args[0].str() if isinstance(error, KafkaException) else ""
+            if reason.startswith(_UNKNOWN) and f'"{key}"' in reason:
+                unknown.add(key)
+    return unknown
+
+
 def consumer_properties(settings: Settings) -> dict[str, str | int | float | bool]:
     """The configuration of the group consumer."""
     preferred = dict(PREFERRED)
@@ -125,4 +142,6 @@ def check_properties(settings: Settings) -> None:
         reason = error.args[0].str()
         key = next((key for key in settings.kafka if f'"{key}"' in reason), "")
         shown = hide_secrets(settings.kafka)[key] if key else "as it is"
+        if reason.startswith(_UNKNOWN):
+            shown = HIDDEN  # a misspelled property may be a misspelled password
         raise SettingsError([SettingsProblem(f"kafka.{key}" if key else "kafka", str(shown), reason)]) from error
