@@ -48,6 +48,9 @@ class LogReader(Protocol):
 class LookupClient(Hashable, Protocol):
     """Receives the answers, unless it has left meanwhile."""
 
+    owner: Hashable
+    """Whose it is, such as an address: owners take turns, and within one its clients."""
+
     lookup_scope: trio.CancelScope
     """Around what is looked up for it alone; cancelled when it leaves."""
 
@@ -130,7 +133,7 @@ class Lookups:
             if client.closed:
                 return
             with trio.CancelScope() as client.lookup_scope:
-                chunk = await self._replays.read(lookup.ranges, self._chunk_bytes, client)
+                chunk = await self._replays.read(lookup.ranges, self._chunk_bytes, (client.owner, client))
                 if not client.closed:
                     client.on_chunk(lookup, chunk)
                     self._put_off_unanswered(client, lookup.partitions - chunk.next_offsets.keys())

@@ -7,7 +7,7 @@ missing records of all partitions first, because the ids in the history name the
 *Thread*: Trio's.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 import trio
@@ -47,6 +47,8 @@ class Resumption:
         since_ms: int | None,
         wake: Callable[[], None],
     ) -> None:
+        self.owner: Hashable = None
+        """Whose it is: those of one owner share its turns."""
         self.lookup_scope = trio.CancelScope()
         """Around what is looked up for it alone; cancelled when the subscriber leaves."""
         self.closed = False

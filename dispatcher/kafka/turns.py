@@ -1,4 +1,4 @@
-"""A line in which clients take turns, whatever the number of requests that each has waiting."""
+"""A line in which owners take turns, and within each owner its clients, whatever the number of requests of each."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Hashable
@@ -10,8 +10,8 @@ import trio
 class Turns:
     """At most a number of turns at a time.
 
-    The client whose last turn, or first request, is the longest ago comes next, with its oldest request: a client with
-    a hundred requests in line delays another by one turn, not by a hundred.
+    The owner whose last turn, or first request, is the longest ago comes next, with that one of its clients for which
+    this holds as well: an owner with a hundred clients in line delays another by one turn, not by a hundred.
 
     *Thread*: Trio's.
 
@@ -22,17 +22,21 @@ class Turns:
     def __init__(self, number: int) -> None:
         self.number = number
         self.taken = 0
-        self._lines: dict[Hashable, deque[trio.Event]] = {}
-        """Requests by client, in the order in which clients come next."""
+        self._lines: dict[Hashable, dict[Hashable, deque[trio.Event]]] = {}
+        """Requests by owner and client, in the order in which these come next."""
 
     @property
     def waiting(self) -> int:
         """Requests in line. *Thread*: any."""
-        return sum(map(len, tuple(self._lines.values())))
+        return sum(len(line) for clients in tuple(self._lines.values()) for line in tuple(clients.values()))
 
     @asynccontextmanager
     async def turn(self, client: Hashable) -> AsyncIterator[None]:
-        """Have a turn for the body. *Backpressure*: waits in line. *Cancellation*: safe."""
+        """Have a turn for the body. *Backpressure*: waits in line. *Cancellation*: safe.
+
+        Args:
+            client: Who asks; a pair is an owner and one of its clients.
+        """
         if self.taken < self.number:
             self.taken += 1
             await self._checkpoint()
@@ -52,24 +56,31 @@ class Turns:
 
     async def _wait(self, client: Hashable) -> None:
         mine = trio.Event()
-        self._lines.setdefault(client, deque()).append(mine)
+        owner, client = client if isinstance(client, tuple) else (client, None)
+        self._lines.setdefault(owner, {}).setdefault(client, deque()).append(mine)
         try:
             await mine.wait()
         except trio.Cancelled:
             if mine.is_set():
                 self._pass_on()
             else:
-                self._lines[client].remove(mine)
-                if not self._lines[client]:
-                    del self._lines[client]
+                clients = self._lines[owner]
+                clients[client].remove(mine)
+                if not clients[client]:
+                    del clients[client]
+                if not clients:
+                    del self._lines[owner]
             raise
 
     def _pass_on(self) -> None:
         if not self._lines:
             self.taken -= 1
             return
-        client, line = next(iter(self._lines.items()))
-        del self._lines[client]
+        owner, clients = next(iter(self._lines.items()))
+        client, line = next(iter(clients.items()))
+        del self._lines[owner], clients[client]
         line.popleft().set()
         if line:
-            self._lines[client] = line
+            clients[client] = line
+        if clients:
+            self._lines[owner] = clients

@@ -41,12 +41,14 @@ class Admission:
     """A stream that was let in, until `release`.
 
     Args:
+        owner: Whose it is: owners take turns where streams have to be read from Kafka.
         quotas: Where it is counted, each with its holder.
     """
 
-    __slots__ = ("_quotas",)
+    __slots__ = ("_quotas", "owner")
 
-    def __init__(self, quotas: list[tuple[Quota, Hashable]]) -> None:
+    def __init__(self, owner: Hashable, quotas: list[tuple[Quota, Hashable]]) -> None:
+        self.owner = owner
         self._quotas = quotas
         for quota, holder in quotas:
             quota.take(holder)
@@ -119,7 +121,7 @@ class Limits:
         quotas: list[tuple[Quota, Hashable]] = [(self._addresses, address)]
         if subject is not None:
             quotas.append((self._subjects, subject))
-        return Admission(quotas)
+        return Admission(("address", address) if subject is None else ("subject", subject), quotas)
 
     def statistics(self) -> LimitsStatistics:
         """A snapshot."""

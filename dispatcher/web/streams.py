@@ -166,6 +166,7 @@ class SubscriberStream:
         except BaseException:
             admission.release()
             raise
+        self._subscriber.resumption.owner = admission.owner
         if session is not None:
             session.open(self._subscriber.end)
 

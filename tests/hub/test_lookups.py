@@ -1,7 +1,7 @@
 """Lookups: each client is handed what it asked for."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 import pytest
@@ -19,6 +19,7 @@ class Doubter:
     """Doubts where partitions end, and keeps what it is told."""
 
     def __init__(self) -> None:
+        self.owner: Hashable = None
         self.lookup_scope = trio.CancelScope()
         self.closed = False
         self.told: list[Mapping[TopicPartition, Bounds]] = []

@@ -55,3 +55,33 @@ async def test_whoever_is_cancelled_in_line_leaves_no_turn_behind() -> None:
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
     assert (turns.taken, turns.waiting) == (0, 0)
+
+
+async def test_an_owner_with_many_clients_delays_another_by_one_turn() -> None:
+    """Nine streams of one address take turns with one another, and as one with an honest stream."""
+    turns, taken = Turns(1), list[object]()
+
+    async def one(client: tuple[str, int]) -> None:
+        async with turns.turn(client):
+            taken.append(client)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery, turns.turn("first"):
+        for client in [("greedy", number % 3) for number in range(9)] + [("honest", 0)]:
+            nursery.start_soon(one, client)
+            await trio.testing.wait_all_tasks_blocked()
+        assert turns.waiting == 10
+    greedy = [("greedy", number % 3) for number in range(9)]
+    assert taken == [greedy[0], ("honest", 0), *greedy[1:]]
+    assert (turns.taken, turns.waiting) == (0, 0)
+
+
+async def test_one_that_is_cancelled_leaves_nothing() -> None:
+    """Neither its client's line nor its owner's."""
+    turns = Turns(1)
+    async with turns.turn(("a", 1)):
+        with trio.move_on_after(0.01):
+            async with turns.turn(("b", 2)):
+                pass
+        assert turns.waiting == 0
+    assert turns.taken == 0
