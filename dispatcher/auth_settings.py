@@ -59,58 +59,57 @@ class AuthSettings(BaseModel):
 
     auth_issuer: str = Field(
         default="",
-        description="Issuer of the tokens (`iss`), such as `https://login.example.org/realms/main`: from then on every "
-        "stream needs a token. Its keys are found by discovery (`/.well-known/openid-configuration`, RFC 8414) unless "
-        "`auth_jwks_url`, `auth_keys_file` or `auth_secret_file` says where they are. Empty: no tokens. In a file all "
-        "of these may be in the table `[auth]`, without `auth_`.",
+        description="Issuer of the tokens (`iss`), such as `https://login.example.org/realms/main`. If it is set, "
+        "every stream needs a token. Its keys are found by discovery (`/.well-known/openid-configuration`, RFC 8414) "
+        "unless `auth_jwks_url`, `auth_keys_file` or `auth_secret_file` is set. Empty: no tokens. In a file, these "
+        "settings may be in the table `[auth]`, without `auth_`.",
     )
     auth_audience: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Audiences (`aud`), comma-separated: a token must be meant for one of them. Needed with "
-        "`auth_issuer`.",
+        description="Audiences (`aud`), comma-separated; a token must be for one of them. Required with `auth_issuer`.",
     )
-    auth_jwks_url: str = Field(default="", description="Where the issuer's public keys are (JWKS), without discovery.")
+    auth_jwks_url: str = Field(default="", description="URL of the issuer's public keys (JWKS), instead of discovery.")
     auth_keys_file: str = Field(
-        default="", description="File with the issuer's public keys, as JWKS or PEM; then nothing is fetched."
+        default="", description="File with the issuer's public keys, as JWKS or PEM, so that nothing is fetched."
     )
     auth_secret_file: str = Field(
         default="",
-        description="File with the secret of HS256, HS384 or HS512, at least as long as the hash. Whoever has it can "
-        "make tokens: prefer public keys.",
+        description="File with the secret for HS256, HS384 or HS512, at least as long as the hash. Anybody who has it "
+        "can issue tokens, so prefer public keys.",
     )
     auth_algorithms: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Algorithms of signatures, comma-separated, of "
+        description="Accepted signature algorithms, comma-separated, out of "
         f"{', '.join(PUBLIC_KEY_ALGORITHMS + SHARED_KEY_ALGORITHMS)}. Empty: {', '.join(DEFAULT_ALGORITHMS)}; with "
         "`auth_secret_file`: HS256.",
     )
     auth_types: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("at+jwt",),
-        description="Types of tokens (`typ`), comma-separated. `at+jwt` is that of access tokens (RFC 9068); providers "
-        "that do not set it need `JWT`, which ID tokens have, too. `*`: any, and none.",
+        description="Accepted token types (`typ`), comma-separated. `at+jwt` is the type of access tokens (RFC 9068). "
+        "For providers that do not set it use `JWT`, which ID tokens have, too. `*`: any type, or none.",
     )
     auth_cookie: str = Field(
         default="__Host-dispatcher",
-        description="Name of the cookie with the token. A name that begins with `__Host-` cannot be set by another "
-        "host. Empty: no cookie is read.",
+        description="Name of the cookie with the token. Another host cannot set a cookie whose name begins with "
+        "`__Host-`. Empty: no cookie is read.",
     )
     auth_query_parameter: bool = Field(
         default=False,
-        description="Whether `access_token=` in the query is read, too: proxies and histories keep addresses, so only "
-        "for clients that can send it in no other way.",
+        description="Whether a token in the query (`access_token=`) is accepted. Proxies and browser histories keep "
+        "addresses, so use it only for clients that cannot send the token in another way.",
     )
     auth_refresh_seconds: float = Field(
         default=300,
         gt=0,
         le=86_400,
         allow_inf_nan=False,
-        description="Time between two fetches of the keys. An unknown key is asked for at once, at most every 30 s.",
+        description="Time between fetches of the keys. An unknown key is fetched at once, at most every 30 s.",
     )
     auth_grants: Annotated[tuple[GrantRule, ...], NoDecode] = Field(
         default=(),
-        description="What tokens allow that hold no grants themselves, as `[[auth.grants]]` in a file, else as JSON: "
-        '`{"require": {"scope": "orders:read"}, "topics": ["orders", "audit.*"]}`, with `actions` and `filter` if '
-        "need be. docs/security.md says more.",
+        description="What tokens without their own grants allow, as `[[auth.grants]]` in a file, otherwise as JSON: "
+        '`{"require": {"scope": "orders:read"}, "topics": ["orders", "audit.*"]}`, optionally with `actions` '
+        "and `filter`. See docs/security.md.",
     )
 
     @property
@@ -129,7 +128,7 @@ class AuthSettings(BaseModel):
     @classmethod
     def _check_texts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         if "" in values:
-            raise ValueError("leave out empty ones")
+            raise ValueError("leave out empty items")
         return values
 
     @field_validator("auth_issuer", "auth_jwks_url")
@@ -142,9 +141,9 @@ class AuthSettings(BaseModel):
             parts = urlsplit(url)
             _port = parts.port
         except ValueError:
-            raise ValueError(f"is no URL: use one such as {example}") from None
+            raise ValueError(f"is not a URL: use one such as {example}") from None
         if "@" in parts.netloc:
-            raise WrongValuesError([WrongValue(f"{info.field_name}", "", "leave user and password out")])
+            raise WrongValuesError([WrongValue(f"{info.field_name}", "", "leave out user and password")])
         no_query = info.field_name == "auth_issuer" and "?" in url
         if parts.scheme not in {"https", "http"} or not parts.hostname or "#" in url or no_query or not url.isascii():
             raise ValueError(f"is not the URL of an issuer or its keys: use one such as {example}")
@@ -187,16 +186,16 @@ class AuthSettings(BaseModel):
         if not self.auth_issuer:
             fields = AuthSettings.model_fields
             given = [name for name, field in fields.items() if getattr(self, name) not in (field.default, "")]
-            remedy = "set auth_issuer, too: without it no token is asked for"
+            remedy = "set auth_issuer as well: without it no token is required"
             return [WrongValue(name, _shown(name, getattr(self, name)), remedy, "auth_issuer") for name in given]
         wrong = []
         if not self.auth_audience:
-            remedy = "name the audience (aud) that tokens for this dispatcher have"
+            remedy = "name the audience (aud) of tokens for this dispatcher"
             wrong.append(WrongValue("auth_audience", "", remedy, "auth_issuer"))
         sources = [name for name in ("auth_jwks_url", "auth_keys_file", "auth_secret_file") if getattr(self, name)]
         wrong += [
             WrongValue(
-                name, _shown(name, getattr(self, name)), f"keys have one place: this or {sources[0]}", sources[0]
+                name, _shown(name, getattr(self, name)), f"set either this or {sources[0]}, not both", sources[0]
             )
             for name in sources[1:]
         ]
@@ -224,7 +223,7 @@ def _read_rule(rule: object, place: str, wrong: list[WrongValue]) -> GrantRule |
         return rule
     before = len(wrong)
     wrong += [
-        WrongValue(f"{place}.{name}", rule[name], "no such member; there are require, topics, actions, filter")
+        WrongValue(f"{place}.{name}", rule[name], "no such member; use require, topics, actions, filter")
         for name in rule
         if name not in GrantRule.model_fields
     ]

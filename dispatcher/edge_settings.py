@@ -1,4 +1,4 @@
-"""Settings of what stands between clients and the dispatcher: ports, proxies, and what one client may have."""
+"""Settings of the edge between clients and the dispatcher: ports, proxies, and limits per client."""
 
 import ipaddress
 from typing import Annotated, Literal
@@ -16,64 +16,66 @@ class EdgeSettings(BaseModel):
 
     operations_bind: str = Field(
         default="",
-        description="A port of its own for operators, `host:port`: `/status`, `/metrics`, and `/livez` and `/readyz` "
-        "with their reasons. Then `bind` has no `/status` and no `/metrics`, and its `/readyz` says only yes or no. "
-        "Always plain HTTP: bind it to loopback or to an inner network. Empty: everything is on `bind`.",
+        description="Separate address for operators, as `host:port`, with `/status`, `/metrics`, and `/livez` and "
+        "`/readyz` with their reasons. `bind` then has no `/status` and no `/metrics`, and its `/readyz` says only yes "
+        "or no. Always plain HTTP: bind it to loopback or to an internal network. Empty: everything is on `bind`.",
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Networks of the proxies in front, comma-separated, such as `10.0.0.0/8`: what they say of a "
-        "client's address and host is believed. Empty: a client's address is the other end of its connection.",
+        description="Networks of the proxies in front, comma-separated, such as `10.0.0.0/8`. Their statements about a "
+        "client's address and host are trusted. Empty: a client's address is the peer of its connection.",
     )
     forwarded: Literal["x-forwarded-for", "forwarded", "proxy-protocol"] = Field(
         default="x-forwarded-for",
         description="How trusted proxies name the client: by `X-Forwarded-For` (and `X-Forwarded-Host`), by "
         "`Forwarded` (RFC 7239), or by the PROXY protocol (version 1 or 2), with which each of their connections must "
-        "begin. Without `trusted_proxies` it means nothing.",
+        "begin. Ignored without `trusted_proxies`.",
     )
     max_subscribers_per_address: int = Field(
         default=0,
         ge=0,
-        description="Subscribers from one address (of IPv6: from one /64 network); more get 4429. 0: no bound, but the "
-        "last tenth of `max_subscribers` is reserved for addresses that have less than a hundredth of them. Set it "
-        "only where addresses are the clients' own: behind a proxy together with `trusted_proxies`.",
+        description="Maximum number of subscribers from one address (IPv6: one /64 network); others get 4429. 0: no "
+        "limit, but the last tenth of `max_subscribers` is reserved for addresses that have less than a hundredth of "
+        "them. Set it only if addresses are the clients' own; behind a proxy, set `trusted_proxies` as well.",
     )
     max_subscribers_per_subject: int = Field(
-        default=0, ge=0, description="Subscribers with tokens of one subject; more get 4429. 0: no bound."
+        default=0,
+        ge=0,
+        description="Maximum number of subscribers with tokens of one subject; others get 4429. 0: no limit.",
     )
     connects_per_second_per_address: Rate = Field(
         default=0,
-        description="New streams per second from one address in the long run, and ten times as many at once; more get "
-        "4429. 0: no bound.",
+        description="New streams per second from one address in the long run, with bursts of ten times as many; others "
+        "get 4429. 0: no limit.",
     )
     connects_per_second_per_subject: Rate = Field(
-        default=0, description="The same for tokens of one subject. 0: no bound."
+        default=0, description="The same for tokens of one subject. 0: no limit."
     )
     max_since_seconds: float = Field(
         default=0,
         ge=0,
         le=3_153_600_000,
         allow_inf_nan=False,
-        description="How far back `since` may go; what is further back, `earliest` included, is a wrong request. Event "
-        "ids have no such bound. 0: as far as Kafka has records.",
+        description="How far back `since` may go; an earlier time, and `earliest`, is an invalid request. Event ids "
+        "have no such limit. 0: as far back as Kafka has records.",
     )
     since_per_minute: Rate = Field(
         default=0,
-        description="Streams with `since` that one address, and one subject, may begin per minute, because each may be "
-        "read from Kafka; more get 4429. 0: no bound, but addresses take turns.",
+        description="Streams with `since` that one address, or one subject, may start per minute, because each may be "
+        "read from Kafka; others get 4429. 0: no limit, but addresses take turns.",
     )
     max_connections: int = Field(
         default=20_000,
         ge=16,
-        description="Open connections, those without a request included, and at most what the limit of descriptors "
-        "leaves. When all places are taken, a new connection ends the one that has been idle for the longest time.",
+        description="Maximum number of open connections, including those without a request; the limit of file "
+        "descriptors may lower it. When it is reached, a new connection replaces the one that has been idle longest.",
     )
     request_timeout_seconds: float = Field(
         default=10,
         gt=0,
         le=3600,
         allow_inf_nan=False,
-        description="How long a request's head may take to arrive, and a TLS handshake or PROXY header before it.",
+        description="Maximum time for a request's headers to arrive, and for a TLS handshake or PROXY header.",
     )
 
     @field_validator("operations_bind")

@@ -1,6 +1,6 @@
-"""What must always hold. A violation is counted and logged, and ends nothing: the process goes on serving.
+"""What must always hold. A violation is counted and logged, and the process continues to serve.
 
-Each check is cheap enough to be always on. A violation is a bug of ours, so it raises a metric
+Each check is cheap enough to be always on. A violation is a bug, so it increments a metric
 (``dispatcher_invariant_violations_total``) that operators can alert on, and one log line per invariant and minute.
 
 *Thread*: any. The counts are of this process, as its log is.
@@ -46,7 +46,7 @@ class Invariants:
             log.error("invariant violated", invariant=invariant, count=self._counts[invariant], **details)
 
     def statistics(self) -> Mapping[Invariant, int]:
-        """Violations so far, by invariant; 0 for those that held."""
+        """Violations so far, by invariant; 0 for invariants that held."""
         return {invariant: self._counts[invariant] for invariant in Invariant}
 
 

@@ -1,7 +1,7 @@
 """The pipeline: joins the poller, the offsets, the flow control, the commits and the hub.
 
 This is the Trio side of the poller's crossing (`kafka.bridge.Downstream`). The hub and the kafka room do not know
-each other; what one has to tell the other goes through here, in one step a crossing.
+each other; the pipeline passes data between them, one step per crossing.
 """
 
 import math
@@ -62,14 +62,14 @@ class PipelineStatistics(PipelineHealth):
     waiting_bytes: Mapping[TopicPartition, int]
     waiting_records: Mapping[TopicPartition, int]
     lags: Mapping[TopicPartition, PartitionLag]
-    """Where the log of each assigned partition ends, and the group's place in it, as far as that is known."""
+    """The end of each assigned partition's log and the group's offset in it, if known."""
     prefetched_bytes: int
     """Bytes that librdkafka holds fetched, at most a second ago."""
     commits: CommitStatistics
     rebalances: int
     crossings: int
     last_exchange_at: float
-    """`time.monotonic` of the last crossing: how long ago tells whether the poller lives."""
+    """`time.monotonic` of the last crossing: its age shows whether the poller is alive."""
     replays: ReplayStatistics
     intake: IntakeStatistics
     poller: PollerStatistics
@@ -82,7 +82,7 @@ class Pipeline:
 
     Args:
         settings: The dispatcher's settings.
-        make_replays: Makes what reads again; `Replays`, or for a broker that is not quite Kafka a kind of it.
+        make_replays: Creates the `Replays`, or a subclass for a broker that is not quite Kafka.
     """
 
     def __init__(self, settings: Settings, make_replays: Callable[..., Replays] = Replays) -> None:
@@ -108,10 +108,10 @@ class Pipeline:
         self._last_exchange_at = -math.inf
 
     def open_replays(self) -> None:
-        """Make the consumers that read again, while a failure is still one of the start.
+        """Create the replay consumers, while a failure can still stop the start.
 
         Raises:
-            ResourcesError: they cannot be made.
+            ResourcesError: they cannot be created.
         """
         self._replays.open()
 
@@ -149,7 +149,7 @@ class Pipeline:
     # The poller's crossing (kafka.bridge.Downstream).
 
     def exchange(self, result: PollResult) -> Commands:
-        """Take what came in and say what to do."""
+        """Take the result of a poll, and return what the thread must do."""
         self._crossings += 1
         self._last_exchange_at = time.monotonic()
         if result.statistics is not None:
@@ -173,7 +173,7 @@ class Pipeline:
         )
 
     async def exchange_after_settling(self, result: PollResult) -> Commands:
-        """The same, as soon as what came in before has been offered to every live subscriber."""
+        """The same, after everything received before has been offered to every live subscriber."""
         await self.hub.wait_settled()
         return self.exchange(result)
 
@@ -195,13 +195,13 @@ class Pipeline:
         return self._commits.revoked(partitions, trio.current_time())
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """Forget these partitions: they have another owner, so nothing of theirs is committed."""
+        """Forget these partitions: they have another owner, so nothing is committed for them."""
         log.warning("partitions lost", partitions=[str(partition) for partition in partitions])
         self._rebalances += 1
         self._health.happened(Event.REVOKED)
         self._offsets.lost(partitions)
         self._intake.forget(partitions)
-        # First: the state in which they leave is sent in any case, and says what the replica does by then.
+        # First: the state in which they leave is always sent, and must already say what the replica does.
         self._publish_state()
         self.hub.unassigned(partitions)
 
@@ -217,7 +217,7 @@ class Pipeline:
         return self._commits.revoked(partitions, trio.current_time())
 
     def left(self) -> None:
-        """The consumer is closed: no commit will be answered any more."""
+        """The consumer is closed: commits get no more answers."""
         self._commits.forget()
 
     def health(self) -> PipelineHealth:
@@ -300,7 +300,7 @@ class Pipeline:
             # One that has not started is not with librdkafka yet, which refuses to pause it.
             return self._flow.hold(self._offsets.begun), frozenset()
         history = self.hub.history
-        # An idle crossing asks no partition how much of it waits.
+        # An idle crossing looks at no partition.
         decision = (
             self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
             if history.waiting_bytes > self._flow.pause_above or self._flow.paused

@@ -55,7 +55,7 @@ def _check_brokers(text: str) -> str:
     for server in servers:
         _host, port = split_address(server)
         if port == 0:
-            raise ValueError(f"{server!r} needs the port that the broker listens on, such as 9092")
+            raise ValueError(f"{server!r} needs the broker's port, such as 9092")
     return ",".join(servers)
 
 

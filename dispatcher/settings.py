@@ -1,4 +1,4 @@
-"""Every knob of the dispatcher, with its unit, its default, and why it has that default.
+"""Every setting of the dispatcher, with its unit, its default and a description.
 
 `command.configuration` reads them from flags, environment and file; ``docs/settings.md`` is made from this class.
 """

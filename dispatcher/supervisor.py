@@ -3,9 +3,9 @@
 ::
 
     supervise()
-      root nursery                a crash of ours ends the process with exit 1; the orchestrator restarts it
+      root nursery                a crash of our own code ends the process with exit 1; the orchestrator restarts it
       ├─ web server               listening before the poller joins the group
-      ├─ signals                  SIGTERM and SIGINT stop, a second one stops at once
+      ├─ signals                  SIGTERM and SIGINT stop, a second one stops immediately
       ├─ inspection               SIGUSR1 writes the task tree and all statistics to the log
       └─ pipeline                 hub and poller
 
@@ -57,13 +57,13 @@ LAST_WORDS_SHARE = 0.95
 """When the log says that the stop takes too long: shortly before the process ends."""
 
 SUBSCRIBERS_SHARE = 0.3
-"""The part of `shutdown_seconds` that subscribers have for the writes under way and their goodbye."""
+"""The share of `shutdown_seconds` that subscribers have to finish writes and receive their goodbye."""
 
 INSPECTED_SUBSCRIBERS = 20
 """How many subscribers, chosen at random, SIGUSR1 writes the statistics of."""
 
 CONNECTIONS_SHARE = 0.1
-"""The part that connections have to end after that."""
+"""The share that connections have to end after that."""
 
 COLLECTOR_THRESHOLDS = (10_000, 20, 20)
 """Thresholds of the three generations, for `gc.set_threshold`."""
@@ -93,7 +93,7 @@ async def supervise(
             started.
         ResourcesError: there are too few threads, or too little memory, for the Kafka clients; nothing has started.
         OSError: the address cannot be listened on; nothing has joined the group.
-        BaseExceptionGroup: something of ours crashed; what was dispatched is committed.
+        BaseExceptionGroup: our own code crashed; what was dispatched is committed.
     """
     check_threads(settings)
     check_properties(settings)
@@ -139,7 +139,7 @@ async def supervise(
 
 
 def _warn_of_any_host(settings: Settings) -> None:
-    """Say once that DNS rebinding is possible: a browser inside the network takes a stranger's name to this address."""
+    """Warn once that DNS rebinding is possible: a foreign name can lead browsers to this address."""
     if not (settings.is_bound_to_loopback or settings.allowed_hosts or settings.auth_issuer):
         log.warning(
             "any Host is accepted: set allowed_hosts to the names that clients use",
@@ -269,8 +269,8 @@ class _LastResort:
 def _collect_less() -> None:
     """Run the cycle collector less often: objects that carry records are freed by reference counting, others live long.
 
-    With CPython's 700 new objects between two looks, a quarter of the time in which a thousand subscribers came back
-    went into them.
+    With CPython's default of 700 new objects between collections, a quarter of the time in which a thousand subscribers
+    reconnected was spent on collections.
     """
     gc.collect()
     gc.freeze()
@@ -280,7 +280,7 @@ def _collect_less() -> None:
 def _switch_threads_sooner() -> None:
     """Give the loop the GIL back after half a millisecond of a worker thread, not CPython's five.
 
-    What is read again from Kafka is made into records there. docs/performance.md has what this gains.
+    Worker threads decode replayed records. docs/performance.md has the gain.
     """
     sys.setswitchinterval(0.0005)
 

@@ -2,9 +2,9 @@
 
 Rules of this module:
 
-* Standard output has records and nothing else; what is told about the stream goes to standard error.
-* A record is written whole, and counts as written only then: the position that is told at the end names no other.
-* On a terminal no byte of a record is more than text.
+* Standard output has records and nothing else; messages about the stream go to standard error.
+* A record counts as written only when it was written whole: the position printed on exit names no other.
+* On a terminal every byte of a record is shown as text.
 """
 
 import os
@@ -30,7 +30,7 @@ from dispatcher.sansio.position import parse_position
 
 FORMATS = ("pretty", "json", "value")
 FIELDS = ("id", "topic", "partition", "offset", "timestamp", "time", "key", "value")
-"""What a template can name."""
+"""The fields that a template can name."""
 
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _FIELD = re.compile(r"\{(\w*)\}|\\([tn0\\])")
@@ -49,15 +49,15 @@ class Options:
     transport: Literal["auto", "sse", "websocket"] = "auto"
     headers: Mapping[str, str] | None = None
     count: int | None = None
-    """Stop behind so many records, None for no end."""
+    """Stop after this many records; None for no limit."""
     form: str | None = None
-    """One of `FORMATS`, or a template; None for the one that fits where it goes."""
+    """One of `FORMATS`, or a template; None chooses by whether standard output is a terminal."""
     retries: int | None = None
-    """How many attempts in a row may come to nothing, None for no end."""
+    """How many attempts in a row may fail; None for no limit."""
     connect_timeout: float = 10.0
-    """Seconds from the look-up of the name to the head of the answer."""
+    """Seconds from the name lookup to the head of the response."""
     quiet: bool = False
-    """Tell errors and gaps only."""
+    """Print only errors and gaps."""
 
 
 class Tail:
@@ -67,7 +67,7 @@ class Tail:
         options: What was asked for.
 
     Raises:
-        ValueError: the template names what there is not.
+        ValueError: the template names an unknown field.
     """
 
     def __init__(self, options: Options) -> None:
@@ -81,14 +81,14 @@ class Tail:
 
     @property
     def position(self) -> str:
-        """Where to go on, as of the last record that was written."""
+        """Where to resume, as of the last record that was written."""
         return self._written.format()
 
     async def run(self) -> None:
-        """Return when the count is reached, or when nobody reads standard output any more.
+        """Return when the count is reached, or when the reader has closed standard output.
 
         Raises:
-            SubscriptionError: coming back cannot help.
+            SubscriptionError: reconnecting cannot help.
         """
         options = self._options
         async with (
@@ -129,7 +129,7 @@ class Tail:
                 offsets = f"{event.topic}:{event.partition} offsets {event.from_offset} to {event.to_offset}"
                 self.say(f"gap: {offsets} will not come ({event.reason})", "bold yellow")
             elif not self._options.quiet and event.name != "closed":
-                # What closed it is told by who asked for it.
+                # The caller prints why it was closed.
                 self.say(_told(event), _STYLES.get(event.name, "dim"))
 
     def _writer(self, form: str) -> Callable[[Record], None]:
@@ -157,7 +157,7 @@ class Tail:
 
 
 def as_json(record: Record) -> bytes:
-    """The envelope of the protocol, with the id in front."""
+    """The envelope of the protocol, preceded by the id."""
     line: dict[str, object] = {
         "id": record.id,
         "topic": record.topic,
@@ -179,7 +179,7 @@ def _bytes(name: str, content: bytes | None) -> dict[str, str | None]:
 
 
 def as_value(record: Record) -> bytes:
-    """The value alone, as it is."""
+    """The value alone, verbatim."""
     return record.value or b""
 
 
@@ -187,7 +187,7 @@ def template(text: str) -> Callable[[Record], bytes]:
     r"""Make a line of named fields, such as ``{offset}\t{value}``.
 
     Raises:
-        ValueError: it names a field that there is not, or none at all; the message says what there is.
+        ValueError: it names an unknown field, or none at all; the message lists the fields.
     """
     names = [match[1] for match in _FIELD.finditer(text) if match[2] is None]
     unknown = [name for name in names if name not in FIELDS]
@@ -220,7 +220,7 @@ def _field(record: Record, name: str) -> bytes:
 
 
 def _time(record: Record) -> str:
-    """The record's time where the reader is, as far as its timestamp tells."""
+    """The record's time in the local time zone, if its timestamp is one."""
     return time_of_day(record.timestamp_ms) or "-"
 
 
@@ -242,10 +242,10 @@ def _clean(text: str) -> str:
 
 
 def _write_all(data: bytes) -> None:
-    """Write to standard output, and wait until it is taken: whoever is slow slows the stream down.
+    """Write to standard output, and wait until it is taken: a slow reader slows the stream down.
 
     Raises:
-        BrokenPipeError: nobody reads it any more.
+        BrokenPipeError: the reader has closed it.
     """
     rest = memoryview(data)
     while rest:
@@ -253,10 +253,10 @@ def _write_all(data: bytes) -> None:
 
 
 async def _until_nobody_reads(scope: trio.CancelScope) -> None:
-    """Cancel when the reader of the pipe has left, also while there is nothing to write, as ``tail -f`` does."""
+    """Cancel when the reader has closed the pipe, even while there is nothing to write, as ``tail -f`` does."""
     with select.epoll() as poll:
         try:
-            # No event is asked for: errors, as a pipe without reader is one, are always told.
+            # No event is requested: errors, such as a pipe without a reader, are always reported.
             poll.register(sys.stdout.fileno(), 0)
         except PermissionError:
             return  # a file, which has no reader to lose

@@ -46,12 +46,12 @@ LOG_SECONDS = 10.0
 """Least time between two log lines about a partition that cannot begin."""
 
 PASSING_SECONDS = 2.0
-"""A partition without an answer from its leader for this long is told: leaders change, and new topics have none yet."""
+"""A partition whose leader has not answered for this long is logged: leaders change, and new topics have none yet."""
 
 
 @dataclass(slots=True)
 class _Restart:
-    """A partition that has begun and has to go on elsewhere."""
+    """A partition that has started and must continue elsewhere."""
 
     next_offset: int
     truncated: bool
@@ -87,7 +87,7 @@ class Beginnings:
         self._round: Round | None = None
         self._retry_at = 0.0
         self._describes = True
-        """Whether a broker tells topic ids; librdkafka's mock cluster does not."""
+        """Whether the brokers report topic ids; librdkafka's mock cluster does not."""
         self._watch: dict[str, Future[Any]] = self._lookups.describe(self._topics)
         self._watched_at = clock()
         self._hinted = False
@@ -162,7 +162,7 @@ class Beginnings:
         return found
 
     def watch(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, Stamp]:
-        """Look at the topics at a modest pace, and go on in those that are other ones now.
+        """Look at the topics at a modest pace, and start over in those that were recreated.
 
         Args:
             next_offsets: The next offset of each partition that has begun.
@@ -211,7 +211,7 @@ class Beginnings:
         if topics:
             self._describes = True
         elif any(error_code(future) == KafkaError._TIMED_OUT for future in answered.described.values()):  # noqa: SLF001
-            # The group's offsets came from a broker that is there, so it is one that does not answer this question.
+            # A broker has answered with the group's offsets, so it is one that does not support this request.
             self._describes = False
         bounds = {partition: found for partition, both in answered.bounds.items() if (found := bounds_of(*both))}
         decided: list[Start | Again] = []
@@ -257,7 +257,7 @@ class Beginnings:
         for decision in decided:
             self._begun(decision)
         silent = (answered.bounds.keys() - bounds.keys()) & (self._waiting | self._restarts.keys())
-        self._complain(silent, "its leader does not tell where the log begins and ends", after=PASSING_SECONDS)
+        self._complain(silent, "its leader does not report the start and end of the log", after=PASSING_SECONDS)
         return decided, asks_more
 
     def _renew(self) -> None:

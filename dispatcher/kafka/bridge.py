@@ -33,7 +33,7 @@ class PollResult:
     """Partitions read to their end without a record in the last offsets before it, and that end."""
     commit_answers: list[CommitAnswer] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
-    """(name, reason) of what the client reported and goes on after."""
+    """(name, reason) of each error that the client reported and survived."""
     statistics: ConsumerStatistics | None = None
 
 
@@ -46,7 +46,7 @@ class Commands:
     resume: Iterable[TopicPartition] = ()
     stop: bool = False
     rebuild: str | None = None
-    """Why the consumer is of no use any more."""
+    """Why the consumer must be rebuilt."""
     poll_seconds: float = IDLE_POLL_SECONDS
     settle: bool = False
     """Hand over the next poll by `Downstream.exchange_after_settling`."""
@@ -59,10 +59,10 @@ class Downstream(Protocol):
     """
 
     def exchange(self, result: PollResult) -> Commands:
-        """Take what came in and say what to do."""
+        """Take the result of a poll, and return what the thread must do."""
 
     async def exchange_after_settling(self, result: PollResult) -> Commands:
-        """The same, as soon as what came in before has been offered to every live subscriber."""
+        """The same, after everything received before has been offered to every live subscriber."""
 
     def revoking(self, partitions: Sequence[TopicPartition]) -> None:
         """Stop handing out these partitions."""
@@ -77,7 +77,7 @@ class Downstream(Protocol):
         """Forget these partitions: they have another owner."""
 
     def leaving(self) -> Sequence[Commit]:
-        """Return the last commits: nothing is result any more."""
+        """Return the last commits: no results follow."""
 
     def left(self) -> None:
-        """The consumer is closed: no commit will be answered any more."""
+        """The consumer is closed: commits get no more answers."""

@@ -30,7 +30,7 @@ class CommitSender:
         """Partitions that have left since the last commit was sent."""
 
     def send(self, consumer: Consumer, commits: Sequence[Commit]) -> None:
-        """Send commits; their answers come with a later poll.
+        """Send commits; their answers arrive with a later poll.
 
         Raises:
             KafkaException: the client has failed.

@@ -24,7 +24,7 @@ from dispatcher.sansio.records import TopicPartition
 log = structlog.get_logger(__name__)
 
 LOG_SECONDS = 10.0
-"""Least time between two log lines about the same error: commits are tried several times a second."""
+"""Minimum time between log lines about the same error: commits are tried several times per second."""
 
 
 class CommitOutcome(StrEnum):

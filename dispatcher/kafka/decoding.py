@@ -45,7 +45,7 @@ def grouped(messages: Sequence[Message], batch_bytes: int) -> Iterator[Group]:
 
 
 def split_errors(messages: list[Message]) -> tuple[list[Message], list[tuple[Message, KafkaError]]]:
-    """Those that hold a record, and those that tell of an end or an error, both in order."""
+    """Split messages into records and events (end of partition, error), each in order."""
     if not any(map(Message.error, messages)):
         return messages, []
     told = [(message, message.error()) for message in messages]

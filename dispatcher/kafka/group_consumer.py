@@ -3,7 +3,7 @@
 Rules of this module:
 
 * Only the poller's thread touches the consumer. Only Trio's thread touches offsets and history. A crossing takes what
-  came in (`PollResult`) and brings back what the thread must do (`Commands`).
+  was received (`PollResult`) and brings back what the thread must do (`Commands`).
 * The thread never blocks on a full pipeline: the commands pause partitions, and it keeps polling, so the group never
   drops the member.
 * Callbacks never raise. An exception inside ``consume()`` would lose the records that it had already fetched, so it is
@@ -260,7 +260,7 @@ class GroupConsumer:
         revoked = self._forget_unannounced(from_client(partitions))
         trio.from_thread.run_sync(self._downstream.revoking, revoked)
         deadline = time.monotonic() + self._drain_seconds
-        # Polling beats an event here: it happens once a rebalance, and nothing can be left behind by it.
+        # Polling beats an event here: it happens once per rebalance, and leaves nothing to clean up.
         while not trio.from_thread.run_sync(self._downstream.drained, revoked) and time.monotonic() < deadline:
             threading.Event().wait(0.005)
         commits = trio.from_thread.run_sync(self._downstream.revoked, revoked)
@@ -274,7 +274,7 @@ class GroupConsumer:
         self._assignment.let_go(consumer, lost)
 
     def _forget_unannounced(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        """Partitions that come and go within one poll were never told to anybody."""
+        """Forget partitions that were assigned and revoked within one poll: nobody has learned of them."""
         self._commits.left(partitions)
         self._left.update(partitions)
         if self._beginnings is not None:

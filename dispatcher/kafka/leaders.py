@@ -5,7 +5,7 @@ at once, and the others are answered (librdkafka 2.16: 1,000 partitions of 3 bro
 leader that is away and still listed makes the others in the same request wait, for `ANSWER_SECONDS`.
 
 A leader that has just been elected answers only when its high watermark is known to be right (KIP-207), unlike a fetch,
-whose high watermark may lag. So this is what tells whether a log was truncated.
+whose high watermark may lag. So this shows whether a log was truncated.
 """
 
 import threading

@@ -10,7 +10,7 @@ from dispatcher.setting_kafka import HIDDEN, hide_secrets
 from dispatcher.settings import Settings
 
 LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
-# What a broker away makes it say many times a second is told once by the error callback.
+# While a broker is unreachable it repeats itself many times per second; the error callback logs it once.
 LIBRDKAFKA_LOG.addFilter(lambda line: not line.getMessage().startswith(("FAIL ", "ERROR ")))
 
 OWNED: Mapping[str, str | int | bool] = {
@@ -21,7 +21,7 @@ OWNED: Mapping[str, str | int | bool] = {
     # Lag, broker states and group state come from the statistics: look-ups in the poll loop would block it.
     "statistics.interval.ms": 1000,
 }
-"""Properties that a user cannot set (settings refuses them by name): the guarantees stand on them."""
+"""Properties that users cannot set (settings refuses them by name): the guarantees depend on them."""
 
 PREFERRED: Mapping[str, str | int | bool] = {
     # A new group begins with what is there: "latest" would lose what came before the first replica. The poller gives
@@ -131,10 +131,10 @@ def admin_properties(properties: Mapping[str, str | int | float | bool]) -> dict
 
 
 def check_properties(settings: Settings) -> None:
-    """Let librdkafka read its configuration, so that what it refuses is told before anything starts.
+    """Let librdkafka read its configuration, so that a refusal is reported before anything starts.
 
     Raises:
-        SettingsError: it refuses a property; its own words tell which, and why.
+        SettingsError: it refuses a property; its own words say which, and why.
     """
     try:
         Consumer(consumer_properties(settings), logger=LIBRDKAFKA_LOG).close()

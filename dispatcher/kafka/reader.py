@@ -79,12 +79,12 @@ class Reader:
         return self._consumer
 
     def is_positioned_at(self, ranges: Mapping[TopicPartition, Range]) -> bool:
-        """Whether it goes on where these ranges begin."""
+        """Whether it would continue where these ranges begin."""
         return self._positions == {partition: part.first for partition, part in ranges.items()}
 
     @property
     def is_positioned(self) -> bool:
-        """Whether it fetches something, for whoever comes back for it."""
+        """Whether it is fetching, for somebody who may return for the records."""
         return bool(self._positions)
 
     def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, may_wait: Callable[[float], bool]) -> Chunk:
@@ -108,7 +108,7 @@ class Reader:
         try:
             return self._read(ranges, max_bytes, may_wait)
         except Exception:
-            # Whatever it was, the consumer may stand behind records that nobody was given.
+            # Whatever it was, the consumer may be past records that nobody was given.
             self.close()
             raise
 
@@ -185,7 +185,7 @@ class Reader:
         return ()
 
     def rest(self) -> None:
-        """Fetch nothing more: nobody has come back for it."""
+        """Stop fetching: nobody has returned for the records."""
         if self._consumer is not None and self._positions:
             self._consumer.unassign()
         self._positions = {}
@@ -210,12 +210,12 @@ class Reader:
         self._consumer.assign([confluent_kafka.TopicPartition(*p, offset) for p, offset in positions.items()])
 
     def _finish(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
-        """Read no more of a partition: nobody wants what follows its range."""
+        """Stop reading a partition: nothing after its range is wanted."""
         self._stop_reading(left, partition)
         self._positions.pop(partition, None)
 
     def _give_up(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
-        """Read no more of a partition in this chunk: the rest of its range is asked for again later."""
+        """Stop reading a partition in this chunk: the rest of its range is requested later."""
         self._stop_reading(left, partition)
         self._unread.add(partition)
 

@@ -6,7 +6,7 @@ Rules of this module:
   the socket sets the pace, and a slow subscriber holds no more than one chunk.
 * A reader is held for one chunk, not for a whole replay, so a slow subscriber makes nobody wait. At most `concurrency`
   chunks are read at a time; clients in line take turns (`Turns`).
-* A reader that is asked to go on where it is positioned has the next records fetched already.
+* A reader that is asked to continue at its position has fetched the next records already.
 * Answers are by partition. One that gives nothing holds a reader for 50 ms while others are in line, and then rests
   (`Unreadable`): whoever asks for it has no answer, at once, and its leader is asked in the background whether it
   answers again. Readers are for partitions that are thought to be readable.
@@ -39,7 +39,7 @@ SERVE_SECONDS = 1.0
 """How often what idle clients have to say is taken."""
 
 REST_SECONDS = 5.0
-"""A reader that nobody comes back to for this long stops fetching."""
+"""A reader that nobody has used for this long stops fetching."""
 
 LOOKUPS = 4
 """Look-ups at a time."""
@@ -242,7 +242,7 @@ class Replays:
                             self._idle.insert(at, reader)
 
     def _may_be_wanted(self, reader: Reader) -> bool:
-        """Whether somebody may come back for the records that a positioned reader holds: it cannot be polled then."""
+        """Whether somebody may return for the records that a positioned reader holds: it must not be polled then."""
         return reader.is_positioned and time.monotonic() - self._idle_since.get(reader, -math.inf) < REST_SECONDS
 
 

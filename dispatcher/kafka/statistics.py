@@ -1,4 +1,4 @@
-"""What librdkafka's statistics say, as far as the dispatcher uses it (librdkafka: STATISTICS.md)."""
+"""The part of librdkafka's statistics that the dispatcher uses (librdkafka: STATISTICS.md)."""
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -58,14 +58,14 @@ def _parse(document: Mapping[str, Any]) -> ConsumerStatistics:
             TopicPartition(name, partition["partition"]): _fetch_statistics(partition, up)
             for name, topic in document.get("topics", {}).items()
             for partition in topic.get("partitions", {}).values()
-            # librdkafka keeps a partition -1 of its own for messages without one.
+            # librdkafka keeps an internal partition -1 for messages without one.
             if partition["partition"] >= 0
         },
     )
 
 
 def _fetch_statistics(partition: Mapping[str, Any], up: Container[int]) -> FetchStatistics:
-    # Of an earlier assignment, and of a broker that is away, librdkafka goes on to report what it knew last.
+    # librdkafka continues to report its last knowledge of earlier assignments and unreachable brokers.
     is_active = partition.get("fetch_state") == "active"
     is_fetched = is_active and partition.get("broker") in up
     return FetchStatistics(

@@ -20,7 +20,7 @@ BROKERS = 3
 """Brokers of a cluster when fewer are named: the others are found later."""
 
 WORKERS = 8
-"""Worker threads of ours: the poller, chunks, look-ups."""
+"""Our own worker threads: the poller, chunks, look-ups."""
 
 
 def threads_of(settings: Settings) -> int:

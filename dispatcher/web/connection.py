@@ -118,7 +118,7 @@ class Connection:
         return self._protocol is not None and self._protocol.has_unread_bytes
 
     def begin_stream(self) -> None:
-        """The app has answered with the head of a stream: let go of Hypercorn, and go on with the stream."""
+        """The app has sent the head of a stream: release Hypercorn, and continue with the stream."""
         self._ends = True
         self._requests.cancel()
 

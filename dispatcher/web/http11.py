@@ -1,7 +1,7 @@
 """Hypercorn's HTTP/1.1 protocol, up to the head of a stream's response.
 
 Hypercorn parses requests, runs the app, and writes response heads, short bodies and WebSocket handshakes. When the
-response turns out to be a stream, `Connection` goes on without it. What this class changes:
+response turns out to be a stream, `Connection` continues without it. What this class changes:
 
 * HTTP/2 is refused, by prior knowledge and by ``Upgrade: h2c``: Hypercorn buffers it without a bound.
 * permessage-deflate is not negotiated: it costs 107 KiB a connection and twice the CPU.
@@ -52,7 +52,7 @@ class Http11(H11Protocol):
         return self._status in STREAM_STATUSES and http.our_state in {h11.SEND_BODY, h11.SWITCHED_PROTOCOL}
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """``Upgrade: h2c`` is ignored, as RFC 9110 (7.8) allows: the answer comes in HTTP/1.1."""
+        """``Upgrade: h2c`` is ignored, as RFC 9110 (7.8) allows: the response is HTTP/1.1."""
 
     async def _create_stream(self, request: h11.Request) -> None:
         if request.method == b"PRI":

@@ -75,10 +75,10 @@ class Inbound:
         self._frames: FrameProtocol | None = None
         """Only while something is half read: most clients never send anything but pongs, one at a time."""
         self._message_bytes: int | None = None
-        """Bytes received so far of the message under way; None between messages."""
+        """Bytes received of the current message; None between messages."""
         self._on_message = on_message
         self._message = b""
-        """What was received of it, if somebody takes it."""
+        """The received part, if somebody takes messages."""
 
     def on_client_data(self, data: bytes, now: float) -> bytes | None:
         """Take what the client said; returns the answer to its last ping, if there was one.

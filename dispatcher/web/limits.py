@@ -22,7 +22,7 @@ SKEW_SECONDS = 60.0
 """How much further back than `max_since_seconds` is let pass: a client's clock may be late, and its request was."""
 
 BURST_SECONDS = 10
-"""A bucket of connects holds what comes in this time: pages of one office load together."""
+"""A bucket of connects holds this many seconds' worth: pages of one office load together."""
 
 UNBOUNDED = 2**62
 
@@ -138,7 +138,7 @@ class Entrance:
 
     Args:
         limits: What each may have.
-        proxies: Who is at the other end.
+        proxies: Identifies the client of a connection.
     """
 
     def __init__(self, limits: Limits, proxies: Proxies) -> None:

@@ -1,4 +1,4 @@
-"""The listening sockets: accepting goes on whatever an accept says, and rests when there are no descriptors."""
+"""The listening sockets: accepting continues whatever an accept returns, and pauses when descriptors run out."""
 
 import errno
 import math

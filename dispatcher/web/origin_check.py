@@ -68,7 +68,7 @@ def add_origin_check(app: Quart, policy: Policy, proxies: Proxies) -> None:
 
     @app.before_websocket
     async def check_websocket() -> TrioResponse | None:
-        # A refusal is an HTTP answer in place of the upgrade.
+        # A refusal is an HTTP response instead of the upgrade.
         g.verdict = decide(policy, FREE, "GET", websocket.path, websocket.headers, forwarded_host=host_of(websocket))
         return answered(websocket.path, g.verdict)
 

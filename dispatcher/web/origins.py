@@ -36,7 +36,7 @@ MAX_SHOWN = 200
 
 
 class Fields(Protocol):
-    """The header fields of a request; their names are in any case."""
+    """The header fields of a request; names are case-insensitive."""
 
     def getlist(self, key: str, /) -> list[str]:
         """The values of all fields with this name, in order."""
@@ -79,7 +79,7 @@ class Verdict:
     """What to do with a request."""
 
     status: int | None = None
-    """The status to answer with; None: the request goes on to its handler."""
+    """The status to answer with; None: the request is passed to its handler."""
     detail: str = ""
     """Why it is refused."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -101,11 +101,11 @@ def decide(
 
     Args:
         policy: What the settings allow.
-        free: Paths that any page may GET: what is there consumes nothing, and tells nothing that is secret.
+        free: Paths that any page may GET: they consume nothing and reveal no secret.
         method: Such as ``GET``; it is also the method of a WebSocket's handshake.
         path: Decoded, without the query.
         fields: The header fields.
-        forwarded_host: The ``Host`` that the client sent to a trusted proxy; it counts in place of the proxy's own.
+        forwarded_host: The ``Host`` that the client sent to a trusted proxy; it replaces the proxy's own.
     """
     is_read = method in {"GET", "HEAD"}
     if is_read and path in free:

@@ -28,7 +28,7 @@ NOBODY = ipaddress.IPv4Address(0)
 
 
 class Fields(Protocol):
-    """The header fields of a request; their names are in any case."""
+    """The header fields of a request; names are case-insensitive."""
 
     def getlist(self, key: str, /) -> list[str]:
         """The values of all fields with this name, in order."""

@@ -20,7 +20,7 @@ from dispatcher.errors import SettingsError, SettingsProblem, SubscriberStalledE
 from dispatcher.settings import Settings
 
 BUFFERS_PER_CALL = 1024
-"""Most buffers in one ``sendmsg``: Linux takes no more."""
+"""Maximum number of buffers in one ``sendmsg``: the limit of Linux."""
 
 TLS_RECORD_BYTES = 16 * 1024
 """What TLS encrypts at once (RFC 8446, section 5.1)."""
@@ -195,7 +195,7 @@ class Socket(Protocol):
 
 
 class PlainSocket:
-    """A socket as it is."""
+    """A plain socket."""
 
     name = "socket"
 

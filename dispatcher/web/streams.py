@@ -33,7 +33,7 @@ Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 
 
 class Stream(Protocol):
-    """What a handler leaves behind."""
+    """What a handler returns."""
 
     async def run(self) -> None:
         """Send until either side ends it, then end the answer."""
@@ -67,12 +67,12 @@ class Streaming(Protocol):
 
 
 class Farewell(Exception):  # noqa: N818 - no error: a client may leave
-    """The client has said something after which a stream cannot go on.
+    """The client has sent something after which the stream must end.
 
     Args:
         code: The close code to end with; None where the client named none.
         reason: The close reason to end with.
-        goodbye: What to tell the client before that; None: it has left by itself.
+        goodbye: What to send to the client before that; None: it has left by itself.
     """
 
     def __init__(self, code: int | None, reason: str, goodbye: Goodbye | None) -> None:
@@ -127,7 +127,7 @@ class SubscriberStream:
         session: The token that the stream is opened with, if one was needed.
 
     Raises:
-        UnavailableError: the replica takes no more subscribers.
+        UnavailableError: the replica accepts no more subscribers.
     """
 
     __slots__ = (
@@ -241,7 +241,7 @@ class SubscriberStream:
 
 
 class Tasks:
-    """The tasks of one connection while it serves requests, in place of Hypercorn's.
+    """The tasks of one connection while it serves requests, instead of Hypercorn's.
 
     Args:
         connection: Where a handler leaves its stream.
@@ -253,7 +253,7 @@ class Tasks:
         self._nursery = nursery
 
     def spawn(self, run: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Run something until the connection serves no more requests."""
+        """Run something while the connection serves requests."""
         self._nursery.start_soon(run, *arguments)
 
     async def spawn_app(

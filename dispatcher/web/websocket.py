@@ -76,7 +76,7 @@ def add_websocket(
                 session=session,
             )
         except TooManyError as error:
-            # In a browser too: it may not come back at once, and is to know why.
+            # A browser, too, must learn why, and must not reconnect at once.
             await _accept_and_close(subprotocol, too_many(str(error)), tell=True)
             return None
         except UnavailableError as error:
