@@ -1,9 +1,11 @@
 """Where to subscribe: the URL as people write it, made into what goes on the wire."""
 
+import re
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from ipaddress import IPv6Address
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 
@@ -15,6 +17,10 @@ from dispatcher.sansio.records import TopicPartition
 Transport = Literal["sse", "websocket"]
 
 _PATHS: dict[Transport, str] = {"sse": "/events", "websocket": "/ws"}
+_QUERY = "/%:@!$&'()*+,;=~-._?"
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
@@ -60,7 +66,11 @@ class Address:
         Raises:
             WrongAddressError: it leads nowhere, or from TLS to none.
         """
-        there, _, _ = _split(urljoin(self.url, location))
+        try:
+            joined = urljoin(self.url, location)
+        except ValueError as error:
+            raise WrongAddressError(f"{location!a} is not a URL: {error}") from None
+        there, _, _ = _split(joined)
         if self.secure and not there.secure:
             raise WrongAddressError(f"a redirect from TLS to {there.url}")
         kept = self.authorization if there.origin == self.origin else there.authorization
@@ -68,8 +78,8 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Subscribed:
-    """What a URL and its options come to."""
+class SubscriptionRequest:
+    """What a URL and its options amount to."""
 
     address: Address
     transport: Transport
@@ -84,11 +94,11 @@ def read_address(
     topics: Iterable[str] = (),
     since: str | int | datetime | None = None,
     last_event_id: str | None = None,
-) -> Subscribed:
-    """Make one of all that tells where to subscribe and from where on; options win over the URL's query.
+) -> SubscriptionRequest:
+    """Combine the URL and the options into one request; options override the URL's query.
 
     Raises:
-        WrongAddressError: something of it cannot be right; the message says what would be.
+        WrongAddressError: some part is wrong; the message says what would be right.
     """
     address, parts, parameters = _split(url)
     if transport == "auto":
@@ -103,6 +113,7 @@ def read_address(
         position = parse_position(last_event_id) if last_event_id else {}
     except MalformedPositionError as error:
         raise WrongAddressError(str(error)) from None
+    topics = [topics] if isinstance(topics, str) else topics
     named = list(topics) or [value for name, value in parameters if name == "topic"]
     query = [("topic", topic) for topic in named]
     if since is not None:
@@ -117,7 +128,7 @@ def read_address(
     target = quote(path + _PATHS[transport], safe="/%:@!$&'()*+,;=~-._")
     target += f"?{urlencode(query)}" if query else ""
     whole = Address(address.secure, address.host, address.port, target, address.authorization)
-    return Subscribed(whole, transport, position)
+    return SubscriptionRequest(whole, transport, position)
 
 
 def _split(url: str) -> tuple[Address, SplitResult, list[tuple[str, str]]]:
@@ -128,14 +139,53 @@ def _split(url: str) -> tuple[Address, SplitResult, list[tuple[str, str]]]:
         raise WrongAddressError(f"{url!a} is not a URL: {error}") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise WrongAddressError(f"{url!a} is not a URL of a dispatcher: use http://HOST:PORT")
+    host = _host(parts.hostname, url)
     authorization = None
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = f"Basic {b64encode(pair.encode()).decode()}"
-    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (f"?{parts.query}" if parts.query else "")
+    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    target += f"?{quote(parts.query, safe=_QUERY)}" if parts.query else ""
     secure = parts.scheme in {"https", "wss"}
-    address = Address(secure, parts.hostname, port or _PORTS[parts.scheme], target, authorization)
+    address = Address(secure, host, port or _PORTS[parts.scheme], target, authorization)
     return address, parts, parse_qsl(parts.query, keep_blank_values=True)
+
+
+def _host(name: str, url: str) -> str:
+    """As it goes into the request and to the name server: an address, or an ASCII name (RFC 3490)."""
+    try:
+        if ":" in name:
+            IPv6Address(name)
+            return name
+        host = name.encode("idna").decode()
+    except ValueError as error:
+        raise WrongAddressError(f"{url!a} has no host that a name server knows: {error}") from None
+    if not _HOST.fullmatch(host):
+        raise WrongAddressError(f"{url!a} has no host that a name server knows")
+    return host
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The same headers, if HTTP can carry them (RFC 9110, section 5.5).
+
+    Raises:
+        WrongAddressError: a name or a value has characters that no request may have.
+    """
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise WrongAddressError(f"{name!a}: {value!a} is not a header: use printable ASCII")
+    return dict(headers)
+
+
+def checked_seconds(**named: float) -> None:
+    """Check times to wait.
+
+    Raises:
+        WrongAddressError: one is negative, or no number.
+    """
+    for name, seconds in named.items():
+        if not seconds >= 0:
+            raise WrongAddressError(f"{name} is {seconds}: use a number of seconds")
 
 
 def _time(since: str | int | datetime) -> str:

@@ -1,45 +1,71 @@
-"""How long to wait before the next attempt: exponential, with full jitter.
+"""How long to wait before the next attempt: exponential, with full jitter, never at once for long.
 
-*Source*: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: of the ways to spread clients, the
-full jitter makes the least work for the server.
+*Source*: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: of the ways to spread clients, full
+jitter causes the least work for the server.
+
+``client.js`` has the same rules; docs/protocol.md, "When to reconnect", states them.
 """
 
 from collections.abc import Callable
+
+LIVED_SECONDS = 5.0
+"""A stream that lasted this long after its first state worked: what failed before it is forgotten."""
+
+QUICK_ATTEMPTS = 3
+"""Attempts in a row that may follow each other as the server asks, even at once."""
+
+FLOOR_SECONDS = 1.0
+"""After those no wait is shorter than this, whatever the server says; with jitter up to twice as long."""
 
 
 class Backoff:
     """Counts attempts that failed in a row.
 
     Args:
-        base_seconds: The most that the first wait takes, until the server's ``retry`` says otherwise.
-        most_seconds: The most that any wait takes.
-        random: A number from 0 to 1.
+        base_seconds: The upper limit of the first wait, until the server's ``retry`` says otherwise.
+        max_seconds: The upper limit of any wait that the server did not ask for.
+        random: Returns a number from 0 to 1.
     """
 
-    def __init__(self, base_seconds: float, most_seconds: float, random: Callable[[], float]) -> None:
+    def __init__(self, base_seconds: float, max_seconds: float, random: Callable[[], float]) -> None:
         self._base_seconds = base_seconds
-        self._most_seconds = most_seconds
+        self._max_seconds = max_seconds
         self._random = random
+        self._began_at: float | None = None
+        self._short = 0
+        """Attempts in a row whose stream did not live for a while, or that brought none."""
         self.failures = 0
-        """Attempts in a row that brought nothing."""
+        """Attempts in a row that brought no state."""
 
     def set_base(self, seconds: float) -> None:
-        """The server said ``retry:``."""
-        self._base_seconds = min(seconds, self._most_seconds)
+        """The server sent ``retry:``."""
+        self._base_seconds = min(max(seconds, 0.0), self._max_seconds)
 
-    def succeeded(self) -> None:
-        """The server streams: the next failure is the first one again."""
+    def began(self, now: float) -> None:
+        """A state was received."""
         self.failures = 0
+        if self._began_at is None:
+            self._began_at = now
 
-    def failed(self, after_seconds: float | None = None) -> float:
-        """One more attempt brought nothing, or a stream ended; returns how many seconds to wait.
+    def ended(self, now: float, asked_seconds: float | None = None) -> float:
+        """The attempt is over; returns how many seconds to wait before the next one.
 
         Args:
-            after_seconds: What the server asked for: kept to, as it has spread its clients already. It asks for no wait
-                at all only of who was too slow, and only the first time.
+            now: On the same clock as that of `began`.
+            asked_seconds: What the server asked for. A wait of zero, which it asks of clients that were too slow, is
+                honoured the first time only.
         """
-        self.failures += 1
-        if after_seconds or (after_seconds is not None and self.failures == 1):
-            return after_seconds
-        # 2.0 ** 30 times any base is above any limit.
-        return self._random() * min(self._most_seconds, self._base_seconds * 2.0 ** min(self.failures - 1, 30))
+        began_at, self._began_at = self._began_at, None
+        if began_at is None:
+            self.failures += 1
+        elif now - began_at >= LIVED_SECONDS:
+            self._short = 0
+        self._short += 1
+        if asked_seconds or (asked_seconds is not None and self._short == 1):
+            seconds = asked_seconds
+        else:
+            # 2.0 ** 30 times any base is above any limit.
+            seconds = self._random() * min(self._max_seconds, self._base_seconds * 2.0 ** min(self._short - 1, 30))
+        if self._short > QUICK_ATTEMPTS:
+            seconds = max(seconds, min(FLOOR_SECONDS, self._max_seconds) * (1 + self._random()))
+        return seconds

@@ -1,6 +1,7 @@
 """Reads what a dispatcher says (docs/protocol.md), the same for both transports.
 
-What a later version may add is passed over; what this one promises and does not keep is a `WrongServerError`.
+What a later version may add is ignored; what this version promises and does not keep is a `MalformedMessageError`.
+Nothing of it is trusted: topics, partitions and offsets are within Kafka's own limits before anybody sees them.
 """
 
 from base64 import b64decode
@@ -9,33 +10,37 @@ from typing import Any, cast
 
 import orjson
 
-from dispatcher.client.errors import WrongServerError
+from dispatcher.client.errors import MalformedMessageError
 from dispatcher.client.events import (
-    ComeBack,
+    Fail,
     Gap,
-    GiveUp,
-    Heard,
     Heartbeat,
+    Received,
+    Reconnect,
     Record,
     RetryTime,
     State,
-    StateHeard,
     StateName,
+    StateReceived,
 )
 from dispatcher.client.outcomes import closed
 from dispatcher.client.sse_parser import ServerEvent
-from dispatcher.sansio.compact_position import MARK
+from dispatcher.sansio.compact_position import MARK, MAX_OFFSET, MAX_PARTITION
+from dispatcher.sansio.position import is_topic
+
+MIN_HEARTBEAT_SECONDS = 0.01
+"""A server that announces less is not cut off for it."""
 
 _NAMES = {"streaming": "live", "catching-up": "", "rebalancing": "", "waiting": "", "broker-down": ""}
 
 
-def read_event(event: ServerEvent) -> list[Heard]:
+def read_event(event: ServerEvent) -> list[Received]:
     """One block of an SSE stream with ``format=envelope``.
 
     Raises:
-        WrongServerError: no dispatcher says this.
+        MalformedMessageError: no dispatcher says this.
     """
-    heard: list[Heard] = []
+    heard: list[Received] = []
     if event.retry_ms is not None:
         heard.append(RetryTime(event.retry_ms / 1000))
     if event.data is None:
@@ -48,16 +53,16 @@ def read_event(event: ServerEvent) -> list[Heard]:
     return heard
 
 
-def read_message(text: str) -> list[Heard]:
+def read_message(text: str) -> list[Received]:
     """One message of a WebSocket.
 
     Raises:
-        WrongServerError: no dispatcher says this.
+        MalformedMessageError: no dispatcher says this.
     """
     message = _object(text)
     kind = message.get("type")
     if kind == "records":
-        heard: list[Heard] = []
+        heard: list[Received] = []
         for record in _checked(lambda m: list(m["records"]), message):
             heard += _checked(_record, record)
         # One position for the whole message, or one in each record.
@@ -70,10 +75,10 @@ def read_message(text: str) -> list[Heard]:
 def _checked(read: Any, payload: Any) -> Any:
     try:
         return read(payload)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         shown = ascii(str(payload)[:80])
-        raise WrongServerError(
-            f"this is not what a dispatcher says: {shown} ({type(error).__name__}: {error})"
+        raise MalformedMessageError(
+            f"this is not what a dispatcher says: {shown} ({type(error).__name__}: {ascii(str(error))[:200]})"
         ) from None
 
 
@@ -83,13 +88,29 @@ def _object(text: str) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         payload = None
     if not isinstance(payload, dict):
-        raise WrongServerError(f"this is not what a dispatcher says: {text[:80]!a}")
+        raise MalformedMessageError(f"this is not what a dispatcher says: {text[:80]!a}")
     return payload
 
 
-def _record(payload: Mapping[str, Any]) -> list[Heard]:
+def _topic(payload: Mapping[str, Any]) -> str:
+    """Names go on into the next request and to people: only what Kafka itself allows is taken."""
+    topic = payload["topic"]
+    if not isinstance(topic, str) or not is_topic(topic):
+        raise ValueError("no topic has this name")
+    return topic
+
+
+def _integer(payload: Mapping[str, Any], name: str, least: int, most: int) -> int:
+    value = payload[name]
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} is not a number from {least} to {most}")
+    return value
+
+
+def _record(payload: Mapping[str, Any]) -> list[Received]:
     """A record, and the position after it where its id does not begin with the record's own pair."""
-    topic, partition, offset = str(payload["topic"]), int(payload["partition"]), int(payload["offset"])
+    topic, partition = _topic(payload), _integer(payload, "partition", 0, MAX_PARTITION)
+    offset = _integer(payload, "offset", 0, MAX_OFFSET)
     event_id = payload.get("id") or ""
     is_compact = event_id.startswith(f"{topic}:{MARK}")
     record = Record(
@@ -112,29 +133,32 @@ def _bytes(payload: Mapping[str, Any], name: str) -> bytes | None:
     return b64decode(payload[f"{name}_base64"], validate=True)
 
 
-def _state(payload: Mapping[str, Any]) -> Heard:
+def _state(payload: Mapping[str, Any]) -> Received:
     said = str(payload["state"])
     # A state of a later version is shown by its own name.
     name = cast("StateName", _NAMES.get(said) or said)
     assigned = {str(topic): tuple(map(int, numbers)) for topic, numbers in (payload.get("assigned") or {}).items()}
     seconds = payload.get("heartbeat_seconds")
-    heartbeat_seconds = float(seconds) if seconds is not None and 0 < float(seconds) < 86_400 else None
+    is_usable = isinstance(seconds, int | float) and 0 < seconds < 86_400
+    heartbeat_seconds = max(float(seconds or 0), MIN_HEARTBEAT_SECONDS) if is_usable else None
     state = State(name, replica=str(payload["replica"]), assigned=assigned)
-    return StateHeard(state, heartbeat_seconds, str(payload.get("id") or ""))
+    return StateReceived(state, heartbeat_seconds, str(payload.get("id") or ""))
 
 
-def _gap(payload: Mapping[str, Any]) -> Heard:
+def _gap(payload: Mapping[str, Any]) -> Received:
     return Gap(
-        str(payload["topic"]),
-        int(payload["partition"]),
-        int(payload["from"]),
-        int(payload["to"]),
+        _topic(payload),
+        _integer(payload, "partition", 0, MAX_PARTITION),
+        _integer(payload, "from", 0, MAX_OFFSET),
+        _integer(payload, "to", -1, MAX_OFFSET),
         str(payload["reason"]),
     )
 
 
-def _goodbye(payload: Mapping[str, Any]) -> ComeBack | GiveUp:
-    return closed(int(payload["code"]), str(payload["reason"]), retry_seconds=float(payload["retry_ms"]) / 1000)
+def _goodbye(payload: Mapping[str, Any]) -> Reconnect | Fail:
+    retry_ms = payload.get("retry_ms")
+    retry_seconds = float(retry_ms) / 1000 if isinstance(retry_ms, int | float) else None
+    return closed(_integer(payload, "code", 0, 65_535), str(payload.get("reason") or ""), retry_seconds)
 
 
 _CONTROLS = {"state": _state, "gap": _gap, "goodbye": _goodbye}

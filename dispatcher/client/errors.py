@@ -1,4 +1,4 @@
-"""What a subscription raises when coming back cannot help; all that passes by itself is told as a state."""
+"""What a subscription raises when reconnecting cannot help; whatever passes by itself is a state with a reason."""
 
 from typing import ClassVar
 
@@ -16,7 +16,13 @@ class WrongAddressError(SubscriptionError, ValueError):
 
 
 class WrongServerError(SubscriptionError):
-    """Something answers there, and it is not a dispatcher: a page, another protocol, a certificate nobody trusts."""
+    """Something answers there that is not a dispatcher: a page, another protocol, an untrusted certificate."""
+
+
+class MalformedMessageError(WrongServerError):
+    """The server sent something that no dispatcher sends. The subscription reconnects, and says so as a state."""
+
+    retriable = True
 
 
 class RefusedError(SubscriptionError):
@@ -37,8 +43,8 @@ class RefusedError(SubscriptionError):
 
 
 class NotAllowedError(RefusedError):
-    """HTTP 401 and 403, codes 4401 and 4403: who asks must be somebody else, or say who they are."""
+    """HTTP 401 and 403, codes 4401 and 4403: the caller needs credentials, or other ones."""
 
 
 class UnreachableError(SubscriptionError):
-    """As many attempts in a row as were allowed came to nothing; the message tells why the last one did."""
+    """The allowed number of attempts in a row brought nothing; the message has the reason of the last one."""

@@ -96,7 +96,7 @@ class Dated:
 
 
 @dataclass(frozen=True, slots=True)
-class StateHeard:
+class StateReceived:
     """A state as the server tells it."""
 
     state: State
@@ -122,7 +122,7 @@ class RetryTime:
 
 
 @dataclass(frozen=True, slots=True)
-class ComeBack:
+class Reconnect:
     """The connection is over; another one may do better."""
 
     reason: str
@@ -131,23 +131,23 @@ class ComeBack:
 
 
 @dataclass(frozen=True, slots=True)
-class GoTo:
+class Redirect:
     """A redirect."""
 
     location: str
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class Fail:
     """Coming back cannot help."""
 
     error: SubscriptionError
 
 
-Verdict = ComeBack | GoTo | GiveUp
+Outcome = Reconnect | Redirect | Fail
 """How a connection ended: the last thing that is heard of it."""
 
-Heard = Dated | Opened | Record | Gap | StateHeard | Heartbeat | RetryTime | ComeBack | GoTo | GiveUp
+Received = Dated | Opened | Record | Gap | StateReceived | Heartbeat | RetryTime | Reconnect | Redirect | Fail
 
 
 def partition_of(item: Record | Gap) -> TopicPartition:

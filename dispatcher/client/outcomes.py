@@ -3,6 +3,7 @@
 *Source*: the tables "Codes" and "Limits and refusals" of docs/protocol.md.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -11,13 +12,15 @@ from http import HTTPStatus
 import orjson
 
 from dispatcher.client.errors import NotAllowedError, RefusedError, WrongServerError
-from dispatcher.client.events import ComeBack, GiveUp, GoTo, Verdict
+from dispatcher.client.events import Fail, Outcome, Reconnect, Redirect
 
-MOST_ASKED_SECONDS = 3600.0
+MAX_ASKED_SECONDS = 3600.0
 """A server that wants to be left alone for longer is asked again after this."""
 
 _AT_ONCE = {4408}
 _FOR_GOOD = {1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403}
+"""Every other code passes, also those that only a later version knows."""
+
 _NOT_ALLOWED = {401, 403, 4401, 4403}
 _PASSING = {408, 425, 429}
 """Statuses of clients' errors that pass by themselves."""
@@ -25,7 +28,7 @@ _PASSING = {408, 425, 429}
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
-def closed(code: int, reason: str, retry_seconds: float | None = None) -> ComeBack | GiveUp:
+def closed(code: int, reason: str, retry_seconds: float | None = None) -> Reconnect | Fail:
     """The server ended the stream with a goodbye, or a close frame.
 
     Args:
@@ -35,14 +38,13 @@ def closed(code: int, reason: str, retry_seconds: float | None = None) -> ComeBa
     """
     if code in _FOR_GOOD:
         kind = NotAllowedError if code in _NOT_ALLOWED else RefusedError
-        return GiveUp(kind(reason or "the server gave no reason", code=code))
+        return Fail(kind(reason or "the server gave no reason", code=code))
     if code in _AT_ONCE:
-        return ComeBack(reason or "the server found us too slow", 0.0)
-    after_seconds = None if retry_seconds is None else min(max(retry_seconds, 0.0), MOST_ASKED_SECONDS)
-    return ComeBack(reason or f"the server closed the connection with {code}", after_seconds)
+        return Reconnect(reason or "the server found us too slow", 0.0)
+    return Reconnect(reason or f"the server closed the connection with {code}", _bounded(retry_seconds))
 
 
-def answered(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
+def answered(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """The server answered with something else than a stream.
 
     Args:
@@ -52,15 +54,15 @@ def answered(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
     """
     if status in _REDIRECTS:
         location = headers.get("location")
-        return GoTo(location) if location else GiveUp(WrongServerError(f"HTTP {status} without a Location"))
+        return Redirect(location) if location else Fail(WrongServerError(f"HTTP {status} without a Location"))
     reason = _reason(status, headers, body)
     if status in _PASSING or status >= 500:
-        return ComeBack(f"HTTP {status}: {reason}", retry_after_seconds(headers))
+        return Reconnect(f"HTTP {status}: {reason}", retry_after_seconds(headers))
     if status >= 400:
         kind = NotAllowedError if status in _NOT_ALLOWED else RefusedError
-        return GiveUp(kind(reason, status=status))
+        return Fail(kind(reason, status=status))
     kind_of_content = headers.get("content-type", "nothing")
-    return GiveUp(WrongServerError(f"HTTP {status} with {kind_of_content}: this is not a dispatcher's stream"))
+    return Fail(WrongServerError(f"HTTP {status} with {kind_of_content}: this is not a dispatcher's stream"))
 
 
 def server_time_ms(headers: Mapping[str, str]) -> float | None:
@@ -75,12 +77,17 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """``Retry-After`` (RFC 9110, section 10.2.3); a date counts from the ``Date`` of the same answer."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdecimal():
-        return min(float(value), MOST_ASKED_SECONDS)
+        return _bounded(float(value[:15]))
     try:
         wait: timedelta = parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
-    return min(max(wait.total_seconds(), 0.0), MOST_ASKED_SECONDS)
+    return _bounded(wait.total_seconds())
+
+
+def _bounded(seconds: float | None) -> float | None:
+    """A wait that a server asked for, within limits; None where it is no number."""
+    return None if seconds is None or math.isnan(seconds) else min(max(seconds, 0.0), MAX_ASKED_SECONDS)
 
 
 def _reason(status: int, headers: Mapping[str, str], body: bytes) -> str:

@@ -3,53 +3,30 @@
 Rules of this module:
 
 * One task reads and reconnects; the caller's takes what it has read. Between them is one chunk of at most
-  `RECEIVE_BYTES`, so a slow caller slows the server down (whose history, and Kafka, wait for it).
+  `connection.RECEIVE_BYTES`, so a slow caller slows the server down (whose history, and Kafka, wait for it).
 * What a caller has not taken yet is not in `Subscription.position`.
-* A deadline guards every wait for the server, none guards a wait for the caller.
 """
 
 import logging
 import random
 import ssl
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Self
 
 import trio
 
-from dispatcher.client.address import Subscribed, read_address
+from dispatcher.client.address import SubscriptionRequest, checked_headers, checked_seconds, read_address
 from dispatcher.client.backoff import Backoff
-from dispatcher.client.dialing import ByteStream, dial, hang_up
-from dispatcher.client.errors import SubscriptionError, UnreachableError, WrongServerError
-from dispatcher.client.events import (
-    ComeBack,
-    Dated,
-    Gap,
-    GiveUp,
-    GoTo,
-    Heard,
-    Heartbeat,
-    Opened,
-    Record,
-    RetryTime,
-    State,
-    StateHeard,
-    Verdict,
-)
-from dispatcher.client.first_attempt import FirstAttempt
-from dispatcher.client.seen import Seen
-from dispatcher.client.transports import Transport, make_transport
-from dispatcher.errors import MalformedPositionError
+from dispatcher.client.connection import Connector
+from dispatcher.client.errors import SubscriptionError, UnreachableError
+from dispatcher.client.events import Fail, Gap, Heartbeat, Received, Record, RetryTime, State, StateReceived
+from dispatcher.client.resume_position import ResumePosition
 
 log = logging.getLogger("dispatcher.client")
-
-RECEIVE_BYTES = 64 * 1024
-MOST_REDIRECTS = 5
-HEARTBEAT_SECONDS = 15.0
-"""Until a state names it."""
 
 Event = Record | Gap | State
 _Item = Record | Gap | State | Heartbeat
@@ -78,9 +55,9 @@ async def subscribe(
             async for record in stream:
                 print(record.offset, record.text)
 
-    It connects within the block, again and again as it has to: it resumes where it was, on whatever replica answers,
-    and passes over repeats. The iteration never ends by itself. An exception of the block arrives as it was raised,
-    not in a group.
+    It connects within the block, and again whenever a connection ends: it resumes where it was, on whatever replica
+    answers, and drops repeats. The iteration never ends by itself. An exception of the block is raised as it was, not
+    in a group.
 
     Args:
         url: ``http://host:port``; with ``/events`` or ``/ws`` if you like, and with the query of docs/protocol.md.
@@ -100,27 +77,52 @@ async def subscribe(
     Raises:
         WrongAddressError: at once, when an argument cannot be right.
     """
-    subscribed = read_address(url, transport=transport, topics=topics, since=since, last_event_id=last_event_id)
+    request = read_address(url, transport=transport, topics=topics, since=since, last_event_id=last_event_id)
+    checked_seconds(
+        connect_timeout_seconds=connect_timeout_seconds,
+        first_wait_seconds=first_wait_seconds,
+        max_wait_seconds=max_wait_seconds,
+    )
     stream = Subscription(
-        subscribed,
-        headers=dict(headers or {}),
+        request,
+        headers=checked_headers(headers or {}),
         ssl_context=ssl_context,
         connect_timeout_seconds=connect_timeout_seconds,
         backoff=Backoff(first_wait_seconds, max_wait_seconds, random.random),
         max_failures=max_failures,
     )
-    failed: Exception | None = None
+    failed: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream._run)  # noqa: SLF001 - its other half
         try:
             yield stream
-        except Exception as error:  # noqa: BLE001 - raised again below, outside of the nursery that would wrap it
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # noqa: BLE001 - also GeneratorExit: raised below, outside of the nursery that would wrap it
             failed = error
         finally:
             stream._close()  # noqa: SLF001
             nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStatistics:
+    """Counts since the start of a subscription, and what it holds now."""
+
+    state: str
+    attempts: int
+    failures: int
+    """Attempts in a row that brought no state."""
+    received_bytes: int
+    records: int
+    repeats: int
+    gaps: int
+    waiting: int
+    """Chunks and items that were received and that the caller has not taken."""
+    partitions: int
+    """Partitions that the position names."""
 
 
 class Subscription:
@@ -136,29 +138,25 @@ class Subscription:
 
     def __init__(
         self,
-        subscribed: Subscribed,
+        request: SubscriptionRequest,
         *,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         ssl_context: ssl.SSLContext | None,
         connect_timeout_seconds: float,
         backoff: Backoff,
         max_failures: int | None,
     ) -> None:
-        self._subscribed = subscribed
-        self._headers = headers
-        self._ssl_context = ssl_context
-        self._connect_timeout_seconds = connect_timeout_seconds
+        self._connector = Connector(request, headers, ssl_context, connect_timeout_seconds, self._deliver)
         self._backoff = backoff
         self._max_failures = max_failures
-        self._heard = Seen(subscribed.position)
+        self._heard = ResumePosition(request.position)
         """What connections brought: from here they resume."""
-        self._taken = Seen(subscribed.position)
+        self._taken = ResumePosition(request.position)
         """What the caller took."""
         self._send, self._receive = trio.open_memory_channel[list[_Item]](1)
         self._ready: deque[_Item] = deque()
-        self._heartbeat_seconds = HEARTBEAT_SECONDS
-        self._first_attempt: FirstAttempt | None = None
         self._error: SubscriptionError | None = None
+        self._records = self._gaps = 0
         self.state = State("connecting")
         """As of now: it may be ahead of what was taken. In order with the records it comes from `events`."""
         self.repeats = 0
@@ -171,6 +169,20 @@ class Subscription:
         Store it when you are done with a record: then a crash of yours repeats records, and loses none.
         """
         return self._taken.format()
+
+    def statistics(self) -> "SubscriptionStatistics":
+        """What happened since the start."""
+        return SubscriptionStatistics(
+            state=self.state.name,
+            attempts=self._connector.attempts,
+            failures=self._backoff.failures,
+            received_bytes=self._connector.received_bytes,
+            records=self._records,
+            repeats=self.repeats,
+            gaps=self._gaps,
+            waiting=len(self._ready) + self._receive.statistics().current_buffer_used,
+            partitions=len(self._heard),
+        )
 
     def __aiter__(self) -> Self:
         return self
@@ -221,96 +233,39 @@ class Subscription:
         with self._send:
             await self._tell(self.state)
             while True:
-                verdict = await self._connect()
-                if isinstance(verdict, GiveUp):
-                    self._error = verdict.error
-                    await self._tell(State("closed", str(verdict.error)))
+                outcome = await self._connector.attempt(self._heard.format())
+                if isinstance(outcome, Fail):
+                    self._error = outcome.error
+                    await self._tell(State("closed", str(outcome.error)))
                     return
-                seconds = self._backoff.failed(verdict.after_seconds)
+                seconds = self._backoff.ended(trio.current_time(), outcome.after_seconds)
                 if self._max_failures is not None and self._backoff.failures > self._max_failures:
                     self._error = UnreachableError(
-                        f"{self._backoff.failures} attempts in a row came to nothing; the last: {verdict.reason}"
+                        f"{self._backoff.failures} attempts in a row came to nothing; the last: {outcome.reason}"
                     )
                     await self._tell(State("closed", str(self._error)))
                     return
-                await self._tell(State("reconnecting", verdict.reason, retry_in_seconds=seconds))
+                await self._tell(State("reconnecting", outcome.reason, retry_in_seconds=seconds))
                 await trio.sleep(seconds)
 
-    async def _connect(self) -> ComeBack | GiveUp:
-        """One attempt, redirects and all."""
-        address, headers = self._subscribed.address, self._headers
-        if self._first_attempt is None:
-            self._first_attempt = FirstAttempt(time.time() * 1000)
-        elif not self._heard.format():
-            # Records that were dispatched meanwhile, perhaps to an earlier connection, are sent again.
-            address = address.with_since(self._first_attempt.since_ms)
-        deadline = trio.current_time() + self._connect_timeout_seconds
-        for _ in range(MOST_REDIRECTS + 1):
-            transport = make_transport(self._subscribed.transport, address, self._heard.format(), headers)
-            stream: ByteStream | None = None
-            try:
-                with trio.fail_at(deadline):
-                    stream = await dial(address, self._ssl_context)
-                    await stream.send_all(transport.begin())
-                verdict = await self._listen(stream, transport, deadline)
-            except trio.TooSlowError:
-                return ComeBack(f"no answer within {self._connect_timeout_seconds:g} s")
-            except (OSError, trio.BrokenResourceError) as error:
-                return _cannot_connect(error)
-            except (WrongServerError, MalformedPositionError) as error:
-                return GiveUp(error if isinstance(error, WrongServerError) else WrongServerError(str(error)))
-            finally:
-                if stream is not None:
-                    hang_up(stream)
-            if not isinstance(verdict, GoTo):
-                return verdict
-            try:
-                there = address.follow(verdict.location)
-            except SubscriptionError as error:
-                return GiveUp(error)
-            if there.origin != address.origin:
-                headers = {}
-            address = there
-        return GiveUp(WrongServerError(f"more than {MOST_REDIRECTS} redirects, the last to {address.url}"))
-
-    async def _listen(self, stream: ByteStream, transport: Transport, deadline: float) -> Verdict:
-        """Hand out what comes until the connection ends."""
-        opened = False
-        self._heartbeat_seconds = HEARTBEAT_SECONDS
-        while True:
-            seconds = 2 * self._heartbeat_seconds
-            with trio.move_on_at(trio.current_time() + seconds if opened else deadline) as patience:
-                try:
-                    data = bytes(await stream.receive_some(RECEIVE_BYTES))
-                except trio.BrokenResourceError:
-                    data = b""
-            if patience.cancelled_caught:
-                if not opened:
-                    raise trio.TooSlowError
-                return ComeBack(f"no sign of life for {seconds:g} s")
-            heard = transport.receive(data)
-            if replies := transport.to_send():
-                # Before the caller has its time. When it cannot be sent, reading will tell why.
-                with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
-                    await stream.send_all(replies)
-            opened = opened or any(isinstance(item, Opened) for item in heard)
-            if items := [item for each in heard for item in self._sift(each)]:
+    async def _deliver(self, received: Sequence[Received]) -> None:
+        items: list[_Item] = []
+        try:
+            for each in received:
+                items += self._note(each)
+        finally:
+            # An id that is malformed ends the connection; the records before it are noted, so they have to go on.
+            if items:
                 await self._send.send(items)
-            last = heard[-1] if heard else None
-            if isinstance(last, (ComeBack, GoTo, GiveUp)):
-                return last
 
-    def _sift(self, heard: Heard) -> list[_Item]:
+    def _note(self, heard: Received) -> list[_Item]:
         """Take note of what was heard, and return what is for the caller."""
-        if isinstance(heard, StateHeard):
-            self._backoff.succeeded()
-            self._heartbeat_seconds = heard.heartbeat_seconds or HEARTBEAT_SECONDS
+        if isinstance(heard, StateReceived):
+            self._backoff.began(trio.current_time())
             self.state = heard.state
             self._heard.move_to(heard.id)
             return [Heartbeat(heard.id), heard.state]
-        if isinstance(heard, Dated) and self._first_attempt is not None:
-            self._first_attempt.server_said(heard.server_ms, time.time() * 1000)
-        elif isinstance(heard, RetryTime):
+        if isinstance(heard, RetryTime):
             self._backoff.set_base(heard.seconds)
         elif isinstance(heard, (Record, Gap, Heartbeat)):
             return self._new(heard)
@@ -319,12 +274,15 @@ class Subscription:
     def _new(self, item: Record | Gap | Heartbeat) -> list[_Item]:
         """The item, unless it is a repeat."""
         if isinstance(item, Gap):
+            self._gaps += 1
             self._heard.gap(item)
         elif isinstance(item, Heartbeat):
             self._heard.move_to(item.id)
         elif not self._heard.record(item):
             self.repeats += 1
             return []
+        else:
+            self._records += 1
         return [item]
 
     async def _tell(self, state: State) -> None:
@@ -344,15 +302,3 @@ class Events:
     async def __anext__(self) -> Event:
         """The next record, gap or state."""
         return await self._subscription._next()  # noqa: SLF001 - its other half
-
-
-def _cannot_connect(error: OSError | trio.BrokenResourceError) -> ComeBack | GiveUp:
-    cause: BaseException = error
-    while isinstance(cause, BaseExceptionGroup) or cause.__cause__ is not None:
-        # trio says that all addresses failed, and why each did below it.
-        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return GiveUp(WrongServerError(f"its certificate is not trusted: {cause.verify_message}"))
-    if isinstance(cause, ssl.SSLError):
-        return ComeBack(f"no TLS there: {cause.reason or cause}")
-    return ComeBack(f"no connection: {getattr(cause, 'strerror', None) or cause}")

@@ -17,7 +17,7 @@ from dispatcher.client.address import Address
 from dispatcher.client.address import Transport as TransportName
 from dispatcher.client.decoding import read_event, read_message
 from dispatcher.client.errors import WrongServerError
-from dispatcher.client.events import ComeBack, Dated, GiveUp, GoTo, Heard, Opened
+from dispatcher.client.events import Dated, Fail, Opened, Received, Reconnect, Redirect
 from dispatcher.client.outcomes import answered, closed, server_time_ms
 from dispatcher.client.sse_parser import MAX_EVENT_BYTES, SseParser
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL
@@ -34,7 +34,7 @@ class Transport(Protocol):
     def begin(self) -> bytes:
         """The request."""
 
-    def receive(self, data: bytes) -> list[Heard]:
+    def receive(self, data: bytes) -> list[Received]:
         """Take bytes, none for the end of the connection; a verdict, if there is one, is heard last.
 
         Raises:
@@ -72,7 +72,7 @@ class SseTransport:
         self._http = h11.Connection(h11.CLIENT)
         self._events = SseParser()
         self._answer: _Answer | None = None
-        self._preface = _Preface()
+        self._preface = _HttpCheck()
         self._opened = False
 
     def begin(self) -> bytes:
@@ -83,9 +83,9 @@ class SseTransport:
         """See `Transport`: HTTP has nothing to answer."""
         return b""
 
-    def receive(self, data: bytes) -> list[Heard]:
+    def receive(self, data: bytes) -> list[Received]:
         """See `Transport`."""
-        heard: list[Heard] = []
+        heard: list[Received] = []
         self._preface.check(data)
         try:
             self._http.receive_data(data)
@@ -98,15 +98,15 @@ class SseTransport:
                     for block in self._events.feed(bytes(event.data)):
                         heard += read_event(block)
                 elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
-                    heard.append(self._answer.end() if self._answer else ComeBack("the server ended the stream"))
-                if heard and isinstance(heard[-1], (ComeBack, GiveUp, GoTo)):
+                    heard.append(self._answer.end() if self._answer else Reconnect("the server ended the stream"))
+                if heard and isinstance(heard[-1], (Reconnect, Fail, Redirect)):
                     break
         except h11.RemoteProtocolError as error:
             # The end of a connection within a message is told in this way, too.
             heard.append(_broken(error, opened=self._opened, ended=not data))
         return heard
 
-    def _begin_answer(self, response: h11.Response, heard: list[Heard]) -> None:
+    def _begin_answer(self, response: h11.Response, heard: list[Received]) -> None:
         headers = _headers(response.headers)
         heard += _dated(headers)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -133,7 +133,7 @@ class WebSocketTransport:
         self._opened = False
         self._answer: _Answer | None = None
         self._replies = b""
-        self._preface = _Preface()
+        self._preface = _HttpCheck()
 
     def begin(self) -> bytes:
         """See `Transport`."""
@@ -144,24 +144,24 @@ class WebSocketTransport:
         replies, self._replies = self._replies, b""
         return replies
 
-    def receive(self, data: bytes) -> list[Heard]:
+    def receive(self, data: bytes) -> list[Received]:
         """See `Transport`."""
-        heard: list[Heard] = []
+        heard: list[Received] = []
         self._preface.check(data)
         try:
             self._ws.receive_data(data or None)
             for event in self._ws.events():
                 heard += self._hear(event)
-                if heard and isinstance(heard[-1], (ComeBack, GiveUp, GoTo)):
+                if heard and isinstance(heard[-1], (Reconnect, Fail, Redirect)):
                     return heard
         except ProtocolError as error:
             heard.append(_broken(error, opened=self._opened, ended=not data))
-        if not data and not (heard and isinstance(heard[-1], (ComeBack, GiveUp, GoTo))):
-            heard.append(self._answer.end() if self._answer else ComeBack(_CUT))
+        if not data and not (heard and isinstance(heard[-1], (Reconnect, Fail, Redirect))):
+            heard.append(self._answer.end() if self._answer else Reconnect(_CUT))
         return heard
 
-    def _hear(self, event: wsproto.events.Event) -> list[Heard]:
-        heard: list[Heard] = []
+    def _hear(self, event: wsproto.events.Event) -> list[Received]:
+        heard: list[Received] = []
         if isinstance(event, wsproto.events.AcceptConnection):
             self._opened = True
             heard = [*_dated(_headers(event.extra_headers)), Opened()]
@@ -172,7 +172,7 @@ class WebSocketTransport:
         elif isinstance(event, wsproto.events.CloseConnection):
             if self._ws.state is ConnectionState.REMOTE_CLOSING:
                 self._replies += self._ws.send(event.response())
-            heard = [ComeBack(_CUT) if event.code == 1006 else closed(int(event.code), event.reason or "")]
+            heard = [Reconnect(_CUT) if event.code == 1006 else closed(int(event.code), event.reason or "")]
         elif isinstance(event, wsproto.events.RejectConnection):
             headers = _headers(event.headers)
             self._answer = _Answer(event.status_code, headers)
@@ -183,7 +183,7 @@ class WebSocketTransport:
                 heard = [self._answer.end()]
         return heard
 
-    def _hear_text(self, part: wsproto.events.TextMessage) -> list[Heard]:
+    def _hear_text(self, part: wsproto.events.TextMessage) -> list[Received]:
         self._text.append(part.data)
         self._text_size += len(part.data)
         if self._text_size > MAX_EVENT_BYTES:
@@ -194,7 +194,7 @@ class WebSocketTransport:
         return read_message(text)
 
 
-class _Preface:
+class _HttpCheck:
     """Whoever speaks HTTP begins like this; who does not may say so little that h11 would wait for more."""
 
     def __init__(self) -> None:
@@ -221,12 +221,12 @@ class _Answer:
         self._headers = headers
         self._body = b""
 
-    def add(self, data: bytes | bytearray) -> list[Heard]:
+    def add(self, data: bytes | bytearray) -> list[Received]:
         """A part of its body; enough of it is the end."""
         self._body += data
         return [self.end()] if len(self._body) >= MAX_BODY_BYTES else []
 
-    def end(self) -> Heard:
+    def end(self) -> Received:
         """What it means."""
         return answered(self._status, self._headers, self._body[:MAX_BODY_BYTES])
 
@@ -235,13 +235,13 @@ def _headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
-def _dated(headers: Mapping[str, str]) -> list[Heard]:
+def _dated(headers: Mapping[str, str]) -> list[Received]:
     server_ms = server_time_ms(headers)
     return [] if server_ms is None else [Dated(server_ms)]
 
 
-def _broken(error: Exception, *, opened: bool, ended: bool) -> ComeBack | GiveUp:
+def _broken(error: Exception, *, opened: bool, ended: bool) -> Reconnect | Fail:
     """Bytes that break the protocol: something went wrong on the way, or what answers speaks another one."""
     if ended or opened:
-        return ComeBack(_CUT if ended else f"the stream broke: {error}")
-    return GiveUp(WrongServerError(f"what answers does not speak HTTP/1.1 as it should: {error}"))
+        return Reconnect(_CUT if ended else f"the stream broke: {error}")
+    return Fail(WrongServerError(f"what answers does not speak HTTP/1.1 as it should: {error}"))

@@ -24,7 +24,7 @@ from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 from dispatcher.client import Gap, Record, State, Subscription, subscribe
-from dispatcher.client.seen import Seen
+from dispatcher.client.resume_position import ResumePosition
 from dispatcher.client.timestamps import time_of_day
 from dispatcher.sansio.position import parse_position
 
@@ -76,7 +76,7 @@ class Tail:
         self._console = Console(highlight=False, soft_wrap=True)
         self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self._write = self._writer(options.form or ("pretty" if self._terminal else "json"))
-        self._written = Seen(parse_position(options.from_id) if options.from_id else None)
+        self._written = ResumePosition(parse_position(options.from_id) if options.from_id else None)
         self._left = options.count
 
     @property

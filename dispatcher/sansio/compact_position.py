@@ -33,8 +33,8 @@ MAX_PARTITIONS = 8192
 """Most partitions that one position may name: without a bound, ten characters could spell a range of a billion."""
 
 _VERSION = 1
-_MAX_PARTITION = 2**31 - 1
-_MAX_OFFSET = 2**63 - 1
+MAX_PARTITION = 2**31 - 1
+MAX_OFFSET = 2**63 - 1
 _LARGE_BYTES = 5800
 """More bytes than this come near the longest id, and are worth a second try."""
 
@@ -104,8 +104,8 @@ def read_compact(text: str) -> Iterator[tuple[int, int]]:
         left -= len(partitions)
         low = reader.varint() - 1
         offsets = reader.numbers(len(partitions))
-        if low + max(offsets) > _MAX_OFFSET:
-            raise _wrong(f"names an offset above {_MAX_OFFSET}")
+        if low + max(offsets) > MAX_OFFSET:
+            raise _wrong(f"names an offset above {MAX_OFFSET}")
         for partition, offset in zip(partitions, offsets, strict=True):
             yield partition, low + offset
 
@@ -155,8 +155,8 @@ class _Reader:
             following = first + self.varint() + 1
             if following - first + len(partitions) > most:
                 raise _wrong(f"names more than {MAX_PARTITIONS} partitions")
-            if following - 1 > _MAX_PARTITION:
-                raise _wrong(f"names a partition above {_MAX_PARTITION}")
+            if following - 1 > MAX_PARTITION:
+                raise _wrong(f"names a partition above {MAX_PARTITION}")
             partitions += range(first, following)
         return partitions
 

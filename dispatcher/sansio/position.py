@@ -17,7 +17,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 from dispatcher.errors import MalformedPositionError
-from dispatcher.sansio.compact_position import MARK, MAX_PARTITIONS, read_compact, spell_compact, spell_ranges
+from dispatcher.sansio.compact_position import (
+    MARK,
+    MAX_OFFSET,
+    MAX_PARTITION,
+    MAX_PARTITIONS,
+    read_compact,
+    spell_compact,
+    spell_ranges,
+)
 from dispatcher.sansio.records import TopicPartition
 
 MAX_POSITION_CHARACTERS = 8192
@@ -31,8 +39,11 @@ PLAIN_CHARACTERS = 4096
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
-_MAX_PARTITION = 2**31 - 1
-_MAX_OFFSET = 2**63 - 1
+
+
+def is_topic(text: str) -> bool:
+    """Whether Kafka lets a topic have this name."""
+    return _TOPIC.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def parse_position(text: str) -> dict[TopicPartition, int]:
@@ -52,7 +63,7 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
         topic, colon, pairs = topic_position.partition(":")
         if not colon:
             raise MalformedPositionError(f"{_shown(topic_position)} lacks the ':' between topic and partitions")
-        if not _TOPIC.fullmatch(topic) or topic in {".", ".."}:
+        if not is_topic(topic):
             raise MalformedPositionError(f"{_shown(topic)} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
         for number, offset in read_compact(pairs) if pairs.startswith(MARK) else _plain_pairs(pairs):
             partition = TopicPartition(topic, number)
@@ -69,8 +80,8 @@ def _plain_pairs(pairs: str) -> Iterator[tuple[int, int]]:
         number, equals, offset = pair.partition("=")
         if not equals:
             raise MalformedPositionError(f"{_shown(pair)} lacks the '=' between partition and offset")
-        partition = _number(number, "a partition: use 0", _MAX_PARTITION)
-        yield partition, -1 if offset == "-1" else _number(offset, "an offset: use -1, or 0", _MAX_OFFSET)
+        partition = _number(number, "a partition: use 0", MAX_PARTITION)
+        yield partition, -1 if offset == "-1" else _number(offset, "an offset: use -1, or 0", MAX_OFFSET)
 
 
 def shortest_position(position: Mapping[TopicPartition, int]) -> str:

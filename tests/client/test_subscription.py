@@ -1,7 +1,8 @@
 """What a Trio program can rely on: cancellation, errors, backpressure, TLS, and where headers go."""
 
+import math
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -11,9 +12,19 @@ import pytest
 import trio
 import trio.testing
 
-from dispatcher.client import Gap, RefusedError, State, UnreachableError, WrongAddressError, WrongServerError, subscribe
+from dispatcher.client import (
+    Gap,
+    Record,
+    RefusedError,
+    State,
+    UnreachableError,
+    WrongAddressError,
+    WrongServerError,
+    subscribe,
+)
+from dispatcher.client.address import read_address
 from dispatcher.client.decoding import read_message
-from dispatcher.client.events import StateHeard
+from dispatcher.client.events import StateReceived
 from dispatcher.errors import DispatcherError
 from dispatcher.sansio.position import parse_position
 from testbed.certificate import certificate
@@ -315,15 +326,15 @@ async def test_a_slow_name_server() -> None:
     ],
 )
 async def test_what_no_dispatcher_says(said: bytes) -> None:
-    """It gives up rather than to hand out what it does not understand."""
+    """It is a reason to try again, later and later, and never handed out; the last attempt has it in its error."""
 
     async def answer(stream: trio.abc.Stream, _: bytes) -> None:
         await stream.send_all(HEAD + said)
         await trio.sleep_forever()
 
     with trio.fail_after(60):
-        async with serving(answer) as host, subscribe(f"http://{host}") as stream:
-            with pytest.raises(WrongServerError):
+        async with serving(answer) as host, subscribe(f"http://{host}", max_failures=0) as stream:
+            with pytest.raises(UnreachableError, match=r"dispatcher says|event id|does not begin with|lacks"):
                 await anext(stream)
 
 
@@ -343,7 +354,7 @@ def test_a_message_that_no_dispatcher_sends(message: dict[str, Any]) -> None:
 
     def hear() -> None:
         for heard in read_message(orjson.dumps(message).decode()):
-            assert isinstance(heard, StateHeard)
+            assert isinstance(heard, StateReceived)
             parse_position(heard.id)
 
     with pytest.raises(DispatcherError):
@@ -386,3 +397,81 @@ async def test_states_and_gaps_come_in_order_with_the_records() -> None:
         *("connecting", "live", "Record", "Record", "Gap", "Record", "Record", "reconnecting", "live", "Record")
     ]
     assert stream.repeats == 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://[bad", "http://a..b/", "gopher://x/", "http://host:99999/", "http://ho st/", "", "http://\u2100.example/"],
+)
+async def test_a_redirect_to_nowhere(location: str) -> None:
+    """The server is wrong: an error of the client's own, with the address in it."""
+
+    async def answer(stream: trio.abc.Stream, _: bytes) -> None:
+        head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+        await stream.send_all(head.encode())
+
+    with trio.fail_after(60):
+        async with serving(answer) as host, subscribe(f"http://{host}") as stream:
+            with pytest.raises(WrongServerError, match=r"redirect|Location"):
+                await anext(stream)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("http://a..b", {}),
+        ("http://[::zz]", {}),
+        (f"http://{'a' * 64}.example", {}),
+        ("http://127.0.0.1", {"headers": {"X": "\u00e9"}}),
+        ("http://127.0.0.1", {"headers": {"X": "a\r\nY: b"}}),
+        ("http://127.0.0.1", {"headers": {"X Y": "a"}}),
+        ("http://127.0.0.1", {"connect_timeout_seconds": math.nan}),
+        ("http://127.0.0.1", {"first_wait_seconds": -1.0}),
+        ("http://127.0.0.1", {"last_event_id": "t:0=1;t:0=1"}),
+    ],
+)
+async def test_what_cannot_be_asked_is_an_error_at_once(url: str, options: dict[str, Any]) -> None:
+    """Before anything is sent, as one error and not in a group."""
+    with pytest.raises(WrongAddressError):
+        async with subscribe(url, **options):
+            pass  # pragma: no cover
+
+
+def test_an_international_name_is_asked_for_in_ascii() -> None:
+    """RFC 3490: so do name servers and the Host header know it."""
+    address = read_address("http://b\u00fccher.example:81/?topic=\u00fc").address
+    assert (address.host, address.authority) == ("xn--bcher-kva.example", "xn--bcher-kva.example:81")
+    assert address.target.isascii()
+
+
+async def test_records_before_a_wrong_id_are_handed_out_once() -> None:
+    """They came in the same bytes; the next connection is asked for what follows them."""
+    asked: list[bytes] = []
+
+    async def answer(stream: trio.abc.Stream, request: bytes) -> None:
+        asked.append(request)
+        said = records("a:0=1") + b"id: a:0=~\n\n" if len(asked) == 1 else records("a:0=2")
+        await stream.send_all(HEAD + said)
+        await trio.sleep_forever()
+
+    with trio.fail_after(60):
+        async with serving(answer) as host, subscribe(f"http://{host}", **QUICK) as stream:
+            assert [(await anext(stream)).offset for _ in range(2)] == [1, 2]
+            assert stream.statistics().attempts == 2
+            assert (stream.statistics().records, stream.statistics().partitions) == (2, 1)
+    assert b"Last-Event-ID: a:0=1\r\n" in asked[1]
+
+
+async def test_a_generator_around_it_may_be_closed() -> None:
+    """GeneratorExit is no error of anybody, and comes out as itself, not in a group."""
+    async with case_server() as server:
+
+        async def generate() -> AsyncGenerator[Record, None]:
+            async with subscribe(f"{server.url}/plain/generator/events") as stream:
+                async for record in stream:
+                    yield record
+
+        with trio.fail_after(60):
+            generator = generate()
+            assert (await anext(generator)).offset == 0
+            await generator.aclose()

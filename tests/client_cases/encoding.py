@@ -31,6 +31,8 @@ def payload(step: dict[str, Any], form: str, heartbeat_seconds: float) -> bytes:
         data = encoders.encode_gap(*(content[name] for name in ("topic", "partition", "from", "to", "reason")))
     elif kind == "goodbye":
         data = encoders.encode_goodbye(content["code"], content["reason"], content["retry_ms"])
+    elif kind == "say":
+        data = _said(content, step["data"], step.get("id"), websocket=websocket)
     elif kind == "unknown":
         data = _unknown(content, step.get("id"), websocket=websocket)
     elif kind == "record":
@@ -57,6 +59,18 @@ def _state(step: dict[str, Any], form: str, heartbeat_seconds: float) -> bytes:
     lines = [f"retry: {step['retry']}"] if "retry" in step else []
     lines += [f"id: {event_id}"] if event_id else []
     return "\n".join([*lines, "event: state", f"data: {json.dumps(content)}", "", ""]).encode()
+
+
+def _said(name: str, content: Any, event_id: str | None, *, websocket: bool) -> bytes:
+    """What no dispatcher says, under the name of something that it does say."""
+    named = {"id": event_id} if event_id else {}
+    if websocket:
+        said = {"records": [content | named]} if name == "records" else content | named
+        return json.dumps({"type": name} | said).encode()
+    lines = [f"id: {event_id}"] if event_id else []
+    lines += [] if name in {"records", "heartbeat"} else [f"event: {name}"]
+    lines += [] if name == "heartbeat" else [f"data: {json.dumps(content)}"]
+    return "\n".join([*lines, "", ""]).encode()
 
 
 def _unknown(name: str, event_id: str | None, *, websocket: bool) -> bytes:

@@ -11,18 +11,27 @@
 //   connection that a proxy kept silent comes again.
 // * Offsets above 2^53 are exact in ids and in the text of a message, and rounded in what JSON.parse makes of it.
 // * An attempt ends once, with one reason. What comes after that is not heard.
+// * No server makes a storm: "When to reconnect" of docs/protocol.md, the same as the Python client's.
+// * Nothing from a server is trusted: names and numbers are checked before they are kept, handed out or sent on.
 // * fetch, not EventSource: that hides statuses and heartbeats, and gives up for good on errors that pass.
 
 const HEARTBEAT_MS = 15_000; // until a state names another
 const OPEN_MS = 10_000; // for the first state: a browser may ask on a connection that died while it was kept
 const RETRY_MS = 1000;
 const MAX_RETRY_MS = 30_000;
+const MAX_ASKED_MS = 3_600_000; // a server that asks for a longer wait is tried again after this
+const LIVED_MS = 5000; // a stream that lasted this long worked: what failed before it is forgotten
+const QUICK_ATTEMPTS = 3; // attempts in a row that may follow each other as the server asks, even at once
+const FLOOR_MS = 1000; // after those no wait is shorter, whatever the server says
+const MAX_REDIRECTS = 5;
+const MAX_EVENT_CHARACTERS = 64 * 1024 * 1024;
+const MAX_REASON_CHARACTERS = 500;
+const MAX_BODY_CHARACTERS = 16 * 1024; // of a response that is no stream, for the reason in it
 const SAVE_MS = 250;
 const SINCE_MARGIN_MS = 60_000; // how much earlier than the first attempt `since` is, by this machine's clock alone
 const DATED_MARGIN_MS = 5000; // the same by the server's clock, from which those of brokers may differ
 const MAX_ID_CHARACTERS = 8192;
-const FOR_GOOD = [1002, 1003, 1007, 1008, 1009]; // and 44xx but for PASSING: what this client sends is wrong
-const PASSING = [4408, 4419]; // it was too slow; its token has ended
+const FOR_GOOD = [1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403]; // every other code passes
 const PLAIN_CHARACTERS = 4096; // longer positions are spelled compactly
 const MAX_PARTITIONS = 8192; // that a position may name: ten characters can spell a range of a billion
 const MAX_PARTITION = 2 ** 31 - 1;
@@ -43,6 +52,10 @@ const WORDS = {
 /** What an id says, by `topic:partition`; throws when it is not a position. docs/protocol.md, "Event ids". */
 export function parsePosition(id) {
   if (typeof id !== "string" || !id || id.length > MAX_ID_CHARACTERS) throw new Error("an id of a wrong length");
+  return pairsOf(id);
+}
+
+function pairsOf(id) {
   const position = new Map();
   for (const part of id.split(";")) {
     const colon = part.indexOf(":");
@@ -169,8 +182,12 @@ function formatPosition(pairs) {
   return compact.length <= MAX_ID_CHARACTERS && pairs.length <= MAX_PARTITIONS ? compact : undefined;
 }
 
-/** Subscribe to a dispatcher. `client.d.ts` tells every option. */
-export function subscribe(url, options = {}) {
+/** Storage keys of the streams that are open: two with one key would resume where the other one was. */
+const streams = new Set();
+
+/** Subscribe to a dispatcher. `client.d.ts` has every option. */
+export function subscribe(url, options) {
+  options ??= {};
   const { onRecord, onState, onGap, transport = "auto", storageKey } = options;
   const seen = new Map();
   const place = new Map();
@@ -182,6 +199,8 @@ export function subscribe(url, options = {}) {
   let aheadMs = -SINCE_MARGIN_MS; // from that to the `since` of later attempts
   let closed = false;
   let worked = false; // the attempt under way has brought something
+  let livesSince; // when it brought its first state
+  let storage; // the key that this stream has to itself
   let told = {};
   let suffix; // what follows the own pair in an id, and whose: it is the same for all records of a batch
   let saving;
@@ -240,12 +259,12 @@ export function subscribe(url, options = {}) {
   function save() {
     clearTimeout(saving);
     saving = undefined;
-    // A page may be denied its storage: then a reload does not resume, and that is all.
-    guarded(() => sessionStorage.setItem(storageKey, position()));
+    // A page may be denied its storage, or have filled it: then a reload does not resume, and that is all.
+    if (storage && place.size) guarded(() => sessionStorage.setItem(storage, position()));
   }
 
   function moved() {
-    if (storageKey) saving ??= setTimeout(save, SAVE_MS);
+    if (storage && !closed) saving ??= setTimeout(save, SAVE_MS);
   }
 
   function passed(id) {
@@ -256,7 +275,8 @@ export function subscribe(url, options = {}) {
 
   function take({ id, ...record }, digits) {
     worked = true;
-    const name = `${record.topic}:${record.partition}`;
+    const name = nameOf(record);
+    if (!(Number.isInteger(record.offset) && record.offset >= 0)) throw new Error("a record without an offset");
     const [own, partition = name, exact = digits ?? record.offset] = OWN_PAIR.exec(id) ?? [];
     const offset = BigInt(exact);
     const isOther = partition !== name || Number(offset) !== record.offset || !(own || !id || id.startsWith(`${record.topic}:~`));
@@ -275,12 +295,15 @@ export function subscribe(url, options = {}) {
   }
 
   function miss(gap, text) {
-    const partition = `${gap.topic}:${gap.partition}`;
-    const to = BigInt(/"to":\s*(-?\d+)/.exec(text)[1]);
-    for (const map of [seen, place]) {
-      if (gap.reason === "recreated") map.set(partition, to); // another log, whose offsets start over
-      else raise(map, partition, to);
-    }
+    const partition = nameOf(gap);
+    const to = BigInt(/"to":\s*(-1|\d+)/.exec(text)?.[1] ?? MAX_OFFSET + 1n);
+    const isGap = Number.isInteger(gap.from) && gap.from >= 0 && Number(to) === gap.to && to <= MAX_OFFSET;
+    if (!isGap) throw new Error("a gap without offsets");
+    if (gap.reason === "recreated") {
+      // Another log, whose offsets start over.
+      move(seen, partition, to);
+      move(place, partition, to);
+    } else raise(place, partition, to);
     suffix = undefined;
     call(onGap, gap);
     moved();
@@ -293,6 +316,13 @@ export function subscribe(url, options = {}) {
     return digits.length === records.length ? digits : [];
   }
 
+  /** The partition of a record or a gap: names go on into the next request, so only what Kafka allows is taken. */
+  function nameOf({ topic, partition }) {
+    const isName = typeof topic === "string" && TOPIC.test(topic) && Number.isInteger(partition);
+    if (!isName || partition < 0 || partition > MAX_PARTITION) throw new Error("a name that no partition has");
+    return `${topic}:${partition}`;
+  }
+
   // What the server says, whatever carries it.
 
   /** Types and members that only a later version knows are ignored. */
@@ -300,14 +330,18 @@ export function subscribe(url, options = {}) {
     worked = true;
     if (type === "heartbeat" || type === "records") passed(id);
     else if (type === "state") {
+      const { state, replica, assigned, heartbeat_seconds: seconds } = message;
+      if (typeof state !== "string") throw new Error("a state without a name");
       passed(id);
-      heartbeatMs = message.heartbeat_seconds * 1000 || heartbeatMs;
-      const { state, replica, assigned } = message;
+      livesSince ??= Date.now();
+      if (seconds > 0 && seconds < 86_400) heartbeatMs = seconds * 1000;
       tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {} });
     } else if (type === "gap") {
       miss(message, text);
     } else if (type === "goodbye") {
-      finish(`${message.reason} (${message.code})`, message.code, message.code === 4408 ? 0 : message.retry_ms);
+      const { code, reason, retry_ms } = message;
+      if (!Number.isInteger(code)) throw new Error("a goodbye without a code");
+      finish(`${reason ?? "the server gave no reason"} (${code})`, code, code === 4408 ? 0 : retry_ms);
     }
   }
 
@@ -324,6 +358,8 @@ export function subscribe(url, options = {}) {
     const { topics = [], since } = options;
     const target = new URL(url, globalThis.location?.href);
     const query = target.searchParams;
+    if (!/^(http|ws)s?:$/.test(target.protocol)) throw new Error(`no dispatcher has an address of ${target.protocol}`);
+    target.protocol = target.protocol.replace(/^ws/, "http"); // fetch has no other
     target.pathname = target.pathname.replace(/(\/(events|ws)?)?$/, `/${name}`);
     for (const topic of [topics].flat()) query.append("topic", topic);
     if (since !== undefined) query.set("since", since instanceof Date ? +since : since);
@@ -332,31 +368,50 @@ export function subscribe(url, options = {}) {
     return target;
   }
 
+  /** The response to a request for events. Headers of the page's own go to no other origin, wherever a redirect leads. */
+  async function request(target, signal) {
+    const id = position();
+    let { headers } = options;
+    const { credentials } = options;
+    for (let redirects = 0; ; redirects += 1) {
+      const user = target.username && decodeURIComponent(target.username);
+      const password = decodeURIComponent(target.password);
+      target.username = target.password = "";
+      if (user) headers = { Authorization: `Basic ${btoa(`${user}:${password}`)}`, ...headers };
+      const response = await fetch(target, {
+        headers: { Accept: "text/event-stream", ...headers, ...(id && { "Last-Event-ID": id }) },
+        credentials,
+        cache: "no-store",
+        redirect: headers ? "manual" : "follow",
+        signal,
+      });
+      if (response.type !== "opaqueredirect" && ![301, 302, 303, 307, 308].includes(response.status)) return response;
+      if (redirects === MAX_REDIRECTS) return finish("more redirects than anybody should follow", 4400);
+      // Browsers do not say where a redirect leads, but they follow it, and say where they came.
+      const there = new URL((await fetch(target, { method: "HEAD", credentials, cache: "no-store", signal })).url);
+      if (there.origin !== target.origin) headers = undefined;
+      target = there;
+    }
+  }
+
   async function viaEvents(target, signal) {
     target.searchParams.set("format", "envelope");
-    const id = position();
-    const { headers, credentials } = options;
-    const response = await fetch(target, {
-      headers: { Accept: "text/event-stream", ...headers, ...(id && { "Last-Event-ID": id }) },
-      credentials,
-      cache: "no-store",
-      signal,
-    });
+    const response = await request(target, signal);
+    if (signal.aborted) return;
     const { status } = response;
     const serverMs = Date.parse(response.headers.get("Date"));
     if (serverMs) aheadMs = serverMs - Date.now() - DATED_MARGIN_MS;
     const type = response.headers.get("Content-Type") ?? "nothing";
-    if (status !== 200 || !type.startsWith("text/event-stream")) {
+    const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
+    if (status !== 200 || !type.startsWith("text/event-stream") || !reader) {
       let reason = status === 200 ? `the response is ${type}, not an event stream` : `HTTP ${status}`;
-      if (type.includes("json")) reason += `: ${(await response.json()).detail}`;
+      if (type.includes("json")) reason += await detailOf(reader);
       const passes = status >= 500 || [408, 425, 429].includes(status);
-      const seconds = response.headers.get("Retry-After");
-      return finish(reason, passes ? 0 : 4400, seconds > 0 ? seconds * 1000 : undefined);
+      return finish(reason, passes ? 0 : 4400, retryAfterMs(response.headers, serverMs));
     }
     alive();
     opened();
     const parse = eventParser(signal);
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { done, value } = await reader.read();
       if (done || signal.aborted) return finish("the stream ended");
@@ -365,9 +420,32 @@ export function subscribe(url, options = {}) {
     }
   }
 
+  /** What a problem (RFC 9457) says, if it is one: the body is somebody's, and may be anything. */
+  async function detailOf(reader) {
+    let text = "";
+    try {
+      for (let part = await reader.read(); !part.done && text.length < MAX_BODY_CHARACTERS; part = await reader.read()) {
+        text += part.value;
+      }
+      const { detail, title } = JSON.parse(text);
+      return typeof (detail || title) === "string" ? `: ${(detail || title).slice(0, MAX_REASON_CHARACTERS)}` : "";
+    } catch {
+      return "";
+    }
+  }
+
+  /** Seconds, or a date, which counts from the date of the same response. */
+  function retryAfterMs(headers, serverMs) {
+    const value = headers.get("Retry-After") ?? "";
+    if (/^\d+(\.\d+)?$/.test(value)) return value * 1000;
+    const ms = Date.parse(value) - serverMs;
+    return Number.isNaN(ms) ? undefined : ms;
+  }
+
   /** Takes text in pieces, cut anywhere, and hears the events in it. */
   function eventParser(signal) {
-    let rest = "";
+    let rest = []; // the beginning of a line
+    let held = 0; // about how many characters of an event that is not whole yet
     let cr = false; // the last piece ended with \r: a \n at the beginning of the next one belongs to it
     let id, type, data;
     function dispatch() {
@@ -383,27 +461,36 @@ export function subscribe(url, options = {}) {
     return (text) => {
       const lines = (cr && text.startsWith("\n") ? text.slice(1) : text).split(/\r\n?|\n/);
       cr = text.endsWith("\r");
-      lines[0] = rest + lines[0];
-      rest = lines.pop();
+      // Joined only when the line is whole: a long line may arrive in thousands of pieces.
+      rest.push(lines[0]);
+      held += text.length;
+      if (lines.length > 1) {
+        lines[0] = rest.join("");
+        rest = [lines.pop()];
+      } else lines.pop();
       for (const line of lines) {
         if (signal.aborted) return;
         if (!line) {
           dispatch();
           id = type = data = undefined;
+          held = rest[0].length;
           continue;
         }
         const colon = line.indexOf(":");
         const name = colon < 0 ? line : line.slice(0, colon);
         const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
         if (name === "data") data = data === undefined ? value : `${data}\n${value}`;
-        else if (name === "id") id = value;
+        else if (name === "id" && !value.includes("\0")) id = value;
         else if (name === "event") type = value;
-        else if (name === "retry" && /^\d+$/.test(value)) retryMs = +value;
+        else if (name === "retry" && /^\d+$/.test(value)) retryMs = Math.min(value, MAX_RETRY_MS);
       }
+      if (held > MAX_EVENT_CHARACTERS) finish("an event of more than 64 million characters", 4400);
     };
   }
 
   async function viaWebSocket(target, signal) {
+    if (!globalThis.WebSocket) return finish("there is no WebSocket here: use transport sse", 4400);
+    if (target.username) return finish("a WebSocket cannot send the user and password of an address", 4400);
     target.protocol = target.protocol.replace("http", "ws");
     const id = position();
     if (id) target.searchParams.set("last_event_id", id);
@@ -415,6 +502,7 @@ export function subscribe(url, options = {}) {
     socket.onmessage = ({ data }) => {
       alive();
       guarded(() => {
+        if (typeof data !== "string") throw new Error("a binary message");
         const { type, ...message } = JSON.parse(data);
         const records = type === "records" ? message.records : [];
         const digits = exactly(records, data);
@@ -437,12 +525,14 @@ export function subscribe(url, options = {}) {
   }
 
   /** Ends an attempt that a page of another origin may have been refused: browsers tell pages no more than "failed". */
-  async function unreached(signal) {
+  async function unreached(signal, error) {
     const { headers, credentials } = options;
     const { host, origin } = address("events");
     const own = globalThis.location?.origin;
     const answers = (name, init) => fetch(address(name), { ...init, signal }).then(() => true, () => false);
     let reason = "no connection";
+    // Node says why, browsers say "Failed to fetch"; with a code it is the network.
+    if (!own && error && !error.cause?.code) reason += `: ${error.cause?.message ?? error.message}`;
     if (
       own &&
       own !== origin &&
@@ -465,12 +555,12 @@ export function subscribe(url, options = {}) {
       const abort = new AbortController();
       let watching;
       worked = false;
+      livesSince = undefined;
       finish = (reason, code = 0, waitMs, isSilent = false) => {
         if (abort.signal.aborted) return;
         clearTimeout(watching);
         abort.abort();
-        const isFinal = FOR_GOOD.includes(code) || (code >= 4400 && !PASSING.includes(code));
-        resolve({ reason, waitMs, isSilent, isFinal });
+        resolve({ reason, waitMs, isSilent, isFinal: FOR_GOOD.includes(code) });
       };
       function watch() {
         // The clock on the wall goes on while a laptop sleeps: the first look after that finds a long silence.
@@ -488,14 +578,19 @@ export function subscribe(url, options = {}) {
         (error) => finish(error.message, 4400),
       );
       const via = overWebSocket ? viaWebSocket : viaEvents;
-      if (target) via(target, abort.signal).catch(() => unreached(abort.signal));
+      if (target) via(target, abort.signal).catch((error) => abort.signal.aborted || unreached(abort.signal, error));
     });
   }
 
   async function run() {
     await null; // the page has the stream before it hears of it
     let failures = 0;
+    let short = 0; // attempts in a row whose stream did not live for a while
     if (!closed) tell("connecting", "requesting a stream");
+    if (!closed && wrong) {
+      tell("closed", wrong);
+      return close();
+    }
     while (!closed) {
       const { reason, waitMs, isSilent, isFinal } = await attempt();
       if (closed) return;
@@ -504,9 +599,16 @@ export function subscribe(url, options = {}) {
         return close();
       }
       failures = worked ? 0 : failures + 1;
+      if (Date.now() - livesSince >= LIVED_MS) short = 0;
+      short += 1;
       // A proxy that keeps back what it should pass on looks like a silent server.
       if (transport === "auto" && !worked) overWebSocket = !overWebSocket && isSilent;
-      const retry_ms = Math.round(waitMs ?? Math.random() * Math.min(MAX_RETRY_MS, retryMs * 2 ** failures));
+      const isAsked = waitMs > 0 || (waitMs <= 0 && short === 1); // of clients that were too slow it asks no wait
+      let retry_ms = isAsked
+        ? Math.min(Math.max(waitMs, 0), MAX_ASKED_MS)
+        : Math.random() * Math.min(MAX_RETRY_MS, retryMs * 2 ** Math.min(short - (worked ? 1 : 0), 30));
+      if (short > QUICK_ATTEMPTS) retry_ms = Math.max(retry_ms, FLOOR_MS * (1 + Math.random()));
+      retry_ms = Math.round(retry_ms);
       tell(globalThis.navigator?.onLine === false ? "offline" : "reconnecting", reason, { retry_ms, failures });
       await new Promise((resolve) => {
         const timer = setTimeout(resolve, retry_ms);
@@ -535,17 +637,24 @@ export function subscribe(url, options = {}) {
   function close() {
     if (closed) return;
     closed = true;
+    if (storage) streams.delete(storage);
     for (const name in listeners) globalThis.removeEventListener?.(name, listeners[name]);
     save();
     finish?.("");
     hurry?.();
   }
 
-  const stored = options.position ?? (storageKey && guarded(() => sessionStorage.getItem(storageKey)));
-  guarded(() => {
-    merge(stored);
-    merge(stored, seen);
-  });
+  if (storageKey !== undefined && streams.has(`${storageKey}`)) {
+    report(new Error(`another stream of this page keeps its position under storageKey ${storageKey}: this one keeps none`));
+  } else if (storageKey) streams.add((storage = `${storageKey}`));
+  const stored = options.position ?? (storage && guarded(() => sessionStorage.getItem(storage)));
+  let wrong; // what the page gave as a position and is none: to begin elsewhere would lose records
+  guarded(
+    () => {
+      for (const map of [place, seen]) for (const [partition, offset] of pairsOf(stored)) map.set(partition, offset);
+    },
+    (error) => (wrong = options.position && `position: ${error.message}`),
+  );
   for (const name in listeners) globalThis.addEventListener?.(name, listeners[name]);
   run();
   return {

@@ -12,7 +12,7 @@ from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
 
 
-class Seen:
+class ResumePosition:
     """Where to resume, and which records came.
 
     These are two things. An id also names partitions of which this client got nothing, since they were quiet: it
@@ -60,11 +60,15 @@ class Seen:
         """What a gap names will not come. Behind ``recreated`` the log is another one, and offsets begin again."""
         partition = partition_of(gap)
         if gap.reason == "recreated":
-            self._came.pop(partition, None)
+            self._came[partition] = gap.to_offset
             self._move(partition, gap.to_offset)
             self._suffix = ("", "")
         elif gap.to_offset > self._offsets.get(partition, -1):
             self._move(partition, gap.to_offset)
+
+    def __len__(self) -> int:
+        """How many partitions it names."""
+        return len(self._offsets)
 
     def format(self) -> str:
         """The position as an event id, empty while nothing was seen.

@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher.client.events import Gap, Record
-from dispatcher.client.seen import Seen
+from dispatcher.client.resume_position import ResumePosition
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, parse_position
 from dispatcher.sansio.records import TopicPartition
@@ -18,14 +18,14 @@ def record(event_id: str, topic: str = "t") -> Record:
 
 def test_repeats_are_known_by_the_first_pair() -> None:
     """What is not above the highest offset of its partition came before."""
-    seen = Seen()
+    seen = ResumePosition()
     ids = ["t:0=5", "t:1=0,0=5", "t:0=5,1=0", "t:0=4,1=0", "t:0=7,1=0", "t:1=0,0=7", "t:1=1,0=7"]
     assert [seen.record(record(event_id)) for event_id in ids] == [True, True, False, False, True, False, True]
 
 
 def test_partitions_of_other_replicas_are_kept() -> None:
     """An id that does not name them takes nothing away."""
-    seen = Seen(parse_position("t:0=10,1=20"))
+    seen = ResumePosition(parse_position("t:0=10,1=20"))
     seen.record(record("t:2=0"))
     seen.record(record("t:0=11,2=0"))
     assert parse_position(seen.format()) == parse_position("t:0=11,1=20,2=0")
@@ -33,7 +33,7 @@ def test_partitions_of_other_replicas_are_kept() -> None:
 
 def test_what_other_pairs_say_counts_only_upwards() -> None:
     """A replica that has just got a partition may know less of it than the client."""
-    seen = Seen(parse_position("t:0=10,1=-1"))
+    seen = ResumePosition(parse_position("t:0=10,1=-1"))
     seen.record(record("t:1=0,0=8"))
     seen.move_to("t:0=9,2=-1")
     seen.move_to("")
@@ -42,7 +42,7 @@ def test_what_other_pairs_say_counts_only_upwards() -> None:
 
 def test_what_only_other_pairs_named_is_no_repeat() -> None:
     """It was sent to somebody else: where a crash brings it again, this client gets it for the first time."""
-    seen = Seen()
+    seen = ResumePosition()
     assert seen.record(record("t:0=1,1=50"))
     assert seen.record(record("t:1=49,0=1"))
     assert parse_position(seen.format()) == parse_position("t:0=1,1=50")
@@ -50,12 +50,12 @@ def test_what_only_other_pairs_named_is_no_repeat() -> None:
 
 def test_what_was_given_back_is_a_repeat() -> None:
     """A position that was stored is about what this client has seen."""
-    assert not Seen(parse_position("t:0=1,1=50")).record(record("t:1=50,0=1"))
+    assert not ResumePosition(parse_position("t:0=1,1=50")).record(record("t:1=50,0=1"))
 
 
 def test_the_same_other_pairs_of_another_topic() -> None:
     """They are read as well: partition 1 of `u` is not that of `t`."""
-    seen = Seen()
+    seen = ResumePosition()
     assert seen.record(record("t:0=0,1=-1"))
     assert seen.record(record("u:2=1,1=-1", "u"))
     assert parse_position(seen.format()) == parse_position("t:0=0,1=-1;u:1=-1,2=1")
@@ -63,7 +63,7 @@ def test_the_same_other_pairs_of_another_topic() -> None:
 
 def test_the_same_other_pairs_after_a_topic_was_made_anew() -> None:
     """What was read once is read again when it no longer holds."""
-    seen = Seen()
+    seen = ResumePosition()
     assert seen.record(record("t:0=500,1=7"))
     seen.gap(Gap("t", 0, 501, -1, "recreated"))
     assert parse_position(seen.format()) == parse_position("t:0=-1,1=7")
@@ -72,7 +72,7 @@ def test_the_same_other_pairs_after_a_topic_was_made_anew() -> None:
 
 def test_a_gap_behind_what_was_seen_takes_nothing_back() -> None:
     """It was told again, as after a reconnect."""
-    seen = Seen(parse_position("t:0=10"))
+    seen = ResumePosition(parse_position("t:0=10"))
     seen.gap(Gap("t", 0, 3, 9, "expired"))
     assert seen.format() == "t:0=10"
 
@@ -81,12 +81,12 @@ def test_a_gap_behind_what_was_seen_takes_nothing_back() -> None:
 def test_an_id_that_names_another_record(event_id: str) -> None:
     """Nothing could be resumed from it."""
     with pytest.raises(MalformedPositionError):
-        Seen().record(Record(event_id, "t", 0, 1, None, None, b""))
+        ResumePosition().record(Record(event_id, "t", 0, 1, None, None, b""))
 
 
 def test_a_position_that_is_too_long_keeps_what_moved_last() -> None:
     """What no server would take back is no use."""
-    seen = Seen({TopicPartition("a" * 200, n): 10**15 for n in range(2000)})
+    seen = ResumePosition({TopicPartition("a" * 200, n): 10**15 for n in range(2000)})
     seen.record(record("b:7=1", "b"))
     position = parse_position(seen.format())
     assert len(seen.format()) <= MAX_POSITION_CHARACTERS

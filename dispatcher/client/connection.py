@@ -1,0 +1,164 @@
+"""One attempt after the other: connect, follow redirects, read until the connection ends.
+
+Rules of this module:
+
+* A deadline guards every wait for the server, none guards a wait for the caller.
+* Whatever a server does ends an attempt with an `Outcome`; nothing else is raised.
+"""
+
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+
+import trio
+
+from dispatcher.client.address import Address, SubscriptionRequest
+from dispatcher.client.dialing import ByteStream, dial, hang_up
+from dispatcher.client.errors import MalformedMessageError, SubscriptionError, WrongServerError
+from dispatcher.client.events import Dated, Fail, Opened, Outcome, Received, Reconnect, Redirect, StateReceived
+from dispatcher.client.first_attempt import FirstAttempt
+from dispatcher.client.transports import Transport, make_transport
+from dispatcher.errors import MalformedPositionError
+
+log = logging.getLogger("dispatcher.client")
+
+RECEIVE_BYTES = 64 * 1024
+MAX_REDIRECTS = 5
+HEARTBEAT_SECONDS = 15.0
+"""Until a state names it."""
+
+
+class Connector:
+    """Makes the attempts of a subscription.
+
+    Args:
+        request: Where, and what is asked for.
+        headers: Sent with every request, but not to another origin after a redirect.
+        ssl_context: For TLS; None for the system's certificates.
+        connect_timeout_seconds: From the look-up of the name to the head of the response.
+        deliver: Takes what was received, in order.
+    """
+
+    def __init__(
+        self,
+        request: SubscriptionRequest,
+        headers: Mapping[str, str],
+        ssl_context: ssl.SSLContext | None,
+        connect_timeout_seconds: float,
+        deliver: Callable[[Sequence[Received]], Awaitable[None]],
+    ) -> None:
+        self._request = request
+        self._headers = headers
+        self._ssl_context = ssl_context
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._deliver = deliver
+        self._first_attempt: FirstAttempt | None = None
+        self.attempts = 0
+        self.received_bytes = 0
+
+    async def attempt(self, position: str) -> Reconnect | Fail:
+        """One attempt, redirects and all.
+
+        *Cancellation*: safe, no connection stays open.
+
+        Args:
+            position: Where to resume, empty for nowhere.
+        """
+        self.attempts += 1
+        address, headers = self._request.address, self._headers
+        if self._first_attempt is None:
+            self._first_attempt = FirstAttempt(time.time() * 1000)
+        elif not position:
+            # Records that were dispatched meanwhile, perhaps to an earlier connection, are sent again.
+            address = address.with_since(self._first_attempt.since_ms)
+        deadline = trio.current_time() + self._connect_timeout_seconds
+        for _ in range(MAX_REDIRECTS + 1):
+            transport = make_transport(self._request.transport, address, position, headers)
+            outcome = await self._connect(address, transport, deadline)
+            if not isinstance(outcome, Redirect):
+                return outcome
+            try:
+                there = address.follow(outcome.location)
+            except SubscriptionError as error:
+                return Fail(WrongServerError(f"a redirect that cannot be followed: {error}"))
+            if there.origin != address.origin:
+                headers = {}
+            address = there
+        return Fail(WrongServerError(f"more than {MAX_REDIRECTS} redirects, the last to {address.url}"))
+
+    async def _connect(self, address: Address, transport: Transport, deadline: float) -> Outcome:
+        stream: ByteStream | None = None
+        try:
+            with trio.fail_at(deadline):
+                stream = await dial(address, self._ssl_context)
+                await stream.send_all(transport.begin())
+            return await self._listen(stream, transport, deadline)
+        except trio.TooSlowError:
+            return Reconnect(f"no answer within {self._connect_timeout_seconds:g} s")
+        except (OSError, trio.BrokenResourceError) as error:
+            return _cannot_connect(error)
+        except (MalformedMessageError, MalformedPositionError) as error:
+            return Reconnect(str(error))
+        except WrongServerError as error:
+            return Fail(error)
+        finally:
+            if stream is not None:
+                hang_up(stream)
+
+    async def _listen(self, stream: ByteStream, transport: Transport, deadline: float) -> Outcome:
+        """Deliver what is received until the connection ends."""
+        opened = False
+        heartbeat_seconds = HEARTBEAT_SECONDS
+        while True:
+            seconds = 2 * heartbeat_seconds
+            with trio.move_on_at(trio.current_time() + seconds if opened else deadline) as patience:
+                try:
+                    data = bytes(await stream.receive_some(RECEIVE_BYTES))
+                except trio.BrokenResourceError:
+                    data = b""
+            if patience.cancelled_caught:
+                if not opened:
+                    raise trio.TooSlowError
+                return Reconnect(f"no data for {seconds:g} s")
+            self.received_bytes += len(data)
+            received = _read(transport, data)
+            if replies := transport.to_send():
+                # Before the caller has its time. When it cannot be sent, reading will tell why.
+                with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
+                    await stream.send_all(replies)
+            for item in received:
+                if isinstance(item, Opened):
+                    opened = True
+                elif isinstance(item, StateReceived):
+                    heartbeat_seconds = item.heartbeat_seconds or HEARTBEAT_SECONDS
+                elif isinstance(item, Dated) and self._first_attempt is not None:
+                    self._first_attempt.server_said(item.server_ms, time.time() * 1000)
+            await self._deliver(received)
+            last = received[-1] if received else None
+            if isinstance(last, (Reconnect, Redirect, Fail)):
+                return last
+
+
+def _read(transport: Transport, data: bytes) -> list[Received]:
+    try:
+        return transport.receive(data)
+    except (WrongServerError, MalformedPositionError):
+        raise
+    except Exception as error:
+        # This runs in somebody else's process: whatever bytes confuse a parser below us, it goes on.
+        log.debug("what the server sent cannot be read", exc_info=True)
+        raise MalformedMessageError(f"what the server sent cannot be read: {error!a}") from error
+
+
+def _cannot_connect(error: OSError | trio.BrokenResourceError) -> Reconnect | Fail:
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup) or cause.__cause__ is not None:
+        # trio says that all addresses failed, and why each did below it.
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return Fail(WrongServerError(f"its certificate is not trusted: {cause.verify_message}"))
+    if isinstance(cause, ssl.SSLError):
+        return Reconnect(f"no TLS there: {cause.reason or cause}")
+    return Reconnect(f"no connection: {getattr(cause, 'strerror', None) or cause}")
