@@ -79,6 +79,11 @@ class NeverAnswering:
         await trio.sleep_forever()
         raise AssertionError
 
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Never."""
+        await trio.sleep_forever()
+        raise AssertionError
+
 
 class Steps(trio.abc.Instrument):
     """Times each step of each task."""

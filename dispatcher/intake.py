@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from dispatcher.following import Following
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.decoding import Group
@@ -38,9 +39,11 @@ class Intake:
         offsets: What was received and dispatched.
         flow: What is paused.
         hub: Where records go.
+        following: Knows what the history has of partitions that were followed.
     """
 
-    def __init__(self, offsets: OffsetTracker, flow: FlowControl, hub: Hub) -> None:
+    def __init__(self, offsets: OffsetTracker, flow: FlowControl, hub: Hub, following: Following) -> None:
+        self._following = following
         self._offsets = offsets
         self._flow = flow
         self._hub = hub
@@ -79,7 +82,7 @@ class Intake:
         if not self._offsets.is_assigned(partition):
             # It became known while the consumer was failing, and everything has been let go since.
             return
-        self._offsets.began(
+        epoch = self._offsets.began(
             partition,
             start.offset,
             committed=start.committed,
@@ -90,6 +93,7 @@ class Intake:
         self._flow.assigned([partition])
         if start.recreated:
             self._start_over(partition, start.offset, start.replaces)
+        self._following.owned(partition, epoch, start.offset, is_same_log=not start.recreated)
         self._hub.reached(partition, start.offset)
 
     def _start_over(self, partition: TopicPartition, first_offset: int, replaces: int | None) -> None:
@@ -104,8 +108,9 @@ class Intake:
         """Records have expired: sending the gap to a first subscriber settles their offsets."""
         partition = gap.partition
         epoch = self._offsets.epoch(partition)
-        if epoch is None:
+        if epoch is None or (news := self._following.news_of_gap(gap)) is None:
             return
+        gap = news
         log.warning("records expired", partition=str(partition), first=gap.first, last=gap.last)
         covers_from = self._offsets.received(partition, gap.first, gap.last + 1)
         self._hub.publish(Batch(partition, NO_RECORDS, epoch=epoch, covers_from=covers_from, gap=gap))
@@ -114,6 +119,9 @@ class Intake:
         partition, records, leader_epoch = group
         if self._offsets.epoch(partition) is None:
             # Fetched before a revoke within the same poll: the new owner reads them.
+            return
+        records = self._following.news(partition, records)
+        if not records:
             return
         epoch_before = self._offsets.epoch(partition)
         covers_from = self._offsets.received(partition, records.offsets[0], records.offsets[-1] + 1, leader_epoch)

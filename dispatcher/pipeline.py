@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
+from dispatcher.following import Following
 from dispatcher.hub.hub import Hub
 from dispatcher.intake import Intake, IntakeStatistics
 from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Commands, PollResult
@@ -91,8 +92,9 @@ class Pipeline:
             concurrency=settings.replay_concurrency,
             batch_bytes=settings.batch_bytes,
         )
-        self.hub = Hub(settings, self._dispatched, self._replays)
         self._offsets = OffsetTracker()
+        self.hub = Hub(settings, self._dispatched, self._replays, self._replayed)
+        self._following = Following(settings, self.hub, self._replays, self._offsets)
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
         self._settings = settings
@@ -100,7 +102,7 @@ class Pipeline:
         self._consumer: ConsumerStatistics | None = None
         self._lags = LagTracker()
         self._health = Health()
-        self._intake = Intake(self._offsets, self._flow, self.hub)
+        self._intake = Intake(self._offsets, self._flow, self.hub, self._following)
         self._stop_fetching = False
         self._stop = False
         self._rebalances = 0
@@ -133,6 +135,7 @@ class Pipeline:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.hub.run)
             nursery.start_soon(self._replays.run)
+            nursery.start_soon(self._following.run)
             await self._poller.run()
             nursery.cancel_scope.cancel()
         await self._replays.close()
@@ -183,7 +186,7 @@ class Pipeline:
         self._rebalances += 1
         self._health.happened(Event.REVOKED)
         self._publish_state()
-        self.hub.unassigned(partitions)
+        self.hub.unassigned(partitions, self._following.disowned(partitions))
 
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
         """Whether no write is under way that would dispatch records of these partitions."""
@@ -199,18 +202,19 @@ class Pipeline:
         log.warning("partitions lost", partitions=[str(partition) for partition in partitions])
         self._rebalances += 1
         self._health.happened(Event.REVOKED)
+        disowned = self._following.disowned(partitions)
         self._offsets.lost(partitions)
         self._intake.forget(partitions)
         # First: the state in which they leave is always sent, and must already say what the replica does.
         self._publish_state()
-        self.hub.unassigned(partitions)
+        self.hub.unassigned(partitions, disowned)
 
     def leaving(self) -> Sequence[Commit]:
         """Return the last commits: the consumer is being closed."""
         partitions = sorted(self._offsets.partitions)
         self._health.happened(Event.LEFT)
         self._publish_state()
-        self.hub.unassigned(partitions)
+        self.hub.unassigned(partitions, () if self._stop else self._following.disowned(partitions))
         self._intake.forget(partitions)
         self._consumer = None
         self._lags.forget(partitions)
@@ -265,6 +269,10 @@ class Pipeline:
 
     def _dispatched(self, batch: Batch) -> None:
         self._offsets.dispatched(batch.partition, batch.epoch, batch.covers_from, batch.next_offset)
+        self._following.taken(batch)
+
+    def _replayed(self, partition: TopicPartition, first: int, end: int) -> None:
+        self._following.replayed(partition, first, end)
 
     def _take_statistics(self, statistics: ConsumerStatistics) -> None:
         self._consumer = statistics

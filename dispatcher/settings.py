@@ -154,6 +154,23 @@ class _CoreSettings(BaseSettings):
         description="After a replica joins, the others say `goodbye`, spread over this time, to the subscribers they "
         "have too many for their remaining partitions. 0 turns this off: subscribers stay until they leave.",
     )
+    default_scope: Literal["replica", "topic"] = Field(
+        default="replica",
+        description="What streams get that name no `scope`: the partitions of the replica that they reach, or every "
+        "partition of their topics.",
+    )
+    follow_linger_seconds: Seconds = Field(
+        default=30,
+        description="How long partitions of other replicas are followed after the last subscriber of the whole topic "
+        "has left.",
+    )
+    client_rack: str = Field(
+        default="",
+        pattern=r"^[^\x00-\x1f]*$",
+        description="Where this replica is, as the brokers' `broker.rack` names it: what others own is read from "
+        "brokers in the same rack, where there are any (KIP-392). The group's own partitions are read from their "
+        "leaders. Empty: all from the leaders.",
+    )
     max_subscribers: int = Field(
         default=10_000,
         ge=1,

@@ -221,7 +221,7 @@ async def test_what_expired_waits_for_somebody_to_be_told() -> None:
     assert pipeline.statistics().partitions[ONE].dispatched_to == 5
     assert pipeline.hub.history.waiting_bytes > 0
     (entry,) = pipeline.hub.history.ahead(newcomer(pipeline))
-    pipeline.hub.dispatched([entry], 1)
+    pipeline.hub.dispatched(feed_of(SSE_VALUE, frozenset({"ofa_assets"})), [entry], 1)
     assert pipeline.statistics().partitions[ONE].dispatched_to == 9
 
 

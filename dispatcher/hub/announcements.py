@@ -4,13 +4,17 @@ Those in which partitions left are chained. A subscriber keeps the last one that
 when its turn comes, so a revoke costs nothing per subscriber. An announcement that all have passed is freed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import RETRY_MS
 from dispatcher.hub.statistics import AnnouncementStatistics, SubscriberState
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import TopicPartition
+
+FEATURES = ("scope", "since-now", "since-duration", "last")
+"""What requests may ask of this replica: a client must not ask an older one for what it does not name."""
 
 
 class Announcement:
@@ -22,9 +26,21 @@ class Announcement:
         partitions: What is assigned, sorted.
         replica: The replica's name.
         heartbeat_seconds: How often a stream has a sign of life.
+        followed: What is followed, sorted.
+        topics: How many partitions each topic has, as far as that is known.
     """
 
-    __slots__ = ("_encoded", "_heartbeat_seconds", "_partitions", "_replica", "_state", "next_departure", "version")
+    __slots__ = (
+        "_encoded",
+        "_followed",
+        "_heartbeat_seconds",
+        "_partitions",
+        "_replica",
+        "_state",
+        "_topics",
+        "next_departure",
+        "version",
+    )
 
     def __init__(
         self,
@@ -33,8 +49,13 @@ class Announcement:
         partitions: Sequence[TopicPartition],
         replica: str,
         heartbeat_seconds: float,
+        *,
+        followed: Sequence[TopicPartition] = (),
+        topics: Mapping[str, int] | None = None,
     ) -> None:
         self.version = version
+        self._followed = followed
+        self._topics = topics or {}
         self._state = state
         self._partitions = partitions
         self._replica = replica
@@ -59,24 +80,49 @@ class Announcement:
     def _encode(self, feed: Feed, catching_up: bool) -> tuple[bytes, bytes]:
         encoded = self._encoded.get((feed, catching_up))
         if encoded is None:
-            assigned: dict[str, list[int]] = {}
-            for topic, partition in self._partitions:
-                if topic in feed.topics:
-                    assigned.setdefault(topic, []).append(partition)
-            state: str = self._state
-            if self._state is ReplicaState.STREAMING:
-                if not assigned:
-                    state = ReplicaState.WAITING
-                elif catching_up:
-                    state = SubscriberState.CATCHING_UP
-            data = feed.wire.encode_state(state, self._replica, assigned, self._heartbeat_seconds)
+            data = self.content(feed, catching_up=catching_up)
             encoded = self._encoded[feed, catching_up] = (data, feed.wire.frame(data))
         return encoded
+
+    def content(self, feed: Feed, *, catching_up: bool, ignored: Sequence[str] = ()) -> bytes:
+        """The state for a feed without its chunk or frame, encoded now.
+
+        Args:
+            feed: What the subscriber gets.
+            catching_up: Whether it is catching up.
+            ignored: Parameters of its request that nobody knows.
+        """
+        assigned = _by_topic(self._partitions, feed)
+        followed = _by_topic(self._followed, feed) if feed.whole else {}
+        state: str = self._state
+        if self._state is ReplicaState.STREAMING or (followed and self._state is ReplicaState.WAITING):
+            state = ReplicaState.STREAMING
+            if not assigned and not followed:
+                state = ReplicaState.WAITING
+            elif catching_up:
+                state = SubscriberState.CATCHING_UP
+        more: dict[str, Any] = {
+            "scope": "topic" if feed.whole else "replica",
+            "followed": followed,
+            "partitions": {topic: count for topic, count in sorted(self._topics.items()) if topic in feed.topics},
+            "features": FEATURES,
+        }
+        if ignored:
+            more["ignored"] = list(ignored)
+        return feed.wire.encode_state(state, self._replica, assigned, self._heartbeat_seconds, more)
 
     def forget(self, feed: Feed) -> None:
         """Drop what is encoded for a feed that has lost its last subscriber."""
         for catching_up in (False, True):
             self._encoded.pop((feed, catching_up), None)
+
+
+def _by_topic(partitions: Sequence[TopicPartition], feed: Feed) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for topic, partition in partitions:
+        if topic in feed.topics:
+            found.setdefault(topic, []).append(partition)
+    return found
 
 
 class Announcements:
@@ -95,10 +141,24 @@ class Announcements:
         self._heartbeat_seconds = heartbeat_seconds
         self._present = self.last_departure = Announcement(1, state, (), replica, heartbeat_seconds)
 
-    def change(self, state: ReplicaState, partitions: Sequence[TopicPartition]) -> None:
-        """Announce another state, or other partitions (sorted)."""
+    def change(
+        self,
+        state: ReplicaState,
+        partitions: Sequence[TopicPartition],
+        followed: Sequence[TopicPartition] = (),
+        topics: Mapping[str, int] | None = None,
+    ) -> None:
+        """Announce another state, or other partitions (sorted): see `Announcement`."""
         self.version += 1
-        self._present = Announcement(self.version, state, partitions, self._replica, self._heartbeat_seconds)
+        self._present = Announcement(
+            self.version,
+            state,
+            partitions,
+            self._replica,
+            self._heartbeat_seconds,
+            followed=followed,
+            topics=topics,
+        )
 
     def partitions_left(self) -> None:
         """Chain the present state: partitions have left in it, so every subscriber is sent it."""
@@ -109,9 +169,13 @@ class Announcements:
         """The present state, encoded for a feed."""
         return self._present.data(feed, catching_up=catching_up)
 
-    def first_data(self, feed: Feed, position: str, *, catching_up: bool) -> bytes:
+    def first_data(self, feed: Feed, position: str, *, catching_up: bool, ignored: Sequence[str] = ()) -> bytes:
         """The same, with the position at which one stream begins: cut before its first record, it resumes there."""
-        return feed.wire.first_state(self._present.unframed(feed, catching_up=catching_up), RETRY_MS, position)
+        if ignored:
+            content = self._present.content(feed, catching_up=catching_up, ignored=ignored)
+        else:
+            content = self._present.unframed(feed, catching_up=catching_up)
+        return feed.wire.first_state(content, RETRY_MS, position)
 
     def forget(self, feed: Feed) -> None:
         """Drop what is encoded for a feed that has lost its last subscriber."""
@@ -128,16 +192,23 @@ class SentState:
 
     Args:
         announcements: Those of the replica.
+        ignored: Parameters of its request that nobody knows: its first state names them.
     """
 
-    __slots__ = ("_announcements", "_departure", "_sent")
+    __slots__ = ("_announcements", "_departure", "_ignored", "_sent")
 
-    def __init__(self, announcements: Announcements) -> None:
+    def __init__(self, announcements: Announcements, ignored: Sequence[str] = ()) -> None:
         self._announcements = announcements
+        self._ignored = ignored
         self._sent: tuple[int, bool] | None = None
         """The version, and whether it said that the subscriber was catching up."""
         self._departure = announcements.last_departure
         """The last state that it was sent of those in which partitions had left."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it was sent none yet."""
+        return self._sent is None
 
     @property
     def is_current(self) -> bool:
@@ -158,7 +229,7 @@ class SentState:
         present = (announcements.version, catching_up)
         if self._sent is None:
             self._departure = announcements.last_departure
-            yield announcements.first_data(feed, position, catching_up=catching_up)
+            yield announcements.first_data(feed, position, catching_up=catching_up, ignored=self._ignored)
         else:
             while (departure := self._departure.next_departure) is not None:
                 self._departure = departure

@@ -27,7 +27,7 @@ class Encoder:
 
     def entry(self, feed: Feed, entry: Entry) -> Part:
         """The entry's part of a write to a feed's subscribers, encoded when first asked for."""
-        return self._history.encode(entry, feed, lambda entry: self._encode_entry(feed, entry))
+        return self._history.encode(entry, feed.key, lambda entry: self._encode_entry(feed, entry))
 
     def rest(self, feed: Feed, entry: Entry, first_offset: int) -> Part:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
@@ -79,6 +79,8 @@ class Encoder:
 
 def _part(feed: Feed, batch: Batch, snapshot: Snapshot) -> Part:
     wire, gap = feed.wire, batch.gap
+    if not feed.whole:
+        snapshot = snapshot.owned()
     before = b"" if gap is None else wire.gap(*batch.partition, gap.first, gap.last, gap.reason)
     suffix = None
     if wire.has_record_ids:
@@ -89,5 +91,7 @@ def _part(feed: Feed, batch: Batch, snapshot: Snapshot) -> Part:
 
 def _framed(feed: Feed, records: Sequence[bytes], last: Part, batch: Batch, snapshot: Snapshot) -> bytes:
     """Records as they leave, with the position of the last batch unless its records carry it themselves."""
+    if not feed.whole:
+        snapshot = snapshot.owned()
     position = "" if last.has_ids else snapshot.format(feed.topics, snapshot.layout.indexes[batch.partition])
     return feed.wire.records(records, position)

@@ -52,7 +52,7 @@ class FanOut:
     Args:
         encoder: Makes the bytes that are offered.
         round_bytes: Bytes of one round; one entry always fits.
-        on_dispatched: Called with entries and the number of subscribers whose sockets accepted all of them.
+        on_dispatched: Called with a feed, entries, and how many of its subscribers' sockets accepted all of them.
         everybody: All subscribers, the live ones included.
     """
 
@@ -60,7 +60,7 @@ class FanOut:
         self,
         encoder: Encoder,
         round_bytes: int,
-        on_dispatched: Callable[[Sequence[Entry], int], None],
+        on_dispatched: Callable[[Feed, Sequence[Entry], int], None],
         everybody: Callable[[], Iterable[Subscriber]],
     ) -> None:
         self._encoder = encoder
@@ -97,10 +97,15 @@ class FanOut:
         self._state_is_new = True
         self._wake_up.set()
 
-    def publish(self, entry: Entry) -> None:
-        """Offer an entry with the next round. Encoded now: the history may have let it go by then."""
+    def publish(self, entry: Entry, *, followed: bool = False) -> None:
+        """Offer an entry with the next round. Encoded now: the history may have let it go by then.
+
+        Args:
+            entry: What was published.
+            followed: Whether it is for subscribers of the whole topic alone.
+        """
         for feed in self._live:
-            if entry.batch.partition.topic in feed.topics:
+            if (feed.whole or not followed) and entry.batch.partition.topic in feed.topics:
                 part = self._encoder.entry(feed, entry)
                 self._published.setdefault(feed, []).append((entry, part))
                 self._newest[feed] = entry.sequence
@@ -203,4 +208,4 @@ class FanOut:
             taken = 0
             for subscriber in subscribers[start : start + step]:
                 taken += subscriber.offer(round_)
-            self._on_dispatched(round_.entries, taken)
+            self._on_dispatched(feed, round_.entries, taken)

@@ -24,12 +24,21 @@ class Feed:
     wanted: Filter | None = None
     """Both together: which records are sent; None: all."""
     encoding: "Feed | None" = None
-    """With filters: the feed of the same format and topics without them, whose records these are."""
+    """With filters, and for observers: the feed of the same format, topics and scope whose records these are."""
+    whole: bool = False
+    """Every partition of the topics (``scope=topic``), also those that the replica does not own."""
+    counts: bool = True
+    """What its subscribers are sent is dispatched; observers (``observe=1``) have a feed of their own."""
 
     @property
     def shared(self) -> "Feed":
-        """The feed without filters: states and heartbeats are the same for all feeds that have it in common."""
+        """The feed without filters that counts: states and heartbeats are the same for all that have it in common."""
         return self.encoding or self
+
+    @property
+    def key(self) -> "Feed":
+        """The feed under which its bytes are kept: observers without filters have the same as others."""
+        return self.shared if self.wanted is None else self
 
 
 class _Key(NamedTuple):
@@ -37,26 +46,40 @@ class _Key(NamedTuple):
     topics: frozenset[str]
     filter: Filter | None
     grant: Filter | None
+    whole: bool
+    counts: bool
 
 
 _feeds: WeakValueDictionary[_Key, Feed] = WeakValueDictionary()
 """Feeds that somebody has: a feed is the same one for as long as it has a subscriber."""
 
 
-def feed_of(wire: Wire, topics: frozenset[str], wanted: Filter | None = None, grant: Filter | None = None) -> Feed:
-    """The one feed of this wire format, these topics and these filters.
+def feed_of(
+    wire: Wire,
+    topics: frozenset[str],
+    wanted: Filter | None = None,
+    grant: Filter | None = None,
+    *,
+    whole: bool = False,
+    counts: bool = True,
+) -> Feed:
+    """The one feed of this wire format, these topics, these filters and this scope.
 
     Args:
         wire: How records become bytes.
         topics: Whose records.
         wanted: The client's filter.
         grant: What the client may have, evaluated before its own filter.
+        whole: Every partition of the topics.
+        counts: What is sent is dispatched.
     """
-    key = _Key(wire, topics, wanted, grant)
+    key = _Key(wire, topics, wanted, grant, whole, counts)
     feed = _feeds.get(key)
     if feed is None:
         filters = [part for part in (grant, wanted) if part is not None]
         both = all_of(filters) if filters else None
-        encoding = feed_of(wire, topics) if filters else None
-        feed = _feeds[key] = Feed(wire, topics, filter=wanted, grant=grant, wanted=both, encoding=encoding)
+        encoding = feed_of(wire, topics, whole=whole) if filters or not counts else None
+        feed = _feeds[key] = Feed(
+            wire, topics, filter=wanted, grant=grant, wanted=both, encoding=encoding, whole=whole, counts=counts
+        )
     return feed

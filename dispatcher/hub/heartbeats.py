@@ -59,5 +59,8 @@ class Heartbeats:
     def data(self, feed: Feed, *, at_head: bool) -> bytes:
         """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
         is_whole = at_head and not self._fan_out.is_behind(feed)
-        position = self._history.snapshot().format(feed.topics) if is_whole else ""
+        position = ""
+        if is_whole:
+            head = self._history.snapshot()
+            position = (head if feed.whole else head.owned()).format(feed.topics)
         return feed.wire.encode_heartbeat(position)

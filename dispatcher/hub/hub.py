@@ -18,6 +18,7 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.feed_registry import FeedRegistry
+from dispatcher.hub.followed import FollowedPartitions
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.heartbeats import Heartbeats
 from dispatcher.hub.lookups import LogReader, Lookups
@@ -42,15 +43,23 @@ class Hub:
 
     Args:
         settings: Bounds of history, channels and writes.
-        on_dispatched: Called once for each batch, when the first subscriber has taken all of it.
+        on_dispatched: Called once for each batch, when the first subscriber that counts has taken all of it.
         replays: Where to read what is no longer in memory.
+        on_replayed: Called with a range of a followed partition that a subscriber that counts was sent from Kafka.
     """
 
-    def __init__(self, settings: Settings, on_dispatched: Callable[[Batch], None], replays: LogReader) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_dispatched: Callable[[Batch], None],
+        replays: LogReader,
+        on_replayed: Callable[[TopicPartition, int, int], None] = lambda _partition, _first, _end: None,
+    ) -> None:
         self.history = History(settings.history_bytes)
         self.state = ReplicaState.BROKER_DOWN
         self._settings = settings
         self._on_dispatched = on_dispatched
+        self._on_replayed = on_replayed
         self.lookups = Lookups(replays, settings.write_bytes)
         self._partitions: set[TopicPartition] = set()
         self.encoder = Encoder(self.history)
@@ -60,6 +69,9 @@ class Hub:
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
         self._fan_out = FanOut(self.encoder, settings.write_bytes, self.dispatched, self._registry.everybody.values)
         self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
+        self.followed = FollowedPartitions(self.history, self._registry, self._fan_out, self._lay_out)
+        self.whole_topics_changed = trio.Event()
+        """Set when somebody comes who wants the whole of a topic, or leaves."""
         self._goodbye: Goodbye | None = None
         self._left = trio.Event()
         self._counts = HubCounts()
@@ -74,11 +86,17 @@ class Hub:
         self._partitions.update(partitions)
         self._lay_out()
 
-    def unassigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Stop handing out these partitions, at once; writes under way go on."""
+    def unassigned(self, partitions: Collection[TopicPartition], disowned: Collection[TopicPartition] = ()) -> None:
+        """Stop handing out these partitions, at once; writes under way go on.
+
+        Args:
+            partitions: Those that leave.
+            disowned: Those of them that stay for subscribers of the whole topic, and are followed from now on.
+        """
         for partition in partitions:
-            if self.history.knows(partition):
+            if self.history.knows(partition, whole=False):
                 self._registry.partition_left(partition, self.history.end(partition))
+        self.followed.disown(disowned)
         self._remove(partitions)
         self._partitions.difference_update(partitions)
         self._lay_out()
@@ -89,9 +107,14 @@ class Hub:
     def has_first_writes_for(self, partitions: Iterable[TopicPartition]) -> bool:
         """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
         partitions = frozenset(partitions)
+        # What was read by the follower since is in no epoch of the group's.
+        is_followed = self.history.is_followed
         return any(
-            entry.batch.partition in partitions and not entry.dispatched
+            entry.batch.partition in partitions
+            and not entry.dispatched
+            and (entry.batch.epoch or not is_followed(entry.batch.partition))
             for subscriber in self._registry.everybody.values()
+            if subscriber.feed.counts
             for entry in subscriber.in_flight
         )
 
@@ -106,6 +129,7 @@ class Hub:
             replaces: The next offset of the old log, for subscribers that have not been sent anything of it.
         """
         next_offsets = self._registry.next_offsets(partition)
+        self.followed.drop([partition])
         self.assigned([partition])
         for subscriber, next_offset in next_offsets:
             known = replaces if next_offset is None else next_offset
@@ -124,7 +148,8 @@ class Hub:
         if is_new:
             self._registry.partition_added(batch.partition, self.history.end(batch.partition))
         self._counts.published_records += len(batch.records)
-        self._fan_out.publish(entry)
+        self._fan_out.publish(entry, followed=self.history.is_followed(batch.partition))
+        self._registry.head_moved()
 
     @property
     def is_congested(self) -> bool:
@@ -141,16 +166,39 @@ class Hub:
         self.history.reached(partition, offset)
         if is_new:
             self._registry.partition_added(partition, self.history.end(partition))
+        self._registry.head_moved()
+
+    def expect(self, topics: Mapping[str, int]) -> None:
+        """Take note of how many partitions topics have."""
+        if topics != self.history.expected:
+            self.history.expect(topics)
+            self._registry.head_moved()
+            self._state_changed()
 
     # What subscribers ask (subscriber.Source).
 
-    def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
-        """Note that this many subscribers' sockets accepted every byte of these entries."""
+    @property
+    def is_serving(self) -> bool:
+        """Whether the replica does what it is there for."""
+        return self.state in {ReplicaState.STREAMING, ReplicaState.WAITING}
+
+    def dispatched(self, feed: Feed, entries: Iterable[Entry], subscribers: int) -> None:
+        """Note that this many subscribers' sockets, all of one feed, accepted every byte of these entries."""
         if subscribers:
+            counts = feed.counts
             for entry in entries:
                 self._counts.deliveries += entry.record_count * subscribers
-                if not entry.dispatched:
+                if counts and not entry.dispatched:
                     self._first_dispatched(entry)
+
+    def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
+        """A subscriber that counts was sent these ranges of followed partitions from Kafka."""
+        for partition, first, end in ranges:
+            self._on_replayed(partition, first, end)
+
+    def await_head(self, subscriber: Subscriber) -> None:
+        """Let a subscriber look again as soon as more has been read."""
+        self._registry.await_head(subscriber)
 
     def became_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
         """Offer every new entry to the subscriber."""
@@ -183,6 +231,9 @@ class Hub:
         transport: Transport,
         position: Mapping[TopicPartition, int] | None = None,
         since_ms: int | None = None,
+        *,
+        last: int | None = None,
+        ignored: Sequence[str] = (),
     ) -> Subscriber:
         """Register a subscriber, until `unsubscribe`.
 
@@ -191,7 +242,9 @@ class Hub:
             transport: Where it gets it.
             position: The last offset that it has seen of some partitions; a partition that is not assigned now
                 counts when it is added.
-            since_ms: Where the other partitions begin, in ms since the epoch, or `EARLIEST`.
+            since_ms: Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`.
+            last: Or how many records before their ends.
+            ignored: Parameters of its request that nobody knows.
 
         Raises:
             UnavailableError: there are `max_subscribers` already, or the replica is stopping.
@@ -209,11 +262,14 @@ class Hub:
             transport,
             position={tp: offset for tp, offset in (position or {}).items() if tp.topic in feed.topics},
             since_ms=since_ms,
+            last=last,
+            ignored=ignored,
             buffer_bytes=self._settings.subscriber_buffer_bytes,
             write_bytes=self._settings.write_bytes,
         )
         self._registry.add(subscriber)
         self._feeds.add(feed)
+        self._look_at_whole_topics(feed)
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -223,6 +279,8 @@ class Hub:
                 self.announcements.forget(subscriber.feed.shared)
             self._fan_out.remove(subscriber)
             subscriber.close()
+            self.followed.subscriber_left()
+            self._look_at_whole_topics(subscriber.feed)
             self._left.set()
 
     async def run(self) -> None:
@@ -280,8 +338,17 @@ class Hub:
         return self._registry.sample(number)
 
     def has_readers(self, topic: str) -> bool:
-        """Whether some subscriber reads a topic."""
+        """Whether some subscriber that counts reads a topic."""
         return self._registry.has_readers(topic)
+
+    @property
+    def takers(self) -> int:
+        """How many subscribers count."""
+        return self._registry.takers
+
+    def whole_topics(self) -> frozenset[str]:
+        """Topics of which some subscriber has the whole."""
+        return self._registry.whole_topics()
 
     def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:
         """A snapshot of every subscriber."""
@@ -297,7 +364,7 @@ class Hub:
 
     def _remove(self, partitions: Collection[TopicPartition]) -> None:
         """Stop handing out these partitions' records; those that leave may come back."""
-        held = [partition for partition in partitions if partition in self._partitions]
+        held = [tp for tp in partitions if tp in self._partitions and not self.history.is_followed(tp)]
         if held:
             self._fan_out.withdraw()
             for subscriber in self._registry.catching_up.values():
@@ -306,9 +373,20 @@ class Hub:
 
     def _lay_out(self) -> None:
         """Partitions were assigned or have left."""
-        self.history.lay_out(self._partitions)
+        followed = self.followed.partitions
+        self.history.lay_out(self._partitions | followed, followed)
         self._state_changed()
 
+    def _look_at_whole_topics(self, feed: Feed) -> None:
+        if feed.whole:
+            self.whole_topics_changed.set()
+
     def _state_changed(self) -> None:
-        self.announcements.change(self.state, self.history.layout.partitions)
+        layout, followed = self.history.layout, self.followed.partitions
+        self.announcements.change(
+            self.state,
+            layout.partitions if not followed else [tp for tp in layout.partitions if tp in self._partitions],
+            sorted(followed - self._partitions),
+            self.history.expected,
+        )
         self._fan_out.state_changed()

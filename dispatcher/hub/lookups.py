@@ -17,7 +17,7 @@ import trio
 
 from dispatcher.hub.statistics import LookupStatistics
 from dispatcher.sansio.catch_up import LogBounds, Lookup, OffsetsForTime, ReadRanges
-from dispatcher.sansio.ranges import Bounds, Chunk, Range
+from dispatcher.sansio.ranges import NOW, Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
 
 ASK_AGAIN_SECONDS = 0.5
@@ -43,6 +43,13 @@ class LogReader(Protocol):
         self, partitions: Collection[TopicPartition], since_ms: int
     ) -> Mapping[TopicPartition, int | None]:
         """The first offset of each partition in which something came since a time; None where nothing did."""
+
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The group's committed offsets, or what ``auto.offset.reset`` says where it has none."""
+
+
+Key = tuple[int | None, int | None] | None
+"""What is looked up together: a time, or a number of records; None: bounds."""
 
 
 class LookupClient(Hashable, Protocol):
@@ -87,9 +94,8 @@ class Lookups:
         self._replays = replays
         self._chunk_bytes = chunk_bytes
         self._reads: list[tuple[LookupClient, ReadRanges]] = []
-        self._lookups: dict[int | None, list[tuple[LookupClient, LogBounds | OffsetsForTime]]] = {}
-        """What is asked about bounds (None) and about times, in ms since the epoch."""
-        self._looking_up: set[int | None] = set()
+        self._lookups: dict[Key, list[tuple[LookupClient, LogBounds | OffsetsForTime]]] = {}
+        self._looking_up: set[Key] = set()
         self._asked = self._reading = 0
         self._wake_up = trio.Event()
         self._put_off: deque[tuple[float, LookupClient, AbstractSet[TopicPartition]]] = deque()
@@ -103,7 +109,7 @@ class Lookups:
             self._reading += 1
             self._reads.append((client, lookup))
         else:
-            key = lookup.since_ms if isinstance(lookup, OffsetsForTime) else None
+            key = (lookup.since_ms, lookup.last) if isinstance(lookup, OffsetsForTime) else None
             self._lookups.setdefault(key, []).append((client, lookup))
         self._wake_up.set()
 
@@ -140,17 +146,21 @@ class Lookups:
         finally:
             self._reading -= 1
 
-    async def _look_up(self, since_ms: int | None) -> None:
-        """Answer all look-ups of the bounds, or of this time, until there are none left."""
-        while asked := self._lookups.pop(since_ms, None):
-            partitions = frozenset(tp for client, lookup in asked if not client.closed for tp in lookup.partitions)
+    async def _look_up(self, key: Key) -> None:
+        """Answer all look-ups of the bounds, or of this start, until there are none left."""
+        while asked := self._lookups.pop(key, None):
+            lookups = [lookup for client, lookup in asked if not client.closed]
+            partitions = frozenset(tp for lookup in lookups for tp in lookup.partitions)
             bounds: Mapping[TopicPartition, Bounds] = {}
             offsets: Mapping[TopicPartition, int | None] = {}
-            if since_ms is None:
+            committed: Mapping[TopicPartition, int] = {}
+            if key is None:
                 bounds = await self._replays.bounds(partitions)
             else:
-                offsets = await self._replays.offsets_since(partitions, since_ms)
-            answered = bounds.keys() | offsets.keys()
+                times = [lookup for lookup in lookups if isinstance(lookup, OffsetsForTime)]
+                offsets = await self._starts(partitions, *key, exact=any(lookup.exact for lookup in times))
+                if asked_for := frozenset(tp for lookup in times for tp in lookup.committed):
+                    committed = await self._replays.committed(asked_for)
             answered_count = 0
             for client, lookup in asked:
                 if answered_count >= ANSWER_SLICE:
@@ -162,9 +172,36 @@ class Lookups:
                 if isinstance(lookup, LogBounds):
                     client.on_log_bounds(lookup, {tp: bounds[tp] for tp in lookup.partitions & bounds.keys()})
                 else:
-                    client.on_offsets_for_time(lookup, {tp: offsets[tp] for tp in lookup.partitions & offsets.keys()})
-                self._put_off_unanswered(client, lookup.partitions - answered)
-        self._looking_up.discard(since_ms)
+                    starts = {
+                        tp: _start(offsets[tp], committed.get(tp))
+                        for tp in lookup.partitions & offsets.keys()
+                        if tp not in lookup.committed or tp in committed
+                    }
+                    client.on_offsets_for_time(lookup, starts)
+                    self._put_off_unanswered(client, lookup.partitions - starts.keys())
+                    continue
+                self._put_off_unanswered(client, lookup.partitions - bounds.keys())
+        self._looking_up.discard(key)
+
+    async def _starts(
+        self, partitions: AbstractSet[TopicPartition], since_ms: int | None, last: int | None, *, exact: bool
+    ) -> Mapping[TopicPartition, int | None]:
+        """Where a time or a number of records begins; None where nothing came since, unless it has to be exact."""
+        offsets: dict[TopicPartition, int | None] = {}
+        if last is None and since_ms is None:
+            return dict.fromkeys(partitions)
+        if last is None and since_ms != NOW:
+            assert since_ms is not None  # noqa: S101 - see above
+            offsets.update(await self._replays.offsets_since(partitions, since_ms))
+            unknown = frozenset(tp for tp, offset in offsets.items() if offset is None)
+            if not (exact and unknown):
+                return offsets
+            for tp in unknown:
+                del offsets[tp]
+            partitions = unknown
+        for tp, (first, end) in (await self._replays.bounds(partitions)).items():
+            offsets[tp] = end if last is None else max(first, end - last)
+        return offsets
 
     def _put_off_unanswered(self, client: LookupClient, partitions: AbstractSet[TopicPartition]) -> None:
         """Let the client ask again, after a moment, for partitions that an answer left out."""
@@ -184,3 +221,9 @@ class Lookups:
                 if not client.closed:
                     client.ask_again(partitions)
             self._put_off_event = trio.Event()
+
+
+def _start(offset: int | None, committed: int | None) -> int | None:
+    """The smaller one of those that are known."""
+    known = [one for one in (offset, committed) if one is not None]
+    return min(known, default=None)

@@ -26,7 +26,13 @@ class Registry:
         self._left_at: dict[TopicPartition, tuple[int, int]] = {}
         """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
         self._readers: Counter[str] = Counter()
-        """Number of subscribers by topic."""
+        """Number of subscribers that count, by topic."""
+        self._takers = 0
+        """Number of subscribers that count."""
+        self._whole: Counter[str] = Counter()
+        """Number of subscribers of the whole topic, by topic."""
+        self._awaiting: dict[int, Subscriber] = {}
+        """Those that wait until more has been read."""
         self._transports: Counter[str] = Counter()
         """Number of subscribers by transport."""
 
@@ -37,14 +43,25 @@ class Registry:
         """Take a new one, which catches up."""
         self.next_number = subscriber.number + 1
         self.everybody[subscriber.number] = self.catching_up[subscriber.number] = subscriber
-        self._readers.update(subscriber.feed.topics)
+        feed = subscriber.feed
+        if feed.counts:
+            self._takers += 1
+            self._readers.update(feed.topics)
+        if feed.whole:
+            self._whole.update(feed.topics)
         self._transports[subscriber.transport.name] += 1
 
     def remove(self, subscriber: Subscriber) -> bool:
         """Forget one; False when it was forgotten already."""
         if self.everybody.pop(subscriber.number, None) is None:
             return False
-        self._readers.subtract(subscriber.feed.topics)
+        feed = subscriber.feed
+        if feed.counts:
+            self._takers -= 1
+            self._readers.subtract(feed.topics)
+        if feed.whole:
+            self._whole.subtract(feed.topics)
+        self._awaiting.pop(subscriber.number, None)
         self.catching_up.pop(subscriber.number, None)
         self._expecting.pop(subscriber.number, None)
         self._transports -= Counter([subscriber.transport.name])
@@ -62,8 +79,28 @@ class Registry:
         self.catching_up[subscriber.number] = subscriber
 
     def has_readers(self, topic: str) -> bool:
-        """Whether some subscriber reads a topic."""
+        """Whether some subscriber that counts reads a topic."""
         return self._readers[topic] > 0
+
+    @property
+    def takers(self) -> int:
+        """How many subscribers count."""
+        return self._takers
+
+    def whole_topics(self) -> frozenset[str]:
+        """Topics of which some subscriber has the whole."""
+        return frozenset(topic for topic, number in self._whole.items() if number > 0)
+
+    def await_head(self, subscriber: Subscriber) -> None:
+        """Let a subscriber look again as soon as more has been read."""
+        self._awaiting[subscriber.number] = subscriber
+
+    def head_moved(self) -> None:
+        """More has been read of some partition, or more is known of the topics."""
+        if self._awaiting:
+            awaiting, self._awaiting = self._awaiting, {}
+            for subscriber in awaiting.values():
+                subscriber.resumption.look_again()
 
     def partition_left(self, partition: TopicPartition, next_offset: int) -> None:
         """Note up to where a partition was read here, for the subscribers that are connected now."""
@@ -81,19 +118,20 @@ class Registry:
                 found.append((subscriber, next_offset))
         return found
 
-    def partition_added(self, partition: TopicPartition, end: int) -> None:
+    def partition_added(self, partition: TopicPartition, end: int, *, whole: bool | None = None) -> None:
         """It is known from now on where a partition begins.
 
         Args:
             partition: The partition.
             end: The offset after the last one in the history.
+            whole: Only for subscribers of the whole topic, or only for the others; None: for all.
         """
-        left_at, before_number = self._left_at.pop(partition, (None, 0))
+        left_at, before_number = (None, 0) if whole else self._left_at.pop(partition, (None, 0))
         # Live ones that expect nothing go on as they are, unless the log may be another one (`CatchUp.concerns`).
         is_unverified = left_at is not None and left_at > end
         concerned = self.everybody if is_unverified else self.catching_up | self._expecting
         for subscriber in tuple(concerned.values()):
-            if partition.topic in subscriber.feed.topics:
+            if partition.topic in subscriber.feed.topics and whole in {None, subscriber.feed.whole}:
                 subscriber.partition_added(partition, left_at if subscriber.number < before_number else None)
 
     def sample(self, number: int) -> list[Subscriber]:

@@ -32,7 +32,8 @@ class Resumption:
         lookups: Looks things up in Kafka.
         feed: What the subscriber gets.
         position: The last offset that it has seen of some partitions.
-        since_ms: Where the others begin, in ms since the epoch, or `EARLIEST`; None: as for a new subscriber.
+        since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
+        last: Or so many records before their ends.
         wake: Called when there may be something to send or to ask.
     """
 
@@ -45,6 +46,7 @@ class Resumption:
         *,
         position: Mapping[TopicPartition, int],
         since_ms: int | None,
+        last: int | None = None,
         wake: Callable[[], None],
     ) -> None:
         self.owner: Hashable = None
@@ -59,11 +61,15 @@ class Resumption:
         self._lookups = lookups
         self._feed = feed
         self._wake = wake
-        self._catch_up = CatchUp(history, feed.topics, position, since_ms)
+        self._catch_up = CatchUp(
+            history, feed.topics, position, since_ms, last=last, whole=feed.whole, counts=feed.counts
+        )
         self.cursor = self._catch_up.cursor
         """Where the subscriber is."""
         self._replay_output: list[bytes] = []
         """What is to be sent before the history is read."""
+        self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
+        """What of that counts for followed partitions: partition, first offset, and the one after the last."""
         self._needed_kafka = False
 
     # What was looked up (lookups.LookupClient).
@@ -85,6 +91,12 @@ class Resumption:
         found = self._catch_up.on_chunk(lookup, chunk)
         if found is not None:
             gaps, batches = found
+            if self._feed.whole and self._feed.counts:
+                self._replayed_ranges += [
+                    (tp, lookup.ranges[tp].first, next_offset)
+                    for tp, next_offset in chunk.next_offsets.items()
+                    if self._history.is_followed(tp)
+                ]
             for batch, seen in batches:
                 # After the records that precede it: a gap moves clients past its last offset.
                 before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
@@ -126,6 +138,27 @@ class Resumption:
         self._catch_up.partitions_removing(partitions)
         self._drop_lookup()
 
+    def handed_over(self, partition: TopicPartition, first: int) -> None:
+        """A followed partition is owned now, and nobody was sent what comes from an offset on."""
+        self._catch_up.handed_over(partition, first)
+        self._drop_lookup()
+        self._wake()
+
+    def restarted(self, partition: TopicPartition, next_offset: int | None, first: int) -> None:
+        """A followed partition is owned now, and begins again in the history; see `CatchUp.restarted`."""
+        self._catch_up.restarted(partition, next_offset, first)
+        self._drop_lookup()
+        self._wake()
+
+    def refresh(self) -> None:
+        """Look whether what it waits for is there by now; its task calls this before it waits again."""
+        self._catch_up.look_again()
+
+    def look_again(self) -> None:
+        """More has been read of some partition, or more is known of the topics."""
+        self._catch_up.look_again()
+        self._wake()
+
     def partitions_removed(self) -> None:
         """Partitions have left."""
         self._catch_up.partitions_removed()
@@ -159,16 +192,32 @@ class Resumption:
         """About how many records lie between the subscriber and the head."""
         return self._catch_up.missing_records()
 
+    @property
+    def awaits_head(self) -> bool:
+        """Whether it waits until more has been read."""
+        return self._catch_up.awaits_head
+
+    @property
+    def has_start(self) -> bool:
+        """Whether it is known where it begins in every partition."""
+        return self._catch_up.has_start
+
     def take_replay_output(self) -> list[bytes]:
         """Take what was looked up and has to be sent before the history is read."""
         found, self._replay_output = self._replay_output, []
         return found
+
+    def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
+        """What of that counts for followed partitions once it was sent."""
+        ranges, self._replayed_ranges = self._replayed_ranges, []
+        return ranges
 
     def take(self, write_bytes: int) -> list[EncodedEntry]:
         """The next entries of the history, joined up to a size; one entry always fits. Empty at the head."""
         taken: list[EncodedEntry] = []
         size_bytes = 0
         cursor, feed = self.cursor, self._feed
+        key = feed.key
         self._history.locate(cursor)
         try:
             for entry in self._history.ahead(cursor):
@@ -176,7 +225,7 @@ class Resumption:
                 if cursor.first_offset > entry.batch.first_offset:
                     part = self._encoder.rest(feed, entry, cursor.first_offset)
                 else:
-                    part = entry.encoded.get(feed) or self._encoder.entry(feed, entry)
+                    part = entry.encoded.get(key) or self._encoder.entry(feed, entry)
                 taken.append((entry, part))
                 size_bytes += len(part)
                 if size_bytes >= write_bytes:

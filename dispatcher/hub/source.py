@@ -9,6 +9,7 @@ from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
+from dispatcher.sansio.records import TopicPartition
 
 if TYPE_CHECKING:
     from dispatcher.hub.subscriber import Subscriber
@@ -47,8 +48,18 @@ class Source(Protocol):
     def left_live(self, subscriber: "Subscriber") -> None:
         """The subscriber reads the history itself."""
 
-    def dispatched(self, entries: Iterable[Entry], subscribers: int) -> None:
-        """Note that this many sockets accepted every byte of these entries."""
+    @property
+    def is_serving(self) -> bool:
+        """Whether the replica does what it is there for: where a stream begins is known in a moment."""
+
+    def dispatched(self, feed: Feed, entries: Iterable[Entry], subscribers: int) -> None:
+        """Note that this many sockets, all of one feed, accepted every byte of these entries."""
+
+    def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
+        """A socket accepted what was replayed of followed partitions: partition, first offset, and the one after."""
+
+    def await_head(self, subscriber: "Subscriber") -> None:
+        """The subscriber waits until more has been read: let it look again then."""
 
     def stalled(self) -> None:
         """A socket took nothing for too long."""

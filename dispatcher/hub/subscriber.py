@@ -33,7 +33,9 @@ class Subscriber:
         feed: What it gets.
         transport: Where it gets it.
         position: The last offset that it has seen of some partitions.
-        since_ms: Where the others begin, in ms since the epoch, or `EARLIEST`; None: as for a new subscriber.
+        since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
+        last: Or so many records before their ends.
+        ignored: Parameters of its request that nobody knows.
         buffer_bytes: Bound of its channel. An entry that is larger than all of it fits into an empty channel.
         write_bytes: Entries are joined into one write up to this size; one entry always fits.
     """
@@ -47,6 +49,8 @@ class Subscriber:
         *,
         position: Mapping[TopicPartition, int],
         since_ms: int | None,
+        last: int | None = None,
+        ignored: Sequence[str] = (),
         buffer_bytes: int,
         write_bytes: int,
     ) -> None:
@@ -66,8 +70,10 @@ class Subscriber:
         self._unsent = False
         """Whether the transport may have kept bytes that have to go out before anything else."""
         self._leaves = False
-        self._sent_state = SentState(source.announcements)
+        self._sent_state = SentState(source.announcements, ignored)
         self._heartbeat_due = False
+        self._has_begun = not feed.whole
+        """Whether a stream of the whole topic was sent the position at which it begins."""
         self._goodbye: Goodbye | None = None
         self.resumption = Resumption(
             source.history,
@@ -76,6 +82,7 @@ class Subscriber:
             feed,
             position=position,
             since_ms=since_ms,
+            last=last,
             wake=self._wake,
         )
         self.cursor = self.resumption.cursor
@@ -127,6 +134,11 @@ class Subscriber:
         if self.state is SubscriberState.LIVE and self._source.history.knows(partition):
             return self._source.history.end(partition)
         return self.resumption.next_offset(partition)
+
+    def leave_live(self) -> None:
+        """Catch up from now on, whatever it did before."""
+        if self.state is SubscriberState.LIVE and not self.closed:
+            self.fall_back()
 
     def fall_back(self) -> None:
         """Leave the live feed; what the channel held is in the history, past the cursor."""
@@ -196,7 +208,7 @@ class Subscriber:
             SubscriberGoneError: the client closed the connection.
             SubscriberStalledError: the client took nothing for too long.
         """
-        begins_at = self._source.encoder.snapshot(self.resumption.position()).format()
+        begins_at = "" if self.feed.whole else self._position()
         while True:
             if self._unsent:
                 self._unsent = False
@@ -206,29 +218,64 @@ class Subscriber:
                 return None
             if self._goodbye is not None:
                 break
+            if self.resumption.pending:
+                self.resumption.refresh()
+            begins = self.feed.whole and not self._has_begun and self.resumption.has_start
+            if begins:
+                begins_at = self._position()
             found = self.resumption.take_replay_output()
             taken = [] if found or self.resumption.pending else self._take()
             records = [self._source.encoder.write(self.feed, taken)] if taken else []
-            buffers = [*self._state(begins_at), *found, *records, *self._heartbeat()]
+            beginning = self._state(begins_at) if self._has_begun else self._beginning(begins_at, begins=begins)
+            buffers = [*beginning, *found, *records, *self._heartbeat()]
             if buffers:
                 begins_at = ""
-                await self._write(buffers, [entry for entry, _ in taken])
+                ranges = self.resumption.take_replayed_ranges() if found else ()
+                await self._write(buffers, [entry for entry, _ in taken], ranges)
             else:
                 self.resumption.ask()
+                if self.resumption.awaits_head:
+                    self._source.await_head(self)
                 self._parked = self.state is SubscriberState.LIVE
                 await self._buffer.wait()
         goodbye = self._goodbye
         await self.transport.send_all([self.feed.wire.goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)])
         return goodbye
 
-    async def _write(self, buffers: Sequence[bytes | memoryview], entries: Sequence[Entry]) -> None:
+    def _position(self) -> str:
+        """Where it is, as an id."""
+        return self._source.encoder.snapshot(self.resumption.position()).format()
+
+    def _beginning(self, begins_at: str, *, begins: bool) -> Iterator[bytes]:
+        """The first state of a stream of the whole topic, as soon as it is known where it begins in every partition.
+
+        If that takes long, or the replica cannot know it now, the state goes out without a position, which follows in a
+        heartbeat, before any record.
+        """
+        if begins:
+            self._has_begun = True
+            is_first = self._sent_state.is_first
+            yield from self._state(begins_at)
+            if not is_first:
+                yield self.feed.wire.encode_heartbeat(begins_at)
+        elif self._heartbeat_due or not self._sent_state.is_first or not self._source.is_serving:
+            yield from self._state()
+
+    async def _write(
+        self,
+        buffers: Sequence[bytes | memoryview],
+        entries: Sequence[Entry],
+        ranges: Sequence[tuple[TopicPartition, int, int]] = (),
+    ) -> None:
         self.in_flight = entries
         try:
             await self.transport.send_all(buffers)
             if self.closed or self.transport.ended:
                 invariants.violated(Invariant.NOTHING_DISPATCHED_AFTER_CLOSE, subscriber=self.number)
                 raise SubscriberGoneError("the stream has ended")
-            self._source.dispatched(entries, 1)
+            self._source.dispatched(self.feed, entries, 1)
+            if ranges:
+                self._source.replayed(ranges)
         except SubscriberStalledError:
             self._source.stalled()
             raise

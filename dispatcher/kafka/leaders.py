@@ -14,10 +14,11 @@ from concurrent.futures import Future
 
 import confluent_kafka
 import structlog
-from confluent_kafka import IsolationLevel, KafkaException
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
 
+from dispatcher.sansio.beginnings import Policy
 from dispatcher.sansio.ranges import EARLIEST, Bounds
 from dispatcher.sansio.records import TopicPartition
 
@@ -50,6 +51,8 @@ class Leaders:
         self._properties = {**{key: value for key, value in properties.items() if key != "debug"}, **_CLIENT_PROPERTIES}
         committed = str(properties.get("isolation.level", "read_committed")) != "read_uncommitted"
         self._isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        self._group_id = str(properties.get("group.id", ""))
+        self._policy = Policy.of(properties.get("auto.offset.reset"))
         self._admin: AdminClient | None = None
         self._opening = threading.Lock()
 
@@ -88,6 +91,46 @@ class Leaders:
         except KafkaException:
             return {}  # no broker answers
         return self.bounds(partitions)
+
+    def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's committed offsets; where it has none, what ``auto.offset.reset`` says.
+
+        Partitions without an answer are left out.
+        """
+        offsets = self._committed(partitions)
+        bounds = self.bounds([tp for tp, offset in offsets.items() if offset < 0])
+        begins = {tp: end if self._policy is Policy.LATEST else first for tp, (first, end) in bounds.items()}
+        return {tp: offset for tp, offset in offsets.items() if offset >= 0} | begins
+
+    def partition_counts(self, topics: Collection[str]) -> dict[str, int]:
+        """How many partitions each topic has; topics without an answer are left out."""
+        found = {}
+        for topic in topics:
+            try:
+                metadata = self.open().list_topics(topic, ANSWER_SECONDS).topics.get(topic)
+            except KafkaException:
+                continue
+            if metadata is not None and metadata.error is None and metadata.partitions:
+                found[topic] = len(metadata.partitions)
+        return found
+
+    def _committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's offsets, below 0 where it has none; nothing without an answer of its coordinator."""
+        if not partitions:
+            return {}
+        asked = ConsumerGroupTopicPartitions(self._group_id, [confluent_kafka.TopicPartition(*tp) for tp in partitions])
+        admin: AdminClient | None = None
+        try:
+            admin = self.open()
+            answer = admin.list_consumer_group_offsets([asked], request_timeout=ANSWER_SECONDS)[self._group_id]
+            found = answer.result(2 * ANSWER_SECONDS).topic_partitions
+        except (KafkaException, TimeoutError):
+            # Once a coordinator has died, this client never gets an answer from the next one; see `beginnings`.
+            with self._opening:
+                if self._admin is admin:
+                    self._admin = None
+            return {}
+        return {TopicPartition(one.topic, one.partition): one.offset for one in found if one.error is None}
 
     def offsets_since(self, partitions: Collection[TopicPartition], since_ms: int) -> dict[TopicPartition, int | None]:
         """The offset of the first record with this time or a later one, None where there is no such record.

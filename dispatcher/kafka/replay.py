@@ -163,6 +163,24 @@ class Replays:
         """
         return await self._look_up(partitions, self._leaders.bounds)
 
+    async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The group's committed offsets, or what ``auto.offset.reset`` says where it has none.
+
+        *Cancellation*: safe, late by `ANSWER_SECONDS` at most.
+
+        Returns:
+            Without the partitions that have no answer now.
+        """
+        async with self._lookups:
+            found: Mapping[TopicPartition, int] = {}
+            return await _in_thread(lambda: self._leaders.committed(partitions), found, _UNLIMITED)
+
+    async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
+        """How many partitions topics have, without those that have no answer now. *Cancellation*: as above."""
+        async with self._lookups:
+            found: Mapping[str, int] = {}
+            return await _in_thread(lambda: self._leaders.partition_counts(topics), found, _UNLIMITED)
+
     async def close(self) -> None:
         """Let go of every reader that is idle."""
         while self._idle:

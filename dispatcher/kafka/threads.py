@@ -9,9 +9,9 @@ import threading
 from dispatcher.errors import ResourcesError
 from dispatcher.settings import Settings
 
-OTHER_CLIENTS = 4
-"""Clients besides those that replay: the group's, the one for look-ups, the one that asks where partitions begin, and
-the one that takes its place while it ends."""
+OTHER_CLIENTS = 5
+"""Clients besides those that replay: the group's, the follower, the one for look-ups, the one that asks where
+partitions begin, and the one that takes its place while it ends."""
 
 CLIENT_THREADS = 3
 """Threads of a client besides one for each broker (measured: main, coordinator, internal)."""

@@ -13,6 +13,11 @@ Rules of this module:
 * An offset past everything in memory is unverified: the replica may not have read that far yet, or the topic was
   recreated. Only Kafka knows.
 * Answers are by partition. A partition without one is put off, and the others continue meanwhile.
+* A reader of the whole topic reads followed partitions, too. It is sent nothing before all of its partitions are here
+  and it is known where it begins in each, so that its first id names all of them. One that counts begins a followed
+  partition no later than the group's committed offset: if the partition becomes owned, it goes on from there.
+* A reader that does not count (an observer) begins exactly where it asked to. It may stand after what has been read:
+  it waits for that then, as one of the whole topic may whose id is newer than what is followed here.
 * An answer counts only for the lookup under way. When a partition of that lookup leaves the replica, or is
   recreated, the lookup is dropped and asked again: its answer could be about another log.
 """
@@ -29,14 +34,20 @@ from dispatcher.sansio.records import Batch, TopicPartition
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OffsetsForTime:
-    """From which offset on do these partitions hold what came since a time?
+    """Where does a reader begin these partitions?
 
     Compared by identity, as each lookup is: the same one, asked later, may have another answer.
     """
 
     partitions: AbstractSet[TopicPartition]
-    since_ms: int
-    """Milliseconds since the epoch, or `EARLIEST`."""
+    since_ms: int | None
+    """What came since a time: milliseconds since the epoch, `EARLIEST` or `NOW`. None: no time was named."""
+    last: int | None = None
+    """The newest records of each, by number; None: no number was named."""
+    committed: AbstractSet[TopicPartition] = frozenset()
+    """Those of them of which the group's committed offset is the answer, if that is smaller or nothing was named."""
+    exact: bool = False
+    """Where nothing came since the time, the answer is the end of the log."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,15 +79,31 @@ class CatchUp:
         history: What it reads in the end.
         topics: What it reads.
         position: The last offset that it has seen of some partitions of these topics.
-        since_ms: Where the others begin, in ms since the epoch, or `EARLIEST`; None: as for a new reader.
+        since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new reader.
+        last: Or so many records before their ends.
+        whole: It reads the whole of its topics, followed partitions included.
+        counts: What it is sent is dispatched.
     """
 
     def __init__(
-        self, history: History, topics: frozenset[str], position: Mapping[TopicPartition, int], since_ms: int | None
+        self,
+        history: History,
+        topics: frozenset[str],
+        position: Mapping[TopicPartition, int],
+        since_ms: int | None,
+        *,
+        last: int | None = None,
+        whole: bool = False,
+        counts: bool = True,
     ) -> None:
         self._history = history
         self._since_ms = since_ms
-        self.cursor = Cursor(topics)
+        self._last = last
+        self._whole = whole
+        self._counts = counts
+        self._is_complete = not whole
+        """Whether every partition of its topics was here once: one that is added after that begins at its start."""
+        self.cursor = Cursor(topics, whole=whole)
         """The reader's place. Its sequence is valid while no look-up is pending."""
         self._start_unresolved: set[TopicPartition] = set()
         """Partitions that begin at a time whose offset is unknown. Until then their next offset is a new reader's."""
@@ -93,13 +120,13 @@ class CatchUp:
         self.lookup: Lookup | None = None
         """The one under way; see `ask`."""
         next_offsets = self.cursor.next_offsets
-        next_offsets.update(history.starts(topics))
-        if since_ms is not None:
+        next_offsets.update(history.starts(self.cursor))
+        if whole or self._names_start:
             self._start_resolved.update(position)
-            self._start_unresolved.update(next_offsets.keys() - position.keys())
+            self._start_unresolved.update(filter(self._is_start_unknown, next_offsets.keys() - position.keys()))
         for partition, offset in position.items():
             self._want(partition, offset + 1)
-            if history.knows(partition):
+            if self._knows(partition):
                 self._begin(partition)
         self._continue()
 
@@ -107,10 +134,15 @@ class CatchUp:
         """What to look up next; None when nothing is, a lookup is under way, or all that is left is put off."""
         if self.lookup is not None or not self.pending:
             return None
-        if self._since_ms is not None and (unresolved := self._start_unresolved - self._put_off):
-            self.lookup = OffsetsForTime(frozenset(unresolved), self._since_ms)
+        if unresolved := self._start_unresolved - self._put_off:
+            committed = frozenset(filter(self._history.is_followed, unresolved)) if self._counts else frozenset()
+            self.lookup = OffsetsForTime(
+                frozenset(unresolved), self._since_ms, self._last, committed, exact=not self._counts
+            )
         elif unverified := self._unverified.keys() - self._put_off:
             self.lookup = LogBounds(frozenset(unverified))
+        elif self._whole and not (self._is_complete and not self._start_unresolved):
+            pass
         elif missing := self._missing - self._put_off:
             self.lookup = ReadRanges(
                 {tp: Range(self.cursor.next_offsets[tp], self._history.begin(tp)) for tp in missing}
@@ -131,12 +163,12 @@ class CatchUp:
         return {
             tp: next_offset - 1
             for tp, next_offset in self.cursor.next_offsets.items()
-            if tp not in self._start_unresolved and (not here or self._history.knows(tp))
+            if tp not in self._start_unresolved and (not here or self._knows(tp))
         }
 
     def next_offset(self, partition: TopicPartition) -> int | None:
         """The next offset of a partition, None when it has no start yet."""
-        if self._history.knows(partition):
+        if self._knows(partition):
             # The vector names the others already. A live reader, which stays live, must not be given a whole one.
             self._history.locate(self.cursor)
         return None if partition in self._start_unresolved else self.cursor.next_offsets.get(partition)
@@ -144,7 +176,7 @@ class CatchUp:
     def missing_records(self) -> int:
         """About how many records lie between the reader and the head."""
         self._history.locate(self.cursor)
-        ends, next_offsets = self._history.ends(self.cursor.topics), self.cursor.next_offsets
+        ends, next_offsets = self._history.ends(self.cursor), self.cursor.next_offsets
         return sum(max(0, end - next_offsets[tp]) for tp, end in ends.items())
 
     def fell_behind(self) -> None:
@@ -155,13 +187,13 @@ class CatchUp:
     @property
     def expects_partitions(self) -> bool:
         """Whether `concerns` may hold for a partition that is added to a live reader."""
-        return bool(self.cursor.next_offsets) or self._since_ms is not None
+        return bool(self.cursor.next_offsets) or (self._names_start and not self._whole)
 
     def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
         """Whether a partition that was added changes what a live reader has to be sent; see `partition_added`."""
         return (
             partition in self.cursor.next_offsets
-            or self._begins_at_time(partition)
+            or self._is_start_unknown(partition)
             or (left_at is not None and left_at > self._history.end(partition))
         )
 
@@ -174,15 +206,62 @@ class CatchUp:
         """
         stood_at = self.cursor.next_offsets.get(partition, left_at)
         self._history.locate(self.cursor)
-        if self._begins_at_time(partition):
+        if self._is_start_unknown(partition):
             self._start_unresolved.add(partition)
         if stood_at is not None and left_at is not None and left_at > self._history.end(partition):
             self._want(partition, stood_at)
             self._unverified[partition] = left_at
         else:
             self._begin(partition)
-        # Otherwise all its entries are yet to be published, so the sequence is right.
-        self.pending = self.pending or bool(self._start_unresolved or self._unverified or self._missing)
+        # Otherwise all its entries are yet to be published, so the sequence is right; unless it was followed before.
+        if self._whole or self.cursor.next_offsets[partition] < self._history.end(partition):
+            self._continue()
+        else:
+            self.pending = self.pending or bool(self._start_unresolved or self._unverified or self._missing)
+
+    def handed_over(self, partition: TopicPartition, first: int) -> None:
+        """A followed partition is owned now, and what comes from an offset on was not sent to anybody who counts.
+
+        A reader that counts, and stands after that offset because its id named it, goes back to it.
+        """
+        self._history.locate(self.cursor)
+        if self._counts and partition not in self._start_unresolved and self.cursor.next_offsets[partition] > first:
+            self._drop([partition])
+            self._want(partition, first)
+            self._continue()
+
+    def restarted(self, partition: TopicPartition, next_offset: int | None, first: int) -> None:
+        """A followed partition is owned now, and its history begins again at an offset.
+
+        Args:
+            partition: The partition, which was taken out and added.
+            next_offset: Where the reader stood in it, None if that was being looked up.
+            first: Where it begins.
+        """
+        self._history.locate(self.cursor)
+        is_unresolved = partition in self._start_unresolved
+        self._drop([partition])
+        if is_unresolved:
+            self._start_unresolved.add(partition)
+        stands_at = first if next_offset is None else next_offset
+        self._want(partition, min(stands_at, first) if self._counts else stands_at)
+        self._continue()
+
+    @property
+    def has_start(self) -> bool:
+        """Whether it is known where it begins in every partition, and all of them are here."""
+        return self._is_complete and not self._start_unresolved
+
+    @property
+    def awaits_head(self) -> bool:
+        """Whether nothing is left to look up, and it waits for others to be read: see `look_again`."""
+        looks_up = self._start_unresolved or self._unverified or self._missing
+        return self.pending and not (self._is_complete and looks_up)
+
+    def look_again(self) -> None:
+        """More has been read of some partition, or more partitions are here."""
+        if self.awaits_head:
+            self._continue()
 
     def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions are about to leave: a reader that is not live is sent what it is owed of them when they return.
@@ -192,7 +271,7 @@ class CatchUp:
         self._history.locate(self.cursor)
         next_offsets = self.cursor.next_offsets
         for partition in partitions:
-            if partition not in next_offsets or not self._history.knows(partition):
+            if partition not in next_offsets or not self._knows(partition):
                 continue
             if partition in self._start_unresolved or next_offsets[partition] == self._history.end(partition):
                 del next_offsets[partition]
@@ -201,8 +280,7 @@ class CatchUp:
     def partitions_removed(self) -> None:
         """Partitions have left the history: the last pending look-up may be gone with them."""
         # While another is pending, readers are not looked at: there may be ten thousand.
-        if self.pending and not (self._start_unresolved or self._unverified or self._missing):
-            self._continue()
+        self.look_again()
 
     def partition_recreated(self, partition: TopicPartition) -> None:
         """The topic of a partition was recreated: the reader's place in the new log is unknown."""
@@ -220,7 +298,8 @@ class CatchUp:
             return False
         for partition in lookup.partitions & offsets.keys():
             self._start_unresolved.discard(partition)
-            self._start_resolved.add(partition)
+            if not (self._whole and self._is_complete):
+                self._start_resolved.add(partition)
             offset = offsets[partition]
             if offset is not None:
                 self._want(partition, offset)
@@ -287,9 +366,14 @@ class CatchUp:
             self._lower(partition)
 
     def _lower(self, partition: TopicPartition) -> None:
-        """Continue no later than a new reader would: from there on, records are undispatched."""
+        """Continue no later than a new reader would: from there on, records are undispatched.
+
+        An observer continues at its place, and so does a reader of a followed partition, which others dispatch.
+        """
         start = self._history.start(partition)
-        next_offset = min(self.cursor.next_offsets.get(partition, start), start)
+        next_offset = self.cursor.next_offsets.get(partition, start)
+        if self._counts and not self._history.is_followed(partition):
+            next_offset = min(next_offset, start)
         self.cursor.next_offsets[partition] = next_offset
         if next_offset < self._history.begin(partition):
             self._missing.add(partition)
@@ -309,11 +393,35 @@ class CatchUp:
         # Also what has left the memory meanwhile. No read starts at an unverified offset: it may be one of another log.
         self._missing = set(self._history.behind(self.cursor)) - self._start_unresolved - self._unverified.keys()
         self.pending = bool(self._start_unresolved or self._unverified or self._missing)
+        is_complete = self._has_all()
+        if not self.pending and (self._whole or not self._counts):
+            self.pending = not is_complete or bool(self._history.beyond(self.cursor))
         if not self.pending:
             self._history.seek(self.cursor)
 
-    def _begins_at_time(self, partition: TopicPartition) -> bool:
-        return self._since_ms is not None and partition not in self._start_resolved
+    def _has_all(self) -> bool:
+        """Whether every partition of its topics is here, or was once."""
+        if not self._is_complete and self._history.is_complete(self.cursor.topics):
+            self._is_complete = True
+            # What is added from now on begins at its start: a live reader keeps nothing for each partition.
+            self._start_resolved.clear()
+        return self._is_complete
+
+    def _knows(self, partition: TopicPartition) -> bool:
+        """Whether a partition is here, for this reader."""
+        return self._history.knows(partition, whole=self._whole)
+
+    @property
+    def _names_start(self) -> bool:
+        return self._since_ms is not None or self._last is not None
+
+    def _is_start_unknown(self, partition: TopicPartition) -> bool:
+        """Whether where it begins in a partition has to be looked up."""
+        if partition in self._start_resolved:
+            return False
+        if self._whole:
+            return not self._is_complete and (self._names_start or self._history.is_followed(partition))
+        return self._names_start
 
 
 def recreated(partition: TopicPartition, next_offset: int, first_offset: int) -> Gap:

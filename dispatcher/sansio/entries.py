@@ -41,7 +41,7 @@ class Entry(Moment):
         version: The version of the history's partitions that the snapshot is about; see `History.ahead`.
     """
 
-    __slots__ = ("batch", "dispatched", "encoded", "record_count", "removed", "size_bytes", "version")
+    __slots__ = ("batch", "dispatched", "encoded", "record_count", "removed", "size_bytes", "version", "waiting")
 
     def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, version: int) -> None:
         super().__init__(sequence, snapshot)
@@ -53,6 +53,9 @@ class Entry(Moment):
         self.record_count = len(batch.records)
         """Number of records, known also when they are gone."""
         self.dispatched = False
+        """Whether some subscriber that counts has been sent all of it."""
+        self.waiting = True
+        """Whether it has to stay until it is dispatched. Entries of followed partitions need not."""
         self.removed = False
         """Its partition has left the replica: it is not handed out again."""
 
@@ -95,12 +98,14 @@ class Cursor:
 
     Args:
         topics: What it reads.
+        whole: Also of partitions that the replica follows.
     """
 
-    __slots__ = ("first_offset", "next_offsets", "seen", "sequence", "topics")
+    __slots__ = ("first_offset", "next_offsets", "seen", "sequence", "topics", "whole")
 
-    def __init__(self, topics: frozenset[str]) -> None:
+    def __init__(self, topics: frozenset[str], *, whole: bool = False) -> None:
         self.topics = topics
+        self.whole = whole
         self.sequence = 0
         """Every entry up to this one was handed to it, or is not for it."""
         self.next_offsets: dict[TopicPartition, int] = {}

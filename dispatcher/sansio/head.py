@@ -3,7 +3,7 @@
 Ids carry it: the newest offset of every assigned partition, where it is known.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import TopicPartition
@@ -32,10 +32,10 @@ class Head:
         self._offsets: list[int | None] = []
         self._snapshot: Snapshot | None = None
 
-    def lay_out(self, partitions: Iterable[TopicPartition]) -> None:
-        """These partitions are assigned from now on; what is known of those that stay is kept."""
+    def lay_out(self, partitions: Iterable[TopicPartition], followed: Collection[TopicPartition] = ()) -> None:
+        """These partitions are here from now on, owned or followed; what is known of those that stay is kept."""
         known = dict(zip(self.layout.partitions, self._offsets, strict=True))
-        self.layout = Layout(partitions)
+        self.layout = Layout(partitions, followed)
         self._offsets = [known.get(partition) for partition in self.layout.partitions]
         self._snapshot = None
 

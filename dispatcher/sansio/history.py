@@ -4,7 +4,8 @@ Rules of this module:
 
 * One sequence over all partitions: whoever reads on from a given entry sees what live subscribers saw, in the same
   order, so the bytes encoded for them, ids included, can be reused.
-* An undispatched entry stays until it is dispatched or its partition leaves.
+* An undispatched entry stays until it is dispatched or its partition leaves. One of a followed partition need not be
+  dispatched here, so it can go from the first moment on.
 * Dispatched entries stay while everything together is within ``history_bytes``; the one dispatched first goes
   first, and never one that has an older entry of its partition still waiting before it.
 * A reader is never handed a hole: it gets an error when what comes next is no longer in memory, and its cursor still
@@ -15,14 +16,16 @@ Rules of this module:
 """
 
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
 from dispatcher.sansio.head import Head, Moment
 from dispatcher.sansio.history_partition import HistoryPartition
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 
@@ -55,6 +58,12 @@ class History:
         self._entries: dict[int, Entry] = {}
         self._sequences: list[int] = []
         self._partitions: dict[TopicPartition, HistoryPartition] = {}
+        self._followed: set[TopicPartition] = set()
+        """Those of them that are followed."""
+        self._expected: Mapping[str, int] = {}
+        """How many partitions each topic has, as far as that is known."""
+        self._known: Counter[str] = Counter()
+        """How many of them are here."""
         self._dispatched: deque[Entry] = deque()
         self._head = Head()
         self._moment: Moment | None = None
@@ -69,10 +78,76 @@ class History:
         """The order of the assigned partitions."""
         return self._head.layout
 
-    def lay_out(self, partitions: Collection[TopicPartition]) -> None:
-        """These partitions are assigned from now on; those that have left were removed before."""
-        self._head.lay_out(partitions)
+    def lay_out(self, partitions: Collection[TopicPartition], followed: Collection[TopicPartition] = ()) -> None:
+        """These partitions are here from now on; those that have left were removed before.
+
+        Args:
+            partitions: All of them.
+            followed: Those of them that are followed: `follow`, `disown` or `own` are told, too.
+        """
+        self._head.lay_out(partitions, followed)
         self._moment = None
+
+    def expect(self, topics: Mapping[str, int]) -> None:
+        """Take note of how many partitions topics have."""
+        self._expected = topics
+
+    @property
+    def expected(self) -> Mapping[str, int]:
+        """How many partitions each topic has, as far as that is known."""
+        return self._expected
+
+    def is_complete(self, topics: frozenset[str]) -> bool:
+        """Whether every partition of these topics is here."""
+        return all(topic in self._expected and self._known[topic] >= self._expected[topic] for topic in topics)
+
+    def follow(self, partition: TopicPartition, offset: int) -> None:
+        """A partition that is not here is followed from an offset on.
+
+        Raises:
+            KeyError: it is in no layout (`lay_out`).
+        """
+        self._head.move(partition, offset - 1)
+        self._open(partition, offset, self.head).is_followed = True
+        self._followed.add(partition)
+        self._moment = None
+
+    def disown(self, partitions: Collection[TopicPartition]) -> None:
+        """Owned partitions are followed from now on: their entries stay, and wait for nothing any more."""
+        for tp in partitions:
+            partition = self._partitions[tp]
+            self._version += 1
+            partition.is_followed = True
+            self._followed.add(tp)
+            self.waiting_bytes -= partition.waiting_bytes
+            self._dispatched += partition.wait_no_longer()
+        self._moment = None
+        self.trim()
+
+    def own(self, tp: TopicPartition, epoch: int, hand_over: HandOver) -> bool:
+        """A followed partition is owned from now on, if its entries reach up to where it goes on.
+
+        What counts at once is dispatched; what does not, from the committed offset on, waits in the new epoch.
+
+        Args:
+            tp: The partition.
+            epoch: Of its assignment.
+            hand_over: Where it goes on, and what counts.
+
+        Returns:
+            Whether it is: otherwise nothing has changed, and the partition has to be taken out and begin again.
+        """
+        partition = self._partitions[tp]
+        if not partition.begins <= hand_over.counted_to <= partition.ends:
+            return False
+        self._version += 1
+        partition.is_followed = False
+        self._followed.discard(tp)
+        partition.wait_again(epoch, hand_over)
+        self.waiting_bytes += partition.waiting_bytes
+        self._dispatched = deque(entry for entry in self._dispatched if not entry.waiting)
+        self._moment = None
+        return True
 
     def append(self, batch: Batch) -> Entry:
         """Put a batch at the end of the log, undispatched, and make room for it.
@@ -91,7 +166,10 @@ class History:
         self._sequences.append(self.head)
         partition.append(entry)
         self.size_bytes += entry.size_bytes
-        self.waiting_bytes += entry.size_bytes
+        if entry.waiting:
+            self.waiting_bytes += entry.size_bytes
+        else:
+            self._dispatched.append(entry)
         self.trim()
         return entry
 
@@ -109,10 +187,11 @@ class History:
         if entry.dispatched or entry.removed:
             return False
         entry.dispatched = True
-        self._partitions[entry.batch.partition].dispatched(entry)
-        self.waiting_bytes -= entry.size_bytes
-        self._dispatched.append(entry)
-        self.trim()
+        if entry.waiting:
+            self._partitions[entry.batch.partition].dispatched(entry)
+            self.waiting_bytes -= entry.size_bytes
+            self._dispatched.append(entry)
+            self.trim()
         return True
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
@@ -126,9 +205,18 @@ class History:
         self._head.move(partition, found.ends - 1)
         self._moment = None
 
-    def knows(self, partition: TopicPartition) -> bool:
-        """Whether it is known from which offset on a partition is in memory."""
-        return partition in self._partitions
+    def knows(self, partition: TopicPartition, *, whole: bool = True) -> bool:
+        """Whether it is known from which offset on a partition is in memory.
+
+        Args:
+            partition: The partition.
+            whole: False: and it is owned.
+        """
+        return partition in self._partitions and (whole or partition not in self._followed)
+
+    def is_followed(self, partition: TopicPartition) -> bool:
+        """Whether a partition is here without being owned."""
+        return partition in self._followed
 
     def begin(self, partition: TopicPartition) -> int:
         """The first offset of a known partition that is in memory: what is before it has to be read from Kafka."""
@@ -138,17 +226,17 @@ class History:
         """The offset after the last one of a known partition."""
         return self._partitions[partition].ends
 
-    def ends(self, topics: frozenset[str]) -> dict[TopicPartition, int]:
-        """The offset after the last one of each known partition of these topics."""
-        return {tp: partition.ends for tp, partition in self._partitions.items() if tp.topic in topics}
+    def ends(self, cursor: Cursor) -> dict[TopicPartition, int]:
+        """The offset after the last one of each known partition that a cursor reads."""
+        return {tp: partition.ends for tp, partition in self._read_by(cursor)}
 
     def start(self, partition: TopicPartition) -> int:
         """Where a new reader begins a known partition: at the first offset that nobody has been sent, else its end."""
         return self._partitions[partition].first_waiting
 
-    def starts(self, topics: frozenset[str]) -> dict[TopicPartition, int]:
-        """Where a new reader begins each known partition of these topics."""
-        return {tp: partition.first_waiting for tp, partition in self._partitions.items() if tp.topic in topics}
+    def starts(self, cursor: Cursor) -> dict[TopicPartition, int]:
+        """Where a new reader begins each known partition that it reads."""
+        return {tp: partition.first_waiting for tp, partition in self._read_by(cursor)}
 
     def snapshot(self) -> Snapshot:
         """The head now: the newest offset of each assigned partition."""
@@ -157,8 +245,8 @@ class History:
     def seek(self, cursor: Cursor) -> None:
         """Set a cursor's sequence to just before the first entry that its vector wants."""
         sequence, next_offsets = self.head, cursor.next_offsets
-        for tp, partition in self._partitions.items():
-            if tp.topic not in cursor.topics or (start := next_offsets[tp]) >= partition.ends:
+        for tp, partition in self._read_by(cursor):
+            if (start := next_offsets[tp]) >= partition.ends:
                 continue
             first = partition.first_from(start)
             if first is not None:
@@ -170,24 +258,26 @@ class History:
         if self._moment is None:
             self._moment = Moment(self.head, self._head.snapshot())
         cursor.seen = self._moment
-        cursor.next_offsets = {tp: n for tp, n in cursor.next_offsets.items() if tp not in self._partitions}
+        whole = cursor.whole
+        cursor.next_offsets = {tp: n for tp, n in cursor.next_offsets.items() if not self.knows(tp, whole=whole)}
 
     def locate(self, cursor: Cursor) -> None:
         """Write down the vector of a reader that was live; does nothing when it is known."""
         seen, cursor.seen = cursor.seen, None
         if seen is not None:
-            for tp, partition in self._partitions.items():
-                if tp.topic in cursor.topics and tp not in cursor.next_offsets:
+            for tp, partition in self._read_by(cursor):
+                if tp not in cursor.next_offsets:
                     cursor.next_offsets[tp] = partition.offset_at(seen) + 1
 
     def behind(self, cursor: Cursor) -> list[TopicPartition]:
         """Partitions whose next offset is no longer in memory."""
-        next_offsets, topics = cursor.next_offsets, cursor.topics
-        return [
-            tp
-            for tp, partition in self._partitions.items()
-            if tp.topic in topics and next_offsets[tp] < partition.begins
-        ]
+        next_offsets = cursor.next_offsets
+        return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] < partition.begins]
+
+    def beyond(self, cursor: Cursor) -> list[TopicPartition]:
+        """Partitions whose next offset is after what has been read of them."""
+        next_offsets = cursor.next_offsets
+        return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] > partition.ends]
 
     def next(self, cursor: Cursor) -> Entry | None:
         """The next entry for a cursor, None at the head; the cursor moves past it.
@@ -209,9 +299,12 @@ class History:
             raise FellBehindError(f"records of {behind[0]} that come next are no longer in memory")
         entries, version, topics, next_offsets = self._entries, self._version, cursor.topics, cursor.next_offsets
         sequence = cursor.sequence
+        left_out: AbstractSet[TopicPartition] = frozenset() if cursor.whole else self._followed
         while (entry := entries.get(sequence + 1) or self._after(sequence)) is not None:
             sequence, batch = entry.sequence, entry.batch
             tp = batch.partition
+            if left_out and tp in left_out:
+                continue
             if tp.topic in topics and batch.next_offset > (start := next_offsets[tp]):
                 if entry.version != version:
                     self._renew(entry)
@@ -240,6 +333,8 @@ class History:
             if removed is None:
                 continue
             self._version += 1
+            self._known[partition.topic] -= 1
+            self._followed.discard(partition)
             self._head.move(partition, None)
             for entry in removed.entries:
                 entry.removed = True
@@ -282,7 +377,7 @@ class History:
     def _resize(self, entry: Entry, more_bytes: int) -> None:
         entry.size_bytes += more_bytes
         self.size_bytes += more_bytes
-        if not entry.dispatched:
+        if entry.waiting:
             self.waiting_bytes += more_bytes
             self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
@@ -290,7 +385,15 @@ class History:
         self._version += 1
         opened = HistoryPartition(partition, offset, since)
         self._partitions[partition] = opened
+        self._known[partition.topic] += 1
         return opened
+
+    def _read_by(self, cursor: Cursor) -> Iterator[tuple[TopicPartition, HistoryPartition]]:
+        """The known partitions that a cursor reads."""
+        topics, whole = cursor.topics, cursor.whole
+        for tp, partition in self._partitions.items():
+            if tp.topic in topics and (whole or not partition.is_followed):
+                yield tp, partition
 
     def _renew(self, entry: Entry) -> None:
         """Make an entry's snapshot one of the present partitions, and drop what was encoded with the old one."""

@@ -5,6 +5,7 @@ from typing import cast
 
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.head import Moment
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import TopicPartition
 
 
@@ -21,6 +22,7 @@ class HistoryPartition:
         "begins",
         "ends",
         "entries",
+        "is_followed",
         "origin",
         "partition",
         "since",
@@ -37,6 +39,8 @@ class HistoryPartition:
         """The first offset that is in memory."""
         self.ends = offset
         """The offset after the last one."""
+        self.is_followed = False
+        """Whether it is read without being owned, for readers of the whole topic: its entries wait for nothing."""
         self.entries: deque[Entry] = deque()
         self.waiting: dict[int, Entry] = {}
         """Undispatched entries, by sequence."""
@@ -52,12 +56,41 @@ class HistoryPartition:
         """Put an undispatched entry at the end."""
         self.ends = entry.batch.next_offset
         self.entries.append(entry)
+        entry.waiting = not self.is_followed
+        if entry.waiting:
+            self._wait(entry)
+
+    def _wait(self, entry: Entry) -> None:
         self.waiting[entry.sequence] = entry
         self.waiting_bytes += entry.size_bytes
         self.waiting_records += entry.record_count
 
+    def wait_no_longer(self) -> list[Entry]:
+        """It is followed from now on; returns the entries that were waiting."""
+        self.is_followed = True
+        waited = list(self.waiting.values())
+        for entry in waited:
+            entry.waiting = False
+        self.waiting.clear()
+        self.waiting_bytes = self.waiting_records = 0
+        return waited
+
+    def wait_again(self, epoch: int, hand_over: HandOver) -> None:
+        """It is owned from now on: what was sent to nobody waits in this epoch, from the committed offset on."""
+        self.is_followed = False
+        for entry in self.entries:
+            batch = entry.batch
+            if batch.next_offset > hand_over.begins:
+                batch.epoch = epoch
+                batch.covers_from = max(batch.covers_from, hand_over.begins)
+                entry.dispatched = hand_over.counts(batch.covers_from, batch.next_offset)
+                entry.waiting = not entry.dispatched
+                if entry.waiting:
+                    self._wait(entry)
+
     def dispatched(self, entry: Entry) -> None:
         """An entry waits no longer."""
+        entry.waiting = False
         del self.waiting[entry.sequence]
         self.waiting_bytes -= entry.size_bytes
         self.waiting_records -= entry.record_count

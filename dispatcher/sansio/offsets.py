@@ -17,7 +17,7 @@ Rules of this module:
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dispatcher.sansio.commit_book import Commit, CommitBook
@@ -195,7 +195,7 @@ class OffsetTracker:
         if end <= assignment.dispatched_to:
             return
         if start > assignment.dispatched_to:
-            _merge(assignment.runs, start, end)
+            merge(assignment.runs, start, end)
             return
         assignment.dispatched_to = end
         while assignment.runs and assignment.runs[0][0] <= assignment.dispatched_to:
@@ -302,6 +302,13 @@ class OffsetTracker:
         """The assigned partitions of which it is known where they begin."""
         return frozenset(tp for tp, assignment in self._assignments.items() if assignment.first is not None)
 
+    def dispatched_ranges(self, partition: TopicPartition) -> Sequence[tuple[int, int]]:
+        """What was dispatched in this assignment: first offsets, and the ones after the last."""
+        assignment = self._assignments.get(partition)
+        if assignment is None or assignment.first is None:
+            return ()
+        return [(assignment.first, assignment.dispatched_to), *assignment.runs]
+
     def committed(self, partition: TopicPartition) -> int | None:
         """The offset that the broker has confirmed in this assignment, None when there is none."""
         assignment = self._assignments.get(partition)
@@ -333,7 +340,7 @@ class OffsetTracker:
         self._again.pop(partition, None)
 
 
-def _merge(runs: list[tuple[int, int]], start: int, end: int) -> None:
+def merge(runs: list[tuple[int, int]], start: int, end: int) -> None:
     """Put a range into sorted disjoint ranges, joining those that it touches."""
     at = bisect_right(runs, (start, end))
     while at > 0 and runs[at - 1][1] >= start:

@@ -13,7 +13,7 @@ out.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import cast
 
 from dispatcher.errors import MalformedPositionError
@@ -106,11 +106,16 @@ def format_position(position: Mapping[TopicPartition, int], own: TopicPartition 
 
 
 class Layout:
-    """An order of partitions that many snapshots share, with what their spelling has in common."""
+    """An order of partitions that many snapshots share, with what their spelling has in common.
 
-    __slots__ = ("_compact", "indexes", "pairs", "partitions", "spans")
+    Args:
+        partitions: In any order.
+        followed: Those of them that the replica does not own: streams of the replica's partitions do not name them.
+    """
 
-    def __init__(self, partitions: Iterable[TopicPartition]) -> None:
+    __slots__ = ("_compact", "indexes", "owned", "owned_indexes", "pairs", "partitions", "spans")
+
+    def __init__(self, partitions: Iterable[TopicPartition], followed: Collection[TopicPartition] = ()) -> None:
         self.partitions = tuple(sorted(partitions))
         self.indexes = {partition: index for index, partition in enumerate(self.partitions)}
         self.pairs = tuple(f",{partition.partition}=%d" for partition in self.partitions)
@@ -120,6 +125,15 @@ class Layout:
         for index, (topic, _) in enumerate(self.partitions):
             self.spans[topic] = (self.spans.get(topic, (index, 0))[0], index + 1)
         self._compact: dict[tuple[int, int | None], tuple[list[int], bytes]] = {}
+
+        self.owned: Layout = self
+        """The layout of what is left without the followed ones."""
+        self.owned_indexes: tuple[int, ...] = ()
+        """Where in this layout those of `owned` are, if it is another one."""
+        if followed:
+            owned = [partition for partition in self.partitions if partition not in followed]
+            self.owned = Layout(owned)
+            self.owned_indexes = tuple(self.indexes[partition] for partition in owned)
 
     def compact(self, first: int, end: int, own: int | None) -> tuple[list[int], bytes]:
         """The partitions of a span, without one that is named apart, and how compact spellings name them."""
@@ -145,6 +159,13 @@ class Snapshot:
     def __init__(self, layout: Layout, offsets: tuple[int | None, ...]) -> None:
         self.layout = layout
         self.offsets = offsets
+
+    def owned(self) -> "Snapshot":
+        """The same without followed partitions."""
+        layout = self.layout
+        if layout.owned is layout:
+            return self
+        return Snapshot(layout.owned, tuple([self.offsets[index] for index in layout.owned_indexes]))
 
     def short_suffix(self, own: int, topics: frozenset[str] | None = None) -> str | None:
         """What follows ``topic:partition=offset`` in the ids of a batch, None when such ids would be long.

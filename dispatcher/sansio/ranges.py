@@ -10,6 +10,10 @@ EARLIEST = -2
 """Instead of a time: from the first record that is there (Kafka's own number for it in ListOffsets)."""
 
 
+NOW = -1
+"""Instead of a time: from the end of the log (Kafka's own number for it in ListOffsets)."""
+
+
 class Range(NamedTuple):
     """Offsets of one partition that a subscriber still has to be sent."""
 

@@ -62,7 +62,12 @@ class Caller:
     has_expired: bool
 
     def read_query(
-        self, arguments: Mapping[str, Sequence[str]], last_event_id: str | None, configured: Sequence[str]
+        self,
+        arguments: Mapping[str, Sequence[str]],
+        last_event_id: str | None,
+        configured: Sequence[str],
+        *,
+        default_scope: str = "replica",
     ) -> Query:
         """Check what a client asks for, and that it may have it.
 
@@ -79,7 +84,7 @@ class Caller:
             if not principal.allowed_topics(action, [topic]):
                 raise ForbiddenError(f"the token does not allow this topic (action {action}): {topic[:40]!a}")
         others = {name: values for name, values in arguments.items() if name != QUERY_PARAMETER}
-        query = read_query(others, last_event_id, allowed)
+        query = read_query(others, last_event_id, allowed, default_scope=default_scope)
         for topic in sorted(query.topics):
             if principal.filters(action, topic):
                 raise ForbiddenError(

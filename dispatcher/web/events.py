@@ -92,16 +92,16 @@ def add_events(
     @app.get("/events")
     async def events() -> TrioResponse:
         arguments, last_event_id = request.args.to_dict(flat=False), request.headers.get("Last-Event-ID")
-        session = None
+        session, scope = None, settings.default_scope
         if authentication is None:
-            query = read_query(arguments, last_event_id, settings.topics)
+            query = read_query(arguments, last_event_id, settings.topics, default_scope=scope)
         else:
             cookies = request.cookies if g.verdict.takes_cookies else NO_COOKIES
             try:
                 caller = await authentication.identify(request.headers, cookies, arguments)
             except UnavailableError as error:
                 return _farewell(try_later(str(error)))
-            query = caller.read_query(arguments, last_event_id, settings.topics)
+            query = caller.read_query(arguments, last_event_id, settings.topics, default_scope=scope)
             if caller.has_expired:
                 return _farewell(token_needed(HAS_EXPIRED))
             session = authentication.open_session(caller, arguments, query, can_renew=False)
@@ -112,7 +112,8 @@ def add_events(
         if connection.has_unread_bytes:
             raise BadRequestError("nothing may follow a stream request on the same connection")
         chunked = request.http_version == "1.1"
-        feed = feed_of(sse_wire(envelope=query.envelope, chunked=chunked), query.topics)
+        wire = sse_wire(envelope=query.envelope, chunked=chunked)
+        feed = feed_of(wire, query.topics, whole=query.whole, counts=not query.observe)
         try:
             admission = entrance.admit(
                 connection.client, request.headers, query, None if session is None else session.subject

@@ -1,16 +1,25 @@
 """What a subscriber asks for in the query and headers of ``/events`` and ``/ws``."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from dispatcher.errors import BadRequestError
 from dispatcher.sansio.position import parse_position
-from dispatcher.sansio.ranges import EARLIEST
+from dispatcher.sansio.ranges import EARLIEST, NOW
 from dispatcher.sansio.records import TopicPartition
 
-PARAMETERS = ("topic", "since", "last_event_id", "format")
+PARAMETERS = ("topic", "scope", "since", "last", "observe", "last_event_id", "format")
+ALIASES = {"lastEventId": "last_event_id"}
+"""What polyfills of EventSource call a parameter."""
+SCOPES = ("replica", "topic")
+NEAR_LETTERS = 2
+"""A name that differs from a known one by at most so many letters is a slip: an observer's must not consume."""
+MAX_LAST_RECORDS = 10**9
+_DURATION = re.compile(r"-(?P<number>[0-9]{1,9})(?P<unit>[smhd])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 MAX_MS_DIGITS = 15
 _TIME = re.compile(
     r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<minute>[0-9]{2}:[0-9]{2}):(?P<second>[0-9]{2})"
@@ -32,23 +41,41 @@ class Query:
     position: Mapping[TopicPartition, int]
     """The last offset that the client has seen of some partitions."""
     since_ms: int | None
-    """Where the other partitions begin, in ms since the epoch, or `EARLIEST`; None: as for a new subscriber."""
+    """Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber."""
+    last: int | None = None
+    """Or so many records before their ends."""
+    whole: bool = False
+    """Every partition of the topics, also those that the replica does not own."""
+    observe: bool = False
+    """What is sent is not dispatched."""
+    ignored: Sequence[str] = ()
+    """Parameters that nobody knows."""
 
 
-def read_query(arguments: Mapping[str, Sequence[str]], last_event_id: str | None, configured: Sequence[str]) -> Query:
+def read_query(
+    arguments: Mapping[str, Sequence[str]],
+    last_event_id: str | None,
+    configured: Sequence[str],
+    *,
+    default_scope: str = "replica",
+) -> Query:
     """Check what a client asks for.
 
     Args:
         arguments: Every query parameter with its values.
         last_event_id: The ``Last-Event-ID`` header, which wins over the parameter of that name.
         configured: The topics that this dispatcher serves.
+        default_scope: For who names none.
 
     Raises:
         BadRequestError: with a reason that says what would be right.
     """
+    ignored = tuple(ascii(name[:40])[1:-1] for name in arguments if name not in PARAMETERS and name not in ALIASES)
+    for name in arguments:
+        if name not in PARAMETERS and name not in ALIASES and (meant := _meant(name)):
+            raise BadRequestError(f"unknown query parameter {_shown(name)}: did you mean {meant}?")
+    arguments = {ALIASES.get(name, name): values for name, values in sorted(arguments.items(), key=_aliases_first)}
     for name, values in arguments.items():
-        if name not in PARAMETERS:
-            raise BadRequestError(f"unknown query parameter {_shown(name)}; use {', '.join(PARAMETERS)}")
         if name != "topic" and len(values) > 1:
             raise BadRequestError(f"{name} is given {len(values)} times; give it once")
     topics = frozenset(arguments.get("topic", configured))
@@ -64,20 +91,76 @@ def read_query(arguments: Mapping[str, Sequence[str]], last_event_id: str | None
     if any(partition.topic not in topics for partition in position):
         # An id of a stream never names topics that it does not have.
         position = {partition: offset for partition, offset in position.items() if partition.topic in topics}
+    scope = arguments.get("scope", [default_scope])[0]
+    if scope not in SCOPES:
+        raise BadRequestError(f"unknown scope {_shown(scope)}; there are {', '.join(SCOPES)}")
+    observe = arguments.get("observe", ["0"])[0]
+    if observe not in {"0", "1"}:
+        raise BadRequestError(f"observe {_shown(observe)} is neither 1 nor 0")
+    if "since" in arguments and "last" in arguments:
+        raise BadRequestError("since and last both say where to begin: use one of them")
     since_ms = _read_time(arguments["since"][0]) if "since" in arguments else None
-    return Query(topics, envelope=form == "envelope", position=position, since_ms=since_ms)
+    last = _read_last(arguments["last"][0]) if "last" in arguments else None
+    if observe == "1" and since_ms is None and last is None:
+        since_ms = NOW
+    return Query(
+        topics,
+        envelope=form == "envelope",
+        position=position,
+        since_ms=since_ms,
+        last=last,
+        whole=scope == "topic",
+        observe=observe == "1",
+        ignored=ignored,
+    )
+
+
+def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:
+    """So that a parameter wins over what is an alias of it."""
+    return argument[0] not in ALIASES
+
+
+def _meant(name: str) -> str | None:
+    """The known parameter that an unknown one was meant to be, None when it is like none of them."""
+    known = [*PARAMETERS, *ALIASES]
+    return next((one for one in known if one.lower() == name.lower() or _is_near(one, name)), None)
+
+
+def _is_near(known: str, name: str) -> bool:
+    """Whether at most `NEAR_LETTERS` letters have to be put in, left out or changed (Levenshtein)."""
+    if abs(len(known) - len(name)) > NEAR_LETTERS:
+        return False
+    row = list(range(len(name) + 1))
+    for number, letter in enumerate(known, 1):
+        before, row[0] = row[0], number
+        for at, other in enumerate(name, 1):
+            before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (letter != other))
+    return row[-1] <= NEAR_LETTERS
+
+
+def _read_last(text: str) -> int:
+    """A number of records."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_MS_DIGITS and 0 < int(text) <= MAX_LAST_RECORDS):
+        raise BadRequestError(f"last {_shown(text)} is not a number of records: use 1 to {MAX_LAST_RECORDS}")
+    return int(text)
 
 
 def _read_time(text: str) -> int:
-    """``earliest``, an RFC 3339 time, or milliseconds since the epoch."""
+    """``earliest``, ``now``, a duration before now, an RFC 3339 time, or milliseconds since the epoch."""
     if text == "earliest":
         return EARLIEST
+    if text == "now":
+        return NOW
+    if duration := _DURATION.fullmatch(text):
+        seconds = int(duration["number"]) * _UNIT_SECONDS[duration["unit"]]
+        return max(0, int((time.time() - seconds) * 1000))
     if text.isascii() and text.isdecimal() and len(text) <= MAX_MS_DIGITS:
         return int(text)
     since_ms = _read_rfc3339(text)
     if since_ms is None or since_ms < 0:
         raise BadRequestError(
-            f"since {_shown(text)} is not a time: use earliest, 2026-01-31T12:00:00Z, or milliseconds since 1970"
+            f"since {_shown(text)} is not a time: use earliest, now, -10m (or s, h, d), 2026-01-31T12:00:00Z, "
+            "or milliseconds since 1970"
         )
     return since_ms
 

@@ -162,7 +162,9 @@ class SubscriberStream:
         self._farewell: Farewell | None = None
         # Last: whoever has made a stream has to close it, and one that could not be made holds nothing.
         try:
-            self._subscriber = hub.subscribe(feed, connection.writer, query.position, query.since_ms)
+            self._subscriber = hub.subscribe(
+                feed, connection.writer, query.position, query.since_ms, last=query.last, ignored=query.ignored
+            )
         except BaseException:
             admission.release()
             raise

@@ -38,10 +38,10 @@ def add_websocket(
         # Never the one that holds a token: an answer with it would hand the token to whoever reads answers.
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
         arguments, last_event_id = websocket.args.to_dict(flat=False), websocket.headers.get("Last-Event-ID")
-        session = None
+        session, scope = None, settings.default_scope
         try:
             if authentication is None:
-                query = read_query(arguments, last_event_id, settings.topics)
+                query = read_query(arguments, last_event_id, settings.topics, default_scope=scope)
             else:
                 caller = await authentication.identify(
                     websocket.headers,
@@ -49,7 +49,7 @@ def add_websocket(
                     arguments,
                     websocket.requested_subprotocols,
                 )
-                query = caller.read_query(arguments, last_event_id, settings.topics)
+                query = caller.read_query(arguments, last_event_id, settings.topics, default_scope=scope)
                 if caller.has_expired:
                     await _accept_and_close(subprotocol, token_needed(HAS_EXPIRED), tell=True)
                     return None
@@ -67,7 +67,7 @@ def add_websocket(
             )
             connection.stream = SubscriberStream(
                 hub,
-                feed_of(WEBSOCKET, query.topics),
+                feed_of(WEBSOCKET, query.topics, whole=query.whole, counts=not query.observe),
                 query,
                 connection,
                 Inbound(trio.current_time(), None if session is None else session.on_message),

@@ -214,6 +214,10 @@ class World:
         else:
             await self.slices.acquire()
 
+    async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The group has committed nothing."""
+        return dict.fromkeys(partitions, 0)
+
     # What happens.
 
     def produce(self, partition: TopicPartition) -> None:

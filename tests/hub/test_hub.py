@@ -123,6 +123,10 @@ class RecordedLog:
         log = [(partition, record.offset) for partition, record in self.log]
         return {p: next((o for q, o in log if q == p and o >= since_ms), None) for p in partitions}
 
+    async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The group has committed nothing."""
+        return dict.fromkeys(partitions, 0)
+
 
 class Bench:
     """A hub with two partitions, and what it was told of dispatched batches."""

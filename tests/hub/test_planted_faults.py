@@ -8,6 +8,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.sansio.catch_up import CatchUp
+from dispatcher.sansio.entries import Cursor
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import TopicPartition
 from tests.hub import test_fan_out_model as model
@@ -42,9 +43,9 @@ def ids_forget_partitions(_self: History, _entry: object) -> None:
     """Entries that are older than a partition do not name it."""
 
 
-def readers_begin_at_the_end(self: History, topics: frozenset[str]) -> dict[TopicPartition, int]:
+def readers_begin_at_the_end(self: History, cursor: Cursor) -> dict[TopicPartition, int]:
     """What waits for somebody is passed over."""
-    return self.ends(topics)
+    return self.ends(cursor)
 
 
 @pytest.mark.parametrize(

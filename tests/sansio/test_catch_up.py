@@ -5,6 +5,7 @@ from typing import cast
 from dispatcher.sansio.catch_up import CatchUp, LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
@@ -352,3 +353,134 @@ def test_what_is_put_off_may_leave() -> None:
     history.reached(A, 5)
     catch_up.partition_added(A, None)
     assert read_lookup(catch_up).ranges == {A: Range(2, 5)}
+
+
+def follow(history: History, partition: TopicPartition, offset: int, *others: TopicPartition) -> None:
+    """Follow a partition, beside others that are followed."""
+    history.lay_out([A, B], {partition, *others})
+    history.follow(partition, offset)
+
+
+def of_the_whole(history: History, position: dict[TopicPartition, int] | None = None, **more: bool) -> CatchUp:
+    """A reader of the whole topic."""
+    return CatchUp(history, TOPICS, position or {}, None, whole=True, **more)
+
+
+def test_a_reader_of_the_whole_topic_waits_for_all_of_its_partitions() -> None:
+    """Its first id names all of them; so nothing is read again before, either."""
+    history = history_of(a=5)
+    history.expect({"assets": 2})
+    catch_up = of_the_whole(history, {A: 1})
+    assert (catch_up.pending, catch_up.ask(), catch_up.has_start) == (True, None, False)
+    catch_up.look_again()
+    assert catch_up.pending
+    follow(history, B, 3)
+    catch_up.partition_added(B, None)
+    lookup = time_lookup(catch_up)
+    assert (lookup.partitions, lookup.committed, lookup.since_ms, lookup.exact) == ({B}, {B}, None, False)
+    assert catch_up.on_offsets_for_time(lookup, {B: 2})
+    assert catch_up.has_start
+    assert catch_up.position(here=True) == {A: 1, B: 1}
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5), B: Range(2, 3)}
+
+
+def test_a_partition_that_is_added_later_begins_at_its_start() -> None:
+    """Whatever time the reader named: and a live reader keeps nothing for it."""
+    history = history_of(a=5)
+    history.expect({"assets": 1})
+    catch_up = CatchUp(history, TOPICS, {A: 5}, 1_000, whole=True)
+    assert (catch_up.pending, catch_up.has_start) == (False, True)
+    history.became_live(catch_up.cursor)
+    assert not catch_up.expects_partitions
+    follow(history, B, 0)
+    assert not catch_up.concerns(B, None)
+    append(history, B, 0, dispatch=False)
+    history.locate(catch_up.cursor)
+    assert catch_up.cursor.next_offsets == {A: 6, B: 0}
+
+
+def test_an_id_that_is_newer_than_what_is_followed_waits_for_it() -> None:
+    """Once it is certain that the log is the same; the id never steps back."""
+    history = laid_out()
+    history.expect({"assets": 1})
+    follow(history, A, 4)
+    catch_up = of_the_whole(history, {A: 6})
+    lookup = catch_up.ask()
+    assert isinstance(lookup, LogBounds)
+    assert catch_up.on_log_bounds(lookup, {A: Bounds(0, 9)}) == []
+    assert (catch_up.pending, catch_up.awaits_head, catch_up.ask()) == (True, True, None)
+    append(history, A, 4, 5, 6)
+    catch_up.look_again()
+    assert not catch_up.pending
+    assert catch_up.position(here=True) == {A: 6}
+
+
+def test_an_observer_begins_exactly_where_it_says() -> None:
+    """Not with what nobody has taken, and it may stand after what has been read here."""
+    history = laid_out()
+    append(history, A, 0, 1, dispatch=False)
+    catch_up = CatchUp(history, TOPICS, {}, None, last=1, counts=False)
+    lookup = time_lookup(catch_up)
+    assert (lookup.last, lookup.committed, lookup.exact) == (1, frozenset(), True)
+    assert catch_up.on_offsets_for_time(lookup, {A: 3})
+    assert catch_up.awaits_head
+    append(history, A, 2, dispatch=False)
+    catch_up.look_again()
+    assert (catch_up.pending, catch_up.position(here=True)) == (False, {A: 2})
+
+
+def handed_over(counts: bool) -> tuple[History, CatchUp]:
+    """A reader whose id named 2, of a partition that is followed from 0 and was read to 4."""
+    history = laid_out()
+    history.expect({"assets": 1})
+    follow(history, A, 0)
+    append(history, A, 0, 1, 2, 3, dispatch=False)
+    return history, of_the_whole(history, {A: 2}, counts=counts)
+
+
+def test_whoever_counts_goes_back_to_what_nobody_was_sent() -> None:
+    """At a hand-over; observers go on where they are, and so does who has not come that far."""
+    for counts, expected in ((True, 1), (False, 3)):
+        history, catch_up = handed_over(counts)
+        assert history.own(A, 1, HandOver(0, [(0, 1)]))
+        catch_up.handed_over(A, 1)
+        assert catch_up.cursor.next_offsets == {A: expected}
+        catch_up.handed_over(A, 3)
+        assert catch_up.cursor.next_offsets == {A: expected}
+
+
+def test_a_partition_that_begins_again_at_a_hand_over() -> None:
+    """After what was read here: the rest is read again; before: whoever counts goes back, others wait."""
+    for first, counts, missing, waits in (
+        (6, True, {A: Range(3, 6)}, False),
+        (1, True, {}, False),
+        (1, False, {}, True),
+    ):
+        history, catch_up = handed_over(counts)
+        next_offset = catch_up.next_offset(A)
+        history.remove([A])
+        history.lay_out([A, B])
+        history.reached(A, first)
+        catch_up.restarted(A, next_offset, first)
+        lookup = catch_up.ask()
+        assert (lookup.ranges if isinstance(lookup, ReadRanges) else {}) == missing
+        assert catch_up.awaits_head is waits
+        assert catch_up.cursor.next_offsets[A] == (min(3, first) if counts else 3)
+
+
+def test_a_start_that_is_being_looked_up_stays_so_when_the_partition_begins_again() -> None:
+    """It is asked for again, since the answer could be about another place."""
+    history = laid_out()
+    history.expect({"assets": 1})
+    follow(history, A, 0)
+    catch_up = of_the_whole(history)
+    before = time_lookup(catch_up)
+    catch_up.handed_over(A, 0)
+    history.remove([A])
+    history.lay_out([A, B])
+    history.reached(A, 5)
+    catch_up.restarted(A, catch_up.next_offset(A), 5)
+    after = time_lookup(catch_up)
+    assert not catch_up.on_offsets_for_time(before, {A: 0})
+    assert catch_up.on_offsets_for_time(after, {A: 4})
+    assert catch_up.cursor.next_offsets == {A: 4}

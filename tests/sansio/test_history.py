@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
 from dispatcher.sansio.history import History, HistoryStatistics
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
@@ -41,7 +42,7 @@ def append(history: History, *partitions: TopicPartition) -> list[Entry]:
 def cursor(history: History, topics: frozenset[str], **next_offsets: int) -> Cursor:
     """The cursor of a new subscriber, or of one that goes on at these offsets of `a` and `b`."""
     found = Cursor(topics)
-    found.next_offsets = history.starts(topics) | {{"a": A, "b": B}[name]: n for name, n in next_offsets.items()}
+    found.next_offsets = history.starts(found) | {{"a": A, "b": B}[name]: n for name, n in next_offsets.items()}
     history.seek(found)
     return found
 
@@ -314,3 +315,103 @@ def test_the_head_is_the_newest_offset_of_each_partition() -> None:
     assert reader.sequence == history.head
     assert history.layout.partitions == (A, B, OTHER)
     assert history.snapshot().offsets == (4, None, None)
+
+
+def followed(history: History, partition: TopicPartition, offset: int) -> None:
+    """Follow a partition from an offset on."""
+    history.lay_out([A, B, OTHER], {partition})
+    history.follow(partition, offset)
+
+
+def whole(topics: frozenset[str], **next_offsets: int) -> Cursor:
+    """The cursor of a reader of the whole topic."""
+    found = Cursor(topics, whole=True)
+    found.next_offsets = {{"a": A, "b": B}[name]: offset for name, offset in next_offsets.items()}
+    return found
+
+
+def test_followed_entries_wait_for_nothing_and_go_first() -> None:
+    """They need not be dispatched, whatever else waits."""
+    history = Log(10**6)
+    followed(history, B, 0)
+    (owned,) = append(history, A)
+    (other,) = append(history, B)
+    assert history.waiting_bytes == owned.size_bytes
+    assert (other.waiting, history.is_followed(B), history.is_followed(A)) == (False, True, False)
+    history.history_bytes = owned.size_bytes
+    history.trim()
+    assert [entry.sequence for entry in history.ahead(whole(ASSETS, a=0, b=2))] == [owned.sequence]
+    assert history.begin(B) == other.batch.next_offset
+
+
+def test_followed_partitions_are_for_readers_of_the_whole_topic_alone() -> None:
+    """In bytes, in positions, and in what is known."""
+    history = Log(10**6)
+    followed(history, B, 0)
+    first, second = append(history, A, B)
+    assert read(history, cursor(history, ASSETS)) == [first.sequence]
+    assert read(history, whole(ASSETS, a=0, b=0)) == [first.sequence, second.sequence]
+    assert (history.knows(B), history.knows(B, whole=False)) == (True, False)
+    assert set(history.ends(Cursor(ASSETS))) == {A}
+    assert set(history.ends(Cursor(ASSETS, whole=True))) == {A, B}
+    assert B not in second.snapshot.owned().layout.indexes
+    assert second.snapshot.owned().offsets == (second.snapshot.offsets[0], None)
+
+
+def test_a_partition_that_is_owned_no_more_goes_on_in_place() -> None:
+    """Its entries stay, and wait for nobody; a write that ends later is the first all the same."""
+    history = Log(10**6)
+    first, second = append(history, A, A)
+    history.dispatched(first)
+    history.disown([A])
+    history.lay_out([A, B, OTHER], {A})
+    assert (history.waiting_bytes, history.waiting_records(A)) == (0, 0)
+    assert read(history, whole(ASSETS, a=0)) == [first.sequence, second.sequence]
+    assert history.dispatched(second)
+    assert not history.dispatched(second)
+
+
+def test_what_counts_at_a_hand_over_is_dispatched_and_the_rest_waits() -> None:
+    """In the new epoch, and not before the committed offset."""
+    history = Log(10**6)
+    followed(history, A, 0)
+    before, counted, open_, later = append(history, A, A, A, A)
+    assert history.own(A, 7, HandOver(1, [(1, 2), (3, 4)]))
+    assert [entry.batch.epoch for entry in (before, counted, open_, later)] == [0, 7, 7, 7]
+    assert [entry.waiting for entry in (before, counted, open_, later)] == [False, False, True, False]
+    assert history.start(A) == 2
+    assert history.waiting_bytes == open_.size_bytes
+    assert history.dispatched(open_)
+    assert history.waiting_bytes == 0
+
+
+@pytest.mark.parametrize("counted", [[], [(1, 9)]])
+def test_a_hand_over_outside_of_what_is_in_memory(counted: list[tuple[int, int]]) -> None:
+    """Before the first entry, or after the last one, the partition has to begin again: nothing has changed."""
+    history = Log(10**6)
+    followed(history, A, 2)
+    assert not history.own(A, 7, HandOver(1, counted))
+    assert history.is_followed(A)
+
+
+def test_a_topic_is_complete_when_all_of_its_partitions_are_here() -> None:
+    """As many as it is known to have."""
+    history = Log(10**6)
+    assert not history.is_complete(ASSETS)
+    history.expect({"assets": 2})
+    append(history, A)
+    assert not history.is_complete(ASSETS)
+    followed(history, B, 5)
+    assert history.is_complete(ASSETS)
+    history.remove([B])
+    assert not history.is_complete(ASSETS)
+    assert history.expected == {"assets": 2}
+
+
+def test_readers_may_stand_after_what_was_read() -> None:
+    """They wait for it."""
+    history = Log(10**6)
+    followed(history, A, 0)
+    append(history, A)
+    assert history.beyond(whole(ASSETS, a=1)) == []
+    assert history.beyond(whole(ASSETS, a=2)) == [A]

@@ -86,9 +86,13 @@ def problem(response: httpx2.Response, status: int) -> str:
         ("?last_event_id=assets:0=1,0=2", {}, "named twice"),
         ("?topic=nonsense", {}, "unknown topic 'nonsense'; this dispatcher serves assets"),
         ("?topic=assets&topic=more", {}, "unknown topic 'more'"),
-        ("?colour=red", {}, "unknown query parameter 'colour'; use topic, since, last_event_id, format"),
+        ("?sicne=now", {}, "unknown query parameter 'sicne': did you mean since?"),
         ("?format=xml", {}, "unknown format 'xml'; use value, envelope"),
-        ("?since=yesterday", {}, "since 'yesterday' is not a time: use earliest, 2026-01-31T12:00:00Z, or"),
+        (
+            "?since=yesterday",
+            {},
+            "since 'yesterday' is not a time: use earliest, now, -10m (or s, h, d), 2026-01-31T12:00:00Z, ",
+        ),
         ("?since=2026-01-31T12:00:00", {}, "is not a time"),
         ("?since=-1", {}, "is not a time"),
         ("?since=1e3", {}, "is not a time"),
@@ -106,7 +110,11 @@ def test_a_wrong_request_for_events(replica: Replica, query: str, headers: dict[
 
 @pytest.mark.parametrize(
     ("query", "reason"),
-    [("?last_event_id=nonsense", "lacks the ':'"), ("?topic=no", "unknown topic"), ("?x=1", "unknown query parameter")],
+    [
+        ("?last_event_id=nonsense", "lacks the ':'"),
+        ("?topic=no", "unknown topic"),
+        ("?Observe=1", "did you mean"),
+    ],
 )
 async def test_a_wrong_request_for_a_websocket(replica: Replica, query: str, reason: str) -> None:
     """The upgrade succeeds and the close code says why: a browser cannot see the status of a refused upgrade."""

@@ -1,5 +1,6 @@
 """What a subscriber asks for: times above all, as RFC 3339 has them."""
 
+import time as clock
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import BadRequestError
-from dispatcher.sansio.ranges import EARLIEST
+from dispatcher.sansio.ranges import EARLIEST, NOW
+from dispatcher.sansio.records import TopicPartition
 from dispatcher.web.requests import read_query
 
 NOON_MS = 1_769_860_800_000
@@ -53,7 +55,24 @@ def test_a_time(text: str, expected_ms: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "now", "-1", "1e3", "1.5", "0x10", "9999999999999999", "١٢٣", "Earliest", "2026-01-31"),
+        *(
+            "",
+            "-1",
+            "-m",
+            "-1.5h",
+            "- 1m",
+            "-1w",
+            "1m",
+            "-10M",
+            "Now",
+            "1e3",
+            "1.5",
+            "0x10",
+            "9999999999999999",
+            "١٢٣",
+            "Earliest",
+            "2026-01-31",
+        ),
         *("2026-01-31T12:00:00", "2026-01-31T12:00Z", "2026-01-31T12Z", "2026-01-31T12:00:00 Z", "20260131T120000Z"),
         *("2026-W05-6T12:00:00Z", "2026-031T12:00:00Z", "2026-01-31T12:00:00,5Z", "2026-01-31T12:00:00.Z"),
         *(
@@ -70,7 +89,7 @@ def test_a_time(text: str, expected_ms: int) -> None:
 )
 def test_what_is_no_time(text: str) -> None:
     """The rest of ISO 8601 among it: it is refused with what would be right, and never taken for another time."""
-    with pytest.raises(BadRequestError, match="is not a time: use earliest, 2026-01-31T12:00:00Z, or milliseconds"):
+    with pytest.raises(BadRequestError, match=r"is not a time: use earliest, now, -10m \(or s, h, d\), 2026-01-31T"):
         since(text)
 
 
@@ -93,4 +112,73 @@ def test_any_text_is_a_time_or_refused(text: str) -> None:
         since_ms = since(text)
     except BadRequestError:
         return
-    assert since_ms == EARLIEST or (since_ms is not None and since_ms >= 0)
+    assert since_ms in {EARLIEST, NOW} or (since_ms is not None and since_ms >= 0)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("-10m", 600), ("-0s", 0), ("-2h", 7200), ("-1d", 86_400)])
+def test_a_duration_before_now(text: str, seconds: int) -> None:
+    """Counted from the request."""
+    before = clock.time()
+    since_ms = since(text)
+    assert since_ms is not None
+    assert int((before - seconds) * 1000) <= since_ms <= int((clock.time() - seconds) * 1000)
+
+
+def test_a_duration_reaches_back_to_1970_at_most() -> None:
+    """There is no time before that."""
+    assert since("-999999999d") == 0
+
+
+def test_scope_and_observers() -> None:
+    """The scope is the setting's where none is named; an observer begins now if it names nothing else."""
+    assert not read_query({}, None, ["assets"]).whole
+    assert read_query({}, None, ["assets"], default_scope="topic").whole
+    assert not read_query({"scope": ["replica"]}, None, ["assets"], default_scope="topic").whole
+    assert read_query({"scope": ["topic"]}, None, ["assets"]).whole
+    observer = read_query({"observe": ["1"]}, None, ["assets"])
+    assert (observer.observe, observer.since_ms) == (True, NOW)
+    assert read_query({"observe": ["1"], "since": ["earliest"]}, None, ["assets"]).since_ms == EARLIEST
+    newest = read_query({"observe": ["1"], "last": ["20"]}, None, ["assets"])
+    assert (newest.since_ms, newest.last) == (None, 20)
+    assert not read_query({"observe": ["0"]}, None, ["assets"]).observe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"scope": ["all"]}, "unknown scope 'all'"),
+        ({"observe": ["yes"]}, "neither 1 nor 0"),
+        ({"last": ["0"]}, "is not a number of records"),
+        ({"last": ["-5"]}, "is not a number of records"),
+        ({"last": ["1e3"]}, "is not a number of records"),
+        ({"last": ["5"], "since": ["now"]}, "use one of them"),
+        ({"sicne": ["now"]}, "did you mean since"),
+        ({"observ": ["1"]}, "did you mean observe"),
+        ({"Observe": ["1"]}, "did you mean observe"),
+        ({"OBSERVE": ["1"]}, "did you mean observe"),
+        ({"topics": ["assets"]}, "did you mean topic"),
+        ({"lasteventid": ["assets:0=1"]}, "did you mean"),
+        ({"scope": ["topic", "topic"]}, "give it once"),
+    ],
+)
+def test_what_is_refused(arguments: dict[str, list[str]], reason: str) -> None:
+    """A known parameter with a wrong value, and a name that is nearly a known one."""
+    with pytest.raises(BadRequestError, match=reason):
+        read_query(arguments, None, ["assets"])
+
+
+def test_what_nobody_knows_is_ignored_by_name() -> None:
+    """Polyfills and proxies add parameters of their own; a name is shown, and no more of it than is sensible."""
+    query = read_query({"_": ["1"], "token": ["x"], "t\x1b" + "x" * 99: ["1"], "topic": ["assets"]}, None, ["assets"])
+    assert query.ignored[:2] == ("_", "token")
+    assert query.ignored[2].startswith("t\\x1bxxx")
+    assert len(query.ignored[2]) < 60
+
+
+def test_the_last_id_by_the_name_that_polyfills_give_it() -> None:
+    """The parameter of ours wins over the alias, and the header over both."""
+    position = {TopicPartition("assets", 0): 7}
+    assert read_query({"lastEventId": ["assets:0=7"]}, None, ["assets"]).position == position
+    both = {"lastEventId": ["assets:0=1"], "last_event_id": ["assets:0=7"]}
+    assert read_query(both, None, ["assets"]).position == position
+    assert read_query({"lastEventId": ["assets:0=1"]}, "assets:0=7", ["assets"]).position == position

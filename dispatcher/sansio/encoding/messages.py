@@ -13,10 +13,15 @@ SUBPROTOCOL = "dispatcher.v1.json"
 
 
 def state_payload(
-    state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float
+    state: str,
+    replica: str,
+    assigned: Mapping[str, Sequence[int]],
+    heartbeat_seconds: float,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the replica is doing, which partitions it has, and how often it sends a heartbeat at least."""
-    return {"state": state, "replica": replica, "assigned": assigned, "heartbeat_seconds": heartbeat_seconds}
+    """What the replica is doing, which partitions it has, and how often it sends a heartbeat at least; and more."""
+    payload = {"state": state, "replica": replica, "assigned": assigned, "heartbeat_seconds": heartbeat_seconds}
+    return payload | dict(more or {})
 
 
 def gap_payload(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> dict[str, Any]:
@@ -45,9 +50,15 @@ def join_records(parts: Sequence[bytes], position: str) -> bytes:
     return b'{"type":"records","id":"%b","records":[%b]}' % (position.encode(), b",".join(parts))
 
 
-def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
+def encode_state(
+    state: str,
+    replica: str,
+    assigned: Mapping[str, Sequence[int]],
+    heartbeat_seconds: float,
+    more: Mapping[str, Any] | None = None,
+) -> bytes:
     """See `state_payload`."""
-    return orjson.dumps({"type": "state", **state_payload(state, replica, assigned, heartbeat_seconds)})
+    return orjson.dumps({"type": "state", **state_payload(state, replica, assigned, heartbeat_seconds, more)})
 
 
 def encode_first_state(state: bytes, _retry_ms: int, position: str) -> bytes:

@@ -67,9 +67,15 @@ def join_events(parts: Sequence[bytes], position: str) -> bytes:
     return b"".join([*before, memoryview(last)[:-1], b"id: ", position.encode(), b"\n\n"])
 
 
-def encode_state(state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
+def encode_state(
+    state: str,
+    replica: str,
+    assigned: Mapping[str, Sequence[int]],
+    heartbeat_seconds: float,
+    more: Mapping[str, Any] | None = None,
+) -> bytes:
     """See `state_payload`."""
-    return _control("state", state_payload(state, replica, assigned, heartbeat_seconds))
+    return _control("state", state_payload(state, replica, assigned, heartbeat_seconds, more))
 
 
 def encode_first_state(state: bytes, retry_ms: int, position: str) -> bytes:

@@ -27,7 +27,8 @@ class Wire:
     """The parts of one write, with the position that they lead to, unframed."""
     has_record_ids: bool
     """Whether each record carries an id, as long as ids are short: then a write has no position of its own."""
-    encode_state: Callable[[str, str, Mapping[str, Sequence[int]], float], bytes]
+    encode_state: Callable[..., bytes]
+    """See `messages.state_payload`."""
     encode_first_state: Callable[[bytes, int, str], bytes]
     encode_gap: Callable[[str, int, int, int, str], bytes]
     encode_goodbye: Callable[[int, str, int], bytes]

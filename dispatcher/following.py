@@ -1,0 +1,375 @@
+"""Joins the follower, the ownership of partitions and the hub: the whole topic from any replica.
+
+The Trio side of the follower's crossing (`kafka.follower.FollowDownstream`), and what the pipeline asks when the group
+assigns and revokes. The follower is there while somebody wants the whole of a topic and a partition of it is not owned;
+with nobody who does, none of this costs anything.
+
+*Thread*: Trio's. The follower's thread gets here by ``trio.from_thread.run_sync``.
+"""
+
+import math
+import time
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from dispatcher.hub.hub import Hub
+from dispatcher.kafka.decoding import Group
+from dispatcher.kafka.follower import FollowCommands, Followed, Follower
+from dispatcher.kafka.properties import replay_properties
+from dispatcher.kafka.replay import Replays
+from dispatcher.sansio.offsets import OffsetTracker
+from dispatcher.sansio.ownership import Ownership, Role
+from dispatcher.sansio.ranges import Bounds, Gap
+from dispatcher.sansio.records import NO_RECORDS, Batch, Records, TopicPartition
+from dispatcher.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+TOPICS_SECONDS = 5.0
+"""How often the number of partitions of each topic is looked up: one that was added is found within this time."""
+
+TOPICS_UNKNOWN_SECONDS = 0.5
+"""The same while that of some topic is not known."""
+
+RETRY_SECONDS = 0.5
+"""How soon a look-up that had no answer is made again."""
+
+BACKLOG_RECORDS = 1_000
+"""Most records before the end of a log at which the follower begins with it: the history has them then, for clients
+that come over from another replica with ids of a moment ago. What is older is replayed for whoever wants it."""
+
+LOG_SECONDS = 10.0
+"""Least time between two log lines about the follower's errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowingStatistics:
+    """A snapshot of what is followed."""
+
+    is_running: bool
+    """Whether there is a follower."""
+    partitions: int
+    """Followed partitions."""
+    records: int
+    """Records read by the follower."""
+    bytes: int
+    """Bytes of keys, values and headers, and what they cost in memory, read by the follower."""
+
+
+class Following:
+    """Follows what the replica does not own, for subscribers of the whole topic.
+
+    Args:
+        settings: The dispatcher's settings.
+        hub: Where followed records go.
+        replays: Looks offsets up.
+        offsets: Where owned partitions are.
+    """
+
+    def __init__(self, settings: Settings, hub: Hub, replays: Replays, offsets: OffsetTracker) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._replays = replays
+        self._offsets = offsets
+        self._ownership = Ownership()
+        self._follower = Follower(
+            replay_properties(settings),
+            self,
+            poll_records=settings.poll_records,
+            batch_bytes=settings.batch_bytes,
+            client_rack=settings.client_rack,
+        )
+        self._is_running = False
+        self._begun_with: dict[str, int] = {}
+        """How many partitions topics had when they were first followed: later ones are followed from their start."""
+        self._assign: dict[TopicPartition, tuple[int, int]] = {}
+        self._unassign: set[TopicPartition] = set()
+        self._stop = False
+        self._lost: dict[TopicPartition, tuple[int, int]] = {}
+        """Epoch and next offset of partitions of which a broker does not have that offset."""
+        self._known_to: dict[TopicPartition, int] = {}
+        """Up to where the group's consumer brings what the history has from the follower."""
+        self._wake = trio.Event()
+        self._log_at = -math.inf
+        self._records = self._bytes = 0
+
+    async def run(self) -> None:
+        """Follow for whoever needs it, until cancelled. *Cancellation*: safe."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._count_partitions)
+            while True:
+                await self._until_needed()
+                await self._follow()
+
+    # What the pipeline says.
+
+    def taken(self, batch: Batch) -> None:
+        """A subscriber that counts was sent all of a batch: if its partition is followed, that is kept for later."""
+        self._ownership.taken(batch.partition, batch.covers_from, batch.next_offset)
+
+    def replayed(self, partition: TopicPartition, first: int, end: int) -> None:
+        """The same of a range that was replayed."""
+        self._ownership.taken(partition, first, end)
+
+    def is_followed(self, partition: TopicPartition) -> bool:
+        """Whether a partition is followed now."""
+        return self._ownership.role(partition) is Role.FOLLOWED
+
+    def disowned(self, partitions: Collection[TopicPartition]) -> list[TopicPartition]:
+        """Owned partitions leave; returns those that are followed from now on, from where the history ends."""
+        wanted = self._hub.whole_topics()
+        disowned = []
+        for partition in partitions:
+            self._known_to.pop(partition, None)
+            if self._ownership.role(partition) is Role.FOLLOWED:
+                continue
+            if partition.topic in wanted and self._hub.history.knows(partition):
+                epoch = self._ownership.follow(partition, self._offsets.dispatched_ranges(partition))
+                self._order(partition, epoch, self._hub.history.end(partition))
+                disowned.append(partition)
+            else:
+                self._ownership.drop([partition])
+        self._wake.set()
+        return disowned
+
+    def owned(self, partition: TopicPartition, epoch: int, offset: int, *, is_same_log: bool) -> None:
+        """An assigned partition begins, or another log in its place.
+
+        What was sent of it while it was followed counts from its committed offset on.
+
+        Args:
+            partition: The partition.
+            epoch: Of its assignment, in which nothing was received yet.
+            offset: Where it begins.
+            is_same_log: Whether the log is the one that was read before.
+        """
+        self._known_to.pop(partition, None)
+        if self._ownership.role(partition) is not Role.FOLLOWED or not is_same_log:
+            self._forget(partition)
+            self._ownership.own(partition)
+            return
+        self._forget(partition)
+        hand_over = self._ownership.hand_over(partition, offset)
+        end = self._hub.followed.own(partition, epoch, hand_over)
+        log.info(
+            "partition handed over",
+            partition=str(partition),
+            committed=offset,
+            counted_to=hand_over.counted_to,
+            history_end=end,
+        )
+        if end > offset:
+            self._offsets.received(partition, offset, end)
+            for first, last in hand_over.counted:
+                if first < end:
+                    self._offsets.dispatched(partition, epoch, first, min(last, end))
+            self._known_to[partition] = end
+
+    def news(self, partition: TopicPartition, records: Records) -> Records:
+        """What of the group's records is not known from the follower."""
+        known_to = self._known_to.get(partition)
+        if known_to is None:
+            return records
+        if records.offsets[-1] < known_to:
+            return NO_RECORDS
+        del self._known_to[partition]
+        return records[bisect_left(records.offsets, known_to) :]
+
+    def news_of_gap(self, gap: Gap) -> Gap | None:
+        """The same of records that have expired."""
+        known_to = self._known_to.get(gap.partition)
+        if known_to is None or known_to <= gap.first:
+            return gap
+        return gap._replace(first=known_to) if known_to <= gap.last else None
+
+    def statistics(self) -> FollowingStatistics:
+        """A snapshot."""
+        return FollowingStatistics(self._is_running, len(self._ownership.followed), self._records, self._bytes)
+
+    # The follower's crossing (kafka.follower.FollowDownstream).
+
+    def follow(self) -> FollowCommands:
+        """What a new consumer has to follow."""
+        self._lost.clear()
+        for partition in self._ownership.followed:
+            self._order(partition, self._epoch(partition), self._hub.history.end(partition))
+        return self._commands()
+
+    def followed(self, result: Followed) -> FollowCommands:
+        """Take what came in and say what to do."""
+        for epoch, group in result.groups:
+            if self._ownership.epoch(group.partition) == epoch:
+                self._take_records(group)
+        for partition, epoch, end in result.ends:
+            if self._ownership.epoch(partition) == epoch:
+                self._reach(partition, end)
+        for partition, epoch, next_offset in result.out_of_range:
+            self._lost[partition] = (epoch, next_offset)
+            self._wake.set()
+        for name, reason in result.errors:
+            if time.monotonic() - self._log_at >= LOG_SECONDS:
+                self._log_at = time.monotonic()
+                log.warning("follower error", error=name, reason=reason)
+        return self._commands()
+
+    async def followed_when_settled(self, result: Followed) -> FollowCommands:
+        """The same, as soon as what came in before has been offered to every live subscriber."""
+        await self._hub.wait_settled()
+        return self.followed(result)
+
+    def _commands(self) -> FollowCommands:
+        assign, self._assign = self._assign, {}
+        unassign, self._unassign = self._unassign, set()
+        return FollowCommands(assign, unassign, stop=self._stop, settle=self._hub.is_congested)
+
+    def _order(self, partition: TopicPartition, epoch: int, offset: int) -> None:
+        self._assign[partition] = (epoch, offset)
+        self._unassign.discard(partition)
+
+    def _forget(self, partition: TopicPartition) -> None:
+        self._assign.pop(partition, None)
+        self._unassign.add(partition)
+        self._lost.pop(partition, None)
+
+    def _epoch(self, partition: TopicPartition) -> int:
+        epoch = self._ownership.epoch(partition)
+        assert epoch is not None  # noqa: S101 - it is followed
+        return epoch
+
+    def _take_records(self, group: Group) -> None:
+        partition = group.partition
+        records, end = group.records, self._hub.history.end(partition)
+        if records.offsets[0] < end:
+            records = records[bisect_left(records.offsets, end) :]
+        if records:
+            self._records += len(records)
+            self._bytes += records.size_bytes
+            self._hub.publish(Batch(partition, records, covers_from=end, leader_epoch=group.leader_epoch))
+
+    def _reach(self, partition: TopicPartition, end: int) -> None:
+        """Nothing lies between the last record and this end that anybody could be sent."""
+        self._ownership.taken(partition, self._hub.history.end(partition), end)
+        self._hub.reached(partition, end)
+
+    # Starting, finding out, stopping.
+
+    async def _count_partitions(self) -> None:
+        """Look up how many partitions each topic has; one that was added is followed."""
+        counts: dict[str, int] = {}
+        while True:
+            found = await self._replays.partition_counts(self._settings.topics)
+            for topic, count in found.items():
+                counts[topic] = max(count, counts.get(topic, 0))
+            self._hub.expect(dict(counts))
+            self._wake.set()
+            await trio.sleep(TOPICS_SECONDS if len(counts) == len(self._settings.topics) else TOPICS_UNKNOWN_SECONDS)
+
+    async def _until_needed(self) -> None:
+        while not self._missing():
+            self._wake = self._hub.whole_topics_changed = trio.Event()
+            await self._wake.wait()
+
+    def _missing(self) -> frozenset[TopicPartition]:
+        """Partitions that have to be followed and are not; where the hub follows them, they are as good as read."""
+        expected = self._hub.history.expected
+        topics = {topic: expected[topic] for topic in self._hub.whole_topics() if topic in expected}
+        missing = self._ownership.to_follow(topics, self._offsets.partitions)
+        return missing if self._is_running else missing.union(self._ownership.followed)
+
+    async def _follow(self) -> None:
+        """Run the follower until nobody has needed it for a while."""
+        log.info("follower started")
+        self._is_running, self._stop = True, False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follower.run)
+            await self._keep_up()
+            self._stop = True
+        self._is_running = False
+        # Somebody may have come meanwhile: what the history has stays for them, and another follower goes on with it.
+        self._drop_topics({tp.topic for tp in self._ownership.followed} - self._hub.whole_topics())
+        self._assign.clear()
+        self._unassign.clear()
+        log.info("follower closed")
+
+    def _drop_topics(self, topics: Collection[str]) -> None:
+        """Follow nothing more of topics of which nobody wants the whole."""
+        dropped = [tp for tp in self._ownership.followed if tp.topic in topics]
+        for partition in dropped:
+            self._forget(partition)
+        self._ownership.drop(dropped)
+        self._hub.followed.drop(dropped)
+        for topic in topics:
+            self._begun_with.pop(topic, None)
+
+    async def _keep_up(self) -> None:
+        """Follow what is missing and find out what is lost, until nobody has needed the follower for a while."""
+        linger_seconds = self._settings.follow_linger_seconds
+        needed_at: dict[str, float] = {}
+        while True:
+            self._wake = self._hub.whole_topics_changed = trio.Event()
+            now = trio.current_time()
+            followed = {tp.topic for tp in self._ownership.followed}
+            wanted = self._hub.whole_topics() & (followed | {tp.topic for tp in self._missing()})
+            needed_at.update(dict.fromkeys(wanted, now))
+            over = {topic for topic, at in needed_at.items() if topic not in wanted and now >= at + linger_seconds}
+            self._drop_topics(over)
+            for topic in over:
+                del needed_at[topic]
+            if not needed_at:
+                return
+            answered = await self._follow_missing() and await self._find_lost()
+            seconds = max(linger_seconds, RETRY_SECONDS) if answered else RETRY_SECONDS
+            with trio.move_on_after(seconds):
+                await self._wake.wait()
+
+    async def _follow_missing(self) -> bool:
+        """Begin to follow what is missing; returns whether all of it was answered."""
+        missing = self._missing()
+        if not missing:
+            return True
+        bounds = await self._replays.bounds(missing)
+        committed = await self._replays.committed(missing)
+        for partition in sorted(bounds.keys() & self._missing()):
+            expected = self._hub.history.expected[partition.topic]
+            begun_with = self._begun_with.setdefault(partition.topic, expected)
+            offset = _begin(bounds[partition], committed, partition, is_new=partition.partition >= begun_with)
+            self._order(partition, self._ownership.follow(partition), offset)
+            self._hub.followed.follow(partition, offset)
+        return not self._missing()
+
+    async def _find_lost(self) -> bool:
+        """Ask the leaders about partitions of which a broker does not have the next offset."""
+        lost = dict(self._lost)
+        if not lost:
+            return True
+        bounds = await self._replays.bounds(lost.keys())
+        for partition in bounds.keys() & self._lost.keys():
+            epoch, next_offset = self._lost.pop(partition)
+            if self._ownership.epoch(partition) != epoch:
+                continue
+            first, end = bounds[partition]
+            if next_offset > end:
+                log.warning("topic recreated", partition=str(partition), offset=first, replaces=next_offset)
+                self._ownership.drop([partition])
+                self._order(partition, self._ownership.follow(partition), first)
+                self._hub.followed.recreated(partition, first)
+                continue
+            if next_offset < first:
+                log.warning("records expired", partition=str(partition), first=next_offset, last=first - 1)
+                gap = Gap(partition, next_offset, first - 1, "expired")
+                self._hub.publish(Batch(partition, NO_RECORDS, covers_from=next_offset, gap=gap))
+            # Else that broker lags, and has it in a moment.
+            self._order(partition, epoch, self._hub.history.end(partition))
+        return not self._lost
+
+
+def _begin(bounds: Bounds, committed: Mapping[TopicPartition, int], partition: TopicPartition, *, is_new: bool) -> int:
+    """Where to begin to follow a partition: at its committed offset, unless that is far back, and a new one's start."""
+    if is_new:
+        return bounds.first
+    recent = max(bounds.first, bounds.end - BACKLOG_RECORDS)
+    return min(bounds.end, max(recent, committed.get(partition, recent)))

@@ -1,0 +1,140 @@
+"""Followed partitions in the hub, and what changes for subscribers when one becomes owned or stops being owned.
+
+Subscribers of the whole topic notice no change: a partition that is owned no more stays in the history, and goes on
+there; one that becomes owned stays there, too, if its entries reach up to where it goes on. For the subscribers of the
+replica's own partitions it leaves and comes, as it does without a follower.
+
+*Thread*: Trio's. Nothing awaits.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+
+from dispatcher.hub.fan_out import FanOut
+from dispatcher.hub.registry import Registry
+from dispatcher.hub.subscriber import Subscriber
+from dispatcher.sansio.history import History
+from dispatcher.sansio.ownership import HandOver, OffsetRange
+from dispatcher.sansio.records import TopicPartition
+
+
+class FollowedPartitions:
+    """The partitions of the history that are not owned.
+
+    Args:
+        history: Where they are.
+        registry: Knows the subscribers.
+        fan_out: Offers what is published.
+        lay_out: Called when partitions came, left, or changed sides.
+    """
+
+    def __init__(self, history: History, registry: Registry, fan_out: FanOut, lay_out: Callable[[], None]) -> None:
+        self._history = history
+        self._registry = registry
+        self._fan_out = fan_out
+        self._lay_out = lay_out
+        self.partitions: set[TopicPartition] = set()
+        self._unsettled: dict[TopicPartition, int] = {}
+        """Partitions that became owned while a write of theirs was under way, and up to which offset such writes go."""
+
+    def follow(self, partition: TopicPartition, offset: int) -> None:
+        """A partition that is not here is followed from an offset on."""
+        self.partitions.add(partition)
+        self._lay_out()
+        self._history.follow(partition, offset)
+        self._registry.partition_added(partition, offset, whole=True)
+
+    def disown(self, partitions: Collection[TopicPartition]) -> None:
+        """Owned partitions are followed from now on. The caller lays out."""
+        if partitions:
+            self._fan_out.withdraw()
+            for subscriber in self._registry.catching_up.values():
+                if not subscriber.feed.whole:
+                    subscriber.resumption.partitions_removing(partitions)
+            self.partitions.update(partitions)
+            self._history.disown(partitions)
+
+    def drop(self, partitions: Collection[TopicPartition]) -> None:
+        """Followed partitions leave."""
+        gone = self.partitions.intersection(partitions)
+        if gone:
+            self._fan_out.withdraw()
+            for subscriber in self._registry.catching_up.values():
+                if subscriber.feed.whole:
+                    subscriber.resumption.partitions_removing(gone)
+            self.partitions -= gone
+            self._history.remove(gone)
+            self._lay_out()
+
+    def recreated(self, partition: TopicPartition, first_offset: int) -> None:
+        """The topic of a followed partition was recreated: the new log is followed from an offset on."""
+        next_offsets = self._registry.next_offsets(partition)
+        self.drop([partition])
+        for subscriber, next_offset in next_offsets:
+            if subscriber.feed.whole:
+                subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
+        self.follow(partition, first_offset)
+
+    def own(self, partition: TopicPartition, epoch: int, hand_over: HandOver) -> int:
+        """A followed partition is owned from now on.
+
+        Returns:
+            The offset after the last one that is in the history: what the group's consumer brings before it is known.
+        """
+        self._fan_out.withdraw()
+        readers = []
+        for subscriber in tuple(self._registry.everybody.values()):
+            if partition.topic in subscriber.feed.topics:
+                if subscriber.feed.whole:
+                    readers.append(subscriber)
+                else:
+                    # For the others the partition comes with entries that precede what they are live with.
+                    subscriber.leave_live()
+        self.partitions.discard(partition)
+        if self._history.own(partition, epoch, hand_over):
+            self._lay_out()
+            handed_to = hand_over.handed_to(self._under_way(partition))
+            if handed_to > hand_over.counted_to:
+                self._unsettled[partition] = handed_to
+            if handed_to < self._history.end(partition):
+                self._go_back(readers, partition, handed_to)
+        else:
+            first = hand_over.counted_to
+            next_offsets = []
+            for subscriber in readers:
+                subscriber.leave_live()
+                next_offsets.append(subscriber.resumption.next_offset(partition))
+            self._history.remove([partition])
+            self._lay_out()
+            self._history.reached(partition, first)
+            for subscriber, next_offset in zip(readers, next_offsets, strict=True):
+                subscriber.resumption.restarted(partition, next_offset, first)
+        end = self._history.end(partition)
+        self._registry.partition_added(partition, end, whole=False)
+        return end
+
+    def subscriber_left(self) -> None:
+        """A subscriber has left, perhaps with a write that has failed: what nobody was sent is sent to the others.
+
+        Those may stand after it, which happens with partitions that became owned meanwhile, and with no others.
+        """
+        for partition, handed_to in tuple(self._unsettled.items()):
+            start = self._history.start(partition) if self._history.knows(partition) else handed_to
+            if start < handed_to:
+                if any(first <= start < end for first, end in self._under_way(partition)):
+                    continue
+                self._go_back(tuple(self._registry.everybody.values()), partition, start)
+            del self._unsettled[partition]
+
+    def _go_back(self, readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
+        for subscriber in readers:
+            if subscriber.feed.counts and partition.topic in subscriber.feed.topics:
+                subscriber.leave_live()
+                subscriber.resumption.handed_over(partition, offset)
+
+    def _under_way(self, partition: TopicPartition) -> Iterator[OffsetRange]:
+        """What writes under way would dispatch of a partition."""
+        for subscriber in self._registry.everybody.values():
+            if subscriber.feed.counts:
+                for entry in subscriber.in_flight:
+                    if entry.batch.partition == partition and not entry.removed:
+                        yield entry.batch.covers_from, entry.batch.next_offset

@@ -1,0 +1,203 @@
+"""The follower: one thread owns one consumer without a group, which reads the partitions that others own.
+
+It serves streams of the whole topic, and is shared by all of them. Rules of this module:
+
+* Only its thread touches the consumer. A crossing takes what came in (`Followed`) and brings back what to do
+  (`FollowCommands`), as the poller's does.
+* It commits nothing, and it can fail without any effect on the group's consumer: it is rebuilt with backoff and goes on
+  where the history ends.
+* It decides nothing about offsets: a broker that does not have one is reported, and the Trio side asks the leader
+  whether records have expired, the topic was recreated, or that broker merely lags.
+* Whatever is read of a partition carries the epoch in which it began to be followed (`sansio.ownership`).
+"""
+
+import random
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import confluent_kafka
+import structlog
+import trio
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+
+from dispatcher.kafka.decoding import Group, grouped, split_errors
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.sansio.records import TopicPartition
+
+log = structlog.get_logger(__name__)
+
+IDLE_POLL_SECONDS = 0.1
+"""How long a poll waits for a record, and so the longest that a command waits for the thread."""
+
+REBUILD_SECONDS = (0.5, 15.0)
+"""First and longest pause before a failed consumer is rebuilt."""
+
+PROPERTIES: Mapping[str, str | int | bool] = {
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    # Its memory, of which the README's formula knows.
+    "queued.max.messages.kbytes": 8192,
+    "queued.min.messages": 5000,
+    "fetch.max.bytes": 8 * 1024 * 1024,
+    "fetch.queue.backoff.ms": 2,
+    "fetch.wait.max.ms": 100,
+}
+"""What it has beside the connection settings of the group's consumer."""
+
+_OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001 - the public spelling
+_END = KafkaError._PARTITION_EOF  # noqa: SLF001 - the same
+_FATAL = KafkaError._FATAL  # noqa: SLF001 - the same
+
+
+@dataclass(slots=True)
+class Followed:
+    """What one poll brought."""
+
+    groups: list[tuple[int, Group]] = field(default_factory=list)
+    """Records, each group with the epoch of its partition."""
+    ends: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
+    """Partitions read to their end without a record in the last offsets before it: epoch, and that end."""
+    out_of_range: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
+    """Partitions whose next offset the broker does not have: epoch, and that offset. Nothing more comes of them."""
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason) of what the client reported and goes on after."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowCommands:
+    """What the thread has to do before it polls again."""
+
+    assign: Mapping[TopicPartition, tuple[int, int]] = field(default_factory=dict)
+    """Epoch and offset at which to follow partitions, instead of any before."""
+    unassign: Collection[TopicPartition] = ()
+    stop: bool = False
+    settle: bool = False
+    """Hand over the next poll by `FollowDownstream.followed_when_settled`."""
+
+
+class FollowDownstream(Protocol):
+    """The Trio side of the crossing."""
+
+    def follow(self) -> FollowCommands:
+        """What a new consumer has to follow."""
+
+    def followed(self, result: Followed) -> FollowCommands:
+        """Take what came in and say what to do, in one step."""
+
+    async def followed_when_settled(self, result: Followed) -> FollowCommands:
+        """The same, as soon as what came in before has been offered to every live subscriber."""
+
+
+class Follower:
+    """Supervises the thread that owns the consumer, and rebuilds the consumer when it fails.
+
+    Args:
+        properties: librdkafka's connection settings.
+        downstream: The Trio side.
+        poll_records: Most records taken in one poll.
+        batch_bytes: A poll's records of one partition are cut into groups of about this size.
+        client_rack: Where it is (KIP-392): it reads from replicas in the same rack, where there are any.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, str | int | float | bool],
+        downstream: FollowDownstream,
+        *,
+        poll_records: int,
+        batch_bytes: int,
+        client_rack: str = "",
+    ) -> None:
+        self._properties = {**properties, **PROPERTIES}
+        if client_rack:
+            self._properties["client.rack"] = client_rack
+        self._downstream = downstream
+        self._poll_records = poll_records
+        self._batch_bytes = batch_bytes
+        self._limiter = trio.CapacityLimiter(1)
+        self._epochs: dict[TopicPartition, int] = {}
+        self._next_offsets: dict[TopicPartition, int] = {}
+        """The next offset of each partition that was given to librdkafka."""
+
+    async def run(self) -> None:
+        """Follow until told to stop. *Cancellation*: safe, late by one poll and the consumer's own ``close``."""
+        pause_seconds = REBUILD_SECONDS[0]
+        while True:
+            started = trio.current_time()
+            try:
+                await trio.to_thread.run_sync(self._own_consumer, limiter=self._limiter, thread_name="kafka-follower")
+            except (KafkaException, RuntimeError, MemoryError) as error:
+                # "can't start new thread" is a RuntimeError: it must not end what the group's consumer serves.
+                if trio.current_time() - started > REBUILD_SECONDS[1]:
+                    pause_seconds = REBUILD_SECONDS[0]
+                log.warning("follower failed, rebuilding it", error=str(error), pause_seconds=pause_seconds)
+                await trio.sleep(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                pause_seconds = min(2 * pause_seconds, REBUILD_SECONDS[1])
+            else:
+                return
+
+    # Everything below runs in the follower's thread.
+
+    def _own_consumer(self) -> None:
+        self._epochs, self._next_offsets = {}, {}
+        consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
+        try:
+            commands = trio.from_thread.run_sync(self._downstream.follow)
+            while not commands.stop:
+                trio.from_thread.check_cancelled()
+                self._apply(consumer, commands)
+                result = self._poll(consumer)
+                commands = (
+                    trio.from_thread.run(self._downstream.followed_when_settled, result)
+                    if commands.settle
+                    else trio.from_thread.run_sync(self._downstream.followed, result)
+                )
+        finally:
+            consumer.close()
+
+    def _apply(self, consumer: Consumer, commands: FollowCommands) -> None:
+        gone = [tp for tp in {*commands.unassign, *commands.assign} if tp in self._next_offsets]
+        if gone:
+            consumer.incremental_unassign([confluent_kafka.TopicPartition(*tp) for tp in gone])
+            for tp in gone:
+                del self._next_offsets[tp], self._epochs[tp]
+        if commands.assign:
+            for tp, (epoch, offset) in commands.assign.items():
+                self._epochs[tp], self._next_offsets[tp] = epoch, offset
+            consumer.incremental_assign(
+                [confluent_kafka.TopicPartition(*tp, offset) for tp, (_, offset) in commands.assign.items()]
+            )
+
+    def _poll(self, consumer: Consumer) -> Followed:
+        """Wait for one message, then take what else is there."""
+        first = consumer.poll(IDLE_POLL_SECONDS)
+        messages: list[Message] = []
+        if first is not None:
+            more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
+            messages = [first, *more]
+        result = Followed()
+        records, events = split_errors(messages)
+        for group in grouped(records, self._batch_bytes):
+            if group.partition in self._next_offsets:
+                self._next_offsets[group.partition] = group.records.offsets[-1] + 1
+                result.groups.append((self._epochs[group.partition], group))
+        for message, error in events:
+            self._take_event(result, message, error)
+        return result
+
+    def _take_event(self, result: Followed, message: Message, error: KafkaError) -> None:
+        if error.fatal() or error.code() == _FATAL:
+            raise KafkaException(error)
+        tp = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
+        if tp not in self._next_offsets or error.code() not in {_END, *_OUT_OF_RANGE}:
+            result.errors.append((error.name(), error.str()))
+        elif error.code() == _END:
+            end = cast("int", message.offset())
+            if end > self._next_offsets[tp]:
+                self._next_offsets[tp] = end
+                result.ends.append((tp, self._epochs[tp], end))
+        else:
+            result.out_of_range.append((tp, self._epochs[tp], self._next_offsets[tp]))

@@ -1,0 +1,167 @@
+"""Which partitions a replica owns, which it follows, and what counts when a followed one becomes owned.
+
+Rules of this module (docs/guarantees.md, "The whole topic"):
+
+* A partition is owned (the group has assigned it, and it has begun), followed (read without the group, for streams of
+  the whole topic), or neither; never two of them.
+* Only the owner commits. A followed record is never committed here: what was sent of it is kept as ranges.
+* When a followed partition becomes owned, reading begins at the group's committed offset. What this replica's
+  subscribers were sent from there on counts at once; what they were not sent is waiting.
+* Each time a partition begins to be followed is an epoch of its own: what was read in an earlier one is dropped.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dispatcher.sansio.offsets import merge
+from dispatcher.sansio.records import TopicPartition
+
+MAX_RANGES = 1_000
+"""Ranges kept for each followed partition. More come from subscribers that begin in many places at once; the lowest are
+forgotten first, which repeats records at the worst."""
+
+OffsetRange = tuple[int, int]
+"""First offset, and the one after the last."""
+
+
+class Role(StrEnum):
+    """What a replica has to do with a partition."""
+
+    OWNED = "owned"
+    FOLLOWED = "followed"
+    NEITHER = "neither"
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """A followed partition becomes owned."""
+
+    begins: int
+    """The group's committed offset: nothing before it is ours to commit."""
+    counted: Sequence[OffsetRange]
+    """What subscribers that count were sent from there on: sorted, disjoint, not touching."""
+
+    @property
+    def counted_to(self) -> int:
+        """The first offset that was not sent to anybody."""
+        first, end = next(iter(self.counted), (self.begins, self.begins))
+        return end if first <= self.begins else self.begins
+
+    def counts(self, start: int, end: int) -> bool:
+        """Whether all of a range counts, or lies before the committed offset."""
+        start = max(start, self.begins)
+        return start >= end or any(first <= start and end <= last for first, last in self.counted)
+
+    def handed_to(self, under_way: Iterable[OffsetRange]) -> int:
+        """The first offset that was neither sent to anybody nor is in a write under way.
+
+        A subscriber that stands after it was not sent it: its id named it, and it has to be sent it again.
+        """
+        handed = list(self.counted)
+        for start, end in under_way:
+            if (start := max(start, self.begins)) < end:
+                merge(handed, start, end)
+        return HandOver(self.begins, handed).counted_to
+
+
+@dataclass(slots=True)
+class _Followed:
+    epoch: int
+    taken: list[OffsetRange] = field(default_factory=list)
+
+
+class Ownership:
+    """Follows every partition of the topics through owned, followed and neither."""
+
+    def __init__(self) -> None:
+        self._owned: set[TopicPartition] = set()
+        self._followed: dict[TopicPartition, _Followed] = {}
+        self._epoch = 0
+
+    def role(self, partition: TopicPartition) -> Role:
+        """What the replica has to do with a partition now."""
+        if partition in self._followed:
+            return Role.FOLLOWED
+        return Role.OWNED if partition in self._owned else Role.NEITHER
+
+    @property
+    def followed(self) -> Collection[TopicPartition]:
+        """The followed partitions."""
+        return self._followed.keys()
+
+    @property
+    def owned(self) -> Collection[TopicPartition]:
+        """The owned partitions."""
+        return self._owned
+
+    def epoch(self, partition: TopicPartition) -> int | None:
+        """The epoch in which a partition is followed now, None when it is not."""
+        followed = self._followed.get(partition)
+        return None if followed is None else followed.epoch
+
+    def to_follow(self, topics: Mapping[str, int], assigned: Collection[TopicPartition]) -> frozenset[TopicPartition]:
+        """Partitions that have to be followed and are not.
+
+        Args:
+            topics: How many partitions each topic has of which somebody wants the whole.
+            assigned: What the group has assigned, begun or not.
+        """
+        wanted = {TopicPartition(topic, number) for topic, count in topics.items() for number in range(count)}
+        return frozenset(wanted.difference(assigned, self._followed, self._owned))
+
+    def follow(self, partition: TopicPartition, taken: Iterable[OffsetRange] = ()) -> int:
+        """A partition is followed from now on; returns the epoch.
+
+        Args:
+            partition: A partition that is not followed.
+            taken: What subscribers were sent of it while it was owned.
+        """
+        self._owned.discard(partition)
+        self._epoch += 1
+        self._followed[partition] = _Followed(self._epoch)
+        for start, end in taken:
+            self.taken(partition, start, end)
+        return self._epoch
+
+    def drop(self, partitions: Iterable[TopicPartition]) -> None:
+        """Partitions are neither owned nor followed from now on."""
+        for partition in partitions:
+            self._owned.discard(partition)
+            self._followed.pop(partition, None)
+
+    def own(self, partition: TopicPartition) -> None:
+        """A partition that was not followed is owned from now on."""
+        self.drop([partition])
+        self._owned.add(partition)
+
+    def taken(self, partition: TopicPartition, start: int, end: int) -> None:
+        """Some subscriber that counts was sent all of a range (the end exclusive); of other partitions: ignored."""
+        followed = self._followed.get(partition)
+        if followed is not None and start < end:
+            merge(followed.taken, start, end)
+            del followed.taken[:-MAX_RANGES]
+
+    def committed(self, partition: TopicPartition, offset: int) -> None:
+        """The owner has committed: what was sent before that offset is of no further interest."""
+        followed = self._followed.get(partition)
+        if followed is not None:
+            followed.taken = _from(followed.taken, offset)
+
+    def hand_over(self, partition: TopicPartition, committed: int) -> HandOver:
+        """A followed partition is owned from now on.
+
+        Args:
+            partition: A followed partition.
+            committed: Where its assignment begins: the group's committed offset.
+
+        Raises:
+            KeyError: it is not followed.
+        """
+        followed = self._followed.pop(partition)
+        self._owned.add(partition)
+        return HandOver(committed, _from(followed.taken, committed))
+
+
+def _from(ranges: Iterable[OffsetRange], offset: int) -> list[OffsetRange]:
+    return [(max(first, offset), end) for first, end in ranges if end > offset]
