@@ -16,9 +16,13 @@ SCOPE = "orders:read"
 SECRET = b"a secret that is long enough for every hash: 64 bytes, or a few more than that"
 
 
-@cache
 def signing_key(algorithm: str = "ES256", number: int = 0) -> Key:
     """A private key for an algorithm, named ``<algorithm>-<number>``."""
+    return _make_key(algorithm, number)
+
+
+@cache
+def _make_key(algorithm: str, number: int) -> Key:
     parameters = {"kid": f"{algorithm}-{number}"}
     if algorithm.startswith("HS"):
         return OctKey.import_key(SECRET)

@@ -88,7 +88,7 @@ class Keyring:
         self.fetches = 0
         self.failures = 0
         """In a row."""
-        self._source = source
+        self.source = source
         self._refresh_seconds = refresh_seconds
         self._asked = trio.Event()
         self._fetched = trio.Event()
@@ -148,7 +148,7 @@ class Keyring:
         self.fetches += 1
         try:
             with trio.fail_after(FETCH_SECONDS):
-                keys = await self._source.fetch()
+                keys = await self.source.fetch()
         except (UnusableKeysError, trio.TooSlowError) as error:
             self.failures += 1
             reason = str(error) or f"there was no answer within {FETCH_SECONDS:g} s"

@@ -170,18 +170,28 @@ def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None
     help="table is for people, toml for a settings file, json for programs.",
 )
 @click.option("--reference", "show_reference", is_flag=True, help="Print the reference of all settings as Markdown.")
+@click.option(
+    "--explain-token",
+    "token_path",
+    metavar="FILE",
+    help="Say what the token in a file may read (-: standard input), and why not more. It is never shown.",
+)
 @settings_options()
-def config(form: str, show_reference: bool, config_path: Path | None, **flags: Any) -> None:
+def config(form: str, show_reference: bool, token_path: str | None, config_path: Path | None, **flags: Any) -> None:
     """Show the effective settings and where each came from; secrets are hidden.
 
     \b
     dispatcher config --config dispatcher.toml
     dispatcher config --history-bytes 128MiB --format toml > dispatcher.toml
+    dispatcher config --config dispatcher.toml --explain-token token.jwt
     """  # noqa: D301
     if show_reference:
         click.echo(reference(), nl=False)
         return
     loaded = _load(flags, config_path)
+    if token_path is not None:
+        _explain(token_path, loaded.settings)
+        return
     if form == "json":
         shown = {name: {"value": value, "origin": loaded.origins[name]} for name, value in _shown_values(loaded)}
         click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
@@ -198,6 +208,26 @@ def config(form: str, show_reference: bool, config_path: Path | None, **flags: A
             rows.add_row(name, escape(display(value)), escape(origin), style="dim" if origin == "default" else None)
         # Programs that read a pipe need whole lines.
         Console(width=None if sys.stdout.isatty() else 10_000).print(rows)
+
+
+def _explain(path: str, settings: Settings) -> None:
+    """Explain a token, and exit with 1 if it allows nothing."""
+    if not settings.auth_issuer:
+        raise click.UsageError("no token is asked for: auth_issuer is not set")
+    try:
+        from dispatcher.command.explain_token import explain_file  # noqa: PLC0415 - it needs the extra `auth`
+
+        lines, code = explain_file(path, settings)
+    except ImportError as error:
+        raise click.UsageError(f"install the extra auth: pip install 'dispatcher[auth]' ({error})") from error
+    except (OSError, ValueError) as error:
+        # What a ValueError says may hold a part of the file.
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise click.UsageError(f"{path} cannot be read: {reason}") from None
+    except SettingsError as error:
+        _refuse(error.problems)
+    click.echo("\n".join(lines))
+    sys.exit(code)
 
 
 def _load(flags: dict[str, Any], config_path: Path | None, *, flags_only: Collection[str] = ()) -> Loaded:

@@ -80,3 +80,16 @@ def is_healthy(port: int) -> bool:
     """What Docker would think."""
     command = [sys.executable, "-I", "-S", str(FOLDER / "healthcheck.py"), str(port)]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_the_examples_of_tokens_are_settings(tmp_path: Path) -> None:
+    """The table that is commented out, and the file for tokens that an application signs itself."""
+    text = (FOLDER / "dispatcher.toml").read_text()
+    begin = text.index("# [auth]\n")
+    lines = text[begin : text.index("# With a secret", begin)].splitlines()
+    (tmp_path / "dispatcher.toml").write_text("\n".join(line.removeprefix("#").strip() for line in lines))
+    assert load({}, {}, tmp_path / "dispatcher.toml").settings.auth_grants[0].topics == ("ofa_assets",)
+    environment = stack("stack.auth.yml")["services"]["dispatcher"]["environment"]
+    loaded = load({}, environment).settings
+    assert loaded.algorithms == ("HS256",)
+    assert loaded.auth_grants[0].topics == ("*",)
