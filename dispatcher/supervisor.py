@@ -43,6 +43,7 @@ from dispatcher.settings import Settings
 from dispatcher.telemetry.inspection import inspect_on_signal
 from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
+from dispatcher.telemetry.systemd import Systemd
 from dispatcher.web.app import create_app, create_operations_app
 from dispatcher.web.authentication import open_authentication
 from dispatcher.web.limits import Limits
@@ -85,7 +86,7 @@ async def supervise(
         settings: The dispatcher's settings.
         make_replays: See `Pipeline`.
         read_settings: Reads them again, for the grants in them, on SIGHUP.
-        hangup_stops: Whether SIGHUP stops, even without a terminal, in place of reading files again.
+        hangup_stops: Whether SIGHUP stops, even without a terminal, instead of reading files again.
         task_status: Of `trio.Nursery.start`.
 
     Raises:
@@ -111,6 +112,7 @@ async def supervise(
     server = Server(app, settings, lambda: pipeline.hub.subscribers)
     for_operators = Server(create_operations_app(settings, operations), settings, for_operators=True)
     last_resort = _LastResort(settings.shutdown_seconds)
+    systemd = Systemd()
     try:
         async with trio.open_nursery() as root:
             root.start_soon(last_resort.watch)
@@ -122,12 +124,14 @@ async def supervise(
                 root.start_soon(authentication.run)
             await root.start(server.serve)
             _warn_of_any_host(settings)
-            root.start_soon(_stop_on_signal, pipeline, settings, last_resort, root.cancel_scope)
+            root.start_soon(_stop_on_signal, pipeline, settings, last_resort, systemd, root.cancel_scope)
             reloads: list[Reload] = [server.reload_certificate]
             if authentication is not None:
                 reloads.append(authentication.reload)
             root.start_soon(partial(_reload_on_hangup, reloads, hangup_stops=hangup_stops))
             root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
+            root.start_soon(systemd.watch)
+            systemd.ready()
             task_status.started(server)
             await pipeline.run()
             await server.stop(settings.shutdown_seconds * CONNECTIONS_SHARE)
@@ -159,11 +163,13 @@ async def _stop_on_signal(
     pipeline: Pipeline,
     settings: Settings,
     last_resort: "_LastResort",
+    systemd: Systemd,
     everything: trio.CancelScope,
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, last_resort.armed_by_signals():
         number = await anext(signals)
         log.info("stopping", signal=signal.Signals(number).name, shutdown_seconds=settings.shutdown_seconds)
+        systemd.stopping()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop, pipeline, settings)
             await anext(signals)
