@@ -1,6 +1,7 @@
 """Brokers and replicas for every test that needs them."""
 
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -25,6 +27,14 @@ settings.register_profile("dispatcher", deadline=None, suppress_health_check=[He
 settings.load_profile("dispatcher")
 
 TESTS = Path(__file__).parent
+
+# A machine that does much else draws examples slowly: that says nothing about the code.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
+# A shell starts its background jobs with SIGINT ignored, and every process of a test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SOAK = ("audit/", "broker/", "chaos/", "recipes/")
 BROWSER = (
     "test_page_failover.py",

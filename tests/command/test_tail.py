@@ -74,7 +74,7 @@ async def test_the_table_of_cases() -> None:
 
     Every other case on the other transport: what is below passes all of them on both (tests/client).
     """
-    limit = trio.CapacityLimiter(4)
+    limit = trio.CapacityLimiter(6)
 
     async def run_case(case: dict[str, Any], url: str) -> None:
         options = ["--connect-timeout", str(case.get("client", {}).get("connect_timeout_seconds", 10))]

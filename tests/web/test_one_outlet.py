@@ -33,6 +33,7 @@ class Client:
         self.pongs = 0
         self._random = Random(ending)  # noqa: S311 - guards nothing
         self.close_code: int | None = None
+        self._is_pinging = False
 
     async def run(self) -> None:
         """Live for some seconds from the first record on, then end as it should, or by itself much sooner."""
@@ -43,11 +44,11 @@ class Client:
             until -= self._random.uniform(0, SECONDS / 2)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ping, until)
-            while trio.current_time() < until:
+            # Up to the end of the last ping: one that is cancelled half-way breaks a TLS stream for good.
+            while trio.current_time() < until or self._is_pinging:
                 self._take(await self.stream.next_event())
                 if self._random.random() < 0.02:
                     await trio.sleep(self._random.uniform(0, 0.2))
-            nursery.cancel_scope.cancel()
         if self.ending == "close":
             await self.stream.send(CloseConnection(1000))
         elif self.ending == "oversized":
@@ -56,9 +57,11 @@ class Client:
             self._take(await self.stream.next_event())
 
     async def _ping(self, until: float) -> None:
+        self._is_pinging = True
         while trio.current_time() < until:
             await self.stream.send(Ping(b"anyone?"))
             await trio.sleep(PING_SECONDS)
+        self._is_pinging = False
 
     def _take(self, event: object) -> None:
         if isinstance(event, Pong):
