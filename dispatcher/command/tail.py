@@ -1,16 +1,19 @@
 """``dispatcher tail`` on the command line: flags, exit codes and the closing message."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from dispatcher.command.interrupts import interrupts_end_quietly
+
 EXIT_FAILED = 1
 EXIT_REFUSED = 3
 EXIT_UNREACHABLE = 4
-EXIT_INTERRUPTED = 130
-"""Ctrl-C; the usual code in shells."""
+EXIT_SIGNALLED = 128
+"""Plus the number of the signal, as in shells: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 @click.command()
@@ -23,7 +26,8 @@ EXIT_INTERRUPTED = 130
     "--format",
     "form",
     metavar="pretty|json|value|TEMPLATE",
-    help="A TEMPLATE is text such as '{offset}\\t{value}'. Default: pretty on a terminal, json elsewhere.",
+    help="A TEMPLATE is text such as '{offset}\\t{value}'. Default: pretty on a terminal, json elsewhere. "
+    "On a terminal, characters of keys and values that are not visible are escaped.",
 )
 @click.option(
     "--transport",
@@ -65,34 +69,40 @@ def tail(url: str, **options: Any) -> None:
 
     \b
     Exit code 0: --count records were written, or the reader closed the pipe
-              1: failed
+              1: standard output is closed, full, or failed otherwise
               2: wrong usage; nothing was sent
               3: refused by the server, or the server is not a dispatcher
               4: unreachable, after --retries
-            130: Ctrl-C
+            130: Ctrl-C; 143: SIGTERM
     """  # noqa: D301
     sys.exit(_run(url, **options))
 
 
 def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: Any) -> int:
     """Tail until it ends, and return the exit code."""
-    import trio  # noqa: PLC0415 - the other commands need none of these
+    if sys.stdout is None:
+        # Its number would be that of the next connection.
+        return EXIT_FAILED
+    with interrupts_end_quietly():
+        import trio  # noqa: PLC0415 - the other commands need none of these
 
-    from dispatcher.client import SubscriptionError, UnreachableError  # noqa: PLC0415
-    from dispatcher.client.address import read_address  # noqa: PLC0415
-    from dispatcher.client.errors import WrongAddressError  # noqa: PLC0415
-    from dispatcher.command.tail_output import Options, Tail  # noqa: PLC0415
+        from dispatcher.client import SubscriptionError, UnreachableError  # noqa: PLC0415
+        from dispatcher.client.address import checked_headers, checked_seconds, read_address  # noqa: PLC0415
+        from dispatcher.client.errors import WrongAddressError  # noqa: PLC0415
+        from dispatcher.command.tail_output import Options, Tail  # noqa: PLC0415
 
-    try:
-        read_address(url, since=options["since"], last_event_id=options["from_id"])
-        tailing = Tail(Options(url, topics, headers=dict(map(_header, headers)), **options))
-    except (WrongAddressError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
+        try:
+            read_address(url, since=options["since"], last_event_id=options["from_id"])
+            checked_seconds(connect_timeout=options["connect_timeout"])
+            named = checked_headers(dict(map(_header, headers)))
+            tailing = Tail(Options(url, topics, headers=named, **options))
+        except (WrongAddressError, ValueError) as error:
+            raise click.UsageError(str(error)) from None
     code = 0
     try:
         trio.run(tailing.run)
     except* KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
+        code = EXIT_SIGNALLED + signal.SIGINT
     except* SubscriptionError as group:
         ended_by = _first(group)
         tailing.say(str(ended_by), "bold red")
@@ -101,8 +111,10 @@ def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: 
         # Standard output is full, or failed in a way other than a closed pipe.
         tailing.say(str(_first(group)), "bold red")
         code = EXIT_FAILED
-    if tailing.position and not options["quiet"]:
-        tailing.say(f"resume with --from-id '{tailing.position}'")
+    if tailing.signal is not None:
+        code = EXIT_SIGNALLED + tailing.signal
+    if not options["quiet"]:
+        tailing.say_where_to_resume()
     return code
 
 

@@ -8,33 +8,34 @@ Rules of this module:
 """
 
 import os
-import re
 import select
+import signal
 import sys
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-import orjson
 import trio
 from rich.console import Console
 from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 from dispatcher.client import Gap, Record, State, Subscription, subscribe
-from dispatcher.client.resume_position import ResumePosition
-from dispatcher.client.timestamps import time_of_day
-from dispatcher.sansio.position import parse_position
+from dispatcher.command.tail_text import FORMATS, as_json, as_value, clean, record_time, template
+from dispatcher.sansio.position import parse_position, shortest_position
+from dispatcher.sansio.records import TopicPartition
 
-FORMATS = ("pretty", "json", "value")
-FIELDS = ("id", "topic", "partition", "offset", "timestamp", "time", "key", "value")
-"""The fields that a template can name."""
+SHOWN_BYTES = 16 * 1024
+"""How much of a value, and a sixteenth of it of a key, is shown to people."""
 
-_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-_FIELD = re.compile(r"\{(\w*)\}|\\([tn0\\])")
-_ESCAPES = {"t": "\t", "n": "\n", "0": "\0", "\\": "\\"}
+SAID_CHARACTERS = 1000
+"""The longest line on standard error; a state may list thousands of partitions."""
+
+PIECE_BYTES = 64 * 1024
+"""How much of a long value is made safe for a terminal in one step, so that signals and heartbeats are heard."""
+
 _STYLES = {"live": "green", "catching-up": "cyan", "closed": "bold red", "reconnecting": "yellow"}
 
 
@@ -74,21 +75,31 @@ class Tail:
         self._options = options
         self._terminal = sys.stdout.isatty()
         self._console = Console(highlight=False, soft_wrap=True)
-        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._errors = _Errors(stderr=True, highlight=False, soft_wrap=True) if sys.stderr else None
+        self._output = Output(sys.stdout.fileno()) if _has_descriptor() else None
         self._write = self._writer(options.form or ("pretty" if self._terminal else "json"))
-        self._written = ResumePosition(parse_position(options.from_id) if options.from_id else None)
+        self._stream: Subscription | None = None
+        self._unwritten: Record | None = None
         self._left = options.count
+        self.signal: signal.Signals | None = None
+        """The one that ended it."""
 
     @property
     def position(self) -> str:
-        """Where to resume, as of the last record that was written."""
-        return self._written.format()
+        """Where to resume, as of the last record that was written whole."""
+        text = self._stream.position if self._stream else self._options.from_id or ""
+        if self._unwritten is None or not text:
+            return text
+        record, position = self._unwritten, parse_position(text)
+        position[TopicPartition(record.topic, record.partition)] = record.offset - 1
+        return shortest_position(position)
 
     async def run(self) -> None:
-        """Return when the count is reached, or when the reader has closed standard output.
+        """Return when the count is reached, a signal comes, or the reader has closed standard output.
 
         Raises:
             SubscriptionError: reconnecting cannot help.
+            OSError: standard output cannot be written to.
         """
         options = self._options
         async with (
@@ -104,124 +115,165 @@ class Tail:
             ) as stream,
             trio.open_nursery() as nursery,
         ):
+            self._stream = stream
+            await nursery.start(self._until_signal, nursery.cancel_scope)
             nursery.start_soon(_until_nobody_reads, nursery.cancel_scope)
             with suppress(BrokenPipeError):
                 await self._copy(stream)
             nursery.cancel_scope.cancel()
 
     def say(self, text: str, style: str = "dim") -> None:
-        """One line on standard error."""
-        self._errors.print(Text(f"-- {_clean(text)}", style=style))
+        """One line on standard error, for as long as somebody reads that."""
+        shown = text if len(text) <= SAID_CHARACTERS else f"{text[:SAID_CHARACTERS]}…"
+        self._say(f"-- {clean(shown)}", style)
+
+    def say_where_to_resume(self) -> None:
+        """The option that resumes, to be copied into a shell."""
+        if self.position:
+            # A position has no character that ends a quote: the client takes no other.
+            self._say(f"-- resume with --from-id '{self.position}'", "dim")
+
+    def _say(self, text: str, style: str) -> None:
+        if self._errors is None:
+            return
+        try:
+            self._errors.print(Text(text, style=style))
+        except OSError:
+            self._errors = None
+
+    async def _until_signal(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                self.signal = signal.Signals(number)
+                scope.cancel()
 
     async def _copy(self, stream: Subscription) -> None:
         if self._left == 0:
             return
         async for event in stream.events():
             if isinstance(event, Record):
-                self._write(event)
-                self._written.record(event)
+                self._unwritten = event
+                await self._write(event)
+                self._unwritten = None
                 if self._left is not None:
                     self._left -= 1
                     if self._left == 0:
                         return
             elif isinstance(event, Gap):
-                self._written.gap(event)
                 offsets = f"{event.topic}:{event.partition} offsets {event.from_offset} to {event.to_offset}"
                 self.say(f"gap: {offsets} will not come ({event.reason})", "bold yellow")
             elif not self._options.quiet and event.name != "closed":
                 # The caller prints why it was closed.
                 self.say(_told(event), _STYLES.get(event.name, "dim"))
 
-    def _writer(self, form: str) -> Callable[[Record], None]:
+    def _writer(self, form: str) -> Callable[[Record], Awaitable[None]]:
         if form == "pretty":
-            return self._print
+            return self._write_pretty
+        if form == "value" and self._terminal:
+            return self._write_shown
         if form in FORMATS:
             line: Callable[[Record], bytes] = as_json if form == "json" else as_value
         else:
-            line = template(form)
-        if self._terminal:
-            return lambda record: _write_all(_clean(line(record).decode(errors="replace")).encode() + b"\n")
-        return lambda record: _write_all(line(record) + b"\n")
+            line = template(form, _shown) if self._terminal else template(form)
 
-    def _print(self, record: Record) -> None:
-        """For people: when, where, key, value."""
-        text = Text(no_wrap=True)
-        text.append(f"{_time(record)} {record.topic}:", style="dim")
-        text.append(f"{record.partition}={record.offset} ", style="cyan")
-        if record.key is not None:
-            text.append(f"{_clean(record.key.decode(errors='replace'))} ", style="bold")
-        value = Text("(tombstone)", style="red") if record.value is None else Text(_clean(record.text))
-        if record.text.startswith(("{", "[")):
-            JSONHighlighter().highlight(value)
-        self._console.print(text.append_text(value))
+        async def write(record: Record) -> None:
+            await self._out(line(record) + b"\n")
 
+        return write
 
-def as_json(record: Record) -> bytes:
-    """The envelope of the protocol, preceded by the id."""
-    line: dict[str, object] = {
-        "id": record.id,
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "timestamp": record.timestamp_ms,
-        **_bytes("key", record.key),
-        "headers": [{"key": name, **_bytes("value", value)} for name, value in record.headers],
-        **_bytes("value", record.value),
-    }
-    return orjson.dumps(line)
+    async def _write_pretty(self, record: Record) -> None:
+        with self._console.capture() as capture:
+            self._console.print(pretty(record))
+        # A terminal may know fewer characters than Unicode has.
+        await self._out(capture.get().encode(self._console.encoding, "backslashreplace"))
+
+    async def _write_shown(self, record: Record) -> None:
+        """A value for a terminal, whole, in pieces."""
+        decoder = getincrementaldecoder("utf-8")("replace")
+        value = memoryview(record.value or b"")
+        for start in range(0, len(value), PIECE_BYTES):
+            piece = value[start : start + PIECE_BYTES]
+            text = clean(decoder.decode(bytes(piece), final=start + PIECE_BYTES >= len(value)))
+            await self._out(text.encode(self._console.encoding, "backslashreplace"))
+        await self._out(b"\n")
+
+    async def _out(self, data: bytes) -> None:
+        if self._output is None:
+            sys.stdout.buffer.write(data)
+        else:
+            await self._output.write(data)
 
 
-def _bytes(name: str, content: bytes | None) -> dict[str, str | None]:
-    try:
-        return {name: None if content is None else content.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_base64": b64encode(content or b"").decode()}
+class _Errors(Console):
+    """Standard error, whose reader may leave: rich would end the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more."""
+        self.quiet = True
 
 
-def as_value(record: Record) -> bytes:
-    """The value alone, verbatim."""
-    return record.value or b""
+class Output:
+    """Writes to a descriptor that may be slow, non-blocking, or closed by its reader.
 
-
-def template(text: str) -> Callable[[Record], bytes]:
-    r"""Make a line of named fields, such as ``{offset}\t{value}``.
-
-    Raises:
-        ValueError: it names an unknown field, or none at all; the message lists the fields.
+    *Backpressure*: a slow reader slows the stream down; meanwhile signals are heard. *Cancellation*: may leave a part
+    written.
     """
-    names = [match[1] for match in _FIELD.finditer(text) if match[2] is None]
-    unknown = [name for name in names if name not in FIELDS]
-    if unknown or not names:
-        problem = f"there is no {{{unknown[0]}}}" if unknown else f"{text!r} names no field"
-        raise ValueError(f"{problem}; use {', '.join(FORMATS)}, or a template of {{{'}, {'.join(FIELDS)}}}")
 
-    def line(record: Record) -> bytes:
-        def fill(match: re.Match[str]) -> bytes:
-            return _ESCAPES[match[2]].encode() if match[2] else _field(record, match[1])
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
 
-        parts, end = [], 0
-        for match in _FIELD.finditer(text):
-            parts += [text[end : match.start()].encode(), fill(match)]
-            end = match.end()
-        return b"".join([*parts, text[end:].encode()])
+    async def write(self, data: bytes) -> None:
+        """Write all of it.
 
-    return line
-
-
-def _field(record: Record, name: str) -> bytes:
-    if name in {"key", "value"}:
-        content: bytes | None = getattr(record, name)
-        return content or b""
-    if name == "time":
-        return _time(record).encode()
-    if name == "timestamp":
-        return b"" if record.timestamp_ms is None else b"%d" % record.timestamp_ms
-    return str(getattr(record, name)).encode()
+        Raises:
+            BrokenPipeError: the reader has closed the pipe.
+            OSError: it cannot be written, as on a full disk.
+        """
+        rest = memoryview(data)
+        while rest:
+            if not self._poll.poll(0):
+                await trio.lowlevel.wait_writable(self._descriptor)
+            with suppress(BlockingIOError):
+                # What is said to be writable takes as much without blocking (POSIX, PIPE_BUF).
+                rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
+            if len(data) > PIECE_BYTES:
+                await trio.lowlevel.checkpoint()
 
 
-def _time(record: Record) -> str:
-    """The record's time in the local time zone, if its timestamp is one."""
-    return time_of_day(record.timestamp_ms) or "-"
+def pretty(record: Record) -> Text:
+    """A record for people: when, where, key, value; the beginning of what is large."""
+    text = Text(no_wrap=True)
+    text.append(f"{record_time(record)} {clean(record.topic)}:", style="dim")
+    text.append(f"{record.partition}={record.offset} ", style="cyan")
+    if record.key is not None:
+        text.append(f"{_beginning(record.key, SHOWN_BYTES // 16)} ", style="bold")
+    if record.value is None:
+        return text.append("(tombstone)", style="red")
+    value = Text(_beginning(record.value, SHOWN_BYTES))
+    if record.value.startswith((b"{", b"[")):
+        JSONHighlighter().highlight(value)
+    return text.append_text(value)
+
+
+def _beginning(content: bytes, most: int) -> str:
+    shown = clean(content[:most].decode(errors="replace"))
+    return shown if len(content) <= most else f"{shown} … ({len(content):,} bytes)"
+
+
+def _shown(field: bytes) -> bytes:
+    return clean(field.decode(errors="replace")).encode()
+
+
+def _has_descriptor() -> bool:
+    try:
+        return sys.stdout.fileno() >= 0
+    except OSError:
+        return False  # as within a test
 
 
 def _told(state: State) -> str:
@@ -234,22 +286,6 @@ def _told(state: State) -> str:
         topics = (f"{topic}: {','.join(map(str, numbers))}" for topic, numbers in state.assigned.items())
         parts.append(f" on {state.replica} ({'; '.join(topics) or 'no partitions'})")
     return "".join(parts)
-
-
-def _clean(text: str) -> str:
-    """Text that moves no cursor and sets no colour."""
-    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
-
-
-def _write_all(data: bytes) -> None:
-    """Write to standard output, and wait until it is taken: a slow reader slows the stream down.
-
-    Raises:
-        BrokenPipeError: the reader has closed it.
-    """
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(sys.stdout.fileno(), rest) :]
 
 
 async def _until_nobody_reads(scope: trio.CancelScope) -> None:

@@ -1,0 +1,116 @@
+"""What ``dispatcher tail`` writes of a record: JSON lines, values, templates, and text that is safe on a terminal."""
+
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from unicodedata import category
+
+import orjson
+
+from dispatcher.client import Record
+from dispatcher.client.timestamps import time_of_day
+
+FORMATS = ("pretty", "json", "value")
+FIELDS = ("id", "topic", "partition", "offset", "timestamp", "time", "key", "value")
+"""The fields that a template can name."""
+
+_PLAIN = re.compile(r"[\t\x20-\x7e]*")
+_OTHERS = re.compile(r"[^\t\x20-\x7e]")
+_FIELD = re.compile(r"\{(\w*)\}|\\([tn0\\])")
+_ESCAPES = {"t": "\t", "n": "\n", "0": "\0", "\\": "\\"}
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+"""Letters and marks that no terminal shows."""
+
+
+def clean(text: str) -> str:
+    """Text that moves no cursor, sets no colour, turns no direction and hides nothing: the rest is escaped."""
+    return text if _PLAIN.fullmatch(text) else _OTHERS.sub(_escaped, text)
+
+
+def as_json(record: Record) -> bytes:
+    """The envelope of the protocol, with the id in front. Nothing in it is invisible, on a terminal or elsewhere."""
+    line: dict[str, object] = {
+        "id": record.id,
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": record.timestamp_ms,
+        **_bytes("key", record.key),
+        "headers": [{"key": name, **_bytes("value", value)} for name, value in record.headers],
+        **_bytes("value", record.value),
+    }
+    data = orjson.dumps(line)
+    return data if data.isascii() and b"\x7f" not in data else _OTHERS.sub(_json_escaped, data.decode()).encode()
+
+
+def as_value(record: Record) -> bytes:
+    """The value alone, as it is."""
+    return record.value or b""
+
+
+def template(text: str, shown: Callable[[bytes], bytes] = bytes) -> Callable[[Record], bytes]:
+    r"""Make a line of named fields, such as ``{offset}\t{value}``.
+
+    Args:
+        text: The template.
+        shown: Makes a field safe for where it goes; what the template itself has is the user's own.
+
+    Raises:
+        ValueError: it names an unknown field, or none at all; the message lists the fields.
+    """
+    names = [match[1] for match in _FIELD.finditer(text) if match[2] is None]
+    unknown = [name for name in names if name not in FIELDS]
+    if unknown or not names:
+        problem = f"there is no {{{unknown[0]}}}" if unknown else f"{text!r} names no field"
+        raise ValueError(f"{problem}; use {', '.join(FORMATS)}, or a template of {{{'}, {'.join(FIELDS)}}}")
+
+    def line(record: Record) -> bytes:
+        parts, end = [], 0
+        for match in _FIELD.finditer(text):
+            filled = _ESCAPES[match[2]].encode() if match[2] else shown(_field(record, match[1]))
+            parts += [text[end : match.start()].encode(errors="surrogateescape"), filled]
+            end = match.end()
+        return b"".join([*parts, text[end:].encode(errors="surrogateescape")])
+
+    return line
+
+
+def record_time(record: Record) -> str:
+    """The record's local time, as far as its timestamp tells."""
+    return time_of_day(record.timestamp_ms) or "-"
+
+
+def _field(record: Record, name: str) -> bytes:
+    if name in {"key", "value"}:
+        content: bytes | None = getattr(record, name)
+        return content or b""
+    if name == "time":
+        return record_time(record).encode()
+    if name == "timestamp":
+        return b"" if record.timestamp_ms is None else b"%d" % record.timestamp_ms
+    return str(getattr(record, name)).encode()
+
+
+def _bytes(name: str, content: bytes | None) -> dict[str, str | None]:
+    try:
+        return {name: None if content is None else content.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": b64encode(content or b"").decode()}
+
+
+def _is_visible(character: str) -> bool:
+    is_shown = character.isprintable() or category(character) == "Zs"
+    return is_shown and character not in _BLANK
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    return character if _is_visible(character) else character.encode("unicode_escape").decode()
+
+
+def _json_escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    if _is_visible(character):
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))
