@@ -28,6 +28,7 @@ from dispatcher.sansio.health import Event, Health, LogLine, ReplicaState
 from dispatcher.sansio.lag import LagTracker, PartitionLag
 from dispatcher.sansio.offsets import OffsetTracker, PartitionStatistics
 from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.stalls import Stall, StallLimit, StallStatistics
 from dispatcher.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class PipelineStatistics(PipelineHealth):
     replays: ReplayStatistics
     intake: IntakeStatistics
     poller: PollerStatistics
+    stalls: StallStatistics
 
 
 class Pipeline:
@@ -102,6 +104,7 @@ class Pipeline:
         self._consumer: ConsumerStatistics | None = None
         self._lags = LagTracker()
         self._health = Health()
+        self._stalls = StallLimit()
         self._intake = Intake(self._offsets, self._flow, self.hub, self._following)
         self._stop_fetching = False
         self._stop = False
@@ -162,6 +165,8 @@ class Pipeline:
         if result.assigned is not None:
             self._take_assigned(result.assigned)
         rebuild = self._commits.answered(result.commit_answers, trio.current_time())
+        if result.stalls:
+            rebuild = self._take_stalls(result.stalls) or rebuild
         self._intake.take(result)
         self._publish_state()
         pause, resume = self._decide_flow([start.partition for start in result.starts])
@@ -265,6 +270,7 @@ class Pipeline:
             replays=self._replays.statistics(),
             intake=self._intake.statistics(),
             poller=self._poller.statistics(),
+            stalls=self._stalls.statistics(),
         )
 
     def _dispatched(self, batch: Batch) -> None:
@@ -296,6 +302,18 @@ class Pipeline:
         self._lags.forget(partitions)
         self.hub.assigned(partitions)
         self._health.happened(Event.ASSIGNED)
+
+    def _take_stalls(self, stalls: Sequence[Stall]) -> str | None:
+        for was_restarted in (False, True):
+            found = [stall for stall in stalls if stall.was_restarted is was_restarted]
+            if found:
+                log.warning(
+                    "partitions still not fetched" if was_restarted else "partitions not fetched, restarting them",
+                    partitions=[str(stall.partition) for stall in found],
+                    next_offsets=[stall.next_offset for stall in found],
+                    log_ends=[stall.log_end for stall in found],
+                )
+        return self._stalls.take(stalls, time.monotonic())
 
     def _publish_state(self) -> None:
         self.hub.set_state(self._health.state(has_partitions=not self._offsets.is_empty))

@@ -177,7 +177,7 @@ async def test_a_topic_that_was_recreated_between_two_runs_is_noticed(
     await produce(kafka, topic, 0, 8)
     consumer = confluent_kafka.Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
     # Kafka forgets a group's offsets of a topic that is deleted, unless the commit comes a moment later, as it may.
-    late = confluent_kafka.TopicPartition(topic, 0, 3, metadata=f"topic-id={before};began-with=1")
+    late = confluent_kafka.TopicPartition(topic, 0, 3, metadata=f"dispatcher;topic-id={before};began-with=1")
     await trio.to_thread.run_sync(lambda: consumer.commit(offsets=[late], asynchronous=False))
     consumer.close()
     replica = replicas(kafka.bootstrap_servers, topic)

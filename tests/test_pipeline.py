@@ -155,6 +155,10 @@ class NothingBegins:
         """Nothing is known."""
         return []
 
+    def log_ends(self, _: object) -> dict[TopicPartition, object]:
+        """Nothing is asked."""
+        return {}
+
     def watch(self, _: object) -> dict[TopicPartition, Stamp]:
         """Nothing is new."""
         return {}
@@ -196,10 +200,10 @@ async def test_where_an_assignment_begins_is_committed_with_its_stamp() -> None:
     """At the crossing that says so, before anything was received; later commits carry what is known by then."""
     pipeline = Pipeline(Settings(client_id="replica", commit_interval_seconds=0.01))
     (commit,) = pipeline.exchange(PollResult(assigned=[ONE], starts=[Start(ONE, 5, stamp=Stamp(None, 2))])).commit
-    assert (commit.offset, commit.metadata) == (5, "began-with=2")
+    assert (commit.offset, commit.metadata) == (5, "dispatcher;began-with=2")
     pipeline.exchange(PollResult(commit_answers=[CommitAnswer(ONE, 5)], ends={ONE: 7}, stamps={ONE: Stamp("id", 2)}))
     (commit,) = pipeline.revoked([ONE])
-    assert (commit.offset, commit.metadata) == (7, "topic-id=id;began-with=2")
+    assert (commit.offset, commit.metadata) == (7, "dispatcher;topic-id=id;began-with=2")
 
 
 async def test_records_of_a_partition_that_has_not_begun_are_dropped() -> None:

@@ -75,6 +75,17 @@ class Assignment:
         if paused := self._paused.intersection(self._next_offsets if self._eager else replaced):
             consumer.pause(for_client(paused))
 
+    def restart(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        """Have librdkafka fetch partitions as if they had just been assigned; pauses that are not ours end.
+
+        Raises:
+            KafkaException: the client has failed.
+        """
+        self.begin(consumer, [Again(partition, self._next_offsets[partition]) for partition in partitions])
+        # A pause that librdkafka kept from an earlier assignment (confluentinc/librdkafka#1849) outlives even this.
+        if flowing := [partition for partition in partitions if partition not in self._paused]:
+            consumer.resume(for_client(flowing))
+
     def let_go(self, consumer: Consumer, partitions: Iterable[TopicPartition]) -> None:
         """Take partitions from librdkafka.
 

@@ -8,10 +8,10 @@ away delays new partitions only.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException
@@ -20,11 +20,13 @@ from dispatcher.kafka.start_lookups import (
     Round,
     StartLookups,
     bounds_of,
+    cluster_id,
     committed_offsets,
     described_topics,
     error_code,
 )
-from dispatcher.sansio.beginnings import Again, Stamp, Start, Undecided, begin, go_on, other_log
+from dispatcher.sansio.beginnings import Again, Committed, Stamp, Start, Undecided, begin, go_on, other_log
+from dispatcher.sansio.ranges import Bounds
 from dispatcher.sansio.records import TopicPartition
 
 log = structlog.get_logger(__name__)
@@ -32,6 +34,12 @@ log = structlog.get_logger(__name__)
 ANSWER_SECONDS = 0.1
 """How long a rebalance callback waits for the answers, which take a few milliseconds from a broker that is there: other
 partitions' records wait as long."""
+
+MAX_RETRY_SECONDS = 5.0
+"""The longest wait before a refused offset is looked into again; it doubles from `RETRY_SECONDS`."""
+
+FORGET_SECONDS = 30.0
+"""An offset that has not been refused for this long is looked into at once when it is."""
 
 RETRY_SECONDS = 0.25
 """How soon a request that failed is made again."""
@@ -55,6 +63,16 @@ class _Restart:
 
     next_offset: int
     truncated: bool
+    due_at: float
+    """When to find out where. Later each time that the answer was this very offset."""
+
+
+class _Refused(NamedTuple):
+    """An offset that the broker refused."""
+
+    next_offset: int
+    wait: float
+    at: float
 
 
 class Beginnings:
@@ -82,6 +100,8 @@ class Beginnings:
         self._waiting: set[TopicPartition] = set()
         """Assigned, and not begun."""
         self._restarts: dict[TopicPartition, _Restart] = {}
+        self._refused: dict[TopicPartition, _Refused] = {}
+        """The last refusal of each partition that had one in this assignment."""
         self._bounded: set[TopicPartition] = set()
         """Partitions for which bounds are needed."""
         self._round: Round | None = None
@@ -97,8 +117,11 @@ class Beginnings:
 
     @property
     def pending(self) -> bool:
-        """Whether some partition waits for an answer."""
-        return bool(self._waiting or self._restarts)
+        """Whether some partition waits for an answer now."""
+        if self._waiting or not self._restarts:
+            return bool(self._waiting)
+        now = self._clock()
+        return any(restart.due_at <= now for restart in self._restarts.values())
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Find out where partitions begin."""
@@ -113,14 +136,28 @@ class Beginnings:
             self._stamps.pop(partition, None)
             self._waiting.discard(partition)
             self._restarts.pop(partition, None)
+            self._refused.pop(partition, None)
             self._bounded.discard(partition)
 
     def out_of_range(self, partition: TopicPartition, next_offset: int, *, truncated: bool) -> None:
         """The broker has no record at the next offset of a partition that had begun: find out where to go on."""
-        if partition in self._stamps:
-            self._restarts[partition] = _Restart(next_offset, truncated)
-            self._bounded.add(partition)
+        if partition not in self._stamps:
+            return
+        now = self._clock()
+        before = self._refused.get(partition)
+        # A broker that lags refuses an offset that the leader has, again and again, as fast as it is asked.
+        wait = 0.0
+        if before is not None and before.next_offset == next_offset and now < before.at + FORGET_SECONDS:
+            wait = min(max(2 * before.wait, RETRY_SECONDS), MAX_RETRY_SECONDS)
+        self._refused[partition] = _Refused(next_offset, wait, now)
+        self._restarts[partition] = _Restart(next_offset, truncated, now + wait)
+        self._bounded.add(partition)
+        if not wait:
             self._round, self._retry_at = None, 0.0
+
+    def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, "Future[Any]"]:
+        """Ask where logs end, with the client that is used for everything here."""
+        return self._lookups.log_ends(partitions)
 
     def hint(self) -> None:
         """Something hints at a topic that is another one now."""
@@ -150,15 +187,14 @@ class Beginnings:
                 return []
             if self._disconnected:
                 self._renew()
-            partitions = self._waiting | self._restarts.keys()
-            self._round = Round(self._lookups, partitions, self._bounded & partitions)
+            self._round = self._ask()
         if not all(future.done() for future in self._round.futures if self._is_waited_for(future)):
             return []
         answered, self._round = self._round, None
         found, asks_more = self._decide(answered)
         self._retry_at = 0.0 if asks_more else now + RETRY_SECONDS
         if asks_more and self.pending:
-            self._round = Round(self._lookups, self._waiting | self._restarts.keys(), self._bounded)
+            self._round = self._ask()
         return found
 
     def watch(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, Stamp]:
@@ -188,50 +224,48 @@ class Beginnings:
                 if partition not in self._restarts:
                     self.out_of_range(partition, next_offsets[partition], truncated=False)
             elif before.topic_id is None and topic.topic_id is not None:
-                news[partition] = Stamp(topic.topic_id, before.partitions or topic.partitions)
+                news[partition] = before._replace(
+                    topic_id=topic.topic_id, partitions=before.partitions or topic.partitions
+                )
         self._stamps.update(news)
         return news
+
+    def _ask(self) -> Round:
+        now = self._clock()
+        due = {partition for partition, restart in self._restarts.items() if restart.due_at <= now}
+        partitions = self._waiting | due
+        return Round(self._lookups, partitions, self._bounded & partitions)
 
     def _is_waited_for(self, future: "Future[Any]") -> bool:
         """Whether nothing can be decided without this answer."""
         assert self._round is not None  # noqa: S101 - the future is one of its
-        return self._describes or future not in self._round.described.values()
+        return self._describes or (future not in self._round.described.values() and future is not self._round.cluster)
 
     def _decide(self, answered: Round) -> tuple[list[Start | Again], bool]:
         """What follows from answers, and whether more has to be asked at once."""
+        cluster = cluster_id(answered.cluster)
         try:
-            committed = committed_offsets(answered.committed)
-            group = {} if answered.group is None else committed_offsets(answered.group)
+            committed, unknown = committed_offsets(answered.committed, cluster)
+            group = {} if answered.group is None else committed_offsets(answered.group, cluster).offsets
         except KafkaException as error:
             self._complain(answered.partitions, error.args[0].str())
             if error.args[0].code() == KafkaError._TIMED_OUT:  # noqa: SLF001 - the public spelling of local codes
                 self._renew()
             return [], False
-        topics = described_topics(answered.described)
+        topics = described_topics(answered.described, cluster)
         if topics:
             self._describes = True
         elif any(error_code(future) == KafkaError._TIMED_OUT for future in answered.described.values()):  # noqa: SLF001
             # A broker has answered with the group's offsets, so it is one that does not support this request.
             self._describes = False
         bounds = {partition: found for partition, both in answered.bounds.items() if (found := bounds_of(*both))}
+        for partition in unknown.keys() & answered.partitions:
+            self._complain([partition], f"the group's offset is not known: {unknown[partition]}")
+        decidable = answered.partitions - unknown.keys()
         decided: list[Start | Again] = []
         asks_more = False
-        for partition in answered.partitions & self._restarts.keys():
-            restart, before = self._restarts[partition], self._stamps[partition]
-            if partition in bounds:
-                topic = topics.get(partition.topic, Stamp())
-                decided.append(
-                    go_on(
-                        partition,
-                        restart.next_offset,
-                        bounds[partition],
-                        before=before,
-                        topic=topic,
-                        truncated=restart.truncated,
-                        committed=committed.get(partition),
-                    )
-                )
-        for partition in sorted(answered.partitions & self._waiting):
+        decided += self._where_to_continue(decidable, bounds, topics, committed)
+        for partition in sorted(decidable & self._waiting):
             others = [
                 one.stamp
                 for at, one in {**group, **committed}.items()
@@ -259,6 +293,25 @@ class Beginnings:
         silent = (answered.bounds.keys() - bounds.keys()) & (self._waiting | self._restarts.keys())
         self._complain(silent, "its leader does not report the start and end of the log", after=PASSING_SECONDS)
         return decided, asks_more
+
+    def _where_to_continue(
+        self,
+        partitions: Collection[TopicPartition],
+        bounds: Mapping[TopicPartition, Bounds],
+        topics: Mapping[str, Stamp],
+        committed: Mapping[TopicPartition, Committed],
+    ) -> Iterator[Start | Again]:
+        for partition in self._restarts.keys() & partitions & bounds.keys():
+            restart = self._restarts[partition]
+            yield go_on(
+                partition,
+                restart.next_offset,
+                bounds[partition],
+                before=self._stamps[partition],
+                topic=topics.get(partition.topic, Stamp()),
+                truncated=restart.truncated,
+                committed=committed.get(partition),
+            )
 
     def _renew(self) -> None:
         try:

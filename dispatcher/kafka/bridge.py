@@ -11,6 +11,7 @@ from dispatcher.sansio.beginnings import Stamp, Start
 from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.stalls import Stall
 
 IDLE_POLL_SECONDS = 0.1
 """How long a poll waits for a record, and so the longest that an order waits for the thread."""
@@ -31,6 +32,8 @@ class PollResult:
     groups: list[Group] = field(default_factory=list)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     """Partitions read to their end without a record in the last offsets before it, and that end."""
+    stalls: list[Stall] = field(default_factory=list)
+    """Partitions that are not fetched although they have records: restarted, unless that has not helped before."""
     commit_answers: list[CommitAnswer] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each error that the client reported and survived."""

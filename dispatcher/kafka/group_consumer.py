@@ -29,9 +29,11 @@ from dispatcher.kafka.bridge import Commands, Downstream, PollResult
 from dispatcher.kafka.commit_sender import CommitSender
 from dispatcher.kafka.decoding import grouped, split_errors
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.kafka.stalls import StallDetector
 from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.beginnings import Again, Start
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.stalls import Stall
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,8 @@ class GroupConsumer:
         self._commits = CommitSender()
         self._result = PollResult()
         self._callback_errors: list[BaseException] = []
+        self._is_idle = False
+        """Whether the last poll found nothing."""
         self._left: set[TopicPartition] = set()
         """Partitions that have left, or continue elsewhere, since ``poll`` took the last message."""
 
@@ -137,9 +141,11 @@ class GroupConsumer:
 
     def _poll_until_stopped(self, consumer: Consumer, beginnings: Beginnings) -> None:
         commands = Commands()
+        stalls = StallDetector(beginnings.log_ends)
         while not commands.stop:
             trio.from_thread.check_cancelled()
             self._begin(consumer, beginnings.take())
+            self._restart(consumer, stalls.check(self._assignment, time.monotonic(), idle=self._is_idle))
             self._result.stamps.update(beginnings.watch(self._assignment.next_offsets))
             seconds = commands.poll_seconds
             self._poll(consumer, min(seconds, UNKNOWN_POLL_SECONDS) if beginnings.pending else seconds)
@@ -162,6 +168,7 @@ class GroupConsumer:
         messages: list[Message] = []
         try:
             first = consumer.poll(timeout_seconds)
+            self._is_idle = first is None
             if first is not None:
                 self._left.clear()
                 more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
@@ -210,6 +217,13 @@ class GroupConsumer:
             elif decision.gap is not None:
                 self._result.gaps.append(decision.gap)
         self._assignment.begin(consumer, decisions)
+
+    def _restart(self, consumer: Consumer, stalls: Sequence[Stall]) -> None:
+        """Give librdkafka once more what it does not fetch; what that has not helped is left to the commands."""
+        self._result.stalls += stalls
+        if partitions := [stall.partition for stall in stalls if not stall.was_restarted]:
+            self._left.update(partitions)
+            self._assignment.restart(consumer, partitions)
 
     def _apply(self, consumer: Consumer, commands: Commands) -> None:
         if commands.rebuild is not None:
@@ -284,6 +298,7 @@ class GroupConsumer:
             result.assigned = [partition for partition in result.assigned if partition not in partitions]
         result.starts = [start for start in result.starts if start.partition not in partitions]
         result.gaps = [gap for gap in result.gaps if gap.partition not in partitions]
+        result.stalls = [stall for stall in result.stalls if stall.partition not in partitions]
         return partitions
 
     def _on_error(self, error: KafkaError) -> None:

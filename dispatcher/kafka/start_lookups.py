@@ -8,7 +8,7 @@ All requests go through an `AdminClient`, which answers by futures.
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicCollection, Uuid
@@ -37,6 +37,7 @@ class Round:
         self.partitions = set(partitions)
         topics = {partition.topic for partition in partitions}
         self.described = ask.describe(topics)
+        self.cluster = ask.cluster()
         self.committed = ask.committed(partitions)
         self.group = ask.committed(None) if ask.policy is not Policy.EARLIEST else None
         self.bounds = ask.bounds(bounded)
@@ -46,7 +47,7 @@ class Round:
         """Everything that is waited for."""
         bounds = [future for both in self.bounds.values() for future in both]
         group = [] if self.group is None else [self.group]
-        return [*self.described.values(), self.committed, *group, *bounds]
+        return [self.cluster, *self.described.values(), self.committed, *group, *bounds]
 
 
 class StartLookups:
@@ -84,6 +85,10 @@ class StartLookups:
         """Id and partitions of topics."""
         return dict(self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS))
 
+    def cluster(self) -> "Future[Any]":
+        """The cluster's id, among other things."""
+        return self._admin.describe_cluster(request_timeout=REQUEST_SECONDS)
+
     def committed(self, partitions: Iterable[TopicPartition] | None) -> "Future[Any]":
         """The group's offsets of some partitions, or of all that it has any of."""
         asked = None if partitions is None else [confluent_kafka.TopicPartition(*p) for p in partitions]
@@ -92,19 +97,23 @@ class StartLookups:
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
         """Where logs begin and end."""
-        asked = [confluent_kafka.TopicPartition(*partition) for partition in partitions]
-        if not asked:
+        partitions = list(partitions)
+        if not partitions:
             return {}
-        low, high = (
-            self._admin.list_offsets(
-                dict.fromkeys(asked, spec), isolation_level=self._isolation, request_timeout=REQUEST_SECONDS
-            )
-            for spec in (_EARLIEST, _LATEST)
-        )
-        return {TopicPartition(p.topic, p.partition): (low[p], high[p]) for p in asked}
+        low, high = self._offsets(partitions, _EARLIEST), self._offsets(partitions, _LATEST)
+        return {partition: (low[partition], high[partition]) for partition in partitions}
+
+    def log_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, "Future[Any]"]:
+        """Where logs end, as the consumer's isolation level sees it."""
+        return self._offsets(partitions, _LATEST)
+
+    def _offsets(self, partitions: Iterable[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, "Future[Any]"]:
+        asked = {confluent_kafka.TopicPartition(*partition): spec for partition in partitions}
+        answers = self._admin.list_offsets(asked, isolation_level=self._isolation, request_timeout=REQUEST_SECONDS)
+        return {TopicPartition(p.topic, p.partition): future for p, future in answers.items()}
 
 
-def described_topics(futures: Mapping[str, "Future[Any]"]) -> dict[str, Stamp]:
+def described_topics(futures: Mapping[str, "Future[Any]"], cluster: str | None = None) -> dict[str, Stamp]:
     """Topics as they are, without those of which nothing is known (yet)."""
     found = {}
     for topic, future in futures.items():
@@ -112,24 +121,43 @@ def described_topics(futures: Mapping[str, "Future[Any]"]) -> dict[str, Stamp]:
             with suppress(KafkaException):
                 description = future.result()
                 topic_id = str(description.topic_id)
-                found[topic] = Stamp(None if topic_id == _NO_TOPIC_ID else topic_id, len(description.partitions))
+                known = None if topic_id == _NO_TOPIC_ID else topic_id
+                found[topic] = Stamp(known, len(description.partitions), cluster)
     return found
 
 
-def committed_offsets(future: "Future[Any]") -> dict[TopicPartition, Committed]:
-    """The group's offsets, without partitions that it has none of.
+class GroupOffsets(NamedTuple):
+    """The group's offsets."""
+
+    offsets: dict[TopicPartition, Committed]
+    """Without partitions that it has none of."""
+    errors: dict[TopicPartition, str]
+    """Partitions whose offsets are not known now, and why: a read that waits for a transaction, a topic that may not be
+    described."""
+
+
+def committed_offsets(future: "Future[Any]", cluster: str | None) -> GroupOffsets:
+    """The group's offsets, with stamps as far as they count on this cluster.
 
     Raises:
-        KafkaException: they are not known.
+        KafkaException: none is known.
     """
-    found = {}
+    found = GroupOffsets({}, {})
     for one in future.result().topic_partitions:
+        partition = TopicPartition(one.topic, one.partition)
         if one.error is not None:
-            raise KafkaException(one.error)
-        if one.offset >= 0:
-            partition = TopicPartition(one.topic, one.partition)
-            found[partition] = Committed(one.offset, one.leader_epoch, Stamp.parse(one.metadata))
+            found.errors[partition] = one.error.str()
+        elif one.offset >= 0:
+            found.offsets[partition] = Committed(one.offset, one.leader_epoch, Stamp.parse(one.metadata).on(cluster))
     return found
+
+
+def cluster_id(future: "Future[Any]") -> str | None:
+    """The cluster's id, None when it is not known (yet)."""
+    if future.done():
+        with suppress(KafkaException):
+            return str(future.result().cluster_id or "") or None
+    return None
 
 
 def bounds_of(low: "Future[Any]", high: "Future[Any]") -> Bounds | None:

@@ -9,6 +9,7 @@ Rules of this module:
 * librdkafka never decides: its own ``auto.offset.reset`` would skip records in silence (KAFKA-12478).
 """
 
+import re
 from collections.abc import Iterable
 from enum import Enum, StrEnum
 from typing import NamedTuple, Self
@@ -34,25 +35,52 @@ _POLICIES = {"largest": "latest", "latest": "latest", "end": "latest", "error": 
 """Other names than `earliest` has; librdkafka has refused what is none of them."""
 
 
+_MARK = "dispatcher"
+"""The first word of a stamp: other tools write metadata, too, and theirs says nothing."""
+
+_TOPIC_ID = re.compile(r"[A-Za-z0-9+/_-]{22}")
+"""A UUID in base64, as librdkafka spells it (`+` and `/`) or Kafka (`-` and `_`)."""
+
+
 class Stamp(NamedTuple):
-    """What a commit's metadata says of the topic."""
+    """What a commit's metadata says of the topic.
+
+    It is ours if it begins with our mark, and trusted only on the cluster that it names: tools that copy a group's
+    offsets to another cluster copy the metadata as well (MirrorMaker's ``sync.group.offsets``), and a topic has another
+    id there.
+    """
 
     topic_id: str | None = None
     """Kafka's id of the topic, None when it is not known."""
     partitions: int | None = None
     """How many partitions the topic had when the group began with it, None when it is not known."""
+    cluster: str | None = None
+    """Kafka's id of the cluster, None when it is not known."""
 
     def format(self) -> str:
-        """The stamp as metadata."""
-        known = (("topic-id", self.topic_id), ("began-with", self.partitions))
-        return ";".join(f"{name}={value}" for name, value in known if value is not None)
+        """The stamp as metadata, empty when nothing is known."""
+        known = (("topic-id", self.topic_id), ("began-with", self.partitions), ("cluster", self.cluster))
+        fields = [f"{name}={value}" for name, value in known if value is not None]
+        return ";".join([_MARK, *fields]) if fields else ""
 
     @classmethod
     def parse(cls, metadata: str | None) -> Self:
-        """The stamp in some metadata; metadata that others wrote tells nothing."""
-        fields = dict(field.partition("=")[::2] for field in (metadata or "").split(";"))
-        partitions = fields.get("began-with", "")
-        return cls(fields.get("topic-id"), int(partitions) if partitions.isdecimal() else None)
+        """The stamp in some metadata, which is empty when somebody else wrote it."""
+        mark, *rest = (metadata or "").split(";")
+        if mark != _MARK:
+            return cls()
+        fields = dict(field.partition("=")[::2] for field in rest)
+        topic_id, partitions = fields.get("topic-id", ""), fields.get("began-with", "")
+        return cls(
+            topic_id if _TOPIC_ID.fullmatch(topic_id) else None,
+            int(partitions) if partitions.isdecimal() and len(partitions) < 10 else None,
+            fields.get("cluster") or None,
+        )
+
+    def on(self, cluster: str | None) -> Self:
+        """The stamp as far as it counts on a cluster: one of another cluster says nothing."""
+        is_foreign = self.cluster is not None and cluster is not None and self.cluster != cluster
+        return type(self)() if is_foreign else self
 
 
 class Committed(NamedTuple):
@@ -130,7 +158,7 @@ def begin(
     if committed is not None and not other_log(committed.stamp, topic):
         if committed.stamp.partitions is not None:
             counts.append(committed.stamp.partitions)
-        stamp = Stamp(topic.topic_id or committed.stamp.topic_id, min(counts, default=topic.partitions))
+        stamp = Stamp(topic.topic_id or committed.stamp.topic_id, min(counts, default=topic.partitions), topic.cluster)
         return Start(partition, committed.offset, committed.leader_epoch, committed=True, stamp=stamp)
     if committed is not None or any(other_log(other, topic) for other in others):
         if bounds is None:
@@ -150,7 +178,7 @@ def begin(
     if bounds is None:
         return Undecided.NEEDS_BOUNDS
     offset = bounds.end if policy is Policy.LATEST and not is_new else bounds.first
-    return Start(partition, offset, stamp=Stamp(topic.topic_id, min(counts, default=topic.partitions)))
+    return Start(partition, offset, stamp=Stamp(topic.topic_id, min(counts, default=topic.partitions), topic.cluster))
 
 
 def go_on(

@@ -147,6 +147,14 @@ ROWS: Sequence[Row] = (
     _counter("replayed_chunks", "Chunks replayed from Kafka.", lambda s: s.pipeline.replays.chunks),
     _counter("replayed_records", "Records replayed from Kafka.", lambda s: s.pipeline.replays.records),
     _counter("rebalances", "Times that partitions were revoked or lost.", lambda s: s.pipeline.rebalances),
+    _counter(
+        "partition_restarts",
+        "Partitions fetched afresh because nothing came although their leader had records.",
+        lambda s: s.pipeline.stalls.restarts,
+    ),
+    _counter(
+        "consumer_rebuilds", "Kafka consumers that failed and were replaced.", lambda s: s.pipeline.poller.rebuilds
+    ),
     Row(
         CounterMetricFamily,
         "commit_failures",

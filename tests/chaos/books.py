@@ -9,8 +9,9 @@ How it judges:
   owed any more, as they are gone.
 * Within a connection offsets go up one by one while the partition is listed. A ``gap`` may say that the next ones
   will not come; one that says so of records that are still there is wrong.
-* A connection that has seen one generation of a partition is told ``recreated`` before a record of the next, unless the
-  partition has left it in between.
+* A connection that has seen one generation of a partition and is sent a record of the next gets a ``recreated`` gap
+  before it, or after it: the replica looks at topic ids every 5 s, and until then takes the new log for the old one
+  (docs/guarantees.md). Never is wrong, unless the partition has left the connection, or the connection has ended.
 """
 
 from collections import Counter, defaultdict
@@ -64,6 +65,8 @@ class Books:
         self._stored: dict[int, int] = defaultdict(int)
         self._early: set[tuple[int, int]] = set()
         """Received, or told of, before the producer had heard that they are stored."""
+        self._unannounced: dict[int, str] = {}
+        """Partitions of which the connection was sent a new generation, and no gap yet."""
 
     # What happens to the topic.
 
@@ -98,12 +101,14 @@ class Books:
         number = len(self._places)
         self._places[number] = {}
         self._listed[number] = frozenset()
+        self._unannounced.clear()
         return number
 
     def state(self, connection: int, listed: AbstractSet[int]) -> None:
         """A state lists these partitions of the topic."""
         for partition in self._listed[connection] - listed:
             self._places[connection].pop(partition, None)
+            self._unannounced.pop(partition, None)
         self._listed[connection] = listed
 
     def received(self, connection: int, partition: int, offset: int, generation: int) -> None:
@@ -114,7 +119,7 @@ class Books:
         place = self._places[connection].get(partition)
         where = f"partition {partition}: {offset} of generation {generation}"
         if place is not None and place.generation is not None and generation > place.generation:
-            self._fault(Broken.NOT_RECREATED, 1, f"{where} came after one of {place.generation}")
+            self._unannounced[partition] = f"{where} came after one of {place.generation}"
         elif place is not None and offset > place.following:
             self._fault(Broken.UNTOLD, offset - place.following, f"{where} came, {place.following} was next")
         elif place is not None and offset < place.following:
@@ -124,6 +129,8 @@ class Books:
     def gap(self, connection: int, partition: int, first: int, last: int, reason: str) -> None:
         """A gap came: offsets from first to last will not."""
         self.gaps[reason] += 1
+        if reason == "recreated":
+            self._unannounced.pop(partition, None)
         place = self._places[connection].get(partition)
         if reason == "expired":
             if last >= self._expired[partition] and self.generation == 0:
@@ -142,7 +149,9 @@ class Books:
         return sorted((partition, offset) for partition, offsets in self._owed.items() for offset in offsets)
 
     def close(self) -> None:
-        """Nothing more comes: what is owed now is lost."""
+        """Nothing more comes: what is owed now is lost, and a gap that has not come by now never will."""
+        for words in self._unannounced.values():
+            self._fault(Broken.NOT_RECREATED, 1, words)
         if missing := self.missing():
             few = ", ".join(f"{partition}@{offset}" for partition, offset in missing[:5])
             self._fault(Broken.LOST, len(missing), f"generation {self.generation}: {few}{', …' * (len(missing) > 5)}")

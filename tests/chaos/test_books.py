@@ -121,6 +121,31 @@ def test_a_topic_made_again_and_told() -> None:
     assert found(books) == {}
 
 
+def test_a_topic_made_again_and_told_late() -> None:
+    """Records of the new log from the old place come first, then the gap, then all of the new log."""
+    books, connection = books_with(3)
+    receive(books, connection, 0, 1, 2)
+    books.remade()
+    for offset in range(5):
+        books.produced(0, offset)
+    receive(books, connection, 3, 4, generation=1)
+    books.gap(connection, 0, 5, -1, "recreated")
+    receive(books, connection, 0, 1, 2, 3, 4, generation=1)
+    assert found(books) == {}
+
+
+def test_a_connection_that_ends_needs_no_gap() -> None:
+    """The one after it begins where it asks to; what it is not sent is owed all the same."""
+    books, connection = books_with(1)
+    receive(books, connection, 0)
+    books.remade()
+    for offset in range(3):
+        books.produced(0, offset)
+    receive(books, connection, 1, generation=1)
+    receive(books, books.opened(), 2, generation=1)
+    assert found(books) == {Broken.LOST: 1}
+
+
 def test_records_again_on_one_connection() -> None:
     """A repeat within it is none of what at-least-once allows."""
     books, connection = books_with(2)

@@ -39,6 +39,8 @@ class Cluster:
         self.late: set[TopicPartition] = set()
         """Partitions whose leader does not answer in time: librdkafka gives an invalid offset then, and no error."""
         self.renewals = 0
+        self.offsets: list[SimpleNamespace] = []
+        """Of the group, as confluent_kafka gives them."""
 
     def renew(self) -> None:
         """The first time, a file is away."""
@@ -53,9 +55,13 @@ class Cluster:
         """Each topic has two partitions."""
         return {topic: answer(SimpleNamespace(topic_id=self.topic_id, partitions=[0, 1])) for topic in topics}
 
+    def cluster(self) -> "Future[Any]":
+        """It has an id."""
+        return answer(SimpleNamespace(cluster_id="here"))
+
     def committed(self, _: Iterable[TopicPartition] | None) -> "Future[Any]":
-        """The group has no offset."""
-        return answer(SimpleNamespace(topic_partitions=[]))
+        """The group has no offset, unless it was given one."""
+        return answer(SimpleNamespace(topic_partitions=self.offsets))
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
         """Ten records each."""
@@ -94,12 +100,12 @@ def test_brokers_without_topic_ids_tell_none(cluster: Cluster) -> None:
     found = Beginnings({}, ["assets"], clock)
     found.assigned([ONE])
     assert found.wait(0) == []
-    assert found.wait(0) == [Start(ONE, 0, stamp=Stamp(None, 2))]
+    assert found.wait(0) == [Start(ONE, 0, stamp=Stamp(None, 2, "here"))]
     assert found.watch({ONE: 5}) == {}
     cluster.topic_id = ID
     clock.now += 10
     assert found.watch({ONE: 5}) == {}
-    assert found.watch({ONE: 5}) == {ONE: Stamp(str(ID), 2)}
+    assert found.watch({ONE: 5}) == {ONE: Stamp(str(ID), 2, "here")}
     assert not found.pending
 
 
@@ -142,3 +148,59 @@ def test_a_client_that_cannot_be_made_anew_goes_on_with_the_old_one(cluster: Clu
         found.assigned([partition])
         assert [start.partition for start in found.take() + found.take()] == [partition]
     assert cluster.renewals == 2
+
+
+def group_offset(
+    partition: TopicPartition, offset: int, metadata: str = "", error: KafkaError | None = None
+) -> SimpleNamespace:
+    """A committed offset."""
+    return SimpleNamespace(**partition._asdict(), offset=offset, leader_epoch=None, metadata=metadata, error=error)
+
+
+def test_a_partition_whose_offset_is_not_known_holds_up_no_other(cluster: Cluster) -> None:
+    """It has an error of its own, and starts when that has passed."""
+    error = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT)
+    cluster.offsets = [group_offset(ONE, 4), group_offset(TWO, -1001, error=error)]
+    clock = Clock()
+    found = Beginnings({}, ["assets"], clock)
+    with structlog.testing.capture_logs() as lines:
+        found.assigned([ONE, TWO])
+        assert [(start.partition, start.offset) for start in found.take()] == [(ONE, 4)]
+    assert [line["partitions"] for line in lines] == [["assets:1"]]
+    assert found.pending
+    cluster.offsets[1] = group_offset(TWO, 6)
+    clock.now += 0.25
+    assert [(start.partition, start.offset) for start in found.take()] == [(TWO, 6)]
+
+
+def test_an_offset_that_a_broker_refuses_again_and_again_is_looked_into_ever_less_often(cluster: Cluster) -> None:
+    """The leader has it: asking as fast as the broker refuses would keep the poller and both brokers busy."""
+    cluster.offsets = [group_offset(ONE, 4)]
+    clock = Clock()
+    found = Beginnings({}, ["assets"], clock)
+    found.assigned([ONE])
+    assert len(found.take()) == 1
+    waited = []
+    for _ in range(7):
+        found.out_of_range(ONE, 4, truncated=False)
+        began = clock.now
+        while not found.take():
+            clock.now += 0.25
+        waited.append(clock.now - began)
+    assert waited == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 5.0]
+    clock.now += 60
+    found.out_of_range(ONE, 4, truncated=False)
+    assert found.pending
+    assert len(found.take()) == 1
+
+
+def test_offsets_that_were_copied_from_another_cluster_are_taken_as_they_are(cluster: Cluster) -> None:
+    """Their topic had another id there, which does not mean that it was recreated here."""
+    foreign = Stamp("BAAAAAAAAAcAAAAAAAAABw", 2, "elsewhere").format()
+    own = Stamp("BAAAAAAAAAcAAAAAAAAABw", 2, "here").format()
+    cluster.offsets = [group_offset(ONE, 4, foreign), group_offset(TWO, 4, own)]
+    found = Beginnings({}, ["assets"], Clock())
+    found.assigned([ONE, TWO])
+    starts = {start.partition: start for start in found.take() + found.take() if isinstance(start, Start)}
+    assert (starts[ONE].offset, starts[ONE].recreated) == (4, False)
+    assert (starts[TWO].offset, starts[TWO].recreated) == (0, True)

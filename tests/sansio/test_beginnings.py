@@ -21,12 +21,41 @@ OLD, NEW = Stamp("old", 2), Stamp("new", 2)
 BOUNDS = Bounds(3, 9)
 
 
+ID = "AAAA+AAA/AcAA_AAA-AABw"
+
+
 def test_stamps_are_read_back() -> None:
-    """From metadata of ours; other tools' metadata says nothing."""
-    for stamp in (Stamp(), Stamp("id"), Stamp("id", 3), Stamp(None, 3)):
+    """Whatever of them is known."""
+    for stamp in (Stamp(), Stamp(ID), Stamp(ID, 3), Stamp(None, 3), Stamp(ID, 3, "cluster"), Stamp(None, None, "c")):
         assert Stamp.parse(stamp.format()) == stamp
-    assert Stamp("id", 3).format() == "topic-id=id;began-with=3"
-    assert Stamp.parse(None) == Stamp.parse("") == Stamp.parse("NO_METADATA") == Stamp.parse("began-with=x") == Stamp()
+    assert Stamp(ID, 3).format() == f"dispatcher;topic-id={ID};began-with=3"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        "",
+        "NO_METADATA",
+        f"topic-id={ID};began-with=3",
+        "dispatcher",
+        "dispatcher;topic-id=short;began-with=x",
+        f"dispatcher2;topic-id={ID}",
+        "dispatcher;began-with=99999999999",
+        f'{{"dispatcher": 1, "topic-id": "{ID}"}}',
+    ],
+)
+def test_metadata_of_other_tools_says_nothing(metadata: str | None) -> None:
+    """Not even with our names in it: only what begins with our mark is read, and what looks as we write it."""
+    assert Stamp.parse(metadata) == Stamp()
+
+
+def test_a_stamp_that_was_copied_to_another_cluster_says_nothing_there() -> None:
+    """A topic has another id there, and its offsets would be taken for those of a topic that was recreated."""
+    stamp = Stamp(ID, 3, "here")
+    assert stamp.on("there") == Stamp()
+    assert stamp.on("here") == stamp.on(None) == stamp
+    assert Stamp(ID, 3).on("there") == Stamp(ID, 3)
 
 
 def test_only_ids_that_are_known_differ() -> None:

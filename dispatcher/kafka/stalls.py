@@ -1,0 +1,62 @@
+"""Asks the leaders about partitions that stand still (`sansio.stalls` decides).
+
+*Thread*: the poller's only.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from dispatcher.kafka.assignment import Assignment
+from dispatcher.kafka.start_lookups import REQUEST_SECONDS
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.stalls import Stall, StallWatch
+
+ANSWER_SECONDS = 2 * REQUEST_SECONDS
+"""When an answer will not come any more: those of a client that was replaced meanwhile never do."""
+
+AskLogEnds = Callable[[Collection[TopicPartition]], Mapping[TopicPartition, "Future[Any]"]]
+"""Asks leaders where logs end, as the consumer's isolation level sees it."""
+
+
+class StallDetector:
+    """Finds partitions that are not fetched although they have records.
+
+    Args:
+        ask_log_ends: Asks the leaders; the answers are looked at between two polls.
+    """
+
+    def __init__(self, ask_log_ends: AskLogEnds) -> None:
+        self._ask_log_ends = ask_log_ends
+        self._watch = StallWatch()
+        self._asked: Mapping[TopicPartition, Future[Any]] = {}
+        self._give_up_at = 0.0
+
+    def check(self, assignment: Assignment, now: float, *, idle: bool) -> list[Stall]:
+        """What is stalled now, each once. Costs nothing between two looks while nothing is suspected.
+
+        Args:
+            assignment: What is fetched.
+            now: Seconds on any clock that only goes forward.
+            idle: The last poll found nothing.
+        """
+        if self._asked:
+            if now >= self._give_up_at or all(future.done() for future in self._asked.values()):
+                self._watch.answered(_known(self._asked), now)
+                self._asked = {}
+        elif still := self._watch.look(assignment.next_offsets, assignment.paused, now):
+            self._asked, self._give_up_at = self._ask_log_ends(still), now + ANSWER_SECONDS
+        return self._watch.stalled(assignment.next_offsets, assignment.paused, now, idle=idle)
+
+
+def _known(asked: Mapping[TopicPartition, "Future[Any]"]) -> dict[TopicPartition, int]:
+    found = {}
+    for partition, future in asked.items():
+        # A leader that has not answered in time leaves librdkafka's -1001, which is no error and below any offset.
+        with suppress(KafkaException):
+            if future.done():
+                found[partition] = future.result().offset
+    return found

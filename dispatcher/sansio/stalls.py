@@ -1,0 +1,158 @@
+"""Partitions that are not fetched although their leader has records: seen by asking, restarted, else reported.
+
+librdkafka may stop fetching a partition without an error: one whose topic was recreated while a broker was away
+(librdkafka 2.16.0: only a new client fetches it, see tests/test_stalled_partitions.py), or one that was paused,
+reassigned and resumed (confluentinc/librdkafka#5591).
+
+Rules of this module:
+
+* A partition is a suspect when its next offset stood still between two looks and its leader says that records follow.
+* It is stalled when it has stood still for `STALLED_SECONDS` more and the client's queue was empty in that time: a
+  partition behind a full queue, or one that is paused, waits for its turn.
+* A stalled partition is restarted once. If that does not help either, the consumer has to be rebuilt; rebuilds are
+  rare (`REBUILD_SECONDS`), because one stuck partition must not keep the others from flowing.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dispatcher.sansio.records import TopicPartition
+
+LOOK_SECONDS = 5.0
+"""How often the leaders are asked about partitions that stand still. One request per leader has all of them."""
+
+STALLED_SECONDS = 3.0
+"""How long a partition may stand still after its leader said that records follow, and again after its restart."""
+
+REPEAT_SECONDS = 15.0
+"""How often a partition is reported that a restart has not helped."""
+
+REBUILD_SECONDS = (10.0, 300.0)
+"""Least time between two rebuilds for stalled partitions: at first, and at most. It doubles each time, and starts over
+after ten times the longest."""
+
+
+class Stall(NamedTuple):
+    """A partition that was not fetched."""
+
+    partition: TopicPartition
+    next_offset: int
+    log_end: int
+    """What its leader said."""
+    was_restarted: bool
+    """Whether a restart did not help."""
+
+
+@dataclass(slots=True)
+class _Suspect:
+    next_offset: int
+    log_end: int
+    due_at: float
+    was_idle: bool = False
+    """Whether the client's queue was empty since then."""
+    was_restarted: bool = False
+
+
+class StallWatch:
+    """Watches the partitions of one consumer. Times are seconds on any clock that only goes forward."""
+
+    def __init__(self) -> None:
+        self._seen: dict[TopicPartition, int] = {}
+        """Next offsets at the last look."""
+        self._look_at = 0.0
+        self._suspects: dict[TopicPartition, _Suspect] = {}
+
+    def look(
+        self, next_offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition], now: float
+    ) -> Collection[TopicPartition]:
+        """Partitions whose leaders have to be asked where the log ends; none before the next look is due."""
+        if now < self._look_at:
+            return ()
+        self._look_at = now + LOOK_SECONDS
+        still = [tp for tp, offset in next_offsets.items() if self._seen.get(tp) == offset and tp not in paused]
+        self._seen = dict(next_offsets)
+        return still
+
+    def answered(self, log_ends: Mapping[TopicPartition, int], now: float) -> None:
+        """Take the leaders' answers to the last look, without those that did not answer."""
+        for partition, log_end in log_ends.items():
+            next_offset = self._seen.get(partition)
+            if next_offset is not None and log_end > next_offset:
+                suspect = self._suspects.get(partition)
+                if suspect is None or suspect.next_offset != next_offset:
+                    self._suspects[partition] = _Suspect(next_offset, log_end, now + STALLED_SECONDS)
+
+    def stalled(
+        self,
+        next_offsets: Mapping[TopicPartition, int],
+        paused: Collection[TopicPartition],
+        now: float,
+        *,
+        idle: bool,
+    ) -> list[Stall]:
+        """The partitions that are stalled now, each once: restart those that were not restarted.
+
+        Args:
+            next_offsets: Of all partitions that are fetched.
+            paused: Those of them that are paused.
+            now: The time.
+            idle: The client's queue was empty just now.
+        """
+        found = []
+        for partition, suspect in tuple(self._suspects.items()):
+            if next_offsets.get(partition) != suspect.next_offset or partition in paused:
+                del self._suspects[partition]
+                continue
+            suspect.was_idle |= idle
+            if suspect.was_idle and now >= suspect.due_at:
+                found.append(Stall(partition, suspect.next_offset, suspect.log_end, suspect.was_restarted))
+                suspect.due_at = now + (REPEAT_SECONDS if suspect.was_restarted else STALLED_SECONDS)
+                suspect.was_restarted, suspect.was_idle = True, False
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class StallStatistics:
+    """A snapshot of what was done about stalled partitions."""
+
+    restarts: int
+    """Partitions that were restarted."""
+    rebuilds: int
+    """Consumers that were rebuilt because a restart had not helped."""
+
+
+class StallLimit:
+    """Decides when stalled partitions are worth a new consumer; lives longer than a consumer."""
+
+    def __init__(self) -> None:
+        self._restarts = 0
+        self._rebuilds = 0
+        self._rebuild_at = 0.0
+        self._pause_seconds = REBUILD_SECONDS[0]
+
+    def take(self, stalls: Iterable[Stall], now: float) -> str | None:
+        """Take what is stalled; returns why the consumer has to be rebuilt, None if it has not."""
+        stuck = []
+        for stall in stalls:
+            if stall.was_restarted:
+                stuck.append(stall)
+            else:
+                self._restarts += 1
+        if not stuck or now < self._rebuild_at:
+            return None
+        if now >= self._rebuild_at + 10 * REBUILD_SECONDS[1]:
+            self._pause_seconds = REBUILD_SECONDS[0]
+        self._rebuild_at = now + self._pause_seconds
+        self._pause_seconds = min(2 * self._pause_seconds, REBUILD_SECONDS[1])
+        self._rebuilds += 1
+        first = stuck[0]
+        more = f" and {len(stuck) - 1} more" if len(stuck) > 1 else ""
+        return (
+            f"{first.partition}{more} is not fetched from offset {first.next_offset}, "
+            f"although its leader has records up to {first.log_end}"
+        )
+
+    def statistics(self) -> StallStatistics:
+        """A snapshot."""
+        return StallStatistics(self._restarts, self._rebuilds)

@@ -1,0 +1,99 @@
+"""A partition that librdkafka stops fetching without a word is fetched again, on a real broker."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import trio
+
+from testbed.broker import topics
+from testbed.broker.cluster import KafkaCluster
+from testbed.clients import SseStream, open_sse, sse_records
+from testbed.patience import seconds
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
+from tests.conftest import Kafka
+
+STAYS_PAUSED = """
+from dispatcher.kafka import assignment
+control_flow, first = assignment.Assignment.control_flow, []
+def stuck(self, consumer, pause, resume):
+    control_flow(self, consumer, pause, resume)
+    first or first.append(consumer)
+    if resume and consumer is first[0]:
+        consumer.pause(assignment.for_client(resume))
+assignment.Assignment.control_flow = stuck
+"""
+"""What librdkafka #5591 does: partitions of the first consumer stay paused though they were resumed."""
+
+RESTARTS_NOTHING = "assignment.Assignment.restart = lambda self, consumer, partitions: None\n"
+
+
+async def test_a_partition_that_stays_paused_unseen_is_restarted(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Its leader says that records are there, and none come: it is fetched again from where it was."""
+    topic = kafka.create_topic(1)
+    replica = replicas(kafka.bootstrap_servers, topic, code=STAYS_PAUSED)
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)
+    async with open_sse(replica) as stream:
+        with trio.fail_after(seconds(60)):
+            records = await sse_records(stream, 10)
+    assert [record.own for record in records] == [(0, offset) for offset in range(10)]
+    (line,) = replica.logged("partitions not fetched, restarting them")
+    assert (line["partitions"], line["next_offsets"], line["log_ends"]) == ([f"{topic}:0"], [0], [10])
+    assert replica.logged("consumer failed, rebuilding it") == []
+    assert "dispatcher_partition_restarts_total 1.0" in replica.get("/metrics").text
+
+
+async def test_a_partition_that_a_restart_does_not_help_gets_another_consumer(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Subscribers stay connected, and nothing is lost or left out."""
+    topic = kafka.create_topic(1)
+    replica = replicas(kafka.bootstrap_servers, topic, code=STAYS_PAUSED + RESTARTS_NOTHING)
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)
+    async with open_sse(replica) as stream:
+        with trio.fail_after(seconds(90)):
+            records = await sse_records(stream, 10)
+    assert [record.own for record in records] == [(0, offset) for offset in range(10)]
+    assert len(replica.logged("partitions not fetched, restarting them")) == 1
+    (line,) = replica.logged("consumer failed, rebuilding it")
+    assert f"{topic}:0 is not fetched from offset 0" in line["error"]
+    assert "dispatcher_consumer_rebuilds_total 1.0" in replica.get("/metrics").text
+
+
+@pytest.mark.timeout(400)
+async def test_a_topic_recreated_twice_while_a_broker_is_away_is_read(
+    own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
+) -> None:
+    """Librdkafka 2.16.0 stopped fetching one of its partitions for good; all of the last log is owed."""
+    cluster = own_cluster(3)
+    cluster.start()
+    topic = cluster.create_topic("assets", 3)
+    replica = replicas(cluster.bootstrap_servers, topic)
+    await trio.to_thread.run_sync(replica.wait_until_ready)
+    write = partial(topics.fill, cluster.bootstrap_servers, topic, range(3))
+    owed = {(number, offset) for number in range(3) for offset in range(40)}
+    received: set[tuple[int, int]] = set()
+    async with open_sse(replica) as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(_collect, stream, '"last"', received)
+        await trio.to_thread.run_sync(write, 10, '"first"')
+        await trio.to_thread.run_sync(replica.wait_for, "dispatched", lambda s: s["records"]["dispatched"] >= 30)
+        await trio.to_thread.run_sync(cluster.kill_node, 1)
+        for number, value in ((20, '"second"'), (40, '"last"')):
+            await trio.to_thread.run_sync(topics.recreate, cluster.admin, topic, 3, 3)
+            await trio.to_thread.run_sync(write, number, value)
+        await trio.to_thread.run_sync(cluster.start_node, 1)
+        await trio.to_thread.run_sync(cluster.wait_until_ready)
+        with trio.fail_after(seconds(120)):
+            while received != owed:  # noqa: ASYNC110 - it has no event
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+
+
+async def _collect(stream: SseStream, value: str, received: set[tuple[int, int]]) -> None:
+    """Keep the places of records with this value."""
+    while (event := await stream.next_event()) is not None:
+        if event.type == "message" and event.data == value:
+            received.add(event.own)
