@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 
 STREAM_STATUSES = frozenset({101, 200})
 
+MAX_HEAD_BYTES = 16 * 1024
+"""Longest head of a request."""
+
 _ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 """A target in absolute form (RFC 9112, section 3.2.2), as clients send it to proxies."""
 
@@ -57,6 +60,10 @@ class Http11(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         if request.method == b"PRI":
             await self._send_error_response(505)
+            await self.send(Closed())
+            return
+        if status := _refusal(request):
+            await self._send_error_response(status)
             await self.send(Closed())
             return
         headers = [(name, value) for name, value in request.headers if name.lower() != b"sec-websocket-extensions"]
@@ -108,3 +115,16 @@ class Http11(H11Protocol):
         )
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
+
+
+def _refusal(request: h11.Request) -> int | None:
+    """The status for a request that may not be served, whatever it asks for.
+
+    h11 bounds heads that are incomplete; one that comes in a single segment is as long as it likes. A request with both
+    lengths is an attempt to smuggle another one past a proxy (RFC 9112, section 6.3).
+    """
+    size_bytes = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
+    if size_bytes > MAX_HEAD_BYTES:
+        return 431
+    names = {name.lower() for name, _ in request.headers}
+    return 400 if {b"content-length", b"transfer-encoding"} <= names else None

@@ -141,6 +141,30 @@ async def test_a_header_of_100_kib(replica: Replica) -> None:
     assert b"16 KiB" in said
 
 
+@pytest.mark.parametrize("size_bytes", [17_000, 40_000, 60_000])
+async def test_a_long_head_in_one_segment(replica: Replica, size_bytes: int) -> None:
+    """431 as well: its bound is for heads, not for pieces of them."""
+    async with raw(replica, EVENTS[:-2] + b"X: " + b"x" * size_bytes + b"\r\n\r\n") as stream:
+        assert (await answer(stream)).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_two_lengths(replica: Replica) -> None:
+    """400, and nothing after it is read as another request (RFC 9112, section 6.3)."""
+    smuggled = b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    both = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with raw(replica, both + smuggled) as stream:
+        said = await answer(stream)
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
+def test_no_answer_is_guessed_at(replica: Replica) -> None:
+    """Browsers take values for what the header says they are, on every path."""
+    for path in ("/livez", "/readyz", "/status", "/metrics", "/", "/client.js", "/nothing"):
+        assert replica.get(path).headers["x-content-type-options"] == "nosniff"
+    assert httpx2.head(f"{replica.url}/events").headers["x-content-type-options"] == "nosniff"
+
+
 async def test_what_is_not_http(replica: Replica) -> None:
     """400."""
     async with raw(replica, b"\x16\x03\x01 hello\r\n\r\n") as stream:
