@@ -107,7 +107,7 @@ class Stack:
         found = []
         for address in self.addresses(service):
             with suppress(OSError, ValueError):
-                found.append(json.loads(get(f"http://{address}:8000/status")))
+                found.append(json.loads(get(f"http://{address}:9000/status")))
         return found
 
     def addresses(self, service: str) -> list[str]:

@@ -115,3 +115,20 @@ async def test_streams_pass_and_operations_do_not(
         for path in ("/metrics", "/status", "/readyz", "/livez"):
             assert (path, front.get(path).status_code) == (path, 403)
         assert 'haproxy_server_status{proxy="replicas",server="replica1",state="UP"} 1' in front.metrics()
+
+
+async def test_replicas_see_the_address_of_the_client(
+    kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path
+) -> None:
+    """The edge's own word, and nothing of what the client says of itself: limits by address hold behind it."""
+    settings = {"trusted_proxies": "127.0.0.1", "max_subscribers_per_address": 1}
+    replica = replicas(kafka.bootstrap_servers, kafka.create_topic(1), settings=settings)
+    replica.wait_until_ready()
+    with edge(tmp_path, f"server replica 127.0.0.1:{replica.port}") as front:
+        await until(lambda: front.get("/").status_code == 200)
+        async with open_sse(front) as first:
+            assert await first.next_control("state")
+            async with open_sse(
+                front, headers={"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1"}
+            ) as second:
+                assert (await second.next_control("goodbye"))["code"] == 4429

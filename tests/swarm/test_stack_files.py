@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ def stack(name: str) -> dict[str, Any]:
 
 def settings() -> Settings:
     """What the replicas of the stack are set to."""
-    return load({}, {"DISPATCHER_BIND": "0.0.0.0:8000"}, FOLDER / "dispatcher.toml").settings
+    environment = stack("stack.yml")["services"]["dispatcher"]["environment"]
+    variables = {name: "" if value is None else str(value) for name, value in environment.items()}
+    return load({}, {"DISPATCHER_BIND": "0.0.0.0:8000", **variables}, FOLDER / "dispatcher.toml").settings
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -48,6 +51,27 @@ def test_a_replica_ends_by_itself_before_it_is_killed() -> None:
     """And Swarm waits for it no longer than a minute."""
     grace = int(stack("stack.yml")["services"]["dispatcher"]["stop_grace_period"].removesuffix("s"))
     assert settings().shutdown_seconds < grace < 60
+
+
+def test_operators_have_a_port_within_the_network() -> None:
+    """Prometheus asks there, no port of a replica is published, and the edge passes nothing of it on."""
+    port = settings().operations_bind.rpartition(":")[2]
+    jobs = yaml.safe_load((FOLDER / "monitoring/prometheus.yml").read_text())["scrape_configs"]
+    job = next(job for job in jobs if job["job_name"] == "dispatcher")
+    assert [str(names["port"]) for names in job["dns_sd_configs"]] == [port]
+    assert "ports" not in stack("stack.yml")["services"]["dispatcher"]
+    assert f"EXPOSE 8000 {port}\n" in (FOLDER / "Dockerfile").read_text()
+    assert port not in (FOLDER / "haproxy.cfg").read_text()
+
+
+def test_the_example_with_an_identity_provider_is_right() -> None:
+    """Its lines are settings, once they are no comments."""
+    lines = (FOLDER / "dispatcher.toml").read_text().splitlines()
+    begin = lines.index("# [auth]")
+    end = next(at for at in range(begin, len(lines)) if not lines[at].startswith("#"))
+    example = tomllib.loads("\n".join(line.removeprefix("#").strip() for line in lines[begin:end]))
+    assert example["auth"]["grants"][0]["topics"] == ["ofa_assets"]
+    assert {f"auth_{name}" for name in example["auth"]} <= set(Settings.model_fields)
 
 
 def test_the_memory_limit_holds_the_formula_of_the_readme() -> None:
