@@ -16,11 +16,25 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ceiling, fan_out, idle, ingest, isolation, latency, page, peers, rebalance, reconnect, yesterday
+from benchmarks import (
+    attacks,
+    ceiling,
+    fan_out,
+    idle,
+    ingest,
+    isolation,
+    latency,
+    page,
+    peers,
+    rebalance,
+    reconnect,
+    yesterday,
+)
 from benchmarks.tables import amount
 from testbed.broker.jars import kafka_version
 
 BENCHMARKS = {
+    "attacks": attacks,
     "ceiling": ceiling,
     "fan-out": fan_out,
     "latency": latency,
@@ -35,7 +49,7 @@ BENCHMARKS = {
 }
 WHEN_ASKED_FOR = {"peers"}
 """They build other projects' services first: run by name, or with ``--peers``."""
-NOT_QUICK = {"yesterday", "rebalance", "page"}
+NOT_QUICK = {"attacks", "yesterday", "rebalance", "page"}
 """They take a minute and more even when they are quick: not part of a quick run of all, which stays below three."""
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")

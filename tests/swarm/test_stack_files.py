@@ -61,7 +61,7 @@ def test_operators_have_a_port_within_the_network() -> None:
     assert [str(names["port"]) for names in job["dns_sd_configs"]] == [port]
     assert "ports" not in stack("stack.yml")["services"]["dispatcher"]
     assert f"EXPOSE 8000 {port}\n" in (FOLDER / "Dockerfile").read_text()
-    assert port not in (FOLDER / "haproxy.cfg").read_text()
+    assert f":{port}" not in (FOLDER / "haproxy.cfg").read_text()
 
 
 def test_the_example_with_an_identity_provider_is_right() -> None:

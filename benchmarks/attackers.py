@@ -1,0 +1,115 @@
+"""``python -m benchmarks.attackers KIND PORT SECONDS``: hostile clients, all with one address that nobody else has."""
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+
+ADDRESS = "127.0.0.9"
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+TINY_FRAMES = b"\x81\x80\x00\x00\x00\x00" * 10_922
+"""64 KiB of text frames without a payload."""
+EARLIEST = b"GET /events?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n"
+MALFORMED = b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+HALF_A_HEAD = b"GET /events HTTP/1.1\r\nHost: loc"
+GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+counts = {"connections": 0, "refused": 0}
+
+
+async def connected(port: int, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+    """One connection, until either side ends it."""
+    try:
+        stream = await trio.open_tcp_stream("127.0.0.1", port, local_address=ADDRESS)
+    except OSError:
+        counts["refused"] += 1
+        return
+    counts["connections"] += 1
+    try:
+        with suppress(*GONE):
+            await talk(stream)
+    finally:
+        stream.socket.close()
+
+
+async def for_ever(port: int, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+    """The same again and again."""
+    while True:
+        await connected(port, talk)
+        await trio.sleep(0.01)
+
+
+async def at_rate(port: int, per_second: float, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
+    """New connections at a rate, whatever becomes of those before; at most 500 at a time."""
+    limit = trio.CapacityLimiter(500)
+
+    async def one() -> None:
+        async with limit:
+            await connected(port, talk)
+
+    began, number = trio.current_time(), 0
+    async with trio.open_nursery() as nursery:
+        while True:
+            number += 1
+            await trio.sleep_until(began + number / per_second)
+            if limit.statistics().tasks_waiting < 100:
+                nursery.start_soon(one)
+
+
+async def flood(stream: trio.SocketStream) -> None:
+    """4 MB/s of tiny frames once the handshake is done."""
+    await stream.send_all(UPGRADE)
+    await stream.receive_some(65536)
+    while True:
+        await stream.send_all(TINY_FRAMES)
+        await trio.sleep(0.016)
+
+
+async def stay(stream: trio.SocketStream) -> None:
+    """Half a head, and nothing more."""
+    await stream.send_all(HALF_A_HEAD)
+    await stream.receive_some(1)
+
+
+async def replay(stream: trio.SocketStream) -> None:
+    """Everything from the beginning, read for a second."""
+    await stream.send_all(EARLIEST)
+    with trio.move_on_after(1):
+        while await stream.receive_some(65536):
+            pass
+
+
+async def break_off(stream: trio.SocketStream) -> None:
+    """A request that is none."""
+    await stream.send_all(MALFORMED)
+    with trio.move_on_after(1):
+        while await stream.receive_some(65536):
+            pass
+
+
+async def main(kind: str, port: int, seconds: float) -> None:
+    """Attack for a time, and print how often."""
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            if kind == "frames":
+                for _ in range(8):
+                    nursery.start_soon(for_ever, port, flood)
+            elif kind == "idle":
+                for _ in range(300):
+                    nursery.start_soon(for_ever, port, stay)
+            elif kind == "earliest":
+                nursery.start_soon(at_rate, port, 300, replay)
+            elif kind == "malformed":
+                nursery.start_soon(at_rate, port, 1000, break_off)
+            else:
+                raise SystemExit(f"unknown kind {kind}")
+    print(json.dumps(counts))  # noqa: T201 - read by the benchmark
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,128 @@
+"""What hostile clients cost the others: latency, liveness, memory, the log, and the end of the process."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness import Feeder, Load, Meter, Probe, watch
+from benchmarks.targets import dispatcher_requests
+from testbed.broker.cluster import KafkaCluster
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
+
+PAGE = "security"
+SUBSCRIBERS = 50
+RATE = 100.0
+OLD_RECORDS = 20_000
+COLUMNS = (
+    "attack",
+    "attackers' connections",
+    "p99 of others before",
+    "p99 during",
+    "`/livez` p99",
+    "memory grew by",
+    "log lines per minute",
+    "exit code",
+)
+ATTACKS = {
+    "frames": "8 WebSockets, 4 MB/s each of empty frames",
+    "idle": "300 connections with half a head, 256 descriptors",
+    "earliest": "300 `since=earliest` per second",
+    "malformed": "1,000 malformed requests per second, a log pipe that nobody reads",
+}
+FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
+UNREAD_LOG = """
+import os, threading, time
+def stop_reading():
+    time.sleep(4)  # it has said where it listens
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    os.dup2(writer, 2)
+threading.Thread(target=stop_reading, daemon=True).start()
+"""
+
+
+def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Each attack on a replica of its own, from an address of its own."""
+    seconds = 5.0 if quick else 30.0
+    rows = []
+    with KafkaCluster(1) as cluster, Load() as load:
+        for kind, words in ATTACKS.items():
+            tell(words)
+            topic = cluster.create_topic(f"attacks-{kind}", 4)
+            produce_numbered(cluster.bootstrap_servers, topic, OLD_RECORDS, 4)
+            replica = Replica(
+                cluster.bootstrap_servers,
+                topic,
+                command=FEW_DESCRIPTORS if kind == "idle" else (),
+                code=UNREAD_LOG if kind == "malformed" else "",
+            )
+            try:
+                rows.append({"attack": kind, **_attack(kind, replica, cluster, topic, load, seconds)})
+            finally:
+                replica.end()
+    return rows
+
+
+def _attack(  # noqa: PLR0917 - what there is
+    kind: str, replica: Replica, cluster: KafkaCluster, topic: str, load: Load, seconds: float
+) -> Mapping[str, Any]:
+    load.open(kind, SUBSCRIBERS, replica.address, dispatcher_requests()["sse"])
+    meter = Meter(replica.process.pid)
+    with Feeder(cluster.bootstrap_servers, topic, per_second=RATE, partitions=4):
+        time.sleep(5)  # what was there before is dispatched
+        before = watch(load, meter, seconds / 2)
+        resident_bytes, lines = meter.resident_bytes(), len(replica.log.splitlines())
+        command = [sys.executable, "-m", "benchmarks.attackers", kind, str(replica.port), str(seconds)]
+        attackers = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - our own program
+        time.sleep(1)
+        with Probe(replica.address, every_seconds=0.1) as probe:
+            during = watch(load, meter, seconds - 2)
+        grown_bytes = meter.resident_bytes() - resident_bytes
+        output, _ = attackers.communicate()
+        lines = len(replica.log.splitlines()) - lines
+    replica.signal(signal.SIGTERM)
+    code = replica.wait()
+    load.close(kind)
+    return {
+        "connections": json.loads(output)["connections"],
+        "before_us": before.groups[kind]["latency_us"]["p99"],
+        "during_us": during.groups[kind]["latency_us"]["p99"],
+        "records": (before.groups[kind].get("records"), during.groups[kind].get("records")),
+        "livez_p99_ms": probe.p99,
+        "grown_bytes": grown_bytes,
+        "log_lines_per_minute": lines * 60 / seconds,
+        "exit_code": code,
+    }
+
+
+def cells(row: Mapping[str, Any]) -> Sequence[str]:
+    """One row for people."""
+    return (
+        ATTACKS[row["attack"]],
+        f"{row['connections']:,}",
+        f"{row['before_us'] / 1000:.1f} ms",
+        f"{row['during_us'] / 1000:.1f} ms",
+        f"{row['livez_p99_ms']:.0f} ms",
+        f"{row['grown_bytes'] / 2**20:.0f} MiB",
+        f"{row['log_lines_per_minute']:.0f}",
+        str(row["exit_code"]),
+    )
+
+
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """The latency of others, before and during."""
+    return {
+        "p99 in ms": {
+            f"{row['attack']}, {when}": row[f"{when}_us"] / 1000 for row in rows for when in ("before", "during")
+        }
+    }
