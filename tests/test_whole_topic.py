@@ -1,6 +1,7 @@
 """Guarantee G11: any replica serves the whole topic, whoever owns what, and only the owner commits."""
 
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,10 @@ import orjson
 import pytest
 import trio
 
+from testbed.balancer import open_balancer
+from testbed.broker.topics import grow
 from testbed.clients import Addressed, Event, open_sse
+from testbed.patience import seconds as patient_seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -67,7 +71,7 @@ class PlainReader:
 
     async def until(self, ends: dict[int, int], seconds: float = 60) -> None:
         """Return when it has all records before these offsets."""
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(patient_seconds(seconds)):
             while any(  # noqa: ASYNC110 - the reader counts, and tells nobody
                 self.next.get(partition, 0) < end for partition, end in ends.items()
             ):
@@ -132,3 +136,105 @@ async def test_a_lone_reader_has_the_whole_topic_through_every_change_of_owner(
     assert reader.repeats == 0
     assert len(reader.seen) == 1200
     assert reader.connections == 1
+
+
+async def test_readers_of_the_whole_topic_lose_nothing_whatever_happens_to_replicas(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Behind a balancer, while replicas are killed, stopped and joined and a partition is added: all of it, in order.
+
+    An observer has all of it, too, from where it begins, and none twice.
+    """
+    topic = kafka.create_topic(PARTITIONS)
+    number = 0
+
+    def start() -> Replica:
+        nonlocal number
+        number += 1
+        return replicas(
+            kafka.bootstrap_servers, topic, client_id=f"replica-{number}", kafka={"session.timeout.ms": 6000}
+        )
+
+    running = [await trio.to_thread.run_sync(start) for _ in range(3)]
+    for replica in running:
+        await trio.to_thread.run_sync(shares, replica, PARTITIONS // 3)
+    async with open_balancer(running) as balancer, trio.open_nursery() as nursery:
+        readers = [PlainReader(balancer) for _ in range(3)]
+        observers = [PlainReader(balancer, "?scope=topic&observe=1&since=earliest") for _ in range(2)]
+        for reader in [*readers, *observers]:
+            nursery.start_soon(reader.run)
+        partitions, ends = PARTITIONS, dict.fromkeys(range(PARTITIONS), 0)
+        for round_number in range(8):
+            if round_number in {1, 5}:
+                killed = running.pop(0)
+                balancer.backends.remove(killed)
+                killed.signal(signal.SIGKILL)
+                await trio.to_thread.run_sync(killed.wait)
+            elif round_number in {2, 6}:
+                running.append(await trio.to_thread.run_sync(start))
+                balancer.backends.append(running[-1])
+            elif round_number == 3:
+                stopped = running.pop(0)
+                balancer.backends.remove(stopped)
+                stopped.signal(signal.SIGTERM)
+            elif round_number == 4:
+                grow(kafka.admin, topic, PARTITIONS + 1)
+                partitions, ends[PARTITIONS] = PARTITIONS + 1, 0
+            elif round_number == 7:
+                balancer.cut()
+            await trio.to_thread.run_sync(
+                produce_numbered, kafka.bootstrap_servers, topic, 300 * partitions, partitions, 50, 0
+            )
+            ends = {partition: end + 300 for partition, end in ends.items()}
+            await trio.sleep(0.5)
+        for reader in [*readers, *observers]:
+            await reader.until(ends, 120)
+        await trio.to_thread.run_sync(_wait_until_committed, kafka, running[0].group, ends)
+        nursery.cancel_scope.cancel()
+    for reader in readers:
+        assert not reader.holes
+        assert not reader.gaps
+        assert set(reader.seen) == {(partition, offset) for partition, end in ends.items() for offset in range(end)}
+    for observer in observers:
+        assert not observer.holes
+        assert observer.repeats == 0
+
+
+async def test_observers_alone_move_no_offset(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """What they are sent is not dispatched: it waits for somebody who counts, and is committed then."""
+    topic = kafka.create_topic(PARTITIONS)
+    replica = replicas(kafka.bootstrap_servers, topic)
+    await trio.to_thread.run_sync(shares, replica, PARTITIONS)
+    own, whole = (
+        PlainReader(replica, "?observe=1&since=earliest"),
+        PlainReader(replica, "?scope=topic&observe=1&last=5"),
+    )
+    ends = dict.fromkeys(range(PARTITIONS), 100)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(own.run)
+        await produce(kafka, topic, 600, 0)
+        await own.until(ends)
+        nursery.start_soon(whole.run)
+        await whole.until(ends)
+        status = replica.status()
+        assert status["records"]["dispatched"] == 0
+        assert status["records"]["waiting"] == 600
+        assert {row["committed"] for row in status["partitions"]} == {0}
+        taker = PlainReader(replica, "?scope=replica")
+        nursery.start_soon(taker.run)
+        await taker.until(ends)
+        await trio.to_thread.run_sync(_wait_until_committed, kafka, replica.group, ends)
+        nursery.cancel_scope.cancel()
+    assert own.repeats == whole.repeats == taker.repeats == 0
+    assert len(own.seen) == len(taker.seen) == 600
+    assert len(whole.seen) == 5 * PARTITIONS
+
+
+def _wait_until_committed(kafka: Kafka, group: str, ends: dict[int, int]) -> None:
+    deadline = time.monotonic() + patient_seconds(60)
+    while time.monotonic() < deadline:
+        rows = kafka.group_offsets(group)
+        if {partition: row.current_offset for (_topic, partition), row in rows.items()} == ends:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{rows} and not {ends}")

@@ -92,6 +92,8 @@ class FollowedPartitions:
         self.partitions.discard(partition)
         if self._history.own(partition, epoch, hand_over):
             self._lay_out()
+            for subscriber in readers:
+                subscriber.handing_over(partition)
             handed_to = hand_over.handed_to(self._under_way(partition))
             if handed_to > hand_over.counted_to:
                 self._unsettled[partition] = handed_to

@@ -17,7 +17,7 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
 from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadRanges, recreated
-from dispatcher.sansio.entries import EncodedEntry, Part
+from dispatcher.sansio.entries import EncodedEntry, Entry, Part
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
 from dispatcher.sansio.records import TopicPartition
@@ -70,6 +70,8 @@ class Resumption:
         """What is to be sent before the history is read."""
         self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
         """What of that counts for followed partitions: partition, first offset, and the one after the last."""
+        self.in_part: list[tuple[Entry, int]] = []
+        """Entries of followed partitions of which the last `take` took the end only, and from where on."""
         self._needed_kafka = False
 
     # What was looked up (lookups.LookupClient).
@@ -208,13 +210,14 @@ class Resumption:
         return found
 
     def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
-        """What of that counts for followed partitions once it was sent."""
+        """What counts for followed partitions once it was sent, beside whole entries."""
         ranges, self._replayed_ranges = self._replayed_ranges, []
         return ranges
 
     def take(self, write_bytes: int) -> list[EncodedEntry]:
         """The next entries of the history, joined up to a size; one entry always fits. Empty at the head."""
         taken: list[EncodedEntry] = []
+        self.in_part = []
         size_bytes = 0
         cursor, feed = self.cursor, self._feed
         key = feed.key
@@ -224,6 +227,12 @@ class Resumption:
                 part: Part | None
                 if cursor.first_offset > entry.batch.first_offset:
                     part = self._encoder.rest(feed, entry, cursor.first_offset)
+                    if feed.counts and self._history.is_followed(entry.batch.partition):
+                        # Others may never have been sent what comes before: it must not count with the rest.
+                        self.in_part.append((entry, cursor.first_offset))
+                        self._replayed_ranges.append(
+                            (entry.batch.partition, cursor.first_offset, entry.batch.next_offset)
+                        )
                 else:
                     part = entry.encoded.get(key) or self._encoder.entry(feed, entry)
                 taken.append((entry, part))

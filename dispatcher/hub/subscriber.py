@@ -72,6 +72,8 @@ class Subscriber:
         self._leaves = False
         self._sent_state = SentState(source.announcements, ignored)
         self._heartbeat_due = False
+        self._in_part: list[tuple[Entry, int]] = []
+        """Entries of which the write under way has the end only, and from where on."""
         self._has_begun = not feed.whole
         """Whether a stream of the whole topic was sent the position at which it begins."""
         self._goodbye: Goodbye | None = None
@@ -134,6 +136,13 @@ class Subscriber:
         if self.state is SubscriberState.LIVE and self._source.history.knows(partition):
             return self._source.history.end(partition)
         return self.resumption.next_offset(partition)
+
+    def handing_over(self, partition: TopicPartition) -> None:
+        """A followed partition is owned now: an entry of which only the end is left to be dispatched is whole."""
+        for entry, first in self._in_part:
+            if entry.batch.partition == partition and first <= entry.batch.covers_from and not entry.removed:
+                self.in_flight = entries = list(self.in_flight)
+                entries.append(entry)
 
     def leave_live(self) -> None:
         """Catch up from now on, whatever it did before."""
@@ -230,8 +239,11 @@ class Subscriber:
             buffers = [*beginning, *found, *records, *self._heartbeat()]
             if buffers:
                 begins_at = ""
-                ranges = self.resumption.take_replayed_ranges() if found else ()
-                await self._write(buffers, [entry for entry, _ in taken], ranges)
+                entries = [entry for entry, _ in taken]
+                self._in_part = self.resumption.in_part if taken else []
+                for entry, _ in self._in_part:
+                    entries.remove(entry)
+                await self._write(buffers, entries, self.resumption.take_replayed_ranges())
             else:
                 self.resumption.ask()
                 if self.resumption.awaits_head:
@@ -273,14 +285,14 @@ class Subscriber:
             if self.closed or self.transport.ended:
                 invariants.violated(Invariant.NOTHING_DISPATCHED_AFTER_CLOSE, subscriber=self.number)
                 raise SubscriberGoneError("the stream has ended")
-            self._source.dispatched(self.feed, entries, 1)
+            self._source.dispatched(self.feed, self.in_flight, 1)
             if ranges:
                 self._source.replayed(ranges)
         except SubscriberStalledError:
             self._source.stalled()
             raise
         finally:
-            self.in_flight = ()
+            self.in_flight, self._in_part = (), []
         self.record_count += sum(entry.record_count for entry in entries)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from dispatcher.errors import SubscriberGoneError
 from dispatcher.following import Following
@@ -322,8 +322,27 @@ class WholeTopic(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 4))
     def follow(self, number: int) -> None:
-        """The follower brings records, if it is needed."""
-        self._do(lambda: self.world.follow(number))
+        """The follower brings records, if it is needed; or everybody gets a heartbeat."""
+
+        def step() -> None:
+            self.world.follow(number)
+            for part in range(HEARTBEAT_SLICES if number == 0 else 0):
+                self.world.hub._heartbeats.beat(part)
+
+        self._do(step)
+
+    @initialize(committed=st.integers(0, 4))
+    def begin(self, committed: int) -> None:
+        """Others have begun with the topic, and somebody here wants the whole of it."""
+        self.world.end = 8
+        self.world.committed = self.world.elsewhere = committed
+
+        async def step() -> None:
+            await self._nursery.start(self.world.connect, KINDS[1], 6)
+            self.world.readers[0].transport.allowed.release()
+
+        self._do(step)
+        self._do(lambda: self.world.follow(4))
 
     @rule()
     def own(self) -> None:
@@ -348,7 +367,11 @@ class WholeTopic(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(KINDS), data=st.data())
     def connect(self, kind: Kind, data: st.DataObject) -> None:
         """Somebody comes, perhaps with an id of before or of another replica."""
-        named = data.draw(st.sampled_from(self.world.ids) | st.integers(0, self.world.end)) if kind.with_id else 0
+        named = (
+            data.draw(st.sampled_from(self.world.ids) | st.integers(self.world.committed, self.world.end))
+            if kind.with_id
+            else 0
+        )
 
         async def step() -> None:
             await self._nursery.start(self.world.connect, kind, min(named, self.world.end))
@@ -357,13 +380,14 @@ class WholeTopic(RuleBasedStateMachine):
 
     @rule(data=st.data(), number=st.integers(1, 5))
     def write(self, data: st.DataObject, number: int) -> None:
-        """A socket takes some writes."""
+        """A socket takes some writes, or each does."""
         if self.world.readers:
-            reader = self.world.readers[data.draw(st.integers(0, len(self.world.readers) - 1))]
+            which = data.draw(st.none() | st.integers(0, len(self.world.readers) - 1))
 
             def step() -> None:
-                for _ in range(number):
-                    reader.transport.allowed.release()
+                for reader in self.world.readers if which is None else [self.world.readers[which]]:
+                    for _ in range(number):
+                        reader.transport.allowed.release()
 
             self._do(step)
 
@@ -374,16 +398,6 @@ class WholeTopic(RuleBasedStateMachine):
             reader = self.world.readers[data.draw(st.integers(0, len(self.world.readers) - 1))]
             self._do(reader.scope.cancel)
             self._do(self.world.unfollow)
-
-    @rule()
-    def beat(self) -> None:
-        """Everybody gets a heartbeat."""
-
-        def step() -> None:
-            for part in range(HEARTBEAT_SLICES):
-                self.world.hub._heartbeats.beat(part)
-
-        self._do(step)
 
     def teardown(self) -> None:
         """In the end the partition is owned here, everybody takes everything, and nothing sticks."""
