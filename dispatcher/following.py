@@ -200,7 +200,7 @@ class Following:
         return self._commands()
 
     def followed(self, result: Followed) -> FollowCommands:
-        """Take what came in and say what to do."""
+        """Take the result of a poll, and return what the thread must do."""
         for epoch, group in result.groups:
             if self._ownership.epoch(group.partition) == epoch:
                 self._take_records(group)
@@ -217,7 +217,7 @@ class Following:
         return self._commands()
 
     async def followed_when_settled(self, result: Followed) -> FollowCommands:
-        """The same, as soon as what came in before has been offered to every live subscriber."""
+        """The same, after everything received before has been offered to every live subscriber."""
         await self._hub.wait_settled()
         return self.followed(result)
 

@@ -253,7 +253,7 @@ class _LastResort:
 
     @contextmanager
     def armed_by_signals(self) -> Iterator[None]:
-        """Let the signals that stop arm it where Python takes them, before the loop comes to them.
+        """Let the signals that stop arm it where Python takes them, before the loop sees them.
 
         Within `trio.open_signal_receiver`, which restores what was there before it.
         """

@@ -37,7 +37,7 @@ class KeySource(Protocol):
     """Where the keys are."""
 
     async def fetch(self) -> KeySet:
-        """The keys as they are now. *Cancellation*: safe.
+        """The current keys. *Cancellation*: safe.
 
         Raises:
             UnusableKeysError: there are none to be had, with the reason.
@@ -78,7 +78,7 @@ class Keyring:
     """The keys that count now.
 
     Args:
-        source: Where they come from.
+        source: Where they are read from.
         refresh_seconds: Time between two fetches.
         keys: Those that are known already.
     """
@@ -116,7 +116,7 @@ class Keyring:
     async def wait_for_unknown_key(self) -> bool:
         """Wait for newer keys, for a token that names an unknown one.
 
-        *Cancellation*: safe, the fetch goes on.
+        *Cancellation*: safe, the fetch continues.
 
         Returns:
             Whether there was a fetch; False at once when the last one for an unknown key was not long ago.

@@ -1,4 +1,4 @@
-"""Where to subscribe: the URL as people write it, made into what goes on the wire."""
+"""Where to subscribe: the URL as people write it, turned into a request."""
 
 import re
 from base64 import b64encode
@@ -61,7 +61,7 @@ class Address:
         return replace(self, target=f"{path}?{urlencode([*parameters, ('since', since_ms)])}")
 
     def follow(self, location: str) -> "Address":
-        """Where a redirect leads; credentials stay behind when it leads to another origin.
+        """The target of a redirect; credentials are dropped if it leads to another origin.
 
         Raises:
             WrongAddressError: it leads nowhere, or from TLS to none.
@@ -159,9 +159,9 @@ def _host(name: str, url: str) -> str:
             return name
         host = name.encode("idna").decode()
     except ValueError as error:
-        raise WrongAddressError(f"{url!a} has no host that a name server knows: {error}") from None
+        raise WrongAddressError(f"{url!a} has no valid host name: {error}") from None
     if not _HOST.fullmatch(host):
-        raise WrongAddressError(f"{url!a} has no host that a name server knows")
+        raise WrongAddressError(f"{url!a} has no valid host name")
     return host
 
 

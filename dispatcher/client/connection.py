@@ -125,7 +125,7 @@ class Connector:
             self.received_bytes += len(data)
             received = _read(transport, data)
             if replies := transport.to_send():
-                # Before the caller has its time. When it cannot be sent, reading will tell why.
+                # Before the caller has its time. If it cannot be sent, reading will show why.
                 with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
                     await stream.send_all(replies)
             for item in received:
@@ -147,7 +147,7 @@ def _read(transport: Transport, data: bytes) -> list[Received]:
     except (WrongServerError, MalformedPositionError):
         raise
     except Exception as error:
-        # This runs in somebody else's process: whatever bytes confuse a parser below us, it goes on.
+        # This runs in somebody else's process, which must survive any bytes that confuse a parser below us.
         log.debug("what the server sent cannot be read", exc_info=True)
         raise MalformedMessageError(f"what the server sent cannot be read: {error!a}") from error
 

@@ -78,7 +78,7 @@ def _checked(read: Any, payload: Any) -> Any:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         shown = ascii(str(payload)[:80])
         raise MalformedMessageError(
-            f"this is not what a dispatcher says: {shown} ({type(error).__name__}: {ascii(str(error))[:200]})"
+            f"this is not a message of a dispatcher: {shown} ({type(error).__name__}: {ascii(str(error))[:200]})"
         ) from None
 
 
@@ -88,7 +88,7 @@ def _object(text: str) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         payload = None
     if not isinstance(payload, dict):
-        raise MalformedMessageError(f"this is not what a dispatcher says: {text[:80]!a}")
+        raise MalformedMessageError(f"this is not a message of a dispatcher: {text[:80]!a}")
     return payload
 
 

@@ -21,7 +21,7 @@ async def dial(address: Address, context: ssl.SSLContext | None) -> ByteStream:
     plain = await trio.open_tcp_stream(address.host, address.port)
     if not address.secure:
         return plain
-    # Dispatchers, and what stands before them, may end a stream without TLS's own goodbye: theirs tells more.
+    # Dispatchers, and proxies in front of them, may close without TLS's close_notify: the goodbye event says more.
     context = context or ssl.create_default_context()
     secure = trio.SSLStream(plain, context, server_hostname=address.host, https_compatible=True)
     try:

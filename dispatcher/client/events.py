@@ -97,7 +97,7 @@ class Dated:
 
 @dataclass(frozen=True, slots=True)
 class StateReceived:
-    """A state as the server tells it."""
+    """A state as the server reports it."""
 
     state: State
     heartbeat_seconds: float | None

@@ -4,7 +4,7 @@ Rules of this module:
 
 * ``\r\n``, ``\r`` and ``\n`` end a line; a ``\r`` at the end of what has come ends it at once, and a ``\n`` behind
   it is swallowed when it comes.
-* An event without a blank line behind it never happened: its id counts for nothing.
+* An event without a blank line after it is discarded, and so is its id.
 * An id with NUL is ignored, a retry that is not all digits too, a field with an unknown name as well.
 """
 
@@ -43,7 +43,7 @@ class SseParser:
         self._rest = bytearray()
         """The beginning of a line."""
         self._searched = 0
-        """So much of the rest holds no end of line: a long line that comes in many parts is looked at once."""
+        """How much of the rest is known to hold no line end, so that a long line in many parts is scanned once."""
         self._at_start = True
         self._skip_newline = False
         self._block = _Block()

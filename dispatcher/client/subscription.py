@@ -65,14 +65,14 @@ async def subscribe(
         since: Where partitions begin of which nothing was seen: ``earliest``, an RFC 3339 time, a datetime, or
             milliseconds since 1970. Without it they begin where the dispatcher has not dispatched yet; a connection
             that follows others, of which none said where it began, asks for what came since the first one.
-        last_event_id: Where to go on: what `Subscription.position` was.
+        last_event_id: Where to resume: an earlier `Subscription.position`.
         transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, else SSE.
         headers: Headers for every request; they are not sent to another origin after a redirect.
         ssl_context: For ``https`` and ``wss``; the system's certificates by default.
         connect_timeout_seconds: From the look-up of the name to the head of the answer.
         first_wait_seconds: The most that the first wait of the backoff takes, until the server says ``retry``.
         max_wait_seconds: The most that the backoff grows to.
-        max_failures: Attempts in a row that may come to nothing before `UnreachableError`; None for no limit.
+        max_failures: Failed attempts in a row before `UnreachableError`; None for no limit.
 
     Raises:
         WrongAddressError: at once, when an argument cannot be right.
@@ -129,10 +129,10 @@ class Subscription:
     """The records of a stream, as an asynchronous iterator; made by `subscribe`.
 
     Take from it in one task at a time. *Backpressure*: see the module. *Cancellation*: safe, a record that was not
-    returned comes with the next call.
+    returned is returned by the next call.
 
     Raises:
-        SubscriptionError: from the iteration, when coming back cannot help; again with each further call.
+        SubscriptionError: from the iteration, when reconnecting cannot help; again with each further call.
         trio.ClosedResourceError: the ``async with`` block is over.
     """
 
@@ -158,15 +158,15 @@ class Subscription:
         self._error: SubscriptionError | None = None
         self._records = self._gaps = 0
         self.state = State("connecting")
-        """As of now: it may be ahead of what was taken. In order with the records it comes from `events`."""
+        """The current one, which may be ahead of what was taken; `events` has states in order with the records."""
         self.repeats = 0
-        """Records that came again and were passed over."""
+        """Repeated records that were dropped."""
 
     @property
     def position(self) -> str:
         """All that was taken, to be stored and given back as ``last_event_id``; empty while that is nothing.
 
-        Store it when you are done with a record: then a crash of yours repeats records, and loses none.
+        Store it after processing a record: then a crash of your program repeats records and loses none.
         """
         return self._taken.format()
 
@@ -241,7 +241,7 @@ class Subscription:
                 seconds = self._backoff.ended(trio.current_time(), outcome.after_seconds)
                 if self._max_failures is not None and self._backoff.failures > self._max_failures:
                     self._error = UnreachableError(
-                        f"{self._backoff.failures} attempts in a row came to nothing; the last: {outcome.reason}"
+                        f"{self._backoff.failures} attempts in a row failed; the last: {outcome.reason}"
                     )
                     await self._tell(State("closed", str(self._error)))
                     return

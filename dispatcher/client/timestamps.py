@@ -1,7 +1,7 @@
 """How the timestamp of a record is read: any 64-bit number is shown as something sensible.
 
 Kafka's timestamps are milliseconds, and brokers keep whatever number a producer writes. The rule is the same in
-``dispatcher/web/page/times.js`` and stands in docs/protocol.md, "Envelope".
+``dispatcher/web/page/times.js`` and described in docs/protocol.md, "Envelope".
 """
 
 from datetime import UTC, datetime, timedelta

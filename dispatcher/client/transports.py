@@ -23,7 +23,7 @@ from dispatcher.client.sse_parser import MAX_EVENT_BYTES, SseParser
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL
 
 MAX_BODY_BYTES = 16 * 1024
-"""So much of an answer that is no stream is read, for the reason in it."""
+"""How much of a response that is not a stream is read, for the reason in it."""
 
 _CUT = "the connection broke"
 
@@ -102,7 +102,7 @@ class SseTransport:
                 if heard and isinstance(heard[-1], (Reconnect, Fail, Redirect)):
                     break
         except h11.RemoteProtocolError as error:
-            # The end of a connection within a message is told in this way, too.
+            # The end of a connection within a message is reported in this way, too.
             heard.append(_broken(error, opened=self._opened, ended=not data))
         return heard
 
@@ -195,7 +195,7 @@ class WebSocketTransport:
 
 
 class _HttpCheck:
-    """Whoever speaks HTTP begins like this; who does not may say so little that h11 would wait for more."""
+    """HTTP responses begin like this; other servers may send so little that h11 would wait for more."""
 
     def __init__(self) -> None:
         self._left = b"HTTP/1."
@@ -209,7 +209,7 @@ class _HttpCheck:
         if self._left:
             begin = data[: len(self._left)]
             if not self._left.startswith(begin):
-                raise WrongServerError(f"what answers does not speak HTTP/1.1: {data[:40]!a}")
+                raise WrongServerError(f"the server does not speak HTTP/1.1: {data[:40]!a}")
             self._left = self._left[len(begin) :]
 
 
@@ -244,4 +244,4 @@ def _broken(error: Exception, *, opened: bool, ended: bool) -> Reconnect | Fail:
     """Bytes that break the protocol: something went wrong on the way, or what answers speaks another one."""
     if ended or opened:
         return Reconnect(_CUT if ended else f"the stream broke: {error}")
-    return Fail(WrongServerError(f"what answers does not speak HTTP/1.1 as it should: {error}"))
+    return Fail(WrongServerError(f"the server does not follow HTTP/1.1: {error}"))

@@ -28,7 +28,7 @@ class PollResult:
     stamps: dict[TopicPartition, Stamp] = field(default_factory=dict)
     """What commits of partitions carry from now on, where that was not known at their start."""
     gaps: list[Gap] = field(default_factory=list)
-    """What has expired before it was read; the records in `groups` come after it."""
+    """What expired before it was read; the records in `groups` follow it."""
     groups: list[Group] = field(default_factory=list)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     """Partitions read to their end without a record in the last offsets before it, and that end."""

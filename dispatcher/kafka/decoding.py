@@ -31,7 +31,7 @@ class Group(NamedTuple):
 def grouped(messages: Sequence[Message], batch_bytes: int) -> Iterator[Group]:
     """Groups of about a size, a partition's in the order in which its messages came.
 
-    Costs 0.3 µs a record at 200-byte values (``time.thread_time``, CPython 3.11).
+    Costs 0.3 µs per record at 200-byte values (``time.thread_time``, CPython 3.11).
 
     Args:
         messages: Without an error.
@@ -48,10 +48,10 @@ def split_errors(messages: list[Message]) -> tuple[list[Message], list[tuple[Mes
     """Split messages into records and events (end of partition, error), each in order."""
     if not any(map(Message.error, messages)):
         return messages, []
-    told = [(message, message.error()) for message in messages]
+    checked = [(message, message.error()) for message in messages]
     return (
-        [message for message, error in told if error is None],
-        [(message, error) for message, error in told if error is not None],
+        [message for message, error in checked if error is None],
+        [(message, error) for message, error in checked if error is not None],
     )
 
 
@@ -88,7 +88,7 @@ def _known(kind: int, timestamp_ms: int) -> int | None:
 
 
 def _headers(run: Sequence[Message]) -> Sequence[Headers]:
-    """The headers of each message, none of them where a name is not UTF-8.
+    """The headers of each message; empty if a header name is not UTF-8.
 
     Nobody checks names, but confluent_kafka fails over one that is not: it returns a result *and* an error, and the
     same message would give what it left half done if it were asked again. CPython turns that into a SystemError where

@@ -63,7 +63,7 @@ class Followed:
     out_of_range: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
     """Partitions whose next offset the broker does not have: epoch, and that offset. Nothing more comes of them."""
     errors: list[tuple[str, str]] = field(default_factory=list)
-    """(name, reason) of what the client reported and goes on after."""
+    """(name, reason) of each error that the client reported and survived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,10 @@ class FollowDownstream(Protocol):
         """What a new consumer has to follow."""
 
     def followed(self, result: Followed) -> FollowCommands:
-        """Take what came in and say what to do, in one step."""
+        """Take the result of a poll, and return what the thread must do."""
 
     async def followed_when_settled(self, result: Followed) -> FollowCommands:
-        """The same, as soon as what came in before has been offered to every live subscriber."""
+        """The same, after everything received before has been offered to every live subscriber."""
 
 
 class Follower:

@@ -197,9 +197,9 @@ class GroupConsumer:
                 self._on_error(error)
 
     def _lose_offset(self, message: Message, error: KafkaError) -> None:
-        """The broker has no record at the next offset: the partition stands still until it is known where to go on.
+        """The broker has no record at the next offset: the partition waits until it is known where to continue.
 
-        Records that came before this report came in order before it.
+        Records received before this report precede it in order.
         """
         partition = _partition_of(message)
         if self._beginnings is not None and partition in self._assignment.next_offsets:

@@ -18,7 +18,7 @@ OWNED: Mapping[str, str | int | bool] = {
     "enable.auto.offset.store": False,
     # Tells that nothing lies between the last record and the end but control records and aborted ones.
     "enable.partition.eof": True,
-    # Lag, broker states and group state come from the statistics: look-ups in the poll loop would block it.
+    # Lag, broker states and group state are read from the statistics: look-ups in the poll loop would block it.
     "statistics.interval.ms": 1000,
 }
 """Properties that users cannot set (settings refuses them by name): the guarantees depend on them."""

@@ -112,7 +112,7 @@ class Start(NamedTuple):
 
 
 class Again(NamedTuple):
-    """Where reading goes on in the same log after librdkafka gave up an offset."""
+    """Where reading continues in the same log after librdkafka gave up an offset."""
 
     partition: TopicPartition
     offset: int
@@ -148,7 +148,7 @@ def begin(
     Args:
         partition: The partition.
         committed: The group's offset, None when it has none.
-        topic: The topic as it is now: its id, and how many partitions it has.
+        topic: The current topic: its id, and how many partitions it has.
         others: Stamps of the group's commits for other partitions of the topic, and what this process knows of it.
         policy: ``auto.offset.reset``.
         bounds: Where the log begins and ends now, None when that was not asked for yet.
@@ -191,14 +191,14 @@ def go_on(
     truncated: bool,
     committed: Committed | None,
 ) -> Start | Again:
-    """Where reading goes on when the broker has no record at an offset, or the topic's id has changed.
+    """Where reading continues if the broker has no record at an offset, or the topic's id has changed.
 
     Args:
         partition: The partition.
         next_offset: The offset that was to be read next.
         bounds: Where the log begins and ends now.
         before: What was known of the topic up to now.
-        topic: The topic as it is now.
+        topic: The current topic.
         truncated: librdkafka has found that the log was cut before the offset, and may have grown since (KIP-320).
         committed: The group's offset, None when it has none: Kafka forgets it with a topic that is deleted.
     """

@@ -1,4 +1,4 @@
-"""Token buckets: how much a client may do at once, and how fast it may go on after that."""
+"""Token buckets: how much a client may do at once, and how fast it may continue after that."""
 
 from collections.abc import Hashable
 

@@ -150,7 +150,7 @@ class Health:
         return LogLine("warning", "kafka client error", {"error": name, "reason": reason})
 
     def fetching(self, *, paused: bool, subscribers: int) -> LogLine | None:
-        """Take note of whether something is paused; returns a line when that is for lack of subscribers, or no more."""
+        """Take note of whether something is paused; returns a line if that is for lack of subscribers, or has ended."""
         for_nobody = paused and not subscribers
         if for_nobody == self._paused_for_nobody:
             return None

@@ -1,4 +1,4 @@
-"""Bounds how often a client can make the process log: lines of each kind have a budget of their own.
+"""Bounds how often a client can make the process log: each kind of line has a budget.
 
 What is left out is counted, and the next line of that kind says how many there were.
 """

@@ -16,7 +16,7 @@ ALIASES = {"lastEventId": "last_event_id"}
 """What polyfills of EventSource call a parameter."""
 SCOPES = ("replica", "topic")
 NEAR_LETTERS = 2
-"""A name that differs from a known one by at most so many letters is a slip: an observer's must not consume."""
+"""A name that differs from a known one by at most this many letters is a slip: an observer's must not consume."""
 MAX_LAST_RECORDS = 10**9
 _DURATION = re.compile(r"-(?P<number>[0-9]{1,9})(?P<unit>[smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}

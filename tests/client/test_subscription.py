@@ -243,9 +243,7 @@ async def test_no_tls_where_it_was_expected() -> None:
             listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
             port = listeners[0].socket.getsockname()[1]
             async with subscribe(f"https://127.0.0.1:{port}", max_failures=1, **QUICK) as stream:
-                with pytest.raises(
-                    UnreachableError, match="2 attempts in a row came to nothing; the last: no TLS there"
-                ):
+                with pytest.raises(UnreachableError, match="2 attempts in a row failed; the last: no TLS there"):
                     await anext(stream)
             nursery.cancel_scope.cancel()
 
@@ -334,7 +332,7 @@ async def test_what_no_dispatcher_says(said: bytes) -> None:
 
     with trio.fail_after(60):
         async with serving(answer) as host, subscribe(f"http://{host}", max_failures=0) as stream:
-            with pytest.raises(UnreachableError, match=r"dispatcher says|event id|does not begin with|lacks"):
+            with pytest.raises(UnreachableError, match=r"message of a dispatcher|event id|does not begin with|lacks"):
                 await anext(stream)
 
 
@@ -379,7 +377,7 @@ async def test_what_does_not_speak_http(scheme: str, said: bytes) -> None:
 
     with trio.fail_after(60):
         async with serving(answer) as host, subscribe(f"{scheme}://{host}") as stream:
-            with pytest.raises(WrongServerError, match="does not speak HTTP"):
+            with pytest.raises(WrongServerError, match=r"HTTP/1\.1"):
                 await anext(stream)
 
 

@@ -270,7 +270,7 @@ async def test_unreachable_is_4_after_the_retries() -> None:
     lines = result.told.splitlines()
     assert lines[0] == "-- connecting"
     assert re.fullmatch(r"-- reconnecting: no connection: .*Connection refused; again in \d\.\d s", lines[1])
-    assert re.fullmatch(r"-- 2 attempts in a row came to nothing; the last: .*Connection refused", lines[2])
+    assert re.fullmatch(r"-- 2 attempts in a row failed; the last: .*Connection refused", lines[2])
 
 
 async def test_headers_go_along() -> None:

@@ -77,7 +77,7 @@ def encode_goodbye(code: int, reason: str, retry_ms: int) -> bytes:
 
 
 def encode_expiring(seconds: int) -> bytes:
-    """The token of the stream ends in so many seconds: the client may send another one."""
+    """The token of the stream expires in this many seconds: the client may send another one."""
     return orjson.dumps({"type": "expiring", "seconds": seconds})
 
 

@@ -1,4 +1,4 @@
-"""Wire formats: for each, how records and control events become bytes that go to a socket as they are.
+"""Wire formats: for each, how records and control events become the bytes for a socket.
 
 Bytes are ready-made down to the framing of HTTP/1.1 (a chunk) or RFC 6455 (an unmasked frame), both of which are
 stateless on the server's side. So one encoding serves every subscriber of the same format.

@@ -2,15 +2,15 @@
 //
 // Rules of this module:
 //
-// * Nothing is thrown into the page: what a callback throws is reported, and the stream goes on.
+// * Nothing is thrown into the page: what a callback throws is reported, and the stream continues.
 // * `seen` is what was handed to the page, by topic, partition and offset: what is not above it is a repeat. `place` is
 //   where to resume, merged from all pairs of the ids of all replicas: it also knows partitions that were quiet until
 //   now. The position of a first state, of a heartbeat or of a whole message moves `place` alone: it names no record.
 // * A server may give one position for several records. A record without an id is named by its envelope.
 // * A client without a `place` asks on its second attempt and later `since` its first one: what was dispatched to a
-//   connection that a proxy kept silent comes again.
+//   connection that a proxy kept silent is sent again.
 // * Offsets above 2^53 are exact in ids and in the text of a message, and rounded in what JSON.parse makes of it.
-// * An attempt ends once, with one reason. What comes after that is not heard.
+// * An attempt ends once, with one reason. What arrives later is ignored.
 // * No server makes a storm: "When to reconnect" of docs/protocol.md, the same as the Python client's.
 // * Nothing from a server is trusted: names and numbers are checked before they are kept, handed out or sent on.
 // * fetch, not EventSource: that hides statuses and heartbeats, and gives up for good on errors that pass.
@@ -316,7 +316,7 @@ export function subscribe(url, options) {
     return digits.length === records.length ? digits : [];
   }
 
-  /** The partition of a record or a gap: names go on into the next request, so only what Kafka allows is taken. */
+  /** The partition of a record or a gap: names are used in the next request, so only what Kafka allows is accepted. */
   function nameOf({ topic, partition }) {
     const isName = typeof topic === "string" && TOPIC.test(topic) && Number.isInteger(partition);
     if (!isName || partition < 0 || partition > MAX_PARTITION) throw new Error("a name that no partition has");
@@ -524,7 +524,7 @@ export function subscribe(url, options) {
     });
   }
 
-  /** Ends an attempt that a page of another origin may have been refused: browsers tell pages no more than "failed". */
+  /** Ends an attempt that a page of another origin may have been refused: browsers only tell pages "failed". */
   async function unreached(signal, error) {
     const { headers, credentials } = options;
     const { host, origin } = address("events");
@@ -563,7 +563,7 @@ export function subscribe(url, options) {
         resolve({ reason, waitMs, isSilent, isFinal: FOR_GOOD.includes(code) });
       };
       function watch() {
-        // The clock on the wall goes on while a laptop sleeps: the first look after that finds a long silence.
+        // The wall clock continues while a laptop sleeps: the first check after that finds a long silence.
         const now = Date.now();
         const silentMs = now - heardAt;
         const limitMs = Math.min(2 * heartbeatMs, worked ? Infinity : OPEN_MS);

@@ -71,7 +71,7 @@ export function textOf(holder, name) {
 /**
  * JSON, indented, its names marked; anything else as it is.
  *
- * The text is laid out anew, not its numbers: 12345678901234567890 stays what it is, which it would not by way of
+ * The text is indented, its numbers are kept: 12345678901234567890 stays what it is, which it would not by way of
  * JSON.parse.
  */
 export function indented(text) {

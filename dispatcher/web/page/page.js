@@ -70,7 +70,7 @@ function onState(told) {
   status.show();
 }
 
-/** Say it to who cannot see the badge: once for each state that lasts, not for each attempt, nor what passes at once. */
+/** Announce it to people who cannot see the badge: once per state that lasts, not for every attempt or short state. */
 function say(words) {
   clearTimeout(saying);
   saying = setTimeout(() => (at("said").textContent = words), SETTLED_MS);
@@ -97,7 +97,7 @@ function onGap({ topic, partition, from, to, reason }) {
   timeline.mark("gap", "gap", `${topic}:${partition}, ${words} (${reason})`);
 }
 
-// A reload goes on where the page was. A tab that a browser brings back after days would have much to read.
+// A reload resumes where the page was. A tab that a browser restores after days would have much to read.
 if (!["reload", "back_forward"].includes(performance.getEntriesByType("navigation")[0]?.type)) {
   try {
     sessionStorage.removeItem(STORAGE_KEY);
@@ -115,7 +115,7 @@ subscribe("./", {
   transport: query.get("transport") ?? "auto",
 });
 
-// Figures, once a second.
+// Figures, once per second.
 
 const rates = new Series();
 const medians = new Series();

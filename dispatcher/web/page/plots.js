@@ -1,9 +1,9 @@
-// Small plots on canvas: a line of the last two minutes. Drawn once a second, whatever comes.
+// Small plots on canvas: a line of the last two minutes. Drawn once per second, whatever arrives.
 
 const SECONDS = 120;
 const MOST_SECONDS_BRIDGED = 10;
 
-/** The last values of something, one a second. */
+/** The last values of something, one per second. */
 export class Series {
   values = new Array(SECONDS).fill(null);
 
@@ -52,7 +52,7 @@ export function plot(canvas, ...series) {
     let last = -Infinity;
     for (const [index, value] of values.entries()) {
       if (value === null) continue;
-      // A line over a long silence would tell of values that nobody has measured.
+      // A line across a long silence would show values that were never measured.
       if (index - last > MOST_SECONDS_BRIDGED) {
         if (last >= 0) area.lineTo(x(last), height - 1);
         line.moveTo(x(index), y(value));

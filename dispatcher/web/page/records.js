@@ -1,4 +1,4 @@
-// The list of records: the newest on top, bounded, drawn a few times a second whatever comes.
+// The list of records: newest first, bounded, drawn a few times per second whatever arrives.
 //
 // Rules of this module:
 //
@@ -58,7 +58,7 @@ export class Records {
     return this.#paused || this.#walked || this.#open.size > 0;
   }
 
-  /** Of how many records that came lately one is drawn. */
+  /** One in this many recent records is drawn. */
   get sampling() {
     return this.rate > SAMPLE_ABOVE ? Math.max(1, Math.round((this.rate * DRAW_MS) / 1000 / SAMPLE)) : 1;
   }
@@ -94,7 +94,7 @@ export class Records {
     this.#showKept();
   }
 
-  /** Hold the list still, or let it go on with what is newest. */
+  /** Hold the list still, or let it continue with the newest records. */
   pause(paused) {
     this.#paused = paused;
     if (!paused) {
@@ -126,7 +126,7 @@ export class Records {
     this.onChange();
   }
 
-  /** Show what came while the list was held still, if nothing holds it any longer. */
+  /** Show what arrived while the list was held still, if nothing holds it now. */
   #goOn() {
     if (!this.held && this.waiting) this.#showKept();
   }

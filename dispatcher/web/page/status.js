@@ -1,7 +1,7 @@
-// What `/status` tells: partitions, lag, subscribers.
+// What `/status` reports: partitions, lag, subscribers.
 //
-// Behind a balancer each answer may come from another replica than the stream: each is shown under its own name, the
-// one that the stream comes from first. Of that one the stream itself tells which partitions it has.
+// Behind a load balancer an answer may be from another replica than the stream: each is shown by name, the
+// one that the stream is from first. The stream itself says which partitions that one has.
 
 import { clock } from "./timeline.js";
 
@@ -37,7 +37,7 @@ export class Status {
   replica = "";
   /** Its partitions, by topic. */
   assigned = {};
-  /** Records that are not committed yet, of the replica that the stream comes from. */
+  /** Records not committed yet, of the replica that the stream is from. */
   lag = null;
 
   /** @param places Elements by what they show. */
@@ -75,7 +75,7 @@ export class Status {
         return status.replica;
       }
     } catch {
-      // The badge tells that the connection is lost; what was known before is shown pale.
+      // The badge says that the connection is lost; what was known before is shown pale.
     }
     this.show();
     return undefined;
@@ -149,7 +149,7 @@ function strip(partitions) {
   cells.role = "img";
   cells.ariaLabel = `${partitions.length} partition${partitions.length === 1 ? "" : "s"}`;
   for (const { topic, partition, waiting_records: waiting, lag, paused } of partitions) {
-    // What is committed is always a moment behind: that alone is no lag to be shown.
+    // Commits are always a moment behind: that alone is not worth showing as lag.
     const tone = paused ? "paused" : waiting > 0 || lag >= NOTABLE_LAG ? "behind" : "here";
     const cell = made("i", undefined, { tone });
     cell.title = `${topic}:${partition}, lag ${count(lag)}`;

@@ -34,7 +34,7 @@ export class Timeline {
     this.#say(kind, title, words);
   }
 
-  /** Draw it as it is now. */
+  /** Draw its current state. */
   draw() {
     const { context, width, height } = fresh(this.#canvas);
     const now = Date.now();

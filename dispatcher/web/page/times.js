@@ -1,7 +1,7 @@
 // How the timestamp of a record is read: any 64-bit number is shown as something sensible.
 //
 // Kafka's timestamps are milliseconds, and brokers keep whatever number a producer writes. The rule is the same in
-// dispatcher/client/timestamps.py and stands in docs/protocol.md, "Envelope".
+// dispatcher/client/timestamps.py and described in docs/protocol.md, "Envelope".
 
 const NONE = -1; // how Kafka spells that there is none
 const FIRST_MS = -62_135_510_400_000; // the years 1 to 9999, without the first and the last day
