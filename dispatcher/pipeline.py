@@ -6,30 +6,33 @@ each other; the pipeline passes data between them, one step per crossing.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import structlog
 import trio
 
 from dispatcher.following import Following
 from dispatcher.hub.hub import Hub
-from dispatcher.intake import Intake, IntakeStatistics
+from dispatcher.intake import Intake
 from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Commands, PollResult
-from dispatcher.kafka.commits import CommitCoordinator, CommitStatistics
+from dispatcher.kafka.commits import CommitCoordinator
 from dispatcher.kafka.group_consumer import GroupConsumer
-from dispatcher.kafka.poller import Poller, PollerStatistics
+from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.properties import consumer_properties, replay_properties
-from dispatcher.kafka.replay import Replays, ReplayStatistics
+from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.statistics import ConsumerStatistics
+from dispatcher.kafka.topic_probe import TopicProber
+from dispatcher.pipeline_statistics import PipelineHealth, PipelineStatistics
 from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.flow import FlowControl
-from dispatcher.sansio.health import Event, Health, LogLine, ReplicaState
-from dispatcher.sansio.lag import LagTracker, PartitionLag
-from dispatcher.sansio.offsets import OffsetTracker, PartitionStatistics
+from dispatcher.sansio.health import Event, Health, LogLine
+from dispatcher.sansio.lag import LagTracker
+from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.stalls import Stall, StallLimit, StallStatistics
+from dispatcher.sansio.stalls import Stall, StallLimit
+from dispatcher.sansio.topic_health import TopicHealth
 from dispatcher.settings import Settings
+from dispatcher.topic_watch import TopicWatch
 
 log = structlog.get_logger(__name__)
 
@@ -38,44 +41,6 @@ HURRIED_POLL_SECONDS = 0.01
 
 LEAVE_SHARE = 0.3
 """The part of `shutdown_seconds` that the last commit has."""
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineHealth:
-    """What readiness depends on: taken without looking at any partition."""
-
-    state: ReplicaState
-    broker_reachable: bool
-    joined: bool
-    """A member of the group: it has partitions, or statistics say that it has its assignment, which is empty."""
-    stopping: bool
-    last_error: str | None
-    """The client's last error, None when all is well again."""
-    assigned: int
-    """How many partitions are assigned."""
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineStatistics(PipelineHealth):
-    """A snapshot of everything between Kafka and the subscribers' sockets."""
-
-    partitions: Mapping[TopicPartition, PartitionStatistics]
-    paused: frozenset[TopicPartition]
-    waiting_bytes: Mapping[TopicPartition, int]
-    waiting_records: Mapping[TopicPartition, int]
-    lags: Mapping[TopicPartition, PartitionLag]
-    """The end of each assigned partition's log and the group's offset in it, if known."""
-    prefetched_bytes: int
-    """Bytes that librdkafka holds fetched, at most a second ago."""
-    commits: CommitStatistics
-    rebalances: int
-    crossings: int
-    last_exchange_at: float
-    """`time.monotonic` of the last crossing: its age shows whether the poller is alive."""
-    replays: ReplayStatistics
-    intake: IntakeStatistics
-    poller: PollerStatistics
-    stalls: StallStatistics
 
 
 class Pipeline:
@@ -106,6 +71,13 @@ class Pipeline:
         self._health = Health()
         self._stalls = StallLimit()
         self._intake = Intake(self._offsets, self._flow, self.hub, self._following)
+        self._topics = TopicWatch(
+            TopicProber(self._replays.leaders, settings.topics, settings.group_id),
+            TopicHealth(settings.topics, settings.group_id, time.time()),
+            self.hub,
+            paused=lambda: self._flow.paused,
+            joined=lambda: self._joined,
+        )
         self._stop_fetching = False
         self._stop = False
         self._rebalances = 0
@@ -139,6 +111,7 @@ class Pipeline:
             nursery.start_soon(self.hub.run)
             nursery.start_soon(self._replays.run)
             nursery.start_soon(self._following.run)
+            nursery.start_soon(self._topics.run)
             await self._poller.run()
             nursery.cancel_scope.cancel()
         await self._replays.close()
@@ -161,7 +134,7 @@ class Pipeline:
         if result.statistics is not None:
             self._take_statistics(result.statistics)
         for name, reason in result.errors:
-            _write(self._health.failed(name, reason, time.monotonic()))
+            self._log(self._health.failed(name, reason, time.monotonic()))
         if result.assigned is not None:
             self._take_assigned(result.assigned)
         rebuild = self._commits.answered(result.commit_answers, trio.current_time())
@@ -235,11 +208,16 @@ class Pipeline:
         return PipelineHealth(
             state=self.hub.state,
             broker_reachable=self._health.broker_reachable,
-            joined=assigned > 0 or (self._consumer is not None and self._consumer.joined),
+            joined=self._joined,
             stopping=self._stop_fetching or self._stop,
             last_error=self._health.last_error,
             assigned=assigned,
+            degraded=self._topics.degraded,
         )
+
+    @property
+    def _joined(self) -> bool:
+        return self.hub.partitions > 0 or (self._consumer is not None and self._consumer.joined)
 
     def statistics(self) -> PipelineStatistics:
         """A snapshot of the pipeline."""
@@ -254,6 +232,8 @@ class Pipeline:
             stopping=health.stopping,
             last_error=health.last_error,
             assigned=health.assigned,
+            degraded=health.degraded,
+            topics=self._topics.statistics(),
             partitions=partitions,
             paused=self._flow.paused,
             waiting_bytes=self.hub.history.waiting(),
@@ -293,7 +273,7 @@ class Pipeline:
                 fetched=partition not in not_fetched,
                 now=now,
             )
-        _write(self._health.reported(brokers_up=statistics.brokers_up, joined=statistics.joined, now=now))
+        self._log(self._health.reported(brokers_up=statistics.brokers_up, joined=statistics.joined, now=now))
 
     def _take_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         log.info("assigned", partitions=[str(partition) for partition in sorted(partitions)])
@@ -333,20 +313,19 @@ class Pipeline:
             else None
         )
         pause, resume = (frozenset(), frozenset()) if decision is None else decision
-        _write(
+        self._log(
             self._health.fetching(paused=bool(self._flow.paused), subscribers=self.hub.subscribers),
             waiting_bytes=history.waiting_bytes,
             paused=[str(partition) for partition in sorted(self._flow.paused)],
         )
         return pause, resume | (frozenset(begun) - self._flow.paused)
 
+    def _log(self, line: LogLine | None, **details: object) -> None:
+        if line is not None:
+            line.write(log, **details)
+
     def _is_read(self, partition: TopicPartition) -> bool:
         return self.hub.has_readers(partition.topic)
 
     def _hurried(self) -> bool:
         return self._stop_fetching or (bool(self._flow.paused) and not self._health.paused_for_nobody)
-
-
-def _write(line: LogLine | None, **details: object) -> None:
-    if line is not None:
-        (log.warning if line.level == "warning" else log.info)(line.event, **line.fields, **details)

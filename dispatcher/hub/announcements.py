@@ -28,9 +28,11 @@ class Announcement:
         heartbeat_seconds: How often a stream has a sign of life.
         followed: What is followed, sorted.
         topics: How many partitions each topic has, as far as that is known.
+        degraded: What is wrong with topics, by topic.
     """
 
     __slots__ = (
+        "_degraded",
         "_encoded",
         "_followed",
         "_heartbeat_seconds",
@@ -52,8 +54,10 @@ class Announcement:
         *,
         followed: Sequence[TopicPartition] = (),
         topics: Mapping[str, int] | None = None,
+        degraded: Mapping[str, str] | None = None,
     ) -> None:
         self.version = version
+        self._degraded = degraded or {}
         self._followed = followed
         self._topics = topics or {}
         self._state = state
@@ -107,6 +111,8 @@ class Announcement:
             "partitions": {topic: count for topic, count in sorted(self._topics.items()) if topic in feed.topics},
             "features": FEATURES,
         }
+        if degraded := {topic: reason for topic, reason in self._degraded.items() if topic in feed.topics}:
+            more["degraded"] = degraded
         if ignored:
             more["ignored"] = list(ignored)
         return feed.wire.encode_state(state, self._replica, assigned, self._heartbeat_seconds, more)
@@ -147,8 +153,9 @@ class Announcements:
         partitions: Sequence[TopicPartition],
         followed: Sequence[TopicPartition] = (),
         topics: Mapping[str, int] | None = None,
+        degraded: Mapping[str, str] | None = None,
     ) -> None:
-        """Announce another state, or other partitions (sorted): see `Announcement`."""
+        """Announce another state, other partitions (sorted), or other troubles: see `Announcement`."""
         self.version += 1
         self._present = Announcement(
             self.version,
@@ -158,6 +165,7 @@ class Announcements:
             self._heartbeat_seconds,
             followed=followed,
             topics=topics,
+            degraded=degraded,
         )
 
     def partitions_left(self) -> None:

@@ -57,6 +57,8 @@ class Hub:
     ) -> None:
         self.history = History(settings.history_bytes)
         self.state = ReplicaState.BROKER_DOWN
+        self._degraded: Mapping[str, str] = {}
+        """What is wrong with topics."""
         self._settings = settings
         self._on_dispatched = on_dispatched
         self._on_replayed = on_replayed
@@ -139,6 +141,12 @@ class Hub:
         """Send every subscriber what the replica is doing, if that changed."""
         if state is not self.state:
             self.state = state
+            self._state_changed()
+
+    def set_degraded(self, degraded: Mapping[str, str]) -> None:
+        """Tell subscribers what is wrong with their topics, by topic, if that is news."""
+        if degraded != self._degraded:
+            self._degraded = dict(degraded)
             self._state_changed()
 
     def publish(self, batch: Batch) -> None:
@@ -388,5 +396,6 @@ class Hub:
             layout.partitions if not followed else [tp for tp in layout.partitions if tp in self._partitions],
             sorted(followed - self._partitions),
             self.history.expected,
+            self._degraded,
         )
         self._fan_out.state_changed()

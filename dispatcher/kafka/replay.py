@@ -76,9 +76,10 @@ class Replays:
     """
 
     def __init__(self, properties: Properties, *, concurrency: int, batch_bytes: int) -> None:
-        self._leaders = Leaders(properties)
+        self.leaders = Leaders(properties)
+        """What looks offsets up; others may ask with its client."""
         self._turns = Turns(concurrency)
-        self._idle = [Reader(properties, batch_bytes, self._leaders.bounds) for _ in range(concurrency)]
+        self._idle = [Reader(properties, batch_bytes, self.leaders.bounds) for _ in range(concurrency)]
         """Readers, the one that has been idle for the longest time first."""
         self._idle_since: dict[Reader, float] = {}
         self._unreadable = Unreadable()
@@ -97,7 +98,7 @@ class Replays:
             ResourcesError: one cannot be made.
         """
         try:
-            self._leaders.open()
+            self.leaders.open()
             for reader in self._idle:
                 reader.open()
         except KafkaException as error:
@@ -154,14 +155,14 @@ class Replays:
         Returns:
             Without the partitions that have no answer now. *Cancellation*: safe, late by `ANSWER_SECONDS` at most.
         """
-        return await self._look_up(partitions, lambda readable: self._leaders.offsets_since(readable, since_ms))
+        return await self._look_up(partitions, lambda readable: self.leaders.offsets_since(readable, since_ms))
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         """Where the logs of partitions begin and end now, without those that have no answer now.
 
         *Cancellation*: safe, late by `ANSWER_SECONDS` at most.
         """
-        return await self._look_up(partitions, self._leaders.bounds)
+        return await self._look_up(partitions, self.leaders.bounds)
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The group's committed offsets, or what ``auto.offset.reset`` says where it has none.
@@ -173,19 +174,19 @@ class Replays:
         """
         async with self._lookups:
             found: Mapping[TopicPartition, int] = {}
-            return await _in_thread(lambda: self._leaders.committed(partitions), found, _UNLIMITED)
+            return await _in_thread(lambda: self.leaders.committed(partitions), found, _UNLIMITED)
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
         """How many partitions topics have, without those that have no answer now. *Cancellation*: as above."""
         async with self._lookups:
             found: Mapping[str, int] = {}
-            return await _in_thread(lambda: self._leaders.partition_counts(topics), found, _UNLIMITED)
+            return await _in_thread(lambda: self.leaders.partition_counts(topics), found, _UNLIMITED)
 
     async def close(self) -> None:
         """Let go of every reader that is idle."""
         while self._idle:
             await trio.to_thread.run_sync(self._idle.pop().close, limiter=_UNLIMITED)
-        self._leaders.close()
+        self.leaders.close()
 
     def statistics(self) -> ReplayStatistics:
         """A snapshot of all replays."""
@@ -237,7 +238,7 @@ class Replays:
     async def _ask_again(self, partitions: Collection[TopicPartition]) -> None:
         async with self._lookups:
             found: Mapping[TopicPartition, Bounds] = {}
-            found = await _in_thread(lambda: self._leaders.bounds_of_new_leaders(partitions), found, _UNLIMITED)
+            found = await _in_thread(lambda: self.leaders.bounds_of_new_leaders(partitions), found, _UNLIMITED)
         self._unreadable.answered(found.keys())
         silent = partitions - found.keys()
         self._unreadable.failed(silent, time.monotonic())

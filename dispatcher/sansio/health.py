@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 ERROR_FORGOTTEN_SECONDS = 30.0
 """An error that has not recurred for this long is over: librdkafka repeats a lasting one with each metadata refresh,
@@ -70,12 +70,26 @@ STATES: Mapping[tuple[bool, bool, bool], ReplicaState] = {
 }
 
 
+class Log(Protocol):
+    """What lines are written to, such as structlog's loggers."""
+
+    def info(self, event: str, **fields: object) -> object:
+        """A line about what is as it should be."""
+
+    def warning(self, event: str, **fields: object) -> object:
+        """A line about what somebody should look at."""
+
+
 class LogLine(NamedTuple):
     """A line for the log."""
 
     level: Literal["info", "warning"]
     event: str
     fields: Mapping[str, object] = {}
+
+    def write(self, log: Log, **details: object) -> None:
+        """Write it to a log, with more that is known there."""
+        (log.warning if self.level == "warning" else log.info)(self.event, **self.fields, **details)
 
 
 @dataclass(frozen=True, slots=True)

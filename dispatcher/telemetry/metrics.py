@@ -1,6 +1,6 @@
 """``/metrics``: the table of metrics, with names and units as Prometheus recommends them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from dispatcher.invariants import invariants
 from dispatcher.sansio.lag import PartitionLag
+from dispatcher.sansio.topic_health import Condition, Reason
 from dispatcher.telemetry.logs import dropped_lines
 from dispatcher.telemetry.snapshot import Snapshot
 
@@ -57,6 +58,14 @@ def _undecided(lag: PartitionLag) -> int | None:
     if lag.log_end is None or lag.last_stable_offset is None:
         return None
     return lag.log_end - lag.last_stable_offset
+
+
+def _degraded(conditions: Mapping[str, Condition]) -> Iterator[Sample]:
+    """Of each name and reason 1 or 0; nothing of a name of which nothing is known."""
+    for name, condition in conditions.items():
+        if condition.healthy is not None:
+            for reason in Reason:
+                yield (name, reason), int(condition.reason is reason)
 
 
 ROWS: Sequence[Row] = (
@@ -146,6 +155,20 @@ ROWS: Sequence[Row] = (
     _counter("commits", "Committed offsets that the broker stored.", lambda s: s.pipeline.commits.confirmed),
     _counter("replayed_chunks", "Chunks replayed from Kafka.", lambda s: s.pipeline.replays.chunks),
     _counter("replayed_records", "Records replayed from Kafka.", lambda s: s.pipeline.replays.records),
+    Row(
+        GaugeMetricFamily,
+        "topic_degraded",
+        "1 for what is wrong with a topic, 0 for what is not; nothing while that is unknown.",
+        ("topic", "reason"),
+        lambda s: _degraded(s.pipeline.topics.topics),
+    ),
+    Row(
+        GaugeMetricFamily,
+        "group_degraded",
+        "1 for what is wrong with the consumer group, 0 for what is not; nothing while that is unknown.",
+        ("reason",),
+        lambda s: [((reason,), value) for (_, reason), value in _degraded({"": s.pipeline.topics.group})],
+    ),
     _counter("rebalances", "Times that partitions were revoked or lost.", lambda s: s.pipeline.rebalances),
     _counter(
         "partition_restarts",

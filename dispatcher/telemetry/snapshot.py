@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import trio
 
 from dispatcher.hub.statistics import CensusStatistics, HubStatistics
-from dispatcher.pipeline import PipelineStatistics
+from dispatcher.pipeline_statistics import PipelineStatistics
 from dispatcher.web.limits import LimitsStatistics
 from dispatcher.web.server import ServerStatistics
 

@@ -5,13 +5,16 @@ Nothing is computed before a request, and then once per page (`telemetry.snapsho
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import trio
 
-from dispatcher.pipeline import Pipeline, PipelineHealth, PipelineStatistics
+from dispatcher.pipeline import Pipeline
+from dispatcher.pipeline_statistics import PipelineHealth, PipelineStatistics
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.topic_health import Condition
 from dispatcher.settings import Settings
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.snapshot import AccessStatistics, Page, Snapshot
@@ -39,6 +42,10 @@ class ReplicaStatus:
     def why_not_ready(self) -> list[str]:
         """Reasons why new subscribers should not be sent here; empty when ready. Constant cost."""
         return self._why_not_ready(self._pipeline.health())
+
+    def degraded(self) -> list[str]:
+        """What is wrong with topics and the group while the replica is ready all the same. Constant cost."""
+        return list(self._pipeline.health().degraded)
 
     @property
     def has_been_ready(self) -> bool:
@@ -81,7 +88,8 @@ class ReplicaStatus:
             why = f" ({health.last_error})" if health.last_error else ""
             reasons.append(f"no Kafka broker is reachable at {self._settings.bootstrap_servers}{why}")
         elif not health.joined:
-            reasons.append(f"the replica has not joined the group {self._settings.group_id} yet")
+            why = f" ({'; '.join(health.degraded)})" if health.degraded else ""
+            reasons.append(f"the replica has not joined the group {self._settings.group_id} yet{why}")
         elif not health.assigned and health.last_error:
             reasons.append(f"no partition is assigned ({health.last_error})")
         self._has_been_ready |= not reasons
@@ -104,6 +112,8 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
         "joined": pipeline.joined,
         "rebalances": pipeline.rebalances,
         "last_error": pipeline.last_error,
+        "topic_health": {name: _condition(condition) for name, condition in pipeline.topics.topics.items()},
+        "group_health": _condition(pipeline.topics.group),
         "last_crossing_seconds": snapshot.since_crossing_seconds,
         "partitions": [_partition(pipeline, partition) for partition in sorted(pipeline.partitions)],
         "commits": {"confirmed": pipeline.commits.confirmed, "failed": sum(pipeline.commits.failed.values())},
@@ -146,6 +156,17 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "subscriber_channels": census.buffered_bytes,
             "prefetched": pipeline.prefetched_bytes,
         },
+    }
+
+
+def _condition(condition: Condition) -> Mapping[str, Any]:
+    words = {None: "unknown", True: "healthy", False: "degraded"}
+    since = datetime.fromtimestamp(condition.since, UTC).isoformat(timespec="seconds")
+    return {
+        "health": words[condition.healthy],
+        "reason": condition.reason,
+        "detail": condition.detail or None,
+        "since": since,
     }
 
 

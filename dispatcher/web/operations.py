@@ -15,6 +15,9 @@ class Operations(Protocol):
     def why_not_ready(self) -> list[str]:
         """Reasons why no new subscriber should be sent here; empty when ready."""
 
+    def degraded(self) -> list[str]:
+        """What is wrong with topics and the group, which may be while the replica is ready."""
+
     @property
     def has_been_ready(self) -> bool:
         """Whether any readiness check has ever succeeded."""
@@ -46,6 +49,7 @@ def add_health(app: Quart, operations: Operations, *, in_public: bool = False) -
         body: dict[str, Any] = {"ready": not reasons, "has_been_ready": operations.has_been_ready}
         if not in_public:
             body["reasons"] = reasons
+            body["degraded"] = operations.degraded()
         return _json(503 if reasons else 200, body)
 
 

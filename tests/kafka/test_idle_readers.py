@@ -106,7 +106,7 @@ replays = Replays(replay_properties(settings), concurrency=settings.replay_concu
 replays.open()
 for reader in replays._idle:
     reader.read({one: Range(0, 1)}, 10, lambda seconds: seconds < 0.3)
-replays._leaders.bounds([one])
+replays.leaders.bounds([one])
 consumer = Consumer(consumer_properties(settings), logger=LIBRDKAFKA_LOG)
 consumer.subscribe(["ofa_assets"])
 consumer.poll(1)

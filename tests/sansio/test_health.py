@@ -3,6 +3,7 @@
 from itertools import product
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,3 +99,14 @@ def test_fetching_that_is_paused_for_lack_of_subscribers_is_logged_when_it_begin
     assert health.fetching(paused=True, subscribers=0) is None
     assert health.fetching(paused=True, subscribers=1) == LogLine("info", "fetching resumed")
     assert not health.paused_for_nobody
+
+
+def test_a_line_is_written_at_its_level() -> None:
+    """With what the place that writes it knows."""
+    log = structlog.testing.CapturingLogger()
+    LogLine("info", "fetching resumed", {"a": 1}).write(log, b=2)
+    LogLine("warning", "topic degraded").write(log)
+    assert [(call.method_name, call.args, call.kwargs) for call in log.calls] == [
+        ("info", ("fetching resumed",), {"a": 1, "b": 2}),
+        ("warning", ("topic degraded",), {}),
+    ]

@@ -11,7 +11,8 @@ from dispatcher.hub import statistics
 from dispatcher.hub.statistics import Census, SubscriberState
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.statistics import ConsumerStatistics, FetchStatistics
-from dispatcher.pipeline import Pipeline, PipelineStatistics
+from dispatcher.pipeline import Pipeline
+from dispatcher.pipeline_statistics import PipelineStatistics
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry import snapshot as snapshot_module

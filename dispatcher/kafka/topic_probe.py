@@ -1,0 +1,161 @@
+"""Asks the brokers how the topics and the group are (`sansio.topic_health` judges).
+
+One request per kind and probe, whatever the number of topics. Nothing is ever created: a broker that creates topics by
+itself does so for metadata requests that allow it, and these do not.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import structlog
+import trio
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclOperation
+
+from dispatcher.kafka.leaders import Leaders
+from dispatcher.sansio.topic_health import Finding, GroupProbe, TopicProbe
+
+log = structlog.get_logger(__name__)
+
+ANSWER_SECONDS = 2.0
+"""How long a broker may take; what it has not answered by then is unknown."""
+
+NAMES_SECONDS = 60.0
+"""How often the names of all topics are asked for while one is missing: a large cluster has many."""
+
+_DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+_ABSENT = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})  # noqa: SLF001 - the public spelling
+
+
+class Probe(NamedTuple):
+    """What one probe found out."""
+
+    topics: dict[str, TopicProbe]
+    group: GroupProbe
+    existing: frozenset[str]
+    """Names of topics, asked for while one is missing."""
+
+
+class TopicProber:
+    """Asks about topics and the group, with the client that looks offsets up.
+
+    *Thread*: any, one at a time; it blocks for `ANSWER_SECONDS` and a little, so not Trio's.
+
+    Args:
+        leaders: Has the client.
+        topics: What is dispatched.
+        group: The group's name.
+    """
+
+    def __init__(self, leaders: Leaders, topics: Sequence[str], group: str) -> None:
+        self._leaders = leaders
+        self._topics = list(topics)
+        self._group = group
+        self._existing: frozenset[str] = frozenset()
+        self._names_at = 0.0
+        self._describe_at = 0.0
+        """When to ask for descriptions again: librdkafka's mock cluster has none, and a busy broker may be late."""
+
+    async def probe(self) -> Probe:
+        """Ask, in a worker thread. *Cancellation*: safe; a thread that waits for answers is left to itself."""
+        return await trio.to_thread.run_sync(self.ask, limiter=_LIMITER, abandon_on_cancel=True)
+
+    def ask(self) -> Probe:
+        """Ask, and wait for the answers."""
+        try:
+            admin = self._leaders.open()
+            described = self._describe(admin)
+            group = admin.describe_consumer_groups(
+                [self._group], include_authorized_operations=True, request_timeout=ANSWER_SECONDS
+            )[self._group]
+            topics: dict[str, TopicProbe] = {}
+            for name in self._topics:
+                # Where no broker answers about one topic, none will about the others: they are not waited for.
+                is_mute = any(probe.finding is Finding.SILENT for probe in topics.values())
+                topics[name] = self._topic(admin, name, described.get(name), fall_back=not is_mute)
+            return Probe(topics, _group(group), self._names(admin, topics))
+        except (KafkaException, RuntimeError, MemoryError) as error:
+            # The client cannot be made, or no thread: an answer of a kind.
+            silent = TopicProbe(Finding.SILENT, error=str(error))
+            return Probe(dict.fromkeys(self._topics, silent), GroupProbe(Finding.SILENT, error=str(error)), frozenset())
+
+    def _describe(self, admin: AdminClient) -> dict[str, "Future[Any]"]:
+        if time.monotonic() < self._describe_at:
+            return {}
+        return dict(
+            admin.describe_topics(
+                TopicCollection(self._topics), include_authorized_operations=True, request_timeout=ANSWER_SECONDS
+            )
+        )
+
+    def _topic(self, admin: AdminClient, name: str, described: "Future[Any] | None", *, fall_back: bool) -> TopicProbe:
+        if described is None:
+            return _from_metadata(admin, name) if fall_back else TopicProbe(Finding.SILENT, error="no answer")
+        try:
+            found = described.result(2 * ANSWER_SECONDS)
+        except (KafkaException, TimeoutError) as error:
+            probe = _from_error(error)
+            if probe.finding is Finding.SILENT and fall_back:
+                fallback = _from_metadata(admin, name)
+                if fallback.finding is not Finding.SILENT:
+                    # A broker that answers this and not the other may be one that cannot describe topics.
+                    self._describe_at = time.monotonic() + NAMES_SECONDS
+                return fallback
+            return probe
+        operations = found.authorized_operations
+        return TopicProbe(
+            Finding.FOUND,
+            None if operations is None else AclOperation.READ in operations,
+            {
+                one.id: [node.id for node in one.replicas]
+                for one in found.partitions
+                if one.leader is None or one.leader.id < 0
+            },
+        )
+
+    def _names(self, admin: AdminClient, topics: dict[str, TopicProbe]) -> frozenset[str]:
+        if all(probe.finding is not Finding.ABSENT for probe in topics.values()):
+            return frozenset()
+        now = time.monotonic()
+        if now >= self._names_at:
+            self._names_at = now + NAMES_SECONDS
+            self._existing = frozenset(admin.list_topics(timeout=ANSWER_SECONDS).topics)
+        return self._existing
+
+
+def _from_metadata(admin: AdminClient, name: str) -> TopicProbe:
+    """What a metadata request says: not whether the topic may be read."""
+    try:
+        found = admin.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
+    except KafkaException as error:
+        return _from_error(error)
+    if found.error is not None:
+        return _from_error(KafkaException(found.error))
+    leaderless = {number: list(one.replicas) for number, one in found.partitions.items() if one.leader < 0}
+    return TopicProbe(Finding.FOUND, None, leaderless)
+
+
+def _from_error(error: Exception) -> TopicProbe:
+    if not isinstance(error, KafkaException):
+        return TopicProbe(Finding.SILENT, error="no answer")
+    code, words = error.args[0].code(), error.args[0].str()
+    if code in _DENIED:
+        return TopicProbe(Finding.DENIED, error=words)
+    return TopicProbe(Finding.ABSENT if code in _ABSENT else Finding.SILENT, error=words)
+
+
+def _group(answer: "Future[Any]") -> GroupProbe:
+    try:
+        operations = answer.result(2 * ANSWER_SECONDS).authorized_operations
+    except KafkaException as error:
+        denied = error.args[0].code() in _DENIED
+        return GroupProbe(Finding.DENIED if denied else Finding.SILENT, error=error.args[0].str())
+    except TimeoutError:
+        return GroupProbe(Finding.SILENT, error="no answer")
+    return GroupProbe(Finding.FOUND, None if operations is None else AclOperation.READ in operations)
+
+
+_LIMITER = trio.CapacityLimiter(1)

@@ -1,0 +1,56 @@
+"""What the pipeline reports about itself: snapshots of everything between Kafka and the subscribers' sockets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dispatcher.intake import IntakeStatistics
+from dispatcher.kafka.commits import CommitStatistics
+from dispatcher.kafka.poller import PollerStatistics
+from dispatcher.kafka.replay import ReplayStatistics
+from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.lag import PartitionLag
+from dispatcher.sansio.offsets import PartitionStatistics
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.stalls import StallStatistics
+from dispatcher.topic_watch import TopicWatchStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineHealth:
+    """What readiness depends on: taken without looking at any partition."""
+
+    state: ReplicaState
+    broker_reachable: bool
+    joined: bool
+    """A member of the group: it has partitions, or statistics say that it has its assignment, which is empty."""
+    stopping: bool
+    last_error: str | None
+    """The client's last error, None when all is well again."""
+    assigned: int
+    """How many partitions are assigned."""
+    degraded: Sequence[str]
+    """What is wrong with topics and the group, for people, as long as it lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatistics(PipelineHealth):
+    """A snapshot of everything between Kafka and the subscribers' sockets."""
+
+    partitions: Mapping[TopicPartition, PartitionStatistics]
+    paused: frozenset[TopicPartition]
+    waiting_bytes: Mapping[TopicPartition, int]
+    waiting_records: Mapping[TopicPartition, int]
+    lags: Mapping[TopicPartition, PartitionLag]
+    """The end of each assigned partition's log and the group's offset in it, if known."""
+    prefetched_bytes: int
+    """Bytes that librdkafka holds fetched, at most a second ago."""
+    commits: CommitStatistics
+    rebalances: int
+    crossings: int
+    last_exchange_at: float
+    """`time.monotonic` of the last crossing: its age shows whether the poller is alive."""
+    replays: ReplayStatistics
+    intake: IntakeStatistics
+    poller: PollerStatistics
+    stalls: StallStatistics
+    topics: TopicWatchStatistics

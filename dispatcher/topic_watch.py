@@ -1,0 +1,87 @@
+"""Asks every few seconds how the topics and the group are, logs what changes, and has subscribers sent it.
+
+*Thread*: Trio's; the requests wait in a worker thread.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from dispatcher.hub.hub import Hub
+from dispatcher.kafka.topic_probe import TopicProber
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.topic_health import Condition, TopicHealth
+
+log = structlog.get_logger(__name__)
+
+PROBE_SECONDS = 4.0
+"""Between two probes. With the time that a silent broker has to answer, a change is reported within 10 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicWatchStatistics:
+    """A snapshot of the watch."""
+
+    topics: Mapping[str, Condition]
+    group: Condition
+    probes: int
+    """How often the brokers were asked."""
+
+
+class TopicWatch:
+    """Keeps the health of topics and group up to date.
+
+    Args:
+        prober: Asks the brokers.
+        health: Judges.
+        hub: Has subscribers, who are sent what is wrong with their topics.
+        paused: Partitions that are paused.
+        joined: Whether the replica is a member of the group.
+    """
+
+    def __init__(
+        self,
+        prober: TopicProber,
+        health: TopicHealth,
+        hub: Hub,
+        *,
+        paused: Callable[[], frozenset[TopicPartition]],
+        joined: Callable[[], bool],
+    ) -> None:
+        self._prober = prober
+        self._health = health
+        self._hub = hub
+        self._paused = paused
+        self._joined = joined
+        self._probes = 0
+
+    async def run(self) -> None:
+        """Ask until cancelled. *Cancellation*: safe, late by a request that is under way."""
+        while True:
+            probe = await self._prober.probe()
+            self._probes += 1
+            lines = self._health.probed(
+                probe.topics,
+                probe.group,
+                existing=probe.existing,
+                paused=self._paused(),
+                joined=self._joined(),
+                now=time.time(),
+            )
+            for line in lines:
+                line.write(log)
+            self._hub.set_degraded(self._health.broken)
+            await trio.sleep(PROBE_SECONDS)
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is degraded, for people: topics and the group."""
+        conditions = [*self._health.topics.values(), self._health.group]
+        return [condition.detail for condition in conditions if condition.reason is not None]
+
+    def statistics(self) -> TopicWatchStatistics:
+        """A snapshot of the watch."""
+        return TopicWatchStatistics(dict(self._health.topics), self._health.group, self._probes)
