@@ -17,8 +17,19 @@ import trio
 from dispatcher.client.address import Address, SubscriptionRequest
 from dispatcher.client.dialing import ByteStream, dial, hang_up
 from dispatcher.client.errors import MalformedMessageError, SubscriptionError, WrongServerError
-from dispatcher.client.events import Dated, Fail, Opened, Outcome, Received, Reconnect, Redirect, StateReceived
+from dispatcher.client.events import (
+    Dated,
+    Expiring,
+    Fail,
+    Opened,
+    Outcome,
+    Received,
+    Reconnect,
+    Redirect,
+    StateReceived,
+)
 from dispatcher.client.first_attempt import FirstAttempt
+from dispatcher.client.tokens import NoTokenError, Tokens
 from dispatcher.client.transports import Transport, make_transport
 from dispatcher.errors import MalformedPositionError
 
@@ -39,6 +50,7 @@ class Connector:
         ssl_context: For TLS; None for the system's certificates.
         connect_timeout_seconds: From the look-up of the name to the head of the response.
         deliver: Takes what was received, in order.
+        tokens: What goes into ``Authorization``, likewise to no other origin.
     """
 
     def __init__(
@@ -48,7 +60,10 @@ class Connector:
         ssl_context: ssl.SSLContext | None,
         connect_timeout_seconds: float,
         deliver: Callable[[Sequence[Received]], Awaitable[None]],
+        *,
+        tokens: Tokens,
     ) -> None:
+        self._tokens = tokens
         self._request = request
         self._headers = headers
         self._ssl_context = ssl_context
@@ -68,17 +83,25 @@ class Connector:
         """
         self.attempts += 1
         address, headers = self._request.address, self._headers
+        deadline = trio.current_time() + self._connect_timeout_seconds
+        try:
+            with trio.fail_at(deadline):
+                if token := await self._tokens.next():
+                    headers = {**headers, "Authorization": f"Bearer {token}"}
+        except NoTokenError as error:
+            return Reconnect(str(error))
+        except trio.TooSlowError:
+            return Reconnect(f"no token within {self._connect_timeout_seconds:g} s")
         if self._first_attempt is None:
             self._first_attempt = FirstAttempt(time.time() * 1000)
         elif not position:
             # Records that were dispatched meanwhile, perhaps to an earlier connection, are sent again.
             address = address.with_since(self._first_attempt.since_ms)
-        deadline = trio.current_time() + self._connect_timeout_seconds
         for _ in range(MAX_REDIRECTS + 1):
             transport = make_transport(self._request.transport, address, position, headers)
             outcome = await self._connect(address, transport, deadline)
             if not isinstance(outcome, Redirect):
-                return outcome
+                return self._tokens.after(outcome)
             try:
                 there = address.follow(outcome.location)
             except SubscriptionError as error:
@@ -131,7 +154,12 @@ class Connector:
             for item in received:
                 if isinstance(item, Opened):
                     opened = True
+                elif isinstance(item, Expiring):
+                    if token := await self._tokens.renewed():
+                        with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
+                            await stream.send_all(transport.token_bytes(token))
                 elif isinstance(item, StateReceived):
+                    self._tokens.accepted()
                     heartbeat_seconds = item.heartbeat_seconds or HEARTBEAT_SECONDS
                 elif isinstance(item, Dated) and self._first_attempt is not None:
                     self._first_attempt.server_said(item.server_ms, time.time() * 1000)

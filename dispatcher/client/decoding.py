@@ -12,6 +12,7 @@ import orjson
 
 from dispatcher.client.errors import MalformedMessageError
 from dispatcher.client.events import (
+    Expiring,
     Fail,
     Gap,
     Heartbeat,
@@ -69,6 +70,8 @@ def read_message(text: str) -> list[Received]:
         return [*heard, Heartbeat(str(message["id"]))] if message.get("id") else heard
     if kind == "heartbeat":
         return [Heartbeat(str(message.get("id", "")))]
+    if kind == "expiring":
+        return [Expiring()]
     return [_checked(_CONTROLS[kind], message)] if isinstance(kind, str) and kind in _CONTROLS else []
 
 

@@ -115,6 +115,11 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Expiring:
+    """The token of the stream is about to end; a WebSocket may send another one."""
+
+
+@dataclass(frozen=True, slots=True)
 class RetryTime:
     """How long the server wants clients to wait before they come back."""
 
@@ -147,7 +152,7 @@ class Fail:
 Outcome = Reconnect | Redirect | Fail
 """How a connection ended: the last thing that is heard of it."""
 
-Received = Dated | Opened | Record | Gap | StateReceived | Heartbeat | RetryTime | Reconnect | Redirect | Fail
+Received = Dated | Opened | Record | Gap | StateReceived | Heartbeat | RetryTime | Expiring | Outcome
 
 
 def partition_of(item: Record | Gap) -> TopicPartition:

@@ -22,9 +22,10 @@ import trio
 from dispatcher.client.address import SubscriptionRequest, checked_headers, checked_seconds, read_address
 from dispatcher.client.backoff import Backoff
 from dispatcher.client.connection import Connector
-from dispatcher.client.errors import SubscriptionError, UnreachableError
+from dispatcher.client.errors import SubscriptionError, UnreachableError, WrongAddressError
 from dispatcher.client.events import Fail, Gap, Heartbeat, Received, Record, RetryTime, State, StateReceived
 from dispatcher.client.resume_position import ResumePosition
+from dispatcher.client.tokens import Token, Tokens
 
 log = logging.getLogger("dispatcher.client")
 
@@ -41,6 +42,7 @@ async def subscribe(
     last_event_id: str | None = None,
     transport: Literal["auto", "sse", "websocket"] = "auto",
     headers: Mapping[str, str] | None = None,
+    token: Token | None = None,
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout_seconds: float = 10.0,
     first_wait_seconds: float = 1.0,
@@ -68,6 +70,9 @@ async def subscribe(
         last_event_id: Where to resume: an earlier `Subscription.position`.
         transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, else SSE.
         headers: Headers for every request; they are not sent to another origin after a redirect.
+        token: A bearer token, or an async function that returns one: it is called before each attempt, and when the
+            server says that a WebSocket's token is about to end. A token is sent to no other origin after a redirect.
+            A function is asked once more when the server refuses what it returned.
         ssl_context: For ``https`` and ``wss``; the system's certificates by default.
         connect_timeout_seconds: From the look-up of the name to the head of the answer.
         first_wait_seconds: The most that the first wait of the backoff takes, until the server says ``retry``.
@@ -83,8 +88,11 @@ async def subscribe(
         first_wait_seconds=first_wait_seconds,
         max_wait_seconds=max_wait_seconds,
     )
+    if token is not None and any(name.lower() == "authorization" for name in headers or {}):
+        raise WrongAddressError("token and a header Authorization: leave out one of the two")
     stream = Subscription(
         request,
+        tokens=Tokens(token),
         headers=checked_headers(headers or {}),
         ssl_context=ssl_context,
         connect_timeout_seconds=connect_timeout_seconds,
@@ -140,13 +148,16 @@ class Subscription:
         self,
         request: SubscriptionRequest,
         *,
+        tokens: Tokens,
         headers: Mapping[str, str],
         ssl_context: ssl.SSLContext | None,
         connect_timeout_seconds: float,
         backoff: Backoff,
         max_failures: int | None,
     ) -> None:
-        self._connector = Connector(request, headers, ssl_context, connect_timeout_seconds, self._deliver)
+        self._connector = Connector(
+            request, headers, ssl_context, connect_timeout_seconds, self._deliver, tokens=tokens
+        )
         self._backoff = backoff
         self._max_failures = max_failures
         self._heard = ResumePosition(request.position)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import h11
+import orjson
 import wsproto
 import wsproto.events
 from wsproto.connection import ConnectionState
@@ -43,6 +44,9 @@ class Transport(Protocol):
 
     def to_send(self) -> bytes:
         """What has to be answered to what was received, as pongs."""
+
+    def token_bytes(self, token: str) -> bytes:
+        """What tells the server a new token while the stream runs; nothing where that cannot be."""
 
 
 def make_transport(name: TransportName, address: Address, position: str, headers: Mapping[str, str]) -> Transport:
@@ -81,6 +85,10 @@ class SseTransport:
 
     def to_send(self) -> bytes:
         """See `Transport`: HTTP has nothing to answer."""
+        return b""
+
+    def token_bytes(self, token: str) -> bytes:  # noqa: ARG002 - a stream of events has no way back
+        """See `Transport`."""
         return b""
 
     def receive(self, data: bytes) -> list[Received]:
@@ -143,6 +151,10 @@ class WebSocketTransport:
         """See `Transport`."""
         replies, self._replies = self._replies, b""
         return replies
+
+    def token_bytes(self, token: str) -> bytes:
+        """See `Transport`."""
+        return self._ws.send(wsproto.events.TextMessage(orjson.dumps({"type": "token", "token": token}).decode()))
 
     def receive(self, data: bytes) -> list[Received]:
         """See `Transport`."""

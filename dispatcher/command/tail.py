@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -43,6 +44,11 @@ EXIT_SIGNALLED = 128
     multiple=True,
     metavar="NAME:VALUE",
     help="Send this request header as well. Repeatable.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    help="File with a bearer token. Read again for each connection, so it may be renewed.",
 )
 @click.option(
     "--retries", type=click.IntRange(min=0), help="Give up after this many failed attempts in a row. Default: never."

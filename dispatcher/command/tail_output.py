@@ -15,6 +15,8 @@ from codecs import getincrementaldecoder
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import trio
@@ -49,6 +51,8 @@ class Options:
     from_id: str | None = None
     transport: Literal["auto", "sse", "websocket"] = "auto"
     headers: Mapping[str, str] | None = None
+    token_file: Path | None = None
+    """Holds the token; read again before each attempt."""
     count: int | None = None
     """Stop after this many records; None for no limit."""
     form: str | None = None
@@ -59,6 +63,10 @@ class Options:
     """Seconds from the name lookup to the head of the response."""
     quiet: bool = False
     """Print only errors and gaps."""
+
+
+async def _read_token(path: Path) -> str:
+    return (await trio.Path(path).read_text(encoding="utf-8")).strip()
 
 
 class Tail:
@@ -110,6 +118,7 @@ class Tail:
                 last_event_id=options.from_id,
                 transport=options.transport,
                 headers=options.headers,
+                token=None if options.token_file is None else partial(_read_token, options.token_file),
                 connect_timeout_seconds=options.connect_timeout,
                 max_failures=options.retries,
             ) as stream,

@@ -75,6 +75,11 @@ export interface SubscribeOptions {
   storageKey?: string;
   /** Additional request headers; SSE only, because a browser's WebSocket cannot send any. */
   headers?: Readonly<Record<string, string>>;
+  /**
+   * A bearer token, or a function that returns one, which is called before each attempt, when the server refuses what it
+   * returned (once in a row), and when a WebSocket's token is about to end. It is sent to no other origin.
+   */
+  token?: string | (() => string | Promise<string>);
   /** As for fetch; SSE only. */
   credentials?: RequestCredentials;
 }

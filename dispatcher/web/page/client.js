@@ -200,6 +200,8 @@ export function subscribe(url, options) {
   let closed = false;
   let worked = false; // the attempt under way has brought something
   let livesSince; // when it brought its first state
+  const isFresh = typeof options?.token === "function";
+  let wasRefused = false; // the last token of that function
   let storage; // the key that this stream has to itself
   let told = {};
   let suffix; // what follows the own pair in an id, and whose: it is the same for all records of a batch
@@ -334,6 +336,7 @@ export function subscribe(url, options) {
       if (typeof state !== "string") throw new Error("a state without a name");
       passed(id);
       livesSince ??= Date.now();
+      wasRefused = false;
       if (seconds > 0 && seconds < 86_400) heartbeatMs = seconds * 1000;
       tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {} });
     } else if (type === "gap") {
@@ -369,10 +372,11 @@ export function subscribe(url, options) {
   }
 
   /** The response to a request for events. Headers of the page's own go to no other origin, wherever a redirect leads. */
-  async function request(target, signal) {
+  async function request(target, signal, token) {
     const id = position();
     let { headers } = options;
     const { credentials } = options;
+    if (token) headers = { Authorization: `Bearer ${token}`, ...headers };
     for (let redirects = 0; ; redirects += 1) {
       const user = target.username && decodeURIComponent(target.username);
       const password = decodeURIComponent(target.password);
@@ -394,9 +398,9 @@ export function subscribe(url, options) {
     }
   }
 
-  async function viaEvents(target, signal) {
+  async function viaEvents(target, signal, token) {
     target.searchParams.set("format", "envelope");
-    const response = await request(target, signal);
+    const response = await request(target, signal, token);
     if (signal.aborted) return;
     const { status } = response;
     const serverMs = Date.parse(response.headers.get("Date"));
@@ -407,7 +411,7 @@ export function subscribe(url, options) {
       let reason = status === 200 ? `the response is ${type}, not an event stream` : `HTTP ${status}`;
       if (type.includes("json")) reason += await detailOf(reader);
       const passes = status >= 500 || [408, 425, 429].includes(status);
-      return finish(reason, passes ? 0 : 4400, retryAfterMs(response.headers, serverMs));
+      return finish(reason, passes ? 0 : status === 401 ? 4401 : 4400, retryAfterMs(response.headers, serverMs));
     }
     alive();
     opened();
@@ -488,13 +492,16 @@ export function subscribe(url, options) {
     };
   }
 
-  async function viaWebSocket(target, signal) {
+  async function viaWebSocket(target, signal, token) {
     if (!globalThis.WebSocket) return finish("there is no WebSocket here: use transport sse", 4400);
     if (target.username) return finish("a WebSocket cannot send the user and password of an address", 4400);
     target.protocol = target.protocol.replace("http", "ws");
     const id = position();
     if (id) target.searchParams.set("last_event_id", id);
-    const socket = new WebSocket(target, "dispatcher.v1.json");
+    const protocols = ["dispatcher.v1.json"];
+    // A browser's WebSocket can send no header but this one; the server never echoes it.
+    if (token) protocols.push(`dispatcher.bearer.${btoa(token).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`);
+    const socket = new WebSocket(target, protocols);
     socket.onopen = () => {
       alive();
       opened();
@@ -504,6 +511,10 @@ export function subscribe(url, options) {
       guarded(() => {
         if (typeof data !== "string") throw new Error("a binary message");
         const { type, ...message } = JSON.parse(data);
+        if (type === "expiring" && isFresh) {
+          // When there is none now, the stream ends with the token, and the next attempt asks again.
+          freshToken().then((token) => signal.aborted || socket.send(JSON.stringify({ type: "token", token })), () => {});
+        }
         const records = type === "records" ? message.records : [];
         const digits = exactly(records, data);
         for (const [n, record] of records.entries()) {
@@ -548,6 +559,24 @@ export function subscribe(url, options) {
     finish(`the message could not be read: ${error.message}`);
   }
 
+  // Tokens.
+
+  /** A function is asked before each attempt; it may return a promise. */
+  async function freshToken() {
+    const { token } = options;
+    return isFresh ? token() : token;
+  }
+
+  async function begin(via, target, signal) {
+    let token;
+    try {
+      token = await freshToken();
+    } catch (error) {
+      return finish(`no token: ${error?.message ?? error}`);
+    }
+    if (!signal.aborted) return via(target, signal, token);
+  }
+
   // Attempts, one after the other.
 
   function attempt() {
@@ -560,7 +589,10 @@ export function subscribe(url, options) {
         if (abort.signal.aborted) return;
         clearTimeout(watching);
         abort.abort();
-        resolve({ reason, waitMs, isSilent, isFinal: FOR_GOOD.includes(code) });
+        // A function may have a better token, once in a row.
+        const mayRenew = code === 4401 && isFresh && !wasRefused;
+        wasRefused ||= mayRenew;
+        resolve({ reason, waitMs, isSilent, isFinal: FOR_GOOD.includes(code) && !mayRenew });
       };
       function watch() {
         // The wall clock continues while a laptop sleeps: the first check after that finds a long silence.
@@ -578,7 +610,7 @@ export function subscribe(url, options) {
         (error) => finish(error.message, 4400),
       );
       const via = overWebSocket ? viaWebSocket : viaEvents;
-      if (target) via(target, abort.signal).catch((error) => abort.signal.aborted || unreached(abort.signal, error));
+      if (target) begin(via, target, abort.signal).catch((error) => abort.signal.aborted || unreached(abort.signal, error));
     });
   }
 
