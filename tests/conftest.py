@@ -42,6 +42,7 @@ BROWSER = (
     "web/test_client_package.py",
     "web/test_page_in_browser.py",
     "web/test_silent_proxy.py",
+    "web/test_tokens_in_browser.py",
 )
 """Where the tests of two tiers are; the others need a broker, by their fixtures, or nothing."""
 
