@@ -116,6 +116,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Nonsense against a running replica, seed after seed; ``-- --minutes N``, ``--seed N``."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def swarm(session: nox.Session) -> None:
     """The Swarm stack on a Docker Engine, scaled, updated, broken and drained under audit; ``-- --help`` for more."""
     _install(session, "tests")

@@ -38,7 +38,8 @@ FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
 UNREAD_LOG = """
 import os, threading, time
 def stop_reading():
-    time.sleep(4)  # it has said where it listens
+    while b"listening" not in open("/proc/self/fd/2", "rb").read():
+        time.sleep(0.1)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     try:

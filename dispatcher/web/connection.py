@@ -15,6 +15,7 @@ What this does that Hypercorn's own shell (``hypercorn.trio.tcp_server``, 0.18) 
 
 import math
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import cast
 
@@ -46,6 +47,9 @@ LINGER_BYTES = 16 * 1024 * 1024
 bytes resets it, and the client would never read the answer."""
 
 
+PassBy = Callable[[], Awaitable[None]]
+
+
 class Connection:
     """Serves one connection until either side ends it.
 
@@ -58,6 +62,7 @@ class Connection:
         peer: The socket; owned from now on.
         client: The other end, or what a PROXY header named in its place.
         place: Told whether the connection waits for a request.
+        pass_by: Waits until a request may begin.
         request_timeout_seconds: How long a request's head may take.
     """
 
@@ -70,6 +75,7 @@ class Connection:
         *,
         client: Address,
         place: Place,
+        pass_by: PassBy,
         request_timeout_seconds: float,
     ) -> None:
         self._app = app
@@ -78,6 +84,7 @@ class Connection:
         self.peer = peer
         self.client = client
         self._place = place
+        self._pass_by = pass_by
         self._request_timeout_seconds = request_timeout_seconds
         self.writer = Writer(peer)
         self._protocol: Http11 | None = None
@@ -171,6 +178,7 @@ class Connection:
         return protocol.response_is_open and not self.writer.ended and b"" not in self.unread
 
     async def _read(self, protocol: Http11) -> None:
+        begins = True
         while True:
             try:
                 data = bytes(await self.peer.receive_some(RECEIVE_BYTES))
@@ -182,8 +190,12 @@ class Connection:
                     await trio.sleep_forever()  # until the stream begins, or its app has failed
             if not data:
                 return
-            if self._is_kept_alive:  # the next request begins, and has as long as the first one
-                self._is_kept_alive = False
+            if begins or self._is_kept_alive:
+                begins = self._is_kept_alive = False
+                self._place.note_idle(idle=False)
+                self._reading.deadline = math.inf  # what waits in our line is not late
+                await self._pass_by()
+                self._place.note_idle(idle=True)
                 self._reading.deadline = trio.current_time() + self._request_timeout_seconds
             await protocol.handle(RawData(data))
 

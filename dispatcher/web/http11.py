@@ -127,4 +127,7 @@ def _refusal(request: h11.Request) -> int | None:
     if size_bytes > MAX_HEAD_BYTES:
         return 431
     names = {name.lower() for name, _ in request.headers}
+    # h11 asks for a Host in 1.1 alone, and later versions are answered as that one.
+    if request.http_version > b"1.0" and b"host" not in names:
+        return 400
     return 400 if {b"content-length", b"transfer-encoding"} <= names else None

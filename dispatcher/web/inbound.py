@@ -25,8 +25,8 @@ BUDGET_BYTES_PER_SECOND = 64 * 1024
 FRAME_COST_BYTES = 64
 """What a frame costs of the budget besides its bytes: to read an empty one takes some 10 µs."""
 
-STEP_BYTES = 1024
-"""Bytes examined per step at most: about 1.5 ms for frames without payload."""
+STEP_BYTES = 256
+"""Bytes examined per step at most: about 0.4 ms for frames without payload."""
 
 SHORTEST_FRAME_BYTES = 6
 """A masked frame without payload."""

@@ -20,9 +20,10 @@ from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.addresses import Address, client_key
 from dispatcher.sansio.proxy_protocol import ProxyHeaderError
 from dispatcher.settings import Settings
-from dispatcher.web.connection import Connection
+from dispatcher.web.connection import Connection, PassBy
 from dispatcher.web.intake import Intake, IntakeStatistics, Place
 from dispatcher.web.listening import BACKLOG, accept_for_ever, connections_within_descriptors
+from dispatcher.web.pace import Pace
 from dispatcher.web.proxies import Proxies, peer_address, read_proxy_header
 from dispatcher.web.sockets import PlainSocket, Socket, keep_alive, tls_context, tls_handshake
 
@@ -73,6 +74,7 @@ class Server:
         self._proxies = Proxies() if for_operators else Proxies.of(settings)
         self._subscribers = subscribers
         self._intake = Intake(MAX_OPERATIONS_CONNECTIONS)
+        self._pace = Pace()
         self._failed_handshakes = 0
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
@@ -102,6 +104,13 @@ class Server:
             "listening for operators" if self._for_operators else "listening",
             addresses=[f"{scheme}://{_host(host)}:{port}" for host, port in self.addresses],
         )
+        async with trio.open_nursery() as pacing:
+            pacing.start_soon(self._pace.run)
+            await self._accept(listeners, task_status)
+            pacing.cancel_scope.cancel()
+
+    async def _accept(self, listeners: list[trio.SocketListener], task_status: trio.TaskStatus[None]) -> None:
+        """Accept until `stop`; returns when the last connection has ended."""
         async with trio.open_nursery() as nursery:
             try:
                 with self._accepting:
@@ -154,9 +163,9 @@ class Server:
         if place is None:
             stream.socket.close()
         else:
-            nursery.start_soon(self._handle, stream, peer, place)
+            nursery.start_soon(self._handle, stream, peer, place, partial(self._pace.pass_by, holder))
 
-    async def _handle(self, stream: trio.SocketStream, peer: Address, place: Place) -> None:
+    async def _handle(self, stream: trio.SocketStream, peer: Address, place: Place, pass_by: PassBy) -> None:
         try:
             opened = _Opened(stream)
             place.connection = opened
@@ -170,7 +179,7 @@ class Server:
                 try:
                     if self._proxies.wants_header(peer):
                         peer = await read_proxy_header(stream.socket) or peer
-                    secured = await self._secure(stream)
+                    secured = await self._secure(stream, pass_by)
                 except (ProxyHeaderError, DispatcherError, ssl.SSLError, trio.BrokenResourceError, OSError) as error:
                     self._note_failed_handshake(peer, opened, error)
                 except trio.ClosedResourceError:
@@ -180,14 +189,15 @@ class Server:
             if secured is None:
                 stream.socket.close()
             else:
-                await self._serve(secured, peer, place)
+                await self._serve(secured, peer, place, pass_by)
         finally:
             self._intake.release(place)
 
-    async def _secure(self, stream: trio.SocketStream) -> Socket:
+    async def _secure(self, stream: trio.SocketStream, pass_by: PassBy) -> Socket:
         patience = self._settings.stall_timeout_seconds
         if self._tls is None:
             return PlainSocket(stream, patience)
+        await pass_by()  # it costs as much as a request
         return await tls_handshake(stream, self._tls, patience)
 
     def _note_failed_handshake(self, peer: Address, opened: "_Opened", error: Exception) -> None:
@@ -196,7 +206,7 @@ class Server:
             cause = error.__cause__ or error
             log.info("handshake failed", client=str(peer), reason=str(cause) or type(cause).__name__)
 
-    async def _serve(self, secured: Socket, peer: Address, place: Place) -> None:
+    async def _serve(self, secured: Socket, peer: Address, place: Place, pass_by: PassBy) -> None:
         timeout_seconds = self._settings.request_timeout_seconds
         connection = Connection(
             self._app,
@@ -205,6 +215,7 @@ class Server:
             secured,
             client=peer,
             place=place,
+            pass_by=pass_by,
             request_timeout_seconds=timeout_seconds,
         )
         place.connection = connection

@@ -148,6 +148,14 @@ async def test_a_long_head_in_one_segment(replica: Replica, size_bytes: int) -> 
         assert (await answer(stream)).startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize("version", [b"1.1", b"1.2", b"1.9"])
+async def test_no_host(replica: Replica, version: bytes) -> None:
+    """400 in each version that has it, and no line of an error in the log."""
+    async with raw(replica, b"GET /livez HTTP/%b\r\n\r\n" % version) as stream:
+        assert (await answer(stream)).startswith(b"HTTP/1.1 400 ")
+    assert '"level": "error"' not in replica.log
+
+
 async def test_two_lengths(replica: Replica) -> None:
     """400, and nothing after it is read as another request (RFC 9112, section 6.3)."""
     smuggled = b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"

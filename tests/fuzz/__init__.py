@@ -1,0 +1,1 @@
+"""A seeded generator of what no client should send, against a running replica."""
