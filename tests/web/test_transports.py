@@ -1,6 +1,7 @@
 """Both ways to a subscriber, plain sockets and TLS, with real ones: what they take in parts arrives whole."""
 
 import os
+import re
 import socket
 import ssl
 from collections import deque
@@ -370,8 +371,8 @@ async def test_a_last_word_that_stalls_ends_its_own_connection(monkeypatch: pyte
 async def test_a_later_version_is_answered_as_1_1(version: bytes) -> None:
     """RFC 9110, section 2.5: chunks and frames are those that the head of the answer announces."""
     for request, head, begin in (
-        (b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200 ", b"7f\r\nretry: "),
-        (UPGRADE, b"HTTP/1.1 101 ", b"\x81"),
+        (b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200 ", rb"[0-9a-f]+\r\nretry: "),
+        (UPGRADE, b"HTTP/1.1 101 ", rb"\x81"),
     ):
         house = House("socket")
         async with house.serving(), house.connected() as stream:
@@ -380,7 +381,7 @@ async def test_a_later_version_is_answered_as_1_1(version: bytes) -> None:
             while b"heartbeat_seconds" not in said:
                 said += await stream.receive_some(65536)
         assert said.startswith(head)
-        assert said.partition(b"\r\n\r\n")[2].startswith(begin)
+        assert re.match(begin, said.partition(b"\r\n\r\n")[2])
 
 
 async def test_an_aborted_connection_takes_nothing(transport: str) -> None:
