@@ -83,7 +83,7 @@ class Trials:
         """Keep readers until cancelled."""
         async with trio.open_nursery() as nursery:
             for kind, books in self.books.items():
-                self._watches[kind] = Watch(books, fleet)
+                self._watches[kind] = Watch(books, fleet, resumes=kind is Kind.RETENTION)
                 nursery.start_soon(self._watches[kind].run, slots)
 
     async def happen(self, event: Event) -> None:

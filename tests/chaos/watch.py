@@ -19,11 +19,15 @@ class Watch:
     Args:
         books: Whom the readers tell what they see.
         fleet: The replicas.
+        resumes: Whether readers come back with their last id, as clients do. Without it, what a socket had taken and
+            a reader that leaves has not read is lost, however fast the reader. A topic that is made again is read
+            without: an id of its old log may name offsets of the new one.
     """
 
-    def __init__(self, books: Books, fleet: Fleet) -> None:
+    def __init__(self, books: Books, fleet: Fleet, *, resumes: bool = False) -> None:
         self.books = books
         self.fleet = fleet
+        self._resumes = resumes
         self._here = trio.Event()
         self._here.set()
         self._reading = trio.Event()
@@ -52,6 +56,13 @@ class Watch:
         self._reading.set()
 
     async def _stay_at(self, number: int) -> None:
+        last_id = ""
+
+        def remember(event: Event) -> None:
+            nonlocal last_id
+            if self._resumes:
+                last_id = event.id or last_id
+
         while True:
             await self._here.wait()
             slots = self.fleet.slots[number : number + 1]
@@ -60,8 +71,9 @@ class Watch:
                     with trio.CancelScope() as visit:
                         self._visits.add(visit)
                         query = f"?topic={self.books.topic}"
-                        async with open_sse(replica, query, receive_buffer_bytes=SMALL_BUFFER_BYTES) as stream:
-                            await read_into(self.books, stream, lambda: self._reading)
+                        headers = {"Last-Event-ID": last_id} if last_id else {}
+                        async with open_sse(replica, query, headers, SMALL_BUFFER_BYTES) as stream:
+                            await read_into(self.books, stream, lambda: self._reading, remember)
                 except* ENDINGS:
                     pass  # the next connection tells how things are
                 finally:
@@ -69,11 +81,17 @@ class Watch:
             await trio.sleep(RECONNECT_SECONDS)
 
 
-async def read_into(books: Books, stream: SseStream, reading: Callable[[], trio.Event]) -> None:
+async def read_into(
+    books: Books,
+    stream: SseStream,
+    reading: Callable[[], trio.Event],
+    remember: Callable[[Event], None] = lambda _: None,
+) -> None:
     """Tell the books of everything that comes, until the stream ends."""
     connection = books.opened()
     while (event := await stream.next_event()) is not None:
         take(books, connection, event)
+        remember(event)
         await reading().wait()
 
 
