@@ -8,7 +8,13 @@ nox.needs_version = ">=2025.2"
 nox.options.sessions = ["lint", "types", "suite"]
 nox.options.default_venv_backend = "venv"
 
+nox.options.error_on_missing_interpreters = False
+
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+"""The versions that are supported; a session is skipped where its interpreter is missing."""
+WORKERS = ("-n", "2", "--dist", "loadfile")
+"""Processes for the tests without a broker: they wait half of their time."""
 PYTHON_FILES = ("dispatcher", "testbed", "tests", "benchmarks", "deploy", "noxfile.py")
 
 
@@ -32,6 +38,7 @@ def lint(session: nox.Session) -> None:
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
     session.run("lint-imports", "--no-cache")
     session.run("python", "-m", "testbed.rooms", "--check")
+    session.run("python", "-m", "testbed.english")
 
 
 @nox.session
@@ -41,11 +48,11 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def _pytest(session: nox.Session, tier: str) -> None:
+def _pytest(session: nox.Session, tier: str, *arguments: str) -> None:
     """One tier of the tests, or what the arguments select, with its coverage."""
     _install(session, "tests")
     session.run("coverage", "erase")
-    selected = session.posargs or ["-m", tier]
+    selected = session.posargs or ["-m", tier, *arguments]
     session.run("coverage", "run", "-m", "pytest", "--durations=10", *selected)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
@@ -63,10 +70,17 @@ def suite(session: nox.Session) -> None:
         session.run("coverage", "report", "--include=dispatcher/sansio/*", "--fail-under=100")
 
 
-@nox.session
+@nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Pure logic and sockets, no broker and no browser: the first thing to run; arguments go to pytest."""
-    _pytest(session, "tests")
+    _pytest(session, "tests", *WORKERS)
+
+
+@nox.session
+def own_module(session: nox.Session) -> None:
+    """Each file of the pure rooms, covered to its last branch by its own test file; arguments name some of them."""
+    _install(session, "tests")
+    session.run("python", "-m", "testbed.own_modules", *session.posargs)
 
 
 @nox.session

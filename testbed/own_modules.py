@@ -1,0 +1,76 @@
+"""``python -m testbed.own_modules``: is each file of the pure rooms covered to its last branch by its own test file?
+
+The own test file of ``dispatcher/hub/lookups.py`` is ``tests/hub/test_lookups.py``: somebody who changes the one knows
+where to look, and what it promises is tried there, not by chance in a test of something else. `SHORT` has the files
+that fall short so far; none may be added.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("sansio", "hub")
+PERCENT = 100
+
+SHORT: frozenset[str] = frozenset()
+"""Files that no test file of their own covers wholly yet. Take a file out when it is covered."""
+
+
+def own_test(source: Path, tests: Path) -> Path:
+    """Where the tests of a file are: in the folder of the tests of its room, whatever the folder within the room."""
+    return tests / f"test_{source.stem}.py"
+
+
+def check(room: str, source: Path) -> str | None:
+    """Why a file falls short; None when it does not."""
+    test = own_test(source, ROOT / "tests" / room)
+    if not test.exists():
+        return f"no {test.relative_to(ROOT)}"
+    with tempfile.TemporaryDirectory(prefix="own-module-") as folder:
+        environment = {**os.environ, "COVERAGE_FILE": f"{folder}/coverage"}
+
+        def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+            command = [sys.executable, "-m", *arguments]
+            return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+        tested = run("coverage", "run", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "tests", str(test))
+        if tested.returncode:
+            return f"{test.relative_to(ROOT)} fails:\n{tested.stdout[-3000:]}"
+        run("coverage", "combine", "--quiet")
+        report = run("coverage", "report", f"--include={source}", f"--fail-under={PERCENT}")
+        return report.stdout if report.returncode else None
+
+
+@click.command()
+@click.argument("only", nargs=-1)
+def main(only: tuple[str, ...]) -> None:
+    """Check each file of the pure rooms, or those with one of the names ONLY."""
+    found = {
+        str(source.relative_to(ROOT)): (room, source)
+        for room in ROOMS
+        for source in sorted((ROOT / "dispatcher" / room).rglob("*.py"))
+        if source.stem != "__init__" and (not only or source.stem in only)
+    }
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        reasons = dict(zip(found, workers.map(lambda each: check(*each), found.values()), strict=True))
+    failed = False
+    for path, reason in reasons.items():
+        is_short = path in SHORT
+        failed |= (reason is None) == is_short
+        if reason is not None:
+            click.echo(f"{path}: {'known to fall short' if is_short else 'falls short'}: {reason}")
+        elif is_short:
+            click.echo(f"{path}: covered; take it out of SHORT in {Path(__file__).name}")
+    covered = sum(reason is None for reason in reasons.values())
+    click.echo(f"{covered} of {len(reasons)} files are covered to the last branch by a test file of their own")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
