@@ -195,7 +195,8 @@ async def test_nobody_reads_standard_error() -> None:
 
 async def test_ctrl_c_at_any_moment_of_a_start() -> None:
     """130 and no traceback, from the moment at which the package is loaded."""
-    code = "import sys; sys.argv[1:] = ['tail', 'http://127.0.0.1:1']; from dispatcher.__main__ import main; print(flush=True); main()"
+    code = "import sys; sys.argv[1:] = ['tail', 'http://127.0.0.1:1']; "
+    code += "from dispatcher.__main__ import main; print(flush=True); main()"
     for delay in (0.0, 0.05, 0.1, 0.2, 0.4):
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = await trio.lowlevel.open_process([sys.executable, "-c", code], **pipes)
