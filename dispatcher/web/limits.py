@@ -14,12 +14,16 @@ from dispatcher.errors import BadRequestError, TooManyError, UnavailableError
 from dispatcher.sansio.addresses import Address, client_key
 from dispatcher.sansio.budgets import Budgets
 from dispatcher.sansio.quotas import Quota, QuotaStatistics, Refusal
+from dispatcher.sansio.ranges import NOW
 from dispatcher.settings import Settings
 from dispatcher.web.proxies import Fields, Proxies
 from dispatcher.web.requests import Query
 
 SKEW_SECONDS = 60.0
 """How much further back than `max_since_seconds` is let pass: a client's clock may be late, and its request was."""
+
+LIMITED_LAST_RECORDS = 1_000
+"""Most records that ``last`` may ask for where `max_since_seconds` bounds how far back clients may read."""
 
 BURST_SECONDS = 10
 """A bucket of connects holds this many seconds' worth: pages of one office load together."""
@@ -152,8 +156,14 @@ class Entrance:
             BadRequestError: further than `max_since_seconds`.
         """
         limit = self.limits.max_since_seconds
-        if limit and query.since_ms is not None and query.since_ms < (time.time() - limit - SKEW_SECONDS) * 1000:
+        if not limit:
+            return
+        earliest_ms = (time.time() - limit - SKEW_SECONDS) * 1000
+        if query.since_ms is not None and query.since_ms != NOW and query.since_ms < earliest_ms:
             raise BadRequestError(f"since may go back {limit:g} seconds here (max_since_seconds), not further")
+        if query.last is not None and query.last > LIMITED_LAST_RECORDS:
+            # How old they are is not known before they are read.
+            raise BadRequestError(f"last may be {LIMITED_LAST_RECORDS} at most here (max_since_seconds is set)")
 
     def admit(self, peer: Address, fields: Fields, query: Query, subject: str | None = None) -> Admission:
         """Let a stream in; see `Limits.admit`.
@@ -165,7 +175,8 @@ class Entrance:
             subject: Of the client's token.
         """
         address = client_key(self._proxies.client(peer, fields))
-        return self.limits.admit(address, subject, trio.current_time(), since=query.since_ms is not None)
+        reads_again = query.since_ms not in {None, NOW} or query.last is not None
+        return self.limits.admit(address, subject, trio.current_time(), since=reads_again)
 
 
 def _budgets(per_second: float, burst_seconds: float = BURST_SECONDS) -> Budgets | None:

@@ -12,6 +12,8 @@ KIB, MIB = 1024, 1024 * 1024
 PROCESS_BYTES = 100 * MIB
 QUEUE_KBYTES, FETCH_BYTES = 8 * 1024, 8 * MIB
 """What the dispatcher sets when nobody else does."""
+FOLLOWER_BYTES = 28 * MIB
+"""One more consumer: 8 MiB and 40 % for the queue that `kafka.follower` gives it, a fetch of 8 MiB, and 9 MiB."""
 
 
 def bound_bytes(settings: Settings, subscribers: int) -> int:
@@ -23,6 +25,7 @@ def bound_bytes(settings: Settings, subscribers: int) -> int:
         + int(1.4 * queue_bytes)
         + int(settings.kafka.get("fetch.max.bytes", FETCH_BYTES))
         + 9 * MIB
+        + FOLLOWER_BYTES
         + settings.replay_concurrency * 12 * MIB
         + subscribers * (settings.subscriber_buffer_bytes + settings.write_bytes + 64 * KIB)
     )
