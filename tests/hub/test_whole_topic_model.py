@@ -344,6 +344,20 @@ class WholeTopic(RuleBasedStateMachine):
         self._do(step)
         self._do(lambda: self.world.follow(4))
 
+    @rule(number=st.integers(1, 4))
+    def flow(self, number: int) -> None:
+        """Records are written, read, and taken by everybody."""
+        self.world.end += number
+
+        def step() -> None:
+            for reader in self.world.readers:
+                for _ in range(3):
+                    reader.transport.allowed.release()
+
+        self._do(lambda: self.world.poll(8))
+        self._do(lambda: self.world.follow(8))
+        self._do(step)
+
     @rule()
     def own(self) -> None:
         """The partition is assigned."""
