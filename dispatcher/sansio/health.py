@@ -156,6 +156,9 @@ class Health:
         """
         if name == "_ALL_BROKERS_DOWN":
             self.happened(Event.BROKERS_DOWN)
+        elif not name.startswith("_"):
+            # Names without an underscore are brokers' answers (Kafka's protocol errors): one is reachable.
+            self.happened(Event.BROKER_UP)
         self._last_error, self._last_error_at = reason, now
         lasting = reason.partition(" (after ")[0]
         if lasting in self._logged:

@@ -90,6 +90,16 @@ def test_a_broker_that_comes_back_is_logged_and_ends_every_error() -> None:
     assert health.last_error is None
 
 
+def test_an_error_that_a_broker_answered_with_shows_that_one_is_reachable() -> None:
+    """A group that may not be joined was reported as a broker that is away."""
+    health = Health()
+    health.failed("GROUP_AUTHORIZATION_FAILED", "JoinGroup failed: Group authorization failed", 1.0)
+    assert health.broker_reachable
+    health.failed("_TRANSPORT", "broker 3: Connect failed", 2.0)
+    assert health.broker_reachable
+    assert health.last_error == "broker 3: Connect failed"
+
+
 def test_fetching_that_is_paused_for_lack_of_subscribers_is_logged_when_it_begins_and_ends() -> None:
     """Not when slow subscribers are the reason."""
     health = Health()
