@@ -134,9 +134,12 @@ def check(token: str, keys: SignatureKeys, policy: Policy, now: float) -> Outcom
     try:
         signed = _read(token, policy)
         candidates = keys.candidates(signed.kid, signed.algorithm)
-        if not candidates and not (signed.kid is not None and keys.knows(signed.kid)):
-            return UnknownKey("its key is none of the issuer's")
         signer = _find_signer(signed, candidates)
+        if signer is None and (signed.kid is None or not keys.knows(signed.kid)):
+            # Also of an issuer that names its keys nowhere: it may have another one since.
+            return UnknownKey("its key is none of the issuer's")
+        if signer is None:
+            raise _WrongError("its signature does not match" if candidates else "its key is of another algorithm")  # noqa: TRY301
         claims = _decode(signed.payload, "payload")
         subject, expires_at = _check_claims(claims, policy, now)
     except _WrongError as error:
@@ -160,15 +163,11 @@ def _read(token: str, policy: Policy) -> _Signed:
     return _Signed(data, parts[1], algorithm, kid)
 
 
-def _find_signer(signed: _Signed, candidates: Sequence[SignatureKey]) -> SignatureKey:
-    if not candidates:
-        raise _WrongError(f"its key is not one for {signed.algorithm}")
+def _find_signer(signed: _Signed, candidates: Sequence[SignatureKey]) -> SignatureKey | None:
+    """The key that has signed a token; None if none has."""
     if signed.kid is None and len(candidates) > 1:
         raise _WrongError(f"it does not name its key (kid), and the issuer has {len(candidates)} that it could be")
-    for key in candidates:
-        if key.has_signed(signed.data, signed.algorithm):
-            return key
-    raise _WrongError("its signature does not match")
+    return next((key for key in candidates if key.has_signed(signed.data, signed.algorithm)), None)
 
 
 def _check_header(header: Mapping[str, Any], policy: Policy) -> tuple[str, str | None]:
