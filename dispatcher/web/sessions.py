@@ -109,7 +109,9 @@ class Session:
         """Go on with another token."""
         self.verdict = verdict
         self._is_renewing = False
-        self._schedule()
+        # A token that lives for less than that is half used before the next one is asked for, or clients and their
+        # issuer would be kept busy by nothing else.
+        self._schedule(min(WARNING_SECONDS, (verdict.principal.expires_at - time.time()) / 2))
 
     def refuse(self, reason: str) -> None:
         """End the stream: the client has sent a wrong token."""
@@ -132,10 +134,10 @@ class Session:
         if self._end is not None:
             self._end(goodbye)
 
-    def _schedule(self) -> None:
+    def _schedule(self, warning_seconds: float = WARNING_SECONDS) -> None:
         if self._end is not None:
-            earlier = 0 if self._notify is None else WARNING_SECONDS
-            self._sessions.add(self, _second(self.verdict.principal.expires_at) - earlier)
+            earlier = 0.0 if self._notify is None else warning_seconds
+            self._sessions.add(self, _second(self.verdict.principal.expires_at - earlier))
 
 
 class Sessions:

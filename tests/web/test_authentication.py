@@ -419,6 +419,18 @@ async def test_a_websocket_is_warned_and_goes_on_with_a_new_token(issuer: Issuer
         await house.until(lambda: len(house.authentication.sessions) == 0)
 
 
+async def test_short_tokens_are_not_asked_for_without_end(issuer: Issuer) -> None:
+    """One that lives for less than the warning is half used before the next one is asked for."""
+    house = Guarded(issuer)
+    async with house.serving(), house.ws_with(issuer.token(exp=int(time.time()) + 20)) as ws:
+        await ws.next("expiring")
+        await ws.say({"type": "token", "token": issuer.token(exp=int(time.time()) + 20, jti="2")})
+        await house.until(lambda: house.authentication.sessions.open[0].verdict.valid.claims["jti"] == "2")
+        assert house.authentication.sessions.open[0].due >= time.time() + 5
+        await house.authentication.sessions._look_at_due()
+        assert not ws._heard
+
+
 RENEWALS: dict[str, tuple[int, Callable[[Issuer], object]]] = {
     "another subject": (4403, lambda issuer: issuer.token(sub="bob")),
     "other grants": (4419, lambda issuer: issuer.token(authorization_details=[grant("orders")])),
