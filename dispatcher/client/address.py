@@ -56,7 +56,9 @@ class Address:
         """The same, asking that partitions without a position begin at this time, unless it asks for one already."""
         path, _, query = self.target.partition("?")
         parameters = parse_qsl(query, keep_blank_values=True)
-        if any(name == "since" for name, _ in parameters):
+        if ("since", "now") in parameters:
+            parameters.remove(("since", "now"))  # the first attempt's, not that of a later one
+        if any(name in {"since", "last"} for name, _ in parameters):
             return self
         return replace(self, target=f"{path}?{urlencode([*parameters, ('since', since_ms)])}")
 
@@ -94,6 +96,9 @@ def read_address(
     topics: Iterable[str] = (),
     since: str | int | datetime | None = None,
     last_event_id: str | None = None,
+    scope: Literal["replica", "topic"] | None = None,
+    observe: bool | None = None,
+    last: int | None = None,
 ) -> SubscriptionRequest:
     """Combine the URL and the options into one request; options override the URL's query.
 
@@ -122,6 +127,9 @@ def read_address(
         query.append(("since", given["since"]))
     # The position goes in a header: the one in the address would be as of the beginning, for ever.
     replaced = {"topic", "since", "last_event_id", "format"}
+    asked = {"scope": scope, "observe": None if observe is None else str(int(observe)), "last": last}
+    query += [(name, str(value)) for name, value in asked.items() if value is not None]
+    replaced |= {name for name, value in asked.items() if value is not None}
     query += [(name, value) for name, value in parameters if name not in replaced]
     if transport == "sse":
         query.append(("format", "envelope"))

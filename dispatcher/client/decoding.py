@@ -144,7 +144,16 @@ def _state(payload: Mapping[str, Any]) -> Received:
     seconds = payload.get("heartbeat_seconds")
     is_usable = isinstance(seconds, int | float) and 0 < seconds < 86_400
     heartbeat_seconds = max(float(seconds or 0), MIN_HEARTBEAT_SECONDS) if is_usable else None
-    state = State(name, replica=str(payload["replica"]), assigned=assigned)
+    partitions = payload.get("partitions")
+    counts = {str(topic): int(count) for topic, count in partitions.items()} if isinstance(partitions, dict) else {}
+    scope = payload.get("scope")
+    state = State(
+        name,
+        replica=str(payload["replica"]),
+        assigned=assigned,
+        partitions=counts,
+        scope=scope if isinstance(scope, str) else None,
+    )
     return StateReceived(state, heartbeat_seconds, str(payload.get("id") or ""))
 
 

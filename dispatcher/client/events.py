@@ -76,6 +76,10 @@ class State:
     """The replica that said so, None while there is none."""
     assigned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Partitions of the replica by topic."""
+    partitions: Mapping[str, int] = field(default_factory=dict)
+    """How many partitions each topic has, where the replica says so; more than `assigned` are elsewhere."""
+    scope: str | None = None
+    """``replica`` or ``topic``, as the replica says."""
     retry_in_seconds: float | None = None
     """How long until the next attempt, while waiting for it."""
 

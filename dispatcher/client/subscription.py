@@ -40,6 +40,9 @@ async def subscribe(
     topics: Iterable[str] = (),
     since: str | int | datetime | None = None,
     last_event_id: str | None = None,
+    scope: Literal["replica", "topic"] | None = None,
+    observe: bool | None = None,
+    last: int | None = None,
     transport: Literal["auto", "sse", "websocket"] = "auto",
     headers: Mapping[str, str] | None = None,
     token: Token | None = None,
@@ -64,10 +67,15 @@ async def subscribe(
     Args:
         url: ``http://host:port``; with ``/events`` or ``/ws`` if you like, and with the query of docs/protocol.md.
         topics: Topics to read; all that the dispatcher serves by default.
-        since: Where partitions begin of which nothing was seen: ``earliest``, an RFC 3339 time, a datetime, or
-            milliseconds since 1970. Without it they begin where the dispatcher has not dispatched yet; a connection
-            that follows others, of which none said where it began, asks for what came since the first one.
+        since: Where partitions begin of which nothing was seen: ``earliest``, ``now``, a duration such as
+            ``-10m``, an RFC 3339 time, a datetime, or milliseconds since 1970. Without it they begin where the
+            dispatcher has not dispatched yet; a connection that follows others, of which none said where it began, asks
+            for what came since the first one.
         last_event_id: Where to resume: an earlier `Subscription.position`.
+        scope: ``topic`` for every partition of the topics, whichever replica owns them; ``replica`` for those of the
+            replica that answers. By default what the dispatcher is set to.
+        observe: Whether to look on only: nothing that is sent to an observer counts as dispatched.
+        last: Begin with the newest records, at most this many of each partition.
         transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, else SSE.
         headers: Headers for every request; they are not sent to another origin after a redirect.
         token: A bearer token, or an async function that returns one: it is called before each attempt, and when the
@@ -82,7 +90,16 @@ async def subscribe(
     Raises:
         WrongAddressError: at once, when an argument cannot be right.
     """
-    request = read_address(url, transport=transport, topics=topics, since=since, last_event_id=last_event_id)
+    request = read_address(
+        url,
+        transport=transport,
+        topics=topics,
+        since=since,
+        last_event_id=last_event_id,
+        scope=scope,
+        observe=observe,
+        last=last,
+    )
     checked_seconds(
         connect_timeout_seconds=connect_timeout_seconds,
         first_wait_seconds=first_wait_seconds,

@@ -20,7 +20,20 @@ EXIT_SIGNALLED = 128
 @click.command()
 @click.argument("url")
 @click.option("--topic", "topics", multiple=True, metavar="NAME", help="A topic to read. Default: all. Repeatable.")
-@click.option("--since", metavar="TIME", help="Where to start: earliest, an RFC 3339 time, or milliseconds since 1970.")
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="Where to start: earliest, now, a duration such as -10m, an RFC 3339 time, or milliseconds since 1970.",
+)
+@click.option(
+    "--last", type=click.IntRange(min=0), metavar="N", help="Start with the newest N records of each partition."
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["replica", "topic"]),
+    help="topic: every partition, from any replica. Default: as the dispatcher is set.",
+)
+@click.option("--observe", is_flag=True, default=None, help="Only look: what is printed does not count as dispatched.")
 @click.option("--from-id", metavar="ID", help="Resume after this event id, such as the one printed on exit.")
 @click.option("-n", "--count", type=click.IntRange(min=0), help="Stop after this many records. Default: never.")
 @click.option(

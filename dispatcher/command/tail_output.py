@@ -49,6 +49,9 @@ class Options:
     topics: Sequence[str] = ()
     since: str | None = None
     from_id: str | None = None
+    last: int | None = None
+    scope: Literal["replica", "topic"] | None = None
+    observe: bool | None = None
     transport: Literal["auto", "sse", "websocket"] = "auto"
     headers: Mapping[str, str] | None = None
     token_file: Path | None = None
@@ -116,6 +119,9 @@ class Tail:
                 topics=options.topics,
                 since=options.since,
                 last_event_id=options.from_id,
+                last=options.last,
+                scope=options.scope,
+                observe=options.observe,
                 transport=options.transport,
                 headers=options.headers,
                 token=None if options.token_file is None else partial(_read_token, options.token_file),
@@ -294,6 +300,8 @@ def _told(state: State) -> str:
     if state.replica is not None:
         topics = (f"{topic}: {','.join(map(str, numbers))}" for topic, numbers in state.assigned.items())
         parts.append(f" on {state.replica} ({'; '.join(topics) or 'no partitions'})")
+    if state.scope != "topic" and (whole := sum(state.partitions.values())):
+        parts.append(f", {sum(map(len, state.assigned.values()))} of {whole} partitions")
     return "".join(parts)
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "dispatcher" / "web" / "page"
 
 CONSUMER = """
-import { subscribe, type Gap, type KafkaRecord, type Stream, type StreamState } from "dispatcher-client";
+import { parsePosition, subscribe, type Gap, type KafkaRecord, type Stream, type StreamState } from "dispatcher-client";
 
 const stream: Stream = subscribe("https://example.org/stream/", {
   transport: "auto",
@@ -24,11 +24,15 @@ const stream: Stream = subscribe("https://example.org/stream/", {
   storageKey: "position",
   headers: { Authorization: "Bearer token" },
   credentials: "include",
+  scope: "topic",
+  observe: true,
+  last: 20,
   onRecord: (record: KafkaRecord) => record.value?.length ?? record.value_base64,
   onState: async ({ state, reason, retry_ms }: StreamState) => [state, reason, retry_ms?.toFixed()],
   onGap: (gap: Gap) => gap.to - gap.from,
 });
 const position: string = stream.position;
+export const offset: bigint | undefined = parsePosition(position).get("assets:0");
 stream.close();
 subscribe(new URL("https://example.org"), { position, since: "earliest", topics: "assets" });
 

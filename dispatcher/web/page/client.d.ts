@@ -47,6 +47,9 @@ export interface StreamState {
   readonly replica?: string;
   /** The partitions that this replica has. */
   readonly assigned?: Readonly<Record<string, readonly number[]>>;
+  /** How many partitions each topic has: those that are not in `assigned` are served by other replicas, unless `scope` is "topic". */
+  readonly partitions?: Readonly<Record<string, number>>;
+  readonly scope?: "replica" | "topic";
   /** Time until the next attempt. */
   readonly retry_ms?: number;
   /** Failed attempts in a row. */
@@ -64,11 +67,17 @@ export interface SubscribeOptions {
   /** Topics to read; by default all topics that the dispatcher serves. */
   topics?: string | readonly string[];
   /**
-   * Where to start in partitions that no position names: "earliest", an RFC 3339 time, a Date, or milliseconds since
+   * Where to start in partitions that no position names: "earliest", "now", a duration ("-10m"), an RFC 3339 time, a Date, or milliseconds since
    * 1970. Without it they start at the first record that was not dispatched yet; if no attempt brought a position, later
    * attempts ask for the records since the first one.
    */
-  since?: "earliest" | (string & {}) | number | Date;
+  since?: "earliest" | "now" | (string & {}) | number | Date;
+  /** Start with the newest records, at most this many of each partition; not together with `since`. */
+  last?: number;
+  /** "topic": every partition, whichever replica owns it. "replica": those of the replica that answers. */
+  scope?: "replica" | "topic";
+  /** Look on only: nothing that is sent to an observer counts as dispatched. */
+  observe?: boolean;
   /** Where to resume: an earlier `position`. */
   position?: string;
   /** Keeps the position in sessionStorage under this key, so that a reload resumes where the page was. */
@@ -99,4 +108,7 @@ export interface Stream {
  * @param url The address of the dispatcher, such as "/" or "https://example.org/stream/"; a path that ends in /events or /ws is
  *   fine too.
  */
-export function subscribe(url: string | URL, options?: SubscribeOptions): Stream;
+export function subscribe(url: string | URL, options?: SubscribeOptions | null): Stream;
+
+/** What an event id says, by `topic:partition`: the last seen offset of each. Throws when it is not an id. */
+export function parsePosition(id: string): Map<string, bigint>;

@@ -332,13 +332,13 @@ export function subscribe(url, options) {
     worked = true;
     if (type === "heartbeat" || type === "records") passed(id);
     else if (type === "state") {
-      const { state, replica, assigned, heartbeat_seconds: seconds } = message;
+      const { state, replica, assigned, partitions, scope, heartbeat_seconds: seconds } = message;
       if (typeof state !== "string") throw new Error("a state without a name");
       passed(id);
       livesSince ??= Date.now();
       wasRefused = false;
       if (seconds > 0 && seconds < 86_400) heartbeatMs = seconds * 1000;
-      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {} });
+      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {}, partitions, scope });
     } else if (type === "gap") {
       miss(message, text);
     } else if (type === "goodbye") {
@@ -358,15 +358,19 @@ export function subscribe(url, options) {
   }
 
   function address(name) {
-    const { topics = [], since } = options;
+    const { topics = [], since, scope, observe, last } = options;
     const target = new URL(url, globalThis.location?.href);
     const query = target.searchParams;
     if (!/^(http|ws)s?:$/.test(target.protocol)) throw new Error(`no dispatcher has an address of ${target.protocol}`);
     target.protocol = target.protocol.replace(/^ws/, "http"); // fetch has no other
     target.pathname = target.pathname.replace(/(\/(events|ws)?)?$/, `/${name}`);
     for (const topic of [topics].flat()) query.append("topic", topic);
+    for (const [parameter, value] of Object.entries({ scope, observe: observe === undefined ? observe : +observe, last })) {
+      if (value !== undefined) query.set(parameter, value);
+    }
     if (since !== undefined) query.set("since", since instanceof Date ? +since : since);
-    else if (beganAt && !place.size && !query.has("since")) query.set("since", Math.max(0, beganAt + aheadMs));
+    const isLater = beganAt && !place.size && !query.has("last"); // "now" is that of the first attempt
+    if (isLater && (query.get("since") ?? "now") === "now") query.set("since", Math.max(0, beganAt + aheadMs));
     beganAt ??= Date.now();
     return target;
   }

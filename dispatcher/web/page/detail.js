@@ -4,6 +4,9 @@ import { dateAndTime } from "./times.js";
 
 const MOST_CHARACTERS = 64 * 1024;
 const MOST_INDENTED = 256 * 1024;
+const MOST_FIELD = 4 * 1024; // of a key, and of the name and the value of a header
+const MOST_HEADERS = 100;
+const MOST_DEPTH = 40; // of indentation: a record may nest thousands
 
 /** An element with everything that a record holds. */
 export function detailOf(record) {
@@ -48,14 +51,37 @@ export function detailOf(record) {
     }
   });
   detail.append(pre);
-  if (value.length > MOST_CHARACTERS) {
+  const characters = record.characters ?? value.length;
+  if (characters > MOST_CHARACTERS) {
     const words = document.createElement("p");
     words.className = "quiet";
-    words.textContent = `The first ${MOST_CHARACTERS.toLocaleString("en")} of ${value.length.toLocaleString("en")} characters.`;
+    words.textContent = `The first ${MOST_CHARACTERS.toLocaleString("en")} of ${characters.toLocaleString("en")} characters.`;
     detail.append(words);
+    copy.textContent = "Copy this part";
   }
   detail.append(copy);
   return detail;
+}
+
+/**
+ * The record as the list keeps it: what is large is cut, once, before anything is laid out. `characters` is how many the
+ * value had.
+ */
+export function bounded(record) {
+  const name = record.value === undefined && record.value_base64 !== undefined ? "value_base64" : "value";
+  const characters = record[name]?.length ?? 0;
+  const headers = record.headers.slice(0, MOST_HEADERS).map((header) => {
+    const field = header.value_base64 === undefined ? "value" : "value_base64";
+    return { key: cut(header.key, MOST_FIELD), [field]: cut(header[field], MOST_FIELD) };
+  });
+  const key = record.key_base64 === undefined ? "key" : "key_base64";
+  return { ...record, headers, characters, [key]: cut(record[key], MOST_FIELD), [name]: cut(record[name], MOST_CHARACTERS) };
+}
+
+/** A slice of a string keeps the whole one in memory; this is a copy. */
+function cut(text, most) {
+  if (!(text?.length > most)) return text;
+  return new TextDecoder().decode(new TextEncoder().encode(text.slice(0, most)));
 }
 
 /** Topic, partition and offset as the id has them: above 2^53 the offset in the envelope is rounded. */
@@ -82,7 +108,11 @@ export function indented(text) {
   let depth = 0;
   let length = 0;
   const tokens = text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g);
-  const newLine = () => `\n${"  ".repeat(depth)}`;
+  const newLine = () => {
+    const space = `\n${"  ".repeat(Math.min(depth, MOST_DEPTH))}`;
+    length += space.length;
+    return space;
+  };
   let token = tokens.next().value;
   while (token !== undefined && length < MOST_CHARACTERS) {
     const [word] = token;
@@ -96,7 +126,7 @@ export function indented(text) {
       plain += isEmpty ? word : word + newLine();
     } else if (word === "}" || word === "]") {
       depth -= 1;
-      plain += /[{[]$/.test(plain) ? word : newLine() + word;
+      plain += "{[".includes(plain.at(-1) ?? " ") ? word : newLine() + word;
     } else {
       plain += word === "," ? `,${newLine()}` : word === ":" ? ": " : word;
     }

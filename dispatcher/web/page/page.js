@@ -11,6 +11,7 @@ import { Timeline } from "./timeline.js";
 
 const MOST_LATENCIES = 2000;
 const SETTLED_MS = 500;
+const STATE_MS = 100; // between two states that are shown
 const STORAGE_KEY = "dispatcher position";
 
 const at = (id) => document.getElementById(id);
@@ -35,6 +36,9 @@ let latencies = [];
 let state = "connecting";
 let before; // what was assigned: replica and partitions
 let saying;
+let newest; // the state that is shown next
+let shown; // and the one that is
+let shownAt = -Infinity;
 let topics = [];
 
 function onRecord(record) {
@@ -48,17 +52,32 @@ function onRecord(record) {
   records.add(record);
 }
 
+/** A burst of states is shown as its last one: each of them costs layout. */
 function onState(told) {
+  state = told.state;
+  const isWaiting = newest !== undefined;
+  newest = told;
+  if (isWaiting) return;
+  const waitMs = Math.max(0, shownAt + STATE_MS - performance.now());
+  if (waitMs) setTimeout(showState, waitMs);
+  else showState();
+}
+
+function showState() {
+  const told = newest;
+  newest = undefined;
+  shownAt = performance.now();
   const badge = at("badge");
   const [name, reason] = badge.children;
-  badge.dataset.state = name.textContent = told.state;
+  badge.dataset.state = told.state;
+  name.textContent = told.state + share(told);
   const next = told.retry_ms ? `; next attempt in ${(told.retry_ms / 1000).toFixed(1)} s` : "";
   reason.textContent = told.reason + next;
-  if (told.state !== state || told.state === "connecting") {
+  if (told.state !== shown) {
     timeline.state(told.state, told.reason);
     say(`${told.state}: ${told.reason}`);
   }
-  state = told.state;
+  shown = told.state;
   document.title = state === "live" ? "Dispatcher" : `${state} · Dispatcher`;
   if (told.replica === undefined) return;
   status.replica = told.replica;
@@ -68,6 +87,14 @@ function onState(told) {
   at("replica").textContent = `${told.replica} over ${told.transport === "sse" ? "SSE" : "WebSocket"}`;
   rebalanced(told.replica, told.assigned);
   status.show();
+}
+
+/** How much of the topic this stream has, where that is not all: ", 4 of 12 partitions". */
+function share({ state: name, assigned, partitions, scope }) {
+  if (name !== "live" || scope === "topic" || !partitions) return "";
+  const whole = Object.values(partitions).reduce((sum, number) => sum + number, 0);
+  const own = Object.values(assigned).flat().length;
+  return own < whole ? `, ${own} of ${whole} partitions` : "";
 }
 
 /** Announce it to people who cannot see the badge: once per state that lasts, not for every attempt or short state. */

@@ -2,13 +2,14 @@
 //
 // Rules of this module:
 //
-// * `kept` holds the newest records that pass the filter, bounded in number and in characters. The list shows `SHOWN`.
+// * `kept` holds the newest records that pass the filter, bounded in number and in characters, each cut to what can be
+//   shown of it. The list shows the last `SHOWN` of these and holds no other: paused, hidden and at any size of records.
 // * Slow streams are drawn whole. Above `SAMPLE_ABOVE` records a second nobody could read them: then an even sample of
 //   each draw is shown, and `note` says so. The filter looks at every record before that, so what is rare is not missed.
 // * An opened record holds the list still, as Pause does, and so does a record that the keyboard has gone to.
 // * The list is one stop of Tab, not two hundred: arrow keys move in it.
 
-import { detailOf, ownPair, textOf } from "./detail.js";
+import { bounded, detailOf, ownPair, textOf } from "./detail.js";
 import { timeOfDay } from "./times.js";
 
 const SHOWN = 200;
@@ -24,8 +25,7 @@ export class Records {
   #list;
   #kept = [];
   #characters = 0;
-  #fresh = [];
-  #missed = 0;
+  #fresh = 0; // how many came since the list was drawn; the newest of them are the end of `kept`
   #matches = () => true;
   #drawing = false;
   #open = new Map();
@@ -67,9 +67,8 @@ export class Records {
   add(record) {
     if (!this.#matches(record)) return;
     if (this.held) this.waiting += 1;
-    this.#keep(record);
-    this.#fresh.push(record);
-    if (this.#fresh.length > 2 * KEPT) this.#missed += this.#fresh.splice(0, KEPT).length;
+    this.#keep(bounded(record));
+    this.#fresh += 1;
     if (!this.#drawing && !this.held) {
       this.#drawing = true;
       setTimeout(() => requestAnimationFrame(() => this.#draw()), this.rate > 20 ? DRAW_MS : 0);
@@ -142,22 +141,20 @@ export class Records {
   #draw() {
     this.#drawing = false;
     if (this.held) return;
-    let drawn = this.#fresh;
-    const came = drawn.length + this.#missed;
-    if (this.rate > SAMPLE_ABOVE && drawn.length > SAMPLE) {
-      const step = drawn.length / SAMPLE;
-      drawn = Array.from({ length: SAMPLE }, (_, n) => this.#fresh[Math.floor((n + 1) * step) - 1]);
+    const fresh = this.#fresh ? this.#kept.slice(-this.#fresh) : [];
+    let drawn = fresh;
+    if (this.rate > SAMPLE_ABOVE && fresh.length > SAMPLE) {
+      const step = fresh.length / SAMPLE;
+      drawn = Array.from({ length: SAMPLE }, (_, n) => fresh[Math.floor((n + 1) * step) - 1]);
     }
-    this.#fresh = [];
-    this.#missed = 0;
-    if (came) this.#prepend(drawn.slice(-SHOWN));
+    this.#fresh = 0;
+    if (fresh.length) this.#prepend(drawn.slice(-SHOWN));
     this.onChange();
   }
 
   #showKept() {
     this.waiting = 0;
-    this.#fresh = [];
-    this.#missed = 0;
+    this.#fresh = 0;
     this.#open.clear();
     this.#list.replaceChildren();
     this.#prepend(this.#kept.slice(-SHOWN));
@@ -168,7 +165,11 @@ export class Records {
     const fragment = document.createDocumentFragment();
     for (let index = records.length - 1; index >= 0; index -= 1) fragment.append(itemOf(records[index]));
     this.#list.prepend(fragment);
-    while (this.#list.childElementCount > SHOWN) this.#list.lastElementChild.remove();
+    let characters = 0;
+    for (const [n, item] of [...this.#list.children].entries()) {
+      characters += sizeOf(recordOf.get(item));
+      if (n >= SHOWN || (n && characters > KEPT_CHARACTERS)) item.remove();
+    }
   }
 
   #toggle(row) {
@@ -245,5 +246,7 @@ function piece(name, text) {
 }
 
 function sizeOf(record) {
-  return (textOf(record, "value")?.length ?? 0) + (textOf(record, "key")?.length ?? 0) + 200;
+  const size = (holder, name) => textOf(holder, name)?.length ?? 0;
+  const headers = record.headers.reduce((sum, header) => sum + header.key.length + size(header, "value") + 50, 0);
+  return size(record, "value") + size(record, "key") + headers + 200;
 }
