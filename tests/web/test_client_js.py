@@ -47,6 +47,11 @@ def test_the_page_shows_any_timestamp() -> None:
     assert run_tests("times.test.js", TZ="UTC") > 20
 
 
+def test_the_page_shows_any_record_in_bounds() -> None:
+    """Nesting and size cost no more than what is shown."""
+    assert run_tests("detail.test.js") >= 4
+
+
 async def test_it_passes_the_table_of_cases() -> None:
     """The one that all clients share."""
     async with case_server() as server:
