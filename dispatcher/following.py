@@ -107,13 +107,9 @@ class Following:
 
     # What the pipeline says.
 
-    def taken(self, batch: Batch) -> None:
-        """A subscriber that counts was sent all of a batch: if its partition is followed, that is kept for later."""
-        self._ownership.taken(batch.partition, batch.covers_from, batch.next_offset)
-
-    def replayed(self, partition: TopicPartition, first: int, end: int) -> None:
-        """The same of a range that was replayed."""
-        self._ownership.taken(partition, first, end)
+    def taken(self, partition: TopicPartition, start: int, end: int) -> None:
+        """A subscriber that counts was sent all of a range: if its partition is followed, that is kept for later."""
+        self._ownership.taken(partition, start, end)
 
     def is_followed(self, partition: TopicPartition) -> bool:
         """Whether a partition is followed now."""

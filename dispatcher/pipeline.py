@@ -253,12 +253,12 @@ class Pipeline:
             stalls=self._stalls.statistics(),
         )
 
-    def _dispatched(self, batch: Batch) -> None:
-        self._offsets.dispatched(batch.partition, batch.epoch, batch.covers_from, batch.next_offset)
-        self._following.taken(batch)
+    def _dispatched(self, batch: Batch, start: int, end: int) -> None:
+        self._offsets.dispatched(batch.partition, batch.epoch, start, end)
+        self._following.taken(batch.partition, start, end)
 
     def _replayed(self, partition: TopicPartition, first: int, end: int) -> None:
-        self._following.replayed(partition, first, end)
+        self._following.taken(partition, first, end)
 
     def _take_statistics(self, statistics: ConsumerStatistics) -> None:
         self._consumer = statistics

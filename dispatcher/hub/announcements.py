@@ -7,6 +7,8 @@ when its turn comes, so a revoke costs nothing per subscriber. An announcement t
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import RETRY_MS
 from dispatcher.hub.statistics import AnnouncementStatistics, SubscriberState
@@ -82,6 +84,7 @@ class Announcement:
         return len(self._encoded)
 
     def _encode(self, feed: Feed, catching_up: bool) -> tuple[bytes, bytes]:
+        feed = feed.shared
         encoded = self._encoded.get((feed, catching_up))
         if encoded is None:
             data = self.content(feed, catching_up=catching_up)
@@ -178,12 +181,16 @@ class Announcements:
         return self._present.data(feed, catching_up=catching_up)
 
     def first_data(self, feed: Feed, position: str, *, catching_up: bool, ignored: Sequence[str] = ()) -> bytes:
-        """The same, with the position at which one stream begins: cut before its first record, it resumes there."""
+        """The same, with what is the stream's own: the position at which it begins, and the client's filter.
+
+        Cut before its first record, a stream resumes at that position.
+        """
         if ignored:
             content = self._present.content(feed, catching_up=catching_up, ignored=ignored)
         else:
             content = self._present.unframed(feed, catching_up=catching_up)
-        return feed.wire.first_state(content, RETRY_MS, position)
+        echo = b"" if feed.filter is None else orjson.dumps(feed.filter.dialect())
+        return feed.wire.first_state(content, RETRY_MS, position, echo)
 
     def forget(self, feed: Feed) -> None:
         """Drop what is encoded for a feed that has lost its last subscriber."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.statistics import EncoderStatistics
-from dispatcher.sansio.entries import EncodedEntry, Entry, Part
+from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Part, Selection
+from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
@@ -28,6 +29,25 @@ class Encoder:
     def entry(self, feed: Feed, entry: Entry) -> Part:
         """The entry's part of a write to a feed's subscribers, encoded when first asked for."""
         return self._history.encode(entry, feed.key, lambda entry: self._encode_entry(feed, entry))
+
+    def selected(self, feed: Feed, selection: Selection, encoded: "Selected") -> Part:
+        """Some records of an entry for a feed with filters, out of those that some filter wants."""
+        indexes = selection.indexes
+        if indexes[0] != GAP:
+            return encoded.part(feed, indexes, b"")
+        return encoded.part(feed, indexes[1:], _gap(feed, selection.batch))
+
+    def wanted(self, feed: Feed, entry: Entry, first_offset: int) -> EncodedEntry | None:
+        """What a feed with filters wants of an entry from an offset on, encoded for one subscriber; None: nothing."""
+        batch, gap = entry.batch, entry.batch.gap
+        indexes = _wanted(feed, batch, first_offset)
+        has_gap = gap is not None and first_offset <= gap.last
+        if not indexes and not has_gap:
+            return None
+        self._parts += 1
+        before = b"" if gap is None or not has_gap else _gap(feed, batch, max(first_offset, gap.first))
+        part = Selected(batch, entry.snapshot, indexes).part(feed, indexes, before)
+        return Selection(entry, [GAP, *indexes] if has_gap else indexes), part
 
     def rest(self, feed: Feed, entry: Entry, first_offset: int) -> Part:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
@@ -54,12 +74,20 @@ class Encoder:
                 last = item
         return data + _framed(feed, records, last[1], last[0].batch, last[0].snapshot) if records else data
 
-    def replayed(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
-        """A replayed batch as a write to one subscriber: what it has seen is its own."""
+    def replayed(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> tuple[int, bytes]:
+        """A replayed batch as a write to one subscriber: what it has seen is its own.
+
+        Returns:
+            The number of records that it wants, and the bytes; none if nothing in it is for the subscriber.
+        """
         self._replayed += 1
         snapshot = self.snapshot(seen)
-        part = _part(feed, batch, snapshot)
-        return part.gap + _framed(feed, [part.records], part, batch, snapshot) if part.records else part.gap
+        if feed.predicate is None:
+            number, part = len(batch.records), _part(feed, batch, snapshot)
+        else:
+            indexes = _wanted(feed, batch, batch.first_offset)
+            number, part = len(indexes), Selected(batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
+        return number, part.gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
     def snapshot(self, position: Mapping[TopicPartition, int]) -> Snapshot:
         """A position, in the layout of the assigned partitions if it names no other: sorting them costs more."""
@@ -78,15 +106,63 @@ class Encoder:
 
 
 def _part(feed: Feed, batch: Batch, snapshot: Snapshot) -> Part:
-    wire, gap = feed.wire, batch.gap
+    suffix = _suffix(feed, batch, snapshot)
+    records = feed.wire.encode_records(batch, suffix) if batch.records else b""
+    return Part(_gap(feed, batch), records, has_ids=suffix is not None)
+
+
+def _suffix(feed: Feed, batch: Batch, snapshot: Snapshot) -> str | None:
+    """What follows each record's own pair in its id; None: the records have no ids."""
+    if not feed.wire.has_record_ids:
+        return None
     if not feed.whole:
         snapshot = snapshot.owned()
-    before = b"" if gap is None else wire.gap(*batch.partition, gap.first, gap.last, gap.reason)
-    suffix = None
-    if wire.has_record_ids:
-        suffix = snapshot.short_suffix(snapshot.layout.indexes[batch.partition], feed.topics)
-    records = wire.encode_records(batch, suffix) if batch.records else b""
-    return Part(before, records, has_ids=suffix is not None)
+    return snapshot.short_suffix(snapshot.layout.indexes[batch.partition], feed.topics)
+
+
+def _gap(feed: Feed, batch: Batch, first: int | None = None) -> bytes:
+    gap = batch.gap
+    if gap is None:
+        return b""
+    return feed.wire.gap(*batch.partition, gap.first if first is None else first, gap.last, gap.reason)
+
+
+def _wanted(feed: Feed, batch: Batch, first_offset: int) -> list[int]:
+    """The indexes of the records from an offset on that a feed with filters wants."""
+    predicate, records = feed.predicate, batch.records
+    assert predicate is not None  # noqa: S101 - others have no filters
+    view = View(batch.partition, records)
+    return [n for n in range(bisect_left(records.offsets, first_offset), len(records)) if predicate(view.at(n))]
+
+
+class Selected:
+    """Some records of a batch, encoded once for each format and set of topics, and joined for each feed.
+
+    Args:
+        batch: The batch.
+        snapshot: What the ids say of other partitions.
+        indexes: Of the records that some feed wants, in order.
+    """
+
+    __slots__ = ("_batch", "_encoded", "_positions", "_snapshot")
+
+    def __init__(self, batch: Batch, snapshot: Snapshot, indexes: Sequence[int]) -> None:
+        self._batch = Batch(batch.partition, batch.records.take(indexes)) if indexes else batch
+        self._snapshot = snapshot
+        self._positions = {index: number for number, index in enumerate(indexes)}
+        self._encoded: dict[Feed, tuple[Sequence[bytes], bool]] = {}
+
+    def part(self, feed: Feed, indexes: Sequence[int], gap: bytes) -> Part:
+        """The records with these indexes, as a feed has them, and what comes before them."""
+        found = self._encoded.get(feed.shared)
+        if found is None:
+            suffix = _suffix(feed, self._batch, self._snapshot)
+            each = feed.wire.encode_each(self._batch, suffix) if self._positions else ()
+            found = self._encoded[feed.shared] = each, suffix is not None
+        encoded, has_ids = found
+        positions = self._positions
+        records = feed.wire.separator.join([encoded[positions[index]] for index in indexes])
+        return Part(gap, records, has_ids=has_ids)
 
 
 def _framed(feed: Feed, records: Sequence[bytes], last: Part, batch: Batch, snapshot: Snapshot) -> bytes:

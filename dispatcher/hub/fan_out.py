@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import trio
 
-from dispatcher.hub.encoder import Encoder
+from dispatcher.hub.encoder import Encoder, Selected
 from dispatcher.hub.feed import Feed
+from dispatcher.hub.feed_registry import Matches
 from dispatcher.hub.statistics import FanOutStatistics
 from dispatcher.hub.subscriber import Subscriber
-from dispatcher.sansio.entries import EncodedEntry, Entry, Round
+from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Offered, Part, Round, Selection
 
 SLICE = 256
 """Most subscribers between two yields: at 7 µs each the loop is held for less than two milliseconds."""
@@ -60,7 +61,7 @@ class FanOut:
         self,
         encoder: Encoder,
         round_bytes: int,
-        on_dispatched: Callable[[Feed, Sequence[Entry], int], None],
+        on_dispatched: Callable[[Feed, Sequence[Offered], int], None],
         everybody: Callable[[], Iterable[Subscriber]],
     ) -> None:
         self._encoder = encoder
@@ -69,6 +70,8 @@ class FanOut:
         self._state_is_new = False
         self._on_dispatched = on_dispatched
         self._live: dict[Feed, dict[int, Subscriber]] = {}
+        self._unfiltered: dict[Feed, None] = {}
+        """Those of the live feeds that have no filters."""
         self._published: dict[Feed, list[EncodedEntry]] = {}
         self._published_bytes = 0
         self._newest: dict[Feed, int] = {}
@@ -82,6 +85,8 @@ class FanOut:
     def add(self, subscriber: Subscriber) -> None:
         """It has seen all that was published: from now on everything newer is offered to it."""
         self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
+        if subscriber.feed.wanted is None:
+            self._unfiltered[subscriber.feed] = None
 
     def remove(self, subscriber: Subscriber) -> None:
         """Stop offering it entries."""
@@ -90,6 +95,7 @@ class FanOut:
             live.pop(subscriber.number, None)
             if not live:
                 del self._live[subscriber.feed]
+                self._unfiltered.pop(subscriber.feed, None)
                 self._newest.pop(subscriber.feed, None)
 
     def state_changed(self) -> None:
@@ -104,13 +110,31 @@ class FanOut:
             entry: What was published.
             followed: Whether it is for subscribers of the whole topic alone.
         """
-        for feed in self._live:
-            if (feed.whole or not followed) and entry.batch.partition.topic in feed.topics:
-                part = self._encoder.entry(feed, entry)
-                self._published.setdefault(feed, []).append((entry, part))
-                self._newest[feed] = entry.sequence
-                self._published_bytes += len(part)
-                self._wake_up.set()
+        topic = entry.batch.partition.topic
+        for feed in self._unfiltered:
+            if (feed.whole or not followed) and topic in feed.topics:
+                self._publish(feed, entry, self._encoder.entry(feed, entry))
+
+    def publish_selected(self, entry: Entry, matches: Matches) -> None:
+        """Offer some records of an entry with the next round, to feeds with filters, and its gap to all of them."""
+        live, topic, has_gap = self._live, entry.batch.partition.topic, entry.batch.gap is not None
+        wanted = {feed: indexes for feeds, indexes in matches for feed in feeds if feed in live}
+        if has_gap:
+            nothing: Sequence[int] = ()
+            wanted = {
+                feed: wanted.get(feed, nothing) for feed in live if feed.wanted is not None and topic in feed.topics
+            }
+        if wanted:
+            encoded = Selected(entry.batch, entry.snapshot, sorted(set().union(*wanted.values())))
+            for feed, indexes in wanted.items():
+                selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
+                self._publish(feed, selection, self._encoder.selected(feed, selection, encoded))
+
+    def _publish(self, feed: Feed, offered: Offered, part: Part) -> None:
+        self._published.setdefault(feed, []).append((offered, part))
+        self._newest[feed] = offered.sequence
+        self._published_bytes += len(part)
+        self._wake_up.set()
 
     def withdraw(self) -> None:
         """Take back what was published and is not in the sockets yet: partitions have left, and its ids name them.
@@ -154,9 +178,14 @@ class FanOut:
                 began = trio.current_time()
                 self._rounds += 1
                 self._under_way, self._published, self._published_bytes = self._published, {}, 0
+                offered = 0
                 for feed in tuple(self._under_way):
                     for part in self._parts(self._under_way[feed]):
-                        await self._offer(feed, part)
+                        if offered >= SLICE:
+                            # Many feeds of few subscribers each hold the loop as long as one of many.
+                            offered = 0
+                            await self._between_slices()
+                        offered += await self._offer(feed, part)
                     del self._under_way[feed]
                 await self._leave_to_others(trio.current_time() - began)
             # Waiters hold this event, perhaps since before this task began: set it, then replace it.
@@ -195,8 +224,8 @@ class FanOut:
         """Let others have the loop: anything may happen here."""
         await trio.lowlevel.checkpoint()
 
-    async def _offer(self, feed: Feed, items: list[EncodedEntry]) -> None:
-        """One round of one feed."""
+    async def _offer(self, feed: Feed, items: list[EncodedEntry]) -> int:
+        """One round of one feed; returns how many subscribers it has since the last yield."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
         round_ = Round(items, self._encoder.write(feed, items))
@@ -209,3 +238,4 @@ class FanOut:
             for subscriber in subscribers[start : start + step]:
                 taken += subscriber.offer(round_)
             self._on_dispatched(feed, round_.entries, taken)
+        return min(step, len(subscribers))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from dispatcher.sansio.encoding.wire import Wire
-from dispatcher.sansio.filters import Filter, all_of
+from dispatcher.sansio.filters import Filter, Predicate, all_of
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -23,6 +23,8 @@ class Feed:
     """Which records the client may have; None: all."""
     wanted: Filter | None = None
     """Both together: which records are sent; None: all."""
+    predicate: Predicate | None = None
+    """The same as a function of a record."""
     encoding: "Feed | None" = None
     """With filters, and for observers: the feed of the same format, topics and scope whose records these are."""
     whole: bool = False
@@ -79,7 +81,7 @@ def feed_of(
         filters = [part for part in (grant, wanted) if part is not None]
         both = all_of(filters) if filters else None
         encoding = feed_of(wire, topics, whole=whole) if filters or not counts else None
-        feed = _feeds[key] = Feed(
-            wire, topics, filter=wanted, grant=grant, wanted=both, encoding=encoding, whole=whole, counts=counts
-        )
+        predicate = both.compile() if both is not None else None
+        feed = Feed(wire, topics, wanted, grant, both, predicate, encoding, whole, counts)
+        _feeds[key] = feed
     return feed

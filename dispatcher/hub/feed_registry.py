@@ -11,6 +11,7 @@ from dispatcher.errors import TooManyError
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.statistics import FeedStatistics
 from dispatcher.sansio.filter_index import FilterIndex, anchors
+from dispatcher.sansio.filters import Filter
 from dispatcher.sansio.records import Batch
 
 Counted = TypeVar("Counted", Feed, str)
@@ -37,6 +38,10 @@ class FeedRegistry:
         """Feeds whose filter no index finds."""
         self._indexes: dict[str, FilterIndex[Feed]] = {}
         """Filters, by topic."""
+        self._grants: dict[str, FilterIndex[Feed]] = {}
+        """Grants, by topic."""
+        self._not_granted: Counter[str] = Counter()
+        """Number of feeds that may have all of a topic, and want a part, by topic."""
         self._unfiltered: Counter[str] = Counter()
         """Number of feeds without filters, by topic."""
         self.refused = 0
@@ -55,32 +60,50 @@ class FeedRegistry:
             self.refused += 1
             raise TooManyError(f"this replica serves {self._max_feeds} distinct feeds already (max_feeds)")
 
-    def add(self, feed: Feed) -> None:
-        """Count one subscriber more."""
+    def add(self, feed: Feed) -> bool:
+        """Count one subscriber more; returns whether it is the feed's first."""
         self._feeds[feed] += 1
         if self._feeds[feed] > 1:
-            return
+            return False
         self._encodings[feed.shared] += 1
         self._unindexed += _is_unindexed(feed)
         for topic in feed.topics:
             if feed.wanted is None:
-                self._unfiltered[topic] += 1
+                if feed.counts:
+                    self._unfiltered[topic] += 1
+                continue
+            self._indexes.setdefault(topic, FilterIndex()).add(feed.wanted, feed)
+            if not feed.counts:
+                continue
+            if feed.grant is None:
+                self._not_granted[topic] += 1
             else:
-                self._indexes.setdefault(topic, FilterIndex()).add(feed.wanted, feed)
+                self._grants.setdefault(topic, FilterIndex()).add(feed.grant, feed)
+        return True
 
     def remove(self, feed: Feed) -> bool:
-        """Count one subscriber less; returns whether what the feed shares with others has no subscriber any more."""
+        """Count one subscriber less; returns whether it was the feed's last."""
         if not _lower(self._feeds, feed):
             return False
         self._unindexed -= _is_unindexed(feed)
         for topic in feed.topics:
             if feed.wanted is None:
-                _lower(self._unfiltered, topic)
+                if feed.counts:
+                    _lower(self._unfiltered, topic)
+                continue
+            _forget(self._indexes, topic, feed.wanted, feed)
+            if not feed.counts:
+                continue
+            if feed.grant is None:
+                _lower(self._not_granted, topic)
             else:
-                self._indexes[topic].remove(feed.wanted, feed)
-                if not self._indexes[topic]:
-                    del self._indexes[topic]
-        return _lower(self._encodings, feed.shared)
+                _forget(self._grants, topic, feed.grant, feed)
+        _lower(self._encodings, feed.shared)
+        return True
+
+    def has_shared(self, feed: Feed) -> bool:
+        """Whether what a feed shares with others has a subscriber."""
+        return feed.shared in self._encodings
 
     def has_filters(self, topic: str) -> bool:
         """Whether some feed wants a part of a topic's records only."""
@@ -94,6 +117,14 @@ class FeedRegistry:
         """The filtered feeds that want something of a batch."""
         return self._indexes[batch.partition.topic].match(batch.partition, batch.records)
 
+    def allowed(self, batch: Batch) -> Iterable[int]:
+        """The indexes of the records that somebody who is present may have."""
+        topic = batch.partition.topic
+        if topic in self._not_granted or topic in self._unfiltered:
+            return range(len(batch.records))
+        grants = self._grants[topic].match(batch.partition, batch.records) if topic in self._grants else ()
+        return {index for _, indexes in grants for index in indexes}
+
     def statistics(self) -> FeedStatistics:
         """A snapshot."""
         return FeedStatistics(len(self._feeds), len(self._encodings), self._unindexed, self.refused)
@@ -101,6 +132,12 @@ class FeedRegistry:
 
 def _is_unindexed(feed: Feed) -> bool:
     return feed.wanted is not None and not anchors(feed.wanted)
+
+
+def _forget(indexes: dict[str, FilterIndex[Feed]], topic: str, wanted: Filter, feed: Feed) -> None:
+    indexes[topic].remove(wanted, feed)
+    if not indexes[topic]:
+        del indexes[topic]
 
 
 def _lower(counter: Counter[Counted], key: Counted) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.registry import Registry
 from dispatcher.hub.subscriber import Subscriber
+from dispatcher.sansio.entries import Selection
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ownership import HandOver, OffsetRange
 from dispatcher.sansio.records import TopicPartition
@@ -139,4 +140,7 @@ class FollowedPartitions:
             if subscriber.feed.counts:
                 for entry in subscriber.in_flight:
                     if entry.batch.partition == partition and not entry.removed:
-                        yield entry.batch.covers_from, entry.batch.next_offset
+                        if isinstance(entry, Selection):
+                            yield from entry.ranges
+                        else:
+                            yield entry.batch.covers_from, entry.batch.next_offset

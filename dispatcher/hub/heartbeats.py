@@ -45,20 +45,22 @@ class Heartbeats:
 
     def beat(self, part: int) -> None:
         """Send one slice of the subscribers a heartbeat, and end those of all that are silent."""
-        heartbeats: dict[Feed, bytes] = {}
+        heartbeats: dict[tuple[Feed, bool], bytes] = {}
         now = trio.current_time()
         for number, subscriber in tuple(self._subscribers.items()):
             subscriber.transport.end_if_silent(now)
             if number % HEARTBEAT_SLICES == part:
-                feed = subscriber.feed
-                if feed not in heartbeats:
-                    heartbeats[feed] = self.data(feed, at_head=True)
+                key = feed, is_whole = subscriber.feed.shared, not self._fan_out.is_behind(subscriber.feed)
+                if key not in heartbeats:
+                    heartbeats[key] = self._data(feed, is_whole=is_whole)
                 self.sent += 1
-                subscriber.heartbeat(heartbeats[feed])
+                subscriber.heartbeat(heartbeats[key])
 
     def data(self, feed: Feed, *, at_head: bool) -> bytes:
         """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
-        is_whole = at_head and not self._fan_out.is_behind(feed)
+        return self._data(feed, is_whole=at_head and not self._fan_out.is_behind(feed))
+
+    def _data(self, feed: Feed, *, is_whole: bool) -> bytes:
         position = ""
         if is_whole:
             head = self._history.snapshot()

@@ -23,6 +23,7 @@ from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.heartbeats import Heartbeats
 from dispatcher.hub.lookups import LogReader, Lookups
 from dispatcher.hub.registry import Registry
+from dispatcher.hub.settlement import Settlement
 from dispatcher.hub.statistics import (
     Census,
     HubCounts,
@@ -31,7 +32,7 @@ from dispatcher.hub.statistics import (
 )
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
-from dispatcher.sansio.entries import Entry
+from dispatcher.sansio.entries import Offered
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
@@ -43,7 +44,8 @@ class Hub:
 
     Args:
         settings: Bounds of history, channels and writes.
-        on_dispatched: Called once for each batch, when the first subscriber that counts has taken all of it.
+        on_dispatched: Called with a batch and a range of its offsets (the end excluded) when the first subscriber that
+            counts has taken all records of the range, or nobody present wants them. A range may come more than once.
         replays: Where to read what is no longer in memory.
         on_replayed: Called with a range of a followed partition that a subscriber that counts was sent from Kafka.
     """
@@ -51,7 +53,7 @@ class Hub:
     def __init__(
         self,
         settings: Settings,
-        on_dispatched: Callable[[Batch], None],
+        on_dispatched: Callable[[Batch, int, int], None],
         replays: LogReader,
         on_replayed: Callable[[TopicPartition, int, int], None] = lambda _partition, _first, _end: None,
     ) -> None:
@@ -60,7 +62,6 @@ class Hub:
         self._degraded: Mapping[str, str] = {}
         """What is wrong with topics."""
         self._settings = settings
-        self._on_dispatched = on_dispatched
         self._on_replayed = on_replayed
         self.lookups = Lookups(replays, settings.write_bytes)
         self._partitions: set[TopicPartition] = set()
@@ -69,7 +70,10 @@ class Hub:
         self._registry = Registry()
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
-        self._fan_out = FanOut(self.encoder, settings.write_bytes, self.dispatched, self._registry.everybody.values)
+        self._settlement = Settlement(self.history, self._feeds, on_dispatched)
+        self._fan_out = FanOut(
+            self.encoder, settings.write_bytes, self._settlement.dispatched, self._registry.everybody.values
+        )
         self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
         self.followed = FollowedPartitions(self.history, self._registry, self._fan_out, self._lay_out)
         self.whole_topics_changed = trio.Event()
@@ -156,7 +160,12 @@ class Hub:
         if is_new:
             self._registry.partition_added(batch.partition, self.history.end(batch.partition))
         self._counts.published_records += len(batch.records)
-        self._fan_out.publish(entry, followed=self.history.is_followed(batch.partition))
+        is_followed = self.history.is_followed(batch.partition)
+        self._fan_out.publish(entry, followed=is_followed)
+        if not is_followed and self._feeds.has_filters(batch.partition.topic):
+            matches = self._feeds.match(batch)
+            self._fan_out.publish_selected(entry, matches)
+            self._settlement.settle(entry, matches)
         self._registry.head_moved()
 
     @property
@@ -190,14 +199,9 @@ class Hub:
         """Whether the replica does what it is there for."""
         return self.state in {ReplicaState.STREAMING, ReplicaState.WAITING}
 
-    def dispatched(self, feed: Feed, entries: Iterable[Entry], subscribers: int) -> None:
+    def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
         """Note that this many subscribers' sockets, all of one feed, accepted every byte of these entries."""
-        if subscribers:
-            counts = feed.counts
-            for entry in entries:
-                self._counts.deliveries += entry.record_count * subscribers
-                if counts and not entry.dispatched:
-                    self._first_dispatched(entry)
+        self._settlement.dispatched(feed, entries, subscribers)
 
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
         """A subscriber that counts was sent these ranges of followed partitions from Kafka."""
@@ -226,6 +230,10 @@ class Hub:
     def stalled(self) -> None:
         """A subscriber took nothing for too long."""
         self._counts.stalled += 1
+
+    def is_behind(self, feed: Feed) -> bool:
+        """Whether something was published that has not been offered to every live subscriber of a feed."""
+        return self._fan_out.is_behind(feed)
 
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
@@ -276,7 +284,8 @@ class Hub:
             write_bytes=self._settings.write_bytes,
         )
         self._registry.add(subscriber)
-        self._feeds.add(feed)
+        if self._feeds.add(feed):
+            self._settlement.feeds_changed(feed.topics)
         self._look_at_whole_topics(feed)
         return subscriber
 
@@ -284,6 +293,8 @@ class Hub:
         """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
             if self._feeds.remove(subscriber.feed):
+                self._settlement.feeds_changed(subscriber.feed.topics)
+            if not self._feeds.has_shared(subscriber.feed):
                 self.announcements.forget(subscriber.feed.shared)
             self._fan_out.remove(subscriber)
             subscriber.close()
@@ -296,6 +307,7 @@ class Hub:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fan_out.run)
             nursery.start_soon(self._heartbeats.run)
+            nursery.start_soon(self._settlement.run)
             nursery.start_soon(self.lookups.run)
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
@@ -323,6 +335,9 @@ class Hub:
             feeds=self._feeds.statistics(),
             announcements=self.announcements.statistics(),
             heartbeats=self._heartbeats.sent,
+            unmatched=self._settlement.unmatched,
+            dispatched_records=self._settlement.dispatched_records,
+            deliveries=self._settlement.deliveries,
             **asdict(self._counts),
         )
 
@@ -362,14 +377,6 @@ class Hub:
         """A snapshot of every subscriber."""
         return [subscriber.statistics() for subscriber in self._registry.everybody.values()]
 
-    def _first_dispatched(self, entry: Entry) -> None:
-        # A removed entry's write was under way when its partition was revoked: the tracker still wants to know.
-        if not self.history.dispatched(entry) and not entry.removed:
-            return
-        entry.dispatched = True
-        self._counts.dispatched_records += entry.record_count
-        self._on_dispatched(entry.batch)
-
     def _remove(self, partitions: Collection[TopicPartition]) -> None:
         """Stop handing out these partitions' records; those that leave may come back."""
         held = [tp for tp in partitions if tp in self._partitions and not self.history.is_followed(tp)]
@@ -384,6 +391,8 @@ class Hub:
         followed = self.followed.partitions
         self.history.lay_out(self._partitions | followed, followed)
         self._state_changed()
+        # A partition that became owned has brought records that wait.
+        self._settlement.feeds_changed({partition.topic for partition in self._partitions})
 
     def _look_at_whole_topics(self, feed: Feed) -> None:
         if feed.whole:

@@ -17,10 +17,16 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
 from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadRanges, recreated
-from dispatcher.sansio.entries import EncodedEntry, Entry, Part
+from dispatcher.sansio.entries import EncodedEntry, Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
 from dispatcher.sansio.records import TopicPartition
+
+LOOK_RECORDS = 500
+"""Most records that a filter looks at between two yields: 1 to 5 µs each."""
+
+SILENT_RECORDS = 10_000
+"""A subscriber whose filter wanted none of this many records of the history is sent an id alone."""
 
 
 class Resumption:
@@ -73,6 +79,8 @@ class Resumption:
         self.in_part: list[tuple[Entry, int]] = []
         """Entries of followed partitions of which the last `take` took the end only, and from where on."""
         self._needed_kafka = False
+        self._unwanted = 0
+        """Records of the history since its filter wanted one."""
 
     # What was looked up (lookups.LookupClient).
 
@@ -104,9 +112,13 @@ class Resumption:
                 before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
                 gaps = [gap for gap in gaps if gap not in before]
                 self._replay_output += self._encode_gaps(before)
-                self._replay_output.append(self._encoder.replayed(self._feed, batch, seen))
-                self.record_count += len(batch.records)
+                count, data = self._encoder.replayed(self._feed, batch, seen)
+                if data:
+                    self._replay_output.append(data)
+                    self.record_count += count
             self._replay_output += self._encode_gaps(gaps)
+            if self._feed.wanted is not None and not self._replay_output:
+                self._say_position()
             self._wake()
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
@@ -218,15 +230,18 @@ class Resumption:
         """The next entries of the history, joined up to a size; one entry always fits. Empty at the head."""
         taken: list[EncodedEntry] = []
         self.in_part = []
-        size_bytes = 0
+        size_bytes = looked_at = 0
         cursor, feed = self.cursor, self._feed
         key = feed.key
         self._history.locate(cursor)
         try:
             for entry in self._history.ahead(cursor):
-                part: Part | None
-                if cursor.first_offset > entry.batch.first_offset:
-                    part = self._encoder.rest(feed, entry, cursor.first_offset)
+                item: EncodedEntry | None
+                if feed.wanted is not None:
+                    item = self._encoder.wanted(feed, entry, cursor.first_offset)
+                    looked_at += entry.record_count
+                elif cursor.first_offset > entry.batch.first_offset:
+                    item = entry, self._encoder.rest(feed, entry, cursor.first_offset)
                     if feed.counts and self._history.is_followed(entry.batch.partition):
                         # Others may never have been sent what comes before: it must not count with the rest.
                         self.in_part.append((entry, cursor.first_offset))
@@ -234,16 +249,31 @@ class Resumption:
                             (entry.batch.partition, cursor.first_offset, entry.batch.next_offset)
                         )
                 else:
-                    part = entry.encoded.get(key) or self._encoder.entry(feed, entry)
-                taken.append((entry, part))
-                size_bytes += len(part)
-                if size_bytes >= write_bytes:
+                    item = entry, entry.encoded.get(key) or self._encoder.entry(feed, entry)
+                if item is not None:
+                    taken.append(item)
+                    size_bytes += len(item[1])
+                if size_bytes >= write_bytes or looked_at >= LOOK_RECORDS:
                     break
         except FellBehindError:
             self._catch_up.fell_behind()
         # Encoding for this reader made the history grow; on a quiet topic no publish would trim it.
         self._history.trim()
+        self._unwanted = 0 if taken else self._unwanted + looked_at
+        if self._unwanted >= SILENT_RECORDS and self.has_more:
+            self._unwanted = 0
+            self._say_position()
         return taken
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the history holds entries that were not looked at yet, and may be read now."""
+        return not self._catch_up.pending and self.cursor.sequence < self._history.head
+
+    def skip_to_head(self) -> None:
+        """A live subscriber wants nothing of what is between it and the head."""
+        self._history.became_live(self.cursor)
+        self.cursor.sequence = self._history.head
 
     def go_live(self) -> bool:
         """The subscriber has been handed everything; returns whether it needed more than the history for that."""
@@ -264,6 +294,12 @@ class Resumption:
         # It holds this one: without a cycle, its memory is free as soon as its connection has ended.
         self._wake = _nothing
         self.lookup_scope.cancel()
+
+    def _say_position(self) -> None:
+        """Send an id alone: nothing was wanted for long, and a resume should not look at all of that again."""
+        position = self._encoder.snapshot(self._catch_up.position(here=True)).format(self._feed.topics)
+        if position:
+            self._replay_output.append(self._feed.wire.encode_heartbeat(position))
 
     def _drop_lookup(self) -> None:
         """End a look-up whose answer would be discarded: others in line are served sooner."""

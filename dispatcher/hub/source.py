@@ -7,7 +7,7 @@ from dispatcher.hub.announcements import Announcements
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
-from dispatcher.sansio.entries import Entry
+from dispatcher.sansio.entries import Offered
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import TopicPartition
 
@@ -37,6 +37,9 @@ class Source(Protocol):
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A heartbeat for the feed; for a live subscriber with nothing queued it carries the position of the head."""
 
+    def is_behind(self, feed: Feed) -> bool:
+        """Whether something was published that has not been offered to every live subscriber of a feed."""
+
     def became_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
         """From now on every new entry is offered to the subscriber.
 
@@ -52,7 +55,7 @@ class Source(Protocol):
     def is_serving(self) -> bool:
         """Whether the replica does what it is there for: where a stream begins is known in a moment."""
 
-    def dispatched(self, feed: Feed, entries: Iterable[Entry], subscribers: int) -> None:
+    def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
         """Note that this many sockets, all of one feed, accepted every byte of these entries."""
 
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:

@@ -134,8 +134,6 @@ class HubCounts:
     """The running sums of a hub; `HubStatistics` says what they are."""
 
     published_records: int = 0
-    dispatched_records: int = 0
-    deliveries: int = 0
     fell_back: int = 0
     stalled: int = 0
     history_hits: int = 0
@@ -157,6 +155,8 @@ class HubStatistics:
     registry: RegistryStatistics
     feeds: FeedStatistics
     announcements: AnnouncementStatistics
+    unmatched: Mapping[str, int]
+    """Records that no subscriber who was present wanted, by topic."""
     heartbeats: int
     """Heartbeats since the start."""
     published_records: int

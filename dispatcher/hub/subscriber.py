@@ -8,6 +8,8 @@ catches up again from where it was. So every record reaches it once, in order, a
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import trio
+
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.hub.announcements import SentState
 from dispatcher.hub.feed import Feed
@@ -18,7 +20,7 @@ from dispatcher.hub.source import Source
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
 from dispatcher.hub.transport import Transport
 from dispatcher.invariants import Invariant, invariants
-from dispatcher.sansio.entries import EncodedEntry, Entry, Round
+from dispatcher.sansio.entries import EncodedEntry, Entry, Offered, Round
 from dispatcher.sansio.records import TopicPartition
 
 
@@ -58,7 +60,7 @@ class Subscriber:
         self.feed = feed
         self.state = SubscriberState.CATCHING_UP
         self.closed = False
-        self.in_flight: Sequence[Entry] = ()
+        self.in_flight: Sequence[Offered] = ()
         """The entries of the write under way."""
         self.record_count = 0
         self._source = source
@@ -157,6 +159,12 @@ class Subscriber:
         self._buffer.clear()
         self._wake()
 
+    def _skip_unwanted(self) -> None:
+        """Note that its filter wants nothing up to the head, or it would look at all of that when it catches up."""
+        is_whole = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
+        if is_whole and self.feed.wanted is not None and not self._source.is_behind(self.feed):
+            self.resumption.skip_to_head()
+
     def end(self, goodbye: Goodbye) -> None:
         """Let the write under way finish, then say goodbye and return from `run`; the first reason counts.
 
@@ -201,6 +209,7 @@ class Subscriber:
         """
         # The position in it may name a partition, or no longer name one, as a state that precedes it says.
         if self._parked and self._sent_state.is_current and (sent := self.transport.try_send(data)):
+            self._skip_unwanted()
             if sent < len(data):
                 self.flush()
             return
@@ -244,6 +253,9 @@ class Subscriber:
                 for entry, _ in self._in_part:
                     entries.remove(entry)
                 await self._write(buffers, entries, self.resumption.take_replayed_ranges())
+            elif self.state is SubscriberState.CATCHING_UP and self.resumption.has_more:
+                # Nothing of what was looked at is for it.
+                await trio.lowlevel.checkpoint()
             else:
                 self.resumption.ask()
                 if self.resumption.awaits_head:
@@ -276,7 +288,7 @@ class Subscriber:
     async def _write(
         self,
         buffers: Sequence[bytes | memoryview],
-        entries: Sequence[Entry],
+        entries: Sequence[Offered],
         ranges: Sequence[tuple[TopicPartition, int, int]] = (),
     ) -> None:
         self.in_flight = entries
@@ -344,7 +356,7 @@ class Subscriber:
             return self._buffer.take(self.cursor, self._write_bytes)
         self._buffer.discard_first()
         taken = self.resumption.take(self._write_bytes)
-        if not taken and not self.resumption.pending and self._goodbye is None:
+        if not taken and not self.resumption.pending and not self.resumption.has_more and self._goodbye is None:
             self.state = SubscriberState.LIVE
             self._source.became_live(self, needed_kafka=self.resumption.go_live())
         return taken
@@ -358,6 +370,8 @@ class Subscriber:
         if self._heartbeat_due:
             self._heartbeat_due = False
             at_head = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
+            if at_head:
+                self._skip_unwanted()
             yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
 
     def _wake(self) -> None:

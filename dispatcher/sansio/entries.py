@@ -1,10 +1,13 @@
 """Entries of the history, the rounds in which they are offered, and a reader's place among them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dispatcher.sansio.head import Moment
 from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
+
+GAP = -1
+"""Stands for the gap of a batch among the indexes of its records."""
 
 OFFSET_BYTES = 8
 """What an entry holds for each partition of the replica: an offset in its snapshot."""
@@ -41,7 +44,17 @@ class Entry(Moment):
         version: The version of the history's partitions that the snapshot is about; see `History.ahead`.
     """
 
-    __slots__ = ("batch", "dispatched", "encoded", "record_count", "removed", "size_bytes", "version", "waiting")
+    __slots__ = (
+        "batch",
+        "dispatched",
+        "encoded",
+        "pending",
+        "record_count",
+        "removed",
+        "size_bytes",
+        "version",
+        "waiting",
+    )
 
     def __init__(self, sequence: int, batch: Batch, snapshot: Snapshot, version: int) -> None:
         super().__init__(sequence, snapshot)
@@ -53,11 +66,28 @@ class Entry(Moment):
         self.record_count = len(batch.records)
         """Number of records, known also when they are gone."""
         self.dispatched = False
-        """Whether some subscriber that counts has been sent all of it."""
+        """Whether each of its records was sent to some subscriber that counts, or settled."""
+        self.pending: set[int] | None = None
+        """Indexes of the records that were neither dispatched nor settled; None: all of them. See `settle`."""
         self.waiting = True
         """Whether it has to stay until it is dispatched. Entries of followed partitions need not."""
         self.removed = False
         """Its partition has left the replica: it is not handed out again."""
+
+    def settle(self, indexes: Iterable[int]) -> set[int]:
+        """Note that some records were dispatched, or are wanted by nobody.
+
+        Args:
+            indexes: Theirs; `GAP` for the gap before them.
+
+        Returns:
+            Those of which it was not noted before.
+        """
+        if self.pending is None:
+            self.pending = set(range(GAP if self.batch.gap else 0, self.record_count))
+        settled = self.pending.intersection(indexes)
+        self.pending -= settled
+        return settled
 
     def forget(self) -> None:
         """Let go of all that takes room: a subscriber's channel may still hold it for bytes that are to be sent."""
@@ -65,7 +95,61 @@ class Entry(Moment):
         self.batch.records = NO_RECORDS
 
 
-EncodedEntry = tuple[Entry, Part]
+class Selection(Moment):
+    """The records of an entry that one filter wants; beside an entry it is what is offered, sent and dispatched.
+
+    Args:
+        entry: The entry.
+        indexes: Of the records, in order; `GAP` first if the gap goes with them.
+    """
+
+    __slots__ = ("dispatched", "entry", "indexes", "ranges", "record_count")
+
+    def __init__(self, entry: Entry, indexes: Sequence[int]) -> None:
+        super().__init__(entry.sequence, entry.snapshot)
+        self.entry = entry
+        self.indexes = indexes
+        self.ranges = covered(entry.batch, indexes)
+        """The offsets that a commit may pass once these records were dispatched."""
+        self.record_count = len(indexes) - (indexes[0] == GAP)
+        self.dispatched = False
+
+    @property
+    def batch(self) -> Batch:
+        """The whole batch."""
+        return self.entry.batch
+
+    @property
+    def removed(self) -> bool:
+        """Whether the partition has left the replica."""
+        return self.entry.removed
+
+
+def covered(batch: Batch, indexes: Iterable[int]) -> list[tuple[int, int]]:
+    """The ranges of offsets (the end excluded) for which some records of a batch stand, in order, joined.
+
+    Offsets without a record belong to the record after them, as in `Batch.covers_from`.
+    """
+    offsets = batch.records.offsets
+    ranges: list[tuple[int, int]] = []
+    for index in indexes:
+        if index == GAP:
+            start, end = batch.covers_from, offsets[0] if offsets else batch.next_offset
+        else:
+            start, end = offsets[index - 1] + 1 if index else batch.covers_from, offsets[index] + 1
+            if index == 0 and batch.gap is not None:
+                start = offsets[0]
+        if ranges and ranges[-1][1] == start:
+            ranges[-1] = (ranges[-1][0], end)
+        else:
+            ranges.append((start, end))
+    return ranges
+
+
+Offered = Entry | Selection
+"""All records of an entry, or some."""
+
+EncodedEntry = tuple[Offered, Part]
 """An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
 
 

@@ -322,6 +322,10 @@ class History:
         found = self._partitions.get(partition)
         return 0 if found is None else found.waiting_records
 
+    def waiting_entries(self, topic: str) -> list[Entry]:
+        """The undispatched entries of a topic."""
+        return [e for tp, found in self._partitions.items() if tp.topic == topic for e in found.waiting.values()]
+
     def remove(self, partitions: Collection[TopicPartition]) -> None:
         """Take partitions out: their entries are not handed out again, and no id names them.
 

@@ -106,6 +106,11 @@ class Records(Sequence[Record]):
             return Records(*(column[index] for column in columns))  # type: ignore[arg-type] # each of its own type
         return Record(*(column[index] for column in columns))  # type: ignore[arg-type] # the same
 
+    def take(self, indexes: Sequence[int]) -> "Records":
+        """Some of them, one at least."""
+        columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
+        return Records(*([column[index] for index in indexes] for column in columns))  # type: ignore[arg-type] # as above
+
     @staticmethod
     def _length(column: Iterable[bytes | None]) -> int:
         return sum(map(len, filter(None, column)))

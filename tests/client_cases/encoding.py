@@ -6,6 +6,7 @@ from base64 import b64decode
 from typing import Any
 
 from dispatcher.sansio.encoding import messages, sse
+from dispatcher.sansio.encoding.wire import SSE_ENVELOPE, SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from testbed.clients import first_pair
 
@@ -117,6 +118,6 @@ def _record(content: dict[str, Any], form: str) -> bytes:
     record = Record(offset, content.get("timestamp", 1795429533864), None if key is None else key.encode(), value, ())
     batch = Batch(TopicPartition(topic, partition), (record,))
     if form == "websocket":
-        return messages.join_records([messages.encode_records(batch)], event_id)
-    encode = sse.encode_value_events if form == "value" else sse.encode_envelope_events
+        return messages.join_records([WEBSOCKET.encode_records(batch, None)], event_id)
+    encode = SSE_VALUE.encode_records if form == "value" else SSE_ENVELOPE.encode_records
     return encode(batch, event_id.removeprefix(f"{batch.partition}={offset}"))

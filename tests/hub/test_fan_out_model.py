@@ -204,9 +204,9 @@ class World:
         for partition in PARTITIONS:
             self.assign(partition)
 
-    def _dispatched(self, batch: Batch) -> None:
+    def _dispatched(self, batch: Batch, start: int, end: int) -> None:
         # Its records may have left the memory by now.
-        self.taken |= {(batch.partition, offset) for offset in range(batch.first_offset, batch.next_offset)}
+        self.taken |= {(batch.partition, offset) for offset in range(max(start, batch.first_offset), end)}
 
     async def _between_slices(self) -> None:
         if self.slices is None:

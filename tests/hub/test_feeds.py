@@ -44,7 +44,9 @@ def test_a_registry_knows_who_wants_what() -> None:
     batch = Batch(TopicPartition("assets", 0), [Record(n, 1, str(n).encode(), None, ()) for n in range(3)])
     found = {feed: indexes for feeds, indexes in registry.match(batch) for feed in feeds}
     assert found == {one: [1], rest: [0, 2]}
-    assert [registry.remove(feed) for feed in (all_of_it, one, one, rest)] == [False, False, True, True]
+    assert [registry.remove(feed) for feed in (all_of_it, one, one)] == [True, False, True]
+    assert [registry.has_shared(feed) for feed in (one, rest)] == [False, True]
+    assert registry.remove(rest)
     assert registry.statistics() == FeedStatistics(feeds=0, encodings=0, unindexed=0, refused=0)
     assert not registry.has_filters("assets")
     assert not registry.wants_all("assets")

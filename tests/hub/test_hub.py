@@ -136,12 +136,18 @@ class Bench:
 
     def __init__(self, **settings: object) -> None:
         self.dispatched: list[Batch] = []
+        self.ranges: dict[TopicPartition, set[int]] = {}
+        """Offsets that a commit may pass."""
         self.replays = self.log()
         self.settings = Settings(client_id="replica", **settings)  # type: ignore[arg-type]
-        self.hub = Hub(self.settings, self.dispatched.append, self.replays)
+        self.hub = Hub(self.settings, self._dispatched, self.replays)
         self.hub.assigned([ONE, TWO])
         self.hub.set_state(ReplicaState.STREAMING)
         self.number = 0
+
+    def _dispatched(self, batch: Batch, start: int, end: int) -> None:
+        self.dispatched.append(batch)
+        self.ranges.setdefault(batch.partition, set()).update(range(start, end))
 
     def publish(self, *partitions: TopicPartition) -> None:
         """One record for each; the value counts up."""

@@ -115,12 +115,12 @@ class World:
         self.hub.set_state(ReplicaState.STREAMING)
         self.hub.expect({"assets": 1})
 
-    def _dispatched(self, batch: Batch) -> None:
-        self.offsets.dispatched(batch.partition, batch.epoch, batch.covers_from, batch.next_offset)
-        self.following.taken(batch)
+    def _dispatched(self, batch: Batch, start: int, end: int) -> None:
+        self.offsets.dispatched(batch.partition, batch.epoch, start, end)
+        self.following.taken(batch.partition, start, end)
 
     def _replayed(self, partition: TopicPartition, first: int, end: int) -> None:
-        self.following.replayed(partition, first, end)
+        self.following.taken(partition, first, end)
 
     # What happens.
 

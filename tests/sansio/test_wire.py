@@ -14,7 +14,7 @@ from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from dispatcher.sansio.encoding import frames, messages, sse
-from dispatcher.sansio.encoding.wire import WEBSOCKET, Wire, sse_wire
+from dispatcher.sansio.encoding.wire import SSE_ENVELOPE, SSE_VALUE, WEBSOCKET, Wire, sse_wire
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 ONE = TopicPartition("assets", 3)
@@ -121,22 +121,22 @@ def field(name: str, value: bytes | None) -> dict[str, object]:
 def check_everywhere(found: Sequence[Record]) -> None:
     """Every format carries these records."""
     batch = Batch(ONE, tuple(found))
-    source = EventSource().feed(sse.encode_value_events(batch, SUFFIX))
+    source = EventSource().feed(SSE_VALUE.encode_records(batch, SUFFIX))
     assert [expected_value_event(record) for record in found] == source.events
     without_ids = [("before", *event[1:]) for event in source.events]
     for bodies in ([batch], [Batch(ONE, [record]) for record in found]):
-        joined = sse.join_events([sse.encode_value_events(each, None) for each in bodies], "after")
+        joined = sse.join_events([SSE_VALUE.encode_records(each, None) for each in bodies], "after")
         source = EventSource().feed(b"id: before\n\n" + joined)
         assert [*without_ids[:-1], ("after", *without_ids[-1][1:])] == source.events
 
-    source = EventSource().feed(sse.encode_envelope_events(batch, SUFFIX))
+    source = EventSource().feed(SSE_ENVELOPE.encode_records(batch, SUFFIX))
     assert [f"assets:3={record.offset}{SUFFIX}" for record in found] == [event[0] for event in source.events]
     assert [expected_envelope(record) for record in found] == [json.loads(event[2]) for event in source.events]
-    source = EventSource().feed(sse.join_events([sse.encode_envelope_events(batch, None)] * 2, "after"))
+    source = EventSource().feed(sse.join_events([SSE_ENVELOPE.encode_records(batch, None)] * 2, "after"))
     assert [expected_envelope(record) for record in found] * 2 == [json.loads(event[2]) for event in source.events]
     assert [""] * (2 * len(found) - 1) + ["after"] == [event[0] for event in source.events]
 
-    message = json.loads(messages.join_records([messages.encode_records(batch)] * 2, "after"))
+    message = json.loads(messages.join_records([WEBSOCKET.encode_records(batch, None)] * 2, "after"))
     assert {"type": "records", "id": "after", "records": [expected_envelope(record) for record in found] * 2} == message
 
 

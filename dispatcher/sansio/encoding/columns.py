@@ -23,16 +23,28 @@ def interleaved(number: int, *columns: Column) -> bytes:
     """
     if number == 1:
         return b"".join([column if isinstance(column, bytes) else column[0] for column in columns])
+    return b"".join(_pieces(number, columns)[0])
+
+
+def each(number: int, *columns: Column) -> Sequence[bytes]:
+    """The same, each record by itself."""
+    pieces, width = _pieces(number, columns)
+    return [b"".join(pieces[start : start + width]) for start in range(0, len(pieces), width)]
+
+
+def _pieces(number: int, columns: Sequence[Column]) -> tuple[Sequence[bytes], int]:
+    """All pieces in order, and how many make up a record."""
     merged: list[Column] = []
     for column in columns:
         if merged and isinstance(column, bytes) and isinstance(merged[-1], bytes):
             merged[-1] += column
         else:
             merged.append(column)
-    pieces = [b""] * (number * len(merged))
-    for place, column in enumerate(merged):
-        pieces[place :: len(merged)] = [column] * number if isinstance(column, bytes) else column
-    return b"".join(pieces)
+    width = len(merged)
+    pieces = [b""] * (number * width)
+    for index, column in enumerate(merged):
+        pieces[index::width] = [column] * number if isinstance(column, bytes) else column
+    return pieces, width
 
 
 def json_numbers(numbers: Sequence[int | None]) -> Sequence[bytes]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from dispatcher.sansio.encoding.columns import interleaved, json_numbers
+from dispatcher.sansio.encoding.columns import Column, json_numbers
 from dispatcher.sansio.encoding.envelope import envelope_columns
 from dispatcher.sansio.records import Batch
 
@@ -34,15 +34,14 @@ def goodbye_payload(code: int, reason: str, retry_ms: int) -> dict[str, Any]:
     return {"code": code, "reason": reason, "retry_ms": retry_ms}
 
 
-def encode_records(batch: Batch) -> bytes:
-    """The envelopes of a batch, with commas between them: a part of a message.
+def record_columns(batch: Batch, _id_suffix: str | None) -> Sequence[Column]:
+    """The envelope of each record, for a part of a message.
 
     They have no ids: topic, partition and offset name a record, and the message has the position.
     Costs 0.3 µs per record at 200-byte values in batches of 500, 3 µs for one by itself (``time.thread_time``,
     CPython 3.11).
     """
-    offsets = json_numbers(batch.records.offsets)
-    return interleaved(len(batch.records), b",{", *envelope_columns(batch, offsets), b"}")[1:]
+    return b"{", *envelope_columns(batch, json_numbers(batch.records.offsets)), b"}"
 
 
 def join_records(parts: Sequence[bytes], position: str) -> bytes:
@@ -61,8 +60,10 @@ def encode_state(
     return orjson.dumps({"type": "state", **state_payload(state, replica, assigned, heartbeat_seconds, more)})
 
 
-def encode_first_state(state: bytes, _retry_ms: int, position: str) -> bytes:
-    """The first message of a stream: its ``id`` is the position at which the stream begins, if that is known."""
+def encode_first_state(state: bytes, _retry_ms: int, position: str, record_filter: bytes = b"") -> bytes:
+    """The first message of a stream: its ``id`` is where the stream begins, if known; with the filter, if any."""
+    if record_filter:
+        state = b'%b,"filter":%b}' % (state[:-1], record_filter)
     return b'%b,"id":"%b"}' % (state[:-1], position.encode()) if position else state
 
 

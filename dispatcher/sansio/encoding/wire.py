@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dispatcher.sansio.encoding import frames, messages, sse
+from dispatcher.sansio.encoding.columns import Column, each, interleaved
 from dispatcher.sansio.records import Batch
 
 
@@ -21,19 +22,32 @@ class Wire:
     """One wire format; compared by identity, so it can be part of a key."""
 
     name: str
-    encode_records: Callable[[Batch, str | None], bytes]
-    """The records of a batch as a part of a write, unframed; with the suffix of their ids, or without ids."""
+    record_columns: Callable[[Batch, str | None], Sequence[Column]]
+    """The records of a batch in columns, with the suffix of their ids, or without ids."""
+    separator: bytes
+    """What is between two records."""
     join_records: Callable[[Sequence[bytes], str], bytes]
     """The parts of one write, with the position that they lead to, unframed."""
     has_record_ids: bool
     """Whether each record carries an id, as long as ids are short: then a write has no position of its own."""
     encode_state: Callable[..., bytes]
     """See `messages.state_payload`."""
-    encode_first_state: Callable[[bytes, int, str], bytes]
+    encode_first_state: Callable[[bytes, int, str, bytes], bytes]
     encode_gap: Callable[[str, int, int, int, str], bytes]
     encode_goodbye: Callable[[int, str, int], bytes]
     encode_heartbeat: Callable[[str], bytes]
     frame: Callable[[bytes], bytes]
+
+    def encode_records(self, batch: Batch, id_suffix: str | None) -> bytes:
+        """The records of a batch as a part of a write, unframed; with the suffix of their ids, or without ids."""
+        columns, separator = self.record_columns(batch, id_suffix), self.separator
+        if not separator:
+            return interleaved(len(batch.records), *columns)
+        return interleaved(len(batch.records), separator, *columns)[len(separator) :]
+
+    def encode_each(self, batch: Batch, id_suffix: str | None) -> Sequence[bytes]:
+        """The same for each record by itself: any of them, joined by the separator, are a part of a write."""
+        return each(len(batch.records), *self.record_columns(batch, id_suffix))
 
     def records(self, parts: Sequence[bytes], position: str) -> bytes:
         """The records of one write, from their parts; the position is empty where each of them carries an id."""
@@ -43,12 +57,16 @@ class Wire:
         """What the replica is doing, which partitions it has, and how often it sends a heartbeat at least."""
         return self.frame(self.encode_state(state, replica, assigned, heartbeat_seconds))
 
-    def first_state(self, state: bytes, retry_ms: int, position: str) -> bytes:
-        """The first state of a stream: a state that is encoded and not framed, and the position of the stream's start.
+    def first_state(self, state: bytes, retry_ms: int, position: str, record_filter: bytes = b"") -> bytes:
+        """The first state of a stream: a state that is encoded and not framed, and what is the stream's own.
 
-        The position is empty while it is unknown.
+        Args:
+            state: The state.
+            retry_ms: How long to wait before reconnecting.
+            position: Where the stream begins; empty while it is unknown.
+            record_filter: The client's filter as JSON; empty if it has none.
         """
-        return self.frame(self.encode_first_state(state, retry_ms, position))
+        return self.frame(self.encode_first_state(state, retry_ms, position, record_filter))
 
     def gap(self, topic: str, partition: int, first_offset: int, last_offset: int, reason: str) -> bytes:
         """Offsets that will not be sent."""
@@ -59,10 +77,11 @@ class Wire:
         return self.frame(self.encode_goodbye(code, reason, retry_ms))
 
 
-def _sse(name: str, encode: Callable[[Batch, str | None], bytes], frame: Callable[[bytes], bytes]) -> Wire:
+def _sse(name: str, columns: Callable[[Batch, str | None], Sequence[Column]], frame: Callable[[bytes], bytes]) -> Wire:
     return Wire(
         name=name,
-        encode_records=encode,
+        record_columns=columns,
+        separator=b"",
         join_records=sse.join_events,
         has_record_ids=True,
         encode_state=sse.encode_state,
@@ -74,13 +93,14 @@ def _sse(name: str, encode: Callable[[Batch, str | None], bytes], frame: Callabl
     )
 
 
-SSE_VALUE = _sse("sse", sse.encode_value_events, frames.chunk)
-SSE_ENVELOPE = _sse("sse-envelope", sse.encode_envelope_events, frames.chunk)
-SSE_VALUE_UNFRAMED = _sse("sse", sse.encode_value_events, _unframed)
-SSE_ENVELOPE_UNFRAMED = _sse("sse-envelope", sse.encode_envelope_events, _unframed)
+SSE_VALUE = _sse("sse", sse.value_event_columns, frames.chunk)
+SSE_ENVELOPE = _sse("sse-envelope", sse.envelope_event_columns, frames.chunk)
+SSE_VALUE_UNFRAMED = _sse("sse", sse.value_event_columns, _unframed)
+SSE_ENVELOPE_UNFRAMED = _sse("sse-envelope", sse.envelope_event_columns, _unframed)
 WEBSOCKET = Wire(
     name="websocket",
-    encode_records=lambda batch, _id_suffix: messages.encode_records(batch),
+    record_columns=messages.record_columns,
+    separator=b",",
     join_records=messages.join_records,
     has_record_ids=False,
     encode_state=messages.encode_state,

@@ -1,0 +1,136 @@
+"""What may be committed: records that a socket took, and records that every present subscriber asked not to be sent.
+
+The latter are settled, and counted.
+
+A record is settled when subscribers of its topic are present, the grant of one of them lets it through, and no filter
+of theirs wants it. Without any of them it waits, as a record that is wanted waits for its socket. When a feed gets its
+first subscriber, or loses its last, waiting records are looked at again.
+
+*Thread*: Trio's.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import trio
+
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.feed_registry import FeedRegistry, Matches
+from dispatcher.sansio.entries import GAP, Entry, Offered, Selection, covered
+from dispatcher.sansio.history import History
+from dispatcher.sansio.records import Batch
+
+SLICE_RECORDS = 500
+"""Most records between two yields: about 3 µs each, and more where filters read long JSON."""
+
+PAUSE_SECONDS = 0.05
+PAUSE_RATIO = 3.0
+"""Between two looks at all that waits, others have the loop for this many times as long as the last one took."""
+
+
+class Settlement:
+    """Decides which records may be committed.
+
+    Args:
+        history: What waits.
+        feeds: Who is present, and what they want.
+        on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed; a range
+            may come more than once.
+    """
+
+    def __init__(self, history: History, feeds: FeedRegistry, on_dispatched: Callable[[Batch, int, int], None]) -> None:
+        self._history = history
+        self._feeds = feeds
+        self._on_dispatched = on_dispatched
+        self._changed: set[str] = set()
+        self._wake_up = trio.Event()
+        self.unmatched: Counter[str] = Counter()
+        """Records that no present subscriber wanted, since the start, by topic."""
+        self.dispatched_records = 0
+        self.deliveries = 0
+
+    def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
+        """Note that this many subscribers' sockets, all of one feed, accepted every byte of these entries."""
+        if subscribers:
+            counts = feed.counts
+            for offered in entries:
+                self.deliveries += offered.record_count * subscribers
+                if counts and not offered.dispatched:
+                    self._first_dispatched(offered)
+
+    def settle(self, entry: Entry, matches: Matches) -> None:
+        """Settle the records of an entry that nobody present wants.
+
+        Args:
+            entry: The entry.
+            matches: The filtered feeds that want something of it.
+        """
+        batch = entry.batch
+        topic = batch.partition.topic
+        if self._feeds.wants_all(topic) or entry.dispatched or not entry.waiting:
+            return
+        wanted = (indexes for feeds, indexes in matches if any(feed.counts for feed in feeds))
+        unmatched = set(self._feeds.allowed(batch)).difference(*wanted)
+        settled = entry.settle(unmatched)
+        if not settled:
+            return
+        self.unmatched[topic] += len(settled)
+        ranges = covered(batch, sorted(settled))
+        if not entry.pending:
+            self._history.dispatched(entry)
+        for start, end in ranges:
+            self._on_dispatched(batch, start, end)
+
+    def feeds_changed(self, topics: Iterable[str]) -> None:
+        """A feed has got its first subscriber, or lost its last: look again at what waits."""
+        changed = [topic for topic in topics if self._feeds.has_filters(topic)]
+        if changed and self._history.waiting_bytes:
+            self._changed.update(changed)
+            self._wake_up.set()
+
+    async def run(self) -> None:
+        """Look at what waits whenever feeds have changed, until cancelled. *Cancellation*: safe."""
+        while True:
+            await self._wake_up.wait()
+            self._wake_up = trio.Event()
+            topics, self._changed = self._changed, set()
+            began = trio.current_time()
+            await self._look(topics)
+            await trio.sleep(max(PAUSE_SECONDS, PAUSE_RATIO * (trio.current_time() - began)))
+
+    async def _look(self, topics: Iterable[str]) -> None:
+        looked_at = 0
+        for topic in topics:
+            for entry in self._history.waiting_entries(topic):
+                if looked_at >= SLICE_RECORDS:
+                    looked_at = 0
+                    await trio.lowlevel.checkpoint()
+                if not self._feeds.has_filters(topic) or self._feeds.wants_all(topic):
+                    break
+                if not entry.dispatched and not entry.removed:
+                    looked_at += entry.record_count
+                    self.settle(entry, self._feeds.match(entry.batch))
+
+    def _first_dispatched(self, offered: Offered) -> None:
+        if isinstance(offered, Selection):
+            self._first_selected(offered)
+            return
+        batch, pending = offered.batch, offered.pending
+        # A removed entry's write was under way when its partition was revoked: the tracker still wants to know.
+        self._history.dispatched(offered)
+        offered.dispatched = True
+        self.dispatched_records += offered.record_count if pending is None else len(pending - {GAP})
+        self._on_dispatched(batch, batch.covers_from, batch.next_offset)
+
+    def _first_selected(self, selection: Selection) -> None:
+        selection.dispatched = True
+        entry = selection.entry
+        if not entry.dispatched:
+            self.dispatched_records += len(entry.settle(selection.indexes) - {GAP})
+            if not entry.pending:
+                self._history.dispatched(entry)
+                entry.dispatched = True
+        for start, end in selection.ranges:
+            # When the partition was handed over meanwhile, the batch begins where the group goes on.
+            if end > (begins := entry.batch.covers_from):
+                self._on_dispatched(entry.batch, max(start, begins), end)

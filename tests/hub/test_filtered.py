@@ -1,0 +1,309 @@
+"""Subscribers with filters: each is sent what it wants and nothing else, and what nobody wants may be committed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+
+from dispatcher.hub import resumption
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.hub import Hub
+from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
+from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+
+TOPICS = frozenset({"assets"})
+
+
+def wanting(*keys: str, grant: Any = None) -> Feed:
+    """Records with one of these keys."""
+    return feed_of(
+        SSE_VALUE,
+        TOPICS,
+        read_filter({"in": {"key": list(keys)}}) if keys else None,
+        None if grant is None else read_filter(grant),
+    )
+
+
+class KeyedBench(Bench):
+    """Publishes batches of records with keys; their values count up."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self.offsets = {ONE: 0, TWO: 0}
+
+    def publish_keys(self, *keys: str, partition: TopicPartition = ONE, gap: int = 0) -> None:
+        """One batch; a gap of this many offsets before it."""
+        first = self.offsets[partition]
+        records = []
+        for offset, key in enumerate(keys, first + gap):
+            records.append(Record(offset, None, key.encode(), str(self.number).encode(), ()))
+            self.replays.log.append((partition, records[-1]))
+            self.number += 1
+        self.offsets[partition] = first + gap + len(keys)
+        lost = Gap(partition, first, first + gap - 1, "expired") if gap else None
+        self.hub.publish(Batch(partition, records or NO_RECORDS, covers_from=first, gap=lost))
+
+    def unmatched(self) -> dict[str, int]:
+        """Settled records by topic."""
+        return dict(self.hub.statistics().unmatched)
+
+
+@pytest.fixture
+def bench(nursery: trio.Nursery) -> KeyedBench:
+    """A hub that runs."""
+    found = KeyedBench()
+    nursery.start_soon(found.hub.run)
+    return found
+
+
+async def connect(
+    nursery: trio.Nursery,
+    bench: Bench,
+    feed: Feed,
+    position: dict[TopicPartition, int] | None = None,
+    *,
+    reads: bool = True,
+) -> RecordingTransport:
+    """A subscriber whose socket takes everything, or nothing."""
+    transport = RecordingTransport()
+    if reads:
+        transport.gate.set()
+    await nursery.start(bench.serve, transport, position, None, feed)
+    await settle()
+    return transport
+
+
+def ids(transport: RecordingTransport) -> list[str]:
+    """The ids of the records."""
+    return [last_id for last_id, kind, _ in transport.events if kind == "message"]
+
+
+async def test_each_is_sent_what_it_wants_and_the_rest_is_settled(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """Two filters that overlap, in one batch; ids name every record before, wanted or not."""
+    a, b = await connect(nursery, bench, wanting("a", "x")), await connect(nursery, bench, wanting("b", "x"))
+    bench.publish_keys("a", "n", "b", "x", "n")
+    bench.publish_keys("n", partition=TWO)
+    await settle()
+    assert (a.values, b.values) == (["0", "3"], ["2", "3"])
+    assert ids(a) == ["assets:0=0", "assets:0=3"] == [ids(a)[0], ids(b)[1]]
+    assert bench.ranges == {ONE: set(range(5)), TWO: {0}}
+    assert bench.unmatched() == {"assets": 3}
+    assert bench.hub.history.waiting_bytes == 0
+    statistics = bench.hub.statistics()
+    assert (statistics.dispatched_records, statistics.deliveries) == (3, 4)
+
+
+async def test_without_anybody_records_wait_and_a_newcomer_settles_what_it_does_not_want(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """Nobody is present, so nobody has asked not to be sent anything."""
+    for _ in range(3):
+        bench.publish_keys("a", "n")
+    await settle()
+    assert (bench.ranges, bench.unmatched()) == ({}, {})
+    a = await connect(nursery, bench, wanting("a"))
+    await settle()
+    assert a.values == ["0", "2", "4"]
+    assert bench.ranges == {ONE: set(range(6))}
+    assert bench.unmatched() == {"assets": 3}
+
+
+async def test_somebody_who_wants_everything_leaves_nothing_to_settle(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """What the one without a filter has not taken yet waits for it; when it leaves, the others are asked again."""
+    everything = RecordingTransport()
+    async with trio.open_nursery() as inner:
+        await inner.start(bench.serve, everything)
+        a = await connect(nursery, bench, wanting("a"))
+        bench.publish_keys("a", "n")
+        bench.publish_keys("n")
+        await settle()
+        assert a.values == ["0"]
+        assert (bench.ranges, bench.unmatched()) == ({ONE: {0}}, {})
+        inner.cancel_scope.cancel()
+    await trio.sleep(0.1)  # the pause between two looks
+    await settle()
+    assert (bench.ranges, bench.unmatched()) == ({ONE: {0, 1, 2}}, {"assets": 2})
+
+
+async def test_what_is_wanted_waits_for_its_socket_until_that_one_leaves(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """It is not settled while the one who wants it is present."""
+    async with trio.open_nursery() as inner:
+        await connect(inner, bench, wanting("b"), reads=False)
+        a = await connect(nursery, bench, wanting("a"))
+        bench.publish_keys("a", "b", "n", "b", "a")
+        await settle()
+        assert a.values == ["0", "4"]
+        assert (bench.ranges, bench.unmatched()) == ({ONE: {0, 2, 4}}, {"assets": 1})
+        inner.cancel_scope.cancel()
+    await trio.sleep(0.1)
+    await settle()
+    assert (bench.ranges, bench.unmatched()) == ({ONE: set(range(5))}, {"assets": 3})
+    assert bench.hub.history.waiting_bytes == 0
+
+
+async def test_what_a_grant_hides_waits(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """Of two tenants one is present: it settles what it does not want of its own records, and none of the other's."""
+    mine = {"prefix": {"key": "mine."}}
+    tenant = await connect(nursery, bench, wanting("mine.a", grant=mine))
+    bench.publish_keys("mine.a", "mine.b", "other.a")
+    await settle()
+    assert tenant.values == ["0"]
+    assert (bench.ranges, bench.unmatched()) == ({ONE: {0, 1}}, {"assets": 1})
+    other = await connect(nursery, bench, wanting(grant={"prefix": {"key": "other."}}))
+    await settle()
+    assert other.values == ["2"]
+    assert bench.ranges == {ONE: {0, 1, 2}}
+    assert bench.unmatched() == {"assets": 1}
+
+
+async def test_a_gap_is_sent_to_everybody_whatever_they_want(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """Live, and out of the history: records that nobody will be sent may have been wanted."""
+    live = await connect(nursery, bench, wanting("a"))
+    bench.publish_keys("n", gap=2)
+    bench.publish_keys("a", gap=3)
+    bench.publish_keys(gap=1)
+    await settle()
+    late = await connect(nursery, bench, wanting("b"), {ONE: 0})
+    for transport, firsts in ((live, [0, 3, 7]), (late, [1, 3, 7])):
+        gaps = [data for _, kind, data in transport.events if kind == "gap"]
+        assert [f'"from":{first},' in gap for first, gap in zip(firsts, gaps, strict=True)] == [True] * 3
+    assert (live.values, late.values) == (["1"], [])
+    assert bench.ranges == {ONE: set(range(8))}
+    assert bench.hub.history.waiting_bytes == 0
+
+
+async def test_the_state_echoes_the_filter(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """The first one of a stream, for the client alone: what it may have is not said."""
+    plain = await connect(nursery, bench, wanting(grant={"exact": {"key": "secret"}}))
+    filtered = await connect(nursery, bench, wanting("b", "a"))
+    websocket = await connect(nursery, bench, feed_of(WEBSOCKET, TOPICS, read_filter({"exists": {"/a": True}})))
+    states = [data for _, kind, data in filtered.events if kind == "state"]
+    assert states[0].endswith(',"filter":{"in":{"key":["a","b"]}}}')
+    assert "filter" not in "".join(states[1:])
+    assert b"filter" not in b"".join(plain.writes)
+    assert b"secret" not in b"".join(plain.writes)
+    assert b',"filter":{"exists":{"/a":true}}' in websocket.writes[0]
+
+
+async def test_memory_and_kafka_are_read_through_the_filter(nursery: trio.Nursery) -> None:
+    """A resume: nothing of it is left out or repeated, and an id comes with each chunk in which nothing was wanted."""
+    bench = KeyedBench(history_bytes=4_000, pause_above_bytes=2_000, resume_below_bytes=1_000)
+    nursery.start_soon(bench.hub.run)
+    everything = await connect(nursery, bench, wanting())
+    for number in range(30):
+        bench.publish_keys("a" if number % 7 == 0 else "n", "n")
+        await settle()
+    assert len(everything.values) == 60
+    assert len(bench.hub.history._entries) < 10
+    resumed = await connect(nursery, bench, wanting("a"), {ONE: 0})
+    expected = [str(2 * number) for number in range(30) if number % 7 == 0 and number]
+    assert resumed.values == expected
+    alone = [last_id for last_id, kind, _ in resumed.events if kind == "message"]
+    assert [int(last_id.partition("=")[2]) for last_id in alone] == [int(value) for value in expected]
+    body = b"".join(resumed.writes)
+    assert body.count(b"\nid: assets:0=4\n\n") + body.count(b"\nid: assets:0=6\n\n") > 0, "ids without a record"
+    bench.publish_keys("n", "a")
+    await settle()
+    assert resumed.values == [*expected, "61"]
+
+
+async def test_a_long_search_in_memory_lets_others_have_the_loop_and_says_how_far_it_is(
+    nursery: trio.Nursery, bench: KeyedBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten entries without a match: the stream stays short of live until all of them were looked at."""
+    monkeypatch.setattr(resumption, "LOOK_RECORDS", 4)
+    monkeypatch.setattr(resumption, "SILENT_RECORDS", 8)
+    everything = await connect(nursery, bench, wanting())
+    for _ in range(10):
+        bench.publish_keys("n", "n")
+    bench.publish_keys("a")
+    await settle()
+    assert len(everything.values) == 21
+    found = await connect(nursery, bench, wanting("a"), {ONE: 0})
+    assert found.values == ["20"]
+    body = b"".join(found.writes)
+    assert [b"\nid: assets:0=%d\n\n" % offset in body for offset in (7, 15)] == [True, True]
+    assert [s.state for s in bench.hub.subscriber_statistics()] == ["live", "live"]
+
+
+async def test_a_quiet_filtered_stream_is_moved_on_by_heartbeats(nursery: trio.Nursery) -> None:
+    """After a rebalance it looks at nothing again that it has not wanted, and asks Kafka for nothing."""
+    bench = KeyedBench(history_bytes=4_000, pause_above_bytes=2_000, resume_below_bytes=1_000)
+    nursery.start_soon(bench.hub.run)
+    quiet = await connect(nursery, bench, wanting("a"))
+    for _ in range(30):
+        bench.publish_keys("n", "n")
+    await settle()
+    for part in range(10):
+        bench.hub._heartbeats.beat(part)
+    await settle()
+    assert b"id: assets:0=59\n\n" in quiet.writes[-1]
+    for subscriber in tuple(bench.hub._registry.everybody.values()):
+        subscriber.fall_back()
+    await settle()
+    assert bench.replays.asked == []
+    bench.publish_keys("a")
+    await settle()
+    assert quiet.values == ["60"]
+
+
+async def test_a_partition_that_is_added_is_read_from_where_a_filtered_reader_named_it(nursery: trio.Nursery) -> None:
+    """It is live by then: it catches up with that partition, and with what came of others."""
+    bench = KeyedBench(history_bytes=4_000, pause_above_bytes=2_000, resume_below_bytes=1_000)
+    nursery.start_soon(bench.hub.run)
+    bench.hub.unassigned([TWO])
+    reader = await connect(nursery, bench, wanting("a"), {TWO: -1, ONE: -1})
+    for _ in range(30):
+        bench.publish_keys("n", "n")
+    await settle()
+    bench.hub.assigned([TWO])
+    bench.publish_keys("a", partition=TWO)
+    await settle()
+    assert reader.values == ["60"]
+
+
+async def test_many_feeds_do_not_hold_the_loop(
+    nursery: trio.Nursery, bench: KeyedBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of many feeds yields as one of many subscribers does."""
+    monkeypatch.setattr("dispatcher.hub.fan_out.SLICE", 2)
+    yields: list[int] = []
+    fan_out = bench.hub._fan_out
+    between_slices = fan_out._between_slices
+
+    async def counted() -> None:
+        yields.append(1)
+        await between_slices()
+
+    monkeypatch.setattr(fan_out, "_between_slices", counted)
+    readers = [await connect(nursery, bench, wanting(str(n), "all")) for n in range(10)]
+    bench.publish_keys("all")
+    await settle()
+    assert [reader.values for reader in readers] == [["0"]] * 10
+    assert len(yields) == 4
+    assert bench.hub.encoder.statistics().entries == 0, "the history keeps bytes of feeds without filters only"
+
+
+def entries_of(hub: Hub) -> Sequence[Any]:
+    """The history."""
+    return list(hub.history._entries.values())
+
+
+async def test_a_partition_that_leaves_takes_its_selections_with_it(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """A write that was under way is reported to the tracker; what waits in a channel is dropped."""
+    slow = await connect(nursery, bench, wanting("a"), reads=False)
+    bench.publish_keys("a", "n", "a")
+    await settle()
+    bench.publish_keys("a")
+    await settle()
+    bench.hub.unassigned([ONE])
+    slow.gate.set()
+    await settle()
+    assert slow.values in (["0", "2"], []), "the write under way, or none"
+    assert entries_of(bench.hub) == []
