@@ -179,8 +179,9 @@ class _CoreSettings(BaseSettings):
     max_feeds: int = Field(
         default=1000,
         ge=1,
-        description="Maximum number of distinct feeds, each of which costs work for every record: combinations of "
-        "format and topics. One more gets 4429.",
+        description="Maximum number of distinct feeds that cost work for every record: combinations of format and "
+        "topics, and filters that compare no key, header or field exactly, nor the beginning of a key. One more gets "
+        "4429.",
     )
     replay_concurrency: int = Field(
         default=4,

@@ -167,8 +167,16 @@ def all_of(parts: "Iterable[Filter]") -> "Filter":
 
 
 def any_of(parts: "Iterable[Filter]") -> "Filter":
-    """One of them at least: one at least."""
-    return _joined(Any, parts)
+    """One of them at least: one at least. Comparisons with the same place are one with several values."""
+    merged: dict[tuple[Place, str], set[str]] = {}
+    others: list[Filter] = []
+    for part in parts:
+        if isinstance(part, Term) and part.operator != "exists":
+            merged.setdefault((part.place, part.operator), set()).update(part.values)
+        else:
+            others.append(part)
+    terms = [Term(place, operator, tuple(sorted(values))) for (place, operator), values in merged.items()]
+    return _joined(Any, [*terms, *others])
 
 
 def granted(filters: "dict[str, Sequence[Filter]]") -> "Filter | None":

@@ -142,6 +142,14 @@ ROWS: Sequence[Row] = (
     _gauge("replays_waiting", "Subscribers waiting in line for a replay.", lambda s: s.pipeline.replays.waiting),
     _gauge("paused_partitions", "Partitions for which fetching is paused.", lambda s: len(s.pipeline.paused)),
     _counter("published_records", "Records taken from Kafka.", lambda s: s.hub.published_records),
+    Row(
+        CounterMetricFamily,
+        "unmatched_records",
+        "Records that the filters of all subscribers left out: settled without being sent.",
+        ("topic",),
+        lambda s: [((topic,), number) for topic, number in s.hub.unmatched.items()],
+    ),
+    _gauge("feeds", "Distinct formats, topics and filters that subscribers have.", lambda s: s.hub.feeds.feeds),
     _counter("dispatched_records", "Records that at least one subscriber took.", lambda s: s.hub.dispatched_records),
     _counter(
         "deliveries", "Deliveries: one for each record and each subscriber that took it.", lambda s: s.hub.deliveries

@@ -141,6 +141,7 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "dispatched": hub.dispatched_records,
             "waiting": hub.history.waiting_records,
             "deliveries": hub.deliveries,
+            "unmatched": hub.unmatched,
         },
         "replays": {
             "running": pipeline.replays.running,

@@ -113,7 +113,7 @@ def add_events(
             raise BadRequestError("nothing may follow a stream request on the same connection")
         chunked = request.http_version == "1.1"
         wire = sse_wire(envelope=query.envelope, chunked=chunked)
-        feed = feed_of(wire, query.topics, whole=query.whole, counts=not query.observe)
+        feed = feed_of(wire, query.topics, query.filter, query.grant, whole=query.whole, counts=not query.observe)
         try:
             admission = entrance.admit(
                 connection.client, request.headers, query, None if session is None else session.subject

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from dispatcher.errors import BadRequestError
+from dispatcher.sansio.filter_dialect import PARAMETERS as FILTER_PARAMETERS
+from dispatcher.sansio.filter_dialect import read_parameters
+from dispatcher.sansio.filters import Filter
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import EARLIEST, NOW
 from dispatcher.sansio.records import TopicPartition
 
-PARAMETERS = ("topic", "scope", "since", "last", "observe", "last_event_id", "format")
+PARAMETERS = ("topic", "scope", "since", "last", "observe", "last_event_id", "format", *FILTER_PARAMETERS)
+REPEATABLE = frozenset({"topic", *FILTER_PARAMETERS})
 ALIASES = {"lastEventId": "last_event_id"}
 """What polyfills of EventSource call a parameter."""
 SCOPES = ("replica", "topic")
@@ -50,6 +54,10 @@ class Query:
     """What is sent is not dispatched."""
     ignored: Sequence[str] = ()
     """Parameters that nobody knows."""
+    filter: Filter | None = None
+    """Which records the client wants; None: all."""
+    grant: Filter | None = None
+    """Which records the client may have; None: all."""
 
 
 def read_query(
@@ -76,7 +84,7 @@ def read_query(
             raise BadRequestError(f"unknown query parameter {_shown(name)}: did you mean {meant}?")
     arguments = {ALIASES.get(name, name): values for name, values in sorted(arguments.items(), key=_aliases_first)}
     for name, values in arguments.items():
-        if name != "topic" and len(values) > 1:
+        if name not in REPEATABLE and len(values) > 1:
             raise BadRequestError(f"{name} is given {len(values)} times; give it once")
     topics = frozenset(arguments.get("topic", configured))
     unknown = sorted(topics - frozenset(configured))
@@ -112,7 +120,15 @@ def read_query(
         whole=scope == "topic",
         observe=observe == "1",
         ignored=ignored,
+        filter=_read_filter(arguments, scope),
     )
+
+
+def _read_filter(arguments: Mapping[str, Sequence[str]], scope: str) -> Filter | None:
+    wanted = read_parameters(arguments)
+    if wanted is not None and scope == "topic":
+        raise BadRequestError("filters are for the replica's own partitions (scope=replica), not for scope=topic yet")
+    return wanted
 
 
 def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:
@@ -127,15 +143,16 @@ def _meant(name: str) -> str | None:
 
 
 def _is_near(known: str, name: str) -> bool:
-    """Whether at most `NEAR_LETTERS` letters have to be put in, left out or changed (Levenshtein)."""
-    if abs(len(known) - len(name)) > NEAR_LETTERS:
+    """Whether few letters have to be put in, left out or changed (Levenshtein): at most `NEAR_LETTERS`."""
+    most = min(NEAR_LETTERS, len(known) // 2)
+    if abs(len(known) - len(name)) > most:
         return False
     row = list(range(len(name) + 1))
     for number, letter in enumerate(known, 1):
         before, row[0] = row[0], number
         for at, other in enumerate(name, 1):
             before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (letter != other))
-    return row[-1] <= NEAR_LETTERS
+    return row[-1] <= most
 
 
 def _read_last(text: str) -> int:

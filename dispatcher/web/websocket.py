@@ -67,7 +67,14 @@ def add_websocket(
             )
             connection.stream = SubscriberStream(
                 hub,
-                feed_of(WEBSOCKET, query.topics, whole=query.whole, counts=not query.observe),
+                feed_of(
+                    WEBSOCKET,
+                    query.topics,
+                    query.filter,
+                    query.grant,
+                    whole=query.whole,
+                    counts=not query.observe,
+                ),
                 query,
                 connection,
                 Inbound(trio.current_time(), None if session is None else session.on_message),

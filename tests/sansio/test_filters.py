@@ -272,6 +272,10 @@ def test_parameters_are_or_within_a_name_and_and_between_names() -> None:
 def test_filters_that_mean_the_same_are_equal() -> None:
     """Another order, a repeat, and another way to say it."""
     assert from_parameters(key=["a", "b"]) == from_parameters(key=["b", "a", "b"])
+    assert from_parameters(key=["a", "b"]) == read_filter({"in": {"key": ["b", "a"]}})
+    assert read_filter({"any": [{"prefix": {"key": "a"}}, {"prefix": {"key": "b"}}]}).dialect() == {
+        "any": [{"prefix": {"key": "a"}}, {"prefix": {"key": "b"}}]
+    }
     assert read_filter([{"exact": {"key": "a"}}, {"exists": {"/b": True}}]) == read_filter(
         {"all": [{"exists": {"/b": True}}, {"all": [{"in": {"key": ["a"]}}]}]}
     )

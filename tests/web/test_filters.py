@@ -1,0 +1,134 @@
+"""Filters in requests, over real sockets: what is sent, what the state says, and how wrong ones are answered."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import trio
+import trio.testing
+from wsproto.events import CloseConnection, TextMessage
+
+from dispatcher.sansio.filter_dialect import read_filter
+from testbed.clients import Event, SseStream
+from tests.hub.test_filtered import KeyedBench
+from tests.hub.test_hub import ONE
+from tests.web.test_transports import UPGRADE, House, WsStream
+
+WANTED = quote('{"any":[{"exact":{"key":"a"}},{"exact":{"/n":5}}]}')
+
+WRONG = quote('{"all":[{"exact":{"colour":"red"}}]}')
+
+
+class KeyedHouse(House, KeyedBench):
+    """Publishes records with keys."""
+
+
+class Asking(WsStream):
+    """A WebSocket with a query."""
+
+    async def open_with(self, query: str) -> None:
+        """Shake hands."""
+        await self.stream.send_all(UPGRADE.replace(b"GET /ws ", f"GET /ws?{query} ".encode()))
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await self.stream.receive_some(1)
+        assert head.startswith(b"HTTP/1.1 101 ")
+
+    async def first_state(self) -> Any:
+        """The first message of the stream."""
+        event = await self.next_event()
+        assert isinstance(event, TextMessage)
+        return json.loads(event.data)
+
+    async def records(self, number: int) -> list[Any]:
+        """The next records, however many a message holds."""
+        found: list[Any] = []
+        while len(found) < number:
+            event = await self.next_event()
+            if isinstance(event, TextMessage):
+                found += json.loads(event.data).get("records", ())
+        return found
+
+
+async def events(stream: SseStream, kind: str, number: int) -> list[Event]:
+    """The next events of one type."""
+    found: list[Event] = []
+    while len(found) < number:
+        event = await stream.next_event()
+        assert event is not None
+        if event.type == kind:
+            found.append(event)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("key=a", {"exact": {"key": "a"}}),
+        ("key=a&key=x", {"in": {"key": ["a", "x"]}}),
+        ("key_prefix=a&partition=0", {"all": [{"prefix": {"key": "a"}}, {"exact": {"partition": "0"}}]}),
+        (f"filter={WANTED}", {"any": [{"exact": {"key": "a"}}, {"exact": {"/n": "5"}}]}),
+    ],
+)
+async def test_a_request_is_sent_what_it_asks_for(query: str, expected: dict[str, object]) -> None:
+    """With both protocols, live and from memory, in one write with records for others; the state echoes the filter."""
+    house = KeyedHouse("plain")
+    async with house.serving(), house.connected() as one, house.connected() as other:
+        sse, socket = SseStream(one), Asking(other)
+        await sse.open(f"/events?{query}")
+        await socket.open_with(query)
+        state = json.loads((await events(sse, "state", 1))[0].data)
+        assert read_filter(state["filter"]) == read_filter(expected)
+        assert (await socket.first_state())["filter"] == state["filter"]
+        await house.live(2)
+        house.publish_keys("n", "a", "n")
+        house.publish_keys("n")
+        house.publish_keys("a")
+        found = await events(sse, "message", 2)
+        assert [event.data for event in found] == ["1", "4"]
+        assert [record["value"] for record in await socket.records(2)] == ["1", "4"]
+        async with house.connected() as late:
+            resumed = SseStream(late)
+            await resumed.open(f"/events?{query}&last_event_id=assets:0=1")
+            assert [(event.data, event.id) for event in await events(resumed, "message", 1)] == [("4", found[1].id)]
+        await house.until(lambda: house.ranges == {ONE: set(range(5))})
+        assert house.unmatched() == {"assets": 3}
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("header=tenant", "header[0]: 'tenant' is not NAME:VALUE, such as tenant:t1"),
+        (
+            f"filter={WRONG}",
+            "filter[0]/all/0/exact/colour: 'colour' is no place",
+        ),
+        ("key=%ED%A0%80", None),
+        (f"key={'k' * 2049}", "the filter has 2049 bytes; the most is 2048"),
+    ],
+)
+async def test_a_wrong_filter_is_refused_with_its_place(query: str, reason: str | None) -> None:
+    """400 with the reason; on WebSocket the same with 4400. Nothing is settled for such a request."""
+    house = KeyedHouse("plain")
+    async with house.serving(), house.connected() as one, house.connected() as other:
+        house.publish_keys("a")
+        if reason is None:
+            # What is not UTF-8 is read with replacement characters, which no key has.
+            sse = SseStream(one)
+            await sse.open(f"/events?{query}")
+            assert sse.response.status_code == 200
+            return
+        sse = SseStream(one)
+        await sse.open(f"/events?{query}")
+        assert sse.response.status_code == 400
+        await sse.read_some()
+        assert reason in json.loads(sse.raw)["detail"]
+        socket = Asking(other)
+        await socket.open_with(query)
+        closed = await socket.next_event()
+        assert isinstance(closed, CloseConnection)
+        assert closed.code == 4400
+        assert reason[:60] in str(closed.reason)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (house.ranges, house.unmatched()) == ({}, {})
