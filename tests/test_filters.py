@@ -1,0 +1,94 @@
+"""Filters with a real Kafka: each stream has what it asked for, and the commits reach the end of the log."""
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+import trio
+
+from testbed.clients import open_sse
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
+from tests.conftest import Kafka
+
+PARTITIONS = 3
+RECORDS = 3000
+ROUND_KEYS = 1000
+"""The key of record n is ``key-`` and n modulo this."""
+
+
+def is_wanted_by_prefix(number: int) -> bool:
+    """Whether ``key_prefix=key-12`` wants a record."""
+    return f"key-{number % ROUND_KEYS}".startswith("key-12")
+
+
+async def read(
+    replica: Replica, query: str, expected: int, headers: dict[str, str] | None = None
+) -> tuple[list[int], str]:
+    """So many values, and the last id."""
+    found: list[int] = []
+    last_id = ""
+    async with open_sse(replica, query, headers) as stream:
+        while len(found) < expected:
+            event = await stream.next_event()
+            assert event is not None
+            if event.type == "message":
+                found.append(int(event.data))
+                last_id = event.id
+    return found, last_id
+
+
+async def test_streams_have_what_they_want_and_commits_reach_the_end(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """By key, and by the beginning of a key; one leaves and comes back with its id, when its records are committed."""
+    topic = kafka.create_topic(PARTITIONS)
+    replica = replicas(kafka.bootstrap_servers, topic)
+    replica.wait_until_ready()
+    one_key = "?filter=" + quote('{"in":{"key":["key-7","key-900"]}}')
+    found: dict[str, tuple[list[int], str]] = {}
+    async with trio.open_nursery() as nursery:
+
+        async def follow(name: str, query: str, expected: int) -> None:
+            found[name] = await read(replica, query, expected)
+
+        keys = [n for n in range(RECORDS) if n % ROUND_KEYS in {7, 900}]
+        prefixed = [n for n in range(RECORDS) if is_wanted_by_prefix(n)]
+        # Longer than the first round, so that they stay.
+        more = [n for n in range(RECORDS, 2 * RECORDS) if is_wanted_by_prefix(n)]
+        nursery.start_soon(follow, "keys", one_key, len(keys))
+        nursery.start_soon(follow, "prefix", "?key_prefix=key-12", len(prefixed) + len(more))
+        await trio.to_thread.run_sync(replica.wait_for, "both", lambda status: status["subscribers"]["live"] == 2)
+        write = produce_numbered
+        await trio.to_thread.run_sync(write, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS)
+        await trio.to_thread.run_sync(
+            replica.wait_for,
+            "all of it, committed",
+            lambda status: len(status["partitions"]) == PARTITIONS and all(p["lag"] == 0 for p in status["partitions"]),
+        )
+        await trio.to_thread.run_sync(write, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS, 0, RECORDS)
+    assert sorted(found["keys"][0]) == keys
+    assert sorted(found["prefix"][0]) == [*prefixed, *more]
+    status = await trio.to_thread.run_sync(
+        replica.wait_for,
+        "the records that nobody wants",
+        lambda status: status["records"]["unmatched"].get(topic, 0) >= RECORDS - len(keys) - len(prefixed),
+    )
+    assert status["records"]["published"] == 2 * RECORDS
+    metrics = await trio.to_thread.run_sync(replica.get, "/metrics")
+    assert f'dispatcher_unmatched_records_total{{topic="{topic}"}}' in metrics.text
+    again = [n for n in range(RECORDS, 2 * RECORDS) if n % ROUND_KEYS in {7, 900}]
+    values, _ = await read(replica, one_key, len(again), {"Last-Event-ID": found["keys"][1]})
+    assert sorted(values) == again, "from Kafka, though the others had them settled"
+
+
+async def test_a_wrong_filter_dispatches_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """400 with the place."""
+    topic = kafka.create_topic(1)
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)
+    replica = replicas(kafka.bootstrap_servers, topic)
+    replica.wait_until_ready()
+    response = await trio.to_thread.run_sync(replica.get, "/events?field=tenant")
+    assert response.status_code == 400
+    assert response.json()["detail"].startswith("field[0]: 'tenant' is not POINTER:VALUE")
+    status = await trio.to_thread.run_sync(replica.status)
+    assert (status["records"]["dispatched"], status["records"]["unmatched"]) == (0, {})
