@@ -1,8 +1,9 @@
 """``python -m testbed.tiers``: run the tests in tiers, as many side by side as there are cores.
 
 The tests wait for brokers, browsers and sockets for nine tenths of their time, so tiers side by side cost little more
-than the longest one. Each tier has its own pytest process, its own broker, and its own output, which is printed whole
-when the tier ends, and can be watched before that in ``build/tiers``.
+than the longest one. A tier of many files is spread over several processes of pytest-xdist, file by file; each process
+has its own broker. The output of a tier is printed whole when it ends, and can be watched before that in
+``build/tiers``.
 """
 
 import os
@@ -27,6 +28,12 @@ TIERS = {
 }
 """By marker (tests/conftest.py gives each test one), the longest first."""
 
+WORKERS = {"broker": 3, "tests": 2}
+"""Processes of a tier that has more than one. The others have their own load, such as chaos, or one browser.
+
+TESTBED_SPREAD=0 leaves one process to each tier.
+"""
+
 RESULTS = Path("build/tiers")
 
 _CLOSING_LINE = re.compile(r"^(?=.*\b(?:passed|failed|error)).* in [0-9.]+s\b.*$", re.MULTILINE)
@@ -42,8 +49,14 @@ class Outcome:
     counts: dict[str, int]
 
 
+def spread(tier: str) -> list[str]:
+    """Arguments for pytest that spread a tier over its processes."""
+    number = WORKERS.get(tier, 1) if os.environ.get("TESTBED_SPREAD", "1") != "0" else 1
+    return ["-n", str(number), "--dist", "loadfile"] if number > 1 else []
+
+
 async def _run(tier: str, arguments: Sequence[str]) -> Outcome:
-    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-m", tier, *arguments]
+    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-m", tier, *spread(tier), *arguments]
     command += ["-o", f"cache_dir=.pytest_cache/{tier}"]
     began = time.monotonic()
     click.echo(f"{tier}: started ({TIERS[tier]}), output in {RESULTS / tier}.log")

@@ -169,6 +169,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(tier)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what only this process of several knows to the one that prints the summary."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["kafka"] = (_used, _missing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it over, from each process that has come to its end; one that crashed has said nothing."""
+    used, missing = getattr(node, "workeroutput", {}).get("kafka", ((), ()))
+    for description in used:
+        _say_used(description)
+    _missing[:] = _missing or missing
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which broker the results are about."""
     if _used:
