@@ -33,14 +33,14 @@ HABITS: Mapping[str, tuple[re.Pattern[str], str]] = {
         "after, past, following (behind is for lag and for proxies)",
     ),
     "is told": (
-        re.compile(r"\b(?:is|are|was|were|be|been|being) told\b", re.IGNORECASE),
+        re.compile(r"\b(?:is|are|was|were|be|been|being) told\b(?! (?:from|apart)\b)", re.IGNORECASE),
         "say who does what: reports, says, sends, logs, is notified",
     ),
     "Who as a subject": (
         re.compile(
             r"(?:^|[.;:!?(#|*>\"'] ?|\"\"\")\s*Who "
             r"(?:asks|comes|came|can|does|gets|goes|had|has|is|leaves|left|needs|reads|sends|subscribes|takes|wants|was|waits)"
-            r"\b(?![^.\n]*\?)"
+            r"\b(?! what\b)(?![^.\n]*\?)"
         ),
         "whoever, clients that, a subscriber that",
     ),

@@ -33,6 +33,7 @@ def test_a_habit_is_found(text: str, habit: str) -> None:
         "replicas behind a balancer, and behind the proxy",
         "how far it has fallen behind the head",
         "Who is in the group?",
+        "- **Who gets what.** One cannot be told from the other.",
         "somebody who is slow",
         "a renewal; so few; once per batch",
         "there are so many that one line is not enough",
