@@ -69,6 +69,12 @@ class PlainReader:
                 self.holes.append((partition, expected, offset))
             self.next[partition] = max(expected, offset + 1)
 
+    async def until_begun(self) -> None:
+        """Return when it has been told where its stream begins: cut before that, it has nothing to resume from."""
+        with trio.fail_after(patient_seconds(60)):
+            while not self.last_id:  # noqa: ASYNC110 - the reader tells nobody
+                await trio.sleep(0.05)
+
     async def until(self, ends: dict[int, int], seconds: float = 60) -> None:
         """Return when it has all records before these offsets."""
         with trio.move_on_after(patient_seconds(seconds)):
@@ -163,6 +169,8 @@ async def test_readers_of_the_whole_topic_lose_nothing_whatever_happens_to_repli
         observers = [PlainReader(balancer, "?scope=topic&observe=1&since=earliest") for _ in range(2)]
         for reader in [*readers, *observers]:
             nursery.start_soon(reader.run)
+        for reader in [*readers, *observers]:
+            await reader.until_begun()
         partitions, ends = PARTITIONS, dict.fromkeys(range(PARTITIONS), 0)
         for round_number in range(8):
             if round_number in {1, 5}:
