@@ -192,10 +192,9 @@ class Connection:
                 return
             if begins or self._is_kept_alive:
                 begins = self._is_kept_alive = False
-                self._place.note_idle(idle=False)
-                self._reading.deadline = math.inf  # what waits in our line is not late
+                # Not late while it waits in our line; idle still, or those that wait would have others make room.
+                self._reading.deadline = math.inf
                 await self._pass_by()
-                self._place.note_idle(idle=True)
                 self._reading.deadline = trio.current_time() + self._request_timeout_seconds
             await protocol.handle(RawData(data))
 
