@@ -55,7 +55,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
                             meter = Meter(*service.pids)
                             seen = [watch(load, meter, seconds) for _ in range(windows)]
                             late_seconds = feeder.late_seconds
-                            # By itself: 50 requests a second cost as much CPU as a small fan-out.
+                            # By itself: 50 requests per second cost as much CPU as a small fan-out.
                             with Probe(service.address) as probe:
                                 time.sleep(2 * seconds)
                         load.close("all")

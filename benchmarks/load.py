@@ -46,7 +46,7 @@ class Group:
     frozen: bool
     """Nothing is read after the response's head."""
     pace_bytes: int
-    """Read at most so much a second on each connection; 0: all that comes."""
+    """Read at most this much per second on each connection; 0: everything that arrives."""
     receive_buffer_bytes: int
     want: int = 0
     connections: set["Link"] = field(default_factory=set)
@@ -205,7 +205,7 @@ class Load:
         self.fill(group, len(links))
 
     def fill(self, group: Group, want: int) -> None:
-        """Wait until so many are open."""
+        """Wait until this many are open."""
         group.want, group.opened, self.waiting_for = want, 0, group
         self.connect(group)
 

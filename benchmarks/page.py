@@ -1,4 +1,4 @@
-"""The live page under 5,000 records a second, in a real Chromium: how long a task holds it, frames, and memory."""
+"""The live page under 5,000 records per second, in a real Chromium: how long a task holds it, frames, and memory."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -87,7 +87,7 @@ Tell = Callable[[str], None]
 
 
 async def measure(cluster: KafkaCluster, variant: Variant, repeats: int, tell: Tell) -> list[Samples]:
-    """Try each kind of event so many times."""
+    """Try each kind of event this many times."""
     samples = []
     for static in (False, True):
         topic = cluster.create_topic(

@@ -30,7 +30,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """``since=earliest`` at several paces."""
     rows = []
     records, seconds = (100_000, 3.0) if quick else (RECORDS, 8.0)
-    # Who is behind has a process of its own: how busy it is with reading must not show in the latency of the others.
+    # The late client has its own process: how busy it is with reading must not show in the latency of the others.
     with KafkaCluster(1) as cluster, Load() as load, Load() as behind:
         topic = cluster.create_topic("yesterday", 4)
         tell(f"producing {records:,} records")
@@ -75,7 +75,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def fill(bootstrap_servers: str, topic: str, records: int, partitions: int = 4) -> None:
-    """So many records, as fast as it goes."""
+    """Write this many records, as fast as possible."""
     producer = Producer(
         {"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "queue.buffering.max.messages": 10**6}
     )

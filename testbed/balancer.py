@@ -34,7 +34,7 @@ class Balancer:
         return f"http://{self.address[0]}:{self.address[1]}"
 
     def fall_silent(self) -> None:
-        """Every connection that is open stays open, and nothing passes through it any more; new ones are fine."""
+        """Every connection that is open stays open, and nothing more passes through it; new ones are fine."""
         for scope in self._silence:
             scope.cancel()
 

@@ -10,7 +10,7 @@ DEFAULT = 3.0
 
 
 def seconds(number: float) -> float:
-    """A deadline: so many seconds on a quiet machine, times the factor of `VARIABLE`.
+    """A deadline: this many seconds on a quiet machine, times the factor of `VARIABLE`.
 
     For waits that end with a condition. What must last for a time, such as how long a node is away, is no deadline.
 

@@ -116,7 +116,7 @@ class Replica:
 
     @property
     def log(self) -> str:
-        """All that it logged so far."""
+        """Everything it has logged."""
         return self._log.read_text(errors="replace")
 
     def logged(self, event: str) -> list[dict[str, Any]]:

@@ -269,7 +269,7 @@ async def phones(studio: Studio) -> None:
 
 
 async def much_to_do(studio: Studio) -> None:
-    """A long way to catch up, and 5,000 records a second."""
+    """A long way to catch up, and 5,000 records per second."""
     other = studio.replicas.pop("dispatcher-2")
     studio.balancer.backends = list(studio.replicas.values())
     await trio.to_thread.run_sync(other.end)

@@ -68,7 +68,7 @@ async def test_who_comes_back_while_the_broker_is_away_is_sent_all_of_it_later(
         async with open_sse(replica) as others:
             await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, TOPIC, 2000, 2)
             await sse_records(others, 2000)
-            # What is not committed would come again, also to who has it already.
+            # What is not committed would be sent again, also to subscribers that have it already.
             committed = [1000, 1000]
             await trio.to_thread.run_sync(
                 lambda: replica.wait_for(

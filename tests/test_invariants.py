@@ -6,7 +6,7 @@ from dispatcher.invariants import Invariant, Invariants
 
 
 def test_a_violation_is_counted_and_logged_once_a_minute() -> None:
-    """A check that fails a thousand times a second fills no log."""
+    """A check that fails a thousand times per second does not fill the log."""
     counted = Invariants()
     with capture_logs() as logs:
         for offset in range(1000):

@@ -21,7 +21,7 @@ SMALL = {"history_bytes": 300_000, "pause_above_bytes": 200_000, "resume_below_b
 
 
 async def produce(kafka: Kafka, topic: str, first: int, number: int) -> None:
-    """So many records more."""
+    """Write this many more records."""
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, number, PARTITIONS, 50, first)
 
 
@@ -96,7 +96,7 @@ async def test_since_a_time(kafka: Kafka, replicas: Callable[..., Replica], prot
     replica = replicas(kafka.bootstrap_servers, topic, settings=SMALL)
 
     async def first(since: str) -> int:
-        """How far back the oldest record is that comes since a time; what is new comes in any case."""
+        """How far back the oldest record is that comes since a time; new records are always sent."""
         query = f"?since={since}"
         if protocol == "sse":
             async with open_sse(replica, query) as stream:
@@ -127,7 +127,7 @@ async def test_since_a_time(kafka: Kafka, replicas: Callable[..., Replica], prot
 
 @pytest.mark.parametrize("heard", [False, True], ids=["at once", "after the group has heard of its end"])
 async def test_a_topic_that_was_made_anew_is_told(kafka: Kafka, replicas: Callable[..., Replica], heard: bool) -> None:
-    """To who is connected and to who comes back with an id of the old one; then all of the new one comes."""
+    """To connected subscribers and to those that return with an id of the old one; then all of the new one is sent."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic)
     with trio.fail_after(120):
@@ -153,7 +153,7 @@ async def test_a_topic_that_was_made_anew_is_told(kafka: Kafka, replicas: Callab
 
 
 async def records_and_gaps(stream: SseStream, number: int) -> tuple[list[dict[str, object]], list[int]]:
-    """So many records, and the gaps that come before them; each partition's before its first record."""
+    """This many records, and the gaps that precede them; each partition's before its first record."""
     gaps: list[dict[str, object]] = []
     records: list[int] = []
     while len(records) < number:

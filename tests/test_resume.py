@@ -289,7 +289,7 @@ async def test_who_leaves_while_it_is_read_for_is_forgotten(nursery: trio.Nurser
 
 
 class CutTransport(RecordingTransport):
-    """Takes so many bytes, and breaks."""
+    """Takes this many bytes, and breaks."""
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()

@@ -507,7 +507,7 @@ def test_a_size_is_shown_without_loss(size: int, expected: str) -> None:
 
 
 def test_the_reference_is_current() -> None:
-    """docs/settings.md says what the class says; ``nox -s settings`` writes it anew."""
+    """docs/settings.md says what the class says; ``nox -s settings`` writes it."""
     assert reference() == (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
 
 

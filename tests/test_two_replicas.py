@@ -75,7 +75,7 @@ async def test_a_join_and_a_planned_stop_lose_and_repeat_nothing(
 
 
 def has(partitions: int, lag: int | None = None) -> Callable[[dict[str, Any]], bool]:
-    """A condition on a status: so many partitions, and if it is said, so much behind in each."""
+    """A condition on a status: this many partitions, and optionally this much lag in each."""
     return lambda status: (
         len(status["partitions"]) == partitions and (lag is None or all(p["lag"] == lag for p in status["partitions"]))
     )

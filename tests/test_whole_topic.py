@@ -92,12 +92,12 @@ class PlainReader:
 
 
 async def produce(kafka: Kafka, topic: str, number: int, first: int) -> None:
-    """So many records, evenly over the partitions."""
+    """Write this many records, evenly over the partitions."""
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, number, PARTITIONS, 100, first)
 
 
 def shares(replica: Replica, partitions: int) -> None:
-    """Wait until a replica owns so many."""
+    """Wait until a replica owns this many."""
     replica.wait_for(f"{partitions} partitions", lambda status: len(status["partitions"]) == partitions)
 
 

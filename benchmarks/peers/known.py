@@ -94,7 +94,7 @@ class FirstDraft(Peer):
         "log_level": "warning",
         # The load generator answers only pings without a payload.
         "ws_ping_timeout": 120,
-        # Who waits for the next record would not end before it.
+        # A reader that waits for the next record would not end before it.
         "timeout_graceful_shutdown": 1,
     }
 

@@ -37,7 +37,7 @@ def built(name: str, make: Callable[[Path], None]) -> Path:
     """
     folder = cache() / name
     cache().mkdir(parents=True, exist_ok=True)
-    # Who comes second waits here, and then finds it.
+    # The second one waits here, and then finds it.
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = folder / "built"
@@ -110,7 +110,7 @@ class Service:
 
     @property
     def log(self) -> str:
-        """All that it printed so far."""
+        """Everything it has printed."""
         return self._log.read_text(errors="replace")
 
     def end(self) -> None:

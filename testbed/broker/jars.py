@@ -36,7 +36,7 @@ def jars() -> Path:
         return folder
     cache = folder.parent
     cache.mkdir(parents=True, exist_ok=True)
-    # Who comes second waits here, and then finds them.
+    # The second one waits here, and then finds them.
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():

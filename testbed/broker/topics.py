@@ -94,7 +94,7 @@ def fill(
     number: int,
     value: str,
 ) -> list[tuple[int, int]]:
-    """Write so many records of one value into each of these partitions, also into new ones; returns their places.
+    """Write this many records of one value into each of these partitions, also into new ones; returns their places.
 
     Args:
         bootstrap_servers: The brokers.

@@ -100,7 +100,7 @@ def group_offsets_without_java(bootstrap_servers: str, group: str) -> Offsets:
 
 
 def group_members(bootstrap_servers: str, group: str) -> list[GroupMember]:
-    """Who is in a group; empty when there is no such group.
+    """The members of a group; empty if there is no such group.
 
     Raises:
         ToolError: the broker could not be asked.

@@ -158,7 +158,7 @@ class Ledger:
         self._of(partition).produced[offset] = number
 
     def quiet(self) -> None:
-        """Nothing is produced from now on: silence says nothing any more."""
+        """Nothing is produced from now on, so silence means nothing."""
         self._silence_counts = False
 
     # What subscribers see.
@@ -226,7 +226,7 @@ class Ledger:
 
     @property
     def repeated(self) -> int:
-        """How many records a second process has sent as well."""
+        """How many records were also sent by a second process."""
         return len(self._repeats)
 
     def missing(self) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ from tests.audit.ledger import Ledger, Report
 
 
 def ledger_with(number: int = 4, processes: tuple[str, ...] = ("a",)) -> Ledger:
-    """So many records produced in partition 0, and a connection to each process, numbered from 0."""
+    """This many records produced in partition 0, and a connection to each process, numbered from 0."""
     ledger = Ledger()
     for n in range(number):
         ledger.produced(0, n, 100 + n)

@@ -20,7 +20,7 @@ from tests.chaos.timeline import draw
 
 RESULTS = Path("build/chaos")
 MOST_WORDS = 60
-"""So much of the evidence is shown."""
+"""At most this much of the evidence is shown."""
 
 KINDS = click.Choice([kind.option for kind in Kind])
 HELP = f"""Kill, stop, suspend and restart replicas, brokers and subscribers by a seeded schedule, and audit what comes.
@@ -55,7 +55,9 @@ def chosen_kinds(only: tuple[str, ...], without: tuple[str, ...]) -> frozenset[K
 @click.command(help=HELP)
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0), help="Of the first run.")
 @click.option("--minutes", default=3.0, show_default=True, type=click.FloatRange(0.5), help="Length of each run.")
-@click.option("--runs", default=1, show_default=True, type=click.IntRange(1), help="So many seeds, one after another.")
+@click.option(
+    "--runs", default=1, show_default=True, type=click.IntRange(1), help="Number of seeds to run, one after another."
+)
 @click.option(
     "--protocol",
     type=click.Choice([*PROPERTIES, "by-seed"]),

@@ -83,7 +83,7 @@ class Tenure:
 
 
 class Incident(NamedTuple):
-    """What the run did, as far as it can be a cause."""
+    """What the run did that can be a cause."""
 
     kind: str
     began: float
@@ -240,7 +240,7 @@ class Attribution:
         return incident.began <= newer.began and self._end_of(incident, repeat.partition) >= first_at
 
     def _end_of(self, incident: Incident, partition: int) -> float:
-        """When a fault had no effect on a partition any more."""
+        """When a fault stopped having an effect on a partition."""
         if incident.process is None:
             after = [one.at for one in self._commits[partition] if one.at >= incident.ended]
             return min(after, default=float("inf"))

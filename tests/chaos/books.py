@@ -20,7 +20,7 @@ from collections.abc import Set as AbstractSet
 from enum import StrEnum
 
 EVIDENCE = 20
-"""So many faults are kept in words."""
+"""At most this many faults are kept in words."""
 
 
 class Broken(StrEnum):

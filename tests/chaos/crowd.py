@@ -40,7 +40,7 @@ class Crowd:
         """Ends the readers' loop; any thread may call it."""
 
     async def run(self, number: int, slots: int) -> None:
-        """Run so many readers, who go anywhere, and a steady one for each slot of the fleet, until cancelled."""
+        """Run this many readers, who connect anywhere, and a steady one for each slot of the fleet, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wait_for_the_end)
             await trio.to_thread.run_sync(trio.run, self._run, number, slots)

@@ -35,7 +35,7 @@ class Frames:
 
     def __init__(self) -> None:
         self.closed = False
-        """The server has sent a Close frame: nothing may come any more (section 5.5.1)."""
+        """The server has sent a Close frame: nothing may follow (section 5.5.1)."""
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:

@@ -8,7 +8,7 @@ How it judges:
   by one, and only a ``gap`` that says exactly which ones will not come excuses what is left out.
 * A ``state`` that lists the partition no longer, or again, ends the run: the next one may begin anywhere.
 * Several states that wait for a slow reader come to it as one, which may list a partition that has been away. So a run
-  may begin anew behind any state, if another connection has seen the partition leave that replica meanwhile.
+  may start over after any state, if another connection has seen the partition leave that replica meanwhile.
 * The first record of a partition that an id named is at most the one behind the named offset; earlier ones may come,
   since what nobody was dispatched comes in any case. An id never names what its connection has not seen.
 """
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 EVIDENCE = 100
-"""So many faults are kept in words."""
+"""At most this many faults are kept in words."""
 
 
 class Fault(StrEnum):

@@ -52,12 +52,12 @@ class Memory:
         self._most: dict[str, Most] = {}
 
     def sample(self, process: str, pid: int, subscribers: int) -> None:
-        """Look at a process, which has so many subscribers now."""
+        """Look at a process, which has this many subscribers now."""
         with suppress(psutil.NoSuchProcess):
             self.sampled(process, psutil.Process(pid).memory_info().rss, subscribers)
 
     def sampled(self, process: str, resident_bytes: int, subscribers: int) -> None:
-        """A process has so much memory and so many subscribers now."""
+        """A process has this much memory and this many subscribers now."""
         before = self._most.get(process, Most(process, 0, 0))
         self._most[process] = Most(
             process, max(before.resident_bytes, resident_bytes), max(before.subscribers, subscribers)

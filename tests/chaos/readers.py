@@ -1,13 +1,13 @@
-"""Readers: hundreds of subscribers who read at any speed, pause, cut their connections, and come back.
+"""Readers: hundreds of subscribers who read at any speed, pause, cut their connections, and reconnect.
 
 They have a topic of their own. What waits unread in a socket counts as dispatched (docs/guarantees.md), so on the
 auditor's topic each cut would look like a loss, and each slow reader like a commit that comes too early.
 
 The mix keeps the process of the readers below one core: parsing and judging cost some 2 µs a record, and 200 readers at
-2,000 records a second of 1 kB read 25,000 a second.
+2,000 records of 1 kB per second read 25,000 per second.
 
 * One in ten reads as fast as it can, and sees every record of its replica.
-* Six in ten read 20 to 200 kB/s: less than a replica's share of 2,000 records a second, so that they live on its
+* Six in ten read 20 to 200 kB/s: less than a replica's share of 2,000 records per second, so that they live on its
   history and on Kafka, and more than its share of 300, so that they fall behind when they pause.
 * Three in ten read 1 to 8 kB/s through a receive buffer of 4 KiB, and are always at the end of full sockets. They read
   SSE: of a WebSocket they would see nothing before a whole message has come.
@@ -42,7 +42,7 @@ VISIT_SECONDS = 15.0
 
 AWAY_SECONDS = (0.0, 1.5)
 RESUMES = 0.85
-"""Share of the returns with the last id; the others begin anew."""
+"""Share of the returns with the last id; the others start over."""
 
 STAYS = 0.5
 """Share of the returns to the same replica, if it is still there."""

@@ -19,7 +19,7 @@ SPACING_SECONDS = (3.0, 8.0)
 
 FIRST_SECONDS = 4.0
 QUIET_SECONDS = 10.0
-"""At the end nothing begins any more."""
+"""Near the end no fault begins."""
 
 SETTLE_SECONDS = 8.0
 """How long a replica is left alone after what it went through."""

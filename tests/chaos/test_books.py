@@ -4,7 +4,7 @@ from tests.chaos.books import Books, Broken
 
 
 def books_with(number: int = 6) -> tuple[Books, int]:
-    """So many records in partition 0, and a connection that lists it."""
+    """This many records in partition 0, and a connection that lists it."""
     books = Books("t")
     for offset in range(number):
         books.produced(0, offset)
@@ -38,7 +38,7 @@ def test_all_is_well() -> None:
 
 
 def test_expired_records_that_a_gap_tells_of() -> None:
-    """Nobody is owed them any more."""
+    """They are no longer owed to anybody."""
     books, connection = books_with()
     receive(books, connection, 0)
     books.expired(0, 4)

@@ -52,7 +52,7 @@ def test_nothing_read_or_resumed_is_not_clean() -> None:
 
 
 def test_records_left_out() -> None:
-    """So many, at one place that no gap has told of."""
+    """This many, at one place that no gap has reported."""
     judge = Judge()
     receive(view_of(judge), 0, 3, 4)
     assert faults(judge) == {Fault.LEFT_OUT: 2, Fault.UNANNOUNCED: 1}
@@ -112,7 +112,7 @@ def test_a_partition_that_left_may_come_again_anywhere() -> None:
 
 
 def test_a_partition_that_was_away_unseen() -> None:
-    """Another connection has seen it leave since this one began, and a state was told: it may begin anew."""
+    """Another connection has seen it leave since this one began, and a state was sent: it may start over."""
     judge = Judge()
     view, witness = view_of(judge), view_of(judge)
     receive(view, 0, 1)

@@ -94,7 +94,7 @@ class Trials:
             await does[event.kind](random.Random(event.target))  # noqa: S311 - it has to be repeatable
 
     async def settle(self) -> None:
-        """Return when nothing is owed any more, or the deadline has passed; then what is owed is lost."""
+        """Return when nothing is owed, or the deadline has passed; what is owed then is lost."""
         with trio.move_on_after(seconds(SETTLE_SECONDS)):
             while any(books.missing() for books in self.books.values()):  # noqa: ASYNC110 - sockets, not events of ours
                 await trio.sleep(0.1)

@@ -280,7 +280,7 @@ test("retry: is the time to begin with", async (t) => {
   assert.equal((await states.until(named("reconnecting"))).retry_ms, 20);
 });
 
-test("a gap is told and moves the position; a log that was made anew begins anew", async (t) => {
+test("a gap is reported and moves the position; a recreated log starts over", async (t) => {
   const server = await Server.start(t);
   const { stream, records, gaps } = open(t, server.url, { position: "t:0=5,1=50" });
   const events = (await server.next()).begin();

@@ -131,7 +131,7 @@ async def tailing(*arguments: str, **keywords: Any) -> AsyncIterator[trio.Proces
 
 @pytest.mark.parametrize("case", ["plain", "half-open"])
 async def test_it_ends_when_who_reads_the_pipe_has_left(case: str) -> None:
-    """Without a word of an error; also when no record comes any more that could not be written."""
+    """Without an error message, even if no further record arrives that could not be written."""
     with trio.fail_after(60):
         async with case_server() as server, tailing(f"{server.url}/{case}/run/events", "--quiet") as process:
             assert process.stdout is not None

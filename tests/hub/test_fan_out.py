@@ -68,7 +68,7 @@ async def test_who_leaves_within_a_round_is_offered_nothing_more(
 
 
 async def test_within_a_round_no_heartbeat_names_what_is_still_to_be_offered(nursery: trio.Nursery) -> None:
-    """A round goes to one feed after the other: who reads the last one is behind until its turn has come."""
+    """A round serves one feed after the other: subscribers of the last one are behind until its turn."""
     bench, other = Bench(), feed_of(WEBSOCKET, FEED.topics)
     nursery.start_soon(bench.hub.run)
     heartbeats: list[bytes] = []
@@ -133,7 +133,7 @@ async def checkpoints() -> None:
 
 
 class GreedyTransport(RecordingTransport):
-    """Takes so many bytes at once, and the rest when its gate opens."""
+    """Takes this many bytes at once, and the rest when its gate opens."""
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__()

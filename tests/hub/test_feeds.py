@@ -1,4 +1,4 @@
-"""Feeds: shared by those who ask for the same, counted, and bounded."""
+"""Feeds: shared by subscribers that ask for the same, counted, and bounded."""
 
 import gc
 
@@ -20,7 +20,7 @@ REST = read_filter({"not": {"exact": {"key": "1"}}})
 
 
 def test_a_feed_is_one_for_as_long_as_somebody_has_it() -> None:
-    """The same request is the same feed, and one that nobody has any more is forgotten."""
+    """The same request is the same feed, and a feed without subscribers is forgotten."""
     gc.collect()
     before = len(_feeds)
     feed = feed_of(SSE_VALUE, frozenset({"a", "b"}), ONE)

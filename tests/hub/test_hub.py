@@ -72,7 +72,7 @@ class RecordingTransport:
 
 
 def unchunked(data: bytes) -> bytes:
-    """The body, as far as it has come."""
+    """The part of the body that has arrived."""
     body = b""
     while b"\r\n" in data:
         length, _, data = data.partition(b"\r\n")

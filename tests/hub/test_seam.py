@@ -47,7 +47,7 @@ async def test_who_is_ahead_of_the_replica_and_falls_behind_misses_nothing(nurse
 
 
 async def test_what_is_encoded_for_other_feeds_stays_within_the_bound(nursery: trio.Nursery) -> None:
-    """On a quiet topic nothing else makes room: who reads the memory in another format does."""
+    """On a quiet topic nothing else makes room: a subscriber that reads the memory in another format does."""
     bench = Bench(history_bytes=20_000, pause_above_bytes=10_000, resume_below_bytes=5_000)
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()

@@ -45,7 +45,7 @@ def states(transport: RecordingTransport) -> list[tuple[str, list[int]]]:
 
 
 async def many(nursery: trio.Nursery, bench: Bench, number: int) -> list[CountingTransport]:
-    """So many live subscribers with nothing to do."""
+    """This many live subscribers with nothing to do."""
     nursery.start_soon(bench.hub.run)
     transports = [CountingTransport() for _ in range(number)]
     for transport in transports:

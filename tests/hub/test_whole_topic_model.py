@@ -193,7 +193,7 @@ class World:
                 self._obey(self.following.followed(Followed(groups=[(epoch, Group(partition, records(wanted), None))])))
 
     def unfollow(self) -> None:
-        """Nobody wants the whole of the topic any more: the follower is closed."""
+        """The last subscriber of the whole topic has left: the follower is closed."""
         if not self.hub.whole_topics():
             self.following._drop_topics({"assets"})
             self._obey(self.following.followed(Followed()))

@@ -108,7 +108,7 @@ def test_what_is_committed_on_revoke_is_in_the_book() -> None:
 
 
 def test_a_commit_that_is_refused_for_ever_is_logged_now_and_then() -> None:
-    """One line for each code and `LOG_SECONDS`, with the number of failures; it is tried several times a second."""
+    """One line for each code and `LOG_SECONDS`, with the number of failures; it is tried several times per second."""
     coordinator = CommitCoordinator(dispatched_to(7), 0.2)
     with capture_logs() as lines:
         for tenth in range(int(10 * LOG_SECONDS) + 1):

@@ -117,7 +117,7 @@ async def test_a_header_name_that_is_no_text_stops_nothing(kafka: Kafka, replica
 
 
 async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> None:
-    """The topic was made anew while records of the old one were waiting: each log is taken for itself."""
+    """The topic was recreated while records of the old one were waiting: each log is kept apart."""
     pipeline = Pipeline(Settings(client_id="replica"))
     partition = TopicPartition("ofa_assets", 0)
     pipeline.exchange(PollResult(assigned=[partition], starts=[Start(partition, 8)]))
@@ -198,7 +198,7 @@ async def test_the_last_commit_is_sent_until_the_broker_takes_it(answers: list[i
 
 @pytest.mark.parametrize("departs", ["_on_lost", "_on_revoke"])
 async def test_the_last_commit_is_not_sent_again_for_what_has_left(departs: str) -> None:
-    """Brokers take it from a member that has joined anew, and it would move the new owner's offset backwards."""
+    """Brokers accept it from a member that has rejoined, and it would move the new owner's offset backwards."""
     group = LeavingGroup([27, 0], departs)
     await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # the same
     assert group.sent == [7]

@@ -113,7 +113,7 @@ async def test_every_record_once_whatever_ends(
 ) -> None:
     """Every connection is cut, recipes' own processes are killed, a replica is killed, another one stopped.
 
-    What one connection misses was dispatched to a witness and committed: it comes only to who asks for it.
+    What one connection misses was dispatched to a witness and committed: only clients that ask for it get it.
     """
     topic = kafka.create_topic(PARTITIONS)
 

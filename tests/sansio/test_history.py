@@ -162,7 +162,7 @@ def test_a_cursor_begins_within_an_entry() -> None:
 
 
 def test_dispatched_entries_go_when_room_is_needed() -> None:
-    """Those that wait stay; who has not read what went is told so, and is moved nowhere."""
+    """Those that wait stay; a reader that has not read what was evicted learns of it, and is not moved."""
     history = Log(3 * ONE_BYTES)
     first, second, *_ = append(history, A, B, A)
     reader = cursor(history, ASSETS)

@@ -124,7 +124,7 @@ def test_any_text_is_a_position_or_an_error(text: str) -> None:
 
 
 def snapshot_of(number: int, spread: int) -> Snapshot:
-    """So many partitions, whose offsets are within a range."""
+    """This many partitions, whose offsets are within a range."""
     offsets = [10**9 + partition * 7919 % spread for partition in range(number)]
     return Snapshot(Layout([TopicPartition("assets", partition) for partition in range(number)]), tuple(offsets))
 

@@ -61,7 +61,7 @@ class Engine:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Who is impatient has pressed Ctrl-C once already; twice would leave a swarm behind.
+        # Impatient people have pressed Ctrl-C once already; twice would leave a swarm behind.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._stop()

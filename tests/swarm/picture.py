@@ -83,7 +83,7 @@ def _page() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dispatcher-grafana"
     folder = cache / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
-    # Who comes second waits here, and then finds it.
+    # The second one waits here, and then finds it.
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():

@@ -117,7 +117,7 @@ class Stack:
         return [one["IPv4Address"].partition("/")[0] for key, one in bridge["Containers"].items() if key in running]
 
     def wait_until_shared(self, replicas: int, partitions: int) -> None:
-        """Return when so many replicas are ready, have some subscribers each, and the partitions among them.
+        """Return when this many replicas are ready, have some subscribers each, and the partitions among them.
 
         Raises:
             RuntimeError: not in time; the message tells how they are.

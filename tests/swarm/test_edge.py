@@ -98,7 +98,7 @@ async def test_an_event_source_outlives_a_time_without_replicas(tmp_path: Path) 
 async def test_streams_pass_and_operations_do_not(
     kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path
 ) -> None:
-    """Records reach both kinds of subscribers; metrics and the like are for who is inside."""
+    """Records reach both kinds of subscribers; metrics and the like stay inside."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic)
     await trio.to_thread.run_sync(replica.wait_until_ready)

@@ -1,4 +1,4 @@
-"""The files of the Swarm stack, as far as they can be checked without Docker: nox -s swarm does the rest."""
+"""The files of the Swarm stack: what can be checked without Docker; nox -s swarm does the rest."""
 
 import re
 import subprocess

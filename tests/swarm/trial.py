@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 TOPIC, GROUP, PARTITIONS = "ofa_assets", (TRIAL.parent / "group.txt").read_text().strip(), 6
 LIVE_SECONDS = 5.0
-"""Within so long of its replica's stop a subscriber is live again."""
+"""Within this time after its replica's stop a subscriber is live again."""
 
 PROXY_SECONDS = 2.0
-"""A record may be in the edge for so long: where the trial has two cores, the edge waits for them as everybody does."""
+"""A record may be in the edge for this long: on two cores, the edge waits for them as everybody does."""
 
 PLANNED = ("scale 2 to 4", "scale 4 to 3", "rolling update", "broken update, rolled back")
 CRASH = "kill -9 of a task"

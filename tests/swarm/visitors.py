@@ -26,7 +26,7 @@ CUT = 0
 
 OPEN_SECONDS = 5.0
 WAVE_SECONDS = 5.0
-"""Who comes back within so long comes in one wave."""
+"""Returns within this time count as one wave."""
 
 _Message = dict[str, Any]
 _Next = Callable[[], Awaitable[_Message | None]]
@@ -34,7 +34,7 @@ _Next = Callable[[], Awaitable[_Message | None]]
 
 @dataclass(slots=True)
 class Visit:
-    """One connection that got as far as a replica."""
+    """One connection that reached a replica."""
 
     process: str
     began: float
@@ -73,7 +73,7 @@ class Visitor:
     def __init__(self, ledger: Ledger, edge: Addressed, transport: Transport, topic: str) -> None:
         self.visits: list[Visit] = []
         self.refused = 0
-        """Connections that did not get as far as a replica."""
+        """Connections that did not reach a replica."""
         self._ledger = ledger
         self._edge = edge
         self._transport = transport

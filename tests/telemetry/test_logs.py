@@ -60,7 +60,7 @@ def test_lines_come_in_order(pipe: tuple[int, int]) -> None:
 
 
 def test_a_pipe_that_nobody_reads_drops_lines(pipe: tuple[int, int]) -> None:
-    """Nothing waits, memory is bounded, and who reads again is told how many are missing."""
+    """Nothing waits, memory is bounded, and a later line says how many are missing."""
     outlet = Outlet(pipe[1])
     for _ in range(2 * MAX_QUEUED_BYTES // 1000):
         outlet.emit(line("x" * 1000))

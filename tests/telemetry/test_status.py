@@ -117,7 +117,7 @@ class Dear:
 
 
 async def test_asking_without_a_pause_takes_a_bounded_share_of_the_loop() -> None:
-    """A thousand requests a second for a minute, each of a page that takes 10 ms: the others get the last one again."""
+    """A thousand requests per second for a minute, for a page that takes 10 ms: most get the last one again."""
     dear = Dear(0.010)
     for _ in range(60_000):
         dear.clock.now += 0.001

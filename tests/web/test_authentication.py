@@ -1,4 +1,4 @@
-"""Tokens at the door: who is answered with what, and that nothing is done for who is refused."""
+"""Tokens at the door: which requests get which answer, and that nothing is done for those refused."""
 
 import time
 from base64 import urlsafe_b64encode

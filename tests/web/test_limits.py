@@ -346,7 +346,7 @@ async def test_tls_clients_that_leave_are_no_errors(start: Callable[..., Replica
 
 
 async def test_accepting_rests_without_descriptors(autojump_clock: trio.testing.MockClock) -> None:
-    """It goes on once there are some, and says so once a minute; idle connections make room."""
+    """It continues once there are some, and says so once per minute; idle connections make room."""
     errors = [OSError(24, "Too many open files")] * 1000 + [OSError(103, "aborted"), trio.ClosedResourceError()]
     rooms = []
 

@@ -1,4 +1,4 @@
-"""Who is answered: each row a request, with the settings under which it is decided."""
+"""Which requests are answered: each row is a request, with the settings under which it is decided."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -98,7 +98,7 @@ async def open_page(query: str = "") -> AsyncIterator[House]:
 
 
 async def shown(page: Page, number: int) -> None:
-    """Return when the list has so many records."""
+    """Return when the list has this many records."""
     await page.until(f"document.querySelectorAll('#records > li').length === {number}")
 
 
@@ -291,7 +291,7 @@ async def test_nothing_is_cut_off_at_high_zoom(width: int) -> None:
 
 
 async def test_a_reload_goes_on_where_the_page_was() -> None:
-    """What was shown does not come again, and what came meanwhile is not missing; a new tab begins anew."""
+    """Nothing is shown twice, and nothing that arrived meanwhile is missing; a new tab starts over."""
     async with open_page() as house:
         for n in range(3):
             house.write(f"before {n}".encode())

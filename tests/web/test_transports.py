@@ -98,7 +98,7 @@ class House(Bench):
             yield client
 
     async def live(self, number: int = 1) -> None:
-        """Return when so many subscribers wait for what is new, and the hub writes to them itself."""
+        """Return when this many subscribers wait for new records, and the hub writes to them itself."""
         await self.until(
             lambda: sum(subscriber._parked for subscriber in self.hub._registry.everybody.values()) == number
         )
@@ -352,7 +352,7 @@ async def test_a_handshake_that_stalls_ends_its_own_connection(tmp_path: Path) -
 
 
 async def test_a_last_word_that_stalls_ends_its_own_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that takes nothing any more when TLS is to end is let go, and the server goes on."""
+    """A client that stops reading when TLS is to end is cut, and the server continues."""
 
     async def stall(_stream: object) -> None:
         await trio.lowlevel.checkpoint()
