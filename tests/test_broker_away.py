@@ -6,6 +6,7 @@ import trio
 
 from testbed.broker.cluster import KafkaCluster
 from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.swarm.test_stack_files import is_healthy
@@ -27,7 +28,7 @@ async def test_broker_comes_after_the_start(
         assert (await stream.next_control("state"))["state"] == "broker-down"
         await trio.to_thread.run_sync(cluster.start)
         cluster.create_topic(TOPIC, 2)
-        with trio.fail_after(40):
+        with trio.fail_after(seconds(40)):
             while (state := await stream.next_control("state"))["state"] != "streaming":
                 pass
             assert state["assigned"] == {TOPIC: [0, 1]}
@@ -37,7 +38,7 @@ async def test_broker_comes_after_the_start(
         replica.wait_until_ready()
 
         await trio.to_thread.run_sync(cluster.kill_node, 0)
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             assert (await stream.next_control("state"))["state"] == "broker-down"
             ready = await trio.to_thread.run_sync(replica.get, "/readyz")
             assert (ready.status_code, ready.json()["has_been_ready"]) == (503, True)
@@ -64,7 +65,7 @@ async def test_who_comes_back_while_the_broker_is_away_is_sent_all_of_it_later(
         settings={"history_bytes": 100_000, "pause_above_bytes": 50_000, "resume_below_bytes": 20_000},
         kafka={"session.timeout.ms": 6000},
     )
-    with trio.fail_after(100):
+    with trio.fail_after(seconds(100)):
         async with open_sse(replica) as others:
             await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, TOPIC, 2000, 2)
             await sse_records(others, 2000)

@@ -39,7 +39,7 @@ class Resumption:
         feed: What the subscriber gets.
         position: The last offset that it has seen of some partitions.
         since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
-        last: Or so many records before their ends.
+        last: Or this many records before their ends.
         wake: Called when there may be something to send or to ask.
     """
 

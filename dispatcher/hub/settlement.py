@@ -33,7 +33,7 @@ class Settlement:
 
     Args:
         history: What waits.
-        feeds: Who is present, and what they want.
+        feeds: The subscribers by feed, and what they want.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed; a range
             may come more than once.
     """

@@ -36,7 +36,7 @@ class Subscriber:
         transport: Where it gets it.
         position: The last offset that it has seen of some partitions.
         since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
-        last: Or so many records before their ends.
+        last: Or this many records before their ends.
         ignored: Parameters of its request that nobody knows.
         buffer_bytes: Bound of its channel. An entry that is larger than all of it fits into an empty channel.
         write_bytes: Entries are joined into one write up to this size; one entry always fits.
