@@ -5,7 +5,6 @@ what providers without RFC 9068 sign, with ``auth_types = "JWT"`` and the client
 """
 
 import socket
-import time
 import venv
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -146,11 +145,19 @@ async def test_a_token_ends_while_it_streams(program: Path, transport: Any) -> N
         async def log_in() -> str:
             return await provider.log_in("alice")
 
-        async with subscribe(url(house), transport=transport, token=log_in, **QUICK) as stream:
-            for offset in range(2):
+        async def publish() -> None:
+            # Beside the reader: a subscription that nobody takes from does not reconnect either.
+            for _ in range(2):
+                await house.until(lambda: bool(house.authentication.sessions.open))
+                [session] = house.authentication.sessions.open
                 house.publish(ONE)
-                assert (await anext(stream)).offset == offset
-                await house.until(partial(_has_token_after, house, time.time() + 8))
+                await house.until(partial(_has_token_after, house, session.verdict.principal.expires_at))
+            house.publish(ONE)
+
+        async with subscribe(url(house), transport=transport, token=log_in, **QUICK) as stream:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(publish)
+                assert [(await anext(stream)).offset for _ in range(3)] == [0, 1, 2]
             assert stream.repeats == 0
             assert (stream.statistics().attempts == 1) == (transport == "websocket")
 
