@@ -24,10 +24,9 @@ CLIENT_EVENTS = frozenset(
         "handshake failed",
         "request failed",
         "request refused",
-        "subscriber answers no ping",
+        "subscriber did not answer pings",
         "subscriber stalled",
         "subscriber vanished",
-        "token refused",
     }
 )
 """Events that a client can cause, by their names. Whatever Hypercorn logs is one of them, too."""

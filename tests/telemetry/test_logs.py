@@ -16,8 +16,9 @@ import httpx2
 import pytest
 import trustme
 
+import dispatcher
 from dispatcher.telemetry.outlet import MAX_QUEUED_BYTES, Outlet
-from dispatcher.telemetry.rates import BURST, ClientLines
+from dispatcher.telemetry.rates import BURST, CLIENT_EVENTS, ClientLines
 from testbed.patience import seconds
 from testbed.replicas import Replica
 
@@ -232,3 +233,10 @@ def test_a_hangup_reads_the_certificate_again(replicas: Callable[..., Replica], 
     assert serial_number(replica) != before
     replica.signal(signal.SIGTERM)
     assert replica.wait() == 0
+
+
+@pytest.mark.parametrize("event", sorted(CLIENT_EVENTS))
+def test_what_is_bounded_is_logged_by_that_name(event: str) -> None:
+    """A renamed event would lose its bound without a word."""
+    files = Path(dispatcher.__file__).parent.rglob("*.py")
+    assert any(f'"{event}"' in path.read_text() for path in files if path.name != "rates.py")
