@@ -72,6 +72,6 @@ async def open_issuer() -> AsyncIterator[Issuer]:
     async with trio.open_nursery() as nursery:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         issuer = Issuer(listener.socket.getsockname()[1])
-        nursery.start_soon(trio.serve_listeners, issuer.serve, [listener])
+        await nursery.start(trio.serve_listeners, issuer.serve, [listener])
         yield issuer
         nursery.cancel_scope.cancel()

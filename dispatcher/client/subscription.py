@@ -26,6 +26,7 @@ from dispatcher.client.errors import SubscriptionError, UnreachableError, WrongA
 from dispatcher.client.events import Fail, Gap, Heartbeat, Received, Record, RetryTime, State, StateReceived
 from dispatcher.client.resume_position import ResumePosition
 from dispatcher.client.tokens import Token, Tokens
+from dispatcher.errors import MalformedPositionError
 
 log = logging.getLogger("dispatcher.client")
 
@@ -278,13 +279,18 @@ class Subscription:
 
     async def _deliver(self, received: Sequence[Received]) -> None:
         items: list[_Item] = []
-        try:
-            for each in received:
+        malformed: MalformedPositionError | None = None
+        for each in received:
+            try:
                 items += self._note(each)
-        finally:
-            # An id that is malformed ends the connection; the records before it are noted, so they have to go on.
-            if items:
-                await self._send.send(items)
+            except MalformedPositionError as error:
+                malformed = error
+                break
+        # A malformed id ends the connection; the records before it are noted, so they have to go on.
+        if items:
+            await self._send.send(items)
+        if malformed is not None:
+            raise malformed
 
     def _note(self, heard: Received) -> list[_Item]:
         """Take note of what was heard, and return what is for the caller."""

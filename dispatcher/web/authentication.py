@@ -88,7 +88,7 @@ class Caller:
         for topic in sorted(query.topics):
             if principal.filters(action, topic):
                 raise ForbiddenError(
-                    f"the token allows a part of the topic {topic} only (filter), and filters of grants have no effect yet"
+                    f"the token allows a part of the topic {topic} only (filter), which this version cannot serve yet"
                 )
         return query
 

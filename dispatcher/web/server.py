@@ -83,7 +83,9 @@ class Server:
         self.addresses: list[tuple[str, int]] = []
         """Where it listens, known once `serve` has started."""
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(  # noqa: ASYNC128 - `_accept` does
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Listen and serve until `stop`; started when the sockets listen.
 
         *Cancellation*: closes everything at once.
@@ -106,15 +108,15 @@ class Server:
         )
         async with trio.open_nursery() as pacing:
             pacing.start_soon(self._pace.run)
-            await self._accept(listeners, task_status)
+            await self._accept(listeners, task_status.started)
             pacing.cancel_scope.cancel()
 
-    async def _accept(self, listeners: list[trio.SocketListener], task_status: trio.TaskStatus[None]) -> None:
+    async def _accept(self, listeners: list[trio.SocketListener], started: Callable[[], None]) -> None:
         """Accept until `stop`; returns when the last connection has ended."""
         async with trio.open_nursery() as nursery:
             try:
                 with self._accepting:
-                    task_status.started()
+                    started()
                     async with trio.open_nursery() as accepting:
                         for listener in listeners:
                             take = partial(self._take, nursery)

@@ -467,7 +467,7 @@ async def test_a_generator_around_it_may_be_closed() -> None:
         async def generate() -> AsyncGenerator[Record, None]:
             async with subscribe(f"{server.url}/plain/generator/events") as stream:
                 async for record in stream:
-                    yield record
+                    yield record  # noqa: ASYNC119 - what an application may well do
 
         with trio.fail_after(60):
             generator = generate()

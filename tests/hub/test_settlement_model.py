@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from dispatcher.hub.feed import Feed
 from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.settlement import Settlement
 from dispatcher.sansio import entries
@@ -86,11 +85,6 @@ class Model:
             assert self.bench.hub.history.waiting_bytes == 0
 
 
-async def _connect(bench: KeyedBench, feed: Feed, reader: Reader, task_status: trio.TaskStatus[None]) -> None:
-    with reader.scope:
-        await bench.serve(reader.transport, None, None, feed, task_status=task_status)
-
-
 async def play(steps: list[Any]) -> None:
     """Take the steps, and check after each."""
     async with trio.open_nursery() as nursery:
@@ -110,12 +104,14 @@ async def play(steps: list[Any]) -> None:
                 model.readers.append(reader)
                 model.look()
 
-                async def serve(
+                async def serve(  # noqa: ASYNC128 - the bench does
                     reader: Reader = reader,
                     *,
                     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
                 ) -> None:
-                    await _connect(bench, wanting(*reader.wanted), reader, task_status)
+                    with reader.scope:
+                        feed = wanting(*reader.wanted)
+                        await bench.serve(reader.transport, None, None, feed, task_status=task_status)
 
                 await nursery.start(serve)
             elif model.readers:
