@@ -1,5 +1,6 @@
 """A partition that librdkafka stops fetching without a word is fetched again, on a real broker."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -14,7 +15,9 @@ from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
 
-STAYS_PAUSED = """
+PAUSED = "paused unseen"
+STAYS_PAUSED = f"""
+PAUSED = {PAUSED!r}
 from dispatcher.kafka import assignment
 control_flow, first = assignment.Assignment.control_flow, []
 def stuck(self, consumer, pause, resume):
@@ -22,11 +25,21 @@ def stuck(self, consumer, pause, resume):
     first or first.append(consumer)
     if resume and consumer is first[0]:
         consumer.pause(assignment.for_client(resume))
+        print(PAUSED, flush=True)
 assignment.Assignment.control_flow = stuck
 """
 """What librdkafka #5591 does: partitions of the first consumer stay paused though they were resumed."""
 
 RESTARTS_NOTHING = "assignment.Assignment.restart = lambda self, consumer, partitions: None\n"
+
+
+def produce_when_paused(replica: Replica, servers: str, topic: str) -> None:
+    """Ten records, which librdkafka would have fetched already if they had been there before."""
+    deadline = time.monotonic() + seconds(60)
+    while PAUSED not in replica.log:
+        assert time.monotonic() < deadline, replica.log
+        time.sleep(0.05)
+    produce_numbered(servers, topic, 10, 1)
 
 
 async def test_a_partition_that_stays_paused_unseen_is_restarted(
@@ -35,7 +48,7 @@ async def test_a_partition_that_stays_paused_unseen_is_restarted(
     """Its leader says that records are there, and none come: it is fetched again from where it was."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, code=STAYS_PAUSED)
-    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)
+    await trio.to_thread.run_sync(produce_when_paused, replica, kafka.bootstrap_servers, topic)
     async with open_sse(replica) as stream:
         with trio.fail_after(seconds(60)):
             records = await sse_records(stream, 10)
@@ -52,7 +65,7 @@ async def test_a_partition_that_a_restart_does_not_help_gets_another_consumer(
     """Subscribers stay connected, and nothing is lost or left out."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, code=STAYS_PAUSED + RESTARTS_NOTHING)
-    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)
+    await trio.to_thread.run_sync(produce_when_paused, replica, kafka.bootstrap_servers, topic)
     async with open_sse(replica) as stream:
         with trio.fail_after(seconds(90)):
             records = await sse_records(stream, 10)

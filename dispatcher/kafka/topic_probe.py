@@ -2,6 +2,10 @@
 
 One request per kind and probe, whatever the number of topics. Nothing is ever created: a broker that creates topics by
 itself does so for metadata requests that allow it, and these do not.
+
+Descriptions are asked for one after the other, and only just after a broker has answered a metadata request: librdkafka
+2.16 aborts the process (``rd_kafka_enq_once_del_source_return: Assertion `eonce->refcnt > 0'``) when descriptions of
+topics and of a group wait together for a broker that then comes back.
 """
 
 import time
@@ -67,20 +71,24 @@ class TopicProber:
         """Ask, and wait for the answers."""
         try:
             admin = self._leaders.open()
+            admin.list_topics(self._topics[0], timeout=ANSWER_SECONDS)
             described = self._describe(admin)
-            group = admin.describe_consumer_groups(
-                [self._group], include_authorized_operations=True, request_timeout=ANSWER_SECONDS
-            )[self._group]
             topics: dict[str, TopicProbe] = {}
             for name in self._topics:
                 # Where no broker answers about one topic, none will about the others: they are not waited for.
                 is_mute = any(probe.finding is Finding.SILENT for probe in topics.values())
                 topics[name] = self._topic(admin, name, described.get(name), fall_back=not is_mute)
-            return Probe(topics, _group(group), self._names(admin, topics))
+            return Probe(topics, self._describe_group(admin), self._names(admin, topics))
         except (KafkaException, RuntimeError, MemoryError) as error:
-            # The client cannot be made, or no thread: an answer of a kind.
+            # No broker answers, the client cannot be made, or no thread: an answer of a kind.
             silent = TopicProbe(Finding.SILENT, error=str(error))
             return Probe(dict.fromkeys(self._topics, silent), GroupProbe(Finding.SILENT, error=str(error)), frozenset())
+
+    def _describe_group(self, admin: AdminClient) -> GroupProbe:
+        described = admin.describe_consumer_groups(
+            [self._group], include_authorized_operations=True, request_timeout=ANSWER_SECONDS
+        )
+        return _group(described[self._group])
 
     def _describe(self, admin: AdminClient) -> dict[str, "Future[Any]"]:
         if time.monotonic() < self._describe_at:

@@ -90,7 +90,8 @@ async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch
             nursery.start_soon(read_with, fault)
     for fault, verdict in verdicts.items():
         _, expected = FAULTS[fault]
-        by_chance = {Fault.ACROSS} if fault == "two records swapped" else set()  # who comes back just between the two
+        # A reader that comes back just there misses the record across its resume.
+        by_chance = {Fault.ACROSS} if fault in {"a record dropped", "two records swapped"} else set()
         found = {kind for kind, number in verdict.faults.items() if number}
         assert (fault, found - by_chance) == (fault, expected), verdict.evidence
         assert (fault, verdict.clean) == (fault, not expected)
