@@ -15,7 +15,7 @@ from tests.client_cases.server import case_server
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "dispatcher" / "web" / "page" / "client.js"
-MOST_BYTES = 12 * 1024
+MOST_BYTES = 13 * 1024
 
 
 def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -60,7 +60,7 @@ async def test_it_passes_the_table_of_cases() -> None:
 
 
 def test_it_is_small() -> None:
-    """Minified, as a bundler puts it into a page, it stays below 12 KiB."""
+    """Minified, as a bundler puts it into a page, it stays below 13 KiB, 6 compressed."""
     need("npx")
     done = run("npx", "--yes", ESBUILD, "--bundle", "--format=esm", "--minify", str(CLIENT))
     if done.returncode != 0:
