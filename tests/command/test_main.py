@@ -181,7 +181,7 @@ class TestExitCodes:
         """``serve`` with a supervisor that ends like this, from inside two nurseries."""
 
         def run_serve(error: BaseException | None) -> Result:
-            async def supervise(_: Settings) -> None:
+            async def supervise(_: Settings, **_options: object) -> None:
                 async with trio.open_nursery(), trio.open_nursery():
                     await trio.lowlevel.checkpoint()
                     if error is not None:

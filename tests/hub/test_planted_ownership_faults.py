@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import trio
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -49,6 +50,8 @@ def writes_under_way_count(self: FollowedPartitions, partition: TopicPartition) 
     return [(0, self._history.end(partition))]
 
 
+# A fault may also end the hub, and with it the step of the model that is under way.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),
     [
@@ -67,6 +70,6 @@ def test_the_model_finds_a_fault(
     is_found = False
     try:
         run_state_machine_as_test(model.WholeTopic, settings=EXAMPLES)
-    except* (AssertionError, KeyError, ValueError):
+    except* (AssertionError, KeyError, ValueError, trio.Cancelled, trio.RunFinishedError):
         is_found = True
     assert is_found

@@ -166,3 +166,34 @@ def test_equal_filters_are_one() -> None:
     assert index.statistics() == IndexStatistics(filters=0, unindexed=0)
     with pytest.raises(KeyError):
         index.remove(wanted, "other")
+
+
+def test_a_record_that_two_anchors_lead_to_is_found_once() -> None:
+    """And anchors that filters share are let go of once, the last filter's with its key."""
+    index = FilterIndex[str]()
+    either = read_filter({"any": [{"exact": {"key": "a"}}, {"exact": {"header.h": "1"}}]})
+    same_key = read_filter(
+        {
+            "any": [
+                {"all": [{"exact": {"key": "a"}}, {"prefix": {"/a": "x"}}]},
+                {"all": [{"exact": {"key": "a"}}, {"exists": {"/b": True}}]},
+            ]
+        }
+    )
+    same_header = read_filter(
+        {
+            "any": [
+                {"all": [{"exact": {"header.h": "1"}}, {"prefix": {"/a": "x"}}]},
+                {"all": [{"exact": {"header.h": "1"}}, {"suffix": {"/a": "y"}}]},
+            ]
+        }
+    )
+    filters = {"either": either, "same key": same_key, "same header": same_header}
+    for owner, wanted in filters.items():
+        index.add(wanted, owner)
+    records = Records.of([Record(0, 1, b"a", b'{"a":"xy","b":1}', (("h", b"1"),))])
+    found = {owner: list(indexes) for owners, indexes in index.match(TP, records) for owner in owners}
+    assert found == {owner: [0] for owner in filters}
+    for owner, wanted in filters.items():
+        index.remove(wanted, owner)
+    assert not index

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
+from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part, Selection
 from dispatcher.sansio.history import History, HistoryStatistics
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -415,3 +415,13 @@ def test_readers_may_stand_after_what_was_read() -> None:
     append(history, A)
     assert history.beyond(whole(ASSETS, a=1)) == []
     assert history.beyond(whole(ASSETS, a=2)) == [A]
+
+
+def test_a_selection_leaves_with_its_entry() -> None:
+    """A subscriber's channel may still hold it: it is not sent then."""
+    history = Log(10**6)
+    (entry,) = append(history, A)
+    selection = Selection(entry, [0])
+    assert not selection.removed
+    history.remove([A])
+    assert selection.removed

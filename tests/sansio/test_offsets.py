@@ -562,3 +562,11 @@ def test_a_partition_that_is_not_assigned() -> None:
     tracker.assigned(ONE)
     with pytest.raises(ValueError, match="not an offset"):
         tracker.began(ONE, -1)
+
+
+def test_what_was_dispatched_of_a_partition_that_is_not_here_is_nothing() -> None:
+    """Neither before it is assigned nor before it has begun."""
+    tracker = OffsetTracker()
+    assert tracker.dispatched_ranges(ONE) == ()
+    tracker.assigned(ONE)
+    assert tracker.dispatched_ranges(ONE) == ()

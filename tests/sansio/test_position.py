@@ -179,3 +179,15 @@ def test_clients_spell_long_positions_compactly(position: dict[TopicPartition, i
     assert shortest_position(many).startswith("assets:~")
     assert parse_position(shortest_position(many)) == many
     assert shortest_position({}) == ""
+
+
+def test_a_position_of_few_partitions_may_be_long() -> None:
+    """Their offsets make it so; each of them may be the own one, however many were before."""
+    position = {TopicPartition("assets", number): 2**60 + number for number in range(64)}
+    layout = Layout(position)
+    snapshot = Snapshot(layout, tuple(position.values()))
+    for own in range(64):
+        assert parse_position(snapshot.format(own=own)) == position
+    many = snapshot_of(300, 100)
+    for own in range(70):
+        assert len(parse_position(many.format(own=own))) == 300

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,16 +61,6 @@ def test_operators_have_a_port_within_the_network() -> None:
     assert "ports" not in stack("stack.yml")["services"]["dispatcher"]
     assert f"EXPOSE 8000 {port}\n" in (FOLDER / "Dockerfile").read_text()
     assert f":{port}" not in (FOLDER / "haproxy.cfg").read_text()
-
-
-def test_the_example_with_an_identity_provider_is_right() -> None:
-    """Its lines are settings, once they are no comments."""
-    lines = (FOLDER / "dispatcher.toml").read_text().splitlines()
-    begin = lines.index("# [auth]")
-    end = next(at for at in range(begin, len(lines)) if not lines[at].startswith("#"))
-    example = tomllib.loads("\n".join(line.removeprefix("#").strip() for line in lines[begin:end]))
-    assert example["auth"]["grants"][0]["topics"] == ["ofa_assets"]
-    assert {f"auth_{name}" for name in example["auth"]} <= set(Settings.model_fields)
 
 
 def test_the_memory_limit_holds_the_formula_of_the_readme() -> None:
