@@ -30,7 +30,7 @@ from dispatcher.sansio.lag import LagTracker
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.stalls import Stall, StallLimit
-from dispatcher.sansio.topic_health import TopicHealth
+from dispatcher.sansio.topic_health import Finding, GroupProbe, TopicHealth
 from dispatcher.settings import Settings
 from dispatcher.topic_watch import TopicWatch
 
@@ -72,12 +72,15 @@ class Pipeline:
         self._stalls = StallLimit()
         self._intake = Intake(self._offsets, self._flow, self.hub, self._following)
         self._topics = TopicWatch(
-            TopicProber(self._replays.leaders, settings.topics, settings.group_id),
+            TopicProber(self._replays.leaders, settings.topics),
             TopicHealth(settings.topics, settings.group_id, time.time()),
             self.hub,
             paused=lambda: self._flow.paused,
+            group=self._probe_group,
             joined=lambda: self._joined,
         )
+        self._may_not_join = False
+        """Whether the group's coordinator has refused this member, and it has not joined since."""
         self._stop_fetching = False
         self._stop = False
         self._rebalances = 0
@@ -135,6 +138,7 @@ class Pipeline:
             self._take_statistics(result.statistics)
         for name, reason in result.errors:
             self._log(self._health.failed(name, reason, time.monotonic()))
+            self._may_not_join |= name == "GROUP_AUTHORIZATION_FAILED"
         if result.assigned is not None:
             self._take_assigned(result.assigned)
         rebuild = self._commits.answered(result.commit_answers, trio.current_time())
@@ -214,6 +218,15 @@ class Pipeline:
             assigned=assigned,
             degraded=self._topics.degraded,
         )
+
+    def _probe_group(self) -> GroupProbe:
+        """How the group is, from what its coordinator has answered to this member."""
+        if self._joined:
+            self._may_not_join = False
+            return GroupProbe(Finding.FOUND)
+        if self._may_not_join:
+            return GroupProbe(Finding.DENIED)
+        return GroupProbe(Finding.SILENT, error="it has not been joined yet")
 
     @property
     def _joined(self) -> bool:

@@ -1,4 +1,4 @@
-"""Asks every few seconds how the topics and the group are, logs what changes, and has subscribers sent it.
+"""Asks every few seconds how topics and group are, logs what changes, and has subscribers sent it.
 
 *Thread*: Trio's; the requests wait in a worker thread.
 """
@@ -13,7 +13,7 @@ import trio
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.topic_probe import TopicProber
 from dispatcher.sansio.records import TopicPartition
-from dispatcher.sansio.topic_health import Condition, TopicHealth
+from dispatcher.sansio.topic_health import Condition, GroupProbe, TopicHealth
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,7 @@ class TopicWatch:
         health: Judges.
         hub: Has subscribers, who are sent what is wrong with their topics.
         paused: Partitions that are paused.
+        group: How the group is, as the consumer has seen it.
         joined: Whether the replica is a member of the group.
     """
 
@@ -49,12 +50,14 @@ class TopicWatch:
         hub: Hub,
         *,
         paused: Callable[[], frozenset[TopicPartition]],
+        group: Callable[[], GroupProbe],
         joined: Callable[[], bool],
     ) -> None:
         self._prober = prober
         self._health = health
         self._hub = hub
         self._paused = paused
+        self._group = group
         self._joined = joined
         self._probes = 0
 
@@ -65,7 +68,7 @@ class TopicWatch:
             self._probes += 1
             lines = self._health.probed(
                 probe.topics,
-                probe.group,
+                self._group(),
                 existing=probe.existing,
                 paused=self._paused(),
                 joined=self._joined(),

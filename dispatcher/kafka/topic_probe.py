@@ -1,11 +1,10 @@
-"""Asks the brokers how the topics and the group are (`sansio.topic_health` judges).
+"""Asks the brokers how the topics are (`sansio.topic_health` judges).
 
 One request per kind and probe, whatever the number of topics. Nothing is ever created: a broker that creates topics by
 itself does so for metadata requests that allow it, and these do not.
 
-Descriptions are asked for one after the other, and only just after a broker has answered a metadata request: librdkafka
-2.16 aborts the process (``rd_kafka_enq_once_del_source_return: Assertion `eonce->refcnt > 0'``) when descriptions of
-topics and of a group wait together for a broker that then comes back.
+The group is not asked about: librdkafka 2.16 aborts the process (``rd_kafka_enq_once_del_source_return: Assertion
+`eonce->refcnt > 0'``) when a description of a group waits for a coordinator that is away.
 """
 
 import time
@@ -20,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclOperation
 
 from dispatcher.kafka.leaders import Leaders
-from dispatcher.sansio.topic_health import Finding, GroupProbe, TopicProbe
+from dispatcher.sansio.topic_health import Finding, TopicProbe
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +29,7 @@ ANSWER_SECONDS = 2.0
 NAMES_SECONDS = 60.0
 """How often the names of all topics are asked for while one is missing: a large cluster has many."""
 
-_DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+_DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED})
 _ABSENT = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})  # noqa: SLF001 - the public spelling
 
 
@@ -38,26 +37,23 @@ class Probe(NamedTuple):
     """What one probe found out."""
 
     topics: dict[str, TopicProbe]
-    group: GroupProbe
     existing: frozenset[str]
     """Names of topics, asked for while one is missing."""
 
 
 class TopicProber:
-    """Asks about topics and the group, with the client that looks offsets up.
+    """Asks about topics, with the client that looks offsets up.
 
     *Thread*: any, one at a time; it blocks for `ANSWER_SECONDS` and a little, so not Trio's.
 
     Args:
         leaders: Has the client.
         topics: What is dispatched.
-        group: The group's name.
     """
 
-    def __init__(self, leaders: Leaders, topics: Sequence[str], group: str) -> None:
+    def __init__(self, leaders: Leaders, topics: Sequence[str]) -> None:
         self._leaders = leaders
         self._topics = list(topics)
-        self._group = group
         self._existing: frozenset[str] = frozenset()
         self._names_at = 0.0
         self._describe_at = 0.0
@@ -78,17 +74,11 @@ class TopicProber:
                 # Where no broker answers about one topic, none will about the others: they are not waited for.
                 is_mute = any(probe.finding is Finding.SILENT for probe in topics.values())
                 topics[name] = self._topic(admin, name, described.get(name), fall_back=not is_mute)
-            return Probe(topics, self._describe_group(admin), self._names(admin, topics))
+            return Probe(topics, self._names(admin, topics))
         except (KafkaException, RuntimeError, MemoryError) as error:
             # No broker answers, the client cannot be made, or no thread: an answer of a kind.
             silent = TopicProbe(Finding.SILENT, error=str(error))
-            return Probe(dict.fromkeys(self._topics, silent), GroupProbe(Finding.SILENT, error=str(error)), frozenset())
-
-    def _describe_group(self, admin: AdminClient) -> GroupProbe:
-        described = admin.describe_consumer_groups(
-            [self._group], include_authorized_operations=True, request_timeout=ANSWER_SECONDS
-        )
-        return _group(described[self._group])
+            return Probe(dict.fromkeys(self._topics, silent), frozenset())
 
     def _describe(self, admin: AdminClient) -> dict[str, "Future[Any]"]:
         if time.monotonic() < self._describe_at:
@@ -153,17 +143,6 @@ def _from_error(error: Exception) -> TopicProbe:
     if code in _DENIED:
         return TopicProbe(Finding.DENIED, error=words)
     return TopicProbe(Finding.ABSENT if code in _ABSENT else Finding.SILENT, error=words)
-
-
-def _group(answer: "Future[Any]") -> GroupProbe:
-    try:
-        operations = answer.result(2 * ANSWER_SECONDS).authorized_operations
-    except KafkaException as error:
-        denied = error.args[0].code() in _DENIED
-        return GroupProbe(Finding.DENIED if denied else Finding.SILENT, error=error.args[0].str())
-    except TimeoutError:
-        return GroupProbe(Finding.SILENT, error="no answer")
-    return GroupProbe(Finding.FOUND, None if operations is None else AclOperation.READ in operations)
 
 
 _LIMITER = trio.CapacityLimiter(1)
