@@ -197,3 +197,19 @@ def test_a_record_that_two_anchors_lead_to_is_found_once() -> None:
     for owner, wanted in filters.items():
         index.remove(wanted, owner)
     assert not index
+
+
+def test_each_kind_of_anchor_leads_to_its_record() -> None:
+    """Key, prefix, header and pointer, one filter each."""
+    index = FilterIndex[str]()
+    documents = {
+        "key": {"exact": {"key": "ab"}},
+        "prefix": {"prefix": {"key": "a"}},
+        "header": {"exact": {"header.h": "1"}},
+        "pointer": {"exact": {"/a": "xy"}},
+    }
+    for owner, document in documents.items():
+        index.add(read_filter(document), owner)
+    records = Records.of([Record(0, 1, b"ab", b'{"a":"xy"}', (("h", b"1"),)), Record(1, 1, b"b", b'{"a":"z"}', ())])
+    found = {owner: list(indexes) for owners, indexes in index.match(TP, records) for owner in owners}
+    assert found == {owner: [0] for owner in documents}
