@@ -46,7 +46,7 @@ class Invariants:
             log.error("invariant violated", invariant=invariant, count=self._counts[invariant], **details)
 
     def statistics(self) -> Mapping[Invariant, int]:
-        """Violations so far, by invariant; 0 for invariants that held."""
+        """Violations since the start, by invariant; 0 for invariants that held."""
         return {invariant: self._counts[invariant] for invariant in Invariant}
 
 

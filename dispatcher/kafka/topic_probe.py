@@ -30,6 +30,9 @@ NAMES_SECONDS = 60.0
 """How often the names of all topics are asked for while one is missing: a large cluster has many."""
 
 _DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED})
+_LIMITER = trio.CapacityLimiter(1)
+"""One probe at a time, apart from Trio's other worker threads: a probe that waits must not hold them up."""
+
 _ABSENT = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})  # noqa: SLF001 - the public spelling
 
 
@@ -143,6 +146,3 @@ def _from_error(error: Exception) -> TopicProbe:
     if code in _DENIED:
         return TopicProbe(Finding.DENIED, error=words)
     return TopicProbe(Finding.ABSENT if code in _ABSENT else Finding.SILENT, error=words)
-
-
-_LIMITER = trio.CapacityLimiter(1)

@@ -35,7 +35,7 @@ class Turns:
         """Have a turn for the body. *Backpressure*: waits in line. *Cancellation*: safe.
 
         Args:
-            client: Who asks; a pair is an owner and one of its clients.
+            client: The client that asks, or a pair of its owner and the client.
         """
         if self.taken < self.number:
             self.taken += 1

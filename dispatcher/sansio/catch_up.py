@@ -80,7 +80,7 @@ class CatchUp:
         topics: What it reads.
         position: The last offset that it has seen of some partitions of these topics.
         since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new reader.
-        last: Or so many records before their ends.
+        last: How many records before their ends they begin, in place of a time.
         whole: It reads the whole of its topics, followed partitions included.
         counts: What it is sent is dispatched.
     """

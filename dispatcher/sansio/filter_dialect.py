@@ -77,7 +77,7 @@ def read_filter(document: AnyType, place: str = "filter") -> Filter:
 
 
 class _Count:
-    """Values so far."""
+    """Counts the values in one filter."""
 
     def __init__(self) -> None:
         self.values = 0

@@ -83,7 +83,7 @@ class History:
 
         Args:
             partitions: All of them.
-            followed: Those of them that are followed: `follow`, `disown` or `own` are told, too.
+            followed: Those of them that are followed; each changes by `follow`, `disown` or `own` as well.
         """
         self._head.lay_out(partitions, followed)
         self._moment = None

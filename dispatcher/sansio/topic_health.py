@@ -125,7 +125,7 @@ class TopicHealth:
             probes: By topic.
             group: Of the group.
             existing: Names of topics that may be described, as far as they are known: one of them may have been meant.
-            paused: Partitions of which so much waits that they are not fetched.
+            paused: Partitions that are not fetched, because too much of them waits.
             joined: The replica is a member of the group, whatever it may ask about it.
             now: Seconds since 1970.
 

@@ -47,7 +47,7 @@ class Query:
     since_ms: int | None
     """Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber."""
     last: int | None = None
-    """Or so many records before their ends."""
+    """How many records before their ends they begin, in place of a time."""
     whole: bool = False
     """Every partition of the topics, also those that the replica does not own."""
     observe: bool = False

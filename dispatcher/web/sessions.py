@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dispatcher.web.authentication import Verdict
 
 WARNING_SECONDS = 30
-"""How long before its token ends a WebSocket is told."""
+"""How long before its token ends a WebSocket is sent `expiring`."""
 
 SLICE = 50
 """Streams that end in one step of the loop: a goodbye costs half a millisecond."""
