@@ -61,23 +61,19 @@ def add_websocket(
             await _accept_and_close(subprotocol, refused(error.close_code, str(error)), tell=False)
             return None
         connection: Connection = websocket.scope["state"]["connection"]
+        whole, counts = query.whole, not query.observe
+        feed = feed_of(WEBSOCKET, query.topics, query.filter, query.grant, whole=whole, counts=counts)
+        inbound = Inbound(trio.current_time(), None if session is None else session.on_message)
         try:
             admission = entrance.admit(
                 connection.client, websocket.headers, query, None if session is None else session.subject
             )
             connection.stream = SubscriberStream(
                 hub,
-                feed_of(
-                    WEBSOCKET,
-                    query.topics,
-                    query.filter,
-                    query.grant,
-                    whole=query.whole,
-                    counts=not query.observe,
-                ),
+                feed,
                 query,
                 connection,
-                Inbound(trio.current_time(), None if session is None else session.on_message),
+                inbound,
                 admission=admission,
                 silence_seconds=silence_seconds,
                 session=session,
