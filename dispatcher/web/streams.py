@@ -168,9 +168,13 @@ class SubscriberStream:
         except BaseException:
             admission.release()
             raise
-        self._subscriber.resumption.owner = admission.owner
-        if session is not None:
-            session.open(self._subscriber.end)
+        try:
+            self._subscriber.resumption.owner = admission.owner
+            if session is not None:
+                session.open(self._subscriber.end)
+        except BaseException:
+            self.close()
+            raise
 
     async def run(self) -> None:
         """Write and listen until either side ends the stream, then end it properly."""

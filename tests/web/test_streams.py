@@ -10,7 +10,12 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
+from dispatcher.web.events import Silence
+from dispatcher.web.limits import Limits
+from dispatcher.web.requests import read_query
 from dispatcher.web.server import Server
+from dispatcher.web.streams import SubscriberStream
+from tests.hub.test_hub import FEED, Bench, RecordingTransport
 
 Attach = Callable[[Scope, ASGISendCallable], None]
 
@@ -76,3 +81,38 @@ async def test_an_app_that_fails_is_answered_for(leaves_stream: bool) -> None:
         for _ in range(2):
             assert (await client.get("/")).status_code == 500
     assert stream.done == (["close"] * 2 if leaves_stream else [])
+
+
+class BrokenSession:
+    """A session that cannot be opened."""
+
+    def open(self, _end: object) -> None:
+        """Fail after the subscriber was taken."""
+        raise RuntimeError("no session")
+
+    def begin(self, _notify: object) -> None:
+        """Never called."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+async def test_a_stream_whose_session_cannot_be_opened_holds_nothing() -> None:
+    """Neither a subscriber nor a place: nobody would ever close it."""
+    bench, limits = Bench(), Limits(Settings())
+    before = limits.statistics()
+    connection = RecordedStream()
+    connection.writer = RecordingTransport()  # type: ignore[attr-defined] # all that is used of it
+    query = read_query({}, None, ["assets"])
+    with pytest.raises(RuntimeError, match="no session"):
+        SubscriberStream(
+            bench.hub,
+            FEED,
+            query,
+            connection,  # type: ignore[arg-type] # the same
+            Silence(chunked=True),
+            admission=limits.admit("192.0.2.1", None, 0.0),
+            session=BrokenSession(),
+        )
+    assert bench.hub.subscribers == 0
+    assert limits.statistics() == before
