@@ -16,6 +16,8 @@ import orjson
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
+from testbed.patience import TooLateError
+from testbed.patience import seconds as patient_seconds
 from testbed.tools import need
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -87,11 +89,11 @@ class Page:
         """Return when an expression is true, through reloads too.
 
         Raises:
-            AssertionError: it was not in time.
+            TooLateError: it was not in time.
         """
         look = f"const look = () => {{ if ({condition}) go(true); else setTimeout(look, 20); }};"
         wait = f"new Promise((go) => {{ {look} look(); }})"
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(patient_seconds(seconds)):
             while True:
                 try:
                     await self.run(wait)
@@ -100,7 +102,7 @@ class Page:
                 else:
                     return
         state = await self.run("document.body?.innerText.slice(0, 2000)")
-        raise AssertionError(f"not within {seconds:g} s: {condition}\n{state}")
+        raise TooLateError(f"not within {seconds:g} s: {condition}\n{state}")
 
     async def press(self, key: str) -> None:
         """A key goes down and up."""

@@ -9,6 +9,13 @@ DEFAULT = 3.0
 """Generous: a deadline costs nothing while what is waited for comes."""
 
 
+class TooLateError(AssertionError):
+    """What a test waits for did not come before the deadline: the machine was too slow for it, or it never comes.
+
+    Which of both it was is seen by running the test again, alone (testbed/tiers.py).
+    """
+
+
 def seconds(number: float) -> float:
     """A deadline: this many seconds on a quiet machine, times the factor of `VARIABLE`.
 

@@ -16,6 +16,7 @@ import httpx2
 import orjson
 
 from testbed.broker import leash
+from testbed.patience import TooLateError
 from testbed.patience import seconds as patient_seconds
 
 START_SECONDS = 20.0
@@ -128,11 +129,11 @@ class Replica:
 
     def get(self, path: str) -> httpx2.Response:
         """A plain request."""
-        return httpx2.get(self.url + path, timeout=10)
+        return httpx2.get(self.url + path, timeout=patient_seconds(10))
 
     def status(self) -> dict[str, Any]:
         """``/status``, on the port for operators where there is one."""
-        return dict(httpx2.get(f"{self.operations_url or self.url}/status", timeout=10).json())
+        return dict(httpx2.get(f"{self.operations_url or self.url}/status", timeout=patient_seconds(10)).json())
 
     def wait_for(self, what: str, condition: Any, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """Ask ``/status`` until a condition on it holds, and return that status.
@@ -148,7 +149,7 @@ class Replica:
             if condition(status):
                 return status
             time.sleep(0.05)
-        raise AssertionError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-1000:]}")
+        raise TooLateError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-1000:]}")
 
     def wait_until_logged(self, event: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """The first log line of an event, as soon as it is there; a replica that has ended logs nothing more."""
@@ -159,7 +160,7 @@ class Replica:
             if lines := self.logged(event):
                 return lines[0]
             time.sleep(0.05)
-        raise AssertionError(f"not within {seconds:g} s: {event}\n{self.log[-1000:]}")
+        raise TooLateError(f"not within {seconds:g} s: {event}\n{self.log[-1000:]}")
 
     def wait_until_ready(self) -> None:
         """Return when it has its partitions."""
@@ -193,4 +194,5 @@ class Replica:
             for line in self.logged("listening"):
                 return int(line["addresses"][0].rpartition(":")[2])
             time.sleep(0.02)
-        raise AssertionError(f"the replica did not start listening:\n{self.log}")
+        kind = TooLateError if self.process.poll() is None else AssertionError
+        raise kind(f"the replica did not start listening:\n{self.log}")

@@ -4,6 +4,9 @@ The tests wait for brokers, browsers and sockets for nine tenths of their time, 
 than the longest one. A tier of many files is spread over several processes of pytest-xdist, file by file; each process
 has its own broker. The output of a tier is printed whole when it ends, and can be watched before that in
 ``build/tiers``.
+
+A test that failed by a deadline alone (testbed/deadlines.py) is run once more when all tiers have ended, alone, and
+named in the summary whatever comes of it: one that is named there often is to be mended.
 """
 
 import os
@@ -16,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import orjson
 import pytest
 import trio
 import trio.testing
+
+from testbed import deadlines
 
 TIERS = {
     "broker": "the whole path on a real Apache Kafka",
@@ -47,6 +53,8 @@ class Outcome:
     tier: str
     returncode: int
     counts: dict[str, int]
+    late: tuple[str, ...] = ()
+    """The tests that failed, where all of them failed by a deadline alone."""
 
 
 def spread(tier: str) -> list[str]:
@@ -56,25 +64,46 @@ def spread(tier: str) -> list[str]:
 
 
 async def _run(tier: str, arguments: Sequence[str]) -> Outcome:
-    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", "-m", tier, *spread(tier), *arguments]
-    command += ["-o", f"cache_dir=.pytest_cache/{tier}"]
-    began = time.monotonic()
     click.echo(f"{tier}: started ({TIERS[tier]}), output in {RESULTS / tier}.log")
-    path = RESULTS / f"{tier}.log"
+    return await _pytest(tier, "-m", tier, *spread(tier), *arguments)
+
+
+async def _pytest(name: str, *arguments: str) -> Outcome:
+    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", *arguments]
+    command += ["-o", f"cache_dir=.pytest_cache/{name}"]
+    began = time.monotonic()
+    path, failures = RESULTS / f"{name}.log", RESULTS / f"{name}.failures"
+    failures.unlink(missing_ok=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", deadlines.VARIABLE: str(failures.absolute())}
     with path.open("wb") as output:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         done = await trio.run_process(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
     text = path.read_text(errors="replace")
-    click.echo(f"\n===== {tier}: exit code {done.returncode} after {time.monotonic() - began:.0f} s =====\n{text}")
+    click.echo(f"\n===== {name}: exit code {done.returncode} after {time.monotonic() - began:.0f} s =====\n{text}")
     closing = (_CLOSING_LINE.findall(text) or [""])[-1]
     counts = {
         name.removesuffix("s") if name == "errors" else name: int(count) for count, name in _COUNT.findall(closing)
     }
-    return Outcome(tier, done.returncode, counts)
+    failed: dict[str, bool] = orjson.loads(failures.read_bytes()) if failures.exists() else {}
+    return Outcome(name, done.returncode, counts, tuple(failed) if all(failed.values()) else ())
+
+
+async def _again(outcome: Outcome, arguments: Sequence[str]) -> Outcome:
+    """Run the tests of a tier that were late once more, with nothing beside them; returns how the tier ended then."""
+    options = [argument for argument in arguments if argument.startswith("--")]
+    again = await _pytest(f"{outcome.tier}-again", *options, *outcome.late)
+    for test in outcome.late:
+        click.echo(f"{test}: failed by a deadline; alone {'passed' if again.returncode == 0 else 'not all passed'}")
+    if again.returncode:
+        return outcome
+    passed = outcome.counts.get("passed", 0) + again.counts.get("passed", 0)
+    return Outcome(outcome.tier, 0, {"passed": passed, "late": len(outcome.late)})
 
 
 async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int) -> list[Outcome]:
-    """Run tiers, at most `lanes` at a time, in the order given; returns how each of them ended."""
+    """Run tiers, at most `lanes` at a time, in the order given; returns how each of them ended.
+
+    What was late in them runs again after that, alone.
+    """
     limiter = trio.CapacityLimiter(lanes)
     outcomes: list[Outcome] = []
 
@@ -86,7 +115,7 @@ async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int) 
         for tier in tiers:
             nursery.start_soon(run_one, tier)
             await trio.testing.wait_all_tasks_blocked()
-    return outcomes
+    return [await _again(outcome, arguments) if outcome.late else outcome for outcome in outcomes]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -12,6 +12,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from testbed.broker.witness import delete_records
 from testbed.clients import SseStream, open_sse, open_ws, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -44,7 +45,7 @@ async def in_thread(function: Callable[..., object], *arguments: object) -> None
 async def told(stream: SseStream, until: Callable[[list[tuple[object, ...]]], bool]) -> list[tuple[object, ...]]:
     """Records as (partition, offset) and gaps as ("gap", partition, from, to, reason), in order, until a condition."""
     found: list[tuple[object, ...]] = []
-    with trio.fail_after(90):
+    with trio.fail_after(seconds(90)):
         while not until(found):
             event = await stream.next_event()
             assert event is not None
@@ -110,7 +111,7 @@ async def test_a_committed_offset_that_has_expired_is_reported(
     assert committed(kafka, replica) == {0: 10}
     async with open_ws(replica) as websocket:
         messages: list[dict[str, object]] = []
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             while not messages or messages[-1]["type"] != "records":
                 messages.append(json.loads(await websocket.get_message()))
     gaps = [message for message in messages if message["type"] == "gap"]
@@ -210,7 +211,7 @@ async def test_records_that_wait_survive_a_restart_with_latest(
         kafka={**properties, "session.timeout.ms": 6000} if protocol != "consumer" else properties,
     )
     async with open_sse(second) as stream:
-        with trio.fail_after(90):
+        with trio.fail_after(seconds(90)):
             records = await sse_records(stream, 6)
     assert sorted(int(record.data) for record in records) == list(range(6))
 
@@ -232,7 +233,7 @@ async def test_a_partition_that_is_added_begins_at_its_start(
     async with open_sse(replica) as stream:
         await in_thread(kafka.admin.create_partitions([NewPartitions(topic, 2)])[topic].result, 10)
         await produce(kafka, topic, 0, 10, partitions=2)
-        with trio.fail_after(90):
+        with trio.fail_after(seconds(90)):
             records = await sse_records(stream, 10)
     assert sorted(record.own for record in records) == [
         *((0, offset) for offset in range(3, 8)),
@@ -252,13 +253,13 @@ async def test_a_topic_that_was_recreated_survives_a_restart_with_latest(
     await produce(kafka, topic, 0, 8)
     await in_thread(first.wait_for, "waiting", lambda s: s["records"]["waiting"] == 8)
     await in_thread(first.wait_until_logged, "topic recreated")
-    with trio.fail_after(30):
+    with trio.fail_after(seconds(30)):
         while await trio.to_thread.run_sync(committed, kafka, first) != {0: 0}:  # noqa: ASYNC110 - it has no event
             await trio.sleep(0.2)
     first.signal(signal.SIGKILL)
     await in_thread(first.wait)
     second = replicas(kafka.bootstrap_servers, topic, kafka=properties)
     async with open_sse(second) as stream:
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             records = await sse_records(stream, 8)
     assert [int(record.data) for record in records] == list(range(8))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import trio
 
 from testbed.clients import open_sse, open_ws, pair_of, sse_records, ws_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -34,7 +35,7 @@ async def test_every_subscriber_gets_every_record_once_and_in_order(
             task_status.started()
             seen[name] = [(pair_of(record), str(record["value"])) for record in await ws_records(websocket, RECORDS)]
 
-    with trio.fail_after(120):
+    with trio.fail_after(seconds(120)):
         async with trio.open_nursery() as nursery:
             for n in range(5):
                 await nursery.start(read_sse, f"sse-{n}")

@@ -7,6 +7,7 @@ import psutil
 import trio
 
 from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -55,7 +56,7 @@ async def test_records_wait_in_kafka_until_somebody_comes(kafka: Kafka, replicas
     assert [row.current_offset for row in rows.values()] == [0] * PARTITIONS
 
     async with open_sse(replica) as stream:
-        with trio.fail_after(90):
+        with trio.fail_after(seconds(90)):
             records = await sse_records(stream, RECORDS)
     for partition in range(PARTITIONS):
         expected = [(partition, offset) for offset in range(RECORDS // PARTITIONS)]

@@ -12,6 +12,7 @@ from testbed.balancer import Balancer, open_balancer
 from testbed.broker.cluster import KafkaCluster
 from testbed.browser import Page, open_browser
 from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -136,7 +137,7 @@ async def scene(
     stage = Scene(kafka, topic, start)
     await stage.join("one")
     await stage.join("two")
-    with trio.fail_after(150):
+    with trio.fail_after(seconds(150)):
         async with open_balancer(stage.replicas) as stage.balancer, open_browser() as browser:
             stage.page = await browser.new_page()
             await stage.page.look(1280, 860)

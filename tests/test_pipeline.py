@@ -26,6 +26,7 @@ from dispatcher.sansio.records import Record, Records, TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
+from testbed.patience import seconds
 from tests.hub.test_hub import RecordingTransport, settle, subscribed
 
 ONE, TWO = TopicPartition("ofa_assets", 0), TopicPartition("ofa_assets", 1)
@@ -114,7 +115,7 @@ async def test_a_stop_ends_a_consumer_that_fails_again_and_again(monkeypatch: py
     monkeypatch.setattr(GroupConsumer, "run", fail)
     monkeypatch.setattr(poller_module, "REBUILD_SECONDS", (60.0, 60.0))
     pipeline = Pipeline(Settings(client_id="replica"))
-    with trio.fail_after(20):
+    with trio.fail_after(seconds(20)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pipeline.run)
             await trio.sleep(0.5)
@@ -171,7 +172,7 @@ async def test_a_consumer_that_can_neither_be_closed_nor_made_is_made_again(monk
     monkeypatch.setattr(poller_module, "REBUILD_SECONDS", (0.01, 0.01))
     monkeypatch.setattr(Ill, "made", 0)
     pipeline = Pipeline(Settings(client_id="replica"))
-    with trio.fail_after(20):
+    with trio.fail_after(seconds(20)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pipeline.run)
             while Ill.made < 4:  # noqa: ASYNC110 - it has no event

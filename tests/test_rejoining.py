@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from testbed.clients import SseStream, open_sse, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -24,7 +25,7 @@ SHORT = {
 async def read_on(kafka: Kafka, topic: str, stream: SseStream, first: int) -> None:
     """Produce `RECORDS` more and see all of them, each once, on a stream that is open already."""
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS, 0, first)
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         records = await sse_records(stream, RECORDS)
     assert sorted(int(record.data) for record in records) == list(range(first, first + RECORDS))
 
@@ -92,6 +93,6 @@ async def test_a_static_member_restarts_and_no_partition_moves(
     assert staying.status()["rebalances"] == rebalances
     async with open_sse(staying) as one, open_sse(restarted) as two:
         await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS)
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             records = await sse_records(one, RECORDS // 2) + await sse_records(two, RECORDS // 2)
     assert sorted(int(record.data) for record in records) == list(range(RECORDS))

@@ -10,6 +10,7 @@ import trio
 
 from testbed.broker.witness import delete_records
 from testbed.clients import SseStream, open_sse, open_ws, sse_records, ws_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -33,7 +34,7 @@ async def test_a_client_comes_back_and_has_every_record_once(
     """Others have taken and committed what came meanwhile; it gets that, in order, and then what is new."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings=settings)
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with open_sse(replica) as others:
             async with open_sse(replica) as stream:
                 await produce(kafka, topic, 0, 600)
@@ -63,7 +64,7 @@ async def test_a_subscriber_slower_than_the_memory_misses_nothing(
     """It reads nothing until everything has left the memory; then it gets all of it, on the same connection."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings={**SMALL, "subscriber_buffer_bytes": 20_000})
-    with trio.fail_after(90):
+    with trio.fail_after(seconds(90)):
         async with open_sse(replica) as others, open_sse(replica, receive_buffer_bytes=4096) as slow:
             await produce(kafka, topic, 0, 10 * RECORDS)
             await sse_records(others, 10 * RECORDS)
@@ -76,7 +77,7 @@ async def test_what_has_expired_is_told(kafka: Kafka, replicas: Callable[..., Re
     """Kafka has deleted records that the client has not seen: a gap comes before the first record behind it."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings=SMALL)
-    with trio.fail_after(90):
+    with trio.fail_after(seconds(90)):
         async with open_sse(replica) as others:
             await produce(kafka, topic, 0, RECORDS)
             seen = await sse_records(others, RECORDS)
@@ -108,7 +109,7 @@ async def test_since_a_time(kafka: Kafka, replicas: Callable[..., Replica], prot
             await produce(kafka, topic, 0, PARTITIONS)
             return min(int(str(record["offset"])) for record in await ws_records(websocket, PARTITIONS))
 
-    with trio.fail_after(90):
+    with trio.fail_after(seconds(90)):
         async with open_sse(replica) as others:
             await produce(kafka, topic, 0, RECORDS)
             await sse_records(others, RECORDS)
@@ -130,7 +131,7 @@ async def test_a_topic_that_was_made_anew_is_told(kafka: Kafka, replicas: Callab
     """To connected subscribers and to those that return with an id of the old one; then all of the new one is sent."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic)
-    with trio.fail_after(120):
+    with trio.fail_after(seconds(120)):
         async with open_sse(replica) as stream:
             await produce(kafka, topic, 0, 30)
             seen = await sse_records(stream, 30)

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from testbed.clients import open_sse, open_ws, pair_of, sse_records, ws_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -38,7 +39,7 @@ async def test_everything_flows_through_buffers_of_size_1(kafka: Kafka, replicas
         async with open_ws(replica) as websocket:
             ws.extend(pair_of(record) for record in await ws_records(websocket, RECORDS))
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read_sse)
             nursery.start_soon(read_ws)
@@ -61,7 +62,7 @@ async def test_a_history_of_size_1_holds_what_one_subscriber_has_not_taken(
     topic = kafka.create_topic(2)
     replica = replicas(kafka.bootstrap_servers, topic, settings={**ALL_AT_ONE, "history_bytes": 1})
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 2)
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         if transport == "sse":
             async with open_sse(replica) as stream:
                 seen = [record.own for record in await sse_records(stream, RECORDS)]

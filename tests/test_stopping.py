@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from testbed.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -32,7 +33,7 @@ async def test_stop_while_one_client_reads_nothing(
         open_ws(replica) as websocket,
     ):
         await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 2, SIZE_BYTES)
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             await sse_records(reader, RECORDS)
             await ws_records(websocket, RECORDS)
         replica.signal(number)
@@ -58,7 +59,7 @@ async def test_not_ready_while_stopping(kafka: Kafka, replicas: Callable[..., Re
         await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 1, SIZE_BYTES)
         replica.wait_for("the client is full", lambda s: s["subscribers"]["catching-up"] == 1)
         replica.signal(signal.SIGTERM)
-        with trio.fail_after(5):
+        with trio.fail_after(seconds(5)):
             await trio.to_thread.run_sync(
                 lambda: replica.wait_for("not ready", lambda status: not status["ready"], seconds=5)
             )
@@ -84,7 +85,7 @@ async def test_crash_of_the_hub(kafka: Kafka, replicas: Callable[..., Replica]) 
     replica.wait_until_ready()
     async with open_sse(replica) as stream:
         await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 1000, 1)
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             await sse_records(stream, 1000)
             await trio.to_thread.run_sync(_produce_crash, kafka.bootstrap_servers, topic)
             exit_code = await trio.to_thread.run_sync(replica.wait)

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from testbed.clients import open_sse, open_ws, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from testbed.tokens import AUDIENCE, ISSUER, jwks, sign, signing_key, token
@@ -81,7 +82,7 @@ async def test_grants_are_read_again_on_sighup(kafka: Kafka, replicas: Callable[
     replica = replicas(kafka.bootstrap_servers, topic, settings={"config": path})
     await trio.to_thread.run_sync(replica.wait_until_ready)
     fields = {"Authorization": f"Bearer {token()}"}
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with open_sse(replica, headers=fields) as stream:
             await stream.next_control("state")
             right = path.read_text()

@@ -7,6 +7,7 @@ import trio
 from confluent_kafka import Producer
 
 from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds
 from testbed.replicas import Replica
 from tests.conftest import Kafka
 
@@ -35,7 +36,7 @@ async def test_the_commit_comes_to_the_log_end(kafka: Kafka, replicas: Callable[
     replica.wait_until_ready()
     async with open_sse(replica) as stream:
         await trio.to_thread.run_sync(produce_transactions, kafka.bootstrap_servers, topic, ends)
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             records = await sse_records(stream, ends.count("c") * EACH * PARTITIONS)
         assert {record.data[0] for record in records} == {"c"}
         for _ in range(100):

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from testbed.clients import open_sse
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -59,7 +60,7 @@ async def test_a_join_and_a_planned_stop_lose_and_repeat_nothing(
                 await trio.to_thread.run_sync(started[0].wait_for, "its half", has(PARTITIONS // 2))
                 first.signal(signal.SIGTERM)
         assert await trio.to_thread.run_sync(first.wait) == 0
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             await trio.to_thread.run_sync(started[0].wait_for, "all of it, committed", has(PARTITIONS, lag=0))
         nursery.cancel_scope.cancel()
     end = ROUNDS * ROUND // PARTITIONS

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -28,7 +29,7 @@ async def test_the_next_subscriber_gets_what_the_first_did_not_take(
     replica.wait_until_ready()
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 1, SIZE_BYTES)
     async with open_sse(replica, receive_buffer_bytes=65536) as first:
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             taken = await sse_records(first, TAKEN)
             if end == "reset":
                 first.reset()
@@ -49,6 +50,6 @@ async def test_the_next_subscriber_gets_what_the_first_did_not_take(
     assert committed <= TAKEN + IN_BUFFERS_BYTES // SIZE_BYTES
 
     async with open_sse(replica) as second:
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             rest = await sse_records(second, RECORDS - committed)
     assert [(0, offset) for offset in range(committed, RECORDS)] == [record.own for record in rest]

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from testbed.broker.cluster import KafkaCluster
-from testbed.patience import VARIABLE
+from testbed.patience import VARIABLE, seconds
 from tests.audit.auditor import Auditor
 from tests.audit.fleet import Fleet
 from tests.chaos import trials as trials_module
@@ -52,7 +52,7 @@ async def trial(cluster: KafkaCluster, kind: Kind, code: str) -> Trials:
             await fleet.wait_until_shared(1, made.topics)
             nursery.start_soon(made.run, fleet, 1)
             await made.begin()
-            with trio.fail_after(60):
+            with trio.fail_after(seconds(60)):
                 while made.books[kind].missing():  # noqa: ASYNC110 - another process's
                     await trio.sleep(0.05)
             await made.happen(Event(0, kind, 0, 0))

@@ -9,6 +9,7 @@ import trio
 
 from dispatcher.client import Gap, Record, RefusedError, State, SubscriptionError, WrongServerError, subscribe
 from dispatcher.sansio.position import parse_position
+from testbed.patience import seconds
 from tests.client_cases.encoding import own_pair
 from tests.client_cases.server import CaseServer, case_server
 from tests.client_cases.table import cases, check_since, load
@@ -102,7 +103,7 @@ async def test_case(name: str, transport: Literal["sse", "websocket"]) -> None:
     case = cases()[name]
     if case.get("only", transport) != transport:
         pytest.skip(f"for {case['only']} only")
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server:
             outcome = await run_client(server, case, transport, "run")
     check(case, outcome, server.runs[name, "run"].connections)
@@ -112,7 +113,7 @@ async def test_case(name: str, transport: Literal["sse", "websocket"]) -> None:
 async def test_a_cut_at_any_byte_loses_and_repeats_nothing(transport: Literal["sse", "websocket"]) -> None:
     """Cut behind the first byte, the second, and so on to the end of the stream."""
     case = cases()["cut-at-any-byte"]
-    with trio.fail_after(170):
+    with trio.fail_after(seconds(170)):
         async with case_server() as server:
             await run_client(server, case, transport, "whole")
             length = server.runs[case["name"], "whole"].connections[0]["stream_bytes"]

@@ -28,6 +28,7 @@ from dispatcher.client.events import StateReceived
 from dispatcher.errors import DispatcherError
 from dispatcher.sansio.position import parse_position
 from testbed.certificate import certificate
+from testbed.patience import seconds
 from tests.client_cases.encoding import own_pair, payload
 from tests.client_cases.server import case_server
 
@@ -71,7 +72,7 @@ def records(*ids: str) -> bytes:
 
 async def test_cancelling_a_wait_loses_no_record() -> None:
     """Whenever it is cancelled: while it connects, between parts of an event, between records."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server, subscribe(f"{server.url}/byte-by-byte/run/ws", **QUICK) as stream:
             came: list[str] = []
             cancelled = 0
@@ -99,7 +100,7 @@ async def test_it_connects_though_nobody_waits_for_long() -> None:
         await stream.send_all(HEAD + records("assets:0=0"))
         await trio.sleep_forever()
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(answer) as host, subscribe(f"http://{host}") as stream:
             record = None
             while record is None:
@@ -125,7 +126,7 @@ async def test_a_wrong_argument_is_told_at_once() -> None:
 
 async def test_after_the_block_there_is_nothing_to_take() -> None:
     """Also when something had come."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server:
             async with subscribe(f"{server.url}/plain/run") as stream:
                 await anext(stream)
@@ -136,7 +137,7 @@ async def test_after_the_block_there_is_nothing_to_take() -> None:
 
 async def test_what_ended_it_is_raised_each_time() -> None:
     """After all that had come before."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server, subscribe(f"{server.url}/goodbye-4401/run") as stream:
             assert (await anext(stream)).id == "assets:0=0"
             for _ in range(2):
@@ -147,7 +148,7 @@ async def test_what_ended_it_is_raised_each_time() -> None:
 
 async def test_gaps_are_logged_where_nobody_takes_them(caplog: pytest.LogCaptureFixture) -> None:
     """A hole is never silent."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server, subscribe(f"{server.url}/gap-expired/run", **QUICK) as stream:
             assert [(await anext(stream)).offset for _ in range(2)] == [2, 10]
     assert [record.getMessage() for record in caplog.records] == ["gap: assets:0 has no offsets 3 to 9 (expired)"]
@@ -165,7 +166,7 @@ async def test_a_caller_that_takes_nothing_slows_the_server_down() -> None:
             await stream.send_all(data)
             sent += 1
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(flood) as host, subscribe(f"http://{host}") as stream:
             assert (await anext(stream)).offset == 0
             before = -1
@@ -186,7 +187,7 @@ async def test_the_position_is_of_what_was_taken() -> None:
         await stream.send_all(HEAD + records("a:0=0", "a:0=1", "a:0=2") + b"id: a:0=2,1=-1\n\n" + records("a:1=0,0=2"))
         await trio.sleep_forever()
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(answer) as host, subscribe(f"http://{host}", last_event_id="b:7=7") as stream:
             positions = [stream.position]
             for _ in range(4):
@@ -204,7 +205,7 @@ async def test_the_position_of_the_first_state_is_there_with_the_state() -> None
         await stream.send_all(HEAD + state + payload({"state": "waiting"}, "envelope", 15.0))
         await trio.sleep_forever()
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(answer) as host, subscribe(f"http://{host}") as stream:
             told: list[tuple[str, str]] = []
             events = stream.events()
@@ -222,7 +223,7 @@ async def test_tls(scheme: str) -> None:
     async def refuse(stream: trio.abc.Stream, _: bytes) -> None:
         await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(refuse, tls=True) as host:
             async with subscribe(f"{scheme}://{host}", ssl_context=certificate().client) as stream:
                 with pytest.raises(RefusedError, match="HTTP 404"):
@@ -238,7 +239,7 @@ async def test_no_tls_where_it_was_expected() -> None:
     async def answer(stream: trio.SocketStream) -> None:
         await stream.send_all(b"220 mail.example.org\r\n")
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with trio.open_nursery() as nursery:
             listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
             port = listeners[0].socket.getsockname()[1]
@@ -262,7 +263,7 @@ async def test_headers_and_credentials_stay_with_their_origin(scheme: str) -> No
         location = f"http://{other}/events" if b"/moved" in head else "/moved"
         await stream.send_all(f"HTTP/1.1 308 Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(refuse) as other, serving(redirect) as host:
             options: dict[str, Any] = {"headers": {"X-Key": "secret"}, "last_event_id": "a:0=1"}
             async with subscribe(f"{scheme}://me:word@{host}", **options) as stream:
@@ -295,7 +296,7 @@ async def test_a_slow_name_server() -> None:
     """The look-up counts as a part of connecting."""
     names = SlowNames()
     trio.socket.set_custom_hostname_resolver(names)
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server:
             url = server.url.replace("127.0.0.1", "slow.example.org")
             async with subscribe(f"{url}/plain/run", connect_timeout_seconds=0.2, **QUICK) as stream:
@@ -330,7 +331,7 @@ async def test_what_no_dispatcher_says(said: bytes) -> None:
         await stream.send_all(HEAD + said)
         await trio.sleep_forever()
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(answer) as host, subscribe(f"http://{host}", max_failures=0) as stream:
             with pytest.raises(UnreachableError, match=r"message of a dispatcher|event id|does not begin with|lacks"):
                 await anext(stream)
@@ -375,7 +376,7 @@ async def test_what_does_not_speak_http(scheme: str, said: bytes) -> None:
     async def answer(stream: trio.abc.Stream, _: bytes) -> None:
         await stream.send_all(said)
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(answer) as host, subscribe(f"{scheme}://{host}") as stream:
             with pytest.raises(WrongServerError, match=r"HTTP/1\.1"):
                 await anext(stream)
@@ -383,7 +384,7 @@ async def test_what_does_not_speak_http(scheme: str, said: bytes) -> None:
 
 async def test_states_and_gaps_come_in_order_with_the_records() -> None:
     """Each where it happened."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server, subscribe(f"{server.url}/gap-recreated/run/ws", **QUICK) as stream:
             told: list[str] = []
             async for event in stream.events():
@@ -408,7 +409,7 @@ async def test_a_redirect_to_nowhere(location: str) -> None:
         head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
         await stream.send_all(head.encode())
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(answer) as host, subscribe(f"http://{host}") as stream:
             with pytest.raises(WrongServerError, match=r"redirect|Location"):
                 await anext(stream)
@@ -452,7 +453,7 @@ async def test_records_before_a_wrong_id_are_handed_out_once() -> None:
         await stream.send_all(HEAD + said)
         await trio.sleep_forever()
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(answer) as host, subscribe(f"http://{host}", **QUICK) as stream:
             assert [(await anext(stream)).offset for _ in range(2)] == [1, 2]
             assert stream.statistics().attempts == 2
@@ -469,7 +470,7 @@ async def test_a_generator_around_it_may_be_closed() -> None:
                 async for record in stream:
                     yield record  # noqa: ASYNC119 - what an application may well do
 
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             generator = generate()
             assert (await anext(generator)).offset == 0
             await generator.aclose()

@@ -13,6 +13,7 @@ import trio
 
 from dispatcher.client import NotAllowedError, State, WrongAddressError, subscribe
 from testbed.issuer import Issuer, open_issuer
+from testbed.patience import seconds
 from tests.client.test_subscription import HEAD, QUICK, records, serving
 from tests.hub.test_hub import ONE
 from tests.web.test_authentication import Guarded, tampered
@@ -135,7 +136,7 @@ async def test_a_function_that_fails_is_asked_again() -> None:
             raise outcome
         return "" if outcome == 1 else outcome
 
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with serving(answer) as host, subscribe(f"http://{host}", token=give, **QUICK) as stream:
             states = []
             async for event in stream.events():
@@ -166,7 +167,7 @@ async def test_a_token_follows_no_redirect_to_another_origin() -> None:
         async def give() -> str:
             return "secret"
 
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             async with serving(here) as host:
                 for token in ("secret", give):
                     async with subscribe(f"http://{host}", token=token, **QUICK) as stream:

@@ -24,6 +24,7 @@ from dispatcher.command import tail_output as tail
 from dispatcher.command import tail_text
 from dispatcher.command.main import main
 from dispatcher.sansio.position import parse_position
+from testbed.patience import seconds
 from tests.client_cases.encoding import own_pair
 from tests.client_cases.server import case_server
 from tests.client_cases.table import cases, check_since
@@ -84,7 +85,7 @@ async def test_the_table_of_cases() -> None:
             result = await run(url, *options)
         check(case, result, server.runs[case["name"], "tail"].connections)
 
-    with trio.fail_after(170):
+    with trio.fail_after(seconds(170)):
         async with case_server() as server, trio.open_nursery() as nursery:
             for number, case in enumerate(cases().values()):
                 transport = case.get("only", ("sse", "websocket")[number % 2])
@@ -93,7 +94,7 @@ async def test_the_table_of_cases() -> None:
 
 async def test_it_goes_on_behind_an_id_and_tells_the_next() -> None:
     """What one run told at its end is where the next one begins."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server:
             url = f"{server.url}/two-replicas/run/events"
             first = await run(url, "--count", "2")
@@ -132,7 +133,7 @@ async def tailing(*arguments: str, **keywords: Any) -> AsyncIterator[trio.Proces
 @pytest.mark.parametrize("case", ["plain", "half-open"])
 async def test_it_ends_when_who_reads_the_pipe_has_left(case: str) -> None:
     """Without an error message, even if no further record arrives that could not be written."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server, tailing(f"{server.url}/{case}/run/events", "--quiet") as process:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -144,7 +145,7 @@ async def test_it_ends_when_who_reads_the_pipe_has_left(case: str) -> None:
 
 async def test_ctrl_c_is_130_and_tells_where_to_go_on() -> None:
     """No traceback; the position names what was written, except perhaps a record that Ctrl-C came right after."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server, tailing(f"{server.url}/plain/run/ws") as process:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -162,7 +163,7 @@ async def test_on_a_terminal_it_is_for_people() -> None:
     environment = {**os.environ, "TERM": "xterm-256color", "TZ": "UTC"}
     environment.pop("NO_COLOR", None)
     try:
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             async with case_server() as server:
                 url = f"{server.url}/values/run/events"
                 async with tailing(url, "-n", "6", stdout=theirs, stderr=theirs, env=environment) as process:
@@ -264,7 +265,7 @@ async def test_unreachable_is_4_after_the_retries() -> None:
     """It tells why each attempt failed."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             result = await run(f"http://127.0.0.1:{sock.getsockname()[1]}", "--retries", "1")
     assert result.code == 4
     lines = result.told.splitlines()
@@ -277,7 +278,7 @@ async def test_headers_go_along() -> None:
     """For what stands before a dispatcher and asks who comes."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with tailing(url, "-H", "Authorization: Bearer x:y"):
             stream = await listeners[0].accept()
             head = await read_until(stream, b"\r\n\r\n")
@@ -288,7 +289,7 @@ async def test_headers_go_along() -> None:
 
 async def test_a_full_disk_is_told() -> None:
     """Exit code 1, and one line."""
-    with trio.fail_after(60), FULL.open("wb") as full:  # noqa: ASYNC230 - a device that is not waited for
+    with trio.fail_after(seconds(60)), FULL.open("wb") as full:  # noqa: ASYNC230 - a device that is not waited for
         async with case_server() as server, tailing(f"{server.url}/plain/run/ws", "--quiet", stdout=full) as process:
             assert process.stderr is not None
             assert await read_until(process.stderr, b"\n") == b"-- [Errno 28] No space left on device\n"

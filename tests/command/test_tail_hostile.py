@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from dispatcher.client import Record
 from dispatcher.command.main import main
 from dispatcher.command.tail_text import as_json, clean, template
+from testbed.patience import seconds
 from tests.client_cases.encoding import payload
 from tests.client_cases.server import case_server
 from tests.command.test_tail import COMMAND, read_until, tailing
@@ -81,7 +82,7 @@ async def test_a_terminal_gets_nothing_but_text(form: str) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
     try:
-        with trio.fail_after(120):
+        with trio.fail_after(seconds(120)):
             async with sending(STATE, *many, *large) as url:
                 options = ("--format", form, "-n", str(200 + len(large)))
                 async with tailing(url, *options, stdout=theirs, stderr=theirs, env=environment) as process:
@@ -120,7 +121,7 @@ async def test_the_line_to_copy_only_resumes() -> None:
     evil = "t';touch pwned;'"
     state = orjson.dumps({"state": evil, "replica": evil})
     said = (f"id: {evil}:0=1\n\n".encode(), b"event: state\ndata: " + state + b"\n\n")
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with sending(STATE, record(0), *said) as url, tailing(url, "--retries", "2") as process:
             assert process.stderr is not None
             told = await read_until(process.stderr, b"reconnecting")
@@ -134,7 +135,7 @@ async def test_the_line_to_copy_only_resumes() -> None:
 
 async def test_a_reader_that_does_not_read_hinders_no_signal() -> None:
     """20 MB for a pipe that is full: SIGTERM ends it, and the position does not name what was not written."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with sending(STATE, record(0), record(1, large_bytes=20_000_000)) as url, tailing(url) as process:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -148,7 +149,7 @@ async def test_a_reader_that_does_not_read_hinders_no_signal() -> None:
 
 async def test_a_pipe_that_does_not_block_is_waited_for() -> None:
     """Its other end may have made it so."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with sending(STATE, record(0, large_bytes=2_000_000), record(1)) as url:
             reads, writes = os.pipe()
             fcntl.fcntl(writes, fcntl.F_SETFL, os.O_NONBLOCK)
@@ -165,7 +166,7 @@ async def test_a_pipe_that_does_not_block_is_waited_for() -> None:
 async def test_a_terminal_without_unicode() -> None:
     """What it cannot show is escaped."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with sending(STATE, record(0, value="é 🦊")) as url:
             arguments = [*COMMAND, url, "-n", "1", "--format", "pretty", "-q"]
             done = await trio.run_process(arguments, capture_stdout=True, env=environment)
@@ -175,7 +176,7 @@ async def test_a_terminal_without_unicode() -> None:
 @pytest.mark.parametrize(("closed", "code"), [("1>&-", 1), ("2>&-", 0), ("2>/dev/full", 0), ("1>/dev/full", 1)])
 async def test_outputs_that_are_not_there(closed: str, code: int) -> None:
     """Documented exit codes, and no traceback."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server:
             command = f"{shlex.join([*COMMAND, f'{server.url}/plain/run/events', '-n', '2'])} {closed}"
             done = await trio.run_process(["sh", "-c", command], capture_stdout=True, capture_stderr=True, check=False)
@@ -185,7 +186,7 @@ async def test_outputs_that_are_not_there(closed: str, code: int) -> None:
 
 async def test_nobody_reads_standard_error() -> None:
     """Records go on, and so does the exit code."""
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with case_server() as server:
             reads, writes = os.pipe()
             os.close(reads)
@@ -208,7 +209,7 @@ async def test_ctrl_c_at_any_moment_of_a_start() -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         async with process.stdout, process.stderr:
-            with trio.fail_after(60):
+            with trio.fail_after(seconds(60)):
                 await read_until(process.stdout, b"\n")
                 await trio.sleep(delay)
                 process.send_signal(signal.SIGINT)

@@ -17,6 +17,7 @@ from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.settings import Settings
+from testbed.patience import seconds
 from tests.sansio.test_wire import EventSource
 
 ONE, TWO = TopicPartition("assets", 0), TopicPartition("assets", 1)
@@ -322,7 +323,7 @@ async def test_goodbye_is_said_after_the_write_under_way(nursery: trio.Nursery) 
     with pytest.raises(UnavailableError, match="test"), subscribed(bench.hub, FEED, transport):
         pass
     transport.gate.set()
-    with trio.fail_after(5):
+    with trio.fail_after(seconds(5)):
         await bench.hub.wait_no_subscribers()
     assert [kind for _, kind, _ in transport.events] == ["state", "goodbye"]
 

@@ -7,6 +7,7 @@ import trio
 
 from dispatcher.hub.spreading import REMEMBERED_SAMPLES, STABLE_SAMPLES, Spread
 from testbed.clients import open_sse
+from testbed.patience import seconds
 from testbed.replicas import Replica
 from tests.conftest import Kafka
 
@@ -80,7 +81,7 @@ async def test_half_of_the_subscribers_go_when_a_second_replica_joins(
         second = await trio.to_thread.run_sync(
             lambda: replicas(kafka.bootstrap_servers, topic, client_id="second", **keywords)
         )
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             for _ in range(SUBSCRIBERS // 2):
                 assert await codes.receive() == 1013
         await trio.to_thread.run_sync(lambda: first.wait_for("half stay", lambda s: s["subscribers"]["total"] == 4))

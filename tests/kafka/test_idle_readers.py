@@ -14,6 +14,7 @@ from dispatcher.kafka.reader import Reader
 from dispatcher.kafka.replay import Replays
 from dispatcher.sansio.ranges import Range
 from dispatcher.sansio.records import TopicPartition
+from testbed.patience import seconds
 
 DEAD: dict[str, str | int | float | bool] = {
     "bootstrap.servers": "127.0.0.1:9",
@@ -44,7 +45,7 @@ async def test_idle_consumers_queue_no_log_lines_while_a_broker_is_away(monkeypa
     monkeypatch.setattr(LIBRDKAFKA_LOG, "level", 1)
     replays = Replays(DEAD, concurrency=2, batch_bytes=1000)
     replays.open()
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(replays.run)
             await enough.wait()
@@ -68,7 +69,7 @@ async def test_a_consumer_that_is_taken_meanwhile_is_left_alone(monkeypatch: pyt
     quiet = {name: value for name, value in DEAD.items() if name != "debug"}
     replays = Replays(quiet, concurrency=2, batch_bytes=1000)
     replays.open()
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(replays.run)
             await rests.wait()

@@ -13,6 +13,7 @@ from dispatcher.sansio.ranges import EARLIEST, Bounds, Range
 from dispatcher.sansio.records import TopicPartition
 from testbed.broker.cluster import KafkaCluster
 from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds as patient_seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 
@@ -88,7 +89,7 @@ async def test_a_partition_without_a_leader_keeps_nobody_waiting(cluster: KafkaC
             await trio.sleep(0.1)
         served += 1
 
-    with trio.fail_after(120):
+    with trio.fail_after(patient_seconds(120)):
         async with replays_of(cluster) as replays:
             for tp in healthy:
                 await read_all(replays, tp)
@@ -117,7 +118,7 @@ async def test_a_subscriber_without_that_partition_catches_up_beside_those_with_
     await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, "healthy", EACH, 1)
     small = {"history_bytes": 60_000, "pause_above_bytes": 40_000, "resume_below_bytes": 20_000, "batch_bytes": 4096}
     replica = replicas(cluster.bootstrap_servers, f"{TOPIC},healthy", settings=small)
-    with trio.fail_after(120):
+    with trio.fail_after(patient_seconds(120)):
         async with open_sse(replica) as others:
             await sse_records(others, EACH * (PARTITIONS + 1))
             await trio.to_thread.run_sync(cluster.kill_node, node)
@@ -150,7 +151,7 @@ async def test_a_leader_change_while_a_replay_nears_the_end_is_no_truncation(
     cluster.create_topic("changing", 1, replication_factor=3)
     tp = TopicPartition("changing", 0)
     end = 0
-    with trio.fail_after(180):
+    with trio.fail_after(patient_seconds(180)):
         async with replays_of(cluster) as replays:
             for _ in range(3):
                 await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, "changing", 300, 1, 0, end)
@@ -176,7 +177,7 @@ async def test_a_thousand_partitions_are_one_question(cluster: KafkaCluster) -> 
     cluster.create_topic("large", 1000, replication_factor=1)
     leaders = Leaders({"bootstrap.servers": cluster.bootstrap_servers, "group.id": "replays"})
     partitions = [TopicPartition("large", number) for number in range(1001)]
-    with trio.fail_after(60):
+    with trio.fail_after(patient_seconds(60)):
         while len(bounds := await trio.to_thread.run_sync(leaders.bounds, partitions)) < 1000:  # noqa: ASYNC110
             await trio.sleep(0.1)
     assert bounds == dict.fromkeys(partitions[:1000], Bounds(0, 0))

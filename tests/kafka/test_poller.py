@@ -17,6 +17,7 @@ from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered, produce_with_header_name
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -56,7 +57,7 @@ async def test_a_callback_that_raises_loses_no_record(
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS)
     seen = set()
     first = replicas(kafka.bootstrap_servers, topic, code=RAISES_IN[callback])
-    with trio.fail_after(40):
+    with trio.fail_after(seconds(40)):
         async with open_sse(first) as stream:
             while (event := await stream.next_event()) is not None:
                 if event.type == "message":
@@ -71,7 +72,7 @@ async def test_a_callback_that_raises_loses_no_record(
     left = RECORDS - sum(committed.values())
     if left:
         async with open_sse(second) as stream:
-            with trio.fail_after(40):
+            with trio.fail_after(seconds(40)):
                 seen |= {record.own for record in await sse_records(stream, left)}
     assert {(partition, offset) for partition in range(PARTITIONS) for offset in range(RECORDS // PARTITIONS)} == seen
 
@@ -93,7 +94,7 @@ async def test_a_partition_that_was_paused_revoked_and_assigned_again_flows(
     stays.wait_for("all of them again", lambda s: len(s["partitions"]) == PARTITIONS)
     assert [row.current_offset for row in kafka.group_offsets(stays.group).values()] == [0] * PARTITIONS
     async with open_sse(stays) as stream:
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             records = await sse_records(stream, RECORDS)
     for partition in range(PARTITIONS):
         expected = [(partition, offset) for offset in range(RECORDS // PARTITIONS)]
@@ -109,7 +110,7 @@ async def test_a_header_name_that_is_no_text_stops_nothing(kafka: Kafka, replica
     )
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 1, 1)
     async with open_sse(replica, "?format=envelope") as stream:
-        with trio.fail_after(20):
+        with trio.fail_after(seconds(20)):
             records = await sse_records(stream, 2)
     assert [orjson.loads(record.data)["value"] for record in records] == ['"unreadable"', "0"]
     assert orjson.loads(records[0].data)["headers"] == []

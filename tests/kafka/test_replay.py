@@ -13,6 +13,7 @@ from dispatcher.kafka.reader import Reader
 from dispatcher.kafka.replay import Replays
 from dispatcher.sansio.ranges import Chunk, Range
 from dispatcher.sansio.records import Records, TopicPartition
+from testbed.patience import seconds
 from testbed.producing import produce_numbered, produce_with_header_name
 from tests.conftest import Kafka
 
@@ -45,7 +46,7 @@ async def test_there_are_as_many_readers_as_chunks_at_a_time(kafka: Kafka, made:
     topic = kafka.create_topic(PARTITIONS)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 600, PARTITIONS)
     replays = replays_of(kafka)
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         for _ in range(3):
             async with trio.open_nursery() as nursery:
                 for partition in range(PARTITIONS):
@@ -61,7 +62,7 @@ async def test_a_replay_that_gets_nothing_says_so() -> None:
     """It is asked for again after a pause: a broker that is away must not hold the readers."""
     properties = {"bootstrap.servers": "127.0.0.1:9", "group.id": "replays"}
     replays = Replays(properties, concurrency=1, batch_bytes=1000)
-    with trio.fail_after(30):
+    with trio.fail_after(seconds(30)):
         chunk = await replays.read({TopicPartition("assets", 0): Range(0, 10)}, 1000)
         await replays.close()
     assert not chunk.next_offsets
@@ -91,7 +92,7 @@ async def test_a_chunk_is_bounded_by_what_its_records_hold(kafka: Kafka, what: s
     await trio.to_thread.run_sync(producer.flush, 30)
     replays = replays_of(kafka)
     partition, most_bytes, place = TopicPartition(topic, 0), 20_000, 0
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         while place < 2000:
             chunk = await replays.read({partition: Range(place, 2000)}, most_bytes)
             assert isinstance(chunk, Chunk)
@@ -112,7 +113,7 @@ async def test_a_chunk_is_bounded_when_large_records_follow_small_ones(kafka: Ka
     replays = replays_of(kafka)
     ranges = {TopicPartition(topic, partition): Range(0, 500) for partition in range(2)}
     offsets: dict[TopicPartition, list[int]] = {partition: [] for partition in ranges}
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         while ranges:
             chunk = await replays.read(ranges, 100_000)
             assert isinstance(chunk, Chunk)
@@ -131,7 +132,7 @@ async def test_headers_that_nobody_can_read_are_left_out_here_too(kafka: Kafka) 
     topic = kafka.create_topic(1)
     await trio.to_thread.run_sync(produce_with_header_name, kafka.bootstrap_servers, topic, b"\xff\xfe", b"unreadable")
     replays = replays_of(kafka)
-    with trio.fail_after(60):
+    with trio.fail_after(seconds(60)):
         chunk = await replays.read({TopicPartition(topic, 0): Range(0, 1)}, 1000)
         await replays.close()
     assert isinstance(chunk, Chunk)

@@ -14,6 +14,7 @@ import trio
 from testbed.broker import leash
 from testbed.broker.cluster import _free_ports
 from testbed.clients import open_sse, open_ws, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from testbed.tools import need
@@ -74,7 +75,7 @@ def edge(folder: Path, server: str = TEMPLATE) -> Iterator[Edge]:
 
 async def until(answers: Callable[[], bool]) -> None:
     """Return when it is so."""
-    with trio.fail_after(20):
+    with trio.fail_after(seconds(20)):
         while True:
             try:
                 if await trio.to_thread.run_sync(answers):

@@ -61,7 +61,7 @@ async def answer(stream: trio.SocketStream) -> bytes:
 async def read_until(stream: trio.SocketStream, text: bytes) -> bytes:
     """What the server says until this text has come."""
     data = b""
-    with trio.fail_after(10):
+    with trio.fail_after(seconds(10)):
         while text not in data:
             chunk = await stream.receive_some(65536)
             assert chunk, data
@@ -119,7 +119,7 @@ def test_a_wrong_request_for_events(replica: Replica, query: str, headers: dict[
 async def test_a_wrong_request_for_a_websocket(replica: Replica, query: str, reason: str) -> None:
     """The upgrade succeeds and the close code says why: a browser cannot see the status of a refused upgrade."""
     async with open_ws(replica, query) as websocket:
-        with trio.fail_after(10):
+        with trio.fail_after(seconds(10)):
             assert await ws_close_code(websocket) == 4400
         assert websocket.closed is not None
         assert reason in str(websocket.closed.reason)
@@ -215,11 +215,11 @@ async def test_binary_and_long_messages(replica: Replica) -> None:
     """1003 and 1009: the client is told what it did."""
     async with open_ws(replica) as websocket:
         await websocket.send_message(b"\x00binary")
-        with trio.fail_after(10):
+        with trio.fail_after(seconds(10)):
             assert await ws_close_code(websocket) == 1003
     async with open_ws(replica) as websocket, trio.open_nursery() as nursery:
         nursery.start_soon(send_long, websocket)
-        with trio.fail_after(10):
+        with trio.fail_after(seconds(10)):
             assert await ws_close_code(websocket) == 1009
         nursery.cancel_scope.cancel()
 
@@ -444,7 +444,7 @@ async def test_awkward_records(kafka: Kafka, replicas: Callable[..., Replica]) -
     replica = replicas(kafka.bootstrap_servers, topic)
     replica.wait_until_ready()
     async with open_sse(replica) as values, open_sse(replica, "?format=envelope") as envelopes, open_ws(replica) as ws:
-        with trio.fail_after(30):
+        with trio.fail_after(seconds(30)):
             events = await sse_records(values, len(AWKWARD))
             assert [event.type for event in events] == ["tombstone", "binary"] + ["message"] * 7
             assert events[1].data == "//4="

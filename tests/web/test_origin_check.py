@@ -17,6 +17,7 @@ from dispatcher.web.app import create_app
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
 from testbed.clients import open_sse, open_ws, sse_records, ws_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from testbed.tools import need
@@ -265,7 +266,7 @@ async def test_clients_that_are_no_browsers_notice_nothing(
     ]
     need("curl")
     environment = {**os.environ, "CGO_ENABLED": "0", "GO111MODULE": "off"}
-    with trio.fail_after(150):
+    with trio.fail_after(seconds(150)):
         for command in commands:
             done = await trio.run_process(command, env=environment, capture_stdout=True, stdin=subprocess.DEVNULL)
             assert done.stdout == b"200\n"

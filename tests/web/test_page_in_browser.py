@@ -14,6 +14,7 @@ from dispatcher.web.app import create_app
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
 from testbed.browser import Page, open_browser
+from testbed.patience import seconds
 from tests.hub.test_hub import ONE, TWO, Bench
 
 MIB = 1024 * 1024
@@ -85,7 +86,7 @@ class House(Bench):
 async def open_page(query: str = "") -> AsyncIterator[House]:
     """A page that is live, within the ``async with`` block; the browser has complained about nothing at its end."""
     house = House()
-    with trio.fail_after(90):
+    with trio.fail_after(seconds(90)):
         async with open_browser() as browser, trio.open_nursery() as nursery:
             nursery.start_soon(house.hub.run)
             await nursery.start(house.server.serve)

@@ -11,6 +11,7 @@ import trio
 
 from testbed.browser import Browser, Page, open_browser
 from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -105,7 +106,7 @@ class Scene:
         script = f"void ((url) => {{ {prepare} {attack} }})('{target}/events')"
         await page.run(script)
         is_over = False
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             while (dispatched := (await self.status())["records"]["dispatched"]) == before and not is_over:
                 is_over = bool(await page.run("window.ended || !window.isHere"))
         await page.close()
@@ -131,7 +132,7 @@ async def staged(
 ) -> AsyncIterator[Scene]:
     """A scene; ``{stranger}`` in a setting is the stranger's port."""
     topic = kafka.create_topic(1)
-    with trio.fail_after(150):
+    with trio.fail_after(seconds(150)):
         async with open_edge([], FILES) as stranger, open_browser(NAMES) as browser:
             flags = {name: str(value).format(stranger=stranger.address[1]) for name, value in settings.items()}
             replica = replicas(kafka.bootstrap_servers, topic, host=host, settings=flags)

@@ -11,6 +11,7 @@ from dispatcher.errors import SubscriberStalledError
 from dispatcher.web.sockets import Liveness, Progress
 from testbed.clients import open_sse, open_ws
 from testbed.namespace import Namespace, why_not
+from testbed.patience import seconds
 from testbed.replicas import Replica
 
 NO_BROKER = "127.0.0.1:9"
@@ -25,7 +26,7 @@ async def test_a_client_that_vanishes_is_let_go(replicas: Callable[..., Replica]
         replica = replicas(
             NO_BROKER, "assets", host=namespace.replica_host, command=namespace.command, settings=settings
         )
-        with trio.fail_after(60):
+        with trio.fail_after(seconds(60)):
             if protocol == "sse":
                 async with open_sse(replica) as stream:
                     while stream.raw.count("\n:\n") < 10:

@@ -9,6 +9,7 @@ import trio
 from dispatcher.client import subscribe
 from testbed.balancer import RECEIVE_BYTES, Balancer
 from testbed.browser import open_browser
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -78,7 +79,7 @@ async def silent_proxy(
 
 async def test_a_page_takes_a_websocket_and_loses_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
     """It has no position and no id; the records were dispatched to its silent stream and committed."""
-    with trio.fail_after(150):
+    with trio.fail_after(seconds(150)):
         async with silent_proxy(kafka, replicas) as (proxy, write), open_browser() as browser:
             page = await browser.new_page()
             await page.open(f"{proxy.url}/")
@@ -93,7 +94,7 @@ async def test_a_page_takes_a_websocket_and_loses_nothing(kafka: Kafka, replicas
 
 async def test_the_python_client_asks_again_and_loses_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
     """The same, once the proxy passes streams on."""
-    with trio.fail_after(150):
+    with trio.fail_after(seconds(150)):
         async with (
             silent_proxy(kafka, replicas) as (proxy, write),
             subscribe(proxy.url, connect_timeout_seconds=60, first_wait_seconds=0.01) as stream,
