@@ -12,7 +12,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dispatcher.auth_settings import AuthSettings
 from dispatcher.edge_settings import EdgeSettings
 from dispatcher.errors import WrongValue, WrongValuesError
-from dispatcher.setting_kafka import KafkaTable, hide_secrets
+from dispatcher.schema_settings import SECRETS, SchemaSettings
+from dispatcher.setting_kafka import HIDDEN, KafkaTable, hide_secrets
 from dispatcher.setting_values import (
     GIB,
     KIB,
@@ -28,6 +29,7 @@ from dispatcher.setting_values import (
     is_loopback_address,
     split_address,
 )
+from dispatcher.topic_settings import TopicSettings
 
 
 class _CoreSettings(BaseSettings):
@@ -236,7 +238,7 @@ class _CoreSettings(BaseSettings):
     def __repr_args__(self) -> Any:
         """Secrets stay out of logs and tracebacks."""
         for name, value in super().__repr_args__():
-            yield name, hide_secrets(value) if name == "kafka" else value
+            yield name, hide_secrets(value) if name == "kafka" else HIDDEN if value and name in SECRETS else value
 
     @field_validator("*", mode="before")
     @classmethod
@@ -274,5 +276,10 @@ class _CoreSettings(BaseSettings):
         return []
 
 
-class Settings(AuthSettings, EdgeSettings, _CoreSettings):
+class Settings(AuthSettings, EdgeSettings, SchemaSettings, TopicSettings, _CoreSettings):
     """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
+
+    def misfits(self) -> list[WrongValue]:
+        """What does not fit together in the tables."""
+        decoded = [topic for topic, table in self.topic_tables.items() if table.decode != "none"]
+        return [*super().misfits(), *self.topic_misfits(self.topics), *self.schema_misfits(decoded)]

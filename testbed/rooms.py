@@ -18,6 +18,8 @@ LEAVES = frozenset(
         "settings",
         "auth_settings",
         "edge_settings",
+        "schema_settings",
+        "topic_settings",
         "setting_kafka",
         "setting_values",
         "errors",

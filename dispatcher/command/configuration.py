@@ -7,7 +7,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from pydantic_settings import EnvSettingsSource
 from dispatcher.auth_settings import PREFIX as AUTH_PREFIX
 from dispatcher.auth_settings import TABLE as AUTH_TABLE
 from dispatcher.errors import SettingsError, SettingsProblem, WrongValue, WrongValuesError
+from dispatcher.schema_settings import SECRETS
 from dispatcher.setting_kafka import CLASSIC_KAFKA_PROPERTIES, HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret
 from dispatcher.setting_values import display
 from dispatcher.settings import Settings
+from dispatcher.topic_settings import FIELD as TOPIC_TABLES
 
 ENVIRONMENT_PREFIX = "DISPATCHER_"
 KAFKA_PREFIX = f"{ENVIRONMENT_PREFIX}KAFKA__"
@@ -100,6 +102,7 @@ def load(
         if name.partition(".")[0] not in flags_only
     }
     given |= _from_flags(flags, problems)
+    _keep_tables_of(given)
     settings = _validate(given, problems)
     if settings is None:
         raise SettingsError(problems)
@@ -125,9 +128,20 @@ def reference() -> str:
         "|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
-        default = {"client_id": "`dispatcher-<hostname>`", "kafka": "empty"}.get(name) or f"`{display(field.default)}`"
+        default = {"client_id": "`dispatcher-<hostname>`", "kafka": "empty", TOPIC_TABLES: "none"}.get(
+            name
+        ) or f"`{display(field.default)}`"
         lines.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
+
+
+def _keep_tables_of(given: dict[str, _Given]) -> None:
+    """Leave out the file's tables of topics that are not served, since flags or the environment name others."""
+    tables, topics = given.get(TOPIC_TABLES), given.get("topics")
+    if tables and topics and topics.kind and not tables.kind and isinstance(tables.value, dict):
+        named = topics.value.split(",") if isinstance(topics.value, str) else topics.value
+        kept = {topic: table for topic, table in tables.value.items() if topic in {name.strip() for name in named}}
+        given[TOPIC_TABLES] = replace(tables, value=kept)
 
 
 def _from_flags(flags: Mapping[str, Any], problems: list[SettingsProblem]) -> dict[str, _Given]:
@@ -223,6 +237,9 @@ def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dic
         problems.append(SettingsProblem(f"{AUTH_TABLE} ({path})", HIDDEN, f"a table, [{AUTH_TABLE}]"))
         auth = {}
     values |= {f"{AUTH_PREFIX}{name}": value for name, value in auth.items()}
+    if isinstance(values.get("topics"), dict):
+        values[TOPIC_TABLES] = values.pop("topics")
+        values["topics"] = list(values[TOPIC_TABLES])
     given = {f"kafka.{name}": _Given(value, "", str(path)) for name, value in _flatten(kafka)}
     for name, value in values.items():
         if name in Settings.model_fields:
@@ -301,7 +318,7 @@ def _problem(key: str, value: object, remedy: str) -> SettingsProblem:
         name = name.removeprefix("kafka.")
         is_shown = name in OWNED_KAFKA_PROPERTIES or name in CLASSIC_KAFKA_PROPERTIES
     else:
-        is_shown = not is_secret(name) and "\n" not in shown and "-----BEGIN" not in shown
+        is_shown = not is_secret(name) and name not in SECRETS and "\n" not in shown and "-----BEGIN" not in shown
     if not is_shown:
         return SettingsProblem(key, HIDDEN, remedy.replace(repr(value), HIDDEN) if len(shown) > 2 else remedy)
     return SettingsProblem(key, _CREDENTIALS.sub(f"{HIDDEN}@", shown), _CREDENTIALS.sub(f"{HIDDEN}@", remedy))

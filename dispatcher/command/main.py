@@ -19,9 +19,11 @@ from rich.table import Table
 from dispatcher.command.configuration import Loaded, load, reference
 from dispatcher.command.tail import tail
 from dispatcher.errors import ResourcesError, SettingsError, SettingsProblem
+from dispatcher.schema_settings import SECRETS
 from dispatcher.setting_kafka import HIDDEN, hide_secrets
 from dispatcher.setting_values import display
 from dispatcher.settings import Settings
+from dispatcher.topic_settings import FIELD as TOPIC_TABLES
 
 log = structlog.get_logger(__name__)
 
@@ -305,6 +307,11 @@ def _shown_values(loaded: Loaded) -> Iterator[tuple[str, Any]]:
 def _shown_value(name: str, value: Any) -> Any:
     if name == "auth_grants":  # as JSON, which a file takes, too
         return orjson.dumps([rule.model_dump(exclude_none=True) for rule in value]).decode() if value else ""
+    if name == TOPIC_TABLES:
+        tables = {topic: table.model_dump(exclude_defaults=True) for topic, table in value.items()}
+        return orjson.dumps(tables).decode() if value else ""
+    if name in SECRETS and value:
+        return HIDDEN
     if name == "auth_secret_file" and value and "/" not in value:
         return HIDDEN  # where a path belongs, some write the secret itself
     return value

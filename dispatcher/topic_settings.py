@@ -1,0 +1,96 @@
+"""The settings of single topics: in a file ``[topics.NAME]``, elsewhere `topic_tables` as JSON.
+
+A capability that is set by topic adds a field to `TopicTable`, with its description: the reference lists the fields.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_settings import NoDecode
+
+from dispatcher.errors import WrongValue, WrongValuesError
+
+FIELD = "topic_tables"
+"""The setting, which a file has as the table ``[topics]``."""
+
+
+class TopicTable(BaseModel, frozen=True, extra="forbid"):
+    """What is set for one topic."""
+
+    decode: Literal["none", "json"] = Field(
+        default="none",
+        description="`json`: keys and values in Confluent's wire format are decoded with the schemas of "
+        "`schema_registry_url` and sent as JSON. See docs/schemas.md.",
+    )
+    int64: Literal["number", "string"] = Field(
+        default="number",
+        description="With `decode`: integers beyond 2^53, which JavaScript rounds, as JSON numbers or as strings.",
+    )
+
+
+DEFAULT_TABLE = TopicTable()
+
+
+class TopicSettings(BaseModel):
+    """What is set by topic."""
+
+    topic_tables: Annotated[dict[str, TopicTable], NoDecode] = Field(
+        default_factory=dict,
+        description="What is set for single topics, as `[topics.NAME]` in a file, which then need not name `topics` "
+        'beside it, otherwise as JSON: `{"orders": {"decode": "json"}}`. A topic\'s table may have '
+        + "; ".join(f"`{name}` ({field.description})" for name, field in TopicTable.model_fields.items()),
+    )
+
+    def table(self, topic: str) -> TopicTable:
+        """What is set for a topic."""
+        return self.topic_tables.get(topic, DEFAULT_TABLE)
+
+    def topic_misfits(self, topics: Collection[str]) -> list[WrongValue]:
+        """Tables of topics that are not served."""
+        return [
+            WrongValue(f"{FIELD}[{topic}]", "a table", "name the topic in topics as well", "topics")
+            for topic in self.topic_tables
+            if topic not in topics
+        ]
+
+    @field_validator(FIELD, mode="before")
+    @classmethod
+    def _read_topic_tables(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                value = orjson.loads(value) if value else {}
+            except orjson.JSONDecodeError as error:
+                raise ValueError(f"is not JSON ({error})") from None
+        if not isinstance(value, Mapping):
+            raise ValueError("use tables by topic, [topics.NAME]")  # noqa: TRY004 - pydantic's way to an answer
+        wrong: list[WrongValue] = []
+        tables = {str(topic): _read_table(str(topic), table, wrong) for topic, table in value.items()}
+        if wrong:
+            raise WrongValuesError(wrong)
+        return tables
+
+
+def _read_table(topic: str, table: object, wrong: list[WrongValue]) -> TopicTable | None:
+    """One topic's; what is wrong with it goes into the list."""
+    if isinstance(table, TopicTable):
+        return table
+    place = f"{FIELD}[{topic}]"
+    if not isinstance(table, Mapping):
+        wrong.append(WrongValue(place, table, f"use a table, [topics.{topic}]"))
+        return None
+    try:
+        return TopicTable(**table)
+    except ValidationError as error:
+        for item in error.errors():
+            name = ".".join(map(str, item["loc"]))
+            wrong.append(WrongValue(f"{place}.{name}", item["input"], _remedy(item)))
+        return None
+
+
+def _remedy(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return f"no such setting of a topic; use {', '.join(TopicTable.model_fields)}"
+    message: str = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return message[:1].lower() + message[1:]
