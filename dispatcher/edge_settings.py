@@ -20,6 +20,11 @@ class EdgeSettings(BaseModel):
         "`/readyz` with their reasons. `bind` then has no `/status` and no `/metrics`, and its `/readyz` says only yes "
         "or no. Always plain HTTP: bind it to loopback or to an internal network. Empty: everything is on `bind`.",
     )
+    access_log: bool = Field(
+        default=True,
+        description="Log one line when a stream ends: whose it was (address, subject of the token, user agent), what "
+        "it read, how long, how much, and why it ended. At most 50 lines per second; one more counts those left out.",
+    )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Networks of the proxies in front, comma-separated, such as `10.0.0.0/8`. Their statements about a "

@@ -48,6 +48,7 @@ from dispatcher.web.app import create_app, create_operations_app
 from dispatcher.web.authentication import open_authentication
 from dispatcher.web.limits import Limits
 from dispatcher.web.server import Server
+from dispatcher.web.visits import Visits
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,8 @@ async def supervise(
     operations = ReplicaStatus(
         settings, pipeline, lambda: AccessStatistics(server.connections, server.statistics(), limits.statistics())
     )
-    app = create_app(pipeline.hub, settings, operations, limits, authentication)
+    visits = Visits(writes_log=settings.access_log)
+    app = create_app(pipeline.hub, settings, operations, limits, authentication, visits=visits)
     server = Server(app, settings, lambda: pipeline.hub.subscribers)
     for_operators = Server(create_operations_app(settings, operations), settings, for_operators=True)
     last_resort = _LastResort(settings.shutdown_seconds)
@@ -116,6 +118,7 @@ async def supervise(
     try:
         async with trio.open_nursery() as root:
             root.start_soon(last_resort.watch)
+            root.start_soon(visits.run)
             roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
             if settings.operations_bind:

@@ -21,6 +21,7 @@ from dispatcher.web.origins import Policy
 from dispatcher.web.page import add_page
 from dispatcher.web.problems import problem_response
 from dispatcher.web.proxies import Proxies
+from dispatcher.web.visits import Visits
 from dispatcher.web.websocket import add_websocket
 
 log = structlog.get_logger(__name__)
@@ -58,6 +59,8 @@ def create_app(
     operations: Operations,
     limits: Limits | None = None,
     authentication: Authentication | None = None,
+    *,
+    visits: Visits | None = None,
 ) -> App:
     """Build the app of `bind`.
 
@@ -67,11 +70,12 @@ def create_app(
         operations: What the replica reports about itself.
         limits: What each client may have.
         authentication: Needed where the settings ask for tokens.
+        visits: Where streams are listed.
     """
     assert bool(settings.auth_issuer) == (authentication is not None)  # noqa: S101 - no stream without a token
     app = _app()
     proxies = Proxies.of(settings)
-    entrance = Entrance(limits or Limits(settings), proxies)
+    entrance = Entrance(limits or Limits(settings), proxies, visits)
     add_origin_check(app, Policy.of(settings), proxies)
     add_events(app, hub, settings, entrance, authentication)
     add_websocket(app, hub, settings, entrance, authentication)

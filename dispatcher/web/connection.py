@@ -33,6 +33,7 @@ from dispatcher.web.http11 import Http11
 from dispatcher.web.intake import Place
 from dispatcher.web.sockets import Socket
 from dispatcher.web.streams import Stream, Tasks
+from dispatcher.web.visits import Ending
 from dispatcher.web.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -140,6 +141,7 @@ class Connection:
 
     def abort(self) -> None:
         """Close the connection at once, with a reset."""
+        self.writer.cut_off_as = Ending.CUT
         self.writer.abort()
         self._reading.cancel()
 

@@ -18,6 +18,7 @@ from dispatcher.sansio.ranges import NOW
 from dispatcher.settings import Settings
 from dispatcher.web.proxies import Fields, Proxies
 from dispatcher.web.requests import Query
+from dispatcher.web.visits import NOBODY, Visitor, Visits
 
 SKEW_SECONDS = 60.0
 """How much further back than `max_since_seconds` is let pass: a client's clock may be late, and its request was."""
@@ -49,10 +50,14 @@ class Admission:
         quotas: Where it is counted, each with its holder.
     """
 
-    __slots__ = ("_quotas", "owner")
+    __slots__ = ("_quotas", "owner", "visitor", "visits")
 
     def __init__(self, owner: Hashable, quotas: list[tuple[Quota, Hashable]]) -> None:
         self.owner = owner
+        self.visitor = NOBODY
+        """Whose it is, as operators see it."""
+        self.visits: Visits | None = None
+        """Where the stream is listed while it is open; None: nowhere."""
         self._quotas = quotas
         for quota, holder in quotas:
             quota.take(holder)
@@ -143,11 +148,13 @@ class Entrance:
     Args:
         limits: What each may have.
         proxies: Identifies the client of a connection.
+        visits: Where streams are listed.
     """
 
-    def __init__(self, limits: Limits, proxies: Proxies) -> None:
+    def __init__(self, limits: Limits, proxies: Proxies, visits: Visits | None = None) -> None:
         self.limits = limits
         self._proxies = proxies
+        self._visits = visits
 
     def check(self, query: Query) -> None:
         """Check how far back a request goes.
@@ -174,9 +181,13 @@ class Entrance:
             query: What it asks for.
             subject: Of the client's token.
         """
-        address = client_key(self._proxies.client(peer, fields))
+        client = self._proxies.client(peer, fields)
         reads_again = query.since_ms not in {None, NOW} or query.last is not None
-        return self.limits.admit(address, subject, trio.current_time(), since=reads_again)
+        admission = self.limits.admit(client_key(client), subject, trio.current_time(), since=reads_again)
+        if self._visits is not None:
+            admission.visits = self._visits
+            admission.visitor = Visitor.of(client, subject, ", ".join(fields.getlist("User-Agent")))
+        return admission
 
 
 def _budgets(per_second: float, burst_seconds: float = BURST_SECONDS) -> Budgets | None:

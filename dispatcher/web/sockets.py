@@ -149,6 +149,11 @@ class Liveness:
                 return Progress.MOVING if unsent_bytes else Progress.RECEIVING
         return Progress.IDLE
 
+    def acknowledged_bytes(self) -> int:
+        """What the peer has acknowledged since the connection began; what was known last once it is closed."""
+        self.look()
+        return self._acknowledged_bytes
+
 
 class Socket(Protocol):
     """Either of the two below. *Thread*: Trio's."""

@@ -21,6 +21,7 @@ from dispatcher.hub.hub import Hub
 from dispatcher.web.limits import Admission
 from dispatcher.web.requests import Query
 from dispatcher.web.sockets import Socket
+from dispatcher.web.visits import Ending, Visit
 from dispatcher.web.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -139,6 +140,7 @@ class SubscriberStream:
         "_session",
         "_silence_seconds",
         "_subscriber",
+        "_visit",
     )
 
     def __init__(
@@ -168,8 +170,13 @@ class SubscriberStream:
         except BaseException:
             admission.release()
             raise
+        self._visit: Visit | None = None
         try:
             self._subscriber.resumption.owner = admission.owner
+            if admission.visits is not None:
+                self._visit = admission.visits.begin(
+                    admission.visitor, query, self._subscriber, connection.peer.liveness
+                )
             if session is not None:
                 session.open(self._subscriber.end)
         except BaseException:
@@ -180,6 +187,7 @@ class SubscriberStream:
         """Write and listen until either side ends the stream, then end it properly."""
         writer = self._connection.writer
         goodbye: Goodbye | None = None
+        ending = Ending.CLIENT_LEFT
         writer.open_stream(self._silence_seconds)
         if self._session is not None:
             self._session.begin(self._notify)
@@ -189,9 +197,11 @@ class SubscriberStream:
                 goodbye = await self._subscriber.run()
             except SubscriberStalledError as error:
                 log.info("subscriber stalled", subscriber=self._subscriber.number, reason=str(error))
+                ending = Ending.STALLED
             except SubscriberGoneError:
                 pass  # the writer noticed before the reader did
             nursery.cancel_scope.cancel()
+        self._note_end(ending, goodbye)
         self.close()
         if self._farewell is not None:
             await writer.end(self._dialogue.last_bytes(self._farewell.code, self._farewell.reason))
@@ -202,8 +212,24 @@ class SubscriberStream:
         """Unsubscribe."""
         if self._session is not None:
             self._session.close()
+        if self._visit is not None:
+            self._visit.end(Ending.CUT)
         self._hub.unsubscribe(self._subscriber)
         self._admission.release()
+
+    def _note_end(self, ending: Ending, goodbye: Goodbye | None) -> None:
+        """Say in the access log how the stream ended."""
+        visit, farewell = self._visit, self._farewell
+        if visit is None:
+            return
+        if farewell is not None:
+            is_close = farewell.goodbye is None
+            ending = Ending.CLIENT_CLOSED if is_close else Ending.BROKE_PROTOCOL
+            visit.end(ending, farewell.code, farewell.reason)
+        elif goodbye is not None:
+            visit.end(Ending.GOODBYE, goodbye.code, goodbye.reason)
+        else:
+            visit.end(self._connection.writer.cut_off_as or ending)
 
     def _notify(self, data: bytes) -> None:
         if self._connection.writer.notify(data):

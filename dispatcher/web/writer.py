@@ -21,6 +21,7 @@ import trio
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.web.sockets import Progress, Socket
+from dispatcher.web.visits import Ending
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,7 @@ class Writer:
         "_silence_seconds",
         "_streams",
         "_unsent",
+        "cut_off_as",
         "ended",
         "last_activity_at",
         "name",
@@ -55,6 +57,8 @@ class Writer:
         self.name = peer.name
         self.ended = False
         """Whether nothing is accepted any more: the last bytes have gone out, or the connection was aborted."""
+        self.cut_off_as: Ending | None = None
+        """Why the connection was closed that the peer had not ended; None: the peer was first."""
         self.last_activity_at = trio.current_time()
         """When the peer last sent something."""
         self._lock = trio.Lock()
@@ -178,6 +182,7 @@ class Writer:
     def abort(self) -> None:
         """Close the connection at once, with a reset: whatever waits for it, in us or in the kernel, is let go."""
         if self._peer.socket.fileno() >= 0:
+            self._peer.liveness.look()  # for the access log: a closed socket says nothing
             with suppress(OSError):
                 self._peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._peer.socket.close()
@@ -197,11 +202,13 @@ class Writer:
             self.last_activity_at = now  # pings wait for room, too
         if progress is Progress.NONE and self._doubted:
             log.info("subscriber vanished", stall_timeout_seconds=liveness.stall_timeout_seconds)
+            self.cut_off_as = Ending.VANISHED
             self.abort()
         self._doubted = progress is Progress.NONE
         if self._silence_seconds is not None:
             if now - self.last_activity_at >= self._silence_seconds:
                 log.info("subscriber did not answer pings", silence_seconds=now - self.last_activity_at)
+                self.cut_off_as = Ending.VANISHED
                 self.abort()
             self._look_at = min(self._look_at, self.last_activity_at + self._silence_seconds)
 

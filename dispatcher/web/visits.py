@@ -1,0 +1,182 @@
+"""Open streams as operators see them: whose they are, from where, since when, and how each of them ended.
+
+A stream is a visit from the moment it has its subscriber. Its end is one line in the log, the access log, at most
+`LINES_PER_SECOND` a second; what is left out is counted, and reported in one line of its own.
+
+*Thread*: Trio's.
+"""
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+import trio
+
+from dispatcher.hub.subscriber import Subscriber
+from dispatcher.web.requests import Query
+from dispatcher.web.sockets import Liveness
+
+log = structlog.get_logger(__name__)
+
+LINES_PER_SECOND = 50
+
+SHOWN_TOPICS = 10
+SHOWN_CHARACTERS = 120
+"""Of what a client says of itself."""
+
+
+class Ending(StrEnum):
+    """Why a stream ended."""
+
+    CLIENT_LEFT = "client left"
+    """It closed its connection, or the connection broke."""
+    CLIENT_CLOSED = "client closed"
+    """It sent a close frame."""
+    BROKE_PROTOCOL = "client broke the protocol"
+    STALLED = "stalled"
+    VANISHED = "vanished"
+    """It acknowledged nothing, or answered no ping."""
+    GOODBYE = "goodbye"
+    """The server ended it; the code says why."""
+    CUT = "cut"
+    """The server closed the connection: it failed, or is stopping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Whose stream it is."""
+
+    address: str
+    """The client's, also where a trusted proxy is in between."""
+    subject: str | None
+    """Of its token."""
+    agent: str
+    """What it calls itself (``User-Agent``)."""
+
+    @classmethod
+    def of(cls, address: object, subject: str | None, agent: str) -> "Visitor":
+        """As the log and operators get it: printable, and not longer than a line."""
+        return cls(str(address), None if subject is None else printable(subject), printable(agent))
+
+
+NOBODY = Visitor("", None, "")
+
+
+class Visit:
+    """One stream, from `Visits.begin` to `end`.
+
+    Args:
+        visits: All of them.
+        visitor: Whose it is.
+        query: What was asked for.
+        subscriber: What is sent on it.
+        liveness: What the client's kernel has acknowledged.
+    """
+
+    __slots__ = ("_began_at", "_began_bytes", "_liveness", "_visits", "began", "query", "subscriber", "visitor")
+
+    def __init__(
+        self, visits: "Visits", visitor: Visitor, query: Query, subscriber: Subscriber, liveness: Liveness
+    ) -> None:
+        self.visitor = visitor
+        self.query = query
+        self.subscriber = subscriber
+        self.began = time.time()
+        """Seconds since the epoch."""
+        self._visits = visits
+        self._liveness = liveness
+        self._began_at = trio.current_time()
+        self._began_bytes = liveness.acknowledged_bytes()
+
+    def end(self, ending: Ending, code: int | None = None, reason: str = "") -> None:
+        """The stream is over; a second call does nothing."""
+        if self._visits.forget(self):
+            self._visits.log(self, ending, code, printable(reason))
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted."""
+        return trio.current_time() - self._began_at
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """What the client's kernel has acknowledged since it began, with heads and TLS."""
+        return max(0, self._liveness.acknowledged_bytes() - self._began_bytes)
+
+
+class Visits:
+    """All open streams, and the access log.
+
+    Args:
+        writes_log: Whether the end of each is logged.
+    """
+
+    def __init__(self, *, writes_log: bool = True) -> None:
+        self.open: dict[int, Visit] = {}
+        """By their subscribers' numbers, in the order in which they began."""
+        self.endings: Counter[Ending] = Counter()
+        """Ends since the start."""
+        self.left_out = 0
+        """Lines that were left out of the log since the start."""
+        self._writes_log = writes_log
+        self._lines: deque[float] = deque(maxlen=LINES_PER_SECOND)
+        """When the last lines were written."""
+        self._unreported = 0
+        self._has_unreported = trio.Event()
+
+    def begin(self, visitor: Visitor, query: Query, subscriber: Subscriber, liveness: Liveness) -> Visit:
+        """A stream has its subscriber."""
+        visit = self.open[subscriber.number] = Visit(self, visitor, query, subscriber, liveness)
+        return visit
+
+    def forget(self, visit: Visit) -> bool:
+        """A stream is over; False when it was before."""
+        return self.open.pop(visit.subscriber.number, None) is not None
+
+    def log(self, visit: Visit, ending: Ending, code: int | None, reason: str) -> None:
+        """Write the line of a stream that has ended, if the log has room for it."""
+        self.endings[ending] += 1
+        if not self._writes_log:
+            return
+        now = trio.current_time()
+        if len(self._lines) == LINES_PER_SECOND and now - self._lines[0] < 1:
+            self.left_out += 1
+            self._unreported += 1
+            self._has_unreported.set()
+            return
+        self._lines.append(now)
+        subscriber, query = visit.subscriber, visit.query
+        statistics = subscriber.statistics()
+        topics = sorted(query.topics)
+        log.info(
+            "stream ended",
+            subscriber=subscriber.number,
+            transport=statistics.transport,
+            client=visit.visitor.address,
+            subject=visit.visitor.subject,
+            agent=visit.visitor.agent,
+            topics=topics if len(topics) <= SHOWN_TOPICS else [*topics[:SHOWN_TOPICS], "…"],
+            scope="topic" if query.whole else "replica",
+            observe=query.observe,
+            seconds=round(visit.seconds, 3),
+            records=statistics.records,
+            bytes=visit.acknowledged_bytes,
+            why=str(ending),
+            code=code,
+            reason=reason,
+        )
+
+    async def run(self) -> None:
+        """Report what was left out, until cancelled."""
+        while True:
+            await self._has_unreported.wait()
+            await trio.sleep(1)
+            number, self._unreported, self._has_unreported = self._unreported, 0, trio.Event()
+            log.info("streams ended, left out of the log", number=number, lines_per_second=LINES_PER_SECOND)
+
+
+def printable(text: str) -> str:
+    """A client's words, for terminals and logs: ASCII, with everything else escaped, and bounded."""
+    return ascii(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")[1:-1]
