@@ -9,12 +9,15 @@ Rules of this module:
 * Every grant that is passed over is reported, for `dispatcher config --explain-token`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dispatcher.access.principal import Grant
 from dispatcher.auth_settings import ACTIONS, TOPICS_REMEDY, GrantRule, claim_of, is_pattern, templates
+from dispatcher.errors import SettingsError, SettingsProblem
+from dispatcher.sansio.filter_dialect import FilterError, read_filter
+from dispatcher.sansio.filters import Filter
 
 DETAILS_CLAIM = "authorization_details"
 """RFC 9396, section 9.1."""
@@ -58,6 +61,24 @@ def find_grants(claims: Mapping[str, Any], rules: Sequence[GrantRule]) -> list[F
     for number, rule in enumerate(rules):
         found.append(_found(f"auth_grants[{number}]", _apply, rule, claims))
     return found
+
+
+def check_filters(rules: Sequence[GrantRule]) -> None:
+    """Make sure that the filters of the settings can be read, whatever the claims are.
+
+    Raises:
+        SettingsError: one cannot.
+    """
+    problems = []
+    for number, rule in enumerate(rules):
+        if rule.filter is not None:
+            try:
+                # A number may stand everywhere, also for a partition.
+                read_filter(_replaced(rule.filter, lambda _: "1"))
+            except FilterError as error:
+                problems.append(SettingsProblem(f"auth_grants[{number}].filter", str(rule.filter), str(error)))
+    if problems:
+        raise SettingsError(problems)
 
 
 def grants_of(found: Iterable[FoundGrant]) -> tuple[Grant, ...]:
@@ -124,22 +145,25 @@ def _text(value: object) -> str | None:
     return None
 
 
-def _filled(record_filter: object, claims: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _filled(record_filter: object, claims: Mapping[str, Any]) -> Filter | None:
     if record_filter is None:
         return None
     if not isinstance(record_filter, Mapping):
         raise _UnusableError("its filter is no object")
-    filled: dict[str, Any] = _fill(record_filter, claims)
-    return filled
+    try:
+        return read_filter(_replaced(record_filter, lambda text: _fill_text(text, claims)))
+    except FilterError as error:
+        raise _UnusableError(f"its filter cannot be read: {error}") from None
 
 
-def _fill(value: Any, claims: Mapping[str, Any]) -> Any:
+def _replaced(value: Any, replace: Callable[[str], str | list[str]]) -> Any:
+    """A filter with each text that has a place for claims replaced."""
     if isinstance(value, str):
-        return _fill_text(value, claims)
+        return replace(value) if "${" in value else value
     if isinstance(value, Mapping):
-        return {name: _fill(inner, claims) for name, inner in value.items()}
+        return {name: _replaced(inner, replace) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        filled = [_fill(inner, claims) for inner in value]
+        filled = [_replaced(inner, replace) for inner in value]
         # A claim with several values may be one of a list.
         return [each for one in filled for each in (one if isinstance(one, list) else [one])]
     return value

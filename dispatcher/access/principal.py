@@ -1,10 +1,10 @@
 """Who made a request, and what they may do."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dispatcher.auth_settings import Action
+from dispatcher.sansio.filters import Filter, granted
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Grant:
     actions: frozenset[str]
     topics: tuple[str, ...]
     """Names, or prefixes with one final ``*``."""
-    filter: Mapping[str, Any] | None = None
+    filter: Filter | None = None
     """Which records, with every claim in its place; None: all of them."""
 
     def covers(self, action: Action, topic: str) -> bool:
@@ -42,10 +42,14 @@ class Principal:
         """Those of the topics on which an action is allowed, in their order."""
         return tuple(topic for topic in topics if any(grant.covers(action, topic) for grant in self.grants))
 
-    def filters(self, action: Action, topic: str) -> Sequence[Mapping[str, Any]]:
+    def filters(self, action: Action, topic: str) -> Sequence[Filter]:
         """The filters of which a record of a topic must match one; none: every record is allowed."""
         covering = [grant.filter for grant in self.grants if grant.covers(action, topic)]
         return [] if None in covering else [one for one in covering if one is not None]
+
+    def grant(self, action: Action, topics: Iterable[str]) -> Filter | None:
+        """Which records of these topics are allowed, all of which it may read; None: all of them."""
+        return granted({topic: self.filters(action, topic) for topic in sorted(topics)})
 
     def is_same_bearer(self, other: "Principal") -> bool:
         """Whether another token is one of the same subject."""

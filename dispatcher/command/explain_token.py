@@ -105,13 +105,17 @@ def _grants(found: list[FoundGrant], settings: Settings) -> Iterator[str]:
         yield f"  {one.place}: {', '.join(sorted(grant.actions))} on {', '.join(grant.topics)}"
         yield f"    of the topics served here: {', '.join(here) or 'none'}"
         if grant.filter is not None:
-            yield f"    only records that match {orjson.dumps(grant.filter).decode()}"
+            yield f"    only records that match {orjson.dumps(grant.filter.dialect()).decode()}"
 
 
 def _allowed(principal: Principal, action: Action, settings: Settings) -> Iterator[str]:
     for topic in principal.allowed_topics(action, settings.topics):
         filters = principal.filters(action, topic)
-        part = f", records that match {' or '.join(orjson.dumps(one).decode() for one in filters)}" if filters else ""
+        part = (
+            f", records that match {' or '.join(orjson.dumps(one.dialect()).decode() for one in filters)}"
+            if filters
+            else ""
+        )
         yield f"  {action} {topic}{part}"
     if action == "admin" and principal.may("admin"):
         yield "  admin"

@@ -11,7 +11,7 @@ from dispatcher.errors import TooManyError
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.statistics import FeedStatistics
 from dispatcher.sansio.filter_index import FilterIndex, anchors
-from dispatcher.sansio.filters import Filter
+from dispatcher.sansio.filters import Filter, Place, Term, on_topic
 from dispatcher.sansio.records import Batch
 
 Counted = TypeVar("Counted", Feed, str)
@@ -72,13 +72,13 @@ class FeedRegistry:
                 if feed.counts:
                     self._unfiltered[topic] += 1
                 continue
-            self._indexes.setdefault(topic, FilterIndex()).add(feed.wanted, feed)
+            self._indexes.setdefault(topic, FilterIndex()).add(_of_topic(feed.wanted, topic), feed)
             if not feed.counts:
                 continue
-            if feed.grant is None:
+            if feed.grant is None or on_topic(feed.grant, topic) is True:
                 self._not_granted[topic] += 1
             else:
-                self._grants.setdefault(topic, FilterIndex()).add(feed.grant, feed)
+                self._grants.setdefault(topic, FilterIndex()).add(_of_topic(feed.grant, topic), feed)
         return True
 
     def remove(self, feed: Feed) -> bool:
@@ -91,13 +91,13 @@ class FeedRegistry:
                 if feed.counts:
                     _lower(self._unfiltered, topic)
                 continue
-            _forget(self._indexes, topic, feed.wanted, feed)
+            _forget(self._indexes, topic, _of_topic(feed.wanted, topic), feed)
             if not feed.counts:
                 continue
-            if feed.grant is None:
+            if feed.grant is None or on_topic(feed.grant, topic) is True:
                 _lower(self._not_granted, topic)
             else:
-                _forget(self._grants, topic, feed.grant, feed)
+                _forget(self._grants, topic, _of_topic(feed.grant, topic), feed)
         _lower(self._encodings, feed.shared)
         return True
 
@@ -131,7 +131,17 @@ class FeedRegistry:
 
 
 def _is_unindexed(feed: Feed) -> bool:
-    return feed.wanted is not None and not anchors(feed.wanted)
+    """Whether its filter is evaluated for records that it does not want."""
+    if feed.wanted is None:
+        return False
+    parts = [on_topic(feed.wanted, topic) for topic in feed.topics]
+    return any(not isinstance(part, bool) and not anchors(part) for part in parts)
+
+
+def _of_topic(wanted: Filter, topic: str) -> Filter:
+    """What is left of a filter for one topic. Without grants it is all of it; with them an index finds it by this."""
+    part = on_topic(wanted, topic)
+    return Term(Place("topic"), "exact", (topic,) if part else ()) if isinstance(part, bool) else part
 
 
 def _forget(indexes: dict[str, FilterIndex[Feed]], topic: str, wanted: Filter, feed: Feed) -> None:

@@ -193,6 +193,22 @@ def granted(filters: "dict[str, Sequence[Filter]]") -> "Filter | None":
     )
 
 
+def on_topic(record_filter: "Filter", topic: str) -> "Filter | bool":
+    """What a filter asks of the records of one topic; True: nothing, False: what none of them has."""
+    if isinstance(record_filter, Term):
+        return topic in record_filter.values if record_filter.place.kind == "topic" else record_filter
+    if isinstance(record_filter, Not):
+        part = on_topic(record_filter.part, topic)
+        return not part if isinstance(part, bool) else Not(part)
+    parts = [on_topic(part, topic) for part in record_filter.parts]
+    decides = isinstance(record_filter, Any)
+    if decides in parts:
+        return decides
+    if left := [part for part in parts if not isinstance(part, bool)]:
+        return _joined(type(record_filter), left)
+    return not decides
+
+
 def _joined(kind: "type[All | Any]", parts: "Iterable[Filter]") -> "Filter":
     flat: dict[Filter, None] = {}
     for part in parts:

@@ -11,14 +11,14 @@ Rules of this module:
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import trio
 from werkzeug.datastructures import MultiDict
 
-from dispatcher.access.grants import find_grants, grants_of
+from dispatcher.access.grants import check_filters, find_grants, grants_of
 from dispatcher.access.principal import Principal
 from dispatcher.access.tokens import Expired, Policy, Refused, UnknownKey, Valid, check
 from dispatcher.auth_settings import Action
@@ -85,12 +85,13 @@ class Caller:
                 raise ForbiddenError(f"the token does not allow this topic (action {action}): {topic[:40]!a}")
         others = {name: values for name, values in arguments.items() if name != QUERY_PARAMETER}
         query = read_query(others, last_event_id, allowed, default_scope=default_scope)
-        for topic in sorted(query.topics):
-            if principal.filters(action, topic):
-                raise ForbiddenError(
-                    f"the token allows a part of the topic {topic} only (filter), which this version cannot serve yet"
-                )
-        return query
+        grant = principal.grant(action, query.topics)
+        if grant is not None and query.whole:
+            raise ForbiddenError(
+                "the token allows a part of the records only (filter), which is served with scope=replica, "
+                "not with scope=topic yet"
+            )
+        return replace(query, grant=grant)
 
 
 class Authentication:
@@ -134,13 +135,13 @@ class Authentication:
         if changed:
             remedy = "restart to change it: streams that are open depend on it"
             raise SettingsError([SettingsProblem(name, "changed", remedy) for name in changed])
+        check_filters(settings.auth_grants)
         await self._keyring.refresh()
         self._settings = settings
         self._policy = Policy.of(settings)
         self._forget()
         for session in self.sessions.open:
-            if (reason := self._objection(session)) is not None:
-                session.forbid(reason)
+            self._judge(session)
 
     async def identify(
         self, fields: Values, cookies: Values, arguments: Mapping[str, Sequence[str]], subprotocols: Sequence[str] = ()
@@ -166,7 +167,8 @@ class Authentication:
         self, caller: Caller, arguments: Mapping[str, Sequence[str]], query: Query, *, can_renew: bool
     ) -> Session:
         """What a stream is to hold while it is open."""
-        return Session(self.sessions, caller.verdict, action_of(arguments), query.topics, can_renew=can_renew)
+        action = action_of(arguments)
+        return Session(self.sessions, caller.verdict, action, query.topics, query.grant, can_renew=can_renew)
 
     async def _check_with_newer_keys(self, token: str) -> "tuple[Verdict, bool] | Refused | UnknownKey":
         if self._keyring.keys:
@@ -207,21 +209,23 @@ class Authentication:
         self._verdicts.clear()
         self._remembered_bytes = 0
 
-    def _objection(self, session: Session) -> str | None:
-        """Why a stream is no longer allowed; None if it is."""
+    def _judge(self, session: Session) -> None:
+        """End a stream that is no longer allowed, or that is to be sent other records."""
         valid = session.verdict.valid
         if valid.key not in self._keyring.keys.thumbprints:
-            return "the key of the token is withdrawn"
+            session.forbid("the key of the token is withdrawn")
+            return
         audience = valid.claims.get("aud")
         if self._policy.audiences.isdisjoint([audience] if isinstance(audience, str) else audience or []):
-            return "the token's audience is no longer taken"
+            session.forbid("the token's audience is no longer taken")
+            return
         principal = self._principal(valid)
         if set(principal.allowed_topics(session.action, session.topics)) != session.topics:
-            return "the token no longer allows what the stream reads"
-        if any(principal.filters(session.action, topic) for topic in session.topics):
-            return "the token no longer allows all that the stream reads"
-        session.verdict = Verdict(valid, principal)
-        return None
+            session.forbid("the token no longer allows what the stream reads")
+        elif principal.grant(session.action, session.topics) != session.grant:
+            session.replace_by("the token allows other records of these topics now: reconnect")
+        else:
+            session.verdict = Verdict(valid, principal)
 
     async def _renew(self, session: Session, token: str) -> None:
         """Take another token for an open stream."""
@@ -252,10 +256,11 @@ def open_authentication(
     """What the settings ask for; None where no token is needed.
 
     Raises:
-        SettingsError: the extra ``auth`` is not installed, or a file has no keys.
+        SettingsError: the extra ``auth`` is not installed, a file has no keys, or a filter cannot be read.
     """
     if not settings.auth_issuer:
         return None
+    check_filters(settings.auth_grants)
     try:
         from dispatcher.access.keyring import open_keyring  # noqa: PLC0415 - it needs what only the extra installs
     except ImportError as error:

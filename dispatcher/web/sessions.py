@@ -18,6 +18,7 @@ from dispatcher.auth_settings import Action
 from dispatcher.hub.goodbyes import Goodbye, refused, token_expired, token_needed
 from dispatcher.sansio.encoding.frames import text_frame
 from dispatcher.sansio.encoding.messages import encode_expiring
+from dispatcher.sansio.filters import Filter
 
 if TYPE_CHECKING:
     from dispatcher.web.authentication import Verdict
@@ -40,18 +41,38 @@ class Session:
         verdict: The token.
         action: What the stream does.
         topics: What it reads.
+        grant: Which records of these it may have; None: all.
         can_renew: Whether the client can be told that the token ends, and send another one: over a WebSocket.
     """
 
-    __slots__ = ("_can_renew", "_end", "_is_renewing", "_notify", "_sessions", "action", "due", "topics", "verdict")
+    __slots__ = (
+        "_can_renew",
+        "_end",
+        "_is_renewing",
+        "_notify",
+        "_sessions",
+        "action",
+        "due",
+        "grant",
+        "topics",
+        "verdict",
+    )
 
     def __init__(
-        self, sessions: "Sessions", verdict: "Verdict", action: Action, topics: AbstractSet[str], *, can_renew: bool
+        self,
+        sessions: "Sessions",
+        verdict: "Verdict",
+        action: Action,
+        topics: AbstractSet[str],
+        grant: Filter | None = None,
+        *,
+        can_renew: bool,
     ) -> None:
         self._sessions = sessions
         self.verdict = verdict
         self.action = action
         self.topics = frozenset(topics)
+        self.grant = grant
         self._can_renew = can_renew
         self._end: Callable[[Goodbye], None] | None = None
         self._notify: Callable[[bytes], None] | None = None

@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
-from dispatcher.access.grants import FoundGrant, claim, find_grants, grants_of
+from dispatcher.access.grants import FoundGrant, check_filters, claim, find_grants, grants_of
 from dispatcher.access.principal import Principal, matches
-from dispatcher.auth_settings import Action
+from dispatcher.auth_settings import Action, GrantRule
+from dispatcher.errors import SettingsError
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.filters import on_topic
 from dispatcher.settings import Settings
 from testbed.tokens import AUDIENCE, ISSUER, claims, grant
 
@@ -157,13 +160,15 @@ def test_claims_go_into_filters() -> None:
     }
     found = claims(tenant="t1", region={"code": "eu"}, level=2, sites=["a", "b"])
     assert principal(found, [rule]).filters("subscribe", "orders") == [
-        {
-            "all": [
-                {"exact": {"header.tenant": "t1"}},
-                {"prefix": {"key": "eu-2/"}},
-                {"in": {"/site": ["x", "a", "b"]}},
-            ]
-        }
+        read_filter(
+            {
+                "all": [
+                    {"exact": {"header.tenant": "t1"}},
+                    {"prefix": {"key": "eu-2/"}},
+                    {"in": {"/site": ["x", "a", "b"]}},
+                ]
+            }
+        )
     ]
 
 
@@ -173,7 +178,8 @@ def test_a_missing_claim_matches_nothing(value: object) -> None:
     rule = {"require": {}, "topics": ["*"], "filter": {"prefix": {"key": "x${claims.tenant}"}}}
     found = claims(tenant=value)
     if value == "${claims.tenant}":
-        assert principal(found, [rule]).filters("subscribe", "orders") == [{"prefix": {"key": "x${claims.tenant}"}}]
+        wanted = read_filter({"prefix": {"key": "x${claims.tenant}"}})
+        assert principal(found, [rule]).filters("subscribe", "orders") == [wanted]
     else:
         assert allowed(found, [rule]) == ""
         assert "tenant" in reasons(found, [rule])[0]
@@ -184,7 +190,39 @@ def test_a_grant_without_a_filter_allows_all_of_a_topic() -> None:
     filtered = grant("orders", "auditor", filter={"exact": {"key": "a"}})
     both = principal(claims(authorization_details=[filtered, grant("orders")]))
     assert both.filters("subscribe", "orders") == []
-    assert both.filters("subscribe", "auditor") == [{"exact": {"key": "a"}}]
+    assert both.filters("subscribe", "auditor") == [read_filter({"exact": {"key": "a"}})]
+    assert both.grant("subscribe", ["orders"]) is None
+    grant_of_both = both.grant("subscribe", ["orders", "auditor"])
+    assert grant_of_both is not None
+    assert on_topic(grant_of_both, "orders") is True
+    assert on_topic(grant_of_both, "auditor") == read_filter({"exact": {"key": "a"}})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        ({"exact": {"colour": "${claims.tenant}"}}, "filter/exact/colour: 'colour' is no place"),
+        ({"in": {"key": ["${claims.many}"]}}, "the filter compares with more than 64 values"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_allows_nothing(wanted: dict[str, Any], reason: str) -> None:
+    """With the place, in a token and where a claim makes it too large."""
+    found = claims(tenant="t1", many=[str(n) for n in range(65)])
+    rule = {"require": {}, "topics": ["*"], "filter": wanted}
+    assert allowed(found, [rule]) == ""
+    assert reason in reasons(found, [rule])[0]
+    found["authorization_details"] = [grant("orders", filter={"exact": {"colour": "red"}})]
+    assert "filter/exact/colour" in reasons(found, [])[0]
+
+
+def test_filters_of_the_settings_are_checked_before_anybody_has_a_token() -> None:
+    """Whatever the claims are; a partition may be one."""
+    right = {"all": [{"exact": {"partition": "${claims.p}"}}, {"in": {"key": ["a-${claims.k}", "${claims.many}"]}}]}
+    wrong = {"exact": {"tenant": "${claims.tenant}"}}
+    rules = [GrantRule(require={}, topics=("*",), filter=one) for one in (None, right, wrong)]
+    check_filters(rules[:2])
+    with pytest.raises(SettingsError, match=r"auth_grants\[2\].filter.*'tenant' is no place in a record"):
+        check_filters(rules)
 
 
 def test_a_path_of_a_claim_ends_where_there_is_no_object() -> None:

@@ -1,5 +1,6 @@
 """The index of filters finds what each filter wants, and nothing else."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.filter_index import FilterIndex, IndexStatistics, anchors
+from dispatcher.sansio.filters import Filter, Not, View, all_of, granted, on_topic
 from dispatcher.sansio.records import Record, Records, TopicPartition
 
 TP = TopicPartition("orders", 1)
@@ -57,6 +59,12 @@ RECORDS = st.lists(
     min_size=1,
     max_size=5,
 )
+
+SOME = [
+    Record(0, 1, b"a", None, ()),
+    Record(1, 1, b"ab", b'{"a":"ab","b":[1]}', (("h", b"a"), ("g", b"1"))),
+    Record(2, 1, None, b'{"a":{"b":"a"}}', (("h", None),)),
+]
 
 
 def naive(document: Any, record: Record) -> bool:
@@ -127,6 +135,28 @@ def test_the_index_finds_what_every_filter_by_itself_wants(
     for number, document in kept.items():
         index.remove(read_filter(document), number)
     assert [kept for kept in vars(index).values() if kept] == [], "a client makes up the keys: none is kept"
+
+
+@given(
+    grants=st.lists(st.tuples(st.sampled_from(["a", "b"]), DOCUMENTS), max_size=4),
+    document=DOCUMENTS,
+    negated=st.booleans(),
+)
+def test_what_is_left_of_a_filter_for_a_topic_wants_the_same(
+    grants: list[tuple[str, Any]], document: Any, negated: bool
+) -> None:
+    """For any grants beside any filter, of each topic and of one that is in none of them."""
+    of_topics: dict[str, Sequence[Filter]] = {"b": (), "c": ()}
+    for topic, one in grants:
+        of_topics[topic] = [*of_topics.get(topic, ()), read_filter(one)]
+    parts = [part for part in (granted(of_topics), read_filter(document)) if part is not None]
+    whole = Not(all_of(parts)) if negated else all_of(parts)
+    for topic in ("a", "b", "c", "d"):
+        tp, left = TopicPartition(topic, 0), on_topic(whole, topic)
+        view, predicate = View(tp, Records.of(SOME)), None if isinstance(left, bool) else left.compile()
+        for index in range(len(SOME)):
+            expected = whole.compile()(view.at(index))
+            assert expected == (left if predicate is None else predicate(view))
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ ATTACKS: dict[str, tuple[int, Make]] = {
         403,
         bearer(lambda issuer: issuer.token(scope="", authorization_details=[grant("assets", actions=("observe",))])),
     ),
-    "a grant with a filter": (
+    "a grant whose filter cannot be read": (
         403,
         bearer(lambda issuer: issuer.token(scope="", authorization_details=[grant("assets", filter={"exact": {}})])),
     ),
