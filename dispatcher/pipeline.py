@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import structlog
 import trio
 
+from dispatcher.expiry_watch import ExpiryWatch
 from dispatcher.following import Following
 from dispatcher.hub.hub import Hub
 from dispatcher.intake import Intake
@@ -79,6 +80,7 @@ class Pipeline:
             group=self._probe_group,
             joined=lambda: self._joined,
         )
+        self._expiry = ExpiryWatch(settings, self._replays, self.hub, self._offsets, lambda: self._flow.paused)
         self._may_not_join = False
         """Whether the group's coordinator has refused this member, and it has not joined since."""
         self._stop_fetching = False
@@ -115,6 +117,7 @@ class Pipeline:
             nursery.start_soon(self._replays.run)
             nursery.start_soon(self._following.run)
             nursery.start_soon(self._topics.run)
+            nursery.start_soon(self._expiry.run)
             await self._poller.run()
             nursery.cancel_scope.cancel()
         await self._replays.close()
@@ -264,6 +267,7 @@ class Pipeline:
             intake=self._intake.statistics(),
             poller=self._poller.statistics(),
             stalls=self._stalls.statistics(),
+            expiry=self._expiry.statistics(),
         )
 
     def _dispatched(self, batch: Batch, start: int, end: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dispatcher.expiry_watch import ExpiryStatistics
 from dispatcher.intake import IntakeStatistics
 from dispatcher.kafka.commits import CommitStatistics
 from dispatcher.kafka.poller import PollerStatistics
@@ -54,3 +55,5 @@ class PipelineStatistics(PipelineHealth):
     poller: PollerStatistics
     stalls: StallStatistics
     topics: TopicWatchStatistics
+    expiry: ExpiryStatistics
+    """How long what waits is safe in Kafka."""

@@ -322,6 +322,11 @@ class History:
         found = self._partitions.get(partition)
         return 0 if found is None else found.waiting_records
 
+    def waiting_of(self, partition: TopicPartition) -> Collection[Entry]:
+        """The undispatched entries of a partition, in order."""
+        found = self._partitions.get(partition)
+        return () if found is None else found.waiting.values()
+
     def waiting_entries(self, topic: str) -> list[Entry]:
         """The undispatched entries of a topic."""
         return [e for tp, found in self._partitions.items() if tp.topic == topic for e in found.waiting.values()]

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from dispatcher.invariants import invariants
 from dispatcher.sansio.lag import PartitionLag
+from dispatcher.sansio.retention import Outlook
 from dispatcher.sansio.topic_health import Condition, Reason
 from dispatcher.telemetry.logs import dropped_lines
 from dispatcher.telemetry.snapshot import Snapshot
@@ -49,6 +50,15 @@ def _by_partition(name: str, text: str, value: Callable[[PartitionLag], float | 
     def samples(snapshot: Snapshot) -> Iterator[Sample]:
         for partition, lag in snapshot.pipeline.lags.items():
             if (number := value(lag)) is not None:
+                yield (partition.topic, str(partition.partition)), number
+
+    return Row(GaugeMetricFamily, name, text, ("topic", "partition"), samples)
+
+
+def _outlooks(name: str, text: str, value: Callable[[Outlook], float | None]) -> Row:
+    def samples(snapshot: Snapshot) -> Iterator[Sample]:
+        for partition, outlook in snapshot.pipeline.expiry.outlooks.items():
+            if (number := value(outlook)) is not None:
                 yield (partition.topic, str(partition.partition)), number
 
     return Row(GaugeMetricFamily, name, text, ("topic", "partition"), samples)
@@ -210,6 +220,16 @@ ROWS: Sequence[Row] = (
         "undecided_records",
         "Offsets at the end of the log that open transactions hold back; absent while unknown.",
         _undecided,
+    ),
+    _outlooks(
+        "oldest_waiting_seconds",
+        "Age of the oldest record that no subscriber has taken; 0 if none waits, absent while unknown.",
+        lambda outlook: outlook.waiting_seconds,
+    ),
+    _outlooks(
+        "retention_headroom_seconds",
+        "How long Kafka keeps the oldest waiting record at least; +Inf: for ever, absent if none waits or unknown.",
+        lambda outlook: outlook.headroom_seconds,
     ),
 )
 

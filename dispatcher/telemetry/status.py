@@ -3,6 +3,7 @@
 Nothing is computed before a request, and then once per page (`telemetry.snapshot`).
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import trio
 from dispatcher.pipeline import Pipeline
 from dispatcher.pipeline_statistics import PipelineHealth, PipelineStatistics
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.retention import UNKNOWN
 from dispatcher.sansio.topic_health import Condition
 from dispatcher.settings import Settings
 from dispatcher.telemetry.metrics import Metrics
@@ -114,6 +116,7 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
         "last_error": pipeline.last_error,
         "topic_health": {name: _condition(condition) for name, condition in pipeline.topics.topics.items()},
         "group_health": _condition(pipeline.topics.group),
+        "retention": {name: _retention(pipeline, name) for name in settings.topics},
         "last_crossing_seconds": snapshot.since_crossing_seconds,
         "partitions": [_partition(pipeline, partition) for partition in sorted(pipeline.partitions)],
         "commits": {"confirmed": pipeline.commits.confirmed, "failed": sum(pipeline.commits.failed.values())},
@@ -171,9 +174,15 @@ def _condition(condition: Condition) -> Mapping[str, Any]:
     }
 
 
+def _retention(statistics: PipelineStatistics, topic: str) -> Mapping[str, Any] | None:
+    found = statistics.expiry.retentions.get(topic)
+    return None if found is None else {"seconds": found.seconds, "bytes": found.size_bytes}
+
+
 def _partition(statistics: PipelineStatistics, partition: TopicPartition) -> Mapping[str, Any]:
     ours = statistics.partitions[partition]
     lag = statistics.lags[partition]
+    outlook = statistics.expiry.outlooks.get(partition, UNKNOWN)
     return {
         "topic": partition.topic,
         "partition": partition.partition,
@@ -188,4 +197,7 @@ def _partition(statistics: PipelineStatistics, partition: TopicPartition) -> Map
         "waiting_records": statistics.waiting_records.get(partition, 0),
         "waiting_bytes": statistics.waiting_bytes.get(partition, 0),
         "paused": partition in statistics.paused,
+        "oldest_waiting_seconds": outlook.waiting_seconds,
+        # JSON has no infinity: what Kafka keeps for ever, and what is unknown, have no number.
+        "retention_headroom_seconds": None if outlook.headroom_seconds == math.inf else outlook.headroom_seconds,
     }

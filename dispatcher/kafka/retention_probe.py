@@ -1,0 +1,73 @@
+"""Asks the brokers how long they keep the records of topics (Kafka's DescribeConfigs).
+
+It needs the right to describe a topic's configuration (``DESCRIBE_CONFIGS``); without it, retention is unknown.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import structlog
+import trio
+from confluent_kafka import KafkaException
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+
+from dispatcher.kafka.leaders import Leaders
+from dispatcher.kafka.topic_probe import ANSWER_SECONDS
+from dispatcher.sansio.retention import Retention
+
+log = structlog.get_logger(__name__)
+
+_LIMITER = trio.CapacityLimiter(1)
+"""One question at a time, apart from Trio's other worker threads: one that waits must not hold them up."""
+
+
+class RetentionProbe(NamedTuple):
+    """What was found out."""
+
+    retentions: dict[str, Retention]
+    """Of the topics that were described."""
+    answered: bool
+    """Whether a broker has answered at all."""
+
+
+class RetentionProber:
+    """Asks about topics, with the client that looks offsets up.
+
+    *Thread*: any, one at a time; it blocks for `ANSWER_SECONDS` and a little, so not Trio's.
+
+    Args:
+        leaders: Has the client.
+        topics: Those to ask about.
+    """
+
+    def __init__(self, leaders: Leaders, topics: Sequence[str]) -> None:
+        self._leaders = leaders
+        self._topics = list(topics)
+
+    async def probe(self) -> RetentionProbe:
+        """Ask, in a worker thread. *Cancellation*: safe; a thread that waits for answers is left to itself."""
+        return await trio.to_thread.run_sync(self.ask, limiter=_LIMITER, abandon_on_cancel=True)
+
+    def ask(self) -> RetentionProbe:
+        """Ask, and wait for the answers. One request for all topics, and only if a broker has just answered another."""
+        retentions: dict[str, Retention] = {}
+        try:
+            admin = self._leaders.open()
+            admin.list_topics(self._topics[0], timeout=ANSWER_SECONDS)
+            asked = admin.describe_configs(
+                [ConfigResource(ResourceType.TOPIC, topic) for topic in self._topics],
+                request_timeout=ANSWER_SECONDS,
+            )
+        except (KafkaException, RuntimeError, MemoryError):
+            return RetentionProbe(retentions, answered=False)
+        for resource, answer in asked.items():
+            try:
+                configs = answer.result(2 * ANSWER_SECONDS)
+            except (KafkaException, TimeoutError) as error:
+                log.debug("retention unknown", topic=resource.name, error=str(error))
+                continue
+            found = Retention.of({name: entry.value for name, entry in configs.items()})
+            if found is not None:
+                retentions[resource.name] = found
+        return RetentionProbe(retentions, answered=True)
