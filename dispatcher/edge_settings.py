@@ -20,6 +20,12 @@ class EdgeSettings(BaseModel):
         "`/readyz` with their reasons. `bind` then has no `/status` and no `/metrics`, and its `/readyz` says only yes "
         "or no. Always plain HTTP: bind it to loopback or to an internal network. Empty: everything is on `bind`.",
     )
+    admin_token_file: str = Field(
+        default="",
+        description="File with the token (at least 16 characters; read again on SIGHUP) that `/admin` on "
+        "`operations_bind` takes as `Authorization: Bearer`. Tokens with a grant for the action `admin` count as well. "
+        "Without either, `/admin` does not exist.",
+    )
     access_log: bool = Field(
         default=True,
         description="Log one line when a stream ends: whose it was (address, subject of the token, user agent), what "

@@ -37,6 +37,13 @@ class SeveralTokensError(BadRequestError):
     challenge = 'Bearer realm="dispatcher", error="invalid_request"'
 
 
+class NotFoundError(DispatcherError):
+    """What the request names does not exist here."""
+
+    http_status = 404
+    close_code = 4400
+
+
 class UnauthenticatedError(DispatcherError):
     """The request needs a token, and has none that counts.
 

@@ -264,6 +264,9 @@ class _CoreSettings(BaseSettings):
         if self.operations_address == self.bind_address and self.bind_address[1]:
             bind = getattr(self, "operations_bind", "")
             wrong.append(WrongValue("operations_bind", bind, "use another port than bind has", "bind"))
+        if (admin := getattr(self, "admin_token_file", "")) and not self.operations_address:
+            remedy = "set operations_bind as well: /admin is on that port only"
+            wrong.append(WrongValue("admin_token_file", admin, remedy, "operations_bind"))
         if self.drain_seconds >= self.shutdown_seconds:
             wrong.append(too_much("drain_seconds", "shutdown_seconds", "less than"))
         wrong += self.misfits()

@@ -44,8 +44,11 @@ from dispatcher.telemetry.inspection import inspect_on_signal
 from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
 from dispatcher.telemetry.systemd import Systemd
+from dispatcher.web.admin import Admin
+from dispatcher.web.admin_access import AdminAccess
 from dispatcher.web.app import create_app, create_operations_app
 from dispatcher.web.authentication import open_authentication
+from dispatcher.web.draining import Drain
 from dispatcher.web.limits import Limits
 from dispatcher.web.server import Server
 from dispatcher.web.visits import Visits
@@ -100,25 +103,34 @@ async def supervise(
     check_threads(settings)
     check_properties(settings)
     authentication = open_authentication(settings, read_settings)
+    admin_access = AdminAccess(settings, authentication)
     _raise_descriptor_limit()
     _collect_less()
     _switch_threads_sooner()
     pipeline = Pipeline(settings, make_replays)
     pipeline.open_replays()
     limits = Limits(settings)
-    operations = ReplicaStatus(
-        settings, pipeline, lambda: AccessStatistics(server.connections, server.statistics(), limits.statistics())
-    )
     visits = Visits(writes_log=settings.access_log)
-    app = create_app(pipeline.hub, settings, operations, limits, authentication, visits=visits)
+    drain = Drain(pipeline.hub, partial(os.kill, os.getpid(), signal.SIGTERM))
+    operations = ReplicaStatus(
+        settings,
+        pipeline,
+        lambda: AccessStatistics(server.connections, server.statistics(), limits.statistics()),
+        lambda: drain.is_on,
+    )
+    app = create_app(
+        pipeline.hub, settings, operations, limits, authentication, visits=visits, is_draining=lambda: drain.is_on
+    )
     server = Server(app, settings, lambda: pipeline.hub.subscribers)
-    for_operators = Server(create_operations_app(settings, operations), settings, for_operators=True)
+    for_operators = Server(
+        create_operations_app(settings, operations, Admin(visits, drain, admin_access)), settings, for_operators=True
+    )
     last_resort = _LastResort(settings.shutdown_seconds)
     systemd = Systemd()
     try:
         async with trio.open_nursery() as root:
-            root.start_soon(last_resort.watch)
-            root.start_soon(visits.run)
+            for run in (last_resort.watch, visits.run, drain.run):
+                root.start_soon(run)
             roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
             if settings.operations_bind:
@@ -129,6 +141,8 @@ async def supervise(
             _warn_of_any_host(settings)
             root.start_soon(_stop_on_signal, pipeline, settings, last_resort, systemd, root.cancel_scope)
             reloads: list[Reload] = [server.reload_certificate]
+            if settings.admin_token_file:
+                reloads.append(admin_access.reload_admin_token)
             if authentication is not None:
                 reloads.append(authentication.reload)
             root.start_soon(partial(_reload_on_hangup, reloads, hangup_stops=hangup_stops))

@@ -735,6 +735,7 @@ class TestFiles:
             ("operations_bind", "9000", "host:port"),
             ("operations_bind", "127.0.0.1:8000", "another port"),
             ("max_connections", "1", "greater than or equal to 16"),
+            ("admin_token_file", "/run/secrets/admin", "set operations_bind as well"),
             ("forwarded", "x-real-ip", "x-forwarded-for"),
         ],
     )

@@ -50,6 +50,16 @@ def spread() -> Goodbye:
     return Goodbye(1013, "subscribers are being rebalanced across replicas", _spread_ms())
 
 
+def drained() -> Goodbye:
+    """An operator empties this replica."""
+    return Goodbye(1013, "the replica is being drained: reconnect to another one", _spread_ms())
+
+
+def disconnected() -> Goodbye:
+    """An operator ended this stream; the client may come back."""
+    return Goodbye(1013, "an operator disconnected this stream: reconnect", _spread_ms())
+
+
 def refused(code: int, reason: str) -> Goodbye:
     """The client sent something that ends its stream; reconnecting and sending it again would not help."""
     return Goodbye(code, reason, _spread_ms())

@@ -301,6 +301,7 @@ class Hub:
             self.followed.subscriber_left()
             self._look_at_whole_topics(subscriber.feed)
             self._left.set()
+            self._left = trio.Event()
 
     async def run(self) -> None:
         """Hand out what is published, find out what subscribers ask for, and send each of them heartbeats."""
@@ -319,7 +320,6 @@ class Hub:
     async def wait_no_subscribers(self) -> None:
         """Return when no subscriber is left. *Cancellation*: safe."""
         while self._registry:
-            self._left = trio.Event()
             await self._left.wait()
 
     def statistics(self) -> HubStatistics:

@@ -31,12 +31,20 @@ class ReplicaStatus:
         settings: Name, group and limits of the replica.
         pipeline: Source of statistics, its own and its hub's.
         access: What clients hold of `bind`.
+        is_draining: Whether an operator drains the replica.
     """
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, access: Callable[[], AccessStatistics]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: Pipeline,
+        access: Callable[[], AccessStatistics],
+        is_draining: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._settings = settings
         self._pipeline = pipeline
         self._access = access
+        self._is_draining = is_draining
         self._has_been_ready = False
         self._status = Page(self._take, self._render_status)
         self._metrics = Page(self._take, Metrics(settings.client_id).render)
@@ -86,6 +94,8 @@ class ReplicaStatus:
         reasons = []
         if health.stopping:
             reasons.append("the replica is stopping")
+        if self._is_draining():
+            reasons.append("an operator drains the replica (/admin/drain)")
         if not health.broker_reachable:
             why = f" ({health.last_error})" if health.last_error else ""
             reasons.append(f"no Kafka broker is reachable at {self._settings.bootstrap_servers}{why}")

@@ -1,5 +1,7 @@
 """The Quart-Trio app: routes, and the one place where errors become answers."""
 
+from collections.abc import Callable
+
 import structlog
 import trio
 from hypercorn.typing import ASGISendCallable, ASGISendEvent
@@ -12,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 from dispatcher.errors import DispatcherError
 from dispatcher.hub.hub import Hub
 from dispatcher.settings import Settings
+from dispatcher.web.admin import Admin, add_admin
 from dispatcher.web.authentication import Authentication
 from dispatcher.web.events import add_events
 from dispatcher.web.limits import Entrance, Limits
@@ -61,6 +64,7 @@ def create_app(
     authentication: Authentication | None = None,
     *,
     visits: Visits | None = None,
+    is_draining: Callable[[], bool] = lambda: False,
 ) -> App:
     """Build the app of `bind`.
 
@@ -71,11 +75,12 @@ def create_app(
         limits: What each client may have.
         authentication: Needed where the settings ask for tokens.
         visits: Where streams are listed.
+        is_draining: Whether new streams are refused.
     """
     assert bool(settings.auth_issuer) == (authentication is not None)  # noqa: S101 - no stream without a token
     app = _app()
     proxies = Proxies.of(settings)
-    entrance = Entrance(limits or Limits(settings), proxies, visits)
+    entrance = Entrance(limits or Limits(settings), proxies, visits, is_draining)
     add_origin_check(app, Policy.of(settings), proxies)
     add_events(app, hub, settings, entrance, authentication)
     add_websocket(app, hub, settings, entrance, authentication)
@@ -88,12 +93,14 @@ def create_app(
     return app
 
 
-def create_operations_app(settings: Settings, operations: Operations) -> App:
-    """Build the app of `operations_bind`."""
+def create_operations_app(settings: Settings, operations: Operations, admin: Admin | None = None) -> App:
+    """Build the app of `operations_bind`; with `admin`, if anybody can be an administrator."""
     app = _app()
     add_origin_check(app, Policy.of(settings, settings.operations_bind), Proxies())
     add_health(app, operations)
     add_operations(app, operations)
+    if admin is not None and admin.access.is_open:
+        add_admin(app, admin)
     return app
 
 

@@ -65,6 +65,18 @@ def find_token(
     return found[0][1] if found else None
 
 
+def find_bearer(fields: Values) -> str | None:
+    """The token in ``Authorization``, the only way that counts for administrators.
+
+    Raises:
+        SeveralTokensError: there are several.
+    """
+    tokens = [token for _, token in _bearer(fields.getlist("Authorization"))]
+    if len(tokens) > 1:
+        raise SeveralTokensError(f"one token is right, and there are {len(tokens)}")
+    return tokens[0] if tokens else None
+
+
 def _bearer(values: list[str]) -> list[tuple[str, str]]:
     """Tokens in ``Authorization``; other schemes are for a proxy in front."""
     found = []

@@ -5,7 +5,7 @@ that of its token, None without one. Over a limit a client gets 4429 (docs/proto
 """
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import trio
@@ -16,6 +16,7 @@ from dispatcher.sansio.budgets import Budgets
 from dispatcher.sansio.quotas import Quota, QuotaStatistics, Refusal
 from dispatcher.sansio.ranges import NOW
 from dispatcher.settings import Settings
+from dispatcher.web.draining import REASON as DRAINING
 from dispatcher.web.proxies import Fields, Proxies
 from dispatcher.web.requests import Query
 from dispatcher.web.visits import NOBODY, Visitor, Visits
@@ -149,12 +150,20 @@ class Entrance:
         limits: What each may have.
         proxies: Identifies the client of a connection.
         visits: Where streams are listed.
+        is_draining: Whether nobody is let in.
     """
 
-    def __init__(self, limits: Limits, proxies: Proxies, visits: Visits | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        proxies: Proxies,
+        visits: Visits | None = None,
+        is_draining: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.limits = limits
         self._proxies = proxies
         self._visits = visits
+        self._is_draining = is_draining
 
     def check(self, query: Query) -> None:
         """Check how far back a request goes.
@@ -180,7 +189,13 @@ class Entrance:
             fields: The request's header fields.
             query: What it asks for.
             subject: Of the client's token.
+
+        Raises:
+            TooManyError: See `Limits.admit`.
+            UnavailableError: See `Limits.admit`; also while an operator drains the replica.
         """
+        if self._is_draining():
+            raise UnavailableError(DRAINING)
         client = self._proxies.client(peer, fields)
         reads_again = query.since_ms not in {None, NOW} or query.last is not None
         admission = self.limits.admit(client_key(client), subject, trio.current_time(), since=reads_again)

@@ -1,0 +1,98 @@
+"""Who may administer a replica: the bearer of the token in `admin_token_file`, or of one with a grant for it."""
+
+import hmac
+from hashlib import sha256
+from pathlib import Path
+
+import trio
+
+from dispatcher.errors import ForbiddenError, SettingsError, SettingsProblem, UnauthenticatedError
+from dispatcher.settings import Settings
+from dispatcher.web.authentication import NO_COOKIES, Authentication
+from dispatcher.web.credentials import Values, find_bearer
+
+MIN_TOKEN_CHARACTERS = 16
+"""Less can be guessed."""
+
+MAX_TOKEN_BYTES = 4096
+
+BY_FILE = "admin_token_file"
+"""Who an administrator is whose token is the one in the file."""
+
+
+class AdminAccess:
+    """Checks requests for ``/admin``. Only ``Authorization: Bearer`` counts, so no page can borrow a person's cookie.
+
+    Args:
+        settings: The file with the token, and the topics that a grant must cover.
+        authentication: Checks other tokens, where the settings ask for tokens.
+
+    Raises:
+        SettingsError: the file cannot be used.
+    """
+
+    def __init__(self, settings: Settings, authentication: Authentication | None = None) -> None:
+        self._settings = settings
+        self._authentication = authentication
+        self._digest = _read(settings.admin_token_file)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody can be an administrator."""
+        return self._digest is not None or self._authentication is not None
+
+    async def reload_admin_token(self) -> None:
+        """Read the file again.
+
+        Raises:
+            SettingsError: it cannot be used; the token before counts on.
+        """
+        self._digest = await trio.to_thread.run_sync(_read, self._settings.admin_token_file)
+
+    async def check(self, fields: Values) -> str:
+        """Who makes a request. *Cancellation*: safe.
+
+        Raises:
+            UnauthenticatedError: it carries no token, or a wrong one.
+            SeveralTokensError: it carries several.
+            ForbiddenError: the token is right, and its grants do not allow this.
+            UnavailableError: there are no keys yet to check it with.
+        """
+        token = find_bearer(fields)
+        if token is None:
+            raise UnauthenticatedError("a token is needed: Authorization: Bearer", has_token=False)
+        digest = sha256(token.encode(errors="replace")).digest()
+        if self._digest is not None and hmac.compare_digest(digest, self._digest):
+            return BY_FILE
+        if self._authentication is None:
+            raise UnauthenticatedError("the token is not the one in admin_token_file")
+        caller = await self._authentication.identify(fields, NO_COOKIES, {})
+        if caller.has_expired:
+            raise UnauthenticatedError("the token has expired")
+        principal, topics = caller.verdict.principal, self._settings.topics
+        # An administrator sees and ends streams of every topic, so a grant for some of them is not enough.
+        if list(principal.allowed_topics("admin", topics)) != list(topics):
+            raise ForbiddenError("the token needs a grant with the action admin for every topic of this replica")
+        if any(principal.filters("admin", topic) for topic in topics):
+            raise ForbiddenError("the token's grant with the action admin has a filter; an administrator's has none")
+        return principal.subject
+
+
+def _read(path: str) -> bytes | None:
+    """The digest of the token in a file; None where there is no file.
+
+    Raises:
+        SettingsError: it cannot be read, or its token is too short.
+    """
+    if not path:
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            token = file.read(MAX_TOKEN_BYTES).decode("utf-8-sig").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SettingsError([SettingsProblem(BY_FILE, path, f"name a readable file ({reason})")]) from error
+    if len(token) < MIN_TOKEN_CHARACTERS or len(token.split()) != 1:
+        remedy = f"its token must be one word of at least {MIN_TOKEN_CHARACTERS} characters: openssl rand -hex 32"
+        raise SettingsError([SettingsProblem(BY_FILE, path, remedy)])
+    return sha256(token.encode()).digest()
