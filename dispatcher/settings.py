@@ -185,6 +185,13 @@ class _CoreSettings(BaseSettings):
         "topics, and filters that compare no key, header or field exactly, nor the beginning of a key. One more gets "
         "4429.",
     )
+    max_parked_ranges: int = Field(
+        default=10_000,
+        ge=2,
+        description="Maximum number of ranges of records per partition that wait in Kafka because nobody present wants "
+        "them, or may have them (docs/filters.md). Beyond it they wait in memory, until fetching of their partition "
+        "pauses.",
+    )
     replay_concurrency: int = Field(
         default=4,
         ge=1,

@@ -28,6 +28,11 @@ class TopicTable(BaseModel, frozen=True, extra="forbid"):
         default="number",
         description="With `decode`: integers beyond 2^53, which JavaScript rounds, as JSON numbers or as strings.",
     )
+    unmatched: Literal["settle", "park"] = Field(
+        default="settle",
+        description="What becomes of records that no present subscriber's filter wants: `settle` commits them, `park` "
+        "leaves them in Kafka until a subscriber comes that wants them. See docs/filters.md.",
+    )
 
 
 DEFAULT_TABLE = TopicTable()

@@ -81,6 +81,51 @@ async def test_streams_have_what_they_want_and_commits_reach_the_end(
     assert sorted(values) == again, "from Kafka, though the others had them settled"
 
 
+async def test_parked_records_stop_nobody_and_come_whole_to_whoever_wants_them(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """The one who is present has its own; the commit waits at the first parked record, and then reaches the end."""
+    topic = kafka.create_topic(PARTITIONS)
+    settings = {"topic_tables": f'{{"{topic}":{{"unmatched":"park"}}}}', "history_bytes": "64KiB"}
+    small = {"pause_above_bytes": "32KiB", "resume_below_bytes": "16KiB"}
+    replica = replicas(kafka.bootstrap_servers, topic, settings=settings | small)
+    replica.wait_until_ready()
+    mine = [n for n in range(RECORDS) if is_wanted_by_prefix(n)]
+    others = [n for n in range(RECORDS) if not is_wanted_by_prefix(n)]
+    found: list[int] = []
+    async with trio.open_nursery() as nursery:
+
+        async def follow() -> None:
+            found.extend((await read(replica, "?key_prefix=key-12", len(mine) + 1))[0])
+
+        nursery.start_soon(follow)
+        await trio.to_thread.run_sync(replica.wait_for, "one", lambda status: status["subscribers"]["live"] == 1)
+        write = produce_numbered
+        await trio.to_thread.run_sync(write, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS)
+        status = await trio.to_thread.run_sync(
+            replica.wait_for,
+            "all others",
+            lambda status: (
+                status["records"]["parked"].get(topic) == len(others)
+                and not any(p["waiting_records"] or p["paused"] for p in status["partitions"])
+            ),
+        )
+        assert [p["parked"]["first_offset"] == p["dispatched"] for p in status["partitions"]] == [True] * PARTITIONS
+        assert not any(p["parked"]["full"] for p in status["partitions"])
+        assert {name for p in status["partitions"] for name in p["parked"]["reasons"]} == {"unmatched"}
+        metrics = await trio.to_thread.run_sync(replica.get, "/metrics")
+        assert f'dispatcher_parked_records_total{{topic="{topic}"}} {len(others)}.0' in metrics.text
+        rest = "?filter=" + quote('{"not":{"prefix":{"key":"key-12"}}}')
+        values, _ = await read(replica, rest, len(others))
+        assert sorted(values) == others
+        await trio.to_thread.run_sync(
+            replica.wait_for, "all of it, committed", lambda status: all(p["lag"] == 0 for p in status["partitions"])
+        )
+        # One more for the one that has been there all the time.
+        await trio.to_thread.run_sync(write, kafka.bootstrap_servers, topic, 1, PARTITIONS, 0, RECORDS + 120)
+    assert sorted(found) == [*mine, RECORDS + 120]
+
+
 async def test_a_wrong_filter_dispatches_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
     """400 with the place."""
     topic = kafka.create_topic(1)

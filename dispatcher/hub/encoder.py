@@ -74,20 +74,21 @@ class Encoder:
                 last = item
         return data + _framed(feed, records, last[1], last[0].batch, last[0].snapshot) if records else data
 
-    def replayed(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> tuple[int, bytes]:
+    def replayed(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> tuple[Sequence[int], bytes]:
         """A replayed batch as a write to one subscriber: what it has seen is its own.
 
         Returns:
-            The number of records that it wants, and the bytes; none if nothing in it is for the subscriber.
+            The indexes of the records that it wants, and the bytes; none if nothing in it is for the subscriber.
         """
         self._replayed += 1
         snapshot = self.snapshot(seen)
         if feed.predicate is None:
-            number, part = len(batch.records), _part(feed, batch, snapshot)
+            indexes: Sequence[int] = range(len(batch.records))
+            part = _part(feed, batch, snapshot)
         else:
             indexes = _wanted(feed, batch, batch.first_offset)
-            number, part = len(indexes), Selected(batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
-        return number, part.gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
+            part = Selected(batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
+        return indexes, part.gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
     def snapshot(self, position: Mapping[TopicPartition, int]) -> Snapshot:
         """A position, in the layout of the assigned partitions if it names no other: sorting them costs more."""

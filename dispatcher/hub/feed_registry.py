@@ -117,6 +117,14 @@ class FeedRegistry:
         """The filtered feeds that want something of a batch."""
         return self._indexes[batch.partition.topic].match(batch.partition, batch.records)
 
+    def has_grants(self, topic: str) -> bool:
+        """Whether nobody present may have all records of a topic, and somebody a part."""
+        return topic in self._grants and topic not in self._not_granted and topic not in self._unfiltered
+
+    def is_read(self, topic: str) -> bool:
+        """Whether somebody who counts is present for a topic."""
+        return topic in self._grants or topic in self._not_granted or topic in self._unfiltered
+
     def allowed(self, batch: Batch) -> Iterable[int]:
         """The indexes of the records that somebody who is present may have."""
         topic = batch.partition.topic

@@ -22,6 +22,7 @@ from dispatcher.hub.followed import FollowedPartitions
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.heartbeats import Heartbeats
 from dispatcher.hub.lookups import LogReader, Lookups
+from dispatcher.hub.parking import ParkedRead
 from dispatcher.hub.registry import Registry
 from dispatcher.hub.settlement import Settlement
 from dispatcher.hub.statistics import (
@@ -57,7 +58,7 @@ class Hub:
         replays: LogReader,
         on_replayed: Callable[[TopicPartition, int, int], None] = lambda _partition, _first, _end: None,
     ) -> None:
-        self.history = History(settings.history_bytes)
+        self.history = History(settings.history_bytes, settings.max_parked_ranges)
         self.state = ReplicaState.BROKER_DOWN
         self._degraded: Mapping[str, str] = {}
         """What is wrong with topics."""
@@ -70,7 +71,7 @@ class Hub:
         self._registry = Registry()
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
-        self._settlement = Settlement(self.history, self._feeds, on_dispatched)
+        self._settlement = Settlement(settings, self.history, self._feeds, on_dispatched)
         self._fan_out = FanOut(
             self.encoder, settings.write_bytes, self._settlement.dispatched, self._registry.everybody.values
         )
@@ -208,6 +209,10 @@ class Hub:
         for partition, first, end in ranges:
             self._on_replayed(partition, first, end)
 
+    def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
+        """A subscriber that counts was sent parked records from Kafka."""
+        self._settlement.parked_replayed(reads)
+
     def await_head(self, subscriber: Subscriber) -> None:
         """Let a subscriber look again as soon as more has been read."""
         self._registry.await_head(subscriber)
@@ -218,6 +223,8 @@ class Hub:
             self._counts.history_misses += 1
         else:
             self._counts.history_hits += 1
+        if subscriber.resumption.looks_at_parked:
+            self._settlement.parking.has_looked(subscriber.feed)
         self._registry.became_live(subscriber)
         self._fan_out.add(subscriber)
 
@@ -283,6 +290,8 @@ class Hub:
             buffer_bytes=self._settings.subscriber_buffer_bytes,
             write_bytes=self._settings.write_bytes,
         )
+        if feed.counts and not position and since_ms is None and last is None:
+            subscriber.resumption.begin_at_parked(self._settlement.parking.starts(feed))
         self._registry.add(subscriber)
         if self._feeds.add(feed):
             self._settlement.feeds_changed(feed.topics)
@@ -293,6 +302,7 @@ class Hub:
         """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
             if self._feeds.remove(subscriber.feed):
+                self._settlement.parking.has_left(subscriber.feed)
                 self._settlement.feeds_changed(subscriber.feed.topics)
             if not self._feeds.has_shared(subscriber.feed):
                 self.announcements.forget(subscriber.feed.shared)
@@ -336,6 +346,8 @@ class Hub:
             announcements=self.announcements.statistics(),
             heartbeats=self._heartbeats.sent,
             unmatched=self._settlement.unmatched,
+            parked=self.history.parked.statistics(),
+            parked_records=self._settlement.parking.records,
             dispatched_records=self._settlement.dispatched_records,
             deliveries=self._settlement.deliveries,
             **asdict(self._counts),

@@ -16,6 +16,7 @@ from dispatcher.errors import FellBehindError
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
+from dispatcher.hub.parking import ParkedRead, gap_reads, reads
 from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadRanges, recreated
 from dispatcher.sansio.entries import EncodedEntry, Entry
 from dispatcher.sansio.history import History
@@ -76,6 +77,10 @@ class Resumption:
         """What is to be sent before the history is read."""
         self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
         """What of that counts for followed partitions: partition, first offset, and the one after the last."""
+        self._parked_reads: list[ParkedRead] = []
+        """What of that was parked."""
+        self.looks_at_parked = False
+        """Whether it began at what is parked: when it has caught up, nothing of that is for its feed."""
         self.in_part: list[tuple[Entry, int]] = []
         """Entries of followed partitions of which the last `take` took the end only, and from where on."""
         self._needed_kafka = False
@@ -107,15 +112,21 @@ class Resumption:
                     for tp, next_offset in chunk.next_offsets.items()
                     if self._history.is_followed(tp)
                 ]
+            parked, read_to = self._history.parked, {tp: one.first for tp, one in lookup.ranges.items()}
+            if parked and self._feed.counts:
+                self._parked_reads += gap_reads(parked, gaps)
             for batch, seen in batches:
                 # After the records that precede it: a gap moves clients past its last offset.
                 before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
                 gaps = [gap for gap in gaps if gap not in before]
                 self._replay_output += self._encode_gaps(before)
-                count, data = self._encoder.replayed(self._feed, batch, seen)
+                indexes, data = self._encoder.replayed(self._feed, batch, seen)
                 if data:
                     self._replay_output.append(data)
-                    self.record_count += count
+                    self.record_count += len(indexes)
+                    if parked and self._feed.counts and (read := reads(parked, read_to, batch, indexes)):
+                        self._parked_reads.append(read)
+                read_to[batch.partition] = batch.next_offset
             self._replay_output += self._encode_gaps(gaps)
             if self._feed.wanted is not None and not self._replay_output:
                 self._say_position()
@@ -225,6 +236,17 @@ class Resumption:
         """What counts for followed partitions once it was sent, beside whole entries."""
         ranges, self._replayed_ranges = self._replayed_ranges, []
         return ranges
+
+    def take_parked_reads(self) -> list[ParkedRead]:
+        """What is parked no more once that was sent."""
+        found, self._parked_reads = self._parked_reads, []
+        return found
+
+    def begin_at_parked(self, starts: Mapping[TopicPartition, int]) -> None:
+        """Begin no later than at these offsets: what is parked may be for this subscriber."""
+        self.looks_at_parked = True
+        if starts:
+            self._catch_up.begin_earlier(starts)
 
     def take(self, write_bytes: int) -> list[EncodedEntry]:
         """The next entries of the history, joined up to a size; one entry always fits. Empty at the head."""

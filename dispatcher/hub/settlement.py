@@ -3,22 +3,26 @@
 The latter are settled, and counted.
 
 A record is settled when subscribers of its topic are present, the grant of one of them lets it through, and no filter
-of theirs wants it. Without any of them it waits, as a record that is wanted waits for its socket. When a feed gets its
-first subscriber, or loses its last, waiting records are looked at again.
+of theirs wants it. Where they may not have it, or its topic is one that parks, it is parked (`parking`). Without any of
+them it waits, as a record that is wanted waits for its socket. When a feed gets its first subscriber, or loses its
+last, waiting records are looked at again.
 
 *Thread*: Trio's.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import trio
 
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.feed_registry import FeedRegistry, Matches
+from dispatcher.hub.parking import ParkedRead, Parking
 from dispatcher.sansio.entries import GAP, Entry, Offered, Selection, covered
 from dispatcher.sansio.history import History
+from dispatcher.sansio.parking import Reason
 from dispatcher.sansio.records import Batch
+from dispatcher.settings import Settings
 
 SLICE_RECORDS = 500
 """Most records between two yields: about 3 µs each, and more where filters read long JSON."""
@@ -32,16 +36,24 @@ class Settlement:
     """Decides which records may be committed.
 
     Args:
+        settings: Topics whose unmatched records are parked.
         history: What waits.
         feeds: The subscribers by feed, and what they want.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed; a range
             may come more than once.
     """
 
-    def __init__(self, history: History, feeds: FeedRegistry, on_dispatched: Callable[[Batch, int, int], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        history: History,
+        feeds: FeedRegistry,
+        on_dispatched: Callable[[Batch, int, int], None],
+    ) -> None:
         self._history = history
         self._feeds = feeds
         self._on_dispatched = on_dispatched
+        self.parking = Parking(settings, history.parked, on_dispatched, lambda topic: self.feeds_changed([topic]))
         self._changed: set[str] = set()
         self._wake_up = trio.Event()
         self.unmatched: Counter[str] = Counter()
@@ -69,17 +81,40 @@ class Settlement:
         topic = batch.partition.topic
         if self._feeds.wants_all(topic) or entry.dispatched or not entry.waiting:
             return
-        wanted = (indexes for feeds, indexes in matches if any(feed.counts for feed in feeds))
+        parks = self.parking.parks(topic)
+        wanted = [indexes for feeds, indexes in matches if any(feed.counts for feed in feeds)]
         unmatched = set(self._feeds.allowed(batch)).difference(*wanted)
-        settled = entry.settle(unmatched)
-        if not settled:
-            return
-        self.unmatched[topic] += len(settled)
+        settled = set() if parks else entry.settle(unmatched)
+        if settled:
+            self.unmatched[topic] += len(settled)
         ranges = covered(batch, sorted(settled))
+        has_parked = (parks or self._feeds.has_grants(topic)) and self._park(entry, unmatched, wanted)
+        if not (settled or has_parked):
+            return
         if not entry.pending:
-            self._history.dispatched(entry)
+            self._has_nothing_pending(entry)
         for start, end in ranges:
             self._on_dispatched(batch, start, end)
+
+    def _park(self, entry: Entry, unmatched: set[int], wanted: Sequence[Sequence[int]]) -> bool:
+        """Park what nobody present wants and was not settled; returns whether something was."""
+        if not self._feeds.is_read(entry.batch.partition.topic):
+            return False
+        pending = entry.pending if entry.pending is not None else range(entry.record_count)
+        left = set(pending).difference(*wanted, [GAP])
+        by_reason = ((Reason.UNMATCHED, left & unmatched), (Reason.NOT_GRANTED, left - unmatched))
+        parked = [self.parking.park(entry, indexes, reason) for reason, indexes in by_reason if indexes]
+        return True in parked
+
+    def _has_nothing_pending(self, entry: Entry) -> None:
+        if entry.parked:
+            self._history.release(entry)
+        else:
+            self._history.dispatched(entry)
+
+    def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
+        """A socket accepted what was replayed of parked records."""
+        self.dispatched_records += self.parking.replayed(reads)
 
     def feeds_changed(self, topics: Iterable[str]) -> None:
         """A feed has got its first subscriber, or lost its last: look again at what waits."""
@@ -120,7 +155,7 @@ class Settlement:
         self._history.dispatched(offered)
         offered.dispatched = True
         self.dispatched_records += offered.record_count if pending is None else len(pending - {GAP})
-        self._on_dispatched(batch, batch.covers_from, batch.next_offset)
+        self.dispatched_records += self.parking.dispatched(batch, batch.covers_from, batch.next_offset)
 
     def _first_selected(self, selection: Selection) -> None:
         selection.dispatched = True
@@ -128,9 +163,9 @@ class Settlement:
         if not entry.dispatched:
             self.dispatched_records += len(entry.settle(selection.indexes) - {GAP})
             if not entry.pending:
-                self._history.dispatched(entry)
-                entry.dispatched = True
+                self._has_nothing_pending(entry)
+                entry.dispatched = not entry.parked
         for start, end in selection.ranges:
             # When the partition was handed over meanwhile, the batch begins where the group goes on.
             if end > (begins := entry.batch.covers_from):
-                self._on_dispatched(entry.batch, max(start, begins), end)
+                self.dispatched_records += self.parking.dispatched(entry.batch, max(start, begins), end)

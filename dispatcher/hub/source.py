@@ -7,6 +7,7 @@ from dispatcher.hub.announcements import Announcements
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
+from dispatcher.hub.parking import ParkedRead
 from dispatcher.sansio.entries import Offered
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import TopicPartition
@@ -60,6 +61,9 @@ class Source(Protocol):
 
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
         """A socket accepted what was replayed of followed partitions: partition, first offset, and the one after."""
+
+    def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
+        """A socket accepted what was replayed of parked records."""
 
     def await_head(self, subscriber: "Subscriber") -> None:
         """The subscriber waits until more has been read: let it look again then."""

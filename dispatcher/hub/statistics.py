@@ -15,6 +15,8 @@ from typing import Protocol
 import trio
 
 from dispatcher.sansio.history import HistoryStatistics
+from dispatcher.sansio.parking import ParkedStatistics
+from dispatcher.sansio.records import TopicPartition
 
 
 class SubscriberState(StrEnum):
@@ -157,6 +159,10 @@ class HubStatistics:
     announcements: AnnouncementStatistics
     unmatched: Mapping[str, int]
     """Records that no subscriber who was present wanted, by topic."""
+    parked: Mapping[TopicPartition, ParkedStatistics]
+    """What waits in Kafka for a subscriber that wants it."""
+    parked_records: Mapping[str, int]
+    """Records that were parked, since the start, by topic."""
     heartbeats: int
     """Heartbeats since the start."""
     published_records: int

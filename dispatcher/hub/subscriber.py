@@ -15,6 +15,7 @@ from dispatcher.hub.announcements import SentState
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.live_buffer import LiveBuffer
+from dispatcher.hub.parking import ParkedRead
 from dispatcher.hub.resumption import Resumption
 from dispatcher.hub.source import Source
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
@@ -252,7 +253,9 @@ class Subscriber:
                 self._in_part = self.resumption.in_part if taken else []
                 for entry, _ in self._in_part:
                     entries.remove(entry)
-                await self._write(buffers, entries, self.resumption.take_replayed_ranges())
+                await self._write(
+                    buffers, entries, self.resumption.take_replayed_ranges(), self.resumption.take_parked_reads()
+                )
             elif self.state is SubscriberState.CATCHING_UP and self.resumption.has_more:
                 # Nothing of what was looked at is for it.
                 await trio.lowlevel.checkpoint()
@@ -290,6 +293,7 @@ class Subscriber:
         buffers: Sequence[bytes | memoryview],
         entries: Sequence[Offered],
         ranges: Sequence[tuple[TopicPartition, int, int]] = (),
+        parked: Sequence[ParkedRead] = (),
     ) -> None:
         self.in_flight = entries
         try:
@@ -300,6 +304,8 @@ class Subscriber:
             self._source.dispatched(self.feed, self.in_flight, 1)
             if ranges:
                 self._source.replayed(ranges)
+            if parked:
+                self._source.parked_replayed(parked)
         except SubscriberStalledError:
             self._source.stalled()
             raise

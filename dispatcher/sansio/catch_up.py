@@ -130,6 +130,14 @@ class CatchUp:
                 self._begin(partition)
         self._continue()
 
+    def begin_earlier(self, starts: Mapping[TopicPartition, int]) -> None:
+        """Begin partitions that the reader has not named at these offsets, if they are before its own."""
+        next_offsets = self.cursor.next_offsets
+        for partition, offset in starts.items():
+            if self._knows(partition) and partition not in self._start_unresolved:
+                self._want(partition, min(offset, next_offsets[partition]))
+        self._continue()
+
     def ask(self) -> Lookup | None:
         """What to look up next; None when nothing is, a lookup is under way, or all that is left is put off."""
         if self.lookup is not None or not self.pending:

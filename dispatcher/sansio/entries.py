@@ -48,6 +48,7 @@ class Entry(Moment):
         "batch",
         "dispatched",
         "encoded",
+        "parked",
         "pending",
         "record_count",
         "removed",
@@ -69,6 +70,8 @@ class Entry(Moment):
         """Whether each of its records was sent to some subscriber that counts, or settled."""
         self.pending: set[int] | None = None
         """Indexes of the records that were neither dispatched nor settled; None: all of them. See `settle`."""
+        self.parked = False
+        """Whether some of its records are parked, or were: such are not dispatched, and it need not stay for them."""
         self.waiting = True
         """Whether it has to stay until it is dispatched. Entries of followed partitions need not."""
         self.removed = False
@@ -128,7 +131,8 @@ class Selection(Moment):
 def covered(batch: Batch, indexes: Iterable[int]) -> list[tuple[int, int]]:
     """The ranges of offsets (the end excluded) for which some records of a batch stand, in order, joined.
 
-    Offsets without a record belong to the record after them, as in `Batch.covers_from`.
+    Offsets without a record belong to the record after them, as in `Batch.covers_from`. What is before that is not ours
+    to commit: a partition that was followed has been handed over in the middle of the batch.
     """
     offsets = batch.records.offsets
     ranges: list[tuple[int, int]] = []
@@ -139,6 +143,9 @@ def covered(batch: Batch, indexes: Iterable[int]) -> list[tuple[int, int]]:
             start, end = offsets[index - 1] + 1 if index else batch.covers_from, offsets[index] + 1
             if index == 0 and batch.gap is not None:
                 start = offsets[0]
+        start = max(start, batch.covers_from)
+        if start >= end:
+            continue
         if ranges and ranges[-1][1] == start:
             ranges[-1] = (ranges[-1][0], end)
         else:

@@ -26,6 +26,7 @@ from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
 from dispatcher.sansio.head import Head, Moment
 from dispatcher.sansio.history_partition import HistoryPartition
 from dispatcher.sansio.ownership import HandOver
+from dispatcher.sansio.parking import ParkedRanges
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 
@@ -47,10 +48,13 @@ class History:
 
     Args:
         history_bytes: bound of everything together, as long as dispatched entries can make room.
+        max_parked_ranges: Bound of what is parked of each partition.
     """
 
-    def __init__(self, history_bytes: int) -> None:
+    def __init__(self, history_bytes: int, max_parked_ranges: int = 1) -> None:
         self.history_bytes = history_bytes
+        self.parked = ParkedRanges(max_parked_ranges)
+        """What is neither dispatched nor kept: it is read again for whoever wants it."""
         self.head = 0
         """Sequence of the newest entry; the first one has 1."""
         self.size_bytes = 0
@@ -114,6 +118,7 @@ class History:
 
     def disown(self, partitions: Collection[TopicPartition]) -> None:
         """Owned partitions are followed from now on: their entries stay, and wait for nothing any more."""
+        self.parked.forget(partitions)
         for tp in partitions:
             partition = self._partitions[tp]
             self._version += 1
@@ -187,12 +192,16 @@ class History:
         if entry.dispatched or entry.removed:
             return False
         entry.dispatched = True
-        if entry.waiting:
-            self._partitions[entry.batch.partition].dispatched(entry)
+        self.release(entry)
+        return True
+
+    def release(self, entry: Entry) -> None:
+        """Let an entry go when there is no room: all of it is dispatched, settled or parked."""
+        if entry.waiting and not entry.removed:
+            self._partitions[entry.batch.partition].release(entry)
             self.waiting_bytes -= entry.size_bytes
             self._dispatched.append(entry)
             self.trim()
-        return True
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
         """Take note that the log was read up to an offset, and that the new part holds no record.
@@ -337,6 +346,7 @@ class History:
         Readers of the remaining entries may never have been handed the earlier records of these partitions: an id that
         named them would make their new owner skip those records. Entries are mended when they are handed out.
         """
+        self.parked.forget(partitions)
         for partition in partitions:
             removed = self._partitions.pop(partition, None)
             if removed is None:

@@ -87,8 +87,10 @@ class HistoryPartition:
                 entry.waiting = not entry.dispatched
                 if entry.waiting:
                     self._wait(entry)
+                if entry.parked:
+                    entry.parked, entry.pending = False, None
 
-    def dispatched(self, entry: Entry) -> None:
+    def release(self, entry: Entry) -> None:
         """An entry waits no longer."""
         entry.waiting = False
         del self.waiting[entry.sequence]

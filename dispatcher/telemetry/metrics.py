@@ -159,6 +159,25 @@ ROWS: Sequence[Row] = (
         ("topic",),
         lambda s: [((topic,), number) for topic, number in s.hub.unmatched.items()],
     ),
+    Row(
+        CounterMetricFamily,
+        "parked_records",
+        "Records that were left in Kafka because nobody present wanted them, or might have them.",
+        ("topic",),
+        lambda s: [((topic,), number) for topic, number in s.hub.parked_records.items()],
+    ),
+    Row(
+        GaugeMetricFamily,
+        "parked_ranges",
+        "Ranges of records that wait in Kafka for a subscriber that wants them.",
+        ("topic", "partition"),
+        lambda s: [((tp.topic, str(tp.partition)), parked.ranges) for tp, parked in s.hub.parked.items()],
+    ),
+    _gauge(
+        "parking_full_partitions",
+        "Partitions with as many parked ranges as there may be: what is to be parked waits in memory.",
+        lambda s: sum(parked.is_full for parked in s.hub.parked.values()),
+    ),
     _gauge("feeds", "Distinct formats, topics and filters that subscribers have.", lambda s: s.hub.feeds.feeds),
     _counter("dispatched_records", "Records that at least one subscriber took.", lambda s: s.hub.dispatched_records),
     _counter(

@@ -14,6 +14,7 @@ import trio
 
 from dispatcher.pipeline import Pipeline
 from dispatcher.pipeline_statistics import PipelineHealth, PipelineStatistics
+from dispatcher.sansio.parking import ParkedStatistics
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.retention import UNKNOWN
 from dispatcher.sansio.topic_health import Condition
@@ -128,7 +129,9 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
         "group_health": _condition(pipeline.topics.group),
         "retention": {name: _retention(pipeline, name) for name in settings.topics},
         "last_crossing_seconds": snapshot.since_crossing_seconds,
-        "partitions": [_partition(pipeline, partition) for partition in sorted(pipeline.partitions)],
+        "partitions": [
+            _partition(pipeline, partition, hub.parked.get(partition)) for partition in sorted(pipeline.partitions)
+        ],
         "commits": {"confirmed": pipeline.commits.confirmed, "failed": sum(pipeline.commits.failed.values())},
         "connections": snapshot.access.connections,
         "access": {
@@ -155,6 +158,7 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "waiting": hub.history.waiting_records,
             "deliveries": hub.deliveries,
             "unmatched": hub.unmatched,
+            "parked": hub.parked_records,
         },
         "replays": {
             "running": pipeline.replays.running,
@@ -189,7 +193,9 @@ def _retention(statistics: PipelineStatistics, topic: str) -> Mapping[str, Any] 
     return None if found is None else {"seconds": found.seconds, "bytes": found.size_bytes}
 
 
-def _partition(statistics: PipelineStatistics, partition: TopicPartition) -> Mapping[str, Any]:
+def _partition(
+    statistics: PipelineStatistics, partition: TopicPartition, parked: ParkedStatistics | None
+) -> Mapping[str, Any]:
     ours = statistics.partitions[partition]
     lag = statistics.lags[partition]
     outlook = statistics.expiry.outlooks.get(partition, UNKNOWN)
@@ -210,4 +216,15 @@ def _partition(statistics: PipelineStatistics, partition: TopicPartition) -> Map
         "oldest_waiting_seconds": outlook.waiting_seconds,
         # JSON has no infinity: what Kafka keeps for ever, and what is unknown, have no number.
         "retention_headroom_seconds": None if outlook.headroom_seconds == math.inf else outlook.headroom_seconds,
+        "parked": None if parked is None else _parked(parked),
+    }
+
+
+def _parked(parked: ParkedStatistics) -> Mapping[str, Any]:
+    return {
+        "ranges": parked.ranges,
+        "offsets": parked.offsets,
+        "first_offset": parked.first_offset,
+        "reasons": parked.reasons,
+        "full": parked.is_full,
     }

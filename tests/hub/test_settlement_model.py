@@ -12,15 +12,20 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from dispatcher.hub.feed_registry import FeedRegistry
+from dispatcher.hub.parking import Parking
 from dispatcher.hub.settlement import Settlement
 from dispatcher.sansio import entries
 from dispatcher.sansio.entries import Entry, Selection
+from dispatcher.sansio.parking import ParkedRanges
 from tests.hub.test_filtered import KeyedBench, wanting
 from tests.hub.test_hub import ONE, RecordingTransport, settle
+from tests.hub.test_parking import PARKS, SMALL
 
 KEYS = "abc"
 CHOICES = (("a",), ("b",), ("a", "b"), ())
 """Keys that a reader wants; none: all of them."""
+
+END = 10**6
 
 STEPS = st.lists(
     st.tuples(st.just("publish"), st.lists(st.sampled_from(KEYS), min_size=1, max_size=4))
@@ -30,6 +35,11 @@ STEPS = st.lists(
     min_size=1,
     max_size=12,
 )
+
+
+def range_of(ends: tuple[int, int]) -> range:
+    """The offsets of a range."""
+    return range(*ends)
 
 
 @dataclass
@@ -53,6 +63,7 @@ class Model:
     """What was published, who is present, and what may be committed by that."""
 
     bench: KeyedBench
+    parks: bool = False
     keys: list[str] = field(default_factory=list)
     readers: list[Reader] = field(default_factory=list)
     unwanted: set[int] = field(default_factory=set)
@@ -69,7 +80,8 @@ class Model:
         """What was sent is what was wanted, and what is committable was taken or is unwanted."""
         covered = self.bench.ranges.get(ONE, set())
         taken = {int(value) for reader in self.readers for value in reader.transport.values}
-        assert covered <= taken | self.unwanted, "committed without being taken or unwanted"
+        may_go = taken if self.parks else taken | self.unwanted
+        assert covered <= may_go, "committed without being taken or unwanted"
         assert taken <= covered, "taken, and not committed"
         for reader in self.readers:
             values = [int(value) for value in reader.transport.values]
@@ -78,19 +90,23 @@ class Model:
             assert values == wanted[: len(values)], "left out, repeated, or not wanted"
             if reader.present and reader.transport.gate.is_set():
                 assert values == wanted, "not sent"
-        if any(reader.present for reader in self.readers) and all(
-            reader.transport.gate.is_set() for reader in self.readers if reader.present
-        ):
-            assert covered == set(range(len(self.keys))), "kept back"
+        if not all(reader.transport.gate.is_set() for reader in self.readers if reader.present):
+            return
+        if any(reader.present for reader in self.readers):
             assert self.bench.hub.history.waiting_bytes == 0
+            waits = self.bench.hub.history.parked.find(ONE)
+            kept = set() if waits is None else set(range(len(self.keys))).difference(*map(range_of, waits.free(0, END)))
+            assert kept == set(range(len(self.keys))) - covered, "what is parked, and nothing else, is kept back"
+        if any(reader.present for reader in self.readers) and not self.parks:
+            assert covered == set(range(len(self.keys))), "kept back"
 
 
-async def play(steps: list[Any]) -> None:
-    """Take the steps, and check after each."""
+async def play(steps: list[Any], parks: bool) -> None:
+    """Take the steps, and check after each; in the end somebody wants everything."""
     async with trio.open_nursery() as nursery:
-        bench = KeyedBench()
+        bench = KeyedBench(**PARKS, **SMALL) if parks else KeyedBench()
         nursery.start_soon(bench.hub.run)
-        model = Model(bench)
+        model = Model(bench, parks)
         for step in steps:
             if step[0] == "publish":
                 model.keys += step[1]
@@ -125,12 +141,18 @@ async def play(steps: list[Any]) -> None:
             await settle()
             await trio.sleep(1)  # past the pause between two looks; the clock jumps
             model.check()
+        last = RecordingTransport()
+        last.gate.set()
+        await nursery.start(bench.serve, last, None, None, wanting())
+        await settle()
+        assert bench.ranges.get(ONE, set()) == set(range(len(model.keys))), "the one that wants everything has it"
+        assert not bench.hub.history.parked
         nursery.cancel_scope.cancel()
 
 
-def run(steps: list[Any]) -> None:
+def run(steps: list[Any], *, parks: bool = False) -> None:
     """In a loop of its own, in which time jumps."""
-    trio.run(play, steps, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(play, steps, parks, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
@@ -138,6 +160,13 @@ def run(steps: list[Any]) -> None:
 def test_what_may_be_committed_was_taken_or_is_wanted_by_nobody_present(steps: list[Any]) -> None:
     """And everything that was wanted is sent, once and in order; nothing is kept back that may go."""
     run(steps)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+@given(STEPS)
+def test_where_a_topic_parks_what_may_be_committed_was_taken(steps: list[Any]) -> None:
+    """The rest is parked, and nothing of it waits in memory while somebody is present; whoever comes gets it."""
+    run(steps, parks=True)
 
 
 def _ignores_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,26 +210,50 @@ def _sends_batches_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Selection, "__init__", select)
 
 
+def _parks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that nobody wants wait in memory."""
+    monkeypatch.setattr(Settlement, "_park", lambda self, entry, unmatched, wanted: False)  # noqa: ARG005
+
+
+def _forgets_what_was_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of which some is parked counts as dispatched."""
+    monkeypatch.setattr(Settlement, "_has_nothing_pending", lambda self, entry: self._history.dispatched(entry))
+
+
+def _begins_after_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new reader begins where memory has something for it."""
+    monkeypatch.setattr(ParkedRanges, "starts", lambda self, topics: {})  # noqa: ARG005
+
+
+def _commits_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is settled all the same."""
+    monkeypatch.setattr(Parking, "parks", lambda self, topic: False)  # noqa: ARG005
+
+
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "parks"),
     [
-        _ignores_feeds,
-        _looks_once,
-        _takes_whole_batches,
-        _forgets_those_who_want_everything,
-        _settles_nothing,
-        _sends_batches_whole,
+        (_ignores_feeds, False),
+        (_looks_once, False),
+        (_takes_whole_batches, False),
+        (_forgets_those_who_want_everything, False),
+        (_settles_nothing, False),
+        (_sends_batches_whole, False),
+        (_parks_nothing, True),
+        (_forgets_what_was_parked, True),
+        (_begins_after_what_is_parked, True),
+        (_commits_what_is_parked, True),
     ],
 )
 def test_the_model_finds_planted_faults(
-    fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    fault: Callable[[pytest.MonkeyPatch], None], parks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of them, within some hundred plays."""
     fault(monkeypatch)
 
     def fails(steps: list[Any]) -> bool:
         try:
-            run(steps)
+            run(steps, parks=parks)
         except BaseExceptionGroup as group:
             return group.split(AssertionError)[0] is not None
         return False

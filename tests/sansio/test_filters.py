@@ -7,7 +7,7 @@ import pytest
 
 from dispatcher.errors import BadRequestError
 from dispatcher.sansio.filter_dialect import MAX_DEPTH, MAX_VALUES, FilterError, read_filter, read_parameters
-from dispatcher.sansio.filters import MISSING, Filter, View, granted, pointer_tokens
+from dispatcher.sansio.filters import MISSING, Filter, Not, View, all_of, granted, on_topic, pointer_tokens
 from dispatcher.sansio.records import Record, Records, TopicPartition
 
 PREFIX = {"prefix": {"header.source": "https://"}}
@@ -363,3 +363,24 @@ def test_what_grants_allow_is_one_filter() -> None:
     assert wants(view(headers=(("tenant", b"acme"),)))
     assert not wants(view(headers=(("tenant", b"other"),)))
     assert wants(view(headers=(("tenant", b"other"),), partition=audit))
+
+
+def test_what_is_left_of_a_filter_for_a_topic() -> None:
+    """All of it without grants; with them what they ask for there, everything, or nothing."""
+    key, field = read_filter(EXACT), read_filter({"exact": {"/a": "x"}})
+    grants = granted({"orders": [key], "audit": [], "logs": [field, key]})
+    assert grants is not None
+    for topic, left in (
+        ("orders", key),
+        ("audit", True),
+        ("logs", read_filter({"any": [EXACT, {"exact": {"/a": "x"}}]})),
+    ):
+        assert on_topic(grants, topic) == left
+        opposite = not left if isinstance(left, bool) else Not(left)
+        assert on_topic(Not(grants), topic) == opposite
+    assert on_topic(grants, "secrets") is False
+    both = all_of([grants, field])
+    assert on_topic(both, "orders") == all_of([key, field])
+    assert on_topic(both, "audit") == on_topic(field, "audit") == field
+    assert on_topic(both, "secrets") is False
+    assert on_topic(read_filter(MY_AND_CA), "orders") == read_filter(MY_AND_CA)

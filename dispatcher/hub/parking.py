@@ -1,0 +1,150 @@
+"""Parks records that nobody present wants or may have: they wait in Kafka, not in memory.
+
+Commits of their partition stop before the first of them. Others are served past them, and fetching goes on. A new
+subscriber begins at the first parked record of each partition, and so takes what it wants; one that comes with an id
+or a time begins there, and takes what it wants after that.
+
+*Thread*: Trio's.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from dispatcher.hub.feed import Feed
+from dispatcher.sansio.entries import Entry, covered
+from dispatcher.sansio.parking import OffsetRange, ParkedPartition, ParkedRanges, Reason
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
+from dispatcher.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class ParkedRead(NamedTuple):
+    """A part of a chunk that was read for a subscriber that counts, while something of its partition was parked."""
+
+    partition: TopicPartition
+    parked: ParkedPartition
+    ranges: Sequence[OffsetRange]
+    """For each record that is sent, and each gap, the offsets for which it stands."""
+
+
+def reads(
+    ranges: ParkedRanges, chunk_firsts: Mapping[TopicPartition, int], batch: Batch, indexes: Sequence[int]
+) -> ParkedRead | None:
+    """What a replayed batch takes out of what is parked, once these of its records are sent; None: nothing.
+
+    Args:
+        ranges: What is parked.
+        chunk_firsts: The offset up to which the chunk has held each partition before this batch.
+        batch: What was read.
+        indexes: Of the records that are sent.
+    """
+    parked = ranges.find(batch.partition)
+    if parked is None or not indexes:
+        return None
+    # Offsets without a record belong to the record after them, as where they were parked.
+    batch.covers_from = min(batch.covers_from, chunk_firsts[batch.partition])
+    return ParkedRead(batch.partition, parked, [one for index in indexes for one in covered(batch, [index])])
+
+
+def gap_reads(ranges: ParkedRanges, gaps: Iterable[Gap]) -> list[ParkedRead]:
+    """What gaps in a chunk take out of what is parked: the records are gone, and whoever is sent the gap knows."""
+    found = [(gap, ranges.find(gap.partition)) for gap in gaps if gap.first <= gap.last]
+    return [ParkedRead(gap.partition, one, [(gap.first, gap.last + 1)]) for gap, one in found if one is not None]
+
+
+class Parking:
+    """Which records are parked, and which feeds are known to want none of them.
+
+    Args:
+        settings: Topics whose unmatched records are parked.
+        ranges: What is parked.
+        on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed.
+        on_room: Called with a topic of which records can be parked again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ranges: ParkedRanges,
+        on_dispatched: Callable[[Batch, int, int], None],
+        on_room: Callable[[str], None],
+    ) -> None:
+        self.ranges = ranges
+        self._topics = frozenset(topic for topic in settings.topics if settings.table(topic).unmatched == "park")
+        self._on_dispatched = on_dispatched
+        self._on_room = on_room
+        self._seen: set[Feed] = set()
+        """Feeds with a subscriber that has looked at all that is parked: since then whatever they want is not."""
+        self.records: Counter[str] = Counter()
+        """Records that were parked, since the start, by topic."""
+
+    def parks(self, topic: str) -> bool:
+        """Whether records that nobody present wants are parked, rather than settled."""
+        return topic in self._topics
+
+    def park(self, entry: Entry, indexes: Iterable[int], reason: Reason) -> bool:
+        """Park records of an entry that wait; returns whether they were: there may be no room."""
+        batch, chosen = entry.batch, sorted(indexes)
+        tp, ranges = batch.partition, covered(batch, chosen)
+        found = self.ranges.find(tp)
+        was_full = found is not None and found.is_full
+        if ranges and not self.ranges.park(tp, batch.epoch, ranges, reason):
+            if not was_full:
+                log.warning("no more can be parked (max_parked_ranges)", partition=str(tp), reason=str(reason))
+            return False
+        entry.settle(chosen)
+        entry.parked = True
+        self.records[tp.topic] += len(chosen)
+        return True
+
+    def dispatched(self, batch: Batch, start: int, end: int) -> int:
+        """A socket took every record of a range of a batch in memory; returns how many of them were parked."""
+        tp = batch.partition
+        if not self.ranges or self.ranges.find(tp) is None:
+            self._on_dispatched(batch, start, end)
+            return 0
+        taken, offsets = self._take(tp, start, end), batch.records.offsets
+        parked = self.ranges.find(tp)
+        for first, last in [(start, end)] if parked is None else parked.free(start, end):
+            self._on_dispatched(batch, first, last)
+        return sum(bisect_left(offsets, last) - bisect_left(offsets, first) for first, last in taken)
+
+    def replayed(self, reads: Iterable[ParkedRead]) -> int:
+        """A socket took what was read again; returns how many parked records were in it."""
+        number = 0
+        for tp, parked, ranges in reads:
+            for start, end in ranges:
+                if self.ranges.is_current(tp, parked) and (taken := self._take(tp, start, end)):
+                    number += 1
+                    for first, last in taken:
+                        stands_for = Gap(tp, first, last - 1, "parked")
+                        batch = Batch(tp, NO_RECORDS, epoch=parked.epoch, gap=stands_for)
+                        self._on_dispatched(batch, first, last)
+        return number
+
+    def starts(self, feed: Feed) -> Mapping[TopicPartition, int]:
+        """Where a new subscriber begins, if before its time it may find what it wants parked."""
+        return {} if not self.ranges or feed in self._seen else self.ranges.starts(feed.topics)
+
+    def has_looked(self, feed: Feed) -> None:
+        """A subscriber that began at what was parked has caught up."""
+        self._seen.add(feed)
+
+    def has_left(self, feed: Feed) -> None:
+        """A feed has lost its last subscriber."""
+        self._seen.discard(feed)
+
+    def _take(self, tp: TopicPartition, start: int, end: int) -> list[OffsetRange]:
+        found = self.ranges.find(tp)
+        was_full = found is not None and found.is_full
+        taken = self.ranges.take(tp, start, end)
+        found = self.ranges.find(tp)
+        if was_full and not (found is not None and found.is_full):
+            self._on_room(tp.topic)
+        return taken

@@ -1,0 +1,252 @@
+"""Records that nobody present wants, or may have, wait in Kafka and stop neither fetching nor others."""
+
+from typing import Any
+
+import pytest
+import trio
+
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.sansio.ranges import EARLIEST, Chunk, Gap
+from tests.hub.test_filtered import KeyedBench, connect, wanting
+from tests.hub.test_hub import ONE, TWO, RecordingTransport, settle
+
+SMALL = {"history_bytes": 4_000, "pause_above_bytes": 2_000, "resume_below_bytes": 1_000}
+PARKS = {"topics": ["assets"], "topic_tables": {"assets": {"unmatched": "park"}}}
+MINE, OTHER = {"prefix": {"key": "mine."}}, {"prefix": {"key": "other."}}
+
+
+@pytest.fixture
+def bench(nursery: trio.Nursery) -> KeyedBench:
+    """A hub with little memory, whose topic parks."""
+    found = KeyedBench(**SMALL, **PARKS)
+    nursery.start_soon(found.hub.run)
+    return found
+
+
+def parked(bench: KeyedBench) -> dict[str, Any]:
+    """What is parked of the first partition."""
+    found = bench.hub.statistics().parked.get(ONE)
+    if found is None:
+        return {}
+    return {"ranges": found.ranges, "offsets": found.offsets, "first": found.first_offset, **found.reasons}
+
+
+async def publish_pairs(bench: KeyedBench, number: int) -> None:
+    """One record for the one who is present and one for nobody, again and again."""
+    for _ in range(number):
+        bench.publish_keys("a", "n")
+        await settle()
+
+
+async def test_what_nobody_wants_is_parked_and_comes_to_whoever_does(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """Thirty times what memory holds: the commit stops at the first, and nothing of it waits in memory."""
+    a = await connect(nursery, bench, wanting("a"))
+    await publish_pairs(bench, 60)
+    assert a.values == [str(2 * n) for n in range(60)]
+    assert bench.ranges == {ONE: set(range(0, 120, 2))}
+    assert bench.unmatched() == {}
+    assert bench.hub.history.waiting_bytes == 0
+    assert len(bench.hub.history._entries) < 10
+    assert parked(bench) == {"ranges": 60, "offsets": 60, "first": 1, "unmatched": 60}
+    n = await connect(nursery, bench, wanting("n"))
+    assert n.values == [str(2 * number + 1) for number in range(60)]
+    assert bench.ranges == {ONE: set(range(120))}
+    assert parked(bench) == {}
+    statistics = bench.hub.statistics()
+    assert (statistics.dispatched_records, statistics.parked_records) == (120, {"assets": 60})
+
+
+async def test_of_two_tenants_the_one_that_is_away_gets_all_of_its_records(nursery: trio.Nursery) -> None:
+    """Where unmatched records are settled, too: the one that is present settles its own, and none of the other's."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    mine = await connect(nursery, bench, wanting("mine.a", grant=MINE))
+    for _ in range(40):
+        bench.publish_keys("mine.a", "other.a", "mine.b")
+        await settle()
+    assert len(mine.values) == 40
+    assert bench.unmatched() == {"assets": 40}
+    assert parked(bench) == {"ranges": 40, "offsets": 40, "first": 1, "not-granted": 40}
+    assert bench.hub.history.waiting_bytes == 0
+    other = await connect(nursery, bench, wanting(grant=OTHER))
+    assert other.values == [str(3 * n + 1) for n in range(40)]
+    assert bench.ranges == {ONE: set(range(120))}
+    bench.publish_keys("other.b", "mine.a")
+    await settle()
+    assert (other.values[-1], mine.values[-1]) == ("120", "121")
+
+
+async def test_what_is_parked_and_still_in_memory_is_read_there(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """By readers with filters and without."""
+    await connect(nursery, bench, wanting("a"))
+    bench.publish_keys("a", "b", "n")
+    await settle()
+    assert parked(bench) == {"ranges": 1, "offsets": 2, "first": 1, "unmatched": 1}
+    b = await connect(nursery, bench, wanting("b"))
+    assert b.values == ["1"]
+    assert parked(bench) == {"ranges": 1, "offsets": 1, "first": 2, "unmatched": 1}
+    everything = await connect(nursery, bench, wanting())
+    assert everything.values == ["2"]
+    assert parked(bench) == {}
+    assert bench.ranges == {ONE: {0, 1, 2}}
+    assert bench.hub.statistics().dispatched_records == 3
+    assert bench.replays.asked == []
+
+
+async def test_with_nobody_present_records_wait_in_memory(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """Fetching pauses, as it does without filters; the first to come parks what it does not want."""
+    for _ in range(3):
+        bench.publish_keys("a", "n")
+    await settle()
+    assert (parked(bench), bench.hub.history.waiting_bytes > 0) == ({}, True)
+    a = await connect(nursery, bench, wanting("a"))
+    assert a.values == ["0", "2", "4"]
+    assert parked(bench) == {"ranges": 3, "offsets": 3, "first": 1, "unmatched": 3}
+    assert bench.hub.history.waiting_bytes == 0
+
+
+async def test_what_somebody_wanted_who_leaves_is_parked(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """It has not taken it."""
+    await connect(nursery, bench, wanting("a"))
+    async with trio.open_nursery() as inner:
+        await connect(inner, bench, wanting("b"), reads=False)
+        bench.publish_keys("a", "b")
+        await settle()
+        assert parked(bench) == {}
+        inner.cancel_scope.cancel()
+    await trio.sleep(0.1)  # the pause between two looks
+    await settle()
+    assert parked(bench) == {"ranges": 1, "offsets": 1, "first": 1, "unmatched": 1}
+    assert bench.ranges == {ONE: {0}}
+
+
+async def test_whoever_resumes_gets_what_comes_after_its_id_and_nothing_before(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """Parked or not: what it takes of that is parked no more; so it is with a time."""
+    await connect(nursery, bench, wanting("a"))
+    await publish_pairs(bench, 20)
+    resumed = await connect(nursery, bench, wanting("n"), {ONE: 30})
+    assert resumed.values == ["31", "33", "35", "37", "39"]
+    assert parked(bench) == {"ranges": 15, "offsets": 15, "first": 1, "unmatched": 15}
+    since = RecordingTransport()
+    since.gate.set()
+    await nursery.start(bench.serve, since, None, 25, wanting("n", "x"))
+    await settle()
+    assert since.values[0] == "25"
+    assert parked(bench)["ranges"] == 12
+    everything = RecordingTransport()
+    everything.gate.set()
+    await nursery.start(bench.serve, everything, None, EARLIEST, wanting("n", "y"))
+    await settle()
+    assert parked(bench) == {}
+    assert bench.ranges == {ONE: set(range(40))}
+
+
+async def test_a_second_reader_of_a_feed_that_has_looked_reads_nothing_again(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """What was parked since its first one came is not for it, and before that it has looked."""
+    await connect(nursery, bench, wanting("a"))
+    for _ in range(30):
+        bench.publish_keys("a", "n")
+        await settle()
+        bench.publish_keys("a", partition=TWO)
+    second = await connect(nursery, bench, wanting("a"))
+    assert (second.values, bench.replays.asked) == ([], [])
+    other = await connect(nursery, bench, wanting("c"))
+    asked = len(bench.replays.asked)
+    assert (other.values, asked > 0) == ([], True)
+    assert (await connect(nursery, bench, wanting("c"))).values == []
+    assert len(bench.replays.asked) == asked
+    bench.publish_keys("c", "a")
+    await settle()
+    assert (second.values, other.values) == (["91"], ["90"])
+    resumed = await connect(nursery, bench, wanting("a"), {ONE: 40, TWO: 10})
+    assert len(resumed.values) == 9 + 1 + 19
+
+
+async def test_beyond_the_bound_records_wait_in_memory_until_there_is_room(nursery: trio.Nursery) -> None:
+    """So fetching of that partition pauses; another one goes on, and whoever takes some makes room."""
+    bench = KeyedBench(**PARKS, max_parked_ranges=4)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, wanting("a"))
+    for key in "nmnmnm":
+        bench.publish_keys("a", key)
+    bench.publish_keys("n", partition=TWO)
+    await settle()
+    assert parked(bench) == {"ranges": 4, "offsets": 4, "first": 1, "unmatched": 4}
+    assert bench.hub.statistics().parked[ONE].is_full
+    assert bench.hub.history.waiting_records(ONE) == 4, "two batches"
+    assert not bench.hub.statistics().parked[TWO].is_full
+    assert bench.hub.history.waiting_records(TWO) == 0
+    n = await connect(nursery, bench, wanting("n"))
+    await trio.sleep(0.1)
+    await settle()
+    assert n.values == ["1", "5", "9", "12"]
+    assert parked(bench) == {"ranges": 3, "offsets": 3, "first": 3, "unmatched": 3}
+    assert not bench.hub.statistics().parked[ONE].is_full
+    assert bench.hub.history.waiting_bytes == 0
+
+
+async def test_what_is_sent_after_the_partition_left_counts_for_nothing(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """The write was under way; by then the same offsets are of another assignment, and parked again."""
+    await connect(nursery, bench, wanting("a"))
+    await publish_pairs(bench, 30)
+    bench.replays.gate = trio.Event()
+    slow = await connect(nursery, bench, wanting("n"))
+    assert bench.replays.asked
+    slow.gate = trio.Event()
+    bench.replays.gate.set()
+    await settle()
+    bench.hub.unassigned([ONE])
+    assert parked(bench) == {}
+    bench.hub.assigned([ONE])
+    bench.offsets[ONE] = 0
+    bench.ranges.clear()
+    bench.publish_keys("x", "x", "x", "x")
+    await settle()
+    before = dict(bench.ranges)
+    slow.gate.set()
+    await settle()
+    assert slow.values[:1] == ["1"]
+    assert bench.ranges == before == {}
+
+
+async def test_expired_records_are_parked_no_more_once_a_gap_says_so(
+    nursery: trio.Nursery, bench: KeyedBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit passes them."""
+    await connect(nursery, bench, wanting("a"))
+    await publish_pairs(bench, 30)
+    read = bench.replays.read
+
+    async def expired(ranges: Any, max_bytes: int, client: Any = None) -> Chunk:
+        chunk = await read(ranges, max_bytes, client)
+        if ranges[ONE].first > 1:
+            return chunk
+        return Chunk((), {ONE: 20}, [Gap(ONE, 1, 19, "expired")])
+
+    monkeypatch.setattr(bench.replays, "read", expired)
+    n = await connect(nursery, bench, wanting("n"))
+    assert n.values == [str(number) for number in range(21, 60, 2)]
+    assert parked(bench) == {}
+    assert bench.ranges == {ONE: set(range(60))}
+
+
+async def test_observers_park_nothing_and_take_nothing(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """Looking is not consuming."""
+    some = wanting("a")
+    observing: Feed = feed_of(some.wire, some.topics, some.filter, counts=False)
+    await connect(nursery, bench, observing)
+    bench.publish_keys("a", "n")
+    await settle()
+    assert parked(bench) == {}
+    await connect(nursery, bench, some)
+    assert parked(bench) == {"ranges": 1, "offsets": 1, "first": 1, "unmatched": 1}
+    everything = feed_of(some.wire, some.topics, counts=False)
+    observer = await connect(nursery, bench, everything, {ONE: -1})
+    assert observer.values == ["0", "1"]
+    assert parked(bench) == {"ranges": 1, "offsets": 1, "first": 1, "unmatched": 1}
