@@ -50,6 +50,7 @@ from dispatcher.web.app import create_app, create_operations_app
 from dispatcher.web.authentication import open_authentication
 from dispatcher.web.draining import Drain
 from dispatcher.web.limits import Limits
+from dispatcher.web.refusals import Refusals
 from dispatcher.web.server import Server
 from dispatcher.web.visits import Visits
 
@@ -110,16 +111,31 @@ async def supervise(
     pipeline = Pipeline(settings, make_replays)
     pipeline.open_replays()
     limits = Limits(settings)
-    visits = Visits(writes_log=settings.access_log)
+    visits, refusals = Visits(writes_log=settings.access_log), Refusals()
     drain = Drain(pipeline.hub, partial(os.kill, os.getpid(), signal.SIGTERM))
     operations = ReplicaStatus(
         settings,
         pipeline,
-        lambda: AccessStatistics(server.connections, server.statistics(), limits.statistics()),
+        lambda: AccessStatistics(
+            server.connections,
+            server.statistics(),
+            limits.statistics(),
+            dict(refusals.counts),
+            {str(ending): number for ending, number in visits.endings.items()},
+            visits.left_out,
+            None if authentication is None else authentication.statistics(),
+        ),
         lambda: drain.is_on,
     )
     app = create_app(
-        pipeline.hub, settings, operations, limits, authentication, visits=visits, is_draining=lambda: drain.is_on
+        pipeline.hub,
+        settings,
+        operations,
+        limits,
+        authentication,
+        visits=visits,
+        is_draining=lambda: drain.is_on,
+        refusals=refusals,
     )
     server = Server(app, settings, lambda: pipeline.hub.subscribers)
     for_operators = Server(

@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from dispatcher.access.keyring_statistics import KeyringStatistics
 from dispatcher.access.keys import KeySet, UnusableKeysError, read_keys, read_secret
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.setting_kafka import HIDDEN
@@ -88,6 +89,8 @@ class Keyring:
         self.fetches = 0
         self.failures = 0
         """In a row."""
+        self._failed = 0
+        """Since the start."""
         self.source = source
         self._refresh_seconds = refresh_seconds
         self._asked = trio.Event()
@@ -143,6 +146,10 @@ class Keyring:
         self._asked.set()
         await self._fetched.wait()
 
+    def statistics(self) -> KeyringStatistics:
+        """A snapshot."""
+        return KeyringStatistics(len(self.keys), self.fetches, self._failed)
+
     async def _fetch(self) -> None:
         self._asked, self._is_fetching = trio.Event(), True
         self.fetches += 1
@@ -151,6 +158,7 @@ class Keyring:
                 keys = await self.source.fetch()
         except (UnusableKeysError, trio.TooSlowError) as error:
             self.failures += 1
+            self._failed += 1
             reason = str(error) or f"there was no answer within {FETCH_SECONDS:g} s"
             log.warning("issuer's keys not fetched", reason=reason, keys=len(self.keys), failures=self.failures)
         else:

@@ -117,6 +117,40 @@ ROWS: Sequence[Row] = (
         lambda s: s.access.server.failed_handshakes,
     ),
     _counter("refused_streams", "Requests for a stream over a limit of one client.", lambda s: s.access.limits.refused),
+    Row(
+        CounterMetricFamily,
+        "refused_requests",
+        "Requests refused, by reason: origin or host, token or grant, a wrong request, a limit, or no place left.",
+        ("reason",),
+        lambda s: [((reason,), number) for reason, number in s.access.refusals.items()],
+    ),
+    Row(
+        CounterMetricFamily,
+        "ended_streams",
+        "Streams that ended, by how.",
+        ("why",),
+        lambda s: [((str(why),), number) for why, number in s.access.endings.items()],
+    ),
+    _counter(
+        "unlogged_ended_streams",
+        "Ended streams that the access log had no room for.",
+        lambda s: s.access.unlogged_endings,
+    ),
+    _gauge(
+        "issuer_keys",
+        "Keys of the tokens' issuer that count now.",
+        lambda s: None if s.access.keys is None else s.access.keys.keys,
+    ),
+    _counter(
+        "issuer_key_fetches",
+        "Fetches of the issuer's keys, failed ones included.",
+        lambda s: None if s.access.keys is None else s.access.keys.fetches,
+    ),
+    _counter(
+        "failed_issuer_key_fetches",
+        "Fetches that brought no keys; those before stay.",
+        lambda s: None if s.access.keys is None else s.access.keys.failed,
+    ),
     _gauge("subscriber_addresses", "Addresses with subscribers.", lambda s: s.access.limits.addresses.holders),
     _gauge("waiting_records", "Records that no subscriber has taken yet.", lambda s: s.hub.history.waiting_records),
     _gauge(

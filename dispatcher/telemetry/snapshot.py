@@ -5,11 +5,12 @@ in slices where it looks at every subscriber (`hub.statistics.Census`).
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import trio
 
+from dispatcher.access.keyring_statistics import KeyringStatistics
 from dispatcher.hub.statistics import CensusStatistics, HubStatistics
 from dispatcher.pipeline_statistics import PipelineStatistics
 from dispatcher.web.limits import LimitsStatistics
@@ -29,6 +30,14 @@ class AccessStatistics:
     connections: int
     server: ServerStatistics = field(default_factory=ServerStatistics)
     limits: LimitsStatistics = field(default_factory=LimitsStatistics)
+    refusals: Mapping[str, int] = field(default_factory=dict)
+    """Requests that were refused, by reason."""
+    endings: Mapping[str, int] = field(default_factory=dict)
+    """Streams that ended, by how."""
+    unlogged_endings: int = 0
+    """Of those the ones that the access log had no room for."""
+    keys: KeyringStatistics | None = None
+    """What is known of the issuer's keys; None where no token is needed."""
 
 
 @dataclass(frozen=True, slots=True)

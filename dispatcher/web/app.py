@@ -24,6 +24,7 @@ from dispatcher.web.origins import Policy
 from dispatcher.web.page import add_page
 from dispatcher.web.problems import problem_response
 from dispatcher.web.proxies import Proxies
+from dispatcher.web.refusals import Refusals, count_in, note_refusal
 from dispatcher.web.visits import Visits
 from dispatcher.web.websocket import add_websocket
 
@@ -65,6 +66,7 @@ def create_app(
     *,
     visits: Visits | None = None,
     is_draining: Callable[[], bool] = lambda: False,
+    refusals: Refusals | None = None,
 ) -> App:
     """Build the app of `bind`.
 
@@ -76,9 +78,10 @@ def create_app(
         authentication: Needed where the settings ask for tokens.
         visits: Where streams are listed.
         is_draining: Whether new streams are refused.
+        refusals: Counts what is refused.
     """
     assert bool(settings.auth_issuer) == (authentication is not None)  # noqa: S101 - no stream without a token
-    app = _app()
+    app = _app(refusals)
     proxies = Proxies.of(settings)
     entrance = Entrance(limits or Limits(settings), proxies, visits, is_draining)
     add_origin_check(app, Policy.of(settings), proxies)
@@ -104,11 +107,13 @@ def create_operations_app(settings: Settings, operations: Operations, admin: Adm
     return app
 
 
-def _app() -> App:
+def _app(refusals: Refusals | None = None) -> App:
     app = App("dispatcher", static_folder=None)
+    count_in(app, refusals or Refusals())
 
     @app.errorhandler(DispatcherError)
     async def on_our_error(error: DispatcherError) -> TrioResponse:
+        note_refusal(error.http_status)
         headers = {"WWW-Authenticate": error.challenge, "Cache-Control": "no-store"} if error.challenge else {}
         return problem_response(error.http_status, str(error), headers)
 

@@ -19,6 +19,7 @@ import trio
 from werkzeug.datastructures import MultiDict
 
 from dispatcher.access.grants import check_filters, find_grants, grants_of
+from dispatcher.access.keyring_statistics import KeyringStatistics
 from dispatcher.access.principal import Principal
 from dispatcher.access.tokens import Expired, Policy, Refused, UnknownKey, Valid, check
 from dispatcher.auth_settings import Action
@@ -121,6 +122,10 @@ class Authentication:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keyring.run)
             nursery.start_soon(self.sessions.run)
+
+    def statistics(self) -> KeyringStatistics:
+        """A snapshot of the issuer's keys."""
+        return self._keyring.statistics()
 
     async def reload(self) -> None:
         """Read grants and keys again, and end the streams that these no longer allow.

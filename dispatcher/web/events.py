@@ -21,6 +21,7 @@ from dispatcher.settings import Settings
 from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authentication
 from dispatcher.web.connection import Connection
 from dispatcher.web.limits import Entrance
+from dispatcher.web.refusals import note_refusal
 from dispatcher.web.requests import read_query
 from dispatcher.web.streams import SubscriberStream
 
@@ -132,6 +133,7 @@ def _farewell(goodbye: Goodbye) -> TrioResponse:
 
     An error status would end an EventSource for good; after the end of a stream it reconnects.
     """
+    note_refusal(goodbye.code)
     opening = sse.encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)
     if request.method == "HEAD":
         return TrioResponse(b"", headers=HEADERS)

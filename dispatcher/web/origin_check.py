@@ -11,6 +11,7 @@ from dispatcher.web.origins import Policy, Verdict, decide
 from dispatcher.web.page import FILES
 from dispatcher.web.problems import problem_response
 from dispatcher.web.proxies import Proxies
+from dispatcher.web.refusals import KEY, Refusals
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +60,8 @@ def add_origin_check(app: Quart, policy: Policy, proxies: Proxies) -> None:
         if not verdict.detail:
             return TrioResponse(b"", verdict.status)
         refusals.log(path, verdict)
+        counts: Refusals = app.extensions[KEY]
+        counts.note("origin" if verdict.status == 403 else "host")
         return problem_response(verdict.status, verdict.detail)
 
     @app.before_request

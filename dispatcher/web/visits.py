@@ -116,7 +116,7 @@ class Visits:
     def __init__(self, *, writes_log: bool = True) -> None:
         self.open: dict[int, Visit] = {}
         """By their subscribers' numbers, in the order in which they began."""
-        self.endings: Counter[Ending] = Counter()
+        self.endings: Counter[Ending] = Counter(dict.fromkeys(Ending, 0))
         """Ends since the start."""
         self.left_out = 0
         """Lines that were left out of the log since the start."""

@@ -20,6 +20,7 @@ from dispatcher.web.connection import Connection
 from dispatcher.web.inbound import Inbound
 from dispatcher.web.limits import Entrance
 from dispatcher.web.problems import problem_response
+from dispatcher.web.refusals import note_refusal
 from dispatcher.web.requests import read_query
 from dispatcher.web.streams import SubscriberStream
 
@@ -89,12 +90,14 @@ def add_websocket(
 
 
 def _try_later(error: UnavailableError) -> TrioResponse:
+    note_refusal(error.http_status)
     retry_seconds = max(1, try_later(str(error)).retry_ms // 1000)
     return problem_response(error.http_status, str(error), {"Retry-After": str(retry_seconds)})
 
 
 async def _accept_and_close(subprotocol: str | None, goodbye: Goodbye, *, tell: bool) -> None:
     """Refuse a client: a browser cannot see the status of a refused upgrade; it sees a close code and its reason."""
+    note_refusal(goodbye.code)
     await websocket.accept(subprotocol=subprotocol)
     if tell:
         await websocket.send(encode_goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms).decode())
