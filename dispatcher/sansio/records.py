@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, overload
 
+from dispatcher.sansio.decoded import Decoded
+
 if TYPE_CHECKING:
     from dispatcher.sansio.ranges import Gap
 
@@ -59,9 +61,10 @@ class Records(Sequence[Record]):
         keys: None where there is none.
         values: None where it is a tombstone.
         headers: Empty where there are none.
+        decoded: What keys and values were decoded to, where topics ask for it.
     """
 
-    __slots__ = ("headers", "keys", "offsets", "size_bytes", "timestamps_ms", "values")
+    __slots__ = ("decoded", "headers", "keys", "offsets", "size_bytes", "timestamps_ms", "values")
 
     def __init__(
         self,
@@ -70,17 +73,22 @@ class Records(Sequence[Record]):
         keys: Sequence[bytes | None],
         values: Sequence[bytes | None],
         headers: Sequence[Headers],
+        *,
+        decoded: Decoded | None = None,
     ) -> None:
         self.offsets = offsets
         self.timestamps_ms = timestamps_ms
         self.keys = keys
         self.values = values
         self.headers = headers
+        self.decoded = decoded
         self.size_bytes = RECORD_OVERHEAD_BYTES * len(offsets) + self._length(values) + self._length(keys)
         """Memory that they hold, payload and overhead."""
         if any(headers):
             for name, content in chain.from_iterable(headers):
                 self.size_bytes += HEADER_OVERHEAD_BYTES + len(name) + len(content or b"")
+        if decoded is not None:
+            self.size_bytes += decoded.size_bytes
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "Records":
@@ -103,13 +111,19 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> "Record | Records":
         columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
         if isinstance(index, slice):
-            return Records(*(column[index] for column in columns))  # type: ignore[arg-type] # each of its own type
+            decoded = self.decoded and self.decoded.part(index)
+            return Records(*(column[index] for column in columns), decoded=decoded)  # type: ignore[arg-type] # each of its own type
         return Record(*(column[index] for column in columns))  # type: ignore[arg-type] # the same
 
     def take(self, indexes: Sequence[int]) -> "Records":
         """Some of them, one at least."""
         columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
-        return Records(*([column[index] for index in indexes] for column in columns))  # type: ignore[arg-type] # as above
+        decoded = self.decoded and self.decoded.take(indexes)
+        return Records(*([column[index] for index in indexes] for column in columns), decoded=decoded)  # type: ignore[arg-type] # as above
+
+    def with_decoded(self, decoded: Decoded) -> "Records":
+        """The same records with what they were decoded to."""
+        return Records(self.offsets, self.timestamps_ms, self.keys, self.values, self.headers, decoded=decoded)
 
     @staticmethod
     def _length(column: Iterable[bytes | None]) -> int:

@@ -1,0 +1,1 @@
+"""Schemas: records of Avro, Protobuf and JSON Schema, in Confluent's wire format, become JSON."""

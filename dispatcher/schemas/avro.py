@@ -1,0 +1,205 @@
+"""Avro, decoded by fastavro with the schema that the value was written with.
+
+A value and its schema come from whoever may write to the topic, so both are bounded before fastavro sees them:
+
+* fastavro recurses in C. 50,000 bytes of a schema that contains itself end the process with a stack overflow, so such
+  schemas, and those nested deeper than `MAX_DEPTH`, go through fastavro's reader in Python, which raises instead.
+* A type that takes no bytes costs nothing to repeat: an array of 2^60 nulls is ten bytes long. Arrays and maps of such
+  types are refused, and types that make too many values of few bytes.
+"""
+
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any, cast
+
+import fastavro
+import orjson
+from fastavro import _read_py as _slow
+
+from dispatcher.schemas.framing import UndecodableError
+from dispatcher.schemas.values import day, decimal, duration, json_of, time_of_day, timestamp
+
+MAX_DEPTH = 200
+"""Types within types up to which fastavro may recurse in C."""
+
+MAX_VALUES_PER_BYTE = 16
+"""How many values one byte may stand for; one or two is usual."""
+
+MAX_VALUES = 4_000_000
+"""How many values one Avro value may hold, judged by its length before it is read: 64 to 250 bytes of memory each."""
+
+MAX_VALUES_UNREPEATED = 100_000
+"""How many values a schema may have beside what its arrays and maps repeat."""
+
+_PRIMITIVE_BYTES = {"null": 0, "boolean": 1, "int": 1, "long": 1, "float": 4, "double": 8, "bytes": 1, "string": 1}
+
+_WRAPPER = "DispatcherValue"
+"""A record around what is none: fastavro keeps what a schema refers to with records alone, and a record takes no
+bytes besides those of its fields. Its name has no namespace, which names within it would take on."""
+
+Type = Any
+"""A type of a parsed schema: a name, a list for a union, or a dict."""
+
+
+class AvroDecoder:
+    """Decodes the values of one schema.
+
+    Args:
+        text: The schema as the registry has it.
+        references: Texts of the schemas that it refers to, each after those that it refers to itself.
+
+    Raises:
+        UndecodableError: the schema is wrong, or unsafe to decode with; the message says why.
+
+    *Thread*: any; construction takes as long as the schema is large, so not the loop's.
+    """
+
+    kind = "AVRO"
+
+    def __init__(self, text: str, references: tuple[str, ...] = ()) -> None:
+        named: dict[str, Any] = {}
+        try:
+            for reference in references:
+                fastavro.parse_schema(orjson.loads(reference), named)
+            schema = orjson.loads(text)
+            self._is_wrapped = not (isinstance(schema, dict) and schema.get("type") == "record")
+            if self._is_wrapped:
+                schema = {"type": "record", "name": _WRAPPER, "fields": [{"name": "value", "type": schema}]}
+            schema = cast("dict[str, Any]", fastavro.parse_schema(schema, named))
+            measured = _Measure(named)
+            measured.check(schema)
+        except UndecodableError:
+            raise
+        except Exception as error:
+            raise UndecodableError(f"its Avro schema is wrong: {type(error).__name__}: {error}") from error
+        self._schema = schema
+        is_safe = not measured.is_recursive and measured.depth <= MAX_DEPTH
+        self._max_bytes = max(1024, int((MAX_VALUES - measured.values) / max(1.0, measured.values_per_byte)))
+        self._read = cast("Callable[..., Any]", fastavro.schemaless_reader if is_safe else _slow.schemaless_reader)
+        top = schema["fields"][0]["type"] if self._is_wrapped else schema
+        self.name = str(top["name"]) if isinstance(top, dict) and "name" in top else "avro"
+
+    def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:  # noqa: ARG002 - of Protobuf
+        """The value as JSON.
+
+        Raises:
+            UndecodableError: the bytes are not of this schema.
+        """
+        if len(content) > self._max_bytes:
+            raise UndecodableError(f"{len(content)} bytes may hold more than {MAX_VALUES} values of its Avro schema")
+        stream = BytesIO(content)
+        try:
+            value = self._read(stream, self._schema, None)
+        except Exception as error:
+            raise UndecodableError(f"it does not fit its Avro schema: {type(error).__name__}: {error}") from error
+        if stream.tell() != len(content):
+            raise UndecodableError(f"{len(content) - stream.tell()} bytes are left over after its Avro value")
+        if self._is_wrapped:
+            value = value["value"]
+        return json_of(value, int64_strings=int64_strings)
+
+
+class _Measure:
+    """What a schema may cost at most, found out before any value is read."""
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        self._named = named
+        self.is_recursive = False
+        self.depth = self.values = 0
+        self.values_per_byte = 1.0
+        """The most of any array or map."""
+        self._open: set[str] = set()
+        self._known: dict[str, tuple[int, int, int]] = {}
+        """Least bytes, most values beside repetitions, and depth, of each named type."""
+
+    def check(self, schema: Type) -> None:
+        """Measure a whole schema.
+
+        Raises:
+            UndecodableError: a short value could stand for too many values.
+        """
+        _, self.values, self.depth = self._measure(schema)
+        if (values := self.values) > MAX_VALUES_UNREPEATED:
+            raise UndecodableError(f"its Avro schema has {values} values in each value, too many to decode")
+
+    def _measure(self, kind: Type) -> tuple[int, int, int]:
+        if isinstance(kind, str):
+            return self._named_type(kind)
+        if isinstance(kind, list):
+            branches = [self._measure(branch) for branch in kind]
+            return (
+                1 + min((least for least, _, _ in branches), default=0),
+                1 + max((values for _, values, _ in branches), default=0),
+                1 + max((depth for _, _, depth in branches), default=0),
+            )
+        name = kind["type"]
+        if name in {"record", "error"}:
+            return self._record(kind)
+        if name in {"array", "map"}:
+            return self._repeated(kind["items"] if name == "array" else kind["values"], is_map=name == "map")
+        if name in {"fixed", "enum"}:
+            return int(kind.get("size", 1)), 1, 1
+        return self._measure(name)
+
+    def _named_type(self, name: str) -> tuple[int, int, int]:
+        if name in _PRIMITIVE_BYTES:
+            return _PRIMITIVE_BYTES[name], 1, 1
+        if name in self._known:
+            return self._known[name]
+        if name in self._open:
+            # Only a union, an array or a map can end the recursion, and each of them takes a byte for it.
+            self.is_recursive = True
+            return 1, 1, 1
+        return self._measure(self._named[name])
+
+    def _record(self, record: Mapping[str, Any]) -> tuple[int, int, int]:
+        name = record["name"]
+        if name in self._known:
+            return self._known[name]
+        self._open.add(name)
+        fields = [self._measure(field["type"]) for field in record["fields"]]
+        self._open.remove(name)
+        measured = (
+            sum(least for least, _, _ in fields),
+            1 + sum(values for _, values, _ in fields),
+            1 + max((depth for _, _, depth in fields), default=0),
+        )
+        self._known[name] = measured
+        return measured
+
+    def _repeated(self, items: Type, *, is_map: bool) -> tuple[int, int, int]:
+        least, values, depth = self._measure(items)
+        least += is_map  # the key's length
+        if not least:
+            raise UndecodableError("its Avro schema has an array of a type that takes no bytes, which has no bound")
+        if values > MAX_VALUES_PER_BYTE * least:
+            raise UndecodableError(f"its Avro schema has an array in which {least} bytes stand for {values} values")
+        self.values_per_byte = max(self.values_per_byte, values / least)
+        return 1, 1, 1 + depth
+
+
+def _decimal(data: bytes, schema: Mapping[str, Any], *_: object) -> str:
+    return decimal(int.from_bytes(data, "big", signed=True), int(schema.get("scale", 0)))
+
+
+_LOGICAL_TYPES: dict[str, Callable[..., Any]] = {
+    "int-date": lambda days, *_: day(days),
+    "int-time-millis": lambda count, *_: time_of_day(count, "millis"),
+    "long-time-micros": lambda count, *_: time_of_day(count, "micros"),
+    **{
+        f"long-{kind}timestamp-{unit}": lambda count, *_, unit=unit, local=bool(kind): timestamp(
+            count, unit, local=local
+        )
+        for kind in ("", "local-")
+        for unit in ("millis", "micros", "nanos")
+    },
+    "bytes-decimal": _decimal,
+    "fixed-decimal": _decimal,
+    "string-uuid": lambda text, *_: text,
+    "fixed-duration": lambda data, *_: duration(*(int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8))),
+}
+"""fastavro makes Python's dates of these, which end at the year 9999, rounds decimals to its context's precision, and
+knows neither nanoseconds nor durations."""
+
+for readers in (fastavro.read.LOGICAL_READERS, _slow.LOGICAL_READERS):  # type: ignore[attr-defined]
+    readers.update(_LOGICAL_TYPES)

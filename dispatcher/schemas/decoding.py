@@ -1,0 +1,167 @@
+"""Decodes records before they are fanned out: once each, in the thread that has received them.
+
+Rules of this module:
+
+* A record is never left out and never overtakes another. One whose schema is on its way ends what is handed on: the
+  caller keeps it and what follows it of its partition, and asks again.
+* What cannot be decoded is handed on as it is, with a note that says why. So is a record whose schema the registry has
+  not given for `wait_seconds`.
+* A key is decoded if it is in the wire format, and is no error otherwise: most keys are plain text.
+* Nothing that a record holds raises, and a step ends after `STEP_SECONDS` or `STEP_BYTES`: what is left is for the
+  next one, so that whoever polls can poll.
+
+*Thread*: any, several at a time.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from dispatcher.sansio.decoded import Decoded
+from dispatcher.sansio.records import NO_RECORDS, Headers, Records
+from dispatcher.schemas.framing import KEY_HEADER, VALUE_HEADER, Framed, SchemaKey, UndecodableError, unframe
+from dispatcher.schemas.schemas import Decoder, Schemas
+
+STEP_SECONDS = 0.1
+"""How long one step may take: the poller must poll, and the interpreter is shared with the loop."""
+
+STEP_BYTES = 4 * 1024 * 1024
+"""How many bytes of JSON one step may make."""
+
+MAX_CONTENT_BYTES = 8 * 1024 * 1024
+"""Larger keys and values are not decoded: it takes a second and ten times the memory."""
+
+MAX_REASON_CHARACTERS = 300
+
+MAX_NOTES = 10_000
+"""How many notes are kept to be shared by records."""
+
+_NOTHING = (None, b"")
+
+Result = tuple[bytes | None, bytes]
+"""JSON, and a note."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingStatistics:
+    """A snapshot."""
+
+    decoded: Mapping[str, int]
+    """Records whose value was decoded, by topic."""
+    failed: Mapping[str, int]
+    """Records whose value was not, by topic."""
+
+
+class RecordDecoder:
+    """Decodes the records of some topics.
+
+    Args:
+        schemas: Has the decoders.
+        topics: By name, whether integers beyond 2^53 become strings.
+        wait_seconds: How long a record waits for a registry that does not answer.
+    """
+
+    def __init__(self, schemas: Schemas, topics: Mapping[str, bool], wait_seconds: float) -> None:
+        self.topics = frozenset(topics)
+        self._schemas = schemas
+        self._int64_strings = dict(topics)
+        self._wait_seconds = wait_seconds
+        self._notes: dict[tuple[str, SchemaKey], bytes] = {}
+        self._decoded: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+
+    def decode(self, topic: str, records: Records) -> Records:
+        """Decode records of one partition.
+
+        Args:
+            topic: One of `topics`.
+            records: In the order of the partition.
+
+        Returns:
+            The records with what was decoded, up to the first that has to wait; none if that is the first.
+        """
+        strings = self._int64_strings[topic]
+        columns: list[tuple[Result, Result]] = []
+        ends_at, room_bytes = time.monotonic() + STEP_SECONDS, STEP_BYTES
+        for key, value, headers in zip(records.keys, records.values, records.headers, strict=True):
+            if columns and (room_bytes <= 0 or time.monotonic() >= ends_at):
+                break
+            value_result = _NOTHING if value is None else self._value(value, headers, strings)
+            key_result = _NOTHING if key is None else self._key(key, headers, strings)
+            if value_result is None or key_result is None:
+                break
+            room_bytes -= len(value_result[0] or b"") + len(key_result[0] or b"")
+            columns.append((key_result, value_result))
+        if not columns:
+            return NO_RECORDS
+        part = records if len(columns) == len(records) else records[: len(columns)]
+        keys, values = zip(*columns, strict=True)
+        (key_jsons, key_notes), (value_jsons, value_notes) = zip(*keys, strict=True), zip(*values, strict=True)
+        undecoded = value_jsons.count(None) - part.values.count(None)
+        self._failed[topic] += undecoded
+        self._decoded[topic] += len(columns) - value_jsons.count(None)
+        return part.with_decoded(Decoded(key_jsons, value_jsons, key_notes, value_notes))
+
+    def statistics(self) -> DecodingStatistics:
+        """A snapshot."""
+        return DecodingStatistics(self._decoded.copy(), self._failed.copy())
+
+    def _value(self, value: bytes, headers: Headers, strings: bool) -> Result | None:
+        try:
+            framed = unframe(value, headers, VALUE_HEADER)
+        except UndecodableError as error:
+            return None, _error("", b"", str(error))
+        return self._result("", framed, strings)
+
+    def _key(self, key: bytes, headers: Headers, strings: bool) -> Result | None:
+        try:
+            framed = unframe(key, headers, KEY_HEADER)
+        except UndecodableError:
+            return _NOTHING
+        if framed.schema == 0:  # ids begin at 1; so does a key that is a number begin
+            return _NOTHING
+        return self._result("key_", framed, strings)
+
+    def _result(self, prefix: str, framed: Framed, strings: bool) -> Result | None:
+        """What was decoded, or why not; None while the schema is on its way."""
+        schema, content, indexes = framed
+        decoder = self._schemas.decoder(schema)
+        if decoder is None:
+            missing = self._schemas.look_up(schema)
+            # It may have come since.
+            decoder = self._schemas.decoder(schema)
+            if decoder is None:
+                if missing is None or (
+                    missing.since is not None and time.monotonic() < missing.since + self._wait_seconds
+                ):
+                    return None
+                return None, _error(prefix, b',"%bschema":{"id":%b}' % (prefix.encode(), _id(schema)), missing.reason)
+        note = self._notes.get((prefix, schema)) or self._note(prefix, schema, decoder)
+        if len(content) > MAX_CONTENT_BYTES:
+            return None, _error(prefix, note, f"it has {len(content)} bytes, the most is {MAX_CONTENT_BYTES}")
+        try:
+            return decoder.decode(content, indexes, int64_strings=strings), note
+        except UndecodableError as error:
+            return None, _error(prefix, note, str(error))
+        except Exception as error:  # noqa: BLE001 - a record must not end the thread that received it
+            return None, _error(prefix, note, f"{type(error).__name__}: {error}")
+
+    def _note(self, prefix: str, schema: SchemaKey, decoder: Decoder) -> bytes:
+        described = {"type": decoder.kind, "name": decoder.name}
+        note = b',"%bschema":{"id":%b,%b}' % (prefix.encode(), _id(schema), orjson.dumps(described)[1:-1])
+        if len(self._notes) >= MAX_NOTES:
+            self._notes.clear()
+        self._notes[prefix, schema] = note
+        return note
+
+
+def _id(schema: SchemaKey) -> bytes:
+    return orjson.dumps(schema)
+
+
+def _error(prefix: str, note: bytes, reason: str) -> bytes:
+    reason = reason.encode(errors="replace").decode()[:MAX_REASON_CHARACTERS]
+    return b'%b,"%bdecode_error":%b' % (note, prefix.encode(), orjson.dumps(reason))

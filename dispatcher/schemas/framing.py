@@ -1,0 +1,95 @@
+"""Confluent's wire format: which schema a key or value was written with, and where its content begins.
+
+Two ways, both in use: a magic byte 0 and the schema's id (four bytes, big-endian) in front of the content; or a header
+of the record that holds a magic byte 1 and the schema's GUID, and nothing in front of the content. Protobuf has the
+indexes of the message within its file after either.
+
+Source: Confluent's documentation of Schema Registry, "Wire format", and its clients' ``HeaderSchemaIdSerializer``.
+"""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from dispatcher.errors import DispatcherError
+from dispatcher.sansio.records import Headers
+
+SchemaKey = int | UUID
+"""How a registry is asked for a schema: by its id, or by its GUID. Both name the same content for ever."""
+
+KEY_HEADER = "__key_schema_id"
+VALUE_HEADER = "__value_schema_id"
+
+_ID_MAGIC = 0
+_GUID_MAGIC = 1
+_ID_BYTES = 5
+_GUID_BYTES = 17
+
+MAX_MESSAGE_INDEXES = 64
+"""Protobuf's own parsers nest 100 deep; files nest a handful."""
+
+
+class UndecodableError(DispatcherError):
+    """A key or value cannot be decoded with its schema, now or later."""
+
+
+class Framed(NamedTuple):
+    """A key or value in Confluent's wire format."""
+
+    schema: SchemaKey
+    content: bytes
+    """What follows the schema's id; of Protobuf the indexes of the message come first, where an id is in front."""
+    indexes: bytes
+    """The same where the schema is named by a header: there the indexes follow the GUID."""
+
+
+def unframe(data: bytes, headers: Headers, header: str) -> Framed:
+    """Find the schema of a key or value.
+
+    Args:
+        data: The key or value.
+        headers: The record's headers.
+        header: `KEY_HEADER` or `VALUE_HEADER`.
+
+    Raises:
+        UndecodableError: it is not in the wire format.
+    """
+    for name, content in headers:
+        if name == header and content is not None and len(content) >= _GUID_BYTES and content[0] == _GUID_MAGIC:
+            return Framed(UUID(bytes=content[1:_GUID_BYTES]), data, content[_GUID_BYTES:])
+    if len(data) < _ID_BYTES or data[0] != _ID_MAGIC:
+        raise UndecodableError("it has neither a schema id in front nor a header with one")
+    return Framed(int.from_bytes(data[1:_ID_BYTES], "big"), data[_ID_BYTES:], b"")
+
+
+def message_indexes(data: bytes) -> tuple[tuple[int, ...], int]:
+    """Read the path to a Protobuf message within its file.
+
+    Returns:
+        The indexes, outermost first, and how many bytes they take.
+
+    Raises:
+        UndecodableError: the bytes hold no indexes.
+    """
+    number, at = _zigzag(data, 0)
+    if number == 0:  # short for the first message of the file
+        return (0,), at
+    if not 0 < number <= MAX_MESSAGE_INDEXES:
+        raise UndecodableError(f"it names a Protobuf message by {number} indexes")
+    indexes = []
+    for _ in range(number):
+        index, at = _zigzag(data, at)
+        indexes.append(index)
+    return tuple(indexes), at
+
+
+def _zigzag(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 28:
+            raise UndecodableError("the indexes of its Protobuf message are cut short or too large")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1), at
+        shift += 7

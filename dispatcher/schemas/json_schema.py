@@ -1,0 +1,39 @@
+"""JSON Schema: the content is JSON already, and what is left is to see that it is."""
+
+import orjson
+
+from dispatcher.schemas.framing import UndecodableError
+
+
+class JsonDecoder:
+    """Passes JSON on as the producer wrote it, digits included; it does not validate it against its schema.
+
+    Args:
+        text: The schema as the registry has it.
+
+    Raises:
+        UndecodableError: the schema is no JSON.
+    """
+
+    kind = "JSON"
+
+    def __init__(self, text: str) -> None:
+        try:
+            schema = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise UndecodableError(f"its JSON Schema is no JSON: {error}") from error
+        title = schema.get("title") if isinstance(schema, dict) else None
+        self.name = title if isinstance(title, str) else "json"
+
+    def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:  # noqa: ARG002 - of others
+        """The value as JSON, on one line.
+
+        Raises:
+            UndecodableError: it is no JSON.
+        """
+        try:
+            orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise UndecodableError(f"it is no JSON: {error}") from error
+        # Strings of JSON hold no raw line ends (RFC 8259, section 7), so these are all white space.
+        return content.replace(b"\n", b" ").replace(b"\r", b" ")

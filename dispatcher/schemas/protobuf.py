@@ -1,0 +1,181 @@
+"""Protobuf, decoded with descriptors that protoc makes of the texts in the registry.
+
+protoc runs in a process of its own: whatever a text does to it, the replica goes on. Parsing a message is bounded by
+Protobuf's own parser (100 levels deep); what it stands for as JSON is bounded here.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
+
+from dispatcher.schemas.framing import UndecodableError, message_indexes
+from dispatcher.schemas.values import duration_of, json_of, timestamp
+
+COMPILE_SECONDS = 20.0
+"""How long protoc may take for one schema."""
+
+MAX_VALUES = 1_000_000
+"""Values in one message: two bytes can stand for a message with a thousand fields."""
+
+_MAIN = "registry-schema.proto"
+
+_WRAPPERS = {
+    f"google.protobuf.{name}Value"
+    for name in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
+}
+_AS_THE_LIBRARY = {f"google.protobuf.{name}" for name in ("Any", "Struct", "Value", "ListValue", "FieldMask", "Empty")}
+"""Well-known types that have a JSON of their own (ProtoJSON), which the library writes."""
+
+
+class ProtobufDecoder:
+    """Decodes the messages of one file.
+
+    Fields have the names of the file. Fields without presence are there also with their default; those with presence
+    only if the producer set them.
+
+    Args:
+        text: The file as the registry has it.
+        references: Texts of the files that it imports, by the name under which it does.
+
+    Raises:
+        UndecodableError: protoc refuses the file; the message says why.
+
+    *Thread*: any; construction runs protoc, so not the loop's.
+    """
+
+    kind = "PROTOBUF"
+
+    def __init__(self, text: str, references: Mapping[str, str] | None = None) -> None:
+        self._pool = descriptor_pool.DescriptorPool()
+        for file in _compile(text, references or {}):
+            self._pool.Add(file)
+        self._file = self._pool.FindFileByName(_MAIN)
+        self._messages = [
+            self._file.message_types_by_name[name.name]
+            for name in descriptor_pb2.FileDescriptorProto.FromString(self._file.serialized_pb).message_type
+        ]
+        if not self._messages:
+            raise UndecodableError("its Protobuf file has no message")
+        self.name = self._messages[0].full_name
+
+    def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:
+        """The message as JSON.
+
+        Args:
+            content: The message, after its indexes if those are in front.
+            indexes: The indexes, where a header has them.
+            int64_strings: Integers beyond 2^53 become strings.
+
+        Raises:
+            UndecodableError: the bytes are not of this schema.
+        """
+        path, used = message_indexes(indexes or content)
+        message = message_factory.GetMessageClass(self._descriptor(path))()
+        try:
+            message.ParseFromString(content if indexes else content[used:])
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise UndecodableError(f"it does not fit its Protobuf message: {error}") from error
+        return json_of(_Writer(self._pool).value_of(message), int64_strings=int64_strings)
+
+    def _descriptor(self, path: Sequence[int]) -> Descriptor:
+        among, found = self._messages, None
+        for index in path:
+            if not 0 <= index < len(among):
+                raise UndecodableError(f"its Protobuf file has no message at {list(path)}")
+            found = among[index]
+            # Java counts what the text declares. Python and Go count the entries of maps, too, which protoc adds: that
+            # differs for a message that is nested in one with a map before it, and Java's producers are the most.
+            among = [nested for nested in found.nested_types if not nested.GetOptions().map_entry]
+        if found is None:
+            raise UndecodableError("its Protobuf message has no index")
+        return found
+
+
+class _Writer:
+    """Turns one message into values that JSON has.
+
+    The library's own `json_format` would make strings of all 64-bit integers.
+    """
+
+    def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
+        self._pool = pool
+        self._values = 0
+
+    def value_of(self, message: Message) -> Any:
+        name = message.DESCRIPTOR.full_name
+        if name in _WRAPPERS:
+            return message.value  # type: ignore[attr-defined]
+        if name == "google.protobuf.Timestamp":
+            nanos = message.seconds * 10**9 + message.nanos  # type: ignore[attr-defined]
+            return timestamp(nanos, "nanos")
+        if name == "google.protobuf.Duration":
+            return duration_of(message.seconds, message.nanos)  # type: ignore[attr-defined]
+        if name in _AS_THE_LIBRARY:
+            try:
+                return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
+            except Exception as error:
+                raise UndecodableError(f"its {name} cannot be written as JSON: {error}") from error
+        fields: dict[str, Any] = {}
+        for field in message.DESCRIPTOR.fields:
+            self._values += 1
+            if not field.has_presence or message.HasField(field.name):
+                fields[field.name] = self._field(field, getattr(message, field.name))
+        if self._values > MAX_VALUES:
+            raise UndecodableError(f"its Protobuf message has more than {MAX_VALUES} values")
+        return fields
+
+    def _field(self, field: Any, value: Any) -> Any:
+        kind = field.message_type
+        if kind is not None and kind.GetOptions().map_entry:
+            content = kind.fields_by_name["value"]
+            self._values += len(value)
+            return {_map_key(key): self._one(content, value[key]) for key in value}
+        if field.is_repeated:
+            self._values += len(value)
+            return [self._one(field, item) for item in value]
+        return self._one(field, value)
+
+    def _one(self, field: Any, value: Any) -> Any:
+        if field.message_type is not None:
+            return self.value_of(value)
+        if field.enum_type is not None:
+            found = field.enum_type.values_by_number.get(value)
+            return value if found is None else found.name
+        return value
+
+
+def _map_key(key: object) -> str:
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _compile(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.FileDescriptorProto]:
+    """Descriptors of a file and of all that it imports, each after those that it imports itself."""
+    with tempfile.TemporaryDirectory(prefix="dispatcher-protoc-") as folder:
+        for name, content in {**references, _MAIN: text}.items():
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise UndecodableError(f"its Protobuf file refers to {name!r}, which is no relative name")
+            file = Path(folder, *path.parts)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+        output = Path(folder, "descriptors")
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}"]
+        command += [f"-I{resources.files('grpc_tools') / '_proto'}"]
+        command += ["--include_imports", f"--descriptor_set_out={output}", _MAIN]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=COMPILE_SECONDS, check=False)  # noqa: S603 - no shell
+        except subprocess.TimeoutExpired as error:
+            raise UndecodableError(f"protoc took more than {COMPILE_SECONDS:g} s for its Protobuf file") from error
+        if done.returncode:
+            lines = [line for line in done.stderr.decode(errors="replace").splitlines() if ".proto:" in line]
+            reason = "; ".join(lines).replace(f"{folder}/", "")[:500]
+            raise UndecodableError(f"its Protobuf file is wrong: {reason or 'protoc says nothing more'}")
+        return list(descriptor_pb2.FileDescriptorSet.FromString(output.read_bytes()).file)

@@ -1,0 +1,160 @@
+"""A client of Schema Registry: Confluent's API, as Apicurio, Karapace and Redpanda speak it, too.
+
+A schema's id names the same content for ever, so what was fetched is never asked for again (`Schemas` keeps it).
+
+Source: Confluent, "Schema Registry API Reference"; ids: ``GET /schemas/ids/{id}``, GUIDs: ``GET
+/schemas/guids/{guid}``, what a schema refers to: ``GET /subjects/{subject}/versions/{version}``.
+"""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import orjson
+import trio
+
+from dispatcher.errors import DispatcherError
+from dispatcher.schemas.framing import SchemaKey, UndecodableError
+
+TIMEOUT_SECONDS = 10.0
+"""How long the registry may take for a schema and all that it refers to."""
+
+MAX_SCHEMA_BYTES = 2 * 1024 * 1024
+"""The largest answer that is read."""
+
+MAX_REFERENCES = 256
+"""How many other schemas one schema may need."""
+
+
+class RegistryUnavailableError(DispatcherError):
+    """The registry gives no answer that can be used: a later try may get one."""
+
+    retriable = True
+
+    def __init__(self, message: str, *, is_away: bool = False) -> None:
+        super().__init__(message)
+        self.is_away = is_away
+        """Whether there was no answer at all, so that others need not ask at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSchema:
+    """A schema as the registry has it."""
+
+    kind: str
+    """``AVRO``, ``PROTOBUF`` or ``JSON``."""
+    text: str
+    references: Mapping[str, str]
+    """Texts of all that it needs, by the name under which it is referred to; each after those that it needs itself."""
+
+
+class Registry:
+    """Fetches schemas over HTTP.
+
+    Args:
+        url: Of the API, such as ``http://registry:8081``.
+        user: For basic authentication.
+        password: For basic authentication.
+        token: A bearer token, in place of the two.
+        ca_file: Certificates that sign the registry's, in place of the system's.
+        timeout_seconds: How long it may take for a schema and all that it refers to.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        ca_file: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self._timeout_seconds = timeout_seconds
+        self.url = str(httpx2.URL(url).copy_with(username=None, password=None))
+        """Without credentials, for people."""
+        self._client = httpx2.AsyncClient(
+            base_url=url.rstrip("/") + "/",
+            auth=(user, password or "") if user is not None else None,
+            headers={"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
+            | ({"Authorization": f"Bearer {token}"} if token else {}),
+            verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
+            timeout=timeout_seconds,
+            follow_redirects=False,  # credentials go nowhere else
+        )
+
+    async def fetch(self, key: SchemaKey) -> RegisteredSchema:
+        """Get a schema and all that it refers to.
+
+        Raises:
+            UndecodableError: the registry has no such schema, or it is of no known kind.
+            RegistryUnavailableError: the registry does not answer, or with something else than the API says.
+
+        *Cancellation*: safe.
+        """
+        path = f"schemas/ids/{key}" if isinstance(key, int) else f"schemas/guids/{key}"
+        references: dict[str, str] = {}
+        with trio.move_on_after(self._timeout_seconds) as scope:
+            found = await self._get(path, f"schema {key}")
+            await self._collect(found, references, {})
+        if scope.cancelled_caught:
+            seconds = f"{self._timeout_seconds:g} s"
+            raise RegistryUnavailableError(f"{self.url} gave no whole answer within {seconds}", is_away=True)
+        kind = found.get("schemaType") or "AVRO"
+        if kind not in {"AVRO", "PROTOBUF", "JSON"}:
+            raise UndecodableError(f"schema {key} is of the type {kind!r}, known are AVRO, PROTOBUF and JSON")
+        return RegisteredSchema(kind, _text(found), references)
+
+    async def close(self) -> None:
+        """Close the connections that are kept open."""
+        await self._client.aclose()
+
+    async def _collect(
+        self, schema: Mapping[str, Any], into: dict[str, str], known: dict[tuple[str, int], str]
+    ) -> None:
+        for reference in schema.get("references") or ():
+            try:
+                name, subject, version = str(reference["name"]), str(reference["subject"]), int(reference["version"])
+            except (TypeError, KeyError, ValueError) as error:
+                raise RegistryUnavailableError(f"{self.url} names a reference without subject or version") from error
+            if (subject, version) not in known:
+                if len(known) >= MAX_REFERENCES:
+                    raise UndecodableError(f"it refers to more than {MAX_REFERENCES} schemas")
+                found = await self._get(
+                    f"subjects/{quote(subject, safe='')}/versions/{version}", f"{subject} {version}"
+                )
+                known[subject, version] = _text(found)
+                await self._collect(found, into, known)
+            into[name] = known[subject, version]
+
+    async def _get(self, path: str, what: str) -> dict[str, Any]:
+        body = b""
+        try:
+            async with self._client.stream("GET", path) as response:
+                # To the end, or the deadline: httpx leaves what is left early to the garbage collector.
+                async for part in response.aiter_bytes():
+                    if len(body) <= MAX_SCHEMA_BYTES:
+                        body += part
+        except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError, OSError, ValueError) as error:
+            reason = f"{self.url}: {str(error) or type(error).__name__}"
+            raise RegistryUnavailableError(reason, is_away=True) from error
+        if response.status_code == 404:
+            raise UndecodableError(f"the registry has no {what}")
+        if response.status_code != 200:
+            raise RegistryUnavailableError(f"{self.url} answered {response.status_code} for {what}")
+        if len(body) > MAX_SCHEMA_BYTES:
+            raise UndecodableError(f"{what} has more than {MAX_SCHEMA_BYTES} bytes")
+        try:
+            found = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict) or not isinstance(found.get("schema"), str):
+            raise RegistryUnavailableError(f"{self.url} answered for {what} with something that is no schema")
+        return found
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    return str(found["schema"])

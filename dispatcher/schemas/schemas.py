@@ -1,0 +1,229 @@
+"""The schemas that a replica knows: one fetch for each id, kept for good.
+
+*Thread*: `Schemas.decoder`, `Schemas.look_up` and `Schemas.statistics` may be called by any thread; `Schemas.run`
+belongs to Trio's. What threads share are dicts, each changed by single operations that the interpreter does whole.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import trio
+
+from dispatcher.schemas.framing import SchemaKey, UndecodableError
+from dispatcher.schemas.registry import RegisteredSchema, Registry, RegistryUnavailableError
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 2.0
+"""How long a schema is left alone after a registry gave no answer for it."""
+
+MISSING_SECONDS = 30.0
+"""How long a schema counts as missing before the registry is asked again: one that lags may have it by then."""
+
+FORGET_SECONDS = 15.0
+"""How long after that what a registry failed to answer says nothing any longer about what it will: nobody has asked."""
+
+MAX_SCHEMAS = 10_000
+"""How many decoders are kept; ids are the producer's to choose, so a hostile one could name them all."""
+
+FETCHES_AT_ONCE = 4
+
+LOG_SECONDS = 10.0
+"""Least time between two log lines about schemas that cannot be used."""
+
+
+class Decoder(Protocol):
+    """Decodes what was written with one schema. *Thread*: any, several at a time."""
+
+    kind: str
+    """``AVRO``, ``PROTOBUF`` or ``JSON``."""
+    name: str
+
+    def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:
+        """The content as JSON; `UndecodableError` if it does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A schema that there is no decoder for: why, and from when on it is worth asking again."""
+
+    reason: str
+    ask_again_at: float
+    """In seconds of `time.monotonic`."""
+    since: float | None
+    """Since when the registry gives no answer, on the same clock; None if the answer was that there is no such
+    schema, or that nothing can be decoded with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemasStatistics:
+    """A snapshot."""
+
+    known: int
+    missing: int
+    fetches: int
+    failures: int
+    unavailable: str | None
+    """Why the registry cannot be asked, None while it can."""
+
+
+class Schemas:
+    """Keeps a decoder for each schema that was asked for.
+
+    Args:
+        registry: Where they come from.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._decoders: dict[SchemaKey, Decoder] = {}
+        self._missing: dict[SchemaKey, Missing] = {}
+        self._wanted: dict[SchemaKey, float] = {}
+        """Since when, for each that is to be fetched or is being fetched."""
+        self._under_way: set[SchemaKey] = set()
+        self._wake_up = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._fetches = self._failures = 0
+        self._unavailable: str | None = None
+        self._unavailable_since = self._failed_at = 0.0
+        self._away_until = 0.0
+        """Until when no connection is tried, after one has failed."""
+        self._log_at = -LOG_SECONDS
+
+    def decoder(self, key: SchemaKey) -> Decoder | None:
+        """The decoder of a schema, if it is known. Never waits."""
+        return self._decoders.get(key)
+
+    def look_up(self, key: SchemaKey) -> Missing | None:
+        """Have a schema fetched that is not known. Never waits.
+
+        Returns:
+            Why there is none; None while that is not known yet.
+        """
+        now = time.monotonic()
+        missing, unavailable = self._missing.get(key), self._unavailable
+        if key not in self._wanted and (missing is None or now >= missing.ask_again_at):
+            if missing is not None and now >= missing.ask_again_at + FORGET_SECONDS:
+                missing = None
+                self._missing.pop(key, None)
+            self._wanted[key] = now
+            if self._token is not None:
+                self._token.run_sync_soon(self._wake, idempotent=True)
+        if missing is None and unavailable is not None and now < self._failed_at + FORGET_SECONDS:
+            return Missing(unavailable, now, self._unavailable_since)
+        return missing
+
+    def statistics(self) -> SchemasStatistics:
+        """A snapshot of what is known."""
+        return SchemasStatistics(
+            len(self._decoders), len(self._missing), self._fetches, self._failures, self._unavailable
+        )
+
+    async def run(self) -> None:
+        """Fetch what is looked up, a few at a time, until cancelled. *Cancellation*: safe."""
+        self._token = trio.lowlevel.current_trio_token()
+        limiter = trio.CapacityLimiter(FETCHES_AT_ONCE)
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    self._wake_up = trio.Event()
+                    for key in self._wanted.copy().keys() - self._under_way:
+                        self._under_way.add(key)
+                        nursery.start_soon(self._fetch, key, limiter)
+                    await self._wake_up.wait()
+        finally:
+            self._token = None
+            with trio.move_on_after(1, shield=True):
+                await self._registry.close()
+
+    def _wake(self) -> None:
+        self._wake_up.set()
+
+    async def _fetch(self, key: SchemaKey, limiter: trio.CapacityLimiter) -> None:
+        async with limiter:
+            try:
+                decoder = await self._fetched(key)
+            except UndecodableError as error:
+                self._answered()
+                self._note(key, Missing(str(error), time.monotonic() + MISSING_SECONDS, None))
+                self._warn("schema cannot be used", schema=str(key), reason=str(error))
+            except RegistryUnavailableError as error:
+                self._fail(key, error)
+            else:
+                self._answered()
+                self._missing.pop(key, None)
+                self._decoders[key] = decoder
+                _forget_oldest(self._decoders)
+            # Last: whoever finds it no longer wanted must find the decoder, or why there is none.
+            del self._wanted[key]
+            self._under_way.discard(key)
+
+    async def _fetched(self, key: SchemaKey) -> Decoder:
+        if time.monotonic() < self._away_until:
+            raise RegistryUnavailableError(self._unavailable or "")
+        self._fetches += 1
+        return await _made(await self._registry.fetch(key))
+
+    def _answered(self) -> None:
+        if self._unavailable is not None:
+            log.info("schema registry available again", url=self._registry.url)
+        self._unavailable = None
+        self._away_until = 0.0
+
+    def _fail(self, key: SchemaKey, error: RegistryUnavailableError) -> None:
+        now = time.monotonic()
+        if self._unavailable is None or now >= self._failed_at + FORGET_SECONDS:
+            self._unavailable_since = self._wanted[key]
+            self._warn("schema registry unavailable", reason=str(error))
+        self._unavailable, self._failed_at = str(error), now
+        if error.is_away:
+            self._away_until = now + RETRY_SECONDS
+        before = self._missing.get(key)
+        since = before.since if before is not None and before.since is not None else self._wanted[key]
+        self._note(key, Missing(str(error), now + RETRY_SECONDS, min(since, self._unavailable_since)))
+
+    def _note(self, key: SchemaKey, missing: Missing) -> None:
+        self._failures += 1
+        self._missing[key] = missing
+        _forget_oldest(self._missing)
+
+    def _warn(self, event: str, **details: object) -> None:
+        if time.monotonic() - self._log_at >= LOG_SECONDS:
+            self._log_at = time.monotonic()
+            log.warning(event, **details)
+
+
+def _forget_oldest(known: dict[SchemaKey, Decoder] | dict[SchemaKey, Missing]) -> None:
+    while len(known) > MAX_SCHEMAS:
+        del known[next(iter(known))]
+
+
+async def _made(schema: RegisteredSchema) -> Decoder:
+    """A decoder, made in a worker thread: a large schema takes a while, and protoc a fifth of a second."""
+    return await trio.to_thread.run_sync(decoder_of, schema, abandon_on_cancel=True)
+
+
+def decoder_of(schema: RegisteredSchema) -> Decoder:
+    """Make the decoder of a schema. Blocks.
+
+    Raises:
+        UndecodableError: the schema is wrong, unsafe to decode with, or the installation lacks what it needs.
+    """
+    # Imported when first needed: each is an extra that an installation may lack.
+    try:
+        if schema.kind == "AVRO":
+            from dispatcher.schemas.avro import AvroDecoder  # noqa: PLC0415
+
+            return AvroDecoder(schema.text, tuple(schema.references.values()))
+        if schema.kind == "PROTOBUF":
+            from dispatcher.schemas.protobuf import ProtobufDecoder  # noqa: PLC0415
+
+            return ProtobufDecoder(schema.text, schema.references)
+    except ImportError as error:
+        extra = schema.kind.lower()
+        raise UndecodableError(f"this installation lacks the extra for it: pip install '...[{extra}]'") from error
+    from dispatcher.schemas.json_schema import JsonDecoder  # noqa: PLC0415
+
+    return JsonDecoder(schema.text)

@@ -1,0 +1,125 @@
+"""How decoded values are written as plain JSON: one table of rules for Avro and Protobuf.
+
+| value | JSON |
+|---|---|
+| integers | numbers; as strings above 2^53 in size where ``int64=string`` |
+| floats | numbers; NaN and the infinities are null, because JSON has none |
+| decimals | strings, with all their digits |
+| bytes, fixed | base64 |
+| dates, times, timestamps | ISO 8601; timestamps with an offset of ``Z``, local ones without |
+| durations | of Avro ISO 8601, such as ``P1M2DT3.004S``; of Protobuf seconds, such as ``3.004s`` (ProtoJSON) |
+| UUIDs, enums | strings |
+| unions | the value alone, without the name of its type |
+| maps, records, messages | objects |
+"""
+
+from base64 import b64encode
+from datetime import date
+from typing import Any
+
+import orjson
+
+from dispatcher.schemas.framing import UndecodableError
+
+SAFE_INTEGER = 2**53
+"""The largest integer up to which JavaScript's numbers are exact (ECMA-262, Number.MAX_SAFE_INTEGER, plus one)."""
+
+MAX_DECODED_BYTES = 32 * 1024 * 1024
+"""A small value can name large ones: what is larger than this as JSON is not decoded."""
+
+_DIGITS = {"seconds": 0, "millis": 3, "micros": 6, "nanos": 9}
+
+
+def json_of(value: object, *, int64_strings: bool) -> bytes:
+    """Write a decoded value as JSON.
+
+    Raises:
+        UndecodableError: JSON cannot hold it, or it is too large.
+    """
+    try:
+        data = orjson.dumps(with_int64_strings(value) if int64_strings else value, default=_other)
+    except (TypeError, RecursionError) as error:
+        raise UndecodableError(f"what it holds cannot be written as JSON: {error}") from error
+    if len(data) > MAX_DECODED_BYTES:
+        raise UndecodableError(f"as JSON it has {len(data)} bytes, the most is {MAX_DECODED_BYTES}")
+    return data
+
+
+def with_int64_strings(value: Any) -> Any:
+    """The same value with integers that a JavaScript number cannot hold as strings."""
+    if isinstance(value, dict):
+        return {name: with_int64_strings(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [with_int64_strings(item) for item in value]
+    if type(value) is int and not -SAFE_INTEGER <= value <= SAFE_INTEGER:
+        return str(value)
+    return value
+
+
+def timestamp(count: int, unit: str, *, local: bool = False) -> str:
+    """A moment as ISO 8601, at any distance from 1970: years outside 0001 to 9999 are written with six digits.
+
+    Args:
+        count: Units since the epoch.
+        unit: ``seconds``, ``millis``, ``micros`` or ``nanos``.
+        local: A local time, without a time zone.
+    """
+    digits = _DIGITS[unit]
+    seconds, fraction = divmod(count, 10**digits)
+    days, second_of_day = divmod(seconds, 86_400)
+    clock = f"{second_of_day // 3600:02}:{second_of_day // 60 % 60:02}:{second_of_day % 60:02}"
+    subsecond = f".{fraction:0{digits}}" if digits else ""
+    return f"{day(days)}T{clock}{subsecond}{'' if local else 'Z'}"
+
+
+def day(days: int) -> str:
+    """A date as ISO 8601, from days since 1970-01-01."""
+    # The Gregorian calendar repeats every 400 years, which are 146,097 days.
+    cycles, rest = divmod(days + 719_162, 146_097)
+    found = date.fromordinal(rest + 1)
+    year = found.year + 400 * cycles
+    written = f"{year:04}" if 0 <= year <= 9999 else f"{year:+07}"
+    return f"{written}-{found.month:02}-{found.day:02}"
+
+
+def time_of_day(count: int, unit: str) -> str:
+    """A time of day as ISO 8601; one that no day has stays the number of its units."""
+    digits = _DIGITS[unit]
+    seconds, fraction = divmod(count, 10**digits)
+    if not 0 <= seconds < 86_400:
+        return str(count)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{fraction:0{digits}}"
+
+
+def duration(months: int, days: int, millis: int) -> str:
+    """Avro's duration as ISO 8601; its three parts do not convert into each other."""
+    text = "P" + (f"{months}M" if months else "") + (f"{days}D" if days else "")
+    if millis:
+        seconds, rest = divmod(millis, 1000)
+        text += f"T{seconds}" + (f".{rest:03}" if rest else "") + "S"
+    return text if len(text) > 1 else "PT0S"
+
+
+def duration_of(seconds: int, nanos: int) -> str:
+    """Protobuf's duration as ProtoJSON has it, such as ``1.5s``."""
+    total = seconds * 10**9 + nanos
+    whole, fraction = divmod(abs(total), 10**9)
+    digits = f".{fraction:09}".rstrip("0") if fraction else ""
+    return f"{'-' if total < 0 else ''}{whole}{digits}s"
+
+
+def decimal(unscaled: int, scale: int) -> str:
+    """A decimal number with all its digits: ``unscaled`` times ten to the power of ``-scale``."""
+    sign, digits = "-" if unscaled < 0 else "", str(abs(unscaled))
+    if scale <= 0:
+        return sign + digits + "0" * (-scale if unscaled else 0)
+    digits = digits.rjust(scale + 1, "0")
+    return f"{sign}{digits[:-scale]}.{digits[-scale:]}"
+
+
+def _other(value: object) -> object:
+    if isinstance(value, bytes | bytearray):
+        return b64encode(value).decode()
+    if isinstance(value, int):
+        return str(value)  # beyond 64 bits
+    raise TypeError(f"{type(value).__name__} has no rule")

@@ -1,0 +1,220 @@
+"""Avro: what fastavro writes is decoded to plain JSON, and what may harm is refused before it is read."""
+
+import io
+import struct
+from contextlib import suppress
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import fastavro
+import orjson
+import pytest
+from fastavro import _read_py as slow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dispatcher.schemas import avro
+from dispatcher.schemas.avro import AvroDecoder
+from dispatcher.schemas.framing import UndecodableError
+
+LIST = {
+    "type": "record",
+    "name": "Node",
+    "fields": [{"name": "next", "type": ["null", "Node"]}, {"name": "n", "type": "int"}],
+}
+
+
+def written(schema: Any, value: Any) -> bytes:
+    """A value as a producer writes it."""
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, fastavro.parse_schema(schema), value)
+    return stream.getvalue()
+
+
+def decoder(schema: Any) -> AvroDecoder:
+    """Of a schema that needs no other."""
+    return AvroDecoder(orjson.dumps(schema).decode())
+
+
+def decoded(schema: Any, value: Any, *, int64_strings: bool = False) -> Any:
+    """What a written value is decoded to."""
+    return orjson.loads(decoder(schema).decode(written(schema, value), int64_strings=int64_strings))
+
+
+def logical(kind: str, logical_type: str, **more: Any) -> dict[str, Any]:
+    """A logical type."""
+    return {"type": kind, "logicalType": logical_type, **more}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "expected"),
+    [
+        (logical("int", "date"), date(2024, 2, 29), "2024-02-29"),
+        (logical("int", "time-millis"), time(1, 2, 3, 4_000), "01:02:03.004"),
+        (logical("long", "time-micros"), time(1, 2, 3, 4), "01:02:03.000004"),
+        (logical("long", "timestamp-millis"), datetime(2024, 1, 2, tzinfo=UTC), "2024-01-02T00:00:00.000Z"),
+        (logical("long", "timestamp-micros"), datetime(1, 1, 1, 0, 0, 0, 1, UTC), "0001-01-01T00:00:00.000001Z"),
+        (logical("long", "timestamp-nanos"), 1_704_153_600_000_000_001, "2024-01-02T00:00:00.000000001Z"),
+        (logical("long", "local-timestamp-millis"), datetime(2024, 1, 2, 3), "2024-01-02T03:00:00.000"),  # noqa: DTZ001
+        (logical("long", "local-timestamp-micros"), datetime(2024, 1, 2), "2024-01-02T00:00:00.000000"),  # noqa: DTZ001
+        (logical("bytes", "decimal", precision=40, scale=2), Decimal("-1234567890123456789012345678.91"), None),
+        (logical("fixed", "decimal", name="F", size=8, precision=9, scale=3), Decimal("1.500"), "1.500"),
+        (logical("string", "uuid"), UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (logical("fixed", "duration", name="D", size=12), struct.pack("<3I", 1, 2, 3_004), "P1M2DT3.004S"),
+        (logical("long", "of-somebody"), 5, 5),
+    ],
+    ids=lambda part: part["logicalType"] if isinstance(part, dict) else "",
+)
+def test_logical_types(schema: Any, value: Any, expected: Any) -> None:
+    """Each as the table of docs/schemas.md has it."""
+    assert decoded(schema, value) == (str(value) if expected is None else expected)
+
+
+def test_primitives_unions_and_what_is_nested() -> None:
+    """Unions are bare; bytes and fixed are base64; enums are their symbols."""
+    schema = {
+        "type": "record",
+        "name": "com.example.All",
+        "fields": [
+            {"name": "nothing", "type": "null"},
+            {"name": "yes", "type": "boolean"},
+            {"name": "f", "type": "float"},
+            {"name": "nan", "type": "double"},
+            {"name": "data", "type": "bytes"},
+            {"name": "four", "type": {"type": "fixed", "name": "Four", "size": 4}},
+            {"name": "suit", "type": {"type": "enum", "name": "Suit", "symbols": ["CLUBS", "HEARTS"]}},
+            {"name": "either", "type": ["null", "string", {"type": "map", "values": "long"}]},
+            {
+                "name": "inner",
+                "type": {
+                    "type": "array",
+                    "items": {"type": "record", "name": "Inner", "fields": [{"name": "ä", "type": ["int", "Suit"]}]},
+                },
+            },
+        ],
+    }
+    value = {
+        "nothing": None,
+        "yes": True,
+        "f": 0.5,
+        "nan": float("nan"),
+        "data": b"\x00\xff",
+        "four": b"abcd",
+        "suit": "HEARTS",
+        "either": {"a": 2**53 + 1},
+        "inner": [{"ä": 1}, {"ä": "CLUBS"}],
+    }
+    expected = value | {"nan": None, "data": "AP8=", "four": "YWJjZA=="}
+    assert decoded(schema, value) == expected
+    assert decoded(schema, value, int64_strings=True)["either"] == {"a": str(2**53 + 1)}
+    assert (decoder(schema).name, decoder("long").name) == ("com.example.All", "avro")
+
+
+def test_references_are_known_by_their_names() -> None:
+    """Each after those that it needs itself."""
+    first = '{"type": "enum", "name": "a.Colour", "symbols": ["RED"]}'
+    second = '{"type": "record", "name": "a.Car", "fields": [{"name": "colour", "type": "a.Colour"}]}'
+    made = AvroDecoder('{"type": "array", "items": "a.Car"}', (first, second))
+    assert made.decode(b"\x02\x00\x00") == b'[{"colour":"RED"}]'
+    with pytest.raises(UndecodableError, match="its Avro schema is wrong"):
+        AvroDecoder(second)
+
+
+def test_what_refers_to_itself_is_read_in_python() -> None:
+    """Fastavro's reader in C would end the process when its stack is used up; this one raises."""
+    value = {"next": {"next": None, "n": 2}, "n": 1}
+    assert decoded(LIST, value) == value
+    made = decoder(LIST)
+    assert made._read is slow.schemaless_reader
+    with pytest.raises(UndecodableError, match="does not fit its Avro schema"):
+        made.decode(b"\x02" * 50_000)
+    assert decoder("int")._read is fastavro.schemaless_reader
+
+
+def test_deep_schemas_are_read_in_python() -> None:
+    """The same, without recursion."""
+    schema: Any = "int"
+    for _ in range(avro.MAX_DEPTH + 1):
+        schema = {"type": "array", "items": schema}
+    assert decoder(schema)._read is slow.schemaless_reader
+
+
+NULLS = {"type": "record", "name": "N", "fields": [{"name": f"f{n}", "type": "null"} for n in range(40)]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "array", "items": "null"}, "takes no bytes"),
+        ({"type": "array", "items": NULLS}, "takes no bytes"),
+        ({"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}}, "takes no bytes"),
+        ({"type": "map", "values": NULLS}, "bytes stand for"),
+        ("nonsense", "its Avro schema is wrong"),
+        ({"type": "record"}, "its Avro schema is wrong"),
+        ({"type": "record", "name": "R", "fields": 7}, "its Avro schema is wrong"),
+    ],
+)
+def test_schemas_that_may_harm_are_refused(schema: Any, reason: str) -> None:
+    """A few bytes would stand for as many values as there is memory."""
+    with pytest.raises(UndecodableError, match=reason):
+        decoder(schema)
+
+
+def test_a_schema_with_exponentially_many_values_is_refused() -> None:
+    """Each record holds the one before ten times."""
+    schema: Any = {"type": "record", "name": "R0", "fields": [{"name": "a", "type": "null"}]}
+    named = [schema]
+    for n in range(1, 8):
+        fields = [{"name": f"f{i}", "type": f"R{n - 1}"} for i in range(10)]
+        named.append({"type": "record", "name": f"R{n}", "fields": fields})
+    with pytest.raises(UndecodableError, match="too many to decode"):
+        AvroDecoder('"R7"', tuple(orjson.dumps(one).decode() for one in named))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 2_000 + "]" * 2_000, '{"type": ' * 3_000 + '"int"' + "}" * 3_000])
+def test_texts_that_are_no_schemas_are_refused(text: str) -> None:
+    """Also those that are nested too deep."""
+    with pytest.raises(UndecodableError):
+        AvroDecoder(text)
+
+
+def test_values_that_may_be_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their length, before they are read."""
+    schema = {"type": "array", "items": "int"}
+    monkeypatch.setattr(avro, "MAX_VALUES", 3_000)
+    made = decoder(schema)
+    assert len(orjson.loads(made.decode(written(schema, [0] * 2_500)))) == 2_500
+    with pytest.raises(UndecodableError, match="may hold more than 3000 values"):
+        made.decode(written(schema, [0] * 3_100))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x02", b"\x02a\x00\x00", b"\xff" * 20, b"\x01"])
+def test_bytes_of_another_schema_are_refused(content: bytes) -> None:
+    """Cut short, too long, impossible."""
+    with pytest.raises(UndecodableError, match=r"does not fit its Avro schema|left over"):
+        decoder({"type": "record", "name": "R", "fields": [{"name": "s", "type": "string"}]}).decode(content)
+
+
+FIELDS = st.recursive(
+    st.sampled_from(["null", "boolean", "int", "long", "double", "bytes", "string"])
+    | st.just(logical("long", "timestamp-nanos"))
+    | st.just(logical("bytes", "decimal", precision=9, scale=2)),
+    lambda inner: (
+        inner.map(lambda kind: {"type": "array", "items": kind})
+        | inner.map(lambda kind: {"type": "map", "values": kind})
+        | inner.filter(lambda kind: kind != "null").map(lambda kind: ["null", kind])
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(FIELDS, max_size=4), st.binary(max_size=200))
+def test_any_bytes_give_json_or_a_reason(kinds: list[Any], content: bytes) -> None:
+    """Whatever the schema; nothing else is raised."""
+    fields = [{"name": f"f{number}", "type": kind} for number, kind in enumerate(kinds)]
+    with suppress(UndecodableError):
+        made = decoder({"type": "record", "name": "R", "fields": fields})
+        orjson.loads(made.decode(content))

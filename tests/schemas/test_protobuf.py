@@ -1,0 +1,223 @@
+"""Protobuf: what the library writes is decoded to plain JSON, with descriptors that protoc makes of texts."""
+
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from google.protobuf import json_format, message_factory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dispatcher.schemas import protobuf
+from dispatcher.schemas.framing import UndecodableError
+from dispatcher.schemas.protobuf import ProtobufDecoder
+
+REFERENCE = """
+syntax = "proto3";
+package common;
+message Money { string currency = 1; int64 units = 2; }
+"""
+
+TEXT = """
+syntax = "proto3";
+package shop;
+import "common/money.proto";
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/duration.proto";
+import "google/protobuf/wrappers.proto";
+import "google/protobuf/struct.proto";
+import "google/protobuf/any.proto";
+enum Kind { NONE = 0; GIFT = 1; }
+message First { string a = 1; message Within { int32 b = 1; message Deeper { bool c = 1; } } }
+message Order {
+  int64 id = 1;
+  uint64 large = 2;
+  double ratio = 3;
+  bytes data = 4;
+  Kind kind = 5;
+  repeated common.Money prices = 6;
+  map<int32, common.Money> by_number = 7;
+  map<bool, string> by_flag = 8;
+  oneof payment { string card = 9; common.Money cash = 10; }
+  optional string note = 11;
+  google.protobuf.Timestamp at = 12;
+  google.protobuf.Duration took = 13;
+  google.protobuf.Int64Value maybe = 14;
+  google.protobuf.Struct more = 15;
+  google.protobuf.Any any = 16;
+  Order parent = 17;
+  repeated Kind kinds = 18;
+  message AfterMaps { int32 d = 1; }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def shop() -> ProtobufDecoder:
+    """The decoder of `TEXT`."""
+    return ProtobufDecoder(TEXT, {"common/money.proto": REFERENCE})
+
+
+def message(made: ProtobufDecoder, name: str, value: dict[str, Any]) -> bytes:
+    """A message as a producer writes it, from ProtoJSON."""
+    kind = message_factory.GetMessageClass(made._pool.FindMessageTypeByName(name))
+    return json_format.ParseDict(value, kind(), descriptor_pool=made._pool).SerializeToString()
+
+
+ORDER_INDEXES = b"\x02\x02"
+"""One index: 1."""
+
+
+def test_every_kind_of_field(shop: ProtobufDecoder) -> None:
+    """Names of the file; integers are numbers; well-known types as ProtoJSON; the set member of a oneof alone."""
+    value = {
+        "id": str(2**53 + 1),
+        "large": str(2**64 - 1),
+        "ratio": 0.5,
+        "data": "AP8=",
+        "kind": "GIFT",
+        "prices": [{"currency": "EUR", "units": "5"}],
+        "byNumber": {"7": {"units": "1"}},
+        "byFlag": {"true": "yes"},
+        "cash": {"currency": "CHF"},
+        "note": "",
+        "at": "2024-01-02T03:04:05.000000006Z",
+        "took": "3.004s",
+        "maybe": "9",
+        "more": {"a": [1, None, {"b": "c"}]},
+        "any": {"@type": "type.googleapis.com/common.Money", "currency": "USD"},
+        "parent": {"id": "1"},
+        "kinds": ["NONE", "GIFT"],
+    }
+    content = message(shop, "shop.Order", value)
+    decoded = orjson.loads(shop.decode(ORDER_INDEXES + content))
+    parent = decoded.pop("parent")
+    assert decoded == {
+        "id": 2**53 + 1,
+        "large": 2**64 - 1,
+        "ratio": 0.5,
+        "data": "AP8=",
+        "kind": "GIFT",
+        "prices": [{"currency": "EUR", "units": 5}],
+        "by_number": {"7": {"currency": "", "units": 1}},
+        "by_flag": {"true": "yes"},
+        "cash": {"currency": "CHF", "units": 0},
+        "note": "",
+        "at": "2024-01-02T03:04:05.000000006Z",
+        "took": "3.004s",
+        "maybe": 9,
+        "more": {"a": [1, None, {"b": "c"}]},
+        "any": {"@type": "type.googleapis.com/common.Money", "currency": "USD"},
+        "kinds": ["NONE", "GIFT"],
+    }
+    # Without presence: there with the default. With presence: only if it was set.
+    assert parent == {
+        "id": 1,
+        "large": 0,
+        "ratio": 0,
+        "data": "",
+        "kind": "NONE",
+        "prices": [],
+        "by_number": {},
+        "by_flag": {},
+        "kinds": [],
+    }
+    strings = orjson.loads(shop.decode(ORDER_INDEXES + content, int64_strings=True))
+    assert (strings["id"], strings["large"], strings["maybe"]) == (str(2**53 + 1), str(2**64 - 1), 9)
+
+
+@pytest.mark.parametrize(
+    ("indexes", "content", "expected"),
+    [
+        (b"\x00", b"\x0a\x01x", {"a": "x"}),
+        (b"\x02\x00", b"\x0a\x01x", {"a": "x"}),
+        (b"\x04\x00\x00", b"\x08\x05", {"b": 5}),
+        (b"\x06\x00\x00\x00", b"\x08\x01", {"c": True}),
+        (b"\x04\x02\x00", b"\x08\x05", {"d": 5}),
+    ],
+)
+def test_indexes_lead_to_the_message(
+    shop: ProtobufDecoder, indexes: bytes, content: bytes, expected: dict[str, Any]
+) -> None:
+    """In front of the message or in a header, and however deep it is nested."""
+    assert orjson.loads(shop.decode(indexes + content)) == expected
+    assert orjson.loads(shop.decode(content, indexes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x02\x04", r"no message at \[2\]"),
+        (b"\x02\x01", r"no message at \[-1\]"),
+        (b"\x04\x02\x02", r"no message at \[1, 1\]"),
+        (b"", "cut short"),
+        (b"\x00\x0a\x7f", "does not fit its Protobuf message"),
+        (b"\x00\x0a\x01\xff", "does not fit its Protobuf message"),
+        (ORDER_INDEXES + b"\x82\x01\x07\x0a\x01x\x12\x02\x0a\x7f", "google.protobuf.Any cannot be written as JSON"),
+    ],
+)
+def test_bytes_of_another_schema_are_refused(shop: ProtobufDecoder, data: bytes, reason: str) -> None:
+    """With a reason."""
+    with pytest.raises(UndecodableError, match=reason):
+        shop.decode(data)
+
+
+def test_messages_nested_too_deep_are_refused(shop: ProtobufDecoder) -> None:
+    """By Protobuf's own parser."""
+    content = b""
+    for _ in range(150):
+        length = len(content)
+        size = bytes([length]) if length < 128 else bytes([length & 0x7F | 0x80, length >> 7])
+        content = b"\x8a\x01" + size + content
+    with pytest.raises(UndecodableError):
+        shop.decode(ORDER_INDEXES + content)
+
+
+def test_a_message_with_too_many_values_is_refused(shop: ProtobufDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes can stand for a message with many fields."""
+    monkeypatch.setattr(protobuf, "MAX_VALUES", 100)
+    assert orjson.loads(shop.decode(ORDER_INDEXES + b"\x92\x01\x20" + b"\x01" * 32))["kinds"] == ["GIFT"] * 32
+    with pytest.raises(UndecodableError, match="more than 100 values"):
+        shop.decode(ORDER_INDEXES + b"\x92\x01\x64" + b"\x01" * 100)
+    with pytest.raises(UndecodableError, match="more than 100 values"):
+        shop.decode(ORDER_INDEXES + b"\x32\x00" * 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "references", "reason"),
+    [
+        ("nonsense", {}, "its Protobuf file is wrong: registry-schema.proto"),
+        ('syntax = "proto3";', {}, "has no message"),
+        ('syntax = "proto3"; import "gone.proto"; message A {}', {}, "its Protobuf file is wrong"),
+        ("", {"../escape.proto": ""}, "is no relative name"),
+        ("", {"/etc/escape.proto": ""}, "is no relative name"),
+    ],
+)
+def test_files_that_are_wrong_are_refused(text: str, references: dict[str, str], reason: str) -> None:
+    """With what protoc says, and nothing is written outside of its folder."""
+    with pytest.raises(UndecodableError, match=reason):
+        ProtobufDecoder(text, references)
+
+
+def test_a_compiler_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a text does to it."""
+    monkeypatch.setattr(protobuf, "COMPILE_SECONDS", 0.001)
+    with pytest.raises(UndecodableError, match="protoc took more than"):
+        ProtobufDecoder('syntax = "proto3"; message A {}')
+
+
+@settings(max_examples=100)
+@given(st.binary(max_size=200))
+def test_any_bytes_give_json_or_a_reason(data: bytes) -> None:
+    """Nothing else is raised."""
+    made = _made()
+    for indexes in (b"", ORDER_INDEXES, b"\x00"):
+        with suppress(UndecodableError):
+            orjson.loads(made.decode(indexes + data))
+
+
+def _made(known: list[ProtobufDecoder] = []) -> ProtobufDecoder:  # noqa: B006 - made once for all examples
+    if not known:
+        known.append(ProtobufDecoder(TEXT, {"common/money.proto": REFERENCE}))
+    return known[0]

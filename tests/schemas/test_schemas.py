@@ -1,0 +1,202 @@
+"""One fetch for each schema, and what is known of those that cannot be had."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import pytest
+import trio
+import trio.testing
+
+from dispatcher.schemas import schemas as schemas_module
+from dispatcher.schemas.framing import SchemaKey
+from dispatcher.schemas.registry import Registry
+from dispatcher.schemas.schemas import Decoder, Missing, Schemas
+from testbed.patience import seconds
+from testbed.registry import RegistryServer, serve_registry
+
+GUID = UUID("0190a3a4-7bd1-7e6a-9d2b-1c2d3e4f5a6b")
+
+
+@asynccontextmanager
+async def running(server: RegistryServer, timeout_seconds: float = 30) -> AsyncIterator[Schemas]:
+    """Schemas of this registry."""
+    schemas = Schemas(Registry(server.url, timeout_seconds=timeout_seconds))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(schemas.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield schemas
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that threads and sockets bring about."""
+    with trio.fail_after(seconds(10)):
+        while not condition():  # noqa: ASYNC110 - it has no event
+            await trio.sleep(0.005)
+
+
+async def found(schemas: Schemas, key: SchemaKey) -> Decoder | Missing:
+    """The decoder, or why there is none."""
+    await until(lambda: schemas.decoder(key) or schemas.look_up(key))
+    answer = schemas.decoder(key) or schemas.look_up(key)
+    assert answer is not None
+    return answer
+
+
+async def found_decoder(schemas: Schemas, key: SchemaKey) -> Decoder:
+    """The decoder, however often it has to be asked for."""
+    await until(lambda: schemas.decoder(key) is not None or (schemas.look_up(key) and False))
+    decoder = schemas.decoder(key)
+    assert decoder is not None
+    return decoder
+
+
+async def test_one_fetch_for_each_schema() -> None:
+    """However many ask while it is under way, and after it has come."""
+    async with serve_registry() as server:
+        server.add(1, '"int"')
+        server.held = trio.Event()
+        async with running(server) as schemas:
+            for _ in range(100):
+                assert schemas.look_up(1) is None
+            server.held.set()
+            decoder = await found_decoder(schemas, 1)
+            assert decoder.decode(b"\x04") == b"2"
+            assert (await found(schemas, 1)) is decoder
+            assert server.asked == {"/schemas/ids/1": 1}
+            statistics = schemas.statistics()
+            assert (statistics.known, statistics.missing, statistics.fetches, statistics.failures) == (1, 0, 1, 0)
+
+
+async def test_each_kind_has_its_decoder() -> None:
+    """By what the registry says of it."""
+    async with serve_registry() as server:
+        server.add(1, '{"type": "enum", "name": "a.E", "symbols": ["A"]}')
+        server.add(2, 'syntax = "proto3"; package a; message M {}', "PROTOBUF")
+        server.add(GUID, '{"title": "T"}', "JSON")
+        async with running(server) as schemas:
+            keys: list[SchemaKey] = [1, 2, GUID]
+            decoders = [await found_decoder(schemas, key) for key in keys]
+            assert [(one.kind, one.name) for one in decoders] == [("AVRO", "a.E"), ("PROTOBUF", "a.M"), ("JSON", "T")]
+
+
+async def test_what_was_looked_up_before_the_start_is_fetched() -> None:
+    """Threads may be earlier."""
+    async with serve_registry() as server:
+        server.add(1, '"int"')
+        schemas = Schemas(Registry(server.url))
+        schemas.look_up(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(schemas.run)
+            await found_decoder(schemas, 1)
+            nursery.cancel_scope.cancel()
+
+
+async def test_threads_look_schemas_up() -> None:
+    """As the poller's does: the loop wakes for it."""
+    async with serve_registry() as server:
+        server.add(1, '"int"')
+        async with running(server) as schemas:
+            await trio.to_thread.run_sync(schemas.look_up, 1)
+            await until(lambda: schemas.decoder(1))
+
+
+async def test_a_schema_that_is_not_there_is_asked_for_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once, however often somebody wants it; a registry that lagged has it then."""
+    async with serve_registry() as server:
+        async with running(server) as schemas:
+            missing = await found(schemas, 1)
+            assert isinstance(missing, Missing)
+            assert missing.since is None
+            assert "the registry has no schema 1" in missing.reason
+            for _ in range(100):
+                assert schemas.look_up(1) == missing
+            assert server.asked == {"/schemas/ids/1": 1}
+            assert schemas.statistics().unavailable is None
+        monkeypatch.setattr(schemas_module, "MISSING_SECONDS", 0)
+        async with running(server) as schemas:
+            assert isinstance(await found(schemas, 1), Missing)
+            server.add(1, '"int"')
+            await found_decoder(schemas, 1)
+
+
+async def test_a_schema_that_cannot_be_decoded_with_says_why() -> None:
+    """It is known to be wrong, and others are not concerned."""
+    async with serve_registry() as server:
+        server.add(1, '{"type": "array", "items": "null"}')
+        server.add(2, '"int"')
+        async with running(server) as schemas:
+            missing = await found(schemas, 1)
+            assert isinstance(missing, Missing)
+            assert (missing.since, "takes no bytes" in missing.reason) == (None, True)
+            await found_decoder(schemas, 2)
+
+
+async def test_an_outage_is_counted_from_its_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it lasts, the time does not begin again; a registry that answers again ends it."""
+    monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0)
+    async with serve_registry() as server:
+        server.add(1, '"int"')
+        server.add(2, '"int"')
+        server.status = b"503 Service Unavailable"
+        async with running(server) as schemas:
+            first = await found(schemas, 1)
+            assert isinstance(first, Missing)
+            assert first.since is not None
+            await until(lambda: schemas.look_up(1) and server.asked["/schemas/ids/1"] >= 4)
+            again = schemas.look_up(1)
+            assert again is not None
+            assert again.since == first.since
+            # A schema that was never asked for need not wait for what is known to be away.
+            other = schemas.look_up(2)
+            assert other is not None
+            assert other.since == first.since
+            assert "answered 503" in str(schemas.statistics().unavailable)
+            server.status = b"200 OK"
+            await found_decoder(schemas, 1)
+            await found_decoder(schemas, 2)
+            assert schemas.statistics().unavailable is None
+
+
+async def test_an_outage_that_nobody_has_looked_at_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was away long ago may be there: who asks then waits as at first."""
+    monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(schemas_module, "FORGET_SECONDS", 0)
+    async with serve_registry() as server:
+        server.is_away = True
+        async with running(server) as schemas:
+            schemas.look_up(1)
+            await until(lambda: schemas.statistics().failures)
+            server.held = trio.Event()
+            server.is_away = False
+            # Under way again or not: what it was is no answer to either.
+            await until(lambda: schemas.look_up(1) is None)
+            assert schemas.look_up(2) is None
+            server.held.set()
+
+
+async def test_while_nobody_is_there_connections_are_tried_rarely() -> None:
+    """A hundred schemas that are wanted are not a hundred attempts."""
+    async with serve_registry() as server:
+        server.is_away = True
+        async with running(server) as schemas:
+            await found(schemas, 0)
+            for key in range(1, 100):
+                schemas.look_up(key)
+            await until(lambda: schemas.statistics().failures == 100)
+            assert sum(server.asked.values()) == schemas.statistics().fetches
+            assert schemas.statistics().fetches < 100
+
+
+async def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile producer may name every id."""
+    monkeypatch.setattr(schemas_module, "MAX_SCHEMAS", 3)
+    async with serve_registry() as server:
+        for key in range(5):
+            server.add(key, '"int"')
+        async with running(server) as schemas:
+            for key in range(10):
+                await found(schemas, key)
+            statistics = schemas.statistics()
+            assert (statistics.known, statistics.missing) == (3, 3)
