@@ -18,11 +18,12 @@ from dispatcher.intake import Intake
 from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Commands, PollResult
 from dispatcher.kafka.commits import CommitCoordinator
 from dispatcher.kafka.group_consumer import GroupConsumer
-from dispatcher.kafka.poller import Poller
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays
+from dispatcher.kafka.stalls import log_stalls
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.kafka.topic_probe import TopicProber
+from dispatcher.membership import Membership
 from dispatcher.pipeline_statistics import PipelineHealth, PipelineStatistics
 from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.flow import FlowControl
@@ -31,7 +32,7 @@ from dispatcher.sansio.lag import LagTracker
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.stalls import Stall, StallLimit
-from dispatcher.sansio.topic_health import Finding, GroupProbe, TopicHealth
+from dispatcher.sansio.topic_health import TopicHealth
 from dispatcher.settings import Settings
 from dispatcher.topic_watch import TopicWatch
 
@@ -66,23 +67,30 @@ class Pipeline:
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
         self._settings = settings
-        self._poller = Poller(self.make_consumer)
         self._consumer: ConsumerStatistics | None = None
         self._lags = LagTracker()
         self._health = Health()
         self._stalls = StallLimit()
+        self._membership = Membership(
+            settings,
+            self.hub,
+            self._replays,
+            self.make_consumer,
+            is_joined=lambda: self._joined,
+            owns_first=lambda: TopicPartition(settings.topics[0], 0) in self._offsets.partitions,
+            happened=self._happened,
+        )
         self._intake = Intake(self._offsets, self._flow, self.hub, self._following)
         self._topics = TopicWatch(
             TopicProber(self._replays.leaders, settings.topics),
             TopicHealth(settings.topics, settings.group_id, time.time()),
             self.hub,
             paused=lambda: self._flow.paused,
-            group=self._probe_group,
+            group=self._membership.probe,
             joined=lambda: self._joined,
+            answered=self._brokers_answered,
         )
         self._expiry = ExpiryWatch(settings, self._replays, self.hub, self._offsets, lambda: self._flow.paused)
-        self._may_not_join = False
-        """Whether the group's coordinator has refused this member, and it has not joined since."""
         self._stop_fetching = False
         self._stop = False
         self._rebalances = 0
@@ -118,7 +126,7 @@ class Pipeline:
             nursery.start_soon(self._following.run)
             nursery.start_soon(self._topics.run)
             nursery.start_soon(self._expiry.run)
-            await self._poller.run()
+            await self._membership.run()
             nursery.cancel_scope.cancel()
         await self._replays.close()
 
@@ -129,7 +137,7 @@ class Pipeline:
     def stop(self) -> None:
         """Commit what was dispatched, leave the group, and let `run` return."""
         self._stop = True
-        self._poller.stop()
+        self._membership.stop()
 
     # The poller's crossing (kafka.bridge.Downstream).
 
@@ -141,7 +149,8 @@ class Pipeline:
             self._take_statistics(result.statistics)
         for name, reason in result.errors:
             self._log(self._health.failed(name, reason, time.monotonic()))
-            self._may_not_join |= name == "GROUP_AUTHORIZATION_FAILED"
+            if name == "GROUP_AUTHORIZATION_FAILED":
+                self._membership.refused()
         if result.assigned is not None:
             self._take_assigned(result.assigned)
         rebuild = self._commits.answered(result.commit_answers, trio.current_time())
@@ -154,7 +163,7 @@ class Pipeline:
             commit=self._commits.due(trio.current_time()),
             pause=pause,
             resume=resume,
-            stop=self._stop,
+            stop=self._stop or self._membership.is_leaving,
             rebuild=rebuild,
             settle=self.hub.is_congested,
             poll_seconds=HURRIED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
@@ -169,8 +178,7 @@ class Pipeline:
         """Stop handing out these partitions."""
         log.info("revoking", partitions=[str(partition) for partition in partitions])
         self._rebalances += 1
-        self._health.happened(Event.REVOKED)
-        self._publish_state()
+        self._happened(Event.REVOKED)
         self.hub.unassigned(partitions, self._following.disowned(partitions))
 
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
@@ -197,8 +205,8 @@ class Pipeline:
     def leaving(self) -> Sequence[Commit]:
         """Return the last commits: the consumer is being closed."""
         partitions = sorted(self._offsets.partitions)
-        self._health.happened(Event.LEFT)
-        self._publish_state()
+        is_idle = self._membership.is_leaving and not self._stop
+        self._happened(Event.LEFT_IDLE if is_idle else Event.LEFT)
         self.hub.unassigned(partitions, () if self._stop else self._following.disowned(partitions))
         self._intake.forget(partitions)
         self._consumer = None
@@ -215,21 +223,12 @@ class Pipeline:
         return PipelineHealth(
             state=self.hub.state,
             broker_reachable=self._health.broker_reachable,
-            joined=self._joined,
+            joined=self._membership.is_ready,
             stopping=self._stop_fetching or self._stop,
             last_error=self._health.last_error,
             assigned=assigned,
             degraded=self._topics.degraded,
         )
-
-    def _probe_group(self) -> GroupProbe:
-        """How the group is, from what its coordinator has answered to this member."""
-        if self._joined:
-            self._may_not_join = False
-            return GroupProbe(Finding.FOUND)
-        if self._may_not_join:
-            return GroupProbe(Finding.DENIED)
-        return GroupProbe(Finding.SILENT, error="it has not been joined yet")
 
     @property
     def _joined(self) -> bool:
@@ -265,7 +264,8 @@ class Pipeline:
             last_exchange_at=self._last_exchange_at,
             replays=self._replays.statistics(),
             intake=self._intake.statistics(),
-            poller=self._poller.statistics(),
+            membership=self._membership.statistics(),
+            following=self._following.statistics(),
             stalls=self._stalls.statistics(),
             expiry=self._expiry.statistics(),
         )
@@ -301,15 +301,7 @@ class Pipeline:
         self._health.happened(Event.ASSIGNED)
 
     def _take_stalls(self, stalls: Sequence[Stall]) -> str | None:
-        for was_restarted in (False, True):
-            found = [stall for stall in stalls if stall.was_restarted is was_restarted]
-            if found:
-                log.warning(
-                    "partitions still not fetched" if was_restarted else "partitions not fetched, restarting them",
-                    partitions=[str(stall.partition) for stall in found],
-                    next_offsets=[stall.next_offset for stall in found],
-                    log_ends=[stall.log_end for stall in found],
-                )
+        log_stalls(stalls)
         return self._stalls.take(stalls, time.monotonic())
 
     def _publish_state(self) -> None:
@@ -336,6 +328,16 @@ class Pipeline:
             paused=[str(partition) for partition in sorted(self._flow.paused)],
         )
         return pause, resume | (frozenset(begun) - self._flow.paused)
+
+    def _happened(self, event: Event) -> None:
+        self._health.happened(event)
+        self._publish_state()
+
+    def _brokers_answered(self, is_answered: bool) -> None:
+        """Take what a probe of the topics shows: in standby there is no consumer that would."""
+        if self._health.is_standby:
+            self._log(self._health.reported(brokers_up=int(is_answered), joined=False, now=time.monotonic()))
+            self._publish_state()
 
     def _log(self, line: LogLine | None, **details: object) -> None:
         if line is not None:

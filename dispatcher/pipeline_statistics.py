@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dispatcher.expiry_watch import ExpiryStatistics
+from dispatcher.following import FollowingStatistics
 from dispatcher.intake import IntakeStatistics
 from dispatcher.kafka.commits import CommitStatistics
-from dispatcher.kafka.poller import PollerStatistics
 from dispatcher.kafka.replay import ReplayStatistics
+from dispatcher.membership import MembershipStatistics
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.lag import PartitionLag
 from dispatcher.sansio.offsets import PartitionStatistics
@@ -23,7 +24,8 @@ class PipelineHealth:
     state: ReplicaState
     broker_reachable: bool
     joined: bool
-    """A member of the group: it has partitions, or statistics say that it has its assignment, which is empty."""
+    """A member of the group: it has partitions, or statistics say that it has its assignment, which is empty. Or in
+    standby, or on its way back from there."""
     stopping: bool
     last_error: str | None
     """The client's last error, None when all is well again."""
@@ -52,7 +54,8 @@ class PipelineStatistics(PipelineHealth):
     """`time.monotonic` of the last crossing: its age shows whether the poller is alive."""
     replays: ReplayStatistics
     intake: IntakeStatistics
-    poller: PollerStatistics
+    membership: MembershipStatistics
+    following: FollowingStatistics
     stalls: StallStatistics
     topics: TopicWatchStatistics
     expiry: ExpiryStatistics

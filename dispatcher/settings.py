@@ -32,6 +32,11 @@ from dispatcher.setting_values import (
 from dispatcher.topic_settings import TopicSettings
 
 
+def _default_idle_leave(values: dict[str, Any]) -> float:
+    """Where streams have the whole topic, any replica can own all of it; a static member would keep its partitions."""
+    return 30.0 if values.get("default_scope") == "topic" and not values.get("group_instance_id") else 0.0
+
+
 class _CoreSettings(BaseSettings):
     """All settings but those that have a file of their own."""
 
@@ -166,6 +171,12 @@ class _CoreSettings(BaseSettings):
         description="How long partitions of other replicas are followed after the last subscriber of the whole topic "
         "has left.",
     )
+    idle_leave_seconds: Seconds = Field(
+        default_factory=_default_idle_leave,
+        description="A replica without a subscriber that counts leaves the group after about this time, and joins "
+        "again with the first one that stays for a second, so partitions follow subscribers; observers do not count. "
+        "One replica always stays. 0: none leaves. Not together with `group_instance_id`.",
+    )
     client_rack: str = Field(
         default="",
         pattern=r"^[^\x00-\x1f]*$",
@@ -274,6 +285,9 @@ class _CoreSettings(BaseSettings):
         if (admin := getattr(self, "admin_token_file", "")) and not self.operations_address:
             remedy = "set operations_bind as well: /admin is on that port only"
             wrong.append(WrongValue("admin_token_file", admin, remedy, "operations_bind"))
+        if self.idle_leave_seconds and self.group_instance_id:
+            remedy = "use 0 with group_instance_id: a static member that leaves keeps its partitions for its session"
+            wrong.append(WrongValue("idle_leave_seconds", self.idle_leave_seconds, remedy, "group_instance_id"))
         if self.drain_seconds >= self.shutdown_seconds:
             wrong.append(too_much("drain_seconds", "shutdown_seconds", "less than"))
         wrong += self.misfits()

@@ -13,7 +13,7 @@ import trio
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.topic_probe import TopicProber
 from dispatcher.sansio.records import TopicPartition
-from dispatcher.sansio.topic_health import Condition, GroupProbe, TopicHealth
+from dispatcher.sansio.topic_health import Condition, Finding, GroupProbe, TopicHealth
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class TopicWatch:
         paused: Partitions that are paused.
         group: How the group is, as the consumer has seen it.
         joined: Whether the replica is a member of the group.
+        answered: Called with whether a broker has answered, after each probe.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TopicWatch:
         paused: Callable[[], frozenset[TopicPartition]],
         group: Callable[[], GroupProbe],
         joined: Callable[[], bool],
+        answered: Callable[[bool], None],
     ) -> None:
         self._prober = prober
         self._health = health
@@ -59,6 +61,7 @@ class TopicWatch:
         self._paused = paused
         self._group = group
         self._joined = joined
+        self._answered = answered
         self._probes = 0
 
     async def run(self) -> None:
@@ -74,6 +77,7 @@ class TopicWatch:
                 joined=self._joined(),
                 now=time.time(),
             )
+            self._answered(any(found.finding is not Finding.SILENT for found in probe.topics.values()))
             for line in lines:
                 line.write(log)
             self._hub.set_degraded(self._health.broken)

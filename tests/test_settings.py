@@ -744,3 +744,33 @@ class TestFiles:
         with pytest.raises(SettingsError, match=remedy):
             load({name: value}, {})
         assert load({"trusted_proxies": "10.0.0.0/8, ::1"}, {}).settings.trusted_proxies == ("10.0.0.0/8", "::1/128")
+
+
+class TestIdleLeave:
+    """When replicas leave their group for lack of subscribers."""
+
+    @pytest.mark.parametrize(
+        ("flags", "seconds"),
+        [
+            ({}, 0),
+            ({"default_scope": "topic"}, 30),
+            ({"default_scope": "topic", "idle_leave_seconds": "0"}, 0),
+            ({"default_scope": "topic", "group_instance_id": "one"}, 0),
+            ({"idle_leave_seconds": "5"}, 5),
+        ],
+    )
+    def test_the_default_follows_from_the_scope(self, flags: dict[str, str], seconds: float) -> None:
+        """Any replica can own everything where streams have everything, unless its partitions would wait for it."""
+        assert load(flags, {}).settings.idle_leave_seconds == seconds
+
+    def test_a_static_member_must_not_leave(self) -> None:
+        """Kafka keeps its partitions for it until its session ends."""
+        found = problems({"idle_leave_seconds": "5", "group_instance_id": "one"})
+        (key,) = found
+        assert key.startswith("idle_leave_seconds")
+        assert "static member" in found[key].remedy
+
+    def test_a_wrong_scope_is_the_only_problem_of_settings_that_depend_on_it(self) -> None:
+        """No default that could not be made is reported beside it."""
+        (key,) = problems({"default_scope": "everything"})
+        assert key.startswith("default_scope")

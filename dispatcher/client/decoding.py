@@ -32,7 +32,7 @@ from dispatcher.sansio.position import is_topic
 MIN_HEARTBEAT_SECONDS = 0.01
 """A server that announces less is not cut off for it."""
 
-_NAMES = {"streaming": "live", "catching-up": "", "rebalancing": "", "waiting": "", "broker-down": ""}
+_NAMES = {"streaming": "live", "catching-up": "", "rebalancing": "", "waiting": "", "broker-down": "", "standby": ""}
 
 
 def read_event(event: ServerEvent) -> list[Received]:

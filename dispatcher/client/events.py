@@ -10,7 +10,7 @@ from dispatcher.client.errors import SubscriptionError
 from dispatcher.sansio.records import TopicPartition
 
 StateName = Literal[
-    "connecting", "live", "catching-up", "rebalancing", "waiting", "broker-down", "reconnecting", "closed"
+    "connecting", "live", "catching-up", "rebalancing", "waiting", "standby", "broker-down", "reconnecting", "closed"
 ]
 
 

@@ -19,6 +19,10 @@ FEATURES = ("scope", "since-now", "since-duration", "last", "filters")
 """What requests may ask of this replica: a client must not ask an older one for what it does not name."""
 
 
+_SERVED_BY_FOLLOWER = frozenset({ReplicaState.WAITING, ReplicaState.STANDBY})
+"""States in which a stream of the whole topic has everything all the same."""
+
+
 class Announcement:
     """The state at one version, encoded for a feed when first asked for.
 
@@ -102,7 +106,7 @@ class Announcement:
         assigned = _by_topic(self._partitions, feed)
         followed = _by_topic(self._followed, feed) if feed.whole else {}
         state: str = self._state
-        if self._state is ReplicaState.STREAMING or (followed and self._state is ReplicaState.WAITING):
+        if self._state is ReplicaState.STREAMING or (followed and self._state in _SERVED_BY_FOLLOWER):
             state = ReplicaState.STREAMING
             if not assigned and not followed:
                 state = ReplicaState.WAITING

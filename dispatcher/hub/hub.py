@@ -198,7 +198,7 @@ class Hub:
     @property
     def is_serving(self) -> bool:
         """Whether the replica does what it is there for."""
-        return self.state in {ReplicaState.STREAMING, ReplicaState.WAITING}
+        return self.state in {ReplicaState.STREAMING, ReplicaState.WAITING, ReplicaState.STANDBY}
 
     def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
         """Note that this many subscribers' sockets, all of one feed, accepted every byte of these entries."""
@@ -377,9 +377,9 @@ class Hub:
         return self._registry.has_readers(topic)
 
     @property
-    def takers(self) -> int:
-        """How many subscribers count."""
-        return self._registry.takers
+    def first_taker(self) -> int | None:
+        """The number of the subscriber that counts and has been connected for longest, None if there is none."""
+        return self._registry.first_taker
 
     def whole_topics(self) -> frozenset[str]:
         """Topics of which some subscriber has the whole."""

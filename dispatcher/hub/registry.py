@@ -27,8 +27,8 @@ class Registry:
         """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
         self._readers: Counter[str] = Counter()
         """Number of subscribers that count, by topic."""
-        self._takers = 0
-        """Number of subscribers that count."""
+        self._takers: dict[int, None] = {}
+        """Numbers of subscribers that count, in the order in which they came."""
         self._whole: Counter[str] = Counter()
         """Number of subscribers of the whole topic, by topic."""
         self._awaiting: dict[int, Subscriber] = {}
@@ -45,7 +45,7 @@ class Registry:
         self.everybody[subscriber.number] = self.catching_up[subscriber.number] = subscriber
         feed = subscriber.feed
         if feed.counts:
-            self._takers += 1
+            self._takers[subscriber.number] = None
             self._readers.update(feed.topics)
         if feed.whole:
             self._whole.update(feed.topics)
@@ -57,7 +57,7 @@ class Registry:
             return False
         feed = subscriber.feed
         if feed.counts:
-            self._takers -= 1
+            del self._takers[subscriber.number]
             self._readers.subtract(feed.topics)
         if feed.whole:
             self._whole.subtract(feed.topics)
@@ -83,9 +83,9 @@ class Registry:
         return self._readers[topic] > 0
 
     @property
-    def takers(self) -> int:
-        """How many subscribers count."""
-        return self._takers
+    def first_taker(self) -> int | None:
+        """The number of the subscriber that counts and has been connected for longest, None if there is none."""
+        return next(iter(self._takers), None)
 
     def whole_topics(self) -> frozenset[str]:
         """Topics of which some subscriber has the whole."""

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 import confluent_kafka
 import structlog
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException
+from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, IsolationLevel, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
 
@@ -113,6 +113,18 @@ class Leaders:
             if metadata is not None and metadata.error is None and metadata.partitions:
                 found[topic] = len(metadata.partitions)
         return found
+
+    def group_is_empty(self) -> bool:
+        """Whether the group is known to have no member now: without an answer, or the right to ask, it is not.
+
+        Groups are listed, because a description aborts the process while a coordinator is away (`topic_probe`).
+        """
+        try:
+            asked = self.open().list_consumer_groups(states={ConsumerGroupState.EMPTY}, request_timeout=ANSWER_SECONDS)
+            found = asked.result(2 * ANSWER_SECONDS)
+        except (KafkaException, TimeoutError):
+            return False
+        return any(group.group_id == self._group_id for group in found.valid)
 
     def _committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """The group's offsets, below 0 where it has none; nothing without an answer of its coordinator."""

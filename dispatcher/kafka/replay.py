@@ -176,6 +176,11 @@ class Replays:
             found: Mapping[TopicPartition, int] = {}
             return await _in_thread(lambda: self.leaders.committed(partitions), found, _UNLIMITED)
 
+    async def group_is_empty(self) -> bool:
+        """Whether the group is known to have no member now. *Cancellation*: as above."""
+        async with self._lookups:
+            return await _in_thread(self.leaders.group_is_empty, False, _UNLIMITED)
+
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
         """How many partitions topics have, without those that have no answer now. *Cancellation*: as above."""
         async with self._lookups:

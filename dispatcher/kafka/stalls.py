@@ -3,17 +3,20 @@
 *Thread*: the poller's only.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from confluent_kafka import KafkaException
 
 from dispatcher.kafka.assignment import Assignment
 from dispatcher.kafka.start_lookups import REQUEST_SECONDS
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall, StallWatch
+
+log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 2 * REQUEST_SECONDS
 """When an answer will not come any more: those of a client that was replaced meanwhile never do."""
@@ -60,3 +63,16 @@ def _known(asked: Mapping[TopicPartition, "Future[Any]"]) -> dict[TopicPartition
             if future.done():
                 found[partition] = future.result().offset
     return found
+
+
+def log_stalls(stalls: Sequence[Stall]) -> None:
+    """Log which partitions are not fetched, and what is done about it. *Thread*: any."""
+    for was_restarted in (False, True):
+        found = [stall for stall in stalls if stall.was_restarted is was_restarted]
+        if found:
+            log.warning(
+                "partitions still not fetched" if was_restarted else "partitions not fetched, restarting them",
+                partitions=[str(stall.partition) for stall in found],
+                next_offsets=[stall.next_offset for stall in found],
+                log_ends=[stall.log_end for stall in found],
+            )

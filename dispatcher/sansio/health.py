@@ -2,8 +2,9 @@
 
 Rules of this module:
 
-* Three facts decide the state: whether a broker is reachable, whether the group is rebalancing, and whether anything is
-  assigned. `EFFECTS` is what each event does to the first two, `STATES` is what follows from all three.
+* Three facts decide the state of a member: whether a broker is reachable, whether the group is rebalancing, and whether
+  anything is assigned. A replica that has left the group on purpose is in standby, as long as a broker is reachable.
+  `EFFECTS` is what each event does to the facts, `STATES` is what follows for a member.
 * librdkafka repeats an error for as long as its cause lasts. The log gets one line per error until all is well again.
 * An error that stays away for `ERROR_FORGOTTEN_SECONDS` is over, and so is every error once a broker is back or
   something is assigned.
@@ -28,6 +29,8 @@ class ReplicaState(StrEnum):
     WAITING = "waiting"
     """A member of the group, without a partition of the stream's topics."""
     BROKER_DOWN = "broker-down"
+    STANDBY = "standby"
+    """No member of the group, on purpose: it joins with the first subscriber that counts (`idle_leave_seconds`)."""
 
 
 class Event(Enum):
@@ -39,11 +42,14 @@ class Event(Enum):
     ASSIGNED = "partitions were assigned"
     REVOKED = "partitions were revoked, or lost"
     LEFT = "the consumer is being closed"
+    LEFT_IDLE = "the consumer is being closed because nobody takes anything"
+    REJOINING = "another consumer is being made after that"
 
 
 class _Facts(NamedTuple):
     reachable: bool = False
     rebalancing: bool = False
+    standby: bool = False
 
 
 EFFECTS: Mapping[Event, Mapping[str, bool]] = {
@@ -53,7 +59,9 @@ EFFECTS: Mapping[Event, Mapping[str, bool]] = {
     # Only a broker can assign; the statistics say the same a second later.
     Event.ASSIGNED: {"reachable": True, "rebalancing": False},
     Event.REVOKED: {"rebalancing": True},
-    Event.LEFT: {"reachable": False},
+    Event.LEFT: {"reachable": False, "standby": False},
+    Event.LEFT_IDLE: {"standby": True},
+    Event.REJOINING: {"standby": False, "rebalancing": True},
 }
 """What each event does to the facts; what it does not name stays."""
 
@@ -115,12 +123,20 @@ class Health:
 
     def state(self, *, has_partitions: bool) -> ReplicaState:
         """The replica's state."""
-        return STATES[*self._facts, has_partitions]
+        reachable, rebalancing, standby = self._facts
+        if standby and reachable:
+            return ReplicaState.STANDBY
+        return STATES[reachable, rebalancing, has_partitions]
 
     @property
     def broker_reachable(self) -> bool:
         """Whether a broker is connected."""
         return self._facts.reachable
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether the group was left on purpose."""
+        return self._facts.standby
 
     @property
     def last_error(self) -> str | None:

@@ -46,6 +46,15 @@ UNKNOWN = PartitionLag(None, None, None, None)
 _NOTHING = _Reported(None, None, None, 0.0)
 
 
+def lag_of(committed: int | None, log_end: int, last_stable_offset: int | None = None) -> PartitionLag:
+    """The lag of a partition whose end is known.
+
+    A commit past the end belongs to another log, such as that of a topic that was deleted and made again.
+    """
+    is_known = committed is not None and committed <= log_end
+    return PartitionLag(committed, log_end, last_stable_offset, log_end - (committed or 0) if is_known else None)
+
+
 class LagTracker:
     """Keeps what was reported of each partition since it was assigned."""
 
@@ -103,6 +112,4 @@ class LagTracker:
         log_end = max(found.log_end, next_offset or 0)
         stable = found.last_stable_offset
         stable = None if stable is None else max(stable, next_offset or 0)
-        # A commit past the end belongs to another log, such as that of a topic that was deleted and made again.
-        is_known = committed is not None and committed <= log_end
-        return PartitionLag(committed, log_end, stable, log_end - (committed or 0) if is_known else None)
+        return lag_of(committed, log_end, stable)

@@ -247,7 +247,9 @@ ROWS: Sequence[Row] = (
         lambda s: s.pipeline.stalls.restarts,
     ),
     _counter(
-        "consumer_rebuilds", "Kafka consumers that failed and were replaced.", lambda s: s.pipeline.poller.rebuilds
+        "consumer_rebuilds",
+        "Kafka consumers that failed and were replaced.",
+        lambda s: s.pipeline.membership.poller.rebuilds,
     ),
     Row(
         CounterMetricFamily,
@@ -268,6 +270,24 @@ ROWS: Sequence[Row] = (
         "lag_records",
         "Offsets from the committed one to the end of the log, open transactions included; absent while unknown.",
         lambda lag: lag.lag_records,
+    ),
+    Row(
+        GaugeMetricFamily,
+        "group_lag_records",
+        "Like lag_records; in standby of every partition, looked up every 10 s. Take the maximum over replicas.",
+        ("topic", "partition"),
+        lambda s: [
+            ((tp.topic, str(tp.partition)), lag.lag_records)
+            for tp, lag in {**s.pipeline.membership.group_lags, **s.pipeline.lags}.items()
+            if lag.lag_records is not None
+        ],
+    ),
+    _gauge("followed_partitions", "Partitions read without owning them.", lambda s: s.pipeline.following.partitions),
+    _counter("followed_records", "Records of followed partitions.", lambda s: s.pipeline.following.records),
+    _counter(
+        "idle_leaves",
+        "Times that the replica left the group because it had no subscriber.",
+        lambda s: s.pipeline.membership.standby.leaves,
     ),
     _by_partition(
         "undecided_records",

@@ -132,6 +132,16 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
         "partitions": [
             _partition(pipeline, partition, hub.parked.get(partition)) for partition in sorted(pipeline.partitions)
         ],
+        "followed": {
+            "partitions": pipeline.following.partitions,
+            "records": pipeline.following.records,
+            "bytes": pipeline.following.bytes,
+        },
+        "group_lag": [
+            {"topic": tp.topic, "partition": tp.partition, "committed": lag.committed, "lag": lag.lag_records}
+            for tp, lag in sorted(pipeline.membership.group_lags.items())
+        ],
+        "idle_leaves": pipeline.membership.standby.leaves,
         "commits": {"confirmed": pipeline.commits.confirmed, "failed": sum(pipeline.commits.failed.values())},
         "connections": snapshot.access.connections,
         "access": {

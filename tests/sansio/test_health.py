@@ -31,12 +31,20 @@ def after(*events: Event) -> Health:
         ([Event.ASSIGNED, Event.BROKERS_DOWN], State.BROKER_DOWN, State.BROKER_DOWN),
         ([Event.ASSIGNED, Event.REVOKED, Event.LEFT], State.BROKER_DOWN, State.BROKER_DOWN),
         ([Event.BROKERS_DOWN, Event.JOINED], State.BROKER_DOWN, State.BROKER_DOWN),
+        ([Event.ASSIGNED, Event.LEFT_IDLE], State.STANDBY, State.STANDBY),
+        ([Event.ASSIGNED, Event.LEFT_IDLE, Event.REVOKED], State.STANDBY, State.STANDBY),
+        ([Event.ASSIGNED, Event.LEFT_IDLE, Event.BROKERS_DOWN], State.BROKER_DOWN, State.BROKER_DOWN),
+        ([Event.ASSIGNED, Event.LEFT_IDLE, Event.REJOINING], State.REBALANCING, State.REBALANCING),
+        ([Event.ASSIGNED, Event.LEFT_IDLE, Event.REJOINING, Event.ASSIGNED], State.WAITING, State.STREAMING),
+        ([Event.ASSIGNED, Event.LEFT_IDLE, Event.LEFT], State.BROKER_DOWN, State.BROKER_DOWN),
     ],
 )
 def test_the_state_follows_from_what_happened(events: list[Event], empty: State, assigned: State) -> None:
     """With nothing assigned, and with something."""
     assert after(*events).state(has_partitions=False) is empty
     assert after(*events).state(has_partitions=True) is assigned
+    if State.STANDBY in {empty, assigned}:
+        assert after(*events).is_standby
 
 
 @given(st.lists(st.sampled_from(Event)), st.booleans())

@@ -20,7 +20,7 @@ def test_every_metric_exists(kafka: Kafka, replicas: Callable[..., Replica]) -> 
     told = set(re.findall(r"^# TYPE (\w+) ", replica.get("/metrics").text, re.MULTILINE))
     text = "".join((MONITORING / name).read_text() for name in ("dashboard.json", "alerts.yml"))
     asked = set(re.findall(r"(?<![:\w])(?:dispatcher|process)_\w+", text))
-    assert "dispatcher_lag_records" in asked
+    assert "dispatcher_group_lag_records" in asked
     assert asked - told == set()
 
 

@@ -32,6 +32,7 @@ export type StateName =
   | "live"
   | "rebalancing"
   | "waiting"
+  | "standby"
   | "broker-down"
   | "reconnecting"
   | "offline"

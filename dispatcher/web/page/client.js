@@ -46,6 +46,7 @@ const WORDS = {
   "catching-up": "reading older records",
   rebalancing: "partitions are moving between replicas",
   waiting: "this replica has no partition at the moment",
+  standby: "this replica joins its group when somebody takes records from it",
   "broker-down": "no Kafka broker can be reached",
 };
 

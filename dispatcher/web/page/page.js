@@ -188,6 +188,7 @@ setInterval(() => {
 const WHY_EMPTY = {
   closed: "The stream is closed; no more records will arrive.",
   waiting: "Other replicas have all partitions. Records arrive when some are assigned to this one.",
+  standby: "Nobody takes records from this replica. Records arrive when somebody does.",
   "broker-down": "Records arrive when a Kafka broker can be reached.",
   offline: "Records arrive when the network is back.",
   reconnecting: "Records arrive when a replica answers.",
