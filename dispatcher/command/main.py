@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dispatcher.command.configuration import Loaded, load, reference
+from dispatcher.command.overview import status, subscribers
 from dispatcher.command.tail import tail
 from dispatcher.errors import ResourcesError, SettingsError, SettingsProblem
 from dispatcher.schema_settings import SECRETS
@@ -57,11 +58,15 @@ def main() -> None:
     Try it without Kafka:        dispatcher demo
     Serve a topic:               dispatcher serve --bootstrap-servers kafka:9092 --topics ofa_assets
     Read it:                     dispatcher tail http://127.0.0.1:8000
+    See how a replica is:        dispatcher status http://127.0.0.1:8000
+    See who is connected:        dispatcher subscribers http://127.0.0.1:9000 --token-file FILE
     Show settings and sources:   dispatcher config
     """  # noqa: D301 - click takes the character for "keep these lines"
 
 
 main.add_command(tail)
+main.add_command(status)
+main.add_command(subscribers)
 
 
 def settings_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
