@@ -1,12 +1,12 @@
-"""Settings of the edge between clients and the dispatcher: ports, proxies, and limits per client."""
+"""Settings of the edge between clients and the dispatcher: ports, proxies, compression, and limits per client."""
 
 import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ByteSize, Field, field_validator
 from pydantic_settings import NoDecode
 
-from dispatcher.setting_values import split_address
+from dispatcher.setting_values import GIB, split_address
 
 Rate = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
@@ -87,6 +87,32 @@ class EdgeSettings(BaseModel):
         le=3600,
         allow_inf_nan=False,
         description="Maximum time for a request's headers to arrive, and for a TLS handshake or PROXY header.",
+    )
+
+    compression: Literal["off", "on"] = Field(
+        default="off",
+        description="Whether streams are compressed for clients that offer it: SSE with gzip, WebSocket with "
+        "permessage-deflate. A write is compressed once for all subscribers of a feed. Do not use it where one stream "
+        "carries both secrets and what an attacker can choose: see docs/security.md.",
+    )
+    compression_level: int = Field(
+        default=6,
+        ge=1,
+        le=9,
+        description="Level of zlib, from 1 (fastest) to 9 (smallest). Writes above 64 KiB are compressed at level 1, "
+        "because they would hold up others.",
+    )
+    compression_min_bytes: Annotated[ByteSize, Field(ge=0, le=GIB)] = Field(
+        default=ByteSize(256), description="Smaller writes are sent uncompressed."
+    )
+    linger_ms: float = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="Minimum time between two writes of live records to a feed's subscribers: records that arrive "
+        "meanwhile share a write, which costs less CPU and compresses better. The first record after a pause is sent "
+        "at once. 0: no wait.",
     )
 
     @field_validator("operations_bind")

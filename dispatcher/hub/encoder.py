@@ -6,8 +6,10 @@
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
+from dispatcher.hub.compressed_writes import CompressedWrites
 from dispatcher.hub.feed import Feed
-from dispatcher.hub.statistics import EncoderStatistics
+from dispatcher.hub.statistics import CompressionStatistics, EncoderStatistics
+from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Part, Selection
 from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
@@ -20,10 +22,13 @@ class Encoder:
 
     Args:
         history: Keeps what is encoded for many, within its bound.
+        compression: For the feeds of clients that offer it; None if it is off.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, compression: Compression | None = None) -> None:
         self._history = history
+        self.compression = compression
+        self._writes = CompressedWrites(self._join)
         self._entries = self._parts = self._replayed = 0
 
     def entry(self, feed: Feed, entry: Entry) -> Part:
@@ -57,8 +62,15 @@ class Encoder:
         gap = gap._replace(first=first_offset) if gap is not None and first_offset <= gap.last else None
         return _part(feed, Batch(entry.batch.partition, wanted, gap=gap), entry.snapshot)
 
+    def round(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
+        """What all sockets are handed in one write: parts of entries, framed, and the position that they lead to."""
+        return self._writes.round(feed, items) if feed.wire.compresses else self._join(feed, items)
+
     def write(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
-        """What a socket is handed in one write: parts of entries, framed, and the position that they lead to."""
+        """The same for a socket that others may not have been in step with: compressed in pieces that they share."""
+        return self._writes.write(feed, items) if feed.wire.compresses else self._join(feed, items)
+
+    def _join(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
         data = b""
         records: list[bytes] = []
         last = items[0]
@@ -68,7 +80,7 @@ class Encoder:
                 if records:
                     data += _framed(feed, records, last[1], last[0].batch, last[0].snapshot)
                     records = []
-                data += part.gap
+                data += feed.wire.frame(part.gap)
             if part.records:
                 records.append(part.records)
                 last = item
@@ -88,7 +100,8 @@ class Encoder:
         else:
             indexes = _wanted(feed, batch, batch.first_offset)
             part = Selected(batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
-        return indexes, part.gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
+        gap = feed.wire.frame(part.gap) if part.gap else b""
+        return indexes, gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
     def snapshot(self, position: Mapping[TopicPartition, int]) -> Snapshot:
         """A position, in the layout of the assigned partitions if it names no other: sorting them costs more."""
@@ -99,7 +112,11 @@ class Encoder:
 
     def statistics(self) -> EncoderStatistics:
         """A snapshot."""
-        return EncoderStatistics(self._entries, self._parts, self._replayed)
+        compression: CompressionStatistics | None = None
+        if self.compression is not None:
+            deflater = self.compression.deflater
+            compression = CompressionStatistics(deflater.input_bytes, deflater.output_bytes, self._writes.size_bytes)
+        return EncoderStatistics(self._entries, self._parts, self._replayed, compression)
 
     def _encode_entry(self, feed: Feed, entry: Entry) -> Part:
         self._entries += 1
@@ -125,7 +142,7 @@ def _gap(feed: Feed, batch: Batch, first: int | None = None) -> bytes:
     gap = batch.gap
     if gap is None:
         return b""
-    return feed.wire.gap(*batch.partition, gap.first if first is None else first, gap.last, gap.reason)
+    return feed.wire.encode_gap(*batch.partition, gap.first if first is None else first, gap.last, gap.reason)
 
 
 def _wanted(feed: Feed, batch: Batch, first_offset: int) -> list[int]:

@@ -5,13 +5,17 @@ and at a low rate each leaves at once. A subscriber whose task waits for somethi
 without waking it: the socket takes all of it, or the rest goes to the task. The others get it through their channels.
 
 A round yields to the loop between slices of subscribers, and after a long round other tasks get their share of the
-loop, so that it delays nothing else. A new state is sent in the same way before the next round begins, so a state that
-names a partition as assigned precedes its records in every stream. While rounds lag what is published, the poller waits
-(`FanOut.wait_settled`), which bounds the bytes that they hold.
+loop, so that it delays nothing else. With `linger_ms` the next round also waits until that time has passed since the
+one before: the first record after a pause leaves at once, and what follows it shares a write.
+
+A new state is sent in the same way before the next round begins, so a state that names a partition as assigned precedes
+its records in every stream. While rounds lag what is published, the poller waits (`FanOut.wait_settled`), which bounds
+the bytes that they hold.
 
 *Thread*: everything here belongs to the Trio thread.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import trio
@@ -55,6 +59,7 @@ class FanOut:
         round_bytes: Bytes of one round; one entry always fits.
         on_dispatched: Called with a feed, entries, and how many of its subscribers' sockets accepted all of them.
         everybody: All subscribers, the live ones included.
+        linger_seconds: Time between two rounds at least: what is published meanwhile shares a write.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class FanOut:
         round_bytes: int,
         on_dispatched: Callable[[Feed, Sequence[Offered], int], None],
         everybody: Callable[[], Iterable[Subscriber]],
+        linger_seconds: float = 0,
     ) -> None:
         self._encoder = encoder
         self._round_bytes = round_bytes
@@ -79,6 +85,10 @@ class FanOut:
         self._under_way: dict[Feed, list[EncodedEntry]] = {}
         """What this round has not offered to everybody yet."""
         self._rounds = 0
+        self._linger_seconds = linger_seconds
+        self._lingers_until = -math.inf
+        self._is_awaited = False
+        """Whether somebody waits for the next round."""
         self._wake_up = trio.Event()
         self._settled = trio.Event()
 
@@ -160,6 +170,8 @@ class FanOut:
     async def wait_settled(self) -> None:
         """Return when all that was published has been offered. *Cancellation*: safe."""
         while self._published or self._under_way:
+            self._is_awaited = True
+            self._wake_up.set()
             await self._settled.wait()
 
     def statistics(self) -> FanOutStatistics:
@@ -175,6 +187,8 @@ class FanOut:
                 if self._state_is_new:
                     await self._send_state()
                     continue
+                if self._linger_seconds and await self._linger():
+                    continue
                 began = trio.current_time()
                 self._rounds += 1
                 self._under_way, self._published, self._published_bytes = self._published, {}, 0
@@ -188,6 +202,7 @@ class FanOut:
                         offered += await self._offer(feed, part)
                     del self._under_way[feed]
                 await self._leave_to_others(trio.current_time() - began)
+            self._is_awaited = False
             # Waiters hold this event, perhaps since before this task began: set it, then replace it.
             self._settled.set()
             self._settled = trio.Event()
@@ -199,6 +214,17 @@ class FanOut:
             subscriber.send_state()
             if not number % STATE_SLICE:
                 await trio.lowlevel.checkpoint()
+
+    async def _linger(self) -> bool:
+        """Wait a moment for more; returns whether it has waited, so that anything may have happened."""
+        now = trio.current_time()
+        if now >= self._lingers_until or self._is_awaited or self.is_congested:
+            self._lingers_until = now + self._linger_seconds
+            return False
+        self._wake_up = trio.Event()
+        with trio.move_on_at(self._lingers_until):
+            await self._wake_up.wait()
+        return True
 
     async def _leave_to_others(self, taken_seconds: float) -> None:
         """Return when other tasks have had their share of the loop, or none wants it."""
@@ -228,7 +254,7 @@ class FanOut:
         """One round of one feed; returns how many subscribers it has since the last yield."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
-        round_ = Round(items, self._encoder.write(feed, items))
+        round_ = Round(items, self._encoder.round(feed, items))
         step = max(1, min(SLICE, SLICE_BYTES // round_.size_bytes))
         for start in range(0, len(subscribers), step):
             if start:

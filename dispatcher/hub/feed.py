@@ -29,6 +29,9 @@ class Feed:
     """With filters, and for observers: the feed of the same format, topics and scope whose records these are."""
     whole: bool = False
     """Every partition of the topics (``scope=topic``), also those that the replica does not own."""
+    unframed: "Feed | None" = None
+    """The feed under which the parts of its writes are kept, if it is another one: compressed or not, they are the same
+    until they are framed."""
     counts: bool = True
     """What its subscribers are sent is dispatched; observers (``observe=1``) have a feed of their own."""
 
@@ -40,7 +43,9 @@ class Feed:
     @property
     def key(self) -> "Feed":
         """The feed under which its bytes are kept: observers without filters have the same as others."""
-        return self.shared if self.wanted is None else self
+        if self.wanted is not None:
+            return self
+        return self.unframed or self.shared
 
 
 class _Key(NamedTuple):
@@ -82,6 +87,9 @@ def feed_of(
         both = all_of(filters) if filters else None
         encoding = feed_of(wire, topics, whole=whole) if filters or not counts else None
         predicate = both.compile() if both is not None else None
-        feed = Feed(wire, topics, wanted, grant, both, predicate, encoding, whole, counts)
+        unframed = feed_of(wire.unframed, topics, whole=whole) if wire.plain is not None else None
+        feed = Feed(
+            wire, topics, wanted, grant, both, predicate, encoding, whole=whole, unframed=unframed, counts=counts
+        )
         _feeds[key] = feed
     return feed

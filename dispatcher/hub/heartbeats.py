@@ -65,4 +65,4 @@ class Heartbeats:
         if is_whole:
             head = self._history.snapshot()
             position = (head if feed.whole else head.owned()).format(feed.topics)
-        return feed.wire.encode_heartbeat(position)
+        return feed.wire.heartbeat(position)

@@ -33,6 +33,7 @@ from dispatcher.hub.statistics import (
 )
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
+from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.entries import Offered
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.history import History
@@ -66,14 +67,20 @@ class Hub:
         self._on_replayed = on_replayed
         self.lookups = Lookups(replays, settings.write_bytes)
         self._partitions: set[TopicPartition] = set()
-        self.encoder = Encoder(self.history)
+        is_on = settings.compression == "on"
+        compression = Compression(settings.compression_level, settings.compression_min_bytes) if is_on else None
+        self.encoder = Encoder(self.history, compression)
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
         self._registry = Registry()
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
         self._settlement = Settlement(settings, self.history, self._feeds, on_dispatched)
         self._fan_out = FanOut(
-            self.encoder, settings.write_bytes, self._settlement.dispatched, self._registry.everybody.values
+            self.encoder,
+            settings.write_bytes,
+            self._settlement.dispatched,
+            self._registry.everybody.values,
+            settings.linger_ms / 1000,
         )
         self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
         self.followed = FollowedPartitions(self.history, self._registry, self._fan_out, self._lay_out)

@@ -321,7 +321,7 @@ class Resumption:
         """Send an id alone: nothing was wanted for long, and a resume should not look at all of that again."""
         position = self._encoder.snapshot(self._catch_up.position(here=True)).format(self._feed.topics)
         if position:
-            self._replay_output.append(self._feed.wire.encode_heartbeat(position))
+            self._replay_output.append(self._feed.wire.heartbeat(position))
 
     def _drop_lookup(self) -> None:
         """End a look-up whose answer would be discarded: others in line are served sooner."""

@@ -94,6 +94,20 @@ class EncoderStatistics:
     """Parts of entries, each for one subscriber."""
     replayed: int
     """Replayed batches, each for one subscriber."""
+    compression: "CompressionStatistics | None" = None
+    """None if it is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionStatistics:
+    """A snapshot of the compression, since the start: each piece counts once, however many subscribers are sent it."""
+
+    input_bytes: int
+    """Bytes before compression, of pieces too small for it as well."""
+    output_bytes: int
+    """The same afterwards, without chunks and frames."""
+    kept_bytes: int
+    """What is kept of compressed writes, for other subscribers."""
 
 
 @dataclass(frozen=True, slots=True)

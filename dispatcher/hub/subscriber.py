@@ -284,7 +284,7 @@ class Subscriber:
             is_first = self._sent_state.is_first
             yield from self._state(begins_at)
             if not is_first:
-                yield self.feed.wire.encode_heartbeat(begins_at)
+                yield self.feed.wire.heartbeat(begins_at)
         elif self._heartbeat_due or not self._sent_state.is_first or not self._source.is_serving:
             yield from self._state()
 

@@ -14,10 +14,10 @@ OFFSET_BYTES = 8
 
 
 class Part:
-    """What one write holds of one batch: parts are joined, and framed together.
+    """What one write holds of one batch, unframed: the records of several parts are joined, and framed together.
 
     Args:
-        gap: What comes before the records, framed; empty for nothing.
+        gap: What comes before the records; empty for nothing.
         records: The records as the wire joins them; empty for none.
         has_ids: Whether each record carries the position, so that a write need not.
     """

@@ -29,7 +29,7 @@ def stream(wire: Wire) -> bytes:
     records = [records_of(wire, *offsets, suffix=",0=5") for offsets in ((17, 18), (19,))]
     state = wire.state("streaming", "a", {TOPIC: [0, 3]}, 15.0)
     gap, goodbye = wire.gap(TOPIC, 3, 1, 2, "expired"), wire.goodbye(1012, "restart", 1000)
-    heartbeat = wire.encode_heartbeat(f"{TOPIC}:0=6,3=19")
+    heartbeat = wire.heartbeat(f"{TOPIC}:0=6,3=19")
     return b"".join([state, records[0], gap, records[1], heartbeat, goodbye])
 
 

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import trio
+import trio.testing
 
 from dispatcher.hub import fan_out
 from dispatcher.hub.feed import feed_of
 from dispatcher.sansio.encoding.wire import WEBSOCKET
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import Batch, Record
 from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle
 
@@ -80,8 +82,8 @@ async def test_within_a_round_no_heartbeat_names_what_is_still_to_be_offered(nur
     await settle()
     bench.publish(ONE)
     await settle()
-    assert heartbeats == [WEBSOCKET.encode_heartbeat("")]
-    assert bench.hub.heartbeat_bytes(other, at_head=True) == WEBSOCKET.encode_heartbeat(f"{ONE}=0")
+    assert heartbeats == [WEBSOCKET.heartbeat("")]
+    assert bench.hub.heartbeat_bytes(other, at_head=True) == WEBSOCKET.heartbeat(f"{ONE}=0")
 
 
 async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery) -> None:
@@ -182,3 +184,59 @@ async def test_what_a_socket_takes_in_part_goes_out_first_and_whole(nursery: tri
             assert not bench.hub.has_first_writes_for([ONE])
             assert transport.values == ["0", "1", "2"]
             inner.cancel_scope.cancel()
+
+
+async def test_the_first_record_after_a_pause_leaves_at_once_and_those_after_it_share_a_write(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """With `linger_ms`, which is the time between two rounds."""
+    del autojump_clock
+    bench = Bench(linger_ms=100, heartbeat_seconds=1000)
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await trio.sleep(1)
+    for _ in range(2):
+        for _ in range(4):
+            bench.publish(ONE)
+            await trio.sleep(0.03)
+        await trio.sleep(0.5)
+    assert [values_of(write) for write in transport.writes[-4:]] == [["0"], ["1", "2", "3"], ["4"], ["5", "6", "7"]]
+
+
+def values_of(write: bytes) -> list[str]:
+    """The values of the records in one write."""
+    alone = RecordingTransport()
+    alone.writes = [write]
+    return alone.values
+
+
+async def test_a_round_lingers_for_nobody_who_waits_for_it(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The poller waits for it, or many bytes do: it begins at once; so does a new state."""
+    del autojump_clock
+    bench = Bench(linger_ms=1000, heartbeat_seconds=1000)
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    began = trio.current_time()
+    bench.publish(ONE)
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    assert transport.values == ["0"]
+    bench.hub.set_state(ReplicaState.REBALANCING)
+    await settle()
+    assert [kind for _, kind, _ in transport.events][-1] == "state"
+    assert transport.values == ["0"]
+    await bench.hub.wait_settled()
+    assert transport.values == ["0", "1"]
+    bench.publish(ONE)
+    bench.hub.publish(Batch(ONE, (Record(3, None, None, b"x" * fan_out.CONGESTED_BYTES, ()),)))
+    await settle()
+    assert len(transport.values) == 4
+    assert trio.current_time() == began

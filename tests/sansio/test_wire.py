@@ -267,12 +267,12 @@ def test_control_frames_are_read_by_wsproto() -> None:
 
 def test_heartbeats_are_frames_of_their_transport() -> None:
     """A chunk for SSE; for WebSocket a ping, which proves that the client lives, and what the client can see."""
-    assert frames.chunk(b"id: assets:3=5\n\n") == sse_wire(envelope=False, chunked=True).encode_heartbeat("assets:3=5")
+    assert frames.chunk(b"id: assets:3=5\n\n") == sse_wire(envelope=False, chunked=True).heartbeat("assets:3=5")
     for position, message in {
         "assets:3=5": b'{"type":"heartbeat","id":"assets:3=5"}',
         "": b'{"type":"heartbeat"}',
     }.items():
-        assert frames.ping_frame() + frames.text_frame(message) == WEBSOCKET.encode_heartbeat(position)
+        assert frames.ping_frame() + frames.text_frame(message) == WEBSOCKET.heartbeat(position)
 
 
 @pytest.mark.parametrize("envelope", [False, True])
@@ -286,7 +286,7 @@ def test_http_1_0_gets_the_same_without_chunks(envelope: bool) -> None:
             wire.records([wire.encode_records(batch, None)], "assets:3=1"),
             wire.state("streaming", "replica", {"assets": [3]}, 15.0),
             wire.goodbye(1012, "restart", 1500),
-            wire.encode_heartbeat("assets:3=5"),
+            wire.heartbeat("assets:3=5"),
         ]
 
     bare = everything(sse_wire(envelope=envelope, chunked=False))

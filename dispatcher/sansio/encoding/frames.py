@@ -6,6 +6,7 @@ Both are stateless on the sender's side, so a frame is made once and sent to all
 import struct
 
 _FIN_TEXT = 0x81
+_FIN_COMPRESSED_TEXT = 0xC1
 _FIN_CLOSE = 0x88
 _FIN_PING = 0x89
 _FIN_PONG = 0x8A
@@ -27,6 +28,11 @@ def chunk(data: bytes) -> bytes:
 def text_frame(payload: bytes) -> bytes:
     """A whole text message in one unmasked frame (RFC 6455, section 5.2)."""
     return _header(_FIN_TEXT, len(payload)) + payload
+
+
+def compressed_text_frame(payload: bytes) -> bytes:
+    """The same of a payload that is compressed (RFC 7692, section 6): the first reserved bit says so."""
+    return _header(_FIN_COMPRESSED_TEXT, len(payload)) + payload
 
 
 def ping_frame() -> bytes:

@@ -5,7 +5,7 @@ stateless on the server's side. So one encoding serves every subscriber of the s
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dispatcher.sansio.encoding import frames, messages, sse
 from dispatcher.sansio.encoding.columns import Column, each, interleaved
@@ -37,6 +37,18 @@ class Wire:
     encode_goodbye: Callable[[int, str, int], bytes]
     encode_heartbeat: Callable[[str], bytes]
     frame: Callable[[bytes], bytes]
+    before_heartbeat: bytes = b""
+    """What goes before each heartbeat, framed."""
+    plain: "Wire | None" = None
+    """Of a format whose frames are compressed, or are none: the one whose unframed bytes are the same."""
+
+    compresses: bool = False
+    """Whether framing costs so much that its result is kept for other subscribers."""
+
+    @property
+    def unframed(self) -> "Wire":
+        """The format under which unframed bytes are kept."""
+        return self.plain or self
 
     def encode_records(self, batch: Batch, id_suffix: str | None) -> bytes:
         """The records of a batch as a part of a write, unframed; with the suffix of their ids, or without ids."""
@@ -72,12 +84,16 @@ class Wire:
         """Offsets that will not be sent."""
         return self.frame(self.encode_gap(topic, partition, first_offset, last_offset, reason))
 
+    def heartbeat(self, position: str) -> bytes:
+        """A sign of life, with the position to resume from, if any."""
+        return self.before_heartbeat + self.frame(self.encode_heartbeat(position))
+
     def goodbye(self, code: int, reason: str, retry_ms: int) -> bytes:
         """The last event of a stream."""
         return self.frame(self.encode_goodbye(code, reason, retry_ms))
 
 
-def _sse(name: str, columns: Callable[[Batch, str | None], Sequence[Column]], frame: Callable[[bytes], bytes]) -> Wire:
+def _sse(name: str, columns: Callable[[Batch, str | None], Sequence[Column]]) -> Wire:
     return Wire(
         name=name,
         record_columns=columns,
@@ -88,15 +104,15 @@ def _sse(name: str, columns: Callable[[Batch, str | None], Sequence[Column]], fr
         encode_first_state=sse.encode_first_state,
         encode_gap=sse.encode_gap,
         encode_goodbye=sse.encode_goodbye,
-        encode_heartbeat=lambda position: frame(sse.encode_heartbeat(position)),
-        frame=frame,
+        encode_heartbeat=sse.encode_heartbeat,
+        frame=frames.chunk,
     )
 
 
-SSE_VALUE = _sse("sse", sse.value_event_columns, frames.chunk)
-SSE_ENVELOPE = _sse("sse-envelope", sse.envelope_event_columns, frames.chunk)
-SSE_VALUE_UNFRAMED = _sse("sse", sse.value_event_columns, _unframed)
-SSE_ENVELOPE_UNFRAMED = _sse("sse-envelope", sse.envelope_event_columns, _unframed)
+SSE_VALUE = _sse("sse", sse.value_event_columns)
+SSE_ENVELOPE = _sse("sse-envelope", sse.envelope_event_columns)
+SSE_VALUE_UNFRAMED = replace(SSE_VALUE, frame=_unframed, plain=SSE_VALUE)
+SSE_ENVELOPE_UNFRAMED = replace(SSE_ENVELOPE, frame=_unframed, plain=SSE_ENVELOPE)
 WEBSOCKET = Wire(
     name="websocket",
     record_columns=messages.record_columns,
@@ -107,8 +123,9 @@ WEBSOCKET = Wire(
     encode_first_state=messages.encode_first_state,
     encode_gap=messages.encode_gap,
     encode_goodbye=messages.encode_goodbye,
-    encode_heartbeat=lambda position: frames.ping_frame() + frames.text_frame(messages.encode_heartbeat(position)),
+    encode_heartbeat=messages.encode_heartbeat,
     frame=frames.text_frame,
+    before_heartbeat=frames.ping_frame(),
 )
 
 
