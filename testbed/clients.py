@@ -1,5 +1,6 @@
 """Subscribers as a test needs them: plain sockets, so that a test decides when they read and how they end."""
 
+import codecs
 import re
 import socket
 import struct
@@ -81,6 +82,7 @@ class SseStream:
         """All text that has not been read as events yet."""
         self.ended = False
         """The response has come to its end, last chunk and all: it was not cut."""
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
         self._events: deque[Event] = deque()
         self._http = h11.Connection(h11.CLIENT)
 
@@ -101,7 +103,7 @@ class SseStream:
         except (trio.BrokenResourceError, h11.RemoteProtocolError):
             return False
         if isinstance(event, h11.Data):
-            self.raw += bytes(event.data).decode()
+            self.raw += self.decoder.decode(bytes(event.data))
             return True
         self.ended = True
         return False

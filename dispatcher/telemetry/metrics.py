@@ -212,6 +212,16 @@ ROWS: Sequence[Row] = (
         "Partitions with as many parked ranges as there may be: what is to be parked waits in memory.",
         lambda s: sum(parked.is_full for parked in s.hub.parked.values()),
     ),
+    _counter(
+        "compression_input_bytes",
+        "Bytes before compression: a write counts once, however many subscribers it is for.",
+        lambda s: s.hub.encoder.compression.input_bytes if s.hub.encoder.compression else None,
+    ),
+    _counter(
+        "compression_output_bytes",
+        "The same bytes after compression.",
+        lambda s: s.hub.encoder.compression.output_bytes if s.hub.encoder.compression else None,
+    ),
     _gauge("feeds", "Distinct formats, topics and filters that subscribers have.", lambda s: s.hub.feeds.feeds),
     _counter("dispatched_records", "Records that at least one subscriber took.", lambda s: s.hub.dispatched_records),
     _counter(

@@ -15,7 +15,7 @@ What this does that Hypercorn's own shell (``hypercorn.trio.tcp_server``, 0.18) 
 
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -124,6 +124,11 @@ class Connection:
     def has_unread_bytes(self) -> bool:
         """Whether the client has sent more than its request."""
         return self._protocol is not None and self._protocol.has_unread_bytes
+
+    @property
+    def extensions(self) -> Sequence[str]:
+        """What the request under way offers in ``Sec-WebSocket-Extensions``."""
+        return () if self._protocol is None else self._protocol.extensions
 
     def begin_stream(self) -> None:
         """The app has sent the head of a stream: release Hypercorn, and continue with the stream."""

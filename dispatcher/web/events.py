@@ -15,7 +15,9 @@ from dispatcher.errors import BadRequestError, SubscriberGoneError, TooManyError
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.goodbyes import Goodbye, token_needed, too_many, try_later
 from dispatcher.hub.hub import Hub
+from dispatcher.sansio.codings import accepts_gzip
 from dispatcher.sansio.encoding import sse
+from dispatcher.sansio.encoding.compression import GZIP_HEAD
 from dispatcher.sansio.encoding.wire import sse_wire
 from dispatcher.settings import Settings
 from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authentication
@@ -107,13 +109,19 @@ def add_events(
                 return _farewell(token_needed(HAS_EXPIRED))
             session = authentication.open_session(caller, arguments, query, can_renew=False)
         entrance.check(query)
+        chunked = request.http_version == "1.1"
+        wire, headers, head = sse_wire(envelope=query.envelope, chunked=chunked), HEADERS, b""
+        if (compression := hub.encoder.compression) is not None:
+            headers = {**HEADERS, "Vary": "Accept-Encoding"}
+            # Only a last chunk says that the body is whole: without chunks it could not be told from one that was cut.
+            if chunked and accepts_gzip(request.headers.getlist("Accept-Encoding")):
+                wire, head = compression.sse(wire), GZIP_HEAD
+                headers["Content-Encoding"] = "gzip"
         if request.method == "HEAD":
-            return TrioResponse(b"", headers=HEADERS)
+            return TrioResponse(b"", headers=headers)
         connection: Connection = request.scope["state"]["connection"]
         if connection.has_unread_bytes:
             raise BadRequestError("nothing may follow a stream request on the same connection")
-        chunked = request.http_version == "1.1"
-        wire = sse_wire(envelope=query.envelope, chunked=chunked)
         feed = feed_of(wire, query.topics, query.filter, query.grant, whole=query.whole, counts=not query.observe)
         try:
             admission = entrance.admit(
@@ -124,8 +132,8 @@ def add_events(
             )
         except (UnavailableError, TooManyError) as error:
             return _farewell((too_many if isinstance(error, TooManyError) else try_later)(str(error)))
-        # Of a stream the subscriber writes all of the body.
-        return TrioResponse(_Opening(b""), headers={**HEADERS, "Connection": "close"})
+        # Of a stream the subscriber writes all of the body, but the head of its coding.
+        return TrioResponse(_Opening(head), headers={**headers, "Connection": "close"})
 
 
 def _farewell(goodbye: Goodbye) -> TrioResponse:

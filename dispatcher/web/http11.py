@@ -4,13 +4,15 @@ Hypercorn parses requests, runs the app, and writes response heads, short bodies
 response turns out to be a stream, `Connection` continues without it. What this class changes:
 
 * HTTP/2 is refused, by prior knowledge and by ``Upgrade: h2c``: Hypercorn buffers it without a bound.
-* permessage-deflate is not negotiated: it costs 107 KiB a connection and twice the CPU.
+* Hypercorn does not see that a client offers permessage-deflate: its own costs 107 KiB per connection and twice the
+  CPU. The app does (`Connection.extensions`), and has one that compresses once for all connections.
 * Errors have a body that a person can read.
 * Request targets reach the app in one form, and versions are 1.0 or 1.1: Quart fails on some of the others, and
   Hypercorn answers a handshake in HTTP/1.2 as if it were one in HTTP/2.
 """
 
 import re
+from collections.abc import Sequence
 
 import h11
 import structlog
@@ -36,6 +38,8 @@ class Http11(H11Protocol):
 
     _status = 0
     """Of the last response head that went out."""
+    extensions: Sequence[str] = ()
+    """What the last request offered in ``Sec-WebSocket-Extensions``."""
 
     @property
     def has_unread_bytes(self) -> bool:
@@ -66,7 +70,13 @@ class Http11(H11Protocol):
             await self._send_error_response(status)
             await self.send(Closed())
             return
-        headers = [(name, value) for name, value in request.headers if name.lower() != b"sec-websocket-extensions"]
+        headers, offers = [], []
+        for name, value in request.headers:
+            if name.lower() == b"sec-websocket-extensions":
+                offers.append(value.decode("latin-1"))
+            else:
+                headers.append((name, value))
+        self.extensions = offers
         target = request.target
         if absolute := _ABSOLUTE.fullmatch(target):
             # Its host is the one that counts: what checks the `Host` has to see it.

@@ -11,6 +11,7 @@ from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode, Pa
 
 from dispatcher.hub.goodbyes import refused
 from dispatcher.sansio.encoding.frames import are_pongs, close_frame, pong_frame
+from dispatcher.web.inflation import Inflation
 from dispatcher.web.streams import Farewell
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -64,13 +65,19 @@ class Inbound:
     Args:
         now: In seconds, as for `on_client_data`.
         on_message: Takes each whole text message; None where none means anything, and none is kept.
+        inflates: Whether messages may be compressed: permessage-deflate was negotiated.
     """
 
-    __slots__ = ("_budget", "_frames", "_message", "_message_bytes", "_on_message")
+    __slots__ = ("_budget", "_frames", "_inflates", "_inflation", "_message", "_message_bytes", "_on_message")
 
     receive_bytes = STEP_BYTES
 
-    def __init__(self, now: float, on_message: Callable[[bytes], None] | None = None) -> None:
+    def __init__(
+        self, now: float, on_message: Callable[[bytes], None] | None = None, *, inflates: bool = False
+    ) -> None:
+        self._inflates = inflates
+        self._inflation: Inflation | None = None
+        """With `_frames`."""
         self._budget = Budget(BUDGET_BYTES, BUDGET_BYTES_PER_SECOND, now)
         self._frames: FrameProtocol | None = None
         """Only while something is half read: most clients never send anything but pongs, one at a time."""
@@ -91,7 +98,8 @@ class Inbound:
             return None
         self._spend(len(data), 0, now)
         if self._frames is None:
-            self._frames = FrameProtocol(client=False, extensions=[])
+            self._inflation = Inflation(MAX_MESSAGE_BYTES) if self._inflates else None
+            self._frames = FrameProtocol(client=False, extensions=[self._inflation] if self._inflation else [])
         frames = self._frames
         frames.receive_bytes(data)
         answer: bytes | None = None
@@ -103,12 +111,17 @@ class Inbound:
                 elif frame.opcode is Opcode.CLOSE:
                     raise _closed(frame)
                 elif frame.opcode is not Opcode.PONG:
+                    if self._inflation is not None:
+                        # What it becomes counts, too, or a few bytes would buy the work of many.
+                        self._spend(self._inflation.take_inflated_bytes(), 0, now)
                     self._pass_over(frame)
         except ParseFailed as error:
+            if error.code is CloseReason.MESSAGE_TOO_BIG:
+                raise _too_long() from error
             raise _refused(error.code, str(error)) from error
         decoder = frames._frame_decoder  # noqa: SLF001 - nothing else says whether the next byte begins a frame
         if self._message_bytes is None and decoder.header is None and not len(decoder.buffer):
-            self._frames = None
+            self._frames = self._inflation = None
         return answer
 
     def last_bytes(self, code: int | None, reason: str) -> bytes:
@@ -120,7 +133,7 @@ class Inbound:
             raise _refused(CloseReason.UNSUPPORTED_DATA, "binary messages are not supported")
         self._message_bytes = (self._message_bytes or 0) + len(_bytes(frame))
         if self._message_bytes > MAX_MESSAGE_BYTES:
-            raise _refused(CloseReason.MESSAGE_TOO_BIG, f"a message may have at most {MAX_MESSAGE_BYTES} bytes")
+            raise _too_long()
         if self._on_message is not None:
             self._message += _bytes(frame)
         if frame.message_finished:
@@ -136,6 +149,10 @@ class Inbound:
 
 def _bytes(frame: Frame) -> bytes:
     return frame.payload.encode() if isinstance(frame.payload, str) else bytes(cast("bytes", frame.payload))
+
+
+def _too_long() -> Farewell:
+    return _refused(CloseReason.MESSAGE_TOO_BIG, f"a message may have at most {MAX_MESSAGE_BYTES} bytes")
 
 
 def _closed(frame: Frame) -> Farewell:

@@ -12,6 +12,7 @@ from dispatcher.errors import BadRequestError, ForbiddenError, TooManyError, Una
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.goodbyes import Goodbye, refused, token_needed, too_many, try_later
 from dispatcher.hub.hub import Hub
+from dispatcher.sansio.codings import accept_deflate
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL, encode_goodbye
 from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.settings import Settings
@@ -63,8 +64,12 @@ def add_websocket(
             return None
         connection: Connection = websocket.scope["state"]["connection"]
         whole, counts = query.whole, not query.observe
-        feed = feed_of(WEBSOCKET, query.topics, query.filter, query.grant, whole=whole, counts=counts)
-        inbound = Inbound(trio.current_time(), None if session is None else session.on_message)
+        wire, extension, compression = WEBSOCKET, None, hub.encoder.compression
+        if compression is not None and (extension := accept_deflate(connection.extensions)) is not None:
+            wire = compression.websocket
+        feed = feed_of(wire, query.topics, query.filter, query.grant, whole=whole, counts=counts)
+        on_message = None if session is None else session.on_message
+        inbound = Inbound(trio.current_time(), on_message, inflates=extension is not None)
         try:
             admission = entrance.admit(
                 connection.client, websocket.headers, query, None if session is None else session.subject
@@ -85,7 +90,9 @@ def add_websocket(
             return None
         except UnavailableError as error:
             return _try_later(error)
-        await websocket.accept(subprotocol=subprotocol)
+        await websocket.accept(
+            headers=None if extension is None else {"Sec-WebSocket-Extensions": extension}, subprotocol=subprotocol
+        )
         return None
 
 

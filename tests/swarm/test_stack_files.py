@@ -67,7 +67,7 @@ def test_the_memory_limit_holds_the_formula_of_the_readme() -> None:
     """At the worst, with as many subscribers as are let in."""
     ours = settings()
     each = ours.subscriber_buffer_bytes + ours.write_bytes + 64 * 1024
-    fixed = 100 * MIB + ours.history_bytes + int(1.4 * 8 * MIB) + (17 + 28) * MIB + ours.replay_concurrency * 12 * MIB
+    fixed = 117 * MIB + ours.history_bytes + int(1.4 * 8 * MIB) + (8 + 28) * MIB + ours.replay_concurrency * 12 * MIB
     limit = stack("stack.yml")["services"]["dispatcher"]["deploy"]["resources"]["limits"]["memory"]
     assert limit == "1G"
     assert fixed + ours.max_subscribers * each <= 1024 * MIB
