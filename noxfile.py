@@ -123,6 +123,13 @@ def audit(session: nox.Session) -> None:
 
 
 @nox.session
+def histories(session: nox.Session) -> None:
+    """Generated histories of a topic, played to both clients; ``-- --number 10000`` for more of them."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.client_histories.run", *session.posargs)
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """Replicas, brokers, topics and subscribers under fire, audited; ``-- --help`` for what can happen."""
     _install(session, "tests")

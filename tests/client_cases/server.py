@@ -7,10 +7,10 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import h11
@@ -72,6 +72,15 @@ class CaseServer:
         self.runs: dict[tuple[str, str], Run] = defaultdict(Run)
         self._cases = cases()
 
+    def has_case(self, name: str) -> bool:
+        """Whether there is a case of this name."""
+        return name in self._cases
+
+    def case_of(self, name: str, word: str, last_event_id: str | None) -> tuple[dict[str, Any], Run, str]:
+        """The case that a request is about, its run, and the word that says where its first connection is cut."""
+        del last_event_id
+        return self._cases[name], self.runs[name, word], word
+
     async def serve(self, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve on a free port until cancelled; started with its URL."""
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -103,7 +112,7 @@ class CaseServer:
             await _respond(stream, 204, b"")
         elif parts == ["cases.json"]:
             await _respond(stream, 200, json.dumps(load()).encode(), [("Content-Type", "application/json")])
-        elif len(parts) != 3 or parts[0] not in self._cases:
+        elif len(parts) != 3 or not self.has_case(parts[0]):
             await _respond(stream, 404, b"no such case")
         elif parts[2] == "report":
             report = {"connections": self.runs[parts[0], parts[1]].connections}
@@ -112,8 +121,11 @@ class CaseServer:
             query = {name: values[-1] for name, values in parse_qs(target.query).items()}
             headers = {name.decode(): value.decode() for name, value in request.headers}
             last_event_id = headers.get("last-event-id") or query.get("last_event_id")
-            play = _Play(stream, self._cases[parts[0]], self.runs[parts[0], parts[1]], parts[1], last_event_id)
-            await play.play(target.path, target.query, query, head)
+            case, run, word = self.case_of(parts[0], parts[1], last_event_id)
+            await _Play(stream, case, run, word, last_event_id).play(target.path, target.query, query, head)
+
+
+_AnyServer = TypeVar("_AnyServer", bound=CaseServer)
 
 
 class _Play:
@@ -328,13 +340,17 @@ async def _respond(
 
 
 @asynccontextmanager
-async def case_server() -> AsyncIterator[CaseServer]:
-    """A server for the ``async with`` block."""
-    server = CaseServer()
+async def serving(server: _AnyServer) -> AsyncIterator[_AnyServer]:
+    """Let a server serve for the ``async with`` block."""
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve)
         yield server
         nursery.cancel_scope.cancel()
+
+
+def case_server() -> AbstractAsyncContextManager[CaseServer]:
+    """A server of all cases for the ``async with`` block."""
+    return serving(CaseServer())
 
 
 async def main() -> None:
