@@ -315,12 +315,11 @@ class Pipeline:
             # One that has not started is not with librdkafka yet, which refuses to pause it.
             return self._flow.hold(self._offsets.begun), frozenset()
         history = self.hub.history
+        decision = None
         # An idle crossing looks at no partition.
-        decision = (
-            self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
-            if history.waiting_bytes > self._flow.pause_above or self._flow.paused
-            else None
-        )
+        if history.waiting_bytes > self._flow.pause_above or self._flow.paused:
+            self.hub.park_observed()
+            decision = self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
         pause, resume = (frozenset(), frozenset()) if decision is None else decision
         self._log(
             self._health.fetching(paused=bool(self._flow.paused), subscribers=self.hub.subscribers),

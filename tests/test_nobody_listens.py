@@ -66,3 +66,31 @@ async def test_records_wait_in_kafka_until_somebody_comes(kafka: Kafka, replicas
     used_bytes = process.memory_info().rss
     bound_bytes = PROCESS_BYTES + HISTORY_BYTES + KAFKA_CLIENT_BYTES + ONE_SUBSCRIBER_BYTES
     assert used_bytes < bound_bytes, f"{used_bytes / MIB:.0f} MiB used, formula {bound_bytes / MIB:.0f} MiB"
+
+
+async def test_an_observer_goes_on_while_nobody_takes_what_is_there(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """More than memory holds: it is sent all, no offset moves, and the first subscriber that counts gets all, too."""
+    topic, number = kafka.create_topic(PARTITIONS), 20_000
+    small = {"history_bytes": 2 * MIB, "pause_above_bytes": MIB, "resume_below_bytes": MIB // 2}
+    replica = replicas(kafka.bootstrap_servers, topic, settings=small)
+    replica.wait_until_ready()
+    async with open_sse(replica, "?observe=1&since=earliest") as observed:
+        await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, number, PARTITIONS, 1024)
+        with trio.fail_after(seconds(60)):
+            seen = [record.own for record in await sse_records(observed, number)]
+        status = replica.status()
+        assert status["records"]["dispatched"] == 0
+        assert status["bytes"]["waiting"] < 3 * MIB
+        assert {one.current_offset for one in kafka.group_offsets(replica.group).values()} == {0}
+    async with open_sse(replica) as stream:
+        with trio.fail_after(seconds(60)):
+            taken = [record.own for record in await sse_records(stream, number)]
+    for partition in range(PARTITIONS):
+        expected = [(partition, offset) for offset in range(number // PARTITIONS)]
+        for owns in (seen, taken):
+            assert [own for own in owns if own[0] == partition] == expected
+    await trio.to_thread.run_sync(
+        replica.wait_for, "all committed", lambda s: all(p["lag"] == 0 for p in s["partitions"])
+    )

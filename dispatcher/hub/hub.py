@@ -383,6 +383,11 @@ class Hub:
         """Whether some subscriber that counts reads a topic."""
         return self._registry.has_readers(topic)
 
+    def park_observed(self) -> None:
+        """Fetching would be paused: where only observers are present, what waits goes out of memory instead."""
+        for topic in self._registry.observed_topics():
+            self._settlement.park_observed(topic)
+
     @property
     def first_taker(self) -> int | None:
         """The number of the subscriber that counts and has been connected for longest, None if there is none."""

@@ -27,6 +27,8 @@ class Registry:
         """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
         self._readers: Counter[str] = Counter()
         """Number of subscribers that count, by topic."""
+        self._observers: Counter[str] = Counter()
+        """Number of subscribers that do not count, by topic."""
         self._takers: dict[int, None] = {}
         """Numbers of subscribers that count, in the order in which they came."""
         self._whole: Counter[str] = Counter()
@@ -47,6 +49,8 @@ class Registry:
         if feed.counts:
             self._takers[subscriber.number] = None
             self._readers.update(feed.topics)
+        else:
+            self._observers.update(feed.topics)
         if feed.whole:
             self._whole.update(feed.topics)
         self._transports[subscriber.transport.name] += 1
@@ -59,6 +63,8 @@ class Registry:
         if feed.counts:
             del self._takers[subscriber.number]
             self._readers.subtract(feed.topics)
+        else:
+            self._observers.subtract(feed.topics)
         if feed.whole:
             self._whole.subtract(feed.topics)
         self._awaiting.pop(subscriber.number, None)
@@ -81,6 +87,10 @@ class Registry:
     def has_readers(self, topic: str) -> bool:
         """Whether some subscriber that counts reads a topic."""
         return self._readers[topic] > 0
+
+    def observed_topics(self) -> list[str]:
+        """Topics that are only observed: nobody present takes their records."""
+        return [topic for topic, number in self._observers.items() if number > 0 and not self.has_readers(topic)]
 
     @property
     def first_taker(self) -> int | None:

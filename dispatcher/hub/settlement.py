@@ -24,6 +24,9 @@ from dispatcher.sansio.parking import Reason
 from dispatcher.sansio.records import Batch
 from dispatcher.settings import Settings
 
+PARKED_RECORDS = 2_000
+"""Most records of a topic that are parked at once because nobody takes them: more follow with the next crossing."""
+
 SLICE_RECORDS = 500
 """Most records between two yields: about 3 µs each, and more where filters read long JSON."""
 
@@ -111,6 +114,26 @@ class Settlement:
             self._history.release(entry)
         else:
             self._history.dispatched(entry)
+
+    def park_observed(self, topic: str) -> None:
+        """Park the oldest records of a topic that wait: only observers are present, and memory is full.
+
+        They are read again for the first subscriber that counts. What comes after a gap waits with it, because a gap is
+        nowhere but in memory.
+        """
+        left, closed = PARKED_RECORDS, set()
+        for entry in self._history.waiting_entries(topic):
+            partition = entry.batch.partition
+            if left <= 0:
+                return
+            if partition in closed:
+                continue
+            pending = range(entry.record_count) if entry.pending is None else entry.pending
+            if entry.batch.gap is not None or not self.parking.park(entry, pending, Reason.OBSERVED):
+                closed.add(partition)
+                continue
+            left -= entry.record_count
+            self._has_nothing_pending(entry)
 
     def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
         """A socket accepted what was replayed of parked records."""

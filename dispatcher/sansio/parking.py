@@ -33,6 +33,8 @@ class Reason(StrEnum):
     """Somebody present may have them, and nobody present wants them."""
     NOT_GRANTED = "not-granted"
     """Nobody present may have them."""
+    OBSERVED = "observed"
+    """Only observers are present, and memory is full."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import trio
 
+from dispatcher.hub import settlement
 from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.ranges import EARLIEST, Chunk, Gap
 from tests.hub.test_filtered import KeyedBench, connect, wanting
 from tests.hub.test_hub import ONE, TWO, RecordingTransport, settle
@@ -13,6 +15,7 @@ from tests.hub.test_hub import ONE, TWO, RecordingTransport, settle
 SMALL = {"history_bytes": 4_000, "pause_above_bytes": 2_000, "resume_below_bytes": 1_000}
 PARKS = {"topics": ["assets"], "topic_tables": {"assets": {"unmatched": "park"}}}
 MINE, OTHER = {"prefix": {"key": "mine."}}, {"prefix": {"key": "other."}}
+OBSERVING = feed_of(SSE_VALUE, frozenset({"assets"}), counts=False)
 
 
 @pytest.fixture
@@ -251,3 +254,65 @@ async def test_observers_park_nothing_and_take_nothing(nursery: trio.Nursery, be
     observer = await connect(nursery, bench, everything, {ONE: -1})
     assert observer.values == ["0", "1"]
     assert parked(bench) == {"ranges": 1, "offsets": 1, "first": 1, "unmatched": 1}
+
+
+async def test_observers_go_on_when_nobody_takes_and_memory_is_full(nursery: trio.Nursery) -> None:
+    """What waits leaves memory, moves no offset, and is read again for the first subscriber that counts."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    observer = await connect(nursery, bench, OBSERVING)
+    for _ in range(60):
+        bench.publish_keys("a", "b")
+        if bench.hub.history.waiting_bytes > SMALL["pause_above_bytes"]:
+            bench.hub.park_observed()
+        await settle()
+        assert bench.hub.history.waiting_bytes <= SMALL["pause_above_bytes"]
+    assert observer.values == [str(number) for number in range(120)]
+    assert bench.ranges == {}
+    assert len(bench.hub.history._entries) < 20
+    assert parked(bench)["first"] == 0
+    assert parked(bench)["observed"] == 1
+    taker = await connect(nursery, bench, wanting())
+    assert taker.values == observer.values
+    assert bench.ranges == {ONE: set(range(120))}
+    assert (parked(bench), bench.hub.history.waiting_bytes) == ({}, 0)
+
+
+async def test_what_is_observed_waits_in_memory_while_somebody_takes_or_a_gap_waits(nursery: trio.Nursery) -> None:
+    """A subscriber that counts takes in its own time; a gap is nowhere but in memory, and precedes what follows it."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, OBSERVING)
+    async with trio.open_nursery() as inner:
+        await connect(inner, bench, wanting(), reads=False)
+        bench.publish_keys("a")
+        bench.hub.park_observed()
+        assert parked(bench) == {}
+        inner.cancel_scope.cancel()
+    bench.publish_keys("b", gap=5)
+    bench.publish_keys("c")
+    bench.publish_keys("d", partition=TWO)
+    bench.hub.park_observed()
+    assert parked(bench) == {"ranges": 1, "offsets": 1, "first": 0, "observed": 1}
+    assert bench.hub.history.waiting_records(ONE) == 2
+    assert bench.hub.history.waiting_records(TWO) == 0
+    taker = await connect(nursery, bench, wanting())
+    assert sorted(taker.values) == ["0", "1", "2", "3"]  # of two partitions
+    assert parked(bench) == {}
+
+
+async def test_no_more_is_parked_at_once_than_the_loop_can_bear(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest follows with the next crossings; what does not fit into the bound of ranges waits."""
+    monkeypatch.setattr(settlement, "PARKED_RECORDS", 3)
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, OBSERVING)
+    for _ in range(5):
+        bench.publish_keys("a", "b")
+    bench.hub.park_observed()
+    assert bench.hub.history.waiting_records(ONE) == 6
+    bench.hub.park_observed()
+    bench.hub.park_observed()
+    assert bench.hub.history.waiting_records(ONE) == 0
