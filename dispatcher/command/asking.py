@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 import click
 import orjson
 
-from dispatcher.command.tail_text import clean
+from dispatcher.command.safe_text import clean
 
 TIMEOUT_SECONDS = 10.0
 MAX_BODY_BYTES = 64 * 1024 * 1024

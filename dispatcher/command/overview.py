@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dispatcher.command.asking import Answer, NoAnswerError, Port, detail_of, read_token_file
-from dispatcher.command.tail_text import clean
+from dispatcher.command.safe_text import clean
 
 EXIT_UNWELL = 1
 

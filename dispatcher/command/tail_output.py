@@ -25,7 +25,8 @@ from rich.highlighter import JSONHighlighter
 from rich.text import Text
 
 from dispatcher.client import Gap, Record, State, Subscription, subscribe
-from dispatcher.command.tail_text import FORMATS, as_json, as_value, clean, record_time, template
+from dispatcher.command.safe_text import clean
+from dispatcher.command.tail_text import FORMATS, as_json, as_value, record_time, template
 from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
 

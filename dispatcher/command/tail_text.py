@@ -3,28 +3,19 @@
 import re
 from base64 import b64encode
 from collections.abc import Callable
-from unicodedata import category
 
 import orjson
 
 from dispatcher.client import Record
 from dispatcher.client.timestamps import time_of_day
+from dispatcher.command.safe_text import clean_json
 
 FORMATS = ("pretty", "json", "value")
 FIELDS = ("id", "topic", "partition", "offset", "timestamp", "time", "key", "value")
 """The fields that a template can name."""
 
-_PLAIN = re.compile(r"[\t\x20-\x7e]*")
-_OTHERS = re.compile(r"[^\t\x20-\x7e]")
 _FIELD = re.compile(r"\{(\w*)\}|\\([tn0\\])")
 _ESCAPES = {"t": "\t", "n": "\n", "0": "\0", "\\": "\\"}
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
-"""Letters and marks that no terminal shows."""
-
-
-def clean(text: str) -> str:
-    """Text that moves no cursor, sets no colour, turns no direction and hides nothing: the rest is escaped."""
-    return text if _PLAIN.fullmatch(text) else _OTHERS.sub(_escaped, text)
 
 
 def as_json(record: Record) -> bytes:
@@ -40,7 +31,7 @@ def as_json(record: Record) -> bytes:
         **_bytes("value", record.value),
     }
     data = orjson.dumps(line)
-    return data if data.isascii() and b"\x7f" not in data else _OTHERS.sub(_json_escaped, data.decode()).encode()
+    return data if data.isascii() and b"\x7f" not in data else clean_json(data.decode()).encode()
 
 
 def as_value(record: Record) -> bytes:
@@ -96,21 +87,3 @@ def _bytes(name: str, content: bytes | None) -> dict[str, str | None]:
         return {name: None if content is None else content.decode()}
     except UnicodeDecodeError:
         return {f"{name}_base64": b64encode(content or b"").decode()}
-
-
-def _is_visible(character: str) -> bool:
-    is_shown = character.isprintable() or category(character) == "Zs"
-    return is_shown and character not in _BLANK
-
-
-def _escaped(match: re.Match[str]) -> str:
-    character = match[0]
-    return character if _is_visible(character) else character.encode("unicode_escape").decode()
-
-
-def _json_escaped(match: re.Match[str]) -> str:
-    character = match[0]
-    if _is_visible(character):
-        return character
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))

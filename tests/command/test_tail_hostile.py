@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from dispatcher.client import Record
 from dispatcher.command.main import main
-from dispatcher.command.tail_text import as_json, clean, template
+from dispatcher.command.safe_text import clean
+from dispatcher.command.tail_text import as_json, template
 from testbed.patience import seconds
 from tests.client_cases.encoding import payload
 from tests.client_cases.server import case_server
