@@ -16,8 +16,8 @@ from benchmarks.targets import Dispatcher
 from benchmarks.yesterday import fill
 from dispatcher.kafka.decoding import grouped, split_errors
 from dispatcher.kafka.properties import consumer_properties
+from dispatcher.process import COLLECTOR_THRESHOLDS
 from dispatcher.settings import Settings
-from dispatcher.supervisor import COLLECTOR_THRESHOLDS
 from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"

@@ -30,6 +30,7 @@ from dispatcher.setting_values import (
     split_address,
 )
 from dispatcher.topic_settings import TopicSettings
+from dispatcher.worker_settings import WorkerSettings, worker_misfits
 
 
 def _default_idle_leave(values: dict[str, Any]) -> float:
@@ -300,10 +301,16 @@ class _CoreSettings(BaseSettings):
         return []
 
 
-class Settings(AuthSettings, EdgeSettings, SchemaSettings, TopicSettings, _CoreSettings):
+class Settings(AuthSettings, WorkerSettings, EdgeSettings, SchemaSettings, TopicSettings, _CoreSettings):
     """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
 
     def misfits(self) -> list[WrongValue]:
         """What does not fit together in the tables."""
         decoded = [topic for topic, table in self.topic_tables.items() if table.decode != "none"]
-        return [*super().misfits(), *self.topic_misfits(self.topics), *self.schema_misfits(decoded)]
+        workers = worker_misfits(
+            self.workers,
+            default_scope=self.default_scope,
+            operations_bind=self.operations_bind,
+            group_instance_id=self.group_instance_id,
+        )
+        return [*super().misfits(), *self.topic_misfits(self.topics), *self.schema_misfits(decoded), *workers]

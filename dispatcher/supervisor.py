@@ -14,19 +14,12 @@ done; commit; leave the group; close the server. A timer outside Trio ends the p
 passed, whatever a client or a broker does.
 """
 
-import faulthandler
-import gc
 import os
-import resource
 import signal
-import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Protocol
 
 import structlog
 import trio
@@ -39,6 +32,7 @@ from dispatcher.kafka.properties import check_properties
 from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.threads import check_threads
 from dispatcher.pipeline import Pipeline
+from dispatcher.process import LastResort, tune_process
 from dispatcher.settings import Settings
 from dispatcher.telemetry.inspection import inspect_on_signal
 from dispatcher.telemetry.snapshot import AccessStatistics
@@ -50,6 +44,7 @@ from dispatcher.web.app import create_app, create_operations_app
 from dispatcher.web.authentication import open_authentication
 from dispatcher.web.draining import Drain
 from dispatcher.web.limits import Limits
+from dispatcher.web.operations import Operations
 from dispatcher.web.refusals import Refusals
 from dispatcher.web.server import Server
 from dispatcher.web.visits import Visits
@@ -59,8 +54,22 @@ log = structlog.get_logger(__name__)
 Reload = Callable[[], Awaitable[None]]
 """Reads something again whose files have changed, on SIGHUP; raises and changes nothing when it cannot."""
 
-LAST_WORDS_SHARE = 0.95
-"""When the log says that the stop takes too long: shortly before the process ends."""
+
+class Parent(Protocol):
+    """The process that has started this one as one of several (`workers`)."""
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """Where to listen."""
+
+    async def serve(self, operations: Operations, reload: Reload) -> None:
+        """Show the parent that the loop runs, and do what it asks for, until cancelled.
+
+        Args:
+            operations: What the replica reports about itself.
+            reload: Does what SIGHUP does.
+        """
+
 
 SUBSCRIBERS_SHARE = 0.3
 """The share of `shutdown_seconds` that subscribers have to finish writes and receive their goodbye."""
@@ -71,9 +80,6 @@ INSPECTED_SUBSCRIBERS = 20
 CONNECTIONS_SHARE = 0.1
 """The share that connections have to end after that."""
 
-COLLECTOR_THRESHOLDS = (10_000, 20, 20)
-"""Thresholds of the three generations, for `gc.set_threshold`."""
-
 
 async def supervise(
     settings: Settings,
@@ -81,6 +87,7 @@ async def supervise(
     *,
     read_settings: Callable[[], Settings] | None = None,
     hangup_stops: bool = False,
+    parent: Parent | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run one replica until SIGTERM or SIGINT; started when it listens.
@@ -92,6 +99,7 @@ async def supervise(
         make_replays: See `Pipeline`.
         read_settings: Reads them again, for the grants in them, on SIGHUP.
         hangup_stops: Whether SIGHUP stops, even without a terminal, instead of reading files again.
+        parent: Has this process as one of its workers, and answers operators for all of them.
         task_status: Of `trio.Nursery.start`.
 
     Raises:
@@ -105,9 +113,7 @@ async def supervise(
     check_properties(settings)
     authentication = open_authentication(settings, read_settings)
     admin_access = AdminAccess(settings, authentication)
-    _raise_descriptor_limit()
-    _collect_less()
-    _switch_threads_sooner()
+    tune_process()
     pipeline = Pipeline(settings, make_replays)
     pipeline.open_replays()
     limits = Limits(settings)
@@ -137,11 +143,11 @@ async def supervise(
         is_draining=lambda: drain.is_on,
         refusals=refusals,
     )
-    server = Server(app, settings, lambda: pipeline.hub.subscribers)
+    server = Server(app, settings, lambda: pipeline.hub.subscribers, sockets=parent.sockets if parent else ())
     for_operators = Server(
         create_operations_app(settings, operations, Admin(visits, drain, admin_access)), settings, for_operators=True
     )
-    last_resort = _LastResort(settings.shutdown_seconds)
+    last_resort = LastResort(settings.shutdown_seconds)
     systemd = Systemd()
     try:
         async with trio.open_nursery() as root:
@@ -149,7 +155,7 @@ async def supervise(
                 root.start_soon(run)
             roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
-            if settings.operations_bind:
+            if settings.operations_bind and parent is None:
                 await root.start(for_operators.serve)
             if authentication is not None:
                 root.start_soon(authentication.run)
@@ -161,7 +167,10 @@ async def supervise(
                 reloads.append(admin_access.reload_admin_token)
             if authentication is not None:
                 reloads.append(authentication.reload)
-            root.start_soon(partial(_reload_on_hangup, reloads, hangup_stops=hangup_stops))
+            reload = partial(_reload, reloads)
+            root.start_soon(partial(reload_on_hangup, reload, hangup_stops=hangup_stops))
+            if parent is not None:
+                root.start_soon(parent.serve, operations, reload)
             root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
             root.start_soon(systemd.watch)
             systemd.ready()
@@ -195,7 +204,7 @@ def _sample(pipeline: Pipeline) -> Mapping[str, object]:
 async def _stop_on_signal(
     pipeline: Pipeline,
     settings: Settings,
-    last_resort: "_LastResort",
+    last_resort: LastResort,
     systemd: Systemd,
     everything: trio.CancelScope,
 ) -> None:
@@ -218,7 +227,7 @@ async def _stop(pipeline: Pipeline, settings: Settings) -> None:
     pipeline.stop()
 
 
-async def _reload_on_hangup(reloads: Sequence[Reload], *, hangup_stops: bool) -> None:
+async def reload_on_hangup(reload: Reload, *, hangup_stops: bool) -> None:
     """On SIGHUP read certificates again, and whatever else can change; where a terminal was closed, stop.
 
     Shells send it to what runs in a terminal that is closed, and operators to daemons whose files have changed.
@@ -227,16 +236,20 @@ async def _reload_on_hangup(reloads: Sequence[Reload], *, hangup_stops: bool) ->
         async for _ in signals:
             if hangup_stops or _has_terminal():
                 os.kill(os.getpid(), signal.SIGTERM)
-                continue
-            for reload in reloads:
-                try:
-                    await reload()
-                except Exception as error:  # noqa: BLE001
-                    # The ones before stay: a mistake in a file is no reason to end the streams.
-                    reason = str(error) if isinstance(error, DispatcherError | OSError) else type(error).__name__
-                    log.error("reload failed", what=reload.__name__, reason=reason)  # noqa: TRY400 - that says it all
-                else:
-                    log.info("reloaded", what=reload.__name__)
+            else:
+                await reload()
+
+
+async def _reload(reloads: Sequence[Reload]) -> None:
+    for reload in reloads:
+        try:
+            await reload()
+        except Exception as error:  # noqa: BLE001
+            # The ones before stay: a mistake in a file is no reason to end the streams.
+            reason = str(error) if isinstance(error, DispatcherError | OSError) else type(error).__name__
+            log.error("reload failed", what=reload.__name__, reason=reason)  # noqa: TRY400 - that says it all
+        else:
+            log.info("reloaded", what=reload.__name__)
 
 
 def _has_terminal() -> bool:
@@ -246,86 +259,3 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-class _LastResort:
-    """Ends the process when stopping takes too long: a thread in a C call cannot be cancelled.
-
-    It needs neither the loop nor the interpreter: signals arm it before anything waits for the loop, and then a thread
-    in C (`faulthandler`) counts down and calls ``_exit(1)``. It writes nothing first, since that may be what hangs.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._nowhere = Path(os.devnull).open("wb", buffering=0)  # noqa: SIM115 - where faulthandler's own report goes
-        self._is_armed = False
-        self._timer = threading.Timer(seconds * LAST_WORDS_SHARE, self._say_so)
-        self._timer.daemon = True
-
-    async def watch(self) -> None:
-        """Arm when the nursery is cancelled, for whatever reason."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            self.arm()
-
-    def arm(self) -> None:
-        """Start the timer when the stop begins; later calls change nothing."""
-        if not self._is_armed:
-            self._is_armed = True
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._nowhere)
-            with suppress(RuntimeError):  # no thread can be had
-                self._timer.start()
-
-    def disarm(self) -> None:
-        """Stop the timer: the stop is complete."""
-        if self._is_armed:
-            faulthandler.cancel_dump_traceback_later()
-        self._timer.cancel()
-        self._nowhere.close()
-
-    @contextmanager
-    def armed_by_signals(self) -> Iterator[None]:
-        """Let the signals that stop arm it where Python takes them, before the loop sees them.
-
-        Within `trio.open_signal_receiver`, which restores what was there before it.
-        """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._arming(signal.getsignal(number)))
-        yield
-
-    def _arming(self, handle: Any) -> Callable[[int, FrameType | None], None]:
-        def arm_and_handle(number: int, frame: FrameType | None) -> None:
-            self.arm()
-            handle(number, frame)
-
-        return arm_and_handle
-
-    def _say_so(self) -> None:
-        log.error("stopping took too long, exiting; uncommitted records will be delivered again")
-
-
-def _collect_less() -> None:
-    """Run the cycle collector less often: objects that carry records are freed by reference counting, others live long.
-
-    With CPython's default of 700 new objects between collections, a quarter of the time in which a thousand subscribers
-    reconnected was spent on collections.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
-
-
-def _switch_threads_sooner() -> None:
-    """Give the loop the GIL back after half a millisecond of a worker thread, not CPython's five.
-
-    Worker threads decode replayed records. docs/performance.md has the gain.
-    """
-    sys.setswitchinterval(0.0005)
-
-
-def _raise_descriptor_limit() -> None:
-    """Each subscriber is a descriptor, and the soft limit is often 1,024."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

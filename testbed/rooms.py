@@ -22,8 +22,10 @@ LEAVES = frozenset(
         "topic_settings",
         "setting_kafka",
         "setting_values",
+        "worker_settings",
         "errors",
         "invariants",
+        "process",
         "authorities",
     }
 )

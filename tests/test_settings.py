@@ -774,3 +774,30 @@ class TestIdleLeave:
         """No default that could not be made is reported beside it."""
         (key,) = problems({"default_scope": "everything"})
         assert key.startswith("default_scope")
+
+
+class TestWorkers:
+    """More than one process needs two other settings."""
+
+    @pytest.mark.parametrize("workers", ["2", "auto"])
+    def test_more_than_one_worker_needs_scope_and_operations_bind(self, workers: str) -> None:
+        """Both reasons are there at once; `auto` is refused on every machine, or on none."""
+        found = problems({"workers": workers})
+        assert {key.partition(" ")[0]: found[key].remedy.partition(":")[0] for key in found} == {
+            "default_scope": "topic, with workers",
+            "operations_bind": "an address, with workers",
+        }
+        needed = {"default_scope": "topic", "operations_bind": "127.0.0.1:0"}
+        assert str(load({"workers": workers, **needed}, {}).settings.workers) == workers
+        assert load({"workers": "1"}, {}).settings.workers == 1
+
+    @pytest.mark.parametrize("workers", ["0", "257", "-1", "1.5", "many", "", "²"])
+    def test_other_numbers_are_refused(self, workers: str) -> None:
+        """With what would be right."""
+        assert remedy(workers=workers) == "use a number from 1 to 256, or auto"
+
+    def test_the_name_of_a_static_member_leaves_room_for_the_number(self) -> None:
+        """Kafka allows 249 characters."""
+        needed = {"workers": "2", "default_scope": "topic", "operations_bind": "127.0.0.1:0"}
+        assert "at most 245 characters" in remedy(**needed, group_instance_id="a" * 246)
+        assert load({**needed, "group_instance_id": "a" * 245}, {}).settings.workers == 2

@@ -83,6 +83,7 @@ def load(
     config_path: Path | None = None,
     *,
     flags_only: Collection[str] = (),
+    with_workers: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Read all sources and check everything.
 
@@ -91,6 +92,7 @@ def load(
         environment: Such as `os.environ`.
         config_path: The file to read; None reads ``dispatcher.toml`` in the current folder if it exists.
         flags_only: Settings for which environment and file are ignored.
+        with_workers: Defaults of other settings that hold if there is to be more than one worker.
 
     Raises:
         SettingsError: with every problem at once.
@@ -102,6 +104,8 @@ def load(
         if name.partition(".")[0] not in flags_only
     }
     given |= _from_flags(flags, problems)
+    if with_workers and "workers" in given and str(given["workers"].value) != "1":
+        given = {name: _Given(value, "", "workers") for name, value in with_workers.items()} | given
     _keep_tables_of(given)
     settings = _validate(given, problems)
     if settings is None:

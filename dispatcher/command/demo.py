@@ -1,7 +1,7 @@
 """``dispatcher demo``: the dispatcher on an embedded broker, with a steady stream of realistic asset events."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,8 +14,15 @@ from rich.panel import Panel
 from rich.text import Text
 
 from dispatcher.kafka.embedded import EmbeddedBroker, EmbeddedReplays
+from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.supervisor import supervise
+from dispatcher.workers.machine import read_machine
+from dispatcher.workers.parent import Addresses, run_workers
+from dispatcher.workers.plan import number_of_workers
+
+WITH_WORKERS = {"default_scope": "topic", "operations_bind": "127.0.0.1:0", "max_subscribers": "500"}
+"""What the demo sets for more than one worker, unless it is given: what they need, and a size that a laptop has."""
 
 TICK_SECONDS = 0.02
 """Records that are due within a tick are written together: one wake-up per record would limit the rate."""
@@ -105,8 +112,8 @@ class AssetEvents:
         )
 
 
-async def run_demo(settings: Settings, *, rate: float, seed: int, console: Console) -> None:
-    """Serve asset events from an embedded broker until SIGTERM or SIGINT.
+async def run_demo(settings: Settings, *, rate: float, seed: int, console: Console) -> int:
+    """Serve asset events from an embedded broker until SIGTERM or SIGINT; returns the exit code.
 
     *Cancellation*: stops the replica as `supervise` does.
 
@@ -116,14 +123,42 @@ async def run_demo(settings: Settings, *, rate: float, seed: int, console: Conso
         seed: For the events.
         console: Where the addresses to open are shown.
     """
+    machine = read_machine()
+    code = 0
     with EmbeddedBroker(settings.topics) as broker:
         settings = settings.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
         write = partial(broker.produce, headers=[("source", b"demo")])
+        produce = partial(produce_steadily, write, settings.topics, AssetEvents(seed), rate)
         async with trio.open_nursery() as nursery:
-            replays = partial(EmbeddedReplays, broker)
-            server = await nursery.start(supervise_until_stopped, settings, replays, nursery.cancel_scope)
-            console.print(invitation(server.addresses[0], rate))
-            await produce_steadily(write, settings.topics, AssetEvents(seed), rate)
+            if number_of_workers(settings, machine) > 1:
+
+                def invite(addresses: Addresses, operations: Addresses) -> None:
+                    console.print(invitation(addresses[0], rate, operations[0]))
+                    nursery.start_soon(produce)
+
+                code = await run_workers(
+                    settings,
+                    machine,
+                    hangup_stops=True,
+                    look_up=partial(_offsets_since, broker),
+                    on_started=invite,
+                )
+                nursery.cancel_scope.cancel()
+            else:
+                replays = partial(EmbeddedReplays, broker.look_up)
+                server = await nursery.start(supervise_until_stopped, settings, replays, nursery.cancel_scope)
+                console.print(invitation(server.addresses[0], rate))
+                await produce()
+    return code
+
+
+def _offsets_since(
+    broker: EmbeddedBroker, partitions: Sequence[tuple[str, int]], since_ms: int
+) -> Sequence[int | None]:
+    """What a worker asks for (`workers.member.LookUp`)."""
+    asked = [TopicPartition(topic, partition) for topic, partition in partitions]
+    found = broker.offsets_since(asked, since_ms)
+    return [found.get(partition) for partition in asked]
 
 
 async def supervise_until_stopped(  # noqa: ASYNC128 - supervise calls task_status.started
@@ -171,24 +206,35 @@ async def produce_steadily(
         await trio.sleep_until(max(started + written / rate, trio.current_time() + TICK_SECONDS))
 
 
-def invitation(address: tuple[str, int], rate: float) -> Panel:
-    """The addresses to open, the commands to try, and how to stop."""
-    host, port = address
-    # The wildcard address is one to listen on, not one to connect to.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def invitation(address: tuple[str, int], rate: float, operations: tuple[str, int] | None = None) -> Panel:
+    """The addresses to open, the commands to try, and how to stop.
+
+    Args:
+        address: Where subscribers connect.
+        rate: Records per second.
+        operations: Where operators do, if that is another address.
+    """
+    netloc = _netloc(address)
+    operators = _netloc(operations or address)
     pages = {
-        "/": "the live page",
-        "/events": "server-sent events",
-        "/status": "state of the replica, as JSON",
-        "/metrics": "metrics for Prometheus",
+        f"http://{netloc}/": "the live page",
+        f"http://{netloc}/events": "server-sent events",
+        f"http://{operators}/status": "state of the replica, as JSON",
+        f"http://{operators}/metrics": "metrics for Prometheus",
     }
-    width = len(f"http://{netloc}/metrics")
+    width = max(map(len, pages))
     text = Text()
-    for path, what in pages.items():
-        text.append(f"http://{netloc}{path}".ljust(width), "bold").append(f"  {what}\n")
+    for url, what in pages.items():
+        text.append(url.ljust(width), "bold").append(f"  {what}\n")
     text.append(f"ws://{netloc}/ws".ljust(width), "bold").append("  WebSocket\n\n")
     text.append(f"curl -N http://{netloc}/events\n")
     text.append(f"python -m websockets ws://{netloc}/ws\n\n")
     text.append(f"{rate:g} records per second from an embedded broker. Press Ctrl-C to stop.")
     return Panel(text, title="dispatcher demo", expand=False)
+
+
+def _netloc(address: tuple[str, int]) -> str:
+    host, port = address
+    # The wildcard address is one to listen on, not one to connect to.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,39 +1,27 @@
 """The command line: flags to Settings to trio.run."""
 
-import errno
-import logging
 import os
-import socket
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import orjson
-import structlog
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from dispatcher.command.configuration import Loaded, load, reference
 from dispatcher.command.overview import status, subscribers
+from dispatcher.command.running import refuse, run_to_exit
 from dispatcher.command.tail import tail
-from dispatcher.errors import ResourcesError, SettingsError, SettingsProblem
+from dispatcher.errors import SettingsError
 from dispatcher.schema_settings import SECRETS
 from dispatcher.setting_kafka import HIDDEN, hide_secrets
 from dispatcher.setting_values import display
 from dispatcher.settings import Settings
 from dispatcher.topic_settings import FIELD as TOPIC_TABLES
-
-log = structlog.get_logger(__name__)
-
-EXIT_FAILED = 1
-EXIT_WRONG_SETTINGS = 2
-EXIT_INTERRUPTED = 130
-"""Ctrl-C before anything ran that a stop would have to wait for; the usual code in shells."""
-
-_CANNOT_BIND = {errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 
 
 def _metavar(name: str) -> str:
@@ -41,6 +29,8 @@ def _metavar(name: str) -> str:
         return "BYTES"
     if name.endswith("_seconds"):
         return "SECONDS"
+    if name == "workers":
+        return "NUMBER|auto"
     kind = Settings.model_fields[name].annotation
     if get_origin(kind) is Literal:
         return "|".join(get_args(kind))
@@ -128,12 +118,25 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     """  # noqa: D301
     settings = _load(flags, config_path).settings
 
-    async def run() -> None:
-        from dispatcher.supervisor import supervise  # noqa: PLC0415 - the other commands do without the server
+    def read_settings() -> Settings:
+        return load(_given(flags), os.environ, config_path).settings
 
-        await supervise(settings, read_settings=lambda: load(_given(flags), os.environ, config_path).settings)
+    async def run() -> int:
+        # The other commands do without the server.
+        from dispatcher.supervisor import supervise  # noqa: PLC0415
 
-    _run(run, settings)
+        if settings.workers != 1:
+            from dispatcher.workers.machine import read_machine  # noqa: PLC0415
+            from dispatcher.workers.parent import run_workers  # noqa: PLC0415
+            from dispatcher.workers.plan import number_of_workers  # noqa: PLC0415
+
+            machine = read_machine()
+            if number_of_workers(settings, machine) > 1:
+                return await run_workers(settings, machine, read_settings=read_settings)
+        await supervise(settings, read_settings=read_settings)
+        return 0
+
+    run_to_exit(run, settings)
 
 
 @main.command()
@@ -151,20 +154,22 @@ def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None
 
     \b
     dispatcher demo --rate 1000 --bind 127.0.0.1:8080
+    dispatcher demo --workers 2
 
     The broker runs in this process, so broker settings in the environment and the file are ignored.
     """  # noqa: D301
-    from dispatcher.command.demo import run_demo  # noqa: PLC0415 - the other commands do without it
+    from dispatcher.command.demo import WITH_WORKERS, run_demo  # noqa: PLC0415 - the other commands do without it
     from dispatcher.kafka.embedded import CONSUMER_PROPERTIES  # noqa: PLC0415
 
     properties = tuple(f"{key}={value}" for key, value in CONSUMER_PROPERTIES.items())
     flags["kafka"] = (*properties, *flags["kafka"])
-    settings = _load(flags, config_path, flags_only={"bootstrap_servers", "kafka"}).settings
+    only = {"bootstrap_servers", "kafka"}
+    settings = _load(flags, config_path, flags_only=only, with_workers=WITH_WORKERS).settings
 
-    async def run() -> None:
-        await run_demo(settings, rate=rate, seed=seed, console=Console())
+    async def run() -> int:
+        return await run_demo(settings, rate=rate, seed=seed, console=Console())
 
-    _run(run, settings)
+    run_to_exit(run, settings)
 
 
 @main.command()
@@ -232,16 +237,16 @@ def _explain(path: str, settings: Settings) -> None:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise click.UsageError(f"{path} cannot be read: {reason}") from None
     except SettingsError as error:
-        _refuse(error.problems)
+        refuse(error.problems)
     click.echo("\n".join(lines))
     sys.exit(code)
 
 
-def _load(flags: dict[str, Any], config_path: Path | None, *, flags_only: Collection[str] = ()) -> Loaded:
+def _load(flags: dict[str, Any], config_path: Path | None, **more: Any) -> Loaded:
     try:
-        return load(_given(flags), os.environ, config_path, flags_only=flags_only)
+        return load(_given(flags), os.environ, config_path, **more)
     except SettingsError as error:
-        _refuse(error.problems)
+        refuse(error.problems)
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
@@ -250,52 +255,6 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     if "topics" in given:
         given["topics"] = ",".join(given["topics"])
     return given
-
-
-def _run(run: Callable[[], Awaitable[None]], settings: Settings) -> None:
-    """Run until it returns; what it raises becomes one log line and an exit code."""
-    import trio  # noqa: PLC0415 - `config` does without it
-
-    from dispatcher.telemetry.logs import configure_logging  # noqa: PLC0415
-
-    configure_logging(settings.log_level, settings.log_format)
-    code = 0
-    problems: list[SettingsProblem] = []
-    try:
-        trio.run(run)
-    except* SettingsError as group:
-        problems = [problem for error in _leaves(group) for problem in error.problems]
-    except* ResourcesError as group:
-        code = EXIT_FAILED
-        log.error("cannot start", error=str(next(_leaves(group))))  # noqa: TRY400 - the reason is enough
-        # A normal interpreter exit was seen to hang where no thread could be started (CPython 3.11, `ulimit -v`).
-        logging.shutdown()
-        os._exit(code)
-    except* KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    except* Exception as group:
-        code = EXIT_FAILED
-        if all(_cannot_bind(error) for error in _leaves(group)):
-            reason = str(next(_leaves(group)))
-            log.error("cannot bind", bind=settings.bind, error=reason)  # noqa: TRY400 - the reason says it all
-        else:
-            log.exception("failed", exc_info=group)
-    if code:
-        sys.exit(code)
-    if problems:
-        _refuse(problems)
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[Any]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
-
-
-def _cannot_bind(error: BaseException) -> bool:
-    return isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _CANNOT_BIND)
 
 
 def _shown_values(loaded: Loaded) -> Iterator[tuple[str, Any]]:
@@ -325,12 +284,3 @@ def _shown_value(name: str, value: Any) -> Any:
 def _quote(value: object) -> str:
     """As JSON, which is also valid TOML for every value that a setting can have."""
     return orjson.dumps(value).decode()
-
-
-def _refuse(problems: Sequence[SettingsProblem]) -> NoReturn:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    number = len(problems)
-    console.print(f"[bold red]{number} invalid setting{'s' if number > 1 else ''}; nothing was started.[/]")
-    for problem in problems:
-        console.print(f"  [bold]{escape(problem.key)}[/] = {escape(problem.value)}\n    {escape(problem.remedy)}")
-    sys.exit(EXIT_WRONG_SETTINGS)

@@ -10,7 +10,7 @@ here, and `EmbeddedReplays` looks there.
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -123,23 +123,31 @@ class EmbeddedBroker:
         }
         return {partition: offset for partition, offset in found.items() if offset is not None}
 
+    async def look_up(self, partitions: Collection[TopicPartition], since_ms: int) -> Mapping[TopicPartition, int]:
+        """`offsets_since`, as `EmbeddedReplays` asks for it."""
+        return self.offsets_since(partitions, since_ms)
+
     def _written(self, time_ms: int, error: KafkaError | None, message: Message) -> None:
         if error is None:
             partition = TopicPartition(str(message.topic()), message.partition() or 0)
             self._times.setdefault(partition, TimeIndex()).add(time_ms, message.offset() or 0)
 
 
+LookUp = Callable[[Collection[TopicPartition], int], Awaitable[Mapping[TopicPartition, int]]]
+"""By partition, the offset of the first record with this time (milliseconds) or a later one, if there is any."""
+
+
 class EmbeddedReplays(Replays):
     """`Replays` of an embedded broker, which looks times up where they are known.
 
     Args:
-        broker: The broker.
+        look_up: Asks the broker, which may be in another process.
         arguments: Those of `Replays`.
     """
 
-    def __init__(self, broker: EmbeddedBroker, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, look_up: LookUp, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._broker = broker
+        self._find = look_up
 
     async def offsets_since(
         self, partitions: Collection[TopicPartition], since_ms: int
@@ -148,6 +156,6 @@ class EmbeddedReplays(Replays):
         if since_ms == EARLIEST:
             return await super().offsets_since(partitions, since_ms)
         bounds = await self.bounds(partitions)
-        found = self._broker.offsets_since(partitions, since_ms)
+        found = await self._find(partitions, since_ms)
         # What the broker has dropped since begins later.
         return {tp: max(found[tp], bounds[tp].first) if tp in found else None for tp in bounds}

@@ -46,12 +46,17 @@ async def inspect_on_signal(
     with trio.open_signal_receiver(signal.SIGUSR1) as signals:
         task_status.started()
         async for _ in signals:
-            try:
-                tree = await task_tree()
-                found = {**dict(all_statistics(roots)), **sample()}
-                await trio.to_thread.run_sync(_write, tree, found, abandon_on_cancel=True)
-            except Exception:  # a report that cannot be made must not end the replica
-                log.exception("report failed")
+            await inspect(roots, sample)
+
+
+async def inspect(roots: Mapping[str, object], sample: Callable[[], Mapping[str, object]] = dict) -> None:
+    """Write one report; see `inspect_on_signal`."""
+    try:
+        tree = await task_tree()
+        found = {**dict(all_statistics(roots)), **sample()}
+        await trio.to_thread.run_sync(_write, tree, found, abandon_on_cancel=True)
+    except Exception:  # a report that cannot be made must not end the replica
+        log.exception("report failed")
 
 
 async def task_tree(slice_tasks: int = SLICE_TASKS) -> list[str]:

@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import structlog
 
@@ -15,12 +16,13 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 )
 
 
-def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> None:
+def configure_logging(level: str, form: Literal["auto", "console", "json"], worker: str = "") -> None:
     """Send every log line to stderr, one line each, without ever waiting for whoever reads it.
 
     Args:
         level: Minimum level to log, such as ``info``.
         form: ``console`` for people, ``json`` for machines, ``auto`` by whether stderr is a terminal.
+        worker: The name of this process where it is one of several, for each line.
     """
     has_stderr = sys.stderr is not None  # without a descriptor 2 (`2>&-`) Python has none
     console = form == "console" or (form == "auto" and has_stderr and sys.stderr.isatty())
@@ -30,6 +32,8 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker:
+        shared.append(partial(_add_worker, worker))
     rendering: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
@@ -58,6 +62,13 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"]) -> N
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def _add_worker(
+    worker: str, _logger: Any, _method: str, line: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    line.setdefault("worker", worker)
+    return line
 
 
 def dropped_lines() -> int:

@@ -41,7 +41,7 @@ HAS_EXPIRED = "the token has expired: get a new one, then reconnect"
 NO_COOKIES: Values = MultiDict()
 """For pages that `allowed_origins` allows without credentials."""
 
-_FIXED = ("auth_issuer", "auth_jwks_url", "auth_keys_file", "auth_secret_file")
+FIXED = ("auth_issuer", "auth_jwks_url", "auth_keys_file", "auth_secret_file")
 """Settings that stay as they were at the start."""
 
 WAYS = "Authorization: Bearer, the cookie, or the subprotocol"
@@ -136,7 +136,7 @@ class Authentication:
             SettingsError: the settings are wrong now, or name another issuer; all stays as it was.
         """
         settings = await trio.to_thread.run_sync(self._read_settings)
-        changed = [name for name in _FIXED if getattr(settings, name) != getattr(self._settings, name)]
+        changed = [name for name in FIXED if getattr(settings, name) != getattr(self._settings, name)]
         if changed:
             remedy = "restart to change it: streams that are open depend on it"
             raise SettingsError([SettingsProblem(name, "changed", remedy) for name in changed])

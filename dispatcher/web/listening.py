@@ -65,6 +65,10 @@ async def accept_for_ever(
         except trio.ClosedResourceError:
             return
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                # A parent process has ended the listening, and may begin it again (`workers.sockets`).
+                await trio.sleep(REST_SECONDS)
+                continue
             # Others are about that one connection: it has gone already.
             if error.errno not in _OUT_OF_RESOURCES:
                 continue

@@ -3,7 +3,7 @@
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,6 +49,7 @@ class Server:
         app: The ASGI app.
         settings: Addresses, TLS, proxies, limits and timeouts.
         subscribers: How many there are; none may be left without a connection.
+        sockets: Where to listen, if a parent process has opened them; else `bind` says where.
         for_operators: Whether this is the port of `operations_bind`: plain HTTP, and nothing in front of it.
 
     Raises:
@@ -61,10 +62,12 @@ class Server:
         settings: Settings,
         subscribers: Callable[[], int] = lambda: 0,
         *,
+        sockets: Sequence[socket.socket] = (),
         for_operators: bool = False,
     ) -> None:
         self._app = ASGIWrapper(app)
         self._settings = settings
+        self._sockets = sockets
         self._for_operators = for_operators
         self._config = Config()
         self._config.errorlog = logging.getLogger("hypercorn.error")
@@ -99,7 +102,7 @@ class Server:
             host, port = settings.operations_address
         else:
             self._intake = Intake(connections_within_descriptors(settings.max_connections, settings.max_subscribers))
-        listeners = await open_listeners(host, port)
+        listeners = [_listener(sock) for sock in self._sockets] or await open_listeners(host, port)
         self.addresses += [listener.socket.getsockname()[:2] for listener in listeners]
         scheme = "http" if self._tls is None else "https"
         log.info(
@@ -271,6 +274,11 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
     except BaseException:
         sock.close()
         raise
+
+
+def _listener(sock: socket.socket) -> trio.SocketListener:
+    sock.listen(BACKLOG)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 def _host(host: str) -> str:

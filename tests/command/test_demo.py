@@ -152,9 +152,10 @@ def test_the_invitation_names_addresses_that_can_be_opened(address: tuple[str, i
 
 
 @contextmanager
-def demo() -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def demo(*more: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """A demo in a process of its own, and where it serves."""
     command = [sys.executable, "-m", "dispatcher", "demo", "--rate=200", "--bind=127.0.0.1:0", "--log-format=json"]
+    command += more
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -170,9 +171,10 @@ def data(url: str, number: int) -> list[dict[str, Any]]:
         return [orjson.loads(line.removeprefix("data: ")) for line in itertools.islice(lines, number)]
 
 
-def test_the_demo_serves_events_and_ctrl_c_ends_it_with_0() -> None:
+@pytest.mark.parametrize("more", [(), ("--workers=2",)])
+def test_the_demo_serves_events_and_ctrl_c_ends_it_with_0(more: tuple[str, ...]) -> None:
     """A whole run, as a user sees it: settings from flags, events over SSE, and a clean stop."""
-    with demo() as (process, address):
+    with demo(*more) as (process, address):
         assert 1 in [event["version"] for event in data(f"{address}events", 100)]
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0

@@ -108,7 +108,7 @@ async def test_a_time_is_looked_up_where_it_is_known() -> None:
     partition = TopicPartition("assets", 0)
     with EmbeddedBroker(["assets"]) as broker:
         properties = {"bootstrap.servers": broker.bootstrap_servers, "group.id": "replay"}
-        replays = EmbeddedReplays(broker, properties, concurrency=1, batch_bytes=1000)
+        replays = EmbeddedReplays(broker.look_up, properties, concurrency=1, batch_bytes=1000)
         assert await replays.offsets_since([partition], 0) == {partition: None}
         while (found := await replays.offsets_since([partition], 0)) == {partition: None}:
             broker.produce("assets", None, b"value")

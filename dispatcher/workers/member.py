@@ -1,0 +1,314 @@
+"""One worker as the parent sees it: its process, its sockets, what it has shown, and when it is started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import trio
+
+from dispatcher.settings import Settings
+from dispatcher.workers.channel import Channel
+from dispatcher.workers.orders import STOP, Orders, encode_settings
+from dispatcher.workers.plan import Restarts, Silence
+from dispatcher.workers.sockets import begin_listening, end_listening
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 0.5
+START_SECONDS = 120.0
+"""How long a worker may take until it shows life for the first time."""
+SILENT_SECONDS = 10.0
+"""A loop that is silent for this long is not waited for: the process is killed."""
+UNHEARD_SECONDS = 5.0
+"""A worker that is silent for this long gets no new connections."""
+END_SECONDS = 2.0
+"""How long a process that was killed may take to be gone."""
+AWAY_SECONDS = 2.0
+"""How long connections to a worker that has ended wait for the next process."""
+START_CODE = "import sys; sys.path[:] = sys.argv[2].split('\\n'); from dispatcher.command.worker import main; main()"
+"""The worker finds its modules where the parent has them, not in the current folder."""
+
+_MANAGERS_VARIABLES = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
+"""The service manager hears from the parent alone."""
+
+LookUp = Callable[[Sequence[tuple[str, int]], int], Sequence[int | None]]
+"""The first offset of each partition with a time, in milliseconds, or a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatistics:
+    """A snapshot."""
+
+    pid: int | None
+    is_up: bool
+    restarts: int
+    silent_seconds: float
+
+
+@dataclass(slots=True)
+class _Life:
+    """What one process has shown."""
+
+    process: trio.Process
+    channel: Channel
+    reasons: Sequence[str] = ("it has not started yet",)
+    degraded: Sequence[str] = ()
+    is_up: bool = False
+    silence: Silence = field(default_factory=lambda: Silence(LOOK_SECONDS))
+    pages: dict[int, trio.MemorySendChannel[bytes]] = field(default_factory=dict)
+    """Those that were asked for, by the number of the request."""
+
+    def close(self) -> None:
+        """It answers nothing more."""
+        for waiting in self.pages.values():
+            waiting.close()
+        self.channel.close()
+
+
+class Member:
+    """A worker.
+
+    *Thread*: Trio's.
+
+    Args:
+        name: Its number, as text.
+        settings: Its own, for processes from now on.
+        sockets: Its listening sockets, which are open for as long as the parent lives.
+        look_up: Answers for a broker that runs in the parent; None where there is none.
+    """
+
+    def __init__(
+        self, name: str, settings: Settings, sockets: Sequence[socket.socket], look_up: LookUp | None = None
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.has_been_ready = False
+        self.has_been_up = False
+        self._sockets = sockets
+        self._look_up = look_up
+        self._life: _Life | None = None
+        self._away = Silence(LOOK_SECONDS)
+        self._is_listening = True
+        self._stopping = trio.Event()
+        self._restarts = 0
+        self._asked = 0
+        self.exit_code: int | None = None
+        """Of the last process that has ended."""
+
+    def _is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it serves, as far as it has shown."""
+        return self._life is not None and self._life.is_up
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is not ready."""
+        if self._life is None:
+            return ["it has ended, and is started again"]
+        if self._life.silence.seconds >= UNHEARD_SECONDS and self._life.is_up:
+            return ["its loop hangs"]
+        return list(self._life.reasons)
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is wrong with topics and the group, as it sees them."""
+        return list(self._life.degraded) if self._life else []
+
+    def statistics(self) -> MemberStatistics:
+        """A snapshot."""
+        silent_seconds = self._life.silence.seconds if self._life else 0.0
+        return MemberStatistics(
+            self._life.process.pid if self._life else None, self.is_up, self._restarts, silent_seconds
+        )
+
+    async def run(self, up: Callable[[], None], ended: Callable[["Member"], None]) -> None:
+        """Start its process, and start it again whenever it ends, until it ends after `stop`.
+
+        *Cancellation*: kills the process.
+
+        Args:
+            up: Called when it shows life for the first time in a process.
+            ended: Called when a process has ended.
+        """
+        restarts = Restarts()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look)
+            while not self._is_stopping():
+                began = trio.current_time()
+                await self._live(up)
+                ended(self)
+                if self._is_stopping():
+                    break
+                pause = restarts.pause_seconds(trio.current_time() - began)
+                log.error("worker ended", worker=self.name, reason=describe(self.exit_code), pause_seconds=pause)
+                self._restarts += 1
+                with trio.move_on_after(pause):
+                    await self._stopping.wait()
+            nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Let its process drain and end; once more: let it end immediately."""
+        self._stopping.set()
+        self._end_listening()
+        if self._life is not None:
+            with suppress(OSError):  # it has ended, or has read nothing yet
+                os.write(_stdin(self._life.process).fileno(), STOP)
+            self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End its process by force."""
+        self._signal(signal.SIGKILL)
+
+    def reload(self, settings: Settings) -> None:
+        """Let it read again what can change, with these settings; a process that starts does so when it serves."""
+        if self._life is not None:
+            self._life.channel.post({"settings": encode_settings(settings)})
+
+    def inspect(self) -> None:
+        """Let it write its report to the log."""
+        if self._life is not None:
+            self._life.channel.post({"inspect": True})
+
+    async def page(self, what: str) -> bytes | None:
+        """One of its pages, ``status`` or ``metrics``; None when it does not answer. *Cancellation*: safe."""
+        life = self._life
+        if life is None or not life.is_up:
+            return None
+        self._asked += 1
+        number = self._asked
+        send, receive = trio.open_memory_channel[bytes](1)
+        life.pages[number] = send
+        try:
+            if not life.channel.post({"page": number, "what": what}):
+                return None
+            return await receive.receive() or None
+        except trio.EndOfChannel:
+            return None
+        finally:
+            life.pages.pop(number, None)
+            send.close()
+            receive.close()
+
+    async def _live(self, up: Callable[[], None]) -> None:
+        """One process, from its start to its end."""
+        ours, theirs = socket.socketpair()
+        descriptors = tuple(sock.fileno() for sock in self._sockets)
+        orders = Orders(self.name, self.settings, descriptors, theirs.fileno(), is_embedded=self._look_up is not None)
+        with theirs:
+            try:
+                process = await self._start(*descriptors, theirs.fileno())
+            except BaseException:
+                ours.close()
+                raise
+        self._life = life = _Life(process, Channel(ours))
+        log.info("worker started", worker=self.name, pid=process.pid)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_give, process, orders)
+                nursery.start_soon(life.channel.run)
+                nursery.start_soon(self._hear, life, up)
+                if self._is_stopping():  # since before there was a process
+                    process.kill()
+                self.exit_code = await process.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._life = None
+            self._away.heard()
+            life.close()
+            process.kill()
+            with trio.move_on_after(END_SECONDS, shield=True):
+                await process.wait()
+                await _stdin(process).aclose()
+
+    async def _start(self, *descriptors: int) -> trio.Process:
+        path_separator = "\n"
+        return await trio.lowlevel.open_process(
+            [sys.executable, "-P", "-c", START_CODE, f"worker-{self.name}", path_separator.join(sys.path)],
+            stdin=subprocess.PIPE,
+            pass_fds=descriptors,
+            # What a terminal sends to a group, such as Ctrl-C, is for the parent, which passes it on once.
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in _MANAGERS_VARIABLES},
+        )
+
+    async def _hear(self, life: _Life, up: Callable[[], None]) -> None:
+        while (received := await life.channel.receive()) is not None:
+            message, payload = received
+            if "alive" in message:
+                self._note_life(life, message, up)
+            elif "answer" in message:
+                if (waiting := life.pages.pop(message["answer"], None)) is not None:
+                    waiting.send_nowait(payload)
+            elif "lookup" in message and self._look_up is not None:
+                partitions = [(str(topic), int(partition)) for topic, partition in message["partitions"]]
+                found = self._look_up(partitions, message["since_ms"])
+                life.channel.post({"lookup": message["lookup"], "found": found})
+
+    def _note_life(self, life: _Life, message: Mapping[str, Any], up: Callable[[], None]) -> None:
+        life.silence.heard()
+        life.reasons, life.degraded = message["reasons"], message["degraded"]
+        self.has_been_ready |= message["has_been_ready"]
+        if not self._is_listening and not self._is_stopping():
+            self._is_listening = True
+            begin_listening(self._sockets)
+        if not life.is_up:
+            life.is_up = self.has_been_up = True
+            log.info("worker up", worker=self.name, pid=life.process.pid)
+            up()
+
+    async def _look(self) -> None:
+        """End the listening, and at last the process, of a worker that shows no life."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            life = self._life
+            # Connections to the first process wait for it, so that nobody else can take the port.
+            is_away = self.has_been_up and not self.is_up
+            if is_away and self._away.look() >= AWAY_SECONDS:
+                self._end_listening()
+            if life is not None:
+                silent_seconds = life.silence.look()
+                if life.is_up and silent_seconds >= UNHEARD_SECONDS:
+                    self._end_listening()
+                if silent_seconds >= (SILENT_SECONDS if life.is_up else START_SECONDS):
+                    log.error("worker hangs, killing it", worker=self.name, silent_seconds=silent_seconds)
+                    life.process.kill()
+
+    def _end_listening(self) -> None:
+        if self._is_listening:
+            self._is_listening = False
+            end_listening(self._sockets)
+
+    def _signal(self, number: int) -> None:
+        if self._life is not None:
+            self._life.process.send_signal(number)
+
+
+async def _give(process: trio.Process, orders: Orders) -> None:
+    with suppress(trio.BrokenResourceError):  # it has ended already
+        await _stdin(process).send_all(orders.encode())
+
+
+def _stdin(process: trio.Process) -> trio.lowlevel.FdStream:
+    assert isinstance(process.stdin, trio.lowlevel.FdStream)  # noqa: S101 - it is a pipe
+    return process.stdin
+
+
+def describe(exit_code: int | None) -> str:
+    """How a process has ended, in words."""
+    if exit_code is None:
+        return "it was not started"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    with suppress(ValueError):
+        return signal.Signals(-exit_code).name
+    return f"signal {-exit_code}"

@@ -1,0 +1,188 @@
+"""The parent's answers for all workers: ``/status``, ``/metrics``, and what ``/readyz`` says.
+
+A worker that does not answer is left out and named: nobody waits for it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+import trio
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from dispatcher.settings import Settings
+from dispatcher.workers.member import Member, MemberStatistics
+
+ANSWER_SECONDS = 2.0
+"""How long a worker may take for a page."""
+
+SUMMED = ("commits", "connections", "access", "subscribers", "records", "replays", "history", "bytes", "tasks")
+"""Members of ``/status`` whose numbers are added up."""
+
+NOT_SUMMED = frozenset({"behind_records", "most_subscribers_of_one_address", "transports"})
+"""Members of those that have no sum, or none that says anything."""
+
+PARENT = "parent"
+"""The value of the label ``worker`` for the metrics of the parent's own process."""
+
+
+class WorkersStatus:
+    """What is reported about all workers (`web.operations.Operations`).
+
+    *Thread*: Trio's; pages are made in a worker thread.
+
+    Args:
+        settings: For all.
+        members: The workers.
+    """
+
+    def __init__(self, settings: Settings, members: Sequence[Member]) -> None:
+        self._settings = settings
+        self._members = members
+        self._rendering = trio.CapacityLimiter(1)
+        self.is_stopping = False
+
+    def why_not_ready(self) -> list[str]:
+        """Reasons why no new subscriber should be sent here; empty when at least one worker is ready."""
+        if self.is_stopping:
+            return ["the replica is stopping"]
+        reasons = {member.name: member.reasons for member in self._members}
+        if not all(reasons.values()):
+            return []
+        return _by_worker(reasons)
+
+    def degraded(self) -> list[str]:
+        """What is wrong although the replica may be ready: workers that are not, and what they report."""
+        return _by_worker({member.name: member.reasons + member.degraded for member in self._members})
+
+    @property
+    def has_been_ready(self) -> bool:
+        """Whether any worker has ever been ready."""
+        return any(member.has_been_ready for member in self._members)
+
+    async def status_page(self) -> bytes:
+        """Every worker's status, and sums. *Cancellation*: safe."""
+        pages = await self._pages("status")
+        statistics = {member.name: member.statistics() for member in self._members}
+        reasons = self.why_not_ready()
+        return await trio.to_thread.run_sync(
+            _render_status, self._settings, pages, statistics, reasons, limiter=self._rendering
+        )
+
+    async def metrics_page(self) -> bytes:
+        """Every worker's metrics, each with the label ``worker``. *Cancellation*: safe."""
+        pages = await self._pages("metrics")
+        statistics = {member.name: member.statistics() for member in self._members}
+        return await trio.to_thread.run_sync(_render_metrics, pages, statistics, limiter=self._rendering)
+
+    async def _pages(self, what: str) -> Mapping[str, bytes | None]:
+        pages: dict[str, bytes | None] = {member.name: None for member in self._members}
+
+        async def ask(member: Member) -> None:
+            with trio.move_on_after(ANSWER_SECONDS):
+                pages[member.name] = await member.page(what)
+
+        async with trio.open_nursery() as nursery:
+            for member in self._members:
+                nursery.start_soon(ask, member)
+        return pages
+
+
+def _by_worker(reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    """What several workers say is said once."""
+    names: dict[str, list[str]] = {}
+    for name, some in reasons.items():
+        for reason in some:
+            names.setdefault(reason, []).append(name)
+    return [f"worker {', '.join(some)}: {reason}" for reason, some in names.items()]
+
+
+def _render_status(
+    settings: Settings,
+    pages: Mapping[str, bytes | None],
+    statistics: Mapping[str, MemberStatistics],
+    reasons: Sequence[str],
+) -> bytes:
+    read = {name: orjson.loads(page) for name, page in pages.items() if page is not None}
+    workers = [
+        {
+            "worker": name,
+            "up": name in read,
+            "pid": one.pid,
+            "restarts": one.restarts,
+            "silent_seconds": one.silent_seconds,
+            "status": read.get(name),
+        }
+        for name, one in statistics.items()
+    ]
+    answer = {
+        "replica": settings.client_id,
+        "group": settings.group_id,
+        "topics": settings.topics,
+        "ready": not reasons,
+        "reasons": reasons,
+        "broker_reachable": any(status["broker_reachable"] for status in read.values()),
+        "joined": any(status["joined"] for status in read.values()),
+        "partitions": sorted(
+            ({**partition, "worker": name} for name, status in read.items() for partition in status["partitions"]),
+            key=lambda partition: (partition["topic"], partition["partition"]),
+        ),
+        **{name: sum_of([status[name] for status in read.values()]) for name in SUMMED if read},
+        "workers": workers,
+    }
+    return orjson.dumps(answer, option=orjson.OPT_INDENT_2)
+
+
+def sum_of(values: Sequence[Any]) -> Any:
+    """Numbers added up, tables member by member; members that only some have count for those."""
+    if isinstance(values[0], Mapping):
+        names = dict.fromkeys(name for value in values for name in value if name not in NOT_SUMMED)
+        return {name: sum_of([value[name] for value in values if name in value]) for name in names}
+    # An unknown number makes no sum unknown: the others are known.
+    return sum(value for value in values if value is not None)
+
+
+def _render_metrics(pages: Mapping[str, bytes | None], statistics: Mapping[str, MemberStatistics]) -> bytes:
+    parent = CollectorRegistry()
+    for make in (ProcessCollector, PlatformCollector, GCCollector):
+        make(registry=parent)
+    texts = {name: page.decode() for name, page in pages.items() if page is not None}
+    registry = CollectorRegistry()
+    registry.register(_Merged({**texts, PARENT: generate_latest(parent).decode()}, statistics, set(texts)))
+    return generate_latest(registry)
+
+
+class _Merged(Collector):
+    """The metrics of several processes, those of one name together, as the format wants them.
+
+    Args:
+        texts: By worker, in Prometheus's text format.
+        statistics: What the parent knows about each worker.
+        up: The workers that have answered.
+    """
+
+    def __init__(self, texts: Mapping[str, str], statistics: Mapping[str, MemberStatistics], up: set[str]) -> None:
+        self._texts = texts
+        self._statistics = statistics
+        self._up = up
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, for prometheus-client."""
+        is_up = GaugeMetricFamily("dispatcher_worker_up", "1 if the worker answers.", labels=["worker"])
+        restarts = CounterMetricFamily(
+            "dispatcher_worker_restarts", "Times that the worker ended and was started again.", labels=["worker"]
+        )
+        for name, one in self._statistics.items():
+            is_up.add_metric([name], name in self._up)
+            restarts.add_metric([name], one.restarts)
+        merged: dict[str, Metric] = {}
+        for worker, text in self._texts.items():
+            for family in text_string_to_metric_families(text):
+                metric = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    labels = {**sample.labels, "worker": worker}
+                    metric.add_sample(sample.name, labels, sample.value, sample.timestamp, sample.exemplar)
+        yield from (is_up, restarts, *merged.values())

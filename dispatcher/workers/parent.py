@@ -1,0 +1,226 @@
+"""The parent of several workers: starts and stops them together, and serves operators.
+
+::
+
+    run_workers()
+      root nursery             a crash of our own code ends the parent, and with it every worker
+      ├─ Member.run            one for each worker: starts its process, hears it, starts it again
+      ├─ Server.serve          `operations_bind`: the answers of all workers in one
+      └─ signals               SIGTERM and SIGINT stop, SIGHUP and SIGUSR1 are passed on
+
+A worker is a whole replica, with its own consumer. What belongs to all of them is the port, whose sockets the parent
+keeps (`sockets`), and the end: nothing here outlives the parent (`orders`).
+"""
+
+import signal
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+import trio
+
+from dispatcher.auth_settings import AuthSettings
+from dispatcher.errors import DispatcherError, SettingsError
+from dispatcher.kafka.properties import check_properties
+from dispatcher.settings import Settings
+from dispatcher.supervisor import reload_on_hangup
+from dispatcher.telemetry.inspection import inspect
+from dispatcher.telemetry.systemd import Systemd
+from dispatcher.web.app import create_operations_app
+from dispatcher.web.authentication import FIXED, open_authentication
+from dispatcher.web.server import Server
+from dispatcher.web.sockets import tls_context
+from dispatcher.workers.member import LookUp, Member, MemberStatistics, describe
+from dispatcher.workers.pages import WorkersStatus
+from dispatcher.workers.plan import Machine, memory_problem, number_of_workers, settings_of
+from dispatcher.workers.sockets import open_sockets
+
+log = structlog.get_logger(__name__)
+
+MARGIN_SECONDS = 1.0
+"""How much longer than `shutdown_seconds` a worker may take before it is killed: it ends by itself then."""
+
+Addresses = list[tuple[str, int]]
+
+
+async def run_workers(
+    settings: Settings,
+    machine: Machine,
+    *,
+    read_settings: Callable[[], Settings] | None = None,
+    hangup_stops: bool = False,
+    look_up: LookUp | None = None,
+    on_started: Callable[[Addresses, Addresses], object] = lambda *_: None,
+) -> int:
+    """Run workers until SIGTERM or SIGINT.
+
+    *Cancellation*: kills the workers.
+
+    Args:
+        settings: For all of them.
+        machine: What the operating system grants.
+        read_settings: Reads the settings again, for the grants in them, on SIGHUP.
+        hangup_stops: See `supervise`.
+        look_up: Finds offsets by time for the workers, where the broker runs in this process.
+        on_started: Called when each worker serves, with the addresses of `bind` and of `operations_bind`.
+
+    Returns:
+        The exit code: 0 if every worker has stopped in order.
+
+    Raises:
+        SettingsError: the settings are refused, or need more memory than there is; nothing has started.
+        OSError: an address cannot be listened on; nothing has started.
+        BaseExceptionGroup: our own code crashed.
+    """
+    workers = number_of_workers(settings, machine)
+    check_properties(settings)
+    tls_context(settings)
+    open_authentication(settings)
+    if problem := memory_problem(settings, workers, machine):
+        raise SettingsError([problem])
+    sockets = open_sockets(*settings.bind_address, workers)
+    try:
+        members = [
+            Member(str(number), settings_of(settings, number, workers), group, look_up)
+            for number, group in enumerate(sockets, 1)
+        ]
+        addresses = [sock.getsockname()[:2] for sock in sockets[0]]
+        parent = _Parent(settings, members, addresses, read_settings)
+        return await parent.run(on_started, hangup_stops=hangup_stops)
+    finally:
+        for sock in (sock for group in sockets for sock in group):
+            sock.close()
+
+
+class _Parent:
+    """The parent.
+
+    Args:
+        settings: For all workers.
+        members: The workers.
+        addresses: Where they listen.
+        read_settings: See `run_workers`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        members: list[Member],
+        addresses: Addresses,
+        read_settings: Callable[[], Settings] | None,
+    ) -> None:
+        self._settings = settings
+        self._members = members
+        self._addresses = addresses
+        self._read_settings = read_settings or (lambda: settings)
+        self._status = WorkersStatus(settings, members)
+        self._all_up = trio.Event()
+        self._stopping = trio.Event()
+        self._ended = 0
+        self._exit_code = 0
+
+    def statistics(self) -> dict[str, MemberStatistics]:
+        """A snapshot of each worker."""
+        return {member.name: member.statistics() for member in self._members}
+
+    async def run(self, on_started: Callable[[Addresses, Addresses], object], *, hangup_stops: bool) -> int:
+        """See `run_workers`."""
+        server = Server(create_operations_app(self._settings, self._status), self._settings, for_operators=True)
+        systemd = Systemd()
+        async with trio.open_nursery() as root:
+            await root.start(server.serve)
+            root.start_soon(self._take_stop_signals, systemd)
+            root.start_soon(self._take_reports)
+            root.start_soon(partial(reload_on_hangup, self._reload, hangup_stops=hangup_stops))
+            root.start_soon(systemd.watch)
+            root.start_soon(self._say_started, on_started, server, systemd)
+            await self._run_members()
+            await server.stop(0)
+            root.cancel_scope.cancel()
+        log.info("stopped")
+        return self._exit_code
+
+    async def _run_members(self) -> None:
+        """Run every worker until all have ended after a stop; kill those that take too long."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._limit_stop, nursery.cancel_scope)
+            async with trio.open_nursery() as running:
+                for member in self._members:
+                    running.start_soon(member.run, self._up, self._note_end)
+            nursery.cancel_scope.cancel()
+
+    async def _limit_stop(self, everything: trio.CancelScope) -> None:
+        await self._stopping.wait()
+        await trio.sleep(self._settings.shutdown_seconds + MARGIN_SECONDS)
+        log.error("stopping took too long, killing workers; uncommitted records will be delivered again")
+        self._exit_code = self._exit_code or 1
+        everything.cancel()
+
+    def _up(self) -> None:
+        if all(member.has_been_up for member in self._members):
+            self._all_up.set()
+
+    def _note_end(self, member: Member) -> None:
+        code = member.exit_code
+        if self._stopping.is_set():
+            # One that was stopped before it served has had nothing to put in order.
+            if code not in {0, -signal.SIGTERM, -signal.SIGKILL} or (code != 0 and member.has_been_up):
+                log.error("worker ended in disorder", worker=member.name, reason=describe(code))
+                self._exit_code = self._exit_code or 1
+        elif not any(one.has_been_up for one in self._members):
+            # Not one could start: that is no matter of trying again.
+            log.error("worker could not start", worker=member.name, reason=describe(code))
+            self._exit_code = code if code and code > 0 else 1
+            self._stop()
+
+    def _stop(self) -> None:
+        self._status.is_stopping = True
+        self._stopping.set()
+        for member in self._members:
+            member.stop()
+
+    async def _say_started(
+        self, on_started: Callable[[Addresses, Addresses], object], server: Server, systemd: Systemd
+    ) -> None:
+        await self._all_up.wait()
+        log.info("all workers are up", workers=len(self._members))
+        systemd.ready()
+        on_started(self._addresses, server.addresses)
+
+    async def _take_stop_signals(self, systemd: Systemd) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if self._stopping.is_set():
+                    log.warning("stopping immediately")
+                else:
+                    log.info(
+                        "stopping",
+                        signal=signal.Signals(number).name,
+                        shutdown_seconds=self._settings.shutdown_seconds,
+                    )
+                    systemd.stopping()
+                self._stop()
+
+    async def _take_reports(self) -> None:
+        with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+            async for _ in signals:
+                for member in self._members:
+                    member.inspect()
+                await inspect({"workers": self})
+
+    async def _reload(self) -> None:
+        """Read the settings again, and let every worker do the same with what has come out of it."""
+        given: Settings | None = None
+        try:
+            given = await trio.to_thread.run_sync(self._read_settings)
+        except (DispatcherError, OSError) as error:
+            # Certificates and keys are read again all the same.
+            log.error("reload failed", what="settings", reason=str(error))  # noqa: TRY400 - that says it all
+        kept = self._settings
+        if given is not None and all(getattr(given, name) == getattr(kept, name) for name in FIXED):
+            # Processes that start from now on begin with what the others have read.
+            kept = kept.model_copy(update={name: getattr(given, name) for name in AuthSettings.model_fields})
+        self._settings = kept
+        for number, member in enumerate(self._members, 1):
+            member.settings = settings_of(kept, number, len(self._members))
+            member.reload(settings_of(given or kept, number, len(self._members)))

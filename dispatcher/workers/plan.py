@@ -1,0 +1,154 @@
+"""What is decided about workers: how many, with which settings, how much memory, when one is started again.
+
+Pure: no I/O, no clock; `workers.machine` reads the machine, `workers.parent` acts.
+"""
+
+import math
+from dataclasses import dataclass
+
+from dispatcher.errors import SettingsProblem
+from dispatcher.kafka.properties import PREFERRED
+from dispatcher.setting_values import KIB, MIB
+from dispatcher.settings import Settings
+
+DIVIDED = (
+    "max_subscribers",
+    "max_connections",
+    "max_subscribers_per_address",
+    "max_subscribers_per_subject",
+)
+"""Limits for all workers together; 0, where it means no limit, stays 0."""
+
+DIVIDED_RATES = ("connects_per_second_per_address", "connects_per_second_per_subject", "since_per_minute")
+
+FEWEST_CONNECTIONS = 16
+"""What `max_connections` has to be at least."""
+
+PROCESS_BYTES = 100 * MIB
+LIBRDKAFKA_BYTES = 9 * MIB
+QUEUE_FACTOR = 1.4
+FOLLOWER_BYTES = 28 * MIB
+REPLAY_BYTES = 12 * MIB
+CONNECTION_BYTES = 64 * KIB
+"""The README's formula, "Memory"."""
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+STABLE_SECONDS = 60.0
+"""A worker that lived this long is started again at once when it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the operating system grants."""
+
+    affinity: int
+    """Cores on which the process may run."""
+    quota: float | None = None
+    """Cores that the cgroup grants, None without a quota."""
+    memory_bytes: int | None = None
+    """Memory that the cgroup grants, None without a limit."""
+
+
+def number_of_workers(settings: Settings, machine: Machine) -> int:
+    """`workers`; ``auto`` is one for each whole core."""
+    if isinstance(settings.workers, int):
+        return settings.workers
+    quota = machine.affinity if machine.quota is None else math.floor(machine.quota)
+    return max(1, min(machine.affinity, quota))
+
+
+def settings_of(settings: Settings, number: int, workers: int) -> Settings:
+    """The settings of one worker: a name of its own, and its share of the limits, rounded up.
+
+    Args:
+        settings: For all.
+        number: Which one, from 1.
+        workers: How many there are.
+    """
+    update: dict[str, object] = {"workers": 1, "client_id": f"{settings.client_id}-{number}"}
+    if settings.group_instance_id:
+        update["group_instance_id"] = f"{settings.group_instance_id}-{number}"
+    for name in DIVIDED:
+        update[name] = math.ceil(getattr(settings, name) / workers)
+    update["max_connections"] = max(FEWEST_CONNECTIONS, math.ceil(settings.max_connections / workers))
+    for name in DIVIDED_RATES:
+        update[name] = getattr(settings, name) / workers
+    return settings.model_copy(update=update)
+
+
+def most_memory_bytes(settings: Settings) -> int:
+    """What one process takes at most, by the README's formula.
+
+    Args:
+        settings: Those of this process.
+    """
+
+    def property_of(name: str) -> int:
+        value = settings.kafka.get(name, PREFERRED[name])
+        # What is no number is refused by librdkafka.
+        return int(value) if str(value).isdecimal() else 0
+
+    return int(
+        PROCESS_BYTES
+        + settings.history_bytes
+        + QUEUE_FACTOR * property_of("queued.max.messages.kbytes") * KIB
+        + property_of("fetch.max.bytes")
+        + LIBRDKAFKA_BYTES
+        + FOLLOWER_BYTES
+        + settings.replay_concurrency * REPLAY_BYTES
+        + settings.max_subscribers * (settings.subscriber_buffer_bytes + settings.write_bytes + CONNECTION_BYTES)
+    )
+
+
+def memory_problem(settings: Settings, workers: int, machine: Machine) -> SettingsProblem | None:
+    """Why these workers do not fit into the cgroup's memory, None if they do."""
+    need = workers * most_memory_bytes(settings_of(settings, 1, workers))
+    if machine.memory_bytes is None or need <= machine.memory_bytes:
+        return None
+    return SettingsProblem(
+        "workers",
+        str(settings.workers),
+        f"{workers} workers take up to {need / MIB:,.0f} MiB (README, Memory), and the cgroup allows "
+        f"{machine.memory_bytes / MIB:,.0f} MiB: raise its limit, or lower workers, max_subscribers "
+        f"({settings.max_subscribers:,}) or history_bytes",
+    )
+
+
+class Restarts:
+    """When a worker that ended is started again: at once, then after pauses that double."""
+
+    def __init__(self) -> None:
+        self._next_seconds = 0.0
+
+    def pause_seconds(self, lived_seconds: float) -> float:
+        """How long to wait; a worker that lived for `STABLE_SECONDS` has a clean record."""
+        if lived_seconds >= STABLE_SECONDS:
+            self._next_seconds = 0.0
+        pause = self._next_seconds
+        self._next_seconds = min(max(FIRST_PAUSE_SECONDS, 2 * pause), LONGEST_PAUSE_SECONDS)
+        return pause
+
+
+class Silence:
+    """How long a worker's loop has been silent, counted in looks of the parent.
+
+    Not in time of a clock: after a machine was suspended, or the parent alone was stopped, every worker would seem to
+    have been silent for all of that time.
+
+    Args:
+        look_seconds: The time between two looks.
+    """
+
+    def __init__(self, look_seconds: float) -> None:
+        self._look_seconds = look_seconds
+        self.seconds = 0.0
+
+    def heard(self) -> None:
+        """The worker has shown that its loop runs."""
+        self.seconds = 0.0
+
+    def look(self) -> float:
+        """Another look; returns for how long nothing was heard."""
+        self.seconds += self._look_seconds
+        return self.seconds

@@ -1,0 +1,142 @@
+"""A worker's side: the replica runs as ever, shows the parent that its loop runs, and answers what the parent asks."""
+
+import faulthandler
+import os
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from dispatcher.settings import Settings
+from dispatcher.supervisor import Reload
+from dispatcher.web.operations import Operations
+from dispatcher.workers.channel import Channel
+from dispatcher.workers.orders import STOP, Orders, decode_settings
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_SECONDS = 0.5
+
+
+class Leash:
+    """Ends this process when the one that started it is gone.
+
+    *Thread*: one of its own, so that a loop that hangs holds nothing up.
+
+    Args:
+        lines: What the parent still sends over standard input; ends with the parent.
+        shutdown_seconds: How long a stop may take.
+    """
+
+    def __init__(self, lines: Iterator[bytes], shutdown_seconds: float) -> None:
+        self._lines = lines
+        self._shutdown_seconds = shutdown_seconds
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Watch from now on."""
+        threading.Thread(target=self._watch, name="leash", daemon=True).start()
+
+    def _watch(self) -> None:
+        for line in self._lines:
+            self._is_stopping |= line == STOP
+        # It writes nothing: what hangs may be whatever reads the log. And it needs neither loop nor interpreter.
+        nowhere = Path(os.devnull).open("wb", buffering=0)  # noqa: SIM115 - until the end of the process
+        faulthandler.dump_traceback_later(self._shutdown_seconds, exit=True, file=nowhere)
+        if not self._is_stopping:
+            log.warning("the parent process is gone, stopping")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class ParentLink:
+    """The parent, as `supervise` sees it.
+
+    Args:
+        orders: What the parent has given this worker.
+    """
+
+    def __init__(self, orders: Orders) -> None:
+        self.sockets: Sequence[socket.socket] = [socket.socket(fileno=number) for number in orders.sockets]
+        self._channel = Channel(socket.socket(fileno=orders.channel))
+        self._settings = orders.settings
+        self._lookups: dict[int, trio.MemorySendChannel[Any]] = {}
+        self._last_lookup = 0
+        self._reloading = trio.Lock()
+
+    def read_settings(self) -> Settings:
+        """The settings as the parent has read them last."""
+        return self._settings
+
+    async def serve(self, operations: Operations, reload: Reload) -> None:
+        """See `supervisor.Parent`."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._channel.run)
+                nursery.start_soon(self._show_life, operations)
+                while (received := await self._channel.receive()) is not None:
+                    message, _payload = received
+                    await self._obey(message, operations, reload, nursery)
+                nursery.cancel_scope.cancel()
+        except* trio.BrokenResourceError:
+            pass  # the parent is gone, and `Leash` stops the process
+
+    async def offsets_since(self, partitions: Sequence[tuple[str, int]], since_ms: int) -> Sequence[int | None]:
+        """Ask the parent, whose broker it is, for the first offset with this time or a later one, for each partition.
+
+        *Cancellation*: safe.
+        """
+        self._last_lookup += 1
+        number = self._last_lookup
+        send, receive = trio.open_memory_channel[Any](1)
+        self._lookups[number] = send
+        try:
+            await self._channel.send({"lookup": number, "partitions": partitions, "since_ms": since_ms})
+            found: Sequence[int | None] = await receive.receive()
+            return found
+        finally:
+            del self._lookups[number]
+            send.close()
+            receive.close()
+
+    async def _show_life(self, operations: Operations) -> None:
+        while True:
+            await self._channel.send(
+                {
+                    "alive": True,
+                    "reasons": operations.why_not_ready(),
+                    "degraded": operations.degraded(),
+                    "has_been_ready": operations.has_been_ready,
+                }
+            )
+            await trio.sleep(HEARTBEAT_SECONDS)
+
+    async def _obey(
+        self, message: Mapping[str, Any], operations: Operations, reload: Reload, nursery: trio.Nursery
+    ) -> None:
+        if "page" in message:
+            make = operations.metrics_page if message["what"] == "metrics" else operations.status_page
+            nursery.start_soon(self._answer, message["page"], make)
+        elif "settings" in message:
+            self._settings = decode_settings(message["settings"])
+            nursery.start_soon(self._reload, reload)
+        elif "inspect" in message:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        elif "found" in message and message["lookup"] in self._lookups:
+            self._lookups[message["lookup"]].send_nowait(message["found"])
+
+    async def _reload(self, reload: Reload) -> None:
+        async with self._reloading:
+            await reload()
+
+    async def _answer(self, number: int, make: Callable[[], Awaitable[bytes]]) -> None:
+        try:
+            page = await make()
+        except Exception:  # a page that cannot be made must not end the replica
+            log.exception("page failed")
+            page = b""
+        await self._channel.send({"answer": number}, page)

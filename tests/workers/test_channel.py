@@ -1,0 +1,74 @@
+"""Messages between parent and worker, and what a worker is given at its start."""
+
+import os
+import socket
+
+import pytest
+import trio
+
+from dispatcher.settings import Settings
+from dispatcher.workers.channel import MAX_QUEUED, Channel
+from dispatcher.workers.orders import STOP, Orders, decode_settings, encode_settings, read_lines
+
+
+async def test_messages_and_pages_arrive_whole_and_in_order() -> None:
+    """Of any length, both ways."""
+    one, other = (Channel(sock) for sock in socket.socketpair())
+    page = os.urandom(3_000_000)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run)
+            nursery.start_soon(other.run)
+            assert one.post({"first": 1})
+            nursery.start_soon(one.send, {"second": "ä\n"}, page)
+            assert other.post({"back": True})
+            assert await other.receive() == ({"first": 1, "bytes": 0}, b"")
+            assert await other.receive() == ({"second": "ä\n", "bytes": len(page)}, page)
+            assert await one.receive() == ({"back": True, "bytes": 0}, b"")
+            nursery.cancel_scope.cancel()
+    one.close()
+    other.close()
+
+
+async def test_an_end_that_reads_nothing_holds_nobody_up() -> None:
+    """What is posted to it is dropped when the queue is full."""
+    one, other = (Channel(sock) for sock in socket.socketpair())
+    assert [one.post({"number": number}) for number in range(MAX_QUEUED + 2)].count(False) == 2
+    one.close()
+    other.close()
+
+
+async def test_an_end_that_is_gone_is_noticed() -> None:
+    """By whoever reads, and by whoever waits for room."""
+    one, other = (Channel(sock) for sock in socket.socketpair())
+    other.close()
+    with trio.fail_after(60):
+        assert await one.receive() is None
+        one.post({"to": "nobody"})
+        await one.run()
+        assert not one.post({"to": "nobody"})
+        with pytest.raises(trio.BrokenResourceError):
+            await one.send({"to": "nobody"})
+    one.close()
+
+
+def test_orders_and_settings_arrive_as_they_were() -> None:
+    """Secrets among them, on one line."""
+    settings = Settings(kafka={"sasl.password": "hunter2\n"}, poll_records=7)
+    orders = Orders("1", settings, (5, 6), 7, is_embedded=True)
+    line = orders.encode()
+    assert line.count(b"\n") == 1
+    assert Orders.decode(line) == orders
+    assert decode_settings(encode_settings(settings)) == settings
+
+
+def test_lines_end_with_the_pipe() -> None:
+    """However they are cut; what has no end of line is none."""
+    reading, writing = os.pipe()
+    os.write(writing, b"orders\nst")
+    lines = read_lines(reading)
+    assert next(lines) == b"orders\n"
+    os.write(writing, b"op\nsto")
+    os.close(writing)
+    assert list(lines) == [STOP]
+    os.close(reading)

@@ -1,0 +1,209 @@
+"""Real workers on real sockets, without a broker: how they start, are watched, and end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import httpx2
+import orjson
+import psutil
+import pytest
+
+from testbed.patience import seconds
+from testbed.replicas import Replica
+
+NOWHERE = "127.0.0.1:9"
+"""No broker: nothing here needs one."""
+SETTINGS = {
+    "workers": 2,
+    "default_scope": "topic",
+    "operations_bind": "127.0.0.1:0",
+    "max_subscribers": 100,
+    "history_bytes": "8MiB",
+    "pause_above_bytes": "4MiB",
+    "resume_below_bytes": "2MiB",
+    "replay_concurrency": 1,
+}
+
+Start = Callable[..., Replica]
+
+
+def wait_until(what: str, condition: Callable[[], object], limit_seconds: float = 30.0) -> None:
+    """Return when a condition holds."""
+    deadline = time.monotonic() + seconds(limit_seconds)
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def workers_of(status: dict[str, object]) -> list[dict[str, object]]:
+    """The workers in a status."""
+    workers = status["workers"]
+    assert isinstance(workers, list)
+    return workers
+
+
+def are_up(status: dict[str, object]) -> bool:
+    """Whether every worker answers."""
+    return all(worker["up"] for worker in workers_of(status))
+
+
+def pids(replica: Replica) -> dict[str, int]:
+    """The processes of the workers, all of which are up."""
+    return {str(one["worker"]): int(str(one["pid"])) for one in workers_of(replica.wait_for("workers up", are_up))}
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def is_served(replica: Replica) -> bool:
+    """Whether a new connection is answered."""
+    try:
+        return httpx2.get(f"{replica.url}/livez", timeout=seconds(2)).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Replica]:
+    """Two workers, for tests that leave them as they were."""
+    replica = Replica(NOWHERE, "assets", settings=SETTINGS)
+    try:
+        pids(replica)
+        yield replica
+    finally:
+        replica.end()
+
+
+def test_operators_get_one_answer_for_all(running: Replica) -> None:
+    """Status, metrics and readiness; `bind` has none of them."""
+    status = running.status()
+    assert [worker["worker"] for worker in workers_of(status)] == ["1", "2"]
+    text = httpx2.get(f"{running.operations_url}/metrics", timeout=seconds(10)).text
+    for name in ("1", "2"):
+        assert f'dispatcher_worker_up{{worker="{name}"}} 1.0' in text
+        assert f'replica="replica-{name}"' in text
+    ready = httpx2.get(f"{running.operations_url}/readyz", timeout=seconds(10))
+    assert ready.status_code == 503
+    # librdkafka's own words, and so the number of reasons, may differ between the two.
+    assert f": no Kafka broker is reachable at {NOWHERE}" in ready.json()["reasons"][0]
+    assert httpx2.get(f"{running.operations_url}/livez", timeout=seconds(10)).status_code == 200
+    assert running.get("/metrics").status_code == 404
+
+
+def test_both_workers_take_connections(running: Replica) -> None:
+    """The kernel spreads them, sooner or later to both; streams name the worker that they have reached."""
+    found: set[str] = set()
+
+    def reach() -> bool:
+        with httpx2.stream("GET", f"{running.url}/events", timeout=seconds(10)) as response:
+            line = next(line for line in response.iter_lines() if line.startswith("data: "))
+        found.add(orjson.loads(line.removeprefix("data: "))["replica"])
+        return found == {"replica-1", "replica-2"}
+
+    wait_until("both have been reached", reach)
+
+
+def test_a_second_service_on_the_port_fails_clearly(running: Replica) -> None:
+    """With as many workers, which could share the port, and with one."""
+    for workers in ("2", "1"):
+        command = [sys.executable, "-m", "dispatcher", "serve", "--bootstrap-servers", NOWHERE, "--log-format=json"]
+        command += ["--workers", workers, "--default-scope=topic", "--operations-bind=127.0.0.1:0"]
+        command += ["--max-subscribers=100", "--bind", f"127.0.0.1:{running.port}"]
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert result.returncode == 1
+        assert [orjson.loads(line)["event"] for line in result.stderr.splitlines()][-1] == "cannot bind"
+
+
+def test_signals_are_passed_on_and_lines_name_the_worker(running: Replica) -> None:
+    """SIGHUP reads files again, SIGUSR1 reports, in every worker; nothing ends."""
+    before = pids(running)
+
+    def workers_that_logged(event: str) -> set[object]:
+        return {line.get("worker") for line in running.logged(event)}
+
+    running.signal(signal.SIGHUP)
+    wait_until("both have reloaded", lambda: workers_that_logged("reloaded") == {"1", "2"})
+    running.signal(signal.SIGUSR1)
+    wait_until("all have reported", lambda: workers_that_logged("statistics") >= {"1", "2", None})
+    assert pids(running) == before
+
+
+def test_a_worker_that_is_killed_comes_back_and_nobody_waits_for_it(running: Replica) -> None:
+    """The others take connections meanwhile; its port stays, and it is counted."""
+    before = pids(running)
+    os.kill(before["1"], signal.SIGKILL)
+    running.wait_for("another process", lambda status: workers_of(status)[0]["restarts"] == 1)
+    wait_until("a connection is served", lambda: is_served(running))
+    after = pids(running)
+    assert after["1"] != before["1"]
+    assert after["2"] == before["2"]
+    assert [line["reason"] for line in running.logged("worker ended")] == ["SIGKILL"]
+
+
+def test_a_worker_that_hangs_is_ended_and_the_others_serve(replicas: Start) -> None:
+    """Stopped by a signal: it gets no new connections, then no more time. Both limits are shorter here."""
+    code = "from dispatcher.workers import member; member.UNHEARD_SECONDS, member.SILENT_SECONDS = 2.0, 4.0"
+    replica = replicas(NOWHERE, "assets", settings=SETTINGS, code=code)
+    before = pids(replica)
+    os.kill(before["1"], signal.SIGSTOP)
+    wait_until("it was noticed", lambda: "1" in {line["worker"] for line in replica.logged("worker hangs, killing it")})
+    wait_until("a connection is served", lambda: is_served(replica))
+    assert pids(replica)["1"] != before["1"]
+    replica.signal(signal.SIGTERM)
+    assert replica.wait() == 0
+
+
+def test_no_worker_outlives_its_parent(replicas: Start) -> None:
+    """Killed by force: the workers stop as on SIGTERM."""
+    replica = replicas(NOWHERE, "assets", settings=SETTINGS)
+    workers = pids(replica)
+    replica.signal(signal.SIGKILL)
+    replica.wait()
+    for name, pid in workers.items():
+        wait_until(f"worker {name} is gone", lambda pid=pid: is_gone(pid))  # type: ignore[misc]
+    assert {line["worker"] for line in replica.logged("stopped")} == {"1", "2"}
+
+
+def test_a_worker_that_cannot_stop_is_not_waited_for(replicas: Start) -> None:
+    """SIGTERM while one hangs: it is killed when the time is over, and the exit code says so."""
+    replica = replicas(NOWHERE, "assets", settings={**SETTINGS, "shutdown_seconds": 2})
+    workers = pids(replica)
+    os.kill(workers["2"], signal.SIGSTOP)
+    replica.signal(signal.SIGTERM)
+    assert replica.wait() == 1
+    assert all(is_gone(pid) for pid in workers.values())
+    assert {line.get("worker") for line in replica.logged("stopped")} == {"1", None}
+
+
+def test_when_no_worker_can_start_the_parent_ends() -> None:
+    """It tries nothing again: the settings are wrong, or the machine is, and the exit code is the worker's."""
+    code = (
+        "import sys; from dispatcher.workers import member;"
+        "member.START_CODE = 'raise SystemExit(3)';"
+        "from dispatcher.command.main import main; main()"
+    )
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    command = [sys.executable, "-c", code, "serve", "--bootstrap-servers", NOWHERE, "--bind=127.0.0.1:0", *flags]
+    result = subprocess.run([*command, "--log-format=json"], check=False, capture_output=True, text=True)
+    assert result.returncode == 3
+    events = [orjson.loads(line)["event"] for line in result.stderr.splitlines()]
+    assert "worker could not start" in events
+    assert events[-1] == "stopped"
+
+
+def test_one_signal_stops_all_of_them(running: Replica) -> None:
+    """Exit code 0, each worker in order, and nothing is left. The last test that uses these workers."""
+    workers = pids(running)
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+    assert {line.get("worker") for line in running.logged("stopped")} == {"1", "2", None}
+    assert all(is_gone(pid) for pid in workers.values())
