@@ -40,8 +40,8 @@ http {{
 class HouseBehindNginx(House):
     """Its clients are nginx's."""
 
-    def __init__(self, transport: str, folder: Path, location: str) -> None:
-        super().__init__(transport)
+    def __init__(self, transport: str, folder: Path, location: str, **settings: object) -> None:
+        super().__init__(transport, **settings)
         self._folder = folder
         self._location = location.replace("http://", "https://") if self.secure else location
 

@@ -16,7 +16,6 @@ from wsproto.extensions import PerMessageDeflate
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.sansio.encoding.compression import GZIP_HEAD
 from dispatcher.sansio.encoding.frames import ping_frame
-from dispatcher.sansio.records import Batch, Record
 from dispatcher.web.inbound import BUDGET_BYTES, MAX_MESSAGE_BYTES
 from testbed.clients import SseStream
 from tests.hub.test_hub import ONE, TWO
@@ -82,14 +81,6 @@ async def deflate_client(house: House, target: str = "/ws") -> AsyncIterator[Def
         yield client
 
 
-def publish_text(house: House, text: str, times: int = 1) -> None:
-    """Records with a text, in one batch."""
-    records = tuple(Record(house.number + n, None, None, text.encode(), ()) for n in range(times))
-    house.replays.log += [(ONE, record) for record in records]
-    house.hub.publish(Batch(ONE, records))
-    house.number += times
-
-
 @pytest.mark.parametrize("protocol", ["sse", "ws"])
 async def test_everything_comes_out_record_by_record(transport: str, protocol: str) -> None:
     """The backlog, live records, heartbeats and the goodbye, each as soon as it is sent; then the proper end."""
@@ -102,7 +93,7 @@ async def test_everything_comes_out_record_by_record(transport: str, protocol: s
             for number in range(2, 5):
                 house.publish(TWO)
                 assert await next_values(client, 1) == [str(number)]
-            publish_text(house, "long " * 1000, 3)
+            house.publish_text("long " * 1000, 3)
             assert await next_values(client, 3) == ["long " * 1000] * 3
             if isinstance(client, GzipStream):
                 assert client.received_bytes < 3000
@@ -130,7 +121,7 @@ async def test_a_replay_comes_out_whole(protocol: str) -> None:
         async with gzip_client(house) as first:
             await house.live()
             for number in range(20):
-                publish_text(house, f"{number} " * 200)
+                house.publish_text(f"{number} " * 200)
                 assert len(await next_values(first, 1)) == 1
         since, is_sse = "?since=earliest", protocol == "sse"
         async with gzip_client(house, f"/events{since}") if is_sse else deflate_client(house, f"/ws{since}") as client:
@@ -163,7 +154,7 @@ async def test_others_get_plain_messages(compression: str) -> None:
     offers = [b"\r\n", OFFER if compression == "off" else small_window]
     async with house.serving():
         for offer in offers:
-            publish_text(house, "long " * 1000)
+            house.publish_text("long " * 1000)
             async with house.connected() as stream:
                 await stream.send_all(UPGRADE.removesuffix(b"\r\n") + offer)
                 head = b""
@@ -209,7 +200,7 @@ async def test_a_write_is_compressed_once_for_all() -> None:
         await house.live(4)
         before, entries = house.hub.encoder.statistics(), house.hub.encoder.statistics().entries
         assert before.compression is not None
-        publish_text(house, "long " * 100)
+        house.publish_text("long " * 100)
         for client in (one, two, three, four):
             assert await next_values(client, 1) == ["long " * 100]
         after = house.hub.encoder.statistics()
@@ -238,7 +229,7 @@ async def test_random_records_come_out_byte_for_byte() -> None:
                 letters = chance.choice(["ab", "äöü€𝄞xyz", "0123456789"])
                 text = "".join(chance.choices(letters, k=chance.randrange(3000)))
                 texts.append(text or "-")
-                publish_text(house, texts[-1])
+                house.publish_text(texts[-1])
             if chance.random() < 0.5:
                 await trio.lowlevel.checkpoint()
         for client in clients:

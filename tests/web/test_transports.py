@@ -68,6 +68,13 @@ class House(Bench):
         self.hub.publish(Batch(ONE, (Record(self.number, None, None, b"x" * LARGE_BYTES, ()),)))
         self.number += 1
 
+    def publish_text(self, text: str, times: int = 1) -> None:
+        """Records with a text, in one batch."""
+        records = tuple(Record(self.number + n, None, None, text.encode(), ()) for n in range(times))
+        self.replays.log += [(ONE, record) for record in records]
+        self.hub.publish(Batch(ONE, records))
+        self.number += times
+
     @asynccontextmanager
     async def connected(self, receive_buffer_bytes: int = 0) -> AsyncIterator[ClientStream]:
         """A client's stream."""
