@@ -94,6 +94,7 @@ class Pipeline:
         self._stop_fetching = False
         self._stop = False
         self._rebalances = 0
+        self._revoking_since = -math.inf
         self._crossings = 0
         self._last_exchange_at = -math.inf
 
@@ -114,7 +115,7 @@ class Pipeline:
             self,
             poll_records=settings.poll_records,
             batch_bytes=settings.batch_bytes,
-            drain_seconds=settings.drain_seconds,
+            drain_seconds=max(settings.drain_seconds, settings.ack_drain_seconds if settings.acked_topics else 0),
             leave_seconds=settings.shutdown_seconds * LEAVE_SHARE,
         )
 
@@ -178,16 +179,23 @@ class Pipeline:
         """Stop handing out these partitions."""
         log.info("revoking", partitions=[str(partition) for partition in partitions])
         self._rebalances += 1
+        self._revoking_since = trio.current_time()
         self._happened(Event.REVOKED)
         self.hub.unassigned(partitions, self._following.disowned(partitions))
 
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
-        """Whether no write is under way that would dispatch records of these partitions."""
-        return not self.hub.has_first_writes_for(partitions)
+        """Whether neither a write is under way, nor an acknowledgement outstanding, that would let these commit more.
+
+        Each is waited for as long as its own setting says.
+        """
+        seconds = trio.current_time() - self._revoking_since
+        is_written = seconds >= self._settings.drain_seconds or not self.hub.has_first_writes_for(partitions)
+        return is_written and not self.hub.acking.are_awaited(partitions)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
         """Forget these partitions and return what to commit before they are let go."""
         self._intake.forget(partitions)
+        self.hub.acking.released(partitions)
         return self._commits.revoked(partitions, trio.current_time())
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
@@ -201,6 +209,7 @@ class Pipeline:
         # First: the state in which they leave is always sent, and must already say what the replica does.
         self._publish_state()
         self.hub.unassigned(partitions, disowned)
+        self.hub.acking.released(partitions)
 
     def leaving(self) -> Sequence[Commit]:
         """Return the last commits: the consumer is being closed."""
@@ -209,6 +218,7 @@ class Pipeline:
         self._happened(Event.LEFT_IDLE if is_idle else Event.LEFT)
         self.hub.unassigned(partitions, () if self._stop else self._following.disowned(partitions))
         self._intake.forget(partitions)
+        self.hub.acking.released(partitions)
         self._consumer = None
         self._lags.forget(partitions)
         return self._commits.revoked(partitions, trio.current_time())

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dispatcher.ack_settings import AckSettings
 from dispatcher.auth_settings import AuthSettings
 from dispatcher.edge_settings import EdgeSettings
 from dispatcher.errors import WrongValue, WrongValuesError
@@ -301,7 +302,7 @@ class _CoreSettings(BaseSettings):
         return []
 
 
-class Settings(AuthSettings, WorkerSettings, EdgeSettings, SchemaSettings, TopicSettings, _CoreSettings):
+class Settings(AckSettings, AuthSettings, WorkerSettings, EdgeSettings, SchemaSettings, TopicSettings, _CoreSettings):
     """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
 
     def misfits(self) -> list[WrongValue]:
@@ -313,4 +314,8 @@ class Settings(AuthSettings, WorkerSettings, EdgeSettings, SchemaSettings, Topic
             operations_bind=self.operations_bind,
             group_instance_id=self.group_instance_id,
         )
-        return [*super().misfits(), *self.topic_misfits(self.topics), *self.schema_misfits(decoded), *workers]
+        wrong = [*super().misfits(), *self.topic_misfits(self.topics), *self.schema_misfits(decoded), *workers]
+        if self.acked_topics and self.ack_drain_seconds >= self.shutdown_seconds:
+            remedy = f"less than shutdown_seconds ({display(self.shutdown_seconds)})"
+            wrong.append(WrongValue("ack_drain_seconds", self.ack_drain_seconds, remedy, "shutdown_seconds"))
+        return wrong

@@ -33,6 +33,11 @@ class TopicTable(BaseModel, frozen=True, extra="forbid"):
         description="What becomes of records that no present subscriber's filter wants: `settle` commits them, `park` "
         "leaves them in Kafka until a subscriber comes that wants them. See docs/filters.md.",
     )
+    commit_on: Literal["written", "acked"] = Field(
+        default="written",
+        description="Which records may be committed: those that a subscriber's socket took, or those that a client "
+        "with `ack=client` acknowledged; then subscribers without it observe. See docs/delivery.md.",
+    )
 
 
 DEFAULT_TABLE = TopicTable()
@@ -51,6 +56,11 @@ class TopicSettings(BaseModel):
     def table(self, topic: str) -> TopicTable:
         """What is set for a topic."""
         return self.topic_tables.get(topic, DEFAULT_TABLE)
+
+    @property
+    def acked_topics(self) -> frozenset[str]:
+        """Topics of which only what was acknowledged is committed."""
+        return frozenset(topic for topic, table in self.topic_tables.items() if table.commit_on == "acked")
 
     def topic_misfits(self, topics: Collection[str]) -> list[WrongValue]:
         """Tables of topics that are not served."""

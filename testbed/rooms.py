@@ -17,6 +17,7 @@ LEAVES = frozenset(
     {
         "settings",
         "auth_settings",
+        "ack_settings",
         "edge_settings",
         "schema_settings",
         "topic_settings",

@@ -45,7 +45,7 @@ class Encoder:
     def wanted(self, feed: Feed, entry: Entry, first_offset: int) -> EncodedEntry | None:
         """What a feed with filters wants of an entry from an offset on, encoded for one subscriber; None: nothing."""
         batch, gap = entry.batch, entry.batch.gap
-        indexes = _wanted(feed, batch, first_offset)
+        indexes = wanted_indexes(feed, batch, first_offset)
         has_gap = gap is not None and first_offset <= gap.last
         if not indexes and not has_gap:
             return None
@@ -53,6 +53,27 @@ class Encoder:
         before = b"" if gap is None or not has_gap else _gap(feed, batch, max(first_offset, gap.first))
         part = Selected(batch, entry.snapshot, indexes).part(feed, indexes, before)
         return Selection(entry, [GAP, *indexes] if has_gap else indexes), part
+
+    def some(
+        self, feed: Feed, entry: Entry, indexes: Sequence[int], first_offset: int, *, is_last: bool
+    ) -> EncodedEntry:
+        """Some records of an entry, encoded for one subscriber.
+
+        Args:
+            feed: What it gets.
+            entry: The entry.
+            indexes: Of the records, in order; the gap before them goes with them if it is not before `first_offset`.
+            first_offset: The first offset that the subscriber needs.
+            is_last: Whether it is sent nothing more of the entry after them: then their position is the entry's.
+        """
+        self._parts += 1
+        batch, gap = entry.batch, entry.batch.gap
+        has_gap = gap is not None and first_offset <= gap.last
+        before = _gap(feed, batch, max(first_offset, gap.first)) if gap is not None and has_gap else b""
+        snapshot = entry.snapshot if is_last else _ending(entry.snapshot, batch, batch.records.offsets[indexes[-1]])
+        selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
+        selection.snapshot = snapshot
+        return selection, Selected(batch, snapshot, indexes).part(feed, indexes, before)
 
     def rest(self, feed: Feed, entry: Entry, first_offset: int) -> Part:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
@@ -98,10 +119,17 @@ class Encoder:
             indexes: Sequence[int] = range(len(batch.records))
             part = _part(feed, batch, snapshot)
         else:
-            indexes = _wanted(feed, batch, batch.first_offset)
+            indexes = wanted_indexes(feed, batch, batch.first_offset)
             part = Selected(batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
         gap = feed.wire.frame(part.gap) if part.gap else b""
         return indexes, gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
+
+    def chosen(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
+        """Replayed records as a write to one subscriber, all of which it wants."""
+        self._replayed += 1
+        snapshot = self.snapshot(seen)
+        part = _part(feed, batch, snapshot)
+        return _framed(feed, [part.records], part, batch, snapshot)
 
     def snapshot(self, position: Mapping[TopicPartition, int]) -> Snapshot:
         """A position, in the layout of the assigned partitions if it names no other: sorting them costs more."""
@@ -121,6 +149,12 @@ class Encoder:
     def _encode_entry(self, feed: Feed, entry: Entry) -> Part:
         self._entries += 1
         return _part(feed, entry.batch, entry.snapshot)
+
+
+def _ending(snapshot: Snapshot, batch: Batch, offset: int) -> Snapshot:
+    """The same moment, but for the batch's own partition, which ends at an offset."""
+    own = snapshot.layout.indexes[batch.partition]
+    return Snapshot(snapshot.layout, (*snapshot.offsets[:own], offset, *snapshot.offsets[own + 1 :]))
 
 
 def _part(feed: Feed, batch: Batch, snapshot: Snapshot) -> Part:
@@ -145,7 +179,7 @@ def _gap(feed: Feed, batch: Batch, first: int | None = None) -> bytes:
     return feed.wire.encode_gap(*batch.partition, gap.first if first is None else first, gap.last, gap.reason)
 
 
-def _wanted(feed: Feed, batch: Batch, first_offset: int) -> list[int]:
+def wanted_indexes(feed: Feed, batch: Batch, first_offset: int) -> list[int]:
     """The indexes of the records from an offset on that a feed with filters wants."""
     predicate, records = feed.predicate, batch.records
     assert predicate is not None  # noqa: S101 - others have no filters

@@ -34,6 +34,19 @@ class Feed:
     until they are framed."""
     counts: bool = True
     """What its subscribers are sent is dispatched; observers (``observe=1``) have a feed of their own."""
+    acks: bool = False
+    """Its subscribers acknowledge what they are sent (``ack=client``)."""
+    observed: frozenset[str] = frozenset()
+    """Topics that it observes though it counts for others: there only what was acknowledged counts."""
+
+    def counts_for(self, topic: str) -> bool:
+        """Whether what its subscribers are sent, or acknowledge, of a topic may be committed."""
+        return self.counts and topic not in self.observed
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """The topics for which it counts."""
+        return self.topics - self.observed if self.counts else frozenset()
 
     @property
     def shared(self) -> "Feed":
@@ -55,6 +68,8 @@ class _Key(NamedTuple):
     grant: Filter | None
     whole: bool
     counts: bool
+    acks: bool
+    observed: frozenset[str]
 
 
 _feeds: WeakValueDictionary[_Key, Feed] = WeakValueDictionary()
@@ -69,6 +84,8 @@ def feed_of(
     *,
     whole: bool = False,
     counts: bool = True,
+    acks: bool = False,
+    observed: frozenset[str] = frozenset(),
 ) -> Feed:
     """The one feed of this wire format, these topics, these filters and this scope.
 
@@ -79,17 +96,31 @@ def feed_of(
         grant: What the client may have, evaluated before its own filter.
         whole: Every partition of the topics.
         counts: What is sent is dispatched.
+        acks: Subscribers acknowledge what they are sent.
+        observed: Topics of which what is sent is not dispatched.
     """
-    key = _Key(wire, topics, wanted, grant, whole, counts)
+    key = _Key(wire, topics, wanted, grant, whole, counts, acks, observed)
     feed = _feeds.get(key)
     if feed is None:
         filters = [part for part in (grant, wanted) if part is not None]
         both = all_of(filters) if filters else None
-        encoding = feed_of(wire, topics, whole=whole) if filters or not counts else None
+        has_own = filters or not counts or acks or observed
+        encoding = feed_of(wire, topics, whole=whole) if has_own else None
         predicate = both.compile() if both is not None else None
         unframed = feed_of(wire.unframed, topics, whole=whole) if wire.plain is not None else None
         feed = Feed(
-            wire, topics, wanted, grant, both, predicate, encoding, whole=whole, unframed=unframed, counts=counts
+            wire,
+            topics,
+            wanted,
+            grant,
+            both,
+            predicate,
+            encoding,
+            whole=whole,
+            unframed=unframed,
+            counts=counts,
+            acks=acks,
+            observed=observed,
         )
         _feeds[key] = feed
     return feed

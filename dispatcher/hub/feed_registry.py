@@ -69,11 +69,11 @@ class FeedRegistry:
         self._unindexed += _is_unindexed(feed)
         for topic in feed.topics:
             if feed.wanted is None:
-                if feed.counts:
+                if feed.counts_for(topic):
                     self._unfiltered[topic] += 1
                 continue
             self._indexes.setdefault(topic, FilterIndex()).add(_of_topic(feed.wanted, topic), feed)
-            if not feed.counts:
+            if not feed.counts_for(topic):
                 continue
             if feed.grant is None or on_topic(feed.grant, topic) is True:
                 self._not_granted[topic] += 1
@@ -88,11 +88,11 @@ class FeedRegistry:
         self._unindexed -= _is_unindexed(feed)
         for topic in feed.topics:
             if feed.wanted is None:
-                if feed.counts:
+                if feed.counts_for(topic):
                     _lower(self._unfiltered, topic)
                 continue
             _forget(self._indexes, topic, _of_topic(feed.wanted, topic), feed)
-            if not feed.counts:
+            if not feed.counts_for(topic):
                 continue
             if feed.grant is None or on_topic(feed.grant, topic) is True:
                 _lower(self._not_granted, topic)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.registry import Registry
 from dispatcher.hub.subscriber import Subscriber
-from dispatcher.sansio.entries import Selection
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ownership import HandOver, OffsetRange
 from dispatcher.sansio.records import TopicPartition
@@ -26,13 +25,22 @@ class FollowedPartitions:
         registry: Knows the subscribers.
         fan_out: Offers what is published.
         lay_out: Called when partitions came, left, or changed sides.
+        on_dropped: Called with partitions that leave.
     """
 
-    def __init__(self, history: History, registry: Registry, fan_out: FanOut, lay_out: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        history: History,
+        registry: Registry,
+        fan_out: FanOut,
+        lay_out: Callable[[], None],
+        on_dropped: Callable[[Collection[TopicPartition]], None],
+    ) -> None:
         self._history = history
         self._registry = registry
         self._fan_out = fan_out
         self._lay_out = lay_out
+        self._on_dropped = on_dropped
         self.partitions: set[TopicPartition] = set()
         self._unsettled: dict[TopicPartition, int] = {}
         """Partitions that became owned while a write of theirs was under way, and up to which offset such writes go."""
@@ -63,6 +71,7 @@ class FollowedPartitions:
                 if subscriber.feed.whole:
                     subscriber.resumption.partitions_removing(gone)
             self.partitions -= gone
+            self._on_dropped(gone)
             self._history.remove(gone)
             self._lay_out()
 
@@ -135,12 +144,6 @@ class FollowedPartitions:
                 subscriber.resumption.handed_over(partition, offset)
 
     def _under_way(self, partition: TopicPartition) -> Iterator[OffsetRange]:
-        """What writes under way would dispatch of a partition."""
+        """What writes under way would dispatch of a partition, or acknowledgements that may still come."""
         for subscriber in self._registry.everybody.values():
-            if subscriber.feed.counts:
-                for entry in subscriber.in_flight:
-                    if entry.batch.partition == partition and not entry.removed:
-                        if isinstance(entry, Selection):
-                            yield from entry.ranges
-                        else:
-                            yield entry.batch.covers_from, entry.batch.next_offset
+            yield from subscriber.under_way(partition)

@@ -17,6 +17,10 @@ TOO_MANY_RETRY_MS = 60_000
 """How long a client waits that has as much as one client may have."""
 
 
+RESTART, TRY_LATER = 1012, 1013
+"""Codes that ask the client to come back, here or elsewhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Goodbye:
     """Why the server ends a stream (docs/protocol.md has the table of codes)."""
@@ -32,12 +36,12 @@ def _spread_ms() -> int:
 
 def restart() -> Goodbye:
     """The replica stops; another one, or its successor, takes over."""
-    return Goodbye(1012, "the replica is restarting", _spread_ms())
+    return Goodbye(RESTART, "the replica is restarting", _spread_ms())
 
 
 def try_later(reason: str) -> Goodbye:
     """The replica cannot take this subscriber now."""
-    return Goodbye(1013, reason, _spread_ms())
+    return Goodbye(TRY_LATER, reason, _spread_ms())
 
 
 def too_many(reason: str) -> Goodbye:
@@ -47,7 +51,7 @@ def too_many(reason: str) -> Goodbye:
 
 def spread() -> Goodbye:
     """Another replica has joined, and this subscriber is one of those that should move to it."""
-    return Goodbye(1013, "subscribers are being rebalanced across replicas", _spread_ms())
+    return Goodbye(TRY_LATER, "subscribers are being rebalanced across replicas", _spread_ms())
 
 
 def drained() -> Goodbye:
@@ -63,6 +67,11 @@ def disconnected() -> Goodbye:
 def refused(code: int, reason: str) -> Goodbye:
     """The client sent something that ends its stream; reconnecting and sending it again would not help."""
     return Goodbye(code, reason, _spread_ms())
+
+
+def ack_timeout(seconds: float) -> Goodbye:
+    """A client with `ack=client` has made no progress: what it has not acknowledged is sent again when it resumes."""
+    return Goodbye(4408, f"nothing was acknowledged for {seconds:g} s: reconnect, and resume", 0)
 
 
 def token_expired() -> Goodbye:

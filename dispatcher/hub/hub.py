@@ -9,10 +9,13 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 
 import trio
 
 from dispatcher.errors import UnavailableError
+from dispatcher.hub.acked_subscriber import AckedSubscriber, AckWindow
+from dispatcher.hub.acking import Acking
 from dispatcher.hub.announcements import Announcements
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.fan_out import FanOut
@@ -75,6 +78,7 @@ class Hub:
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
         self._settlement = Settlement(settings, self.history, self._feeds, on_dispatched)
+        self.acking = Acking(settings.acked_topics, self.history, self._settlement, on_replayed)
         self._fan_out = FanOut(
             self.encoder,
             settings.write_bytes,
@@ -83,7 +87,9 @@ class Hub:
             settings.linger_ms / 1000,
         )
         self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
-        self.followed = FollowedPartitions(self.history, self._registry, self._fan_out, self._lay_out)
+        self.followed = FollowedPartitions(
+            self.history, self._registry, self._fan_out, self._lay_out, self.acking.dropped
+        )
         self.whole_topics_changed = trio.Event()
         """Set when somebody comes who wants the whole of a topic, or leaves."""
         self._goodbye: Goodbye | None = None
@@ -97,6 +103,7 @@ class Hub:
         """Take note of partitions that were assigned to this replica."""
         self._assignments += 1
         self._remove(partitions)
+        self.acking.released(partitions)
         self._partitions.update(partitions)
         self._lay_out()
 
@@ -120,7 +127,8 @@ class Hub:
 
     def has_first_writes_for(self, partitions: Iterable[TopicPartition]) -> bool:
         """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
-        partitions = frozenset(partitions)
+        acked = self.acking.topics
+        partitions = frozenset(partition for partition in partitions if partition.topic not in acked)
         # What was read by the follower since is in no epoch of the group's.
         is_followed = self.history.is_followed
         return any(
@@ -214,7 +222,8 @@ class Hub:
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
         """A subscriber that counts was sent these ranges of followed partitions from Kafka."""
         for partition, first, end in ranges:
-            self._on_replayed(partition, first, end)
+            if partition.topic not in self.acking.topics:
+                self._on_replayed(partition, first, end)
 
     def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
         """A subscriber that counts was sent parked records from Kafka."""
@@ -264,6 +273,7 @@ class Hub:
         *,
         last: int | None = None,
         ignored: Sequence[str] = (),
+        window: AckWindow | None = None,
     ) -> Subscriber:
         """Register a subscriber, until `unsubscribe`.
 
@@ -275,6 +285,7 @@ class Hub:
             since_ms: Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`.
             last: Or how many records before their ends.
             ignored: Parameters of its request that nobody knows.
+            window: What it may be sent before it acknowledges; None: it need not.
 
         Raises:
             UnavailableError: there are `max_subscribers` already, or the replica is stopping.
@@ -285,7 +296,8 @@ class Hub:
         if len(self._registry) >= self._settings.max_subscribers:
             raise UnavailableError(f"this replica is full: it already has {self._settings.max_subscribers} subscribers")
         self._feeds.check(feed)
-        subscriber = Subscriber(
+        make = Subscriber if window is None else partial(AckedSubscriber, window=window, acking=self.acking)
+        subscriber = make(
             self._registry.next_number,
             self,
             feed,
@@ -300,6 +312,8 @@ class Hub:
         if feed.counts and not position and since_ms is None and last is None:
             subscriber.resumption.begin_at_parked(self._settlement.parking.starts(feed))
         self._registry.add(subscriber)
+        if isinstance(subscriber, AckedSubscriber):
+            self.acking.add(subscriber)
         if self._feeds.add(feed):
             self._settlement.feeds_changed(feed.topics)
         self._look_at_whole_topics(feed)
@@ -314,6 +328,7 @@ class Hub:
             if not self._feeds.has_shared(subscriber.feed):
                 self.announcements.forget(subscriber.feed.shared)
             self._fan_out.remove(subscriber)
+            self.acking.remove(subscriber.number)
             subscriber.close()
             self.followed.subscriber_left()
             self._look_at_whole_topics(subscriber.feed)
@@ -352,6 +367,7 @@ class Hub:
             feeds=self._feeds.statistics(),
             announcements=self.announcements.statistics(),
             heartbeats=self._heartbeats.sent,
+            acking=self.acking.statistics(),
             unmatched=self._settlement.unmatched,
             parked=self.history.parked.statistics(),
             parked_records=self._settlement.parking.records,
@@ -406,6 +422,7 @@ class Hub:
         held = [tp for tp in partitions if tp in self._partitions and not self.history.is_followed(tp)]
         if held:
             self._fan_out.withdraw()
+            self.acking.left(held)
             for subscriber in self._registry.catching_up.values():
                 subscriber.resumption.partitions_removing(held)
             self.history.remove(held)

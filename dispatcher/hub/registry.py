@@ -46,11 +46,11 @@ class Registry:
         self.next_number = subscriber.number + 1
         self.everybody[subscriber.number] = self.catching_up[subscriber.number] = subscriber
         feed = subscriber.feed
-        if feed.counts:
+        if counted := feed.counted:
             self._takers[subscriber.number] = None
-            self._readers.update(feed.topics)
-        else:
-            self._observers.update(feed.topics)
+            self._readers.update(counted)
+        if observed := feed.topics - counted:
+            self._observers.update(observed)
         if feed.whole:
             self._whole.update(feed.topics)
         self._transports[subscriber.transport.name] += 1
@@ -60,11 +60,11 @@ class Registry:
         if self.everybody.pop(subscriber.number, None) is None:
             return False
         feed = subscriber.feed
-        if feed.counts:
+        if counted := feed.counted:
             del self._takers[subscriber.number]
-            self._readers.subtract(feed.topics)
-        else:
-            self._observers.subtract(feed.topics)
+            self._readers.subtract(counted)
+        if observed := feed.topics - counted:
+            self._observers.subtract(observed)
         if feed.whole:
             self._whole.subtract(feed.topics)
         self._awaiting.pop(subscriber.number, None)

@@ -7,7 +7,7 @@ missing records of all partitions first, because the ids in the history name the
 *Thread*: Trio's.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import trio
@@ -21,7 +21,7 @@ from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadR
 from dispatcher.sansio.entries import EncodedEntry, Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
-from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.records import Batch, TopicPartition
 
 LOOK_RECORDS = 500
 """Most records that a filter looks at between two yields: 1 to 5 µs each."""
@@ -119,18 +119,34 @@ class Resumption:
                 # After the records that precede it: a gap moves clients past its last offset.
                 before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
                 gaps = [gap for gap in gaps if gap not in before]
-                self._replay_output += self._encode_gaps(before)
-                indexes, data = self._encoder.replayed(self._feed, batch, seen)
-                if data:
-                    self._replay_output.append(data)
-                    self.record_count += len(indexes)
-                    if parked and self._feed.counts and (read := reads(parked, read_to, batch, indexes)):
-                        self._parked_reads.append(read)
+                self._put_gaps(before)
+                self._put_replayed(batch, seen, read_to)
                 read_to[batch.partition] = batch.next_offset
-            self._replay_output += self._encode_gaps(gaps)
+            self._put_gaps(gaps)
             if self._feed.wanted is not None and not self._replay_output:
                 self._say_position()
             self._wake()
+
+    def _put_gaps(self, gaps: Iterable[Gap]) -> None:
+        self._replay_output += self._encode_gaps(gaps)
+
+    def _put_replayed(
+        self, batch: Batch, seen: Mapping[TopicPartition, int], read_to: Mapping[TopicPartition, int]
+    ) -> None:
+        indexes, data = self._encoder.replayed(self._feed, batch, seen)
+        if data:
+            self._replay_output.append(data)
+            self.record_count += len(indexes)
+            if read := self._parked_read(batch, indexes, read_to):
+                self._parked_reads.append(read)
+
+    def _parked_read(
+        self, batch: Batch, indexes: Sequence[int], read_to: Mapping[TopicPartition, int]
+    ) -> ParkedRead | None:
+        """What of a replayed batch is parked, and counts if these records are sent."""
+        parked = self._history.parked
+        is_counted = parked and self._feed.counts_for(batch.partition.topic)
+        return reads(parked, read_to, batch, indexes) if is_counted else None
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Partitions that had no answer may be looked up again."""

@@ -1,6 +1,7 @@
 """What may be committed: records that a socket took, and records that every present subscriber asked not to be sent.
 
-The latter are settled, and counted.
+The latter are settled, and counted. Of topics with ``commit_on = "acked"`` records may be committed once a client has
+acknowledged them, and what a socket took changes nothing.
 
 A record is settled when subscribers of its topic are present, the grant of one of them lets it through, and no filter
 of theirs wants it. Where they may not have it, or its topic is one that parks, it is parked (`parking`). Without any of
@@ -10,6 +11,7 @@ last, waiting records are looked at again.
 *Thread*: Trio's.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -21,7 +23,7 @@ from dispatcher.hub.parking import ParkedRead, Parking
 from dispatcher.sansio.entries import GAP, Entry, Offered, Selection, covered
 from dispatcher.sansio.history import History
 from dispatcher.sansio.parking import Reason
-from dispatcher.sansio.records import Batch
+from dispatcher.sansio.records import Batch, Records, TopicPartition
 from dispatcher.settings import Settings
 
 PARKED_RECORDS = 2_000
@@ -44,6 +46,7 @@ class Settlement:
         feeds: The subscribers by feed, and what they want.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed; a range
             may come more than once.
+        acked_topics: Topics of which only what was acknowledged may be committed.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Settlement:
         self._history = history
         self._feeds = feeds
         self._on_dispatched = on_dispatched
+        self._acked_topics = settings.acked_topics
         self.parking = Parking(settings, history.parked, on_dispatched, lambda topic: self.feeds_changed([topic]))
         self._changed: set[str] = set()
         self._wake_up = trio.Event()
@@ -71,7 +75,33 @@ class Settlement:
             for offered in entries:
                 self.deliveries += offered.record_count * subscribers
                 if counts and not offered.dispatched:
-                    self._first_dispatched(offered)
+                    self._first_dispatched(feed, offered)
+
+    def acked(self, entry: Entry, records: Records, indexes: Sequence[int]) -> None:
+        """Note that records of an entry were acknowledged, or gaps that nobody acknowledges were sent.
+
+        Args:
+            entry: The entry, which may have left the history.
+            records: The records of its batch, which may have let go of them.
+            indexes: Theirs in the batch; `GAP` for the gap before them.
+        """
+        if entry.dispatched:
+            return
+        self.dispatched_records += len(entry.settle(indexes) - {GAP})
+        if not entry.pending:
+            self._has_nothing_pending(entry)
+            entry.dispatched = not entry.parked
+        begins = entry.batch.covers_from
+        for start, end in covered(entry.batch, indexes, records):
+            if end > begins:
+                self.dispatched_records += self.parking.dispatched(entry.batch, max(start, begins), end)
+
+    def acked_between(self, partition: TopicPartition, first: int, end: int) -> None:
+        """The same of all records from an offset on to another one (exclusive), in whatever entries they are."""
+        for entry in self._history.waiting_between(partition, first, end):
+            records = entry.batch.records
+            offsets = records.offsets
+            self.acked(entry, records, range(bisect_left(offsets, first), bisect_left(offsets, end)))
 
     def settle(self, entry: Entry, matches: Matches) -> None:
         """Settle the records of an entry that nobody present wants.
@@ -85,7 +115,7 @@ class Settlement:
         if self._feeds.wants_all(topic) or entry.dispatched or not entry.waiting:
             return
         parks = self.parking.parks(topic)
-        wanted = [indexes for feeds, indexes in matches if any(feed.counts for feed in feeds)]
+        wanted = [indexes for feeds, indexes in matches if any(feed.counts_for(topic) for feed in feeds)]
         unmatched = set(self._feeds.allowed(batch)).difference(*wanted)
         settled = set() if parks else entry.settle(unmatched)
         if settled:
@@ -169,7 +199,12 @@ class Settlement:
                     looked_at += entry.record_count
                     self.settle(entry, self._feeds.match(entry.batch))
 
-    def _first_dispatched(self, offered: Offered) -> None:
+    def _first_dispatched(self, feed: Feed, offered: Offered) -> None:
+        if offered.batch.partition.topic in self._acked_topics:
+            if feed.acks and offered.batch.gap is not None:
+                # A gap tells of what nobody can process.
+                self.acked(offered.entry if isinstance(offered, Selection) else offered, offered.batch.records, [GAP])
+            return
         if isinstance(offered, Selection):
             self._first_selected(offered)
             return

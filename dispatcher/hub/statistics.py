@@ -41,6 +41,8 @@ class SubscriberStatistics:
     behind_records: int
     """How many records of its partitions were taken from Kafka and not handed to its socket: counted when it is live,
     else offsets (those without a record included)."""
+    outstanding_records: int | None = None
+    """Records that it was sent and has not acknowledged; None where it need not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,24 @@ class HubCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class AckingStatistics:
+    """Figures over all subscribers that acknowledge."""
+
+    subscribers: int
+    outstanding_records: int
+    """Records that were sent and not acknowledged."""
+    outstanding_bytes: int
+    acked_records: int
+    """Records that were acknowledged since the start, by any of them."""
+    nacked_records: int
+    """Records that were refused."""
+    passed_over: int
+    """Parts of acknowledgements that named what was not sent, or partitions that are not here."""
+    timeouts: int
+    """Streams that ended because nothing was acknowledged for too long."""
+
+
+@dataclass(frozen=True, slots=True)
 class HubStatistics:
     """A snapshot of the hub."""
 
@@ -171,6 +191,7 @@ class HubStatistics:
     registry: RegistryStatistics
     feeds: FeedStatistics
     announcements: AnnouncementStatistics
+    acking: AckingStatistics
     unmatched: Mapping[str, int]
     """Records that no subscriber who was present wanted, by topic."""
     parked: Mapping[TopicPartition, ParkedStatistics]

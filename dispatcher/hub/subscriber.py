@@ -6,7 +6,7 @@ then on the hub puts every new entry into its channel. When the channel is full,
 catches up again from where it was. So every record reaches it once, in order, and no other subscriber waits for it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import trio
 
@@ -21,7 +21,8 @@ from dispatcher.hub.source import Source
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
 from dispatcher.hub.transport import Transport
 from dispatcher.invariants import Invariant, invariants
-from dispatcher.sansio.entries import EncodedEntry, Entry, Offered, Round
+from dispatcher.sansio.entries import EncodedEntry, Entry, Offered, Round, Selection
+from dispatcher.sansio.ownership import OffsetRange
 from dispatcher.sansio.records import TopicPartition
 
 
@@ -41,6 +42,8 @@ class Subscriber:
         ignored: Parameters of its request that nobody knows.
         buffer_bytes: Bound of its channel. An entry that is larger than all of it fits into an empty channel.
         write_bytes: Entries are joined into one write up to this size; one entry always fits.
+        make_buffer: Makes its channel.
+        make_resumption: Makes its way to the head.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class Subscriber:
         ignored: Sequence[str] = (),
         buffer_bytes: int,
         write_bytes: int,
+        make_buffer: Callable[[int], LiveBuffer] = LiveBuffer,
+        make_resumption: Callable[..., Resumption] = Resumption,
     ) -> None:
         self.number = number
         self.feed = feed
@@ -67,7 +72,7 @@ class Subscriber:
         self._source = source
         self.transport = transport
         self._write_bytes = write_bytes
-        self._buffer = LiveBuffer(buffer_bytes)
+        self._buffer = make_buffer(buffer_bytes)
         self._parked = False
         """Whether its task waits for work: then the socket is free, and new entries are what goes out next."""
         self._unsent = False
@@ -80,7 +85,7 @@ class Subscriber:
         self._has_begun = not feed.whole
         """Whether a stream of the whole topic was sent the position at which it begins."""
         self._goodbye: Goodbye | None = None
-        self.resumption = Resumption(
+        self.resumption = make_resumption(
             source.history,
             source.encoder,
             source.lookups,
@@ -146,6 +151,16 @@ class Subscriber:
             if entry.batch.partition == partition and first <= entry.batch.covers_from and not entry.removed:
                 self.in_flight = entries = list(self.in_flight)
                 entries.append(entry)
+
+    def under_way(self, partition: TopicPartition) -> Iterator[OffsetRange]:
+        """What the write under way would dispatch of a partition."""
+        if self.feed.counts_for(partition.topic):
+            for entry in self.in_flight:
+                if entry.batch.partition == partition and not entry.removed:
+                    if isinstance(entry, Selection):
+                        yield from entry.ranges
+                    else:
+                        yield entry.batch.covers_from, entry.batch.next_offset
 
     def leave_live(self) -> None:
         """Catch up from now on, whatever it did before."""

@@ -238,6 +238,19 @@ class CatchUp:
             self._want(partition, first)
             self._continue()
 
+    def go_back(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        """What was looked up was not sent: it is looked up again.
+
+        Args:
+            next_offsets: The first offset of each partition that was not sent.
+        """
+        self._history.locate(self.cursor)
+        for partition, offset in next_offsets.items():
+            self._want(partition, offset)
+            if self._knows(partition) and offset < self._history.begin(partition):
+                self._missing.add(partition)
+        self.pending = self.pending or bool(self._missing)
+
     def restarted(self, partition: TopicPartition, next_offset: int | None, first: int) -> None:
         """A followed partition is owned now, and its history begins again at an offset.
 

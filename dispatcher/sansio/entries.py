@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from dispatcher.sansio.head import Moment
 from dispatcher.sansio.position import Snapshot
-from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
+from dispatcher.sansio.records import NO_RECORDS, Batch, Records, TopicPartition
 
 GAP = -1
 """Stands for the gap of a batch among the indexes of its records."""
@@ -92,6 +92,14 @@ class Entry(Moment):
         self.pending -= settled
         return settled
 
+    @property
+    def first_pending(self) -> int:
+        """The first offset of those that were neither dispatched nor settled."""
+        batch, pending = self.batch, self.pending
+        if not pending or not pending.isdisjoint((GAP, 0)):
+            return batch.covers_from
+        return batch.records.offsets[min(pending)]
+
     def forget(self) -> None:
         """Let go of all that takes room: a subscriber's channel may still hold it for bytes that are to be sent."""
         self.encoded.clear()
@@ -128,13 +136,18 @@ class Selection(Moment):
         return self.entry.removed
 
 
-def covered(batch: Batch, indexes: Iterable[int]) -> list[tuple[int, int]]:
+def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None) -> list[tuple[int, int]]:
     """The ranges of offsets (the end excluded) for which some records of a batch stand, in order, joined.
 
     Offsets without a record belong to the record after them, as in `Batch.covers_from`. What is before that is not ours
     to commit: a partition that was followed has been handed over in the middle of the batch.
+
+    Args:
+        batch: The batch.
+        indexes: Of the records.
+        records: Those of the batch, which may have let go of them.
     """
-    offsets = batch.records.offsets
+    offsets = (batch.records if records is None else records).offsets
     ranges: list[tuple[int, int]] = []
     for index in indexes:
         if index == GAP:

@@ -340,6 +340,11 @@ class History:
         """The undispatched entries of a topic."""
         return [e for tp, found in self._partitions.items() if tp.topic == topic for e in found.waiting.values()]
 
+    def waiting_between(self, partition: TopicPartition, first: int, end: int) -> list[Entry]:
+        """The undispatched entries of a partition with offsets from the first to the end (exclusive)."""
+        found = self._partitions.get(partition)
+        return [] if found is None else found.waiting_between(first, end)
+
     def remove(self, partitions: Collection[TopicPartition]) -> None:
         """Take partitions out: their entries are not handed out again, and no id names them.
 

@@ -3,7 +3,7 @@
 from collections import deque
 from typing import cast
 
-from dispatcher.sansio.entries import Entry
+from dispatcher.sansio.entries import GAP, Entry
 from dispatcher.sansio.head import Moment
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import TopicPartition
@@ -50,7 +50,7 @@ class HistoryPartition:
     @property
     def first_waiting(self) -> int:
         """The first undispatched offset."""
-        return next(iter(self.waiting.values())).batch.covers_from if self.waiting else self.ends
+        return next(iter(self.waiting.values())).first_pending if self.waiting else self.ends
 
     def append(self, entry: Entry) -> None:
         """Put an undispatched entry at the end."""
@@ -86,6 +86,7 @@ class HistoryPartition:
                 entry.dispatched = hand_over.counts(batch.covers_from, batch.next_offset)
                 entry.waiting = not entry.dispatched
                 if entry.waiting:
+                    entry.pending = _uncounted(entry, hand_over)
                     self._wait(entry)
                 if entry.parked:
                     entry.parked, entry.pending = False, None
@@ -96,6 +97,10 @@ class HistoryPartition:
         del self.waiting[entry.sequence]
         self.waiting_bytes -= entry.size_bytes
         self.waiting_records -= entry.record_count
+
+    def waiting_between(self, first: int, end: int) -> list[Entry]:
+        """The undispatched entries with offsets from the first to the end (exclusive)."""
+        return [e for e in self.waiting.values() if e.batch.covers_from < end and e.batch.next_offset > first]
 
     def first_from(self, offset: int) -> Entry | None:
         """The first entry in memory that holds an offset or a later one; None when there is none."""
@@ -111,3 +116,15 @@ class HistoryPartition:
         if moment.sequence <= self.since:
             return self.origin - 1
         return cast("int", moment.snapshot.offsets[moment.snapshot.layout.indexes[self.partition]])
+
+
+def _uncounted(entry: Entry, hand_over: HandOver) -> set[int] | None:
+    """Indexes of the records, and `GAP`, that do not count when a partition is handed over; None: all of them."""
+    batch = entry.batch
+    if not any(first < batch.next_offset and end > batch.covers_from for first, end in hand_over.counted):
+        return None
+    gap, offsets = batch.gap, batch.records.offsets
+    uncounted = {index for index, offset in enumerate(offsets) if not hand_over.counts(offset, offset + 1)}
+    if gap is not None and not hand_over.counts(gap.first, gap.last + 1):
+        uncounted.add(GAP)
+    return uncounted

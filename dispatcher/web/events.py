@@ -12,7 +12,6 @@ from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, SubscriberGoneError, TooManyError, UnavailableError
-from dispatcher.hub.feed import feed_of
 from dispatcher.hub.goodbyes import Goodbye, token_needed, too_many, try_later
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.codings import accepts_gzip
@@ -24,7 +23,7 @@ from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authenticatio
 from dispatcher.web.connection import Connection
 from dispatcher.web.limits import Entrance
 from dispatcher.web.refusals import note_refusal
-from dispatcher.web.requests import read_query
+from dispatcher.web.requests import as_observer, feed_for, read_query
 from dispatcher.web.streams import SubscriberStream
 
 HEADERS = {
@@ -55,6 +54,10 @@ class Silence:
             SubscriberGoneError: always. Another request could never be answered, and a body has no meaning here.
         """
         raise SubscriberGoneError("the client sent more than its request")
+
+    def rest_seconds(self, _now: float) -> float:
+        """It has nothing to say, so its stream is over by then."""
+        return 0
 
     def last_bytes(self, code: int | None, reason: str) -> bytes:  # noqa: ARG002 - `goodbye` has told them
         """The last chunk (RFC 9112, section 7.1)."""
@@ -108,6 +111,9 @@ def add_events(
             if caller.has_expired:
                 return _farewell(token_needed(HAS_EXPIRED))
             session = authentication.open_session(caller, arguments, query, can_renew=False)
+        query = as_observer(query, settings.acked_topics)
+        if query.window_records is not None:
+            raise BadRequestError("ack=client needs a WebSocket: use /ws")
         entrance.check(query)
         chunked = request.http_version == "1.1"
         wire, headers, head = sse_wire(envelope=query.envelope, chunked=chunked), HEADERS, b""
@@ -122,7 +128,7 @@ def add_events(
         connection: Connection = request.scope["state"]["connection"]
         if connection.has_unread_bytes:
             raise BadRequestError("nothing may follow a stream request on the same connection")
-        feed = feed_of(wire, query.topics, query.filter, query.grant, whole=query.whole, counts=not query.observe)
+        feed = feed_for(wire, query, settings.acked_topics)
         try:
             admission = entrance.admit(
                 connection.client, request.headers, query, None if session is None else session.subject

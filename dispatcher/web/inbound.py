@@ -118,11 +118,15 @@ class Inbound:
         except ParseFailed as error:
             if error.code is CloseReason.MESSAGE_TOO_BIG:
                 raise _too_long() from error
-            raise _refused(error.code, str(error)) from error
+            raise refusal(error.code, str(error)) from error
         decoder = frames._frame_decoder  # noqa: SLF001 - nothing else says whether the next byte begins a frame
         if self._message_bytes is None and decoder.header is None and not len(decoder.buffer):
             self._frames = self._inflation = None
         return answer
+
+    def rest_seconds(self, _now: float) -> float:
+        """How long to read nothing: a client that says too much is cut off instead."""
+        return 0
 
     def last_bytes(self, code: int | None, reason: str) -> bytes:
         """A close frame."""
@@ -130,7 +134,7 @@ class Inbound:
 
     def _pass_over(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY:
-            raise _refused(CloseReason.UNSUPPORTED_DATA, "binary messages are not supported")
+            raise refusal(CloseReason.UNSUPPORTED_DATA, "binary messages are not supported")
         self._message_bytes = (self._message_bytes or 0) + len(_bytes(frame))
         if self._message_bytes > MAX_MESSAGE_BYTES:
             raise _too_long()
@@ -144,7 +148,7 @@ class Inbound:
 
     def _spend(self, size_bytes: int, frames: int, now: float) -> None:
         if not self._budget.spend(size_bytes + FRAME_COST_BYTES * frames, now):
-            raise _refused(CloseReason.POLICY_VIOLATION, "the client sent too much in too short a time")
+            raise refusal(CloseReason.POLICY_VIOLATION, "the client sent too much in too short a time")
 
 
 def _bytes(frame: Frame) -> bytes:
@@ -152,7 +156,7 @@ def _bytes(frame: Frame) -> bytes:
 
 
 def _too_long() -> Farewell:
-    return _refused(CloseReason.MESSAGE_TOO_BIG, f"a message may have at most {MAX_MESSAGE_BYTES} bytes")
+    return refusal(CloseReason.MESSAGE_TOO_BIG, f"a message may have at most {MAX_MESSAGE_BYTES} bytes")
 
 
 def _closed(frame: Frame) -> Farewell:
@@ -161,5 +165,6 @@ def _closed(frame: Frame) -> Farewell:
     return Farewell(None if code == CloseReason.NO_STATUS_RCVD else code, "", None)
 
 
-def _refused(code: int, reason: str) -> Farewell:
+def refusal(code: int, reason: str) -> Farewell:
+    """The end of a stream whose client said something that it must not."""
     return Farewell(int(code), reason, refused(int(code), reason))

@@ -3,10 +3,13 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from dispatcher.errors import BadRequestError
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.sansio.encoding.wire import Wire
 from dispatcher.sansio.filter_dialect import PARAMETERS as FILTER_PARAMETERS
 from dispatcher.sansio.filter_dialect import read_parameters
 from dispatcher.sansio.filters import Filter
@@ -14,7 +17,19 @@ from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import EARLIEST, NOW
 from dispatcher.sansio.records import TopicPartition
 
-PARAMETERS = ("topic", "scope", "since", "last", "observe", "last_event_id", "format", *FILTER_PARAMETERS)
+PARAMETERS = (
+    "topic",
+    "scope",
+    "since",
+    "last",
+    "observe",
+    "last_event_id",
+    "format",
+    "ack",
+    "window",
+    "window_bytes",
+    *FILTER_PARAMETERS,
+)
 REPEATABLE = frozenset({"topic", *FILTER_PARAMETERS})
 ALIASES = {"lastEventId": "last_event_id"}
 """What polyfills of EventSource call a parameter."""
@@ -22,6 +37,10 @@ SCOPES = ("replica", "topic")
 NEAR_LETTERS = 2
 """A name that differs from a known one by at most this many letters is a slip: an observer's must not consume."""
 MAX_LAST_RECORDS = 10**9
+WINDOW_RECORDS = 1000
+"""What a client with ``ack=client`` is sent before it acknowledges, unless it says otherwise."""
+MAX_WINDOW_RECORDS = 100_000
+MAX_WINDOW_BYTES = 2**31
 _DURATION = re.compile(r"-(?P<number>[0-9]{1,9})(?P<unit>[smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 MAX_MS_DIGITS = 15
@@ -58,6 +77,10 @@ class Query:
     """Which records the client wants; None: all."""
     grant: Filter | None = None
     """Which records the client may have; None: all."""
+    window_records: int | None = None
+    """How many records the client is sent before it acknowledges; None: it acknowledges nothing."""
+    window_bytes: int | None = None
+    """The same in bytes; None: it does not say."""
 
 
 def read_query(
@@ -121,7 +144,54 @@ def read_query(
         observe=observe == "1",
         ignored=ignored,
         filter=_read_filter(arguments, scope),
+        window_records=_read_window(arguments),
+        window_bytes=_read_count(arguments, "window_bytes", MAX_WINDOW_BYTES),
     )
+
+
+def as_observer(query: Query, acked_topics: AbstractSet[str]) -> Query:
+    """The query as one of an observer, if only acknowledgements count for its topics and it makes none."""
+    if query.window_records is not None or query.observe or not query.topics <= acked_topics:
+        return query
+    names_start = query.since_ms is not None or query.last is not None
+    return replace(query, observe=True, since_ms=query.since_ms if names_start else NOW)
+
+
+def feed_for(wire: Wire, query: Query, acked_topics: AbstractSet[str]) -> Feed:
+    """What a client asks for, in a wire format."""
+    acks = query.window_records is not None
+    return feed_of(
+        wire,
+        query.topics,
+        query.filter,
+        query.grant,
+        whole=query.whole,
+        counts=not query.observe,
+        acks=acks,
+        observed=frozenset() if acks or query.observe else query.topics & acked_topics,
+    )
+
+
+def _read_window(arguments: Mapping[str, Sequence[str]]) -> int | None:
+    """How many records are sent before the client acknowledges."""
+    if "ack" not in arguments:
+        for name in ("window", "window_bytes"):
+            if name in arguments:
+                raise BadRequestError(f"{name} is for streams with ack=client")
+        return None
+    if (ack := arguments["ack"][0]) != "client":
+        raise BadRequestError(f"unknown ack {_shown(ack)}; use client")
+    return _read_count(arguments, "window", MAX_WINDOW_RECORDS) or WINDOW_RECORDS
+
+
+def _read_count(arguments: Mapping[str, Sequence[str]], name: str, most: int) -> int | None:
+    """A number of at least 1; None where none is given."""
+    if name not in arguments:
+        return None
+    text = arguments[name][0]
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_MS_DIGITS and 0 < int(text) <= most):
+        raise BadRequestError(f"{name} {_shown(text)} is not a number from 1 to {most}")
+    return int(text)
 
 
 def _read_filter(arguments: Mapping[str, Sequence[str]], scope: str) -> Filter | None:

@@ -15,9 +15,11 @@ from hypercorn.config import Config
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
+from dispatcher.hub.acked_subscriber import AckWindow
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.hub import Hub
+from dispatcher.hub.subscriber import Subscriber
 from dispatcher.web.limits import Admission
 from dispatcher.web.requests import Query
 from dispatcher.web.sockets import Socket
@@ -110,6 +112,9 @@ class Dialogue(Protocol):
             SubscriberGoneError: the stream is to end without another word.
         """
 
+    def rest_seconds(self, now: float) -> float:
+        """How long to read nothing of what the client says next."""
+
     def last_bytes(self, code: int | None, reason: str) -> bytes:
         """What ends a stream properly."""
 
@@ -126,6 +131,7 @@ class SubscriberStream:
         admission: Counts the stream; released when it ends, and here if there can be none.
         silence_seconds: The client has to say something at least this often; None where it has nothing to say.
         session: The token that the stream is opened with, if one was needed.
+        window: What may be sent before the client acknowledges it; None: it need not.
 
     Raises:
         UnavailableError: the replica accepts no more subscribers.
@@ -154,6 +160,7 @@ class SubscriberStream:
         admission: Admission,
         silence_seconds: float | None = None,
         session: Session | None = None,
+        window: AckWindow | None = None,
     ) -> None:
         self._admission = admission
         self._hub = hub
@@ -165,7 +172,13 @@ class SubscriberStream:
         # Last: whoever has made a stream has to close it, and one that could not be made holds nothing.
         try:
             self._subscriber = hub.subscribe(
-                feed, connection.writer, query.position, query.since_ms, last=query.last, ignored=query.ignored
+                feed,
+                connection.writer,
+                query.position,
+                query.since_ms,
+                last=query.last,
+                ignored=query.ignored,
+                window=window,
             )
         except BaseException:
             admission.release()
@@ -190,7 +203,7 @@ class SubscriberStream:
         ending = Ending.CLIENT_LEFT
         writer.open_stream(self._silence_seconds)
         if self._session is not None:
-            self._session.begin(self._notify)
+            self._session.begin(self.notify)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, nursery.cancel_scope)
             try:
@@ -231,7 +244,13 @@ class SubscriberStream:
         else:
             visit.end(self._connection.writer.cut_off_as or ending)
 
-    def _notify(self, data: bytes) -> None:
+    @property
+    def subscriber(self) -> Subscriber:
+        """Who it is."""
+        return self._subscriber
+
+    def notify(self, data: bytes) -> None:
+        """Send whole frames in between, if the stream has not ended."""
         if self._connection.writer.notify(data):
             self._subscriber.flush()
 
@@ -252,7 +271,7 @@ class SubscriberStream:
                     answer = dialogue.on_client_data(data[start : start + dialogue.receive_bytes], now)
                     if answer is not None and writer.reply(answer):
                         self._subscriber.flush()
-                    await trio.lowlevel.checkpoint()
+                    await trio.sleep(dialogue.rest_seconds(now))
         except Farewell as farewell:
             # Nothing more is read: what else the client says waits in its own kernel.
             self._farewell = farewell

@@ -9,20 +9,21 @@ from quart import Quart, g, websocket
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.errors import BadRequestError, ForbiddenError, TooManyError, UnauthenticatedError, UnavailableError
-from dispatcher.hub.feed import feed_of
+from dispatcher.hub.acked_subscriber import AckedSubscriber, AckWindow
 from dispatcher.hub.goodbyes import Goodbye, refused, token_needed, too_many, try_later
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.codings import accept_deflate
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL, encode_goodbye
 from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.settings import Settings
+from dispatcher.web.acknowledging import AckInbound
 from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authentication
 from dispatcher.web.connection import Connection
 from dispatcher.web.inbound import Inbound
 from dispatcher.web.limits import Entrance
 from dispatcher.web.problems import problem_response
 from dispatcher.web.refusals import note_refusal
-from dispatcher.web.requests import read_query
+from dispatcher.web.requests import Query, as_observer, feed_for, read_query
 from dispatcher.web.streams import SubscriberStream
 
 MAX_REASON_BYTES = 123
@@ -56,6 +57,7 @@ def add_websocket(
                     await _accept_and_close(subprotocol, token_needed(HAS_EXPIRED), tell=True)
                     return None
                 session = authentication.open_session(caller, arguments, query, can_renew=True)
+            query = as_observer(query, settings.acked_topics)
             entrance.check(query)
         except UnavailableError as error:
             return _try_later(error)
@@ -63,18 +65,19 @@ def add_websocket(
             await _accept_and_close(subprotocol, refused(error.close_code, str(error)), tell=False)
             return None
         connection: Connection = websocket.scope["state"]["connection"]
-        whole, counts = query.whole, not query.observe
         wire, extension, compression = WEBSOCKET, None, hub.encoder.compression
         if compression is not None and (extension := accept_deflate(connection.extensions)) is not None:
             wire = compression.websocket
-        feed = feed_of(wire, query.topics, query.filter, query.grant, whole=whole, counts=counts)
+        feed = feed_for(wire, query, settings.acked_topics)
+        window = _window(query, settings)
         on_message = None if session is None else session.on_message
-        inbound = Inbound(trio.current_time(), on_message, inflates=extension is not None)
+        make_inbound = Inbound if window is None else AckInbound
+        inbound = make_inbound(trio.current_time(), on_message, inflates=extension is not None)
         try:
             admission = entrance.admit(
                 connection.client, websocket.headers, query, None if session is None else session.subject
             )
-            connection.stream = SubscriberStream(
+            connection.stream = stream = SubscriberStream(
                 hub,
                 feed,
                 query,
@@ -83,7 +86,10 @@ def add_websocket(
                 admission=admission,
                 silence_seconds=silence_seconds,
                 session=session,
+                window=window,
             )
+            if isinstance(inbound, AckInbound) and isinstance(stream.subscriber, AckedSubscriber):
+                inbound.attach(stream.subscriber, stream.notify)
         except TooManyError as error:
             # A browser, too, must learn why, and must not reconnect at once.
             await _accept_and_close(subprotocol, too_many(str(error)), tell=True)
@@ -94,6 +100,19 @@ def add_websocket(
             headers=None if extension is None else {"Sec-WebSocket-Extensions": extension}, subprotocol=subprotocol
         )
         return None
+
+
+def _window(query: Query, settings: Settings) -> AckWindow | None:
+    """What a client may be sent before it acknowledges; None: it need not."""
+    if query.window_records is None:
+        return None
+    asked_bytes = query.window_bytes or settings.ack_window_bytes
+    return AckWindow(
+        query.window_records,
+        min(asked_bytes, settings.ack_window_bytes),
+        timeout_seconds=settings.ack_timeout_seconds,
+        drain_seconds=settings.ack_drain_seconds,
+    )
 
 
 def _try_later(error: UnavailableError) -> TrioResponse:

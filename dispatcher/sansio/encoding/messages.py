@@ -82,6 +82,11 @@ def encode_expiring(seconds: int) -> bytes:
     return orjson.dumps({"type": "expiring", "seconds": seconds})
 
 
+def encode_nacked(event_id: str, *, dead_letter: bool) -> bytes:
+    """A record that the client refused is done with: it is in the dead-letter topic, or in none."""
+    return orjson.dumps({"type": "nacked", "id": event_id, "dead_letter": dead_letter})
+
+
 def encode_heartbeat(position: str) -> bytes:
     """A heartbeat that a browser can see, as it cannot see pings; with the position to resume from, if any."""
     return orjson.dumps({"type": "heartbeat", "id": position} if position else {"type": "heartbeat"})

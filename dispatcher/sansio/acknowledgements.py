@@ -1,0 +1,306 @@
+"""What one connection was sent and has not acknowledged: deliveries in, acknowledgements in, records that are done out.
+
+Rules of this module (docs/delivery.md):
+
+* An acknowledgement is cumulative by partition: every record up to the offset that it names is done. It counts up to
+  what the connection was sent. The rest of it, and partitions that are not here, are passed over and counted.
+* At most a window of records and of bytes is outstanding. One record always fits when nothing is.
+* A record that is refused (``nack``) is set aside: no acknowledgement makes it done, only its dead letter does, once
+  that is stored. Until then it has its place in the window.
+* What is sent again replaces what was outstanding from there on.
+* When a partition leaves, its records leave the window. They can be acknowledged until the partition is released.
+* The client has to make progress while something waits for it. Records that were set aside do not wait for the client.
+* Work is bounded by what was sent: each record becomes done once.
+"""
+
+import math
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dispatcher.sansio.entries import Entry
+from dispatcher.sansio.parking import OffsetRange, ParkedPartition
+from dispatcher.sansio.records import Records, TopicPartition
+
+
+class Delivery:
+    """Records of one partition that one write held, in offset order.
+
+    Args:
+        partition: Theirs.
+        records: The records of the batch that they belong to.
+        indexes: Those of them that were sent, one at least.
+        size_bytes: What the write held of them. A record counts for an equal share of it.
+        entry: The entry of the history that holds the batch; None for records that were replayed from Kafka.
+        parked: What was parked of the partition when they were replayed.
+        stand_for: For each of these records, the offsets that are parked no more when it is done.
+    """
+
+    __slots__ = (
+        "begin",
+        "each_bytes",
+        "end",
+        "entry",
+        "indexes",
+        "last",
+        "parked",
+        "partition",
+        "records",
+        "set_aside",
+        "stand_for",
+    )
+
+    def __init__(
+        self,
+        partition: TopicPartition,
+        records: Records,
+        indexes: Sequence[int],
+        size_bytes: int,
+        entry: Entry | None = None,
+        *,
+        parked: ParkedPartition | None = None,
+        stand_for: Sequence[OffsetRange] = (),
+    ) -> None:
+        self.partition = partition
+        self.records = records
+        self.indexes = indexes
+        self.each_bytes = max(1, size_bytes // len(indexes))
+        self.entry = entry
+        self.parked = parked
+        self.stand_for = stand_for
+        self.begin, self.end = 0, len(indexes)
+        """The places of `indexes` that are outstanding; those before are done, those after were sent again."""
+        self.last = records.offsets[indexes[-1]]
+        self.set_aside: set[int] = set()
+        """The places among them that were refused."""
+
+    def place_of(self, offset: int) -> int:
+        """The place of the first record with this offset or a later one."""
+        return bisect_left(self.indexes, offset, self.begin, self.end, key=self.records.offsets.__getitem__)
+
+    def place_after(self, offset: int) -> int:
+        """The place of the first record with a later offset."""
+        if offset >= self.last:
+            return self.end
+        return bisect_right(self.indexes, offset, self.begin, self.end, key=self.records.offsets.__getitem__)
+
+    def offset_at(self, place: int) -> int:
+        """The offset of the record at a place."""
+        return self.records.offsets[self.indexes[place]]
+
+
+class Done(NamedTuple):
+    """Records that became done."""
+
+    delivery: Delivery
+    first: int
+    """The place of the first of them in the delivery."""
+    end: int
+    """The place after the last one."""
+
+    @property
+    def indexes(self) -> Sequence[int]:
+        """Their indexes in the batch."""
+        return self.delivery.indexes[self.first : self.end]
+
+
+@dataclass(frozen=True, slots=True)
+class AckStatistics:
+    """What one connection has acknowledged."""
+
+    outstanding_records: int
+    outstanding_bytes: int
+    acked_records: int
+    passed_over: int
+    """Parts of acknowledgements that named what was not sent, or partitions that are not here."""
+    nacked_records: int
+
+
+class Acknowledgements:
+    """The window of one connection.
+
+    Args:
+        window_records: Most records outstanding.
+        window_bytes: Most bytes outstanding.
+        timeout_seconds: How long the client may make no progress while records wait for it.
+    """
+
+    __slots__ = (
+        "_acked",
+        "_departed",
+        "_highest",
+        "_nacked",
+        "_passed_over",
+        "_sent",
+        "_set_aside",
+        "_timeout_seconds",
+        "_waiting_since",
+        "outstanding_bytes",
+        "outstanding_records",
+        "window_bytes",
+        "window_records",
+    )
+
+    def __init__(self, *, window_records: int, window_bytes: int, timeout_seconds: float) -> None:
+        self.window_records = window_records
+        self.window_bytes = window_bytes
+        self._timeout_seconds = timeout_seconds
+        self.outstanding_records = 0
+        self.outstanding_bytes = 0
+        self._sent: dict[TopicPartition, deque[Delivery]] = {}
+        self._departed: dict[TopicPartition, deque[Delivery]] = {}
+        """Of partitions that have left and are not released yet: out of the window."""
+        self._highest: dict[TopicPartition, int] = {}
+        """The last offset that was sent of each partition that is here."""
+        self._set_aside = 0
+        """How many of the outstanding records wait for their dead letter and not for the client."""
+        self._waiting_since = -math.inf
+        self._acked = self._passed_over = self._nacked = 0
+
+    def fits(self, records: int, size_bytes: int) -> bool:
+        """Whether this many records more fit into the window."""
+        return self.outstanding_records + records <= self.window_records and (
+            self.outstanding_bytes + size_bytes <= self.window_bytes or (records <= 1 and not self.outstanding_records)
+        )
+
+    def room(self) -> tuple[int, int]:
+        """How many records and bytes fit; one record of any size does when nothing is outstanding."""
+        records = self.window_records - self.outstanding_records
+        size_bytes = self.window_bytes - self.outstanding_bytes
+        return (max(0, records), max(0, size_bytes)) if self.outstanding_records else (records, max(1, size_bytes))
+
+    def sent(self, delivery: Delivery, now: float) -> None:
+        """Records were handed to the socket; those of them that were outstanding already are sent again."""
+        sent = self._sent.setdefault(delivery.partition, deque())
+        first = delivery.offset_at(0)
+        if first <= self._highest.get(delivery.partition, -1):
+            self._take_back(sent, first)
+        if self.outstanding_records == self._set_aside:
+            self._waiting_since = now
+        sent.append(delivery)
+        self._highest[delivery.partition] = delivery.last
+        self.outstanding_records += delivery.end
+        self.outstanding_bytes += delivery.end * delivery.each_bytes
+
+    def acked(
+        self, position: Mapping[TopicPartition, int], now: float, place: Callable[[TopicPartition], int | None]
+    ) -> list[Done]:
+        """Take an acknowledgement, and return what is done.
+
+        Args:
+            position: The last offset that is done of some partitions.
+            now: Seconds on any clock that only goes forward.
+            place: The next offset of the connection in a partition of which nothing was sent; None: it is not here. An
+                id names such partitions, too.
+        """
+        done: list[Done] = []
+        for partition, offset in position.items():
+            highest = self._highest.get(partition)
+            if highest is None:
+                departed = self._departed.get(partition)
+                if departed is not None:
+                    self._take(departed, offset, done)
+                elif (next_offset := place(partition)) is None or offset >= next_offset:
+                    self._passed_over += 1
+                continue
+            if offset > highest:
+                self._passed_over += 1
+            before = len(done)
+            self._take(self._sent[partition], offset, done)
+            for delivery, first, end in done[before:]:
+                self._leave_window(delivery, end - first)
+        if done:
+            self._waiting_since = now
+            self._acked += sum([end - first for _, first, end in done])
+        return done
+
+    def nacked(self, partition: TopicPartition, offset: int, now: float) -> Done | None:
+        """Set a record aside, and return it; None when it is not outstanding, or was set aside already."""
+        for delivery in self._sent.get(partition, ()):
+            if offset <= delivery.last:
+                place = delivery.place_of(offset)
+                is_it = place < delivery.end and delivery.offset_at(place) == offset
+                if is_it and place not in delivery.set_aside:
+                    delivery.set_aside.add(place)
+                    self._set_aside += 1
+                    self._nacked += 1
+                    self._waiting_since = now
+                    return Done(delivery, place, place + 1)
+                break
+        self._passed_over += 1
+        return None
+
+    def stored(self, nacked: Done) -> None:
+        """The dead letter of a record that was set aside is stored: the record is done."""
+        self._set_aside -= 1
+        self._leave_window(nacked.delivery, 1)
+
+    def left(self, partitions: Iterable[TopicPartition]) -> None:
+        """Partitions leave: what is outstanding of them leaves the window, and can be acknowledged until `released`."""
+        for partition in partitions:
+            self._highest.pop(partition, None)
+            sent = self._sent.pop(partition, None)
+            if sent is not None:
+                for delivery in sent:
+                    self._leave_window(delivery, _waiting(delivery, delivery.begin, delivery.end))
+                self._departed[partition] = sent
+
+    def released(self, partitions: Iterable[TopicPartition]) -> None:
+        """Partitions are let go: nothing of them can be acknowledged any more."""
+        for partition in partitions:
+            self._departed.pop(partition, None)
+
+    def outstanding(self, partition: TopicPartition) -> Iterable[Delivery]:
+        """Deliveries of a partition that are not done, also of one that has left and is not released."""
+        yield from self._departed.get(partition, ())
+        yield from self._sent.get(partition, ())
+
+    @property
+    def expires_at(self) -> float:
+        """When the client has made no progress for too long; infinity while nothing waits for it."""
+        if self.outstanding_records == self._set_aside:
+            return math.inf
+        return self._waiting_since + self._timeout_seconds
+
+    def statistics(self) -> AckStatistics:
+        """A snapshot."""
+        return AckStatistics(
+            self.outstanding_records, self.outstanding_bytes, self._acked, self._passed_over, self._nacked
+        )
+
+    @staticmethod
+    def _take(sent: deque[Delivery], offset: int, done: list[Done]) -> None:
+        """Take from a queue what is done up to an offset; what was set aside is left out."""
+        while sent and (end := (delivery := sent[0]).place_after(offset)) > delivery.begin:
+            begin, delivery.begin = delivery.begin, end
+            for place in sorted(place for place in delivery.set_aside if begin <= place < end):
+                if place > begin:
+                    done.append(Done(delivery, begin, place))
+                begin = place + 1
+            if begin < end:
+                done.append(Done(delivery, begin, end))
+            if end < delivery.end:
+                break
+            sent.popleft()
+
+    def _take_back(self, sent: deque[Delivery], first: int) -> None:
+        """What is outstanding from an offset on is sent again."""
+        while sent and (delivery := sent[-1]).last >= first:
+            place = delivery.place_of(first)
+            self._leave_window(delivery, _waiting(delivery, place, delivery.end))
+            if place > delivery.begin:
+                delivery.end = place
+                delivery.last = delivery.offset_at(place - 1)
+                break
+            sent.pop()
+
+    def _leave_window(self, delivery: Delivery, records: int) -> None:
+        self.outstanding_records -= records
+        self.outstanding_bytes -= records * delivery.each_bytes
+
+
+def _waiting(delivery: Delivery, begin: int, end: int) -> int:
+    """How many records between two places wait for the client."""
+    return end - begin - sum([begin <= place < end for place in delivery.set_aside])

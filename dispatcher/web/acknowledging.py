@@ -1,0 +1,142 @@
+"""What a client with ``ack=client`` says: which records it is done with, and which it refuses.
+
+Acknowledgements are cumulative, so those that are read in one step count as one. A client that says more than its
+budget allows is not cut off as others are: it is read at that pace, and what it says waits in its own kernel meanwhile.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import orjson
+
+from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.encoding.frames import text_frame
+from dispatcher.sansio.encoding.messages import encode_nacked
+from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.web.inbound import FRAME_COST_BYTES, Inbound, refusal
+
+BAD_REQUEST = 4400
+
+ACK_BUDGET_BYTES = 256 * 1024
+"""What a client may say at once before it is read more slowly."""
+
+ACK_BUDGET_BYTES_PER_SECOND = 1024 * 1024
+"""What is read of it in the long run, frames included: some 8,000 short acknowledgements a second."""
+
+ACK_STEP_BYTES = 1024
+"""Bytes examined per step at most: about fourteen short acknowledgements, some 15 µs each."""
+
+
+class Acknowledger(Protocol):
+    """The subscriber, as its client's words reach it."""
+
+    def acked(self, position: dict[TopicPartition, int]) -> None:
+        """The client is done with every record up to these offsets."""
+
+    def nacked(self, partition: TopicPartition, offset: int, reason: str, answer: Callable[[bool], None]) -> bool:
+        """The client refuses a record; False where there is no dead-letter topic for it."""
+
+
+class AckInbound(Inbound):
+    """One client's side of a WebSocket with acknowledgements (`streams.Dialogue`).
+
+    Args:
+        now: In seconds, as for `on_client_data`.
+        on_message: Takes each whole message that is neither an acknowledgement nor a refusal, if somebody does.
+        inflates: See `Inbound`.
+    """
+
+    __slots__ = ("_acked", "_notify", "_on_other", "_owed_bytes", "_paid_at", "_subscriber")
+
+    receive_bytes = ACK_STEP_BYTES
+
+    def __init__(
+        self, now: float, on_message: Callable[[bytes], None] | None = None, *, inflates: bool = False
+    ) -> None:
+        super().__init__(now, self._take, inflates=inflates)
+        self._on_other = on_message
+        self._acked: dict[TopicPartition, int] = {}
+        """What was acknowledged in this step."""
+        self._owed_bytes = -float(ACK_BUDGET_BYTES)
+        """What was read beyond the budget; below 0: what is left of it."""
+        self._paid_at = now
+        self._subscriber: Acknowledger | None = None
+        self._notify: Callable[[bytes], None] | None = None
+
+    def attach(self, subscriber: Acknowledger, notify: Callable[[bytes], None]) -> None:
+        """Hand what the client says to its subscriber.
+
+        Args:
+            subscriber: The subscriber.
+            notify: Sends the client something.
+        """
+        self._subscriber, self._notify = subscriber, notify
+
+    def on_client_data(self, data: bytes, now: float) -> bytes | None:
+        """See `Inbound`. What was acknowledged before the client left counts as well."""
+        try:
+            return super().on_client_data(data, now)
+        finally:
+            self._apply()
+
+    def rest_seconds(self, now: float) -> float:
+        """How long to read nothing, so that the client stays within its budget."""
+        self._pay(now)
+        return max(0.0, self._owed_bytes) / ACK_BUDGET_BYTES_PER_SECOND
+
+    def _spend(self, size_bytes: int, frames: int, now: float) -> None:
+        self._pay(now)
+        self._owed_bytes += size_bytes + FRAME_COST_BYTES * frames
+
+    def _pay(self, now: float) -> None:
+        paid = (now - self._paid_at) * ACK_BUDGET_BYTES_PER_SECOND
+        self._owed_bytes = max(-float(ACK_BUDGET_BYTES), self._owed_bytes - paid)
+        self._paid_at = now
+
+    def _take(self, text: bytes) -> None:
+        try:
+            message: Any = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return
+        kind = message.get("type") if isinstance(message, dict) else None
+        if kind == "ack":
+            for partition, offset in _position(message, "an acknowledgement").items():
+                if offset > self._acked.get(partition, -1):
+                    self._acked[partition] = offset
+        elif kind == "nack":
+            self._nack(message)
+        elif self._on_other is not None:
+            self._on_other(text)
+
+    def _nack(self, message: dict[str, Any]) -> None:
+        # Acknowledgements and refusals count in the order in which they were sent.
+        self._apply()
+        position = _position(message, "a refusal")
+        partition, offset = next(iter(position.items()))
+        reason = message.get("reason")
+
+        def answer(is_letter: bool) -> None:
+            if self._notify is not None:
+                self._notify(text_frame(encode_nacked(f"{partition}={offset}", dead_letter=is_letter)))
+
+        if self._subscriber is not None and not self._subscriber.nacked(
+            partition, offset, reason if isinstance(reason, str) else "", answer
+        ):
+            raise refusal(
+                BAD_REQUEST, f"there is no dead-letter topic for {partition.topic}: a nack has no place to go"
+            )
+
+    def _apply(self) -> None:
+        if self._acked and self._subscriber is not None:
+            acked, self._acked = self._acked, {}
+            self._subscriber.acked(acked)
+
+
+def _position(message: dict[str, Any], what: str) -> dict[TopicPartition, int]:
+    try:
+        return parse_position(message["id"])
+    except (KeyError, TypeError, AttributeError):
+        raise refusal(BAD_REQUEST, f"{what} needs the id of a record") from None
+    except MalformedPositionError as error:
+        raise refusal(BAD_REQUEST, f"{what} needs the id of a record: {error}") from None

@@ -1,0 +1,452 @@
+"""Subscribers that acknowledge: what they are sent before they do, what is committed after, and what ends them."""
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import orjson
+import pytest
+import trio
+import trio.testing
+
+from dispatcher.errors import SubscriberGoneError
+from dispatcher.hub.acked_subscriber import AckedSubscriber, AckWindow
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.goodbyes import Goodbye, restart
+from dispatcher.sansio.encoding.wire import WEBSOCKET
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
+from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+
+TOPICS = frozenset({"assets"})
+ACKS = feed_of(WEBSOCKET, TOPICS, acks=True)
+ACKED = {"topics": ["assets"], "topic_tables": {"assets": {"commit_on": "acked"}}}
+
+
+def messages(data: bytes) -> Iterator[dict[str, Any]]:
+    """The text messages among a server's frames (RFC 6455, section 5.2)."""
+    while data:
+        opcode, length, start = data[0] & 15, data[1], 2
+        if length == 126:
+            length, start = struct.unpack(">H", data[2:4])[0], 4
+        elif length == 127:
+            length, start = struct.unpack(">Q", data[2:10])[0], 10
+        if opcode == 1:
+            yield orjson.loads(data[start : start + length])
+        data = data[start + length :]
+
+
+class Letters:
+    """A dead-letter topic that stores a record when the test says so."""
+
+    def __init__(self, *topics: str) -> None:
+        self.topics = topics
+        self.sent: list[tuple[TopicPartition, Record, str]] = []
+        self.store: list[Callable[[], None]] = []
+
+    def takes(self, topic: str) -> bool:
+        """Those that were named."""
+        return topic in self.topics
+
+    def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
+        """Keep it."""
+        self.sent.append((partition, record, reason))
+        self.store.append(on_stored)
+
+
+class Acker:
+    """One client of the bench."""
+
+    def __init__(
+        self,
+        bench: "AckBench",
+        window: int,
+        size_bytes: int = 10**6,
+        *,
+        position: Mapping[TopicPartition, int] | None = None,
+        feed: Feed = ACKS,
+        timeout_seconds: float = 30,
+    ) -> None:
+        self.transport = RecordingTransport()
+        self.transport.gate.set()
+        self.bench = bench
+        self.goodbye: Goodbye | None = None
+        self.gone = False
+        self.scope = trio.CancelScope()
+        subscriber = bench.hub.subscribe(
+            feed, self.transport, position, window=AckWindow(window, size_bytes, timeout_seconds, drain_seconds=2)
+        )
+        assert isinstance(subscriber, AckedSubscriber)
+        self.subscriber = subscriber
+        bench.nursery.start_soon(self._run)
+
+    async def _run(self) -> None:
+        with self.scope, suppress(SubscriberGoneError):
+            self.goodbye = await self.subscriber.run()
+        self.leave()
+
+    def leave(self) -> None:
+        """The connection is over."""
+        self.gone = True
+        self.scope.cancel()
+        self.bench.hub.unsubscribe(self.subscriber)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """All that it was sent."""
+        return list(messages(b"".join(self.transport.writes)))
+
+    @property
+    def offsets(self) -> list[int]:
+        """Of the records that it was sent, in order."""
+        return [record["offset"] for message in self.messages for record in message.get("records", ())]
+
+    @property
+    def last_id(self) -> str:
+        """The newest position."""
+        return str([message["id"] for message in self.messages if message["type"] == "records"][-1])
+
+    async def ack(self, **offsets: int) -> None:
+        """Acknowledge up to offsets, by the number of the partition: ``p0=5``."""
+        self.subscriber.acked({TopicPartition("assets", int(name[1:])): at for name, at in offsets.items()})
+        await settle()
+
+
+class AckBench(Bench):
+    """A bench whose batches have offsets of their own partition."""
+
+    def __init__(self, nursery: trio.Nursery, **settings: object) -> None:
+        super().__init__(**{**ACKED, **settings})
+        self.nursery = nursery
+        self.ends = {ONE: 0, TWO: 0}
+        nursery.start_soon(self.hub.run)
+
+    def batch(
+        self, count: int, partition: TopicPartition = ONE, *, gap: int = 0, size: int = 1, epoch: int = 1
+    ) -> None:
+        """One batch of this many records, with a gap before them."""
+        first = self.ends[partition]
+        records = [Record(first + gap + n, None, str(n % 2).encode(), b"x" * size, ()) for n in range(count)]
+        self.replays.log += [(partition, record) for record in records]
+        lost = Gap(partition, first, first + gap - 1, "expired") if gap else None
+        self.ends[partition] = first + gap + count
+        self.hub.publish(Batch(partition, records or NO_RECORDS, covers_from=first, gap=lost, epoch=epoch))
+
+    def done(self, partition: TopicPartition = ONE) -> list[int]:
+        """The offsets that a commit may pass."""
+        return sorted(self.ranges.get(partition, ()))
+
+
+Make = Callable[..., AckBench]
+
+
+@pytest.fixture
+def make(nursery: trio.Nursery) -> Make:
+    """Makes a bench with settings; its hub runs until the test ends."""
+    return partial(AckBench, nursery)
+
+
+async def test_what_was_sent_is_not_dispatched_and_what_was_acknowledged_is(make: Make) -> None:
+    """With ``commit_on = "acked"``: up to the acknowledged offset of each partition, also within a batch."""
+    bench = make()
+    acker = Acker(bench, 100)
+    await settle()
+    bench.batch(5)
+    bench.batch(3, TWO)
+    await settle()
+    assert acker.offsets == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert bench.done() == bench.done(TWO) == []
+    await acker.ack(p0=2)
+    assert (bench.done(), bench.done(TWO)) == ([0, 1, 2], [])
+    await acker.ack(p0=4, p1=9)
+    assert (bench.done(), bench.done(TWO)) == ([0, 1, 2, 3, 4], [0, 1, 2])
+    statistics = bench.hub.statistics()
+    assert (statistics.dispatched_records, statistics.acking.acked_records, statistics.acking.passed_over) == (8, 8, 1)
+    assert statistics.history.waiting_records == 0
+
+
+async def test_the_window_is_kept_to_the_record(make: Make) -> None:
+    """A batch goes out in parts, live and from the history; each message's id leads to its last record."""
+    bench = make()
+    acker = Acker(bench, 3)
+    await settle()
+    bench.batch(2)
+    await settle()
+    assert acker.offsets == [0, 1]
+    bench.batch(8)
+    await settle()
+    assert acker.offsets == [0, 1, 2]
+    assert acker.last_id == "assets:0=2"
+    for at in range(3, 10):
+        await acker.ack(p0=at - 3)
+        assert acker.offsets == list(range(at + 1))
+        assert acker.last_id == f"assets:0={at}"
+        assert bench.done() == list(range(at - 2))
+    await acker.ack(p0=9)
+    assert bench.done() == list(range(10))
+    bench.batch(1)
+    await settle()
+    assert acker.offsets == list(range(11))
+    states = [message["state"] for message in acker.messages if message["type"] == "state"]
+    assert set(states[1:]) <= {"streaming"}, "a full window is no catching up"
+
+
+async def test_the_window_is_kept_in_bytes(make: Make) -> None:
+    """At most that many are outstanding; a record that is larger than all of it goes alone."""
+    bench = make()
+    acker = Acker(bench, 1000, 2000)
+    await settle()
+    bench.batch(50, size=100)
+    await settle()
+    assert 1 <= len(acker.offsets) < 20
+    assert acker.subscriber.acks.outstanding_bytes <= 2000
+    while len(acker.offsets) < 50:
+        before = len(acker.offsets)
+        await acker.ack(p0=before - 1)
+        assert len(acker.offsets) > before
+    await acker.ack(p0=49)
+    bench.batch(1, size=50_000)
+    bench.batch(1, size=50_000)
+    await settle()
+    assert len(acker.offsets) == 51
+    await acker.ack(p0=50)
+    assert len(acker.offsets) == 52
+
+
+async def test_what_nobody_acknowledged_is_sent_to_the_next_one_and_nothing_before(make: Make) -> None:
+    """Also when the first one stopped within a batch; its own id may say less."""
+    bench = make()
+    first = Acker(bench, 100)
+    await settle()
+    bench.batch(10)
+    await settle()
+    await first.ack(p0=3)
+    first.leave()
+    second = Acker(bench, 100)
+    third = Acker(bench, 100, position={ONE: 8})
+    await settle()
+    assert second.offsets == third.offsets == [4, 5, 6, 7, 8, 9]
+    await third.ack(p0=9)
+    assert bench.done() == list(range(10))
+
+
+async def test_an_observer_moves_nothing_and_keeps_no_partition_fetched(make: Make) -> None:
+    """Neither one that said so, nor one that reads other topics as well."""
+    bench = make()
+    for feed in (
+        feed_of(WEBSOCKET, TOPICS, acks=True, counts=False),
+        feed_of(WEBSOCKET, frozenset({"assets", "other"}), observed=TOPICS),
+    ):
+        acker = Acker(bench, 100, feed=feed)
+        await settle()
+        assert not bench.hub.has_readers("assets")
+        bench.batch(2)
+        await settle()
+        await acker.ack(p0=bench.ends[ONE])
+        assert bench.done() == []
+        acker.leave()
+    assert bench.hub.statistics().history.waiting_records == 4
+
+
+async def test_where_what_is_written_counts_acknowledgements_move_the_window_alone(make: Make) -> None:
+    """The default: a record is dispatched when the socket took it, in parts, too."""
+    bench = make(topic_tables={})
+    acker = Acker(bench, 3)
+    await settle()
+    bench.batch(5)
+    await settle()
+    assert acker.offsets == bench.done() == [0, 1, 2]
+    await acker.ack(p0=0)
+    assert acker.offsets == bench.done() == [0, 1, 2, 3]
+
+
+async def test_a_gap_needs_no_acknowledgement(make: Make) -> None:
+    """It counts when it was sent: nobody can process it."""
+    bench = make()
+    acker = Acker(bench, 2)
+    await settle()
+    bench.batch(0, gap=3)
+    bench.batch(3, gap=2)
+    await settle()
+    assert [message["to"] for message in acker.messages if message["type"] == "gap"] == [2, 4]
+    assert acker.offsets == [5, 6]
+    assert bench.done() == [0, 1, 2, 3, 4]
+    await acker.ack(p0=6)
+    await acker.ack(p0=7)
+    assert bench.done() == list(range(8))
+
+
+async def test_a_filter_acknowledges_what_it_was_sent_and_the_rest_is_settled(make: Make) -> None:
+    """What no present one wants counts at once; what one was sent waits for it."""
+    bench = make()
+    acker = Acker(bench, 2, feed=feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "1"}}), acks=True))
+    await settle()
+    bench.batch(8)
+    await settle()
+    assert acker.offsets == [1, 3]
+    assert bench.done() == [0, 2, 4, 6]
+    await acker.ack(p0=1)
+    assert acker.offsets == [1, 3, 5]
+    await acker.ack(p0=5)
+    assert acker.offsets == [1, 3, 5, 7]
+    await acker.ack(p0=7)
+    assert bench.done() == list(range(8))
+
+
+async def test_a_replay_keeps_to_the_window(make: Make) -> None:
+    """What is read from Kafka is held until there is room, and the history follows without a hole."""
+    bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
+    first = Acker(bench, 1000)
+    await settle()
+    for _ in range(20):
+        bench.batch(1, size=500)
+        await settle()
+        await first.ack(p0=bench.ends[ONE] - 1)
+    second = Acker(bench, 1, position={ONE: -1})
+    await settle()
+    for at in range(20):
+        assert second.offsets == list(range(at + 1))
+        await second.ack(p0=at)
+    bench.batch(1)
+    await settle()
+    assert second.offsets == list(range(21))
+    assert bench.hub.statistics().acking.passed_over == 0
+
+
+async def test_silence_ends_the_stream(
+    make: Make,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
+) -> None:
+    """Though the window has room: 4408, once the time since the last progress is over. A quiet topic ends nothing."""
+    bench = make()
+    acker = Acker(bench, 100, timeout_seconds=3)
+    await settle()
+    await trio.sleep(10)
+    bench.batch(2)
+    await settle()
+    await trio.sleep(2)
+    await acker.ack(p0=0)
+    await trio.sleep(2.9)
+    assert not acker.gone
+    await trio.sleep(0.2)
+    assert acker.goodbye is not None
+    assert (acker.goodbye.code, acker.goodbye.retry_ms) == (4408, 0)
+    assert acker.messages[-1]["type"] == "goodbye"
+    assert bench.done() == [0]
+    assert bench.hub.statistics().acking.timeouts == 1
+
+
+async def test_partitions_that_leave_are_acknowledged_for_a_moment(make: Make) -> None:
+    """Until they are released; then an acknowledgement is of an earlier assignment, and counts for nothing."""
+    bench = make()
+    acker = Acker(bench, 4)
+    await settle()
+    bench.batch(4)
+    await settle()
+    bench.hub.unassigned([ONE])
+    assert bench.hub.acking.are_awaited([ONE])
+    assert not bench.hub.acking.are_awaited([TWO])
+    await acker.ack(p0=1)
+    assert bench.done() == [0, 1]
+    bench.batch(4, TWO)
+    await settle()
+    assert acker.offsets == [0, 1, 2, 3, 0, 1, 2, 3], "what has left takes no room"
+    await acker.ack(p0=3)
+    assert bench.done() == [0, 1, 2, 3]
+    assert not bench.hub.acking.are_awaited([ONE])
+    bench.hub.unassigned([TWO])
+    bench.hub.acking.released([ONE, TWO])
+    await acker.ack(p1=3)
+    assert bench.done(TWO) == []
+    bench.ends[TWO] = 0
+    bench.hub.assigned([TWO])
+    bench.batch(4, TWO, epoch=2)
+    await settle()
+    assert acker.offsets[8:] == [0, 1, 2, 3]
+    await acker.ack(p1=2)
+    assert bench.done(TWO) == [0, 1, 2]
+
+
+async def test_a_stop_waits_for_what_is_outstanding_and_sends_nothing_more(
+    make: Make,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
+) -> None:
+    """For `ack_drain_seconds`: whoever acknowledges by then goes at once, the others then."""
+    bench = make()
+    prompt, slow = Acker(bench, 10), Acker(bench, 10)
+    await settle()
+    bench.batch(2)
+    await settle()
+    bench.hub.say_goodbye(restart)
+    bench.batch(2)
+    await settle()
+    assert prompt.offsets == slow.offsets == [0, 1]
+    assert (prompt.gone, slow.gone) == (False, False)
+    await prompt.ack(p0=1)
+    assert (prompt.gone, slow.gone) == (True, False)
+    assert bench.done() == [0, 1]
+    await trio.sleep(2.1)
+    assert slow.goodbye is not None
+    assert slow.goodbye.code == 1012
+
+
+async def test_a_refused_record_goes_to_the_dead_letters_and_then_it_is_done(make: Make) -> None:
+    """Not before: an acknowledgement of what follows does not cover it. The client is answered."""
+    bench = make()
+    acker = Acker(bench, 10)
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    answers: list[bool] = []
+    await settle()
+    bench.batch(3)
+    await settle()
+    assert acker.subscriber.nacked(ONE, 1, "too long " * 1000, answers.append)
+    assert acker.subscriber.nacked(ONE, 1, "again", answers.append)
+    assert acker.subscriber.nacked(ONE, 77, "never sent", answers.append)
+    [(partition, record, reason)] = letters.sent
+    assert (partition, record.offset, len(reason)) == (ONE, 1, 1000)
+    await acker.ack(p0=2)
+    assert bench.done() == [0, 2]
+    assert bench.hub.statistics().history.waiting_records == 3
+    acker.leave()
+    letters.store[0]()
+    assert bench.done() == [0, 1, 2]
+    assert answers == [True]
+    assert bench.hub.statistics().history.waiting_records == 0
+
+
+async def test_a_refusal_without_a_place_to_go_is_none(make: Make) -> None:
+    """Nothing changes; an observer is answered that there is no dead letter, and its window moves on."""
+    bench = make()
+    acker = Acker(bench, 10)
+    observer = Acker(bench, 1, feed=feed_of(WEBSOCKET, TOPICS, acks=True, counts=False))
+    answers: list[bool] = []
+    await settle()
+    bench.batch(2)
+    await settle()
+    assert not acker.subscriber.nacked(ONE, 1, "", answers.append)
+    bench.hub.acking.dead_letters = Letters("another")
+    assert not acker.subscriber.nacked(ONE, 1, "", answers.append)
+    assert observer.subscriber.nacked(ONE, 0, "", answers.append)
+    await settle()
+    assert answers == [False]
+    assert observer.offsets == [0, 1]
+    assert bench.done() == []
+
+
+async def test_records_that_the_history_let_go_of_are_read_again(make: Make) -> None:
+    """A live one whose buffer outlives the history has them from Kafka: it may refuse any of them."""
+    bench = make(topic_tables={}, history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
+    slow, fast = Acker(bench, 1000), Acker(bench, 1000)
+    await settle()
+    slow.transport.gate = trio.Event()
+    for _ in range(12):
+        bench.batch(1, size=1000)
+        await settle()
+        await fast.ack(p0=bench.ends[ONE] - 1)
+    slow.transport.gate.set()
+    await settle()
+    assert slow.offsets == fast.offsets == list(range(12))
+    assert slow.subscriber.acks.nacked(ONE, 5, 0) is not None
