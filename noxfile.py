@@ -102,6 +102,14 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def release(session: nox.Session) -> None:
+    """Everything for a release but the upload, and what is left to do: ``-- 0.2.0``; ``--anyway`` for a trial."""
+    _install(session, "tests")
+    session.install("build>=1.2", "twine>=6")
+    session.run("python", "-m", "testbed.release", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """The dispatcher on an embedded broker with made-up events; arguments go to `dispatcher demo`."""
     _install(session)

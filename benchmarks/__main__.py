@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
+import dispatcher
 from benchmarks import (
     attacks,
     ceiling,
@@ -64,7 +65,10 @@ def environment() -> Mapping[str, object]:
         "python": platform.python_version(),
         "kafka": kafka_version(),
         "librdkafka": confluent_kafka.libversion()[0],
-        "packages": {name: version(name) for name in ("dispatcher", "trio", "confluent-kafka", "hypercorn")},
+        "packages": {
+            "dispatcher": dispatcher.__version__,
+            **{name: version(name) for name in ("trio", "confluent-kafka", "hypercorn")},
+        },
     }
 
 

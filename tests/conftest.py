@@ -35,7 +35,7 @@ hypothesis.settings.load_profile("suite")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SOAK = ("audit/", "broker/", "chaos/", "fuzz/", "recipes/")
+SOAK = ("audit/", "broker/", "chaos/", "fuzz/", "recipes/", "test_release.py")
 BROWSER = (
     "test_page_failover.py",
     "web/test_client_js.py",

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dispatcher import __version__
 from dispatcher.command.configuration import Loaded, load, reference
 from dispatcher.command.overview import status, subscribers
 from dispatcher.command.running import refuse, run_to_exit
@@ -40,7 +41,7 @@ def _metavar(name: str) -> str:
 
 
 @click.group("dispatcher", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="dispatcher", prog_name="dispatcher")
+@click.version_option(__version__, prog_name="dispatcher")
 def main() -> None:
     """Push Kafka records to SSE and WebSocket subscribers, and commit only what was dispatched.
 
@@ -231,7 +232,7 @@ def _explain(path: str, settings: Settings) -> None:
 
         lines, code = explain_file(path, settings)
     except ImportError as error:
-        raise click.UsageError(f"install the extra auth: pip install 'dispatcher[auth]' ({error})") from error
+        raise click.UsageError(f"install the extra auth: pip install 'kafka-dispatcher[auth]' ({error})") from error
     except (OSError, ValueError) as error:
         # What a ValueError says may hold a part of the file.
         reason = error.strerror if isinstance(error, OSError) else "it is no text"

@@ -1,21 +1,19 @@
 """``/metrics``: the table of metrics, with names and units as Prometheus recommends them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dispatcher import __version__
 from dispatcher.invariants import invariants
 from dispatcher.sansio.lag import PartitionLag
 from dispatcher.sansio.retention import Outlook
 from dispatcher.sansio.topic_health import Condition, Reason
 from dispatcher.telemetry.logs import dropped_lines
 from dispatcher.telemetry.snapshot import Snapshot
-
-VERSION = version("dispatcher")
 
 Sample = tuple[Sequence[str], float]
 """Values of the labels, and the number."""
@@ -350,7 +348,7 @@ class Metrics(Collector):
         info = GaugeMetricFamily(
             "dispatcher_info", "1, with the replica's name and version.", labels=["replica", "version"]
         )
-        info.add_metric([self._replica, VERSION], 1)
+        info.add_metric([self._replica, __version__], 1)
         yield info
         for row in ROWS:
             family = row.family(f"dispatcher_{row.name}", row.help, labels=row.labels)

@@ -269,7 +269,7 @@ def open_authentication(
     try:
         from dispatcher.access.keyring import open_keyring  # noqa: PLC0415 - it needs what only the extra installs
     except ImportError as error:
-        remedy = f"install the extra that it needs: pip install 'dispatcher[auth]' ({error})"
+        remedy = f"install the extra that it needs: pip install 'kafka-dispatcher[auth]' ({error})"
         raise SettingsError([SettingsProblem("auth_issuer", settings.auth_issuer, remedy)]) from error
     return Authentication(settings, open_keyring(settings), read_settings)
 

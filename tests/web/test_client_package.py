@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+import dispatcher
 from testbed.tools import TYPESCRIPT, lacking, need
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "dispatcher" / "web" / "page"
 
 CONSUMER = """
-import { parsePosition, subscribe, type Gap, type KafkaRecord, type Stream, type StreamState } from "dispatcher-client";
+import { parsePosition, subscribe, type Gap, type KafkaRecord, type Stream, type StreamState } from "kafka-dispatcher";
 
 const stream: Stream = subscribe("https://example.org/stream/", {
   transport: "auto",
@@ -76,14 +77,14 @@ def test_it_holds_what_it_says(package: Path) -> None:
     assert names == {"package.json", "README.md", "client.js", "client.d.ts"}
     manifest = json.loads((PAGE / "package.json").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert (manifest["version"], manifest["license"]) == (project["version"], project["license"])
+    assert (manifest["version"], manifest["license"]) == (dispatcher.__version__, project["license"])
     assert "dependencies" not in manifest
 
 
 def test_node_imports_it_by_its_name(package: Path) -> None:
     """The exports lead to the module."""
     folder = install(package)
-    script = 'import { subscribe } from "dispatcher-client"; console.log(typeof subscribe);'
+    script = 'import { subscribe } from "kafka-dispatcher"; console.log(typeof subscribe);'
     done = run(folder, need("node"), "--input-type=module", "--eval", script)
     assert (done.stdout, done.stderr) == ("function\n", "")
 
