@@ -72,9 +72,12 @@ class Acking:
                     self._settlement.acked(delivery.entry, delivery.records, each.indexes)
                 else:
                     # It was replayed while the partition was followed, or before what waits here.
-                    first, end = delivery.offset_at(each.first), delivery.offset_at(each.end - 1) + 1
-                    self._settlement.acked_between(partition, first, end)
-                    self._on_replayed(partition, first, end)
+                    offsets = [delivery.offset_at(index) for index in range(each.first, each.end)]
+                    # What lies between records that its filter has chosen was not sent.
+                    ends = [(n, n + 1) for n in offsets] if feed.wanted else [(offsets[0], offsets[-1] + 1)]
+                    for first, end in ends:
+                        self._settlement.acked_between(partition, first, end)
+                        self._on_replayed(partition, first, end)
             if delivery.parked is not None:
                 read = ParkedRead(partition, delivery.parked, delivery.stand_for[each.first : each.end])
                 self._settlement.parked_replayed([read])

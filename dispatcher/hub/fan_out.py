@@ -125,14 +125,27 @@ class FanOut:
             if (feed.whole or not followed) and topic in feed.topics:
                 self._publish(feed, entry, self._encoder.entry(feed, entry))
 
-    def publish_selected(self, entry: Entry, matches: Matches) -> None:
-        """Offer some records of an entry with the next round, to feeds with filters, and its gap to all of them."""
+    def publish_selected(self, entry: Entry, matches: Matches, *, followed: bool = False) -> None:
+        """Offer some records of an entry with the next round, to feeds with filters, and its gap to all of them.
+
+        Args:
+            entry: What was published.
+            matches: What feeds with filters want of it.
+            followed: Whether it is for subscribers of the whole topic alone.
+        """
         live, topic, has_gap = self._live, entry.batch.partition.topic, entry.batch.gap is not None
-        wanted = {feed: indexes for feeds, indexes in matches for feed in feeds if feed in live}
+        wanted = {
+            feed: indexes
+            for feeds, indexes in matches
+            for feed in feeds
+            if feed in live and (feed.whole or not followed)
+        }
         if has_gap:
             nothing: Sequence[int] = ()
             wanted = {
-                feed: wanted.get(feed, nothing) for feed in live if feed.wanted is not None and topic in feed.topics
+                feed: wanted.get(feed, nothing)
+                for feed in live
+                if feed.wanted is not None and topic in feed.topics and (feed.whole or not followed)
             }
         if wanted:
             encoded = Selected(entry.batch, entry.snapshot, sorted(set().union(*wanted.values())))

@@ -7,9 +7,11 @@ replica's own partitions it leaves and comes, as it does without a follower.
 *Thread*: Trio's. Nothing awaits.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from dispatcher.hub.fan_out import FanOut
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.registry import Registry
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.history import History
@@ -23,6 +25,7 @@ class FollowedPartitions:
     Args:
         history: Where they are.
         registry: Knows the subscribers.
+        feeds: Know who wants what.
         fan_out: Offers what is published.
         lay_out: Called when partitions came, left, or changed sides.
         on_dropped: Called with partitions that leave.
@@ -32,12 +35,15 @@ class FollowedPartitions:
         self,
         history: History,
         registry: Registry,
+        feeds: FeedRegistry,
         fan_out: FanOut,
         lay_out: Callable[[], None],
+        *,
         on_dropped: Callable[[Collection[TopicPartition]], None],
     ) -> None:
         self._history = history
         self._registry = registry
+        self._feeds = feeds
         self._fan_out = fan_out
         self._lay_out = lay_out
         self._on_dropped = on_dropped
@@ -138,10 +144,37 @@ class FollowedPartitions:
             del self._unsettled[partition]
 
     def _go_back(self, readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
+        """Send those who stand after an offset what nobody was sent from there on, and filtered ones what they want."""
+        wanted: Mapping[Feed, Sequence[int]] | None = None
         for subscriber in readers:
-            if subscriber.feed.counts and partition.topic in subscriber.feed.topics:
-                subscriber.leave_live()
-                subscriber.resumption.handed_over(partition, offset)
+            feed, place = subscriber.feed, offset
+            if not feed.counts or partition.topic not in feed.topics:
+                continue
+            if feed.wanted is not None:
+                if wanted is None:
+                    wanted = self._wanted_by(partition, offset)
+                writes = tuple(subscriber.under_way(partition))
+                unsent = [n for n in wanted.get(feed, ()) if not any(first <= n < end for first, end in writes)]
+                if not unsent:
+                    continue
+                place = unsent[0]
+            subscriber.leave_live()
+            subscriber.resumption.handed_over(partition, place)
+
+    def _wanted_by(self, partition: TopicPartition, offset: int) -> Mapping[Feed, Sequence[int]]:
+        """The offsets, from one on, that each feed with filters wants of what waits."""
+        found: dict[Feed, list[int]] = {}
+        for entry in self._history.waiting_of(partition):
+            offsets = entry.batch.records.offsets
+            for feeds, indexes in self._feeds.match(entry.batch):
+                left = [
+                    offsets[index]
+                    for index in indexes
+                    if offsets[index] >= offset and (entry.pending is None or index in entry.pending)
+                ]
+                for feed in feeds if left else ():
+                    found.setdefault(feed, []).extend(left)
+        return found
 
     def _under_way(self, partition: TopicPartition) -> Iterator[OffsetRange]:
         """What writes under way would dispatch of a partition, or acknowledgements that may still come."""

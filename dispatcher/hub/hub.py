@@ -88,7 +88,7 @@ class Hub:
         )
         self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
         self.followed = FollowedPartitions(
-            self.history, self._registry, self._fan_out, self._lay_out, self.acking.dropped
+            self.history, self._registry, self._feeds, self._fan_out, self._lay_out, on_dropped=self.acking.dropped
         )
         self.whole_topics_changed = trio.Event()
         """Set when somebody comes who wants the whole of a topic, or leaves."""
@@ -178,9 +178,9 @@ class Hub:
         self._counts.published_records += len(batch.records)
         is_followed = self.history.is_followed(batch.partition)
         self._fan_out.publish(entry, followed=is_followed)
-        if not is_followed and self._feeds.has_filters(batch.partition.topic):
+        if self._feeds.has_filters(batch.partition.topic):
             matches = self._feeds.match(batch)
-            self._fan_out.publish_selected(entry, matches)
+            self._fan_out.publish_selected(entry, matches, followed=is_followed)
             self._settlement.settle(entry, matches)
         self._registry.head_moved()
 

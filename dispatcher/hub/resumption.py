@@ -18,7 +18,7 @@ from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
 from dispatcher.hub.parking import ParkedRead, gap_reads, reads
 from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadRanges, recreated
-from dispatcher.sansio.entries import EncodedEntry, Entry
+from dispatcher.sansio.entries import EncodedEntry, Entry, covered
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap
 from dispatcher.sansio.records import Batch, TopicPartition
@@ -106,7 +106,12 @@ class Resumption:
         found = self._catch_up.on_chunk(lookup, chunk)
         if found is not None:
             gaps, batches = found
-            if self._feed.whole and self._feed.counts:
+            counts_followed = self._feed.whole and self._feed.counts
+            if counts_followed and self._feed.wanted is not None:
+                self._replayed_ranges += [
+                    (gap.partition, gap.first, gap.last + 1) for gap in gaps if self._history.is_followed(gap.partition)
+                ]
+            elif counts_followed:
                 self._replayed_ranges += [
                     (tp, lookup.ranges[tp].first, next_offset)
                     for tp, next_offset in chunk.next_offsets.items()
@@ -137,6 +142,8 @@ class Resumption:
         if data:
             self._replay_output.append(data)
             self.record_count += len(indexes)
+            if self._feed.whole and self._feed.counts and self._feed.wanted is not None:
+                self._count_selected(batch, indexes, read_to[batch.partition])
             if read := self._parked_read(batch, indexes, read_to):
                 self._parked_reads.append(read)
 
@@ -147,6 +154,12 @@ class Resumption:
         parked = self._history.parked
         is_counted = parked and self._feed.counts_for(batch.partition.topic)
         return reads(parked, read_to, batch, indexes) if is_counted else None
+
+    def _count_selected(self, batch: Batch, indexes: Sequence[int], covers_from: int) -> None:
+        """Of a followed partition, what its filter has left out was sent to nobody."""
+        if self._history.is_followed(batch.partition):
+            batch.covers_from = min(batch.covers_from, covers_from)
+            self._replayed_ranges += [(batch.partition, first, end) for first, end in covered(batch, indexes)]
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Partitions that had no answer may be looked up again."""

@@ -3,7 +3,7 @@
 from collections import deque
 from typing import cast
 
-from dispatcher.sansio.entries import GAP, Entry
+from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.head import Moment
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import TopicPartition
@@ -85,11 +85,11 @@ class HistoryPartition:
                 batch.covers_from = max(batch.covers_from, hand_over.begins)
                 entry.dispatched = hand_over.counts(batch.covers_from, batch.next_offset)
                 entry.waiting = not entry.dispatched
+                entry.parked = False
                 if entry.waiting:
-                    entry.pending = _uncounted(entry, hand_over)
+                    # Filters may have left out what lies between records that count.
+                    entry.pending = hand_over.pending(batch)
                     self._wait(entry)
-                if entry.parked:
-                    entry.parked, entry.pending = False, None
 
     def release(self, entry: Entry) -> None:
         """An entry waits no longer."""
@@ -116,15 +116,3 @@ class HistoryPartition:
         if moment.sequence <= self.since:
             return self.origin - 1
         return cast("int", moment.snapshot.offsets[moment.snapshot.layout.indexes[self.partition]])
-
-
-def _uncounted(entry: Entry, hand_over: HandOver) -> set[int] | None:
-    """Indexes of the records, and `GAP`, that do not count when a partition is handed over; None: all of them."""
-    batch = entry.batch
-    if not any(first < batch.next_offset and end > batch.covers_from for first, end in hand_over.counted):
-        return None
-    gap, offsets = batch.gap, batch.records.offsets
-    uncounted = {index for index, offset in enumerate(offsets) if not hand_over.counts(offset, offset + 1)}
-    if gap is not None and not hand_over.counts(gap.first, gap.last + 1):
-        uncounted.add(GAP)
-    return uncounted

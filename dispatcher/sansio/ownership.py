@@ -10,12 +10,15 @@ Rules of this module (docs/guarantees.md, "The whole topic"):
 * Each time a partition begins to be followed is an epoch of its own: what was read in an earlier one is dropped.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dispatcher.sansio.entries import GAP, covered
 from dispatcher.sansio.offsets import merge
-from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.records import Batch, TopicPartition
 
 MAX_RANGES = 1_000
 """Ranges kept for each followed partition. More come from subscribers that begin in many places at once; the lowest are
@@ -51,7 +54,15 @@ class HandOver:
     def counts(self, start: int, end: int) -> bool:
         """Whether all of a range counts, or lies before the committed offset."""
         start = max(start, self.begins)
-        return start >= end or any(first <= start and end <= last for first, last in self.counted)
+        at = bisect_right(self.counted, (start, math.inf)) - 1
+        return start >= end or (at >= 0 and end <= self.counted[at][1])
+
+    def pending(self, batch: Batch) -> set[int] | None:
+        """The indexes of a batch's records, `GAP` for its gap, that do not count; None: none of it does."""
+        if not any(first < batch.next_offset and batch.covers_from < end for first, end in self.counted):
+            return None
+        indexes = range(GAP if batch.gap is not None else 0, len(batch.records))
+        return {index for index in indexes if not all(self.counts(*one) for one in covered(batch, [index]))}
 
     def handed_to(self, under_way: Iterable[OffsetRange]) -> int:
         """The first offset that was neither sent to anybody nor is in a write under way.

@@ -143,7 +143,7 @@ def read_query(
         whole=scope == "topic",
         observe=observe == "1",
         ignored=ignored,
-        filter=_read_filter(arguments, scope),
+        filter=read_parameters(arguments),
         window_records=_read_window(arguments),
         window_bytes=_read_count(arguments, "window_bytes", MAX_WINDOW_BYTES),
     )
@@ -192,13 +192,6 @@ def _read_count(arguments: Mapping[str, Sequence[str]], name: str, most: int) ->
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_MS_DIGITS and 0 < int(text) <= most):
         raise BadRequestError(f"{name} {_shown(text)} is not a number from 1 to {most}")
     return int(text)
-
-
-def _read_filter(arguments: Mapping[str, Sequence[str]], scope: str) -> Filter | None:
-    wanted = read_parameters(arguments)
-    if wanted is not None and scope == "topic":
-        raise BadRequestError("filters are for the replica's own partitions (scope=replica), not for scope=topic yet")
-    return wanted
 
 
 def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:

@@ -162,6 +162,31 @@ async def test_what_a_grant_hides_waits(nursery: trio.Nursery, bench: KeyedBench
     assert bench.unmatched() == {"assets": 1}
 
 
+async def test_of_a_followed_partition_readers_of_the_whole_topic_have_what_they_want(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """The others have nothing of it, not even its gaps; and what nobody wants of it is not ours to settle."""
+    followed = TopicPartition("assets", 2)
+    bench.offsets[followed] = 0
+    bench.hub.followed.follow(followed, 0)
+    bench.hub.expect({"assets": 3})
+    for partition in (ONE, TWO):
+        bench.hub.reached(partition, 0)
+    wanted = read_filter({"exact": {"key": "a"}})
+    whole = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, wanted, whole=True))
+    own = await connect(nursery, bench, wanting("a"))
+    bench.publish_keys("a", "n", "a", partition=followed)
+    bench.publish_keys("a", "n")
+    bench.publish_keys("n", partition=followed, gap=2)
+    await settle()
+    late = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, wanted, whole=True), {followed: 0})
+    assert (whole.values, own.values, late.values) == (["0", "2", "3"], ["3"], ["2"])
+    gaps = [[kind for _, kind, _ in transport.events].count("gap") for transport in (whole, own, late)]
+    assert gaps == [1, 0, 1]
+    assert (bench.ranges[ONE], bench.unmatched()) == ({0, 1}, {"assets": 1})
+    assert bench.ranges[followed] == {0, 2, 3, 4}, "the records that were sent, and the gap"
+
+
 async def test_a_gap_is_sent_to_everybody_whatever_they_want(nursery: trio.Nursery, bench: KeyedBench) -> None:
     """Live, and out of the history: records that nobody will be sent may have been wanted."""
     live = await connect(nursery, bench, wanting("a"))

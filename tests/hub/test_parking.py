@@ -155,7 +155,7 @@ async def test_a_second_reader_of_a_feed_that_has_looked_reads_nothing_again(
         bench.publish_keys("a", "n")
         await settle()
         bench.publish_keys("a", partition=TWO)
-    await settle()
+        await settle()
     second = await connect(nursery, bench, wanting("a"))
     assert (second.values, bench.replays.asked) == ([], [])
     other = await connect(nursery, bench, wanting("c"))

@@ -4,8 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.sansio import ownership
+from dispatcher.sansio.entries import GAP
 from dispatcher.sansio.ownership import HandOver, Ownership, Role
-from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
 
@@ -123,3 +125,16 @@ def test_counting_is_set_arithmetic(
     handed = sent | {n for start, length in under_way for n in range(start, start + length)}
     ranges = [(start, start + length) for start, length in under_way]
     assert hand_over.handed_to(ranges) == next(n for n in range(committed, 99) if n not in handed)
+
+
+def test_of_a_batch_that_counts_in_part_the_rest_is_pending() -> None:
+    """Record by record, each with the offsets before it that have none, from the committed offset on."""
+    batch = Batch(A, [Record(offset, None, None, None, ()) for offset in (2, 3, 6, 7)], covers_from=1)
+    assert HandOver(0, [(20, 30)]).pending(batch) is None
+    assert HandOver(0, [(3, 4), (5, 7)]).pending(batch) == {0, 2, 3}
+    assert HandOver(0, [(1, 3), (4, 8)]).pending(batch) == {1}
+    batch.covers_from = 4
+    assert HandOver(4, [(7, 9)]).pending(batch) == {2}
+    batch.covers_from, batch.gap = 0, Gap(A, 0, 1, "expired")
+    assert HandOver(0, [(2, 9)]).pending(batch) == {GAP}
+    assert HandOver(0, [(0, 2), (3, 4)]).pending(batch) == {0, 2, 3}

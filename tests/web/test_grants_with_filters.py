@@ -59,6 +59,26 @@ async def test_a_stream_has_what_its_grant_allows_and_its_filter_wants(issuer: I
             await house.until(lambda: house.ranges == {ONE: {0, 1, 2, 3}})
 
 
+async def test_a_stream_of_the_whole_topic_is_narrowed_as_well(issuer: Issuer) -> None:
+    """By its grant and its filter; the state echoes the filter alone."""
+    house = KeyedGuarded(issuer)
+    house.hub.expect({"assets": 2})
+    for partition in (ONE, TWO):
+        house.hub.reached(partition, 0)
+    async with (
+        house.serving(),
+        house.stream(of("a", issuer), "?scope=topic") as all_of_a,
+        house.ws_with(of("a", issuer), "?scope=topic&key=a.2&key=b.1") as some_of_a,
+    ):
+        state = await some_of_a.next("state", "close")
+        assert (state["scope"], state["filter"]) == ("topic", {"in": {"key": ["a.2", "b.1"]}})
+        assert "filters-whole-topic" in state["features"]
+        await house.live(2)
+        house.publish_keys("a.1", "b.1", "a.2")
+        assert [event.data for event in await events(all_of_a, "message", 2)] == ["0", "2"]
+        assert [record["value"] for record in (await some_of_a.next("records"))["records"]] == ["2"]
+
+
 async def test_a_token_without_the_claim_is_refused(issuer: Issuer) -> None:
     """What is missing matches nothing."""
     house = KeyedGuarded(issuer)
@@ -66,7 +86,6 @@ async def test_a_token_without_the_claim_is_refused(issuer: Issuer) -> None:
         for tenant, query, reason in (
             (None, "", "the token allows no topic here"),
             (None, "?topic=assets", "the token does not allow this topic"),
-            ("a", "?scope=topic", "the token allows a part of the records only (filter)"),
         ):
             answer = await house.ask(f"/events{query}", "GET", Authorization=f"Bearer {of(tenant, issuer)}")
             assert reason in problem(answer, 403)
