@@ -312,6 +312,31 @@ async def test_a_reload_goes_on_where_the_page_was() -> None:
         assert await house.values() == ["last"]
 
 
+async def test_what_is_wrong_with_topics_and_the_group_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its reason and what to do, at the replica that says it; and no other replica is said to have partitions."""
+    told = Told.status
+
+    def status(self: Told) -> dict[str, Any]:
+        wrong = {"health": "degraded", "reason": "missing", "detail": "create ordres, or correct topics: orders exists"}
+        healthy = {"health": "healthy", "reason": None, "detail": None}
+        return told(self) | {
+            "partitions": [],
+            "group": "dispatcher",
+            "joined": True,
+            "topic_health": {"ordres": wrong, "assets": healthy},
+            "group_health": {"health": "degraded", "reason": "unauthorized", "detail": "<b>grant READ</b>"},
+        }
+
+    monkeypatch.setattr(Told, "status", status)
+    async with open_page() as house:
+        await house.page.until("document.querySelectorAll('.troubles li').length === 2")
+        shown = await house.page.run("document.querySelector('#partitions').innerText")
+        assert "ordres missing: create ordres, or correct topics: orders exists" in shown
+        assert "group dispatcher unauthorized: <b>grant READ</b>" in shown
+        assert "No partitions." in shown
+        assert "other replicas" not in shown
+
+
 async def test_the_status_is_shown() -> None:
     """Partitions with their figures, which of them is paused, and subscribers by state."""
     async with open_page() as house:

@@ -51,6 +51,8 @@ export interface StreamState {
   /** How many partitions each topic has: those that are not in `assigned` are served by other replicas, unless `scope` is "topic". */
   readonly partitions?: Readonly<Record<string, number>>;
   readonly scope?: "replica" | "topic";
+  /** What is wrong with topics of the stream, by topic, such as "missing" or "leaderless"; absent when nothing is. */
+  readonly degraded?: Readonly<Record<string, string>>;
   /** Time until the next attempt. */
   readonly retry_ms?: number;
   /** Failed attempts in a row. */

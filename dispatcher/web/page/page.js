@@ -82,6 +82,7 @@ function showState() {
   if (told.replica === undefined) return;
   status.replica = told.replica;
   status.assigned = told.assigned;
+  status.degraded = told.degraded ?? {};
   topics = Object.keys(told.assigned);
   at("stream").classList.toggle("many", topics.length > 1);
   at("replica").textContent = `${told.replica} over ${told.transport === "sse" ? "SSE" : "WebSocket"}`;

@@ -37,6 +37,8 @@ export class Status {
   replica = "";
   /** Its partitions, by topic. */
   assigned = {};
+  /** What is wrong with topics of the stream, by topic. */
+  degraded = {};
   /** Records not committed yet, of the replica that the stream is from. */
   lag = null;
 
@@ -110,7 +112,8 @@ export class Status {
     const partitions = Object.entries(this.assigned).flatMap(([topic, numbers]) =>
       numbers.map((partition) => ({ topic, partition })),
     );
-    return group({ status: { replica: this.replica, partitions }, at: null }, HERE);
+    const health = Object.entries(this.degraded).map(([topic, reason]) => [topic, { health: "degraded", reason }]);
+    return group({ status: { replica: this.replica, partitions, topic_health: Object.fromEntries(health) }, at: null }, HERE);
   }
 
   #figures({ subscribers, partitions, records }) {
@@ -130,17 +133,39 @@ export class Status {
 }
 
 /** One replica; nothing but the names of its partitions is known while `at` is null. */
-function group({ status: { replica, partitions }, at }, who, now) {
+function group({ status, at }, who, now) {
+  const { replica, partitions } = status;
   const element = made("div");
   const isStale = at !== null && now - at > STALE_MS;
   element.className = `partitions${who === HERE ? "" : " elsewhere"}${isStale ? " stale" : ""}`;
   const title = made("h3", replica);
   title.append(made("span", isStale ? `as of ${clock(at)}` : who));
   element.append(title);
+  const wrong = troubles(status);
+  if (wrong.childElementCount) element.append(wrong);
   if (partitions.length) element.append(strip(partitions));
-  else element.append(made("p", "No partitions: other replicas have all of them."));
+  else element.append(made("p", whyNone(status, wrong.childElementCount)));
   if (partitions.length && at !== null) element.append(table(partitions, replica));
   return element;
+}
+
+/** What is wrong with topics and the group, with what to do about it. */
+function troubles({ group: name, topic_health: topics = {}, group_health: own = {} }) {
+  const list = made("ul");
+  list.className = "troubles";
+  for (const [subject, { health, reason, detail }] of [...Object.entries(topics), [`group ${name}`, own]]) {
+    if (health !== "degraded") continue;
+    const item = made("li");
+    item.append(made("b", subject), ` ${reason}${detail ? `: ${detail}` : ""}`);
+    list.append(item);
+  }
+  return list;
+}
+
+function whyNone({ joined, broker_reachable: reachable }, isWrong) {
+  if (reachable === false) return "No partitions: no Kafka broker can be reached.";
+  if (joined === false) return "No partitions: this replica has not joined its group yet.";
+  return isWrong ? "No partitions." : "No partitions: other replicas have all of them.";
 }
 
 function strip(partitions) {
