@@ -19,6 +19,7 @@ import trio
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
+from dispatcher.kafka.held import RecordDecoder
 from dispatcher.kafka.properties import replay_properties
 from dispatcher.kafka.replay import Replays
 from dispatcher.sansio.offsets import OffsetTracker
@@ -68,9 +69,17 @@ class Following:
         hub: Where followed records go.
         replays: Looks offsets up.
         offsets: Where owned partitions are.
+        decoder: Decodes the records of some topics; None where there are none.
     """
 
-    def __init__(self, settings: Settings, hub: Hub, replays: Replays, offsets: OffsetTracker) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        hub: Hub,
+        replays: Replays,
+        offsets: OffsetTracker,
+        decoder: RecordDecoder | None = None,
+    ) -> None:
         self._settings = settings
         self._hub = hub
         self._replays = replays
@@ -81,6 +90,7 @@ class Following:
             self,
             poll_records=settings.poll_records,
             batch_bytes=settings.batch_bytes,
+            decoder=decoder,
             client_rack=settings.client_rack,
         )
         self._is_running = False

@@ -33,6 +33,7 @@ from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.stalls import Stall, StallLimit
 from dispatcher.sansio.topic_health import TopicHealth
+from dispatcher.schemas.decoded_topics import DecodedTopics
 from dispatcher.settings import Settings
 from dispatcher.topic_watch import TopicWatch
 
@@ -56,14 +57,16 @@ class Pipeline:
     """
 
     def __init__(self, settings: Settings, make_replays: Callable[..., Replays] = Replays) -> None:
+        self._decoded = DecodedTopics(settings)
         self._replays = make_replays(
             replay_properties(settings),
             concurrency=settings.replay_concurrency,
             batch_bytes=settings.batch_bytes,
+            decoder=self._decoded.decoder,
         )
         self._offsets = OffsetTracker()
         self.hub = Hub(settings, self._dispatched, self._replays, self._replayed)
-        self._following = Following(settings, self.hub, self._replays, self._offsets)
+        self._following = Following(settings, self.hub, self._replays, self._offsets, self._decoded.decoder)
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
         self._settings = settings
@@ -91,6 +94,7 @@ class Pipeline:
             answered=self._brokers_answered,
         )
         self._expiry = ExpiryWatch(settings, self._replays, self.hub, self._offsets, lambda: self._flow.paused)
+        self._held: frozenset[TopicPartition] = frozenset()
         self._stop_fetching = False
         self._stop = False
         self._rebalances = 0
@@ -117,6 +121,7 @@ class Pipeline:
             batch_bytes=settings.batch_bytes,
             drain_seconds=max(settings.drain_seconds, settings.ack_drain_seconds if settings.acked_topics else 0),
             leave_seconds=settings.shutdown_seconds * LEAVE_SHARE,
+            decoder=self._decoded.decoder,
         )
 
     async def run(self) -> None:
@@ -126,6 +131,7 @@ class Pipeline:
             nursery.start_soon(self._replays.run)
             nursery.start_soon(self._following.run)
             nursery.start_soon(self._topics.run)
+            nursery.start_soon(self._decoded.run)
             nursery.start_soon(self._expiry.run)
             await self._membership.run()
             nursery.cancel_scope.cancel()
@@ -158,6 +164,7 @@ class Pipeline:
         if result.stalls:
             rebuild = self._take_stalls(result.stalls) or rebuild
         self._intake.take(result)
+        self._held = result.held
         self._publish_state()
         pause, resume = self._decide_flow([start.partition for start in result.starts])
         return Commands(
@@ -237,7 +244,7 @@ class Pipeline:
             stopping=self._stop_fetching or self._stop,
             last_error=self._health.last_error,
             assigned=assigned,
-            degraded=self._topics.degraded,
+            degraded=[*self._topics.degraded, *self._decoded.degraded],
         )
 
     @property
@@ -277,6 +284,8 @@ class Pipeline:
             membership=self._membership.statistics(),
             following=self._following.statistics(),
             stalls=self._stalls.statistics(),
+            decoding=self._decoded.statistics(),
+            held=self._held,
             expiry=self._expiry.statistics(),
         )
 
@@ -290,7 +299,7 @@ class Pipeline:
     def _take_statistics(self, statistics: ConsumerStatistics) -> None:
         self._consumer = statistics
         now = time.monotonic()
-        not_fetched = self._flow.not_fetched
+        not_fetched = self._flow.not_fetched | self._held
         for partition, found in statistics.partitions.items():
             self._lags.reported(
                 partition,

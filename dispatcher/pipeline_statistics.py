@@ -14,6 +14,7 @@ from dispatcher.sansio.lag import PartitionLag
 from dispatcher.sansio.offsets import PartitionStatistics
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import StallStatistics
+from dispatcher.schemas.statistics import DecodingStatistics
 from dispatcher.topic_watch import TopicWatchStatistics
 
 
@@ -57,6 +58,9 @@ class PipelineStatistics(PipelineHealth):
     membership: MembershipStatistics
     following: FollowingStatistics
     stalls: StallStatistics
+    decoding: DecodingStatistics
+    held: frozenset[TopicPartition]
+    """Partitions whose next record waits for its schema."""
     topics: TopicWatchStatistics
     expiry: ExpiryStatistics
     """How long what waits is safe in Kafka."""

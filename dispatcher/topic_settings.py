@@ -62,6 +62,11 @@ class TopicSettings(BaseModel):
         """Topics of which only what was acknowledged is committed."""
         return frozenset(topic for topic, table in self.topic_tables.items() if table.commit_on == "acked")
 
+    @property
+    def decoded_topics(self) -> frozenset[str]:
+        """The topics whose records are decoded."""
+        return frozenset(topic for topic, table in self.topic_tables.items() if table.decode != "none")
+
     def topic_misfits(self, topics: Collection[str]) -> list[WrongValue]:
         """Tables of topics that are not served."""
         return [

@@ -15,7 +15,17 @@ from dispatcher.hub.statistics import AnnouncementStatistics, SubscriberState
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import TopicPartition
 
-FEATURES = ("scope", "observe", "since-now", "since-duration", "last", "filters", "filters-whole-topic", "ack")
+FEATURES = (
+    "scope",
+    "observe",
+    "since-now",
+    "since-duration",
+    "last",
+    "filters",
+    "filters-whole-topic",
+    "ack",
+    "decode",
+)
 """What requests may ask of this replica: a client must not ask an older one for what it does not name."""
 
 

@@ -41,6 +41,9 @@ class Assignment:
         self._next_offsets: dict[TopicPartition, int] = {}
         self._leader_epochs: dict[TopicPartition, int | None] = {}
         self._paused: frozenset[TopicPartition] = frozenset()
+        """By commands."""
+        self._held: frozenset[TopicPartition] = frozenset()
+        """Of which records wait to be decoded."""
 
     @property
     def next_offsets(self) -> Mapping[TopicPartition, int]:
@@ -50,7 +53,12 @@ class Assignment:
     @property
     def paused(self) -> frozenset[TopicPartition]:
         """Partitions that are not fetched for now."""
-        return self._paused
+        return self._paused | self._held
+
+    @property
+    def held(self) -> frozenset[TopicPartition]:
+        """Those of which records wait to be decoded."""
+        return self._held
 
     def begin(self, consumer: Consumer, decisions: Sequence[Start | Again]) -> None:
         """Give partitions to librdkafka, each with the offset at which it starts; one that it has starts over there.
@@ -59,6 +67,7 @@ class Assignment:
             KafkaException: the client has failed.
         """
         replaced = [decision.partition for decision in decisions if decision.partition in self._next_offsets]
+        self._held = self._held.difference(one.partition for one in decisions if isinstance(one, Start))
         for decision in decisions:
             if isinstance(decision, Start):
                 self._next_offsets[decision.partition] = decision.offset
@@ -72,7 +81,7 @@ class Assignment:
             if replaced:
                 consumer.incremental_unassign(for_client(replaced))
             consumer.incremental_assign([self._at_next_offset(decision.partition) for decision in decisions])
-        if paused := self._paused.intersection(self._next_offsets if self._eager else replaced):
+        if paused := self.paused.intersection(self._next_offsets if self._eager else replaced):
             consumer.pause(for_client(paused))
 
     def restart(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
@@ -83,7 +92,7 @@ class Assignment:
         """
         self.begin(consumer, [Again(partition, self._next_offsets[partition]) for partition in partitions])
         # A pause that librdkafka kept from an earlier assignment (confluentinc/librdkafka#1849) outlives even this.
-        if flowing := [partition for partition in partitions if partition not in self._paused]:
+        if flowing := [partition for partition in partitions if partition not in self.paused]:
             consumer.resume(for_client(flowing))
 
     def let_go(self, consumer: Consumer, partitions: Iterable[TopicPartition]) -> None:
@@ -96,6 +105,7 @@ class Assignment:
         for partition in given:
             self._leader_epochs.pop(partition, None)
         self._paused = self._paused.difference(given)
+        self._held = self._held.difference(given)
         if self._eager:
             consumer.unassign()
         else:
@@ -109,12 +119,27 @@ class Assignment:
         Raises:
             KafkaException: the client has failed, or was not given one of them.
         """
-        if resume:
-            consumer.resume(for_client(resume))
-            self._wake_fetchers(consumer, self._paused.intersection(resume))
+        if flowing := frozenset(resume) - self._held if self._held else resume:
+            consumer.resume(for_client(flowing))
+            self._wake_fetchers(consumer, self._paused.intersection(flowing))
         if pause:
             consumer.pause(for_client(pause))
         self._paused = self._paused.difference(resume).union(pause)
+
+    def hold(self, consumer: Consumer, partitions: frozenset[TopicPartition]) -> None:
+        """Fetch nothing more of these partitions, and again of others that were held, unless commands have paused them.
+
+        Raises:
+            KafkaException: the client has failed, or was not given one of them.
+        """
+        if partitions == self._held:
+            return
+        if held := partitions - self.paused:
+            consumer.pause(for_client(held))
+        if released := self._held - partitions - self._paused:
+            consumer.resume(for_client(released))
+            self._wake_fetchers(consumer, released)
+        self._held = partitions
 
     def received(self, partition: TopicPartition, next_offset: int, leader_epoch: int | None) -> bool:
         """Note records, and return whether their leader epoch is lower than before, which it never is within a log."""

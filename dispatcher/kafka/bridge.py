@@ -34,6 +34,8 @@ class PollResult:
     """Partitions read to their end without a record in the last offsets before it, and that end."""
     stalls: list[Stall] = field(default_factory=list)
     """Partitions that are not fetched although they have records: restarted, unless that has not helped before."""
+    held: frozenset[TopicPartition] = frozenset()
+    """Partitions of which records wait to be decoded; they are paused."""
     commit_answers: list[CommitAnswer] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each error that the client reported and survived."""

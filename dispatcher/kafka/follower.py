@@ -21,7 +21,10 @@ import structlog
 import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
+from dispatcher.kafka.assignment import for_client
+from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.decoding import Group, grouped, split_errors
+from dispatcher.kafka.held import HeldRecords, RecordDecoder
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.sansio.records import TopicPartition
 
@@ -29,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 IDLE_POLL_SECONDS = 0.1
 """How long a poll waits for a record, and so the longest that a command waits for the thread."""
+
+HELD_POLL_SECONDS = 0.01
+"""The same while records wait for their schema."""
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is rebuilt."""
@@ -99,6 +105,7 @@ class Follower:
         downstream: The Trio side.
         poll_records: Most records taken in one poll.
         batch_bytes: A poll's records of one partition are cut into groups of about this size.
+        decoder: Decodes the records of some topics; None where there are none.
         client_rack: Where it is (KIP-392): it reads from replicas in the same rack, where there are any.
     """
 
@@ -109,6 +116,7 @@ class Follower:
         *,
         poll_records: int,
         batch_bytes: int,
+        decoder: RecordDecoder | None = None,
         client_rack: str = "",
     ) -> None:
         self._properties = {**properties, **PROPERTIES}
@@ -117,6 +125,8 @@ class Follower:
         self._downstream = downstream
         self._poll_records = poll_records
         self._batch_bytes = batch_bytes
+        self._decoder = decoder
+        self._held = HeldRecords(decoder) if decoder is not None else None
         self._limiter = trio.CapacityLimiter(1)
         self._epochs: dict[TopicPartition, int] = {}
         self._next_offsets: dict[TopicPartition, int] = {}
@@ -143,6 +153,7 @@ class Follower:
 
     def _own_consumer(self) -> None:
         self._epochs, self._next_offsets = {}, {}
+        self._held = HeldRecords(self._decoder) if self._decoder is not None else None
         consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
         try:
             commands = trio.from_thread.run_sync(self._downstream.follow)
@@ -150,6 +161,8 @@ class Follower:
                 trio.from_thread.check_cancelled()
                 self._apply(consumer, commands)
                 result = self._poll(consumer)
+                if self._held is not None:
+                    self._decode(consumer, self._held, result)
                 commands = (
                     trio.from_thread.run(self._downstream.followed_when_settled, result)
                     if commands.settle
@@ -161,6 +174,10 @@ class Follower:
     def _apply(self, consumer: Consumer, commands: FollowCommands) -> None:
         gone = [tp for tp in {*commands.unassign, *commands.assign} if tp in self._next_offsets]
         if gone:
+            if self._held is not None and (held := self._held.partitions.intersection(gone)):
+                # What waits is read again. librdkafka keeps the pause of a partition that is taken from it.
+                self._held.drop(held)
+                consumer.resume(for_client(held))
             consumer.incremental_unassign([confluent_kafka.TopicPartition(*tp) for tp in gone])
             for tp in gone:
                 del self._next_offsets[tp], self._epochs[tp]
@@ -173,7 +190,8 @@ class Follower:
 
     def _poll(self, consumer: Consumer) -> Followed:
         """Wait for one message, then take what else is there."""
-        first = consumer.poll(IDLE_POLL_SECONDS)
+        is_holding = self._held is not None and self._held.partitions
+        first = consumer.poll(HELD_POLL_SECONDS if is_holding else IDLE_POLL_SECONDS)
         messages: list[Message] = []
         if first is not None:
             more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
@@ -187,6 +205,18 @@ class Follower:
         for message, error in events:
             self._take_event(result, message, error)
         return result
+
+    def _decode(self, consumer: Consumer, held: HeldRecords, result: Followed) -> None:
+        """Pass on what need not wait, and pause the partitions of what does."""
+        before = held.partitions
+        passed = PollResult(groups=[group for _, group in result.groups], ends={tp: end for tp, _, end in result.ends})
+        held.pass_on(passed)
+        result.groups = [(self._epochs[group.partition], group) for group in passed.groups]
+        result.ends = [(tp, self._epochs[tp], end) for tp, end in passed.ends.items()]
+        if paused := held.partitions - before:
+            consumer.pause(for_client(paused))
+        if released := before - held.partitions:
+            consumer.resume(for_client(released))
 
     def _take_event(self, result: Followed, message: Message, error: KafkaError) -> None:
         if error.fatal() or error.code() == _FATAL:

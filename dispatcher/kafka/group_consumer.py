@@ -28,6 +28,7 @@ from dispatcher.kafka.beginnings import ANSWER_SECONDS, Beginnings
 from dispatcher.kafka.bridge import Commands, Downstream, PollResult
 from dispatcher.kafka.commit_sender import CommitSender
 from dispatcher.kafka.decoding import grouped, split_errors
+from dispatcher.kafka.held import HeldRecords, RecordDecoder
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.stalls import StallDetector
 from dispatcher.kafka.statistics import parse_statistics
@@ -68,6 +69,7 @@ class GroupConsumer:
         batch_bytes: A poll's records of one partition are cut into groups of about this size.
         drain_seconds: How long a revoke waits for writes under way.
         leave_seconds: How long the last commit may take before the member leaves the group without its answer.
+        decoder: Decodes the records of some topics; None where there are none.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class GroupConsumer:
         batch_bytes: int,
         drain_seconds: float,
         leave_seconds: float,
+        decoder: RecordDecoder | None = None,
     ) -> None:
         self._properties = properties
         self._topics = list(topics)
@@ -91,6 +94,7 @@ class GroupConsumer:
         self._assignment = Assignment(eager=is_eager(properties))
         self._beginnings: Beginnings | None = None
         self._commits = CommitSender()
+        self._held = HeldRecords(decoder) if decoder is not None else None
         self._result = PollResult()
         self._callback_errors: list[BaseException] = []
         self._is_idle = False
@@ -148,7 +152,12 @@ class GroupConsumer:
             self._restart(consumer, stalls.check(self._assignment, time.monotonic(), idle=self._is_idle))
             self._result.stamps.update(beginnings.watch(self._assignment.next_offsets))
             seconds = commands.poll_seconds
-            self._poll(consumer, min(seconds, UNKNOWN_POLL_SECONDS) if beginnings.pending else seconds)
+            is_hurried = beginnings.pending or self._assignment.held
+            self._poll(consumer, min(seconds, UNKNOWN_POLL_SECONDS) if is_hurried else seconds)
+            if self._held is not None:
+                self._held.pass_on(self._result)
+                self._assignment.hold(consumer, self._held.partitions)
+                self._result.held = self._held.partitions
             result = self._take_result()
             commands = (
                 trio.from_thread.run(self._downstream.exchange_after_settling, result)
@@ -211,6 +220,8 @@ class GroupConsumer:
         if not decisions and not in_callback:
             return
         self._left.update(d.partition for d in decisions if d.partition in self._assignment.next_offsets)
+        if self._held is not None:
+            self._held.drop(decision.partition for decision in decisions if isinstance(decision, Start))
         for decision in decisions:
             if isinstance(decision, Start):
                 self._result.starts.append(decision)
@@ -291,6 +302,8 @@ class GroupConsumer:
         """Forget partitions that were assigned and revoked within one poll: nobody has learned of them."""
         self._commits.left(partitions)
         self._left.update(partitions)
+        if self._held is not None:
+            self._held.drop(partitions)
         if self._beginnings is not None:
             self._beginnings.forget(partitions)
         result = self._result

@@ -26,6 +26,7 @@ import trio
 from confluent_kafka import KafkaException
 
 from dispatcher.errors import ResourcesError
+from dispatcher.kafka.held import RecordDecoder, decode_chunk
 from dispatcher.kafka.leaders import Leaders, Properties
 from dispatcher.kafka.reader import CHUNK_SECONDS, Reader
 from dispatcher.kafka.turns import Turns
@@ -73,11 +74,15 @@ class Replays:
         properties: librdkafka's connection settings.
         concurrency: Chunks that are read at a time, and readers.
         batch_bytes: Records of one partition are cut into batches of about this size.
+        decoder: Decodes the records of some topics; None where there are none.
     """
 
-    def __init__(self, properties: Properties, *, concurrency: int, batch_bytes: int) -> None:
+    def __init__(
+        self, properties: Properties, *, concurrency: int, batch_bytes: int, decoder: RecordDecoder | None = None
+    ) -> None:
         self.leaders = Leaders(properties)
         """What looks offsets up; others may ask with its client."""
+        self._decoder = decoder
         self._turns = Turns(concurrency)
         self._idle = [Reader(properties, batch_bytes, self.leaders.bounds) for _ in range(concurrency)]
         """Readers, the one that has been idle for the longest time first."""
@@ -125,7 +130,7 @@ class Replays:
             client: Clients take turns.
 
         Returns:
-            Without the next offsets of partitions that cannot be read now.
+            Without the next offsets of partitions that cannot be read now, or whose next record waits for its schema.
         """
         if not self._readable(ranges):
             await trio.lowlevel.checkpoint()
@@ -136,8 +141,12 @@ class Replays:
             if not readable:
                 return NOTHING
             chunk = await self._read(readable, max_bytes)
-        self._unreadable.failed(readable.keys() - chunk.next_offsets.keys(), time.monotonic())
-        self._unreadable.read(tp for tp, offset in chunk.next_offsets.items() if offset > readable[tp].first)
+            self._unreadable.failed(readable.keys() - chunk.next_offsets.keys(), time.monotonic())
+            self._unreadable.read(tp for tp, offset in chunk.next_offsets.items() if offset > readable[tp].first)
+            decoder = self._decoder
+            if decoder is not None and any(batch.partition.topic in decoder.topics for batch in chunk.batches):
+                read = chunk
+                chunk = await _in_thread(lambda: decode_chunk(decoder, read), NOTHING, _UNLIMITED)
         if chunk.next_offsets:
             self._chunks += 1
             self._records += sum(len(batch.records) for batch in chunk.batches)

@@ -38,17 +38,22 @@ class Place(NamedTuple):
 class View:
     """One record of a batch at a time, as filters look at it; its JSON is parsed once, and only if one asks.
 
+    Of a topic that is decoded it is what was decoded: a value that was not holds nothing that a pointer could find.
+
     Args:
         partition: Of the batch.
         records: Its records.
     """
 
-    __slots__ = ("_json", "_records", "headers", "key", "partition", "topic", "value")
+    __slots__ = ("_headers", "_json", "_keys", "_values", "headers", "key", "partition", "topic", "value")
 
     def __init__(self, partition: TopicPartition, records: Records) -> None:
         self.topic = partition.topic
         self.partition = str(partition.partition)
-        self._records = records
+        decoded = records.decoded
+        self._keys = records.keys if decoded is None else list(map(_key_text, records.keys, decoded.keys))
+        self._values = records.values if decoded is None else decoded.values
+        self._headers = records.headers
         self._json: AnyType = MISSING
         self.key: bytes | None = None
         self.value: bytes | None = None
@@ -56,8 +61,7 @@ class View:
 
     def at(self, index: int) -> "View":
         """Look at one record; the same object each time."""
-        records = self._records
-        self.key, self.value, self.headers = records.keys[index], records.values[index], records.headers[index]
+        self.key, self.value, self.headers = self._keys[index], self._values[index], self._headers[index]
         self._json = None if self.value is None else _UNPARSED
         return self
 
@@ -304,6 +308,14 @@ def text_of(value: AnyType) -> str | None:
     if value is MISSING or isinstance(value, (dict, list)):
         return None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else orjson.dumps(value).decode()
+
+
+def _key_text(key: bytes | None, found: bytes | None) -> bytes | None:
+    """A decoded key as it is compared: the content of a string, what else as its JSON."""
+    if found is None:
+        return key
+    text: AnyType = orjson.loads(found) if found.startswith(b'"') else None
+    return found if text is None else text.encode()
 
 
 def _is_index(token: str) -> bool:

@@ -121,6 +121,14 @@ class Records(Sequence[Record]):
         decoded = self.decoded and self.decoded.take(indexes)
         return Records(*([column[index] for index in indexes] for column in columns), decoded=decoded)  # type: ignore[arg-type] # as above
 
+    @property
+    def shown_values(self) -> Sequence[bytes | None]:
+        """The values as JSON where they were decoded, else as Kafka delivered them."""
+        decoded = self.decoded
+        if decoded is None:
+            return self.values
+        return [value if found is None else found for value, found in zip(self.values, decoded.values, strict=True)]
+
     def with_decoded(self, decoded: Decoded) -> "Records":
         """The same records with what they were decoded to."""
         return Records(self.offsets, self.timestamps_ms, self.keys, self.values, self.headers, decoded=decoded)

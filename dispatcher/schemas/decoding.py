@@ -16,7 +16,6 @@ Rules of this module:
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import orjson
 
@@ -24,6 +23,7 @@ from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.records import NO_RECORDS, Headers, Records
 from dispatcher.schemas.framing import KEY_HEADER, VALUE_HEADER, Framed, SchemaKey, UndecodableError, unframe
 from dispatcher.schemas.schemas import Decoder, Schemas
+from dispatcher.schemas.statistics import DecodingStatistics
 
 STEP_SECONDS = 0.1
 """How long one step may take: the poller must poll, and the interpreter is shared with the loop."""
@@ -43,16 +43,6 @@ _NOTHING = (None, b"")
 
 Result = tuple[bytes | None, bytes]
 """JSON, and a note."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodingStatistics:
-    """A snapshot."""
-
-    decoded: Mapping[str, int]
-    """Records whose value was decoded, by topic."""
-    failed: Mapping[str, int]
-    """Records whose value was not, by topic."""
 
 
 class RecordDecoder:
@@ -107,7 +97,7 @@ class RecordDecoder:
 
     def statistics(self) -> DecodingStatistics:
         """A snapshot."""
-        return DecodingStatistics(self._decoded.copy(), self._failed.copy())
+        return DecodingStatistics(self._decoded.copy(), self._failed.copy(), self._schemas.statistics())
 
     def _value(self, value: bytes, headers: Headers, strings: bool) -> Result | None:
         try:

@@ -13,6 +13,7 @@ import trio
 
 from dispatcher.schemas.framing import SchemaKey, UndecodableError
 from dispatcher.schemas.registry import RegisteredSchema, Registry, RegistryUnavailableError
+from dispatcher.schemas.statistics import SchemasStatistics
 
 log = structlog.get_logger(__name__)
 
@@ -55,18 +56,6 @@ class Missing:
     since: float | None
     """Since when the registry gives no answer, on the same clock; None if the answer was that there is no such
     schema, or that nothing can be decoded with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SchemasStatistics:
-    """A snapshot."""
-
-    known: int
-    missing: int
-    fetches: int
-    failures: int
-    unavailable: str | None
-    """Why the registry cannot be asked, None while it can."""
 
 
 class Schemas:

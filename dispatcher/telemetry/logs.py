@@ -51,6 +51,8 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"], work
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # It logs each request at the level info; ours say what is worth knowing of them.
+    logging.getLogger("httpx2").setLevel(level.upper() if level == "debug" else max(root.level, logging.WARNING))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

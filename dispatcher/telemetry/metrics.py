@@ -183,6 +183,25 @@ ROWS: Sequence[Row] = (
     _gauge("replays_running", "Chunks being replayed from Kafka now.", lambda s: s.pipeline.replays.running),
     _gauge("replays_waiting", "Subscribers waiting in line for a replay.", lambda s: s.pipeline.replays.waiting),
     _gauge("paused_partitions", "Partitions for which fetching is paused.", lambda s: len(s.pipeline.paused)),
+    Row(
+        CounterMetricFamily,
+        "decoded_records",
+        "Records of topics with `decode`, by whether their values were decoded.",
+        ("topic", "outcome"),
+        lambda s: [
+            ((topic, outcome), number)
+            for outcome, found in (("decoded", s.pipeline.decoding.decoded), ("raw", s.pipeline.decoding.undecoded))
+            for topic, number in found.items()
+        ],
+    ),
+    _gauge("schemas", "Schemas that records are decoded with.", lambda s: s.pipeline.decoding.schemas.known),
+    _counter("schema_fetches", "Requests for schemas.", lambda s: s.pipeline.decoding.schemas.fetches),
+    _gauge(
+        "schema_registry_up",
+        "Whether the schema registry gave the last answer that it was asked for.",
+        lambda s: float(s.pipeline.decoding.schemas.unavailable is None),
+    ),
+    _gauge("schema_waiting_partitions", "Partitions that wait for a schema.", lambda s: len(s.pipeline.held)),
     _counter("published_records", "Records taken from Kafka.", lambda s: s.hub.published_records),
     Row(
         CounterMetricFamily,

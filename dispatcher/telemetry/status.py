@@ -177,6 +177,16 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "records": pipeline.replays.records,
             "subscribers": census.replaying,
         },
+        "schemas": {
+            "registry": settings.schema_registry_url or None,
+            "unavailable": pipeline.decoding.schemas.unavailable,
+            "known": pipeline.decoding.schemas.known,
+            "missing": pipeline.decoding.schemas.missing,
+            "fetches": pipeline.decoding.schemas.fetches,
+            "decoded": pipeline.decoding.decoded,
+            "undecoded": pipeline.decoding.undecoded,
+            "waiting": [str(partition) for partition in sorted(pipeline.held)],
+        },
         "history": {"hits": hub.history_hits, "misses": hub.history_misses},
         "bytes": {
             "history": hub.history.size_bytes,

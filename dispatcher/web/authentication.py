@@ -10,7 +10,7 @@ Rules of this module:
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -69,6 +69,7 @@ class Caller:
         configured: Sequence[str],
         *,
         default_scope: str = "replica",
+        decoded: Collection[str] = (),
     ) -> Query:
         """Check what a client asks for, and that it may have it.
 
@@ -85,7 +86,7 @@ class Caller:
             if not principal.allowed_topics(action, [topic]):
                 raise ForbiddenError(f"the token does not allow this topic (action {action}): {topic[:40]!a}")
         others = {name: values for name, values in arguments.items() if name != QUERY_PARAMETER}
-        query = read_query(others, last_event_id, allowed, default_scope=default_scope)
+        query = read_query(others, last_event_id, allowed, default_scope=default_scope, decoded=decoded)
         return replace(query, grant=principal.grant(action, query.topics))
 
 

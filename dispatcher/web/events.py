@@ -98,16 +98,16 @@ def add_events(
     @app.get("/events")
     async def events() -> TrioResponse:
         arguments, last_event_id = request.args.to_dict(flat=False), request.headers.get("Last-Event-ID")
-        session, scope = None, settings.default_scope
+        session, scope, decoded = None, settings.default_scope, settings.decoded_topics
         if authentication is None:
-            query = read_query(arguments, last_event_id, settings.topics, default_scope=scope)
+            query = read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
         else:
             cookies = request.cookies if g.verdict.takes_cookies else NO_COOKIES
             try:
                 caller = await authentication.identify(request.headers, cookies, arguments)
             except UnavailableError as error:
                 return _farewell(try_later(str(error)))
-            query = caller.read_query(arguments, last_event_id, settings.topics, default_scope=scope)
+            query = caller.read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
             if caller.has_expired:
                 return _farewell(token_needed(HAS_EXPIRED))
             session = authentication.open_session(caller, arguments, query, can_renew=False)

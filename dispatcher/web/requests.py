@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +25,7 @@ PARAMETERS = (
     "observe",
     "last_event_id",
     "format",
+    "decode",
     "ack",
     "window",
     "window_bytes",
@@ -89,6 +90,7 @@ def read_query(
     configured: Sequence[str],
     *,
     default_scope: str = "replica",
+    decoded: Collection[str] = (),
 ) -> Query:
     """Check what a client asks for.
 
@@ -97,6 +99,7 @@ def read_query(
         last_event_id: The ``Last-Event-ID`` header, which wins over the parameter of that name.
         configured: The topics that this dispatcher serves.
         default_scope: For who names none.
+        decoded: The topics that the settings want decoded.
 
     Raises:
         BadRequestError: with a reason that says what would be right.
@@ -116,6 +119,7 @@ def read_query(
     form = arguments.get("format", ["value"])[0]
     if form not in FORMATS:
         raise BadRequestError(f"unknown format {_shown(form)}; use {', '.join(FORMATS)}")
+    _check_decode(arguments, topics, decoded)
     if last_event_id is None and "last_event_id" in arguments:
         last_event_id = arguments["last_event_id"][0]
     position = parse_position(last_event_id) if last_event_id else {}
@@ -192,6 +196,16 @@ def _read_count(arguments: Mapping[str, Sequence[str]], name: str, most: int) ->
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_MS_DIGITS and 0 < int(text) <= most):
         raise BadRequestError(f"{name} {_shown(text)} is not a number from 1 to {most}")
     return int(text)
+
+
+def _check_decode(arguments: Mapping[str, Sequence[str]], topics: Collection[str], decoded: Collection[str]) -> None:
+    """Topics are decoded by the settings, for all of their subscribers: a client can make sure of it."""
+    if "decode" not in arguments:
+        return
+    if (decode := arguments["decode"][0]) != "json":
+        raise BadRequestError(f"decode {_shown(decode)} is unknown; there is json")
+    if missing := sorted(set(topics).difference(decoded)):
+        raise BadRequestError(f'topic {missing[0]} is not decoded here: its settings need decode = "json"')
 
 
 def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:

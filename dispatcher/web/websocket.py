@@ -41,10 +41,10 @@ def add_websocket(
         # Never the one that holds a token: an answer with it would hand the token to whoever reads answers.
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
         arguments, last_event_id = websocket.args.to_dict(flat=False), websocket.headers.get("Last-Event-ID")
-        session, scope = None, settings.default_scope
+        session, scope, decoded = None, settings.default_scope, settings.decoded_topics
         try:
             if authentication is None:
-                query = read_query(arguments, last_event_id, settings.topics, default_scope=scope)
+                query = read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
             else:
                 caller = await authentication.identify(
                     websocket.headers,
@@ -52,7 +52,9 @@ def add_websocket(
                     arguments,
                     websocket.requested_subprotocols,
                 )
-                query = caller.read_query(arguments, last_event_id, settings.topics, default_scope=scope)
+                query = caller.read_query(
+                    arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded
+                )
                 if caller.has_expired:
                     await _accept_and_close(subprotocol, token_needed(HAS_EXPIRED), tell=True)
                     return None

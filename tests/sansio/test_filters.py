@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from dispatcher.errors import BadRequestError
+from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.filter_dialect import MAX_DEPTH, MAX_VALUES, FilterError, read_filter, read_parameters
 from dispatcher.sansio.filters import MISSING, Filter, Not, View, all_of, granted, on_topic, pointer_tokens
 from dispatcher.sansio.records import Record, Records, TopicPartition
@@ -384,3 +385,15 @@ def test_what_is_left_of_a_filter_for_a_topic() -> None:
     assert on_topic(both, "audit") == on_topic(field, "audit") == field
     assert on_topic(both, "secrets") is False
     assert on_topic(read_filter(MY_AND_CA), "orders") == read_filter(MY_AND_CA)
+
+
+def test_decoded_records_are_looked_at_as_what_they_were_decoded_to() -> None:
+    """Keys and values; what was not decoded holds nothing that a pointer finds, whatever its bytes are."""
+    records = Records.of(Record(n, 1, b"\x00raw", b'{"a": "raw"}', ()) for n in range(4))
+    decoded = Decoded(
+        (None, b'"k\\n1"', b"7", b'{"id":1}'), (b'{"a":"yes"}', None, b"[]", b'{"a":1}'), (b"",) * 4, (b"",) * 4
+    )
+    view = View(TopicPartition("assets", 3), records.with_decoded(decoded))
+    found = [(view.at(index).key, view.find(("a",))) for index in range(4)]
+    assert found == [(b"\x00raw", "yes"), (b"k\n1", MISSING), (b"7", MISSING), (b'{"id":1}', 1)]
+    assert view.at(1).find(()) is MISSING

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import (
     HEADER_OVERHEAD_BYTES,
@@ -61,3 +62,14 @@ def test_a_batch_may_stand_for_a_gap() -> None:
     assert (alone.covers_from, alone.first_offset, alone.next_offset, len(alone.records)) == (3, 3, 8, 0)
     before = Batch(partition, [Record(8, None, None, b"8", ())], covers_from=3, gap=gap)
     assert (before.covers_from, before.first_offset, before.next_offset) == (3, 8, 9)
+
+
+def test_values_are_shown_as_what_they_were_decoded_to() -> None:
+    """Where they were; parts of the records have their parts of it, and it counts as memory."""
+    plain = Records.of(Record(5 + n, 1_000, b"k", b"v", ()) for n in range(3))
+    assert plain.shown_values is plain.values
+    decoded = plain.with_decoded(Decoded((None,) * 3, (b"1", None, b"3"), (b"",) * 3, (b"",) * 3))
+    assert decoded.shown_values == [b"1", b"v", b"3"]
+    assert decoded[1:].shown_values == [b"v", b"3"]
+    assert decoded.take([2, 0]).shown_values == [b"3", b"1"]
+    assert decoded.size_bytes > plain.size_bytes

@@ -13,9 +13,10 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
+from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.encoding import frames, messages, sse
 from dispatcher.sansio.encoding.wire import SSE_ENVELOPE, SSE_VALUE, WEBSOCKET, Wire, sse_wire
-from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.records import Batch, Record, Records, TopicPartition
 
 ONE = TopicPartition("assets", 3)
 SUFFIX = ",0=998;other:0=-1"
@@ -152,6 +153,37 @@ def test_awkward_values_keys_and_headers(value: bytes | None) -> None:
     awkward = Record(1, 5, value, value, (("name", value), ("name", b"again"), ("", b"")))
     check_everywhere([awkward])
     check_everywhere([Record(0, 5, b"k", b"v", ()), awkward, Record(2, 5, b"k", b"w", ())])
+
+
+def test_what_was_decoded_is_json_in_every_format() -> None:
+    """With what there is to say about it; what was not stays as it is."""
+    found = [
+        Record(0, 5, b"k", b"\x00raw", ()),
+        Record(1, 5, b"\x00raw", b"\xff", ()),
+        Record(2, 5, None, None, ()),
+    ]
+    decoded = Decoded(
+        (None, b'"key"', None),
+        (b'{"a":1}', None, None),
+        (b"", b',"key_schema":{"id":2}', b""),
+        (b',"schema":{"id":1}', b',"decode_error":"why"', b""),
+    )
+    batch = Batch(ONE, Records.of(found).with_decoded(decoded))
+    values = EventSource().feed(SSE_VALUE.encode_records(batch, SUFFIX)).events
+    assert values == [
+        (f"assets:3=0{SUFFIX}", "message", '{"a":1}'),
+        *map(expected_value_event, found[1:]),
+    ]
+    expected = [expected_envelope(record) for record in found]
+    del expected[0]["value"], expected[1]["key"]
+    expected[0] |= {"value_json": {"a": 1}, "schema": {"id": 1}}
+    expected[1] |= {"key_json": "key", "key_schema": {"id": 2}, "decode_error": "why"}
+    envelopes = EventSource().feed(SSE_ENVELOPE.encode_records(batch, SUFFIX)).events
+    assert expected == [json.loads(event[2]) for event in envelopes]
+    message = json.loads(messages.join_records([WEBSOCKET.encode_records(batch, None)], "after"))
+    assert expected == message["records"]
+    each = [EventSource().feed(event).events[0] for event in SSE_VALUE.encode_each(batch, SUFFIX)]
+    assert each == values
 
 
 def test_a_character_cut_in_two_by_its_records_is_binary_in_both() -> None:

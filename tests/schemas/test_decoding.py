@@ -100,7 +100,7 @@ def test_each_value_is_decoded_with_its_own_schema() -> None:
     assert found.values[0] == framed(LONG, b"\x54"), "what Kafka delivered stays"
     assert found.size_bytes > records(*found.values).size_bytes
     assert known.asked == []
-    assert (made.statistics().decoded, made.statistics().failed) == ({"orders": 3}, {"orders": 0})
+    assert (made.statistics().decoded, made.statistics().undecoded) == ({"orders": 3}, {"orders": 0})
 
 
 def test_large_integers_are_strings_where_the_topic_says_so() -> None:
@@ -159,7 +159,7 @@ def test_what_cannot_be_decoded_is_handed_on_with_the_reason(value: bytes, schem
     assert bad.get("schema") == schema
     assert reason in bad["decode_error"]
     assert "value_json" not in bad
-    assert (made.statistics().decoded, made.statistics().failed) == ({"orders": 2}, {"orders": 1})
+    assert (made.statistics().decoded, made.statistics().undecoded) == ({"orders": 2}, {"orders": 1})
 
 
 @pytest.mark.parametrize("part", ["key", "value"])

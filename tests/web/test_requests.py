@@ -182,3 +182,15 @@ def test_the_last_id_by_the_name_that_polyfills_give_it() -> None:
     both = {"lastEventId": ["assets:0=1"], "last_event_id": ["assets:0=7"]}
     assert read_query(both, None, ["assets"]).position == position
     assert read_query({"lastEventId": ["assets:0=1"]}, "assets:0=7", ["assets"]).position == position
+
+
+def test_clients_make_sure_that_their_topics_are_decoded() -> None:
+    """It is the settings that decode a topic: where they do not, nobody gets raw records in place of JSON."""
+    query = {"topic": ["a", "b"], "decode": ["json"]}
+    assert read_query(query, None, ["a", "b", "c"], decoded={"a", "b"}).topics == {"a", "b"}
+    with pytest.raises(BadRequestError, match="topic b is not decoded here: its settings need decode = "):
+        read_query(query, None, ["a", "b", "c"], decoded={"a"})
+    with pytest.raises(BadRequestError, match="decode 'avro-json' is unknown; there is json"):
+        read_query({"decode": ["avro-json"]}, None, ["a"], decoded={"a"})
+    with pytest.raises(BadRequestError, match="did you mean decode"):
+        read_query({"decod": ["json"]}, None, ["a"])

@@ -12,22 +12,31 @@ from dispatcher.sansio.records import Batch, Headers
 def envelope_columns(batch: Batch, offsets: Column) -> Sequence[Column]:
     """The members of each record's object, without its braces.
 
-    What is not UTF-8 is sent in base64, under a name that says so.
+    What is not UTF-8 is sent in base64, under a name that says so. What was decoded is sent as JSON, under another.
 
     Args:
         batch: The records.
         offsets: Theirs, as JSON.
     """
     records = batch.records
+    decoded = records.decoded
     return (
         b'"topic":%b,"partition":%d,"offset":' % (orjson.dumps(batch.partition.topic), batch.partition.partition),
         offsets,
         b',"timestamp":',
         json_numbers(records.timestamps_ms),
-        *_members("key", records.keys),
+        *(
+            _members("key", records.keys)
+            if decoded is None
+            else _decoded_members("key", records.keys, decoded.keys, decoded.key_notes)
+        ),
         b',"headers":',
         [orjson.dumps(_headers(headers)) for headers in records.headers] if any(records.headers) else b"[]",
-        *_members("value", records.values),
+        *(
+            _members("value", records.values)
+            if decoded is None
+            else _decoded_members("value", records.values, decoded.values, decoded.value_notes)
+        ),
     )
 
 
@@ -36,6 +45,19 @@ def _members(name: str, texts: Sequence[bytes | None]) -> Sequence[Column]:
         return f',"{name}":'.encode(), *json_strings(texts)
     except UnicodeDecodeError:
         return b",", [orjson.dumps(_member(name, text))[1:-1] for text in texts]
+
+
+def _decoded_members(
+    name: str, texts: Sequence[bytes | None], jsons: Sequence[bytes | None], notes: Sequence[bytes]
+) -> Sequence[Column]:
+    """What was decoded, else the bytes as ever, each with what there is to say about it."""
+    prefix = f',"{name}_json":'.encode()
+    return (
+        [
+            b",%b%b" % (orjson.dumps(_member(name, text))[1:-1], note) if found is None else prefix + found + note
+            for text, found, note in zip(texts, jsons, notes, strict=True)
+        ],
+    )
 
 
 def _headers(headers: Headers) -> Sequence[dict[str, str | None]]:

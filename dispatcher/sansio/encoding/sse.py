@@ -25,18 +25,18 @@ from dispatcher.sansio.records import Batch
 def value_event_columns(batch: Batch, id_suffix: str | None) -> Sequence[Column]:
     """``format=value``: the record's value is the event's data.
 
-    A null value is ``event: tombstone``, one that is not UTF-8 is ``event: binary`` with base64 data.
+    A null value is ``event: tombstone``, one that is not UTF-8 is ``event: binary`` with base64 data. What was decoded
+    is data as JSON.
     Costs 0.12 µs per record at 200-byte values in batches of 500 (``time.thread_time``, CPython 3.11).
 
     Args:
         batch: The records.
         id_suffix: What follows a record's own pair in its id; None for no ids.
     """
-    records = batch.records
-    if _plain(records.values):
-        values = cast("Sequence[bytes]", records.values)
-        return *_ids(batch, id_suffix), b"data: ", values, b"\n\n"
-    fields = [_value_fields(value) for value in records.values]
+    values = batch.records.shown_values
+    if _plain(values):
+        return *_ids(batch, id_suffix), b"data: ", cast("Sequence[bytes]", values), b"\n\n"
+    fields = [_value_fields(value) for value in values]
     return *_ids(batch, id_suffix), fields, b"\n"
 
 

@@ -1,0 +1,145 @@
+"""Records on their way through a decoder: those that have to wait hold their partition, and no other.
+
+Rules of this module:
+
+* What a partition has brought stays in order: what follows a record that waits, waits as well, also gaps and ends.
+* Whoever polls pauses the partitions that are held, and passes on what waits with each poll. A decoder never waits.
+* One call is bounded: what is not decoded by `PASS_SECONDS` waits for the next poll.
+
+*Thread*: that of the consumer.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from dispatcher.kafka.bridge import PollResult
+from dispatcher.kafka.decoding import Group
+from dispatcher.sansio.ranges import Chunk, Gap
+from dispatcher.sansio.records import Batch, Records, TopicPartition
+
+PASS_SECONDS = 0.5
+"""How long decoding may keep a consumer from its next poll: far less than the group lets it."""
+
+
+class RecordDecoder(Protocol):
+    """Decodes the records of some topics. *Thread*: any, several at a time."""
+
+    topics: frozenset[str]
+    """Those that it decodes."""
+
+    def decode(self, topic: str, records: Records) -> Records:
+        """The first of some consecutive records of a partition, decoded: all that need not wait. Never waits."""
+
+
+class HeldRecords:
+    """What waits, by partition.
+
+    Args:
+        decoder: Decodes what does not have to wait.
+    """
+
+    def __init__(self, decoder: RecordDecoder) -> None:
+        self._decoder = decoder
+        self._queues: dict[TopicPartition, deque[Group | Gap | int]] = {}
+        """Groups, gaps and ends in order; of those that wait the first is a group, or follows what was passed on."""
+
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        """The partitions of which something waits."""
+        return frozenset(self._queues)
+
+    def drop(self, partitions: Iterable[TopicPartition]) -> None:
+        """Forget what waits of partitions that leave or start over: whoever reads them gets it again."""
+        for partition in partitions:
+            self._queues.pop(partition, None)
+
+    def pass_on(self, result: PollResult) -> None:
+        """Decode what a poll has brought, and leave in it what need not wait; with it what has waited before.
+
+        Args:
+            result: Changed in place. What it has of other topics stays as it is.
+        """
+        if not (self._queues or result.groups):
+            return
+        queues = self._queues
+        for gap in result.gaps:
+            if gap.partition in queues:
+                queues[gap.partition].append(gap)
+        result.gaps = [gap for gap in result.gaps if gap.partition not in queues]
+        groups, result.groups = result.groups, []
+        for group in groups:
+            if group.partition.topic in self._decoder.topics:
+                queues.setdefault(group.partition, deque()).append(group)
+            else:
+                result.groups.append(group)
+        for partition, end in list(result.ends.items()):
+            if partition in queues:
+                queues[partition].append(end)
+                del result.ends[partition]
+        deadline = time.monotonic() + PASS_SECONDS
+        for partition in list(queues):
+            if time.monotonic() >= deadline:
+                break
+            self._pass_on(partition, result)
+            if queues[partition]:
+                # To the end: the next call begins with others.
+                queues[partition] = queues.pop(partition)
+            else:
+                del queues[partition]
+
+    def _pass_on(self, partition: TopicPartition, result: PollResult) -> None:
+        """Pass on what need not wait of one partition: within a poll, gaps precede groups and ends follow them."""
+        queue = self._queues[partition]
+        has_records = False
+        while queue:
+            item = queue[0]
+            if isinstance(item, Gap):
+                if has_records:
+                    return
+                result.gaps.append(item)
+            elif isinstance(item, int):
+                result.ends[partition] = item
+                queue.popleft()
+                return
+            else:
+                decoded = self._decoder.decode(partition.topic, item.records)
+                if decoded:
+                    has_records = True
+                    result.groups.append(item._replace(records=decoded))
+                if len(decoded) < len(item.records):
+                    queue[0] = item._replace(records=item.records[len(decoded) :])
+                    return
+            queue.popleft()
+
+
+def decode_chunk(decoder: RecordDecoder, chunk: Chunk) -> Chunk:
+    """What was read again, decoded, up to the first record of each partition that has to wait.
+
+    Args:
+        decoder: Decodes.
+        chunk: What was read.
+
+    Returns:
+        Without the next offsets of partitions of which nothing can be given yet.
+    """
+    stops: dict[TopicPartition, int] = {}
+    batches: list[Batch] = []
+    for batch in chunk.batches:
+        partition = batch.partition
+        if partition.topic not in decoder.topics:
+            batches.append(batch)
+        elif partition not in stops:
+            decoded = decoder.decode(partition.topic, batch.records)
+            if decoded:
+                batches.append(Batch(partition, decoded, leader_epoch=batch.leader_epoch, gap=batch.gap))
+            if len(decoded) < len(batch.records):
+                stops[partition] = batch.records.offsets[len(decoded)]
+    if not stops:
+        return Chunk(batches, chunk.next_offsets, chunk.gaps)
+    next_offsets = {tp: stops.get(tp, offset) for tp, offset in chunk.next_offsets.items()}
+    gaps = [gap for gap in chunk.gaps if gap.first < stops.get(gap.partition, gap.first + 1)]
+    begun = {batch.partition for batch in batches} | {gap.partition for gap in gaps}
+    waiting = stops.keys() - begun
+    return Chunk(batches, {tp: offset for tp, offset in next_offsets.items() if tp not in waiting}, gaps)

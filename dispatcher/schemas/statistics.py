@@ -1,0 +1,31 @@
+"""What decoding reports about itself. Without the libraries of the extras."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SchemasStatistics:
+    """A snapshot of the schemas."""
+
+    known: int
+    missing: int
+    fetches: int
+    failures: int
+    unavailable: str | None
+    """Why the registry cannot be asked, None while it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingStatistics:
+    """A snapshot of decoding."""
+
+    decoded: Mapping[str, int]
+    """Records whose value was decoded, by topic."""
+    undecoded: Mapping[str, int]
+    """Records whose value was not, by topic."""
+    schemas: SchemasStatistics
+
+
+NO_DECODING = DecodingStatistics({}, {}, SchemasStatistics(0, 0, 0, 0, None))
+"""Where no topic is decoded."""

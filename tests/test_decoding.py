@@ -1,0 +1,124 @@
+"""Decoded topics on a real Kafka, with a registry that is away, comes back, and stays away."""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import fastavro
+import orjson
+import trio
+from confluent_kafka import Producer
+
+from testbed.clients import open_sse, open_ws, sse_records, ws_records
+from testbed.patience import seconds
+from testbed.registry import RegistryServer, serve_registry
+from testbed.replicas import Replica
+from tests.conftest import Kafka
+
+FIRST: dict[str, Any] = {"type": "record", "name": "shop.Order", "fields": [{"name": "n", "type": "long"}]}
+AT = {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}
+SECOND = {**FIRST, "fields": [*FIRST["fields"], AT]}
+
+
+def framed(schema_id: int, schema: Any, value: Any) -> bytes:
+    """In Confluent's wire format."""
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, fastavro.parse_schema(schema), value)
+    return b"\x00" + schema_id.to_bytes(4, "big") + stream.getvalue()
+
+
+def produce(kafka: Kafka, topic: str, values: list[tuple[int, bytes]]) -> None:
+    """Write values into partitions."""
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 5})
+    for number, value in values:
+        producer.produce(topic, value=value, key="k", partition=number)
+    assert producer.flush(seconds(30)) == 0
+
+
+def decoded_replica(
+    replicas: Callable[..., Replica], kafka: Kafka, topic: str, server: RegistryServer, wait_seconds: float, **more: Any
+) -> Replica:
+    """A replica that decodes the topic."""
+    tables = orjson.dumps({topic: {"decode": "json"}}).decode()
+    settings = {"schema_registry_url": server.url, "schema_wait_seconds": wait_seconds, "topic_tables": tables}
+    return replicas(kafka.bootstrap_servers, topic, settings=settings | more)
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """The registry serves in the loop meanwhile."""
+    return await trio.to_thread.run_sync(partial(function, *arguments, **keywords))
+
+
+async def test_a_partition_waits_for_its_schema_in_order_and_others_go_on(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Live, and read again by one that comes later; what waits is not committed, and nothing is skipped."""
+    topic = kafka.create_topic(2)
+    async with serve_registry() as server:
+        server.add(1, orjson.dumps(FIRST).decode())
+        server.add(2, orjson.dumps(SECOND).decode())
+        server.bodies["/schemas/ids/2"] = b"garbage"
+        replica = await in_thread(decoded_replica, replicas, kafka, topic, server, 3600)
+        await in_thread(replica.wait_until_ready)
+        with trio.fail_after(seconds(60)):
+            async with open_ws(replica) as live, open_sse(replica, "?scope=topic&observe=1&since=earliest") as other:
+                waiting = [(1, framed(2, SECOND, {"n": n, "at": 5})) for n in range(3)]
+                known = [(number, framed(1, FIRST, {"n": n})) for n in range(2) for number in (0, 1)]
+                await in_thread(produce, kafka, topic, [*known, *waiting, *known])
+                # Both of each partition that precede, and both that follow in partition 0.
+                first = await ws_records(live, 6)
+                by_partition = [[one["value_json"] for one in first if one["partition"] == n] for n in (0, 1)]
+                assert by_partition == [[{"n": 0}, {"n": 1}] * 2, [{"n": 0}, {"n": 1}]]
+                await in_thread(
+                    replica.wait_for, "partition 1 waits", lambda s: s["schemas"]["waiting"] == [f"{topic}:1"]
+                )
+                await in_thread(
+                    replica.wait_for,
+                    "what was sent is committed, and no more",
+                    lambda s: [p["committed"] for p in s["partitions"]] == [4, 2],
+                )
+                del server.bodies["/schemas/ids/2"]
+                rest = await ws_records(live, 5)
+                assert [one["offset"] for one in rest] == [2, 3, 4, 5, 6]
+                at = "1970-01-01T00:00:00.005Z"
+                assert [one["value_json"] for one in rest] == [
+                    *({"n": n, "at": at} for n in range(3)),
+                    {"n": 0},
+                    {"n": 1},
+                ]
+                assert rest[0]["schema"] == {"id": 2, "type": "AVRO", "name": "shop.Order"}
+                async with open_sse(replica, "?since=earliest&format=envelope") as late:
+                    replayed = [orjson.loads(event.data) for event in await sse_records(late, 11)]
+                values = [orjson.loads(event.data) for event in await sse_records(other, 11)]
+                assert sorted(one["n"] for one in values) == sorted(one["value_json"]["n"] for one in replayed)
+                in_order = [one["value_json"] for one in replayed if one["partition"] == 1]
+                assert in_order == [*by_partition[1], *(one["value_json"] for one in rest)]
+        assert server.asked["/schemas/ids/1"] == 1
+
+
+async def test_a_registry_that_stays_away_is_waited_for_once(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """Then records are sent as they are, with the reason, in order; those of known schemas never noticed."""
+    topic = kafka.create_topic(1)
+    async with serve_registry() as server:
+        server.is_away = True
+        replica = await in_thread(decoded_replica, replicas, kafka, topic, server, 1)
+        await in_thread(replica.wait_until_ready)
+        with trio.fail_after(seconds(60)):
+            async with open_ws(replica) as live:
+                values = [framed(1, FIRST, {"n": n}) for n in range(3)]
+                await in_thread(produce, kafka, topic, [*((0, value) for value in values), (0, b'{"plain": 1}')])
+                records = await ws_records(live, 4)
+                assert [one["offset"] for one in records] == [0, 1, 2, 3]
+                assert [str(one["decode_error"]).partition(":")[0] for one in records[:3]] == ["http"] * 3
+                assert all("value_json" not in one for one in records)
+                assert records[3]["value"] == '{"plain": 1}'
+                server.is_away = False
+                server.add(1, orjson.dumps(FIRST).decode())
+                # It is asked again before long, whatever has been given up.
+                while True:
+                    await in_thread(produce, kafka, topic, [(0, values[0])])
+                    (record,) = await ws_records(live, 1)
+                    if "value_json" in record:
+                        break
+                assert record["value_json"] == {"n": 0}
