@@ -64,7 +64,7 @@ async def watch(service: Dispatcher, feeder: Feeder, protocol: str, seconds: flo
         page = await browser.new_page()
         await page.look(1280, 860)
         await page.send("Performance.enable")
-        await page.open(f"http://{host}:{port}/?transport={protocol}")
+        await page.open(f"http://{host}:{port}/?observe=0&transport={protocol}")
         await page.until("document.querySelector('#badge')?.dataset.state === 'live'")
         await trio.sleep(10)
         heaps = [await heap_bytes(page)]

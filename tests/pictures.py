@@ -130,7 +130,7 @@ class Studio:
         for future in self.cluster.admin.delete_records(ends).values():
             await trio.to_thread.run_sync(future.result, 30)
 
-    async def open(self, query: str = "", size: tuple[int, int] = DESK, scheme: str = "light") -> Page:
+    async def open(self, query: str = "?observe=0", size: tuple[int, int] = DESK, scheme: str = "light") -> Page:
         """A page in a new tab."""
         page = await self.browser.new_page()
         await page.look(*size, scheme, 1.25 if size == PHONE else 1)
@@ -177,7 +177,7 @@ async def open_record(page: Page) -> None:
 async def an_ordinary_day(studio: Studio) -> None:
     """Live; a record opened; a third replica comes; a broker goes and comes back."""
     async with studio.records(40), AsyncExitStack() as stack:
-        page = await studio.open()
+        page = await studio.open("")
         await page.until(state("live"))
         name = await page.run("document.querySelector('#replica').textContent")
         own = studio.replicas[name.split()[0]]

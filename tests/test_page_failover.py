@@ -141,7 +141,7 @@ async def scene(
         async with open_balancer(stage.replicas) as stage.balancer, open_browser() as browser:
             stage.page = await browser.new_page()
             await stage.page.look(1280, 860)
-            await stage.page.open(stage.balancer.url + "/" + query)
+            await stage.page.open(f"{stage.balancer.url}/?observe=0{query}")
             await stage.page.until(LIVE)
             await stage.write(HALF)
             # Of its own replica: the other one keeps its half, as nobody reads there.
@@ -153,7 +153,7 @@ async def scene(
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_a_killed_replica_costs_no_record(kafka: Kafka, replicas: Callable[..., Replica], transport: str) -> None:
     """Reconnecting, catching up, live; what the killed one had comes from the other, and nothing comes twice."""
-    async with scene(kafka, replicas, f"?transport={transport}") as stage:
+    async with scene(kafka, replicas, f"&transport={transport}") as stage:
         victim = await stage.replica()
         # What it had dispatched and not committed would come from the other one as well.
         await trio.to_thread.run_sync(
@@ -254,3 +254,29 @@ async def test_a_broker_restart_costs_no_record(
         await stage.stop_others()
         await stage.write(HALF)
         await stage.all_is_shown()
+
+
+async def test_the_page_only_looks_until_its_reader_takes_part(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """Its badge says of what it is live; what it was sent waits for others, and is committed when it takes part."""
+    topic = kafka.create_topic(PARTITIONS)
+    replica = await trio.to_thread.run_sync(replicas, kafka.bootstrap_servers, topic)
+    await trio.to_thread.run_sync(
+        replica.wait_for, "all partitions", lambda status: len(status["partitions"]) == PARTITIONS
+    )
+    badge = "document.querySelector('#badge b')?.textContent"
+    list_length = "document.querySelectorAll('#records > li').length"
+    whole = f"{badge} === 'live, all {PARTITIONS} partitions'"
+    with trio.fail_after(seconds(90)):
+        async with open_browser() as browser:
+            page = await browser.new_page()
+            await page.open(replica.url)
+            await page.until(whole)
+            await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, PARTITIONS)
+            await page.until(f"{list_length} === 10")
+            assert replica.status()["records"]["dispatched"] == 0
+            await page.run("document.querySelector('#switch').click()")
+            await page.until(f"location.search === '?observe=0' && {whole} && {list_length} === 10")
+            await trio.to_thread.run_sync(
+                replica.wait_for, "committed", lambda s: all(one["lag"] == 0 for one in s["partitions"])
+            )
+            assert page.complaints == []

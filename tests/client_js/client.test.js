@@ -321,9 +321,9 @@ test("a state that says less or more than it has to is told as well", async (t) 
   const server = await Server.start(t);
   const { states } = open(t, server.url);
   const events = (await server.next()).begin();
-  events.event("state", { state: "standby", replica: "one", assigned: null, reason: 5 });
-  const { reason, assigned } = await states.until(named("standby"));
-  assert.deepEqual([reason, assigned], ["standby", {}]);
+  events.event("state", { state: "hibernating", replica: "one", assigned: null, reason: 5 });
+  const { reason, assigned } = await states.until(named("hibernating"));
+  assert.deepEqual([reason, assigned], ["hibernating", {}]);
 });
 
 test("a position never grows beyond what is taken back", async (t) => {

@@ -83,7 +83,7 @@ class House(Bench):
 
 
 @asynccontextmanager
-async def open_page(query: str = "") -> AsyncIterator[House]:
+async def open_page(query: str = "?observe=0") -> AsyncIterator[House]:
     """A page that is live, within the ``async with`` block; the browser has complained about nothing at its end."""
     house = House()
     with trio.fail_after(seconds(90)):
@@ -254,14 +254,14 @@ async def test_tab_goes_from_top_to_bottom_and_passes_the_list_in_one_step() -> 
         await shown(house.page, 50)
         await house.page.until("document.querySelector('.rows') !== null")
         stops = []
-        for _ in range(6):
+        for _ in range(7):
             await house.page.press("Tab")
             stops.append(
                 await house.page.run(
                     "(({ id, textContent, className }) => id || className || textContent)(document.activeElement)"
                 )
             )
-        assert stops == ["status", "metrics", "filter", "pause", "records", "rows"]
+        assert stops == ["switch", "status", "metrics", "filter", "pause", "records", "rows"]
 
 
 async def test_a_screen_reader_hears_what_lasts_and_nothing_else() -> None:
@@ -361,7 +361,7 @@ async def test_gaps_and_rebalances_are_told() -> None:
 
 async def test_over_a_websocket_too() -> None:
     """?transport=websocket in the page's address is passed on."""
-    async with open_page("?transport=websocket") as house:
+    async with open_page("?observe=0&transport=websocket") as house:
         house.write(b"one")
         await shown(house.page, 1)
         assert await house.page.run("document.querySelector('#replica').textContent") == "replica over WebSocket"

@@ -82,7 +82,7 @@ async def test_a_page_takes_a_websocket_and_loses_nothing(kafka: Kafka, replicas
     with trio.fail_after(seconds(150)):
         async with silent_proxy(kafka, replicas) as (proxy, write), open_browser() as browser:
             page = await browser.new_page()
-            await page.open(f"{proxy.url}/")
+            await page.open(f"{proxy.url}/?observe=0")
             await trio.to_thread.run_sync(write)
             assert await page.run("document.querySelectorAll('#records > li').length") == 0
             await page.until(LIVE, 60)

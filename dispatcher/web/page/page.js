@@ -1,6 +1,7 @@
 // The live page: what comes, how fast, how late, and what the replica is doing. Everything from a record is text.
 //
-// `?topic=…`, `?since=…`, `?transport=sse|websocket` in the page's address are passed on to the stream.
+// `?topic=…`, `?since=…`, `?transport=sse|websocket`, `?scope=…` in the page's address are passed on to the stream. Unless
+// its reader takes part (`?observe=0`), the page only looks at the whole topic: what it is sent moves no offset.
 
 import { subscribe } from "./client.js";
 import { Series, plot } from "./plots.js";
@@ -16,6 +17,8 @@ const STORAGE_KEY = "dispatcher position";
 
 const at = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
+const observes = query.get("observe") !== "0";
+const scope = query.get("scope") ?? (observes ? "topic" : undefined);
 const records = new Records(at("records"));
 const timeline = new Timeline(at("timeline"), at("events"));
 const status = new Status({
@@ -90,12 +93,23 @@ function showState() {
   status.show();
 }
 
-/** How much of the topic this stream has, where that is not all: ", 4 of 12 partitions". */
-function share({ state: name, assigned, partitions, scope }) {
-  if (name !== "live" || scope === "topic" || !partitions) return "";
-  const whole = Object.values(partitions).reduce((sum, number) => sum + number, 0);
-  const own = Object.values(assigned).flat().length;
-  return own < whole ? `, ${own} of ${whole} partitions` : "";
+/** What this stream has, where it is live: ", 4 of 12 partitions". */
+function share({ state: name, assigned, partitions, scope: told }) {
+  if (name !== "live") return "";
+  const whole = Object.values(partitions ?? {}).reduce((sum, number) => sum + number, 0);
+  const own = told === "topic" ? whole : Object.values(assigned ?? {}).flat().length;
+  if (!whole) return told === "topic" ? ", the whole topic" : `, ${own} partitions`;
+  return own < whole ? `, ${own} of ${whole} partitions` : `, all ${whole} partitions`;
+}
+
+function offerToTakePart() {
+  const other = new URLSearchParams(query);
+  other.set("observe", observes ? "0" : "1");
+  at("switch").href = `?${other}`;
+  if (observes) return;
+  at("switch").textContent = "only look";
+  at("switch").title = "Now it takes part: records sent to this page are committed";
+  at("part").textContent = "This page takes part: records sent to it count as dispatched, and are committed.";
 }
 
 /** Announce it to people who cannot see the badge: once per state that lasts, not for every attempt or short state. */
@@ -133,12 +147,15 @@ if (!["reload", "back_forward"].includes(performance.getEntriesByType("navigatio
     // No storage, no resuming after a reload.
   }
 }
+offerToTakePart();
 subscribe("./", {
   onRecord,
   onState,
   onGap,
   storageKey: STORAGE_KEY,
   topics: query.getAll("topic"),
+  scope,
+  observe: observes || undefined,
   since: query.get("since") ?? undefined,
   transport: query.get("transport") ?? "auto",
 });

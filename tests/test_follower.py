@@ -1,0 +1,77 @@
+"""What goes wrong while partitions of other replicas are followed: records expire, and their leader is away."""
+
+import signal
+from collections.abc import Callable
+
+import trio
+from confluent_kafka import TopicPartition
+
+from testbed.broker.cluster import KafkaCluster
+from testbed.producing import produce_numbered
+from testbed.replicas import Replica
+from tests.conftest import Kafka
+from tests.test_whole_topic import PARTITIONS, PlainReader, produce, shares
+
+
+async def test_records_that_expire_before_they_are_followed_are_told_as_a_gap(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Each hole has its gap, of owned and of followed partitions, and the stream goes on after it."""
+    topic = kafka.create_topic(PARTITIONS)
+    first = replicas(kafka.bootstrap_servers, topic, client_id="first")
+    second = await trio.to_thread.run_sync(lambda: replicas(kafka.bootstrap_servers, topic, client_id="second"))
+    for replica in (first, second):
+        await trio.to_thread.run_sync(shares, replica, PARTITIONS // 2)
+    reader = PlainReader(first)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await produce(kafka, topic, 60, 0)
+        await reader.until(dict.fromkeys(range(PARTITIONS), 10))
+        # It reads nothing while its broker deletes what it would read next; its session lasts longer than that.
+        first.signal(signal.SIGSTOP)
+        # What is being fetched is answered with the first of these, and the next fetch comes after the deletion.
+        await produce(kafka, topic, 60, 60)
+        await produce(kafka, topic, 540, 120)
+        deleted = [TopicPartition(topic, partition, 90) for partition in range(PARTITIONS)]
+        for answer in kafka.admin.delete_records(deleted).values():
+            await trio.to_thread.run_sync(answer.result)
+        first.signal(signal.SIGCONT)
+        await reader.until(dict.fromkeys(range(PARTITIONS), 110))
+        nursery.cancel_scope.cancel()
+    gaps = [(gap["partition"], gap["from"], gap["to"] + 1) for gap in reader.gaps]
+    assert sorted(gaps) == sorted(reader.holes)
+    assert {partition for partition, _, _ in gaps} == set(range(PARTITIONS))
+    assert {end for _, _, end in gaps} == {90}
+    assert {gap["reason"] for gap in reader.gaps} == {"expired"}
+    assert (reader.repeats, reader.connections) == (0, 1)
+
+
+async def test_a_leader_that_is_away_delays_what_is_followed_and_loses_nothing(
+    own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
+) -> None:
+    """The only broker dies and comes back: one connection, no hole, no repeat."""
+    cluster = own_cluster()
+    cluster.start()
+    topic = "followed"
+    cluster.create_topic(topic, PARTITIONS)
+    patient = {"session.timeout.ms": 30_000}
+    first = replicas(cluster.bootstrap_servers, topic, client_id="first", kafka=patient)
+    second = await trio.to_thread.run_sync(
+        lambda: replicas(cluster.bootstrap_servers, topic, client_id="second", kafka=patient)
+    )
+    for replica in (first, second):
+        await trio.to_thread.run_sync(shares, replica, PARTITIONS // 2)
+    reader = PlainReader(first)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await reader.until_begun()
+        await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, topic, 60, PARTITIONS)
+        await reader.until(dict.fromkeys(range(PARTITIONS), 10))
+        cluster.kill_node(0)
+        await trio.to_thread.run_sync(first.wait_for, "broker down", lambda status: status["state"] == "broker-down")
+        await trio.to_thread.run_sync(cluster.start_node, 0)
+        await trio.to_thread.run_sync(cluster.wait_until_ready)
+        await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, topic, 60, PARTITIONS, 100, 60)
+        await reader.until(dict.fromkeys(range(PARTITIONS), 20))
+        nursery.cancel_scope.cancel()
+    assert (reader.holes, reader.gaps, reader.repeats, reader.connections) == ([], [], 0, 1)
