@@ -24,13 +24,15 @@ DIVIDED_RATES = ("connects_per_second_per_address", "connects_per_second_per_sub
 FEWEST_CONNECTIONS = 16
 """What `max_connections` has to be at least."""
 
+PARENT_BYTES = 80 * MIB
 PROCESS_BYTES = 100 * MIB
 LIBRDKAFKA_BYTES = 9 * MIB
 QUEUE_FACTOR = 1.4
 FOLLOWER_BYTES = 28 * MIB
 REPLAY_BYTES = 12 * MIB
+COMPRESSED_BYTES = 8 * MIB
 CONNECTION_BYTES = 64 * KIB
-"""The README's formula, "Memory"."""
+"""The README's formula, "Memory"; what parked records add depends on the number of partitions, and is left out."""
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -96,6 +98,7 @@ def most_memory_bytes(settings: Settings) -> int:
         + property_of("fetch.max.bytes")
         + LIBRDKAFKA_BYTES
         + FOLLOWER_BYTES
+        + (COMPRESSED_BYTES if settings.compression == "on" else 0)
         + settings.replay_concurrency * REPLAY_BYTES
         + settings.max_subscribers * (settings.subscriber_buffer_bytes + settings.write_bytes + CONNECTION_BYTES)
     )
@@ -103,13 +106,13 @@ def most_memory_bytes(settings: Settings) -> int:
 
 def memory_problem(settings: Settings, workers: int, machine: Machine) -> SettingsProblem | None:
     """Why these workers do not fit into the cgroup's memory, None if they do."""
-    need = workers * most_memory_bytes(settings_of(settings, 1, workers))
+    need = PARENT_BYTES + workers * most_memory_bytes(settings_of(settings, 1, workers))
     if machine.memory_bytes is None or need <= machine.memory_bytes:
         return None
     return SettingsProblem(
         "workers",
         str(settings.workers),
-        f"{workers} workers take up to {need / MIB:,.0f} MiB (README, Memory), and the cgroup allows "
+        f"{workers} workers and their parent take up to {need / MIB:,.0f} MiB (README, Memory), and the cgroup allows "
         f"{machine.memory_bytes / MIB:,.0f} MiB: raise its limit, or lower workers, max_subscribers "
         f"({settings.max_subscribers:,}) or history_bytes",
     )
