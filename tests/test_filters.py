@@ -1,6 +1,8 @@
 """Filters with a real Kafka: each stream has what it asked for, and the commits reach the end of the log."""
 
+import signal
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 import trio
@@ -137,3 +139,48 @@ async def test_a_wrong_filter_dispatches_nothing(kafka: Kafka, replicas: Callabl
     assert response.json()["detail"].startswith("field[0]: 'tenant' is not POINTER:VALUE")
     status = await trio.to_thread.run_sync(replica.status)
     assert (status["records"]["dispatched"], status["records"]["unmatched"]) == (0, {})
+
+
+async def test_streams_of_the_whole_topic_have_what_they_want_whoever_owns_what(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """From two replicas, and from the one that is left: each record once, and the commits reach the end of the log."""
+    topic = kafka.create_topic(PARTITIONS)
+    both = [replicas(kafka.bootstrap_servers, topic, client_id=name) for name in ("one", "two")]
+    for replica in both:
+        await trio.to_thread.run_sync(
+            replica.wait_for, "its share", lambda status: 0 < len(status["partitions"]) < PARTITIONS
+        )
+    wanted = [n for n in range(RECORDS) if is_wanted_by_prefix(n)]
+    more = [n for n in range(RECORDS, 2 * RECORDS) if is_wanted_by_prefix(n)]
+    query = "?scope=topic&key_prefix=key-12"
+    found: dict[str, list[int]] = {}
+    write = produce_numbered
+
+    def all_committed(status: dict[str, Any]) -> bool:
+        return bool(status["partitions"]) and all(p["lag"] == 0 for p in status["partitions"])
+
+    async with trio.open_nursery() as nursery:
+
+        async def follow(replica: Replica, expected: int) -> None:
+            found[replica.client_id] = (await read(replica, query, expected))[0]
+            has_left.set()
+
+        has_left = trio.Event()
+        nursery.start_soon(follow, both[0], len(wanted) + len(more) + 1)
+        nursery.start_soon(follow, both[1], len(wanted))
+        for replica in both:
+            await trio.to_thread.run_sync(replica.wait_for, "one", lambda status: status["subscribers"]["live"] == 1)
+        await trio.to_thread.run_sync(write, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS)
+        await has_left.wait()
+        both[1].process.send_signal(signal.SIGTERM)
+        await trio.to_thread.run_sync(write, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS, 0, RECORDS)
+        await trio.to_thread.run_sync(
+            both[0].wait_for,
+            "all of the rest, committed",
+            lambda status: len(status["partitions"]) == PARTITIONS and all_committed(status),
+        )
+        # One more for the one that has been there all the time.
+        await trio.to_thread.run_sync(write, kafka.bootstrap_servers, topic, 1, PARTITIONS, 0, 2 * RECORDS + 120)
+    assert sorted(found["two"]) == wanted
+    assert sorted(found["one"]) == [*wanted, *more, 2 * RECORDS + 120]

@@ -1,12 +1,13 @@
 """Where to subscribe: the URL as people write it, turned into a request."""
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv6Address
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 
 from dispatcher.client.errors import WrongAddressError
@@ -99,8 +100,20 @@ def read_address(
     scope: Literal["replica", "topic"] | None = None,
     observe: bool | None = None,
     last: int | None = None,
+    wanted: Iterable[tuple[str, str]] = (),
 ) -> SubscriptionRequest:
     """Combine the URL and the options into one request; options override the URL's query.
+
+    Args:
+        url: As people write it.
+        transport: How to read.
+        topics: What to read.
+        since: Where to begin.
+        last_event_id: Where to resume.
+        scope: Of which replicas.
+        observe: Whether to look on only.
+        last: How many of the newest records.
+        wanted: Which records, as `filter_parameters` has them.
 
     Raises:
         WrongAddressError: some part is wrong; the message says what would be right.
@@ -118,8 +131,7 @@ def read_address(
         position = parse_position(last_event_id) if last_event_id else {}
     except MalformedPositionError as error:
         raise WrongAddressError(str(error)) from None
-    topics = [topics] if isinstance(topics, str) else topics
-    named = list(topics) or [value for name, value in parameters if name == "topic"]
+    named = list(_several(topics)) or [value for name, value in parameters if name == "topic"]
     query = [("topic", topic) for topic in named]
     if since is not None:
         query.append(("since", _time(since)))
@@ -130,6 +142,8 @@ def read_address(
     asked = {"scope": scope, "observe": None if observe is None else str(int(observe)), "last": last}
     query += [(name, str(value)) for name, value in asked.items() if value is not None]
     replaced |= {name for name, value in asked.items() if value is not None}
+    query += (wanted := list(wanted))
+    replaced |= {name for name, _ in wanted}
     query += [(name, value) for name, value in parameters if name not in replaced]
     if transport == "sse":
         query.append(("format", "envelope"))
@@ -137,6 +151,37 @@ def read_address(
     target += f"?{urlencode(query)}" if query else ""
     whole = Address(address.secure, address.host, address.port, target, address.authorization)
     return SubscriptionRequest(whole, transport, position)
+
+
+def filter_parameters(
+    *,
+    keys: str | Iterable[str] = (),
+    record_headers: Mapping[str, str | Iterable[str]] | None = None,
+    fields: Mapping[str, str | Iterable[str]] | None = None,
+    record_filter: Mapping[str, Any] | Iterable[Any] | str | None = None,
+) -> list[tuple[str, str]]:
+    """Which records to send, as query parameters (docs/filters.md). The server checks what they say.
+
+    Raises:
+        WrongAddressError: a name cannot be written as a parameter, or a filter not as JSON.
+    """
+    found = [("key", key) for key in _several(keys)]
+    for parameter, by_name in (("header", record_headers), ("field", fields)):
+        for name, values in (by_name or {}).items():
+            if ":" in name or not name:
+                raise WrongAddressError(f"a {parameter} {name!a}: where a name has a colon, or is empty, use a filter")
+            found += [(parameter, f"{name}:{value}") for value in _several(values)]
+    if record_filter is not None:
+        try:
+            text = record_filter if isinstance(record_filter, str) else json.dumps(record_filter, ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise WrongAddressError(f"the filter is not JSON: {error}") from None
+        found.append(("filter", text))
+    return found
+
+
+def _several(values: str | Iterable[str]) -> Iterable[str]:
+    return [values] if isinstance(values, str) else values
 
 
 def _split(url: str) -> tuple[Address, SplitResult, list[tuple[str, str]]]:

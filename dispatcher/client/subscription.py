@@ -15,11 +15,17 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import trio
 
-from dispatcher.client.address import SubscriptionRequest, checked_headers, checked_seconds, read_address
+from dispatcher.client.address import (
+    SubscriptionRequest,
+    checked_headers,
+    checked_seconds,
+    filter_parameters,
+    read_address,
+)
 from dispatcher.client.backoff import Backoff
 from dispatcher.client.connection import Connector
 from dispatcher.client.errors import SubscriptionError, UnreachableError, WrongAddressError
@@ -44,6 +50,10 @@ async def subscribe(
     scope: Literal["replica", "topic"] | None = None,
     observe: bool | None = None,
     last: int | None = None,
+    keys: str | Iterable[str] = (),
+    record_headers: Mapping[str, str | Iterable[str]] | None = None,
+    fields: Mapping[str, str | Iterable[str]] | None = None,
+    filter: Mapping[str, Any] | Iterable[Any] | str | None = None,  # noqa: A002 - the name of the parameter
     transport: Literal["auto", "sse", "websocket"] = "auto",
     headers: Mapping[str, str] | None = None,
     token: Token | None = None,
@@ -77,6 +87,11 @@ async def subscribe(
             replica that answers. By default what the dispatcher is set to.
         observe: Whether to look on only: nothing that is sent to an observer counts as dispatched.
         last: Begin with the newest records, at most this many of each partition.
+        keys: Only records with one of these keys. With several of these four, a record has to pass each.
+        record_headers: Only records whose headers have these values, by name; several values are alternatives.
+        fields: The same of the JSON in the value, by JSON pointer: ``{"/tenant": "t1"}``.
+        filter: A filter in the dialect of docs/filters.md. A position holds no filter: to resume with another one is
+            another view, without what the new one would have had before.
         transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, else SSE.
         headers: Headers for every request; they are not sent to another origin after a redirect.
         token: A bearer token, or an async function that returns one: it is called before each attempt, and when the
@@ -100,6 +115,7 @@ async def subscribe(
         scope=scope,
         observe=observe,
         last=last,
+        wanted=filter_parameters(keys=keys, record_headers=record_headers, fields=fields, record_filter=filter),
     )
     checked_seconds(
         connect_timeout_seconds=connect_timeout_seconds,

@@ -34,6 +34,24 @@ EXIT_SIGNALLED = 128
     help="topic: every partition, from any replica. Default: as the dispatcher is set.",
 )
 @click.option("--observe", is_flag=True, default=None, help="Only look: what is printed does not count as dispatched.")
+@click.option(
+    "--key", "keys", multiple=True, metavar="KEY", help="Only records with this key. Repeatable: one of them."
+)
+@click.option(
+    "--record-header",
+    "record_headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="Only records with this header. Repeatable: one of the values of each name. (-H is for the request.)",
+)
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="POINTER:VALUE",
+    help="Only records whose JSON value has this at a JSON pointer: /tenant:t1. Repeatable: one of the values of each.",
+)
+@click.option("--filter", "record_filter", metavar="JSON", help="Only records that match, as docs/filters.md has it.")
 @click.option("--from-id", metavar="ID", help="Resume after this event id, such as the one printed on exit.")
 @click.option("-n", "--count", type=click.IntRange(min=0), help="Stop after this many records. Default: never.")
 @click.option(
@@ -81,6 +99,7 @@ def tail(url: str, **options: Any) -> None:
     \b
     dispatcher tail http://127.0.0.1:8000 --since earliest
     dispatcher tail ws://127.0.0.1:8000 --format value | grep photo
+    dispatcher tail http://127.0.0.1:8000 --observe --record-header tenant:t1 --field /state:open
     dispatcher tail http://127.0.0.1:8000 --count 1 --format '{topic} {partition} {offset} {key}'
 
     It reconnects, resumes and skips repeated records. States and gaps are printed to standard error, and so is, on
@@ -106,7 +125,12 @@ def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: 
         import trio  # noqa: PLC0415 - the other commands need none of these
 
         from dispatcher.client import SubscriptionError, UnreachableError  # noqa: PLC0415
-        from dispatcher.client.address import checked_headers, checked_seconds, read_address  # noqa: PLC0415
+        from dispatcher.client.address import (  # noqa: PLC0415
+            checked_headers,
+            checked_seconds,
+            filter_parameters,
+            read_address,
+        )
         from dispatcher.client.errors import WrongAddressError  # noqa: PLC0415
         from dispatcher.command.tail_output import Options, Tail  # noqa: PLC0415
 
@@ -114,6 +138,9 @@ def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: 
             read_address(url, since=options["since"], last_event_id=options["from_id"])
             checked_seconds(connect_timeout=options["connect_timeout"])
             named = checked_headers(dict(map(_header, headers)))
+            options["record_headers"] = _by_name(options["record_headers"])
+            options["fields"] = _by_name(options["fields"])
+            filter_parameters(record_headers=options["record_headers"], fields=options["fields"])
             tailing = Tail(Options(url, topics, headers=named, **options))
         except (WrongAddressError, ValueError) as error:
             raise click.UsageError(str(error)) from None
@@ -142,6 +169,17 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise ValueError(f"{text!r} is not a header: use NAME:VALUE")
     return name.strip(), value.strip()
+
+
+def _by_name(texts: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each name; the first colon ends it."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, colon, value = text.partition(":")
+        if not colon:
+            raise ValueError(f"{text!r} has no value: use NAME:VALUE")
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

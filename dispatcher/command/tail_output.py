@@ -53,6 +53,10 @@ class Options:
     last: int | None = None
     scope: Literal["replica", "topic"] | None = None
     observe: bool | None = None
+    keys: Sequence[str] = ()
+    record_headers: Mapping[str, Sequence[str]] | None = None
+    fields: Mapping[str, Sequence[str]] | None = None
+    record_filter: str | None = None
     transport: Literal["auto", "sse", "websocket"] = "auto"
     headers: Mapping[str, str] | None = None
     token_file: Path | None = None
@@ -123,6 +127,10 @@ class Tail:
                 last=options.last,
                 scope=options.scope,
                 observe=options.observe,
+                keys=options.keys,
+                record_headers=options.record_headers,
+                fields=options.fields,
+                filter=options.record_filter,
                 transport=options.transport,
                 headers=options.headers,
                 token=None if options.token_file is None else partial(_read_token, options.token_file),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.client.address import read_address
+from dispatcher.client.address import filter_parameters, read_address
 from dispatcher.client.errors import WrongAddressError
 from dispatcher.sansio.position import parse_position
 
@@ -39,6 +39,37 @@ def test_options_win_over_the_query() -> None:
     )
     assert subscribed.address.target == "/ws?topic=b&since=earliest"
     assert subscribed.position == parse_position("b:0=2")
+
+
+def test_what_is_wanted_goes_into_the_query() -> None:
+    """Repeated where there are several values; in place of what the URL says by the same name."""
+    wanted = filter_parameters(
+        keys=["a", "b&c"],
+        record_headers={"tenant": "t1"},
+        fields={"/state": ("open", "neu: é")},
+        record_filter={"not": {"exact": {"key": "x"}}},
+    )
+    subscribed = read_address("ws://h?key=x&key_prefix=p", wanted=wanted)
+    assert subscribed.address.target == (
+        "/ws?key=a&key=b%26c&header=tenant%3At1&field=%2Fstate%3Aopen&field=%2Fstate%3Aneu%3A+%C3%A9"
+        "&filter=%7B%22not%22%3A+%7B%22exact%22%3A+%7B%22key%22%3A+%22x%22%7D%7D%7D&key_prefix=p"
+    )
+    assert filter_parameters(keys="a", record_filter='{"exact":{}}') == [("key", "a"), ("filter", '{"exact":{}}')]
+    assert filter_parameters() == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        ({"record_headers": {"a:b": "c"}}, "where a name has a colon"),
+        ({"fields": {"": "c"}}, "or is empty"),
+        ({"record_filter": {"exact": {"key": b"a"}}}, "not JSON"),
+    ],
+)
+def test_what_no_parameter_can_say_is_wrong_at_once(wanted: dict[str, Any], reason: str) -> None:
+    """Before anything is sent: another filter would be another view."""
+    with pytest.raises(WrongAddressError, match=reason):
+        filter_parameters(**wanted)
 
 
 def test_a_position_in_the_query_is_where_it_begins_once() -> None:

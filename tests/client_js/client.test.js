@@ -42,6 +42,21 @@ function pretendPage(t, { online = true, stored = {} } = {}) {
   return { stored, navigator, fire: (name) => window.dispatchEvent(new Event(name)) };
 }
 
+test("asks for the records that are wanted", async (t) => {
+  const server = await Server.start(t);
+  const wanted = { keys: ["a", "b&c"], recordHeaders: { tenant: "t1" }, fields: { "/state": ["open", "né"] } };
+  open(t, `${server.url}?key_prefix=p`, { ...wanted, filter: { not: { exact: { key: "x" } } } });
+  const { request } = await server.next();
+  const query = new URL(request.url, server.url).searchParams;
+  assert.deepEqual(query.getAll("key"), ["a", "b&c"]);
+  assert.deepEqual(query.getAll("header"), ["tenant:t1"]);
+  assert.deepEqual(query.getAll("field"), ["/state:open", "/state:né"]);
+  assert.deepEqual([query.get("filter"), query.get("key_prefix")], ['{"not":{"exact":{"key":"x"}}}', "p"]);
+  const { states } = open(t, server.url, { recordHeaders: { "a:b": "c" } });
+  const [{ state, reason }] = await states.atLeast(1);
+  assert.deepEqual([state, /where a name has a colon/.test(reason)], ["closed", true], reason);
+});
+
 test("hands over records with their envelope, and tells the state", async (t) => {
   const server = await Server.start(t);
   const { records, states, stream } = open(t, server.url, { topics: ["a", "b"], since: "earliest" });

@@ -1,6 +1,7 @@
 """Filters in requests, over real sockets: what is sent, what the state says, and how wrong ones are answered."""
 
 import json
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +10,7 @@ import trio
 import trio.testing
 from wsproto.events import CloseConnection, TextMessage
 
+from dispatcher.client import subscribe
 from dispatcher.sansio.filter_dialect import read_filter
 from testbed.clients import Event, SseStream
 from tests.hub.test_filtered import KeyedBench
@@ -94,6 +96,32 @@ async def test_a_request_is_sent_what_it_asks_for(query: str, expected: dict[str
             assert [(event.data, event.id) for event in await events(resumed, "message", 1)] == [("4", found[1].id)]
         await house.until(lambda: house.ranges == {ONE: set(range(5))})
         assert house.unmatched() == {"assets": 3}
+
+
+async def test_the_python_client_and_tail_ask_for_what_they_want() -> None:
+    """Each of the four ways; a wrong one is refused with its place, or is wrong usage."""
+    house = KeyedHouse("plain")
+    async with house.serving():
+        host, port = house.server.addresses[0]
+        url = f"http://{host}:{port}"
+        house.publish_keys("n", "a", "b")
+        async with subscribe(url, keys=["a", "b"], filter={"exact": {"key": "b"}}) as stream:
+            record = await anext(aiter(stream))
+            assert (record.key, record.value) == (b"b", b"2")
+        for arguments, code, said in (
+            (["--key", "a", "--key", "x"], 0, "1"),
+            (["--filter", '{"suffix":{"key":"b"}}'], 0, "2"),
+            (["--filter", '{"suffix":{"colour":"b"}}'], 3, "'colour' is no place in a record"),
+            (["--record-header", "tenant:t1", "--field", "tenant"], 2, "'tenant' has no value"),
+            (["--record-header", ":t1"], 2, "or is empty"),
+            (["--field", "tenant:t1"], 3, "'tenant:t1' is not POINTER:VALUE"),
+        ):
+            command = [sys.executable, "-m", "dispatcher", "tail", url, "--since", "earliest", "--observe"]
+            command += ["--count", "1", "--format", "value", "--quiet", *arguments]
+            done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+            printed = " ".join((done.stdout + done.stderr).decode().split())
+            assert done.returncode == code, printed
+            assert said in printed
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,17 @@ export interface SubscribeOptions {
   scope?: "replica" | "topic";
   /** Look on only: nothing that is sent to an observer counts as dispatched. */
   observe?: boolean;
+  /** Only records with one of these keys. With several of the next four options, a record has to pass each. */
+  keys?: string | readonly string[];
+  /** Only records whose headers have these values, by name; several values are alternatives. */
+  recordHeaders?: Readonly<Record<string, string | readonly string[]>>;
+  /** The same of the JSON in the value, by JSON pointer: `{ "/tenant": "t1" }`. */
+  fields?: Readonly<Record<string, string | readonly string[]>>;
+  /**
+   * A filter in the dialect of docs/filters.md, as an object or as JSON. A position holds no filter: to resume with
+   * another one is another view, without what the new one would have had before. Give each its own `storageKey`.
+   */
+  filter?: object | string;
   /** Where to resume: an earlier `position`. */
   position?: string;
   /** Keeps the position in sessionStorage under this key, so that a reload resumes where the page was. */

@@ -359,7 +359,7 @@ export function subscribe(url, options) {
   }
 
   function address(name) {
-    const { topics = [], since, scope, observe, last } = options;
+    const { topics = [], since, scope, observe, last, keys = [], recordHeaders, fields, filter } = options;
     const target = new URL(url, globalThis.location?.href);
     const query = target.searchParams;
     if (!/^(http|ws)s?:$/.test(target.protocol)) throw new Error(`no dispatcher has an address of ${target.protocol}`);
@@ -369,6 +369,14 @@ export function subscribe(url, options) {
     for (const [parameter, value] of Object.entries({ scope, observe: observe === undefined ? observe : +observe, last })) {
       if (value !== undefined) query.set(parameter, value);
     }
+    for (const key of [keys].flat()) query.append("key", key);
+    for (const [parameter, byName] of Object.entries({ header: recordHeaders, field: fields })) {
+      for (const [own, values] of Object.entries(byName ?? {})) {
+        if (!own || own.includes(":")) throw new Error(`a ${parameter} "${own}": where a name has a colon, or is empty, use filter`);
+        for (const value of [values].flat()) query.append(parameter, `${own}:${value}`);
+      }
+    }
+    if (filter !== undefined) query.set("filter", typeof filter === "string" ? filter : JSON.stringify(filter));
     if (since !== undefined) query.set("since", since instanceof Date ? +since : since);
     const isLater = beganAt && !place.size && !query.has("last"); // "now" is that of the first attempt
     if (isLater && (query.get("since") ?? "now") === "now") query.set("since", Math.max(0, beganAt + aheadMs));
