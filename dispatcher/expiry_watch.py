@@ -7,7 +7,8 @@ log's end, and its topic's retention have to be asked for: here, at a modest pac
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import structlog
@@ -93,11 +94,10 @@ class ExpiryWatch:
 
     def oldest(self, partition: TopicPartition) -> Waiting | None:
         """The oldest record of a partition that waits, in memory or in Kafka, if that is known."""
-        found = oldest(self._history.waiting_of(partition))
-        if found is not None:
-            return found
         peeked = self._peeked.get(partition)
-        return peeked if peeked is not None and self._waits_in_kafka(partition, peeked.offset) else None
+        if peeked is not None and self._waits_in_kafka(partition, peeked.offset):
+            return peeked
+        return oldest(self._history.waiting_of(partition))
 
     def outlook(self, partition: TopicPartition) -> Outlook:
         """What is known of a partition's oldest record that waits."""
@@ -105,7 +105,7 @@ class ExpiryWatch:
         if waiting is not None:
             retention = self._retentions.get(partition.topic)
             return self._watch.outlook(partition, waiting, retention, time.time() * 1000)
-        return UNKNOWN if partition in self._paused() else NOTHING_WAITS
+        return UNKNOWN if self._is_in_kafka(partition) else NOTHING_WAITS
 
     def statistics(self) -> ExpiryStatistics:
         """A snapshot of the watch."""
@@ -115,9 +115,9 @@ class ExpiryWatch:
     async def _look(self) -> None:
         """Measure the logs in which something waits for longer than one look, and read what is in Kafka alone."""
         begun = self._offsets.begun
-        paused = self._paused() & begun
         waiting = {tp: found.offset for tp in begun if (found := self.oldest(tp)) is not None}
-        stuck = {tp for tp, offset in waiting.items() if self._before.get(tp) == offset} | paused
+        in_kafka = {tp for tp in begun if self._is_in_kafka(tp)}
+        stuck = {tp for tp, offset in waiting.items() if self._before.get(tp) == offset} | in_kafka
         self._before = waiting
         if not stuck:
             self._watch.measured({}, time.monotonic())
@@ -125,12 +125,12 @@ class ExpiryWatch:
             return
         self._looks += 1
         self._watch.measured(await self._replays.bounds(stuck), time.monotonic())
-        await self._peek(paused - waiting.keys())
+        await self._peek(in_kafka)
 
-    async def _peek(self, partitions: Collection[TopicPartition]) -> None:
-        """Read the first record of partitions that have nothing in memory."""
+    async def _peek(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Read the first waiting record of partitions that have it in Kafka alone."""
         self._peeked = {tp: one for tp, one in self._peeked.items() if self._waits_in_kafka(tp, one.offset)}
-        for tp in sorted(partitions)[:PEEKS]:
+        for tp in sorted(partitions - self._peeked.keys())[:PEEKS]:
             bounds, next_offset = self._watch.bounds(tp), self._next_offset(tp)
             if bounds is None or next_offset is None or next_offset >= bounds.end:
                 continue
@@ -146,8 +146,15 @@ class ExpiryWatch:
         ranges = self._offsets.dispatched_ranges(partition)
         return ranges[0][1] if ranges else None
 
+    def _is_in_kafka(self, partition: TopicPartition) -> bool:
+        """Whether the first waiting record of a partition, if there is one, is in Kafka alone: paused, or parked."""
+        parked = self._history.parked.find(partition)
+        if parked is not None and self._next_offset(partition) == parked.first:
+            return True
+        return partition in self._paused() and not self._history.waiting_of(partition)
+
     def _waits_in_kafka(self, partition: TopicPartition, offset: int) -> bool:
-        return partition in self._paused() and self._next_offset(partition) == offset
+        return self._next_offset(partition) == offset and self._is_in_kafka(partition)
 
     def _say_what_is_near(self) -> None:
         """One log line for each topic whose waiting records are soon deleted, and one when they are safe again."""

@@ -3,7 +3,7 @@
 *Thread*: Trio's, and one step per crossing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -40,9 +40,18 @@ class Intake:
         flow: What is paused.
         hub: Where records go.
         following: Knows what the history has of partitions that were followed.
+        on_forget: Called with partitions that leave or start over.
     """
 
-    def __init__(self, offsets: OffsetTracker, flow: FlowControl, hub: Hub, following: Following) -> None:
+    def __init__(
+        self,
+        offsets: OffsetTracker,
+        flow: FlowControl,
+        hub: Hub,
+        following: Following,
+        on_forget: Callable[[Sequence[TopicPartition]], None] = lambda _partitions: None,
+    ) -> None:
+        self._on_forget = on_forget
         self._following = following
         self._offsets = offsets
         self._flow = flow
@@ -69,6 +78,7 @@ class Intake:
     def forget(self, partitions: Sequence[TopicPartition]) -> None:
         """Forget what is known of partitions that leave or start over."""
         self._flow.unassigned(partitions)
+        self._on_forget(partitions)
         for partition in partitions:
             self._unsent_gaps.pop(partition, None)
 

@@ -7,11 +7,11 @@ each other; the pipeline passes data between them, one step per crossing.
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import structlog
 import trio
 
-from dispatcher.expiry_watch import ExpiryWatch
 from dispatcher.following import Following
 from dispatcher.hub.hub import Hub
 from dispatcher.intake import Intake
@@ -36,6 +36,7 @@ from dispatcher.sansio.topic_health import TopicHealth
 from dispatcher.schemas.decoded_topics import DecodedTopics
 from dispatcher.settings import Settings
 from dispatcher.topic_watch import TopicWatch
+from dispatcher.undelivered import Undelivered
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +84,8 @@ class Pipeline:
             owns_first=lambda: TopicPartition(settings.topics[0], 0) in self._offsets.partitions,
             happened=self._happened,
         )
-        self._intake = Intake(self._offsets, self._flow, self.hub, self._following)
+        self.undelivered = Undelivered(settings, self._replays, self.hub, self._offsets, lambda: self._flow.paused)
+        self._intake = Intake(self._offsets, self._flow, self.hub, self._following, self.undelivered.forget)
         self._topics = TopicWatch(
             TopicProber(self._replays.leaders, settings.topics),
             TopicHealth(settings.topics, settings.group_id, time.time()),
@@ -93,7 +95,6 @@ class Pipeline:
             joined=lambda: self._joined,
             answered=self._brokers_answered,
         )
-        self._expiry = ExpiryWatch(settings, self._replays, self.hub, self._offsets, lambda: self._flow.paused)
         self._held: frozenset[TopicPartition] = frozenset()
         self._stop_fetching = False
         self._stop = False
@@ -132,7 +133,7 @@ class Pipeline:
             nursery.start_soon(self._following.run)
             nursery.start_soon(self._topics.run)
             nursery.start_soon(self._decoded.run)
-            nursery.start_soon(self._expiry.run)
+            nursery.start_soon(self.undelivered.run)
             await self._membership.run()
             nursery.cancel_scope.cancel()
         await self._replays.close()
@@ -140,6 +141,7 @@ class Pipeline:
     def stop_fetching(self) -> None:
         """Take nothing more from Kafka, and stay a member of the group."""
         self._stop_fetching = True
+        self.undelivered.stop()
 
     def stop(self) -> None:
         """Commit what was dispatched, leave the group, and let `run` return."""
@@ -191,12 +193,14 @@ class Pipeline:
         self.hub.unassigned(partitions, self._following.disowned(partitions))
 
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
-        """Whether neither a write is under way, nor an acknowledgement outstanding, that would let these commit more.
+        """Whether no write, dead letter or acknowledgement is outstanding that would let these commit more.
 
         Each is waited for as long as its own setting says.
         """
         seconds = trio.current_time() - self._revoking_since
-        is_written = seconds >= self._settings.drain_seconds or not self.hub.has_first_writes_for(partitions)
+        is_written = seconds >= self._settings.drain_seconds or not (
+            self.hub.has_first_writes_for(partitions) or self.undelivered.has_letters_of(partitions)
+        )
         return is_written and not self.hub.acking.are_awaited(partitions)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
@@ -253,18 +257,11 @@ class Pipeline:
 
     def statistics(self) -> PipelineStatistics:
         """A snapshot of the pipeline."""
-        health = self.health()
         partitions = self._offsets.statistics()
         now = time.monotonic()
         fetched = self._consumer.partitions.values() if self._consumer else ()
         return PipelineStatistics(
-            state=health.state,
-            broker_reachable=health.broker_reachable,
-            joined=health.joined,
-            stopping=health.stopping,
-            last_error=health.last_error,
-            assigned=health.assigned,
-            degraded=health.degraded,
+            **asdict(self.health()),
             topics=self._topics.statistics(),
             partitions=partitions,
             paused=self._flow.paused,
@@ -286,7 +283,7 @@ class Pipeline:
             stalls=self._stalls.statistics(),
             decoding=self._decoded.statistics(),
             held=self._held,
-            expiry=self._expiry.statistics(),
+            undelivered=self.undelivered.statistics(),
         )
 
     def _dispatched(self, batch: Batch, start: int, end: int) -> None:
@@ -357,12 +354,12 @@ class Pipeline:
             self._log(self._health.reported(brokers_up=int(is_answered), joined=False, now=time.monotonic()))
             self._publish_state()
 
+    def _is_read(self, partition: TopicPartition) -> bool:
+        return self.hub.has_readers(partition.topic) or self.undelivered.is_wanted(partition)
+
     def _log(self, line: LogLine | None, **details: object) -> None:
         if line is not None:
             line.write(log, **details)
-
-    def _is_read(self, partition: TopicPartition) -> bool:
-        return self.hub.has_readers(partition.topic)
 
     def _hurried(self) -> bool:
         return self._stop_fetching or (bool(self._flow.paused) and not self._health.paused_for_nobody)

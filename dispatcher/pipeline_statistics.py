@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dispatcher.expiry_watch import ExpiryStatistics
 from dispatcher.following import FollowingStatistics
 from dispatcher.intake import IntakeStatistics
 from dispatcher.kafka.commits import CommitStatistics
@@ -16,6 +15,7 @@ from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import StallStatistics
 from dispatcher.schemas.statistics import DecodingStatistics
 from dispatcher.topic_watch import TopicWatchStatistics
+from dispatcher.undelivered import UndeliveredStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +62,5 @@ class PipelineStatistics(PipelineHealth):
     held: frozenset[TopicPartition]
     """Partitions whose next record waits for its schema."""
     topics: TopicWatchStatistics
-    expiry: ExpiryStatistics
-    """How long what waits is safe in Kafka."""
+    undelivered: UndeliveredStatistics
+    """How long what waits is safe in Kafka, and what happened past deadlines."""

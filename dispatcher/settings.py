@@ -13,6 +13,7 @@ from dispatcher.ack_settings import AckSettings
 from dispatcher.auth_settings import AuthSettings
 from dispatcher.edge_settings import EdgeSettings
 from dispatcher.errors import WrongValue, WrongValuesError
+from dispatcher.letter_settings import LetterSettings
 from dispatcher.schema_settings import SECRETS, SchemaSettings
 from dispatcher.setting_kafka import HIDDEN, KafkaTable, hide_secrets
 from dispatcher.setting_values import (
@@ -302,7 +303,16 @@ class _CoreSettings(BaseSettings):
         return []
 
 
-class Settings(AckSettings, AuthSettings, WorkerSettings, EdgeSettings, SchemaSettings, TopicSettings, _CoreSettings):
+class Settings(
+    AckSettings,
+    AuthSettings,
+    WorkerSettings,
+    EdgeSettings,
+    SchemaSettings,
+    TopicSettings,
+    LetterSettings,
+    _CoreSettings,
+):
     """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
 
     def misfits(self) -> list[WrongValue]:
@@ -318,4 +328,12 @@ class Settings(AckSettings, AuthSettings, WorkerSettings, EdgeSettings, SchemaSe
         if self.acked_topics and self.ack_drain_seconds >= self.shutdown_seconds:
             remedy = f"less than shutdown_seconds ({display(self.shutdown_seconds)})"
             wrong.append(WrongValue("ack_drain_seconds", self.ack_drain_seconds, remedy, "shutdown_seconds"))
-        return wrong
+        lettered = [topic for topic, table in self.topic_tables.items() if table.on_deadline == "dead-letter"]
+        return [*wrong, *self.letter_misfits(lettered), *self._idle_misfits()]
+
+    def _idle_misfits(self) -> list[WrongValue]:
+        """A replica that has left the group looks at no deadline."""
+        if self.idle_leave_seconds and any(table.undelivered_deadline_seconds for table in self.topic_tables.values()):
+            remedy = "use 0 with undelivered_deadline_seconds: a replica that has left the group sees no deadline pass"
+            return [WrongValue("idle_leave_seconds", self.idle_leave_seconds, remedy, "topic_tables")]
+        return []

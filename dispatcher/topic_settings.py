@@ -38,6 +38,19 @@ class TopicTable(BaseModel, frozen=True, extra="forbid"):
         description="Which records may be committed: those that a subscriber's socket took, or those that a client "
         "with `ack=client` acknowledged; then subscribers without it observe. See docs/delivery.md.",
     )
+    undelivered_deadline_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=3_153_600_000,
+        allow_inf_nan=False,
+        description="How old a record may become without a subscriber that takes it, by its timestamp; 0: as old as "
+        "it likes.",
+    )
+    on_deadline: Literal["log", "skip", "dead-letter"] = Field(
+        default="log",
+        description="What happens to records past their deadline: `log` reports them, and they wait on; `skip` commits "
+        "past them; `dead-letter` writes them to `dead_letter_topic` first. See docs/delivery.md.",
+    )
 
 
 DEFAULT_TABLE = TopicTable()
@@ -73,6 +86,10 @@ class TopicSettings(BaseModel):
             WrongValue(f"{FIELD}[{topic}]", "a table", "name the topic in topics as well", "topics")
             for topic in self.topic_tables
             if topic not in topics
+        ] + [
+            WrongValue(f"{FIELD}[{topic}].on_deadline", table.on_deadline, "set undelivered_deadline_seconds as well")
+            for topic, table in self.topic_tables.items()
+            if table.on_deadline != "log" and not table.undelivered_deadline_seconds
         ]
 
     @field_validator(FIELD, mode="before")

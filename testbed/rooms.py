@@ -20,6 +20,7 @@ LEAVES = frozenset(
         "ack_settings",
         "edge_settings",
         "schema_settings",
+        "letter_settings",
         "topic_settings",
         "setting_kafka",
         "setting_values",

@@ -9,6 +9,7 @@ from dispatcher.errors import SettingsError
 from dispatcher.settings import Settings
 from dispatcher.topic_settings import DEFAULT_TABLE, TopicTable
 
+LATE = 'topics = "a"\ntopic_tables.a = {undelivered_deadline_seconds = 5, on_deadline = "dead-letter"}\n'
 REGISTRY = 'schema_registry_url = "http://127.0.0.1:8081"\n'
 SECRET = "hunter2"  # noqa: S105 - what must never be seen
 
@@ -75,6 +76,15 @@ def test_the_environment_has_tables_as_json() -> None:
         ('topic_tables = "{"', "topic_tables", "is not JSON"),
         ('topic_tables = "[]"', "topic_tables", "use tables by topic"),
         ('topics = "a"\ntopic_tables = {b = {}}', "topic_tables[b]", "name the topic in topics as well"),
+        (
+            'topics = "a"\ntopic_tables.a = {on_deadline = "skip"}',
+            "topic_tables[a].on_deadline",
+            "set undelivered_deadline_seconds as well",
+        ),
+        ('dead_letter_topic = "a b"', "dead_letter_topic", "is not a topic name"),
+        (f'{LATE}dead_letter_topic = "a"', "dead_letter_topic", "name another topic than a itself"),
+        (f'{LATE}dead_letter_topic = ""', "dead_letter_topic", "name another topic than a itself"),
+        (f"{LATE}idle_leave_seconds = 5", "idle_leave_seconds", "use 0 with undelivered_deadline_seconds"),
         (f'schema_registry_token = "{SECRET}"', "schema_registry_token", "set schema_registry_url as well"),
         (f'{REGISTRY}schema_registry_password = "{SECRET}"', "schema_registry_password", "schema_registry_user"),
         (

@@ -77,12 +77,12 @@ class Hub:
         self._registry = Registry()
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
-        self._settlement = Settlement(settings, self.history, self._feeds, on_dispatched)
-        self.acking = Acking(settings.acked_topics, self.history, self._settlement, on_replayed)
+        self.settlement = Settlement(settings, self.history, self._feeds, on_dispatched)
+        self.acking = Acking(settings.acked_topics, self.history, self.settlement, on_replayed)
         self._fan_out = FanOut(
             self.encoder,
             settings.write_bytes,
-            self._settlement.dispatched,
+            self.settlement.dispatched,
             self._registry.everybody.values,
             settings.linger_ms / 1000,
         )
@@ -140,6 +140,10 @@ class Hub:
             for entry in subscriber.in_flight
         )
 
+    def first_writes(self) -> set[int]:
+        """The sequences of entries that are being written to subscribers that count."""
+        return self._registry.first_writes()
+
     def partition_recreated(self, partition: TopicPartition, first_offset: int, replaces: int | None = None) -> None:
         """Start a partition over: its topic was recreated, and the new log begins at this offset.
 
@@ -181,7 +185,7 @@ class Hub:
         if self._feeds.has_filters(batch.partition.topic):
             matches = self._feeds.match(batch)
             self._fan_out.publish_selected(entry, matches, followed=is_followed)
-            self._settlement.settle(entry, matches)
+            self.settlement.settle(entry, matches)
         self._registry.head_moved()
 
     @property
@@ -217,7 +221,7 @@ class Hub:
 
     def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
         """Note that this many subscribers' sockets, all of one feed, accepted every byte of these entries."""
-        self._settlement.dispatched(feed, entries, subscribers)
+        self.settlement.dispatched(feed, entries, subscribers)
 
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
         """A subscriber that counts was sent these ranges of followed partitions from Kafka."""
@@ -227,7 +231,7 @@ class Hub:
 
     def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
         """A subscriber that counts was sent parked records from Kafka."""
-        self._settlement.parked_replayed(reads)
+        self.settlement.parked_replayed(reads)
 
     def await_head(self, subscriber: Subscriber) -> None:
         """Let a subscriber look again as soon as more has been read."""
@@ -240,7 +244,7 @@ class Hub:
         else:
             self._counts.history_hits += 1
         if subscriber.resumption.looks_at_parked:
-            self._settlement.parking.has_looked(subscriber.feed)
+            self.settlement.parking.has_looked(subscriber.feed)
         self._registry.became_live(subscriber)
         self._fan_out.add(subscriber)
 
@@ -310,12 +314,12 @@ class Hub:
             write_bytes=self._settings.write_bytes,
         )
         if feed.counts and not position and since_ms is None and last is None:
-            subscriber.resumption.begin_at_parked(self._settlement.parking.starts(feed))
+            subscriber.resumption.begin_at_parked(self.settlement.parking.starts(feed))
         self._registry.add(subscriber)
         if isinstance(subscriber, AckedSubscriber):
             self.acking.add(subscriber)
         if self._feeds.add(feed):
-            self._settlement.feeds_changed(feed.topics)
+            self.settlement.feeds_changed(feed.topics)
         self._look_at_whole_topics(feed)
         return subscriber
 
@@ -323,8 +327,8 @@ class Hub:
         """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
             if self._feeds.remove(subscriber.feed):
-                self._settlement.parking.has_left(subscriber.feed)
-                self._settlement.feeds_changed(subscriber.feed.topics)
+                self.settlement.parking.has_left(subscriber.feed)
+                self.settlement.feeds_changed(subscriber.feed.topics)
             if not self._feeds.has_shared(subscriber.feed):
                 self.announcements.forget(subscriber.feed.shared)
             self._fan_out.remove(subscriber)
@@ -340,7 +344,7 @@ class Hub:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fan_out.run)
             nursery.start_soon(self._heartbeats.run)
-            nursery.start_soon(self._settlement.run)
+            nursery.start_soon(self.settlement.run)
             nursery.start_soon(self.lookups.run)
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
@@ -368,11 +372,11 @@ class Hub:
             announcements=self.announcements.statistics(),
             heartbeats=self._heartbeats.sent,
             acking=self.acking.statistics(),
-            unmatched=self._settlement.unmatched,
+            unmatched=self.settlement.unmatched,
             parked=self.history.parked.statistics(),
-            parked_records=self._settlement.parking.records,
-            dispatched_records=self._settlement.dispatched_records,
-            deliveries=self._settlement.deliveries,
+            parked_records=self.settlement.parking.records,
+            dispatched_records=self.settlement.dispatched_records,
+            deliveries=self.settlement.deliveries,
             **asdict(self._counts),
         )
 
@@ -402,7 +406,7 @@ class Hub:
     def park_observed(self) -> None:
         """Fetching would be paused: where only observers are present, what waits goes out of memory instead."""
         for topic in self._registry.observed_topics():
-            self._settlement.park_observed(topic)
+            self.settlement.park_observed(topic)
 
     @property
     def first_taker(self) -> int | None:
@@ -433,7 +437,7 @@ class Hub:
         self.history.lay_out(self._partitions | followed, followed)
         self._state_changed()
         # A partition that became owned has brought records that wait.
-        self._settlement.feeds_changed({partition.topic for partition in self._partitions})
+        self.settlement.feeds_changed({partition.topic for partition in self._partitions})
 
     def _look_at_whole_topics(self, feed: Feed) -> None:
         if feed.whole:

@@ -148,6 +148,10 @@ class Registry:
         """A random sample of the current subscribers."""
         return random.sample(list(self.everybody.values()), number)
 
+    def first_writes(self) -> set[int]:
+        """The sequences of entries that are being written to subscribers that count."""
+        return {e.sequence for one in self.everybody.values() if one.feed.counts for e in one.in_flight}
+
     def states(self) -> Mapping[SubscriberState, int]:
         """Number of subscribers by state."""
         catching_up = len(self.catching_up)

@@ -169,6 +169,24 @@ class Settlement:
         """A socket accepted what was replayed of parked records."""
         self.dispatched_records += self.parking.replayed(reads)
 
+    def put_aside(self, entry: Entry, indexes: Iterable[int], ranges: Iterable[tuple[int, int]]) -> None:
+        """Let commits pass records that no socket has taken, and that wait for nobody any more.
+
+        Args:
+            entry: The entry; its partition may have left since.
+            indexes: Of the records; `GAP` for the gap before them.
+            ranges: The offsets for which they stand (`covered`), from a time when the entry had its records.
+        """
+        if not entry.dispatched and not entry.removed:
+            entry.settle(indexes)
+            if not entry.pending:
+                self._has_nothing_pending(entry)
+        batch = entry.batch
+        for start, end in ranges:
+            # When the partition was handed over meanwhile, the batch begins where the group goes on.
+            if end > batch.covers_from:
+                self._on_dispatched(batch, max(start, batch.covers_from), end)
+
     def feeds_changed(self, topics: Iterable[str]) -> None:
         """A feed has got its first subscriber, or lost its last: look again at what waits."""
         changed = [topic for topic in topics if self._feeds.has_filters(topic)]

@@ -55,7 +55,7 @@ def _by_partition(name: str, text: str, value: Callable[[PartitionLag], float | 
 
 def _outlooks(name: str, text: str, value: Callable[[Outlook], float | None]) -> Row:
     def samples(snapshot: Snapshot) -> Iterator[Sample]:
-        for partition, outlook in snapshot.pipeline.expiry.outlooks.items():
+        for partition, outlook in snapshot.pipeline.undelivered.expiry.outlooks.items():
             if (number := value(outlook)) is not None:
                 yield (partition.topic, str(partition.partition)), number
 
@@ -320,6 +320,32 @@ ROWS: Sequence[Row] = (
         "undecided_records",
         "Offsets at the end of the log that open transactions hold back; absent while unknown.",
         _undecided,
+    ),
+    Row(
+        CounterMetricFamily,
+        "overdue_records",
+        "Records past their topic's deadline that nobody had taken, by what happened to them.",
+        ("topic", "action"),
+        lambda s: list(s.pipeline.undelivered.deadlines.overdue.items()),
+    ),
+    Row(
+        CounterMetricFamily,
+        "dead_letters",
+        "Records written to a dead-letter topic and acknowledged by it, by their topic and why.",
+        ("topic", "reason"),
+        lambda s: list(s.pipeline.undelivered.deadlines.letters.written.items()),
+    ),
+    _gauge(
+        "dead_letters_waiting",
+        "Records that no dead-letter topic has acknowledged yet.",
+        lambda s: s.pipeline.undelivered.deadlines.letters.waiting,
+    ),
+    Row(
+        GaugeMetricFamily,
+        "dead_letters_failing",
+        "1 for each dead-letter topic that refused the last record: it is missing, or may not be written.",
+        ("topic",),
+        lambda s: [((topic,), 1) for topic in s.pipeline.undelivered.deadlines.letters.failing],
     ),
     _outlooks(
         "oldest_waiting_seconds",

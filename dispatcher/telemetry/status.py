@@ -127,6 +127,7 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
         "last_error": pipeline.last_error,
         "topic_health": {name: _condition(condition) for name, condition in pipeline.topics.topics.items()},
         "group_health": _condition(pipeline.topics.group),
+        "dead_letters": _dead_letters(pipeline),
         "retention": {name: _retention(pipeline, name) for name in settings.topics},
         "last_crossing_seconds": snapshot.since_crossing_seconds,
         "partitions": [
@@ -208,8 +209,13 @@ def _condition(condition: Condition) -> Mapping[str, Any]:
     }
 
 
+def _dead_letters(statistics: PipelineStatistics) -> Mapping[str, Any]:
+    letters = statistics.undelivered.deadlines.letters
+    return {"written": sum(letters.written.values()), "waiting": letters.waiting, "failing": letters.failing}
+
+
 def _retention(statistics: PipelineStatistics, topic: str) -> Mapping[str, Any] | None:
-    found = statistics.expiry.retentions.get(topic)
+    found = statistics.undelivered.expiry.retentions.get(topic)
     return None if found is None else {"seconds": found.seconds, "bytes": found.size_bytes}
 
 
@@ -218,7 +224,7 @@ def _partition(
 ) -> Mapping[str, Any]:
     ours = statistics.partitions[partition]
     lag = statistics.lags[partition]
-    outlook = statistics.expiry.outlooks.get(partition, UNKNOWN)
+    outlook = statistics.undelivered.expiry.outlooks.get(partition, UNKNOWN)
     return {
         "topic": partition.topic,
         "partition": partition.partition,

@@ -1,0 +1,134 @@
+"""The door to the dead-letter topics: takes a record, and says when the broker has it.
+
+*Thread*: Trio's. The producer is used in a worker thread of its own, one step at a time, while there are letters.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+
+import structlog
+import trio
+
+from dispatcher.kafka.leaders import Leaders
+from dispatcher.kafka.letter_writer import LetterWriter
+from dispatcher.sansio.dead_letters import DeadLetterStatistics, Letter, LetterBook
+from dispatcher.sansio.records import Record, TopicPartition
+
+log = structlog.get_logger(__name__)
+
+STEP_SECONDS = 0.2
+"""How long a step waits for acknowledgements, and so how long a letter may wait for the step before it."""
+
+LOG_SECONDS = 60.0
+"""Least time between two log lines about one dead-letter topic that takes no letters."""
+
+
+class DeadLetters:
+    """Writes letters, whatever the brokers say, until they are acknowledged.
+
+    Args:
+        properties: librdkafka's connection settings.
+        leaders: Has the client that looks for topics.
+        template: The name of dead-letter topics.
+        group: Of this dispatcher.
+        replica: Its name.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, str | int | float | bool],
+        leaders: Leaders,
+        *,
+        template: str,
+        group: str,
+        replica: str,
+    ) -> None:
+        self._writer = LetterWriter(properties, leaders, group=group, replica=replica)
+        self._book = LetterBook(template)
+        self._on_stored: dict[int, Callable[[], None]] = {}
+        self._limiter = trio.CapacityLimiter(1)
+        self._added = trio.Event()
+        self._logged_at: dict[str, float] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more letters should be sent now: *backpressure* for those that can wait where they are."""
+        return self._book.has_room
+
+    def takes(self, topic: str) -> bool:
+        """Whether there is a dead-letter topic for records of this one."""
+        return bool(self._book.topic_for(topic))
+
+    def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
+        """Write a record that a client refused to the dead-letter topic (`hub.dead_letters.DeadLetters`).
+
+        Args:
+            partition: Where the record was read.
+            record: The record.
+            reason: Why the client refused it, in the client's words.
+            on_stored: See `post`.
+        """
+        self.post(Letter(partition, record, "nack", reason), on_stored)
+
+    def post(self, letter: Letter, on_stored: Callable[[], None]) -> None:
+        """Write a letter to the dead-letter topic of its record.
+
+        Args:
+            letter: The record, and why.
+            on_stored: Called once in Trio's thread, as soon as all in-sync replicas have the letter. Never called if
+                the partition leaves before (`forget`).
+        """
+        self._on_stored[self._book.add(letter)] = on_stored
+        self._added.set()
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        """Partitions have left: whoever has them next decides about their records."""
+        if not self._book.is_empty:
+            for number in self._book.forget(partitions):
+                self._on_stored.pop(number, None)
+
+    async def run(self) -> None:
+        """Write until cancelled. *Cancellation*: at most a step late; unacknowledged letters may have been written."""
+        try:
+            while True:
+                self._added = trio.Event()
+                now = time.monotonic()
+                letters = [(number, self._book.topic_of(letter), letter) for number, letter in self._book.take(now)]
+                if letters or self._book.under_way:
+                    outcome = await trio.to_thread.run_sync(
+                        self._writer.step, letters, STEP_SECONDS, limiter=self._limiter
+                    )
+                    self._take_refused(outcome.refused, outcome.failed)
+                    for number in outcome.acknowledged:
+                        self._take_acknowledged(number)
+                    continue
+                next_at = self._book.next_at(now)
+                with trio.move_on_after(float("inf") if next_at is None else next_at - now):
+                    await self._added.wait()
+        finally:
+            self._writer.close()
+
+    def statistics(self) -> DeadLetterStatistics:
+        """A snapshot."""
+        return self._book.statistics()
+
+    def _take_acknowledged(self, number: int) -> None:
+        letter = self._book.acknowledged(number)
+        done = self._on_stored.pop(number, None)
+        if letter is None or done is None:
+            return
+        topic = self._book.topic_of(letter)
+        if self._logged_at.pop(topic, None) is not None:
+            log.info("dead letters are written again", topic=topic)
+        done()
+
+    def _take_refused(self, refused: Collection[tuple[int, str, bool]], failed: str | None) -> None:
+        now = time.monotonic()
+        for number, reason, is_its_own in refused:
+            self._book.failed(number, reason, now, is_its_own=is_its_own)
+        if failed is not None:
+            self._book.interrupted(failed, now)
+        for topic, reason in self._book.statistics().failing.items() if refused or failed else ():
+            if now >= self._logged_at.get(topic, -LOG_SECONDS) + LOG_SECONDS:
+                self._logged_at[topic] = now
+                log.warning("dead letters cannot be written, their records wait", topic=topic, reason=reason)

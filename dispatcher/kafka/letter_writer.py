@@ -1,0 +1,200 @@
+"""Writes letters to dead-letter topics, with an idempotent producer that waits for all in-sync replicas.
+
+Rules of this module:
+
+* Nothing is given up: librdkafka retries for ever what it may retry (``message.timeout.ms=0``), without writing it
+  twice. What it refuses is reported, and tried again by the book (`sansio.dead_letters`).
+* No topic is created. A broker with ``auto.create.topics.enable`` creates what a producer asks for, so a topic is
+  looked for first, with a client that creates nothing.
+* There is no producer before the first letter. One that has failed for good (a fatal error) is made again; what it had
+  not confirmed is written again by the next one, so it may be there twice.
+
+*Thread*: any, one at a time.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from dispatcher.kafka.leaders import Leaders
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.sansio.dead_letters import Letter, headers_of
+from dispatcher.sansio.records import Headers
+
+log = structlog.get_logger(__name__)
+
+ANSWER_SECONDS = 2.0
+"""How long a broker may take to say whether a topic exists."""
+
+PROPERTIES: Mapping[str, str | int | float | bool] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "message.timeout.ms": 0,
+    "allow.auto.create.topics": False,
+    # Java's, so that records with one key are in the partition in which other producers would put them.
+    "partitioner": "murmur2_random",
+    "linger.ms": 2,
+    # The broker's limit decides, and not the client's.
+    "message.max.bytes": 256 * 1024 * 1024,
+    "queue.buffering.max.kbytes": 512 * 1024,
+    # A topic is looked for before anything is written to it, so one that is unknown has gone.
+    "topic.metadata.propagation.max.ms": 5000,
+}
+
+_OF_THE_LETTER = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_RECORD,
+        KafkaError._INVALID_ARG,  # noqa: SLF001 - the public spelling of local codes
+    }
+)
+"""Errors that other letters to the same topic need not have."""
+
+
+class Refusal(NamedTuple):
+    """A letter that was not written."""
+
+    number: int
+    reason: str
+    is_its_own: bool
+    """The letter is at fault, and not its topic."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one step brought."""
+
+    acknowledged: list[int] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    failed: str | None = None
+    """Why the producer is gone, with everything that was under way."""
+
+
+class LetterWriter:
+    """Owns the producer.
+
+    Args:
+        properties: librdkafka's connection settings.
+        leaders: Has the client that looks for topics.
+        group: Of this dispatcher; a header has it.
+        replica: Likewise.
+    """
+
+    def __init__(
+        self, properties: Mapping[str, str | int | float | bool], leaders: Leaders, *, group: str, replica: str
+    ) -> None:
+        self._properties = {**properties, **PROPERTIES}
+        self._leaders = leaders
+        self._headers: Callable[[Letter], Headers] = partial(headers_of, group=group, replica=replica)
+        self._producer: Producer | None = None
+        self._under_way: set[int] = set()
+        self._known: set[str] = set()
+        """Topics that were seen, and have not failed since."""
+        self._topics: dict[int, str] = {}
+        self._outcome = Outcome()
+        self._fatal: str | None = None
+
+    def step(self, letters: Sequence[tuple[int, str, Letter]], wait_seconds: float) -> Outcome:
+        """Write letters, and wait until all that is under way is answered, or for some time.
+
+        Args:
+            letters: Each with its number and its topic.
+            wait_seconds: How long to wait for answers.
+        """
+        try:
+            producer = self._open()
+            for topic in dict.fromkeys(topic for _number, topic, _letter in letters):
+                self._look_for(topic, [number for number, its, _letter in letters if its == topic])
+            for number, topic, letter in letters:
+                if topic in self._known:
+                    self._write(producer, number, topic, letter)
+            deadline = time.monotonic() + wait_seconds
+            while self._under_way and self._fatal is None and (left := deadline - time.monotonic()) > 0:
+                producer.poll(left)
+        except KafkaException as error:
+            # It cannot be made, such as for a certificate that is missing for a moment, or it has failed.
+            self._fatal = error.args[0].str()
+        if self._fatal is not None:
+            self._outcome.failed, self._fatal = self._fatal, None
+            self.close()
+        outcome, self._outcome = self._outcome, Outcome()
+        return outcome
+
+    def close(self) -> None:
+        """Drop the producer, and what it has not written."""
+        producer, self._producer = self._producer, None
+        self._under_way.clear()
+        self._topics.clear()
+        if producer is not None:
+            producer.purge()
+            producer.flush(0)
+
+    def _open(self) -> Producer:
+        if self._producer is None:
+            self._producer = Producer({**self._properties, "error_cb": self._on_error}, logger=LIBRDKAFKA_LOG)
+        return self._producer
+
+    def _look_for(self, topic: str, numbers: Sequence[int]) -> None:
+        """Ask whether a topic exists, unless it is known; if not, its letters are refused."""
+        if topic in self._known:
+            return
+        try:
+            found = self._leaders.open().list_topics(topic, timeout=ANSWER_SECONDS).topics[topic]
+            reason = None if found.error is None else found.error.str()
+        except KafkaException as error:
+            reason = error.args[0].str()
+        if reason is None:
+            self._known.add(topic)
+        else:
+            self._outcome.refused += [Refusal(number, f"{topic}: {reason}", is_its_own=False) for number in numbers]
+
+    def _write(self, producer: Producer, number: int, topic: str, letter: Letter) -> None:
+        record = letter.record
+        self._under_way.add(number)
+        self._topics[number] = topic
+        try:
+            producer.produce(
+                topic,
+                record.value,
+                record.key,
+                headers=list(self._headers(letter)),
+                on_delivery=partial(self._on_delivery, number),
+            )
+        except BufferError:
+            self._refuse(number, "the producer's queue is full", is_its_own=False)
+        except KafkaException as error:
+            self._take_error(number, error.args[0])
+
+    def _on_delivery(self, number: int, error: KafkaError | None, _message: Message) -> None:
+        if number not in self._under_way:
+            return
+        if error is None:
+            self._under_way.discard(number)
+            self._topics.pop(number)
+            self._outcome.acknowledged.append(number)
+        else:
+            self._take_error(number, error)
+
+    def _take_error(self, number: int, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - as above
+            self._fatal = error.str()
+            return
+        self._refuse(number, error.str(), is_its_own=error.code() in _OF_THE_LETTER)
+
+    def _refuse(self, number: int, reason: str, *, is_its_own: bool) -> None:
+        self._under_way.discard(number)
+        topic = self._topics.pop(number)
+        if not is_its_own:
+            self._known.discard(topic)
+        self._outcome.refused.append(Refusal(number, f"{topic}: {reason}", is_its_own=is_its_own))
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - as above
+            self._fatal = error.str()
