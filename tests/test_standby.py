@@ -65,6 +65,8 @@ async def test_partitions_follow_subscribers(kafka: Kafka, replicas: Callable[..
     for one in (reader, other):
         assert (one.repeats, one.holes, one.gaps, one.connections) == (0, [], [], 1)
     assert len(reader.seen) == 120
+    first.signal(signal.SIGTERM)
+    assert await trio.to_thread.run_sync(first.wait) == 0
 
 
 async def test_a_group_that_all_subscribers_leave_at_once_is_never_empty(

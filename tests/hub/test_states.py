@@ -8,6 +8,9 @@ import pytest
 import trio
 
 from dispatcher.hub import fan_out
+from dispatcher.hub.announcements import Announcements
+from dispatcher.hub.feed import feed_of
+from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_fan_out import GreedyTransport
@@ -163,3 +166,18 @@ async def test_whoever_leaves_within_a_pass_is_sent_nothing(
     await settle()
     assert len(gone.writes) == before
     assert bench.hub.subscribers == 20
+
+
+@pytest.mark.parametrize(
+    ("whole", "followed", "state"),
+    [(True, [ONE, TWO], "streaming"), (True, [], "standby"), (False, [ONE, TWO], "standby")],
+)
+def test_a_replica_in_standby_streams_what_it_follows(
+    whole: bool, followed: Sequence[TopicPartition], state: str
+) -> None:
+    """To streams of the whole topic; it sends the others that it has left its group."""
+    announcements = Announcements(ReplicaState.WAITING, "replica", 15)
+    announcements.change(ReplicaState.STANDBY, [], followed)
+    feed = feed_of(WEBSOCKET, frozenset({"assets"}), whole=whole)
+    data = announcements.data(feed, catching_up=False)
+    assert f'"state":"{state}"'.encode() in data
