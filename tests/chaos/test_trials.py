@@ -21,8 +21,8 @@ from tests.chaos.schedule import Event, Kind
 from tests.chaos.trials import PARTITIONS, Trials
 
 HIDE_GAPS = """
-from dispatcher.sansio.encoding.wire import Wire
-Wire.gap = lambda self, *_: self.frame(b": nothing\\n\\n")
+from dispatcher.sansio.encoding import sse
+sse.encode_gap = lambda *_: b": nothing\\n\\n"
 """
 SKIP_NEW_PARTITIONS = """
 import dispatcher.hub.hub as hub

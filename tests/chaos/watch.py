@@ -5,6 +5,8 @@ from collections.abc import Callable
 import orjson
 import trio
 
+from dispatcher.sansio.position import format_position, parse_position
+from dispatcher.sansio.records import TopicPartition
 from testbed.clients import Event, SseStream, first_pair, open_sse
 from tests.audit.fleet import Fleet
 from tests.audit.listeners import ENDINGS, RECONNECT_SECONDS
@@ -19,15 +21,17 @@ class Watch:
     Args:
         books: Whom the readers tell what they see.
         fleet: The replicas.
-        resumes: Whether readers come back with their last id, as clients do. Without it, what a socket had taken and
-            a reader that leaves has not read is lost, however fast the reader. A topic that is made again is read
-            without: an id of its old log may name offsets of the new one.
+        resumes: Whether readers come back with what all of them have seen, merged, as clients do: meanwhile a
+            partition may have moved to another replica. Without it, what a socket had taken and a reader that leaves
+            has not read is lost, however fast the reader. A topic that is made again is read without: an id of its
+            old log may name offsets of the new one.
     """
 
     def __init__(self, books: Books, fleet: Fleet, *, resumes: bool = False) -> None:
         self.books = books
         self.fleet = fleet
         self._resumes = resumes
+        self._position: dict[TopicPartition, int] = {}
         self._here = trio.Event()
         self._here.set()
         self._reading = trio.Event()
@@ -56,13 +60,6 @@ class Watch:
         self._reading.set()
 
     async def _stay_at(self, number: int) -> None:
-        last_id = ""
-
-        def remember(event: Event) -> None:
-            nonlocal last_id
-            if self._resumes:
-                last_id = event.id or last_id
-
         while True:
             await self._here.wait()
             slots = self.fleet.slots[number : number + 1]
@@ -71,14 +68,19 @@ class Watch:
                     with trio.CancelScope() as visit:
                         self._visits.add(visit)
                         query = f"?topic={self.books.topic}"
-                        headers = {"Last-Event-ID": last_id} if last_id else {}
+                        headers = {"Last-Event-ID": format_position(self._position)} if self._position else {}
                         async with open_sse(replica, query, headers, SMALL_BUFFER_BYTES) as stream:
-                            await read_into(self.books, stream, lambda: self._reading, remember)
+                            await read_into(self.books, stream, lambda: self._reading, self._remember)
                 except* ENDINGS:
                     pass  # the next connection tells how things are
                 finally:
                     self._visits.discard(visit)
             await trio.sleep(RECONNECT_SECONDS)
+
+    def _remember(self, event: Event) -> None:
+        if self._resumes and event.id:
+            for partition, offset in parse_position(event.id).items():
+                self._position[partition] = max(offset, self._position.get(partition, -1))
 
 
 async def read_into(
