@@ -205,6 +205,9 @@ class Pipeline:
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
         """Forget these partitions and return what to commit before they are let go."""
+        if self.hub.has_first_writes_for(partitions):
+            # Their records are dispatched and not committed, so the next owner sends them again.
+            log.warning("writes outlast a revoke", partitions=[str(partition) for partition in partitions])
         self._intake.forget(partitions)
         self.hub.acking.released(partitions)
         return self._commits.revoked(partitions, trio.current_time())

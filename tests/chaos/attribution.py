@@ -12,7 +12,8 @@ How it judges:
   send it again; from there on the earlier owner had dispatched it and not committed it.
 * Why it had not, the hand-over says: the owner was killed, or had lost the partition without a word to it. An owner
   that was asked to let go commits first, so such a hand-over repeats nothing, unless nobody could commit: while a fault
-  was *in force* between the first receipt of the record and the hand-over.
+  was *in force* between the first receipt of the record and the hand-over; or the owner's log says that a write of its
+  records lasted longer than a revoke waits.
 * A member that is killed or suspended is in force until others have all of its partitions; a broker that is killed,
   until it answers again and Kafka has stored a commit of the partition after that.
 * A commit that steps back is a late one when a replica's log says that librdkafka had given it up before, and Kafka's
@@ -36,6 +37,9 @@ COMMITTED = "a committed record, sent again"
 LOST = "partitions lost"
 """Of a replica that nobody had touched, such as on a machine that is too slow for the session."""
 
+SLOW = "writes outlast a revoke"
+"""Subscribers took more than `drain_seconds` for what was being written, as on a machine that is too slow."""
+
 GIVEN_UP = frozenset({"_TIMED_OUT", "_TRANSPORT", "REQUEST_TIMED_OUT"})
 """Answers that librdkafka makes by itself when it stops waiting: the request may still be stored."""
 
@@ -54,7 +58,7 @@ class Line(NamedTuple):
     at: float
     process: str
     event: str
-    """``assigned``, ``revoking``, ``partitions lost``, ``commit not stored``."""
+    """``assigned``, ``revoking``, ``partitions lost``, ``commit not stored``, `SLOW`."""
     partition: int
     offset: int = -1
     """Of a commit."""
@@ -205,9 +209,15 @@ class Attribution:
                 return self._of_tenure(tenure), ""
         if in_force:
             return in_force[-1].kind, ""
+        if any(self._is_slow(line, older, newer) for line in self._lines):
+            return SLOW, ""
         planned = [one for one in self._incidents if not one.is_fault and one.began <= newer.began]
         words = f"asked to let go, {older.process} had not committed it, and nothing kept it from that"
         return (planned[-1].kind if planned else NOTHING), words
+
+    def _is_slow(self, line: Line, older: Tenure, newer: Tenure) -> bool:
+        is_of_older = (line.process, line.partition) == (older.process, older.partition)
+        return line.event == SLOW and is_of_older and older.ended <= line.at <= newer.began
 
     def _of_tenure(self, tenure: Tenure) -> str:
         """The fault that ended a tenure without a word to the group."""

@@ -20,7 +20,7 @@ from tests.audit.commits import CommittedOffsets
 from tests.audit.fleet import Fleet
 from tests.audit.ledger import Report
 from tests.chaos.abuse import Abuse
-from tests.chaos.attribution import COMMITTED, NOTHING, Attribution, Ending, Incident, Line, Stored
+from tests.chaos.attribution import COMMITTED, NOTHING, SLOW, Attribution, Ending, Incident, Line, Stored
 from tests.chaos.books import Books
 from tests.chaos.crowd import Crowd, watch_memory
 from tests.chaos.judge import Verdict
@@ -286,7 +286,7 @@ def _attribution(topic: str, auditor: Auditor, fleet: Fleet, stage: Stage) -> At
 
 def _lines(fleet: Fleet, topic: str) -> Iterator[Line]:
     """What the replicas have logged about the partitions of a topic."""
-    for process, line in fleet.logged("assigned", *Ending, "commit not stored"):
+    for process, line in fleet.logged("assigned", *Ending, "commit not stored", SLOW):
         at = datetime.fromisoformat(line["timestamp"]).timestamp()
         partitions: Sequence[str] = line.get("partitions") or [line.get("partition", "")]
         for name, _, number in (partition.rpartition(":") for partition in partitions):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.audit.ledger import Backwards, Repeat
-from tests.chaos.attribution import COMMITTED, LOST, NOTHING, Attribution, Ending, Incident, Line, Stored, tenures
+from tests.chaos.attribution import COMMITTED, LOST, NOTHING, SLOW, Attribution, Ending, Incident, Line, Stored, tenures
 
 REPEAT = Repeat(20.0, 0, 7, "a", "b")
 """Record 7 came of a at 4, and of b at 20."""
@@ -54,6 +54,9 @@ OPEN = [*had("a", 1), *had("b", 11)]
         (OPEN, [(7, 3)], [fault("kill -9", 5, 15, "a"), JOIN], [("a", 5)], "kill -9"),
         (OPEN, [(8, 3)], [fault("kill -9", 5, 15, "a")], [("a", 5)], COMMITTED),
         ([*had("a", 1, 12, ending="partitions lost"), *had("b", 11)], [(7, 3)], [], [], LOST),
+        ([*ASKED, Line(10.5, "a", SLOW, 0)], [(7, 3)], [JOIN], [], SLOW),
+        ([*ASKED, Line(10.5, "a", SLOW, 1)], [(7, 3)], [JOIN], [], "join"),
+        ([*ASKED, Line(11.5, "a", SLOW, 0)], [(7, 3)], [JOIN], [], "join"),
         (
             [*had("a", 1, 12, ending="partitions lost"), *had("b", 11)],
             [(7, 3)],
