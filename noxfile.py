@@ -118,7 +118,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def kafka(session: nox.Session) -> None:
-    """A real Apache Kafka for hand use, until Ctrl-C; needs Java and Maven; ``-- --nodes 3`` for three."""
+    """A real Apache Kafka for hand use, until Ctrl-C; needs Java and Maven; ``-- --nodes 3``, ``-- --registry``."""
     _install(session, "tests")
     session.run("python", "-m", "testbed.broker", *session.posargs)
 

@@ -7,6 +7,7 @@ Protobuf's own parser (100 levels deep); what it stands for as JSON is bounded h
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,8 @@ COMPILE_SECONDS = 20.0
 
 MAX_VALUES = 1_000_000
 """Values in one message: two bytes can stand for a message with a thousand fields."""
+
+MAX_IMPORT_DEPTH = 50
 
 _MAIN = "registry-schema.proto"
 
@@ -55,8 +58,11 @@ class ProtobufDecoder:
 
     def __init__(self, text: str, references: Mapping[str, str] | None = None) -> None:
         self._pool = descriptor_pool.DescriptorPool()
-        for file in _compile(text, references or {}):
-            self._pool.Add(file)
+        try:
+            for file in _files(text, references or {}):
+                self._pool.Add(file)
+        except TypeError as error:
+            raise UndecodableError(f"its Protobuf file is wrong: {error}") from error
         self._file = self._pool.FindFileByName(_MAIN)
         self._messages = [
             self._file.message_types_by_name[name.name]
@@ -154,6 +160,48 @@ class _Writer:
 
 def _map_key(key: object) -> str:
     return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _files(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.FileDescriptorProto]:
+    """Descriptors of a file and of all that it imports, each after those that it imports itself.
+
+    Confluent's serializer for Python registers descriptors in base64 in place of texts, and Apicurio keeps them so.
+    """
+    binary = {name: file for name, content in {**references, _MAIN: text}.items() if (file := _descriptor_of(content))}
+    if not binary:
+        return _compile(text, references)
+    if _MAIN not in binary:
+        raise UndecodableError("its Protobuf file is a text, and refers to files that are not")
+    for name, file in binary.items():
+        file.name = name
+    others = dict.fromkeys(name for file in binary.values() for name in file.dependency if name not in binary)
+    imports = "".join(f'import "{name}";\n' for name in others if '"' not in name and "\\" not in name)
+    texts = {name: content for name, content in references.items() if name not in binary}
+    files = _compile(f'syntax = "proto3";\n{imports}', texts)[:-1] if others else []
+    done = {file.name for file in files}
+
+    begun: set[str] = set()
+
+    def add(file: descriptor_pb2.FileDescriptorProto, depth: int) -> None:
+        if file.name in begun or depth > MAX_IMPORT_DEPTH:
+            raise UndecodableError("its Protobuf file imports itself, or files that import files without end")
+        begun.add(file.name)
+        for name in file.dependency:
+            if name not in done and name in binary:
+                add(binary[name], depth + 1)
+        done.add(file.name)
+        files.append(file)
+
+    add(binary[_MAIN], 0)
+    return files
+
+
+def _descriptor_of(content: str) -> descriptor_pb2.FileDescriptorProto | None:
+    """A descriptor in base64; None for a text, which has characters that base64 does not have."""
+    try:
+        return descriptor_pb2.FileDescriptorProto.FromString(b64decode(content, validate=True)) if content else None
+    except (ValueError, DecodeError):
+        return None
 
 
 def _compile(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.FileDescriptorProto]:

@@ -1,11 +1,12 @@
 """Protobuf: what the library writes is decoded to plain JSON, with descriptors that protoc makes of texts."""
 
+from base64 import b64encode
 from contextlib import suppress
 from typing import Any
 
 import orjson
 import pytest
-from google.protobuf import json_format, message_factory
+from google.protobuf import descriptor_pb2, json_format, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -198,6 +199,35 @@ def test_files_that_are_wrong_are_refused(text: str, references: dict[str, str],
     """With what protoc says, and nothing is written outside of its folder."""
     with pytest.raises(UndecodableError, match=reason):
         ProtobufDecoder(text, references)
+
+
+def encoded(made: ProtobufDecoder, name: str) -> str:
+    """A file as Confluent's serializer for Python registers it."""
+    return b64encode(made._pool.FindFileByName(name).serialized_pb).decode()
+
+
+def test_files_may_be_descriptors(shop: ProtobufDecoder) -> None:
+    """In base64; what they import as well, or as texts, or what protoc brings along."""
+    main, money = encoded(shop, "registry-schema.proto"), encoded(shop, "common/money.proto")
+    content = message(shop, "shop.Order", {"id": 1, "prices": [{"units": 5}], "at": "2024-01-02T03:04:05Z"})
+    expected = shop.decode(ORDER_INDEXES + content)
+    for reference in (money, REFERENCE):
+        made = ProtobufDecoder(main, {"common/money.proto": reference})
+        assert (made.name, made.decode(ORDER_INDEXES + content)) == ("shop.First", expected)
+    with pytest.raises(UndecodableError, match="refers to files that are not"):
+        ProtobufDecoder(TEXT, {"common/money.proto": money})
+    with pytest.raises(UndecodableError, match="its Protobuf file is wrong"):
+        ProtobufDecoder(main)
+
+
+@pytest.mark.parametrize("fields", [{"dependency": ["a.proto"]}, {"message_type": [{"name": "not a name"}]}])
+def test_descriptors_that_are_wrong_are_refused(fields: dict[str, Any]) -> None:
+    """Files that import each other, and names that are none."""
+    main = descriptor_pb2.FileDescriptorProto(name="x", **fields)
+    other = descriptor_pb2.FileDescriptorProto(name="a.proto", dependency=["a.proto"])
+    texts = [b64encode(file.SerializeToString()).decode() for file in (main, other)]
+    with pytest.raises(UndecodableError, match="its Protobuf file"):
+        ProtobufDecoder(texts[0], {"a.proto": texts[1]})
 
 
 def test_a_compiler_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
