@@ -25,6 +25,7 @@ from benchmarks import (
     ingest,
     isolation,
     latency,
+    machine,
     page,
     peers,
     rebalance,
@@ -42,13 +43,14 @@ BENCHMARKS = {
     "idle": idle,
     "ingest": ingest,
     "isolation": isolation,
+    "machine": machine,
     "reconnect": reconnect,
     "yesterday": yesterday,
     "rebalance": rebalance,
     "page": page,
     "peers": peers,
 }
-WHEN_ASKED_FOR = {"peers"}
+WHEN_ASKED_FOR = {"machine", "peers"}
 """They build other projects' services first: run by name, or with ``--peers``."""
 NOT_QUICK = {"attacks", "yesterday", "rebalance", "page"}
 """They take a minute and more even when they are quick: not part of a quick run of all, which stays below three."""
