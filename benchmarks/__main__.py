@@ -20,6 +20,7 @@ import dispatcher
 from benchmarks import (
     attacks,
     ceiling,
+    compression,
     fan_out,
     idle,
     ingest,
@@ -38,6 +39,7 @@ from testbed.broker.jars import kafka_version
 BENCHMARKS = {
     "attacks": attacks,
     "ceiling": ceiling,
+    "compression": compression,
     "fan-out": fan_out,
     "latency": latency,
     "idle": idle,
@@ -52,7 +54,7 @@ BENCHMARKS = {
 }
 WHEN_ASKED_FOR = {"machine", "peers"}
 """They build other projects' services first: run by name, or with ``--peers``."""
-NOT_QUICK = {"attacks", "yesterday", "rebalance", "page"}
+NOT_QUICK = {"attacks", "compression", "yesterday", "rebalance", "page"}
 """They take a minute and more even when they are quick: not part of a quick run of all, which stays below three."""
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")

@@ -48,6 +48,8 @@ class Group:
     pace_bytes: int
     """Read at most this much per second on each connection; 0: everything that arrives."""
     receive_buffer_bytes: int
+    compressed: bool
+    """Its bytes alone are counted, and no ping is answered: what looks like one is none."""
     want: int = 0
     connections: set["Link"] = field(default_factory=set)
     waiting: deque[bytes] = field(default_factory=deque)
@@ -190,6 +192,7 @@ class Load:
             frozen=asked.get("frozen", False),
             pace_bytes=asked.get("pace_bytes", 0),
             receive_buffer_bytes=asked.get("receive_buffer_bytes", 0),
+            compressed=asked.get("compressed", False),
         )
         group.waiting.extend([asked.get("last_id", "").encode()] * asked["count"])
         self.fill(group, asked["count"])
@@ -263,10 +266,12 @@ class Load:
                 return
             link.head = None
             self.begun(link, head)
-        if PING in data:
-            link.socket.send(PONG)
         group.reads += 1
         group.bytes += len(data)
+        if group.compressed:
+            return
+        if PING in data:
+            link.socket.send(PONG)
         records = data.count(MARK)
         if link.half and data.startswith(MARK[1:]):
             records += 1

@@ -1,0 +1,164 @@
+"""Bytes on the wire and CPU per delivery, over records per write and levels of compression, without Kafka.
+
+A hub and a server in this process publish envelopes of believable JSON to the load generator's thousand sockets. CPU is
+that of the server's thread; bytes are what the load generator reads, chunks and frames included.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import trio
+import trio.testing
+
+from benchmarks.growth import NeverAnswering
+from benchmarks.harness import Load
+from benchmarks.targets import dispatcher_requests
+from dispatcher.hub.hub import Hub
+from dispatcher.hub.statistics import SubscriberState
+from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.settings import Settings
+from dispatcher.web.app import create_app
+from dispatcher.web.operations import Operations
+from dispatcher.web.server import Server
+
+PAGE = "performance"
+TOPIC = "ofa_assets"
+SUBSCRIBERS = 1000
+BURSTS: Mapping[int, float] = {1: 50, 10: 50, 100: 10}
+"""Records per write, and how many writes per second."""
+LEVELS = (None, 1, 6, 9)
+"""None: off."""
+OFFERS = {"sse": "Accept-Encoding: gzip", "websocket": "Sec-WebSocket-Extensions: permessage-deflate"}
+
+COLUMNS = ("records a write", "protocol", "level", "bytes a record", "of plain", "CPU a delivery", "of plain")
+
+
+def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The whole benchmark."""
+    subscribers, seconds, rounds = (100, 0.5, 1) if quick else (SUBSCRIBERS, 1.5, 2)
+    rows: list[dict[str, Any]] = []
+    for level in LEVELS:
+        tell("off" if level is None else f"level {level}")
+        rows += trio.run(_measure, level, subscribers, seconds, rounds)
+    for row in rows:
+        (plain,) = (
+            other
+            for other in rows
+            if other["level"] is None and (other["burst"], other["protocol"]) == (row["burst"], row["protocol"])
+        )
+        row["share_of_bytes"] = row["bytes_a_record"] / plain["bytes_a_record"]
+        row["share_of_cpu"] = row["cpu_ns"] / plain["cpu_ns"]
+    return sorted(rows, key=lambda row: (row["burst"], row["protocol"], row["level"] or 0))
+
+
+async def _measure(level: int | None, subscribers: int, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    compression: dict[str, Any] = {} if level is None else {"compression": "on", "compression_level": level}
+    settings = Settings(bind="127.0.0.1:0", topics=[TOPIC], stall_timeout_seconds=300, **compression)  # type: ignore[arg-type]
+    hub = Hub(settings, lambda _batch, _start, _end: None, NeverAnswering())
+    server = Server(create_app(hub, settings, cast("Operations", None)), settings)
+    values = _values(5000)
+    offset = 0
+    rows: list[dict[str, Any]] = []
+    with Load() as load:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            await nursery.start(server.serve)
+            host, port = server.addresses[0]
+            hub.assigned([TopicPartition(TOPIC, 0)])
+            hub.set_state(ReplicaState.STREAMING)
+            for protocol, offer in OFFERS.items():
+                request = dispatcher_requests("?format=envelope" if protocol == "sse" else "")[protocol]
+                request = request.replace("\r\n\r\n", f"\r\n{offer}\r\n\r\n")
+                await trio.to_thread.run_sync(
+                    partial(load.open, compressed=level is not None), "all", subscribers, (host, port), request
+                )
+                for _ in range(10):  # until nothing goes out in fine pieces any more (`web.sockets`)
+                    noise = random.randbytes(32 * 1024).hex().encode()  # noqa: S311
+                    hub.publish(Batch(TopicPartition(TOPIC, 0), (Record(offset, None, None, noise, ()),)))
+                    offset += 1
+                    await trio.sleep(0.2)
+                for burst, per_second in BURSTS.items():
+                    samples = []
+                    for _ in range(rounds):
+                        while hub.statistics().subscribers.get(SubscriberState.LIVE, 0) < subscribers:
+                            await trio.testing.wait_all_tasks_blocked(0.01)
+                        await trio.to_thread.run_sync(load.report)
+                        before, deliveries = time.thread_time(), hub.statistics().deliveries
+                        for _ in range(max(1, int(seconds * per_second))):
+                            records = [values[(offset + n) % len(values)] for n in range(burst)]
+                            batch = [Record(offset + n, *record, ()) for n, record in enumerate(records)]
+                            hub.publish(Batch(TopicPartition(TOPIC, 0), batch))
+                            offset += burst
+                            await trio.sleep(1 / per_second)
+                        await hub.wait_settled()
+                        cpu = time.thread_time() - before
+                        delivered = hub.statistics().deliveries - deliveries
+                        await trio.sleep(0.2)
+                        report = await trio.to_thread.run_sync(load.report)
+                        samples.append((report["groups"]["all"]["bytes"] / delivered, cpu / delivered * 1e9))
+                    rows.append(
+                        {
+                            "burst": burst,
+                            "protocol": protocol,
+                            "level": level,
+                            "bytes_a_record": sum(sample[0] for sample in samples) / len(samples),
+                            "cpu_ns": min(sample[1] for sample in samples),
+                        }
+                    )
+                await trio.to_thread.run_sync(load.close, "all")
+                await hub.wait_no_subscribers()
+            nursery.cancel_scope.cancel()
+    return rows
+
+
+def _values(number: int) -> Sequence[tuple[int, bytes, bytes]]:
+    """Time, key and value of records as a fleet of vehicles may send them: envelopes of about 410 bytes."""
+    chance = random.Random(22)  # noqa: S311 - the same for each level
+    found = []
+    for n in range(number):
+        asset = f"A{chance.randrange(10**6):06d}"
+        minute, second, ms = chance.randrange(60), chance.randrange(60), chance.randrange(1000)
+        value = {
+            "assetId": asset,
+            "name": f"{chance.choice(('Excavator', 'Crane', 'Truck', 'Loader'))} {chance.randrange(999)}",
+            "status": chance.choice(("idle", "moving", "offline")),
+            "lat": round(chance.uniform(47, 55), 6),
+            "lon": round(chance.uniform(6, 15), 6),
+            "speedKmh": round(chance.uniform(0, 90), 1),
+            "heading": chance.randrange(360),
+            "battery": chance.randrange(100),
+            "updatedAt": f"2026-11-27T18:{minute:02d}:{second:02d}.{ms:03d}Z",
+            "driver": {"id": chance.randrange(10**5), "shift": chance.choice("ABC")},
+        }
+        found.append((1_780_000_000_000 + 13 * n, asset.encode(), json.dumps(value).encode()))
+    return found
+
+
+def cells(row: Mapping[str, Any]) -> Sequence[str]:
+    """One row for people."""
+    return (
+        str(row["burst"]),
+        row["protocol"],
+        "off" if row["level"] is None else str(row["level"]),
+        f"{row['bytes_a_record']:.0f}",
+        f"{row['share_of_bytes']:.0%}",
+        f"{row['cpu_ns'] / 1000:.2f} µs",
+        f"{row['share_of_cpu']:.2f}",
+    )
+
+
+def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
+    """For the picture: bytes a record, by level."""
+    return {
+        f"bytes a record, {burst} records a write (SSE)": {
+            "off" if row["level"] is None else f"level {row['level']}": row["bytes_a_record"]
+            for row in rows
+            if (row["burst"], row["protocol"]) == (burst, "sse")
+        }
+        for burst in BURSTS
+    }
