@@ -31,7 +31,7 @@ TOPIC = "ofa_assets"
 SUBSCRIBERS = 1000
 BURSTS: Mapping[int, float] = {1: 50, 10: 50, 100: 10}
 """Records per write, and how many writes per second."""
-LEVELS = (None, 1, 6, 9)
+LEVELS = (None, 1, 6)
 """None: off."""
 OFFERS = {"sse": "Accept-Encoding: gzip", "websocket": "Sec-WebSocket-Extensions: permessage-deflate"}
 
@@ -40,7 +40,7 @@ COLUMNS = ("records a write", "protocol", "level", "bytes a record", "of plain",
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """The whole benchmark."""
-    subscribers, seconds, rounds = (100, 0.5, 1) if quick else (SUBSCRIBERS, 1.5, 2)
+    subscribers, seconds, rounds = (100, 0.5, 1) if quick else (SUBSCRIBERS, 0.5, 8)
     rows: list[dict[str, Any]] = []
     for level in LEVELS:
         tell("off" if level is None else f"level {level}")
@@ -87,7 +87,7 @@ async def _measure(level: int | None, subscribers: int, seconds: float, rounds: 
                     for _ in range(rounds):
                         while hub.statistics().subscribers.get(SubscriberState.LIVE, 0) < subscribers:
                             await trio.testing.wait_all_tasks_blocked(0.01)
-                        await trio.to_thread.run_sync(load.report)
+                        await _received(load)
                         before, deliveries = time.thread_time(), hub.statistics().deliveries
                         for _ in range(max(1, int(seconds * per_second))):
                             records = [values[(offset + n) % len(values)] for n in range(burst)]
@@ -98,15 +98,14 @@ async def _measure(level: int | None, subscribers: int, seconds: float, rounds: 
                         await hub.wait_settled()
                         cpu = time.thread_time() - before
                         delivered = hub.statistics().deliveries - deliveries
-                        await trio.sleep(0.2)
-                        report = await trio.to_thread.run_sync(load.report)
-                        samples.append((report["groups"]["all"]["bytes"] / delivered, cpu / delivered * 1e9))
+                        samples.append((await _received(load) / delivered, cpu / delivered * 1e9))
                     rows.append(
                         {
                             "burst": burst,
                             "protocol": protocol,
                             "level": level,
                             "bytes_a_record": sum(sample[0] for sample in samples) / len(samples),
+                            # The least of many short windows: what else the machine does can only add to it.
                             "cpu_ns": min(sample[1] for sample in samples),
                         }
                     )
@@ -114,6 +113,17 @@ async def _measure(level: int | None, subscribers: int, seconds: float, rounds: 
                 await hub.wait_no_subscribers()
             nursery.cancel_scope.cancel()
     return rows
+
+
+async def _received(load: Load) -> int:
+    """The bytes that the load generator has read since it was asked last, when no more come."""
+    total = 0
+    while True:
+        await trio.sleep(0.1)
+        report = await trio.to_thread.run_sync(load.report)
+        if not (more := report["groups"]["all"]["bytes"]):
+            return total
+        total += more
 
 
 def _values(number: int) -> Sequence[tuple[int, bytes, bytes]]:

@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import h11
@@ -18,12 +18,13 @@ from dispatcher.sansio.encoding.compression import GZIP_HEAD
 from dispatcher.sansio.encoding.frames import ping_frame
 from dispatcher.web.inbound import BUDGET_BYTES, MAX_MESSAGE_BYTES
 from testbed.clients import SseStream
+from testbed.replicas import Replica
 from tests.hub.test_hub import ONE, TWO
 from tests.web.test_transports import UPGRADE, House, WsStream, next_values
 
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
 GZIP = {"Accept-Encoding": "gzip, deflate, br"}
-NOTHING: Mapping[str, str] = {}
+NO_BROKER = "127.0.0.1:9"
 
 
 class GzipStream(SseStream):
@@ -209,6 +210,28 @@ async def test_a_write_is_compressed_once_for_all() -> None:
         assert 500 < event_bytes < 600
         assert after.compression.output_bytes - before.compression.output_bytes < 100
         assert after.entries == entries + 1
+
+
+def metrics(replica: Replica) -> dict[str, float]:
+    """The metrics of compression that there are."""
+    lines = [line.split() for line in replica.get("/metrics").text.splitlines() if line.startswith("dispatcher_compr")]
+    return {name: float(value) for name, value in lines}
+
+
+async def test_bytes_before_and_after_are_metrics(replicas: Callable[..., Replica]) -> None:
+    """Of the state of a stream, which is long enough; nothing where compression is off."""
+    on = {"compression": "on", "compression_min_bytes": 10}
+    replica, off = replicas(NO_BROKER, "assets", settings=on), replicas(NO_BROKER, "assets")
+    stream = await trio.open_tcp_stream(*replica.address)
+    with stream.socket:
+        client = GzipStream(stream)
+        await client.open("/events", dict(GZIP))
+        assert (await client.next_control("state"))["state"] == "broker-down"
+    found = await trio.to_thread.run_sync(metrics, replica)
+    before, after = found.values()
+    assert list(found) == ["dispatcher_compression_input_bytes_total", "dispatcher_compression_output_bytes_total"]
+    assert 100 < after < before
+    assert await trio.to_thread.run_sync(metrics, off) == {}
 
 
 async def test_random_records_come_out_byte_for_byte() -> None:
