@@ -16,6 +16,7 @@ from dispatcher.hub.hub import Hub
 from dispatcher.settings import Settings
 from dispatcher.web.admin import Admin, add_admin
 from dispatcher.web.authentication import Authentication
+from dispatcher.web.contract import add_contract
 from dispatcher.web.events import add_events
 from dispatcher.web.limits import Entrance, Limits
 from dispatcher.web.operations import Operations, add_health, add_operations
@@ -93,6 +94,7 @@ def create_app(
         add_health(app, operations)
         add_operations(app, operations)
     add_page(app)
+    add_contract(app)
     return app
 
 
@@ -104,6 +106,7 @@ def create_operations_app(settings: Settings, operations: Operations, admin: Adm
     add_operations(app, operations)
     if admin is not None and admin.access.is_open:
         add_admin(app, admin)
+    add_contract(app)
     return app
 
 

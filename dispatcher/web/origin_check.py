@@ -7,6 +7,7 @@ from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio.wrappers import TrioResponse
 
 from dispatcher.web.connection import Connection
+from dispatcher.web.contract import FILES as CONTRACT
 from dispatcher.web.origins import Policy, Verdict, decide
 from dispatcher.web.page import FILES
 from dispatcher.web.problems import problem_response
@@ -15,7 +16,7 @@ from dispatcher.web.refusals import KEY, Refusals
 
 log = structlog.get_logger(__name__)
 
-FREE = frozenset({*FILES, "/livez", "/readyz"})
+FREE = frozenset({*FILES, *CONTRACT, "/livez", "/readyz"})
 """What any page may GET."""
 
 LOG_SECONDS = 10.0

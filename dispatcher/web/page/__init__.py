@@ -42,10 +42,11 @@ def add_page(app: Quart) -> None:
     folder = Path(__file__).parent
     for path, (name, content_type) in FILES.items():
         headers = {**HEADERS, **(SHARED_HEADERS if path in SHARED else {})}
-        app.add_url_rule(path, name, _view((folder / name).read_bytes(), content_type, headers), methods=["GET"])
+        app.add_url_rule(path, name, file_view((folder / name).read_bytes(), content_type, headers), methods=["GET"])
 
 
-def _view(body: bytes, content_type: str, headers: Mapping[str, str]) -> Callable[[], TrioResponse]:
+def file_view(body: bytes, content_type: str, headers: Mapping[str, str]) -> Callable[[], TrioResponse]:
+    """A view that serves a file, and answers 304 when the client has it."""
     etag = sha256(body).hexdigest()[:32]
     headers = {**headers, "ETag": f'"{etag}"'}
 
