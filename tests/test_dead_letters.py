@@ -133,8 +133,8 @@ def test_overdue_records_are_skipped_or_logged(kafka: Kafka, replicas: Callable[
     line = other.wait_until_logged("records past their deadline")
     assert (line["topic"], line["action"], line["deadline_seconds"]) == (logged, "log", 0.5)
     assert f'dispatcher_overdue_records_total{{action="skip",topic="{skipped}"}} 100.0' in one.get("/metrics").text
-    assert not is_committed(other.status(), 100)
-    assert other.status()["records"]["waiting"] == 100
+    status = other.wait_for("all wait", lambda s: s["records"]["waiting"] == 100)
+    assert not is_committed(status, 100)
 
 
 def test_a_topic_that_fills_the_memory_does_not_hide_overdue_records(
@@ -142,7 +142,7 @@ def test_a_topic_that_fills_the_memory_does_not_hide_overdue_records(
 ) -> None:
     """A topic without a deadline has all the memory: what waits of another one in Kafka alone is read all the same."""
     full, skipped = kafka.create_topic(1), kafka.create_topic(1)
-    settings = {**deadline(skipped, "skip", 0.5), "pause_above_bytes": 2_000, "resume_below_bytes": 1_000}
+    settings = {**deadline(skipped, "skip", 0.5), "pause_above_bytes": 1, "resume_below_bytes": 1}
     replica = replicas(kafka.bootstrap_servers, f"{full},{skipped}", settings=settings)
     replica.wait_until_ready()
     produce(kafka.bootstrap_servers, full, 0, 200, 1)
@@ -151,7 +151,9 @@ def test_a_topic_that_fills_the_memory_does_not_hide_overdue_records(
     status = replica.wait_for(
         "all skipped", lambda s: {p["topic"]: p["committed"] for p in s["partitions"]}[skipped] == 20
     )
-    assert {p["topic"]: p["waiting_records"] for p in status["partitions"]}[full] == 200
+    (other,) = (partition for partition in status["partitions"] if partition["topic"] == full)
+    assert (other["paused"], other["dispatched"]) == (True, 0)
+    assert other["waiting_records"] > 0
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from rich.table import Table
 from dispatcher import __version__
 from dispatcher.command.configuration import Loaded, load, reference
 from dispatcher.command.overview import status, subscribers
+from dispatcher.command.redrive import Moment
 from dispatcher.command.running import refuse, run_to_exit
 from dispatcher.command.tail import tail
 from dispatcher.errors import SettingsError
@@ -51,6 +52,7 @@ def main() -> None:
     Read it:                     dispatcher tail http://127.0.0.1:8000
     See how a replica is:        dispatcher status http://127.0.0.1:8000
     See who is connected:        dispatcher subscribers http://127.0.0.1:9000 --token-file FILE
+    Bring dead letters back:     dispatcher redrive --dry-run
     Show settings and sources:   dispatcher config
     """  # noqa: D301 - click takes the character for "keep these lines"
 
@@ -138,6 +140,57 @@ def serve(config_path: Path | None, **flags: Any) -> None:
         return 0
 
     run_to_exit(run, settings)
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Write nothing: count what would be redriven.")
+@click.option("--reason", "reasons", multiple=True, metavar="WORD", help="Letters with this reason only. Repeatable.")
+@click.option("--since", type=Moment(), help="Letters written at this time or later: 2026-01-31T12:00:00Z, or -2h.")
+@click.option("--until", type=Moment(), help="Letters written before this time.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help="Stop after this many records.")
+@click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Most records per second. 0: no limit.")
+@settings_options()
+def redrive(  # noqa: PLR0917 - one for each option
+    dry_run: bool,
+    reasons: tuple[str, ...],
+    since: float | None,
+    until: float | None,
+    limit: int | None,
+    rate: float,
+    config_path: Path | None,
+    **flags: Any,
+) -> None:
+    """Write dead letters back to the topics that their records came from.
+
+    \b
+    See what is there:      dispatcher redrive --config dispatcher.toml --dry-run
+    Some of it, slowly:     dispatcher redrive --config dispatcher.toml --reason deadline --since -2h --rate 100
+    All of it:              dispatcher redrive --config dispatcher.toml
+
+    Use the settings that the replicas have: topics, dead_letter_topic, group_id and the connection. Records go back
+    with the key, value and headers that they had, and a new timestamp. They are new records: all consumers of the
+    topic get them again.
+
+    Each letter is redriven once, however often this runs, and whatever kills it: the group GROUP_ID.redrive remembers
+    which. Letters that the options leave out stay for another run, and no letter is deleted. What is written to the
+    dead-letter topic after the start waits for the next run.
+
+    It needs the rights to read the dead-letter topic and the group GROUP_ID.redrive, to write to the topics, and to
+    write to the transactional id GROUP_ID.redrive.
+
+    \b
+    Exit code 0: done
+              1: failed; run it again, it goes on where it was
+              2: invalid settings or options; nothing was written
+    """  # noqa: D301
+    from dispatcher.command import redrive as command  # noqa: PLC0415
+    from dispatcher.sansio.redrive import Wanted  # noqa: PLC0415
+
+    settings = _load(flags, config_path).settings
+    if not settings.dead_letter_topic:
+        raise click.UsageError("there is no dead-letter topic: dead_letter_topic is empty")
+    wanted = Wanted(frozenset(settings.topics), reasons, since, until)
+    command.redrive(settings, wanted, dry_run=dry_run, limit=limit, rate=rate)
 
 
 @main.command()

@@ -1,0 +1,78 @@
+"""``dispatcher redrive``: records go from dead-letter topics back to their own."""
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dispatcher.errors import KafkaClientError
+from dispatcher.sansio.redrive import Wanted
+from dispatcher.settings import Settings
+
+_DURATION = re.compile(r"-(\d+)(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+EXIT_FAILED = 1
+
+
+class Moment(click.ParamType[float]):
+    """A time, as ISO 8601 with its zone, or a duration before now."""
+
+    name = "TIME"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Milliseconds since the epoch."""
+        text = str(value)
+        if match := _DURATION.fullmatch(text):
+            return (time.time() - int(match[1]) * _SECONDS[match[2]]) * 1000
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            self.fail(f"{text!r} is not a time: use one such as 2026-01-31T12:00:00Z, or -2h", param, ctx)
+        return moment.timestamp() * 1000
+
+
+def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, limit: int | None, rate: float) -> None:
+    """Redrive, show how far it is and what was done, and exit with 1 if it failed."""
+    from dispatcher.kafka.properties import admin_properties, replay_properties  # noqa: PLC0415 - `tail` does without
+    from dispatcher.kafka.redriving import Redriving, Report  # noqa: PLC0415 - librdkafka
+    from dispatcher.sansio.dead_letters import dead_letter_topic  # noqa: PLC0415 - the same
+
+    console = Console(stderr=True)
+    report = Report()
+    failed: KafkaClientError | None = None
+    topics: dict[str, list[str]] = {}
+    for topic in settings.topics:
+        topics.setdefault(dead_letter_topic(settings.dead_letter_topic, topic), []).append(topic)
+    properties = admin_properties(replay_properties(settings))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        for letters, names in topics.items():
+            left = None if limit is None else limit - sum(report.redriven.values())
+            if left == 0:
+                break
+            try:
+                run = Redriving(properties, f"{settings.group_id}.redrive", letters, is_dry=dry_run)
+                task = progress.add_task(letters, total=run.open(names))
+                advance: Callable[[int], None] = lambda number, task=task: progress.advance(task, number)  # type: ignore[misc] # noqa: E731
+                run.run(wanted, report, limit=left, rate=0 if dry_run else rate, advance=advance)
+                run.close()
+            except KafkaClientError as error:
+                failed = error
+                break
+    table = Table("topic", "reason", "would be redriven" if dry_run else "redriven", "left", box=None)
+    for topic, reason in sorted(report.redriven | report.left):
+        key = (topic, reason)
+        table.add_row(topic, reason, str(report.redriven[key]), str(report.left[key]))
+    console.print(table if table.row_count else "No letters are left to redrive.")
+    if failed is not None:
+        console.print(f"[bold red]failed:[/] {failed}\nEverything counted as redriven is in its topic. Run it again.")
+        sys.exit(EXIT_FAILED)

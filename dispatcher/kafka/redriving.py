@@ -1,0 +1,208 @@
+"""Reads a dead-letter topic, and writes records back to their topics, each once, in transactions.
+
+A transaction holds some records and the commit that says that they were redriven, so a run that is killed at any moment
+and begun again redrives no letter twice. A second run at the same time ends the first one (Kafka fences it).
+
+*Thread*: one, which blocks.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import confluent_kafka
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+
+from dispatcher.errors import KafkaClientError
+from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.sansio.redrive import Done, Origin, Wanted, origin_of
+
+ANSWER_SECONDS = 30.0
+"""Longest wait for any answer of a broker."""
+
+BATCH_LETTERS = 500
+"""Most records in one transaction."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done, or would be."""
+
+    redriven: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Letters by the record's topic and reason."""
+    left: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Letters that were not wanted, likewise; of ``?`` where there are no headers of a letter."""
+    before: int = 0
+    """Letters that an earlier run had redriven, as far as they were read again."""
+
+
+class Redriving:
+    """One run over one dead-letter topic.
+
+    Args:
+        properties: librdkafka's connection settings.
+        group: Its commits say what was redriven; its name is the producer's transactional id as well.
+        topic: The dead-letter topic.
+        is_dry: Whether to write nothing.
+    """
+
+    def __init__(
+        self, properties: Mapping[str, str | int | float | bool], group: str, topic: str, *, is_dry: bool
+    ) -> None:
+        self._topic = topic
+        self._is_dry = is_dry
+        consumed = {
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+        }
+        self._consumer = Consumer({**properties, **consumed}, logger=LIBRDKAFKA_LOG)
+        produced = {"transactional.id": group, "message.max.bytes": 256 * 1024 * 1024, "partitioner": "murmur2_random"}
+        self._producer = None if is_dry else Producer({**properties, **produced}, logger=LIBRDKAFKA_LOG)
+        self._partitions: dict[str, int] = {}
+        """How many partitions the records' topics have."""
+        self._done: dict[int, Done] = {}
+        self._ends: dict[int, int] = {}
+        """Where partitions end that are not read to their end."""
+        self._read_to: dict[int, int] = {}
+
+    def open(self, topics: Collection[str]) -> int:
+        """Find out what is there; returns how many letters are to be read.
+
+        Args:
+            topics: Where records may go back to.
+
+        Raises:
+            KafkaClientError: a topic is missing, a right is missing, or nobody answers.
+        """
+        try:
+            if self._producer is not None:
+                # Before anything is read: a run before this one can commit nothing from here on.
+                self._producer.init_transactions(ANSWER_SECONDS)
+            numbers = range(self._count(self._topic))
+            self._partitions = {topic: self._count(topic) for topic in topics}
+            asked = [confluent_kafka.TopicPartition(self._topic, number) for number in numbers]
+            ends = {}
+            for one in self._consumer.committed(asked, timeout=ANSWER_SECONDS):
+                first, end = self._consumer.get_watermark_offsets(one, timeout=ANSWER_SECONDS)
+                done = Done(one.offset, one.metadata) if one.offset >= 0 else Done(0)
+                done.add(0, first)  # what has expired
+                self._done[one.partition], ends[one.partition] = done, end
+        except KafkaException as error:
+            raise _failure(error) from error
+        self._ends = {number: end for number, end in ends.items() if self._done[number].offset < end}
+        self._read_to = {number: self._done[number].offset for number in self._ends}
+        self._consumer.assign(
+            [confluent_kafka.TopicPartition(self._topic, number, offset) for number, offset in self._read_to.items()]
+        )
+        return sum(end - self._read_to[number] for number, end in self._ends.items())
+
+    def run(
+        self, wanted: Wanted, report: Report, *, limit: int | None, rate: float, advance: Callable[[int], None]
+    ) -> None:
+        """Redrive what is wanted of what was there when this was opened.
+
+        Args:
+            wanted: Which letters.
+            report: Counts them.
+            limit: Most letters, None for all.
+            rate: Most letters per second; 0: as fast as possible.
+            advance: Called with how many letters were read.
+
+        Raises:
+            KafkaClientError: something failed; what was reported until then was redriven.
+        """
+        began, redriven = time.monotonic(), 0
+        silent_since = began
+        try:
+            while self._ends and (limit is None or redriven < limit):
+                most = BATCH_LETTERS if limit is None else min(BATCH_LETTERS, limit - redriven)
+                # At a slow rate, a transaction for each part of a second.
+                most = most if not rate else max(1, min(most, int(rate / 5)))
+                messages = self._consumer.consume(most, 0.5)
+                now = time.monotonic()
+                silent_since = now if messages else silent_since
+                if now - silent_since > ANSWER_SECONDS:
+                    raise KafkaClientError(KafkaError._TIMED_OUT, "_TIMED_OUT", "no broker sends the letters")  # noqa: SLF001
+                redriven += self._take(messages, wanted, report, advance)
+                if rate and (ahead := redriven / rate - (time.monotonic() - began)) > 0:
+                    time.sleep(ahead)
+        except KafkaException as error:
+            raise _failure(error) from error
+
+    def close(self) -> None:
+        """Leave."""
+        self._consumer.close()
+
+    def _count(self, topic: str) -> int:
+        found = self._consumer.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic]
+        if found.error is not None:
+            raise KafkaClientError(found.error.code(), found.error.name(), f"{topic}: {found.error.str()}")
+        return len(found.partitions)
+
+    def _take(self, messages: Sequence[Message], wanted: Wanted, report: Report, advance: Callable[[int], None]) -> int:
+        chosen: list[tuple[Message, Origin]] = []
+        seen: Report = Report()
+        for message in messages:
+            number, offset, error = message.partition() or 0, message.offset() or 0, message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 - the public spelling of local codes
+                    raise KafkaException(error)
+                self._ends.pop(number, None)
+                continue
+            if number not in self._ends:
+                continue
+            done = self._done[number]
+            done.add(self._read_to[number], offset)  # nothing lies between
+            advance(offset + 1 - self._read_to[number])
+            self._read_to[number] = offset + 1
+            origin = origin_of(cast("Sequence[tuple[str, bytes | None]]", message.headers() or ()))
+            key = ("?", "?") if origin is None else (origin.partition.topic, origin.reason)
+            if offset in done:
+                seen.before += 1
+            elif origin is not None and wanted.has(origin, message.timestamp()[1]):
+                seen.redriven[key] += 1
+                chosen.append((message, origin))
+            else:
+                seen.left[key] += 1
+            if offset + 1 >= self._ends[number]:
+                del self._ends[number]
+        self._write(chosen)
+        report.redriven += seen.redriven
+        report.left += seen.left
+        report.before += seen.before
+        return len(chosen)
+
+    def _write(self, chosen: Sequence[tuple[Message, Origin]]) -> None:
+        producer = self._producer
+        if producer is None or not chosen:
+            return
+        for message, _origin in chosen:
+            offset = message.offset() or 0
+            self._done[message.partition() or 0].add(offset, offset + 1)
+        commits = {message.partition() or 0 for message, _origin in chosen}
+        if any(self._done[number].is_too_long for number in commits):
+            reason = "too many letters were left out in between: redrive those first, with other filters or with none"
+            raise KafkaClientError(KafkaError._INVALID_ARG, "_INVALID_ARG", reason)  # noqa: SLF001
+        producer.begin_transaction()
+        for message, origin in chosen:
+            topic, number = origin.partition
+            # The old partition, where it is still there: records with one key stay in one order.
+            place = number if number < self._partitions[topic] else -1
+            producer.produce(topic, message.value(), message.key(), place, headers=list(origin.headers))
+            producer.poll(0)
+        offsets = [
+            confluent_kafka.TopicPartition(self._topic, number, self._done[number].offset, self._done[number].metadata)
+            for number in commits
+        ]
+        producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), ANSWER_SECONDS)
+        producer.commit_transaction(ANSWER_SECONDS)
+
+
+def _failure(error: KafkaException) -> KafkaClientError:
+    found = error.args[0]
+    return KafkaClientError(found.code(), found.name(), found.str())
