@@ -97,6 +97,33 @@ ROWS: Sequence[Row] = (
         "Log lines never written, because nobody read the log.",
         lambda _: dropped_lines(),
     ),
+    _gauge("ack_subscribers", "Subscribers with ack=client.", lambda s: s.hub.acking.subscribers),
+    _gauge(
+        "outstanding_records",
+        "Records sent to subscribers with ack=client and not acknowledged.",
+        lambda s: s.hub.acking.outstanding_records,
+    ),
+    _gauge(
+        "outstanding_bytes",
+        "Bytes of these records.",
+        lambda s: s.hub.acking.outstanding_bytes,
+    ),
+    _counter(
+        "acked_records",
+        "Records times subscribers that acknowledged them.",
+        lambda s: s.hub.acking.acked_records,
+    ),
+    _counter("nacked_records", "Records that subscribers refused.", lambda s: s.hub.acking.nacked_records),
+    _counter(
+        "passed_over_acks",
+        "Parts of acknowledgements that named records not sent, or partitions not here.",
+        lambda s: s.hub.acking.passed_over,
+    ),
+    _counter(
+        "ack_timeouts",
+        "Streams that ended because the client acknowledged nothing for too long.",
+        lambda s: s.hub.acking.timeouts,
+    ),
     _gauge("connections", "Open connections.", lambda s: s.access.connections),
     _gauge("idle_connections", "Connections without a request.", lambda s: s.access.server.intake.idle),
     _counter(

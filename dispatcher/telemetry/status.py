@@ -171,6 +171,15 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "unmatched": hub.unmatched,
             "parked": hub.parked_records,
         },
+        "acks": {
+            "subscribers": hub.acking.subscribers,
+            "outstanding_records": hub.acking.outstanding_records,
+            "outstanding_bytes": hub.acking.outstanding_bytes,
+            "acked": hub.acking.acked_records,
+            "nacked": hub.acking.nacked_records,
+            "passed_over": hub.acking.passed_over,
+            "timeouts": hub.acking.timeouts,
+        },
         "replays": {
             "running": pipeline.replays.running,
             "waiting": pipeline.replays.waiting,

@@ -1,0 +1,302 @@
+"""Acknowledgements over real sockets: what clients may say, in what order, how fast, and how they die."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import pytest
+import trio
+from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
+
+from dispatcher.hub.goodbyes import restart
+from dispatcher.hub.statistics import SubscriberState
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from tests.hub.test_acking import Letters
+from tests.hub.test_hub import ONE, TWO
+from tests.web import test_transports
+from tests.web.test_transports import House, WsStream
+
+ACKED = {"topic_tables": {ONE.topic: {"commit_on": "acked"}}}
+
+
+class AckHouse(House):
+    """A hub and a server of a topic of which only what is acknowledged is committed."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__("socket", **{**ACKED, **settings})
+        self.ends = {ONE: 0, TWO: 0}
+
+    def batch(self, count: int, partition: TopicPartition = ONE) -> None:
+        """One batch."""
+        first = self.ends[partition]
+        self.ends[partition] += count
+        records = [Record(first + n, None, None, b"%d" % (first + n), ()) for n in range(count)]
+        self.replays.log += [(partition, record) for record in records]
+        self.hub.publish(Batch(partition, records, epoch=1))
+
+    def done(self, partition: TopicPartition = ONE) -> list[int]:
+        """The offsets that a commit may pass."""
+        return sorted(self.ranges.get(partition, ()))
+
+    @asynccontextmanager
+    async def client(self, query: str = "?ack=client", path: str = "/ws") -> AsyncIterator["AckClient"]:
+        """A WebSocket."""
+        async with self.connected() as stream:
+            client = AckClient(stream)
+            upgrade = test_transports.UPGRADE.replace(b"GET /ws", f"GET {path}{query}".encode())
+            await stream.send_all(upgrade)
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await stream.receive_some(1)
+            client.head = head
+            yield client
+
+
+class AckClient(WsStream):
+    """Reads messages, and sends some."""
+
+    head = b""
+    closed: CloseConnection | None = None
+
+    async def say(self, **message: Any) -> None:
+        """Send one message."""
+        await self.send(TextMessage(orjson.dumps(message).decode()))
+
+    async def ack(self, event_id: str) -> None:
+        """Acknowledge."""
+        await self.say(type="ack", id=event_id)
+
+    async def message(self, *kinds: str) -> dict[str, Any]:
+        """The next message of one of these types; pings are answered."""
+        while True:
+            event: Event = await self.next_event()
+            if isinstance(event, Ping):
+                await self.send(Pong(event.payload))
+            elif isinstance(event, CloseConnection):
+                self.closed = event
+                raise ConnectionError(f"{event.code} {event.reason}")
+            elif isinstance(event, TextMessage):
+                found: dict[str, Any] = orjson.loads(event.data)
+                if found["type"] in kinds:
+                    return found
+
+    async def offsets(self, number: int) -> list[int]:
+        """Of the next records."""
+        found: list[int] = []
+        while len(found) < number:
+            found += [record["offset"] for record in (await self.message("records"))["records"]]
+        return found
+
+    async def end(self) -> int:
+        """The code with which the server closes."""
+        with pytest.raises(ConnectionError):
+            await self.message()
+        assert self.closed is not None
+        return int(self.closed.code)
+
+
+async def test_the_window_of_the_request_is_kept_and_ids_of_both_spellings_are_taken() -> None:
+    """A message's own id, a record's pair, and a compact one."""
+    house = AckHouse()
+    async with house.serving(), house.client("?ack=client&window=4") as client:
+        house.batch(20)
+        assert await client.offsets(4) == [0, 1, 2, 3]
+        await client.ack("assets:0=1")
+        assert await client.offsets(2) == [4, 5]
+        await client.ack("assets:~AQEAAAMA")  # partition 0 at offset 2
+        assert await client.offsets(1) == [6]
+        await client.ack("assets:0=6")
+        message = await client.message("records")
+        assert [record["offset"] for record in message["records"]] == [7, 8, 9, 10]
+        await client.ack(message["id"])
+        assert await client.offsets(4) == [11, 12, 13, 14]
+        assert house.done() == list(range(11))
+
+
+async def test_what_was_acknowledged_before_the_client_left_counts() -> None:
+    """Also in the same segment as its close frame; what it did not acknowledge goes to the next one."""
+    house = AckHouse()
+    async with house.serving():
+        house.batch(5)
+        async with house.client() as client:
+            assert await client.offsets(5) == [0, 1, 2, 3, 4]
+            data = client._ws.send(TextMessage('{"type":"ack","id":"assets:0=2"}'))
+            await client.stream.send_all(data + client._ws.send(CloseConnection(1000)))
+            assert await client.end() == 1000
+        await house.until(lambda: house.hub.subscribers == 0)
+        assert house.done() == [0, 1, 2]
+        async with house.client("?ack=client&last_event_id=assets:0=2") as client:
+            assert await client.offsets(2) == [3, 4]
+
+
+@pytest.mark.parametrize("says", [b"", b'{"type":"ack","id":"assets:0='])
+async def test_a_client_that_dies_before_or_within_its_acknowledgement_has_acknowledged_nothing(says: bytes) -> None:
+    """Its half frame is nothing, and all of it is sent to the next one."""
+    house = AckHouse()
+    async with house.serving():
+        house.batch(3)
+        async with house.client() as client:
+            assert await client.offsets(3) == [0, 1, 2]
+            if says:
+                await client.stream.send_all(client._ws.send(TextMessage((says + b'1"}').decode()))[: len(says) + 4])
+        await house.until(lambda: house.hub.subscribers == 0)
+        assert house.done() == []
+        async with house.client() as client:
+            assert await client.offsets(3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type":"ack"}',
+        '{"type":"ack","id":5}',
+        '{"type":"ack","id":null}',
+        '{"type":"ack","id":["assets:0=1"]}',
+        '{"type":"ack","id":"assets"}',
+        '{"type":"ack","id":"assets:0=1,0=2"}',
+        '{"type":"nack","id":"assets:0=x"}',
+        '{"type":"nack","id":"assets:0=0","reason":"no place to go"}',
+    ],
+)
+async def test_what_is_no_id_ends_the_stream(text: str) -> None:
+    """4400, with the reason; and so does a refusal where there is no dead-letter topic."""
+    house = AckHouse()
+    async with house.serving(), house.client() as client:
+        house.batch(1)
+        await client.offsets(1)
+        await client.send(TextMessage(text))
+        goodbye = await client.message("goodbye")
+        assert goodbye["code"] == await client.end() == 4400
+        assert house.done() == []
+
+
+async def test_what_is_strange_and_harmless_is_passed_over() -> None:
+    """Other words, other partitions, offsets that were not sent, the same again, the wrong order."""
+    house = AckHouse()
+    async with house.serving(), house.client() as client:
+        house.batch(4)
+        await client.offsets(4)
+        for text in ("[]", "not JSON", '{"type":7}', '{"type":"hello"}', '"ack"'):
+            await client.send(TextMessage(text))
+        for event_id in ("other:0=9", "assets:7=1", "assets:0=2", "assets:0=0", "assets:0=2", "assets:0=99"):
+            await client.ack(event_id)
+        await house.until(lambda: house.done() == [0, 1, 2, 3])
+        assert house.hub.statistics().acking.passed_over == 3
+
+
+async def test_silence_ends_the_stream_and_resuming_sends_it_again() -> None:
+    """4408, after `ack_timeout_seconds` without progress."""
+    house = AckHouse(ack_timeout_seconds=0.2)
+    async with house.serving():
+        house.batch(3)
+        async with house.client() as client:
+            await client.offsets(3)
+            await client.ack("assets:0=0")
+            goodbye = await client.message("goodbye")
+            assert (goodbye["code"], await client.end()) == (4408, 4408)
+        async with house.client("?ack=client&last_event_id=assets:0=0") as client:
+            assert await client.offsets(2) == [1, 2]
+            await client.ack("assets:0=2")
+            await house.until(lambda: house.done() == [0, 1, 2])
+
+
+async def test_a_refused_record_is_answered_when_its_dead_letter_is_stored() -> None:
+    """With its own pair; one that was not sent has no answer."""
+    house = AckHouse()
+    letters = house.hub.acking.dead_letters = Letters("assets")
+    async with house.serving(), house.client() as client:
+        house.batch(3)
+        await client.offsets(3)
+        await client.say(type="nack", id="assets:0=55", reason="never sent")
+        await client.say(type="nack", id="assets:0=1,1=7", reason="cannot be read")
+        await client.ack("assets:0=2")
+        await house.until(lambda: house.done() == [0, 2])
+        [(partition, record, reason)] = letters.sent
+        assert (partition, record.value, reason) == (ONE, b"1", "cannot be read")
+        letters.store[0]()
+        assert await client.message("nacked") == {"type": "nacked", "id": "assets:0=1", "dead_letter": True}
+        assert house.done() == [0, 1, 2]
+
+
+async def test_acknowledgements_without_end_are_read_at_a_pace_and_disturb_nobody() -> None:
+    """Tens of thousands at once: all of them count, the client is not cut off, and the loop is free in between."""
+    house = AckHouse(ack_window_bytes="16MiB")
+    number = 20_000
+    async with house.serving(within_seconds=40), house.client(f"?ack=client&window={number}") as client:
+        house.batch(1, TWO)
+        await client.offsets(1)
+        await client.ack("assets:1=0")
+        house.batch(number)
+        assert len(await client.offsets(number)) == number
+        frames = [client._ws.send(TextMessage(f'{{"type":"ack","id":"assets:0={at}"}}')) for at in range(number)]
+        steps = 0
+        async with house.client("?observe=1") as other, trio.open_nursery() as nursery:
+            await house.until(lambda: house.hub.statistics().subscribers[SubscriberState.LIVE] == 2)
+            nursery.start_soon(client.stream.send_all, b"".join(frames))
+            while len(house.ranges.get(ONE, ())) < number:
+                house.batch(1, TWO)
+                assert len(await other.offsets(1)) == 1
+                steps += 1
+        assert steps > 10
+        assert house.hub.statistics().acking.acked_records == number + 1
+        assert house.hub.subscribers >= 1
+
+
+async def test_without_the_parameter_acknowledgements_mean_nothing() -> None:
+    """Where only they count, such a client observes; it says what it likes."""
+    house = AckHouse()
+    house.batch(1)
+    async with house.serving(), house.client("") as client:
+        await house.live()
+        house.batch(2)
+        await client.offsets(2)
+        await client.ack("assets:0=1")
+        await client.ack("nonsense")
+        house.batch(1)
+        await client.offsets(1)
+        assert house.done() == []
+        assert not house.hub.has_readers("assets")
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("?ack=yes", "unknown ack 'yes'; use client"),
+        ("?ack=client&window=0", "window '0' is not a number from 1 to 100000"),
+        ("?ack=client&window_bytes=x", "window_bytes 'x' is not a number"),
+        ("?window=5", "window is for streams with ack=client"),
+        ("?acks=client", "did you mean ack?"),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_said(query: str, reason: str) -> None:
+    """4400 before anything is sent."""
+    house = AckHouse()
+    async with house.serving(), house.client(query) as client:
+        assert await client.end() == 4400
+        assert client.closed is not None
+        assert reason in str(client.closed.reason)
+
+
+async def test_server_sent_events_cannot_acknowledge() -> None:
+    """400, which says where they can."""
+    house = AckHouse()
+    async with house.serving(), house.connected() as stream:
+        await stream.send_all(b"GET /events?ack=client HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while data := await stream.receive_some(4096):
+            answer += data
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"use /ws" in answer
+
+
+async def test_a_stop_waits_for_acknowledgements_for_a_moment() -> None:
+    """What is acknowledged by then counts, and the stream ends with 1012."""
+    house = AckHouse(ack_drain_seconds=5)
+    async with house.serving(), house.client() as client:
+        house.batch(2)
+        await client.offsets(2)
+        house.hub.say_goodbye(restart)
+        await client.ack("assets:0=1")
+        assert (await client.message("goodbye"))["code"] == 1012
+        assert house.done() == [0, 1]
