@@ -101,6 +101,8 @@ def read_address(
     observe: bool | None = None,
     last: int | None = None,
     wanted: Iterable[tuple[str, str]] = (),
+    window: int | None = None,
+    acks: bool = False,
 ) -> SubscriptionRequest:
     """Combine the URL and the options into one request; options override the URL's query.
 
@@ -114,6 +116,8 @@ def read_address(
         observe: Whether to look on only.
         last: How many of the newest records.
         wanted: Which records, as `filter_parameters` has them.
+        window: How many records may be outstanding, with `acks`.
+        acks: Whether the client acknowledges.
 
     Raises:
         WrongAddressError: some part is wrong; the message says what would be right.
@@ -121,7 +125,9 @@ def read_address(
     address, parts, parameters = _split(url)
     if transport == "auto":
         websocket = parts.scheme in {"ws", "wss"} or parts.path.rstrip("/").endswith("/ws")
-        transport = "websocket" if websocket else "sse"
+        transport = "websocket" if websocket or acks else "sse"
+    if acks and transport == "sse":
+        raise WrongAddressError("server-sent events cannot be acknowledged: use transport websocket")
     path = parts.path.rstrip("/")
     for known in _PATHS.values():
         path = path.removesuffix(known)
@@ -140,6 +146,8 @@ def read_address(
     # The position goes in a header: the one in the address would be as of the beginning, for ever.
     replaced = {"topic", "since", "last_event_id", "format"}
     asked = {"scope": scope, "observe": None if observe is None else str(int(observe)), "last": last}
+    if acks:
+        asked |= {"ack": "client", "window": window}
     query += [(name, str(value)) for name, value in asked.items() if value is not None]
     replaced |= {name for name, value in asked.items() if value is not None}
     query += (wanted := list(wanted))

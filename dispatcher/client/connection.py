@@ -12,7 +12,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
+import orjson
 import trio
+from wsproto.utilities import ProtocolError
 
 from dispatcher.client.address import Address, SubscriptionRequest
 from dispatcher.client.dialing import ByteStream, dial, hang_up
@@ -70,8 +72,40 @@ class Connector:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._deliver = deliver
         self._first_attempt: FirstAttempt | None = None
+        self._open: tuple[ByteStream, Transport] | None = None
+        """The stream that was begun."""
+        self._sending = trio.Lock()
         self.attempts = 0
         self.received_bytes = 0
+
+    async def say(self, text: str) -> bool:
+        """Send a message on the stream; returns whether there was one. What breaks it shows when it is read.
+
+        *Backpressure*: waits while the server does not read. *Cancellation*: the connection may have a part of it.
+        """
+        return await self._send(lambda transport: transport.message_bytes(text))
+
+    async def leave(self) -> bool:
+        """Tell the server that the client leaves, after all that was said; returns whether it is to be heard of.
+
+        *Backpressure*, *cancellation*: as for `say`.
+        """
+        return await self._send(lambda transport: transport.close_bytes())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a stream."""
+        return self._open is not None
+
+    async def _send(self, make: Callable[[Transport], bytes]) -> bool:
+        async with self._sending:
+            if self._open is None:
+                return False
+            stream, transport = self._open
+            # A connection that is closing takes nothing more.
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError):
+                await stream.send_all(make(transport))
+        return True
 
     async def attempt(self, position: str) -> Reconnect | Fail:
         """One attempt, redirects and all.
@@ -127,6 +161,7 @@ class Connector:
         except WrongServerError as error:
             return Fail(error)
         finally:
+            self._open = None
             if stream is not None:
                 hang_up(stream)
 
@@ -150,14 +185,16 @@ class Connector:
             if replies := transport.to_send():
                 # Before the caller has its time. If it cannot be sent, reading will show why.
                 with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
-                    await stream.send_all(replies)
+                    async with self._sending:
+                        await stream.send_all(replies)
             for item in received:
                 if isinstance(item, Opened):
                     opened = True
+                    self._open = stream, transport
                 elif isinstance(item, Expiring):
                     if token := await self._tokens.renewed():
-                        with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
-                            await stream.send_all(transport.token_bytes(token))
+                        with trio.move_on_after(seconds):
+                            await self.say(orjson.dumps({"type": "token", "token": token}).decode())
                 elif isinstance(item, StateReceived):
                     self._tokens.accepted()
                     heartbeat_seconds = item.heartbeat_seconds or HEARTBEAT_SECONDS

@@ -16,6 +16,7 @@ from dispatcher.client.events import (
     Fail,
     Gap,
     Heartbeat,
+    Nacked,
     Received,
     Reconnect,
     Record,
@@ -72,6 +73,8 @@ def read_message(text: str) -> list[Received]:
         return [Heartbeat(str(message.get("id", "")))]
     if kind == "expiring":
         return [Expiring()]
+    if kind == "nacked":
+        return [Nacked(str(message.get("id", "")))]
     return [_checked(_CONTROLS[kind], message)] if isinstance(kind, str) and kind in _CONTROLS else []
 
 

@@ -124,6 +124,13 @@ class Expiring:
 
 
 @dataclass(frozen=True, slots=True)
+class Nacked:
+    """The server is done with a record that was refused."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RetryTime:
     """How long the server wants clients to wait before they come back."""
 
@@ -156,7 +163,7 @@ class Fail:
 Outcome = Reconnect | Redirect | Fail
 """How a connection ended: the last thing that is heard of it."""
 
-Received = Dated | Opened | Record | Gap | StateReceived | Heartbeat | RetryTime | Expiring | Outcome
+Received = Dated | Opened | Record | Gap | StateReceived | Heartbeat | RetryTime | Expiring | Nacked | Outcome
 
 
 def partition_of(item: Record | Gap) -> TopicPartition:

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 import trio
 
+from dispatcher.client.acks import FLUSH_SECONDS, Acks
 from dispatcher.client.address import (
     SubscriptionRequest,
     checked_headers,
@@ -29,7 +30,7 @@ from dispatcher.client.address import (
 from dispatcher.client.backoff import Backoff
 from dispatcher.client.connection import Connector
 from dispatcher.client.errors import SubscriptionError, UnreachableError, WrongAddressError
-from dispatcher.client.events import Fail, Gap, Heartbeat, Received, Record, RetryTime, State, StateReceived
+from dispatcher.client.events import Fail, Gap, Heartbeat, Nacked, Received, Record, RetryTime, State, StateReceived
 from dispatcher.client.resume_position import ResumePosition
 from dispatcher.client.tokens import Token, Tokens
 from dispatcher.errors import MalformedPositionError
@@ -54,6 +55,8 @@ async def subscribe(
     record_headers: Mapping[str, str | Iterable[str]] | None = None,
     fields: Mapping[str, str | Iterable[str]] | None = None,
     filter: Mapping[str, Any] | Iterable[Any] | str | None = None,  # noqa: A002 - the name of the parameter
+    ack: Literal["auto", "manual"] | None = None,
+    window: int | None = None,
     transport: Literal["auto", "sse", "websocket"] = "auto",
     headers: Mapping[str, str] | None = None,
     token: Token | None = None,
@@ -92,6 +95,9 @@ async def subscribe(
         fields: The same of the JSON in the value, by JSON pointer: ``{"/tenant": "t1"}``.
         filter: A filter in the dialect of docs/filters.md. A position holds no filter: to resume with another one is
             another view, without what the new one would have had before.
+        ack: Whether the server waits for acknowledgements, over a WebSocket. ``auto``: a record is acknowledged when
+            the next one is asked for, so the body of the loop is done with it; ``manual``: by `Subscription.ack`.
+        window: How many records may be outstanding then; 1,000 by default.
         transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, else SSE.
         headers: Headers for every request; they are not sent to another origin after a redirect.
         token: A bearer token, or an async function that returns one: it is called before each attempt, and when the
@@ -116,6 +122,8 @@ async def subscribe(
         observe=observe,
         last=last,
         wanted=filter_parameters(keys=keys, record_headers=record_headers, fields=fields, record_filter=filter),
+        window=window,
+        acks=ack is not None,
     )
     checked_seconds(
         connect_timeout_seconds=connect_timeout_seconds,
@@ -132,10 +140,13 @@ async def subscribe(
         connect_timeout_seconds=connect_timeout_seconds,
         backoff=Backoff(first_wait_seconds, max_wait_seconds, random.random),
         max_failures=max_failures,
+        ack=ack,
     )
     failed: BaseException | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stream._run)  # noqa: SLF001 - its other half
+        if stream._acks is not None:  # noqa: SLF001
+            nursery.start_soon(stream._acks.run)  # noqa: SLF001
         try:
             yield stream
         except trio.Cancelled:
@@ -143,6 +154,10 @@ async def subscribe(
         except BaseException as error:  # noqa: BLE001 - also GeneratorExit: raised below, outside of the nursery that would wrap it
             failed = error
         finally:
+            if stream._acks is not None:  # noqa: SLF001
+                with trio.move_on_after(FLUSH_SECONDS, shield=True):
+                    await stream._acks.send()  # noqa: SLF001
+                    await stream._leave()  # noqa: SLF001
             stream._close()  # noqa: SLF001
             nursery.cancel_scope.cancel()
     if failed is not None:
@@ -188,6 +203,7 @@ class Subscription:
         connect_timeout_seconds: float,
         backoff: Backoff,
         max_failures: int | None,
+        ack: Literal["auto", "manual"] | None = None,
     ) -> None:
         self._connector = Connector(
             request, headers, ssl_context, connect_timeout_seconds, self._deliver, tokens=tokens
@@ -202,6 +218,9 @@ class Subscription:
         self._ready: deque[_Item] = deque()
         self._error: SubscriptionError | None = None
         self._records = self._gaps = 0
+        self._acks = None if ack is None else Acks(request.position, self._connector.say)
+        self._acks_by_itself = ack == "auto"
+        self._last_returned: Record | None = None
         self.state = State("connecting")
         """The current one, which may be ahead of what was taken; `events` has states in order with the records."""
         self.repeats = 0
@@ -211,9 +230,10 @@ class Subscription:
     def position(self) -> str:
         """All that was taken, to be stored and given back as ``last_event_id``; empty while that is nothing.
 
-        Store it after processing a record: then a crash of your program repeats records and loses none.
+        With ``ack`` it is what was acknowledged. Store it after processing a record: then a crash of your program
+        repeats records and loses none.
         """
-        return self._taken.format()
+        return self._taken.format() if self._acks is None else self._acks.position
 
     def statistics(self) -> "SubscriptionStatistics":
         """What happened since the start."""
@@ -234,6 +254,8 @@ class Subscription:
 
     async def __anext__(self) -> Record:
         """The next record; gaps go to the log as warnings (`events` hands them out)."""
+        if self._acks is not None and self._acks_by_itself and self._last_returned is not None:
+            self._acks.done(self._last_returned)
         while not isinstance(event := await self._next(), Record):
             if isinstance(event, Gap):
                 log.warning(
@@ -244,7 +266,39 @@ class Subscription:
                     event.to_offset,
                     event.reason,
                 )
+        self._last_returned = event
         return event
+
+    async def ack(self, record: Record) -> None:
+        """Tell the server that a record is done: the longest run of which all is done is acknowledged.
+
+        It is sent by a task of its own. *Cancellation*: safe.
+
+        Raises:
+            RuntimeError: `subscribe` was not asked for acknowledgements.
+        """
+        self._acknowledging().done(record)
+        await trio.lowlevel.checkpoint()
+
+    async def nack(self, record: Record, reason: str = "") -> None:
+        """Tell the server that a record cannot be processed: it goes to the dead-letter topic, and is done then.
+
+        A server without one ends the subscription.
+
+        Args:
+            record: The record.
+            reason: Why, for whoever looks at the dead letters.
+
+        Raises:
+            RuntimeError: `subscribe` was not asked for acknowledgements.
+        """
+        self._acknowledging().refuse(record, reason)
+        await trio.lowlevel.checkpoint()
+
+    def _acknowledging(self) -> Acks:
+        if self._acks is None:
+            raise RuntimeError('subscribe with ack="manual" to acknowledge records')
+        return self._acks
 
     def events(self) -> "Events":
         """Everything in its order: records, gaps and states. Takes from the same stream."""
@@ -269,6 +323,13 @@ class Subscription:
                 assert self._error is not None  # noqa: S101 - nothing else ends it
                 raise self._error from None
 
+    async def _leave(self) -> None:
+        """Return when the server has heard all that was said: what it has not read is lost if the connection breaks."""
+        if await self._connector.leave():
+            async for _ in self._receive:
+                if not self._connector.is_open:
+                    break
+
     def _close(self) -> None:
         self._ready.clear()
         self._receive.close()
@@ -278,7 +339,7 @@ class Subscription:
         with self._send:
             await self._tell(self.state)
             while True:
-                outcome = await self._connector.attempt(self._heard.format())
+                outcome = await self._connector.attempt(self._resume_at())
                 if isinstance(outcome, Fail):
                     self._error = outcome.error
                     await self._tell(State("closed", str(outcome.error)))
@@ -292,6 +353,9 @@ class Subscription:
                     return
                 await self._tell(State("reconnecting", outcome.reason, retry_in_seconds=seconds))
                 await trio.sleep(seconds)
+
+    def _resume_at(self) -> str:
+        return self._heard.format() if self._acks is None else self._acks.position
 
     async def _deliver(self, received: Sequence[Received]) -> None:
         items: list[_Item] = []
@@ -314,7 +378,11 @@ class Subscription:
             self._backoff.began(trio.current_time())
             self.state = heard.state
             self._heard.move_to(heard.id)
+            if self._acks is not None:
+                self._acks.came(Heartbeat(heard.id))
             return [Heartbeat(heard.id), heard.state]
+        if isinstance(heard, Nacked) and self._acks is not None:
+            self._acks.answered(heard.id)
         if isinstance(heard, RetryTime):
             self._backoff.set_base(heard.seconds)
         elif isinstance(heard, (Record, Gap, Heartbeat)):
@@ -330,9 +398,13 @@ class Subscription:
             self._heard.move_to(item.id)
         elif not self._heard.record(item):
             self.repeats += 1
+            if self._acks is not None:
+                self._acks.came_again(item)
             return []
         else:
             self._records += 1
+        if self._acks is not None:
+            self._acks.came(item)
         return [item]
 
     async def _tell(self, state: State) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import h11
-import orjson
 import wsproto
 import wsproto.events
 from wsproto.connection import ConnectionState
@@ -45,8 +44,11 @@ class Transport(Protocol):
     def to_send(self) -> bytes:
         """What has to be answered to what was received, as pongs."""
 
-    def token_bytes(self, token: str) -> bytes:
-        """What tells the server a new token while the stream runs; nothing where that cannot be."""
+    def message_bytes(self, text: str) -> bytes:
+        """What tells the server something while the stream runs; nothing where that cannot be."""
+
+    def close_bytes(self) -> bytes:
+        """What tells the server that the client leaves; nothing where that is the end of the connection."""
 
 
 def make_transport(name: TransportName, address: Address, position: str, headers: Mapping[str, str]) -> Transport:
@@ -87,7 +89,11 @@ class SseTransport:
         """See `Transport`: HTTP has nothing to answer."""
         return b""
 
-    def token_bytes(self, token: str) -> bytes:  # noqa: ARG002 - a stream of events has no way back
+    def message_bytes(self, text: str) -> bytes:  # noqa: ARG002 - a stream of events has no way back
+        """See `Transport`."""
+        return b""
+
+    def close_bytes(self) -> bytes:
         """See `Transport`."""
         return b""
 
@@ -152,9 +158,13 @@ class WebSocketTransport:
         replies, self._replies = self._replies, b""
         return replies
 
-    def token_bytes(self, token: str) -> bytes:
+    def message_bytes(self, text: str) -> bytes:
         """See `Transport`."""
-        return self._ws.send(wsproto.events.TextMessage(orjson.dumps({"type": "token", "token": token}).decode()))
+        return self._ws.send(wsproto.events.TextMessage(text))
+
+    def close_bytes(self) -> bytes:
+        """See `Transport`."""
+        return self._ws.send(wsproto.events.CloseConnection(1000))
 
     def receive(self, data: bytes) -> list[Received]:
         """See `Transport`."""

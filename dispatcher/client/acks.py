@@ -1,0 +1,156 @@
+"""What a subscription acknowledges: the longest run, in order of delivery, of which all is done.
+
+Rules of this module:
+
+* The position to resume from is that of the run: what is not in it comes again after a reconnect.
+* A record that comes again is not handed out twice. If it was done, it is acknowledged again; if it was refused and no
+  answer came, it is refused again.
+* Acknowledgements are cumulative: one task sends the newest, as fast as the connection takes them.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+import trio
+
+from dispatcher.client.events import Gap, Heartbeat, Record, partition_of
+from dispatcher.client.resume_position import ResumePosition
+from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.position import parse_position, shortest_position
+from dispatcher.sansio.records import TopicPartition
+
+FLUSH_SECONDS = 2.0
+"""How long the end of a subscription waits until its last acknowledgement is sent."""
+
+
+@dataclass(slots=True)
+class _Delivered:
+    item: Record | Gap | Heartbeat
+    is_done: bool
+
+
+class Acks:
+    """One subscription's.
+
+    Args:
+        position: What was done before.
+        say: Sends a message on the present connection, if there is one.
+    """
+
+    def __init__(self, position: Mapping[TopicPartition, int], say: Callable[[str], Awaitable[bool]]) -> None:
+        self._say = say
+        self._run = ResumePosition(position)
+        self._order: deque[_Delivered] = deque()
+        """What came and is not in the run, as it came."""
+        self._open: dict[tuple[TopicPartition, int], _Delivered] = {}
+        """The records among it that are not done."""
+        self._refused: dict[tuple[TopicPartition, int], str] = {}
+        """Records that were refused, with the reason, until the server has answered."""
+        self._due: dict[TopicPartition, int] = {}
+        """What the next acknowledgement names."""
+        self._due_refusals: dict[tuple[TopicPartition, int], str] = {}
+        self._wake_up = trio.Event()
+        self._sending = trio.Lock()
+
+    @property
+    def position(self) -> str:
+        """Where to resume."""
+        return self._run.format()
+
+    @property
+    def outstanding(self) -> int:
+        """Records that came and are not done."""
+        return len(self._open)
+
+    # What came.
+
+    def came(self, item: Record | Gap | Heartbeat) -> None:
+        """A record, a gap or a position has come for the first time."""
+        is_record = isinstance(item, Record)
+        delivered = _Delivered(item, is_done=not is_record)
+        self._order.append(delivered)
+        if isinstance(item, Record):
+            self._open[_name(item)] = delivered
+        self._advance()
+
+    def came_again(self, record: Record) -> None:
+        """A record has come that came before: the server does not know what became of it."""
+        name = _name(record)
+        if name in self._refused:
+            self._due_refusals[name] = self._refused[name]
+            self._wake_up.set()
+        elif name not in self._open and not any(
+            partition_of(record) == partition and offset < record.offset for partition, offset in self._open
+        ):
+            self._acknowledge(record)
+
+    def answered(self, event_id: str) -> None:
+        """The server is done with a record that was refused."""
+        try:
+            partition, offset = next(iter(parse_position(event_id).items()))
+        except MalformedPositionError:
+            return
+        if self._refused.pop((partition, offset), None) is not None:
+            self._finish((partition, offset))
+
+    # What the caller says.
+
+    def done(self, record: Record) -> None:
+        """A record is done; one that is done already, or was refused, stays as it is."""
+        if _name(record) not in self._refused:
+            self._finish(_name(record))
+
+    def refuse(self, record: Record, reason: str) -> None:
+        """A record cannot be processed; it is done when the server answers."""
+        name = _name(record)
+        if name in self._open:
+            self._refused[name] = self._due_refusals[name] = reason
+            self._wake_up.set()
+
+    async def run(self) -> None:
+        """Send what is due until cancelled. *Cancellation*: safe."""
+        while True:
+            await self._wake_up.wait()
+            self._wake_up = trio.Event()
+            await self.send()
+
+    async def send(self) -> None:
+        """Send what is due now; without a connection nothing is, and what comes again is due again."""
+        # Whoever sends last finds all that was due before sent.
+        async with self._sending:
+            refusals, self._due_refusals = self._due_refusals, {}
+            for (partition, offset), reason in refusals.items():
+                await self._tell({"type": "nack", "id": f"{partition}={offset}", "reason": reason})
+            due, self._due = self._due, {}
+            if due:
+                await self._tell({"type": "ack", "id": shortest_position(due)})
+
+    async def _tell(self, message: Mapping[str, str]) -> None:
+        await self._say(orjson.dumps(message).decode())
+
+    def _finish(self, name: tuple[TopicPartition, int]) -> None:
+        if (delivered := self._open.pop(name, None)) is not None:
+            delivered.is_done = True
+            self._advance()
+
+    def _advance(self) -> None:
+        """Take into the run what is done at the beginning of the order."""
+        while self._order and self._order[0].is_done:
+            item = self._order.popleft().item
+            if isinstance(item, Record):
+                self._run.record(item)
+                self._acknowledge(item)
+            elif isinstance(item, Gap):
+                self._run.gap(item)
+            else:
+                self._run.move_to(item.id)
+
+    def _acknowledge(self, record: Record) -> None:
+        self._due[partition_of(record)] = record.offset
+        self._wake_up.set()
+
+
+def _name(record: Record) -> tuple[TopicPartition, int]:
+    return partition_of(record), record.offset

@@ -1,0 +1,210 @@
+"""The Python client acknowledges: the longest run of which all is done, again after a reconnect, and refusals."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+import trio.testing
+
+from dispatcher.client import Record, Subscription, WrongAddressError, subscribe
+from dispatcher.client.acks import Acks
+from dispatcher.client.events import Gap, Heartbeat
+from dispatcher.hub.goodbyes import Goodbye
+from tests.hub.test_acking import Letters
+from tests.web.test_acks import AckHouse
+
+
+def address(house: AckHouse) -> str:
+    """Where to subscribe."""
+    host, port = house.server.addresses[0]
+    return f"http://{host}:{port}"
+
+
+async def take(stream: Subscription, number: int) -> list[Record]:
+    """The next records."""
+    return [await anext(stream) for _ in range(number)]
+
+
+def cut(house: AckHouse) -> None:
+    """End every stream as a rebalance of subscribers does: the clients come back at once."""
+    for subscriber in tuple(house.hub._registry.everybody.values()):
+        subscriber.end(Goodbye(4408, "cut by the test", 0))
+
+
+@asynccontextmanager
+async def taking(stream: Subscription) -> AsyncIterator[list[Record]]:
+    """Whatever comes is taken within the ``async with`` block, as a busy caller does."""
+    found: list[Record] = []
+
+    async def take_all() -> None:
+        async for record in stream:
+            found.append(record)  # noqa: PERF401 - each as it comes
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_all)
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_record_is_acknowledged_when_the_next_one_is_asked_for() -> None:
+    """The body of the loop is done with it then; what the body raised on is not acknowledged."""
+    house = AckHouse()
+    async with house.serving():
+        house.batch(5)
+        stream: Subscription
+        with suppress(ZeroDivisionError):
+            async with subscribe(address(house), ack="auto", window=2) as stream:
+                async for record in stream:
+                    assert record.offset not in house.done()
+                    if record.offset == 3:
+                        raise ZeroDivisionError
+        await house.until(lambda: house.hub.subscribers == 0)
+        assert house.done() == [0, 1, 2]
+        async with subscribe(address(house), ack="auto", last_event_id=stream.position) as stream:
+            assert [record.offset for record in await take(stream, 2)] == [3, 4]
+
+
+async def test_the_longest_run_is_acknowledged() -> None:
+    """A record that is done before others waits for them; the position is that of the run."""
+    house = AckHouse()
+    async with house.serving():
+        async with subscribe(address(house), ack="manual") as stream:
+            house.batch(5)
+            records = await take(stream, 5)
+            for at in (0, 2, 3):
+                await stream.ack(records[at])
+            await house.until(lambda: house.done() == [0])
+            assert stream.position == "assets:0=0"
+            await stream.ack(records[1])
+            await stream.ack(records[1])
+            await house.until(lambda: house.done() == [0, 1, 2, 3])
+            assert stream.position == "assets:0=3"
+            await stream.ack(records[4])
+        await house.until(lambda: house.done() == [0, 1, 2, 3, 4])
+
+
+async def test_what_comes_again_is_acknowledged_again_and_not_handed_out() -> None:
+    """The connection ends with records in the caller's hands: they are acknowledged on the next one."""
+    house = AckHouse()
+    async with house.serving(), subscribe(address(house), ack="manual") as stream:
+        house.batch(3)
+        records = await take(stream, 3)
+        await stream.ack(records[0])
+        await house.until(lambda: house.done() == [0])
+        async with taking(stream) as more:
+            cut(house)
+            await house.until(lambda: stream.statistics().attempts == 2 and stream.repeats == 2)
+            await stream.ack(records[2])
+            await stream.ack(records[1])
+            await house.until(lambda: house.done() == [0, 1, 2])
+            house.batch(1)
+            await house.until(lambda: len(more) == 1)
+            assert more[0].offset == 3
+
+
+async def test_a_refused_record_is_done_when_the_server_answers() -> None:
+    """And refused again on the next connection if it did not."""
+    house = AckHouse()
+    letters = house.hub.acking.dead_letters = Letters("assets")
+    async with house.serving(), subscribe(address(house), ack="manual") as stream:
+        house.batch(3)
+        records = await take(stream, 3)
+        await stream.nack(records[0], "cannot be read")
+        await stream.ack(records[0])
+        await stream.ack(records[1])
+        await house.until(lambda: len(letters.sent) == 1)
+        assert stream.position == "assets:0=-1"
+        async with taking(stream):
+            cut(house)
+            await house.until(lambda: len(letters.sent) == 2)
+            assert [(record.offset, reason) for _, record, reason in letters.sent] == [(0, "cannot be read")] * 2
+            letters.store[1]()
+            await house.until(lambda: house.done() == [0, 1])
+            await house.until(lambda: stream.position == "assets:0=1")
+
+
+async def test_acknowledgements_need_a_websocket_and_to_be_asked_for() -> None:
+    """Both are said at once."""
+    with pytest.raises(WrongAddressError, match="use transport websocket"):
+        async with subscribe("http://127.0.0.1:1", ack="auto", transport="sse"):
+            pass
+    async with subscribe("http://127.0.0.1:1") as stream:
+        record = Record("assets:0=0", "assets", 0, 0, None, None, b"")
+        with pytest.raises(RuntimeError, match='ack="manual"'):
+            await stream.ack(record)
+
+
+def record(offset: int) -> Record:
+    """A record of the first partition."""
+    return Record(f"assets:0={offset}", "assets", 0, offset, None, None, b"")
+
+
+@pytest.fixture
+def acks() -> tuple[Acks, list[str]]:
+    """A ledger, and what it says."""
+    said: list[str] = []
+
+    async def say(text: str) -> bool:
+        said.append(text)
+        return True
+
+    return Acks({}, say), said
+
+
+async def test_gaps_and_positions_wait_for_the_records_before_them(acks: tuple[Acks, list[str]]) -> None:
+    """A position that leads past what is not done would lose it."""
+    ledger, said = acks
+    ledger.came(record(0))
+    ledger.came(Gap("assets", 0, 1, 4, "expired"))
+    ledger.came(Heartbeat("assets:0=4,1=7"))
+    assert (ledger.position, ledger.outstanding) == ("", 1)
+    ledger.done(record(0))
+    assert ledger.position == "assets:0=4,1=7"
+    await ledger.send()
+    assert said == ['{"type":"ack","id":"assets:0=0"}']
+    ledger.came_again(record(0))
+    await ledger.send()
+    assert said == ['{"type":"ack","id":"assets:0=0"}'] * 2
+    await ledger.send()
+    assert len(said) == 2, "nothing is due"
+
+
+async def test_an_answer_that_means_nothing_changes_nothing(acks: tuple[Acks, list[str]]) -> None:
+    """Of a record that was not refused, or of none."""
+    ledger, _ = acks
+    ledger.came(record(0))
+    for answer in ("", "nonsense", "assets:0=0", "assets:0=9"):
+        ledger.answered(answer)
+    assert ledger.outstanding == 1
+    ledger.refuse(record(5), "never came")
+    ledger.refuse(record(0), "bad")
+    ledger.done(record(0))
+    assert ledger.outstanding == 1
+    ledger.answered("assets:0=0")
+    assert (ledger.outstanding, ledger.position) == (0, "assets:0=0")
+
+
+async def test_acknowledgements_are_joined_while_one_is_sent(nursery: trio.Nursery) -> None:
+    """The newest is sent when the connection is free again."""
+    said: list[str] = []
+    gate = trio.Event()
+
+    async def say(text: str) -> bool:
+        said.append(text)
+        await gate.wait()
+        return True
+
+    ledger = Acks({}, say)
+    nursery.start_soon(ledger.run)
+    for offset in range(5):
+        ledger.came(record(offset))
+    ledger.done(record(0))
+    await trio.testing.wait_all_tasks_blocked()
+    for offset in range(1, 5):
+        ledger.done(record(offset))
+    await trio.testing.wait_all_tasks_blocked()
+    assert said == ['{"type":"ack","id":"assets:0=0"}']
+    gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert said[1:] == ['{"type":"ack","id":"assets:0=4"}']
