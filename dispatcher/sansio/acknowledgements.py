@@ -8,7 +8,8 @@ Rules of this module (docs/delivery.md):
 * A record that is refused (``nack``) is set aside: no acknowledgement makes it done, only its dead letter does, once
   that is stored. Until then it has its place in the window.
 * What is sent again replaces what was outstanding from there on.
-* When a partition leaves, its records leave the window. They can be acknowledged until the partition is released.
+* When a partition leaves, its records leave the window, refused ones as well. They can be acknowledged until the
+  partition is released.
 * The client has to make progress while something waits for it. Records that were set aside do not wait for the client.
 * Work is bounded by what was sent: each record becomes done once.
 """
@@ -133,6 +134,7 @@ class Acknowledgements:
         "_highest",
         "_nacked",
         "_passed_over",
+        "_refused",
         "_sent",
         "_set_aside",
         "_timeout_seconds",
@@ -154,6 +156,8 @@ class Acknowledgements:
         """Of partitions that have left and are not released yet: out of the window."""
         self._highest: dict[TopicPartition, int] = {}
         """The last offset that was sent of each partition that is here."""
+        self._refused: dict[TopicPartition, list[Done]] = {}
+        """What was set aside and is not stored."""
         self._set_aside = 0
         """How many of the outstanding records wait for their dead letter and not for the client."""
         self._waiting_since = -math.inf
@@ -227,20 +231,24 @@ class Acknowledgements:
                     self._set_aside += 1
                     self._nacked += 1
                     self._waiting_since = now
-                    return Done(delivery, place, place + 1)
+                    self._refused.setdefault(partition, []).append(nacked := Done(delivery, place, place + 1))
+                    return nacked
                 break
         self._passed_over += 1
         return None
 
     def stored(self, nacked: Done) -> None:
         """The dead letter of a record that was set aside is stored: the record is done."""
-        self._set_aside -= 1
-        self._leave_window(nacked.delivery, 1)
+        refused = self._refused.get(nacked.delivery.partition, [])
+        if nacked in refused:
+            refused.remove(nacked)
+            self._forget_refused(nacked)
 
     def left(self, partitions: Iterable[TopicPartition]) -> None:
         """Partitions leave: what is outstanding of them leaves the window, and can be acknowledged until `released`."""
         for partition in partitions:
             self._highest.pop(partition, None)
+            self._release_refused(partition)
             sent = self._sent.pop(partition, None)
             if sent is not None:
                 for delivery in sent:
@@ -251,6 +259,7 @@ class Acknowledgements:
         """Partitions are let go: nothing of them can be acknowledged any more."""
         for partition in partitions:
             self._departed.pop(partition, None)
+            self._release_refused(partition)
 
     def outstanding(self, partition: TopicPartition) -> Iterable[Delivery]:
         """Deliveries of a partition that are not done, also of one that has left and is not released."""
@@ -295,6 +304,15 @@ class Acknowledgements:
                 delivery.last = delivery.offset_at(place - 1)
                 break
             sent.pop()
+
+    def _release_refused(self, partition: TopicPartition) -> None:
+        """Nobody says any more what becomes of dead letters of a partition: its next owner decides."""
+        for nacked in self._refused.pop(partition, ()):
+            self._forget_refused(nacked)
+
+    def _forget_refused(self, nacked: Done) -> None:
+        self._set_aside -= 1
+        self._leave_window(nacked.delivery, 1)
 
     def _leave_window(self, delivery: Delivery, records: int) -> None:
         self.outstanding_records -= records
