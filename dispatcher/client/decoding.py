@@ -6,7 +6,7 @@ Nothing of it is trusted: topics, partitions and offsets are within Kafka's own 
 
 from base64 import b64decode
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 
@@ -34,6 +34,8 @@ MIN_HEARTBEAT_SECONDS = 0.01
 """A server that announces less is not cut off for it."""
 
 _NAMES = {"streaming": "live", "catching-up": "", "rebalancing": "", "waiting": "", "broker-down": "", "standby": ""}
+
+_Kind = TypeVar("_Kind")
 
 
 def read_event(event: ServerEvent) -> list[Received]:
@@ -128,14 +130,26 @@ def _record(payload: Mapping[str, Any]) -> list[Received]:
         key=_bytes(payload, "key"),
         value=_bytes(payload, "value"),
         headers=tuple((header["key"], _bytes(header, "value")) for header in payload["headers"]),
+        schema=_optional(payload, "schema", dict),
+        decode_error=_optional(payload, "decode_error", str),
     )
     return [record, Heartbeat(event_id)] if is_compact else [record]
+
+
+def _optional(payload: Mapping[str, Any], name: str, kind: type[_Kind]) -> _Kind | None:
+    value = payload.get(name)
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} is no {kind.__name__}")
+    return value
 
 
 def _bytes(payload: Mapping[str, Any], name: str) -> bytes | None:
     if name in payload:
         value: str | None = payload[name]
         return None if value is None else value.encode()
+    if f"{name}_json" in payload:
+        decoded = payload[f"{name}_json"]
+        return decoded.encode() if name == "key" and isinstance(decoded, str) else orjson.dumps(decoded)
     return b64decode(payload[f"{name}_base64"], validate=True)
 
 

@@ -31,8 +31,12 @@ class Record:
     """Milliseconds since the epoch, None when the record has none; some producers write another unit (`timestamps`)."""
     key: bytes | None
     value: bytes | None
-    """None is a tombstone."""
+    """None is a tombstone. Of a topic that the server decodes it is JSON, unless there is a `decode_error`."""
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    schema: Mapping[str, Any] | None = None
+    """Of a topic that the server decodes: ``id``, ``type`` and ``name`` of the value's schema."""
+    decode_error: str | None = None
+    """Why the server could not decode the value."""
 
     @property
     def text(self) -> str:

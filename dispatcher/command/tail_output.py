@@ -278,6 +278,10 @@ def pretty(record: Record) -> Text:
         text.append(f"{_beginning(record.key, SHOWN_BYTES // 16)} ", style="bold")
     if record.value is None:
         return text.append("(tombstone)", style="red")
+    if record.schema is not None and record.decode_error is None:
+        text.append(f"{clean(str(record.schema.get('name')))} ", style="magenta")
+    if record.decode_error is not None:
+        text.append(f"({_beginning(record.decode_error.encode(), SHOWN_BYTES // 16)}) ", style="red")
     value = Text(_beginning(record.value, SHOWN_BYTES))
     if record.value.startswith((b"{", b"[")):
         JSONHighlighter().highlight(value)

@@ -28,7 +28,7 @@ def as_json(record: Record) -> bytes:
         "timestamp": record.timestamp_ms,
         **_bytes("key", record.key),
         "headers": [{"key": name, **_bytes("value", value)} for name, value in record.headers],
-        **_bytes("value", record.value),
+        **_value(record),
     }
     data = orjson.dumps(line)
     return data if data.isascii() and b"\x7f" not in data else clean_json(data.decode()).encode()
@@ -80,6 +80,18 @@ def _field(record: Record, name: str) -> bytes:
     if name == "timestamp":
         return b"" if record.timestamp_ms is None else b"%d" % record.timestamp_ms
     return str(getattr(record, name)).encode()
+
+
+def _value(record: Record) -> dict[str, object]:
+    """The members of the protocol: what the server has decoded, or not, is said as it does."""
+    if record.schema is not None and record.decode_error is None and record.value is not None:
+        return {"value_json": orjson.Fragment(record.value), "schema": record.schema}
+    members: dict[str, object] = {**_bytes("value", record.value)}
+    if record.schema is not None:
+        members["schema"] = record.schema
+    if record.decode_error is not None:
+        members["decode_error"] = record.decode_error
+    return members
 
 
 def _bytes(name: str, content: bytes | None) -> dict[str, str | None]:

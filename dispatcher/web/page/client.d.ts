@@ -15,6 +15,15 @@ export interface KafkaRecord {
   /** null is a tombstone. */
   readonly value?: string | null;
   readonly value_base64?: string;
+  /** Of topics that the server decodes, instead of `key` and `value`. */
+  readonly key_json?: unknown;
+  readonly value_json?: unknown;
+  /** Of the value: its id or GUID, `AVRO`, `PROTOBUF` or `JSON`, and its name, if it is known. */
+  readonly schema?: { readonly id: number | string; readonly type?: string; readonly name?: string };
+  readonly key_schema?: { readonly id: number | string; readonly type?: string; readonly name?: string };
+  /** Why the value, or the key, was not decoded. */
+  readonly decode_error?: string;
+  readonly key_decode_error?: string;
 }
 
 /** Offsets `from` to `to` (inclusive) will not be sent. */

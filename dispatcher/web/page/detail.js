@@ -67,7 +67,14 @@ export function detailOf(record) {
  * The record as the list keeps it: what is large is cut, once, before anything is laid out. `characters` is how many the
  * value had.
  */
-export function bounded(record) {
+export function bounded(received) {
+  const record = { ...received };
+  for (const field of ["key", "value"]) {
+    const decoded = record[`${field}_json`];
+    if (decoded === undefined) continue;
+    record[field] = field === "key" && typeof decoded === "string" ? decoded : JSON.stringify(decoded);
+    delete record[`${field}_json`];
+  }
   const name = record.value === undefined && record.value_base64 !== undefined ? "value_base64" : "value";
   const characters = record[name]?.length ?? 0;
   const headers = record.headers.slice(0, MOST_HEADERS).map((header) => {

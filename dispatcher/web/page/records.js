@@ -226,6 +226,8 @@ function itemOf(record) {
   const value = piece("value", (record.value ?? "").slice(0, PREVIEW_CHARACTERS));
   if (record.value_base64 !== undefined) value.append(piece("chip", "binary"), ` ${record.value_base64.slice(0, 80)}`);
   else if (record.value === null) value.append(piece("chip", "tombstone"));
+  if (record.decode_error !== undefined) value.prepend(piece("chip", "undecoded"), " ");
+  else if (record.schema?.name) value.prepend(piece("chip", record.schema.name.slice(0, 80)), " ");
   const time = piece("time", timeOfDay(record.timestamp) ?? "–");
   time.title = time.textContent; // a plain number may be too long for its column
   row.append(
