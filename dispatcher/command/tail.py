@@ -34,6 +34,7 @@ EXIT_SIGNALLED = 128
     help="topic: every partition, from any replica. Default: as the dispatcher is set.",
 )
 @click.option("--observe", is_flag=True, default=None, help="Only look: what is printed does not count as dispatched.")
+@click.option("--ack", is_flag=True, help="Acknowledge each record once it is written (docs/delivery.md).")
 @click.option(
     "--key", "keys", multiple=True, metavar="KEY", help="Only records with this key. Repeatable: one of them."
 )
@@ -135,7 +136,13 @@ def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: 
         from dispatcher.command.tail_output import Options, Tail  # noqa: PLC0415
 
         try:
-            read_address(url, since=options["since"], last_event_id=options["from_id"])
+            read_address(
+                url,
+                since=options["since"],
+                last_event_id=options["from_id"],
+                transport=options["transport"],
+                acks=options["ack"],
+            )
             checked_seconds(connect_timeout=options["connect_timeout"])
             named = checked_headers(dict(map(_header, headers)))
             options["record_headers"] = _by_name(options["record_headers"])

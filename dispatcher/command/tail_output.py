@@ -53,6 +53,8 @@ class Options:
     last: int | None = None
     scope: Literal["replica", "topic"] | None = None
     observe: bool | None = None
+    ack: bool = False
+    """Acknowledge each record when it was written whole."""
     keys: Sequence[str] = ()
     record_headers: Mapping[str, Sequence[str]] | None = None
     fields: Mapping[str, Sequence[str]] | None = None
@@ -104,7 +106,7 @@ class Tail:
     def position(self) -> str:
         """Where to resume, as of the last record that was written whole."""
         text = self._stream.position if self._stream else self._options.from_id or ""
-        if self._unwritten is None or not text:
+        if self._unwritten is None or not text or self._options.ack:
             return text
         record, position = self._unwritten, parse_position(text)
         position[TopicPartition(record.topic, record.partition)] = record.offset - 1
@@ -127,6 +129,7 @@ class Tail:
                 last=options.last,
                 scope=options.scope,
                 observe=options.observe,
+                ack="manual" if options.ack else None,
                 keys=options.keys,
                 record_headers=options.record_headers,
                 fields=options.fields,
@@ -182,6 +185,8 @@ class Tail:
                 self._unwritten = event
                 await self._write(event)
                 self._unwritten = None
+                if self._options.ack:
+                    await stream.ack(event)
                 if self._left is not None:
                     self._left -= 1
                     if self._left == 0:

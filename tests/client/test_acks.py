@@ -1,5 +1,6 @@
 """The Python client acknowledges: the longest run of which all is done, again after a reconnect, and refusals."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -122,6 +123,33 @@ async def test_a_refused_record_is_done_when_the_server_answers() -> None:
             letters.store[1]()
             await house.until(lambda: house.done() == [0, 1])
             await house.until(lambda: stream.position == "assets:0=1")
+
+
+async def test_tail_acknowledges_each_line_that_it_has_written() -> None:
+    """As many as it was to print; the others wait for the next one."""
+    house = AckHouse()
+    async with house.serving(within_seconds=40):
+        house.batch(5)
+        command = [
+            sys.executable,
+            "-m",
+            "dispatcher",
+            "tail",
+            address(house),
+            "--ack",
+            "--count",
+            "3",
+            "--format",
+            "value",
+        ]
+        result = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+        assert result.stdout == b"0\n1\n2\n"
+        assert b"--from-id 'assets:0=2'" in result.stderr
+        await house.until(lambda: house.hub.subscribers == 0)
+        assert house.done() == [0, 1, 2]
+        wrong = await trio.run_process([*command, "--transport", "sse"], check=False, capture_stderr=True)
+        assert wrong.returncode == 2
+        assert b"use transport websocket" in wrong.stderr
 
 
 async def test_acknowledgements_need_a_websocket_and_to_be_asked_for() -> None:
