@@ -101,6 +101,8 @@ class Member:
         self._asked = 0
         self.exit_code: int | None = None
         """Of the last process that has ended."""
+        self.has_served = False
+        """Whether that process had been up."""
 
     def _is_stopping(self) -> bool:
         return self._stopping.is_set()
@@ -223,6 +225,7 @@ class Member:
                 nursery.cancel_scope.cancel()
         finally:
             self._life = None
+            self.has_served = life.is_up
             self._away.heard()
             life.close()
             process.kill()
