@@ -160,7 +160,8 @@ def test_a_client_cannot_fill_the_log(replicas: Callable[..., Replica]) -> None:
         httpx2.get(f"{replica.url}/events", headers={"Origin": f"https://{number}.example"})
     assert len(replica.logged("client broke the protocol")) <= BURST + 3
     assert len(replica.logged("request refused")) <= BURST + 3
-    assert len(replica.log.splitlines()) < 40
+    # Each open stream has its line in the access log, whose rate is bounded by itself (test_visits.py).
+    assert len(replica.log.splitlines()) - len(replica.logged("stream ended")) < 40
     assert "Traceback" not in replica.log
 
 
