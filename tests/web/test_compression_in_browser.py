@@ -16,7 +16,7 @@ PADDING = "so long that it is compressed " * 20
 OPEN = """void (() => {
     window.events = [];
     window.messages = [];
-    const source = new EventSource("/events");
+    window.source = new EventSource("/events");
     source.onmessage = (event) => events.push(event.data);
     source.addEventListener("goodbye", (event) => { events.push(JSON.parse(event.data).code); source.close(); });
     window.socket = new WebSocket(location.origin.replace("http", "ws") + "/ws");
@@ -37,7 +37,8 @@ async def test_event_source_and_websocket_read_record_by_record() -> None:
         await page.open("http://{}:{}/".format(*house.server.addresses[0]))
         await page.until("document.readyState === 'complete' && location.protocol === 'http:'")
         await page.run(OPEN)
-        await page.until("socket.readyState === 1")
+        # The page has streams of its own.
+        await page.until("socket.readyState === 1 && source.readyState === 1")
         await house.until(lambda: wires(house) >= {"sse-gzip", "websocket-deflate"})
         for number in range(3):
             house.publish_text(f"record {number} {PADDING}")
