@@ -18,8 +18,9 @@ Rules of this module:
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from dispatcher.sansio.assignment import Assignment
 from dispatcher.sansio.commit_book import Commit, CommitBook
 from dispatcher.sansio.records import TopicPartition
 
@@ -41,45 +42,11 @@ class PartitionStatistics:
     """Offset that the broker has confirmed in this assignment, or had before."""
 
 
-@dataclass(slots=True)
-class _Assignment:
-    epoch: int
-    first: int | None = None
-    """Where it began: before it nothing is ours to commit. None until that is known."""
-    received_to: int = 0
-    dispatched_to: int = 0
-    runs: list[tuple[int, int]] = field(default_factory=list)
-    """Dispatched ranges above `dispatched_to`, sorted, disjoint, not touching."""
-    leader_epochs: list[tuple[int, int | None]] = field(default_factory=list)
-    """(first offset, leader epoch) of each change of leader epoch, oldest first."""
-    committed: int | None = None
-    commits_beginning: bool = False
-    """Whether where it began has to be committed."""
-    metadata: str = ""
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is something to commit that the broker has not confirmed."""
-        if self.first is None:
-            return False
-        if self.committed is None:
-            return self.commits_beginning or self.dispatched_to > self.first
-        return self.dispatched_to > self.committed
-
-    def commit(self, partition: TopicPartition) -> Commit:
-        """The commit of the dispatched run."""
-        leader_epoch = None
-        for first_offset, epoch in self.leader_epochs:
-            if first_offset < self.dispatched_to:
-                leader_epoch = epoch
-        return Commit(partition, self.epoch, self.dispatched_to, leader_epoch, self.metadata)
-
-
 class OffsetTracker:
     """Follows every assigned partition from received to dispatched to committed."""
 
     def __init__(self) -> None:
-        self._assignments: dict[TopicPartition, _Assignment] = {}
+        self._assignments: dict[TopicPartition, Assignment] = {}
         self._epoch = 0
         self.book = CommitBook()
         self._changed: dict[TopicPartition, None] = {}
@@ -94,7 +61,7 @@ class OffsetTracker:
         """
         self._epoch += 1
         self._changed.pop(partition, None)
-        self._assignments[partition] = _Assignment(self._epoch)
+        self._assignments[partition] = Assignment(self._epoch)
         return self._epoch
 
     def began(
@@ -326,11 +293,11 @@ class OffsetTracker:
             for partition, assignment in sorted(self._assignments.items())
         }
 
-    def _present(self, commit: Commit) -> _Assignment | None:
+    def _present(self, commit: Commit) -> Assignment | None:
         assignment = self._assignments.get(commit.partition)
         return assignment if assignment is not None and assignment.epoch == commit.epoch else None
 
-    def _note_change(self, partition: TopicPartition, assignment: _Assignment) -> None:
+    def _note_change(self, partition: TopicPartition, assignment: Assignment) -> None:
         if assignment.has_news and not self.book.has(partition, assignment.epoch):
             self._changed[partition] = None
 

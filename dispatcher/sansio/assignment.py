@@ -1,0 +1,42 @@
+"""One assignment of a partition: how far it was received, dispatched and committed, and what its commit carries."""
+
+from dataclasses import dataclass, field
+
+from dispatcher.sansio.commit_book import Commit
+from dispatcher.sansio.records import TopicPartition
+
+
+@dataclass(slots=True)
+class Assignment:
+    """How far one assignment of a partition has come; what may happen to it is decided by `OffsetTracker`."""
+
+    epoch: int
+    first: int | None = None
+    """Where it began: before it nothing is ours to commit. None until that is known."""
+    received_to: int = 0
+    dispatched_to: int = 0
+    runs: list[tuple[int, int]] = field(default_factory=list)
+    """Dispatched ranges above `dispatched_to`, sorted, disjoint, not touching."""
+    leader_epochs: list[tuple[int, int | None]] = field(default_factory=list)
+    """(first offset, leader epoch) of each change of leader epoch, oldest first."""
+    committed: int | None = None
+    commits_beginning: bool = False
+    """Whether where it began has to be committed."""
+    metadata: str = ""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to commit that the broker has not confirmed."""
+        if self.first is None:
+            return False
+        if self.committed is None:
+            return self.commits_beginning or self.dispatched_to > self.first
+        return self.dispatched_to > self.committed
+
+    def commit(self, partition: TopicPartition) -> Commit:
+        """The commit of the dispatched run."""
+        leader_epoch = None
+        for first_offset, epoch in self.leader_epochs:
+            if first_offset < self.dispatched_to:
+                leader_epoch = epoch
+        return Commit(partition, self.epoch, self.dispatched_to, leader_epoch, self.metadata)
