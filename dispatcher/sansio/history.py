@@ -16,15 +16,15 @@ Rules of this module:
 """
 
 from bisect import bisect_right
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
 from dispatcher.sansio.head import Head, Moment
-from dispatcher.sansio.history_partition import HistoryPartition
+from dispatcher.sansio.history_partitions import HistoryPartitions
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.parking import ParkedRanges
 from dispatcher.sansio.position import Layout, Snapshot
@@ -43,7 +43,7 @@ class HistoryStatistics:
     waiting_records: int
 
 
-class History:
+class History(HistoryPartitions):
     """The log between the poller and the subscribers.
 
     Args:
@@ -52,6 +52,7 @@ class History:
     """
 
     def __init__(self, history_bytes: int, max_parked_ranges: int = 1) -> None:
+        super().__init__()
         self.history_bytes = history_bytes
         self.parked = ParkedRanges(max_parked_ranges)
         """What is neither dispatched nor kept: it is read again for whoever wants it."""
@@ -61,19 +62,10 @@ class History:
         self.waiting_bytes = 0
         self._entries: dict[int, Entry] = {}
         self._sequences: list[int] = []
-        self._partitions: dict[TopicPartition, HistoryPartition] = {}
-        self._followed: set[TopicPartition] = set()
-        """Those of them that are followed."""
-        self._expected: Mapping[str, int] = {}
-        """How many partitions each topic has, as far as that is known."""
-        self._known: Counter[str] = Counter()
-        """How many of them are here."""
         self._dispatched: deque[Entry] = deque()
         self._head = Head()
         self._moment: Moment | None = None
         """The head now, for those that become live before it moves."""
-        self._version = 0
-        """Changes with each partition that is added or removed."""
         self._trimmed_to = 0
         """The newest trimmed sequence: a reader past it has missed nothing."""
 
@@ -91,19 +83,6 @@ class History:
         """
         self._head.lay_out(partitions, followed)
         self._moment = None
-
-    def expect(self, topics: Mapping[str, int]) -> None:
-        """Take note of how many partitions topics have."""
-        self._expected = topics
-
-    @property
-    def expected(self) -> Mapping[str, int]:
-        """How many partitions each topic has, as far as that is known."""
-        return self._expected
-
-    def is_complete(self, topics: frozenset[str]) -> bool:
-        """Whether every partition of these topics is here."""
-        return all(topic in self._expected and self._known[topic] >= self._expected[topic] for topic in topics)
 
     def follow(self, partition: TopicPartition, offset: int) -> None:
         """A partition that is not here is followed from an offset on.
@@ -214,53 +193,14 @@ class History:
         self._head.move(partition, found.ends - 1)
         self._moment = None
 
-    def knows(self, partition: TopicPartition, *, whole: bool = True) -> bool:
-        """Whether it is known from which offset on a partition is in memory.
-
-        Args:
-            partition: The partition.
-            whole: False: and it is owned.
-        """
-        return partition in self._partitions and (whole or partition not in self._followed)
-
-    def is_followed(self, partition: TopicPartition) -> bool:
-        """Whether a partition is here without being owned."""
-        return partition in self._followed
-
-    def begin(self, partition: TopicPartition) -> int:
-        """The first offset of a known partition that is in memory: what is before it has to be read from Kafka."""
-        return self._partitions[partition].begins
-
-    def end(self, partition: TopicPartition) -> int:
-        """The offset after the last one of a known partition."""
-        return self._partitions[partition].ends
-
-    def ends(self, cursor: Cursor) -> dict[TopicPartition, int]:
-        """The offset after the last one of each known partition that a cursor reads."""
-        return {tp: partition.ends for tp, partition in self._read_by(cursor)}
-
-    def start(self, partition: TopicPartition) -> int:
-        """Where a new reader begins a known partition: at the first offset that nobody has been sent, else its end."""
-        return self._partitions[partition].first_waiting
-
-    def starts(self, cursor: Cursor) -> dict[TopicPartition, int]:
-        """Where a new reader begins each known partition that it reads."""
-        return {tp: partition.first_waiting for tp, partition in self._read_by(cursor)}
-
     def snapshot(self) -> Snapshot:
         """The head now: the newest offset of each assigned partition."""
         return self._head.snapshot()
 
     def seek(self, cursor: Cursor) -> None:
         """Set a cursor's sequence to just before the first entry that its vector wants."""
-        sequence, next_offsets = self.head, cursor.next_offsets
-        for tp, partition in self._read_by(cursor):
-            if (start := next_offsets[tp]) >= partition.ends:
-                continue
-            first = partition.first_from(start)
-            if first is not None:
-                sequence = min(sequence, first.sequence - 1)
-        cursor.sequence = sequence
+        first = self._first_wanted(cursor)
+        cursor.sequence = self.head if first is None else first.sequence - 1
 
     def became_live(self, cursor: Cursor) -> None:
         """A reader has been handed everything: keep of its vector only partitions that are not in the history."""
@@ -269,24 +209,6 @@ class History:
         cursor.seen = self._moment
         whole = cursor.whole
         cursor.next_offsets = {tp: n for tp, n in cursor.next_offsets.items() if not self.knows(tp, whole=whole)}
-
-    def locate(self, cursor: Cursor) -> None:
-        """Write down the vector of a reader that was live; does nothing when it is known."""
-        seen, cursor.seen = cursor.seen, None
-        if seen is not None:
-            for tp, partition in self._read_by(cursor):
-                if tp not in cursor.next_offsets:
-                    cursor.next_offsets[tp] = partition.offset_at(seen) + 1
-
-    def behind(self, cursor: Cursor) -> list[TopicPartition]:
-        """Partitions whose next offset is no longer in memory."""
-        next_offsets = cursor.next_offsets
-        return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] < partition.begins]
-
-    def beyond(self, cursor: Cursor) -> list[TopicPartition]:
-        """Partitions whose next offset is after what has been read of them."""
-        next_offsets = cursor.next_offsets
-        return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] > partition.ends]
 
     def next(self, cursor: Cursor) -> Entry | None:
         """The next entry for a cursor, None at the head; the cursor moves past it.
@@ -322,29 +244,6 @@ class History:
                 yield entry
         cursor.sequence = self.head
 
-    def waiting(self) -> dict[TopicPartition, int]:
-        """Undispatched bytes of each partition."""
-        return {tp: partition.waiting_bytes for tp, partition in self._partitions.items()}
-
-    def waiting_records(self, partition: TopicPartition) -> int:
-        """Undispatched records of one partition."""
-        found = self._partitions.get(partition)
-        return 0 if found is None else found.waiting_records
-
-    def waiting_of(self, partition: TopicPartition) -> Collection[Entry]:
-        """The undispatched entries of a partition, in order."""
-        found = self._partitions.get(partition)
-        return () if found is None else found.waiting.values()
-
-    def waiting_entries(self, topic: str) -> list[Entry]:
-        """The undispatched entries of a topic."""
-        return [e for tp, found in self._partitions.items() if tp.topic == topic for e in found.waiting.values()]
-
-    def waiting_between(self, partition: TopicPartition, first: int, end: int) -> list[Entry]:
-        """The undispatched entries of a partition with offsets from the first to the end (exclusive)."""
-        found = self._partitions.get(partition)
-        return [] if found is None else found.waiting_between(first, end)
-
     def remove(self, partitions: Collection[TopicPartition]) -> None:
         """Take partitions out: their entries are not handed out again, and no id names them.
 
@@ -353,19 +252,14 @@ class History:
         """
         self.parked.forget(partitions)
         for partition in partitions:
-            removed = self._partitions.pop(partition, None)
-            if removed is None:
-                continue
-            self._version += 1
-            self._known[partition.topic] -= 1
-            self._followed.discard(partition)
-            self._head.move(partition, None)
-            for entry in removed.entries:
-                entry.removed = True
-                del self._entries[entry.sequence]
-                self.size_bytes -= entry.size_bytes
-                entry.forget()
-            self.waiting_bytes -= removed.waiting_bytes
+            if (removed := self._leave(partition)) is not None:
+                self._head.move(partition, None)
+                for entry in removed.entries:
+                    entry.removed = True
+                    del self._entries[entry.sequence]
+                    self.size_bytes -= entry.size_bytes
+                    entry.forget()
+                self.waiting_bytes -= removed.waiting_bytes
         self._moment = None
         self._dispatched = deque(entry for entry in self._dispatched if not entry.removed)
         self._compact()
@@ -405,27 +299,11 @@ class History:
             self.waiting_bytes += more_bytes
             self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
-    def _open(self, partition: TopicPartition, offset: int, since: int) -> HistoryPartition:
-        self._version += 1
-        opened = HistoryPartition(partition, offset, since)
-        self._partitions[partition] = opened
-        self._known[partition.topic] += 1
-        return opened
-
-    def _read_by(self, cursor: Cursor) -> Iterator[tuple[TopicPartition, HistoryPartition]]:
-        """The known partitions that a cursor reads."""
-        topics, whole = cursor.topics, cursor.whole
-        for tp, partition in self._partitions.items():
-            if tp.topic in topics and (whole or not partition.is_followed):
-                yield tp, partition
-
     def _renew(self, entry: Entry) -> None:
         """Make an entry's snapshot one of the present partitions, and drop what was encoded with the old one."""
         before, entry.version = entry.snapshot, self._version
         layout = self._head.layout
-        offsets = tuple(
-            None if (found := self._partitions.get(tp)) is None else found.offset_at(entry) for tp in layout.partitions
-        )
+        offsets = self._offsets_at(entry, layout.partitions)
         entry.snapshot = Snapshot(layout, offsets)
         more_offsets = len(offsets) - len(before.offsets)
         self._resize(entry, OFFSET_BYTES * more_offsets - sum(map(len, entry.encoded.values())))

@@ -1,0 +1,158 @@
+"""The partitions that are in the history: which are here, owned or followed, and what of each is in memory.
+
+What the history asks of all of them, or of those that one reader reads; the log itself is `History`.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from dispatcher.sansio.entries import Cursor, Entry
+from dispatcher.sansio.head import Moment
+from dispatcher.sansio.history_partition import HistoryPartition
+from dispatcher.sansio.records import TopicPartition
+
+
+class HistoryPartitions:
+    """What is known of the partitions of a replica; `History` adds their entries."""
+
+    def __init__(self) -> None:
+        self._partitions: dict[TopicPartition, HistoryPartition] = {}
+        self._followed: set[TopicPartition] = set()
+        """Those of them that are followed."""
+        self._expected: Mapping[str, int] = {}
+        """How many partitions each topic has, as far as that is known."""
+        self._known: Counter[str] = Counter()
+        """How many of them are here."""
+        self._version = 0
+        """Changes with each partition that is added or removed."""
+
+    def expect(self, topics: Mapping[str, int]) -> None:
+        """Take note of how many partitions topics have."""
+        self._expected = topics
+
+    @property
+    def expected(self) -> Mapping[str, int]:
+        """How many partitions each topic has, as far as that is known."""
+        return self._expected
+
+    def is_complete(self, topics: frozenset[str]) -> bool:
+        """Whether every partition of these topics is here."""
+        return all(topic in self._expected and self._known[topic] >= self._expected[topic] for topic in topics)
+
+    def knows(self, partition: TopicPartition, *, whole: bool = True) -> bool:
+        """Whether it is known from which offset on a partition is in memory.
+
+        Args:
+            partition: The partition.
+            whole: False: and it is owned.
+        """
+        return partition in self._partitions and (whole or partition not in self._followed)
+
+    def is_followed(self, partition: TopicPartition) -> bool:
+        """Whether a partition is here without being owned."""
+        return partition in self._followed
+
+    def begin(self, partition: TopicPartition) -> int:
+        """The first offset of a known partition that is in memory: what is before it has to be read from Kafka."""
+        return self._partitions[partition].begins
+
+    def end(self, partition: TopicPartition) -> int:
+        """The offset after the last one of a known partition."""
+        return self._partitions[partition].ends
+
+    def ends(self, cursor: Cursor) -> dict[TopicPartition, int]:
+        """The offset after the last one of each known partition that a cursor reads."""
+        return {tp: partition.ends for tp, partition in self._read_by(cursor)}
+
+    def start(self, partition: TopicPartition) -> int:
+        """Where a new reader begins a known partition: at the first offset that nobody has been sent, else its end."""
+        return self._partitions[partition].first_waiting
+
+    def starts(self, cursor: Cursor) -> dict[TopicPartition, int]:
+        """Where a new reader begins each known partition that it reads."""
+        return {tp: partition.first_waiting for tp, partition in self._read_by(cursor)}
+
+    def behind(self, cursor: Cursor) -> list[TopicPartition]:
+        """Partitions whose next offset is no longer in memory."""
+        next_offsets = cursor.next_offsets
+        return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] < partition.begins]
+
+    def beyond(self, cursor: Cursor) -> list[TopicPartition]:
+        """Partitions whose next offset is after what has been read of them."""
+        next_offsets = cursor.next_offsets
+        return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] > partition.ends]
+
+    def missing_records(self, cursor: Cursor) -> int:
+        """About how many records lie between a cursor, whose vector is known, and the head."""
+        next_offsets = cursor.next_offsets
+        return sum(max(0, partition.ends - next_offsets[tp]) for tp, partition in self._read_by(cursor))
+
+    def locate(self, cursor: Cursor) -> None:
+        """Write down the vector of a reader that was live; does nothing when it is known."""
+        seen, cursor.seen = cursor.seen, None
+        if seen is not None:
+            for tp, partition in self._read_by(cursor):
+                if tp not in cursor.next_offsets:
+                    cursor.next_offsets[tp] = partition.offset_at(seen) + 1
+
+    def waiting(self) -> dict[TopicPartition, int]:
+        """Undispatched bytes of each partition."""
+        return {tp: partition.waiting_bytes for tp, partition in self._partitions.items()}
+
+    def waiting_records(self, partition: TopicPartition) -> int:
+        """Undispatched records of one partition."""
+        found = self._partitions.get(partition)
+        return 0 if found is None else found.waiting_records
+
+    def waiting_of(self, partition: TopicPartition) -> Collection[Entry]:
+        """The undispatched entries of a partition, in order."""
+        found = self._partitions.get(partition)
+        return () if found is None else found.waiting.values()
+
+    def waiting_entries(self, topic: str) -> list[Entry]:
+        """The undispatched entries of a topic."""
+        return [e for tp, found in self._partitions.items() if tp.topic == topic for e in found.waiting.values()]
+
+    def waiting_between(self, partition: TopicPartition, first: int, end: int) -> list[Entry]:
+        """The undispatched entries of a partition with offsets from the first to the end (exclusive)."""
+        found = self._partitions.get(partition)
+        return [] if found is None else found.waiting_between(first, end)
+
+    def _first_wanted(self, cursor: Cursor) -> Entry | None:
+        """The oldest entry that a cursor's vector wants, None when it is at the head."""
+        found: Entry | None = None
+        for tp, partition in self._read_by(cursor):
+            if (start := cursor.next_offsets[tp]) < partition.ends:
+                first = partition.first_from(start)
+                if first is not None and (found is None or first.sequence < found.sequence):
+                    found = first
+        return found
+
+    def _offsets_at(self, moment: Moment, partitions: Iterable[TopicPartition]) -> tuple[int | None, ...]:
+        """The newest offset of each partition at a moment, None of one that is not known here."""
+        return tuple(
+            None if (found := self._partitions.get(tp)) is None else found.offset_at(moment) for tp in partitions
+        )
+
+    def _open(self, partition: TopicPartition, offset: int, since: int) -> HistoryPartition:
+        self._version += 1
+        opened = HistoryPartition(partition, offset, since)
+        self._partitions[partition] = opened
+        self._known[partition.topic] += 1
+        return opened
+
+    def _read_by(self, cursor: Cursor) -> Iterator[tuple[TopicPartition, HistoryPartition]]:
+        """The known partitions that a cursor reads."""
+        topics, whole = cursor.topics, cursor.whole
+        for tp, partition in self._partitions.items():
+            if tp.topic in topics and (whole or not partition.is_followed):
+                yield tp, partition
+
+    def _leave(self, partition: TopicPartition) -> HistoryPartition | None:
+        """A partition is here no longer; returns what was here of it, None if nothing was."""
+        removed = self._partitions.pop(partition, None)
+        if removed is not None:
+            self._version += 1
+            self._known[partition.topic] -= 1
+            self._followed.discard(partition)
+        return removed

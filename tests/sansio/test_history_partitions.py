@@ -1,0 +1,113 @@
+"""The partitions of the history: which are here, and what is in memory of each."""
+
+from dispatcher.sansio.entries import Cursor, Entry
+from dispatcher.sansio.history import History
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+
+A, B, OTHER = TopicPartition("assets", 0), TopicPartition("assets", 1), TopicPartition("other", 0)
+TOPICS = frozenset({"assets"})
+
+
+def laid_out() -> History:
+    """A history with an owned, a followed and another topic's partition; nothing was published."""
+    history = History(10**6)
+    history.lay_out([A, B, OTHER], [B])
+    history.follow(B, 20)
+    return history
+
+
+def append(history: History, partition: TopicPartition, offset: int) -> Entry:
+    """A batch of one record."""
+    return history.append(Batch(partition, (Record(offset, None, None, b"value", ()),)))
+
+
+def test_a_topic_is_complete_when_as_many_partitions_are_here_as_it_has() -> None:
+    """One of which that is unknown is not complete, and no topic that lost a partition."""
+    history = laid_out()
+    assert not history.is_complete(TOPICS)
+    history.expect({"assets": 2})
+    assert history.expected == {"assets": 2}
+    assert not history.is_complete(TOPICS)
+    append(history, A, 5)
+    assert history.is_complete(TOPICS)
+    history.remove([B, OTHER])
+    assert not history.is_complete(TOPICS)
+    assert not history.is_followed(B)
+
+
+def test_a_followed_partition_is_known_only_to_readers_of_the_whole_topic() -> None:
+    """An owned one to all; one of which nothing was read to nobody."""
+    history = laid_out()
+    append(history, A, 5)
+    assert history.is_followed(B)
+    assert (history.knows(A, whole=False), history.knows(B), history.knows(B, whole=False)) == (True, True, False)
+    assert not history.knows(OTHER)
+    owned, whole = Cursor(TOPICS), Cursor(TOPICS, whole=True)
+    assert (history.ends(owned), history.starts(owned)) == ({A: 6}, {A: 5})
+    assert (history.ends(whole), history.starts(whole)) == ({A: 6, B: 20}, {A: 5, B: 20})
+
+
+def test_a_cursor_lags_by_what_lies_between_its_offsets_and_the_ends() -> None:
+    """Offsets before the memory, and after the end, are found; other topics do not count."""
+    history = laid_out()
+    append(history, A, 5)
+    append(history, OTHER, 7)
+    assert (history.begin(A), history.start(A), history.end(A)) == (5, 5, 6)
+    cursor = Cursor(TOPICS, whole=True)
+    cursor.next_offsets = {A: 2, B: 30}
+    assert (history.behind(cursor), history.beyond(cursor), history.missing_records(cursor)) == ([A], [B], 4)
+
+
+def test_a_reader_that_was_live_is_located_where_it_was_then() -> None:
+    """What was published since is still to be handed to it; one that was not live stays where it is."""
+    history = laid_out()
+    append(history, A, 5)
+    cursor = Cursor(TOPICS, whole=True)
+    history.became_live(cursor)
+    append(history, A, 6)
+    cursor.next_offsets = {B: 18}
+    history.locate(cursor)
+    assert cursor.next_offsets == {A: 6, B: 18}
+    history.locate(cursor)
+    assert cursor.next_offsets == {A: 6, B: 18}
+
+
+def test_what_waits_is_found_by_partition_topic_and_offset() -> None:
+    """Nothing waits of a partition that is not here, nor of one that is followed."""
+    history = laid_out()
+    first, second = append(history, A, 5), append(history, A, 9)
+    append(history, B, 20)
+    assert history.waiting() == {A: first.size_bytes + second.size_bytes, B: 0}
+    assert (history.waiting_records(A), history.waiting_records(OTHER)) == (2, 0)
+    assert (list(history.waiting_of(A)), list(history.waiting_of(OTHER))) == ([first, second], [])
+    assert (history.waiting_entries("assets"), history.waiting_entries("other")) == ([first, second], [])
+    assert (history.waiting_between(A, 6, 10), history.waiting_between(OTHER, 0, 10)) == ([second], [])
+
+
+def test_a_cursor_begins_before_the_oldest_entry_that_it_wants() -> None:
+    """At the head it wants none, nor of offsets that are not in memory."""
+    history = laid_out()
+    append(history, A, 5)
+    append(history, A, 6)
+    append(history, B, 20)
+    history.reached(A, 9)
+    cursor = Cursor(TOPICS, whole=True)
+    sequences = []
+    for offsets in ({A: 6, B: 20}, {A: 9, B: 20}, {A: 7, B: 21}, {A: 9, B: 21}):
+        cursor.next_offsets = offsets
+        history.seek(cursor)
+        sequences.append(cursor.sequence)
+    assert sequences == [1, 2, 3, 3]
+
+
+def test_an_entry_handed_out_later_names_the_partitions_of_then() -> None:
+    """One of which nothing is known has no offset in it, one that was added later that before its first."""
+    history = laid_out()
+    entry = append(history, A, 5)
+    append(history, B, 20)
+    history.remove([B])
+    history.lay_out([A, OTHER])
+    cursor = Cursor(TOPICS)
+    cursor.next_offsets = {A: 5}
+    assert history.next(cursor) is entry
+    assert entry.snapshot.offsets == (5, None)
