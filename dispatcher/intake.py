@@ -13,10 +13,9 @@ from dispatcher.hub.hub import Hub
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.decoding import Group
 from dispatcher.sansio.beginnings import Start
-from dispatcher.sansio.catch_up import recreated
 from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.offsets import OffsetTracker
-from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.ranges import Gap, recreated
 from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ from typing import Protocol
 import trio
 
 from dispatcher.hub.statistics import LookupStatistics
-from dispatcher.sansio.catch_up import LogBounds, Lookup, OffsetsForTime, ReadRanges
+from dispatcher.sansio.lookups import LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.ranges import NOW, Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
 

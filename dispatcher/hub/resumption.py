@@ -17,10 +17,11 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
 from dispatcher.hub.parking import ParkedRead, gap_reads, reads
-from dispatcher.sansio.catch_up import CatchUp, LogBounds, OffsetsForTime, ReadRanges, recreated
+from dispatcher.sansio.catch_up import CatchUp
 from dispatcher.sansio.entries import EncodedEntry, Entry, covered
 from dispatcher.sansio.history import History
-from dispatcher.sansio.ranges import Bounds, Chunk, Gap
+from dispatcher.sansio.lookups import LogBounds, OffsetsForTime, ReadRanges
+from dispatcher.sansio.ranges import Bounds, Chunk, Gap, recreated
 from dispatcher.sansio.records import Batch, TopicPartition
 
 LOOK_RECORDS = 500

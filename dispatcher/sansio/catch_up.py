@@ -24,52 +24,14 @@ Rules of this module:
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 from dispatcher.sansio.entries import Cursor
 from dispatcher.sansio.history import History
-from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
+from dispatcher.sansio.lookups import LogBounds, Lookup, OffsetsForTime, ReadRanges
+from dispatcher.sansio.open_lookups import OpenLookups
+from dispatcher.sansio.ranges import Bounds, Chunk, Gap, recreated
 from dispatcher.sansio.records import Batch, TopicPartition
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OffsetsForTime:
-    """Where does a reader begin these partitions?
-
-    Compared by identity, as each lookup is: the same one, asked later, may have another answer.
-    """
-
-    partitions: AbstractSet[TopicPartition]
-    since_ms: int | None
-    """What came since a time: milliseconds since the epoch, `EARLIEST` or `NOW`. None: no time was named."""
-    last: int | None = None
-    """The newest records of each, by number; None: no number was named."""
-    committed: AbstractSet[TopicPartition] = frozenset()
-    """Those of them of which the group's committed offset is the answer, if that is smaller or nothing was named."""
-    exact: bool = False
-    """Where nothing came since the time, the answer is the end of the log."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LogBounds:
-    """Where do the logs of these partitions begin and end?"""
-
-    partitions: AbstractSet[TopicPartition]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReadRanges:
-    """What is the next part of these ranges?"""
-
-    ranges: Mapping[TopicPartition, Range]
-
-    @property
-    def partitions(self) -> AbstractSet[TopicPartition]:
-        """What it is about."""
-        return self.ranges.keys()
-
-
-Lookup = OffsetsForTime | LogBounds | ReadRanges
+from dispatcher.sansio.starts import Starts
 
 
 class CatchUp:
@@ -97,69 +59,44 @@ class CatchUp:
         counts: bool = True,
     ) -> None:
         self._history = history
-        self._since_ms = since_ms
-        self._last = last
         self._whole = whole
         self._counts = counts
-        self._is_complete = not whole
-        """Whether every partition of its topics was here once: one that is added after that begins at its start."""
         self.cursor = Cursor(topics, whole=whole)
         """The reader's place. Its sequence is valid while no look-up is pending."""
-        self._start_unresolved: set[TopicPartition] = set()
-        """Partitions that begin at a time whose offset is unknown. Until then their next offset is a new reader's."""
-        self._start_resolved: set[TopicPartition] = set()
-        """Partitions that were named, or began at the time: once each. Empty without a time."""
-        self._unverified: dict[TopicPartition, int] = {}
-        """Partitions that may have been recreated: by then their log ends before this offset."""
-        self._missing: set[TopicPartition] = set()
-        """Partitions whose next offset is not in memory."""
-        self._put_off: set[TopicPartition] = set()
-        """Partitions that had no answer when they were asked for: the others go on meanwhile."""
+        self._starts = Starts(history, topics, since_ms, last, whole=whole, counts=counts)
+        self._open = OpenLookups(history, self.cursor, counts=counts)
         self.pending = True
         """Whether something has to be looked up before the history can go on."""
-        self.lookup: Lookup | None = None
-        """The one under way; see `ask`."""
         next_offsets = self.cursor.next_offsets
         next_offsets.update(history.starts(self.cursor))
-        if whole or self._names_start:
-            self._start_resolved.update(position)
-            self._start_unresolved.update(filter(self._is_start_unknown, next_offsets.keys() - position.keys()))
+        if whole or self._starts.are_named:
+            self._starts.resolved.update(position)
+            self._open.unresolved.update(filter(self._starts.is_unknown, next_offsets.keys() - position.keys()))
         for partition, offset in position.items():
             self._want(partition, offset + 1)
             if self._knows(partition):
-                self._begin(partition)
+                self._open.begin(partition)
         self._continue()
 
     def begin_earlier(self, starts: Mapping[TopicPartition, int]) -> None:
         """Begin partitions that the reader has not named at these offsets, if they are before its own."""
-        next_offsets = self.cursor.next_offsets
         for partition, offset in starts.items():
-            if self._knows(partition) and partition not in self._start_unresolved:
-                self._want(partition, min(offset, next_offsets[partition]))
+            if self._knows(partition) and partition not in self._open.unresolved:
+                self._want(partition, min(offset, self.cursor.next_offsets[partition]))
         self._continue()
 
     def ask(self) -> Lookup | None:
         """What to look up next; None when nothing is, a lookup is under way, or all that is left is put off."""
-        if self.lookup is not None or not self.pending:
-            return None
-        if unresolved := self._start_unresolved - self._put_off:
-            committed = frozenset(filter(self._history.is_followed, unresolved)) if self._counts else frozenset()
-            self.lookup = OffsetsForTime(
-                frozenset(unresolved), self._since_ms, self._last, committed, exact=not self._counts
-            )
-        elif unverified := self._unverified.keys() - self._put_off:
-            self.lookup = LogBounds(frozenset(unverified))
-        elif self._whole and not (self._is_complete and not self._start_unresolved):
-            pass
-        elif missing := self._missing - self._put_off:
-            self.lookup = ReadRanges(
-                {tp: Range(self.cursor.next_offsets[tp], self._history.begin(tp)) for tp in missing}
-            )
-        return self.lookup
+        return self._open.ask(self._starts) if self.pending else None
+
+    @property
+    def lookup(self) -> Lookup | None:
+        """The one under way; see `ask`."""
+        return self._open.lookup
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Partitions that had no answer may have one now."""
-        self._put_off -= partitions
+        self._open.put_off -= partitions
 
     def position(self, *, here: bool) -> dict[TopicPartition, int]:
         """The last seen offset of each partition: what an id names, but of partitions whose start is looked up.
@@ -171,7 +108,7 @@ class CatchUp:
         return {
             tp: next_offset - 1
             for tp, next_offset in self.cursor.next_offsets.items()
-            if tp not in self._start_unresolved and (not here or self._knows(tp))
+            if tp not in self._open.unresolved and (not here or self._knows(tp))
         }
 
     def next_offset(self, partition: TopicPartition) -> int | None:
@@ -179,13 +116,12 @@ class CatchUp:
         if self._knows(partition):
             # The vector names the others already. A live reader, which stays live, must not be given a whole one.
             self._history.locate(self.cursor)
-        return None if partition in self._start_unresolved else self.cursor.next_offsets.get(partition)
+        return None if partition in self._open.unresolved else self.cursor.next_offsets.get(partition)
 
     def missing_records(self) -> int:
         """About how many records lie between the reader and the head."""
         self._history.locate(self.cursor)
-        ends, next_offsets = self._history.ends(self.cursor), self.cursor.next_offsets
-        return sum(max(0, end - next_offsets[tp]) for tp, end in ends.items())
+        return self._history.missing_records(self.cursor)
 
     def fell_behind(self) -> None:
         """The next record is no longer in memory."""
@@ -195,13 +131,13 @@ class CatchUp:
     @property
     def expects_partitions(self) -> bool:
         """Whether `concerns` may hold for a partition that is added to a live reader."""
-        return bool(self.cursor.next_offsets) or (self._names_start and not self._whole)
+        return bool(self.cursor.next_offsets) or (self._starts.are_named and not self._whole)
 
     def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
         """Whether a partition that was added changes what a live reader has to be sent; see `partition_added`."""
         return (
             partition in self.cursor.next_offsets
-            or self._is_start_unknown(partition)
+            or self._starts.is_unknown(partition)
             or (left_at is not None and left_at > self._history.end(partition))
         )
 
@@ -214,18 +150,18 @@ class CatchUp:
         """
         stood_at = self.cursor.next_offsets.get(partition, left_at)
         self._history.locate(self.cursor)
-        if self._is_start_unknown(partition):
-            self._start_unresolved.add(partition)
+        if self._starts.is_unknown(partition):
+            self._open.unresolved.add(partition)
         if stood_at is not None and left_at is not None and left_at > self._history.end(partition):
             self._want(partition, stood_at)
-            self._unverified[partition] = left_at
+            self._open.unverified[partition] = left_at
         else:
-            self._begin(partition)
+            self._open.begin(partition)
         # Otherwise all its entries are yet to be published, so the sequence is right; unless it was followed before.
         if self._whole or self.cursor.next_offsets[partition] < self._history.end(partition):
             self._continue()
         else:
-            self.pending = self.pending or bool(self._start_unresolved or self._unverified or self._missing)
+            self.pending = self.pending or self._open.is_any
 
     def handed_over(self, partition: TopicPartition, first: int) -> None:
         """A followed partition is owned now, and what comes from an offset on was not sent to anybody who counts.
@@ -233,8 +169,8 @@ class CatchUp:
         A reader that counts, and stands after that offset because its id named it, goes back to it.
         """
         self._history.locate(self.cursor)
-        if self._counts and partition not in self._start_unresolved and self.cursor.next_offsets[partition] > first:
-            self._drop([partition])
+        if self._counts and partition not in self._open.unresolved and self.cursor.next_offsets[partition] > first:
+            self._open.drop([partition])
             self._want(partition, first)
             self._continue()
 
@@ -248,8 +184,8 @@ class CatchUp:
         for partition, offset in next_offsets.items():
             self._want(partition, offset)
             if self._knows(partition) and offset < self._history.begin(partition):
-                self._missing.add(partition)
-        self.pending = self.pending or bool(self._missing)
+                self._open.missing.add(partition)
+        self.pending = self.pending or bool(self._open.missing)
 
     def restarted(self, partition: TopicPartition, next_offset: int | None, first: int) -> None:
         """A followed partition is owned now, and its history begins again at an offset.
@@ -260,10 +196,10 @@ class CatchUp:
             first: Where it begins.
         """
         self._history.locate(self.cursor)
-        is_unresolved = partition in self._start_unresolved
-        self._drop([partition])
+        is_unresolved = partition in self._open.unresolved
+        self._open.drop([partition])
         if is_unresolved:
-            self._start_unresolved.add(partition)
+            self._open.unresolved.add(partition)
         stands_at = first if next_offset is None else next_offset
         self._want(partition, min(stands_at, first) if self._counts else stands_at)
         self._continue()
@@ -271,13 +207,12 @@ class CatchUp:
     @property
     def has_start(self) -> bool:
         """Whether it is known where it begins in every partition, and all of them are here."""
-        return self._is_complete and not self._start_unresolved
+        return self._starts.is_complete and not self._open.unresolved
 
     @property
     def awaits_head(self) -> bool:
         """Whether nothing is left to look up, and it waits for others to be read: see `look_again`."""
-        looks_up = self._start_unresolved or self._unverified or self._missing
-        return self.pending and not (self._is_complete and looks_up)
+        return self.pending and not (self._starts.is_complete and self._open.is_any)
 
     def look_again(self) -> None:
         """More has been read of some partition, or more partitions are here."""
@@ -294,9 +229,9 @@ class CatchUp:
         for partition in partitions:
             if partition not in next_offsets or not self._knows(partition):
                 continue
-            if partition in self._start_unresolved or next_offsets[partition] == self._history.end(partition):
+            if partition in self._open.unresolved or next_offsets[partition] == self._history.end(partition):
                 del next_offsets[partition]
-        self._drop(partitions)
+        self._open.drop(partitions)
 
     def partitions_removed(self) -> None:
         """Partitions have left the history: the last pending look-up may be gone with them."""
@@ -305,7 +240,7 @@ class CatchUp:
 
     def partition_recreated(self, partition: TopicPartition) -> None:
         """The topic of a partition was recreated: the reader's place in the new log is unknown."""
-        self._drop([partition])
+        self._open.drop([partition])
         self.cursor.next_offsets.pop(partition, None)
         self.partitions_removed()
 
@@ -315,16 +250,16 @@ class CatchUp:
         Returns:
             Whether the lookup was still of interest.
         """
-        if not self._accept(lookup, offsets):
+        if not self._open.accept(lookup, offsets):
             return False
         for partition in lookup.partitions & offsets.keys():
-            self._start_unresolved.discard(partition)
-            if not (self._whole and self._is_complete):
-                self._start_resolved.add(partition)
+            self._open.unresolved.discard(partition)
+            if not (self._whole and self._starts.is_complete):
+                self._starts.resolved.add(partition)
             offset = offsets[partition]
             if offset is not None:
                 self._want(partition, offset)
-                self._lower(partition)
+                self._open.lower(partition)
         self._continue()
         return True
 
@@ -334,15 +269,15 @@ class CatchUp:
         Returns:
             The gaps of partitions that were recreated; None when the lookup is no longer of interest.
         """
-        if not self._accept(lookup, bounds):
+        if not self._open.accept(lookup, bounds):
             return None
         gaps = []
         for partition in lookup.partitions & bounds.keys():
             first, end = bounds[partition]
-            if self._unverified.pop(partition) > end:
+            if self._open.unverified.pop(partition) > end:
                 gaps.append(recreated(partition, self.cursor.next_offsets[partition], first))
                 self._want(partition, first)
-            self._lower(partition)
+            self._open.lower(partition)
         self._continue()
         return gaps
 
@@ -355,96 +290,27 @@ class CatchUp:
             Gaps, then batches, each with the last seen offset of every partition as of that batch; None when the
             lookup is no longer of interest.
         """
-        if not self._accept(lookup, chunk.next_offsets):
+        if not self._open.accept(lookup, chunk.next_offsets):
             return None
-        seen = self.position(here=True)
-        batches: list[tuple[Batch, Mapping[TopicPartition, int]]] = []
-        for batch in chunk.batches:
-            seen[batch.partition] = batch.next_offset - 1
-            batches.append((batch, dict(seen)))
+        batches = chunk.with_positions(self.position(here=True))
         self.cursor.next_offsets.update(chunk.next_offsets)
         self._continue()
         return list(chunk.gaps), batches
-
-    def _accept(self, lookup: Lookup, answered: Mapping[TopicPartition, object]) -> bool:
-        """Whether an answer is to the lookup under way, which it ends; what it leaves out is put off."""
-        if lookup is not self.lookup:
-            return False
-        self.lookup = None
-        self._put_off |= lookup.partitions - answered.keys()
-        return True
 
     def _want(self, partition: TopicPartition, offset: int) -> None:
         """Continue at an offset."""
         self.cursor.next_offsets[partition] = offset
 
-    def _begin(self, partition: TopicPartition) -> None:
-        """Continue in a partition of the history, if its next offset is certainly one of this log."""
-        next_offset = self.cursor.next_offsets.get(partition)
-        if next_offset is not None and next_offset > self._history.end(partition):
-            self._unverified[partition] = next_offset
-        else:
-            self._lower(partition)
-
-    def _lower(self, partition: TopicPartition) -> None:
-        """Continue no later than a new reader would: from there on, records are undispatched.
-
-        An observer continues at its place, and so does a reader of a followed partition, which others dispatch.
-        """
-        start = self._history.start(partition)
-        next_offset = self.cursor.next_offsets.get(partition, start)
-        if self._counts and not self._history.is_followed(partition):
-            next_offset = min(next_offset, start)
-        self.cursor.next_offsets[partition] = next_offset
-        if next_offset < self._history.begin(partition):
-            self._missing.add(partition)
-
-    def _drop(self, partitions: Collection[TopicPartition]) -> None:
-        """End all look-ups of partitions; a lookup that includes one of them is made again, without it."""
-        self._start_unresolved.difference_update(partitions)
-        self._missing.difference_update(partitions)
-        self._put_off.difference_update(partitions)
-        for partition in partitions:
-            self._unverified.pop(partition, None)
-        if self.lookup is not None and not self.lookup.partitions.isdisjoint(partitions):
-            self.lookup = None
-
     def _continue(self) -> None:
         """Continue in the history, unless something has to be looked up before."""
-        # Also what has left the memory meanwhile. No read starts at an unverified offset: it may be one of another log.
-        self._missing = set(self._history.behind(self.cursor)) - self._start_unresolved - self._unverified.keys()
-        self.pending = bool(self._start_unresolved or self._unverified or self._missing)
-        is_complete = self._has_all()
+        self._open.find_missing()
+        self.pending = self._open.is_any
+        is_complete = self._starts.have_all()
         if not self.pending and (self._whole or not self._counts):
             self.pending = not is_complete or bool(self._history.beyond(self.cursor))
         if not self.pending:
             self._history.seek(self.cursor)
 
-    def _has_all(self) -> bool:
-        """Whether every partition of its topics is here, or was once."""
-        if not self._is_complete and self._history.is_complete(self.cursor.topics):
-            self._is_complete = True
-            # What is added from now on begins at its start: a live reader keeps nothing for each partition.
-            self._start_resolved.clear()
-        return self._is_complete
-
     def _knows(self, partition: TopicPartition) -> bool:
         """Whether a partition is here, for this reader."""
         return self._history.knows(partition, whole=self._whole)
-
-    @property
-    def _names_start(self) -> bool:
-        return self._since_ms is not None or self._last is not None
-
-    def _is_start_unknown(self, partition: TopicPartition) -> bool:
-        """Whether where it begins in a partition has to be looked up."""
-        if partition in self._start_resolved:
-            return False
-        if self._whole:
-            return not self._is_complete and (self._names_start or self._history.is_followed(partition))
-        return self._names_start
-
-
-def recreated(partition: TopicPartition, next_offset: int, first_offset: int) -> Gap:
-    """The gap to send when a topic was recreated: nothing lies between the old next offset and the new log's first."""
-    return Gap(partition, next_offset, first_offset - 1, "recreated")

@@ -52,3 +52,23 @@ class Chunk:
     aborted, control records) are skipped. Partitions that could not be read now are left out."""
     gaps: Sequence[Gap]
     """What is missing, to be sent before the first record after it."""
+
+    def with_positions(
+        self, position: Mapping[TopicPartition, int]
+    ) -> list[tuple[Batch, Mapping[TopicPartition, int]]]:
+        """Each batch, with the last seen offset of every partition as of that batch.
+
+        Args:
+            position: The last seen offset of every partition before all of them.
+        """
+        seen = dict(position)
+        found: list[tuple[Batch, Mapping[TopicPartition, int]]] = []
+        for batch in self.batches:
+            seen[batch.partition] = batch.next_offset - 1
+            found.append((batch, dict(seen)))
+        return found
+
+
+def recreated(partition: TopicPartition, next_offset: int, first_offset: int) -> Gap:
+    """The gap to send when a topic was recreated: nothing lies between the old next offset and the new log's first."""
+    return Gap(partition, next_offset, first_offset - 1, "recreated")

@@ -9,7 +9,7 @@ import trio
 
 from dispatcher.hub import lookups
 from dispatcher.hub.lookups import Lookups
-from dispatcher.sansio.catch_up import LogBounds, OffsetsForTime, ReadRanges
+from dispatcher.sansio.lookups import LogBounds, OffsetsForTime, ReadRanges
 from dispatcher.sansio.ranges import Bounds, Chunk
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_hub import ONE, TWO, RecordedLog, settle

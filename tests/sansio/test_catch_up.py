@@ -2,9 +2,10 @@
 
 from typing import cast
 
-from dispatcher.sansio.catch_up import CatchUp, LogBounds, Lookup, OffsetsForTime, ReadRanges
+from dispatcher.sansio.catch_up import CatchUp
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
+from dispatcher.sansio.lookups import LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition

@@ -1,0 +1,18 @@
+"""The questions that a reader asks of Kafka."""
+
+from dispatcher.sansio.lookups import LogBounds, OffsetsForTime, ReadRanges
+from dispatcher.sansio.ranges import NOW, Range
+from dispatcher.sansio.records import TopicPartition
+
+A = TopicPartition("assets", 0)
+
+
+def test_each_question_names_its_partitions() -> None:
+    """Whatever is asked, it is known of which partitions an answer may be."""
+    for lookup in (OffsetsForTime({A}, NOW), LogBounds({A}), ReadRanges({A: Range(1, 3)})):
+        assert lookup.partitions == {A}
+
+
+def test_two_questions_are_never_the_same() -> None:
+    """What was asked before may have another answer now."""
+    assert LogBounds(frozenset({A})) != LogBounds(frozenset({A}))

@@ -1,0 +1,125 @@
+"""What a reader has yet to look up, and which answers count."""
+
+import pytest
+
+from dispatcher.sansio.entries import Cursor
+from dispatcher.sansio.history import History
+from dispatcher.sansio.lookups import LogBounds, Lookup, OffsetsForTime, ReadRanges
+from dispatcher.sansio.open_lookups import OpenLookups
+from dispatcher.sansio.ranges import NOW, Range
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.starts import Starts
+
+A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
+TOPICS = frozenset({"assets"})
+
+
+def reader(*, counts: bool = True, **next_offsets: int) -> tuple[OpenLookups, Cursor, Starts]:
+    """One of partitions `a` and `b`, each with an undispatched record at offset 5, that continues at these offsets."""
+    history = History(10**6)
+    history.lay_out([A, B])
+    for partition in (A, B):
+        history.append(Batch(partition, (Record(5, None, None, b"value", ()),)))
+    cursor = Cursor(TOPICS)
+    cursor.next_offsets = {{"a": A, "b": B}[name]: offset for name, offset in next_offsets.items()}
+    return OpenLookups(history, cursor, counts=counts), cursor, Starts(history, TOPICS, NOW)
+
+
+def asked(lookups: OpenLookups, starts: Starts) -> Lookup:
+    """The next lookup."""
+    lookup = lookups.ask(starts)
+    assert lookup is not None
+    return lookup
+
+
+def test_starts_are_looked_up_before_bounds_and_bounds_before_records() -> None:
+    """One at a time; an answer ends the lookup, and nothing is left in the end."""
+    lookups, _, starts = reader(a=2, b=2)
+    assert not lookups.is_any
+    lookups.find_missing()
+    lookups.missing.discard(B)
+    lookups.unresolved.add(B)
+    lookups.unverified[B] = 9
+    first = asked(lookups, starts)
+    assert isinstance(first, OffsetsForTime)
+    assert lookups.ask(starts) is None
+    assert lookups.accept(first, {B: 5})
+    lookups.unresolved.clear()
+    second = asked(lookups, starts)
+    assert isinstance(second, LogBounds)
+    assert lookups.accept(second, {B: 5})
+    lookups.unverified.clear()
+    third = asked(lookups, starts)
+    assert isinstance(third, ReadRanges)
+    assert third.ranges == {A: Range(2, 5)}
+    assert lookups.accept(third, {A: 5})
+    lookups.missing.clear()
+    assert lookups.ask(starts) is None
+    assert not lookups.is_any
+
+
+def test_an_answer_to_an_earlier_lookup_does_not_count() -> None:
+    """Its partitions may have left since, or be another log."""
+    lookups, _, starts = reader(a=2)
+    lookups.missing.add(A)
+    lookup = asked(lookups, starts)
+    lookups.drop([A])
+    assert lookups.lookup is None
+    assert not lookups.accept(lookup, {A: 5})
+    assert not lookups.is_any
+
+
+def test_a_lookup_of_other_partitions_stays_when_one_leaves() -> None:
+    """Only one that includes the partition is made again."""
+    lookups, _, starts = reader(a=2)
+    lookups.missing.add(A)
+    lookup = asked(lookups, starts)
+    lookups.drop([B])
+    assert lookups.lookup is lookup
+    lookups.lookup = None
+    lookups.drop([A])
+    assert lookups.lookup is None
+
+
+def test_partitions_without_an_answer_are_put_off() -> None:
+    """They are asked for again when they may have an answer, and the others meanwhile."""
+    lookups, _, starts = reader(a=2, b=2)
+    lookups.find_missing()
+    assert lookups.accept(asked(lookups, starts), {A: 5})
+    assert lookups.put_off == {B}
+    lookups.missing.discard(A)
+    assert lookups.ask(starts) is None
+    assert lookups.is_any
+    lookups.put_off.clear()
+    assert asked(lookups, starts).partitions == {B}
+
+
+def test_a_reader_of_the_whole_topic_reads_nothing_before_all_its_partitions_are_here() -> None:
+    """Its first id names all of them."""
+    lookups, cursor, _ = reader(a=2)
+    history = History(10**6)
+    starts = Starts(history, cursor.topics, None, whole=True)
+    lookups.missing.add(A)
+    assert lookups.ask(starts) is None
+    history.expect({"assets": 0})
+    assert starts.have_all()
+    assert isinstance(lookups.ask(starts), ReadRanges)
+
+
+@pytest.mark.parametrize(
+    ("counts", "next_offset", "continues_at", "unverified", "missing"),
+    [
+        (True, 9, 9, True, False),
+        (True, 6, 5, False, False),
+        (False, 6, 6, False, False),
+        (True, 2, 2, False, True),
+    ],
+)
+def test_a_reader_continues_no_later_than_what_is_undispatched(
+    *, counts: bool, next_offset: int, continues_at: int, unverified: bool, missing: bool
+) -> None:
+    """An observer continues where it was; an offset past the end is verified first, one before the history is read."""
+    lookups, cursor, _ = reader(counts=counts, a=next_offset)
+    lookups.begin(A)
+    assert cursor.next_offsets[A] == continues_at
+    assert (A in lookups.unverified, A in lookups.missing) == (unverified, missing)
