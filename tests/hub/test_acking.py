@@ -450,3 +450,30 @@ async def test_records_that_the_history_let_go_of_are_read_again(make: Make) -> 
     await settle()
     assert slow.offsets == fast.offsets == list(range(12))
     assert slow.subscriber.acks.nacked(ONE, 5, 0) is not None
+
+
+async def test_a_partition_that_leaves_during_a_replay_goes_on_where_it_was(make: Make) -> None:
+    """What was looked up and held is looked up again: no record is left out, none comes twice."""
+    bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
+    first = Acker(bench, 1000)
+    await settle()
+    for _ in range(12):
+        bench.batch(1, size=500)
+        await settle()
+        await first.ack(p0=bench.ends[ONE] - 1)
+    second = Acker(bench, 1, position={ONE: -1})
+    await settle()
+    for at in range(3):
+        await second.ack(p0=at)
+    assert second.offsets == [0, 1, 2, 3]
+    assert second.subscriber.resumption.is_held
+    bench.hub.unassigned([ONE])
+    bench.hub.acking.released([ONE])
+    await settle()
+    bench.hub.assigned([ONE])
+    bench.batch(1, epoch=2)
+    await settle()
+    for at in range(4, 13):
+        assert second.offsets == list(range(at + 1))
+        await second.ack(p0=at)
+    assert second.offsets == list(range(13))

@@ -325,3 +325,18 @@ def test_places_are_found_by_offset(found: list[int], offset: int) -> None:
     sent = delivery(ONE, *found)
     assert sent.place_of(offset) == sum(at < offset for at in found)
     assert sent.place_after(offset) == sum(at <= offset for at in found)
+
+
+def test_refused_records_at_both_ends_are_left_out_and_free_the_window_when_their_partition_is_released() -> None:
+    """Their dead letters may be stored after that: it changes nothing."""
+    acks = window()
+    acks.sent(delivery(ONE, 1, 2, 3), 0)
+    refused = [acks.nacked(ONE, offset, 0) for offset in (1, 3)]
+    assert offsets(acks.acked({ONE: 3}, 0, nowhere)) == [2]
+    assert acks.outstanding_records == 2
+    acks.released([ONE])
+    assert acks.outstanding_records == acks.outstanding_bytes == 0
+    for each in refused:
+        assert each is not None
+        acks.stored(each)
+    assert acks.outstanding_records == 0

@@ -485,3 +485,18 @@ def test_a_start_that_is_being_looked_up_stays_so_when_the_partition_begins_agai
     assert not catch_up.on_offsets_for_time(before, {A: 0})
     assert catch_up.on_offsets_for_time(after, {A: 4})
     assert catch_up.cursor.next_offsets == {A: 4}
+
+
+def test_what_was_looked_up_and_not_sent_is_looked_up_again() -> None:
+    """From the first offset that was not sent; a partition that is not here keeps its place for when it returns."""
+    history = history_of(a=10, b=10)
+    catch_up = CatchUp(history, TOPICS, {A: 4}, None)
+    lookup = read_lookup(catch_up)
+    catch_up.on_chunk(lookup, Chunk([batch(A, offset) for offset in range(5, 10)], {A: 10}, ()))
+    assert catch_up.ask() is None
+    catch_up.go_back({A: 7})
+    assert read_lookup(catch_up).ranges == {A: Range(7, 10)}
+    catch_up.on_chunk(cast("ReadRanges", catch_up.lookup), Chunk([batch(A, 7)], {A: 10}, ()))
+    catch_up.go_back({A: 10, TopicPartition("assets", 7): 3})
+    assert catch_up.ask() is None
+    assert catch_up.next_offset(TopicPartition("assets", 7)) == 3
