@@ -80,9 +80,8 @@ class CatchUp:
 
     def begin_earlier(self, starts: Mapping[TopicPartition, int]) -> None:
         """Begin partitions that the reader has not named at these offsets, if they are before its own."""
-        for partition, offset in starts.items():
-            if self._knows(partition) and partition not in self._open.unresolved:
-                self._want(partition, min(offset, self.cursor.next_offsets[partition]))
+        for partition in [tp for tp in starts if self._knows(tp) and tp not in self._open.unresolved]:
+            self._want(partition, min(starts[partition], self.cursor.next_offsets[partition]))
         self._continue()
 
     def ask(self) -> Lookup | None:
