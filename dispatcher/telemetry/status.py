@@ -19,7 +19,7 @@ from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.retention import UNKNOWN
 from dispatcher.sansio.topic_health import Condition
 from dispatcher.settings import Settings
-from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.metrics_page import Metrics
 from dispatcher.telemetry.snapshot import AccessStatistics, Page, Snapshot
 
 
