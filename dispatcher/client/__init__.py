@@ -9,7 +9,8 @@ from dispatcher.client.errors import (
     WrongServerError,
 )
 from dispatcher.client.events import Gap, Record, State
-from dispatcher.client.subscription import Events, Subscription, subscribe
+from dispatcher.client.subscribing import subscribe
+from dispatcher.client.subscription import Events, Subscription
 
 __all__ = [
     "Events",
