@@ -32,7 +32,8 @@ from dispatcher.sansio.addresses import Address
 from dispatcher.web.http11 import Http11
 from dispatcher.web.intake import Place
 from dispatcher.web.sockets import Socket
-from dispatcher.web.streams import Stream, Tasks
+from dispatcher.web.streams import Stream
+from dispatcher.web.tasks import Tasks
 from dispatcher.web.visits import Ending
 from dispatcher.web.writer import Writer
 
