@@ -82,7 +82,7 @@ async def _measure(level: int | None, subscribers: int, seconds: float) -> list[
                 await trio.to_thread.run_sync(
                     partial(load.open, compressed=level is not None), "all", subscribers, (host, port), request
                 )
-                for _ in range(10):  # until nothing goes out in fine pieces any more (`web.sockets`)
+                for _ in range(10):  # until nothing goes out in fine pieces any more (`web.liveness`)
                     noise = random.randbytes(32 * 1024).hex().encode()  # noqa: S311
                     hub.publish(Batch(TopicPartition(TOPIC, 0), (Record(offset, None, None, noise, ()),)))
                     offset += 1

@@ -15,8 +15,8 @@ import structlog
 import trio
 
 from dispatcher.hub.subscriber import Subscriber
+from dispatcher.web.liveness import Liveness
 from dispatcher.web.requests import Query
-from dispatcher.web.sockets import Liveness
 
 log = structlog.get_logger(__name__)
 

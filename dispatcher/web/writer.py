@@ -20,7 +20,8 @@ import structlog
 import trio
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
-from dispatcher.web.sockets import Progress, Socket
+from dispatcher.web.liveness import Progress
+from dispatcher.web.sockets import Socket
 from dispatcher.web.visits import Ending
 
 log = structlog.get_logger(__name__)

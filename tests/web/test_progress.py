@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from dispatcher.errors import SubscriberStalledError
-from dispatcher.web.sockets import Liveness, Progress
+from dispatcher.web.liveness import Liveness, Progress
 from testbed.clients import open_sse, open_ws
 from testbed.namespace import Namespace, why_not
 from testbed.patience import seconds
