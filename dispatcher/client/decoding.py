@@ -170,6 +170,7 @@ def _state(payload: Mapping[str, Any]) -> Received:
         assigned=assigned,
         partitions=counts,
         scope=scope if isinstance(scope, str) else None,
+        resumable=payload.get("resumable") is not False,
     )
     return StateReceived(state, heartbeat_seconds, str(payload.get("id") or ""))
 

@@ -84,6 +84,8 @@ class State:
     """How many partitions each topic has, where the replica says so; more than `assigned` are elsewhere."""
     scope: str | None = None
     """``replica`` or ``topic``, as the replica says."""
+    resumable: bool = True
+    """Whether each id names all partitions of the stream; where not, the client's own position does."""
     retry_in_seconds: float | None = None
     """How long until the next attempt, while waiting for it."""
 

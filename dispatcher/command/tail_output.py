@@ -320,6 +320,8 @@ def _told(state: State) -> str:
         parts.append(f" on {state.replica} ({'; '.join(topics) or 'no partitions'})")
     if state.scope != "topic" and (whole := sum(state.partitions.values())):
         parts.append(f", {sum(map(len, state.assigned.values()))} of {whole} partitions")
+    if not state.resumable:
+        parts.append("; too many for one id")
     return "".join(parts)
 
 

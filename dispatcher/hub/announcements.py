@@ -13,6 +13,7 @@ from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import RETRY_MS
 from dispatcher.hub.statistics import AnnouncementStatistics, SubscriberState
 from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.id_lengths import ids_fit
 from dispatcher.sansio.records import TopicPartition
 
 FEATURES = (
@@ -128,6 +129,10 @@ class Announcement:
             "partitions": {topic: count for topic, count in sorted(self._topics.items()) if topic in feed.topics},
             "features": FEATURES,
         }
+        if not ids_fit(
+            {topic: range(count) for topic, count in more["partitions"].items()} if feed.whole else assigned
+        ):
+            more["resumable"] = False
         if degraded := {topic: reason for topic, reason in self._degraded.items() if topic in feed.topics}:
             more["degraded"] = degraded
         if ignored:

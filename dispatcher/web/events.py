@@ -18,6 +18,7 @@ from dispatcher.sansio.codings import accepts_gzip
 from dispatcher.sansio.encoding import sse
 from dispatcher.sansio.encoding.compression import GZIP_HEAD
 from dispatcher.sansio.encoding.wire import sse_wire
+from dispatcher.sansio.id_lengths import check_whole_topics
 from dispatcher.settings import Settings
 from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authentication
 from dispatcher.web.connection import Connection
@@ -115,6 +116,8 @@ def add_events(
         if query.window_records is not None:
             raise BadRequestError("ack=client needs a WebSocket: use /ws")
         entrance.check(query)
+        if query.whole:
+            check_whole_topics(query.topics, hub.history.expected)
         chunked = request.http_version == "1.1"
         wire, headers, head = sse_wire(envelope=query.envelope, chunked=chunked), HEADERS, b""
         if (compression := hub.encoder.compression) is not None:

@@ -15,6 +15,7 @@ from dispatcher.hub.hub import Hub
 from dispatcher.sansio.codings import accept_deflate
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL, encode_goodbye
 from dispatcher.sansio.encoding.wire import WEBSOCKET
+from dispatcher.sansio.id_lengths import check_whole_topics
 from dispatcher.settings import Settings
 from dispatcher.web.acknowledging import AckInbound
 from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authentication
@@ -61,6 +62,8 @@ def add_websocket(
                 session = authentication.open_session(caller, arguments, query, can_renew=True)
             query = as_observer(query, settings.acked_topics)
             entrance.check(query)
+            if query.whole:
+                check_whole_topics(query.topics, hub.history.expected)
         except UnavailableError as error:
             return _try_later(error)
         except (BadRequestError, UnauthenticatedError, ForbiddenError) as error:

@@ -60,6 +60,8 @@ export interface StreamState {
   /** How many partitions each topic has: those that are not in `assigned` are served by other replicas, unless `scope` is "topic". */
   readonly partitions?: Readonly<Record<string, number>>;
   readonly scope?: "replica" | "topic";
+  /** `false` where ids name a record's own partition only: there are too many partitions for one id. */
+  readonly resumable?: boolean;
   /** What is wrong with topics of the stream, by topic, such as "missing" or "leaderless"; absent when nothing is. */
   readonly degraded?: Readonly<Record<string, string>>;
   /** Time until the next attempt. */

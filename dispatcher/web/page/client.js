@@ -333,13 +333,13 @@ export function subscribe(url, options) {
     worked = true;
     if (type === "heartbeat" || type === "records") passed(id);
     else if (type === "state") {
-      const { state, replica, assigned, partitions, scope, degraded, heartbeat_seconds: seconds } = message;
+      const { state, replica, assigned, partitions, scope, resumable, degraded, heartbeat_seconds: seconds } = message;
       if (typeof state !== "string") throw new Error("a state without a name");
       passed(id);
       livesSince ??= Date.now();
       wasRefused = false;
       if (seconds > 0 && seconds < 86_400) heartbeatMs = seconds * 1000;
-      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {}, partitions, scope, degraded });
+      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {}, partitions, scope, resumable, degraded });
     } else if (type === "gap") {
       miss(message, text);
     } else if (type === "goodbye") {

@@ -1,0 +1,25 @@
+"""What the Python client and ``dispatcher tail`` make of a state's members."""
+
+import orjson
+import pytest
+
+from dispatcher.client import State
+from dispatcher.client.decoding import read_message
+from dispatcher.client.events import StateReceived
+from dispatcher.command.tail_output import _told
+
+
+def received(**members: object) -> State:
+    """What the client makes of a state with these members."""
+    message = {"type": "state", "state": "streaming", "replica": "a", "assigned": {"assets": [0]}, **members}
+    (found,) = read_message(orjson.dumps(message).decode())
+    assert isinstance(found, StateReceived)
+    return found.state
+
+
+@pytest.mark.parametrize(("members", "expected"), [({}, True), ({"resumable": False}, False), ({"resumable": 0}, True)])
+def test_a_state_says_whether_ids_name_all_partitions(members: dict[str, object], expected: bool) -> None:
+    """They do, unless it says so; ``tail`` says it, too."""
+    state = received(**members)
+    assert state.resumable is expected
+    assert ("too many for one id" in _told(state)) is not expected
