@@ -212,14 +212,19 @@ def _compile(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.Fi
             if path.is_absolute() or ".." in path.parts or not path.parts:
                 raise UndecodableError(f"its Protobuf file refers to {name!r}, which is no relative name")
             file = Path(folder, *path.parts)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(content)
+            except (OSError, ValueError) as error:  # too long, or a file where another name needs a folder
+                raise UndecodableError(f"its Protobuf file refers to {name[:40]!r}, which cannot be a file") from error
         output = Path(folder, "descriptors")
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}"]
+        # Whoever registers schemas chooses these names, and `grpc_tools/__init__.py` is one: Python must not find its
+        # own modules there, neither as the current folder of `-m` nor as an empty entry of PYTHONPATH.
+        command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{folder}"]
         command += [f"-I{resources.files('grpc_tools') / '_proto'}"]
-        command += ["--include_imports", f"--descriptor_set_out={output}", _MAIN]
+        command += ["--include_imports", f"--descriptor_set_out={output}", f"{folder}/{_MAIN}"]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=COMPILE_SECONDS, check=False)  # noqa: S603 - no shell
+            done = subprocess.run(command, cwd="/", capture_output=True, timeout=COMPILE_SECONDS, check=False)  # noqa: S603 - no shell
         except subprocess.TimeoutExpired as error:
             raise UndecodableError(f"protoc took more than {COMPILE_SECONDS:g} s for its Protobuf file") from error
         if done.returncode:

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -193,12 +194,29 @@ def test_a_message_with_too_many_values_is_refused(shop: ProtobufDecoder, monkey
         ('syntax = "proto3"; import "gone.proto"; message A {}', {}, "its Protobuf file is wrong"),
         ("", {"../escape.proto": ""}, "is no relative name"),
         ("", {"/etc/escape.proto": ""}, "is no relative name"),
+        ("", {"a": "", "a/b": ""}, "refers to 'a/b', which cannot be a file"),
+        ("", {"x" * 300: ""}, "refers to 'xxx"),
+        ("", {"a\0b": ""}, "which cannot be a file"),
     ],
 )
 def test_files_that_are_wrong_are_refused(text: str, references: dict[str, str], reason: str) -> None:
     """With what protoc says, and nothing is written outside of its folder."""
     with pytest.raises(UndecodableError, match=reason):
         ProtobufDecoder(text, references)
+
+
+@pytest.mark.parametrize("module", ["grpc_tools/__init__.py", "runpy.py", "importlib/resources.py"])
+@pytest.mark.parametrize("python_path", ["", ":/nowhere"])
+def test_names_of_files_are_no_modules(
+    module: str, python_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is both Protobuf and Python is read by protoc alone, whatever name a schema refers to it by."""
+    monkeypatch.setenv("PYTHONPATH", python_path)
+    witness = tmp_path / "ran"
+    both = f"syntax = \"proto3\" // exec(\"open('{witness}', 'w').close()\") \\\n;\n"
+    text = f'syntax = "proto3"; import "{module}"; message A {{ int32 a = 1; }}'
+    assert ProtobufDecoder(text, {module: both}).name == "A"
+    assert not witness.exists()
 
 
 def encoded(made: ProtobufDecoder, name: str) -> str:
