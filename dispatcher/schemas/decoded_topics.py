@@ -53,7 +53,7 @@ def _open(settings: Settings, topics: Mapping[str, bool]) -> "tuple[Schemas, Rec
         from dispatcher.schemas.registry import Registry  # noqa: PLC0415 - the same
         from dispatcher.schemas.schemas import Schemas  # noqa: PLC0415 - the same
     except ImportError as error:
-        remedy = f"install an extra that it needs: pip install 'dispatcher[avro,protobuf]' ({error})"
+        remedy = f"install an extra that it needs: pip install 'kafka-dispatcher[avro,protobuf]' ({error})"
         raise _wrong("schema_registry_url", settings.schema_registry_url, remedy) from error
     try:
         registry = Registry(

@@ -79,7 +79,11 @@ class Registry:
         self._client = httpx2.AsyncClient(
             base_url=url.rstrip("/") + "/",
             auth=(user, password or "") if user is not None else None,
-            headers={"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
+            # Uncompressed: a few kilobytes could stand for gigabytes, and httpx has no bound for what they become.
+            headers={
+                "Accept": "application/vnd.schemaregistry.v1+json, application/json",
+                "Accept-Encoding": "identity",
+            }
             | ({"Authorization": f"Bearer {token}"} if token else {}),
             verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
             timeout=timeout_seconds,
@@ -104,7 +108,7 @@ class Registry:
             seconds = f"{self._timeout_seconds:g} s"
             raise RegistryUnavailableError(f"{self.url} gave no whole answer within {seconds}", is_away=True)
         kind = found.get("schemaType") or "AVRO"
-        if kind not in {"AVRO", "PROTOBUF", "JSON"}:
+        if kind not in ("AVRO", "PROTOBUF", "JSON"):  # a list beside them has no hash
             raise UndecodableError(f"schema {key} is of the type {kind!r}, known are AVRO, PROTOBUF and JSON")
         return RegisteredSchema(kind, _text(found), references)
 
@@ -115,10 +119,13 @@ class Registry:
     async def _collect(
         self, schema: Mapping[str, Any], into: dict[str, str], known: dict[tuple[str, int], str]
     ) -> None:
-        for reference in schema.get("references") or ():
+        references = schema.get("references") or []
+        if not isinstance(references, list):
+            raise RegistryUnavailableError(f"{self.url} names references that are no list")
+        for reference in references:
             try:
                 name, subject, version = str(reference["name"]), str(reference["subject"]), int(reference["version"])
-            except (TypeError, KeyError, ValueError) as error:
+            except (TypeError, KeyError, ValueError, OverflowError) as error:
                 raise RegistryUnavailableError(f"{self.url} names a reference without subject or version") from error
             if (subject, version) not in known:
                 if len(known) >= MAX_REFERENCES:
@@ -135,7 +142,7 @@ class Registry:
         try:
             async with self._client.stream("GET", path) as response:
                 # To the end, or the deadline: httpx leaves what is left early to the garbage collector.
-                async for part in response.aiter_bytes():
+                async for part in response.aiter_raw():
                     if len(body) <= MAX_SCHEMA_BYTES:
                         body += part
         except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError, OSError, ValueError) as error:

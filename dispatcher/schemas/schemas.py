@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from dispatcher.errors import DispatcherError
 from dispatcher.schemas.framing import SchemaKey, UndecodableError
 from dispatcher.schemas.registry import RegisteredSchema, Registry, RegistryUnavailableError
 from dispatcher.schemas.statistics import SchemasStatistics
@@ -153,7 +154,14 @@ class Schemas:
         if time.monotonic() < self._away_until:
             raise RegistryUnavailableError(self._unavailable or "")
         self._fetches += 1
-        return await _made(await self._registry.fetch(key))
+        try:
+            return await _made(await self._registry.fetch(key))
+        except DispatcherError:
+            raise
+        except Exception as error:
+            # Whoever registers schemas writes their texts and names: none of them may end the replica.
+            log.exception("schema failed", schema=str(key))
+            raise UndecodableError(f"its schema cannot be used: {type(error).__name__}: {error}") from error
 
     def _answered(self) -> None:
         if self._unavailable is not None:

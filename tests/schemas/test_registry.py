@@ -1,5 +1,6 @@
 """The registry's client, against a registry on real sockets that is away, slow and wrong."""
 
+import gzip
 from collections.abc import Callable
 from uuid import UUID
 
@@ -83,6 +84,8 @@ BAD_REFERENCE = b'{"schema": "x", "references": [{"name": "a"}]}'
         (_answering(b"200 OK", b"\xff" * 1000), "something that is no schema", False),
         (_answering(b"nonsense"), "http://127.0.0.1", True),
         (_answering(b"200 OK", BAD_REFERENCE), "a reference without subject or version", False),
+        (_answering(b"200 OK", b'{"schema": "x", "references": 1}'), "references that are no list", False),
+        (_answering(b"200 OK\r\nContent-Encoding: gzip", gzip.compress(b'{"schema": "x"}')), "is no schema", False),
     ],
 )
 async def test_a_registry_that_fails_may_answer_later(
@@ -119,12 +122,15 @@ async def test_what_the_registry_does_not_have_is_no_outage() -> None:
         server.add(2, "x", "XML")
         server.add(3, '"' + "x" * registry_module.MAX_SCHEMA_BYTES + '"')
         server.add(4, '"a.B"', references=[("a.B", "gone", 1)])
+        server.add(5, "x")
+        server.bodies["/schemas/ids/5"] = b'{"schema": "x", "schemaType": [1]}'
         registry = Registry(server.url)
         for key, reason in {
             1: "the registry has no schema 1",
             2: "of the type 'XML'",
             3: "more than",
             4: "no gone 1",
+            5: r"of the type \[1\]",
         }.items():
             with pytest.raises(UndecodableError, match=reason):
                 await registry.fetch(key)

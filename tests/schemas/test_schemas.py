@@ -133,6 +133,22 @@ async def test_a_schema_that_cannot_be_decoded_with_says_why() -> None:
             await found_decoder(schemas, 2)
 
 
+async def test_a_schema_that_nobody_foresaw_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong while a decoder is made is said of its schema, and the others are fetched."""
+
+    def fail(text: str) -> None:
+        raise MemoryError(text)
+
+    monkeypatch.setattr("dispatcher.schemas.json_schema.JsonDecoder", fail)
+    async with serve_registry() as server, running(server) as schemas:
+        server.add(1, "{}", "JSON")
+        server.add(2, '"int"')
+        missing = await found(schemas, 1)
+        assert isinstance(missing, Missing)
+        assert "MemoryError" in missing.reason
+        assert (await found_decoder(schemas, 2)).kind == "AVRO"
+
+
 async def test_an_outage_is_counted_from_its_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it lasts, the time does not begin again; a registry that answers again ends it."""
     monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0)
