@@ -7,7 +7,7 @@ missing records of all partitions first, because the ids in the history name the
 *Thread*: Trio's.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping
 from collections.abc import Set as AbstractSet
 
 import trio
@@ -16,13 +16,13 @@ from dispatcher.errors import FellBehindError
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
-from dispatcher.hub.parking import ParkedRead, gap_reads, reads
+from dispatcher.hub.replayed import Replayed
 from dispatcher.sansio.catch_up import CatchUp
-from dispatcher.sansio.entries import EncodedEntry, Entry, covered
+from dispatcher.sansio.entries import EncodedEntry, Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.lookups import LogBounds, OffsetsForTime, ReadRanges
-from dispatcher.sansio.ranges import Bounds, Chunk, Gap, recreated
-from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.ranges import Bounds, Chunk, recreated
+from dispatcher.sansio.records import TopicPartition
 
 LOOK_RECORDS = 500
 """Most records that a filter looks at between two yields: 1 to 5 µs each."""
@@ -31,7 +31,7 @@ SILENT_RECORDS = 10_000
 """A subscriber whose filter wanted none of this many records of the history is sent an id alone."""
 
 
-class Resumption:
+class Resumption(Replayed):
     """Reads the history for a subscriber that is not live, and asks for what is missing (`lookups.LookupClient`).
 
     Args:
@@ -57,29 +57,19 @@ class Resumption:
         last: int | None = None,
         wake: Callable[[], None],
     ) -> None:
+        super().__init__(history, encoder, feed)
         self.owner: Hashable = None
         """Whose it is: those of one owner share its turns."""
         self.lookup_scope = trio.CancelScope()
         """Around what is looked up for it alone; cancelled when the subscriber leaves."""
         self.closed = False
-        self.record_count = 0
-        """How many replayed records there were."""
-        self._history = history
-        self._encoder = encoder
         self._lookups = lookups
-        self._feed = feed
         self._wake = wake
         self._catch_up = CatchUp(
             history, feed.topics, position, since_ms, last=last, whole=feed.whole, counts=feed.counts
         )
         self.cursor = self._catch_up.cursor
         """Where the subscriber is."""
-        self._replay_output: list[bytes] = []
-        """What is to be sent before the history is read."""
-        self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
-        """What of that counts for followed partitions: partition, first offset, and the one after the last."""
-        self._parked_reads: list[ParkedRead] = []
-        """What of that was parked."""
         self.looks_at_parked = False
         """Whether it began at what is parked: when it has caught up, nothing of that is for its feed."""
         self.in_part: list[tuple[Entry, int]] = []
@@ -106,61 +96,10 @@ class Resumption:
         """Take replayed records."""
         found = self._catch_up.on_chunk(lookup, chunk)
         if found is not None:
-            gaps, batches = found
-            counts_followed = self._feed.whole and self._feed.counts
-            if counts_followed and self._feed.wanted is not None:
-                self._replayed_ranges += [
-                    (gap.partition, gap.first, gap.last + 1) for gap in gaps if self._history.is_followed(gap.partition)
-                ]
-            elif counts_followed:
-                self._replayed_ranges += [
-                    (tp, lookup.ranges[tp].first, next_offset)
-                    for tp, next_offset in chunk.next_offsets.items()
-                    if self._history.is_followed(tp)
-                ]
-            parked, read_to = self._history.parked, {tp: one.first for tp, one in lookup.ranges.items()}
-            if parked and self._feed.counts:
-                self._parked_reads += gap_reads(parked, gaps)
-            for batch, seen in batches:
-                # After the records that precede it: a gap moves clients past its last offset.
-                before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
-                gaps = [gap for gap in gaps if gap not in before]
-                self._put_gaps(before)
-                self._put_replayed(batch, seen, read_to)
-                read_to[batch.partition] = batch.next_offset
-            self._put_gaps(gaps)
+            self._put_chunk(lookup, chunk, *found)
             if self._feed.wanted is not None and not self._replay_output:
                 self._say_position()
             self._wake()
-
-    def _put_gaps(self, gaps: Iterable[Gap]) -> None:
-        self._replay_output += self._encode_gaps(gaps)
-
-    def _put_replayed(
-        self, batch: Batch, seen: Mapping[TopicPartition, int], read_to: Mapping[TopicPartition, int]
-    ) -> None:
-        indexes, data = self._encoder.replayed(self._feed, batch, seen)
-        if data:
-            self._replay_output.append(data)
-            self.record_count += len(indexes)
-            if self._feed.whole and self._feed.counts and self._feed.wanted is not None:
-                self._count_selected(batch, indexes, read_to[batch.partition])
-            if read := self._parked_read(batch, indexes, read_to):
-                self._parked_reads.append(read)
-
-    def _parked_read(
-        self, batch: Batch, indexes: Sequence[int], read_to: Mapping[TopicPartition, int]
-    ) -> ParkedRead | None:
-        """What of a replayed batch is parked, and counts if these records are sent."""
-        parked = self._history.parked
-        is_counted = parked and self._feed.counts_for(batch.partition.topic)
-        return reads(parked, read_to, batch, indexes) if is_counted else None
-
-    def _count_selected(self, batch: Batch, indexes: Sequence[int], covers_from: int) -> None:
-        """Of a followed partition, what its filter has left out was sent to nobody."""
-        if self._history.is_followed(batch.partition):
-            batch.covers_from = min(batch.covers_from, covers_from)
-            self._replayed_ranges += [(batch.partition, first, end) for first, end in covered(batch, indexes)]
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Partitions that had no answer may be looked up again."""
@@ -257,21 +196,6 @@ class Resumption:
         """Whether it is known where it begins in every partition."""
         return self._catch_up.has_start
 
-    def take_replay_output(self) -> list[bytes]:
-        """Take what was looked up and has to be sent before the history is read."""
-        found, self._replay_output = self._replay_output, []
-        return found
-
-    def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
-        """What counts for followed partitions once it was sent, beside whole entries."""
-        ranges, self._replayed_ranges = self._replayed_ranges, []
-        return ranges
-
-    def take_parked_reads(self) -> list[ParkedRead]:
-        """What is parked no more once that was sent."""
-        found, self._parked_reads = self._parked_reads, []
-        return found
-
     def begin_at_parked(self, starts: Mapping[TopicPartition, int]) -> None:
         """Begin no later than at these offsets: what is parked may be for this subscriber."""
         self.looks_at_parked = True
@@ -357,10 +281,6 @@ class Resumption:
         """End a look-up whose answer would be discarded: others in line are served sooner."""
         if self._catch_up.lookup is None:
             self.lookup_scope.cancel()
-
-    def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
-        for gap in gaps:
-            yield self._feed.wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
 
 
 def _nothing() -> None:

@@ -1,0 +1,127 @@
+"""What was replayed from Kafka for one subscriber, until its socket takes it, and what of that counts.
+
+Records that were sent from the history are counted by their entries. Replayed ones have none: what they stand for in
+followed partitions, and among what is parked, is counted here, and reported once they were sent.
+
+*Thread*: Trio's.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from dispatcher.hub.encoder import Encoder
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.parking import ParkedRead, gap_reads, reads
+from dispatcher.sansio.entries import covered
+from dispatcher.sansio.history import History
+from dispatcher.sansio.lookups import ReadRanges
+from dispatcher.sansio.ranges import Chunk, Gap
+from dispatcher.sansio.records import Batch, TopicPartition
+
+
+class Replayed:
+    """Encodes what was replayed, and counts it.
+
+    Args:
+        history: Knows what is followed and what is parked.
+        encoder: Makes the bytes of records.
+        feed: What the subscriber gets.
+    """
+
+    def __init__(self, history: History, encoder: Encoder, feed: Feed) -> None:
+        self.record_count = 0
+        """How many replayed records there were."""
+        self._history = history
+        self._encoder = encoder
+        self._feed = feed
+        self._replay_output: list[bytes] = []
+        """What is to be sent before the history is read."""
+        self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
+        """What of that counts for followed partitions: partition, first offset, and the one after the last."""
+        self._parked_reads: list[ParkedRead] = []
+        """What of that was parked."""
+
+    def take_replay_output(self) -> list[bytes]:
+        """Take what was looked up and has to be sent before the history is read."""
+        found, self._replay_output = self._replay_output, []
+        return found
+
+    def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
+        """What counts for followed partitions once it was sent, beside whole entries."""
+        ranges, self._replayed_ranges = self._replayed_ranges, []
+        return ranges
+
+    def take_parked_reads(self) -> list[ParkedRead]:
+        """What is parked no more once that was sent."""
+        found, self._parked_reads = self._parked_reads, []
+        return found
+
+    def _put_chunk(
+        self,
+        lookup: ReadRanges,
+        chunk: Chunk,
+        gaps: list[Gap],
+        batches: Iterable[tuple[Batch, Mapping[TopicPartition, int]]],
+    ) -> None:
+        """Take one chunk.
+
+        Args:
+            lookup: What was asked for.
+            chunk: The answer.
+            gaps: Those of it that are to be reported.
+            batches: Its batches, each with the last seen offset of every partition as of that batch.
+        """
+        counts_followed = self._feed.whole and self._feed.counts
+        if counts_followed and self._feed.wanted is not None:
+            self._replayed_ranges += [
+                (gap.partition, gap.first, gap.last + 1) for gap in gaps if self._history.is_followed(gap.partition)
+            ]
+        elif counts_followed:
+            self._replayed_ranges += [
+                (tp, lookup.ranges[tp].first, next_offset)
+                for tp, next_offset in chunk.next_offsets.items()
+                if self._history.is_followed(tp)
+            ]
+        parked, read_to = self._history.parked, {tp: one.first for tp, one in lookup.ranges.items()}
+        if parked and self._feed.counts:
+            self._parked_reads += gap_reads(parked, gaps)
+        for batch, seen in batches:
+            # After the records that precede it: a gap moves clients past its last offset.
+            before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
+            gaps = [gap for gap in gaps if gap not in before]
+            self._put_gaps(before)
+            self._put_replayed(batch, seen, read_to)
+            read_to[batch.partition] = batch.next_offset
+        self._put_gaps(gaps)
+
+    def _put_gaps(self, gaps: Iterable[Gap]) -> None:
+        self._replay_output += self._encode_gaps(gaps)
+
+    def _put_replayed(
+        self, batch: Batch, seen: Mapping[TopicPartition, int], read_to: Mapping[TopicPartition, int]
+    ) -> None:
+        indexes, data = self._encoder.replayed(self._feed, batch, seen)
+        if data:
+            self._replay_output.append(data)
+            self.record_count += len(indexes)
+            if self._feed.whole and self._feed.counts and self._feed.wanted is not None:
+                self._count_selected(batch, indexes, read_to[batch.partition])
+            if read := self._parked_read(batch, indexes, read_to):
+                self._parked_reads.append(read)
+
+    def _parked_read(
+        self, batch: Batch, indexes: Sequence[int], read_to: Mapping[TopicPartition, int]
+    ) -> ParkedRead | None:
+        """What of a replayed batch is parked, and counts if these records are sent."""
+        parked = self._history.parked
+        is_counted = parked and self._feed.counts_for(batch.partition.topic)
+        return reads(parked, read_to, batch, indexes) if is_counted else None
+
+    def _count_selected(self, batch: Batch, indexes: Sequence[int], covers_from: int) -> None:
+        """Of a followed partition, what its filter has left out was sent to nobody."""
+        if self._history.is_followed(batch.partition):
+            batch.covers_from = min(batch.covers_from, covers_from)
+            self._replayed_ranges += [(batch.partition, first, end) for first, end in covered(batch, indexes)]
+
+    def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
+        for gap in gaps:
+            yield self._feed.wire.gap(gap.partition.topic, gap.partition.partition, gap.first, gap.last, gap.reason)
