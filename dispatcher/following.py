@@ -16,16 +16,18 @@ from dataclasses import dataclass
 import structlog
 import trio
 
+from dispatcher.follower_orders import FollowerOrders
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.held import RecordDecoder
 from dispatcher.kafka.properties import replay_properties
 from dispatcher.kafka.replay import Replays
+from dispatcher.sansio.known_records import KnownRecords
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.ownership import Ownership, Role
 from dispatcher.sansio.ranges import Bounds, Gap
-from dispatcher.sansio.records import NO_RECORDS, Batch, Records, TopicPartition
+from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
 from dispatcher.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -96,13 +98,9 @@ class Following:
         self._is_running = False
         self._begun_with: dict[str, int] = {}
         """How many partitions topics had when they were first followed: later ones are followed from their start."""
-        self._assign: dict[TopicPartition, tuple[int, int]] = {}
-        self._unassign: set[TopicPartition] = set()
-        self._stop = False
-        self._lost: dict[TopicPartition, tuple[int, int]] = {}
-        """Epoch and next offset of partitions of which a broker does not have that offset."""
-        self._known_to: dict[TopicPartition, int] = {}
-        """Up to where the group's consumer brings what the history has from the follower."""
+        self._orders = FollowerOrders()
+        self.known = KnownRecords()
+        """What the group's consumer brings that the history has from the follower."""
         self._wake = trio.Event()
         self._log_at = -math.inf
         self._records = self._bytes = 0
@@ -130,12 +128,12 @@ class Following:
         wanted = self._hub.whole_topics()
         disowned = []
         for partition in partitions:
-            self._known_to.pop(partition, None)
+            self.known.forget(partition)
             if self._ownership.role(partition) is Role.FOLLOWED:
                 continue
             if partition.topic in wanted and self._hub.history.knows(partition):
                 epoch = self._ownership.follow(partition, self._offsets.dispatched_ranges(partition))
-                self._order(partition, epoch, self._hub.history.end(partition))
+                self._orders.follow(partition, epoch, self._hub.history.end(partition))
                 disowned.append(partition)
             else:
                 self._ownership.drop([partition])
@@ -153,12 +151,12 @@ class Following:
             offset: Where it begins.
             is_same_log: Whether the log is the one that was read before.
         """
-        self._known_to.pop(partition, None)
+        self.known.forget(partition)
         if self._ownership.role(partition) is not Role.FOLLOWED or not is_same_log:
-            self._forget(partition)
+            self._orders.forget(partition)
             self._ownership.own(partition)
             return
-        self._forget(partition)
+        self._orders.forget(partition)
         hand_over = self._ownership.hand_over(partition, offset)
         end = self._hub.followed.own(partition, epoch, hand_over)
         log.info(
@@ -173,24 +171,7 @@ class Following:
             for first, last in hand_over.counted:
                 if first < end:
                     self._offsets.dispatched(partition, epoch, first, min(last, end))
-            self._known_to[partition] = end
-
-    def news(self, partition: TopicPartition, records: Records) -> Records:
-        """What of the group's records is not known from the follower."""
-        known_to = self._known_to.get(partition)
-        if known_to is None:
-            return records
-        if records.offsets[-1] < known_to:
-            return NO_RECORDS
-        del self._known_to[partition]
-        return records[bisect_left(records.offsets, known_to) :]
-
-    def news_of_gap(self, gap: Gap) -> Gap | None:
-        """The same of records that have expired."""
-        known_to = self._known_to.get(gap.partition)
-        if known_to is None or known_to <= gap.first:
-            return gap
-        return gap._replace(first=known_to) if known_to <= gap.last else None
+            self.known.note(partition, end)
 
     def statistics(self) -> FollowingStatistics:
         """A snapshot."""
@@ -200,10 +181,10 @@ class Following:
 
     def follow(self) -> FollowCommands:
         """What a new consumer has to follow."""
-        self._lost.clear()
+        self._orders.lost.clear()
         for partition in self._ownership.followed:
-            self._order(partition, self._epoch(partition), self._hub.history.end(partition))
-        return self._commands()
+            self._orders.follow(partition, self._epoch(partition), self._hub.history.end(partition))
+        return self._orders.take(settle=self._hub.is_congested)
 
     def followed(self, result: Followed) -> FollowCommands:
         """Take the result of a poll, and return what the thread must do."""
@@ -214,32 +195,18 @@ class Following:
             if self._ownership.epoch(partition) == epoch:
                 self._reach(partition, end)
         for partition, epoch, next_offset in result.out_of_range:
-            self._lost[partition] = (epoch, next_offset)
+            self._orders.lost[partition] = (epoch, next_offset)
             self._wake.set()
         for name, reason in result.errors:
             if time.monotonic() - self._log_at >= LOG_SECONDS:
                 self._log_at = time.monotonic()
                 log.warning("follower error", error=name, reason=reason)
-        return self._commands()
+        return self._orders.take(settle=self._hub.is_congested)
 
     async def followed_when_settled(self, result: Followed) -> FollowCommands:
         """The same, after everything received before has been offered to every live subscriber."""
         await self._hub.wait_settled()
         return self.followed(result)
-
-    def _commands(self) -> FollowCommands:
-        assign, self._assign = self._assign, {}
-        unassign, self._unassign = self._unassign, set()
-        return FollowCommands(assign, unassign, stop=self._stop, settle=self._hub.is_congested)
-
-    def _order(self, partition: TopicPartition, epoch: int, offset: int) -> None:
-        self._assign[partition] = (epoch, offset)
-        self._unassign.discard(partition)
-
-    def _forget(self, partition: TopicPartition) -> None:
-        self._assign.pop(partition, None)
-        self._unassign.add(partition)
-        self._lost.pop(partition, None)
 
     def _epoch(self, partition: TopicPartition) -> int:
         epoch = self._ownership.epoch(partition)
@@ -289,23 +256,22 @@ class Following:
     async def _follow(self) -> None:
         """Run the follower until nobody has needed it for a while."""
         log.info("follower started")
-        self._is_running, self._stop = True, False
+        self._is_running, self._orders.stop = True, False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follower.run)
             await self._keep_up()
-            self._stop = True
+            self._orders.stop = True
         self._is_running = False
         # Somebody may have come meanwhile: what the history has stays for them, and another follower goes on with it.
         self._drop_topics({tp.topic for tp in self._ownership.followed} - self._hub.whole_topics())
-        self._assign.clear()
-        self._unassign.clear()
+        self._orders.clear()
         log.info("follower closed")
 
     def _drop_topics(self, topics: Collection[str]) -> None:
         """Follow nothing more of topics of which nobody wants the whole."""
         dropped = [tp for tp in self._ownership.followed if tp.topic in topics]
         for partition in dropped:
-            self._forget(partition)
+            self._orders.forget(partition)
         self._ownership.drop(dropped)
         self._hub.followed.drop(dropped)
         for topic in topics:
@@ -343,25 +309,25 @@ class Following:
             expected = self._hub.history.expected[partition.topic]
             begun_with = self._begun_with.setdefault(partition.topic, expected)
             offset = _begin(bounds[partition], committed, partition, is_new=partition.partition >= begun_with)
-            self._order(partition, self._ownership.follow(partition), offset)
+            self._orders.follow(partition, self._ownership.follow(partition), offset)
             self._hub.followed.follow(partition, offset)
         return not self._missing()
 
     async def _find_lost(self) -> bool:
         """Ask the leaders about partitions of which a broker does not have the next offset."""
-        lost = dict(self._lost)
+        lost = dict(self._orders.lost)
         if not lost:
             return True
         bounds = await self._replays.bounds(lost.keys())
-        for partition in bounds.keys() & self._lost.keys():
-            epoch, next_offset = self._lost.pop(partition)
+        for partition in bounds.keys() & self._orders.lost.keys():
+            epoch, next_offset = self._orders.lost.pop(partition)
             if self._ownership.epoch(partition) != epoch:
                 continue
             first, end = bounds[partition]
             if next_offset > end:
                 log.warning("topic recreated", partition=str(partition), offset=first, replaces=next_offset)
                 self._ownership.drop([partition])
-                self._order(partition, self._ownership.follow(partition), first)
+                self._orders.follow(partition, self._ownership.follow(partition), first)
                 self._hub.followed.recreated(partition, first)
                 continue
             if next_offset < first:
@@ -369,8 +335,8 @@ class Following:
                 gap = Gap(partition, next_offset, first - 1, "expired")
                 self._hub.publish(Batch(partition, NO_RECORDS, covers_from=next_offset, gap=gap))
             # Else that broker lags, and has it in a moment.
-            self._order(partition, epoch, self._hub.history.end(partition))
-        return not self._lost
+            self._orders.follow(partition, epoch, self._hub.history.end(partition))
+        return not self._orders.lost
 
 
 def _begin(bounds: Bounds, committed: Mapping[TopicPartition, int], partition: TopicPartition, *, is_new: bool) -> int:

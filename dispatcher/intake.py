@@ -117,7 +117,7 @@ class Intake:
         """Records have expired: sending the gap to a first subscriber settles their offsets."""
         partition = gap.partition
         epoch = self._offsets.epoch(partition)
-        if epoch is None or (news := self._following.news_of_gap(gap)) is None:
+        if epoch is None or (news := self._following.known.news_of_gap(gap)) is None:
             return
         gap = news
         log.warning("records expired", partition=str(partition), first=gap.first, last=gap.last)
@@ -129,7 +129,7 @@ class Intake:
         if self._offsets.epoch(partition) is None:
             # Fetched before a revoke within the same poll: the new owner reads them.
             return
-        records = self._following.news(partition, records)
+        records = self._following.known.news(partition, records)
         if not records:
             return
         epoch_before = self._offsets.epoch(partition)

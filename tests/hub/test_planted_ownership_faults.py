@@ -21,7 +21,7 @@ EXAMPLES = settings(
 
 def nothing_is_handed_over(self: Following, partition: TopicPartition, epoch: int, offset: int, **_: bool) -> None:
     """The partition is owned by the book, and stays followed in the history."""
-    self._forget(partition)
+    self._orders.forget(partition)
     self._ownership.own(partition)
     assert epoch
     assert offset >= 0
