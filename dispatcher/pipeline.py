@@ -12,6 +12,8 @@ from dataclasses import asdict
 import structlog
 import trio
 
+from dispatcher.consumer_watch import ConsumerWatch
+from dispatcher.fetching import Fetching
 from dispatcher.following import Following
 from dispatcher.hub.hub import Hub
 from dispatcher.intake import Intake
@@ -28,7 +30,6 @@ from dispatcher.pipeline_statistics import PipelineHealth, PipelineStatistics
 from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.health import Event, Health, LogLine
-from dispatcher.sansio.lag import LagTracker
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.stalls import Stall, StallLimit
@@ -71,8 +72,7 @@ class Pipeline:
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
         self._settings = settings
-        self._consumer: ConsumerStatistics | None = None
-        self._lags = LagTracker()
+        self._consumer = ConsumerWatch()
         self._health = Health()
         self._stalls = StallLimit()
         self._membership = Membership(
@@ -85,6 +85,7 @@ class Pipeline:
             happened=self._happened,
         )
         self.undelivered = Undelivered(settings, self._replays, self.hub, self._offsets, lambda: self._flow.paused)
+        self._fetching = Fetching(self._flow, self.hub, self._offsets, self._health, self.undelivered.is_wanted)
         self._intake = Intake(self._offsets, self._flow, self.hub, self._following, self.undelivered.forget)
         self._topics = TopicWatch(
             TopicProber(self._replays.leaders, settings.topics),
@@ -96,7 +97,6 @@ class Pipeline:
             answered=self._brokers_answered,
         )
         self._held: frozenset[TopicPartition] = frozenset()
-        self._stop_fetching = False
         self._stop = False
         self._rebalances = 0
         self._revoking_since = -math.inf
@@ -140,7 +140,7 @@ class Pipeline:
 
     def stop_fetching(self) -> None:
         """Take nothing more from Kafka, and stay a member of the group."""
-        self._stop_fetching = True
+        self._fetching.is_stopped = True
         self.undelivered.stop()
 
     def stop(self) -> None:
@@ -168,7 +168,7 @@ class Pipeline:
         self._intake.take(result)
         self._held = result.held
         self._publish_state()
-        pause, resume = self._decide_flow([start.partition for start in result.starts])
+        pause, resume = self._fetching.decide([start.partition for start in result.starts])
         return Commands(
             commit=self._commits.due(trio.current_time()),
             pause=pause,
@@ -176,7 +176,7 @@ class Pipeline:
             stop=self._stop or self._membership.is_leaving,
             rebuild=rebuild,
             settle=self.hub.is_congested,
-            poll_seconds=HURRIED_POLL_SECONDS if self._hurried() else IDLE_POLL_SECONDS,
+            poll_seconds=HURRIED_POLL_SECONDS if self._fetching.is_hurried else IDLE_POLL_SECONDS,
         )
 
     async def exchange_after_settling(self, result: PollResult) -> Commands:
@@ -233,8 +233,7 @@ class Pipeline:
         self.hub.unassigned(partitions, () if self._stop else self._following.disowned(partitions))
         self._intake.forget(partitions)
         self.hub.acking.released(partitions)
-        self._consumer = None
-        self._lags.forget(partitions)
+        self._consumer.left(partitions)
         return self._commits.revoked(partitions, trio.current_time())
 
     def left(self) -> None:
@@ -248,7 +247,7 @@ class Pipeline:
             state=self.hub.state,
             broker_reachable=self._health.broker_reachable,
             joined=self._membership.is_ready,
-            stopping=self._stop_fetching or self._stop,
+            stopping=self._fetching.is_stopped or self._stop,
             last_error=self._health.last_error,
             assigned=assigned,
             degraded=[*self._topics.degraded, *self._decoded.degraded],
@@ -256,13 +255,12 @@ class Pipeline:
 
     @property
     def _joined(self) -> bool:
-        return self.hub.partitions > 0 or (self._consumer is not None and self._consumer.joined)
+        return self.hub.partitions > 0 or self._consumer.has_joined
 
     def statistics(self) -> PipelineStatistics:
         """A snapshot of the pipeline."""
         partitions = self._offsets.statistics()
         now = time.monotonic()
-        fetched = self._consumer.partitions.values() if self._consumer else ()
         return PipelineStatistics(
             **asdict(self.health()),
             topics=self._topics.statistics(),
@@ -270,11 +268,8 @@ class Pipeline:
             paused=self._flow.paused,
             waiting_bytes=self.hub.history.waiting(),
             waiting_records={tp: self.hub.history.waiting_records(tp) for tp in partitions},
-            lags={
-                tp: self._lags.lag(tp, committed=ours.committed, next_offset=ours.received_to, now=now)
-                for tp, ours in partitions.items()
-            },
-            prefetched_bytes=sum(partition.prefetched_bytes for partition in fetched),
+            lags=self._consumer.lags(partitions, now),
+            prefetched_bytes=self._consumer.prefetched_bytes,
             commits=self._commits.statistics(),
             rebalances=self._rebalances,
             crossings=self._crossings,
@@ -297,25 +292,15 @@ class Pipeline:
         self._following.taken(partition, first, end)
 
     def _take_statistics(self, statistics: ConsumerStatistics) -> None:
-        self._consumer = statistics
         now = time.monotonic()
-        not_fetched = self._flow.not_fetched | self._held
-        for partition, found in statistics.partitions.items():
-            self._lags.reported(
-                partition,
-                committed=found.committed,
-                log_end=found.log_end,
-                last_stable_offset=found.last_stable_offset,
-                fetched=partition not in not_fetched,
-                now=now,
-            )
+        self._consumer.reported(statistics, self._flow.not_fetched | self._held, now)
         self._log(self._health.reported(brokers_up=statistics.brokers_up, joined=statistics.joined, now=now))
 
     def _take_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         log.info("assigned", partitions=[str(partition) for partition in sorted(partitions)])
         for partition in partitions:
             self._offsets.assigned(partition)
-        self._lags.forget(partitions)
+        self._consumer.forget(partitions)
         self.hub.assigned(partitions)
         self._health.happened(Event.ASSIGNED)
 
@@ -325,27 +310,6 @@ class Pipeline:
 
     def _publish_state(self) -> None:
         self.hub.set_state(self._health.state(has_partitions=not self._offsets.is_empty))
-
-    def _decide_flow(
-        self, begun: Sequence[TopicPartition]
-    ) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
-        """What to pause and what to resume; a partition that is new is resumed whatever it was before."""
-        if self._stop_fetching:
-            # One that has not started is not with librdkafka yet, which refuses to pause it.
-            return self._flow.hold(self._offsets.begun), frozenset()
-        history = self.hub.history
-        decision = None
-        # An idle crossing looks at no partition.
-        if history.waiting_bytes > self._flow.pause_above or self._flow.paused:
-            self.hub.park_observed()
-            decision = self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
-        pause, resume = (frozenset(), frozenset()) if decision is None else decision
-        self._log(
-            self._health.fetching(paused=bool(self._flow.paused), subscribers=self.hub.subscribers),
-            waiting_bytes=history.waiting_bytes,
-            paused=[str(partition) for partition in sorted(self._flow.paused)],
-        )
-        return pause, resume | (frozenset(begun) - self._flow.paused)
 
     def _happened(self, event: Event) -> None:
         self._health.happened(event)
@@ -357,12 +321,6 @@ class Pipeline:
             self._log(self._health.reported(brokers_up=int(is_answered), joined=False, now=time.monotonic()))
             self._publish_state()
 
-    def _is_read(self, partition: TopicPartition) -> bool:
-        return self.hub.has_readers(partition.topic) or self.undelivered.is_wanted(partition)
-
     def _log(self, line: LogLine | None, **details: object) -> None:
         if line is not None:
             line.write(log, **details)
-
-    def _hurried(self) -> bool:
-        return self._stop_fetching or (bool(self._flow.paused) and not self._health.paused_for_nobody)
