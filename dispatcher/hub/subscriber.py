@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import trio
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
-from dispatcher.hub.announcements import SentState
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.hub.interludes import Interludes
 from dispatcher.hub.live_buffer import LiveBuffer
 from dispatcher.hub.parking import ParkedRead
 from dispatcher.hub.resumption import Resumption
@@ -26,7 +26,7 @@ from dispatcher.sansio.ownership import OffsetRange
 from dispatcher.sansio.records import TopicPartition
 
 
-class Subscriber:
+class Subscriber(Interludes):
     """Writes its feed to its transport until the client or the server ends it.
 
     Made by `Hub.subscribe`. *Thread*: Trio's only.
@@ -62,28 +62,15 @@ class Subscriber:
         make_buffer: Callable[[int], LiveBuffer] = LiveBuffer,
         make_resumption: Callable[..., Resumption] = Resumption,
     ) -> None:
+        super().__init__(source, feed, transport, make_buffer(buffer_bytes), ignored)
         self.number = number
-        self.feed = feed
-        self.state = SubscriberState.CATCHING_UP
-        self.closed = False
         self.in_flight: Sequence[Offered] = ()
         """The entries of the write under way."""
         self.record_count = 0
-        self._source = source
-        self.transport = transport
         self._write_bytes = write_bytes
-        self._buffer = make_buffer(buffer_bytes)
-        self._parked = False
-        """Whether its task waits for work: then the socket is free, and new entries are what goes out next."""
-        self._unsent = False
-        """Whether the transport may have kept bytes that have to go out before anything else."""
         self._leaves = False
-        self._sent_state = SentState(source.announcements, ignored)
-        self._heartbeat_due = False
         self._in_part: list[tuple[Entry, int]] = []
         """Entries of which the write under way has the end only, and from where on."""
-        self._has_begun = not feed.whole
-        """Whether a stream of the whole topic was sent the position at which it begins."""
         self._goodbye: Goodbye | None = None
         self.resumption = make_resumption(
             source.history,
@@ -175,12 +162,6 @@ class Subscriber:
         self._buffer.clear()
         self._wake()
 
-    def _skip_unwanted(self) -> None:
-        """Note that its filter wants nothing up to the head, or it would look at all of that when it catches up."""
-        is_whole = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
-        if is_whole and self.feed.wanted is not None and not self._source.is_behind(self.feed):
-            self.resumption.skip_to_head()
-
     def end(self, goodbye: Goodbye) -> None:
         """Let the write under way finish, then say goodbye and return from `run`; the first reason counts.
 
@@ -193,43 +174,6 @@ class Subscriber:
     def leave(self) -> None:
         """The client has said that it leaves: let the write under way finish, then return from `run`."""
         self._leaves = True
-        self._wake()
-
-    def flush(self) -> None:
-        """The transport has kept bytes: send them before anything else."""
-        self._unsent = True
-        self._wake()
-
-    def send_state(self) -> None:
-        """Send the replica's state if it is new: at once if the socket takes it, else with the next write.
-
-        Called by `FanOut`, a slice of the subscribers at a time.
-        """
-        if self.closed or self._sent_state.is_current:
-            return
-        if self._parked:
-            mark = self._sent_state.mark()
-            data = b"".join(self._state())
-            if sent := self.transport.try_send(data):
-                if sent < len(data):
-                    self.flush()
-                return
-            self._sent_state.reset(mark)
-        self._wake()
-
-    def heartbeat(self, data: bytes) -> None:
-        """Send a heartbeat: at once if the socket takes it, else with the next write.
-
-        Args:
-            data: What is sent if the subscriber has taken all that was offered.
-        """
-        # The position in it may name a partition, or no longer name one, as a state that precedes it says.
-        if self._parked and self._sent_state.is_current and (sent := self.transport.try_send(data)):
-            self._skip_unwanted()
-            if sent < len(data):
-                self.flush()
-            return
-        self._heartbeat_due = True
         self._wake()
 
     async def run(self) -> Goodbye | None:
@@ -283,25 +227,6 @@ class Subscriber:
         goodbye = self._goodbye
         await self.transport.send_all([self.feed.wire.goodbye(goodbye.code, goodbye.reason, goodbye.retry_ms)])
         return goodbye
-
-    def _position(self) -> str:
-        """Where it is, as an id."""
-        return self._source.encoder.snapshot(self.resumption.position()).format()
-
-    def _beginning(self, begins_at: str, *, begins: bool) -> Iterator[bytes]:
-        """The first state of a stream of the whole topic, as soon as it is known where it begins in every partition.
-
-        If that takes long, or the replica cannot know it now, the state goes out without a position, which follows in a
-        heartbeat, before any record.
-        """
-        if begins:
-            self._has_begun = True
-            is_first = self._sent_state.is_first
-            yield from self._state(begins_at)
-            if not is_first:
-                yield self.feed.wire.heartbeat(begins_at)
-        elif self._heartbeat_due or not self._sent_state.is_first or not self._source.is_serving:
-            yield from self._state()
 
     async def _write(
         self,
@@ -381,21 +306,3 @@ class Subscriber:
             self.state = SubscriberState.LIVE
             self._source.became_live(self, needed_kafka=self.resumption.go_live())
         return taken
-
-    def _state(self, begins_at: str = "") -> Iterator[bytes]:
-        """The replica's state if that is news; the very first one says where the stream begins."""
-        return self._sent_state.news(self.feed, begins_at, catching_up=self.state is SubscriberState.CATCHING_UP)
-
-    def _heartbeat(self) -> Iterator[bytes]:
-        """A heartbeat if one is due; after the records, because it may name the position that they lead to."""
-        if self._heartbeat_due:
-            self._heartbeat_due = False
-            at_head = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
-            if at_head:
-                self._skip_unwanted()
-            yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
-
-    def _wake(self) -> None:
-        """Wake the task if it is waiting; if not, it checks for work before it waits again."""
-        self._parked = False
-        self._buffer.wake()

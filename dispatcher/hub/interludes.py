@@ -1,0 +1,130 @@
+"""What one subscriber is sent between records: the replica's state, heartbeats, and where its stream begins.
+
+Each goes to the socket at once if its task waits for work, else with the next write: it may name a position, so its
+place among the records counts.
+
+*Thread*: Trio's.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from dispatcher.hub.announcements import SentState
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.live_buffer import LiveBuffer
+from dispatcher.hub.resumption import Resumption
+from dispatcher.hub.source import Source
+from dispatcher.hub.statistics import SubscriberState
+from dispatcher.hub.transport import Transport
+
+
+class Interludes:
+    """Sends states and heartbeats; `Subscriber` adds the records.
+
+    Args:
+        source: The hub.
+        feed: What the subscriber gets.
+        transport: Where it gets it.
+        buffer: What was offered to it and its socket has not taken yet.
+        ignored: Parameters of its request that nobody knows.
+    """
+
+    resumption: Resumption
+    """Its way to the head."""
+
+    def __init__(
+        self, source: Source, feed: Feed, transport: Transport, buffer: LiveBuffer, ignored: Sequence[str]
+    ) -> None:
+        self.feed = feed
+        self.state = SubscriberState.CATCHING_UP
+        self.closed = False
+        self.transport = transport
+        self._source = source
+        self._buffer = buffer
+        self._parked = False
+        """Whether its task waits for work: then the socket is free, and new entries are what goes out next."""
+        self._unsent = False
+        """Whether the transport may have kept bytes that have to go out before anything else."""
+        self._sent_state = SentState(source.announcements, ignored)
+        self._heartbeat_due = False
+        self._has_begun = not feed.whole
+        """Whether a stream of the whole topic was sent the position at which it begins."""
+
+    def flush(self) -> None:
+        """The transport has kept bytes: send them before anything else."""
+        self._unsent = True
+        self._wake()
+
+    def send_state(self) -> None:
+        """Send the replica's state if it is new: at once if the socket takes it, else with the next write.
+
+        Called by `FanOut`, a slice of the subscribers at a time.
+        """
+        if self.closed or self._sent_state.is_current:
+            return
+        if self._parked:
+            mark = self._sent_state.mark()
+            data = b"".join(self._state())
+            if sent := self.transport.try_send(data):
+                if sent < len(data):
+                    self.flush()
+                return
+            self._sent_state.reset(mark)
+        self._wake()
+
+    def heartbeat(self, data: bytes) -> None:
+        """Send a heartbeat: at once if the socket takes it, else with the next write.
+
+        Args:
+            data: What is sent if the subscriber has taken all that was offered.
+        """
+        # The position in it may name a partition, or no longer name one, as a state that precedes it says.
+        if self._parked and self._sent_state.is_current and (sent := self.transport.try_send(data)):
+            self._skip_unwanted()
+            if sent < len(data):
+                self.flush()
+            return
+        self._heartbeat_due = True
+        self._wake()
+
+    def _skip_unwanted(self) -> None:
+        """Note that its filter wants nothing up to the head, or it would look at all of that when it catches up."""
+        is_whole = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
+        if is_whole and self.feed.wanted is not None and not self._source.is_behind(self.feed):
+            self.resumption.skip_to_head()
+
+    def _position(self) -> str:
+        """Where it is, as an id."""
+        return self._source.encoder.snapshot(self.resumption.position()).format()
+
+    def _beginning(self, begins_at: str, *, begins: bool) -> Iterator[bytes]:
+        """The first state of a stream of the whole topic, as soon as it is known where it begins in every partition.
+
+        If that takes long, or the replica cannot know it now, the state goes out without a position, which follows in a
+        heartbeat, before any record.
+        """
+        if begins:
+            self._has_begun = True
+            is_first = self._sent_state.is_first
+            yield from self._state(begins_at)
+            if not is_first:
+                yield self.feed.wire.heartbeat(begins_at)
+        elif self._heartbeat_due or not self._sent_state.is_first or not self._source.is_serving:
+            yield from self._state()
+
+    def _state(self, begins_at: str = "") -> Iterator[bytes]:
+        """The replica's state if that is news; the very first one says where the stream begins."""
+        return self._sent_state.news(self.feed, begins_at, catching_up=self.state is SubscriberState.CATCHING_UP)
+
+    def _heartbeat(self) -> Iterator[bytes]:
+        """A heartbeat if one is due; after the records, because it may name the position that they lead to."""
+        if self._heartbeat_due:
+            self._heartbeat_due = False
+            at_head = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
+            if at_head:
+                self._skip_unwanted()
+            yield self._source.heartbeat_bytes(self.feed, at_head=at_head)
+
+    def _wake(self) -> None:
+        """Wake the task if it is waiting; if not, it checks for work before it waits again."""
+        self._parked = False
+        self._buffer.wake()
