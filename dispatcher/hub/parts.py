@@ -1,0 +1,196 @@
+"""The parts of the hub, what subscribers ask of them, and what they report.
+
+`Hub` is these parts and the order of events: assignments, batches, and subscribers that connect and leave.
+
+*Thread*: Trio's. Nothing here awaits.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+
+from dispatcher.hub.acking import Acking
+from dispatcher.hub.announcements import Announcements
+from dispatcher.hub.encoder import Encoder
+from dispatcher.hub.fan_out import FanOut
+from dispatcher.hub.feed import Feed
+from dispatcher.hub.feed_registry import FeedRegistry
+from dispatcher.hub.heartbeats import Heartbeats
+from dispatcher.hub.lookups import LogReader, Lookups
+from dispatcher.hub.parking import ParkedRead
+from dispatcher.hub.registry import Registry
+from dispatcher.hub.settlement import Settlement
+from dispatcher.hub.statistics import Census, HubCounts, HubStatistics, SubscriberStatistics
+from dispatcher.hub.subscriber import Subscriber
+from dispatcher.sansio.encoding.compression import Compression
+from dispatcher.sansio.entries import Offered
+from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.history import History
+from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.settings import Settings
+
+
+class HubParts:
+    """Makes the parts, joins them for subscribers (`source.Source`), and reports what each of them counts.
+
+    Args:
+        settings: Bounds of history, channels and writes.
+        on_dispatched: See `Hub`, as for the others.
+        replays: Where to read what is no longer in memory.
+        on_replayed: Called with a range of a followed partition that was sent from Kafka.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_dispatched: Callable[[Batch, int, int], None],
+        replays: LogReader,
+        on_replayed: Callable[[TopicPartition, int, int], None],
+    ) -> None:
+        self.history = History(settings.history_bytes, settings.max_parked_ranges)
+        self.state = ReplicaState.BROKER_DOWN
+        self._settings = settings
+        self._on_replayed = on_replayed
+        self.lookups = Lookups(replays, settings.write_bytes)
+        self._partitions: set[TopicPartition] = set()
+        is_on = settings.compression == "on"
+        compression = Compression(settings.compression_level, settings.compression_min_bytes) if is_on else None
+        self.encoder = Encoder(self.history, compression)
+        self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
+        self._registry = Registry()
+        self._feeds = FeedRegistry(settings.max_feeds)
+        self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
+        self.settlement = Settlement(settings, self.history, self._feeds, on_dispatched)
+        self.acking = Acking(settings.acked_topics, self.history, self.settlement, on_replayed)
+        self._fan_out = FanOut(
+            self.encoder,
+            settings.write_bytes,
+            self.settlement.dispatched,
+            self._registry.everybody.values,
+            settings.linger_ms / 1000,
+        )
+        self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
+        self._counts = HubCounts()
+        self._assignments = 0
+
+    # What subscribers ask (subscriber.Source).
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the replica does what it is there for."""
+        return self.state in {ReplicaState.STREAMING, ReplicaState.WAITING, ReplicaState.STANDBY}
+
+    def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
+        """Note that this many subscribers' sockets, all of one feed, accepted every byte of these entries."""
+        self.settlement.dispatched(feed, entries, subscribers)
+
+    def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
+        """A subscriber that counts was sent these ranges of followed partitions from Kafka."""
+        for partition, first, end in ranges:
+            if partition.topic not in self.acking.topics:
+                self._on_replayed(partition, first, end)
+
+    def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
+        """A subscriber that counts was sent parked records from Kafka."""
+        self.settlement.parked_replayed(reads)
+
+    def await_head(self, subscriber: Subscriber) -> None:
+        """Let a subscriber look again as soon as more has been read."""
+        self._registry.await_head(subscriber)
+
+    def became_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
+        """Offer every new entry to the subscriber."""
+        if needed_kafka:
+            self._counts.history_misses += 1
+        else:
+            self._counts.history_hits += 1
+        if subscriber.resumption.looks_at_parked:
+            self.settlement.parking.has_looked(subscriber.feed)
+        self._registry.became_live(subscriber)
+        self._fan_out.add(subscriber)
+
+    def left_live(self, subscriber: Subscriber) -> None:
+        """Stop offering entries to the subscriber: it reads the history."""
+        self._counts.fell_back += 1
+        self._registry.left_live(subscriber)
+        self._fan_out.remove(subscriber)
+
+    def stalled(self) -> None:
+        """A subscriber took nothing for too long."""
+        self._counts.stalled += 1
+
+    def is_behind(self, feed: Feed) -> bool:
+        """Whether something was published that has not been offered to every live subscriber of a feed."""
+        return self._fan_out.is_behind(feed)
+
+    def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
+        """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
+        return self._heartbeats.data(feed, at_head=at_head)
+
+    # What others ask.
+
+    def first_writes(self) -> set[int]:
+        """The sequences of entries that are being written to subscribers that count."""
+        return self._registry.first_writes()
+
+    def statistics(self) -> HubStatistics:
+        """A snapshot of the hub: running sums, whatever the number of subscribers. `census` has the rest."""
+        return HubStatistics(
+            subscribers=self._registry.states(),
+            transports=self._registry.transports(),
+            history=self.history.statistics(),
+            fan_out=self._fan_out.statistics(),
+            lookups=self.lookups.statistics(),
+            encoder=self.encoder.statistics(),
+            registry=self._registry.statistics(),
+            feeds=self._feeds.statistics(),
+            announcements=self.announcements.statistics(),
+            heartbeats=self._heartbeats.sent,
+            acking=self.acking.statistics(),
+            unmatched=self.settlement.unmatched,
+            parked=self.history.parked.statistics(),
+            parked_records=self.settlement.parking.records,
+            dispatched_records=self.settlement.dispatched_records,
+            deliveries=self.settlement.deliveries,
+            **asdict(self._counts),
+        )
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are assigned."""
+        return len(self._partitions)
+
+    @property
+    def assignments(self) -> int:
+        """Assignments up to now, empty ones included: every member is assigned again when another one joins."""
+        return self._assignments
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscribers there are, in any state."""
+        return len(self._registry)
+
+    def sample_subscribers(self, number: int) -> list[Subscriber]:
+        """A random sample of the current subscribers."""
+        return self._registry.sample(number)
+
+    def has_readers(self, topic: str) -> bool:
+        """Whether some subscriber that counts reads a topic."""
+        return self._registry.has_readers(topic)
+
+    def park_observed(self) -> None:
+        """Fetching would be paused: where only observers are present, what waits goes out of memory instead."""
+        for topic in self._registry.observed_topics():
+            self.settlement.park_observed(topic)
+
+    @property
+    def first_taker(self) -> int | None:
+        """The number of the subscriber that counts and has been connected for longest, None if there is none."""
+        return self._registry.first_taker
+
+    def whole_topics(self) -> frozenset[str]:
+        """Topics of which some subscriber has the whole."""
+        return self._registry.whole_topics()
+
+    def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:
+        """A snapshot of every subscriber."""
+        return [subscriber.statistics() for subscriber in self._registry.everybody.values()]

@@ -1,0 +1,110 @@
+"""What subscribers and others ask of the parts of the hub."""
+
+import trio
+
+from dispatcher.hub.feed import feed_of
+from dispatcher.hub.parts import HubParts
+from dispatcher.hub.statistics import SubscriberState
+from dispatcher.sansio.encoding.wire import SSE_VALUE
+from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.settings import Settings
+from tests.hub.test_filtered import wanting
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordedLog, RecordingTransport, settle, subscribed
+
+OBSERVING = feed_of(SSE_VALUE, frozenset({"assets"}), counts=False)
+WHOLE = feed_of(SSE_VALUE, frozenset({"assets"}), whole=True)
+
+
+def parts_of(replayed: list[tuple[TopicPartition, int, int]], **settings: object) -> HubParts:
+    """The parts alone, which report what was replayed."""
+    made = Settings(client_id="replica", **settings)  # type: ignore[arg-type]
+    return HubParts(
+        made, lambda _batch, _start, _end: None, RecordedLog(), lambda tp, first, end: replayed.append((tp, first, end))
+    )
+
+
+def test_a_replica_serves_in_the_states_in_which_somebody_is_sent_records() -> None:
+    """In others, a stream begins without a position."""
+    parts = parts_of([])
+    serving = set()
+    for state in ReplicaState:
+        parts.state = state
+        serving |= {state} if parts.is_serving else set()
+    assert serving == {ReplicaState.STREAMING, ReplicaState.WAITING, ReplicaState.STANDBY}
+
+
+def test_replayed_ranges_are_reported_unless_only_acknowledgements_count() -> None:
+    """What a client has not acknowledged may not be committed."""
+    replayed: list[tuple[TopicPartition, int, int]] = []
+    parts_of(replayed).replayed([(ONE, 1, 2), (TWO, 3, 4)])
+    assert replayed == [(ONE, 1, 2), (TWO, 3, 4)]
+    acked = parts_of(replayed, topics=["assets"], topic_tables={"assets": {"commit_on": "acked"}})
+    acked.replayed([(ONE, 5, 6), (TopicPartition("other", 0), 7, 8)])
+    assert replayed[2:] == [(TopicPartition("other", 0), 7, 8)]
+
+
+def test_compression_is_made_where_it_is_on() -> None:
+    """Off, it costs nothing."""
+    assert parts_of([], compression="off").encoder.statistics().compression is None
+    assert parts_of([], compression="on").encoder.statistics().compression is not None
+
+
+async def test_what_is_present_is_known_by_number_topic_and_scope(nursery: trio.Nursery) -> None:
+    """One that counts, one of the whole topic, and an observer."""
+    bench = Bench()
+    hub = bench.hub
+    nursery.start_soon(hub.run)
+    assert (hub.first_taker, hub.subscribers, hub.has_readers("assets")) == (None, 0, False)
+    assert (hub.partitions, hub.assignments) == (2, 1)
+    with subscribed(hub, OBSERVING, RecordingTransport()) as observer:
+        assert not hub.has_readers("assets")
+        hub.park_observed()
+        with subscribed(hub, FEED, RecordingTransport()) as one, subscribed(hub, WHOLE, RecordingTransport()):
+            assert hub.first_taker == one.number
+            assert hub.has_readers("assets")
+            assert hub.whole_topics() == {"assets"}
+            assert hub.subscribers == 3
+            assert {s.number for s in hub.sample_subscribers(3)} >= {observer.number, one.number}
+            assert next(s.id for s in hub.subscriber_statistics()) == observer.number
+            assert hub.statistics().subscribers[SubscriberState.CATCHING_UP] == 3
+
+
+async def test_how_subscribers_become_live_is_counted(nursery: trio.Nursery) -> None:
+    """From memory or from Kafka; falling back and stalling are counted, too."""
+    bench = Bench()
+    hub = bench.hub
+    nursery.start_soon(hub.run)
+    transport = RecordingTransport()
+    with subscribed(hub, wanting("a"), transport) as one, subscribed(hub, FEED, transport, {ONE: 1}) as other:
+        assert (one.resumption.looks_at_parked, other.resumption.looks_at_parked) == (True, False)
+        hub.became_live(one, needed_kafka=False)
+        hub.became_live(other, needed_kafka=True)
+        assert hub.statistics().subscribers[SubscriberState.LIVE] == 2
+        hub.left_live(other)
+        hub.stalled()
+        counts = hub.statistics()
+        assert (counts.history_hits, counts.history_misses, counts.fell_back, counts.stalled) == (1, 1, 1, 1)
+        hub.await_head(other)
+        assert not hub.is_behind(FEED)
+        assert hub.heartbeat_bytes(FEED, at_head=False)
+
+
+async def test_a_first_write_is_known_until_it_is_dispatched(nursery: trio.Nursery) -> None:
+    """Then it is counted; parked records that were replayed are reported to the settlement."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    await nursery.start(bench.serve, transport)
+    bench.publish(ONE)
+    transport.gate.set()
+    await settle()
+    transport.gate = trio.Event()
+    bench.publish(ONE)
+    await settle()
+    assert bench.hub.first_writes() == {2}
+    transport.gate.set()
+    await settle()
+    bench.hub.parked_replayed([])
+    assert bench.hub.first_writes() == set()
+    assert bench.hub.statistics().dispatched_records == 2
