@@ -1,9 +1,10 @@
 """``python -m testbed.rooms``: the rooms of the code and the arrows between them, drawn from its imports.
 
 The picture is in docs/architecture.md between two marks, as Mermaid. ``--check`` fails when it is out of date, which is
-how ``nox -s lint`` keeps it true.
+how ``nox -s lint`` keeps it true, or when a file or a class is too large.
 """
 
+import ast
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +14,10 @@ import grimp
 
 PAGE = Path("docs/architecture.md")
 BEGIN, END = "<!-- rooms: written by nox -s rooms -->", "<!-- rooms: end -->"
+FILE_LINES = 350
+"""Most lines of a file."""
+CLASS_LINES = 280
+"""Most lines of a class: past that, a part of it wants a file, a name and tests of its own."""
 LEAVES = frozenset(
     {
         "settings",
@@ -79,19 +84,43 @@ def picture() -> str:
     return "\n".join([*lines, "```"])
 
 
+def too_large(folder: Path) -> list[str]:
+    """The files below a folder, and their classes, that have too many lines, each with how many."""
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        source, name = path.read_text(encoding="utf-8"), path.relative_to(folder)
+        if (lines := len(source.splitlines())) > FILE_LINES:
+            found.append(f"{name} has {lines} lines, and may have {FILE_LINES}")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > CLASS_LINES:
+                    found.append(f"{name}: class {node.name} has {lines} lines, and may have {CLASS_LINES}")
+    return found
+
+
 def _node(name: str) -> str:
     """A node that shows its name; Mermaid takes no spaces in the identity itself."""
     return f'{name.replace(" ", "_")}["{name}"]'
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Change nothing; exit with 1 when the picture is out of date.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Change nothing; exit with 1 if the picture is out of date, or a file is too large.",
+)
 def main(*, check: bool) -> None:
     """Draw the rooms of the code, and the arrows between them, into docs/architecture.md."""
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     _old, after = rest.split(END)
     drawn = f"{before}{BEGIN}\n\n{picture()}\n\n{END}{after}"
+    large = too_large(Path("dispatcher")) if check else []
+    for line in large:
+        click.echo(f"dispatcher/{line}", err=True)
+    if large:
+        sys.exit(1)
     if check and drawn != page:
         click.echo(f"{PAGE} does not show the rooms as they are: run nox -s rooms", err=True)
         sys.exit(1)
