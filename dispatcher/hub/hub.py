@@ -226,8 +226,11 @@ class Hub(HubParts):
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
-            if self._feeds.remove(subscriber.feed):
+            is_last = self._feeds.remove(subscriber.feed)
+            if is_last or subscriber.feed.acks:
+                # What one of several has not acknowledged is parked still: the next one has to look at it.
                 self.settlement.parking.has_left(subscriber.feed)
+            if is_last:
                 self.settlement.feeds_changed(subscriber.feed.topics)
             if not self._feeds.has_shared(subscriber.feed):
                 self.announcements.forget(subscriber.feed.shared)

@@ -106,7 +106,9 @@ class Parking:
     def dispatched(self, batch: Batch, start: int, end: int) -> int:
         """A socket took every record of a range of a batch in memory; returns how many of them were parked."""
         tp = batch.partition
-        if not self.ranges or self.ranges.find(tp) is None:
+        found = self.ranges.find(tp)
+        if found is None or found.epoch != batch.epoch:
+            # What was read in an earlier assignment takes nothing from this one's.
             self._on_dispatched(batch, start, end)
             return 0
         taken, offsets = self._take(tp, start, end), batch.records.offsets
@@ -137,7 +139,7 @@ class Parking:
         self._seen.add(feed)
 
     def has_left(self, feed: Feed) -> None:
-        """A feed has lost its last subscriber."""
+        """A feed has lost its last subscriber, or one that may not have acknowledged all that is parked."""
         self._seen.discard(feed)
 
     def _take(self, tp: TopicPartition, start: int, end: int) -> list[OffsetRange]:

@@ -185,7 +185,8 @@ class Settlement:
         for start, end in ranges:
             # When the partition was handed over meanwhile, the batch begins where the group goes on.
             if end > batch.covers_from:
-                self._on_dispatched(batch, max(start, batch.covers_from), end)
+                # What was parked since is parked no more, or a new subscriber would begin at it.
+                self.parking.dispatched(batch, max(start, batch.covers_from), end)
 
     def feeds_changed(self, topics: Iterable[str]) -> None:
         """A feed has got its first subscriber, or lost its last: look again at what waits."""

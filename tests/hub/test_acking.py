@@ -296,6 +296,30 @@ async def test_a_filter_acknowledges_what_it_was_sent_and_the_rest_is_settled(ma
     assert bench.done() == list(range(8))
 
 
+async def test_what_is_parked_and_not_acknowledged_goes_to_the_next_one(make: Make) -> None:
+    """Also while another subscriber stays that asked for the same records and began after them."""
+    table = {"commit_on": "acked", "unmatched": "park"}
+    bench = make(topic_tables={"assets": table}, history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
+    odd = feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "1"}}), acks=True)
+    present = Acker(bench, 1000, feed=feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "0"}}), acks=True))
+    await settle()
+    for _ in range(6):
+        bench.batch(2, size=500)
+        await settle()
+    await present.ack(p0=bench.ends[ONE] - 1)
+    assert bench.hub.statistics().parked[ONE].first_offset == 1
+    first, stays = Acker(bench, 1000, feed=odd), Acker(bench, 1000, feed=odd, position={ONE: bench.ends[ONE] - 1})
+    await settle()
+    assert (first.offsets, stays.offsets) == ([1, 3, 5, 7, 9, 11], [])
+    first.leave()
+    await settle()
+    following = Acker(bench, 1000, feed=odd)
+    await settle()
+    assert following.offsets == [1, 3, 5, 7, 9, 11]
+    await following.ack(p0=11)
+    assert bench.done() == list(range(12))
+
+
 async def test_a_replay_keeps_to_the_window(make: Make) -> None:
     """What is read from Kafka is held until there is room, and the history follows without a hole."""
     bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)

@@ -8,7 +8,9 @@ import trio
 from dispatcher.hub import settlement
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.sansio.encoding.wire import SSE_VALUE
+from dispatcher.sansio.entries import covered
 from dispatcher.sansio.ranges import EARLIEST, Chunk, Gap
+from dispatcher.sansio.records import Batch, Record
 from tests.hub.test_filtered import KeyedBench, connect, wanting
 from tests.hub.test_hub import ONE, TWO, RecordingTransport, settle
 
@@ -217,6 +219,34 @@ async def test_what_is_sent_after_the_partition_left_counts_for_nothing(
     await settle()
     assert slow.values[:1] == ["1"]
     assert bench.ranges == before == {}
+
+
+async def test_what_is_put_aside_is_parked_no_more(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """It was parked while its dead letter was under way: no new subscriber begins at it."""
+    bench.publish_keys("n", "n")
+    (entry,) = bench.hub.history.waiting_entries("assets")
+    ranges = covered(entry.batch, [0])
+    await connect(nursery, bench, wanting("a"))
+    assert parked(bench) == {"ranges": 1, "offsets": 2, "first": 0, "unmatched": 1}
+    bench.hub.settlement.put_aside(entry, [0], ranges)
+    assert parked(bench) == {"ranges": 1, "offsets": 1, "first": 1, "unmatched": 1}
+    assert bench.ranges == {ONE: {0}}
+    n = await connect(nursery, bench, wanting("n"))
+    assert n.values == ["1"]
+    assert bench.ranges == {ONE: {0, 1}}
+
+
+async def test_a_batch_of_an_earlier_assignment_takes_nothing_from_what_is_parked(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """Its offsets are parked again since: neither parked nor dispatched, they would never be committed."""
+    await connect(nursery, bench, wanting("a"))
+    bench.publish_keys("n", "n")
+    await settle()
+    before = parked(bench)
+    record = Record(0, None, b"n", b"0", ())
+    bench.hub.settlement.parking.dispatched(Batch(ONE, [record, record._replace(offset=1)], epoch=-1), 0, 2)
+    assert parked(bench) == before == {"ranges": 1, "offsets": 2, "first": 0, "unmatched": 1}
 
 
 async def test_expired_records_are_parked_no_more_once_a_gap_says_so(
