@@ -14,6 +14,10 @@ COMPRESSED = RsvBits(True, False, False)
 FLUSH = b"\x00\x00\xff\xff"
 """What the sender has removed from a message's end (RFC 7692, section 7.2.2)."""
 
+TRAILING_BYTES = 1 + len(FLUSH)
+"""What may follow a block that says that it is the last one: the byte in front of a flush (RFC 7692, section 7.2.3.4).
+It is no part of the message, and zlib would keep all of it, and copy it each time that more comes."""
+
 
 class Inflation(Extension):
     """``permessage-deflate`` without context takeover, for what a client sends.
@@ -84,6 +88,8 @@ class Inflation(Extension):
         try:
             inflated = inflater.decompress(data, self._max_bytes + 1 - self._message_bytes)
         except zlib.error:
+            return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+        if len(inflater.unused_data) > TRAILING_BYTES:
             return CloseReason.INVALID_FRAME_PAYLOAD_DATA
         self._inflated_bytes += len(inflated)
         self._message_bytes += len(inflated)

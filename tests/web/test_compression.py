@@ -288,6 +288,11 @@ SAID: Mapping[str, tuple[bytes, int | None]] = {
     "a byte too long": (frame(COMPRESSED_TEXT, BOMB), 1009),
     "a bomb in fragments": (frame(0x41, BOMB[:50]) + frame(CONTINUED, BOMB[50:]), 1009),
     "a bomb of 10 MiB": (frame(COMPRESSED_TEXT, compressed(bytes(10 * 1024 * 1024))), 1009),
+    "a last block": (frame(COMPRESSED_TEXT, zlib.compress(b"hello", wbits=-15) + b"\0"), None),
+    "a last block, and more after it": (
+        frame(0x41, zlib.compress(b"{}", wbits=-15)) + frame(0x00, b"x" * 100) * 2,
+        1007,
+    ),
     "not deflate": (frame(COMPRESSED_TEXT, b"\xff\xff\xff\xff"), 1007),
     "not UTF-8": (frame(COMPRESSED_TEXT, compressed(b"\xff\xfe")), 1007),
     "binary": (frame(0xC2, compressed(b"hello")), 1003),
