@@ -38,7 +38,6 @@ SHORT: frozenset[str] = frozenset(
         "dispatcher/hub/statistics.py",
         "dispatcher/hub/subscriber.py",
         "dispatcher/hub/transport.py",
-        "dispatcher/sansio/catch_up.py",
         "dispatcher/sansio/encoding/envelope.py",
         "dispatcher/sansio/encoding/frames.py",
         "dispatcher/sansio/encoding/messages.py",
@@ -49,9 +48,7 @@ SHORT: frozenset[str] = frozenset(
         "dispatcher/sansio/filter_index.py",
         "dispatcher/sansio/filters.py",
         "dispatcher/sansio/head.py",
-        "dispatcher/sansio/history.py",
         "dispatcher/sansio/history_partition.py",
-        "dispatcher/sansio/offsets.py",
         "dispatcher/sansio/position.py",
         "dispatcher/sansio/ranges.py",
     }

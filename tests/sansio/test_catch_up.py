@@ -500,3 +500,17 @@ def test_what_was_looked_up_and_not_sent_is_looked_up_again() -> None:
     catch_up.go_back({A: 10, TopicPartition("assets", 7): 3})
     assert catch_up.ask() is None
     assert catch_up.next_offset(TopicPartition("assets", 7)) == 3
+
+
+def test_a_reader_begins_earlier_where_that_is_known_and_before_its_own_start() -> None:
+    """Not in a partition that is not here, nor in one whose start is looked up."""
+    history = history_of(a=5)
+    catch_up = CatchUp(history, TOPICS, {}, None)
+    catch_up.begin_earlier({A: 8, B: 1})
+    assert (catch_up.pending, catch_up.next_offset(A)) == (False, 6)
+    catch_up.begin_earlier({A: 2})
+    assert catch_up.next_offset(A) == 2
+    assert read_lookup(catch_up).ranges == {A: Range(2, 5)}
+    unresolved = CatchUp(history, TOPICS, {}, 1000)
+    unresolved.begin_earlier({A: 2})
+    assert unresolved.next_offset(A) is None

@@ -576,3 +576,14 @@ def test_what_was_dispatched_of_a_partition_that_is_not_here_is_nothing() -> Non
     assert tracker.dispatched_ranges(ONE) == ()
     tracker.assigned(ONE)
     assert tracker.dispatched_ranges(ONE) == ()
+
+
+def test_what_was_dispatched_is_the_run_from_the_beginning_and_those_after_it() -> None:
+    """In order, each with the offset after its last record."""
+    tracker = OffsetTracker()
+    tracker.assigned(ONE)
+    epoch = tracker.began(ONE, 3)
+    tracker.received(ONE, 3, 9)
+    tracker.dispatched(ONE, epoch, 3, 5)
+    tracker.dispatched(ONE, epoch, 7, 8)
+    assert tracker.dispatched_ranges(ONE) == [(3, 5), (7, 8)]
