@@ -14,10 +14,11 @@ from concurrent.futures import Future
 
 import confluent_kafka
 import structlog
-from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, IsolationLevel, KafkaException
+from confluent_kafka import ConsumerGroupState, IsolationLevel, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
 
+from dispatcher.kafka.group_offsets import GroupOffsets
 from dispatcher.sansio.beginnings import Policy
 from dispatcher.sansio.ranges import EARLIEST, Bounds
 from dispatcher.sansio.records import TopicPartition
@@ -52,6 +53,7 @@ class Leaders:
         committed = str(properties.get("isolation.level", "read_committed")) != "read_uncommitted"
         self._isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         self._group_id = str(properties.get("group.id", ""))
+        self._group = GroupOffsets(properties)
         self._policy = Policy.of(properties.get("auto.offset.reset"))
         self._admin: AdminClient | None = None
         self._opening = threading.Lock()
@@ -70,6 +72,7 @@ class Leaders:
     def close(self) -> None:
         """Let go of the client and its connections."""
         self._admin = None
+        self._group.close()
 
     def bounds(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Bounds]:
         """Where the logs of partitions begin and end now; those without an answer are left out.
@@ -97,7 +100,7 @@ class Leaders:
 
         Partitions without an answer are left out.
         """
-        offsets = self._committed(partitions)
+        offsets = self._group.read(partitions, ANSWER_SECONDS)
         bounds = self.bounds([tp for tp, offset in offsets.items() if offset < 0])
         begins = {tp: end if self._policy is Policy.LATEST else first for tp, (first, end) in bounds.items()}
         return {tp: offset for tp, offset in offsets.items() if offset >= 0} | begins
@@ -125,24 +128,6 @@ class Leaders:
         except (KafkaException, TimeoutError):
             return False
         return any(group.group_id == self._group_id for group in found.valid)
-
-    def _committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's offsets, below 0 where it has none; nothing without an answer of its coordinator."""
-        if not partitions:
-            return {}
-        asked = ConsumerGroupTopicPartitions(self._group_id, [confluent_kafka.TopicPartition(*tp) for tp in partitions])
-        admin: AdminClient | None = None
-        try:
-            admin = self.open()
-            answer = admin.list_consumer_group_offsets([asked], request_timeout=ANSWER_SECONDS)[self._group_id]
-            found = answer.result(2 * ANSWER_SECONDS).topic_partitions
-        except (KafkaException, TimeoutError):
-            # Once a coordinator has died, this client never gets an answer from the next one; see `beginnings`.
-            with self._opening:
-                if self._admin is admin:
-                    self._admin = None
-            return {}
-        return {TopicPartition(one.topic, one.partition): one.offset for one in found if one.error is None}
 
     def offsets_since(self, partitions: Collection[TopicPartition], since_ms: int) -> dict[TopicPartition, int | None]:
         """The offset of the first record with this time or a later one, None where there is no such record.
