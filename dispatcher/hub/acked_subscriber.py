@@ -17,7 +17,7 @@ import trio
 from dispatcher.hub.acked_resumption import AckedResumption, deliveries
 from dispatcher.hub.acking import Acking
 from dispatcher.hub.feed import Feed
-from dispatcher.hub.goodbyes import RESTART, TRY_LATER, Goodbye, ack_timeout
+from dispatcher.hub.goodbyes import RESTART, TRY_LATER, Goodbye, ack_timeout, try_later
 from dispatcher.hub.live_buffer import LiveBuffer
 from dispatcher.hub.source import Source
 from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
@@ -188,6 +188,9 @@ class AckedSubscriber(Subscriber):
         letters = self._acking.dead_letters
         if needs_letter and (letters is None or not letters.takes(partition.topic)):
             return False
+        if needs_letter and not self._acking.may_refuse(partition, offset):
+            super().end(try_later("dead letters cannot be written now: reconnect, and resume"))
+            return True
         nacked = self.acks.nacked(partition, offset, trio.current_time())
         if nacked is None:
             return True
@@ -204,7 +207,8 @@ class AckedSubscriber(Subscriber):
             stored(is_letter=False)
         else:
             record = delivery.records[nacked.indexes[0]]
-            letters.send(partition, record, reason[:MAX_REASON_CHARACTERS], lambda: stored(is_letter=True))
+            shown = reason[:MAX_REASON_CHARACTERS]
+            self._acking.refuse(self.number, partition, record, shown, lambda: stored(is_letter=True))
         return True
 
     def statistics(self) -> SubscriberStatistics:

@@ -3,8 +3,9 @@
 *Thread*: Trio's. Nothing awaits.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dispatcher.hub.dead_letters import DeadLetters
@@ -13,11 +14,14 @@ from dispatcher.hub.settlement import Settlement
 from dispatcher.hub.statistics import AckingStatistics
 from dispatcher.sansio.acknowledgements import Done
 from dispatcher.sansio.history import History
-from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.records import Record, TopicPartition
 
 if TYPE_CHECKING:
     from dispatcher.hub.acked_subscriber import AckedSubscriber
     from dispatcher.hub.feed import Feed
+
+_Key = tuple[TopicPartition, int]
+"""A record: its partition and its offset."""
 
 
 class Acking:
@@ -44,6 +48,10 @@ class Acking:
         self._settlement = settlement
         self._on_replayed = on_replayed
         self._subscribers: dict[int, AckedSubscriber] = {}
+        self._letters: dict[_Key, dict[int, Callable[[], None]]] = {}
+        """For each letter that is not stored, what to call then, by the number of the subscriber that refused it."""
+        self._left: set[_Key] = set()
+        """Those of them for which no subscriber waits any more."""
         self.timeouts = 0
         """Streams that ended because the client acknowledged nothing for too long."""
         self._acked = self._nacked = self._passed_over = 0
@@ -61,6 +69,13 @@ class Acking:
             self._acked += statistics.acked_records
             self._nacked += statistics.nacked_records
             self._passed_over += statistics.passed_over
+        for key, on_stored in self._letters.items():
+            if number in on_stored:
+                # What one of them has to have settled stays so: the record is done when the letter is stored.
+                if len(on_stored) == 1:
+                    self._left.add(key)
+                else:
+                    del on_stored[number]
 
     def done(self, feed: "Feed", done: Iterable[Done]) -> None:
         """Records were acknowledged, or their dead letters are stored."""
@@ -89,6 +104,42 @@ class Acking:
         """
         return feed.counts and not self._history.is_followed(partition)
 
+    def may_refuse(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether one more letter can wait to be stored: whoever refuses, leaves and returns must not fill memory."""
+        is_known = (partition, offset) in self._letters
+        return is_known or not self._left or self.dead_letters is None or self.dead_letters.has_room
+
+    def refuse(
+        self, number: int, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]
+    ) -> None:
+        """Write a record to the dead-letter topic, once for all that refuse it before it is stored.
+
+        Args:
+            number: Of the subscriber.
+            partition: Where the record was read.
+            record: The record.
+            reason: Why the client refuses it.
+            on_stored: Called when it is stored; not if its partition leaves before.
+        """
+        assert self.dead_letters is not None  # noqa: S101 - the caller has looked
+        key = partition, record.offset
+        waiting = self._letters.get(key)
+        if waiting is not None:
+            if key in self._left:
+                self._left.discard(key)
+                waiting.clear()
+            waiting[number] = on_stored
+            return
+        waiting = self._letters[key] = {number: on_stored}
+        self.dead_letters.send(partition, record, reason, partial(self._stored, key, waiting))
+
+    def _stored(self, key: _Key, waiting: Mapping[int, Callable[[], None]]) -> None:
+        if self._letters.get(key) is waiting:
+            del self._letters[key]
+            self._left.discard(key)
+        for on_stored in tuple(waiting.values()):
+            on_stored()
+
     def left(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions leave: their records can be acknowledged until `released`."""
         for subscriber in self._subscribers.values():
@@ -98,6 +149,9 @@ class Acking:
         """Partitions are let go."""
         for subscriber in self._subscribers.values():
             subscriber.acks.released(partitions)
+        if self._letters:
+            self._letters = {key: waiting for key, waiting in self._letters.items() if key[0] not in partitions}
+            self._left.intersection_update(self._letters)
 
     def dropped(self, partitions: Collection[TopicPartition]) -> None:
         """Followed partitions leave, and nothing is committed for them."""

@@ -9,6 +9,10 @@ from dispatcher.sansio.records import Record, TopicPartition
 class DeadLetters(Protocol):
     """Takes records that clients refused. *Thread*: Trio's; nothing awaits."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether few enough letters wait to be stored."""
+
     def takes(self, topic: str) -> bool:
         """Whether there is a dead-letter topic for records of this one."""
 

@@ -4,13 +4,13 @@
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 import trio
 
 from dispatcher.kafka.leaders import Leaders
-from dispatcher.kafka.letter_writer import LetterWriter
+from dispatcher.kafka.letter_writer import LetterWriter, Outcome
 from dispatcher.sansio.dead_letters import DeadLetterStatistics, Letter, LetterBook
 from dispatcher.sansio.records import Record, TopicPartition
 
@@ -56,8 +56,8 @@ class DeadLetters:
         return self._book.has_room
 
     def takes(self, topic: str) -> bool:
-        """Whether there is a dead-letter topic for records of this one."""
-        return bool(self._book.topic_for(topic))
+        """Whether there is a dead-letter topic for records of this one: another topic, or they would come again."""
+        return self._book.topic_for(topic) not in {"", topic}
 
     def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
         """Write a record that a client refused to the dead-letter topic (`hub.dead_letters.DeadLetters`).
@@ -95,9 +95,7 @@ class DeadLetters:
                 now = time.monotonic()
                 letters = [(number, self._book.topic_of(letter), letter) for number, letter in self._book.take(now)]
                 if letters or self._book.under_way:
-                    outcome = await trio.to_thread.run_sync(
-                        self._writer.step, letters, STEP_SECONDS, limiter=self._limiter
-                    )
+                    outcome = await self._step(letters)
                     self._take_refused(outcome.refused, outcome.failed)
                     for number in outcome.acknowledged:
                         self._take_acknowledged(number)
@@ -111,6 +109,13 @@ class DeadLetters:
     def statistics(self) -> DeadLetterStatistics:
         """A snapshot."""
         return self._book.statistics()
+
+    async def _step(self, letters: Sequence[tuple[int, str, Letter]]) -> Outcome:
+        try:
+            return await trio.to_thread.run_sync(self._writer.step, letters, STEP_SECONDS, limiter=self._limiter)
+        except (RuntimeError, MemoryError) as error:
+            # "can't start new thread" is a RuntimeError: letters wait, and nobody else has to.
+            return Outcome(failed=str(error))
 
     def _take_acknowledged(self, number: int) -> None:
         letter = self._book.acknowledged(number)

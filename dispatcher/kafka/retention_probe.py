@@ -47,7 +47,11 @@ class RetentionProber:
 
     async def probe(self) -> RetentionProbe:
         """Ask, in a worker thread. *Cancellation*: safe; a thread that waits for answers is left to itself."""
-        return await trio.to_thread.run_sync(self.ask, limiter=_LIMITER, abandon_on_cancel=True)
+        try:
+            return await trio.to_thread.run_sync(self.ask, limiter=_LIMITER, abandon_on_cancel=True)
+        except RuntimeError:
+            # "can't start new thread": retention is unknown for now.
+            return RetentionProbe({}, answered=False)
 
     def ask(self) -> RetentionProbe:
         """Ask, and wait for the answers. One request for all topics, and only if a broker has just answered another."""

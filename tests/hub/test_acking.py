@@ -44,6 +44,7 @@ class Letters:
 
     def __init__(self, *topics: str) -> None:
         self.topics = topics
+        self.has_room = True
         self.sent: list[tuple[TopicPartition, Record, str]] = []
         self.store: list[Callable[[], None]] = []
 
@@ -439,6 +440,87 @@ async def test_a_refused_record_goes_to_the_dead_letters_and_then_it_is_done(mak
     assert bench.done() == [0, 1, 2]
     assert answers == [True]
     assert bench.hub.statistics().history.waiting_records == 0
+
+
+async def test_a_record_that_is_refused_again_before_its_letter_is_stored_has_one_letter(make: Make) -> None:
+    """Whether by another subscriber, or by a client that left and came back: all that are there are answered."""
+    bench = make()
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    answers: list[str] = []
+
+    def refuse(acker: Acker, name: str) -> None:
+        assert acker.subscriber.nacked(ONE, 0, name, lambda is_letter: answers.append(f"{name} {is_letter}"))
+
+    first, second = Acker(bench, 10), Acker(bench, 10)
+    await settle()
+    bench.batch(2)
+    await settle()
+    refuse(first, "first")
+    refuse(second, "second")
+    first.leave()
+    second.leave()
+    for number in range(5):
+        again = Acker(bench, 10)
+        await settle()
+        assert again.offsets == [0, 1]
+        refuse(again, f"again {number}")
+        if number < 4:
+            again.leave()
+    assert [record.offset for _, record, _ in letters.sent] == [0]
+    letters.store[0]()
+    assert answers == ["again 4 True"]
+    assert bench.done() == [0]
+    await again.ack(p0=1)
+    assert bench.done() == [0, 1]
+
+
+async def test_a_letter_of_a_partition_that_leaves_holds_up_no_later_one(make: Make) -> None:
+    """Nobody says what becomes of it: refused again in another assignment, the record has another letter."""
+    bench = make()
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    acker = Acker(bench, 10)
+    await settle()
+    bench.batch(1)
+    await settle()
+    assert acker.subscriber.nacked(ONE, 0, "", lambda _: None)
+    bench.hub.unassigned([ONE])
+    bench.hub.acking.released([ONE])
+    bench.hub.assigned([ONE])
+    bench.ends[ONE] = 0
+    bench.ranges.clear()
+    bench.batch(1, epoch=2)
+    await settle()
+    assert acker.subscriber.nacked(ONE, 0, "", lambda _: None)
+    assert len(letters.sent) == 2
+    letters.store[1]()
+    assert bench.done() == [0]
+
+
+async def test_letters_of_those_that_left_are_bounded(make: Make) -> None:
+    """What a client refuses, leaves and refuses next would fill memory while no letter is stored: it is to return."""
+    bench = make(topic_tables={})
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    gone, stays = Acker(bench, 10), Acker(bench, 10)
+    await settle()
+    bench.batch(4)
+    await settle()
+    letters.has_room = False
+    assert gone.subscriber.nacked(ONE, 0, "", lambda _: None)
+    assert stays.subscriber.nacked(ONE, 1, "", lambda _: None)
+    assert len(letters.sent) == 2, "what windows bound needs no other bound"
+    gone.leave()
+    assert stays.subscriber.nacked(ONE, 0, "", lambda _: None)
+    assert stays.subscriber.nacked(ONE, 2, "", lambda _: None)
+    assert [record.offset for _, record, _ in letters.sent] == [0, 1, 2]
+    stays.leave()
+    returned = Acker(bench, 10, position={ONE: 2})
+    await settle()
+    assert returned.offsets == [3]
+    assert returned.subscriber.nacked(ONE, 3, "", lambda _: None)
+    await settle()
+    assert returned.goodbye is not None
+    assert returned.goodbye.code == 1013
+    assert len(letters.sent) == 3
 
 
 async def test_a_refusal_without_a_place_to_go_is_none(make: Make) -> None:
