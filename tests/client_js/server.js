@@ -59,12 +59,33 @@ export class Events {
 
 /** A WebSocket that a test writes. */
 export class Messages {
+  #rest = Buffer.alloc(0);
+  said = new Told(); // what the client says
+
   constructor(request, socket) {
     this.request = request;
     this.socket = socket;
     this.left = once(socket, "close");
     socket.on("error", () => {});
-    socket.on("data", (bytes) => (bytes[0] & 0xf) === CLOSE && socket.end());
+    socket.on("data", (bytes) => this.#read(bytes));
+  }
+
+  /** Frames of a client: masked, and of less than 64 KiB. */
+  #read(bytes) {
+    this.#rest = Buffer.concat([this.#rest, bytes]);
+    for (;;) {
+      const short = this.#rest[1] & 0x7f;
+      const at = short === 126 ? 4 : 2;
+      if (this.#rest.length < at + 4) return;
+      const length = short === 126 ? this.#rest.readUInt16BE(2) : short;
+      if (this.#rest.length < at + 4 + length) return;
+      const mask = this.#rest.subarray(at, at + 4);
+      const payload = this.#rest.subarray(at + 4, at + 4 + length).map((octet, n) => octet ^ mask[n % 4]);
+      const opcode = this.#rest[0] & 0xf;
+      this.#rest = this.#rest.subarray(at + 4 + length);
+      if (opcode === CLOSE) this.socket.end();
+      else if (opcode === TEXT) this.said.push(JSON.parse(Buffer.from(payload).toString()));
+    }
   }
 
   get id() {

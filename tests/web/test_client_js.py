@@ -4,18 +4,33 @@ import gzip
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import orjson
 import pytest
 import trio
 
+from dispatcher.sansio.records import Record, TopicPartition
 from testbed.tools import ESBUILD, need
+from tests.client.test_acks import address, cut
 from tests.client_cases.server import case_server
+from tests.hub.test_acking import Letters
+from tests.web.test_acks import AckHouse
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "dispatcher" / "web" / "page" / "client.js"
-MOST_BYTES = 13 * 1024
+MOST_BYTES = 14 * 1024
+
+
+class StoredLetters(Letters):
+    """Each is stored a moment later."""
+
+    def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
+        """Keep it."""
+        super().send(partition, record, reason, on_stored)
+        trio.lowlevel.current_trio_token().run_sync_soon(on_stored)
 
 
 def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -24,13 +39,24 @@ def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]"
     return subprocess.run(command, cwd=ROOT, env=whole, capture_output=True, text=True, timeout=150, check=False)
 
 
-def run_tests(name: str, **environment: str) -> int:
-    """How many tests of a file in tests/client_js passed; all of them have to, over WebSocket where Node has it."""
+def flags_of_node(*wanted: str) -> list[str]:
+    """Those that this version knows."""
     need("node")
     known = run("node", "--help").stdout
+    return [flag for flag in wanted if flag in known]
+
+
+def run_tests(name: str, **environment: str) -> int:
+    """How many tests of a file in tests/client_js passed; all of them have to, over WebSocket where Node has it."""
     # A WebSocket that was given up while it was being opened would keep Node alive for as long as the server does.
-    flags = [flag for flag in ("--experimental-websocket", "--test-force-exit") if flag in known]
-    done = run("node", *flags, "--test", "--test-reporter=spec", f"tests/client_js/{name}", **environment)
+    done = run(
+        "node",
+        *flags_of_node("--experimental-websocket", "--test-force-exit"),
+        "--test",
+        "--test-reporter=spec",
+        f"tests/client_js/{name}",
+        **environment,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"pass (\d+)", done.stdout)
     assert passed is not None
@@ -40,6 +66,39 @@ def run_tests(name: str, **environment: str) -> int:
 def test_its_logic_in_node() -> None:
     """Against a server whose answers are written byte by byte."""
     assert run_tests("client.test.js") > 30
+
+
+def test_its_acknowledgements_in_node() -> None:
+    """The longest run of which all is done, refusals, and what comes again after a reconnect."""
+    assert run_tests("acks.test.js") >= 7
+
+
+def is_under_way(house: AckHouse, number: int) -> bool:
+    """Whether nearly all of this number of records are done."""
+    return len(house.done()) > number - 8
+
+
+async def test_a_real_dispatcher_commits_what_it_acknowledges() -> None:
+    """Work takes random times, connections are cut, one record is refused: each is worked on once, and all are done."""
+    house = AckHouse()
+    letters = house.hub.acking.dead_letters = StoredLetters("assets")
+    flags = flags_of_node("--experimental-websocket")
+    async with house.serving(within_seconds=30), trio.open_nursery() as nursery:
+        command = ["node", *flags, "tests/client_js/acking.js", address(house), "7"]
+        node = await nursery.start(
+            partial(trio.run_process, command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        for number in (20, 40, 60):
+            house.batch(20)
+            await house.until(partial(is_under_way, house, number))
+            cut(house)
+        await house.until(lambda: house.done() == [*range(60)])
+        await node.stdin.aclose()
+        text = b""
+        async for part in node.stdout:
+            text += part
+    assert orjson.loads(text) == [[0, offset] for offset in range(60)]
+    assert {(record.offset, reason) for _, record, reason in letters.sent} == {(7, "cannot be read")}
 
 
 def test_the_page_shows_any_timestamp() -> None:
@@ -60,7 +119,7 @@ async def test_it_passes_the_table_of_cases() -> None:
 
 
 def test_it_is_small() -> None:
-    """Minified, as a bundler puts it into a page, it stays below 13 KiB, 6 compressed."""
+    """Minified, as a bundler puts it into a page, it stays below 14 KiB, 7 compressed."""
     need("npx")
     done = run("npx", "--yes", ESBUILD, "--bundle", "--format=esm", "--minify", str(CLIENT))
     if done.returncode != 0:

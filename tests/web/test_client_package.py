@@ -36,7 +36,10 @@ const position: string = stream.position;
 export const offset: bigint | undefined = parsePosition(position).get("assets:0");
 stream.close();
 subscribe(new URL("https://example.org"), { position, since: "earliest", topics: "assets" });
+subscribe("/", { ack: "auto", window: 5, onRecord: async ({ value }) => value });
 
+// @ts-expect-error no such way to acknowledge
+subscribe("/", { ack: "manual" });
 // @ts-expect-error no such transport
 subscribe("/", { transport: "polling" });
 // @ts-expect-error no such option

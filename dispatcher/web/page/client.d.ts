@@ -71,13 +71,24 @@ export interface StreamState {
 }
 
 export interface SubscribeOptions {
-  /** Called once per record, each partition in order. Errors that it throws are reported, and the stream continues. */
+  /**
+   * Called once per record, each partition in order. Errors that it throws are reported, and the stream continues. With
+   * `ack` it may return a promise.
+   */
   onRecord?: (record: KafkaRecord) => unknown;
   /** Called on every change, but not after `close()`. */
   onState?: (state: StreamState) => unknown;
   onGap?: (gap: Gap) => unknown;
   /** "auto" (default) starts with SSE, and uses a WebSocket if SSE stays silent, as behind a proxy that buffers. */
   transport?: "sse" | "websocket" | "auto";
+  /**
+   * "auto": the server waits for acknowledgements, over a WebSocket (docs/delivery.md). A record is acknowledged when
+   * `onRecord` has returned, or the promise that it returned resolves. If it throws, or the promise rejects, the record
+   * is refused: it goes to the dead-letter topic; without one, the stream ends with 4400.
+   */
+  ack?: "auto";
+  /** How many records the server sends ahead of the acknowledgements; 1,000 by default. Only with `ack`. */
+  window?: number;
   /** Topics to read; by default all topics that the dispatcher serves. */
   topics?: string | readonly string[];
   /**
@@ -119,7 +130,7 @@ export interface SubscribeOptions {
 }
 
 export interface Stream {
-  /** Where to resume: the last offsets seen of every partition, over all replicas. */
+  /** Where to resume: the last offsets seen of every partition, over all replicas; with `ack`, those of what is done. */
   readonly position: string;
   /** End the stream. No callback is called afterwards. */
   close(): void;

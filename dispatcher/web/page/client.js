@@ -6,6 +6,9 @@
 // * `seen` is what was handed to the page, by topic, partition and offset: what is not above it is a repeat. `place` is
 //   where to resume, merged from all pairs of the ids of all replicas: it also knows partitions that were quiet until
 //   now. The position of a first state, of a heartbeat or of a whole message moves `place` alone: it names no record.
+// * With `ack` the page is done with a record when its promise resolves, and `place` moves over the longest run, in order
+//   of delivery, of which all is done. What comes again is not handed out twice: if it is in the run it is acknowledged
+//   again, and if it was refused and no answer came, it is refused again.
 // * A server may give one position for several records. A record without an id is named by its envelope.
 // * A client without a `place` asks on its second attempt and later `since` its first one: what was dispatched to a
 //   connection that a proxy kept silent is sent again.
@@ -28,6 +31,7 @@ const MAX_EVENT_CHARACTERS = 64 * 1024 * 1024;
 const MAX_REASON_CHARACTERS = 500;
 const MAX_BODY_CHARACTERS = 16 * 1024; // of a response that is no stream, for the reason in it
 const SAVE_MS = 250;
+const ACK_MS = 5; // acknowledgements are cumulative: those of a few milliseconds are one message
 const SINCE_MARGIN_MS = 60_000; // how much earlier than the first attempt `since` is, by this machine's clock alone
 const DATED_MARGIN_MS = 5000; // the same by the server's clock, from which those of brokers may differ
 const MAX_ID_CHARACTERS = 8192;
@@ -189,10 +193,15 @@ const streams = new Set();
 /** Subscribe to a dispatcher. `client.d.ts` has every option. */
 export function subscribe(url, options) {
   options ??= {};
-  const { onRecord, onState, onGap, transport = "auto", storageKey } = options;
+  const { onRecord, onState, onGap, ack, storageKey } = options;
+  const acks = ack !== undefined;
+  const { transport = acks ? "websocket" : "auto" } = options;
   const seen = new Map();
   const place = new Map();
-  let overWebSocket = transport === "websocket";
+  const order = []; // what came and is not in `place` yet, as it came
+  const refused = new Map(); // the records among it that were refused and not answered, by their pair
+  const due = new Map(); // what the next acknowledgement names
+  let overWebSocket = acks || transport === "websocket";
   let heartbeatMs = HEARTBEAT_MS;
   let retryMs = RETRY_MS;
   let heardAt = 0;
@@ -207,6 +216,8 @@ export function subscribe(url, options) {
   let told = {};
   let suffix; // what follows the own pair in an id, and whose: it is the same for all records of a batch
   let saving;
+  let acknowledging;
+  let say; // sends a message, while a WebSocket is open
   let finish; // ends the attempt under way
   let hurry; // ends the wait for the next one
   let restore; // tells again what was told before the browser said that it is offline
@@ -247,13 +258,9 @@ export function subscribe(url, options) {
     if (!(map.get(partition) >= offset)) move(map, partition, offset);
   }
 
-  function merge(id, map = place) {
-    for (const [partition, offset] of parsePosition(id)) raise(map, partition, offset);
-  }
-
   /** With more partitions than a server would take back, those that moved last are kept. */
-  function position() {
-    let kept = [...place];
+  function position(map = place) {
+    let kept = [...map];
     let text;
     while ((text = formatPosition(kept)) === undefined) kept = kept.slice(Math.ceil(kept.length / 16));
     return text;
@@ -271,8 +278,21 @@ export function subscribe(url, options) {
   }
 
   function passed(id) {
-    if (!id) return;
-    merge(id);
+    if (id) enter({ pairs: parsePosition(id), isDone: true });
+  }
+
+  /** Something came; `place` takes its pairs over when it is done, and all that came before it. */
+  function enter(entry) {
+    order.push(entry);
+    advance();
+  }
+
+  function advance() {
+    while (order[0]?.isDone) {
+      const { pairs, name, offset } = order.shift();
+      for (const pair of pairs) raise(place, ...pair);
+      if (name) acknowledge(name, offset);
+    }
     moved();
   }
 
@@ -285,16 +305,80 @@ export function subscribe(url, options) {
     const isOther = partition !== name || Number(offset) !== record.offset || !(own || !id || id.startsWith(`${record.topic}:~`));
     if (isOther) throw new Error(`an id that does not begin with its record's ${name}=${record.offset}`);
     record = { id: own ? id : `${name}=${offset}`, ...record };
+    const pairs = [[name, offset]];
     if (id && id !== own) {
       const others = name + id.slice(own?.length);
-      if (suffix !== others) merge(id);
+      if (suffix !== others) pairs.unshift(...parsePosition(id));
       suffix = others;
     }
-    raise(place, name, offset);
-    if (seen.get(partition) >= offset) return;
-    seen.set(partition, offset);
-    call(onRecord, record);
-    moved();
+    if (seen.get(name) >= offset) {
+      if (acks) again(name, offset);
+      return enter({ pairs, isDone: true });
+    }
+    seen.set(name, offset);
+    if (!acks) {
+      enter({ pairs, isDone: true });
+      return call(onRecord, record);
+    }
+    const entry = { pairs, name, offset };
+    enter(entry);
+    const fail = (error) => {
+      report(error);
+      refuse(entry, error);
+    };
+    guarded(() => {
+      const work = onRecord?.(record);
+      if (work?.then) Promise.resolve(work).then(() => settle(entry), fail);
+      else settle(entry);
+    }, fail);
+  }
+
+  // Acknowledgements.
+
+  function settle(entry) {
+    entry.isDone = true;
+    advance();
+  }
+
+  function refuse(entry, error) {
+    if (entry.isDone) return;
+    const pair = `${entry.name}=${entry.offset}`;
+    entry.reason = `${error?.message ?? error}`.slice(0, MAX_REASON_CHARACTERS);
+    refused.set(pair, entry);
+    say?.({ type: "nack", id: pair, reason: entry.reason });
+  }
+
+  /** A record has come that came before: the server does not know what became of it. */
+  function again(name, offset) {
+    const pair = `${name}=${offset}`;
+    if (refused.has(pair)) say?.({ type: "nack", id: pair, reason: refused.get(pair).reason });
+    else if (place.get(name) >= offset) acknowledge(name, offset);
+  }
+
+  function answered(id) {
+    const entry = refused.get(id);
+    refused.delete(id);
+    if (entry) settle(entry);
+  }
+
+  /** Its name must not be acknowledged. */
+  function forget(entry) {
+    refused.delete(`${entry.name}=${entry.offset}`);
+    entry.isDone = true;
+    entry.name = undefined;
+  }
+
+  function acknowledge(name, offset) {
+    raise(due, name, offset);
+    acknowledging ??= setTimeout(sendAcks, ACK_MS);
+  }
+
+  /** Without a connection nothing is sent: the server sends again what was not acknowledged, also before `place`. */
+  function sendAcks() {
+    clearTimeout(acknowledging);
+    acknowledging = undefined;
+    if (due.size) say?.({ type: "ack", id: position(due) });
+    due.clear();
   }
 
   function miss(gap, text) {
@@ -303,13 +387,18 @@ export function subscribe(url, options) {
     const isGap = Number.isInteger(gap.from) && gap.from >= 0 && Number(to) === gap.to && to <= MAX_OFFSET;
     if (!isGap) throw new Error("a gap without offsets");
     if (gap.reason === "recreated") {
-      // Another log, whose offsets start over.
+      // Another log, whose offsets start over: what is not done of the previous one cannot come again.
       move(seen, partition, to);
       move(place, partition, to);
-    } else raise(place, partition, to);
+      for (const entry of order) {
+        entry.pairs = [...entry.pairs].filter(([own]) => own !== partition);
+        if (entry.name === partition) forget(entry);
+      }
+      due.delete(partition);
+    }
+    enter({ pairs: [[partition, to]], isDone: true });
     suffix = undefined;
     call(onGap, gap);
-    moved();
   }
 
   /** The digits of offsets that JSON.parse has rounded, above 2^53, where no id has them. */
@@ -342,7 +431,8 @@ export function subscribe(url, options) {
       tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {}, partitions, scope, resumable, degraded });
     } else if (type === "gap") {
       miss(message, text);
-    } else if (type === "goodbye") {
+    } else if (type === "nacked") answered(message.id);
+    else if (type === "goodbye") {
       const { code, reason, retry_ms } = message;
       if (!Number.isInteger(code)) throw new Error("a goodbye without a code");
       finish(`${reason ?? "the server gave no reason"} (${code})`, code, code === 4408 ? 0 : retry_ms);
@@ -359,14 +449,15 @@ export function subscribe(url, options) {
   }
 
   function address(name) {
-    const { topics = [], since, scope, observe, last, keys = [], recordHeaders, fields, filter } = options;
+    const { topics = [], since, scope, observe, last, window, keys = [], recordHeaders, fields, filter } = options;
     const target = new URL(url, globalThis.location?.href);
     const query = target.searchParams;
     if (!/^(http|ws)s?:$/.test(target.protocol)) throw new Error(`no dispatcher has an address of ${target.protocol}`);
     target.protocol = target.protocol.replace(/^ws/, "http"); // fetch has no other
     target.pathname = target.pathname.replace(/(\/(events|ws)?)?$/, `/${name}`);
     for (const topic of [topics].flat()) query.append("topic", topic);
-    for (const [parameter, value] of Object.entries({ scope, observe: observe === undefined ? observe : +observe, last })) {
+    const given = { scope, observe: observe === undefined ? observe : +observe, last, ack: ack && "client", window };
+    for (const [parameter, value] of Object.entries(given)) {
       if (value !== undefined) query.set(parameter, value);
     }
     for (const key of [keys].flat()) query.append("key", key);
@@ -516,6 +607,7 @@ export function subscribe(url, options) {
     if (token) protocols.push(`dispatcher.bearer.${btoa(token).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`);
     const socket = new WebSocket(target, protocols);
     socket.onopen = () => {
+      say = (message) => socket.readyState === 1 && socket.send(JSON.stringify(message));
       alive();
       opened();
     };
@@ -526,7 +618,7 @@ export function subscribe(url, options) {
         const { type, ...message } = JSON.parse(data);
         if (type === "expiring" && isFresh) {
           // When there is none now, the stream ends with the token, and the next attempt asks again.
-          freshToken().then((token) => signal.aborted || socket.send(JSON.stringify({ type: "token", token })), () => {});
+          freshToken().then((token) => signal.aborted || say({ type: "token", token }), () => {});
         }
         const records = type === "records" ? message.records : [];
         const digits = exactly(records, data);
@@ -543,6 +635,8 @@ export function subscribe(url, options) {
       unreached(signal);
     };
     signal.addEventListener("abort", () => {
+      sendAcks();
+      say = undefined;
       socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
     });
@@ -647,7 +741,7 @@ export function subscribe(url, options) {
       if (Date.now() - livesSince >= LIVED_MS) short = 0;
       short += 1;
       // A proxy that keeps back what it should pass on looks like a silent server.
-      if (transport === "auto" && !worked) overWebSocket = !overWebSocket && isSilent;
+      if (transport === "auto" && !acks && !worked) overWebSocket = !overWebSocket && isSilent;
       const isAsked = waitMs > 0 || (waitMs <= 0 && short === 1); // of clients that were too slow it asks no wait
       let retry_ms = isAsked
         ? Math.min(Math.max(waitMs, 0), MAX_ASKED_MS)
@@ -676,7 +770,10 @@ export function subscribe(url, options) {
       if (hurry) hurry();
       else if (restore) finish("the network is back", 0, 0);
     },
-    pagehide: save,
+    pagehide() {
+      sendAcks();
+      save();
+    },
   };
 
   function close() {
@@ -700,6 +797,8 @@ export function subscribe(url, options) {
     },
     (error) => (wrong = options.position && `position: ${error.message}`),
   );
+  if (acks && ack !== "auto") wrong = `ack ${ack}: there is only "auto"`;
+  if (acks && transport === "sse") wrong = "server-sent events cannot be acknowledged: use transport websocket";
   for (const name in listeners) globalThis.addEventListener?.(name, listeners[name]);
   run();
   return {
