@@ -27,6 +27,16 @@ ACK_BUDGET_BYTES_PER_SECOND = 1024 * 1024
 ACK_STEP_BYTES = 1024
 """Bytes examined per step at most: about fourteen short acknowledgements, some 15 µs each."""
 
+PARTITION_COST_BYTES = 8
+"""What each partition that an id names costs of the budget besides its bytes: thirteen characters can name 8,192 of
+them, which take some milliseconds to read."""
+
+MANY_PARTITIONS = 1024
+"""Of a client whose ids name more than this in one step, `WIDE_STEP_BYTES` are examined per step from then on."""
+
+WIDE_STEP_BYTES = 64
+"""About one of the shortest acknowledgements that name many partitions."""
+
 
 class Acknowledger(Protocol):
     """The subscriber, as its client's words reach it."""
@@ -47,14 +57,24 @@ class AckInbound(Inbound):
         inflates: See `Inbound`.
     """
 
-    __slots__ = ("_acked", "_notify", "_on_other", "_owed_bytes", "_paid_at", "_subscriber")
-
-    receive_bytes = ACK_STEP_BYTES
+    __slots__ = (
+        "_acked",
+        "_notify",
+        "_on_other",
+        "_owed_bytes",
+        "_paid_at",
+        "_partitions",
+        "_subscriber",
+        "receive_bytes",
+    )
 
     def __init__(
         self, now: float, on_message: Callable[[bytes], None] | None = None, *, inflates: bool = False
     ) -> None:
         super().__init__(now, self._take, inflates=inflates)
+        self.receive_bytes = ACK_STEP_BYTES
+        self._partitions = 0
+        """How many the ids of this step name, those counted that several of them name."""
         self._on_other = on_message
         self._acked: dict[TopicPartition, int] = {}
         """What was acknowledged in this step."""
@@ -75,10 +95,14 @@ class AckInbound(Inbound):
 
     def on_client_data(self, data: bytes, now: float) -> bytes | None:
         """See `Inbound`. What was acknowledged before the client left counts as well."""
+        self._partitions = 0
         try:
             return super().on_client_data(data, now)
         finally:
             self._apply()
+            self._owed_bytes += PARTITION_COST_BYTES * self._partitions
+            if self._partitions > MANY_PARTITIONS:
+                self.receive_bytes = WIDE_STEP_BYTES
 
     def rest_seconds(self, now: float) -> float:
         """How long to read nothing, so that the client stays within its budget."""
@@ -101,7 +125,9 @@ class AckInbound(Inbound):
             return
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "ack":
-            for partition, offset in _position(message, "an acknowledgement").items():
+            position = _position(message, "an acknowledgement")
+            self._partitions += len(position)
+            for partition, offset in position.items():
                 if offset > self._acked.get(partition, -1):
                     self._acked[partition] = offset
         elif kind == "nack":
@@ -113,6 +139,7 @@ class AckInbound(Inbound):
         # Acknowledgements and refusals count in the order in which they were sent.
         self._apply()
         position = _position(message, "a refusal")
+        self._partitions += len(position)
         partition, offset = next(iter(position.items()))
         reason = message.get("reason")
 

@@ -11,10 +11,13 @@ from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
 from dispatcher.hub.goodbyes import restart
 from dispatcher.hub.statistics import SubscriberState
+from dispatcher.sansio.compact_position import spell_compact
 from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.web.acknowledging import AckInbound
 from tests.hub.test_acking import Letters
 from tests.hub.test_hub import ONE, TWO
 from tests.web import test_transports
+from tests.web.test_compression import TEXT, frame
 from tests.web.test_transports import House, WsStream
 
 ACKED = {"topic_tables": {ONE.topic: {"commit_on": "acked"}}}
@@ -241,6 +244,20 @@ async def test_acknowledgements_without_end_are_read_at_a_pace_and_disturb_nobod
         assert steps > 10
         assert house.hub.statistics().acking.acked_records == number + 1
         assert house.hub.subscribers >= 1
+
+
+@pytest.mark.parametrize(
+    ("event_id", "is_wide"),
+    [("assets:0=1", False), (f"assets:{spell_compact(range(8192), [5] * 8192)}", True)],
+)
+def test_what_an_id_names_costs_as_well(event_id: str, is_wide: bool) -> None:
+    """A few characters can name thousands of partitions: such ids are read one at a time, and slowly."""
+    inbound = AckInbound(0.0)
+    for _ in range(10):
+        inbound.on_client_data(frame(TEXT, b'{"type":"ack","id":"%b"}' % event_id.encode()), 0.0)
+    assert len(event_id) < 40
+    assert (inbound.rest_seconds(0.0) > 0.2) is is_wide
+    assert (inbound.receive_bytes < 100) is is_wide
 
 
 async def test_without_the_parameter_acknowledgements_mean_nothing() -> None:
