@@ -28,8 +28,14 @@ MAX_VALUES_PER_BYTE = 16
 MAX_VALUES = 4_000_000
 """How many values one Avro value may hold, judged by its length before it is read: 64 to 250 bytes of memory each."""
 
+SHORT_CHARACTERS = 256
+"""Longer names of fields and symbols count as several values: each value repeats its name as JSON."""
+
 MAX_VALUES_UNREPEATED = 100_000
 """How many values a schema may have beside what its arrays and maps repeat."""
+
+MAX_SCALE = 256
+"""Places of a decimal: all of them are written, also where its number is one byte long."""
 
 _PRIMITIVE_BYTES = {"null": 0, "boolean": 1, "int": 1, "long": 1, "float": 4, "double": 8, "bytes": 1, "string": 1}
 
@@ -74,7 +80,8 @@ class AvroDecoder:
             raise UndecodableError(f"its Avro schema is wrong: {type(error).__name__}: {error}") from error
         self._schema = schema
         is_safe = not measured.is_recursive and measured.depth <= MAX_DEPTH
-        self._max_bytes = max(1024, int((MAX_VALUES - measured.values) / max(1.0, measured.values_per_byte)))
+        weight = measured.values_per_byte * max(1.0, measured.longest_name / SHORT_CHARACTERS)
+        self._max_bytes = max(1024, int((MAX_VALUES - measured.values) / weight))
         self._read = cast("Callable[..., Any]", fastavro.schemaless_reader if is_safe else _slow.schemaless_reader)
         top = schema["fields"][0]["type"] if self._is_wrapped else schema
         self.name = str(top["name"]) if isinstance(top, dict) and "name" in top else "avro"
@@ -90,6 +97,8 @@ class AvroDecoder:
         stream = BytesIO(content)
         try:
             value = self._read(stream, self._schema, None)
+        except UndecodableError:
+            raise
         except Exception as error:
             raise UndecodableError(f"it does not fit its Avro schema: {type(error).__name__}: {error}") from error
         if stream.tell() != len(content):
@@ -105,10 +114,11 @@ class _Measure:
     def __init__(self, named: Mapping[str, Any]) -> None:
         self._named = named
         self.is_recursive = False
-        self.depth = self.values = 0
+        self.depth = self.values = self.longest_name = 0
         self.values_per_byte = 1.0
-        """The most of any array or map."""
+        """The most of any array, map, or record that contains itself."""
         self._open: set[str] = set()
+        self._recursive: set[str] = set()
         self._known: dict[str, tuple[int, int, int]] = {}
         """Least bytes, most values beside repetitions, and depth, of each named type."""
 
@@ -138,6 +148,7 @@ class _Measure:
         if name in {"array", "map"}:
             return self._repeated(kind["items"] if name == "array" else kind["values"], is_map=name == "map")
         if name in {"fixed", "enum"}:
+            self.longest_name = max(self.longest_name, *map(len, kind.get("symbols", ())), 0)
             return int(kind.get("size", 1)), 1, 1
         return self._measure(name)
 
@@ -149,6 +160,7 @@ class _Measure:
         if name in self._open:
             # Only a union, an array or a map can end the recursion, and each of them takes a byte for it.
             self.is_recursive = True
+            self._recursive.add(name)
             return 1, 1, 1
         return self._measure(self._named[name])
 
@@ -165,6 +177,10 @@ class _Measure:
             1 + max((depth for _, _, depth in fields), default=0),
         )
         self._known[name] = measured
+        self.longest_name = max(self.longest_name, *(len(field["name"]) for field in record["fields"]), 0)
+        if name in self._recursive:
+            # The content says how often it is there, as with arrays.
+            self._note_repetition(measured[0], measured[1], "a record that contains itself,")
         return measured
 
     def _repeated(self, items: Type, *, is_map: bool) -> tuple[int, int, int]:
@@ -172,14 +188,20 @@ class _Measure:
         least += is_map  # the key's length
         if not least:
             raise UndecodableError("its Avro schema has an array of a type that takes no bytes, which has no bound")
-        if values > MAX_VALUES_PER_BYTE * least:
-            raise UndecodableError(f"its Avro schema has an array in which {least} bytes stand for {values} values")
-        self.values_per_byte = max(self.values_per_byte, values / least)
+        self._note_repetition(least, values, "an array")
         return 1, 1, 1 + depth
+
+    def _note_repetition(self, least: int, values: int, what: str) -> None:
+        if values > MAX_VALUES_PER_BYTE * least:
+            raise UndecodableError(f"its Avro schema has {what} in which {least} bytes stand for {values} values")
+        self.values_per_byte = max(self.values_per_byte, values / max(1, least))
 
 
 def _decimal(data: bytes, schema: Mapping[str, Any], *_: object) -> str:
-    return decimal(int.from_bytes(data, "big", signed=True), int(schema.get("scale", 0)))
+    scale = int(schema.get("scale", 0))
+    if not -MAX_SCALE <= scale <= MAX_SCALE:
+        raise UndecodableError(f"its Avro schema has decimals of {scale} places, the most is {MAX_SCALE}")
+    return decimal(int.from_bytes(data, "big", signed=True), scale)
 
 
 _LOGICAL_TYPES: dict[str, Callable[..., Any]] = {

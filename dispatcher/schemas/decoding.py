@@ -36,6 +36,9 @@ MAX_CONTENT_BYTES = 8 * 1024 * 1024
 
 MAX_REASON_CHARACTERS = 300
 
+MAX_NAME_CHARACTERS = 300
+"""Of a schema's name: each record repeats it."""
+
 MAX_NOTES = 10_000
 """How many notes are kept to be shared by records."""
 
@@ -140,7 +143,7 @@ class RecordDecoder:
             return None, _error(prefix, note, f"{type(error).__name__}: {error}")
 
     def _note(self, prefix: str, schema: SchemaKey, decoder: Decoder) -> bytes:
-        described = {"type": decoder.kind, "name": decoder.name}
+        described = {"type": decoder.kind, "name": decoder.name[:MAX_NAME_CHARACTERS]}
         note = b',"%bschema":{"id":%b,%b}' % (prefix.encode(), _id(schema), orjson.dumps(described)[1:-1])
         if len(self._notes) >= MAX_NOTES:
             self._notes.clear()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +25,9 @@ COMPILE_SECONDS = 20.0
 
 MAX_VALUES = 1_000_000
 """Values in one message: two bytes can stand for a message with a thousand fields."""
+
+SHORT_CHARACTERS = 256
+"""Longer names of fields and values of enums count as several values: each value repeats its name as JSON."""
 
 MAX_IMPORT_DEPTH = 50
 
@@ -58,8 +61,12 @@ class ProtobufDecoder:
 
     def __init__(self, text: str, references: Mapping[str, str] | None = None) -> None:
         self._pool = descriptor_pool.DescriptorPool()
+        files = _files(text, references or {})
+        longest = max((len(name) for file in files for name in _names((file,))), default=0)
+        self._weight = max(1.0, longest / SHORT_CHARACTERS)
+        """How many values one counts as."""
         try:
-            for file in _files(text, references or {}):
+            for file in files:
                 self._pool.Add(file)
         except TypeError as error:
             raise UndecodableError(f"its Protobuf file is wrong: {error}") from error
@@ -89,7 +96,9 @@ class ProtobufDecoder:
             message.ParseFromString(content if indexes else content[used:])
         except (DecodeError, UnicodeDecodeError) as error:
             raise UndecodableError(f"it does not fit its Protobuf message: {error}") from error
-        return json_of(_Writer(self._pool).value_of(message), int64_strings=int64_strings)
+        return json_of(
+            _Writer(self._pool, int(MAX_VALUES / self._weight)).value_of(message), int64_strings=int64_strings
+        )
 
     def _descriptor(self, path: Sequence[int]) -> Descriptor:
         among, found = self._messages, None
@@ -111,8 +120,9 @@ class _Writer:
     The library's own `json_format` would make strings of all 64-bit integers.
     """
 
-    def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
+    def __init__(self, pool: descriptor_pool.DescriptorPool, max_values: int) -> None:
         self._pool = pool
+        self._max_values = max_values
         self._values = 0
 
     def value_of(self, message: Message) -> Any:
@@ -134,8 +144,8 @@ class _Writer:
             self._values += 1
             if not field.has_presence or message.HasField(field.name):
                 fields[field.name] = self._field(field, getattr(message, field.name))
-        if self._values > MAX_VALUES:
-            raise UndecodableError(f"its Protobuf message has more than {MAX_VALUES} values")
+        if self._values > self._max_values:
+            raise UndecodableError(f"its Protobuf message has more than {self._max_values} values")
         return fields
 
     def _field(self, field: Any, value: Any) -> Any:
@@ -160,6 +170,17 @@ class _Writer:
 
 def _map_key(key: object) -> str:
     return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _names(holders: Iterable[Any]) -> Iterator[str]:
+    """The names of all fields and values of enums in files or messages."""
+    for holder in holders:
+        yield from (value.name for kind in holder.enum_type for value in kind.value)
+        if isinstance(holder, descriptor_pb2.DescriptorProto):
+            yield from (field.name for field in holder.field)
+            yield from _names(holder.nested_type)
+        else:
+            yield from _names(holder.message_type)
 
 
 def _files(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.FileDescriptorProto]:

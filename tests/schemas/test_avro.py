@@ -162,6 +162,41 @@ def test_schemas_that_may_harm_are_refused(schema: Any, reason: str) -> None:
         decoder(schema)
 
 
+def test_records_that_contain_themselves_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content says how many there are, and each holds all of its fields."""
+    branches = [{"name": name, "type": ["null", "A"]} for name in "lr"]
+    fields = [{"name": f"f{n}", "type": "null"} for n in range(90)]
+    with pytest.raises(UndecodableError, match="a record that contains itself, in which 2 bytes stand for"):
+        decoder({"type": "record", "name": "A", "fields": fields + branches})
+    monkeypatch.setattr(avro, "MAX_VALUES", 8_000)
+    made = decoder({"type": "record", "name": "A", "fields": fields[:10] + branches})
+    content = b"\x02\x00" * 700 + b"\x00\x00"
+    with pytest.raises(UndecodableError, match="may hold more than 8000 values"):
+        made.decode(content)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        {"type": "enum", "name": "E", "symbols": ["A" * 1_000_000]},
+        {"type": "record", "name": "R", "fields": [{"name": "A" * 1_000_000, "type": "int"}]},
+    ],
+)
+def test_long_names_count_as_many_values(items: Any) -> None:
+    """As JSON a byte would become a million."""
+    value: Any = ["A" * 1_000_000 if items["type"] == "enum" else {"A" * 1_000_000: 0}] * 1_100
+    schema = {"type": "array", "items": items}
+    with pytest.raises(UndecodableError, match="may hold more than"):
+        decoder(schema).decode(written(schema, value))
+
+
+@pytest.mark.parametrize("scale", [257, 2**40])
+def test_decimals_with_very_many_places_are_refused(scale: int) -> None:
+    """All of them would be written."""
+    with pytest.raises(UndecodableError, match=f"^its Avro schema has decimals of {scale} places"):
+        decoder(logical("bytes", "decimal", precision=scale, scale=scale)).decode(b"\x02\x01")
+
+
 def test_a_schema_with_exponentially_many_values_is_refused() -> None:
     """Each record holds the one before ten times."""
     schema: Any = {"type": "record", "name": "R0", "fields": [{"name": "a", "type": "null"}]}

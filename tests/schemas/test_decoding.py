@@ -103,6 +103,14 @@ def test_each_value_is_decoded_with_its_own_schema() -> None:
     assert (made.statistics().decoded, made.statistics().undecoded) == ({"orders": 3}, {"orders": 0})
 
 
+def test_long_names_of_schemas_are_cut() -> None:
+    """Each record repeats the name."""
+    known = Known()
+    known.known[JSON] = JsonDecoder('{"title": "%s"}' % ("J" * 1_000_000))
+    (found,) = members(decoder(known).decode("orders", records(framed(JSON, b"1"))))
+    assert found["schema"]["name"] == "J" * 300
+
+
 def test_large_integers_are_strings_where_the_topic_says_so() -> None:
     """Those beyond 2^53 only."""
     value = framed(LONG, ENCODED_LARGE)

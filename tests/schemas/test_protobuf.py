@@ -186,6 +186,20 @@ def test_a_message_with_too_many_values_is_refused(shop: ProtobufDecoder, monkey
         shop.decode(ORDER_INDEXES + b"\x32\x00" * 50)
 
 
+@pytest.mark.parametrize("item", [b"\x10\x00", b"\x0a\x00"])
+def test_long_names_count_as_many_values(item: bytes) -> None:
+    """As JSON two bytes would become 60,000."""
+    name = "a" * 60_000
+    text = f"""
+        syntax = "proto3";
+        message R {{ repeated M m = 1; repeated E e = 2; message M {{ int32 {name} = 1; }} enum E {{ {name}s = 0; }} }}
+    """
+    made = ProtobufDecoder(text)
+    assert len(made.decode(b"\x00" + item * 100)) > 100 * len(name)
+    with pytest.raises(UndecodableError, match="more than 4266 values"):
+        made.decode(b"\x00" + item * 5000)
+
+
 @pytest.mark.parametrize(
     ("text", "references", "reason"),
     [
