@@ -94,9 +94,10 @@ class ExpiryWatch:
 
     def oldest(self, partition: TopicPartition) -> Waiting | None:
         """The oldest record of a partition that waits, in memory or in Kafka, if that is known."""
-        peeked = self._peeked.get(partition)
-        if peeked is not None and self._waits_in_kafka(partition, peeked.offset):
-            return peeked
+        if self._is_in_kafka(partition):
+            # What memory has comes after it, and is younger: it would say that nothing is near its end.
+            peeked = self._peeked.get(partition)
+            return peeked if peeked is not None and peeked.offset == self._next_offset(partition) else None
         return oldest(self._history.waiting_of(partition))
 
     def outlook(self, partition: TopicPartition) -> Outlook:

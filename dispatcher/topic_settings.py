@@ -76,6 +76,11 @@ class TopicSettings(BaseModel):
         return frozenset(topic for topic, table in self.topic_tables.items() if table.commit_on == "acked")
 
     @property
+    def put_aside_topics(self) -> frozenset[str]:
+        """Topics of which records are skipped or dead-lettered when their deadline passes."""
+        return frozenset(topic for topic, table in self.topic_tables.items() if table.on_deadline != "log")
+
+    @property
     def decoded_topics(self) -> frozenset[str]:
         """The topics whose records are decoded."""
         return frozenset(topic for topic, table in self.topic_tables.items() if table.decode != "none")

@@ -60,6 +60,7 @@ class Settlement:
         self._feeds = feeds
         self._on_dispatched = on_dispatched
         self._acked_topics = settings.acked_topics
+        self._put_aside_topics = settings.put_aside_topics
         self.parking = Parking(settings, history.parked, on_dispatched, lambda topic: self.feeds_changed([topic]))
         self._changed: set[str] = set()
         self._wake_up = trio.Event()
@@ -149,8 +150,10 @@ class Settlement:
         """Park the oldest records of a topic that wait: only observers are present, and memory is full.
 
         They are read again for the first subscriber that counts. What comes after a gap waits with it, because a gap is
-        nowhere but in memory.
+        nowhere but in memory. What is parked has no deadline, so nothing is where a deadline puts records aside.
         """
+        if topic in self._put_aside_topics:
+            return
         left, closed = PARKED_RECORDS, set()
         for entry in self._history.waiting_entries(topic):
             partition = entry.batch.partition

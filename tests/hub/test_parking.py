@@ -308,6 +308,26 @@ async def test_observers_go_on_when_nobody_takes_and_memory_is_full(nursery: tri
     assert (parked(bench), bench.hub.history.waiting_bytes) == ({}, 0)
 
 
+@pytest.mark.parametrize("action", ["skip", "dead-letter"])
+async def test_to_look_keeps_no_record_from_its_deadline(nursery: trio.Nursery, action: str) -> None:
+    """What is parked has no deadline, so what waits stays in memory, where it is looked at."""
+    bench = KeyedBench(
+        **SMALL,
+        topics=["assets"],
+        topic_tables={"assets": {"undelivered_deadline_seconds": 1, "on_deadline": action}},
+        idle_leave_seconds=0,
+    )
+    nursery.start_soon(bench.hub.run)
+    observer = await connect(nursery, bench, OBSERVING)
+    for _ in range(6):
+        bench.publish_keys("a", "b")
+    bench.hub.park_observed()
+    await settle()
+    assert len(observer.values) == 12
+    assert parked(bench) == {}
+    assert bench.hub.history.statistics().waiting_records == 12
+
+
 async def test_what_is_observed_waits_in_memory_while_somebody_takes_or_a_gap_waits(nursery: trio.Nursery) -> None:
     """A subscriber that counts takes in its own time; a gap is nowhere but in memory, and precedes what follows it."""
     bench = KeyedBench(**SMALL)
