@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -116,7 +117,7 @@ def main(  # noqa: PLR0917 - click passes names
             results = RESULTS / f"seed-{number}-{chosen}"
             began, used = time.monotonic(), time.process_time()
             arguments = (cluster, number, minutes * 60, chosen, tell, advance, results, readers, rate, kinds, begin)
-            outcome = trio.run(run_chaos, *arguments)
+            outcome = trio.run(partial(run_chaos, mixed=True), *arguments)
             used_cores = (time.process_time() - used) / (time.monotonic() - began)
         show(outcome, console)
         console.print(f"Readers and auditor took {used_cores:.2f} cores.")

@@ -27,9 +27,13 @@ class Crowd:
         fleet: The replicas that they go to.
         topic: What they read.
         seed: Of all that they do.
+        draw: Makes the habits of one that comes and goes.
     """
 
-    def __init__(self, fleet: Fleet, topic: str, seed: int) -> None:
+    def __init__(
+        self, fleet: Fleet, topic: str, seed: int, draw: Callable[[random.Random], Habits] = draw_habits
+    ) -> None:
+        self._draw = draw
         self.judge = Judge()
         self._fleet = fleet
         self._topic = topic
@@ -90,7 +94,7 @@ class Crowd:
                 nursery.cancel_scope.cancel()
             for n in range(number):
                 chance = random.Random(f"{self._seed} {n}")  # noqa: S311 - it has to be repeatable
-                nursery.start_soon(self._reader(f"reader {n}", self._replicas, draw_habits(chance), chance, began).run)
+                nursery.start_soon(self._reader(f"reader {n}", self._replicas, self._draw(chance), chance, began).run)
             for n in range(slots):
                 chance = random.Random(f"{self._seed} steady {n}")  # noqa: S311 - the same
                 name, where = f"steady reader {n}", _At(self._fleet, n)

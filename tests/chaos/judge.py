@@ -11,6 +11,9 @@ How it judges:
   may start over after any state, if another connection has seen the partition leave that replica meanwhile.
 * The first record of a partition that an id named is at most the one behind the named offset; earlier ones may come,
   since what nobody was dispatched comes in any case. An id never names what its connection has not seen.
+* Of a stream of the whole topic the partitions listed are those that the replica has or follows. When a followed one
+  comes to the replica, what the group has not committed may be sent again (docs/guarantees.md): it is counted, and
+  what comes after it goes on exactly where the run was.
 """
 
 from collections import Counter
@@ -50,6 +53,12 @@ class Verdict:
     """Announced ones."""
     unseen: int
     """Times that a partition was away and a reader could not tell: it was told of one state with the partition."""
+    whole: int
+    """Connections with the whole topic."""
+    observing: int
+    """Connections of observers."""
+    again: int
+    """Records of the whole topic that a connection, or its id, had already."""
     strays: int
     """Runs of partitions that the last state did not list."""
     faults: Mapping[Fault, int]
@@ -67,7 +76,9 @@ class Verdict:
         yield "readers' connections", f"{self.connections:,}", True
         yield "cut by the reader", f"{self.cuts:,}", True
         yield "resumed with an id", f"{self.resumes:,} ({self.resumed:,} partitions)", self.resumed > 0
+        yield "with the whole topic, observing", f"{self.whole:,}, {self.observing:,}", True
         yield "records read", f"{self.records:,}", self.records > 0
+        yield "sent again with the whole topic", f"{self.again:,}", True
         yield "gaps announced", f"{self.gaps:,}", True
         yield "partitions away without a word", f"{self.unseen:,}", True
         yield "runs of partitions not listed", f"{self.strays:,}", True
@@ -99,12 +110,23 @@ class Judge:
         self.faults: Counter[Fault] = Counter()
         self.evidence: list[str] = []
 
-    def opened(self, reader: str, process: str, named: Mapping[int, int] | None, at: float) -> "View":
+    def opened(
+        self,
+        reader: str,
+        process: str,
+        named: Mapping[int, int] | None,
+        at: float,
+        *,
+        whole: bool = False,
+        observes: bool = False,
+    ) -> "View":
         """A connection was opened, with an id that names these offsets of partitions, or without one."""
         self.counts["connections"] += 1
+        self.counts["whole"] += whole
+        self.counts["observing"] += observes
         self.counts["resumes"] += named is not None
         self.connected[process] += 1
-        return View(self, reader, process, named or {}, at)
+        return View(self, reader, process, named or {}, at, whole=whole)
 
     def verdict(self) -> Verdict:
         """What is known now."""
@@ -116,6 +138,9 @@ class Judge:
             records=self.counts["records"],
             gaps=self.counts["gaps"],
             unseen=self.counts["unseen"],
+            whole=self.counts["whole"],
+            observing=self.counts["observing"],
+            again=self.counts["again"],
             strays=self.counts["strays"],
             faults=dict(self.faults),
             evidence=tuple(self.evidence),
@@ -125,10 +150,15 @@ class Judge:
 class View:
     """One connection, as its reader sees it; made by `Judge.opened`."""
 
-    def __init__(self, judge: Judge, reader: str, process: str, named: Mapping[int, int], at: float) -> None:
+    def __init__(
+        self, judge: Judge, reader: str, process: str, named: Mapping[int, int], at: float, *, whole: bool
+    ) -> None:
         self._judge = judge
         self._reader = reader
         self._process = process
+        self._whole = whole
+        self._place = f"{process}, the whole" if whole else process
+        """Where partitions leave: a replica may follow what it no longer has."""
         self._named = dict(named)
         self._opened_at = self._at = at
         self._listed: AbstractSet[int] = frozenset()
@@ -150,6 +180,8 @@ class View:
             run.states = self._states
         elif run is None:
             self._begin(partition, offset)
+        elif self._whole and offset < run.next and offset not in run.skipped:
+            self._judge.counts["again"] += 1
         elif run.states < self._states and self._was_away(partition):
             self._judge.counts["unseen"] += 1
             self._runs[partition] = _Run(offset, offset + 1, self._states)
@@ -161,7 +193,7 @@ class View:
         self._states += 1
         self._at = at
         for partition in self._listed - assigned:
-            self._judge.left[self._process, partition] = at
+            self._judge.left[self._place, partition] = at
         for partition in self._listed ^ assigned:
             if (run := self._runs.pop(partition, None)) is not None:
                 self._seen[partition] = run.next - 1
@@ -215,10 +247,14 @@ class View:
                 self._hole(Fault.ACROSS, offset - named - 1, words)
         if partition not in self._listed:
             self._judge.counts["strays"] += 1
-        self._runs[partition] = _Run(offset, offset + 1, self._states)
+        following = offset + 1
+        if self._whole and named is not None and offset <= named:
+            self._judge.counts["again"] += 1
+            following = named + 1
+        self._runs[partition] = _Run(offset, following, self._states)
 
     def _was_away(self, partition: int) -> bool:
-        return self._judge.left.get((self._process, partition), -1.0) >= self._opened_at
+        return self._judge.left.get((self._place, partition), -1.0) >= self._opened_at
 
     def _misplaced(self, run: _Run, partition: int, offset: int) -> None:
         if offset > run.next:

@@ -12,6 +12,7 @@ The mix keeps the process of the readers below one core: parsing and judging cos
 * Three in ten read 1 to 8 kB/s through a receive buffer of 4 KiB, and are always at the end of full sockets. They read
   SSE: of a WebSocket they would see nothing before a whole message has come.
 * One more for each replica is steady: it reads all, never leaves by itself, and sees every state.
+* Of a mixed crowd three in ten have the whole topic, and two in ten observe.
 """
 
 import random
@@ -19,7 +20,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 import trio
@@ -62,6 +63,10 @@ class Habits:
     """0: as the system has it."""
     steady: bool = False
     """Never pauses, never leaves, and goes nowhere else."""
+    whole: bool = False
+    """Asks for the whole topic."""
+    observes: bool = False
+    """Asks for nothing that it is sent to count."""
 
 
 STEADY = Habits("sse", steady=True)
@@ -77,6 +82,16 @@ def draw_habits(chance: random.Random) -> Habits:
         speed = 20_000 * 10 ** chance.random()
         return Habits(transport, speed, chance.choice((0, 0, 64 * 1024, 16 * 1024)))
     return Habits("sse", 1000 * 8 ** chance.random(), SMALL_BUFFER_BYTES)
+
+
+def draw_mixed(chance: random.Random) -> Habits:
+    """One reader of the mix, with one of the scopes, and perhaps an observer."""
+    return replace(draw_habits(chance), whole=chance.random() < 0.3, observes=chance.random() < 0.2)
+
+
+def draw_observer(chance: random.Random) -> Habits:
+    """One reader of the mix that observes, with one of the scopes."""
+    return replace(draw_mixed(chance), observes=True)
 
 
 class Reader:
@@ -157,6 +172,7 @@ class Reader:
 
     def _request(self) -> bytes:
         target, fields = f"?topic={self._topic}", "Host: localhost\r\n"
+        target += "&scope=topic" * self._habits.whole + "&observe=1" * self._habits.observes
         if self._last_id and self._chance.random() < 0.5:
             target += f"&last_event_id={quote(self._last_id)}"
         elif self._last_id:
@@ -171,7 +187,10 @@ class Reader:
         self, process: Process, sock: trio.socket.SocketType, parser: Parser, data: bytes, visit: trio.CancelScope
     ) -> None:
         named = pairs(self._last_id) if self._last_id else None
-        view = self._judge.opened(self._name, process.identity, named, self._now())
+        habits = self._habits
+        view = self._judge.opened(
+            self._name, process.identity, named, self._now(), whole=habits.whole, observes=habits.observes
+        )
         try:
             await self._read(sock, parser, data, view)
         except FrameError as error:
@@ -207,7 +226,8 @@ class Reader:
         """Tell the judge what is no record; returns what the replica wants to hear."""
         payload = control.payload
         if control.kind == "state":
-            view.state(frozenset(payload["assigned"].get(self._topic, ())), self._now())
+            listed = (payload[member].get(self._topic, ()) for member in ("assigned", "followed"))
+            view.state(frozenset().union(*listed), self._now())
         elif control.kind == "gap":
             view.gap(payload["partition"], payload["from"], payload["to"], payload["reason"])
         elif control.kind == CLOSE:

@@ -26,6 +26,9 @@ from tests.chaos.crowd import Crowd, watch_memory
 from tests.chaos.judge import Verdict
 from tests.chaos.leftovers import Leftovers, look
 from tests.chaos.memory import Memory
+from tests.chaos.observed import PARTITIONS as OBSERVED_PARTITIONS
+from tests.chaos.observed import Observed
+from tests.chaos.readers import draw_habits, draw_mixed
 from tests.chaos.schedule import ASIDE, OF_SUBSCRIBERS, PLANNED, Event, Kind, schedule
 from tests.chaos.stage import Happened, Life, Stage
 from tests.chaos.trials import Trials
@@ -85,6 +88,7 @@ class Outcome:
     not_replayed: tuple[str, ...]
     """Healthy partitions whose replay did not end while another had no leader, in words."""
     abuse: Abuse
+    observed: Observed
     leftovers: Leftovers
     unexcused: tuple[str, ...]
     """Repeats that no fault excuses, in words."""
@@ -104,6 +108,7 @@ class Outcome:
             yield from books.evidence
         yield from self.not_replayed
         yield from self.abuse.faults
+        yield from self.observed.evidence
 
     def rows(self) -> Iterator[tuple[str, str, bool]]:
         """Name, value, and whether it is as it should be: of everything that was looked at."""
@@ -120,6 +125,7 @@ class Outcome:
                 not self.not_replayed,
             )
         yield from self.abuse.rows()
+        yield from self.observed.rows()
         yield from self.leftovers.rows()
 
 
@@ -136,6 +142,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
     kinds: AbstractSet[Kind] = frozenset(Kind),
     reset: str = "earliest",
     code: str = "",
+    mixed: bool = False,
 ) -> Outcome:
     """Go through the schedule of a seed.
 
@@ -153,6 +160,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
         kinds: What may happen.
         reset: The replicas' ``auto.offset.reset``: no promise depends on it.
         code: Python that each replica runs first, to put a fault in.
+        mixed: Whether some readers have the whole topic and some observe, and a topic has observers alone.
     """
     topic = cluster.create_topic(f"chaos-{seed}-{protocol}", PARTITIONS)
     group = f"group-{topic}"
@@ -160,6 +168,9 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
     audited = min(rate, RATE) if readers else rate
     if readers:
         others[cluster.create_topic(f"{topic}-readers", PARTITIONS)] = PARTITIONS
+    if readers and mixed:
+        others[cluster.create_topic(f"{topic}-observed", OBSERVED_PARTITIONS)] = OBSERVED_PARTITIONS
+    observed = Observed(cluster.bootstrap_servers, f"group-{topic}", f"{topic}-observed")
     abuse = Abuse(f"{topic}-abused")
     if kinds & {Kind.REQUESTS, Kind.SOCKETS}:
         others[cluster.create_topic(f"{topic}-abused", ABUSED_PARTITIONS)] = ABUSED_PARTITIONS
@@ -184,11 +195,13 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
             nursery.start_soon(auditor.run)
             await trials.begin()
             clients.start_soon(trials.run, fleet, REPLICAS + 1)
-            crowd = Crowd(fleet, f"{topic}-readers", seed)
+            crowd = Crowd(fleet, f"{topic}-readers", seed, draw_mixed if mixed else draw_habits)
             nursery.start_soon(watch_memory, memory, fleet, crowd.judge)
             if readers:
                 clients.start_soon(crowd.run, readers, REPLICAS + 1)
                 clients.start_soon(crowd.produce, servers, PARTITIONS, rate, VALUE_BYTES)
+            if f"{topic}-observed" in others:
+                clients.start_soon(observed.run, fleet, seed)
             fed = Crowd(fleet, f"{topic}-abused", seed)
             if f"{topic}-abused" in others:
                 clients.start_soon(fed.produce, servers, ABUSED_PARTITIONS, ABUSED_RATE, VALUE_BYTES)
@@ -203,12 +216,14 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
             tell("all is over: the last records")
             crowd.quiet()
             fed.quiet()
+            observed.quiet()
             report = await auditor.settle()
             await trials.settle()
             tell("all clients leave")
             clients.cancel_scope.cancel()
             write = partial(topics.fill, servers, topic, range(PARTITIONS), 10, "nobody")
             leftovers = await look(fleet, write)
+            await observed.settle()
             attribution = _attribution(topic, auditor, fleet, stage)
             nursery.cancel_scope.cancel()
     late = tuple(step for step in report.backwards if attribution.is_late(step))
@@ -229,6 +244,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
         books=tuple(trials.books.values()),
         not_replayed=tuple(trials.not_replayed),
         abuse=abuse,
+        observed=observed,
         leftovers=leftovers,
         unexcused=tuple(attribution.evidence),
     )

@@ -263,3 +263,43 @@ def test_a_connection_that_breaks_its_protocol() -> None:
     view.broken("masked, as no server may")
     assert faults(judge) == {Fault.PROTOCOL: 1}
     assert "masked" in judge.evidence[0]
+
+
+def test_the_whole_topic_goes_on_exactly_after_what_is_sent_again() -> None:
+    """What a connection or its id has had may come again, and is counted; a hole after it is one as before."""
+    judge = Judge()
+    view = judge.opened("r", "a", {1: 6}, 1.0, whole=True)
+    view.state({0, 1}, 1.0)
+    receive(view, 4, 5, 3, 4, 5, 6)
+    for offset in (5, 6, 7, 8):
+        view.record(1, offset)
+    assert faults(judge) == {}
+    assert (judge.verdict().again, judge.verdict().whole) == (5, 1)
+    view.record(1, 10)
+    receive(view, 2, 8)
+    assert faults(judge) == {Fault.LEFT_OUT: 2, Fault.UNANNOUNCED: 2}
+    view.closed({0: 9, 1: 10}, cut=True)
+    assert faults(judge) == {Fault.LEFT_OUT: 2, Fault.UNANNOUNCED: 3, Fault.ACROSS: 1}
+
+
+def test_a_partition_that_leaves_a_replica_excuses_nothing_of_the_whole_topic() -> None:
+    """It is followed from then on: streams of the whole topic see no difference."""
+    judge = Judge()
+    view = judge.opened("r", "a", None, 1.0, whole=True)
+    view.state({0}, 1.0)
+    receive(view, 0)
+    other = view_of(judge)
+    other.state({1}, 2.0)
+    view.state({0}, 3.0)
+    receive(view, 2)
+    assert faults(judge) == {Fault.LEFT_OUT: 1, Fault.UNANNOUNCED: 1}
+
+
+def test_observers_are_counted() -> None:
+    """And judged as everybody is."""
+    judge = Judge()
+    view = judge.opened("r", "a", None, 1.0, observes=True)
+    view.state({0}, 1.0)
+    receive(view, 0, 2)
+    assert judge.verdict().observing == 1
+    assert faults(judge) == {Fault.LEFT_OUT: 1, Fault.UNANNOUNCED: 1}
