@@ -132,7 +132,7 @@ class Parking:
 
     def starts(self, feed: Feed) -> Mapping[TopicPartition, int]:
         """Where a new subscriber begins, if before its time it may find what it wants parked."""
-        return {} if not self.ranges or feed in self._seen else self.ranges.starts(feed.topics)
+        return {} if not self.ranges or feed in self._seen else self.ranges.starts(feed.counted)
 
     def has_looked(self, feed: Feed) -> None:
         """A subscriber that began at what was parked has caught up."""

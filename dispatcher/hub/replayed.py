@@ -83,7 +83,7 @@ class Replayed:
             ]
         parked, read_to = self._history.parked, {tp: one.first for tp, one in lookup.ranges.items()}
         if parked and self._feed.counts:
-            self._parked_reads += gap_reads(parked, gaps)
+            self._parked_reads += gap_reads(parked, [gap for gap in gaps if self._feed.counts_for(gap.partition.topic)])
         for batch, seen in batches:
             # After the records that precede it: a gap moves clients past its last offset.
             before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]

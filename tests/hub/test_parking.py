@@ -270,6 +270,32 @@ async def test_expired_records_are_parked_no_more_once_a_gap_says_so(
     assert bench.ranges == {ONE: set(range(60))}
 
 
+async def test_whoever_observes_a_topic_beside_others_takes_nothing_of_what_is_parked(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts for another topic. It begins now, and a gap that it is sent lets no commit pass."""
+    bench = KeyedBench(**SMALL, topics=["assets", "orders"], topic_tables={"assets": {"commit_on": "acked"}})
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, OBSERVING)
+    for _ in range(30):
+        bench.publish_keys("a", "b")
+        bench.hub.park_observed()
+        await settle()
+    assert parked(bench) == {"ranges": 1, "offsets": 60, "first": 0, "observed": 1}
+    both = frozenset({"assets", "orders"})
+    beside = feed_of(SSE_VALUE, both, observed=frozenset({"assets"}))
+    assert (await connect(nursery, bench, beside)).values == []
+
+    async def expired(_ranges: Any, _max_bytes: int, _client: Any = None) -> Chunk:
+        return Chunk((), {ONE: 60}, [Gap(ONE, 1, 59, "expired")])
+
+    monkeypatch.setattr(bench.replays, "read", expired)
+    resumed = await connect(nursery, bench, beside, {ONE: 0})
+    assert b"expired" in b"".join(resumed.writes)
+    assert bench.ranges == {}
+    assert parked(bench)["offsets"] == 60
+
+
 async def test_observers_park_nothing_and_take_nothing(nursery: trio.Nursery, bench: KeyedBench) -> None:
     """Looking is not consuming."""
     some = wanting("a")
