@@ -147,7 +147,14 @@ class Member:
             nursery.start_soon(self._look)
             while not self._is_stopping():
                 began = trio.current_time()
-                await self._live(up)
+                try:
+                    process, channel, orders = await self._start()
+                except (OSError, RuntimeError) as error:
+                    # Out of descriptors, memory, processes or threads: the others serve, and later there may be some.
+                    log.error("worker cannot be started", worker=self.name, reason=str(error))  # noqa: TRY400
+                    self.exit_code, self.has_served = None, False
+                else:
+                    await self._live(process, channel, orders, up)
                 ended(self)
                 if self._is_stopping():
                     break
@@ -201,18 +208,9 @@ class Member:
             send.close()
             receive.close()
 
-    async def _live(self, up: Callable[[], None]) -> None:
-        """One process, from its start to its end."""
-        ours, theirs = socket.socketpair()
-        descriptors = tuple(sock.fileno() for sock in self._sockets)
-        orders = Orders(self.name, self.settings, descriptors, theirs.fileno(), is_embedded=self._look_up is not None)
-        with theirs:
-            try:
-                process = await self._start(*descriptors, theirs.fileno())
-            except BaseException:
-                ours.close()
-                raise
-        self._life = life = _Life(process, Channel(ours))
+    async def _live(self, process: trio.Process, channel: Channel, orders: Orders, up: Callable[[], None]) -> None:
+        """One process, to its end."""
+        self._life = life = _Life(process, channel)
         log.info("worker started", worker=self.name, pid=process.pid)
         try:
             async with trio.open_nursery() as nursery:
@@ -233,7 +231,24 @@ class Member:
                 await process.wait()
                 await _stdin(process).aclose()
 
-    async def _start(self, *descriptors: int) -> trio.Process:
+    async def _start(self) -> tuple[trio.Process, Channel, Orders]:
+        """A process, our end of its channel, and what it has to be given.
+
+        Raises:
+            OSError, RuntimeError: it cannot be started now.
+        """
+        ours, theirs = socket.socketpair()
+        sockets = tuple(sock.fileno() for sock in self._sockets)
+        orders = Orders(self.name, self.settings, sockets, theirs.fileno(), is_embedded=self._look_up is not None)
+        with theirs:
+            try:
+                process = await self._open((*sockets, theirs.fileno()))
+            except BaseException:
+                ours.close()
+                raise
+        return process, Channel(ours), orders
+
+    async def _open(self, descriptors: Sequence[int]) -> trio.Process:
         path_separator = "\n"
         return await trio.lowlevel.open_process(
             [sys.executable, "-P", "-c", START_CODE, f"worker-{self.name}", path_separator.join(sys.path)],

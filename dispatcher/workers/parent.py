@@ -164,7 +164,7 @@ class _Parent:
         code = member.exit_code
         if self._stopping.is_set():
             # One that was stopped before it served has had nothing to put in order.
-            if code not in {0, -signal.SIGTERM, -signal.SIGKILL} or (code != 0 and member.has_served):
+            if code not in {None, 0, -signal.SIGTERM, -signal.SIGKILL} or (code != 0 and member.has_served):
                 log.error("worker ended in disorder", worker=member.name, reason=describe(code))
                 self._exit_code = self._exit_code or 1
         elif not any(one.has_been_up for one in self._members):

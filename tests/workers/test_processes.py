@@ -1,6 +1,7 @@
 """Real workers on real sockets, without a broker: how they start, are watched, and end."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -147,6 +148,23 @@ def test_a_worker_that_is_killed_comes_back_and_nobody_waits_for_it(running: Rep
     assert after["1"] != before["1"]
     assert after["2"] == before["2"]
     assert [line["reason"] for line in running.logged("worker ended")] == ["SIGKILL"]
+
+
+def test_a_worker_that_cannot_be_started_ends_nobody(replicas: Start) -> None:
+    """The parent is out of descriptors when it has to start one again: it tries later, and the others go on."""
+    replica = replicas(NOWHERE, "assets", settings=SETTINGS)
+    before = pids(replica)
+    parent = replica.process.pid
+    _, most = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, (3, most))
+    os.kill(before["1"], signal.SIGKILL)
+    wait_until("it was tried", lambda: replica.logged("worker cannot be started"))
+    resource.prlimit(parent, resource.RLIMIT_NOFILE, (most, most))
+    after = pids(replica)
+    assert after["1"] != before["1"]
+    assert after["2"] == before["2"]
+    replica.signal(signal.SIGTERM)
+    assert replica.wait() == 0
 
 
 def test_a_worker_that_hangs_is_ended_and_the_others_serve(replicas: Start) -> None:
