@@ -255,6 +255,12 @@ class AckedResumption(Resumption):
         if self._held:
             next_offsets = _first_offsets(self._held)
             self._held.clear()
+            # It would count with the next write, though nobody was sent it.
+            self._replayed_ranges = [
+                (tp, first, last)
+                for tp, first, end in self._replayed_ranges
+                if first < (last := min(end, next_offsets.get(tp, end)))
+            ]
             self._catch_up.go_back(next_offsets)
 
 

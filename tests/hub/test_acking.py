@@ -341,6 +341,35 @@ async def test_a_replay_keeps_to_the_window(make: Make) -> None:
     assert bench.hub.statistics().acking.passed_over == 0
 
 
+async def test_what_is_held_and_given_back_does_not_count_as_sent(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A followed partition is replayed when another one leaves: what there was no room for is looked up again."""
+    bench = make(topic_tables={}, history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
+    counted: set[int] = set()
+    monkeypatch.setattr(bench.hub, "_on_replayed", lambda _partition, first, end: counted.update(range(first, end)))
+    bench.hub.unassigned([TWO])
+    bench.replays.log += [(TWO, Record(offset, None, None, b"x", ())) for offset in range(12)]
+    bench.hub.reached(ONE, 0)
+    bench.hub.followed.follow(TWO, 12)
+    bench.hub.expect({"assets": 2})
+    feed = feed_of(WEBSOCKET, TOPICS, acks=True, whole=True)
+    acker = Acker(bench, 4, feed=feed, position={ONE: -1, TWO: -1})
+    await settle()
+    assert acker.offsets == [0, 1, 2, 3]
+    bench.hub.unassigned([ONE])
+    await settle()
+    for at in (3, 7):
+        assert counted <= set(acker.offsets), "those that wait for room were sent to nobody"
+        await acker.ack(p1=at)
+    bench.hub.assigned([ONE])
+    bench.hub.reached(ONE, 0)
+    await settle()
+    assert counted <= set(acker.offsets)
+    while acker.offsets[-1] < 11:
+        await acker.ack(p1=acker.offsets[-1])
+    assert acker.offsets == list(range(12))
+    assert counted == set(range(12))
+
+
 async def test_silence_ends_the_stream(
     make: Make,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
