@@ -35,7 +35,7 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"], work
     if worker:
         shared.append(partial(_add_worker, worker))
     rendering: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [_escape, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
@@ -70,6 +70,16 @@ def _add_worker(
     worker: str, _logger: Any, _method: str, line: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     line.setdefault("worker", worker)
+    return line
+
+
+def _escape(_logger: Any, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What clients and brokers say must not move a terminal's cursor or turn its text around; JSON escapes it."""
+    for name, value in line.items():
+        if isinstance(value, str) and not value.isprintable():
+            line[name] = "".join(
+                [one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in value]
+            )
     return line
 
 

@@ -165,6 +165,20 @@ def test_a_client_cannot_fill_the_log(replicas: Callable[..., Replica]) -> None:
     assert "Traceback" not in replica.log
 
 
+def test_what_a_client_says_moves_no_cursor_of_a_terminal(tmp_path: Path) -> None:
+    """A refused path can hold any character, and the log for people shows which."""
+    with (tmp_path / "log").open("wb") as log:
+        process, port = start(log.fileno(), "--log-format", "console")
+    try:
+        path = "/%1b]0;title%07%e2%80%aeevents%c3%a9"
+        refused = httpx2.get(f"http://127.0.0.1:{port}{path}", headers={"Host": "elsewhere.example"})
+        assert refused.status_code == 421
+    finally:
+        process.terminate()
+        process.wait()
+    assert r"/\x1b]0;title\x07\u202eeventsé" in (tmp_path / "log").read_text()
+
+
 def test_a_replica_without_standard_error() -> None:
     """``serve 2>&-`` serves."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
