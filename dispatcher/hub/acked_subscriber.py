@@ -24,7 +24,7 @@ from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
 from dispatcher.sansio.acknowledgements import Acknowledgements
-from dispatcher.sansio.entries import EncodedEntry, Round
+from dispatcher.sansio.entries import EncodedEntry, Round, covered
 from dispatcher.sansio.ownership import OffsetRange
 from dispatcher.sansio.records import TopicPartition
 
@@ -151,7 +151,14 @@ class AckedSubscriber(Subscriber):
             yield from super().under_way(partition)
         elif self.feed.counts_for(partition.topic):
             for delivery in self.acks.outstanding(partition):
-                yield delivery.offset_at(delivery.begin), delivery.last + 1
+                if self.feed.wanted is None:
+                    yield delivery.offset_at(delivery.begin), delivery.last + 1
+                elif delivery.entry is None:
+                    yield from ((n, n + 1) for n in map(delivery.offset_at, range(delivery.begin, delivery.end)))
+                else:
+                    # What its filter has left out between them was not sent.
+                    indexes = delivery.indexes[delivery.begin : delivery.end]
+                    yield from covered(delivery.entry.batch, indexes, delivery.records)
 
     def end(self, goodbye: Goodbye) -> None:
         """Say goodbye; one that asks the client to return waits for what is outstanding for a moment."""

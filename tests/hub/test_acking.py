@@ -17,6 +17,7 @@ from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.goodbyes import Goodbye, restart
 from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
@@ -368,6 +369,29 @@ async def test_what_is_held_and_given_back_does_not_count_as_sent(make: Make, mo
         await acker.ack(p1=acker.offsets[-1])
     assert acker.offsets == list(range(12))
     assert counted == set(range(12))
+
+
+async def test_what_a_filter_left_out_is_not_under_way_when_a_partition_becomes_owned(make: Make) -> None:
+    """Acknowledgements are awaited of what it was sent; the records between them go to a reader that stands after."""
+    bench = make()
+    bench.hub.unassigned([TWO])
+    bench.hub.reached(ONE, 0)
+    bench.hub.followed.follow(TWO, 0)
+    bench.hub.expect({"assets": 2})
+    bench.batch(4, TWO, epoch=0)
+    even = feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "0"}}), acks=True, whole=True)
+    everything = feed_of(WEBSOCKET, TOPICS, acks=True, whole=True)
+    chosen = Acker(bench, 10, feed=even, position={ONE: -1, TWO: -1})
+    after = Acker(bench, 10, feed=everything, position={ONE: -1, TWO: 3})
+    await settle()
+    assert (chosen.offsets, after.offsets) == ([0, 2], [])
+    bench.hub.assigned([TWO])
+    bench.hub.followed.own(TWO, 5, HandOver(0, []))
+    await settle()
+    assert after.offsets == [1, 2, 3]
+    await chosen.ack(p1=2)
+    await after.ack(p1=3)
+    assert bench.done(TWO) == [0, 1, 2, 3]
 
 
 async def test_silence_ends_the_stream(
