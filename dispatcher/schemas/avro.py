@@ -39,6 +39,8 @@ MAX_SCALE = 256
 
 _PRIMITIVE_BYTES = {"null": 0, "boolean": 1, "int": 1, "long": 1, "float": 4, "double": 8, "bytes": 1, "string": 1}
 
+_MARKS = {"__fastavro_parsed", "__named_schemas"}
+
 _WRAPPER = "DispatcherValue"
 """A record around what is none: fastavro keeps what a schema refers to with records alone, and a record takes no
 bytes besides those of its fields. Its name has no namespace, which names within it would take on."""
@@ -66,8 +68,8 @@ class AvroDecoder:
         named: dict[str, Any] = {}
         try:
             for reference in references:
-                fastavro.parse_schema(orjson.loads(reference), named)
-            schema = orjson.loads(text)
+                fastavro.parse_schema(_loaded(reference), named)
+            schema = _loaded(text)
             self._is_wrapped = not (isinstance(schema, dict) and schema.get("type") == "record")
             if self._is_wrapped:
                 schema = {"type": "record", "name": _WRAPPER, "fields": [{"name": "value", "type": schema}]}
@@ -106,6 +108,19 @@ class AvroDecoder:
         if self._is_wrapped:
             value = value["value"]
         return json_of(value, int64_strings=int64_strings)
+
+
+def _loaded(text: str) -> Any:
+    """A schema that fastavro checks: it believes one that says that it has been, and with what names mean in it."""
+    return _unmarked(orjson.loads(text))
+
+
+def _unmarked(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_unmarked(branch) for branch in schema]
+    if isinstance(schema, dict):
+        return {name: member for name, member in schema.items() if name not in _MARKS}
+    return schema
 
 
 class _Measure:

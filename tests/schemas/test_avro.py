@@ -144,10 +144,13 @@ def test_deep_schemas_are_read_in_python() -> None:
 NULLS = {"type": "record", "name": "N", "fields": [{"name": f"f{n}", "type": "null"} for n in range(40)]}
 
 
+NO_BOUND = {"type": "array", "items": "null"}
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        ({"type": "array", "items": "null"}, "takes no bytes"),
+        (NO_BOUND, "takes no bytes"),
         ({"type": "array", "items": NULLS}, "takes no bytes"),
         ({"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}}, "takes no bytes"),
         ({"type": "map", "values": NULLS}, "bytes stand for"),
@@ -195,6 +198,24 @@ def test_decimals_with_very_many_places_are_refused(scale: int) -> None:
     """All of them would be written."""
     with pytest.raises(UndecodableError, match=f"^its Avro schema has decimals of {scale} places"):
         decoder(logical("bytes", "decimal", precision=scale, scale=scale)).decode(b"\x02\x01")
+
+
+@pytest.mark.parametrize("mark", ['"__fastavro_parsed"', r'"\u005f_fastavro_parsed"'])
+def test_a_schema_cannot_say_that_it_was_checked(mark: str) -> None:
+    """The library takes the word of one that it has parsed, and of two types with one name only one is measured."""
+    types = [{"type": "record", "name": "N", "fields": [{"name": "f", "type": kind}]} for kind in ("int", NO_BOUND)]
+    schema = {
+        "type": "record",
+        "name": "A",
+        "fields": [{"name": f"f{n}", "type": kind} for n, kind in enumerate(types)],
+    }
+    text = orjson.dumps({**schema, "mark": True, "__named_schemas": {}}).decode().replace('"mark"', mark)
+    with pytest.raises(UndecodableError, match="redefined named type: N"):
+        AvroDecoder(text)
+    with pytest.raises(UndecodableError, match="redefined named type: N"):
+        AvroDecoder('"A"', (text,))
+    with pytest.raises(UndecodableError, match="redefined named type: N"):
+        AvroDecoder('"A"', (f"[[{text}]]",))
 
 
 def test_a_schema_with_exponentially_many_values_is_refused() -> None:
