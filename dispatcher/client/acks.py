@@ -5,6 +5,7 @@ Rules of this module:
 * The position to resume from is that of the run: what is not in it comes again after a reconnect.
 * A record that comes again is not handed out twice. If it was done, it is acknowledged again; if it was refused and no
   answer came, it is refused again.
+* Of a log that was made again nothing is acknowledged any more: its offsets would name records of the new one.
 * Acknowledgements are cumulative: one task sends the newest, as fast as the connection takes them.
 """
 
@@ -29,6 +30,8 @@ FLUSH_SECONDS = 2.0
 class _Delivered:
     item: Record | Gap | Heartbeat
     is_done: bool
+    is_gone: bool = False
+    """Whether its log is gone."""
 
 
 class Acks:
@@ -68,6 +71,8 @@ class Acks:
 
     def came(self, item: Record | Gap | Heartbeat) -> None:
         """A record, a gap or a position has come for the first time."""
+        if isinstance(item, Gap) and item.reason == "recreated":
+            self._forget(partition_of(item))
         is_record = isinstance(item, Record)
         delivered = _Delivered(item, is_done=not is_record)
         self._order.append(delivered)
@@ -99,13 +104,13 @@ class Acks:
 
     def done(self, record: Record) -> None:
         """A record is done; one that is done already, or was refused, stays as it is."""
-        if _name(record) not in self._refused:
+        if self._is_open(record) and _name(record) not in self._refused:
             self._finish(_name(record))
 
     def refuse(self, record: Record, reason: str) -> None:
         """A record cannot be processed; it is done when the server answers."""
         name = _name(record)
-        if name in self._open:
+        if self._is_open(record):
             self._refused[name] = self._due_refusals[name] = reason
             self._wake_up.set()
 
@@ -135,13 +140,30 @@ class Acks:
             delivered.is_done = True
             self._advance()
 
+    def _is_open(self, record: Record) -> bool:
+        """Whether it is not done yet; a record of a log that is gone may have the name of another one."""
+        delivered = self._open.get(_name(record))
+        return delivered is not None and delivered.item == record
+
+    def _forget(self, partition: TopicPartition) -> None:
+        """The log of a partition is gone, and with it what there was to say of its records."""
+        for delivered in self._order:
+            if isinstance(delivered.item, Record) and partition_of(delivered.item) == partition:
+                delivered.is_done = delivered.is_gone = True
+        for names in (self._open, self._refused, self._due_refusals):
+            for name in [name for name in names if name[0] == partition]:
+                del names[name]
+        self._due.pop(partition, None)
+
     def _advance(self) -> None:
         """Take into the run what is done at the beginning of the order."""
         while self._order and self._order[0].is_done:
-            item = self._order.popleft().item
+            delivered = self._order.popleft()
+            item = delivered.item
             if isinstance(item, Record):
                 self._run.record(item)
-                self._acknowledge(item)
+                if not delivered.is_gone:
+                    self._acknowledge(item)
             elif isinstance(item, Gap):
                 self._run.gap(item)
             else:

@@ -254,7 +254,7 @@ async def test_the_page_works_by_name_over_plain_http(kafka: Kafka, replicas: Ca
     async with staged(kafka, replicas, "0.0.0.0", allowed_hosts="stream.example") as scene:  # noqa: S104
         await scene.write()
         for transport in ("sse", "websocket"):
-            page = await scene.page_at(f"http://stream.example:{scene.replica.port}/?transport={transport}")
+            page = await scene.page_at(f"http://stream.example:{scene.replica.port}/?transport={transport}&observe=0")
             await page.until("document.querySelectorAll('#records > li').length === 1")
             await page.until("document.querySelectorAll('#partitions tbody tr').length === 1")
             assert page.complaints == []
