@@ -155,13 +155,14 @@ async def supervise(
                 root.start_soon(run)
             roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
+            # Before anything listens: whoever hears that the replica is there may stop it.
+            await root.start(_stop_on_signal, pipeline, settings, last_resort, systemd, root.cancel_scope)
             if settings.operations_bind and parent is None:
                 await root.start(for_operators.serve)
             if authentication is not None:
                 root.start_soon(authentication.run)
             await root.start(server.serve)
             _warn_of_any_host(settings)
-            root.start_soon(_stop_on_signal, pipeline, settings, last_resort, systemd, root.cancel_scope)
             reloads: list[Reload] = [server.reload_certificate]
             if settings.admin_token_file:
                 reloads.append(admin_access.reload_admin_token)
@@ -207,8 +208,11 @@ async def _stop_on_signal(
     last_resort: LastResort,
     systemd: Systemd,
     everything: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, last_resort.armed_by_signals():
+        task_status.started()
         number = await anext(signals)
         log.info("stopping", signal=signal.Signals(number).name, shutdown_seconds=settings.shutdown_seconds)
         systemd.stopping()

@@ -101,3 +101,18 @@ def _produce_crash(bootstrap_servers: str, topic: str) -> None:
     producer = Producer({"bootstrap.servers": bootstrap_servers})
     producer.produce(topic, value=b"crash", partition=0)
     assert producer.flush(10) == 0
+
+
+STOP_AT_ONCE = """
+import os, signal
+import dispatcher.supervisor as supervisor
+supervisor._warn_of_any_host = lambda _settings: os.kill(os.getpid(), signal.SIGTERM)
+"""
+"""What is called as soon as the replica listens."""
+
+
+def test_a_stop_as_soon_as_it_listens(replicas: Callable[..., Replica]) -> None:
+    """It exits with 0, as at any later moment."""
+    replica = replicas("127.0.0.1:9", "assets", code=STOP_AT_ONCE)
+    assert replica.wait() == 0
+    assert replica.logged("stopped")
