@@ -3,14 +3,17 @@
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dispatcher.command.safe_text import clean
 from dispatcher.errors import KafkaClientError
 from dispatcher.sansio.redrive import Wanted
 from dispatcher.settings import Settings
@@ -68,11 +71,18 @@ def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, limit: int | N
             except KafkaClientError as error:
                 failed = error
                 break
-    table = Table("topic", "reason", "would be redriven" if dry_run else "redriven", "left", box=None)
-    for topic, reason in sorted(report.redriven | report.left):
-        key = (topic, reason)
-        table.add_row(topic, reason, str(report.redriven[key]), str(report.left[key]))
+    table = table_of(report.redriven, report.left, dry_run=dry_run)
     console.print(table if table.row_count else "No letters are left to redrive.")
     if failed is not None:
-        console.print(f"[bold red]failed:[/] {failed}\nEverything counted as redriven is in its topic. Run it again.")
+        console.print(f"[bold red]failed:[/] {escape(clean(str(failed)))}")
+        console.print("Everything counted as redriven is in its topic. Run it again.")
         sys.exit(EXIT_FAILED)
+
+
+def table_of(redriven: Counter[tuple[str, str]], left: Counter[tuple[str, str]], *, dry_run: bool) -> Table:
+    """What was done, by topic and reason: both are in the letters, and whoever may write those chooses them."""
+    table = Table("topic", "reason", "would be redriven" if dry_run else "redriven", "left", box=None)
+    for key in sorted(redriven | left):
+        topic, reason = (escape(clean(text)) for text in key)
+        table.add_row(topic, reason, str(redriven[key]), str(left[key]))
+    return table
