@@ -24,7 +24,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from testbed.broker import leash
 from testbed.broker.jars import java, kafka_version
-from testbed.patience import seconds
+from testbed.patience import TooLateError, seconds
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -221,7 +221,7 @@ class KafkaCluster:
         replication_factor: int | None = None,
         config: Mapping[str, str] | None = None,
     ) -> str:
-        """Create a topic, replicated on all nodes unless told otherwise; returns its name."""
+        """Create a topic, replicated on all nodes unless told otherwise; returns its name when clients can see it."""
         topic = NewTopic(
             name,
             num_partitions=partitions,
@@ -229,6 +229,12 @@ class KafkaCluster:
             config=dict(config or {}),
         )
         self.admin.create_topics([topic])[name].result(seconds(ADMIN_SECONDS))
+        # The controller knows it at once, the nodes a moment later.
+        deadline = time.monotonic() + seconds(ADMIN_SECONDS)
+        while name not in self.admin.list_topics(timeout=seconds(ADMIN_SECONDS)).topics:
+            if time.monotonic() > deadline:
+                raise TooLateError(f"topic {name} is not known to clients")
+            time.sleep(0.02)
         return name
 
     def delete_topic(self, name: str) -> None:
