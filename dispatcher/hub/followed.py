@@ -13,6 +13,7 @@ from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.registry import Registry
+from dispatcher.hub.statistics import SubscriberState
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ownership import HandOver, OffsetRange
@@ -115,6 +116,8 @@ class FollowedPartitions:
                 self._unsettled[partition] = handed_to
             if handed_to < self._history.end(partition):
                 self._go_back(readers, partition, handed_to)
+            else:
+                self._go_back_from_beyond(readers, partition, handed_to)
         else:
             first = hand_over.counted_to
             next_offsets = []
@@ -160,6 +163,13 @@ class FollowedPartitions:
                 place = unsent[0]
             subscriber.leave_live()
             subscriber.resumption.handed_over(partition, place)
+
+    @staticmethod
+    def _go_back_from_beyond(readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
+        """Send all from there on to those whose id named what was not read here: nobody was sent what comes before."""
+        for subscriber in readers:
+            if subscriber.feed.counts and subscriber.state is not SubscriberState.LIVE:
+                subscriber.resumption.handed_over(partition, offset)
 
     def _wanted_by(self, partition: TopicPartition, offset: int) -> Mapping[Feed, Sequence[int]]:
         """The offsets, from one on, that each feed with filters wants of what waits."""

@@ -11,6 +11,7 @@ from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
@@ -332,3 +333,24 @@ async def test_a_partition_that_leaves_takes_its_selections_with_it(nursery: tri
     await settle()
     assert slow.values in (["0", "2"], []), "the write under way, or none"
     assert entries_of(bench.hub) == []
+
+
+@pytest.mark.parametrize("keys", [(), ("a",)])
+async def test_an_id_beyond_what_was_read_is_sent_all_of_it_when_its_partition_becomes_owned(
+    nursery: trio.Nursery, bench: KeyedBench, keys: tuple[str, ...]
+) -> None:
+    """The partition was followed and not read yet: what comes before the id was sent to nobody."""
+    bench.hub.unassigned([ONE, TWO])
+    records = [Record(n, None, b"a", str(n).encode(), ()) for n in range(8)]
+    bench.replays.log += [(ONE, record) for record in records]
+    for partition in (ONE, TWO):
+        bench.hub.followed.follow(partition, 0)
+    bench.hub.expect({"assets": 2})
+    asked = read_filter({"in": {"key": list(keys)}}) if keys else None
+    reader = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, asked, whole=True), {ONE: 5, TWO: -1})
+    bench.hub.assigned([ONE])
+    bench.hub.followed.own(ONE, 7, HandOver(0, []))
+    bench.hub.publish(Batch(ONE, records, epoch=7, covers_from=0))
+    await settle()
+    assert reader.values == [str(n) for n in range(8)]
+    assert bench.ranges == {ONE: set(range(8))}
