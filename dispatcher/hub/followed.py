@@ -159,6 +159,7 @@ class FollowedPartitions:
                 writes = tuple(subscriber.under_way(partition))
                 unsent = [n for n in wanted.get(feed, ()) if not any(first <= n < end for first, end in writes)]
                 if not unsent:
+                    self._go_back_from_beyond([subscriber], partition, self._history.end(partition))
                     continue
                 place = unsent[0]
             subscriber.leave_live()

@@ -354,3 +354,24 @@ async def test_an_id_beyond_what_was_read_is_sent_all_of_it_when_its_partition_b
     await settle()
     assert reader.values == [str(n) for n in range(8)]
     assert bench.ranges == {ONE: set(range(8))}
+
+
+async def test_a_filter_that_wants_nothing_of_what_was_read_goes_on_where_that_ends(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """Its id named a later offset when the partition became owned: what is between was sent to nobody."""
+    bench.hub.unassigned([ONE, TWO])
+    records = [Record(n, None, b"b" if n < 4 else b"a", str(n).encode(), ()) for n in range(8)]
+    bench.replays.log += [(ONE, record) for record in records]
+    for partition in (ONE, TWO):
+        bench.hub.followed.follow(partition, 0)
+    bench.hub.expect({"assets": 2})
+    bench.hub.publish(Batch(ONE, records[:4], covers_from=0))
+    only = feed_of(SSE_VALUE, TOPICS, read_filter({"in": {"key": ["a"]}}), whole=True)
+    reader = await connect(nursery, bench, only, {ONE: 5, TWO: -1})
+    bench.hub.assigned([ONE])
+    bench.hub.followed.own(ONE, 7, HandOver(0, []))
+    bench.hub.publish(Batch(ONE, records[4:], epoch=7, covers_from=4))
+    await settle()
+    assert reader.values == ["4", "5", "6", "7"]
+    assert bench.ranges[ONE] >= set(range(4, 8))
