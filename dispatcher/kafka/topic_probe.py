@@ -64,7 +64,10 @@ class TopicProber:
 
     async def probe(self) -> Probe:
         """Ask, in a worker thread. *Cancellation*: safe; a thread that waits for answers is left to itself."""
-        return await trio.to_thread.run_sync(self.ask, limiter=_LIMITER, abandon_on_cancel=True)
+        try:
+            return await trio.to_thread.run_sync(self.ask, limiter=_LIMITER, abandon_on_cancel=True)
+        except RuntimeError as error:
+            return self._silence(error)  # "can't start new thread"
 
     def ask(self) -> Probe:
         """Ask, and wait for the answers."""
@@ -80,8 +83,11 @@ class TopicProber:
             return Probe(topics, self._names(admin, topics))
         except (KafkaException, RuntimeError, MemoryError) as error:
             # No broker answers, the client cannot be made, or no thread: an answer of a kind.
-            silent = TopicProbe(Finding.SILENT, error=str(error))
-            return Probe(dict.fromkeys(self._topics, silent), frozenset())
+            return self._silence(error)
+
+    def _silence(self, error: Exception) -> Probe:
+        """Nothing is known of any topic for now."""
+        return Probe(dict.fromkeys(self._topics, TopicProbe(Finding.SILENT, error=str(error))), frozenset())
 
     def _describe(self, admin: AdminClient) -> dict[str, "Future[Any]"]:
         if time.monotonic() < self._describe_at:
