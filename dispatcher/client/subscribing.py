@@ -134,7 +134,8 @@ async def subscribe(
                 with trio.move_on_after(FLUSH_SECONDS, shield=True):
                     await stream._acks.send()  # noqa: SLF001
                     await stream._leave()  # noqa: SLF001
-            stream._close()  # noqa: SLF001
+            # First: a task that waits to hand something out must not find that nobody takes it.
             nursery.cancel_scope.cancel()
+            stream._close()  # noqa: SLF001
     if failed is not None:
         raise failed

@@ -310,6 +310,15 @@ async def test_a_slow_name_server() -> None:
     assert names.asked == 2
 
 
+async def test_a_caller_that_leaves_while_there_is_something_to_take() -> None:
+    """What waits to be handed out then is let go, and is no error."""
+    with trio.fail_after(seconds(30)):
+        async with subscribe("http://127.0.0.1:9", **QUICK) as stream:
+            while not stream._send.statistics().tasks_waiting_send:  # noqa: ASYNC110 - it tells nobody
+                await trio.sleep(0.01)
+            assert stream.state.name == "reconnecting"
+
+
 @pytest.mark.parametrize(
     "said",
     [
