@@ -34,7 +34,8 @@ def lint(session: nox.Session) -> None:
     startable = (
         "--startable-in-context-manager=supervise,supervise_until_stopped,serve,connect,read_sse,read_ws,listen,"
     )
-    startable += "read_address,run_to_end,witness,_clients,_until_signal,inspect_on_signal,_stop_on_signal"
+    startable += "read_address,run_to_end,witness,_clients,_until_signal,inspect_on_signal,_stop_on_signal,"
+    startable += "reload_on_hangup,_take_stop_signals,_take_reports"
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
     session.run("lint-imports", "--no-cache")
     session.run("python", "-m", "testbed.rooms", "--check")

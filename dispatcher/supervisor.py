@@ -157,19 +157,19 @@ async def supervise(
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
             # Before anything listens: whoever hears that the replica is there may stop it.
             await root.start(_stop_on_signal, pipeline, settings, last_resort, systemd, root.cancel_scope)
-            if settings.operations_bind and parent is None:
-                await root.start(for_operators.serve)
-            if authentication is not None:
-                root.start_soon(authentication.run)
-            await root.start(server.serve)
-            _warn_of_any_host(settings)
             reloads: list[Reload] = [server.reload_certificate]
             if settings.admin_token_file:
                 reloads.append(admin_access.reload_admin_token)
             if authentication is not None:
                 reloads.append(authentication.reload)
             reload = partial(_reload, reloads)
-            root.start_soon(partial(reload_on_hangup, reload, hangup_stops=hangup_stops))
+            await root.start(partial(reload_on_hangup, reload, hangup_stops=hangup_stops))
+            if settings.operations_bind and parent is None:
+                await root.start(for_operators.serve)
+            if authentication is not None:
+                root.start_soon(authentication.run)
+            await root.start(server.serve)
+            _warn_of_any_host(settings)
             if parent is not None:
                 root.start_soon(parent.serve, operations, reload)
             root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
@@ -231,12 +231,15 @@ async def _stop(pipeline: Pipeline, settings: Settings) -> None:
     pipeline.stop()
 
 
-async def reload_on_hangup(reload: Reload, *, hangup_stops: bool) -> None:
+async def reload_on_hangup(
+    reload: Reload, *, hangup_stops: bool, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """On SIGHUP read certificates again, and whatever else can change; where a terminal was closed, stop.
 
     Shells send it to what runs in a terminal that is closed, and operators to daemons whose files have changed.
     """
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
         async for _ in signals:
             if hangup_stops or _has_terminal():
                 os.kill(os.getpid(), signal.SIGTERM)

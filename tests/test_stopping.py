@@ -103,16 +103,24 @@ def _produce_crash(bootstrap_servers: str, topic: str) -> None:
     assert producer.flush(10) == 0
 
 
-STOP_AT_ONCE = """
+SIGNAL_AT_ONCE = """
 import os, signal
 import dispatcher.supervisor as supervisor
-supervisor._warn_of_any_host = lambda _settings: os.kill(os.getpid(), signal.SIGTERM)
+supervisor._warn_of_any_host = lambda _settings: os.kill(os.getpid(), signal.%s)
 """
 """What is called as soon as the replica listens."""
 
 
 def test_a_stop_as_soon_as_it_listens(replicas: Callable[..., Replica]) -> None:
     """It exits with 0, as at any later moment."""
-    replica = replicas("127.0.0.1:9", "assets", code=STOP_AT_ONCE)
+    replica = replicas("127.0.0.1:9", "assets", code=SIGNAL_AT_ONCE % "SIGTERM")
     assert replica.wait() == 0
     assert replica.logged("stopped")
+
+
+def test_a_reload_as_soon_as_it_listens(replicas: Callable[..., Replica]) -> None:
+    """It serves on, as at any later moment: without a handler SIGHUP ends a process."""
+    replica = replicas("127.0.0.1:9", "assets", code=SIGNAL_AT_ONCE % "SIGHUP")
+    assert replica.status()["state"] == "broker-down"
+    replica.signal(signal.SIGTERM)
+    assert replica.wait() == 0

@@ -128,10 +128,11 @@ class _Parent:
         server = Server(create_operations_app(self._settings, self._status), self._settings, for_operators=True)
         systemd = Systemd()
         async with trio.open_nursery() as root:
+            # Before anything listens: whoever hears that the parent is there may signal it.
+            await root.start(self._take_stop_signals, systemd)
+            await root.start(self._take_reports)
+            await root.start(partial(reload_on_hangup, self._reload, hangup_stops=hangup_stops))
             await root.start(server.serve)
-            root.start_soon(self._take_stop_signals, systemd)
-            root.start_soon(self._take_reports)
-            root.start_soon(partial(reload_on_hangup, self._reload, hangup_stops=hangup_stops))
             root.start_soon(systemd.watch)
             root.start_soon(self._say_started, on_started, server, systemd)
             await self._run_members()
@@ -187,8 +188,11 @@ class _Parent:
         systemd.ready()
         on_started(self._addresses, server.addresses)
 
-    async def _take_stop_signals(self, systemd: Systemd) -> None:
+    async def _take_stop_signals(
+        self, systemd: Systemd, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for number in signals:
                 if self._stopping.is_set():
                     log.warning("stopping immediately")
@@ -201,8 +205,9 @@ class _Parent:
                     systemd.stopping()
                 self._stop()
 
-    async def _take_reports(self) -> None:
+    async def _take_reports(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+            task_status.started()
             async for _ in signals:
                 for member in self._members:
                     member.inspect()
