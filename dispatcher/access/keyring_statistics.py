@@ -1,4 +1,4 @@
-"""What a keyring tells of itself; apart from it, because that needs what only an extra installs."""
+"""The statistics of a keyring. They have a file of their own, because the keyring needs what only an extra installs."""
 
 from dataclasses import dataclass
 

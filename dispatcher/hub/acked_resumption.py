@@ -145,7 +145,7 @@ class AckedResumption(Resumption):
         return found
 
     def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
-        """What counts for followed partitions once it was sent; where only acknowledgements count, they tell of it."""
+        """What counts for followed partitions once it was sent; nothing while some of it is held for lack of room."""
         return super().take_replayed_ranges() if not self._held else []
 
     def ask(self) -> None:

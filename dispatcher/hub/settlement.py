@@ -224,7 +224,7 @@ class Settlement:
     def _first_dispatched(self, feed: Feed, offered: Offered) -> None:
         if offered.batch.partition.topic in self._acked_topics:
             if feed.acks and offered.batch.gap is not None:
-                # A gap tells of what nobody can process.
+                # Nobody can acknowledge a gap: to have sent it is enough.
                 self.acked(offered.entry if isinstance(offered, Selection) else offered, offered.batch.records, [GAP])
             return
         if isinstance(offered, Selection):

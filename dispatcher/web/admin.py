@@ -196,7 +196,7 @@ def _described(visit: Visit) -> Mapping[str, Any]:
 
 
 def _end(visit: Visit, *, returns: bool) -> None:
-    """Say goodbye; a client of ours that may not return stays away (docs/protocol.md, "When to reconnect")."""
+    """Say goodbye. Our clients do not reconnect after 4403 (docs/protocol.md, "When to reconnect")."""
     visit.subscriber.end(disconnected() if returns else refused(4403, "an operator ended this stream"))
 
 

@@ -176,7 +176,7 @@ async def test_an_outage_is_counted_from_its_begin(monkeypatch: pytest.MonkeyPat
 
 
 async def test_an_outage_that_nobody_has_looked_at_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was away long ago may be there: who asks then waits as at first."""
+    """A registry that was away long ago may be back: the next record waits for it as the first one did."""
     monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0)
     monkeypatch.setattr(schemas_module, "FORGET_SECONDS", 0)
     async with serve_registry() as server:

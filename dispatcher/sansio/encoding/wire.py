@@ -43,7 +43,7 @@ class Wire:
     """Of a format whose frames are compressed, or are none: the one whose unframed bytes are the same."""
 
     compresses: bool = False
-    """Whether framing costs so much that its result is kept for other subscribers."""
+    """Whether framing compresses: its result is kept, and shared by other subscribers."""
 
     @property
     def unframed(self) -> "Wire":
