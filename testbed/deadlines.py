@@ -1,7 +1,7 @@
 """A pytest plugin about deadlines: one for each test within its own Trio run, and which tests failed by nothing else.
 
 A machine that does much else may be too slow for a deadline. So those that failed in no other way are written down, and
-testbed/tiers.py runs them again, alone: who then passes was late, who fails again hangs. Any other failure is final.
+testbed/tiers.py runs them again, alone: a test that then passes was late, and one that fails again hangs.
 """
 
 import functools

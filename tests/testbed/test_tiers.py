@@ -1,0 +1,75 @@
+"""What the summary says of tests that fail when they run beside others, and of those that always fail."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed.tiers import MOST_UNSTABLE, Outcome
+
+TESTS = """
+from pathlib import Path
+
+import pytest
+
+from testbed.patience import TooLateError
+
+pytestmark = pytest.mark.tests
+
+
+def fail_at_first(name, error):
+    if not Path(name).exists():
+        Path(name).touch()
+        raise error
+
+
+def test_that_is_unstable():
+    fail_at_first("unstable", AssertionError())
+
+
+def test_that_is_late():
+    fail_at_first("late", TooLateError())
+
+
+def test_that_passes():
+    pass
+"""
+
+WRONG = """
+def test_that_is_wrong():
+    assert Path("unstable").name == "wrong"
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "exit_code", "summary", "verdict"),
+    [
+        ("", 0, ["tests: 3 passed, 1 late, 1 unstable, exit code 0", "3 passed, 0 failed"], "it passed"),
+        (WRONG, 1, ["tests: 3 failed, 1 passed, exit code 1", "1 passed, 3 failed"], "not all of them passed"),
+    ],
+)
+def test_what_failed_runs_again_alone_and_is_named(
+    tmp_path: Path, more: str, exit_code: int, summary: list[str], verdict: str
+) -> None:
+    """A test that then passes fails nothing, and one that fails again does."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p testbed.deadlines\nmarkers = tests\n")
+    (tmp_path / "test_some.py").write_text(TESTS + more)
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "TESTBED_SPREAD": "0"}
+    command = [sys.executable, "-m", "testbed.tiers", "--only", "tests"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == exit_code, run.stdout + run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[-2:] == summary
+    assert f"UNSTABLE: test_some.py::test_that_is_unstable; alone {verdict}" in lines
+    assert f"late: test_some.py::test_that_is_late; alone {verdict}" in lines
+
+
+def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
+    """Something is broken then, and running it again would only take time."""
+    few = {f"test_{number}": False for number in range(MOST_UNSTABLE)}
+    assert Outcome("tests", 1, {}, few | {"test_late": True}).is_worth_another_run
+    assert not Outcome("tests", 1, {}, few | {"test_wrong": False}).is_worth_another_run
+    assert not Outcome("tests", 2, {}, few).is_worth_another_run
+    assert not Outcome("tests", 0, {}).is_worth_another_run
