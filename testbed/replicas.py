@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,11 @@ class Replica:
         return self._log.read_text(errors="replace")
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of one event."""
+        """The log lines of one event, so far.
+
+        A thread of the replica writes them, so what a line reports may be seen elsewhere before the line is here: to
+        assert that lines are there, use `wait_until_logged`.
+        """
         # The last one may be written in part.
         whole = self.log.rpartition("\n")[0]
         lines = [orjson.loads(line) for line in whole.splitlines() if line.startswith("{")]
@@ -151,14 +155,25 @@ class Replica:
             time.sleep(0.05)
         raise TooLateError(f"not within {seconds:g} s: {what}\n{orjson.dumps(status).decode()}\n{self.log[-1000:]}")
 
-    def wait_until_logged(self, event: str, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
-        """The first log line of an event, as soon as it is there; a replica that has ended logs nothing more."""
+    def wait_until_logged(
+        self,
+        event: str,
+        condition: Callable[[list[dict[str, Any]]], object] = bool,
+        seconds: float = WAIT_SECONDS,
+    ) -> list[dict[str, Any]]:
+        """The log lines of an event, as soon as a condition on them holds; a replica that has ended logs nothing more.
+
+        Args:
+            event: What the lines have as `event`.
+            condition: Called with the lines; by default there is one.
+            seconds: How long that may take on a quiet machine (`testbed.patience`).
+        """
         deadline = time.monotonic() + patient_seconds(seconds)
         has_ended = False
         while time.monotonic() < deadline and not has_ended:
             has_ended = self.process.poll() is not None
-            if lines := self.logged(event):
-                return lines[0]
+            if condition(lines := self.logged(event)):
+                return lines
             time.sleep(0.05)
         raise TooLateError(f"not within {seconds:g} s: {event}\n{self.log[-1000:]}")
 

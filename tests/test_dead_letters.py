@@ -130,7 +130,7 @@ def test_overdue_records_are_skipped_or_logged(kafka: Kafka, replicas: Callable[
     for topic in (skipped, logged):
         produce(kafka.bootstrap_servers, topic, 0, 100, 1)
     one.wait_for("all skipped", lambda s: is_committed(s, 100))
-    line = other.wait_until_logged("records past their deadline")
+    line, *_ = other.wait_until_logged("records past their deadline")
     assert (line["topic"], line["action"], line["deadline_seconds"]) == (logged, "log", 0.5)
     assert f'dispatcher_overdue_records_total{{action="skip",topic="{skipped}"}} 100.0' in one.get("/metrics").text
     status = other.wait_for("all wait", lambda s: s["records"]["waiting"] == 100)

@@ -68,7 +68,7 @@ async def test_the_alarm_is_before_the_loss_and_the_gap_after_it(
     assert status["retention"] == {topic: {"seconds": 3600, "bytes": None}}
     assert 0 <= partition["retention_headroom_seconds"] <= 600
     assert partition["oldest_waiting_seconds"] >= 3000
-    alarm = await trio.to_thread.run_sync(replica.wait_until_logged, "waiting records are about to expire")
+    (alarm,) = await trio.to_thread.run_sync(replica.wait_until_logged, "waiting records are about to expire")
     assert alarm["topic"] == topic
     assert 0 <= metric(replica, "retention_headroom_seconds")["0"] <= 600
     assert metric(replica, "oldest_waiting_seconds")["0"] >= 3000

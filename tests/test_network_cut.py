@@ -60,7 +60,7 @@ async def test_cut_off_for_longer_than_the_session(
             await trio.sleep(3)
             report = await auditor.settle()
             assert cut_off.replica is not None
-            assert cut_off.replica.logged("partitions lost")
+            await trio.to_thread.run_sync(cut_off.replica.wait_until_logged, "partitions lost")
             nursery.cancel_scope.cancel()
     assert report.clean, list(report.rows())
     assert report.dispatched == report.produced

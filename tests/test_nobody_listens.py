@@ -50,7 +50,7 @@ async def test_records_wait_in_kafka_until_somebody_comes(kafka: Kafka, replicas
     assert used_bytes < bound_bytes, f"{used_bytes / MIB:.0f} MiB used, formula {bound_bytes / MIB:.0f} MiB"
     assert status["records"]["waiting"] > 0
     assert f"dispatcher_waiting_records {float(status['records']['waiting'])}" in replica.get("/metrics").text
-    assert len(replica.logged("fetching paused: no subscribers")) == 1
+    assert len(await trio.to_thread.run_sync(replica.wait_until_logged, "fetching paused: no subscribers")) == 1
     rows = kafka.group_offsets(replica.group)
     assert all(row.client_id == "replica" for row in rows.values())
     assert [row.current_offset for row in rows.values()] == [0] * PARTITIONS
@@ -62,7 +62,7 @@ async def test_records_wait_in_kafka_until_somebody_comes(kafka: Kafka, replicas
         expected = [(partition, offset) for offset in range(RECORDS // PARTITIONS)]
         assert expected == [record.own for record in records if record.own[0] == partition]
     replica.wait_for("all committed", lambda s: all(p["lag"] == 0 for p in s["partitions"]))
-    assert len(replica.logged("fetching resumed")) == 1
+    assert len(await trio.to_thread.run_sync(replica.wait_until_logged, "fetching resumed")) == 1
     used_bytes = process.memory_info().rss
     bound_bytes = PROCESS_BYTES + HISTORY_BYTES + KAFKA_CLIENT_BYTES + ONE_SUBSCRIBER_BYTES
     assert used_bytes < bound_bytes, f"{used_bytes / MIB:.0f} MiB used, formula {bound_bytes / MIB:.0f} MiB"

@@ -53,7 +53,7 @@ async def test_a_partition_that_stays_paused_unseen_is_restarted(
         with trio.fail_after(seconds(60)):
             records = await sse_records(stream, 10)
     assert [record.own for record in records] == [(0, offset) for offset in range(10)]
-    (line,) = replica.logged("partitions not fetched, restarting them")
+    (line,) = await trio.to_thread.run_sync(replica.wait_until_logged, "partitions not fetched, restarting them")
     assert (line["partitions"], line["next_offsets"], line["log_ends"]) == ([f"{topic}:0"], [0], [10])
     assert replica.logged("consumer failed, rebuilding it") == []
     assert "dispatcher_partition_restarts_total 1.0" in replica.get("/metrics").text
@@ -70,8 +70,8 @@ async def test_a_partition_that_a_restart_does_not_help_gets_another_consumer(
         with trio.fail_after(seconds(90)):
             records = await sse_records(stream, 10)
     assert [record.own for record in records] == [(0, offset) for offset in range(10)]
+    (line,) = await trio.to_thread.run_sync(replica.wait_until_logged, "consumer failed, rebuilding it")
     assert len(replica.logged("partitions not fetched, restarting them")) == 1
-    (line,) = replica.logged("consumer failed, rebuilding it")
     assert f"{topic}:0 is not fetched from offset 0" in line["error"]
     assert "dispatcher_consumer_rebuilds_total 1.0" in replica.get("/metrics").text
 

@@ -38,7 +38,7 @@ async def test_the_next_subscriber_gets_what_the_first_did_not_take(
             )
     assert [(0, offset) for offset in range(TAKEN)] == [record.own for record in taken]
     if end == "silence":
-        assert len(replica.logged("subscriber stalled")) == 1
+        assert len(await trio.to_thread.run_sync(replica.wait_until_logged, "subscriber stalled")) == 1
         assert "dispatcher_stalled_total 1.0" in replica.get("/metrics").text
         assert 'dispatcher_info{replica="replica",version="' in replica.get("/metrics").text
 

@@ -86,7 +86,7 @@ async def test_half_of_the_subscribers_go_when_a_second_replica_joins(
                 assert await codes.receive() == 1013
         await trio.to_thread.run_sync(lambda: first.wait_for("half stay", lambda s: s["subscribers"]["total"] == 4))
         await trio.to_thread.run_sync(lambda: second.wait_for("half", lambda s: len(s["partitions"]) == 2))
-        (line,) = first.logged("spreading subscribers")
+        (line,) = await trio.to_thread.run_sync(first.wait_until_logged, "spreading subscribers")
         assert (line["number"], line["of"]) == (4, 8)
         assert codes.statistics().current_buffer_used == 0
         assert second.logged("spreading subscribers") == []

@@ -147,13 +147,13 @@ async def test_a_running_replica_reports_and_serves_on(replicas: Callable[..., R
     async with open_sse(replica) as stream:
         assert (await stream.next_control("state"))["state"] == "broker-down"
         replica.signal(signal.SIGUSR1)
-        tree = await trio.to_thread.run_sync(replica.wait_until_logged, "task tree")
+        (tree,) = await trio.to_thread.run_sync(replica.wait_until_logged, "task tree")
         assert any("dispatcher.hub.hub.Hub.run" in line for line in tree["tasks"])
         assert any("inspect_on_signal" in line for line in tree["tasks"])
-        with trio.fail_after(seconds(10)):
-            while not any(line["of"] == "trio" for line in replica.logged("statistics")):  # noqa: ASYNC110 - a process
-                await trio.sleep(0.02)
-        found = {line["of"]: line["statistics"] for line in replica.logged("statistics")}
+        lines = await trio.to_thread.run_sync(
+            replica.wait_until_logged, "statistics", lambda lines: any(line["of"] == "trio" for line in lines)
+        )
+        found = {line["of"]: line["statistics"] for line in lines}
         assert found["pipeline"]["state"] == "broker-down"
         assert found["pipeline.hub"]["transports"] == {"socket": 1}
         assert found["invariants"] == dict.fromkeys(found["invariants"], 0)

@@ -239,7 +239,7 @@ def test_a_hangup_reads_the_certificate_again(replicas: Callable[..., Replica], 
     before = serial_number(replica)
     path.write_text("nonsense")
     replica.signal(signal.SIGHUP)
-    error = replica.wait_until_logged("reload failed")
+    error, *_ = replica.wait_until_logged("reload failed")
     assert "tls_certificate" in error["reason"]
     assert serial_number(replica) == before
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)

@@ -1,6 +1,7 @@
 """The check of origin and host as clients meet it: statuses, headers, and that nothing is done for what is refused."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -224,7 +225,8 @@ def test_one_warning_where_every_name_is_answered(
 ) -> None:
     """At the start, with the setting that ends it."""
     replica = replicas("127.0.0.1:9", "assets", settings=settings)
-    replica.get("/livez")
+    replica.signal(signal.SIGTERM)
+    assert replica.wait() == 0
     lines = [line for line in replica.log.splitlines() if "allowed_hosts" in line]
     assert [orjson.loads(line)["level"] for line in lines] == ["warning"] * warns
 

@@ -147,7 +147,7 @@ def test_a_worker_that_is_killed_comes_back_and_nobody_waits_for_it(running: Rep
     after = pids(running)
     assert after["1"] != before["1"]
     assert after["2"] == before["2"]
-    assert [line["reason"] for line in running.logged("worker ended")] == ["SIGKILL"]
+    assert [line["reason"] for line in running.wait_until_logged("worker ended")] == ["SIGKILL"]
 
 
 def test_a_worker_that_cannot_be_started_ends_nobody(replicas: Start) -> None:
