@@ -95,6 +95,8 @@ class Beginnings:
         self._clock = clock
         self._known: dict[str, Stamp] = {}
         """What is known of topics that this process has begun with."""
+        self._first_seen: dict[str, Stamp] = {}
+        """Topics as this client found them first, whether or not it has begun with them."""
         self._stamps: dict[TopicPartition, Stamp] = {}
         """Of every partition that has begun."""
         self._waiting: set[TopicPartition] = set()
@@ -217,6 +219,7 @@ class Beginnings:
         if not all(future.done() for future in self._watch.values()):
             return {}
         described, self._watch = described_topics(self._watch), {}
+        self._first_seen = described | self._first_seen
         news = {}
         for partition, before in self._stamps.items():
             topic = described.get(partition.topic, Stamp())
@@ -253,6 +256,7 @@ class Beginnings:
                 self._renew()
             return [], False
         topics = described_topics(answered.described, cluster)
+        self._first_seen = topics | self._first_seen
         if topics:
             self._describes = True
         elif any(error_code(future) == KafkaError._TIMED_OUT for future in answered.described.values()):  # noqa: SLF001
@@ -273,10 +277,14 @@ class Beginnings:
             ]
             if partition.topic in self._known:
                 others.append(self._known[partition.topic])
+            topic = topics.get(partition.topic, Stamp())
+            if other_log(first_seen := self._first_seen.get(partition.topic, Stamp()), topic):
+                # Kafka forgets the group's offsets with a topic that is deleted, so no commit says this.
+                others.append(first_seen)
             start = begin(
                 partition,
                 committed.get(partition),
-                topic=topics.get(partition.topic, Stamp()),
+                topic=topic,
                 others=others,
                 policy=self._lookups.policy,
                 bounds=bounds.get(partition),

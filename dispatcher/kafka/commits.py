@@ -195,12 +195,18 @@ class CommitCoordinator:
         return kept
 
     def _log_failure(self, answer: CommitAnswer, outcome: CommitOutcome, now: float) -> None:
-        """One line per code and `LOG_SECONDS`, with how many failures there were since the last one."""
+        """One line per code and `LOG_SECONDS`, with how many failures there were since the last one.
+
+        At the level debug every failure has a line: whether a commit was given up, and so may have arrived late, can
+        only be found out of a log that names them all.
+        """
         self._not_logged[answer.code] += 1
-        if now < self._logged_at.get(answer.code, -LOG_SECONDS) + LOG_SECONDS:
-            return
-        self._logged_at[answer.code] = now
-        log.warning(
+        is_due = now >= self._logged_at.get(answer.code, -LOG_SECONDS) + LOG_SECONDS
+        times = {}
+        if is_due:
+            self._logged_at[answer.code] = now
+            times = {"times": self._not_logged.pop(answer.code)}
+        (log.warning if is_due else log.debug)(
             "commit not stored",
             partition=str(answer.partition),
             offset=answer.offset,
@@ -208,5 +214,5 @@ class CommitCoordinator:
             code=answer.code,
             error=answer.name,
             reason=answer.reason,
-            times=self._not_logged.pop(answer.code),
+            **times,
         )

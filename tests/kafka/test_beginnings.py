@@ -204,3 +204,28 @@ def test_offsets_that_were_copied_from_another_cluster_are_taken_as_they_are(clu
     starts = {start.partition: start for start in found.take() + found.take() if isinstance(start, Start)}
     assert (starts[ONE].offset, starts[ONE].recreated) == (4, False)
     assert (starts[TWO].offset, starts[TWO].recreated) == (0, True)
+
+
+@pytest.mark.parametrize("policy", [Policy.LATEST, Policy.ERROR])
+def test_a_topic_that_was_recreated_before_this_member_had_any_of_it(cluster: Cluster, policy: Policy) -> None:
+    """Kafka forgets the group's offsets with the topic, and all that the new one has is new to the group."""
+    cluster.policy = policy
+    clock = Clock()
+    found = Beginnings({}, ["assets"], clock)
+    assert found.watch({}) == {}
+    cluster.topic_id = Uuid(8, 8)
+    clock.now += 10
+    for _ in range(2):
+        assert found.watch({}) == {}
+    found.assigned([ONE])
+    (start,) = [one for one in found.take() + found.take() if isinstance(one, Start)]
+    assert (start.offset, start.recreated, start.stamp) == (0, True, Stamp(str(Uuid(8, 8)), 2, "here"))
+
+
+def test_a_topic_that_has_not_changed_begins_where_the_settings_say(cluster: Cluster) -> None:
+    """That a member has seen it before says nothing of what the group has read."""
+    cluster.policy = Policy.LATEST
+    found = Beginnings({}, ["assets"], Clock())
+    assert found.watch({}) == {}
+    found.assigned([ONE])
+    assert found.take() + found.take() == [Start(ONE, 10, stamp=Stamp(str(ID), 2, "here"))]

@@ -108,14 +108,17 @@ def test_what_is_committed_on_revoke_is_in_the_book() -> None:
 
 
 def test_a_commit_that_is_refused_for_ever_is_logged_now_and_then() -> None:
-    """One line for each code and `LOG_SECONDS`, with the number of failures; it is tried several times per second."""
+    """One line for each code and `LOG_SECONDS`, with the number of failures; at the level debug, one for each."""
     coordinator = CommitCoordinator(dispatched_to(7), 0.2)
     with capture_logs() as lines:
         for tenth in range(int(10 * LOG_SECONDS) + 1):
             now = 10.0 + tenth / 10
             for commit in coordinator.due(now):
                 coordinator.answered([CommitAnswer(ONE, commit.offset, 29, "TOPIC_AUTHORIZATION_FAILED", "no")], now)
-    assert [line["times"] for line in lines] == [1, coordinator.statistics().failed[CommitOutcome.REFUSED] - 1]
+    failed = coordinator.statistics().failed[CommitOutcome.REFUSED]
+    warnings = [line["times"] for line in lines if line["log_level"] == "warning"]
+    assert warnings == [1, failed - 1]
+    assert [line["log_level"] for line in lines].count("debug") == failed - len(warnings)
 
 
 def test_a_commit_never_steps_back() -> None:
