@@ -243,3 +243,16 @@ def test_each_kind_of_anchor_leads_to_its_record() -> None:
     records = Records.of([Record(0, 1, b"ab", b'{"a":"xy"}', (("h", b"1"),)), Record(1, 1, b"b", b'{"a":"z"}', ())])
     found = {owner: list(indexes) for owners, indexes in index.match(TP, records) for owner in owners}
     assert found == {owner: [0] for owner in documents}
+
+
+def test_a_filter_that_goes_leaves_others_of_its_place() -> None:
+    """They are found by the same pointer, until the last one has gone."""
+    index = FilterIndex[str]()
+    wanted = {value: read_filter({"exact": {"/a": value}}) for value in ("x", "y")}
+    for owner, record_filter in wanted.items():
+        index.add(record_filter, owner)
+    records = Records.of([Record(0, 1, None, b'{"a":"x"}', ()), Record(1, 1, None, b'{"a":"y"}', ())])
+    index.remove(wanted["x"], "x")
+    assert [(list(owners), indexes) for owners, indexes in index.match(TP, records)] == [(["y"], [1])]
+    index.remove(wanted["y"], "y")
+    assert index.match(TP, records) == []

@@ -425,3 +425,13 @@ def test_a_selection_leaves_with_its_entry() -> None:
     assert not selection.removed
     history.remove([A])
     assert selection.removed
+
+
+def test_what_waits_between_two_offsets_is_found() -> None:
+    """Entries that reach into the range, and are not dispatched."""
+    history = Log(10**6)
+    entries = append(history, A, A, A, A)
+    history.dispatched(entries[1])
+    assert history.waiting_between(A, 1, 3) == [entries[2]]
+    assert history.waiting_between(B, 0, 9) == []
+    assert history.waiting_between(TopicPartition("assets", 7), 0, 9) == []

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.compact_position import MAX_PARTITIONS, spell_compact
 from dispatcher.sansio.position import (
     MAX_POSITION_CHARACTERS,
     Layout,
@@ -191,3 +192,36 @@ def test_a_position_of_few_partitions_may_be_long() -> None:
     many = snapshot_of(300, 100)
     for own in range(70):
         assert len(parse_position(many.format(own=own))) == 300
+
+
+def test_streams_of_the_replicas_own_partitions_do_not_name_followed_ones() -> None:
+    """A snapshot of a replica that follows has another one in it, without them."""
+    partitions = [TopicPartition("assets", number) for number in range(3)]
+    snapshot = Snapshot(Layout(partitions, [partitions[1]]), (5, 6, 7))
+    assert snapshot.format() == "assets:0=5,1=6,2=7"
+    assert snapshot.owned().format() == "assets:0=5,2=7"
+    alone = Snapshot(Layout(partitions), (5, 6, 7))
+    assert alone.owned() is alone
+
+
+def test_what_spelling_has_in_common_is_kept_for_64_of_the_partitions() -> None:
+    """However many a busy topic has, an id of each of them is right."""
+    snapshot = snapshot_of(80, 2**60)
+    expected = dict(zip(snapshot.layout.partitions, snapshot.offsets, strict=True))
+    for own in [*range(80), *range(80)]:
+        assert parse_position(snapshot.format(own=own)) == expected
+    only = Snapshot(Layout([*snapshot.layout.partitions, TopicPartition("one", 0)]), (*snapshot.offsets, 1))
+    assert only.format(own=80).partition(";")[0] == "one:0=1"
+
+
+def test_no_id_names_more_partitions_than_are_taken() -> None:
+    """Spelled in many parts it would be short enough."""
+    text = ";".join(f"topic-{number}:{spell(range(MAX_PARTITIONS // 2 + 1))}" for number in range(2))
+    assert len(text) <= MAX_POSITION_CHARACTERS
+    with pytest.raises(MalformedPositionError, match=f"more than {MAX_PARTITIONS} partitions"):
+        parse_position(text)
+
+
+def spell(numbers: range) -> str:
+    """Compactly, all of them at the same offset."""
+    return spell_compact(numbers, [5] * len(numbers))

@@ -15,11 +15,12 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 
 from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.encoding import frames, messages, sse
-from dispatcher.sansio.encoding.wire import SSE_ENVELOPE, SSE_VALUE, WEBSOCKET, Wire, sse_wire
+from dispatcher.sansio.encoding.wire import SSE_ENVELOPE, SSE_VALUE, SSE_VALUE_UNFRAMED, WEBSOCKET, Wire, sse_wire
 from dispatcher.sansio.records import Batch, Record, Records, TopicPartition
 
 ONE = TopicPartition("assets", 3)
 SUFFIX = ",0=998;other:0=-1"
+STATE_EVENT = sse.encode_state("streaming", "replica", {"assets": [0, 1]}, 15.0)
 AWKWARD = [
     None,
     b"",
@@ -194,8 +195,7 @@ def test_a_character_cut_in_two_by_its_records_is_binary_in_both() -> None:
 def test_control_events() -> None:
     """They are named events with JSON data; a goodbye sets the time to reconnect."""
     source = EventSource().feed(
-        sse.encode_first_state(sse.encode_state("streaming", "replica", {"assets": [0, 1]}, 15.0), 1000, "")
-        + sse.encode_gap("assets", 3, 5, 9, "retention")
+        sse.encode_first_state(STATE_EVENT, 1000, "") + sse.encode_gap("assets", 3, 5, 9, "retention")
     )
     assert source.retry == 1000
     assert [(event_id, kind, json.loads(data)) for event_id, kind, data in source.events] == [
@@ -209,6 +209,28 @@ def test_control_events() -> None:
     source.feed(sse.encode_goodbye(1012, "restart", 1500))
     assert source.retry == 1500
     assert json.loads(source.events[-1][2]) == {"code": 1012, "reason": "restart", "retry_ms": 1500}
+
+
+def test_a_first_state_says_where_the_stream_begins_and_by_which_filter() -> None:
+    """Beside what every state says; neither, where there is none."""
+    record_filter = b'{"exact":{"key":"a"}}'
+    source = EventSource().feed(SSE_VALUE_UNFRAMED.first_state(STATE_EVENT, 1000, "assets:3=5", record_filter))
+    assert (source.last_event_id, source.retry) == ("assets:3=5", 1000)
+    assert json.loads(source.events[0][2])["filter"] == {"exact": {"key": "a"}}
+    state = messages.encode_state("waiting", "replica", {}, 15.0)
+    assert WEBSOCKET.state("waiting", "replica", {}, 15.0) == frames.text_frame(state)
+    gap = messages.encode_gap("assets", 3, 5, 9, "retention")
+    assert WEBSOCKET.gap("assets", 3, 5, 9, "retention") == frames.text_frame(gap)
+    assert messages.encode_first_state(state, 1000, "") == state
+    first = json.loads(messages.encode_first_state(state, 1000, "assets:3=5", record_filter))
+    assert (first["id"], first["filter"], first["state"]) == ("assets:3=5", {"exact": {"key": "a"}}, "waiting")
+
+
+def test_formats_that_differ_by_their_frames_share_what_is_unframed() -> None:
+    """So it is encoded once for both."""
+    assert SSE_VALUE_UNFRAMED.unframed is SSE_VALUE.unframed is SSE_VALUE
+    assert SSE_VALUE_UNFRAMED.heartbeat("") == b":\n\n"
+    assert WEBSOCKET.unframed is WEBSOCKET
 
 
 def test_a_heartbeat_moves_the_last_event_id_and_fires_nothing() -> None:
@@ -232,6 +254,11 @@ def test_a_heartbeat_moves_the_last_event_id_and_fires_nothing() -> None:
         (
             messages.encode_goodbye(1012, "restart", 1500),
             {"type": "goodbye", "code": 1012, "reason": "restart", "retry_ms": 1500},
+        ),
+        (messages.encode_expiring(60), {"type": "expiring", "seconds": 60}),
+        (
+            messages.encode_nacked("assets:3=5", dead_letter=True),
+            {"type": "nacked", "id": "assets:3=5", "dead_letter": True},
         ),
     ],
 )
@@ -266,6 +293,7 @@ def test_an_empty_chunk_is_refused() -> None:
 def test_text_frames_are_read_by_wsproto(length: int) -> None:
     """At every form of the length."""
     client = Connection(ConnectionType.CLIENT)
+    assert frames.compressed_text_frame(b"x" * length)[1:] == frames.text_frame(b"x" * length)[1:]
     client.receive_data(frames.text_frame(b"x" * length) + frames.ping_frame())
     events = list(client.events())
     assert "x" * length == "".join(event.data for event in events if isinstance(event, TextMessage))

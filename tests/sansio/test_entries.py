@@ -1,0 +1,115 @@
+"""Entries: what of a batch was dispatched, what a filter selects of it, and which offsets that stands for."""
+
+import pytest
+
+from dispatcher.sansio.entries import GAP, OFFSET_BYTES, Cursor, Entry, Part, Round, Selection, covered
+from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+
+TP = TopicPartition("assets", 0)
+HERE = Snapshot(Layout([TP]), (9,))
+RETENTION = Gap(TP, 3, 4, "retention")
+
+
+def records(*offsets: int) -> list[Record]:
+    """Records at these offsets."""
+    return [Record(offset, None, None, b"value", ()) for offset in offsets]
+
+
+def entry(batch: Batch, sequence: int = 1) -> Entry:
+    """An entry with this batch."""
+    return Entry(sequence, batch, HERE, 1)
+
+
+def test_an_entry_knows_which_of_its_records_are_pending() -> None:
+    """Each of them is noted once, in any order, and the first that is left is known."""
+    found = entry(Batch(TP, records(5, 6, 9), covers_from=4))
+    assert found.first_pending == 4
+    assert found.settle([1, 2]) == {1, 2}
+    assert found.settle([1]) == set()
+    assert found.first_pending == 4
+    assert found.settle([0, 1]) == {0}
+    assert not found.pending
+
+
+def test_the_first_that_is_pending_may_be_in_the_middle() -> None:
+    """Its own offset then, since those before it were dispatched."""
+    found = entry(Batch(TP, records(5, 6, 9)))
+    found.settle([0])
+    assert found.first_pending == 6
+
+
+def test_a_gap_is_pending_beside_the_records() -> None:
+    """It is sent before them, so it is the first."""
+    found = entry(Batch(TP, records(5, 6), gap=RETENTION, covers_from=3))
+    assert found.settle([0]) == {0}
+    assert found.first_pending == 3
+    assert found.settle([GAP]) == {GAP}
+    assert found.first_pending == 6
+
+
+def test_what_an_entry_holds_can_be_let_go() -> None:
+    """Its sizes and offsets stay known to those that have it in a channel."""
+    found = entry(Batch(TP, records(5, 6)))
+    size_bytes = found.size_bytes
+    assert size_bytes == found.batch.size_bytes + OFFSET_BYTES
+    found.encoded["feed"] = Part(b"", b"encoded", has_ids=True)
+    found.forget()
+    assert (found.encoded, len(found.batch.records)) == ({}, 0)
+    assert (found.record_count, found.size_bytes, found.batch.next_offset) == (2, size_bytes, 7)
+
+
+def test_a_selection_stands_beside_its_entry() -> None:
+    """The same place and batch, and only some of the records; the gap is none."""
+    whole = entry(Batch(TP, records(5, 6, 7), gap=RETENTION, covers_from=3))
+    found = Selection(whole, [GAP, 0, 2])
+    assert (found.sequence, found.snapshot, found.batch, found.record_count) == (1, HERE, whole.batch, 2)
+    assert found.ranges == [(3, 6), (7, 8)]
+    assert Selection(whole, [1]).record_count == 1
+    whole.removed = True
+    assert found.removed
+
+
+@pytest.mark.parametrize(
+    ("batch", "indexes", "expected"),
+    [
+        (Batch(TP, records(5, 6, 9)), [0, 1, 2], [(5, 10)]),
+        (Batch(TP, records(5, 6, 9), covers_from=2), [0], [(2, 6)]),
+        (Batch(TP, records(5, 6, 9)), [0, 2], [(5, 6), (7, 10)]),
+        (Batch(TP, records(5, 6), gap=RETENTION, covers_from=3), [GAP], [(3, 5)]),
+        (Batch(TP, records(5, 6), gap=RETENTION, covers_from=3), [0], [(5, 6)]),
+        (Batch(TP, [], gap=RETENTION), [GAP], [(3, 5)]),
+        (Batch(TP, records(5, 6, 9), covers_from=7), [0, 1], []),
+        (Batch(TP, records(5, 6, 9), covers_from=7), [0, 2], [(7, 10)]),
+    ],
+)
+def test_records_stand_for_the_offsets_before_them(
+    batch: Batch, indexes: list[int], expected: list[tuple[int, int]]
+) -> None:
+    """Offsets without a record belong to the next one, a gap has its own, and what is before the batch is not ours."""
+    assert covered(batch, indexes) == expected
+
+
+def test_records_that_a_batch_has_let_go_of_may_be_given() -> None:
+    """The history forgets them while a subscriber still writes them."""
+    batch = Batch(TP, records(5, 6, 9))
+    kept = batch.records
+    entry(batch).forget()
+    assert covered(batch, [2], kept) == [(7, 10)]
+
+
+def test_a_round_counts_what_it_has() -> None:
+    """Once for all subscribers that it is offered to."""
+    first, second = entry(Batch(TP, records(5, 6))), Selection(entry(Batch(TP, records(7, 8)), 2), [1])
+    part = Part(b"gap", b"records", has_ids=False)
+    found = Round([(first, part), (second, part)], b"all of it")
+    assert (found.first_sequence, found.last_sequence, found.last) == (1, 2, second)
+    assert (found.record_count, found.size_bytes, found.entries) == (3, 9, [first, second])
+    assert len(part) == 10
+
+
+def test_a_new_cursor_has_been_handed_nothing() -> None:
+    """It has topics, and no place yet."""
+    cursor = Cursor(frozenset({"assets"}), whole=True)
+    assert (cursor.sequence, cursor.next_offsets, cursor.seen, cursor.whole) == (0, {}, None, True)
