@@ -32,6 +32,7 @@ from benchmarks import (
     peers,
     rebalance,
     reconnect,
+    schemas,
     yesterday,
 )
 from benchmarks.tables import amount
@@ -49,6 +50,7 @@ BENCHMARKS = {
     "isolation": isolation,
     "machine": machine,
     "reconnect": reconnect,
+    "schemas": schemas,
     "yesterday": yesterday,
     "rebalance": rebalance,
     "page": page,

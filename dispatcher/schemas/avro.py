@@ -212,6 +212,10 @@ class _Measure:
         self.values_per_byte = max(self.values_per_byte, values / max(1, least))
 
 
+def _timestamps(unit: str, *, local: bool) -> Callable[..., str]:
+    return lambda count, *_: timestamp(count, unit, local=local)
+
+
 def _decimal(data: bytes, schema: Mapping[str, Any], *_: object) -> str:
     scale = int(schema.get("scale", 0))
     if not -MAX_SCALE <= scale <= MAX_SCALE:
@@ -224,9 +228,7 @@ _LOGICAL_TYPES: dict[str, Callable[..., Any]] = {
     "int-time-millis": lambda count, *_: time_of_day(count, "millis"),
     "long-time-micros": lambda count, *_: time_of_day(count, "micros"),
     **{
-        f"long-{kind}timestamp-{unit}": lambda count, *_, unit=unit, local=bool(kind): timestamp(
-            count, unit, local=local
-        )
+        f"long-{kind}timestamp-{unit}": _timestamps(unit, local=bool(kind))
         for kind in ("", "local-")
         for unit in ("millis", "micros", "nanos")
     },

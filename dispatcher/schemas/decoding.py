@@ -21,7 +21,7 @@ import orjson
 
 from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.records import NO_RECORDS, Headers, Records
-from dispatcher.schemas.framing import KEY_HEADER, VALUE_HEADER, Framed, SchemaKey, UndecodableError, unframe
+from dispatcher.schemas.framing import ID_BYTES, KEY_HEADER, VALUE_HEADER, Framed, SchemaKey, UndecodableError, unframe
 from dispatcher.schemas.schemas import Decoder, Schemas
 from dispatcher.schemas.statistics import DecodingStatistics
 
@@ -63,6 +63,8 @@ class RecordDecoder:
         self._int64_strings = dict(topics)
         self._wait_seconds = wait_seconds
         self._notes: dict[tuple[str, SchemaKey], bytes] = {}
+        self._known: dict[bytes, tuple[Decoder, bytes]] = {}
+        """Decoders and notes of values by the bytes that name their schemas: what most records need."""
         self._decoded: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
 
@@ -77,25 +79,37 @@ class RecordDecoder:
             The records with what was decoded, up to the first that has to wait; none if that is the first.
         """
         strings = self._int64_strings[topic]
-        columns: list[tuple[Result, Result]] = []
-        ends_at, room_bytes = time.monotonic() + STEP_SECONDS, STEP_BYTES
+        key_jsons: list[bytes | None] = []
+        key_notes: list[bytes] = []
+        value_jsons: list[bytes | None] = []
+        value_notes: list[bytes] = []
+        ends_at, room_bytes, now = time.monotonic() + STEP_SECONDS, STEP_BYTES, time.monotonic
         for key, value, headers in zip(records.keys, records.values, records.headers, strict=True):
-            if columns and (room_bytes <= 0 or time.monotonic() >= ends_at):
+            if value_jsons and (room_bytes <= 0 or now() >= ends_at):
                 break
             value_result = _NOTHING if value is None else self._value(value, headers, strings)
-            key_result = _NOTHING if key is None else self._key(key, headers, strings)
+            # A key without the magic byte is text: most are.
+            key_result = (
+                _NOTHING if key is None or not (headers or key[:1] == b"\x00") else self._key(key, headers, strings)
+            )
             if value_result is None or key_result is None:
                 break
-            room_bytes -= len(value_result[0] or b"") + len(key_result[0] or b"")
-            columns.append((key_result, value_result))
-        if not columns:
+            json, note = value_result
+            value_jsons.append(json)
+            value_notes.append(note)
+            if json is not None:
+                room_bytes -= len(json)
+            json, note = key_result
+            key_jsons.append(json)
+            key_notes.append(note)
+            if json is not None:
+                room_bytes -= len(json)
+        if not value_jsons:
             return NO_RECORDS
-        part = records if len(columns) == len(records) else records[: len(columns)]
-        keys, values = zip(*columns, strict=True)
-        (key_jsons, key_notes), (value_jsons, value_notes) = zip(*keys, strict=True), zip(*values, strict=True)
-        undecoded = value_jsons.count(None) - part.values.count(None)
-        self._failed[topic] += undecoded
-        self._decoded[topic] += len(columns) - value_jsons.count(None)
+        part = records if len(value_jsons) == len(records) else records[: len(value_jsons)]
+        without = value_jsons.count(None)
+        self._failed[topic] += without - part.values.count(None)
+        self._decoded[topic] += len(value_jsons) - without
         return part.with_decoded(Decoded(key_jsons, value_jsons, key_notes, value_notes))
 
     def statistics(self) -> DecodingStatistics:
@@ -103,6 +117,9 @@ class RecordDecoder:
         return DecodingStatistics(self._decoded.copy(), self._failed.copy(), self._schemas.statistics())
 
     def _value(self, value: bytes, headers: Headers, strings: bool) -> Result | None:
+        if not headers and (known := self._known.get(value[:ID_BYTES])) is not None:
+            decoder, note = known
+            return _decoded(decoder, Framed(0, value[ID_BYTES:], b""), note, "", strings)
         try:
             framed = unframe(value, headers, VALUE_HEADER)
         except UndecodableError as error:
@@ -120,7 +137,7 @@ class RecordDecoder:
 
     def _result(self, prefix: str, framed: Framed, strings: bool) -> Result | None:
         """What was decoded, or why not; None while the schema is on its way."""
-        schema, content, indexes = framed
+        schema = framed.schema
         decoder = self._schemas.decoder(schema)
         if decoder is None:
             missing = self._schemas.look_up(schema)
@@ -133,22 +150,32 @@ class RecordDecoder:
                     return None
                 return None, _error(prefix, b',"%bschema":{"id":%b}' % (prefix.encode(), _id(schema)), missing.reason)
         note = self._notes.get((prefix, schema)) or self._note(prefix, schema, decoder)
-        if len(content) > MAX_CONTENT_BYTES:
-            return None, _error(prefix, note, f"it has {len(content)} bytes, the most is {MAX_CONTENT_BYTES}")
-        try:
-            return decoder.decode(content, indexes, int64_strings=strings), note
-        except UndecodableError as error:
-            return None, _error(prefix, note, str(error))
-        except Exception as error:  # noqa: BLE001 - a record must not end the thread that received it
-            return None, _error(prefix, note, f"{type(error).__name__}: {error}")
+        return _decoded(decoder, framed, note, prefix, strings)
 
     def _note(self, prefix: str, schema: SchemaKey, decoder: Decoder) -> bytes:
         described = {"type": decoder.kind, "name": decoder.name[:MAX_NAME_CHARACTERS]}
         note = b',"%bschema":{"id":%b,%b}' % (prefix.encode(), _id(schema), orjson.dumps(described)[1:-1])
         if len(self._notes) >= MAX_NOTES:
             self._notes.clear()
+            self._known.clear()
         self._notes[prefix, schema] = note
+        if not prefix and isinstance(schema, int):
+            # An id never changes its meaning, so neither does a decoder that was found once.
+            self._known[b"\x00" + schema.to_bytes(4, "big")] = decoder, note
         return note
+
+
+def _decoded(decoder: Decoder, framed: Framed, note: bytes, prefix: str, strings: bool) -> Result:
+    """What was decoded, or why not."""
+    _, content, indexes = framed
+    if len(content) > MAX_CONTENT_BYTES:
+        return None, _error(prefix, note, f"it has {len(content)} bytes, the most is {MAX_CONTENT_BYTES}")
+    try:
+        return decoder.decode(content, indexes, int64_strings=strings), note
+    except UndecodableError as error:
+        return None, _error(prefix, note, str(error))
+    except Exception as error:  # noqa: BLE001 - a record must not end the thread that received it
+        return None, _error(prefix, note, f"{type(error).__name__}: {error}")
 
 
 def _id(schema: SchemaKey) -> bytes:

@@ -21,7 +21,8 @@ VALUE_HEADER = "__value_schema_id"
 
 _ID_MAGIC = 0
 _GUID_MAGIC = 1
-_ID_BYTES = 5
+ID_BYTES = 5
+"""A magic byte and an id."""
 _GUID_BYTES = 17
 
 MAX_MESSAGE_INDEXES = 64
@@ -56,9 +57,9 @@ def unframe(data: bytes, headers: Headers, header: str) -> Framed:
     for name, content in headers:
         if name == header and content is not None and len(content) >= _GUID_BYTES and content[0] == _GUID_MAGIC:
             return Framed(UUID(bytes=content[1:_GUID_BYTES]), data, content[_GUID_BYTES:])
-    if len(data) < _ID_BYTES or data[0] != _ID_MAGIC:
+    if len(data) < ID_BYTES or data[0] != _ID_MAGIC:
         raise UndecodableError("it has neither a schema id in front nor a header with one")
-    return Framed(int.from_bytes(data[1:_ID_BYTES], "big"), data[_ID_BYTES:], b"")
+    return Framed(int.from_bytes(data[1:ID_BYTES], "big"), data[ID_BYTES:], b"")
 
 
 def message_indexes(data: bytes) -> tuple[tuple[int, ...], int]:

@@ -15,6 +15,7 @@
 
 from base64 import b64encode
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -37,12 +38,20 @@ def json_of(value: object, *, int64_strings: bool) -> bytes:
         UndecodableError: JSON cannot hold it, or it is too large.
     """
     try:
-        data = orjson.dumps(with_int64_strings(value) if int64_strings else value, default=_other)
+        data = _with_int64_strings(value) if int64_strings else orjson.dumps(value, default=_other)
     except (TypeError, RecursionError) as error:
         raise UndecodableError(f"what it holds cannot be written as JSON: {error}") from error
     if len(data) > MAX_DECODED_BYTES:
         raise UndecodableError(f"as JSON it has {len(data)} bytes, the most is {MAX_DECODED_BYTES}")
     return data
+
+
+def _with_int64_strings(value: object) -> bytes:
+    try:
+        # Most values hold no such integer: to find out costs nothing here.
+        return orjson.dumps(value, default=_other, option=orjson.OPT_STRICT_INTEGER)
+    except TypeError:
+        return orjson.dumps(with_int64_strings(value), default=_other)
 
 
 def with_int64_strings(value: Any) -> Any:
@@ -66,12 +75,18 @@ def timestamp(count: int, unit: str, *, local: bool = False) -> str:
     """
     digits = _DIGITS[unit]
     seconds, fraction = divmod(count, 10**digits)
-    days, second_of_day = divmod(seconds, 86_400)
-    clock = f"{second_of_day // 3600:02}:{second_of_day // 60 % 60:02}:{second_of_day % 60:02}"
     subsecond = f".{fraction:0{digits}}" if digits else ""
-    return f"{day(days)}T{clock}{subsecond}{'' if local else 'Z'}"
+    return f"{_moment(seconds)}{subsecond}{'' if local else 'Z'}"
 
 
+@lru_cache(4096)
+def _moment(seconds: int) -> str:
+    """A second since 1970 as ISO 8601: records of one moment share it."""
+    days, second_of_day = divmod(seconds, 86_400)
+    return f"{day(days)}T{second_of_day // 3600:02}:{second_of_day // 60 % 60:02}:{second_of_day % 60:02}"
+
+
+@lru_cache(4096)
 def day(days: int) -> str:
     """A date as ISO 8601, from days since 1970-01-01."""
     # The Gregorian calendar repeats every 400 years, which are 146,097 days.

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Sequence
+from typing import cast
 
 import orjson
 
@@ -52,6 +53,12 @@ def _decoded_members(
 ) -> Sequence[Column]:
     """What was decoded, else the bytes as ever, each with what there is to say about it."""
     prefix = f',"{name}_json":'.encode()
+    if None not in jsons:
+        # Most batches have one schema, and so one note.
+        note = notes[0]
+        return prefix, cast("Sequence[bytes]", jsons), note if notes.count(note) == len(notes) else notes
+    if not any(notes) and not any(jsons):
+        return _members(name, texts)
     return (
         [
             b",%b%b" % (orjson.dumps(_member(name, text))[1:-1], note) if found is None else prefix + found + note
