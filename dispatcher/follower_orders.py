@@ -1,10 +1,31 @@
-"""What the follower's thread has to do at its next crossing, and which partitions it could not read.
+"""What the follower's thread has to do at its next crossing, which partitions it could not read, and what it reports.
 
 *Thread*: Trio's.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from dispatcher.kafka.follower import FollowCommands
 from dispatcher.sansio.records import TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class FollowingStatistics:
+    """A snapshot of what is followed."""
+
+    is_running: bool
+    """Whether there is a follower."""
+    partitions: int
+    """Followed partitions."""
+    records: int
+    """Records read by the follower."""
+    bytes: int
+    """Bytes of keys, values and headers, and what they cost in memory, read by the follower."""
+    failures: int
+    """How often its consumer has failed, or could not be made."""
+    lags: Mapping[TopicPartition, int]
+    """Offsets from the next one to the end of the log, of followed partitions of which that is known."""
 
 
 class FollowerOrders:
@@ -17,6 +38,8 @@ class FollowerOrders:
         """Whether the follower has to end."""
         self.lost: dict[TopicPartition, tuple[int, int]] = {}
         """Epoch and next offset of partitions of which a broker does not have that offset."""
+        self.lags: Mapping[TopicPartition, int] = {}
+        """What the follower has reported last."""
 
     def follow(self, partition: TopicPartition, epoch: int, offset: int) -> None:
         """Follow a partition in an epoch, from an offset on."""
@@ -43,3 +66,4 @@ class FollowerOrders:
         """The follower has ended: nobody takes these orders."""
         self._assign.clear()
         self._unassign.clear()
+        self.lags = {}

@@ -11,12 +11,11 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import structlog
 import trio
 
-from dispatcher.follower_orders import FollowerOrders
+from dispatcher.follower_orders import FollowerOrders, FollowingStatistics
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
@@ -47,20 +46,6 @@ that come over from another replica with ids of a moment ago. What is older is r
 
 LOG_SECONDS = 10.0
 """Least time between two log lines about the follower's errors."""
-
-
-@dataclass(frozen=True, slots=True)
-class FollowingStatistics:
-    """A snapshot of what is followed."""
-
-    is_running: bool
-    """Whether there is a follower."""
-    partitions: int
-    """Followed partitions."""
-    records: int
-    """Records read by the follower."""
-    bytes: int
-    """Bytes of keys, values and headers, and what they cost in memory, read by the follower."""
 
 
 class Following:
@@ -175,7 +160,9 @@ class Following:
 
     def statistics(self) -> FollowingStatistics:
         """A snapshot."""
-        return FollowingStatistics(self._is_running, len(self._ownership.followed), self._records, self._bytes)
+        followed, failures = self._ownership.followed, self._follower.failures
+        lags = {tp: lag for tp, lag in self._orders.lags.items() if tp in followed}
+        return FollowingStatistics(self._is_running, len(followed), self._records, self._bytes, failures, lags)
 
     # The follower's crossing (kafka.follower.FollowDownstream).
 
@@ -197,6 +184,7 @@ class Following:
         for partition, epoch, next_offset in result.out_of_range:
             self._orders.lost[partition] = (epoch, next_offset)
             self._wake.set()
+        self._orders.lags = self._orders.lags if result.lags is None else result.lags
         for name, reason in result.errors:
             if time.monotonic() - self._log_at >= LOG_SECONDS:
                 self._log_at = time.monotonic()
@@ -306,8 +294,7 @@ class Following:
         bounds = await self._replays.bounds(missing)
         committed = await self._replays.committed(missing)
         for partition in sorted(bounds.keys() & self._missing()):
-            expected = self._hub.history.expected[partition.topic]
-            begun_with = self._begun_with.setdefault(partition.topic, expected)
+            begun_with = self._begun_with.setdefault(partition.topic, self._hub.history.expected[partition.topic])
             offset = _begin(bounds[partition], committed, partition, is_new=partition.partition >= begun_with)
             self._orders.follow(partition, self._ownership.follow(partition), offset)
             self._hub.followed.follow(partition, offset)

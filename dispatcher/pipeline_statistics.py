@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dispatcher.following import FollowingStatistics
+from dispatcher.follower_orders import FollowingStatistics
 from dispatcher.intake import IntakeStatistics
 from dispatcher.kafka.commits import CommitStatistics
 from dispatcher.kafka.replay import ReplayStatistics

@@ -137,6 +137,7 @@ class HubParts:
         return HubStatistics(
             subscribers=self._registry.states(),
             transports=self._registry.transports(),
+            takers=self._registry.takers,
             history=self.history.statistics(),
             fan_out=self._fan_out.statistics(),
             lookups=self.lookups.statistics(),

@@ -97,6 +97,11 @@ class Registry:
         """The number of the subscriber that counts and has been connected for longest, None if there is none."""
         return next(iter(self._takers), None)
 
+    @property
+    def takers(self) -> int:
+        """Number of subscribers that count."""
+        return len(self._takers)
+
     def whole_topics(self) -> frozenset[str]:
         """Topics of which some subscriber has the whole."""
         return frozenset(topic for topic, number in self._whole.items() if number > 0)

@@ -184,6 +184,8 @@ class HubStatistics:
     """Number of subscribers by state."""
     transports: Mapping[str, int]
     """Number of subscribers by transport."""
+    takers: int
+    """Number of subscribers that count."""
     history: HistoryStatistics
     fan_out: FanOutStatistics
     lookups: LookupStatistics

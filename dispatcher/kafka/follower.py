@@ -12,6 +12,7 @@ It serves streams of the whole topic, and is shared by all of them. Rules of thi
 """
 
 import random
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -35,6 +36,9 @@ IDLE_POLL_SECONDS = 0.1
 
 HELD_POLL_SECONDS = 0.01
 """The same while records wait for their schema."""
+
+LAG_SECONDS = 5.0
+"""Between two looks at how far the ends of the logs are."""
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is rebuilt."""
@@ -70,6 +74,8 @@ class Followed:
     """Partitions whose next offset the broker does not have: epoch, and that offset. Nothing more comes of them."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each error that the client reported and survived."""
+    lags: Mapping[TopicPartition, int] | None = None
+    """Offsets from the next one to the end of each log, where that is known; None: nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,10 @@ class Follower:
         self._epochs: dict[TopicPartition, int] = {}
         self._next_offsets: dict[TopicPartition, int] = {}
         """The next offset of each partition that was given to librdkafka."""
+        self._out_of_range: dict[TopicPartition, int] = {}
+        """Partitions of which a broker does not have that offset, while records before it wait for their schema."""
+        self.failures = 0
+        """How often a consumer has failed, or could not be made."""
 
     async def run(self) -> None:
         """Follow until told to stop. *Cancellation*: safe, late by one poll and the consumer's own ``close``."""
@@ -141,6 +151,7 @@ class Follower:
                 await trio.to_thread.run_sync(self._own_consumer, limiter=self._limiter, thread_name="kafka-follower")
             except (KafkaException, RuntimeError, MemoryError) as error:
                 # "can't start new thread" is a RuntimeError: it must not end what the group's consumer serves.
+                self.failures += 1
                 if trio.current_time() - started > REBUILD_SECONDS[1]:
                     pause_seconds = REBUILD_SECONDS[0]
                 log.warning("follower failed, rebuilding it", error=str(error), pause_seconds=pause_seconds)
@@ -152,17 +163,20 @@ class Follower:
     # Everything below runs in the follower's thread.
 
     def _own_consumer(self) -> None:
-        self._epochs, self._next_offsets = {}, {}
+        self._epochs, self._next_offsets, self._out_of_range = {}, {}, {}
         self._held = HeldRecords(self._decoder) if self._decoder is not None else None
         consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
         try:
             commands = trio.from_thread.run_sync(self._downstream.follow)
+            lags_at = time.monotonic()
             while not commands.stop:
                 trio.from_thread.check_cancelled()
                 self._apply(consumer, commands)
                 result = self._poll(consumer)
                 if self._held is not None:
                     self._decode(consumer, self._held, result)
+                if (now := time.monotonic()) >= lags_at:
+                    lags_at, result.lags = now + LAG_SECONDS, self._lags(consumer)
                 commands = (
                     trio.from_thread.run(self._downstream.followed_when_settled, result)
                     if commands.settle
@@ -181,6 +195,7 @@ class Follower:
             consumer.incremental_unassign([confluent_kafka.TopicPartition(*tp) for tp in gone])
             for tp in gone:
                 del self._next_offsets[tp], self._epochs[tp]
+                self._out_of_range.pop(tp, None)
         if commands.assign:
             for tp, (epoch, offset) in commands.assign.items():
                 self._epochs[tp], self._next_offsets[tp] = epoch, offset
@@ -213,10 +228,34 @@ class Follower:
         held.pass_on(passed)
         result.groups = [(self._epochs[group.partition], group) for group in passed.groups]
         result.ends = [(tp, self._epochs[tp], end) for tp, end in passed.ends.items()]
+        # What waits was read before its broker had no more of it: the Trio side would go on after it.
+        self._out_of_range.update((tp, offset) for tp, _, offset in result.out_of_range)
+        readable = self._out_of_range.keys() - held.partitions
+        result.out_of_range = [(tp, self._epochs[tp], self._out_of_range[tp]) for tp in readable]
         if paused := held.partitions - before:
             consumer.pause(for_client(paused))
         if released := before - held.partitions:
             consumer.resume(for_client(released))
+            # A pause discards what is queued, also the answer that a broker does not have the next offset, after which
+            # librdkafka fetches nothing more.
+            if again := released - readable:
+                self._begin_again(consumer, again)
+        for tp in readable:
+            del self._out_of_range[tp]
+
+    def _begin_again(self, consumer: Consumer, partitions: Collection[TopicPartition]) -> None:
+        """Fetch partitions from their next offset on, whatever became of the fetches before."""
+        consumer.incremental_unassign(for_client(partitions))
+        consumer.incremental_assign([confluent_kafka.TopicPartition(*tp, self._next_offsets[tp]) for tp in partitions])
+
+    def _lags(self, consumer: Consumer) -> Mapping[TopicPartition, int]:
+        """As the last fetch of each partition has it: no broker is asked."""
+        lags = {}
+        for tp, next_offset in self._next_offsets.items():
+            _, end = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
+            if end >= 0:  # below: unknown
+                lags[tp] = max(0, end - next_offset)
+        return lags
 
     def _take_event(self, result: Followed, message: Message, error: KafkaError) -> None:
         if error.fatal() or error.code() == _FATAL:

@@ -24,6 +24,11 @@ ROWS: Sequence[Row] = (
         ("state",),
         lambda s: [((state,), number) for state, number in s.hub.subscribers.items()],
     ),
+    gauge(
+        "counting_subscribers",
+        "Subscribers for which it counts what they are sent; observers do not.",
+        lambda s: s.hub.takers,
+    ),
     counter(
         "dropped_log_lines",
         "Log lines never written, because nobody read the log.",
@@ -268,6 +273,18 @@ ROWS: Sequence[Row] = (
     ),
     gauge("followed_partitions", "Partitions read without owning them.", lambda s: s.pipeline.following.partitions),
     counter("followed_records", "Records of followed partitions.", lambda s: s.pipeline.following.records),
+    Row(
+        GaugeMetricFamily,
+        "followed_lag_records",
+        "Offsets from what was read of a followed partition to the end of its log, open transactions included.",
+        ("topic", "partition"),
+        lambda s: [((tp.topic, str(tp.partition)), lag) for tp, lag in s.pipeline.following.lags.items()],
+    ),
+    counter(
+        "follower_failures",
+        "Consumers of followed partitions that failed, or could not be made, and were replaced.",
+        lambda s: s.pipeline.following.failures,
+    ),
     counter(
         "idle_leaves",
         "Times that the replica left the group because it had no subscriber.",

@@ -137,6 +137,8 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "partitions": pipeline.following.partitions,
             "records": pipeline.following.records,
             "bytes": pipeline.following.bytes,
+            "lag": sum(pipeline.following.lags.values()),
+            "failures": pipeline.following.failures,
         },
         "group_lag": [
             {"topic": tp.topic, "partition": tp.partition, "committed": lag.committed, "lag": lag.lag_records}

@@ -1,0 +1,73 @@
+"""What the follower passes on of a poll while records wait for their schema, without a broker."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from confluent_kafka import Consumer
+
+from dispatcher.kafka.follower import FollowCommands, Followed, Follower
+from dispatcher.kafka.held import HeldRecords
+from dispatcher.sansio.records import TopicPartition
+from tests.kafka.test_held import ONE, TWO, Decoder, group
+
+EPOCH = 3
+
+
+class NoDownstream:
+    """Nothing crosses here."""
+
+    def follow(self) -> FollowCommands:
+        """Nothing to do."""
+        return FollowCommands()
+
+    def followed(self, result: Followed) -> FollowCommands:  # noqa: ARG002 - its interface
+        """Nothing to do."""
+        return FollowCommands()
+
+    async def followed_when_settled(self, result: Followed) -> FollowCommands:
+        """Nothing to do."""
+        return self.followed(result)
+
+
+@contextmanager
+def following(decoder: Decoder, partitions: Collection[TopicPartition]) -> Iterator[tuple[Follower, Consumer]]:
+    """A follower of these partitions from their first record on, whose consumer reaches no broker."""
+    follower = Follower({}, NoDownstream(), poll_records=1, batch_bytes=1, decoder=decoder)
+    consumer = Consumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "none", "log_level": 0})
+    try:
+        follower._apply(consumer, FollowCommands(dict.fromkeys(partitions, (EPOCH, 0))))
+        yield follower, consumer
+    finally:
+        consumer.close()
+
+
+def test_records_that_wait_precede_what_a_broker_does_not_have() -> None:
+    """What has expired is skipped up to the first record there is: what was read before it is not."""
+    decoder = Decoder(b"a")
+    with following(decoder, [ONE, TWO]) as (follower, consumer):
+        held = HeldRecords(decoder)
+        polled = Followed([(EPOCH, group(ONE, 0, b"a", b"b", b"a"))], out_of_range=[(ONE, EPOCH, 3), (TWO, EPOCH, 0)])
+        follower._decode(consumer, held, polled)
+        assert [one.records.offsets for _, one in polled.groups] == [(0,)]
+        assert polled.out_of_range == [(TWO, EPOCH, 0)]
+        decoder.known.add(ord("b"))
+        polled = Followed()
+        follower._decode(consumer, held, polled)
+        assert [one.records.offsets for _, one in polled.groups] == [(1, 2)]
+        assert polled.out_of_range == [(ONE, EPOCH, 3)]
+        polled = Followed()
+        follower._decode(consumer, held, polled)
+        assert polled.out_of_range == []
+
+
+def test_a_partition_that_starts_over_is_not_reported_for_what_came_before() -> None:
+    """Its records are read again, in another epoch."""
+    decoder = Decoder()
+    with following(decoder, [ONE]) as (follower, consumer):
+        held = follower._held = HeldRecords(decoder)
+        polled = Followed([(EPOCH, group(ONE, 0, b"b"))], out_of_range=[(ONE, EPOCH, 1)])
+        follower._decode(consumer, held, polled)
+        follower._apply(consumer, FollowCommands({ONE: (EPOCH + 1, 0)}))
+        polled = Followed()
+        follower._decode(consumer, held, polled)
+        assert (polled.groups, polled.out_of_range) == ([], [])
