@@ -160,9 +160,10 @@ class _CoreSettings(BaseSettings):
         default=10, gt=0, description="Maximum time from SIGTERM to exit, whatever clients and brokers do."
     )
     spread_seconds: Seconds = Field(
-        default=0,
+        default=5,
         description="After a replica joins, the others say `goodbye`, spread over this time, to the subscribers they "
-        "have too many for their remaining partitions. 0 turns this off: subscribers stay until they leave.",
+        "have too many for their remaining partitions; so does a replica without any partition of a subscriber's "
+        "topics, unless it observes or has the whole topic. 0 turns this off: subscribers stay until they leave.",
     )
     default_scope: Literal["replica", "topic"] = Field(
         default="replica",

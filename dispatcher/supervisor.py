@@ -25,7 +25,7 @@ import structlog
 import trio
 
 from dispatcher.errors import DispatcherError
-from dispatcher.hub.goodbyes import restart, spread
+from dispatcher.hub.goodbyes import restart
 from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.invariants import invariants
 from dispatcher.kafka.properties import check_properties
@@ -172,7 +172,7 @@ async def supervise(
             _warn_of_any_host(settings)
             if parent is not None:
                 root.start_soon(parent.serve, operations, reload)
-            root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, spread)
+            root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds)
             root.start_soon(systemd.watch)
             systemd.ready()
             task_status.started(server)

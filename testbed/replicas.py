@@ -67,6 +67,8 @@ class Replica:
             "client-id": self.client_id,
             "bind": f"{host}:0",
             "log-format": "json",
+            # Whoever counts connections wants those alone that end for a reason of the test's own.
+            "spread-seconds": 0,
             **{name.replace("_", "-"): value for name, value in (settings or {}).items()},
         }
         arguments: Sequence[str] = [

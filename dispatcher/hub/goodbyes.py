@@ -54,6 +54,12 @@ def spread() -> Goodbye:
     return Goodbye(TRY_LATER, "subscribers are being rebalanced across replicas", _spread_ms())
 
 
+def send_on() -> Goodbye:
+    """Every partition of the subscriber's topics is assigned to other replicas."""
+    reason = "this replica has no partition of these topics: reconnect to another one, or ask for scope=topic"
+    return Goodbye(TRY_LATER, reason, _spread_ms())
+
+
 def drained() -> Goodbye:
     """An operator empties this replica."""
     return Goodbye(1013, "the replica is being drained: reconnect to another one", _spread_ms())

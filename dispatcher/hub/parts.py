@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 
 from dispatcher.hub.acking import Acking
@@ -173,6 +174,16 @@ class HubParts:
     def sample_subscribers(self, number: int) -> list[Subscriber]:
         """A random sample of the current subscribers."""
         return self._registry.sample(number)
+
+    @property
+    def owns_everything(self) -> bool:
+        """Whether every partition that the topics are known to have is assigned."""
+        return len(self._partitions) >= sum(self.history.expected.values())
+
+    def without_partitions(self, topics: AbstractSet[str]) -> list[Subscriber]:
+        """Subscribers that count, and read these topics alone, of which no partition is assigned to this replica."""
+        elsewhere = topics - {partition.topic for partition in self._partitions}
+        return self._registry.without_partitions(elsewhere) if elsewhere else []
 
     def has_readers(self, topic: str) -> bool:
         """Whether some subscriber that counts reads a topic."""

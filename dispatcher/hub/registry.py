@@ -6,6 +6,7 @@
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from dispatcher.hub.statistics import RegistryStatistics, SubscriberState
 from dispatcher.hub.subscriber import Subscriber
@@ -152,6 +153,11 @@ class Registry:
     def sample(self, number: int) -> list[Subscriber]:
         """A random sample of the current subscribers."""
         return random.sample(list(self.everybody.values()), number)
+
+    def without_partitions(self, topics: AbstractSet[str]) -> list[Subscriber]:
+        """Subscribers that count and read nothing but the replica's own partitions of these topics."""
+        everybody = self.everybody.values()
+        return [one for one in everybody if one.feed.counts and not one.feed.whole and one.feed.topics <= topics]
 
     def first_writes(self) -> set[int]:
         """The sequences of entries that are being written to subscribers that count."""

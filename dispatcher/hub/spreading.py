@@ -7,17 +7,24 @@ spreads connections in front of the replicas. So when
 
 * a replica has joined, fewer partitions are left, and the same share of the subscribers stays;
 * a replica was replaced, the partitions are as many as before, and the subscribers that it had are a surplus;
-* a replica has left for good, its partitions have arrived, and its subscribers with them: all stay.
+* a replica has left for good, its partitions have arrived, and its subscribers with them: all stay;
+* this replica owns every partition, there is no other to go to: all stay.
+
+A subscriber of the replica's own partitions that counts, at a replica without any partition of its topics, is sent on:
+nothing would ever reach it there. Streams of the whole topic get everything anywhere, and observers look at what they
+have asked for, so both stay.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 import trio
 
+from dispatcher.hub import goodbyes
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.hub import Hub
+from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.health import ReplicaState
 
 log = structlog.get_logger(__name__)
@@ -31,6 +38,52 @@ of it only after a health check and a DNS look-up: a subscriber sent away before
 REMEMBERED_SAMPLES = 20
 """How many samples back "before" is. When a replica crashes, its subscribers arrive at once, and the group notices only
 when the session has timed out, 10 s later."""
+
+MAX_WAIT_SAMPLES = 60
+"""At most this long a subscriber waits that is not sent anything: a balancer may send it back here again and again,
+because the replica that sends its subscribers on is the emptiest one."""
+
+
+class SendingOn:
+    """Decides when subscribers that get nothing here should go, from samples of a replica."""
+
+    def __init__(self) -> None:
+        self._wait = STABLE_SAMPLES
+        self._with = 0
+        self._without = 0
+        self._samples = 0
+        self._known_since: dict[str, int] = {}
+
+    def assigned_somewhere(self, topics: Collection[str]) -> frozenset[str]:
+        """Those of the topics, which exist now, of which the group has certainly assigned every partition.
+
+        Called per sample in which no rebalance is under way. A topic that is created later is assigned later than it is
+        seen, perhaps to this very replica.
+        """
+        since = self._samples or -MAX_WAIT_SAMPLES
+        self._samples += 1
+        for topic in topics:
+            self._known_since.setdefault(topic, since)
+        return frozenset(topic for topic in topics if self._samples - self._known_since[topic] >= MAX_WAIT_SAMPLES)
+
+    def observe(self, *, anybody: bool) -> bool:
+        """Take the next sample; returns whether they should go.
+
+        Args:
+            anybody: Whether there are such subscribers, and no rebalance is under way.
+        """
+        if not anybody:
+            self._with = 0
+            self._without += 1
+            if self._without >= self._wait:
+                self._wait = STABLE_SAMPLES
+            return False
+        self._without = 0
+        self._with += 1
+        if self._with < self._wait:
+            return False
+        self._with, self._wait = 0, min(2 * self._wait, MAX_WAIT_SAMPLES)
+        return True
 
 
 class Spread:
@@ -78,23 +131,31 @@ class Spread:
         return number
 
 
-async def spread_subscribers(hub: Hub, seconds: float, goodbye: Callable[[], Goodbye]) -> None:
-    """Sample the hub, and send surplus subscribers away, evenly over a time, until cancelled.
+async def spread_subscribers(hub: Hub, seconds: float) -> None:
+    """Sample the hub, and send subscribers away that should be elsewhere, evenly over a time, until cancelled.
 
     *Cancellation*: safe.
 
     Args:
         hub: Whose subscribers.
         seconds: How long sending them away takes; 0 returns at once.
-        goodbye: Makes the goodbye of each.
     """
-    spread = Spread()
+    spread, sending_on = Spread(), SendingOn()
     while seconds:
         await trio.sleep(SAMPLE_SECONDS)
         stable = hub.state in {ReplicaState.STREAMING, ReplicaState.WAITING}
         number = spread.observe(hub.assignments, hub.partitions, hub.subscribers, stable=stable)
-        if number:
+        if number and not hub.owns_everything:
             log.info("spreading subscribers", number=number, of=hub.subscribers, seconds=seconds)
-        for subscriber in hub.sample_subscribers(number):
-            subscriber.end(goodbye())
-            await trio.sleep(seconds / number)
+            await _send_away(hub.sample_subscribers(number), seconds, goodbyes.spread)
+        existing = [topic for topic, count in hub.history.expected.items() if count]
+        without = hub.without_partitions(sending_on.assigned_somewhere(existing)) if stable else []
+        if sending_on.observe(anybody=bool(without)):
+            log.info("sending subscribers on: no partition of their topics is assigned here", number=len(without))
+            await _send_away(without, seconds, goodbyes.send_on)
+
+
+async def _send_away(subscribers: Sequence[Subscriber], seconds: float, goodbye: Callable[[], Goodbye]) -> None:
+    for subscriber in subscribers:
+        subscriber.end(goodbye())
+        await trio.sleep(seconds / len(subscribers))

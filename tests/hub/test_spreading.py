@@ -5,9 +5,11 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from dispatcher.hub.spreading import REMEMBERED_SAMPLES, STABLE_SAMPLES, Spread
-from testbed.clients import open_sse
+from dispatcher.hub.spreading import MAX_WAIT_SAMPLES, REMEMBERED_SAMPLES, STABLE_SAMPLES, SendingOn, Spread
+from dispatcher.settings import Settings
+from testbed.clients import open_sse, sse_records
 from testbed.patience import seconds
+from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
 
@@ -55,6 +57,58 @@ def test_nobody_goes_during_a_rebalance() -> None:
         spread.observe(1, 6, 30)
     gone = [spread.observe(2, 4, 30, stable=False) for _ in range(REMEMBERED_SAMPLES)]
     assert sum(gone) == 0
+
+
+def test_whoever_gets_nothing_is_sent_on_once_that_is_certain() -> None:
+    """Later and later while a balancer returns clients, and soon again after a while without any."""
+    sending_on = SendingOn()
+    went = [n for n in range(200) if sending_on.observe(anybody=True)]
+    assert [b - a for a, b in zip([-1, *went], went, strict=False)] == [5, 10, 20, 40, 60, 60]
+    for _ in range(MAX_WAIT_SAMPLES):
+        assert not sending_on.observe(anybody=False)
+    assert [sending_on.observe(anybody=True) for _ in range(STABLE_SAMPLES)] == [False] * 4 + [True]
+    interrupted = SendingOn()
+    assert not any(interrupted.observe(anybody=n % STABLE_SAMPLES != 0) for n in range(100))
+
+
+def test_a_topic_that_is_created_later_may_be_assigned_here_soon() -> None:
+    """Until then nobody is sent on who waits for it."""
+    sending_on = SendingOn()
+    assert sending_on.assigned_somewhere(["old"]) == {"old"}
+    counts = [len(sending_on.assigned_somewhere(["old", "new"])) for _ in range(MAX_WAIT_SAMPLES + 1)]
+    assert counts == [1] * (MAX_WAIT_SAMPLES - 1) + [2, 2]
+    assert sending_on.assigned_somewhere(["new"]) == {"new"}
+
+
+async def test_a_replica_without_partitions_sends_its_subscribers_on(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """By default; streams of the whole topic and observers stay, and so does everybody at a replica that has some."""
+    topic = kafka.create_topic(1)
+    code = "import dispatcher.hub.spreading as s; s.SAMPLE_SECONDS = 0.1"
+    keywords = {"settings": {"spread_seconds": Settings().spread_seconds}, "code": code}
+    both = [
+        await trio.to_thread.run_sync(
+            lambda name=name: replicas(kafka.bootstrap_servers, topic, client_id=name, **keywords)  # type: ignore[misc]
+        )
+        for name in ("first", "second")
+    ]
+    for replica in both:
+        await trio.to_thread.run_sync(replica.wait_until_ready)
+    owner, other = sorted(both, key=lambda one: len(one.status()["partitions"]), reverse=True)
+    async with (
+        open_sse(other, "?scope=topic") as whole,
+        open_sse(other, "?observe=1"),
+        open_sse(owner) as taker,
+        open_sse(other) as stream,
+    ):
+        goodbye = await stream.next_control("goodbye")
+        assert (goodbye["code"], "no partition of these topics" in str(goodbye["reason"])) == (1013, True)
+        await trio.to_thread.run_sync(lambda: other.wait_for("two stay", lambda s: s["subscribers"]["total"] == 2))
+        await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 1, 1)
+        for one in (whole, taker):
+            await sse_records(one, 1)
+        assert owner.logged("sending subscribers on: no partition of their topics is assigned here") == []
 
 
 async def test_half_of_the_subscribers_go_when_a_second_replica_joins(
