@@ -78,6 +78,7 @@ class Intake:
         """Forget what is known of partitions that leave or start over."""
         self._flow.unassigned(partitions)
         self._on_forget(partitions)
+        self._hub.times.forget(partitions)
         for partition in partitions:
             self._unsent_gaps.pop(partition, None)
 
@@ -140,6 +141,6 @@ class Intake:
             # Offsets went backwards: another log than the one in memory.
             self._start_over(partition, records.offsets[0], None)
         gap = self._unsent_gaps.pop(partition, None)
-        self._hub.publish(
-            Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch, gap=gap)
-        )
+        batch = Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch, gap=gap)
+        self._hub.times.taken(batch)
+        self._hub.publish(batch)

@@ -38,6 +38,7 @@ from dispatcher.telemetry.inspection import inspect_on_signal
 from dispatcher.telemetry.snapshot import AccessStatistics
 from dispatcher.telemetry.status import ReplicaStatus
 from dispatcher.telemetry.systemd import Systemd
+from dispatcher.telemetry.tracing import run_tracing
 from dispatcher.web.admin import Admin
 from dispatcher.web.admin_access import AdminAccess
 from dispatcher.web.app import create_app, create_operations_app
@@ -151,7 +152,7 @@ async def supervise(
     systemd = Systemd()
     try:
         async with trio.open_nursery() as root:
-            for run in (last_resort.watch, visits.run, drain.run):
+            for run in (last_resort.watch, visits.run, drain.run, partial(run_tracing, settings, pipeline.hub.times)):
                 root.start_soon(run)
             roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))

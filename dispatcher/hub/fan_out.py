@@ -16,6 +16,7 @@ the bytes that they hold.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import trio
@@ -60,6 +61,7 @@ class FanOut:
         on_dispatched: Called with a feed, entries, and how many of its subscribers' sockets accepted all of them.
         everybody: All subscribers, the live ones included.
         linger_seconds: Time between two rounds at least: what is published meanwhile shares a write.
+        on_wrote: Called with how many seconds one write took to be offered to all live subscribers of a feed.
     """
 
     def __init__(
@@ -69,12 +71,15 @@ class FanOut:
         on_dispatched: Callable[[Feed, Sequence[Offered], int], None],
         everybody: Callable[[], Iterable[Subscriber]],
         linger_seconds: float = 0,
+        *,
+        on_wrote: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self._encoder = encoder
         self._round_bytes = round_bytes
         self._everybody = everybody
         self._state_is_new = False
         self._on_dispatched = on_dispatched
+        self._on_wrote = on_wrote
         self._live: dict[Feed, dict[int, Subscriber]] = {}
         self._unfiltered: dict[Feed, None] = {}
         """Those of the live feeds that have no filters."""
@@ -267,6 +272,7 @@ class FanOut:
         """One round of one feed; returns how many subscribers it has since the last yield."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
+        began = time.perf_counter()
         round_ = Round(items, self._encoder.round(feed, items))
         step = max(1, min(SLICE, SLICE_BYTES // round_.size_bytes))
         for start in range(0, len(subscribers), step):
@@ -277,4 +283,5 @@ class FanOut:
             for subscriber in subscribers[start : start + step]:
                 taken += subscriber.offer(round_)
             self._on_dispatched(feed, round_.entries, taken)
+        self._on_wrote(time.perf_counter() - began)
         return min(step, len(subscribers))

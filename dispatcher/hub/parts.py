@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from dispatcher.hub.acking import Acking
 from dispatcher.hub.announcements import Announcements
+from dispatcher.hub.dispatch_times import DispatchTimes
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
@@ -60,7 +61,8 @@ class HubParts:
         self._registry = Registry()
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
-        self.settlement = Settlement(settings, self.history, self._feeds, on_dispatched)
+        self.times = DispatchTimes()
+        self.settlement = Settlement(settings, self.history, self._feeds, on_dispatched, self.times.dispatched)
         self.acking = Acking(settings.acked_topics, self.history, self.settlement, on_replayed)
         self._fan_out = FanOut(
             self.encoder,
@@ -68,6 +70,7 @@ class HubParts:
             self.settlement.dispatched,
             self._registry.everybody.values,
             settings.linger_ms / 1000,
+            on_wrote=self.times.wrote,
         )
         self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
         self._counts = HubCounts()
@@ -147,6 +150,7 @@ class HubParts:
             feeds=self._feeds.statistics(),
             announcements=self.announcements.statistics(),
             heartbeats=self._heartbeats.sent,
+            times=self.times.statistics(),
             acking=self.acking.statistics(),
             unmatched=self.settlement.unmatched,
             parked=self.history.parked.statistics(),

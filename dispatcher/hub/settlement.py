@@ -46,7 +46,8 @@ class Settlement:
         feeds: The subscribers by feed, and what they want.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed; a range
             may come more than once.
-        acked_topics: Topics of which only what was acknowledged may be committed.
+        on_first_dispatched: Called with a batch, how many of its records some subscriber has taken for the first time,
+            and the ranges of offsets for which they stand.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class Settlement:
         history: History,
         feeds: FeedRegistry,
         on_dispatched: Callable[[Batch, int, int], None],
+        on_first_dispatched: Callable[[Batch, int, Iterable[tuple[int, int]]], None] = lambda _b, _n, _ranges: None,
     ) -> None:
+        self._on_first_dispatched = on_first_dispatched
         self._history = history
         self._feeds = feeds
         self._on_dispatched = on_dispatched
@@ -88,12 +91,15 @@ class Settlement:
         """
         if entry.dispatched:
             return
-        self.dispatched_records += len(entry.settle(indexes) - {GAP})
+        number = len(entry.settle(indexes) - {GAP})
+        self.dispatched_records += number
         if not entry.pending:
             self._has_nothing_pending(entry)
             entry.dispatched = not entry.parked
         begins = entry.batch.covers_from
-        for start, end in covered(entry.batch, indexes, records):
+        ranges = covered(entry.batch, indexes, records)
+        self._on_first_dispatched(entry.batch, number, ranges)
+        for start, end in ranges:
             if end > begins:
                 self.dispatched_records += self.parking.dispatched(entry.batch, max(start, begins), end)
 
@@ -234,14 +240,18 @@ class Settlement:
         # A removed entry's write was under way when its partition was revoked: the tracker still wants to know.
         self._history.dispatched(offered)
         offered.dispatched = True
-        self.dispatched_records += offered.record_count if pending is None else len(pending - {GAP})
+        number = offered.record_count if pending is None else len(pending - {GAP})
+        self.dispatched_records += number
+        self._on_first_dispatched(batch, number, ((batch.covers_from, batch.next_offset),))
         self.dispatched_records += self.parking.dispatched(batch, batch.covers_from, batch.next_offset)
 
     def _first_selected(self, selection: Selection) -> None:
         selection.dispatched = True
         entry = selection.entry
         if not entry.dispatched:
-            self.dispatched_records += len(entry.settle(selection.indexes) - {GAP})
+            number = len(entry.settle(selection.indexes) - {GAP})
+            self.dispatched_records += number
+            self._on_first_dispatched(entry.batch, number, selection.ranges)
             if not entry.pending:
                 self._has_nothing_pending(entry)
                 entry.dispatched = not entry.parked

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import trio
 
+from dispatcher.hub.dispatch_times import DispatchStatistics
 from dispatcher.sansio.history import HistoryStatistics
 from dispatcher.sansio.parking import ParkedStatistics
 from dispatcher.sansio.records import TopicPartition
@@ -202,6 +203,7 @@ class HubStatistics:
     """Records that were parked, since the start, by topic."""
     heartbeats: int
     """Heartbeats since the start."""
+    times: DispatchStatistics
     published_records: int
     dispatched_records: int
     """Records that at least one subscriber took."""

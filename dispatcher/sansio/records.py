@@ -161,6 +161,7 @@ class Batch:
         "partition",
         "records",
         "size_bytes",
+        "taken_at",
     )
 
     def __init__(
@@ -195,6 +196,8 @@ class Batch:
         """Offset of the first record, or of the gap."""
         self.next_offset = next_offset
         """Offset after the last record: what a commit of this batch carries."""
+        self.taken_at: float | None = None
+        """When it crossed into this replica's thread, on a clock that only goes forward; None: it is followed."""
         self.size_bytes = BATCH_OVERHEAD_BYTES + records.size_bytes
         """Memory that it holds."""
 

@@ -1,20 +1,22 @@
 """The page of ``/metrics``: the table of metrics, read from a snapshot, and the process's own metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from dispatcher import __version__
 from dispatcher.telemetry.metrics import ROWS
+from dispatcher.telemetry.rows import histogram
 from dispatcher.telemetry.snapshot import Snapshot
 
 
 class Metrics(Collector):
     """Makes the page.
 
-    *Thread*: one at a time, any.
+    *Thread*: any, one at a time: two pages must not be made at once.
 
     Args:
         replica: The replica's name.
@@ -29,10 +31,17 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def render(self, snapshot: Snapshot) -> bytes:
-        """The page, with the process's own metrics."""
+        """The page in Prometheus's text format, with the process's own metrics."""
+        return self._render(snapshot, generate_latest)
+
+    def render_openmetrics(self, snapshot: Snapshot) -> bytes:
+        """The page in the OpenMetrics format, which has room for examples."""
+        return self._render(snapshot, openmetrics.generate_latest)
+
+    def _render(self, snapshot: Snapshot, generate: Callable[[CollectorRegistry], bytes]) -> bytes:
         self._snapshot = snapshot
         try:
-            return generate_latest(self._registry)
+            return generate(self._registry)
         finally:
             self._snapshot = None
 
@@ -51,3 +60,14 @@ class Metrics(Collector):
             for labels, value in row.samples(self._snapshot):
                 family.add_metric(labels, value)
             yield family
+        times = self._snapshot.hub.times
+        yield histogram(
+            "dispatch_seconds",
+            "From the crossing of a record, when this replica has received it, to its first dispatch.",
+            times.dispatch_seconds,
+        )
+        yield histogram(
+            "write_seconds",
+            "From the beginning of a write until it was offered to every live subscriber of its feed.",
+            times.write_seconds,
+        )

@@ -1,10 +1,12 @@
 """One row of the table of metrics: a name, a help text, and how its numbers are read from a snapshot."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily
 
+from dispatcher.sansio.histogram import HistogramStatistics
 from dispatcher.sansio.lag import PartitionLag
 from dispatcher.sansio.retention import Outlook
 from dispatcher.sansio.topic_health import Condition, Reason
@@ -61,6 +63,15 @@ def outlooks(name: str, text: str, value: Callable[[Outlook], float | None]) -> 
                 yield (partition.topic, str(partition.partition)), number
 
     return Row(GaugeMetricFamily, name, text, ("topic", "partition"), samples)
+
+
+def histogram(name: str, text: str, found: HistogramStatistics) -> HistogramMetricFamily:
+    """A histogram, with the newest example of each bucket."""
+    buckets: list[Any] = []
+    for bound, count, example in zip((*found.bounds, math.inf), found.counts, found.examples, strict=True):
+        given = None if example is None else Exemplar({**example.labels}, example.value, example.at)
+        buckets.append([repr(bound) if bound < math.inf else "+Inf", count, given])
+    return HistogramMetricFamily(f"dispatcher_{name}", text, buckets=buckets, sum_value=found.sum)
 
 
 def undecided(lag: PartitionLag) -> int | None:

@@ -49,6 +49,7 @@ class ReplicaStatus:
         self._has_been_ready = False
         self._status = Page(self._take, self._render_status)
         self._metrics = Page(self._take, Metrics(settings.client_id).render)
+        self._openmetrics = Page(self._take, Metrics(settings.client_id).render_openmetrics)
 
     def why_not_ready(self) -> list[str]:
         """Reasons why new subscribers should not be sent here; empty when ready. Constant cost."""
@@ -71,9 +72,9 @@ class ReplicaStatus:
         """Everything that people may want to see, as JSON. *Cancellation*: safe."""
         return await self._status.get()
 
-    async def metrics_page(self) -> bytes:
-        """The metrics, in Prometheus's text format. *Cancellation*: safe."""
-        return await self._metrics.get()
+    async def metrics_page(self, *, openmetrics: bool = False) -> bytes:
+        """The metrics, in Prometheus's text format or in OpenMetrics. *Cancellation*: safe."""
+        return await (self._openmetrics if openmetrics else self._metrics).get()
 
     async def _take(self) -> tuple[Snapshot, float]:
         """A snapshot, and the seconds of the loop that it cost."""

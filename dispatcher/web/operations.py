@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
-from quart import Quart
+from prometheus_client.openmetrics import exposition as openmetrics
+from quart import Quart, request
 from quart_trio.wrappers import TrioResponse
 
 
@@ -25,8 +26,8 @@ class Operations(Protocol):
     async def status_page(self) -> bytes:
         """Everything that a person may want to see, as JSON; often asked, the last one again."""
 
-    async def metrics_page(self) -> bytes:
-        """The metrics, in Prometheus's text format; often asked, the last ones again."""
+    async def metrics_page(self, *, openmetrics: bool = False) -> bytes:
+        """The metrics, in Prometheus's text format or in OpenMetrics; often asked, the last ones again."""
 
 
 def add_health(app: Quart, operations: Operations, *, in_public: bool = False) -> None:
@@ -65,7 +66,13 @@ def add_operations(app: Quart, operations: Operations) -> None:
 
     @app.get("/metrics")
     async def metrics() -> TrioResponse:
-        return TrioResponse(await operations.metrics_page(), content_type=CONTENT_TYPE_LATEST)
+        accepted = {part.partition(";")[0].strip() for part in request.headers.get("Accept", "").lower().split(",")}
+        wants_openmetrics = "application/openmetrics-text" in accepted
+        return TrioResponse(
+            await operations.metrics_page(openmetrics=wants_openmetrics),
+            headers={"Vary": "Accept"},
+            content_type=openmetrics.CONTENT_TYPE_LATEST if wants_openmetrics else CONTENT_TYPE_LATEST,
+        )
 
 
 def _json(status: int, body: Mapping[str, Any]) -> TrioResponse:

@@ -3,13 +3,15 @@
 A worker that does not answer is left out and named: nobody waits for it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 import trio
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
@@ -27,6 +29,18 @@ NOT_SUMMED = frozenset({"behind_records", "most_subscribers_of_one_address", "tr
 
 PARENT = "parent"
 """The value of the label ``worker`` for the metrics of the parent's own process."""
+
+
+class Format(NamedTuple):
+    """A format of metrics."""
+
+    generate: Callable[[CollectorRegistry], bytes]
+    parse: Callable[[str], Iterable[Metric]]
+
+
+TEXT = Format(generate_latest, text_string_to_metric_families)
+OPENMETRICS = Format(openmetrics_exposition.generate_latest, openmetrics_parser.text_string_to_metric_families)
+"""The one that has room for examples."""
 
 
 class WorkersStatus:
@@ -72,11 +86,12 @@ class WorkersStatus:
             _render_status, self._settings, pages, statistics, reasons, limiter=self._rendering
         )
 
-    async def metrics_page(self) -> bytes:
+    async def metrics_page(self, *, openmetrics: bool = False) -> bytes:
         """Every worker's metrics, each with the label ``worker``. *Cancellation*: safe."""
-        pages = await self._pages("metrics")
+        pages = await self._pages("openmetrics" if openmetrics else "metrics")
         statistics = {member.name: member.statistics() for member in self._members}
-        return await trio.to_thread.run_sync(_render_metrics, pages, statistics, limiter=self._rendering)
+        form = OPENMETRICS if openmetrics else TEXT
+        return await trio.to_thread.run_sync(_render_metrics, form, pages, statistics, limiter=self._rendering)
 
     async def _pages(self, what: str) -> Mapping[str, bytes | None]:
         pages: dict[str, bytes | None] = {member.name: None for member in self._members}
@@ -145,26 +160,33 @@ def sum_of(values: Sequence[Any]) -> Any:
     return sum(value for value in values if value is not None)
 
 
-def _render_metrics(pages: Mapping[str, bytes | None], statistics: Mapping[str, MemberStatistics]) -> bytes:
+def _render_metrics(
+    form: Format, pages: Mapping[str, bytes | None], statistics: Mapping[str, MemberStatistics]
+) -> bytes:
     parent = CollectorRegistry()
     for make in (ProcessCollector, PlatformCollector, GCCollector):
         make(registry=parent)
     texts = {name: page.decode() for name, page in pages.items() if page is not None}
     registry = CollectorRegistry()
-    registry.register(_Merged({**texts, PARENT: generate_latest(parent).decode()}, statistics, set(texts)))
-    return generate_latest(registry)
+    texts_of_all = {**texts, PARENT: form.generate(parent).decode()}
+    registry.register(_Merged(form, texts_of_all, statistics, set(texts)))
+    return form.generate(registry)
 
 
 class _Merged(Collector):
     """The metrics of several processes, those of one name together, as the format wants them.
 
     Args:
-        texts: By worker, in Prometheus's text format.
+        form: The format of the texts.
+        texts: By worker.
         statistics: What the parent knows about each worker.
         up: The workers that have answered.
     """
 
-    def __init__(self, texts: Mapping[str, str], statistics: Mapping[str, MemberStatistics], up: set[str]) -> None:
+    def __init__(
+        self, form: Format, texts: Mapping[str, str], statistics: Mapping[str, MemberStatistics], up: set[str]
+    ) -> None:
+        self._parse = form.parse
         self._texts = texts
         self._statistics = statistics
         self._up = up
@@ -180,7 +202,7 @@ class _Merged(Collector):
             restarts.add_metric([name], one.restarts)
         merged: dict[str, Metric] = {}
         for worker, text in self._texts.items():
-            for family in text_string_to_metric_families(text):
+            for family in self._parse(text):
                 metric = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
                     labels = {**sample.labels, "worker": worker}

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,11 @@ class ParentLink:
         self, message: Mapping[str, Any], operations: Operations, reload: Reload, nursery: trio.Nursery
     ) -> None:
         if "page" in message:
-            make = operations.metrics_page if message["what"] == "metrics" else operations.status_page
-            nursery.start_soon(self._answer, message["page"], make)
+            makers: Mapping[str, Callable[[], Awaitable[bytes]]] = {
+                "metrics": operations.metrics_page,
+                "openmetrics": partial(operations.metrics_page, openmetrics=True),
+            }
+            nursery.start_soon(self._answer, message["page"], makers.get(message["what"], operations.status_page))
         elif "settings" in message:
             self._settings = decode_settings(message["settings"])
             nursery.start_soon(self._reload, reload)

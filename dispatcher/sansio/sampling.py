@@ -1,0 +1,130 @@
+"""Which records are traced: what ``OTEL_TRACES_SAMPLER`` means for records, and the producer that a record names.
+
+A record's header ``traceparent`` (W3C Trace Context) names the span of its producer. Samplers whose name begins with
+``parentbased_`` do as that producer did. Records without the header are roots: a ratio of them is chosen by counting,
+so the others cost nothing each.
+
+*Source*: OpenTelemetry specification, "General SDK configuration"; W3C Trace Context, section 3.2.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from dispatcher.sansio.records import Headers
+
+HEADER = "traceparent"
+
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_SAMPLED_DIGITS = b"13579bdf"
+"""The last digit of the flags where the bit *sampled* is set."""
+_LENGTH = 55
+"""Of a ``traceparent`` of version 00."""
+_RATIO_MASK = 2**64 - 1
+"""A ratio is taken of the lower half of a trace id, which is random (specification, TraceIdRatioBased)."""
+
+DEFAULT = "parentbased_always_on"
+"""The specification's default."""
+
+
+class Producer(NamedTuple):
+    """The span in which a record was produced."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+
+def read_traceparent(value: bytes | None) -> Producer | None:
+    """The producer that a header names; None where it is none (specification, 3.2.2: then it is ignored)."""
+    found = _TRACEPARENT.fullmatch(value or b"")
+    if found is None or found[1] == b"ff" or (found[1] == b"00" and found[5]):
+        return None
+    trace_id, span_id = int(found[2], 16), int(found[3], 16)
+    return Producer(trace_id, span_id, bool(int(found[4], 16) & 1)) if trace_id and span_id else None
+
+
+class Chosen(NamedTuple):
+    """A record that is traced."""
+
+    number: int
+    """Among the records that were asked about."""
+    producer: Producer | None
+
+
+class Sampling:
+    """Chooses records.
+
+    Args:
+        name: A value of ``OTEL_TRACES_SAMPLER``.
+        ratio: Of ``OTEL_TRACES_SAMPLER_ARG``, for samplers that have one.
+        random: Numbers from 0 up to 1.
+
+    Raises:
+        ValueError: there is no such sampler, or the ratio is none.
+    """
+
+    def __init__(self, name: str, ratio: float, random: Callable[[], float]) -> None:
+        follows_producer, root = name.startswith("parentbased_"), name.removeprefix("parentbased_")
+        ratios = {"always_on": 1.0, "always_off": 0.0, "traceidratio": ratio}
+        if root not in ratios:
+            raise ValueError(
+                f"no sampler {name!r}: there are always_on, always_off, traceidratio, each also with parentbased_"
+            )
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"not a ratio from 0 to 1: {ratio}")
+        self._follows_producer = follows_producer
+        self._ratio = ratios[root]
+        self._bound = round(self._ratio * 2**64)
+        self._random = random
+        self._skip = self._next()
+        """Roots until the next one that is chosen; None: there is none."""
+
+    def choose(self, headers: Sequence[Headers]) -> Sequence[Chosen]:
+        """Those of some records that are traced, in order.
+
+        Args:
+            headers: Of each record.
+        """
+        if not any(headers):
+            return [Chosen(index, None) for index in self._roots(range(len(headers)))]
+        roots: list[int] = []
+        chosen: list[Chosen] = []
+        for index, one in enumerate(headers):
+            content = _traceparent(one)
+            if self._follows_producer and content and len(content) == _LENGTH and content[-1] not in _SAMPLED_DIGITS:
+                # Most producers sample few: their other records must cost little.
+                continue
+            producer = read_traceparent(content)
+            if producer is None:
+                roots.append(index)
+            elif producer.sampled if self._follows_producer else (producer.trace_id & _RATIO_MASK) < self._bound:
+                chosen.append(Chosen(index, producer))
+        return sorted([*chosen, *(Chosen(index, None) for index in self._roots(roots))], key=_number)
+
+    def _roots(self, indexes: Sequence[int]) -> Iterable[int]:
+        skip, number = self._skip, len(indexes)
+        while skip is not None and skip < number:
+            yield indexes[skip]
+            step = self._next()
+            skip = None if step is None else skip + 1 + step
+        self._skip = None if skip is None else skip - number
+
+    def _next(self) -> int | None:
+        """How many roots are passed over before the next (geometric distribution)."""
+        if self._ratio in {0.0, 1.0}:
+            return 0 if self._ratio else None
+        return int(math.log(1.0 - self._random()) / math.log1p(-self._ratio))
+
+
+def _number(chosen: Chosen) -> int:
+    return chosen.number
+
+
+def _traceparent(headers: Headers) -> bytes | None:
+    """The first one, None if there is none."""
+    for name, content in headers:
+        if name == HEADER:
+            return content
+    return None

@@ -1,0 +1,176 @@
+"""Traces (extra ``[otel]``): one span for each sampled record, from its crossing to its first dispatch.
+
+Everything is set by OpenTelemetry's own variables (``OTEL_*``); without an endpoint nothing is traced and nothing is
+imported. A span is linked to its producer's, which the record's header ``traceparent`` names; it never has a span for
+each subscriber.
+
+*Source*: OpenTelemetry specification, "General SDK configuration" and "OTLP exporter configuration"; semantic
+conventions for messaging.
+"""
+
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from dispatcher import __version__
+from dispatcher.hub.dispatch_times import DispatchTimes, Traced
+from dispatcher.sansio.budgets import Budget
+from dispatcher.sansio.records import Headers
+from dispatcher.sansio.sampling import DEFAULT, Chosen, Sampling
+from dispatcher.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+log = structlog.get_logger(__name__)
+
+SPANS_PER_SECOND = 200.0
+"""Most spans: one costs 50 µs of CPU (made, encoded and sent), so this is one per cent of a core."""
+SPANS_AT_ONCE = 1_000.0
+FLUSH_SECONDS = 1.0
+"""How long the last spans may take when the replica stops."""
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+class Tracing:
+    """Chooses records, and sends their spans (`hub.dispatch_times.Tracer`).
+
+    *Thread*: Trio's; spans are encoded and sent in a thread of the SDK.
+
+    Args:
+        settings: Names of the replica and its group.
+        sampling: Chooses.
+        provider: Where spans go.
+    """
+
+    def __init__(self, settings: Settings, sampling: Sampling, provider: "TracerProvider") -> None:
+        from opentelemetry.context import Context  # noqa: PLC0415 - an extra
+        from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags  # noqa: PLC0415 - the same
+
+        self._sampling = sampling
+        self._provider = provider
+        self._tracer = provider.get_tracer("dispatcher", __version__)
+        self._budget = Budget(SPANS_AT_ONCE, SPANS_PER_SECOND, time.monotonic())
+        self._attributes = {
+            "messaging.system": "kafka",
+            "messaging.operation.name": "dispatch",
+            "messaging.operation.type": "process",
+            "messaging.consumer.group.name": settings.group_id,
+            "messaging.client.id": settings.client_id,
+        }
+        self._context, self._kind = Context(), SpanKind.CONSUMER
+        self._link, self._span_context, self._flags = Link, SpanContext, TraceFlags
+        self.left_out = 0
+        """Records that were sampled and are over `SPANS_PER_SECOND`."""
+
+    def choose(self, headers: Sequence[Headers]) -> Sequence[Chosen]:
+        """Those of some records that are traced."""
+        chosen = self._sampling.choose(headers)
+        if not chosen:
+            return chosen
+        now = time.monotonic()
+        allowed = [one for one in chosen if self._budget.try_spend(1, now)]
+        self.left_out += len(chosen) - len(allowed)
+        return allowed
+
+    def dispatched(self, traced: Traced, ended_ns: int) -> tuple[str, str]:
+        """Take a record's span; returns the ids of trace and span."""
+        (topic, partition), producer = traced.partition, traced.producer
+        links = []
+        if producer is not None:
+            flags = self._flags(int(producer.sampled))
+            named = self._span_context(producer.trace_id, producer.span_id, is_remote=True, trace_flags=flags)
+            links.append(self._link(named))
+        span = self._tracer.start_span(
+            f"dispatch {topic}",
+            context=self._context,
+            kind=self._kind,
+            attributes={
+                **self._attributes,
+                "messaging.destination.name": topic,
+                "messaging.destination.partition.id": str(partition),
+                "messaging.kafka.offset": traced.offset,
+            },
+            links=links,
+            start_time=traced.began_ns,
+        )
+        span.end(ended_ns)
+        context = span.get_span_context()
+        return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+
+    async def close(self) -> None:
+        """Send what is left, for `FLUSH_SECONDS` at most. *Cancellation*: safe, nothing more is sent."""
+        with trio.move_on_after(FLUSH_SECONDS, shield=True):
+            await trio.to_thread.run_sync(self._provider.shutdown, abandon_on_cancel=True)
+
+
+async def run_tracing(settings: Settings, times: DispatchTimes) -> None:
+    """Trace records, if the environment says so, until cancelled. *Cancellation*: the last spans are sent."""
+    tracing = open_tracing(settings)
+    if tracing is not None:
+        times.tracer = tracing
+        try:
+            await trio.sleep_forever()
+        finally:
+            await tracing.close()  # noqa: ASYNC102 - it is shielded, and bounded, in there
+
+
+def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ) -> Tracing | None:
+    """Tracing as the environment says; None where it says nothing, or the extra is not installed."""
+    if not _is_wanted(environment):
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - the same
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - the same
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - the same
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON  # noqa: PLC0415 - the same
+    except ImportError as error:
+        log.warning(
+            "traces are off: pip install 'kafka-dispatcher[otel]'", variable=_given(environment), reason=str(error)
+        )
+        return None
+
+    name = {} if "OTEL_SERVICE_NAME" in environment else {"service.name": "dispatcher"}
+    resource = Resource.create({**name, "service.version": __version__, "service.instance.id": settings.client_id})
+    # Whatever gets a span was chosen before.
+    provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    sampling = _sampling(environment)
+    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol not in {None, "", "http/protobuf"}:
+        log.warning("OTEL_EXPORTER_OTLP_PROTOCOL is ignored: spans go over http/protobuf", value=protocol)
+    log.info("tracing", sampler=environment.get("OTEL_TRACES_SAMPLER") or DEFAULT, variable=_given(environment))
+    return Tracing(settings, sampling, provider)
+
+
+def _is_wanted(environment: Mapping[str, str]) -> bool:
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    exporters = environment.get("OTEL_TRACES_EXPORTER", "").split(",")
+    if exporters == [""]:
+        return bool(_given(environment))
+    if exporters != ["none"] and "otlp" not in exporters:
+        log.warning("traces are off: OTEL_TRACES_EXPORTER must be otlp", value=",".join(exporters))
+    return "otlp" in exporters
+
+
+def _given(environment: Mapping[str, str]) -> str:
+    return next((name for name in (*_ENDPOINTS, "OTEL_TRACES_EXPORTER") if environment.get(name)), "")
+
+
+def _sampling(environment: Mapping[str, str]) -> Sampling:
+    """What the variables say; where they are wrong, the specification wants a warning and the default."""
+    name = environment.get("OTEL_TRACES_SAMPLER") or DEFAULT
+    argument = environment.get("OTEL_TRACES_SAMPLER_ARG") or "1"
+    try:
+        return Sampling(name, float(argument), random.random)
+    except ValueError as error:
+        log.warning("OTEL_TRACES_SAMPLER is ignored", reason=str(error))
+        return Sampling(DEFAULT, 1.0, random.random)
