@@ -41,6 +41,7 @@ BROWSER = (
     "web/test_client_js.py",
     "web/test_client_package.py",
     "web/test_compression_in_browser.py",
+    "web/test_many_tabs.py",
     "web/test_page_in_browser.py",
     "web/test_silent_proxy.py",
     "web/test_tokens_in_browser.py",

@@ -5,11 +5,15 @@ of the partitions, keeps the offsets of all of them by itself.
 """
 
 from collections.abc import Mapping
+from itertools import islice
 
 from dispatcher.client.events import Gap, Record, partition_of
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
+
+MAX_KEPT = 65_536
+"""Partitions that are remembered: a server may name new ones for ever. Ids name at most 8,192."""
 
 
 class ResumePosition:
@@ -42,7 +46,7 @@ class ResumePosition:
             self._take_id(record, own)
         if record.offset <= self._came.get(partition, -1):
             return False
-        self._came[partition] = record.offset
+        _keep(self._came, partition, record.offset)
         if record.offset > self._offsets.get(partition, -2):
             self._move(partition, record.offset)
         return True
@@ -60,7 +64,7 @@ class ResumePosition:
         """What a gap names will not come. Behind ``recreated`` the log is another one, and offsets begin again."""
         partition = partition_of(gap)
         if gap.reason == "recreated":
-            self._came[partition] = gap.to_offset
+            _keep(self._came, partition, gap.to_offset)
             self._move(partition, gap.to_offset)
             self._suffix = ("", "")
         elif gap.to_offset > self._offsets.get(partition, -1):
@@ -98,4 +102,15 @@ class ResumePosition:
 
     def _move(self, partition: TopicPartition, offset: int) -> None:
         self._offsets.pop(partition, None)
-        self._offsets[partition] = offset
+        _keep(self._offsets, partition, offset)
+
+
+def _keep(offsets: dict[TopicPartition, int], partition: TopicPartition, offset: int) -> None:
+    """Remember an offset, and no more than `MAX_KEPT` of them: the oldest are forgotten.
+
+    Many at once, because a dict looks for its first key among all those that were deleted before it.
+    """
+    offsets[partition] = offset
+    if len(offsets) > MAX_KEPT:
+        for oldest in list(islice(offsets, MAX_KEPT // 16)):
+            del offsets[oldest]

@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher.client.events import Gap, Record
-from dispatcher.client.resume_position import ResumePosition
+from dispatcher.client.resume_position import MAX_KEPT, ResumePosition
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, parse_position
 from dispatcher.sansio.records import TopicPartition
@@ -92,3 +92,14 @@ def test_a_position_that_is_too_long_keeps_what_moved_last() -> None:
     assert len(seen.format()) <= MAX_POSITION_CHARACTERS
     assert position[TopicPartition("b", 7)] == 1
     assert len(position) > 200
+
+
+def test_new_partitions_for_ever_are_not_all_kept() -> None:
+    """A server may name a new one with each record or gap: the oldest are forgotten, the newest are not."""
+    position = ResumePosition()
+    for n in range(MAX_KEPT + 10):
+        assert position.record(Record(f"t:{n}=1", "t", n, 1, None, None, b""))
+        position.gap(Gap("t", MAX_KEPT * 3 - n, 0, 1, "recreated"))
+    assert MAX_KEPT * 15 // 16 <= len(position) <= MAX_KEPT
+    assert position.record(Record("t:0=1", "t", 0, 1, None, None, b""))
+    assert not position.record(Record(f"t:{MAX_KEPT + 9}=1", "t", MAX_KEPT + 9, 1, None, None, b""))

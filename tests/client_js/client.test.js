@@ -216,6 +216,25 @@ if (globalThis.WebSocket) {
   });
 }
 
+for (const [missing, url] of [
+  ["there is no WebSocket here", (server) => server.url],
+  ["a WebSocket cannot send the user", (server) => server.url.replace("//", "//user:secret@")],
+]) {
+  test(`auto: an event stream is tried again where ${missing}`, async (t) => {
+    const server = await Server.start(t);
+    const { now } = Date;
+    const { WebSocket } = globalThis;
+    t.after(() => Object.assign(globalThis, { WebSocket }, ((Date.now = now), {})));
+    globalThis.WebSocket = missing.includes("here") ? undefined : class {};
+    const { states } = open(t, url(server), { transport: "auto" });
+    await server.next();
+    Date.now = () => now() + 11_000; // nothing has come for as long
+    await states.until(({ reason }) => reason.includes(missing));
+    (await server.next()).begin().state("streaming");
+    assert.equal((await states.until(named("live"))).transport, "sse");
+  });
+}
+
 for (const status of [400, 401, 403, 404, 410]) {
   test(`HTTP ${status} is final, and its reason is told`, async (t) => {
     const server = await Server.start(t);

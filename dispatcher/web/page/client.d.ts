@@ -79,7 +79,10 @@ export interface SubscribeOptions {
   /** Called on every change, but not after `close()`. */
   onState?: (state: StreamState) => unknown;
   onGap?: (gap: Gap) => unknown;
-  /** "auto" (default) starts with SSE, and uses a WebSocket if SSE stays silent, as behind a proxy that buffers. */
+  /**
+   * "auto" (default) starts with SSE, and uses a WebSocket if SSE stays silent, as behind a proxy that buffers, or if the
+   * tabs of this origin have three event streams of that server already: browsers have six connections to each host.
+   */
   transport?: "sse" | "websocket" | "auto";
   /**
    * "auto": the server waits for acknowledgements, over a WebSocket (docs/delivery.md). A record is acknowledged when

@@ -14,6 +14,8 @@
 //   connection that a proxy kept silent is sent again.
 // * Offsets above 2^53 are exact in ids and in the text of a message, and rounded in what JSON.parse makes of it.
 // * An attempt ends once, with one reason. What arrives later is ignored.
+// * With "auto" the tabs of an origin share a few places for event streams, as Web Locks: an attempt that finds none free
+//   takes a WebSocket, which browsers do not count among the six connections. A tab that ends gives its place back.
 // * No server makes a storm: "When to reconnect" of docs/protocol.md, the same as the Python client's.
 // * Nothing from a server is trusted: names and numbers are checked before they are kept, handed out or sent on.
 // * fetch, not EventSource: that hides statuses and heartbeats, and gives up for good on errors that pass.
@@ -27,6 +29,7 @@ const LIVED_MS = 5000; // a stream that lasted this long worked: what failed bef
 const QUICK_ATTEMPTS = 3; // attempts in a row that may follow each other as the server asks, even at once
 const FLOOR_MS = 1000; // after those no wait is shorter, whatever the server says
 const MAX_REDIRECTS = 5;
+const MAX_EVENT_STREAMS = 3; // of all tabs to one server, by "auto": HTTP/1.1 has six connections, and pages load over the rest
 const MAX_EVENT_CHARACTERS = 64 * 1024 * 1024;
 const MAX_REASON_CHARACTERS = 500;
 const MAX_BODY_CHARACTERS = 16 * 1024; // of a response that is no stream, for the reason in it
@@ -38,6 +41,7 @@ const MAX_ID_CHARACTERS = 8192;
 const FOR_GOOD = [1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403]; // every other code passes
 const PLAIN_CHARACTERS = 4096; // longer positions are spelled compactly
 const MAX_PARTITIONS = 8192; // that a position may name: ten characters can spell a range of a billion
+const MAX_KEPT = 65_536; // partitions that are remembered: a server may name new ones for ever
 const MAX_PARTITION = 2 ** 31 - 1;
 const MAX_OFFSET = 2n ** 63n - 1n;
 const TOPIC = /^(?!\.{1,2}$)[\w.-]{1,249}$/;
@@ -202,6 +206,7 @@ export function subscribe(url, options) {
   const refused = new Map(); // the records among it that were refused and not answered, by their pair
   const due = new Map(); // what the next acknowledgement names
   let overWebSocket = acks || transport === "websocket";
+  let didWebSocket; // whether a WebSocket has worked here: true, false after one that did not, undefined before
   let heartbeatMs = HEARTBEAT_MS;
   let retryMs = RETRY_MS;
   let heardAt = 0;
@@ -251,7 +256,12 @@ export function subscribe(url, options) {
   /** The partition that moved last is the last of its map. */
   function move(map, partition, offset) {
     map.delete(partition);
+    keep(map, partition, offset);
+  }
+
+  function keep(map, partition, offset) {
     map.set(partition, offset);
+    if (map.size > MAX_KEPT) [...map.keys()].slice(0, MAX_KEPT / 16).forEach((oldest) => map.delete(oldest));
   }
 
   function raise(map, partition, offset) {
@@ -315,7 +325,7 @@ export function subscribe(url, options) {
       if (acks) again(name, offset);
       return enter({ pairs, isDone: true });
     }
-    seen.set(name, offset);
+    keep(seen, name, offset);
     if (!acks) {
       enter({ pairs, isDone: true });
       return call(onRecord, record);
@@ -597,8 +607,9 @@ export function subscribe(url, options) {
   }
 
   async function viaWebSocket(target, signal, token) {
-    if (!globalThis.WebSocket) return finish("there is no WebSocket here: use transport sse", 4400);
-    if (target.username) return finish("a WebSocket cannot send the user and password of an address", 4400);
+    const hopeless = transport === "auto" ? 0 : 4400; // "auto" tries an event stream next
+    if (!globalThis.WebSocket) return finish("there is no WebSocket here: use transport sse", hopeless);
+    if (target.username) return finish("a WebSocket cannot send the user and password of an address", hopeless);
     target.protocol = target.protocol.replace("http", "ws");
     const id = position();
     if (id) target.searchParams.set("last_event_id", id);
@@ -674,7 +685,37 @@ export function subscribe(url, options) {
     return isFresh ? token() : token;
   }
 
-  async function begin(via, target, signal) {
+  /** Takes a place for an event stream until the attempt ends. Without Web Locks there is always one. */
+  async function hasPlace(signal) {
+    const { location, navigator } = globalThis;
+    const target = guarded(() => new URL(url, location.href));
+    if (!target || !navigator?.locks) return true;
+    for (let n = 0; n < MAX_EVENT_STREAMS; n += 1) {
+      const isFree = await new Promise((resolve) => {
+        const hold = (lock) => {
+          resolve(lock && !signal.aborted);
+          return lock && !signal.aborted && new Promise((release) => signal.addEventListener("abort", release));
+        };
+        // A page that is denied storage is denied locks, too.
+        navigator.locks.request(`kafka-dispatcher ${target.origin} ${n}`, { ifAvailable: true }, hold).catch(() => resolve(true));
+      });
+      if (isFree || signal.aborted) return isFree;
+    }
+    return false;
+  }
+
+  async function begin(signal) {
+    if (transport === "auto" && !overWebSocket) {
+      const isFree = await hasPlace(signal);
+      if (signal.aborted) return;
+      overWebSocket = !isFree && didWebSocket !== false && !options.headers; // a WebSocket could not send those
+    }
+    const via = overWebSocket ? viaWebSocket : viaEvents;
+    const target = guarded(
+      () => address(overWebSocket ? "ws" : "events"),
+      (error) => finish(error.message, 4400),
+    );
+    if (!target) return;
     let token;
     try {
       token = await freshToken();
@@ -712,12 +753,7 @@ export function subscribe(url, options) {
       }
       heardAt = Date.now();
       watch();
-      const target = guarded(
-        () => address(overWebSocket ? "ws" : "events"),
-        (error) => finish(error.message, 4400),
-      );
-      const via = overWebSocket ? viaWebSocket : viaEvents;
-      if (target) begin(via, target, abort.signal).catch((error) => abort.signal.aborted || unreached(abort.signal, error));
+      begin(abort.signal).catch((error) => abort.signal.aborted || unreached(abort.signal, error));
     });
   }
 
@@ -741,6 +777,9 @@ export function subscribe(url, options) {
       if (Date.now() - livesSince >= LIVED_MS) short = 0;
       short += 1;
       // A proxy that keeps back what it should pass on looks like a silent server.
+      // Where no WebSocket has ever worked, the attempt after it is an event stream, whether a place is free or not.
+      if (overWebSocket && !didWebSocket) didWebSocket = worked;
+      else if (!didWebSocket) didWebSocket = undefined;
       if (transport === "auto" && !acks && !worked) overWebSocket = !overWebSocket && isSilent;
       const isAsked = waitMs > 0 || (waitMs <= 0 && short === 1); // of clients that were too slow it asks no wait
       let retry_ms = isAsked
