@@ -144,8 +144,7 @@ class ExpiryWatch:
 
     def _next_offset(self, partition: TopicPartition) -> int | None:
         """What comes after all that was dispatched without a hole."""
-        ranges = self._offsets.dispatched_ranges(partition)
-        return ranges[0][1] if ranges else None
+        return self._offsets.dispatched_to(partition)
 
     def _is_in_kafka(self, partition: TopicPartition) -> bool:
         """Whether the first waiting record of a partition, if there is one, is in Kafka alone: paused, or parked."""

@@ -204,8 +204,8 @@ class _CoreSettings(BaseSettings):
         default=10_000,
         ge=2,
         description="Maximum number of ranges of records per partition that wait in Kafka because nobody present wants "
-        "them, or may have them (docs/filters.md). Beyond it they wait in memory, until fetching of their partition "
-        "pauses.",
+        "them, or may have them (docs/filters.md). Where they and other records alternate, 1,024 offsets count as one. "
+        "Beyond it they wait in memory, until fetching of their partition pauses.",
     )
     replay_concurrency: int = Field(
         default=4,

@@ -22,7 +22,8 @@ from dispatcher.hub.resumption import LOOK_RECORDS, Resumption
 from dispatcher.sansio.acknowledgements import Acknowledgements, Delivery
 from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Selection
 from dispatcher.sansio.history import History
-from dispatcher.sansio.parking import OffsetRange, ParkedPartition
+from dispatcher.sansio.offset_set import OffsetRange
+from dispatcher.sansio.parking import ParkedPartition
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Batch, TopicPartition
 

@@ -25,7 +25,7 @@ from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
 from dispatcher.sansio.acknowledgements import Acknowledgements
 from dispatcher.sansio.entries import EncodedEntry, Round, covered
-from dispatcher.sansio.ownership import OffsetRange
+from dispatcher.sansio.offset_set import OffsetRange
 from dispatcher.sansio.records import TopicPartition
 
 MAX_REASON_CHARACTERS = 1000

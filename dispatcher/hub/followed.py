@@ -16,7 +16,8 @@ from dispatcher.hub.registry import Registry
 from dispatcher.hub.statistics import SubscriberState
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.history import History
-from dispatcher.sansio.ownership import HandOver, OffsetRange
+from dispatcher.sansio.offset_set import OffsetRange
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import TopicPartition
 
 

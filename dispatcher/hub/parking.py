@@ -16,7 +16,8 @@ import structlog
 
 from dispatcher.hub.feed import Feed
 from dispatcher.sansio.entries import Entry, covered
-from dispatcher.sansio.parking import OffsetRange, ParkedPartition, ParkedRanges, Reason
+from dispatcher.sansio.offset_set import OffsetRange
+from dispatcher.sansio.parking import ParkedPartition, ParkedRanges, Reason
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
 from dispatcher.settings import Settings

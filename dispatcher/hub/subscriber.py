@@ -22,7 +22,7 @@ from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
 from dispatcher.hub.transport import Transport
 from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.entries import EncodedEntry, Entry, Offered, Round, Selection
-from dispatcher.sansio.ownership import OffsetRange
+from dispatcher.sansio.offset_set import OffsetRange
 from dispatcher.sansio.records import TopicPartition
 
 

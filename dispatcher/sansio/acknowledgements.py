@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dispatcher.sansio.entries import Entry
-from dispatcher.sansio.parking import OffsetRange, ParkedPartition
+from dispatcher.sansio.offset_set import OffsetRange
+from dispatcher.sansio.parking import ParkedPartition
 from dispatcher.sansio.records import Records, TopicPartition
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from dispatcher.sansio.commit_book import Commit
+from dispatcher.sansio.offset_set import OffsetSet
 from dispatcher.sansio.records import TopicPartition
 
 
@@ -15,8 +16,8 @@ class Assignment:
     """Where it began: before it nothing is ours to commit. None until that is known."""
     received_to: int = 0
     dispatched_to: int = 0
-    runs: list[tuple[int, int]] = field(default_factory=list)
-    """Dispatched ranges above `dispatched_to`, sorted, disjoint, not touching."""
+    above: OffsetSet = field(default_factory=OffsetSet)
+    """What was dispatched above `dispatched_to`: between parked records it may be many ranges."""
     leader_epochs: list[tuple[int, int | None]] = field(default_factory=list)
     """(first offset, leader epoch) of each change of leader epoch, oldest first."""
     committed: int | None = None

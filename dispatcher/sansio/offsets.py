@@ -28,6 +28,9 @@ RECOMMIT_SECONDS = 5.0
 """How long after a commit that nobody answered the offset is committed once more: until then the broker may still take
 the old request, and with it an older offset. Seen 1.6 s after the client had given up (docs/rebalance.md)."""
 
+MAX_RANGES = 1_000
+"""About the most ranges that a partition which is followed from now on takes along (`ownership`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatistics:
@@ -162,11 +165,9 @@ class OffsetTracker:
         if end <= assignment.dispatched_to:
             return
         if start > assignment.dispatched_to:
-            merge(assignment.runs, start, end)
+            assignment.above.add(start, end)
             return
-        assignment.dispatched_to = end
-        while assignment.runs and assignment.runs[0][0] <= assignment.dispatched_to:
-            assignment.dispatched_to = max(assignment.dispatched_to, assignment.runs.pop(0)[1])
+        assignment.dispatched_to = assignment.above.advance(end)
         while len(assignment.leader_epochs) > 1 and assignment.leader_epochs[1][0] < assignment.dispatched_to:
             del assignment.leader_epochs[0]
         self._note_change(partition, assignment)
@@ -270,11 +271,16 @@ class OffsetTracker:
         return frozenset(tp for tp, assignment in self._assignments.items() if assignment.first is not None)
 
     def dispatched_ranges(self, partition: TopicPartition) -> Sequence[tuple[int, int]]:
-        """What was dispatched in this assignment: first offsets, and the ones after the last."""
+        """What was dispatched in this assignment: first offsets, and the ones after the last; the newest of many."""
         assignment = self._assignments.get(partition)
         if assignment is None or assignment.first is None:
             return ()
-        return [(assignment.first, assignment.dispatched_to), *assignment.runs]
+        return [(assignment.first, assignment.dispatched_to), *assignment.above.last_ranges(MAX_RANGES)]
+
+    def dispatched_to(self, partition: TopicPartition) -> int | None:
+        """The offset after all that was dispatched without a hole; None when it is not known where it begins."""
+        assignment = self._assignments.get(partition)
+        return None if assignment is None or assignment.first is None else assignment.dispatched_to
 
     def committed(self, partition: TopicPartition) -> int | None:
         """The offset that the broker has confirmed in this assignment, None when there is none."""

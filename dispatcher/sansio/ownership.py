@@ -17,15 +17,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dispatcher.sansio.entries import GAP, covered
+from dispatcher.sansio.offset_set import OffsetRange
 from dispatcher.sansio.offsets import merge
 from dispatcher.sansio.records import Batch, TopicPartition
 
 MAX_RANGES = 1_000
 """Ranges kept for each followed partition. More come from subscribers that begin in many places at once; the lowest are
 forgotten first, which repeats records at the worst."""
-
-OffsetRange = tuple[int, int]
-"""First offset, and the one after the last."""
 
 
 class Role(StrEnum):

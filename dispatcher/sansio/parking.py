@@ -1,29 +1,24 @@
-"""Parked ranges: offsets of records that nobody present wants, or may have, and that wait in Kafka.
+"""Parked records: offsets that nobody present wants, or may have, and that wait in Kafka.
 
 Rules of this module:
 
 * A parked record is neither dispatched nor in memory for good: a commit stops before it, and whoever wants it has it
   read again.
-* The ranges of a partition are sorted and disjoint; those that touch and have the same reason are one.
-* A partition has at most `max_ranges` of them. What does not fit is not parked, and waits in memory as if nobody were
-  present, until fetching pauses.
-* To take records out of the middle of a range makes two of it. That may use half of the bound; beyond that the records
-  stay parked although they were sent, which repeats them at the worst.
-* The ranges of a partition belong to one assignment. A partition that leaves takes them along, and what was sent of
-  them counts no more.
+* Which offsets are parked is kept for each reason in blocks and runs (`offset_set`): records that are parked and others
+  may alternate for hours. A partition has at most `max_ranges` of these in all. What does not fit is not parked, and
+  waits in memory as if nobody were present, until fetching pauses.
+* To take records out of the middle of a long run makes more of it. What does not fit then stays parked although it was
+  sent, which repeats it at the worst.
+* What is parked of a partition belongs to one assignment. A partition that leaves takes it along, and what was sent of
+  it counts no more.
 """
 
-import math
-from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dispatcher.sansio.offset_set import OffsetRange, OffsetSet
 from dispatcher.sansio.records import TopicPartition
-
-OffsetRange = tuple[int, int]
-"""First offset, and the one after the last."""
 
 
 class Reason(StrEnum):
@@ -42,107 +37,100 @@ class ParkedStatistics:
     """What is parked of one partition."""
 
     ranges: int
+    """What it uses of `max_parked_ranges`: runs and blocks."""
     offsets: int
-    """In all of these ranges together."""
+    """In all of these together."""
     first_offset: int
     reasons: Mapping[str, int]
-    """Number of ranges by reason."""
+    """Number of offsets by reason."""
     is_full: bool
     """Whether records that are to be parked wait in memory, since there are as many ranges as there may be."""
 
 
 class ParkedPartition:
-    """The parked ranges of one partition in one assignment.
+    """What is parked of one partition in one assignment.
 
     Args:
         epoch: Of the assignment.
-        max_ranges: Bound of the ranges.
+        max_ranges: Bound of the runs and blocks.
     """
 
-    __slots__ = ("_max_ranges", "_ranges", "epoch", "is_full", "offsets")
+    __slots__ = ("_by_reason", "_max_ranges", "epoch", "is_full")
 
     def __init__(self, epoch: int, max_ranges: int) -> None:
         self._max_ranges = max_ranges
-        self._ranges: list[tuple[int, int, Reason]] = []
+        self._by_reason: dict[Reason, OffsetSet] = {}
+        """Those that are not empty."""
         self.epoch = epoch
-        self.offsets = 0
-        """In all ranges together."""
         self.is_full = False
         """Whether something did not fit since there was room last."""
 
     def __len__(self) -> int:
-        return len(self._ranges)
+        return sum(map(len, self._by_reason.values()))
 
     @property
     def first(self) -> int:
         """The first parked offset."""
-        return self._ranges[0][0]
+        return min(found.first for found in self._by_reason.values())
+
+    @property
+    def offsets(self) -> int:
+        """How many are parked."""
+        return sum(found.offsets for found in self._by_reason.values())
 
     def park(self, ranges: Sequence[OffsetRange], reason: Reason) -> bool:
         """Park ranges that are not parked, in order; returns whether they fit: else none of them is."""
-        at = bisect_left(self._ranges, (ranges[0][0],))
-        joins = at > 0 and self._ranges[at - 1][1:] == (ranges[0][0], reason)
-        if len(self._ranges) + len(ranges) - joins > self._max_ranges:
-            self.is_full = True
-            return False
+        found = self._by_reason.setdefault(reason, OffsetSet())
         for start, end in ranges:
-            self._insert(start, end, reason)
-            self.offsets += end - start
-        return True
+            found.add(start, end)
+        fits = len(self) <= self._max_ranges
+        if not fits:
+            self.is_full = True
+            for start, end in ranges:
+                found.remove(start, end)
+        self._drop_if_empty(reason)
+        return fits
 
     def take(self, start: int, end: int) -> list[OffsetRange]:
         """Somebody was sent every record of a range; returns what of it was parked, and is no more."""
         taken = []
-        at = self._first_at(start)
-        while at < len(self._ranges) and self._ranges[at][0] < end:
-            first, last, reason = self._ranges[at]
-            low, high = max(first, start), min(last, end)
-            left = [(one, other, reason) for one, other in ((first, low), (high, last)) if one < other]
-            if len(left) > 1 and 2 * len(self._ranges) >= self._max_ranges:
-                break
-            self._ranges[at : at + 1] = left
-            at += len(left)
-            taken.append((low, high))
-            self.offsets -= high - low
-        self.is_full = self.is_full and len(self._ranges) >= self._max_ranges
-        return taken
+        for reason, found in tuple(self._by_reason.items()):
+            for first, last in tuple(found.ranges(start, end)):
+                before = len(found)
+                found.remove(first, last)
+                if len(found) > before and len(self) > self._max_ranges:
+                    found.add(first, last)
+                else:
+                    taken.append((first, last))
+            self._drop_if_empty(reason)
+        self.is_full = self.is_full and len(self) >= self._max_ranges
+        return sorted(taken)
 
-    def free(self, start: int, end: int) -> list[OffsetRange]:
-        """What of a range is not parked."""
-        found = []
-        at = self._first_at(start)
-        while at < len(self._ranges) and self._ranges[at][0] < end:
-            first, last, _ = self._ranges[at]
+    def free(self, start: int, end: int) -> Iterator[OffsetRange]:
+        """What of a range is not parked, in order."""
+        parked = [one for found in self._by_reason.values() for one in found.ranges(start, end)]
+        for first, last in sorted(parked):
             if start < first:
-                found.append((start, first))
-            start, at = last, at + 1
-        return [*found, (start, end)] if start < end else found
+                yield start, first
+            start = last
+        if start < end:
+            yield start, end
 
     def statistics(self) -> ParkedStatistics:
         """A snapshot."""
-        reasons = Counter(str(reason) for _, _, reason in self._ranges)
-        return ParkedStatistics(len(self._ranges), self.offsets, self.first, reasons, self.is_full)
+        reasons = {str(reason): found.offsets for reason, found in self._by_reason.items()}
+        return ParkedStatistics(len(self), self.offsets, self.first, reasons, self.is_full)
 
-    def _first_at(self, offset: int) -> int:
-        """Where the first range is that ends after an offset."""
-        at = bisect_right(self._ranges, (offset, math.inf))
-        return at - 1 if at and self._ranges[at - 1][1] > offset else at
-
-    def _insert(self, start: int, end: int, reason: Reason) -> None:
-        at = bisect_left(self._ranges, (start,))
-        if at < len(self._ranges) and self._ranges[at][0] == end and self._ranges[at][2] is reason:
-            end = self._ranges.pop(at)[1]
-        if at and self._ranges[at - 1][1] == start and self._ranges[at - 1][2] is reason:
-            at -= 1
-            start = self._ranges.pop(at)[0]
-        self._ranges.insert(at, (start, end, reason))
+    def _drop_if_empty(self, reason: Reason) -> None:
+        if not self._by_reason[reason]:
+            del self._by_reason[reason]
 
 
 class ParkedRanges:
     """What is parked, by partition.
 
     Args:
-        max_ranges: Bound of the ranges of each partition.
+        max_ranges: Bound of the runs and blocks of each partition.
     """
 
     def __init__(self, max_ranges: int) -> None:
@@ -153,11 +141,11 @@ class ParkedRanges:
         return bool(self._partitions)
 
     def find(self, partition: TopicPartition) -> ParkedPartition | None:
-        """The ranges of a partition, None when it has none."""
+        """What is parked of a partition, None when nothing is."""
         return self._partitions.get(partition)
 
     def is_current(self, partition: TopicPartition, parked: ParkedPartition) -> bool:
-        """Whether ranges are still those of a partition."""
+        """Whether this is still what is parked of a partition."""
         return self._partitions.get(partition) is parked
 
     def park(self, partition: TopicPartition, epoch: int, ranges: Sequence[OffsetRange], reason: Reason) -> bool:

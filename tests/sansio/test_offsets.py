@@ -574,8 +574,10 @@ def test_what_was_dispatched_of_a_partition_that_is_not_here_is_nothing() -> Non
     """Neither before it is assigned nor before it has begun."""
     tracker = OffsetTracker()
     assert tracker.dispatched_ranges(ONE) == ()
+    assert tracker.dispatched_to(ONE) is None
     tracker.assigned(ONE)
     assert tracker.dispatched_ranges(ONE) == ()
+    assert tracker.dispatched_to(ONE) is None
 
 
 def test_what_was_dispatched_is_the_run_from_the_beginning_and_those_after_it() -> None:
@@ -587,3 +589,4 @@ def test_what_was_dispatched_is_the_run_from_the_beginning_and_those_after_it() 
     tracker.dispatched(ONE, epoch, 3, 5)
     tracker.dispatched(ONE, epoch, 7, 8)
     assert tracker.dispatched_ranges(ONE) == [(3, 5), (7, 8)]
+    assert tracker.dispatched_to(ONE) == 5
