@@ -26,6 +26,7 @@ from benchmarks import (
     idle,
     ingest,
     isolation,
+    keyed,
     latency,
     machine,
     page,
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "compression": compression,
     "fan-out": fan_out,
     "filters": filters,
+    "keyed": keyed,
     "latency": latency,
     "idle": idle,
     "ingest": ingest,
@@ -58,7 +60,7 @@ BENCHMARKS = {
 }
 WHEN_ASKED_FOR = {"machine", "peers"}
 """They build other projects' services first: run by name, or with ``--peers``."""
-NOT_QUICK = {"attacks", "compression", "yesterday", "rebalance", "page"}
+NOT_QUICK = {"attacks", "compression", "keyed", "yesterday", "rebalance", "page"}
 """They take a minute and more even when they are quick: not part of a quick run of all, which stays below three."""
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")

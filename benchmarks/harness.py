@@ -86,6 +86,8 @@ class Feeder:
         partitions: Bursts go to them in turn.
         make_value: Makes a value, with `benchmarks.load`'s mark and the time.
         headers: Those of each record.
+        make_key: Makes the key of a record; None: records have none.
+        make_headers: Makes the headers of a record with this key, in place of `headers`.
     """
 
     def __init__(
@@ -98,7 +100,11 @@ class Feeder:
         partitions: int = 1,
         make_value: Callable[[], bytes] = value,
         headers: tuple[tuple[str, bytes], ...] = (),
+        make_key: Callable[[], bytes] | None = None,
+        make_headers: Callable[[bytes], tuple[tuple[str, bytes], ...]] | None = None,
     ) -> None:
+        self._make_key = make_key
+        self._make_headers = make_headers
         self._producer = Producer(
             {"bootstrap.servers": bootstrap_servers, "linger.ms": 0 if burst == 1 else 1, "acks": 1}
         )
@@ -130,8 +136,11 @@ class Feeder:
         turn = 0
         while not self._stop.is_set():
             for _ in range(self._burst):
+                key, headers = None if self._make_key is None else self._make_key(), self._headers
+                if self._make_headers is not None and key is not None:
+                    headers = [*self._make_headers(key)]
                 self._producer.produce(
-                    self._topic, self._make_value(), partition=turn % self._partitions, headers=self._headers
+                    self._topic, self._make_value(), key, partition=turn % self._partitions, headers=headers
                 )
             self.records += self._burst
             turn += 1

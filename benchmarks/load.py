@@ -7,7 +7,9 @@ read is sampled by its last record, on every `SAMPLE_EVERY`-th connection.
 
 Commands come as JSON lines on stdin, each answered by one line on stdout:
 
-    {"do": "open", "group": "a", "count": 100, "host": …, "port": …, "request": "GET …"}   when all are answered
+    {"do": "open", "group": "a", "count": 100, "host": …, "port": …, "request": "GET …"}   when all are answered;
+                                                         ``@@`` in the request is the connection's number, modulo
+                                                         ``"keys"``
     {"do": "reopen", "group": "a", "pause_seconds": 3}   cut all, and after a pause let all come back in one moment,
                                                          each with its last event id and the time from that moment
     {"do": "close", "group": "a"}
@@ -50,7 +52,13 @@ class Group:
     receive_buffer_bytes: int
     compressed: bool
     """Its bytes alone are counted, and no ping is answered: what looks like one is none."""
+    keys: int
+    """Connections ask for this many different things, in turn."""
+    samples_all: bool
+    """Every connection is a sample: few records for each of many."""
     want: int = 0
+    begun: int = 0
+    """Connections that were begun so far: their numbers."""
     connections: set["Link"] = field(default_factory=set)
     waiting: deque[bytes] = field(default_factory=deque)
     """Last event ids of connections that are to be opened."""
@@ -85,9 +93,12 @@ def percentiles(samples: list[Any]) -> Mapping[str, float]:
     """Their number, and what they are made of."""
     ordered = sorted(samples)
     places = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
-    return {"n": len(ordered)} | {
-        name: ordered[min(len(ordered) - 1, int(len(ordered) * place))] for name, place in places.items() if ordered
-    }
+    mean = {"mean": sum(ordered) / len(ordered)} if ordered else {}
+    return (
+        {"n": len(ordered)}
+        | mean
+        | {name: ordered[min(len(ordered) - 1, int(len(ordered) * place))] for name, place in places.items() if ordered}
+    )
 
 
 class Link:
@@ -97,8 +108,9 @@ class Link:
 
     def __init__(self, group: Group, last_id: bytes) -> None:
         self.group = group
-        self.number = random.randrange(SAMPLE_EVERY)  # noqa: S311 - a sample
-        self.sampled = self.number == 0 or not group.connections
+        self.number = group.begun
+        group.begun += 1
+        self.sampled = group.samples_all or random.randrange(SAMPLE_EVERY) == 0 or not group.connections  # noqa: S311 - a sample
         self.head: bytes | None = b""
         """What has come of the response's head; None when it has come."""
         self.last = last_id
@@ -117,7 +129,8 @@ class Link:
     def request(self) -> bytes:
         """What it asks for."""
         header = b"Last-Event-ID: " + self.last + b"\r\n" if self.last else b""
-        return self.group.request.replace(b"\r\n\r\n", b"\r\n" + header + b"\r\n", 1)
+        request = self.group.request.replace(b"@@", b"%d" % (self.number % self.group.keys))
+        return request.replace(b"\r\n\r\n", b"\r\n" + header + b"\r\n", 1)
 
     def last_id(self) -> bytes:
         """The last event id that it was sent."""
@@ -193,6 +206,8 @@ class Load:
             pace_bytes=asked.get("pace_bytes", 0),
             receive_buffer_bytes=asked.get("receive_buffer_bytes", 0),
             compressed=asked.get("compressed", False),
+            keys=asked.get("keys", sys.maxsize),
+            samples_all=asked.get("samples_all", False),
         )
         group.waiting.extend([asked.get("last_id", "").encode()] * asked["count"])
         self.fill(group, asked["count"])
