@@ -141,6 +141,10 @@ class Replica:
         """``/status``, on the port for operators where there is one."""
         return dict(httpx2.get(f"{self.operations_url or self.url}/status", timeout=patient_seconds(10)).json())
 
+    def metrics(self) -> str:
+        """``/metrics``, from where ``/status`` is."""
+        return str(httpx2.get(f"{self.operations_url or self.url}/metrics", timeout=patient_seconds(10)).text)
+
     def wait_for(self, what: str, condition: Any, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """Ask ``/status`` until a condition on it holds, and return that status.
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from testbed.patience import seconds
 from tests.audit.commits import CommittedOffsets, commit_log
 from tests.audit.ledger import Ledger, Report
-from tests.audit.listeners import Listener, Process, Transport
+from tests.audit.listeners import Identify, Listener, Process, Transport
 from tests.audit.producing import produce_steadily
 
 SAMPLE_SECONDS = 0.1
@@ -80,9 +80,10 @@ class Auditor:
         where: Callable[[], Process | None],
         transport: Transport,
         receive_buffer_bytes: int = 0,
+        identify: Identify | None = None,
     ) -> Listener:
         """Start a subscriber of a replica."""
-        listener = Listener(self.ledger, where, transport, self._topic, receive_buffer_bytes)
+        listener = Listener(self.ledger, where, transport, self._topic, receive_buffer_bytes, identify=identify)
         nursery.start_soon(listener.run)
         return listener
 

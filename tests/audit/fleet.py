@@ -11,6 +11,7 @@ from testbed.patience import seconds
 from testbed.replicas import Replica
 from tests.audit.auditor import Auditor
 from tests.audit.listeners import Listener, Transport
+from tests.audit.workers import running, serving, starts, writer_of
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -18,6 +19,10 @@ STOP_SECONDS = 20.0
 
 HEALTHY: Sequence[Transport] = ("sse", "websocket")
 FICKLE_BUFFER_BYTES = 4096
+MOST_LISTENERS = 16
+"""Healthy ones of one replica with workers."""
+
+COVER_SECONDS = 0.5
 
 
 class Slot:
@@ -46,6 +51,7 @@ class Fleet:
         static: Whether each slot is a static member of the group.
         logs: A folder for what the replicas have logged.
         code: Python that each runs first, to put a fault in.
+        workers: How many processes each replica has.
     """
 
     def __init__(
@@ -61,7 +67,9 @@ class Fleet:
         static: bool = False,
         logs: Path | None = None,
         code: str = "",
+        workers: int = 1,
     ) -> None:
+        self.workers = workers
         self.slots: list[Slot] = []
         self._auditor = auditor
         self._nursery = nursery
@@ -79,7 +87,7 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for replica in [*self._ended, *(slot.replica for slot in self.slots if slot.replica is not None)]:
+        for replica in self.all:
             log = replica.end()
             if self._logs is not None:
                 self._logs.mkdir(parents=True, exist_ok=True)
@@ -90,10 +98,30 @@ class Fleet:
         slot = Slot(f"replica-{len(self.slots) + 1}")
         self.slots.append(slot)
         where = lambda: slot.replica  # noqa: E731 - each of them asks the same
-        slot.listeners = [self._auditor.listen(self._nursery, where, transport) for transport in HEALTHY]
-        slot.fickle = self._auditor.listen(self._nursery, where, "sse", FICKLE_BUFFER_BYTES)
+        for transport in HEALTHY:
+            self._listen(slot, transport)
+        identify = serving if self.workers > 1 else None
+        slot.fickle = self._auditor.listen(self._nursery, where, "sse", FICKLE_BUFFER_BYTES, identify)
         await self.start(slot, **keywords)
         return slot
+
+    def _listen(self, slot: Slot, transport: Transport) -> None:
+        identify = serving if self.workers > 1 else None
+        slot.listeners.append(self._auditor.listen(self._nursery, lambda: slot.replica, transport, identify=identify))
+
+    async def cover(self) -> None:
+        """See to it until cancelled that every worker has a healthy listener: the kernel spreads connections by chance.
+
+        One more listens as long as some worker has none; those that are too many stay.
+        """
+        while self.workers > 1:
+            for slot in self.slots:
+                if (replica := slot.replica) is None or len(slot.listeners) >= MOST_LISTENERS:
+                    continue
+                names = set((await trio.to_thread.run_sync(running, replica)).values())
+                if names - {listener.served_by for listener in slot.listeners if listener.connected}:
+                    self._listen(slot, HEALTHY[len(slot.listeners) % 2])
+            await trio.sleep(COVER_SECONDS)
 
     async def start(self, slot: Slot, **keywords: object) -> None:
         """Start a replica in a slot that has none."""
@@ -136,10 +164,16 @@ class Fleet:
 
     def logged(self, *events: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """The process and the line, of every line about one of these events, of all replicas that there have been."""
-        for replica in [*self._ended, *(slot.replica for slot in self.slots if slot.replica is not None)]:
+        for replica in self.all:
+            known = starts(replica) if self.workers > 1 else []
             for event in events:
                 for line in replica.logged(event):
-                    yield replica.identity, line
+                    yield writer_of(replica, line, known), line
+
+    @property
+    def all(self) -> list[Replica]:
+        """All replicas that there have been, those that run last."""
+        return [*self._ended, *(slot.replica for slot in self.slots if slot.replica is not None)]
 
     async def wait_until_shared(self, partitions: int, others: Mapping[str, int] | None = None) -> None:
         """Return when the replicas that run have all partitions among them, and are ready.

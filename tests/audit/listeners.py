@@ -27,6 +27,10 @@ class Process(Addressed, Protocol):
         """Its name, which no later process has as well."""
 
 
+Identify = Callable[[Process, int], str]
+"""Which process of a replica serves the connection with a local port."""
+
+
 class _Record(NamedTuple):
     partition: int
     offset: int
@@ -49,6 +53,7 @@ class Listener:
         transport: SSE or WebSocket.
         topic: The topic that it reads; the replica may have more.
         receive_buffer_bytes: Of an SSE socket; a small one is full soon when nothing is read. 0: as the system has it.
+        identify: Returns the name of what serves a connection, by its local port. *Thread*: any.
     """
 
     def __init__(
@@ -58,13 +63,18 @@ class Listener:
         transport: Transport,
         topic: str,
         receive_buffer_bytes: int = 0,
+        *,
+        identify: Identify | None = None,
     ) -> None:
+        self._identify = identify
+        self.served_by = ""
+        """What serves its connection, or served the last one."""
         self.goodbyes = 0
         """Streams that the server has ended with a word."""
         self._ledger = ledger
         self._where = where
         self._transport = transport
-        self._query = f"?topic={topic}"
+        self._query = f"?topic={topic}&scope=replica"
         self._receive_buffer_bytes = receive_buffer_bytes
         self._connection: int | None = None
         self._reading = trio.Event()
@@ -110,13 +120,18 @@ class Listener:
     async def _listen(self, process: Process) -> None:
         if self._transport == "sse":
             async with open_sse(process, self._query, receive_buffer_bytes=self._receive_buffer_bytes) as stream:
-                await self._read(process, lambda: _next_event(stream))
+                port = stream.stream.socket.getsockname()[1]
+                await self._read(process, port, lambda: _next_event(stream))
         else:
             async with open_ws(process, self._query) as websocket:
-                await self._read(process, lambda: _next_message(websocket))
+                local = websocket.local
+                await self._read(process, getattr(local, "port", 0), lambda: _next_message(websocket))
 
-    async def _read(self, process: Process, read: Callable[[], Awaitable[_Messages]]) -> None:
-        connection = self._connection = self._ledger.opened(process.identity)
+    async def _read(self, process: Process, port: int, read: Callable[[], Awaitable[_Messages]]) -> None:
+        self.served_by = process.identity
+        if self._identify is not None:
+            self.served_by = await trio.to_thread.run_sync(self._identify, process, port)
+        connection = self._connection = self._ledger.opened(self.served_by)
         try:
             while messages := await read():
                 for message in messages:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
 
@@ -19,6 +20,7 @@ def produce_steadily(
     stopped: Callable[[], bool],
     on_stored: Callable[[int, int, int], None],
     on_refused: Callable[[str], None],
+    record: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> None:
     """Produce until told to stop, round robin over the partitions, and return when all is stored.
 
@@ -33,6 +35,7 @@ def produce_steadily(
         stopped: Whether to stop.
         on_stored: Called with partition, offset and number of what a broker has stored.
         on_refused: Called with the reason why a record was not.
+        record: Makes value, key and headers of the record with a number; None: the value is the number alone.
     """
     producer = Producer(
         {
@@ -59,8 +62,8 @@ def produce_steadily(
     while not stopped():
         due = math.ceil((time.monotonic() - started) * rate)
         while number < due:
-            value = str(number).zfill(value_bytes)
-            producer.produce(topic, value, partition=number % partitions, on_delivery=on_delivery(number))
+            made = {"value": str(number).zfill(value_bytes)} if record is None else record(number)
+            producer.produce(topic, **made, partition=number % partitions, on_delivery=on_delivery(number))
             number += 1
         producer.poll(BURST_SECONDS)
     producer.flush()

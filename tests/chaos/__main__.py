@@ -15,6 +15,8 @@ from rich.table import Table
 from testbed.broker.cluster import KafkaCluster
 from testbed.patience import VARIABLE
 from tests.audit.auditor import table
+from tests.chaos.beside import EXPLAINED as EXPLAINED_BESIDE
+from tests.chaos.beside import Name
 from tests.chaos.run import PROPERTIES, RATE, RESETS, Outcome, run_chaos
 from tests.chaos.schedule import EXPLAINED, Kind
 from tests.chaos.timeline import draw
@@ -32,6 +34,11 @@ record. Deadlines are stretched by the environment variable {VARIABLE} (3), for 
 \b
 What happens, by name for --only and --without:
 """ + "\n".join(f"  {kind.option:12} {EXPLAINED[kind]}" for kind in Kind)
+HELP += """
+
+\b
+What runs beside, on topics of its own, by name for --beside:
+""" + "\n".join(f"  {name:12} {EXPLAINED_BESIDE[name]}" for name in Name)
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -81,6 +88,20 @@ def chosen_kinds(only: tuple[str, ...], without: tuple[str, ...]) -> frozenset[K
     show_default=True,
     help="auto.offset.reset of the replicas, on which no promise depends; by seed: two seeds earliest, two latest.",
 )
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 8),
+    help="Processes of each of the three replicas; with more than one, single ones are killed and suspended as well.",
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    type=click.Choice([*Name, "nothing"]),
+    metavar="NAME",
+    help="Let only this run beside; repeatable; nothing: none of it. Everything by default.",
+)
 @click.option("--only", multiple=True, type=KINDS, metavar="KIND", help="Let only this happen; repeatable.")
 @click.option("--without", multiple=True, type=KINDS, metavar="KIND", help="Do not let this happen; repeatable.")
 def main(  # noqa: PLR0917 - click passes names
@@ -91,12 +112,19 @@ def main(  # noqa: PLR0917 - click passes names
     readers: int,
     rate: float,
     reset: str,
+    workers: int,
+    beside: tuple[str, ...],
     only: tuple[str, ...],
     without: tuple[str, ...],
 ) -> None:
     """See `HELP`."""
     kinds = chosen_kinds(only, without)
-    again = "".join(f" --only {name}" for name in only) + "".join(f" --without {name}" for name in without)
+    names = frozenset(name for name in Name if not beside or name in beside)
+    again = (
+        "".join(f" --beside {name}" for name in beside)
+        + "".join(f" --only {name}" for name in only)
+        + "".join(f" --without {name}" for name in without)
+    )
     console = Console(log_path=False)
     bad = []
     for number in range(seed, seed + runs):
@@ -117,7 +145,7 @@ def main(  # noqa: PLR0917 - click passes names
             results = RESULTS / f"seed-{number}-{chosen}"
             began, used = time.monotonic(), time.process_time()
             arguments = (cluster, number, minutes * 60, chosen, tell, advance, results, readers, rate, kinds, begin)
-            outcome = trio.run(partial(run_chaos, mixed=True), *arguments)
+            outcome = trio.run(partial(run_chaos, beside=names, workers=workers), *arguments)
             used_cores = (time.process_time() - used) / (time.monotonic() - began)
         show(outcome, console)
         console.print(f"Readers and auditor took {used_cores:.2f} cores.")
@@ -127,7 +155,7 @@ def main(  # noqa: PLR0917 - click passes names
             bad.append(number)
             console.print(
                 f"[bold red]Seed {number} failed.[/] Again: nox -s chaos -- --seed {number} --minutes {minutes:g} "
-                f"--readers {readers} --rate {rate:g} --protocol {chosen} --reset {begin}{again}"
+                f"--workers {workers} --readers {readers} --rate {rate:g} --protocol {chosen} --reset {begin}{again}"
             )
     console.print(f"{runs - len(bad)} of {runs} seeds kept every guarantee.")
     sys.exit(bool(bad))

@@ -21,7 +21,7 @@ How it judges:
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -42,6 +42,10 @@ SLOW = "writes outlast a revoke"
 
 GIVEN_UP = frozenset({"_TIMED_OUT", "_TRANSPORT", "REQUEST_TIMED_OUT"})
 """Answers that librdkafka makes by itself when it stops waiting: the request may still be stored."""
+
+
+AROUND_SECONDS = 20.0
+"""How much of the logs is shown of a step back that nothing excuses."""
 
 
 class Ending(StrEnum):
@@ -99,7 +103,7 @@ class Incident(NamedTuple):
 
 
 def tenures(lines: Iterable[Line], killed: Iterable[tuple[str, float]]) -> list[Tenure]:
-    """Who had which partition when, oldest first.
+    """Which process had which partition when, oldest first.
 
     Args:
         lines: Of all replicas, in any order.
@@ -178,6 +182,25 @@ class Attribution:
         later = [one for one in self._commits[step.partition] if one.at >= stored and one.offset >= step.before]
         return given_up and bool(later)
 
+    def explain(self, step: Backwards) -> str:
+        """What the logs have around a commit that stepped back and is not a late one, in words."""
+        at = step.stored_ms / 1000
+        near = [one for one in self._commits[step.partition] if abs(one.at - at) <= AROUND_SECONDS]
+        commits = ", ".join(f"{one.offset} at {one.at - at:+.3f}" for one in near)
+        failed = ", ".join(
+            f"{line.offset} of {line.process} at {line.at - at:+.3f} ({line.error})"
+            for line in self._lines
+            if line.event == "commit not stored"
+            and line.partition == step.partition
+            and abs(line.at - at) <= AROUND_SECONDS
+        )
+        held = ", ".join(
+            f"{one.process} from {one.began - at:+.3f} to {one.ended - at:+.3f} ({one.ending or 'the end'})"
+            for one in self._tenures[step.partition]
+            if one.began <= at + AROUND_SECONDS and one.ended >= at - AROUND_SECONDS
+        )
+        return f"stepped back: {step}: stored {commits}; not stored {failed or 'nothing'}; assigned to {held}"
+
     def _pairs(self, repeat: Repeat) -> Iterator[tuple[Tenure, Tenure]]:
         """Assignments in which the two may have sent the record, the likely ones first; none twice."""
         first_at = self._first_at(repeat)
@@ -195,7 +218,7 @@ class Attribution:
 
     def _judge(self, repeat: Repeat, older: Tenure, newer: Tenure) -> tuple[str, str]:
         """The cause, and why it is none; empty words when it excuses the repeat."""
-        committed = self._committed_at(newer)
+        committed = self.committed_at(newer)
         first_at = min(self._first_at(repeat), newer.began)
         in_force = [one for one in self._incidents if one.is_fault and self._in_force(one, repeat, first_at, newer)]
         if repeat.offset < committed:
@@ -230,7 +253,16 @@ class Attribution:
         ]
         return away[-1].kind if away else LOST
 
-    def _committed_at(self, tenure: Tenure) -> int:
+    @property
+    def tenures(self) -> list[Tenure]:
+        """Which process had which partition when."""
+        return [tenure for several in self._tenures.values() for tenure in several]
+
+    def held(self, partition: int, at: float) -> list[Tenure]:
+        """The processes that had a partition at a time."""
+        return [one for one in self._tenures[partition] if one.began <= at <= one.ended]
+
+    def committed_at(self, tenure: Tenure) -> int:
         """The lowest offset in force from the assignment to its first record: where the owner may have begun."""
         sent = [
             at
@@ -265,3 +297,7 @@ class Attribution:
             taken = [one.began for one in self._tenures[tenure.partition] if one.began > incident.began]
             ends.append(min(taken, default=float("inf")) if tenure.ending is not None else incident.ended)
         return max(ends, default=incident.ended)
+
+
+Attribute = Callable[[str, Sequence[Stored], Sequence[tuple[float, str, int, int]]], Attribution]
+"""What the logs say of a topic: its name, Kafka's log of commits, and when each process had which record."""

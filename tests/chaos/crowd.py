@@ -5,14 +5,17 @@ is blocked, and with hundreds of readers there are few.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import trio
 
+from testbed.replicas import Replica
 from tests.audit.fleet import Fleet
 from tests.audit.listeners import Process
 from tests.audit.producing import produce_steadily
+from tests.audit.workers import running
 from tests.chaos.judge import Judge
 from tests.chaos.memory import Memory
 from tests.chaos.readers import STEADY, Habits, Reader, draw_habits
@@ -28,12 +31,20 @@ class Crowd:
         topic: What they read.
         seed: Of all that they do.
         draw: Makes the habits of one that comes and goes.
+        steady: The habits of those that stay, of which each slot has one each.
     """
 
     def __init__(
-        self, fleet: Fleet, topic: str, seed: int, draw: Callable[[random.Random], Habits] = draw_habits
+        self,
+        fleet: Fleet,
+        topic: str,
+        seed: int,
+        draw: Callable[[random.Random], Habits] = draw_habits,
+        steady: Sequence[Habits] = (STEADY,),
     ) -> None:
         self._draw = draw
+        self._steady = steady
+        self.stayers: list[Reader] = []
         self.judge = Judge()
         self._fleet = fleet
         self._topic = topic
@@ -44,7 +55,7 @@ class Crowd:
         """Ends the readers' loop; any thread may call it."""
 
     async def run(self, number: int, slots: int) -> None:
-        """Run this many readers, who connect anywhere, and a steady one for each slot of the fleet, until cancelled."""
+        """Run this many readers, who connect anywhere, and those that stay at each slot, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wait_for_the_end)
             await trio.to_thread.run_sync(trio.run, self._run, number, slots)
@@ -57,8 +68,17 @@ class Crowd:
             with suppress(trio.RunFinishedError):
                 self._cancel()
 
-    async def produce(self, bootstrap_servers: str, partitions: int, rate: float, value_bytes: int) -> None:
-        """Produce for the readers until `quiet`."""
+    async def produce(
+        self,
+        bootstrap_servers: str,
+        partitions: int,
+        rate: float,
+        value_bytes: int,
+        *,
+        record: Callable[[int], Mapping[str, Any]] | None = None,
+        on_stored: Callable[[int, int, int], None] = lambda *_: None,
+    ) -> None:
+        """Produce for the readers until `quiet`; see `produce_steadily`."""
         refused: list[str] = []
 
         def produce() -> None:
@@ -69,8 +89,9 @@ class Crowd:
                 rate=rate,
                 value_bytes=value_bytes,
                 stopped=self._quiet.is_set,
-                on_stored=lambda *_: None,
+                on_stored=on_stored,
                 on_refused=refused.append,
+                record=record,
             )
 
         try:
@@ -97,8 +118,10 @@ class Crowd:
                 nursery.start_soon(self._reader(f"reader {n}", self._replicas, self._draw(chance), chance, began).run)
             for n in range(slots):
                 chance = random.Random(f"{self._seed} steady {n}")  # noqa: S311 - the same
-                name, where = f"steady reader {n}", _At(self._fleet, n)
-                nursery.start_soon(self._reader(name, where, STEADY, chance, began).run)
+                for m, habits in enumerate(self._steady):
+                    name, where = f"steady reader {n}-{m}", _At(self._fleet, n)
+                    self.stayers.append(self._reader(name, where, habits, chance, began))
+                    nursery.start_soon(self.stayers[-1].run)
 
     def _reader(
         self, name: str, where: Callable[[], Sequence[Process]], habits: Habits, chance: random.Random, began: float
@@ -121,11 +144,18 @@ class _At:
         return [slot.replica for slot in slots if slot.replica is not None]
 
 
-async def watch_memory(memory: Memory, fleet: Fleet, judge: Judge) -> None:
-    """Take samples of every replica until cancelled."""
+def _processes(fleet: Fleet, replica: Replica) -> Mapping[int, str]:
+    """Name by process; each worker may have all subscribers of its replica."""
+    return {replica.process.pid: replica.identity} if fleet.workers == 1 else running(replica)
+
+
+async def watch_memory(memory: Memory, fleet: Fleet, judges: Callable[[], Sequence[Judge]]) -> None:
+    """Take samples of every replica until cancelled; the judges know the connections."""
     while True:
         for slot in fleet.slots:
             if (replica := slot.replica) is not None:
-                subscribers = judge.connected[replica.identity] + len([*slot.listeners, slot.fickle])
-                memory.sample(replica.identity, replica.process.pid, subscribers)
+                read = sum(judge.connected[replica.identity] for judge in judges())
+                subscribers = read + len([*slot.listeners, slot.fickle])
+                for pid, name in (await trio.to_thread.run_sync(_processes, fleet, replica)).items():
+                    memory.sample(name, pid, subscribers)
         await trio.sleep(SAMPLE_SECONDS)

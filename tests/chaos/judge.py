@@ -14,10 +14,11 @@ How it judges:
 * Of a stream of the whole topic the partitions listed are those that the replica has or follows. When a followed one
   comes to the replica, what the group has not committed may be sent again (docs/guarantees.md): it is counted, and
   what comes after it goes on exactly where the run was.
+* Of a stream with a filter all this is said of the records that match, and none comes that does not.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -35,6 +36,7 @@ class Fault(StrEnum):
     ACROSS = "left out across a resume"
     UNANNOUNCED = "gaps not announced, or wrong"
     PROTOCOL = "WebSocket protocol violated"
+    UNWANTED = "sent what the filter leaves out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +121,25 @@ class Judge:
         *,
         whole: bool = False,
         observes: bool = False,
+        wants: Callable[[int], bool] | None = None,
     ) -> "View":
-        """A connection was opened, with an id that names these offsets of partitions, or without one."""
+        """A connection was opened, with an id that names these offsets of partitions, or without one.
+
+        Args:
+            reader: What it is called.
+            process: The replica.
+            named: The offsets.
+            at: When.
+            whole: Whether it is of the whole topic.
+            observes: Whether it observes.
+            wants: Whether its filter chooses the record at an offset; None: it has no filter.
+        """
         self.counts["connections"] += 1
         self.counts["whole"] += whole
         self.counts["observing"] += observes
         self.counts["resumes"] += named is not None
         self.connected[process] += 1
-        return View(self, reader, process, named or {}, at, whole=whole)
+        return View(self, reader, process, named or {}, at, whole=whole, wants=wants)
 
     def verdict(self) -> Verdict:
         """What is known now."""
@@ -151,8 +164,17 @@ class View:
     """One connection, as its reader sees it; made by `Judge.opened`."""
 
     def __init__(
-        self, judge: Judge, reader: str, process: str, named: Mapping[int, int], at: float, *, whole: bool
+        self,
+        judge: Judge,
+        reader: str,
+        process: str,
+        named: Mapping[int, int],
+        at: float,
+        *,
+        whole: bool,
+        wants: Callable[[int], bool] | None,
     ) -> None:
+        self._wants = wants
         self._judge = judge
         self._reader = reader
         self._process = process
@@ -175,8 +197,10 @@ class View:
         """A record came."""
         self._records += 1
         run = self._runs.get(partition)
-        if run is not None and offset == run.next:
-            run.next += 1
+        if self._wants is not None and not self._wants(offset):
+            self._fault(Fault.UNWANTED, 1, f"{partition}: {offset}")
+        elif run is not None and (offset == run.next or (offset > run.next and not self._owed(run.next, offset))):
+            run.next = offset + 1
             run.states = self._states
         elif run is None:
             self._begin(partition, offset)
@@ -206,9 +230,11 @@ class View:
         self._judge.counts["gaps"] += 1
         run, named = self._runs.get(partition), self._named.pop(partition, None)
         if run is not None:
-            exact = first == run.next or (run.states < self._states and self._was_away(partition))
+            exact = (first >= run.next and not self._owed(run.next, first)) or (
+                run.states < self._states and self._was_away(partition)
+            )
         else:
-            exact = named is None or first <= named + 1
+            exact = named is None or not self._owed(named + 1, first)
         if not exact or (last < first and reason != "recreated"):
             self._fault(Fault.UNANNOUNCED, 1, f"{partition}: {reason} from {first} to {last} after {run or named}")
         self._runs[partition] = _Run(last + 1, last + 1, self._states)
@@ -234,17 +260,17 @@ class View:
             came_back = partition in self._returned or (
                 partition in self._listed and states < self._states and self._was_away(partition)
             )
-            if offset >= following and not came_back:
+            if (owed := self._owed(following, offset + 1)) and not came_back:
                 words = f"{partition}: the last id says {offset}, seen {run or f'nothing behind {named}'}"
-                self._hole(Fault.ACROSS, offset + 1 - following, words)
+                self._hole(Fault.ACROSS, owed, words)
 
     def _begin(self, partition: int, offset: int) -> None:
         named = self._named.pop(partition, None)
         if named is not None:
             self._judge.counts["resumed"] += 1
-            if offset > named + 1 and not (self._states > 1 and self._was_away(partition)):
+            if (owed := self._owed(named + 1, offset)) and not (self._states > 1 and self._was_away(partition)):
                 words = f"{partition}: {offset} came first, the id said {named}"
-                self._hole(Fault.ACROSS, offset - named - 1, words)
+                self._hole(Fault.ACROSS, owed, words)
         if partition not in self._listed:
             self._judge.counts["strays"] += 1
         following = offset + 1
@@ -253,12 +279,16 @@ class View:
             following = named + 1
         self._runs[partition] = _Run(offset, following, self._states)
 
+    def _owed(self, start: int, end: int) -> int:
+        """How many records of a range, its end excluded, have to come."""
+        return max(0, end - start) if self._wants is None else sum(map(self._wants, range(start, end)))
+
     def _was_away(self, partition: int) -> bool:
         return self._judge.left.get((self._place, partition), -1.0) >= self._opened_at
 
     def _misplaced(self, run: _Run, partition: int, offset: int) -> None:
         if offset > run.next:
-            self._hole(Fault.LEFT_OUT, offset - run.next, f"{partition}: {offset} after {run}")
+            self._hole(Fault.LEFT_OUT, self._owed(run.next, offset), f"{partition}: {offset} after {run}")
             run.skipped.update(range(run.next, offset))
             run.next = offset + 1
         elif offset in run.skipped or offset < run.first:

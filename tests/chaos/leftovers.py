@@ -66,17 +66,17 @@ async def look(fleet: Fleet, produce: Callable[[], object]) -> Leftovers:
     for process, line in fleet.logged("invariant violated"):
         found.violations.setdefault(process, {})[line["invariant"]] = line["count"]
     for replica in replicas:
-        answer = await trio.to_thread.run_sync(replica.get, "/metrics")
+        answer = await trio.to_thread.run_sync(replica.metrics)
         if violations := violated(answer):
             found.violations[replica.identity] = violations
     return found
 
 
-def violated(answer: httpx2.Response) -> dict[str, int]:
+def violated(answer: str) -> dict[str, int]:
     """How often each invariant was violated, as ``/metrics`` says; those that held are left out."""
     return {
         sample.labels["invariant"]: int(sample.value)
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(answer)
         if family.name == INVARIANTS
         for sample in family.samples
         if sample.name.endswith("_total") and sample.value

@@ -7,7 +7,9 @@ import trio
 from testbed.patience import seconds
 from tests.audit.commits import CommittedOffsets
 from tests.audit.fleet import Fleet
+from tests.chaos.attribution import Attribute
 from tests.chaos.crowd import Crowd
+from tests.chaos.judge import Judge
 from tests.chaos.readers import draw_observer
 
 PARTITIONS = 3
@@ -35,7 +37,22 @@ class Observed:
         self.committed: Mapping[int, int] | None = None
         """By partition; None when no broker has answered."""
 
-    async def run(self, fleet: Fleet, seed: int) -> None:
+    @property
+    def topics(self) -> Mapping[str, int]:
+        """Partitions by topic."""
+        return {self._topic: PARTITIONS}
+
+    @property
+    def tables(self) -> Mapping[str, Mapping[str, object]]:
+        """The settings of single topics: none."""
+        return {}
+
+    @property
+    def judges(self) -> list[Judge]:
+        """Of its readers."""
+        return [] if self._crowd is None else [self._crowd.judge]
+
+    async def run(self, fleet: Fleet, seed: int, _: int) -> None:
         """Produce until `quiet`, and let observers come and go until cancelled. *Cancellation*: safe."""
         self._crowd = crowd = Crowd(fleet, self._topic, seed, draw_observer)
         async with trio.open_nursery() as nursery:
@@ -47,7 +64,7 @@ class Observed:
         if self._crowd is not None:
             self._crowd.quiet()
 
-    async def settle(self) -> None:
+    async def settle(self, _: Fleet, __: Attribute) -> None:
         """Ask the broker what the group has committed. *Cancellation*: safe, late by one question."""
         if self._crowd is None:
             return

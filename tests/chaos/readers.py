@@ -18,7 +18,7 @@ The mix keeps the process of the readers below one core: parsing and judging cos
 import random
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from dispatcher.sansio.encoding.messages import SUBPROTOCOL
 from tests.audit.listeners import Process, Transport
 from tests.chaos.frames import FrameError
 from tests.chaos.judge import Judge, View
+from tests.chaos.selections import Selection, draw_selection
 from tests.chaos.streams import CLOSE, PING, PONG_FRAME, Control, Parser, SseParser, WebSocketParser, pairs
 
 FASTEST_RECEIVE_BYTES = 256 * 1024
@@ -67,6 +68,12 @@ class Habits:
     """Asks for the whole topic."""
     observes: bool = False
     """Asks for nothing that it is sent to count."""
+    loyal: bool = False
+    """Always comes back with its last id."""
+    selection: Selection | None = None
+    """Its filter, if it has one."""
+    start: Mapping[int, int] | None = None
+    """What counts as named by its first connection, which has no id: after these offsets everything is owed."""
 
 
 STEADY = Habits("sse", steady=True)
@@ -89,9 +96,25 @@ def draw_mixed(chance: random.Random) -> Habits:
     return replace(draw_habits(chance), whole=chance.random() < 0.3, observes=chance.random() < 0.2)
 
 
+def draw_filtered(chance: random.Random) -> Habits:
+    """One reader of the mix with a filter, and with one of the scopes; none observes."""
+    return replace(draw_habits(chance), whole=chance.random() < 0.4, selection=draw_selection(chance))
+
+
 def draw_observer(chance: random.Random) -> Habits:
     """One reader of the mix that observes, with one of the scopes."""
     return replace(draw_mixed(chance), observes=True)
+
+
+async def read_head(sock: trio.socket.SocketType) -> tuple[bytes, bytes]:
+    """The head of a response, and what follows it; nothing if the connection ends before."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += (some := await sock.recv(1024))
+        if not some:
+            return b"", b""
+    head, _, rest = received.partition(b"\r\n\r\n")
+    return head, rest
 
 
 class Reader:
@@ -118,26 +141,38 @@ class Reader:
         chance: random.Random,
         began: float,
     ) -> None:
-        self._name = name
+        self.name = name
         self._judge = judge
         self._topic = topic
         self._where = where
-        self._habits = habits
+        self.habits = habits
         self._chance = chance
         self._began = began
         self._last_id = ""
         self._last_process = ""
+        self._parser: Parser | None = None
+
+    @property
+    def is_somewhere(self) -> bool:
+        """Whether there is a replica that it may go to. *Thread*: any."""
+        return bool(self._where())
+
+    @property
+    def position(self) -> dict[int, int]:
+        """Offset by partition of its last id. *Thread*: any."""
+        parser = self._parser
+        return pairs((parser is not None and parser.last_id) or self._last_id)
 
     async def run(self) -> None:
         """Come and go for ever. *Cancellation*: safe, the connection is closed."""
         while True:
             if (process := self._choose()) is not None:
-                if self._chance.random() > RESUMES:
+                if self._chance.random() > RESUMES and not self.habits.loyal:
                     self._last_id = ""
-                seconds = float("inf") if self._habits.steady else self._chance.expovariate(1 / VISIT_SECONDS)
+                seconds = float("inf") if self.habits.steady else self._chance.expovariate(1 / VISIT_SECONDS)
                 with trio.move_on_after(seconds) as visit, suppress(OSError):
                     await self._visit(process, visit)
-            await trio.sleep(0.1 if self._habits.steady else self._chance.uniform(*AWAY_SECONDS))
+            await trio.sleep(0.1 if self.habits.steady else self._chance.uniform(*AWAY_SECONDS))
 
     def _choose(self) -> Process | None:
         processes = self._where()
@@ -151,17 +186,12 @@ class Reader:
     async def _visit(self, process: Process, visit: trio.CancelScope) -> None:
         sock = trio.socket.socket()
         try:
-            if self._habits.receive_buffer_bytes:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._habits.receive_buffer_bytes)
+            if self.habits.receive_buffer_bytes:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.habits.receive_buffer_bytes)
             await sock.connect(process.address)
             await sock.send(self._request())
-            received = b""
-            while b"\r\n\r\n" not in received:
-                received += (some := await sock.recv(1024))
-                if not some:
-                    return
-            head, _, rest = received.partition(b"\r\n\r\n")
-            is_sse = self._habits.transport == "sse"
+            head, rest = await read_head(sock)
+            is_sse = self.habits.transport == "sse"
             if head.startswith(STREAMING if is_sse else SWITCHING):
                 parser: Parser = SseParser() if is_sse else WebSocketParser()
                 await self._watch(process, sock, parser, rest, visit)
@@ -172,12 +202,14 @@ class Reader:
 
     def _request(self) -> bytes:
         target, fields = f"?topic={self._topic}", "Host: localhost\r\n"
-        target += "&scope=topic" * self._habits.whole + "&observe=1" * self._habits.observes
+        target += "&scope=topic" if self.habits.whole else "&scope=replica"
+        target += "&observe=1" * self.habits.observes
+        target += "" if self.habits.selection is None else self.habits.selection.query
         if self._last_id and self._chance.random() < 0.5:
             target += f"&last_event_id={quote(self._last_id)}"
         elif self._last_id:
             fields += f"Last-Event-ID: {self._last_id}\r\n"
-        if self._habits.transport == "sse":
+        if self.habits.transport == "sse":
             return f"GET /events{target} HTTP/1.1\r\n{fields}Accept: text/event-stream\r\n\r\n".encode()
         fields += "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         fields += f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n"
@@ -186,11 +218,18 @@ class Reader:
     async def _watch(
         self, process: Process, sock: trio.socket.SocketType, parser: Parser, data: bytes, visit: trio.CancelScope
     ) -> None:
-        named = pairs(self._last_id) if self._last_id else None
-        habits = self._habits
+        named = pairs(self._last_id) if self._last_id else self.habits.start
+        habits = self.habits
         view = self._judge.opened(
-            self._name, process.identity, named, self._now(), whole=habits.whole, observes=habits.observes
+            self.name,
+            process.identity,
+            named,
+            self._now(),
+            whole=habits.whole,
+            observes=habits.observes,
+            wants=None if habits.selection is None else habits.selection.wants,
         )
+        self._parser = parser
         try:
             await self._read(sock, parser, data, view)
         except FrameError as error:
@@ -200,7 +239,7 @@ class Reader:
             view.closed(pairs(parser.last_id), cut=visit.cancel_called)
 
     async def _read(self, sock: trio.socket.SocketType, parser: Parser, data: bytes, view: View) -> None:
-        speed = self._habits.bytes_per_second
+        speed = self.habits.bytes_per_second
         most = FASTEST_RECEIVE_BYTES if speed is None else max(256, int(speed * WAKE_SECONDS))
         pause_at = trio.current_time() + self._between_pauses()
         while True:
@@ -238,4 +277,4 @@ class Reader:
         return trio.current_time() - self._began
 
     def _between_pauses(self) -> float:
-        return float("inf") if self._habits.steady else self._chance.expovariate(1 / BETWEEN_PAUSES_SECONDS)
+        return float("inf") if self.habits.steady else self._chance.expovariate(1 / BETWEEN_PAUSES_SECONDS)

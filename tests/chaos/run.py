@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+import orjson
 import trio
 
 from dispatcher.settings import Settings
@@ -19,17 +20,18 @@ from tests.audit.auditor import Auditor
 from tests.audit.commits import CommittedOffsets
 from tests.audit.fleet import Fleet
 from tests.audit.ledger import Report
+from tests.audit.workers import ends, identity, starts
 from tests.chaos.abuse import Abuse
+from tests.chaos.ackers import ACK_TIMEOUT_SECONDS
 from tests.chaos.attribution import COMMITTED, NOTHING, SLOW, Attribution, Ending, Incident, Line, Stored
+from tests.chaos.beside import Beside, Name, make
 from tests.chaos.books import Books
 from tests.chaos.crowd import Crowd, watch_memory
-from tests.chaos.judge import Verdict
+from tests.chaos.judge import Judge, Verdict
 from tests.chaos.leftovers import Leftovers, look
 from tests.chaos.memory import Memory
-from tests.chaos.observed import PARTITIONS as OBSERVED_PARTITIONS
-from tests.chaos.observed import Observed
 from tests.chaos.readers import draw_habits, draw_mixed
-from tests.chaos.schedule import ASIDE, OF_SUBSCRIBERS, PLANNED, Event, Kind, schedule
+from tests.chaos.schedule import ASIDE, OF_SUBSCRIBERS, OF_WORKERS, PLANNED, Event, Kind, schedule
 from tests.chaos.stage import Happened, Life, Stage
 from tests.chaos.trials import Trials
 
@@ -43,9 +45,12 @@ SESSION_SECONDS = 6
 """Of replicas, for both protocols; the brokers' part is in testbed/broker/cluster.py."""
 
 MIB = 1024 * 1024
-SETTINGS = {
+SETTINGS: Mapping[str, object] = {
+    "ack_timeout_seconds": ACK_TIMEOUT_SECONDS,
     "stall_timeout_seconds": 4,
     "heartbeat_seconds": 2,
+    # Every commit that was given up has a line: what steps back is put down to them.
+    "log_level": "debug",
     # So that fetching pauses soon where nobody reads, and what expires has not been taken yet.
     "pause_above_bytes": 4 * MIB,
     "resume_below_bytes": 2 * MIB,
@@ -55,7 +60,15 @@ PROPERTIES: Mapping[str, Mapping[str, object]] = {
     "classic": {"session.timeout.ms": SESSION_SECONDS * 1000, **_SOON},
     "consumer": {"group.protocol": "consumer", **_SOON},
 }
-BEGIN_SECONDS = 4.0
+OF_SEVERAL: Mapping[str, object] = {
+    "default_scope": "topic",
+    "operations_bind": "127.0.0.1:0",
+    # Partitions follow subscribers, whom the kernel spreads by chance.
+    "idle_leave_seconds": 5,
+}
+"""What replicas with workers have besides."""
+
+BEGIN_SECONDS = 40.0
 """A deadline in `testbed.patience.seconds`."""
 
 RESETS = ("earliest", "latest")
@@ -88,10 +101,10 @@ class Outcome:
     not_replayed: tuple[str, ...]
     """Healthy partitions whose replay did not end while another had no leader, in words."""
     abuse: Abuse
-    observed: Observed
+    beside: tuple[Beside, ...]
     leftovers: Leftovers
     unexcused: tuple[str, ...]
-    """Repeats that no fault excuses, in words."""
+    """Repeats and steps back that no fault excuses, in words."""
 
     @property
     def good(self) -> bool:
@@ -108,7 +121,8 @@ class Outcome:
             yield from books.evidence
         yield from self.not_replayed
         yield from self.abuse.faults
-        yield from self.observed.evidence
+        for one in self.beside:
+            yield from one.evidence
 
     def rows(self) -> Iterator[tuple[str, str, bool]]:
         """Name, value, and whether it is as it should be: of everything that was looked at."""
@@ -125,7 +139,8 @@ class Outcome:
                 not self.not_replayed,
             )
         yield from self.abuse.rows()
-        yield from self.observed.rows()
+        for one in self.beside:
+            yield from one.rows()
         yield from self.leftovers.rows()
 
 
@@ -142,7 +157,8 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
     kinds: AbstractSet[Kind] = frozenset(Kind),
     reset: str = "earliest",
     code: str = "",
-    mixed: bool = False,
+    beside: AbstractSet[Name] = frozenset(),
+    workers: int = 1,
 ) -> Outcome:
     """Go through the schedule of a seed.
 
@@ -160,7 +176,9 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
         kinds: What may happen.
         reset: The replicas' ``auto.offset.reset``: no promise depends on it.
         code: Python that each replica runs first, to put a fault in.
-        mixed: Whether some readers have the whole topic and some observe, and a topic has observers alone.
+        beside: What runs beside, on topics of its own; with `Name.SCOPES` some readers have the whole topic, too, and
+            some observe.
+        workers: Processes of each replica.
     """
     topic = cluster.create_topic(f"chaos-{seed}-{protocol}", PARTITIONS)
     group = f"group-{topic}"
@@ -168,9 +186,10 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
     audited = min(rate, RATE) if readers else rate
     if readers:
         others[cluster.create_topic(f"{topic}-readers", PARTITIONS)] = PARTITIONS
-    if readers and mixed:
-        others[cluster.create_topic(f"{topic}-observed", OBSERVED_PARTITIONS)] = OBSERVED_PARTITIONS
-    observed = Observed(cluster.bootstrap_servers, f"group-{topic}", f"{topic}-observed")
+    kinds = kinds if workers > 1 else kinds - OF_WORKERS
+    beside_it = tuple(make(name, cluster.bootstrap_servers, group, topic, workers) for name in Name if name in beside)
+    for one in beside_it:
+        others |= {cluster.create_topic(name, number): number for name, number in one.topics.items()}
     abuse = Abuse(f"{topic}-abused")
     if kinds & {Kind.REQUESTS, Kind.SOCKETS}:
         others[cluster.create_topic(f"{topic}-abused", ABUSED_PARTITIONS)] = ABUSED_PARTITIONS
@@ -181,10 +200,22 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
     kafka = {**PROPERTIES[protocol], "auto.offset.reset": reset}
     auditor = Auditor(servers, topic, group, PARTITIONS, rate=audited, value_bytes=VALUE_BYTES)
     memory = Memory(Settings.model_validate({**SETTINGS, "kafka": kafka}))
+    settings = _settings(workers, {name: table for one in beside_it for name, table in one.tables.items()})
     async with trio.open_nursery() as nursery:
         clients: trio.Nursery = await nursery.start(_clients)
         names = ",".join([topic, *others])
-        fleet = Fleet(auditor, clients, servers, names, group, settings=SETTINGS, kafka=kafka, logs=logs, code=code)
+        fleet = Fleet(
+            auditor,
+            clients,
+            servers,
+            names,
+            group,
+            settings=settings,
+            kafka=kafka,
+            logs=logs,
+            code=code,
+            workers=workers,
+        )
         with fleet:
             stage = Stage(cluster, fleet, trials, abuse, tell)
             for _ in range(REPLICAS):
@@ -192,16 +223,18 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
             await fleet.wait_until_shared(PARTITIONS, others)
             if reset != "earliest":
                 await _wait_for_beginnings(servers, group, {topic: PARTITIONS, **others})
+            clients.start_soon(fleet.cover)
             nursery.start_soon(auditor.run)
             await trials.begin()
             clients.start_soon(trials.run, fleet, REPLICAS + 1)
-            crowd = Crowd(fleet, f"{topic}-readers", seed, draw_mixed if mixed else draw_habits)
-            nursery.start_soon(watch_memory, memory, fleet, crowd.judge)
+            crowd = Crowd(fleet, f"{topic}-readers", seed, draw_mixed if Name.SCOPES in beside else draw_habits)
+            judges = partial(_judges, crowd, beside_it)
+            nursery.start_soon(watch_memory, memory, fleet, judges)
             if readers:
                 clients.start_soon(crowd.run, readers, REPLICAS + 1)
                 clients.start_soon(crowd.produce, servers, PARTITIONS, rate, VALUE_BYTES)
-            if f"{topic}-observed" in others:
-                clients.start_soon(observed.run, fleet, seed)
+            for one in beside_it:
+                clients.start_soon(one.run, fleet, seed, REPLICAS + 1)
             fed = Crowd(fleet, f"{topic}-abused", seed)
             if f"{topic}-abused" in others:
                 clients.start_soon(fed.produce, servers, ABUSED_PARTITIONS, ABUSED_RATE, VALUE_BYTES)
@@ -216,15 +249,20 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
             tell("all is over: the last records")
             crowd.quiet()
             fed.quiet()
-            observed.quiet()
+            for one in beside_it:
+                one.quiet()
             report = await auditor.settle()
             await trials.settle()
+            for one in beside_it:
+                await one.settle(fleet, partial(_attribution, fleet, stage))
             tell("all clients leave")
             clients.cancel_scope.cancel()
             write = partial(topics.fill, servers, topic, range(PARTITIONS), 10, "nobody")
             leftovers = await look(fleet, write)
-            await observed.settle()
-            attribution = _attribution(topic, auditor, fleet, stage)
+            log = [Stored(partition, offset, stored_ms / 1000) for partition, offset, stored_ms in auditor.commits]
+            clock = _clock()
+            receipts = [(at + clock, process, *place) for at, process, *place in auditor.ledger.receipts]
+            attribution = _attribution(fleet, stage, topic, log, receipts)  # type: ignore[arg-type] # place has two
             nursery.cancel_scope.cancel()
     late = tuple(step for step in report.backwards if attribution.is_late(step))
     report = replace(report, late=late, backwards=tuple(step for step in report.backwards if step not in late))
@@ -244,10 +282,17 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
         books=tuple(trials.books.values()),
         not_replayed=tuple(trials.not_replayed),
         abuse=abuse,
-        observed=observed,
+        beside=beside_it,
         leftovers=leftovers,
-        unexcused=tuple(attribution.evidence),
+        unexcused=(*attribution.evidence, *map(attribution.explain, report.backwards)),
     )
+
+
+def _settings(workers: int, tables: Mapping[str, Mapping[str, object]]) -> Mapping[str, object]:
+    """Of each replica."""
+    of_several = {**OF_SEVERAL, "workers": workers} if workers > 1 else {}
+    of_topics = {"topic_tables": orjson.dumps(tables).decode()} if tables else {}
+    return {**SETTINGS, **of_several, **of_topics}
 
 
 async def _clients(task_status: trio.TaskStatus[trio.Nursery]) -> None:
@@ -258,11 +303,11 @@ async def _clients(task_status: trio.TaskStatus[trio.Nursery]) -> None:
 
 
 async def _wait_for_beginnings(servers: str, group: str, partitions: Mapping[str, int]) -> None:
-    """Return when the group has committed where its assignments begin, or has not within the deadline.
+    """Return when the group has committed where its assignments begin, which it does whether or not anybody listens.
 
     With ``auto.offset.reset=latest`` what is produced before a consumer has asked for the end is not owed.
     """
-    with trio.move_on_after(patient_seconds(BEGIN_SECONDS)):
+    with trio.fail_after(patient_seconds(BEGIN_SECONDS)):
         for topic, number in partitions.items():
             committed = CommittedOffsets(servers, group, topic, number)
             try:
@@ -272,13 +317,23 @@ async def _wait_for_beginnings(servers: str, group: str, partitions: Mapping[str
                 committed.close()
 
 
+def _judges(crowd: Crowd, beside: Sequence[Beside]) -> list[Judge]:
+    return [crowd.judge, *(judge for one in beside for judge in one.judges)]
+
+
 def _clock() -> float:
     """What Trio's clock lacks of the time since the epoch, as the logs have it."""
     return time.time() - trio.current_time()
 
 
-def _attribution(topic: str, auditor: Auditor, fleet: Fleet, stage: Stage) -> Attribution:
-    """All that is known of the audited topic, in seconds since the epoch."""
+def _attribution(
+    fleet: Fleet,
+    stage: Stage,
+    topic: str,
+    commits: Sequence[Stored],
+    receipts: Sequence[tuple[float, str, int, int]],
+) -> Attribution:
+    """All that is known of a topic, in seconds since the epoch."""
     clock = _clock()
     incidents = [
         Incident(
@@ -293,11 +348,24 @@ def _attribution(topic: str, auditor: Auditor, fleet: Fleet, stage: Stage) -> At
     ]
     return Attribution(
         list(_lines(fleet, topic)),
-        [Stored(partition, offset, stored_ms / 1000) for partition, offset, stored_ms in auditor.commits],
-        [(at + clock, *what) for at, *what in auditor.ledger.receipts],  # type: ignore[misc] # three are left
+        commits,
+        receipts,
         incidents,
-        [(life.process, life.ended + clock) for life in stage.lives if life.killed and life.ended is not None],
+        [*_killed(fleet, stage, clock)],
     )
+
+
+def _killed(fleet: Fleet, stage: Stage, clock: float) -> Iterator[tuple[str, float]]:
+    """Processes that were killed, and when."""
+    lives = {life.process: life.ended + clock for life in stage.lives if life.killed and life.ended is not None}
+    yield from lives.items()
+    if fleet.workers > 1:
+        for replica in fleet.all:
+            for name, at in ends(replica):
+                yield name, datetime.fromisoformat(at).timestamp()
+            if (at_once := lives.get(replica.identity)) is not None:
+                # They see that their parent is gone, and say that they let go, unless they are too late.
+                yield from ((identity(replica, start), at_once) for start in starts(replica))
 
 
 def _lines(fleet: Fleet, topic: str) -> Iterator[Line]:

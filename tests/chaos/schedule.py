@@ -45,6 +45,7 @@ class Kind(StrEnum):
     GROW = "partition added"
     REQUESTS = "odd requests"
     SOCKETS = "odd WebSockets"
+    WORKER_KILL = "worker kill"
 
     @property
     def option(self) -> str:
@@ -66,6 +67,7 @@ EXPLAINED = {
     Kind.RECREATE: "a topic is deleted, made again and filled beyond its old end at once: all of it is owed",
     Kind.GROW: "a topic gets one more partition, with records in it before anybody has it: all of them are owed",
     Kind.REQUESTS: "GET /events with every odd header, bodies, HTTP/1.0, half-closes, and clients that leave at once",
+    Kind.WORKER_KILL: "kill -9 of one worker of a replica, which its parent starts again; with --workers only",
     Kind.SOCKETS: "WebSocket clients that ping with full sockets, send too much, violate RFC 6455, and close",
 }
 """What each does, for people."""
@@ -73,6 +75,9 @@ EXPLAINED = {
 
 PLANNED = frozenset({Kind.STOP, Kind.RESTART, Kind.JOIN})
 """What must repeat nothing as long as some subscribers are healthy."""
+
+OF_WORKERS = frozenset({Kind.WORKER_KILL})
+"""What only happens to replicas with several."""
 
 OF_SUBSCRIBERS = frozenset({Kind.VANISH, Kind.FREEZE})
 
@@ -96,6 +101,7 @@ LASTS_SECONDS = {
     Kind.GROW: (0.0, 0.0),
     Kind.REQUESTS: (0.0, 0.0),
     Kind.SOCKETS: (0.0, 0.0),
+    Kind.WORKER_KILL: (4.0, 4.0),
 }
 """How long until it is undone: the replica or the node started again, the process resumed, the new replica stopped, the
 subscriber thawed. SIGSTOP lasts longer than the session timeout."""
@@ -116,7 +122,7 @@ class Event:
 
 
 def schedule(
-    seed: int, seconds: float, replicas: int, brokers: int = 3, kinds: AbstractSet[Kind] = frozenset(Kind)
+    seed: int, seconds: float, replicas: int, brokers: int = 3, kinds: AbstractSet[Kind] = frozenset(Kind) - OF_WORKERS
 ) -> list[Event]:
     """The events of a run, in order.
 

@@ -1,6 +1,7 @@
 """Where a chaos run takes place: what each event of a schedule does to replicas, brokers, subscribers and topics."""
 
 import random
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -8,7 +9,9 @@ from dataclasses import dataclass, field
 import trio
 
 from testbed.broker.cluster import KafkaCluster
+from testbed.replicas import Replica
 from tests.audit.fleet import Fleet, Slot
+from tests.audit.workers import kill, running
 from tests.chaos.abuse import Abuse
 from tests.chaos.schedule import ASIDE, OF_BROKERS, OF_SUBSCRIBERS, PLANNED, Event, Kind
 from tests.chaos.trials import Trials
@@ -88,6 +91,9 @@ class Stage:
     async def _replica(self, event: Event) -> None:
         slot = self.fleet.slots[event.target]
         assert slot.replica is not None
+        if event.kind is Kind.WORKER_KILL or (event.kind is Kind.SUSPEND and self.fleet.workers > 1):
+            await self._worker(event, slot.replica)
+            return
         happened = self._began(event, f"{event.kind} {slot.name}", slot.replica.identity)
         if event.kind is Kind.SUSPEND:
             self.fleet.suspend(slot)
@@ -97,6 +103,19 @@ class Stage:
             await self._end(slot, planned=event.kind in PLANNED)
             await trio.sleep(event.lasts)
             await self.start(slot)
+        self._ended(happened)
+
+    async def _worker(self, event: Event, replica: Replica) -> None:
+        """What happens to one of several; a parent kills one that hangs for too long."""
+        workers = await trio.to_thread.run_sync(running, replica)
+        if not workers:
+            return
+        pid, name = sorted(workers.items())[int(event.at * 1000) % len(workers)]
+        happened = self._began(event, f"{event.kind} of {name}", name)
+        kill(pid, signal.SIGKILL if event.kind is Kind.WORKER_KILL else signal.SIGSTOP)
+        await trio.sleep(event.lasts)
+        if event.kind is Kind.SUSPEND:
+            kill(pid, signal.SIGCONT)
         self._ended(happened)
 
     async def _join(self, event: Event) -> None:

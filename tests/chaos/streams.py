@@ -102,7 +102,7 @@ class WebSocketParser:
         """
         for opcode, payload in self._frames.feed(data):
             if opcode in _KINDS:
-                yield Control(_KINDS[opcode], {})
+                yield Control(_KINDS[opcode], {"text": payload} if opcode == frames.PONG else {})
             elif not (payload.startswith(b'{"type":"') and payload.endswith(b"}")):
                 raise FrameError(f"a message that is none of the protocol's: {payload[:40]!r} to {payload[-20:]!r}")
             elif payload.startswith(b'{"type":"records"'):

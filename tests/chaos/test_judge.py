@@ -303,3 +303,33 @@ def test_observers_are_counted() -> None:
     receive(view, 0, 2)
     assert judge.verdict().observing == 1
     assert faults(judge) == {Fault.LEFT_OUT: 1, Fault.UNANNOUNCED: 1}
+
+
+def even(offset: int) -> bool:
+    """A filter."""
+    return offset % 2 == 0
+
+
+def test_a_filter_is_owed_what_matches_and_nothing_else() -> None:
+    """Between two records, before the last id, and across a resume."""
+    judge = Judge()
+    view = judge.opened("r", "a", {0: 3}, 1.0, wants=even)
+    view.state({0}, 1.0)
+    receive(view, 4, 6)
+    view.gap(0, 7, 9, "expired")
+    receive(view, 10)
+    view.closed({0: 11}, cut=True)
+    assert faults(judge) == {}
+    for named, offsets, last, expected in (
+        (3, (4, 8), 9, {Fault.LEFT_OUT: 1, Fault.UNANNOUNCED: 1}),
+        (3, (6,), 7, {Fault.ACROSS: 1, Fault.UNANNOUNCED: 1}),
+        (3, (4,), 8, {Fault.ACROSS: 2, Fault.UNANNOUNCED: 1}),
+        (3, (4, 5, 6), 7, {Fault.UNWANTED: 1}),
+        (3, (4, 6, 6), 7, {Fault.REPEATED: 1}),
+    ):
+        judge = Judge()
+        view = judge.opened("r", "a", {0: named}, 1.0, wants=even)
+        view.state({0}, 1.0)
+        receive(view, *offsets)
+        view.closed({0: last}, cut=True)
+        assert (offsets, faults(judge)) == (offsets, expected)

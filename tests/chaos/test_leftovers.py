@@ -28,10 +28,9 @@ class Left:
         """``/status``."""
         return {"subscribers": {"total": self._subscribers}, "records": dict(self._records)}
 
-    def get(self, path: str) -> SimpleNamespace:
+    def metrics(self) -> str:
         """``/metrics``."""
-        assert path == "/metrics"
-        return SimpleNamespace(text=METRICS % self._violations)
+        return METRICS % self._violations
 
     def produced(self) -> None:
         """Records came."""

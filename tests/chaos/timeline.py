@@ -22,7 +22,7 @@ def draw(outcome: Outcome, path: Path) -> None:
 
     figure = Figure(figsize=(14, 0.45 * len(lanes) + 1.6), layout="constrained")
     axes = figure.add_subplot()
-    for (row, slot), spans in _spans(outcome, rows).items():
+    for (row, slot), spans in _spans(outcome, rows, slots).items():
         axes.broken_barh(spans, (row - 0.35, 0.7), facecolors=colours[slot], linewidths=0)
     for life in outcome.lives:
         end = life.ended or outcome.ended
@@ -71,11 +71,15 @@ def draw(outcome: Outcome, path: Path) -> None:
     figure.savefig(path)
 
 
-def _spans(outcome: Outcome, rows: Mapping[str, int]) -> Mapping[tuple[int, str], Sequence[tuple[float, float]]]:
+def _spans(
+    outcome: Outcome, rows: Mapping[str, int], slots: Sequence[str]
+) -> Mapping[tuple[int, str], Sequence[tuple[float, float]]]:
     """Of each partition's row and replica: when records came, as (begin, length)."""
     bins: dict[tuple[int, str], set[int]] = {}
     for at, process, partition, _ in outcome.receipts:
-        key = rows[f"partition {partition}"], process.partition("/")[0]
+        name = process.partition("/")[0]
+        # A worker's name is that of its replica, and a number.
+        key = rows[f"partition {partition}"], name if name in slots else name.rpartition("-")[0]
         bins.setdefault(key, set()).add(int((at - outcome.began) / BIN_SECONDS))
     spans: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for key, numbers in bins.items():

@@ -1,0 +1,77 @@
+"""Which worker of a replica serves a connection, or has written a line: each worker counts as a process of its own."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import psutil
+
+from testbed.replicas import Replica
+from tests.audit.listeners import Process
+
+
+class Start(NamedTuple):
+    """A worker was started."""
+
+    at: str
+    """As the log spells it, so that times compare as text."""
+    worker: str
+    pid: int
+
+
+def starts(replica: Replica) -> list[Start]:
+    """Every worker that a replica has started, in order; none where it has no workers."""
+    return [Start(line["timestamp"], line["worker"], line["pid"]) for line in replica.logged("worker started")]
+
+
+def running(replica: Replica) -> dict[int, str]:
+    """Identity by process of the workers that run now."""
+    alive = set(_children(replica.process.pid))
+    return {one.pid: identity(replica, one) for one in starts(replica) if one.pid in alive}
+
+
+def identity(replica: Replica, start: Start) -> str:
+    """The name of one worker's life, which no other process has."""
+    return f"{replica.client_id}-{start.worker}/{start.pid}"
+
+
+def serving(process: Process, port: int) -> str:
+    """Which worker serves the connection of a client with this port; the replica itself, if none does any more."""
+    assert isinstance(process, Replica)
+    for pid, name in running(process).items():
+        try:
+            connections = psutil.Process(pid).net_connections("tcp4")
+        except psutil.Error:
+            continue
+        if any(getattr(one.raddr, "port", None) == port for one in connections):
+            return name
+    return process.identity
+
+
+def writer_of(replica: Replica, line: dict[str, Any], known: list[Start]) -> str:
+    """Which process has written a line, or which worker a line of the parent is about."""
+    before = [one for one in known if one.worker == line.get("worker") and one.at <= line["timestamp"]]
+    return identity(replica, before[-1]) if before else replica.identity
+
+
+def ends(replica: Replica) -> Iterator[tuple[str, str]]:
+    """Worker and time of every end that a worker did not choose."""
+    known = starts(replica)
+    for event in ("worker ended", "worker hangs, killing it"):
+        for line in replica.logged(event):
+            yield writer_of(replica, line, known), line["timestamp"]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def kill(pid: int, number: int) -> None:
+    """Send a worker a signal, if it still runs."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
