@@ -62,9 +62,9 @@ class Kafka:
         self.description = description
         self.admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 2})
 
-    def create_topic(self, partitions: int, config: Mapping[str, str] | None = None) -> str:
-        """Create a topic with a name of its own and return the name."""
-        name = f"assets-{uuid.uuid4().hex[:12]}"
+    def create_topic(self, partitions: int, config: Mapping[str, str] | None = None, name: str = "") -> str:
+        """Create a topic, with a name of its own unless one is given, and return the name."""
+        name = name or f"assets-{uuid.uuid4().hex[:12]}"
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
         self.admin.create_topics([topic])[name].result(seconds(30))
         return name
