@@ -122,6 +122,12 @@ class Replica:
         """Everything it has logged."""
         return self._log.read_text(errors="replace")
 
+    def log_from(self, start_bytes: int) -> bytes:
+        """What it has logged after that much, in whole lines."""
+        with self._log.open("rb") as log:
+            log.seek(start_bytes)
+            return b"".join(line for line in log if line.endswith(b"\n"))
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The log lines of one event, so far.
 

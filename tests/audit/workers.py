@@ -1,9 +1,13 @@
 """Which worker of a replica serves a connection, or has written a line: each worker counts as a process of its own."""
 
 import os
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import orjson
 import psutil
 
 from testbed.replicas import Replica
@@ -19,9 +23,30 @@ class Start(NamedTuple):
     pid: int
 
 
+@dataclass(slots=True)
+class _Seen:
+    """How far the log of a replica was read, and what was found."""
+
+    size_bytes: int = 0
+    starts: list[Start] = field(default_factory=list)
+
+
+_seen: WeakKeyDictionary[Replica, _Seen] = WeakKeyDictionary()
+_reading = threading.Lock()
+
+
 def starts(replica: Replica) -> list[Start]:
-    """Every worker that a replica has started, in order; none where it has no workers."""
-    return [Start(line["timestamp"], line["worker"], line["pid"]) for line in replica.logged("worker started")]
+    """Every worker that a replica has started, in order; none where it has no workers. *Thread*: any.
+
+    Only what is new in its log is read: this is asked twice a second.
+    """
+    with _reading:
+        seen = _seen.setdefault(replica, _Seen())
+        more = replica.log_from(seen.size_bytes)
+        seen.size_bytes += len(more)
+        lines = [orjson.loads(line) for line in more.splitlines() if b'"worker started"' in line]
+        seen.starts += [Start(line["timestamp"], line["worker"], line["pid"]) for line in lines]
+        return list(seen.starts)
 
 
 def running(replica: Replica) -> dict[int, str]:
