@@ -135,7 +135,10 @@ class SseStream:
             if event is not h11.NEED_DATA:
                 assert not isinstance(event, type), event
                 return event
-            self._http.receive_data(bytes(await self.stream.receive_some(RECEIVE_BYTES)))
+            some = bytes(await self.stream.receive_some(RECEIVE_BYTES))
+            if not some and self._http.their_state is h11.SEND_RESPONSE:
+                raise trio.BrokenResourceError("the connection ended before the response")
+            self._http.receive_data(some)
 
 
 def reset(stream: ClientStream) -> None:

@@ -1,0 +1,24 @@
+"""The clients of tests say how a connection has ended."""
+
+import pytest
+import trio
+
+from testbed.clients import SseStream
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 20"])
+async def test_a_connection_that_ends_before_its_response_is_broken(sent: bytes) -> None:
+    """As when a replica is killed after it has accepted: that is no violation of HTTP by a replica that lives."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(sent)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, answer, listeners)
+        async with await trio.open_tcp_stream(*listeners[0].socket.getsockname()) as stream:
+            with pytest.raises(trio.BrokenResourceError):
+                await SseStream(stream).open("/events")
+        nursery.cancel_scope.cancel()
