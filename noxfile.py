@@ -147,7 +147,7 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Nonsense against a running replica, seed after seed; ``-- --minutes N``, ``--seed N``."""
+    """Nonsense against a running replica and the decoders; ``-- --minutes N``, ``--seed N``, ``--only schemas``."""
     _install(session, "tests")
     session.run("python", "-m", "tests.fuzz", *session.posargs)
 

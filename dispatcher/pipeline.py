@@ -94,6 +94,7 @@ class Pipeline:
             paused=lambda: self._flow.paused,
             group=self._membership.probe,
             joined=lambda: self._joined,
+            undecodable=self._decoded.undecodable,
             answered=self._brokers_answered,
         )
         self._held: frozenset[TopicPartition] = frozenset()

@@ -13,7 +13,7 @@ import trio
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.topic_probe import TopicProber
 from dispatcher.sansio.records import TopicPartition
-from dispatcher.sansio.topic_health import Condition, Finding, GroupProbe, TopicHealth
+from dispatcher.sansio.topic_health import Condition, Finding, GroupProbe, Reason, TopicHealth
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class TopicWatch:
         paused: Partitions that are paused.
         group: How the group is, as the consumer has seen it.
         joined: Whether the replica is a member of the group.
+        undecodable: Topics of which new schemas cannot be fetched, and why.
         answered: Called with whether a broker has answered, after each probe.
     """
 
@@ -53,6 +54,7 @@ class TopicWatch:
         paused: Callable[[], frozenset[TopicPartition]],
         group: Callable[[], GroupProbe],
         joined: Callable[[], bool],
+        undecodable: Callable[[], Mapping[str, str]],
         answered: Callable[[bool], None],
     ) -> None:
         self._prober = prober
@@ -61,6 +63,7 @@ class TopicWatch:
         self._paused = paused
         self._group = group
         self._joined = joined
+        self._undecodable = undecodable
         self._answered = answered
         self._probes = 0
 
@@ -76,6 +79,7 @@ class TopicWatch:
                 paused=self._paused(),
                 joined=self._joined(),
                 now=time.time(),
+                undecodable=self._undecodable(),
             )
             self._answered(any(found.finding is not Finding.SILENT for found in probe.topics.values()))
             for line in lines:
@@ -85,9 +89,9 @@ class TopicWatch:
 
     @property
     def degraded(self) -> list[str]:
-        """What is degraded, for people: topics and the group."""
+        """What is degraded, for people: topics and the group. The registry is named once, and not for each topic."""
         conditions = [*self._health.topics.values(), self._health.group]
-        return [condition.detail for condition in conditions if condition.reason is not None]
+        return [condition.detail for condition in conditions if condition.reason not in {None, Reason.REGISTRY}]
 
     def statistics(self) -> TopicWatchStatistics:
         """A snapshot of the watch."""

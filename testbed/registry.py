@@ -33,6 +33,10 @@ class RegistryServer:
         """What is answered in place of schemas."""
         self.bodies: dict[str, bytes] = {}
         """The same for some paths."""
+        self.statuses: dict[str, bytes] = {}
+        """What is answered to some paths in place of `status`."""
+        self.withheld: set[str] = set()
+        """Paths that are answered when `held` is set; if there are none, all are."""
         self.trickles = False
         """Whether answers come a byte every 20 ms, and never to their end."""
         self._schemas: dict[str, dict[str, Any]] = {}
@@ -68,12 +72,14 @@ class RegistryServer:
                 self.heads.append(head)
                 if self.is_away:
                     return
-                await self.held.wait()
+                if not self.withheld or path in self.withheld:
+                    await self.held.wait()
                 await self._respond(stream, path)
 
     async def _respond(self, stream: trio.SocketStream, path: str) -> None:
         found = self._schemas.get(path)
-        status = self.status if found is not None or self.status != b"200 OK" else b"404 Not Found"
+        chosen = self.statuses.get(path, self.status)
+        status = chosen if found is not None or chosen != b"200 OK" else b"404 Not Found"
         body = self.bodies.get(path, orjson.dumps(found or {"error_code": 40403}) if self.body is None else self.body)
         length = len(body)
         if self.trickles:

@@ -6,7 +6,8 @@ Rules of this module:
   they say so.
 * What cannot be asked is unknown. Unknown is neither healthy nor degraded.
 * A topic that was there before is *deleted*, one that never was is *missing*. Whatever is wrong with a topic itself
-  comes before what is wrong with its partitions, and that before records that wait.
+  comes before what is wrong with its partitions, that before a schema registry that is away, and that before records
+  that wait.
 * Each condition has one log line when it begins, when it changes, and when it ends.
 """
 
@@ -27,6 +28,7 @@ class Reason(StrEnum):
     DELETED = "deleted"
     UNAUTHORIZED = "unauthorized"
     LEADERLESS = "leaderless"
+    REGISTRY = "registry"
     BEHIND = "behind"
 
 
@@ -118,6 +120,7 @@ class TopicHealth:
         paused: Iterable[TopicPartition],
         joined: bool,
         now: float,
+        undecodable: Mapping[str, str] = {},
     ) -> list[LogLine]:
         """Take what was found out.
 
@@ -128,6 +131,7 @@ class TopicHealth:
             paused: Partitions that are not fetched, because too much of them waits.
             joined: The replica is a member of the group, whatever it may ask about it.
             now: Seconds since 1970.
+            undecodable: Topics of which new schemas cannot be fetched, and why.
 
         Returns:
             A line for each condition that has changed.
@@ -136,7 +140,7 @@ class TopicHealth:
         lines = []
         for name, probe in probes.items():
             waiting = [partition.partition for partition in paused if partition.topic == name]
-            condition = self._judge(name, probe, existing, waiting, now)
+            condition = self._judge(name, probe, existing, waiting, now, undecodable=undecodable.get(name))
             lines += _change("topic", name, self._topics[name], condition)
             self._topics[name] = _kept(self._topics[name], condition)
         condition = self._judge_group(group, joined=joined, now=now)
@@ -145,13 +149,20 @@ class TopicHealth:
         return lines
 
     def _judge(
-        self, name: str, probe: TopicProbe, existing: Sequence[str], waiting: Sequence[int], now: float
+        self,
+        name: str,
+        probe: TopicProbe,
+        existing: Sequence[str],
+        waiting: Sequence[int],
+        now: float,
+        *,
+        undecodable: str | None,
     ) -> Condition:
         if probe.finding is Finding.SILENT:
             return Condition(None, None, f"no broker says how topic {name} is: {probe.error}", now)
         if probe.finding is Finding.FOUND:
             self._seen.add(name)
-            reason, detail = _of_existing(name, probe, waiting)
+            reason, detail = _of_existing(name, probe, waiting, undecodable)
             return Condition(reason is None, reason, detail, now)
         if probe.finding is Finding.DENIED:
             detail = f"topic {name} may not be described, or does not exist ({probe.error}): grant READ on it"
@@ -173,13 +184,17 @@ class TopicHealth:
         return Condition(False, Reason.UNAUTHORIZED, f"group {name} may not be joined{words}: grant READ on it", now)
 
 
-def _of_existing(name: str, probe: TopicProbe, waiting: Sequence[int]) -> tuple[Reason | None, str]:
+def _of_existing(
+    name: str, probe: TopicProbe, waiting: Sequence[int], undecodable: str | None
+) -> tuple[Reason | None, str]:
     if probe.may_read is False:
         return Reason.UNAUTHORIZED, f"topic {name} may not be read: grant READ on it"
     if probe.leaderless:
         brokers = sorted({broker for replicas in probe.leaderless.values() for broker in replicas})
         where = f"; they are on brokers {_numbers(brokers)}" if brokers else ""
         return Reason.LEADERLESS, f"topic {name}: partitions {_numbers(sorted(probe.leaderless))} have no leader{where}"
+    if undecodable is not None:
+        return Reason.REGISTRY, f"topic {name}: the schema registry is unavailable ({undecodable})"
     if waiting:
         words = "are not fetched, because subscribers do not take their records"
         return Reason.BEHIND, f"topic {name}: partitions {_numbers(waiting)} {words}"

@@ -39,8 +39,13 @@ class DecodedTopics:
     @property
     def degraded(self) -> list[str]:
         """What is wrong with the registry, for people."""
-        unavailable = None if self._schemas is None else self._schemas.statistics().unavailable
+        unavailable = None if self._schemas is None else self._schemas.unavailable
         return [] if unavailable is None else [f"the schema registry is unavailable ({unavailable})"]
+
+    def undecodable(self) -> Mapping[str, str]:
+        """The topics of which new schemas cannot be fetched, and why."""
+        unavailable = None if self._schemas is None else self._schemas.unavailable
+        return {} if unavailable is None or self.decoder is None else dict.fromkeys(self.decoder.topics, unavailable)
 
     def statistics(self) -> DecodingStatistics:
         """A snapshot."""

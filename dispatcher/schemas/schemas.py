@@ -30,6 +30,9 @@ FORGET_SECONDS = 15.0
 MAX_SCHEMAS = 10_000
 """How many decoders are kept; ids are the producer's to choose, so a hostile one could name them all."""
 
+ASK_SECONDS = 5.0
+"""How often a registry that gives no answer is asked while no record asks: otherwise nobody would notice its return."""
+
 FETCHES_AT_ONCE = 4
 
 LOG_SECONDS = 10.0
@@ -105,6 +108,11 @@ class Schemas:
             return Missing(unavailable, now, self._unavailable_since)
         return missing
 
+    @property
+    def unavailable(self) -> str | None:
+        """Why the registry cannot be asked; None while it can."""
+        return self._unavailable
+
     def statistics(self) -> SchemasStatistics:
         """A snapshot of what is known."""
         return SchemasStatistics(
@@ -117,6 +125,7 @@ class Schemas:
         limiter = trio.CapacityLimiter(FETCHES_AT_ONCE)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ask_again)
                 while True:
                     self._wake_up = trio.Event()
                     for key in self._wanted.copy().keys() - self._under_way:
@@ -127,6 +136,15 @@ class Schemas:
             self._token = None
             with trio.move_on_after(1, shield=True):
                 await self._registry.close()
+
+    async def _ask_again(self) -> None:
+        """While the registry is away, ask for what it did not answer last."""
+        while True:
+            await trio.sleep(ASK_SECONDS)
+            if self._unavailable is not None and not self._wanted:
+                unanswered = [key for key, missing in self._missing.copy().items() if missing.since is not None]
+                self._wanted |= dict.fromkeys(unanswered[-1:], time.monotonic())
+                self._wake()
 
     def _wake(self) -> None:
         self._wake_up.set()

@@ -25,6 +25,7 @@ class Watched:
         existing: tuple[str, ...] = (),
         paused: tuple[int, ...] = (),
         joined: bool = True,
+        undecodable: str | None = None,
     ) -> list[LogLine]:
         """One probe; returns what is logged."""
         self.now += 1.0
@@ -35,6 +36,7 @@ class Watched:
             paused=[TopicPartition("orders", number) for number in paused],
             joined=joined,
             now=self.now,
+            undecodable={} if undecodable is None else {"orders": undecodable},
         )
 
     @property
@@ -124,3 +126,17 @@ def test_the_group_is_judged_by_what_may_be_done_with_it(probe: GroupProbe, join
     assert watched.health.group.healthy is healthy
     assert [line.event for line in lines] == (["group degraded"] if healthy is False else [])
     assert ("readers" in watched.health.group.detail) == (healthy is not True)
+
+
+def test_a_topic_is_degraded_while_its_schemas_cannot_be_fetched() -> None:
+    """It comes after what is wrong with the topic, and before records that wait; subscribers are sent it."""
+    watched = Watched()
+    watched.probe(undecodable="answered 503", paused=(1,))
+    assert str(watched.topic.reason) == "registry"
+    assert watched.topic.detail == "topic orders: the schema registry is unavailable (answered 503)"
+    assert watched.health.broken == {"orders": Reason.REGISTRY}
+    watched.probe(TopicProbe(Finding.FOUND, True, {2: [1]}), undecodable="answered 503")
+    assert str(watched.topic.reason) == "leaderless"
+    lines = watched.probe()
+    assert watched.topic.reason is None
+    assert [line.event for line in lines] == ["topic healthy"]

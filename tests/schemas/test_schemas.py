@@ -216,3 +216,22 @@ async def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
                 await found(schemas, key)
             statistics = schemas.statistics()
             assert (statistics.known, statistics.missing) == (3, 3)
+
+
+async def test_a_registry_that_is_away_is_asked_also_while_no_record_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a topic without new records would be degraded long after the registry's return."""
+    monkeypatch.setattr(schemas_module, "ASK_SECONDS", 0.01)
+    monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0)
+    async with serve_registry() as server:
+        server.add(1, '"int"')
+        server.is_away = True
+        async with running(server) as schemas:
+            schemas.look_up(1)
+            await until(lambda: schemas.unavailable is not None and server.asked["/schemas/ids/1"] >= 3)
+            server.is_away = False
+            await until(lambda: schemas.unavailable is None)
+            assert schemas.decoder(1) is not None
+            # It is not asked any more: what is known is known.
+            asked = server.asked["/schemas/ids/1"]
+            await trio.sleep(0.1)
+            assert server.asked["/schemas/ids/1"] == asked

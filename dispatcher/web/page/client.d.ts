@@ -62,7 +62,7 @@ export interface StreamState {
   readonly scope?: "replica" | "topic";
   /** `false` where ids name a record's own partition only: there are too many partitions for one id. */
   readonly resumable?: boolean;
-  /** What is wrong with topics of the stream, by topic, such as "missing" or "leaderless"; absent when nothing is. */
+  /** What is wrong with topics of the stream, by topic, such as "missing", "leaderless" or "registry"; absent when nothing is. */
   readonly degraded?: Readonly<Record<string, string>>;
   /** Time until the next attempt. */
   readonly retry_ms?: number;
