@@ -12,6 +12,8 @@ from pydantic_settings import NoDecode
 
 from dispatcher.errors import WrongValue, WrongValuesError
 
+Encoding = Literal["auto", "text", "base64"]
+
 FIELD = "topic_tables"
 """The setting, which a file has as the table ``[topics]``."""
 
@@ -28,6 +30,12 @@ class TopicTable(BaseModel, frozen=True, extra="forbid"):
         default="number",
         description="With `decode`: integers beyond 2^53, which JavaScript rounds, as JSON numbers or as strings.",
     )
+    encoding: Encoding = Field(
+        default="auto",
+        description="How values that are not decoded are written: `auto` as text if the bytes are UTF-8, and otherwise "
+        "in base64; `text` always as text, with U+FFFD for what is not UTF-8; `base64` always in base64.",
+    )
+    key_encoding: Encoding = Field(default="auto", description="The same of keys.")
     unmatched: Literal["settle", "park"] = Field(
         default="settle",
         description="What becomes of records that no present subscriber's filter wants: `settle` commits them, `park` "
@@ -74,6 +82,12 @@ class TopicSettings(BaseModel):
     def acked_topics(self) -> frozenset[str]:
         """Topics of which only what was acknowledged is committed."""
         return frozenset(topic for topic, table in self.topic_tables.items() if table.commit_on == "acked")
+
+    @property
+    def encodings(self) -> Mapping[str, tuple[Encoding, Encoding]]:
+        """How keys and values are written, of topics for which that is set."""
+        encodings = {topic: (table.key_encoding, table.encoding) for topic, table in self.topic_tables.items()}
+        return {topic: both for topic, both in encodings.items() if both != ("auto", "auto")}
 
     @property
     def put_aside_topics(self) -> frozenset[str]:

@@ -113,3 +113,12 @@ def test_tables_are_made_from_keyword_arguments_too() -> None:
         schema_registry_url="http://127.0.0.1:1",
     )
     assert settings.table("orders").decode == "json"
+
+
+def test_encodings_are_those_that_are_set() -> None:
+    """Without one the bytes decide, and nothing is looked up for the topic."""
+    Path("dispatcher.toml").write_text(
+        '[topics.a]\nencoding = "base64"\n[topics.b]\nkey_encoding = "text"\n[topics.c]\n'
+    )
+    settings = load({}, {}).settings
+    assert settings.encodings == {"a": ("auto", "base64"), "b": ("text", "auto")}

@@ -15,6 +15,7 @@ from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.spelling import Spelling
 
 
 class Encoder:
@@ -23,10 +24,17 @@ class Encoder:
     Args:
         history: Keeps what is encoded for many, within its bound.
         compression: For the feeds of clients that offer it; None if it is off.
+        spellings: How topics' keys and values are written, where the bytes do not decide that.
     """
 
-    def __init__(self, history: History, compression: Compression | None = None) -> None:
+    def __init__(
+        self,
+        history: History,
+        compression: Compression | None = None,
+        spellings: Mapping[str, Spelling] | None = None,
+    ) -> None:
         self._history = history
+        self._spellings = spellings or {}
         self.compression = compression
         self._writes = CompressedWrites(self._join)
         self._entries = self._parts = self._replayed = 0
@@ -51,7 +59,7 @@ class Encoder:
             return None
         self._parts += 1
         before = b"" if gap is None or not has_gap else _gap(feed, batch, max(first_offset, gap.first))
-        part = Selected(batch, entry.snapshot, indexes).part(feed, indexes, before)
+        part = Selected(self.spelled(batch), entry.snapshot, indexes).part(feed, indexes, before)
         return Selection(entry, [GAP, *indexes] if has_gap else indexes), part
 
     def some(
@@ -73,7 +81,7 @@ class Encoder:
         snapshot = entry.snapshot if is_last else _ending(entry.snapshot, batch, batch.records.offsets[indexes[-1]])
         selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
         selection.snapshot = snapshot
-        return selection, Selected(batch, snapshot, indexes).part(feed, indexes, before)
+        return selection, Selected(self.spelled(batch), snapshot, indexes).part(feed, indexes, before)
 
     def rest(self, feed: Feed, entry: Entry, first_offset: int) -> Part:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
@@ -81,7 +89,7 @@ class Encoder:
         records, gap = entry.batch.records, entry.batch.gap
         wanted = records[bisect_left(records.offsets, first_offset) :]
         gap = gap._replace(first=first_offset) if gap is not None and first_offset <= gap.last else None
-        return _part(feed, Batch(entry.batch.partition, wanted, gap=gap), entry.snapshot)
+        return _part(feed, self.spelled(Batch(entry.batch.partition, wanted, gap=gap)), entry.snapshot)
 
     def round(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
         """What all sockets are handed in one write: parts of entries, framed, and the position that they lead to."""
@@ -117,10 +125,10 @@ class Encoder:
         snapshot = self.snapshot(seen)
         if feed.predicate is None:
             indexes: Sequence[int] = range(len(batch.records))
-            part = _part(feed, batch, snapshot)
+            part = _part(feed, self.spelled(batch), snapshot)
         else:
             indexes = wanted_indexes(feed, batch, batch.first_offset)
-            part = Selected(batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
+            part = Selected(self.spelled(batch), snapshot, indexes).part(feed, indexes, _gap(feed, batch))
         gap = feed.wire.frame(part.gap) if part.gap else b""
         return indexes, gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
@@ -128,7 +136,7 @@ class Encoder:
         """Replayed records as a write to one subscriber, all of which it wants."""
         self._replayed += 1
         snapshot = self.snapshot(seen)
-        part = _part(feed, batch, snapshot)
+        part = _part(feed, self.spelled(batch), snapshot)
         return _framed(feed, [part.records], part, batch, snapshot)
 
     def snapshot(self, position: Mapping[TopicPartition, int]) -> Snapshot:
@@ -137,6 +145,13 @@ class Encoder:
         if not position.keys() <= layout.indexes.keys():
             layout = Layout(position)
         return Snapshot(layout, tuple(map(position.get, layout.partitions)))
+
+    def spelled(self, batch: Batch) -> Batch:
+        """The batch as it is to be encoded: as its topic's keys and values are written."""
+        spelling = self._spellings.get(batch.partition.topic)
+        if spelling is None or not batch.records:
+            return batch
+        return Batch(batch.partition, batch.records.spelled(spelling), gap=batch.gap)
 
     def statistics(self) -> EncoderStatistics:
         """A snapshot."""
@@ -148,7 +163,7 @@ class Encoder:
 
     def _encode_entry(self, feed: Feed, entry: Entry) -> Part:
         self._entries += 1
-        return _part(feed, entry.batch, entry.snapshot)
+        return _part(feed, self.spelled(entry.batch), entry.snapshot)
 
 
 def _ending(snapshot: Snapshot, batch: Batch, offset: int) -> Snapshot:

@@ -153,7 +153,9 @@ class FanOut:
                 if feed.wanted is not None and topic in feed.topics and (feed.whole or not followed)
             }
         if wanted:
-            encoded = Selected(entry.batch, entry.snapshot, sorted(set().union(*wanted.values())))
+            encoded = Selected(
+                self._encoder.spelled(entry.batch), entry.snapshot, sorted(set().union(*wanted.values()))
+            )
             for feed, indexes in wanted.items():
                 selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
                 self._publish(feed, selection, self._encoder.selected(feed, selection, encoded))

@@ -28,6 +28,7 @@ from dispatcher.sansio.entries import Offered
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.spelling import Spelling
 from dispatcher.settings import Settings
 
 
@@ -56,7 +57,8 @@ class HubParts:
         self._partitions: set[TopicPartition] = set()
         is_on = settings.compression == "on"
         compression = Compression(settings.compression_level, settings.compression_min_bytes) if is_on else None
-        self.encoder = Encoder(self.history, compression)
+        spellings = {topic: Spelling(*both) for topic, both in settings.encodings.items()}
+        self.encoder = Encoder(self.history, compression, spellings)
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
         self._registry = Registry()
         self._feeds = FeedRegistry(settings.max_feeds)

@@ -5,6 +5,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from dispatcher.sansio.decoded import Decoded
+from dispatcher.sansio.spelling import AUTO, Spelling, as_text
 
 if TYPE_CHECKING:
     from dispatcher.sansio.ranges import Gap
@@ -62,9 +63,10 @@ class Records(Sequence[Record]):
         values: None where it is a tombstone.
         headers: Empty where there are none.
         decoded: What keys and values were decoded to, where topics ask for it.
+        spelling: How keys and values are written that were not.
     """
 
-    __slots__ = ("decoded", "headers", "keys", "offsets", "size_bytes", "timestamps_ms", "values")
+    __slots__ = ("decoded", "headers", "keys", "offsets", "size_bytes", "spelling", "timestamps_ms", "values")
 
     def __init__(
         self,
@@ -75,7 +77,9 @@ class Records(Sequence[Record]):
         headers: Sequence[Headers],
         *,
         decoded: Decoded | None = None,
+        spelling: Spelling = AUTO,
     ) -> None:
+        self.spelling = spelling
         self.offsets = offsets
         self.timestamps_ms = timestamps_ms
         self.keys = keys
@@ -112,14 +116,15 @@ class Records(Sequence[Record]):
         columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
         if isinstance(index, slice):
             decoded = self.decoded and self.decoded.part(index)
-            return Records(*(column[index] for column in columns), decoded=decoded)  # type: ignore[arg-type] # each of its own type
+            return Records(*(column[index] for column in columns), decoded=decoded, spelling=self.spelling)  # type: ignore[arg-type] # each of its own type
         return Record(*(column[index] for column in columns))  # type: ignore[arg-type] # the same
 
     def take(self, indexes: Sequence[int]) -> "Records":
         """Some of them, one at least."""
         columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
         decoded = self.decoded and self.decoded.take(indexes)
-        return Records(*([column[index] for index in indexes] for column in columns), decoded=decoded)  # type: ignore[arg-type] # as above
+        taken = ([column[index] for index in indexes] for column in columns)
+        return Records(*taken, decoded=decoded, spelling=self.spelling)  # type: ignore[arg-type] # as above
 
     @property
     def shown_values(self) -> Sequence[bytes | None]:
@@ -132,6 +137,14 @@ class Records(Sequence[Record]):
     def with_decoded(self, decoded: Decoded) -> "Records":
         """The same records with what they were decoded to."""
         return Records(self.offsets, self.timestamps_ms, self.keys, self.values, self.headers, decoded=decoded)
+
+    def spelled(self, spelling: Spelling) -> "Records":
+        """The same records for an encoder, which writes their keys and values in this way."""
+        keys = as_text(self.keys) if spelling.key == "text" else self.keys
+        values = as_text(self.values) if spelling.value == "text" else self.values
+        return Records(
+            self.offsets, self.timestamps_ms, keys, values, self.headers, decoded=self.decoded, spelling=spelling
+        )
 
     @staticmethod
     def _length(column: Iterable[bytes | None]) -> int:

@@ -11,6 +11,7 @@ from dispatcher.sansio.lookups import ReadRanges
 from dispatcher.sansio.parking import Reason
 from dispatcher.sansio.ranges import Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.spelling import AUTO, Spelling
 from tests.hub.test_filtered import wanting
 from tests.hub.test_hub import FEED, ONE, TWO
 
@@ -28,12 +29,12 @@ def batch(partition: TopicPartition, *keys: str, first: int = 2) -> Batch:
 class Reader(Replayed):
     """Replays of an owned and a followed partition, both of whose memory begins at offset 9."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, spelling: Spelling = AUTO) -> None:
         history = History(10**6, max_parked_ranges=10)
         history.lay_out([ONE, TWO], [TWO])
         history.reached(ONE, 9)
         history.follow(TWO, 9)
-        super().__init__(history, Encoder(history, None), feed)
+        super().__init__(history, Encoder(history, None, {"assets": spelling}), feed)
         self.history = history
 
     def put(self, *batches: Batch, gaps: tuple[Gap, ...] = (), to: Mapping[TopicPartition, int]) -> list[bytes]:
@@ -90,3 +91,10 @@ def test_what_was_parked_is_reported_once_it_is_sent() -> None:
         found = [(read.partition, read.ranges) for read in reader.take_parked_reads()]
         assert found == ([(ONE, [(4, 5)]), (ONE, [(1, 3), (3, 4)])] if counts else [])
         assert reader.take_parked_reads() == []
+
+
+def test_replayed_records_are_spelled_as_their_topic_says() -> None:
+    """With a filter and without one."""
+    for feed in (FEED, wanting("a")):
+        sent = Reader(feed, Spelling(value="base64")).put(batch(ONE, "a"), to={ONE: 5})
+        assert b"event: binary\ndata: Mg==\n" in sent[0]

@@ -20,28 +20,32 @@ def envelope_columns(batch: Batch, offsets: Column) -> Sequence[Column]:
         offsets: Theirs, as JSON.
     """
     records = batch.records
-    decoded = records.decoded
+    decoded, spelling = records.decoded, records.spelling
     return (
         b'"topic":%b,"partition":%d,"offset":' % (orjson.dumps(batch.partition.topic), batch.partition.partition),
         offsets,
         b',"timestamp":',
         json_numbers(records.timestamps_ms),
         *(
-            _members("key", records.keys)
+            _members("key", records.keys, opaque=spelling.key == "base64")
             if decoded is None
-            else _decoded_members("key", records.keys, decoded.keys, decoded.key_notes)
+            else _decoded_members("key", records.keys, decoded.keys, decoded.key_notes, opaque=spelling.key == "base64")
         ),
         b',"headers":',
         [orjson.dumps(_headers(headers)) for headers in records.headers] if any(records.headers) else b"[]",
         *(
-            _members("value", records.values)
+            _members("value", records.values, opaque=spelling.value == "base64")
             if decoded is None
-            else _decoded_members("value", records.values, decoded.values, decoded.value_notes)
+            else _decoded_members(
+                "value", records.values, decoded.values, decoded.value_notes, opaque=spelling.value == "base64"
+            )
         ),
     )
 
 
-def _members(name: str, texts: Sequence[bytes | None]) -> Sequence[Column]:
+def _members(name: str, texts: Sequence[bytes | None], *, opaque: bool) -> Sequence[Column]:
+    if opaque:
+        return b",", [orjson.dumps(_opaque(name, text))[1:-1] for text in texts]
     try:
         return f',"{name}":'.encode(), *json_strings(texts)
     except UnicodeDecodeError:
@@ -49,7 +53,12 @@ def _members(name: str, texts: Sequence[bytes | None]) -> Sequence[Column]:
 
 
 def _decoded_members(
-    name: str, texts: Sequence[bytes | None], jsons: Sequence[bytes | None], notes: Sequence[bytes]
+    name: str,
+    texts: Sequence[bytes | None],
+    jsons: Sequence[bytes | None],
+    notes: Sequence[bytes],
+    *,
+    opaque: bool,
 ) -> Sequence[Column]:
     """What was decoded, else the bytes as ever, each with what there is to say about it."""
     prefix = f',"{name}_json":'.encode()
@@ -58,10 +67,11 @@ def _decoded_members(
         note = notes[0]
         return prefix, cast("Sequence[bytes]", jsons), note if notes.count(note) == len(notes) else notes
     if not any(notes) and not any(jsons):
-        return _members(name, texts)
+        return _members(name, texts, opaque=opaque)
+    member = _opaque if opaque else _member
     return (
         [
-            b",%b%b" % (orjson.dumps(_member(name, text))[1:-1], note) if found is None else prefix + found + note
+            b",%b%b" % (orjson.dumps(member(name, text))[1:-1], note) if found is None else prefix + found + note
             for text, found, note in zip(texts, jsons, notes, strict=True)
         ],
     )
@@ -78,4 +88,8 @@ def _member(name: str, text: bytes | None) -> dict[str, str | None]:
     try:
         return {name: text.decode()}
     except UnicodeDecodeError:
-        return {f"{name}_base64": b64encode(text).decode()}
+        return _opaque(name, text)
+
+
+def _opaque(name: str, text: bytes | None) -> dict[str, str | None]:
+    return {name: None} if text is None else {f"{name}_base64": b64encode(text).decode()}

@@ -33,7 +33,19 @@ def value_event_columns(batch: Batch, id_suffix: str | None) -> Sequence[Column]
         batch: The records.
         id_suffix: What follows a record's own pair in its id; None for no ids.
     """
-    values = batch.records.shown_values
+    records = batch.records
+    values = records.shown_values
+    if records.spelling.value == "base64":
+        jsons = values if records.decoded is None else records.decoded.values
+        binary = [
+            value is not None and (records.decoded is None or found is None)
+            for value, found in zip(values, jsons, strict=True)
+        ]
+        fields = [
+            _binary(cast("bytes", value)) if is_binary else _value_fields(value)
+            for value, is_binary in zip(values, binary, strict=True)
+        ]
+        return *_ids(batch, id_suffix), fields, b"\n"
     if _plain(values):
         return *_ids(batch, id_suffix), b"data: ", cast("Sequence[bytes]", values), b"\n\n"
     fields = [_value_fields(value) for value in values]
@@ -130,6 +142,10 @@ def _value_fields(value: bytes | None) -> bytes:
     try:
         value.decode()
     except UnicodeDecodeError:
-        return b"event: binary\ndata: %b\n" % b64encode(value)
+        return _binary(value)
     lines = value.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     return b"".join([b"data: %b\n" % line for line in lines])
+
+
+def _binary(value: bytes) -> bytes:
+    return b"event: binary\ndata: %b\n" % b64encode(value)
