@@ -33,6 +33,7 @@ from dispatcher.sansio.records import Batch, Records
 from dispatcher.schemas.avro import AvroDecoder
 from dispatcher.schemas.decoding import RecordDecoder
 from dispatcher.schemas.framing import SchemaKey
+from dispatcher.schemas.rules import Rules
 from dispatcher.schemas.schemas import Missing, Schemas
 from testbed.broker.cluster import KafkaCluster
 from testbed.registry import RegistryServer, serve_registry
@@ -209,7 +210,7 @@ class _Known(Schemas):
 
 async def _measure(schema: Mapping[str, Any], subscribers: int, records: int, decode: bool) -> float:
     """Processor microseconds of a record."""
-    decoder = RecordDecoder(_Known(schema), {TOPIC: False}, 30)
+    decoder = RecordDecoder(_Known(schema), {TOPIC: Rules()}, 30)
     some = values(schema, BATCH_RECORDS)
     empty = ((),) * BATCH_RECORDS
     feed = feed_of(WEBSOCKET, frozenset({TOPIC}))

@@ -21,10 +21,11 @@ FIELD = "topic_tables"
 class TopicTable(BaseModel, frozen=True, extra="forbid"):
     """What is set for one topic."""
 
-    decode: Literal["none", "json"] = Field(
+    decode: Literal["none", "json", "avro-json"] = Field(
         default="none",
         description="`json`: keys and values in Confluent's wire format are decoded with the schemas of "
-        "`schema_registry_url` and sent as JSON. See docs/schemas.md.",
+        "`schema_registry_url` and sent as JSON; `avro-json`: Avro is sent in its own JSON, with the types of unions. "
+        "See docs/schemas.md.",
     )
     int64: Literal["number", "string"] = Field(
         default="number",
@@ -95,9 +96,9 @@ class TopicSettings(BaseModel):
         return frozenset(topic for topic, table in self.topic_tables.items() if table.on_deadline != "log")
 
     @property
-    def decoded_topics(self) -> frozenset[str]:
-        """The topics whose records are decoded."""
-        return frozenset(topic for topic, table in self.topic_tables.items() if table.decode != "none")
+    def decoded_topics(self) -> Mapping[str, str]:
+        """The topics whose records are decoded, and into what."""
+        return {topic: table.decode for topic, table in self.topic_tables.items() if table.decode != "none"}
 
     def topic_misfits(self, topics: Collection[str]) -> list[WrongValue]:
         """Tables of topics that are not served."""

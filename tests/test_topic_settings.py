@@ -69,7 +69,7 @@ def test_the_environment_has_tables_as_json() -> None:
 @pytest.mark.parametrize(
     ("toml", "key", "remedy"),
     [
-        (REGISTRY + '[topics.orders]\ndecode = "xml"', "topic_tables[orders].decode", "'none' or 'json'"),
+        (REGISTRY + '[topics.orders]\ndecode = "xml"', "topic_tables[orders].decode", "'none', 'json' or 'avro-json'"),
         (REGISTRY + "[topics.orders]\nedcode = 1", "topic_tables[orders].edcode", "no such setting of a topic; use"),
         ('[topics.orders]\ndecode = "json"', "topic_tables[orders].decode", "set schema_registry_url as well"),
         ('[topics]\norders = "json"', "topic_tables[orders]", "use a table, [topics.orders]"),

@@ -16,6 +16,7 @@ import fastavro
 import orjson
 from fastavro import _read_py as _slow
 
+from dispatcher.schemas.avro_json import Content, Read, reader_of
 from dispatcher.schemas.framing import UndecodableError
 from dispatcher.schemas.values import day, decimal, duration, json_of, time_of_day, timestamp
 
@@ -81,6 +82,8 @@ class AvroDecoder:
         except Exception as error:
             raise UndecodableError(f"its Avro schema is wrong: {type(error).__name__}: {error}") from error
         self._schema = schema
+        self._named = named
+        self._reader: Read | None = None
         is_safe = not measured.is_recursive and measured.depth <= MAX_DEPTH
         weight = measured.values_per_byte * max(1.0, measured.longest_name / SHORT_CHARACTERS)
         self._max_bytes = max(1024, int((MAX_VALUES - measured.values) / weight))
@@ -88,7 +91,14 @@ class AvroDecoder:
         top = schema["fields"][0]["type"] if self._is_wrapped else schema
         self.name = str(top["name"]) if isinstance(top, dict) and "name" in top else "avro"
 
-    def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:  # noqa: ARG002 - of Protobuf
+    def decode(
+        self,
+        content: bytes,
+        indexes: bytes = b"",  # noqa: ARG002 - of Protobuf
+        *,
+        int64_strings: bool = False,
+        avro_json: bool = False,
+    ) -> bytes:
         """The value as JSON.
 
         Raises:
@@ -96,9 +106,9 @@ class AvroDecoder:
         """
         if len(content) > self._max_bytes:
             raise UndecodableError(f"{len(content)} bytes may hold more than {MAX_VALUES} values of its Avro schema")
-        stream = BytesIO(content)
+        stream = Content(content) if avro_json else BytesIO(content)
         try:
-            value = self._read(stream, self._schema, None)
+            value = self._tagged(stream) if isinstance(stream, Content) else self._read(stream, self._schema, None)
         except UndecodableError:
             raise
         except Exception as error:
@@ -108,6 +118,11 @@ class AvroDecoder:
         if self._is_wrapped:
             value = value["value"]
         return json_of(value, int64_strings=int64_strings)
+
+    def _tagged(self, content: Content) -> Any:
+        if self._reader is None:
+            self._reader = reader_of(self._schema, self._named)
+        return self._reader(content)
 
 
 def _loaded(text: str) -> Any:

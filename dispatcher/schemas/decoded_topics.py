@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dispatcher.errors import SettingsError, SettingsProblem
+from dispatcher.schemas.rules import Rules
 from dispatcher.schemas.statistics import NO_DECODING, DecodingStatistics
 from dispatcher.settings import Settings
 
@@ -24,7 +25,11 @@ class DecodedTopics:
 
     def __init__(self, settings: Settings) -> None:
         tables = {topic: settings.table(topic) for topic in settings.topics}
-        topics = {topic: table.int64 == "string" for topic, table in tables.items() if table.decode == "json"}
+        topics = {
+            topic: Rules(table.int64 == "string", table.decode == "avro-json")
+            for topic, table in tables.items()
+            if table.decode != "none"
+        }
         self._schemas: Schemas | None = None
         self.decoder: RecordDecoder | None = None
         """None where no topic is decoded."""
@@ -52,7 +57,7 @@ class DecodedTopics:
         return NO_DECODING if self.decoder is None else self.decoder.statistics()
 
 
-def _open(settings: Settings, topics: Mapping[str, bool]) -> "tuple[Schemas, RecordDecoder]":
+def _open(settings: Settings, topics: Mapping[str, Rules]) -> "tuple[Schemas, RecordDecoder]":
     try:
         from dispatcher.schemas.decoding import RecordDecoder  # noqa: PLC0415 - only with an extra
         from dispatcher.schemas.registry import Registry  # noqa: PLC0415 - the same

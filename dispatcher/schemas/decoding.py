@@ -22,6 +22,7 @@ import orjson
 from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.records import NO_RECORDS, Headers, Records
 from dispatcher.schemas.framing import ID_BYTES, KEY_HEADER, VALUE_HEADER, Framed, SchemaKey, UndecodableError, unframe
+from dispatcher.schemas.rules import Rules
 from dispatcher.schemas.schemas import Decoder, Schemas
 from dispatcher.schemas.statistics import DecodingStatistics
 
@@ -53,14 +54,14 @@ class RecordDecoder:
 
     Args:
         schemas: Has the decoders.
-        topics: By name, whether integers beyond 2^53 become strings.
+        topics: How each is decoded, by name.
         wait_seconds: How long a record waits for a registry that does not answer.
     """
 
-    def __init__(self, schemas: Schemas, topics: Mapping[str, bool], wait_seconds: float) -> None:
+    def __init__(self, schemas: Schemas, topics: Mapping[str, Rules], wait_seconds: float) -> None:
         self.topics = frozenset(topics)
         self._schemas = schemas
-        self._int64_strings = dict(topics)
+        self._rules = dict(topics)
         self._wait_seconds = wait_seconds
         self._notes: dict[tuple[str, SchemaKey], bytes] = {}
         self._known: dict[bytes, tuple[Decoder, bytes]] = {}
@@ -78,7 +79,7 @@ class RecordDecoder:
         Returns:
             The records with what was decoded, up to the first that has to wait; none if that is the first.
         """
-        strings = self._int64_strings[topic]
+        rules = self._rules[topic]
         key_jsons: list[bytes | None] = []
         key_notes: list[bytes] = []
         value_jsons: list[bytes | None] = []
@@ -87,10 +88,10 @@ class RecordDecoder:
         for key, value, headers in zip(records.keys, records.values, records.headers, strict=True):
             if value_jsons and (room_bytes <= 0 or now() >= ends_at):
                 break
-            value_result = _NOTHING if value is None else self._value(value, headers, strings)
+            value_result = _NOTHING if value is None else self._value(value, headers, rules)
             # A key without the magic byte is text: most are.
             key_result = (
-                _NOTHING if key is None or not (headers or key[:1] == b"\x00") else self._key(key, headers, strings)
+                _NOTHING if key is None or not (headers or key[:1] == b"\x00") else self._key(key, headers, rules)
             )
             if value_result is None or key_result is None:
                 break
@@ -116,26 +117,26 @@ class RecordDecoder:
         """A snapshot."""
         return DecodingStatistics(self._decoded.copy(), self._failed.copy(), self._schemas.statistics())
 
-    def _value(self, value: bytes, headers: Headers, strings: bool) -> Result | None:
+    def _value(self, value: bytes, headers: Headers, rules: Rules) -> Result | None:
         if not headers and (known := self._known.get(value[:ID_BYTES])) is not None:
             decoder, note = known
-            return _decoded(decoder, Framed(0, value[ID_BYTES:], b""), note, "", strings)
+            return _decoded(decoder, Framed(0, value[ID_BYTES:], b""), note, "", rules)
         try:
             framed = unframe(value, headers, VALUE_HEADER)
         except UndecodableError as error:
             return None, _error("", b"", str(error))
-        return self._result("", framed, strings)
+        return self._result("", framed, rules)
 
-    def _key(self, key: bytes, headers: Headers, strings: bool) -> Result | None:
+    def _key(self, key: bytes, headers: Headers, rules: Rules) -> Result | None:
         try:
             framed = unframe(key, headers, KEY_HEADER)
         except UndecodableError:
             return _NOTHING
         if framed.schema == 0:  # ids begin at 1; so does a key that is a number begin
             return _NOTHING
-        return self._result("key_", framed, strings)
+        return self._result("key_", framed, rules)
 
-    def _result(self, prefix: str, framed: Framed, strings: bool) -> Result | None:
+    def _result(self, prefix: str, framed: Framed, rules: Rules) -> Result | None:
         """What was decoded, or why not; None while the schema is on its way."""
         schema = framed.schema
         decoder = self._schemas.decoder(schema)
@@ -150,7 +151,7 @@ class RecordDecoder:
                     return None
                 return None, _error(prefix, b',"%bschema":{"id":%b}' % (prefix.encode(), _id(schema)), missing.reason)
         note = self._notes.get((prefix, schema)) or self._note(prefix, schema, decoder)
-        return _decoded(decoder, framed, note, prefix, strings)
+        return _decoded(decoder, framed, note, prefix, rules)
 
     def _note(self, prefix: str, schema: SchemaKey, decoder: Decoder) -> bytes:
         described = {"type": decoder.kind, "name": decoder.name[:MAX_NAME_CHARACTERS]}
@@ -165,13 +166,13 @@ class RecordDecoder:
         return note
 
 
-def _decoded(decoder: Decoder, framed: Framed, note: bytes, prefix: str, strings: bool) -> Result:
+def _decoded(decoder: Decoder, framed: Framed, note: bytes, prefix: str, rules: Rules) -> Result:
     """What was decoded, or why not."""
     _, content, indexes = framed
     if len(content) > MAX_CONTENT_BYTES:
         return None, _error(prefix, note, f"it has {len(content)} bytes, the most is {MAX_CONTENT_BYTES}")
     try:
-        return decoder.decode(content, indexes, int64_strings=strings), note
+        return decoder.decode(content, indexes, int64_strings=rules[0], avro_json=rules[1]), note
     except UndecodableError as error:
         return None, _error(prefix, note, str(error))
     except Exception as error:  # noqa: BLE001 - a record must not end the thread that received it

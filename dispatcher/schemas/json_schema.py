@@ -25,7 +25,14 @@ class JsonDecoder:
         title = schema.get("title") if isinstance(schema, dict) else None
         self.name = title if isinstance(title, str) else "json"
 
-    def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:  # noqa: ARG002 - of others
+    def decode(
+        self,
+        content: bytes,
+        indexes: bytes = b"",  # noqa: ARG002 - of others
+        *,
+        int64_strings: bool = False,  # noqa: ARG002 - the same
+        avro_json: bool = False,  # noqa: ARG002 - the same
+    ) -> bytes:
         """The value as JSON, on one line.
 
         Raises:

@@ -79,13 +79,21 @@ class ProtobufDecoder:
             raise UndecodableError("its Protobuf file has no message")
         self.name = self._messages[0].full_name
 
-    def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:
+    def decode(
+        self,
+        content: bytes,
+        indexes: bytes = b"",
+        *,
+        int64_strings: bool = False,
+        avro_json: bool = False,  # noqa: ARG002 - of Avro
+    ) -> bytes:
         """The message as JSON.
 
         Args:
             content: The message, after its indexes if those are in front.
             indexes: The indexes, where a header has them.
             int64_strings: Integers beyond 2^53 become strings.
+            avro_json: Changes nothing.
 
         Raises:
             UndecodableError: the bytes are not of this schema.

@@ -46,7 +46,9 @@ class Decoder(Protocol):
     """``AVRO``, ``PROTOBUF`` or ``JSON``."""
     name: str
 
-    def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:
+    def decode(
+        self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False, avro_json: bool = False
+    ) -> bytes:
         """The content as JSON; `UndecodableError` if it does not fit."""
 
 

@@ -10,7 +10,7 @@ Rules of this module:
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -69,7 +69,7 @@ class Caller:
         configured: Sequence[str],
         *,
         default_scope: str = "replica",
-        decoded: Collection[str] = (),
+        decoded: Mapping[str, str] = {},
     ) -> Query:
         """Check what a client asks for, and that it may have it.
 

@@ -54,6 +54,7 @@ is optional. `datetime.fromisoformat` takes more of ISO 8601, and in each versio
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_SECONDS = 24 * 60 * 60
 FORMATS = ("value", "envelope")
+DECODES = ("json", "avro-json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def read_query(
     configured: Sequence[str],
     *,
     default_scope: str = "replica",
-    decoded: Collection[str] = (),
+    decoded: Mapping[str, str] = {},
 ) -> Query:
     """Check what a client asks for.
 
@@ -99,7 +100,7 @@ def read_query(
         last_event_id: The ``Last-Event-ID`` header, which wins over the parameter of that name.
         configured: The topics that this dispatcher serves.
         default_scope: For who names none.
-        decoded: The topics that the settings want decoded.
+        decoded: The topics that the settings want decoded, and into what.
 
     Raises:
         BadRequestError: with a reason that says what would be right.
@@ -198,14 +199,14 @@ def _read_count(arguments: Mapping[str, Sequence[str]], name: str, most: int) ->
     return int(text)
 
 
-def _check_decode(arguments: Mapping[str, Sequence[str]], topics: Collection[str], decoded: Collection[str]) -> None:
+def _check_decode(arguments: Mapping[str, Sequence[str]], topics: Collection[str], decoded: Mapping[str, str]) -> None:
     """Topics are decoded by the settings, for all of their subscribers: a client can make sure of it."""
     if "decode" not in arguments:
         return
-    if (decode := arguments["decode"][0]) != "json":
-        raise BadRequestError(f"decode {_shown(decode)} is unknown; there is json")
-    if missing := sorted(set(topics).difference(decoded)):
-        raise BadRequestError(f'topic {missing[0]} is not decoded here: its settings need decode = "json"')
+    if (decode := arguments["decode"][0]) not in DECODES:
+        raise BadRequestError(f"decode {_shown(decode)} is unknown; there are {', '.join(DECODES)}")
+    if missing := sorted(topic for topic in topics if decoded.get(topic) != decode):
+        raise BadRequestError(f'topic {missing[0]} is not decoded so here: its settings need decode = "{decode}"')
 
 
 def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:

@@ -17,6 +17,7 @@ import trio
 from dispatcher.sansio.records import Records
 from dispatcher.schemas.decoding import RecordDecoder
 from dispatcher.schemas.registry import Registry
+from dispatcher.schemas.rules import Rules
 from dispatcher.schemas.schemas import Schemas
 from dispatcher.schemas.values import MAX_DECODED_BYTES
 from testbed.patience import seconds as patient
@@ -25,6 +26,7 @@ from testbed.registry import RegistryServer, serve_registry
 STEP_SECONDS = 20.0
 """How much processor time one step of a decoder may take on a quick machine; a 10 MiB value is refused at once."""
 MOST_BYTES = 3 * 2**30
+TOPICS = {"numbers": Rules(), "strings": Rules(int64_strings=True), "tagged": Rules(avro_json=True)}
 CONTROL_ID = 1
 CONTROL: dict[str, Any] = {"type": "record", "name": "Good", "fields": [{"name": "n", "type": "long"}]}
 PRIMITIVES = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
@@ -226,9 +228,9 @@ async def _round(generator: SchemaGenerator, pairs: int, failures: list[str]) ->
     async with serve_registry() as server:
         good, ids = _register(server, generator)
         schemas = Schemas(Registry(server.url))
-        decoder = RecordDecoder(schemas, {"numbers": False, "strings": True}, patient(60))
+        decoder = RecordDecoder(schemas, TOPICS, patient(60))
         values = [value for n in range(pairs) for value in (_control(n), generator.poison(ids, good))]
-        topic = generator.random.choice(("numbers", "strings"))
+        topic = generator.random.choice([*TOPICS])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(schemas.run)
             with trio.move_on_after(patient(120)) as scope:

@@ -17,6 +17,7 @@ from dispatcher.schemas.framing import KEY_HEADER, VALUE_HEADER, SchemaKey
 from dispatcher.schemas.json_schema import JsonDecoder
 from dispatcher.schemas.protobuf import ProtobufDecoder
 from dispatcher.schemas.registry import Registry
+from dispatcher.schemas.rules import Rules
 from dispatcher.schemas.schemas import Decoder, Missing, Schemas
 
 LONG, TEXT, PROTO, JSON, UNKNOWN, ON_ITS_WAY, AWAY = 1, 2, 3, 4, 5, 6, 7
@@ -63,7 +64,7 @@ def records(*values: bytes | None, keys: Sequence[bytes | None] = (), headers: A
 
 def decoder(known: Schemas | None = None, *, strings: bool = False, wait_seconds: float = 5) -> RecordDecoder:
     """Of the topic ``orders``."""
-    return RecordDecoder(known or Known(), {"orders": strings}, wait_seconds)
+    return RecordDecoder(known or Known(), {"orders": Rules(int64_strings=strings)}, wait_seconds)
 
 
 def members(found: Records) -> list[dict[str, Any]]:
@@ -230,7 +231,7 @@ def test_an_error_of_a_library_costs_its_record_only() -> None:
     """Whatever it raises; the reason is bounded, and is text."""
 
     class Ill(JsonDecoder):
-        def decode(self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False) -> bytes:  # noqa: ARG002
+        def decode(self, content: bytes, indexes: bytes = b"", **rules: bool) -> bytes:  # noqa: ARG002
             raise MemoryError("\ud800" + "x" * 10_000)
 
     known = Known()
