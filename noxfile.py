@@ -146,6 +146,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def trial(session: nox.Session) -> None:
+    """Minutes of ``whole-topic``, ``standby`` or ``observers`` on a real 3-node Kafka; ``-- NAME --help`` for more."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.trial", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Nonsense against a running replica and the decoders; ``-- --minutes N``, ``--seed N``, ``--only schemas``."""
     _install(session, "tests")

@@ -84,6 +84,7 @@ class Feeder:
         per_second: Records a second.
         burst: Records at once; one produce request each.
         partitions: Bursts go to them in turn.
+        first_partition: The first of them.
         make_value: Makes a value, with `benchmarks.load`'s mark and the time.
         headers: Those of each record.
         make_key: Makes the key of a record; None: records have none.
@@ -98,6 +99,7 @@ class Feeder:
         per_second: float,
         burst: int = 1,
         partitions: int = 1,
+        first_partition: int = 0,
         make_value: Callable[[], bytes] = value,
         headers: tuple[tuple[str, bytes], ...] = (),
         make_key: Callable[[], bytes] | None = None,
@@ -112,6 +114,7 @@ class Feeder:
         self._pause = burst / per_second
         self._burst = burst
         self._partitions = partitions
+        self._first_partition = first_partition
         self._make_value = make_value
         self._headers: list[tuple[str, str | bytes | None]] = [*headers]
         self._stop = threading.Event()
@@ -139,9 +142,8 @@ class Feeder:
                 key, headers = None if self._make_key is None else self._make_key(), self._headers
                 if self._make_headers is not None and key is not None:
                     headers = [*self._make_headers(key)]
-                self._producer.produce(
-                    self._topic, self._make_value(), key, partition=turn % self._partitions, headers=headers
-                )
+                partition = self._first_partition + turn % self._partitions
+                self._producer.produce(self._topic, self._make_value(), key, partition=partition, headers=headers)
             self.records += self._burst
             turn += 1
             self._producer.poll(0)

@@ -1,0 +1,1 @@
+"""Trials that take minutes: what the whole-topic streams and partitions that follow subscribers promise, judged."""

@@ -1,0 +1,76 @@
+"""``python -m tests.trial``: long trials on a real 3-node Kafka, with a verdict each."""
+
+import sys
+from collections.abc import Iterable
+
+import click
+import trio
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from testbed.broker.cluster import KafkaCluster
+from tests.trial import standby as standby_trial
+from tests.trial import whole_topic as whole_topic_trial
+from tests.trial.ledger import Row
+
+console = Console(log_path=False)
+
+
+def tell(text: str) -> None:
+    """A line for people."""
+    console.log(text)
+
+
+def judge(title: str, rows: Iterable[Row], evidence: Iterable[str] = ()) -> None:
+    """Print a verdict; exit code 1 if something is not as it should be."""
+    table = Table("what", "found", "", title=title)
+    rows = list(rows)
+    for name, value, good in rows:
+        table.add_row(name, value, "ok" if good else "[bold red]WRONG[/]")
+    console.print(table)
+    for words in evidence:
+        console.print(f"[red]{escape(words)}[/]", highlight=False)
+    sys.exit(not all(good for _, _, good in rows))
+
+
+@click.group()
+def main() -> None:
+    """Trials that take minutes: exit code 1 if a promise was not kept."""
+
+
+@main.command()
+@click.option("--minutes", default=5.0, show_default=True, type=click.FloatRange(0.5))
+@click.option("--rate", default=500.0, show_default=True, type=click.FloatRange(1), help="Records a second.")
+@click.option("--protocol", default="classic", show_default=True, type=click.Choice([*whole_topic_trial.PROPERTIES]))
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
+def whole_topic(minutes: float, rate: float, protocol: str, seed: int) -> None:
+    """A plain EventSource in Chromium with ?scope=topic loses nothing, whatever fails."""
+    with KafkaCluster(3) as cluster:
+        trial = whole_topic_trial.Trial(cluster, protocol, seed, tell)
+        trio.run(trial.run, minutes * 60, rate)
+    judge(f"whole topic, {protocol}, seed {seed}", trial.rows(), trial.ledger.evidence())
+
+
+@main.command()
+@click.option("--rounds", default=8, show_default=True, type=click.IntRange(1), help="Times that all clients leave.")
+@click.option("--idle-seconds", default=5.0, show_default=True, type=click.FloatRange(1))
+def standby(rounds: int, idle_seconds: float) -> None:
+    """Partitions follow subscribers: a lone client's replica owns everything, and no group is ever empty."""
+    with KafkaCluster(3) as cluster:
+        rows = trio.run(standby_trial.run, cluster, rounds, idle_seconds, tell)
+    judge(f"standby, idle_leave_seconds={idle_seconds:g}", rows)
+
+
+@main.command()
+@click.option("--minutes", default=1.0, show_default=True, type=click.FloatRange(0.1))
+@click.option("--rate", default=500.0, show_default=True, type=click.FloatRange(1), help="Records a second.")
+def observers(minutes: float, rate: float) -> None:
+    """Observers alone, on each of three replicas: the group commits nothing."""
+    with KafkaCluster(3) as cluster:
+        rows = trio.run(standby_trial.observe, cluster, minutes * 60, rate, tell)
+    judge("observers alone", rows)
+
+
+if __name__ == "__main__":
+    main()
