@@ -152,8 +152,11 @@ class Deadlines:
             self._count(topic, action, self._watch.news(partition, found))
         elif action is Action.SKIP:
             for one in found:
-                self._hub.settlement.put_aside(*_whole(one.entry, one.indexes))
-                self._count(topic, action, len(one.records))
+                # What a client has refused is for the dead-letter topic, however long that takes.
+                offsets = one.entry.batch.records.offsets
+                left = [n for n in one.indexes if n == GAP or not self._letters.has(partition, offsets[n])]
+                self._hub.settlement.put_aside(*_whole(one.entry, left))
+                self._count(topic, action, len(left) - (GAP in left))
         else:
             gaps: list[_Part] = []
             for one in found:
@@ -166,8 +169,8 @@ class Deadlines:
     def _send(self, partition: TopicPartition, one: Overdue, gaps: Sequence[_Part]) -> None:
         """Dead-letter the records of one entry, as many as there is room for; gaps go with the record after them."""
         entry = one.entry
-        under_way = self._under_way.setdefault(partition, {}).setdefault(entry.sequence, set())
         for index in one.records:
+            under_way = self._under_way.setdefault(partition, {}).setdefault(entry.sequence, set())
             if index not in under_way:
                 if not self._letters.has_room:
                     break

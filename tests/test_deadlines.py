@@ -39,6 +39,10 @@ class Door:
         """One more."""
         self.letters.append((letter, on_stored))
 
+    def has(self, partition: TopicPartition, offset: int) -> bool:
+        """Of those that are kept."""
+        return any((letter.partition, letter.record.offset) == (partition, offset) for letter, _ in self.letters)
+
     def forget(self, partitions: Collection[TopicPartition]) -> None:
         """Theirs are not acknowledged any more."""
         self.letters = [one for one in self.letters if one[0].partition not in partitions]

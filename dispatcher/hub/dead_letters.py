@@ -17,7 +17,7 @@ class DeadLetters(Protocol):
         """Whether there is a dead-letter topic for records of this one."""
 
     def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
-        """Write a record to the dead-letter topic of its topic.
+        """Write a record to the dead-letter topic of its topic, unless it is there or on its way there.
 
         Args:
             partition: Where the record was read.

@@ -45,7 +45,7 @@ class DeadLetters:
     ) -> None:
         self._writer = LetterWriter(properties, leaders, group=group, replica=replica)
         self._book = LetterBook(template)
-        self._on_stored: dict[int, Callable[[], None]] = {}
+        self._on_stored: dict[int, list[Callable[[], None]]] = {}
         self._limiter = trio.CapacityLimiter(1)
         self._added = trio.Event()
         self._logged_at: dict[str, float] = {}
@@ -75,17 +75,24 @@ class DeadLetters:
 
         Args:
             letter: The record, and why.
-            on_stored: Called once in Trio's thread, as soon as all in-sync replicas have the letter. Never called if
-                the partition leaves before (`forget`).
+            on_stored: Called once in Trio's thread, as soon as all in-sync replicas have the letter, or the one that
+                the record has already; at once if they have that one. Never called if the partition leaves before
+                (`forget`).
         """
-        self._on_stored[self._book.add(letter)] = on_stored
+        if self._book.has_stored(letter):
+            on_stored()
+            return
+        self._on_stored.setdefault(self._book.add(letter), []).append(on_stored)
         self._added.set()
+
+    def has(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether a letter of this record waits to be stored, so that nobody else may let it go."""
+        return self._book.has(partition, offset)
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
         """Partitions have left: whoever has them next decides about their records."""
-        if not self._book.is_empty:
-            for number in self._book.forget(partitions):
-                self._on_stored.pop(number, None)
+        for number in self._book.forget(partitions):
+            self._on_stored.pop(number, None)
 
     async def run(self) -> None:
         """Write until cancelled. *Cancellation*: at most a step late; unacknowledged letters may have been written."""
@@ -119,13 +126,13 @@ class DeadLetters:
 
     def _take_acknowledged(self, number: int) -> None:
         letter = self._book.acknowledged(number)
-        done = self._on_stored.pop(number, None)
-        if letter is None or done is None:
+        if letter is None:
             return
         topic = self._book.topic_of(letter)
         if self._logged_at.pop(topic, None) is not None:
             log.info("dead letters are written again", topic=topic)
-        done()
+        for done in self._on_stored.pop(number):
+            done()
 
     def _take_refused(self, refused: Collection[tuple[int, str, bool]], failed: str | None) -> None:
         now = time.monotonic()

@@ -6,6 +6,8 @@ Rules of this module:
 * What fails because of its topic (missing, not authorized) makes the letters of that topic wait; one of them tries
   again after a pause that doubles. What fails because of the letter itself (too large) makes that letter alone wait.
 * Letters of one topic are taken in the order in which they were added.
+* A record has one letter, whoever puts it aside and however often: clients refuse it, or its deadline passes. The first
+  one says why. Stored letters are remembered for a while, until the partition leaves.
 * Key, value and headers stay as they were; what is said about the record is in headers of its own, beside them. The
   letter's timestamp is the time at which it was written: with the record's own, retention could delete it at once.
 """
@@ -33,6 +35,9 @@ WINDOW_BYTES = 4 * 1024 * 1024
 
 ROOM_BYTES = 8 * 1024 * 1024
 """About as many bytes the book holds before it has no room: what is refused waits where it is."""
+
+REMEMBERED_LETTERS = 10_000
+"""Stored letters that are remembered: every subscriber is sent a record, and may refuse it after another one has."""
 
 RETRY_SECONDS = (1.0, 30.0)
 """First and longest pause before a failed letter is tried again."""
@@ -101,6 +106,10 @@ class _Queue:
     reason: str | None = None
 
 
+_Key = tuple[TopicPartition, int]
+"""A record: its partition and its offset."""
+
+
 class LetterBook:
     """Says which letters to write now.
 
@@ -111,6 +120,10 @@ class LetterBook:
     def __init__(self, template: str) -> None:
         self._template = template
         self._letters: dict[int, Letter] = {}
+        self._numbers: dict[_Key, int] = {}
+        """The letter of each record that has one."""
+        self._stored: dict[_Key, int | None] = {}
+        """Records whose letters were stored, oldest first, with their timestamps: another log has the same offsets."""
         self._queues: dict[str, _Queue] = {}
         self._under_way: set[int] = set()
         self._alone: dict[int, _Pause] = {}
@@ -121,22 +134,31 @@ class LetterBook:
         self._written: Counter[tuple[str, str]] = Counter()
 
     def add(self, letter: Letter) -> int:
-        """Enter a letter; returns its number."""
+        """Enter a letter; returns its number, or that of the letter that the record has."""
+        key = _key(letter)
+        number = self._numbers.get(key)
+        if number is not None and self._letters[number].record == letter.record:
+            return number
         self._number += 1
         self._letters[self._number] = letter
+        self._numbers[key] = self._number
         self._bytes += _size(letter)
         self._queues.setdefault(self.topic_of(letter), _Queue()).due.append(self._number)
         return self._number
+
+    def has(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether a letter of this record waits to be stored."""
+        return (partition, offset) in self._numbers
+
+    def has_stored(self, letter: Letter) -> bool:
+        """Whether the record is known to be in the dead-letter topic."""
+        key = _key(letter)
+        return key in self._stored and self._stored[key] == letter.record.timestamp_ms
 
     @property
     def has_room(self) -> bool:
         """Whether more letters should be added now."""
         return self._bytes < ROOM_BYTES
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether every letter was acknowledged."""
-        return not self._letters
 
     @property
     def under_way(self) -> int:
@@ -195,6 +217,9 @@ class LetterBook:
             queue = self._queues[self.topic_of(letter)]
             queue.pause, queue.reason = None, None
             self._written[letter.partition.topic, letter.reason] += 1
+            self._stored[_key(letter)] = letter.record.timestamp_ms
+            if len(self._stored) > REMEMBERED_LETTERS:
+                del self._stored[next(iter(self._stored))]
         return letter
 
     def failed(self, number: int, reason: str, now: float, *, is_its_own: bool = False) -> None:
@@ -233,6 +258,7 @@ class LetterBook:
         gone = [number for number, letter in self._letters.items() if letter.partition in partitions]
         for number in gone:
             self._remove(number)
+        self._stored = {key: time_ms for key, time_ms in self._stored.items() if key[0] not in partitions}
         return gone
 
     def statistics(self) -> DeadLetterStatistics:
@@ -258,12 +284,18 @@ class LetterBook:
             return None
         self._bytes -= _size(letter)
         self._alone.pop(number, None)
+        if self._numbers.get(_key(letter)) == number:
+            del self._numbers[_key(letter)]
         queue = self._queues[self.topic_of(letter)]
         if number in self._under_way:
             self._lay_down(number, letter, queue)
         else:
             queue.due.remove(number)
         return letter
+
+
+def _key(letter: Letter) -> _Key:
+    return letter.partition, letter.record.offset
 
 
 def _longer(pause: _Pause | None, now: float) -> _Pause:

@@ -1,5 +1,6 @@
 """Dead letters: their headers, and the book that loses none of them."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -66,14 +67,14 @@ def test_letters_are_taken_once_and_in_order() -> None:
     found = book(letter(0), letter(1))
     assert [one.record.offset for _, one in found.take(0)] == [0, 1]
     assert found.take(0) == []
-    assert (found.under_way, found.is_empty, found.next_at(0)) == (2, False, None)
+    assert (found.under_way, found.next_at(0)) == (2, None)
     acknowledged = found.acknowledged(1)
     assert acknowledged is not None
     assert acknowledged.record.offset == 0
     assert found.acknowledged(1) is None
     assert found.statistics() == DeadLetterStatistics({("assets", "deadline"): 1}, 1, {})
     found.acknowledged(2)
-    assert found.is_empty
+    assert found.statistics().waiting == 0
 
 
 def test_a_topic_that_fails_is_tried_by_one_letter_after_longer_and_longer_pauses() -> None:
@@ -117,7 +118,7 @@ def test_a_letter_that_is_at_fault_itself_holds_up_no_other() -> None:
     found.failed(1, "too large", FIRST, is_its_own=True)
     assert found.next_at(FIRST) == 3 * FIRST
     assert found.forget([ONE]) == [1, 2, 3]
-    assert found.is_empty
+    assert found.statistics().waiting == 0
 
 
 def test_what_a_lost_producer_had_is_written_by_the_next_one() -> None:
@@ -147,12 +148,45 @@ def test_the_producer_has_a_window_and_the_book_has_a_bound() -> None:
     many.acknowledged(1)
     assert [number for number, _ in many.take(0)] == [WINDOW_LETTERS + 1]
     large = book()
-    while large.has_room:
-        large.add(letter(size=1024 * 1024))
+    for offset in range(8):
+        assert large.has_room
+        large.add(letter(offset, size=1024 * 1024))
+    assert not large.has_room
     assert large.statistics().waiting == 8
     assert len(large.take(0)) == 4
     large.forget([ONE])
     assert large.has_room
+
+
+def test_a_record_has_one_letter() -> None:
+    """Whoever puts it aside, also after it was stored; a record of another log at its offset has one of its own."""
+    found = book(letter(0))
+    assert found.has(ONE, 0)
+    assert not found.has(ONE, 1)
+    assert found.add(letter(0)._replace(reason="nack")) == 1
+    assert found.add(letter(0, size=2)) == 2
+    found.take(0)
+    found.acknowledged(1)
+    assert found.has(ONE, 0), "of the other log"
+    found.acknowledged(2)
+    assert not found.has(ONE, 0)
+    assert found.has_stored(letter(0)._replace(reason="nack"))
+    later = letter(0)
+    assert not found.has_stored(later._replace(record=later.record._replace(timestamp_ms=6)))
+    assert found.statistics().written == {("assets", "deadline"): 2}
+    found.forget([TWO])
+    assert found.has_stored(letter(0))
+    found.forget([ONE])
+    assert not found.has_stored(letter(0)), "its next owner decides"
+
+
+def test_stored_letters_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest ones: memory is bounded."""
+    monkeypatch.setattr(dead_letters, "REMEMBERED_LETTERS", 2)
+    found = book(letter(0), letter(1), letter(2))
+    for number, _ in found.take(0):
+        found.acknowledged(number)
+    assert [found.has_stored(letter(offset)) for offset in range(3)] == [False, True, True]
 
 
 class BookModel(RuleBasedStateMachine):
@@ -163,13 +197,37 @@ class BookModel(RuleBasedStateMachine):
         self.book = LetterBook("{topic}.dlq")
         self.expected: dict[int, Letter] = {}
         self.under_way: set[int] = set()
+        self.newest: dict[tuple[TopicPartition, int], int] = {}
+        """The letter of each record; another log may have had one at its offset."""
+        self.stored: set[tuple[TopicPartition, int]] = set()
         self.now = 0.0
 
-    @rule(partition=st.sampled_from([ONE, TWO, OTHER]), size=st.sampled_from([1, 2 * 1024 * 1024]))
-    def add(self, partition: TopicPartition, size: int) -> None:
-        """One more."""
-        one = letter(partition=partition, size=size)
-        self.expected[self.book.add(one)] = one
+    @rule(
+        partition=st.sampled_from([ONE, TWO, OTHER]),
+        offset=st.integers(0, 20),
+        size=st.sampled_from([1, 2 * 1024 * 1024]),
+        reason=st.sampled_from(["nack", "deadline"]),
+    )
+    def add(self, partition: TopicPartition, offset: int, size: int, reason: str) -> None:
+        """A record is put aside: it has the letter that it had, and the first reason; another log's has another one."""
+        one = letter(offset, partition, size)._replace(reason=reason)
+        assert self.book.has_stored(one) == ((partition, offset) in self.stored)
+        key = partition, offset
+        number = self.book.add(one)
+        newest = self.newest.get(key, 0)
+        if newest and self.expected[newest].record == one.record:
+            assert number == newest
+        else:
+            assert number not in self.expected
+            self.expected[number] = one
+            self.newest[key] = number
+
+    def gone(self, number: int) -> Letter:
+        """A letter is in the book no longer."""
+        one = self.expected.pop(number)
+        if self.newest.get(key := (one.partition, one.record.offset)) == number:
+            del self.newest[key]
+        return one
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 60.0]))
     def take(self, seconds: float) -> None:
@@ -191,7 +249,9 @@ class BookModel(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted(self.under_way)))
         self.under_way.discard(number)
         if how == "acknowledged":
-            assert self.book.acknowledged(number) is self.expected.pop(number)
+            one = self.gone(number)
+            assert self.book.acknowledged(number) is one
+            self.stored.add((one.partition, one.record.offset))
         else:
             self.book.failed(number, "refused", self.now, is_its_own=how == "itself")
 
@@ -201,8 +261,9 @@ class BookModel(RuleBasedStateMachine):
         gone = {number for number, one in self.expected.items() if one.partition == partition}
         assert set(self.book.forget([partition])) == gone
         self.under_way -= gone
+        self.stored = {key for key in self.stored if key[0] != partition}
         for number in gone:
-            del self.expected[number]
+            self.gone(number)
 
     @rule()
     def lose_producer(self) -> None:
@@ -215,7 +276,8 @@ class BookModel(RuleBasedStateMachine):
         """The book has what nobody has acknowledged, and something to do next as long as it is not all under way."""
         assert self.book.statistics().waiting == len(self.expected)
         assert self.book.under_way == len(self.under_way)
-        assert self.book.is_empty is not bool(self.expected)
+        for key in [(partition, offset) for partition in (ONE, TWO) for offset in range(3)]:
+            assert self.book.has(*key) is (key in self.newest)
         assert (self.book.next_at(self.now) is None) is (len(self.under_way) == len(self.expected))
 
     def teardown(self) -> None:
@@ -228,7 +290,7 @@ class BookModel(RuleBasedStateMachine):
                 self.book.acknowledged(number)
                 self.expected.pop(number)
             self.under_way.clear()
-        assert self.book.is_empty
+        assert self.book.statistics().waiting == 0
         assert self.expected == {}
 
 
