@@ -102,6 +102,7 @@ def read_address(
     last: int | None = None,
     wanted: Iterable[tuple[str, str]] = (),
     window: int | None = None,
+    window_bytes: int | None = None,
     acks: bool = False,
 ) -> SubscriptionRequest:
     """Combine the URL and the options into one request; options override the URL's query.
@@ -117,6 +118,7 @@ def read_address(
         last: How many of the newest records.
         wanted: Which records, as `filter_parameters` has them.
         window: How many records may be outstanding, with `acks`.
+        window_bytes: How many bytes of them.
         acks: Whether the client acknowledges.
 
     Raises:
@@ -147,7 +149,7 @@ def read_address(
     replaced = {"topic", "since", "last_event_id", "format"}
     asked = {"scope": scope, "observe": None if observe is None else str(int(observe)), "last": last}
     if acks:
-        asked |= {"ack": "client", "window": window}
+        asked |= {"ack": "client", "window": window, "window_bytes": window_bytes}
     query += [(name, str(value)) for name, value in asked.items() if value is not None]
     replaced |= {name for name, value in asked.items() if value is not None}
     query += (wanted := list(wanted))

@@ -33,6 +33,7 @@ async def subscribe(
     filter: Mapping[str, Any] | Iterable[Any] | str | None = None,  # noqa: A002 - the name of the parameter
     ack: Literal["auto", "manual"] | None = None,
     window: int | None = None,
+    window_bytes: int | None = None,
     transport: Literal["auto", "sse", "websocket"] = "auto",
     headers: Mapping[str, str] | None = None,
     token: Token | None = None,
@@ -74,6 +75,8 @@ async def subscribe(
         ack: Whether the server waits for acknowledgements, over a WebSocket. ``auto``: a record is acknowledged when
             the next one is asked for, so the body of the loop is done with it; ``manual``: by `Subscription.ack`.
         window: How many records may be outstanding then; 1,000 by default.
+        window_bytes: How many bytes of them; the server's ``ack_window_bytes`` by default, and at most. One record
+            always fits.
         transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, else SSE.
         headers: Headers for every request; they are not sent to another origin after a redirect.
         token: A bearer token, or an async function that returns one: it is called before each attempt, and when the
@@ -99,6 +102,7 @@ async def subscribe(
         last=last,
         wanted=filter_parameters(keys=keys, record_headers=record_headers, fields=fields, record_filter=filter),
         window=window,
+        window_bytes=window_bytes,
         acks=ack is not None,
     )
     checked_seconds(

@@ -67,6 +67,19 @@ async def test_a_record_is_acknowledged_when_the_next_one_is_asked_for() -> None
             assert [record.offset for record in await take(stream, 2)] == [3, 4]
 
 
+async def test_a_window_of_bytes_is_kept() -> None:
+    """One record always fits into it."""
+    house = AckHouse()
+    async with house.serving():
+        house.batch(3)
+        async with subscribe(address(house), ack="manual", window_bytes=1) as stream:
+            for offset in range(3):
+                (record,) = await take(stream, 1)
+                assert record.offset == offset
+                assert house.hub.statistics().acking.outstanding_records == 1
+                await stream.ack(record)
+
+
 async def test_the_longest_run_is_acknowledged() -> None:
     """A record that is done before others waits for them; the position is that of the run."""
     house = AckHouse()

@@ -36,11 +36,11 @@ function reports(t) {
 
 test("asks for a window, and acknowledges what onRecord has returned from", async (t) => {
   const server = await Server.start(t);
-  const stream = subscribe(server.url, { ack: "auto", window: 7 });
+  const stream = subscribe(server.url, { ack: "auto", window: 7, windowBytes: 2048 });
   t.after(() => stream.close());
   const messages = await server.next();
   const query = new URL(messages.request.url, server.url).searchParams;
-  assert.deepEqual([query.get("ack"), query.get("window")], ["client", "7"]);
+  assert.deepEqual([query.get("ack"), query.get("window"), query.get("window_bytes")], ["client", "7", "2048"]);
   messages.begin().state("streaming").records("t:0=5,1=7", "t:0=6,1=7", "t:1=8,0=6", "u:3=1,4=2");
   assert.deepEqual(await messages.said.atLeast(1), [{ type: "ack", id: "t:0=6,1=8;u:3=1" }]); // one message for all of them
   assert.equal(stream.position, "t:0=6,1=8;u:3=1,4=2");

@@ -92,6 +92,8 @@ export interface SubscribeOptions {
   ack?: "auto";
   /** How many records the server sends ahead of the acknowledgements; 1,000 by default. Only with `ack`. */
   window?: number;
+  /** How many bytes it sends ahead; the server's `ack_window_bytes` by default, and at most. One record always fits. */
+  windowBytes?: number;
   /** Topics to read; by default all topics that the dispatcher serves. */
   topics?: string | readonly string[];
   /**
