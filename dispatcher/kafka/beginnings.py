@@ -161,6 +161,10 @@ class Beginnings:
         """Ask where logs end, with the client that is used for everything here."""
         return self._lookups.log_ends(partitions)
 
+    def close(self) -> None:
+        """Let go of what nobody asks any more."""
+        self._lookups.close()
+
     def hint(self) -> None:
         """Something hints at a topic that is another one now."""
         self._hinted = True
@@ -249,7 +253,6 @@ class Beginnings:
         cluster = cluster_id(answered.cluster)
         try:
             committed, unknown = committed_offsets(answered.committed, cluster)
-            group = {} if answered.group is None else committed_offsets(answered.group, cluster).offsets
         except KafkaException as error:
             self._complain(answered.partitions, error.args[0].str())
             if error.args[0].code() == KafkaError._TIMED_OUT:  # noqa: SLF001 - the public spelling of local codes
@@ -270,11 +273,7 @@ class Beginnings:
         asks_more = False
         decided += self._where_to_continue(decidable, bounds, topics, committed)
         for partition in sorted(decidable & self._waiting):
-            others = [
-                one.stamp
-                for at, one in {**group, **committed}.items()
-                if at.topic == partition.topic and at != partition
-            ]
+            others = [one.stamp for at, one in committed.items() if at.topic == partition.topic and at != partition]
             if partition.topic in self._known:
                 others.append(self._known[partition.topic])
             topic = topics.get(partition.topic, Stamp())

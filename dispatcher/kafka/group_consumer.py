@@ -257,6 +257,8 @@ class GroupConsumer:
             except KafkaException as error:
                 log.warning("the consumer could not be closed", error=str(error))
             finally:
+                if self._beginnings is not None:
+                    self._beginnings.close()
                 trio.from_thread.run_sync(self._downstream.left)
 
     def _raise_callback_error(self) -> None:

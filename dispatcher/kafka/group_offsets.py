@@ -1,4 +1,4 @@
-"""Asks what a group has committed, without being a member of it.
+"""Asks what a group has committed, without being a member of it. Every such question of this process is asked here.
 
 By a consumer that never subscribes, and by no `AdminClient`: that one aborts the process while the group's coordinator
 is killed with such a question under way (librdkafka 2.16, ``rd_kafka_enq_once_del_source_return: Assertion
@@ -7,26 +7,18 @@ is killed with such a question under way (librdkafka 2.16, ``rd_kafka_enq_once_d
 
 import threading
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 
 import confluent_kafka
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 
+from dispatcher.kafka.properties import admin_properties
 from dispatcher.sansio.records import TopicPartition
 
-_OF_MEMBERS = frozenset(
-    {
-        "group.protocol",
-        "group.remote.assignor",
-        "group.instance.id",
-        "partition.assignment.strategy",
-        "session.timeout.ms",
-        "heartbeat.interval.ms",
-        "max.poll.interval.ms",
-        "debug",
-    }
-)
-"""Properties that only members of a group need."""
+Answers = list[confluent_kafka.TopicPartition]
+"""A committed offset for each partition, below 0 where the group has none, with its metadata and leader epoch; or an
+error."""
 
 
 class GroupOffsets:
@@ -35,26 +27,29 @@ class GroupOffsets:
     *Thread*: any, several at a time.
 
     Args:
-        properties: librdkafka's connection settings, with the group's name.
+        properties: librdkafka's configuration of a consumer, with the group's name.
     """
 
     def __init__(self, properties: Mapping[str, str | int | float | bool]) -> None:
-        kept = {key: value for key, value in properties.items() if key not in _OF_MEMBERS}
-        self._properties = {**kept, "enable.auto.commit": False, "log_level": 2}
+        kept = {name: value for name, value in admin_properties(properties).items() if name != "debug"}
+        self._properties = {
+            **kept,
+            "group.id": properties.get("group.id", ""),
+            "enable.auto.commit": False,
+            # An offset that somebody commits in a transaction is not waited for: the one before it is right until then.
+            "isolation.level": "read_uncommitted",
+            # Nobody reads its log, so it must not collect one. It would say what the consumers say.
+            "log_level": 2,
+        }
         self._consumer: Consumer | None = None
         self._opening = threading.Lock()
 
-    def read(self, partitions: Collection[TopicPartition], timeout_seconds: float) -> dict[TopicPartition, int]:
-        """The group's offsets, below 0 where it has none; nothing without an answer of its coordinator."""
-        if not partitions:
-            return {}
-        asked = [confluent_kafka.TopicPartition(*tp) for tp in partitions]
-        with suppress(KafkaException):
-            found = self._open().committed(asked, timeout=timeout_seconds)
-            return {TopicPartition(one.topic, one.partition): one.offset for one in found if one.error is None}
-        return {}
+    def open(self) -> Consumer:
+        """Make the client, unless it is there.
 
-    def _open(self) -> Consumer:
+        Raises:
+            KafkaException: it cannot be made.
+        """
         with self._opening:
             if self._consumer is None:
                 self._consumer = Consumer(self._properties)
@@ -63,3 +58,53 @@ class GroupOffsets:
     def close(self) -> None:
         """Let go of the client and its connections."""
         self._consumer = None  # a question under way still holds it
+
+    def read(self, partitions: Collection[TopicPartition], timeout_seconds: float) -> dict[TopicPartition, int]:
+        """The group's offsets, below 0 where it has none; nothing without an answer of its coordinator."""
+        with suppress(KafkaException):
+            found = _ask(self.open(), partitions, timeout_seconds)
+            return {TopicPartition(one.topic, one.partition): one.offset for one in found if one.error is None}
+        return {}
+
+    def ask(
+        self, partitions: Collection[TopicPartition], timeout_seconds: float, *, siblings: bool = False
+    ) -> "Future[Answers]":
+        """Ask for the group's offsets in a thread of its own, which ends with the answer. Never waits.
+
+        Args:
+            partitions: What is asked about.
+            timeout_seconds: Longest wait for the coordinator, after which the answer is an error. For metadata, before
+                that, the same again.
+            siblings: Whether to ask about all other partitions of their topics as well, as far as these are known.
+        """
+        answer: Future[Answers] = Future()
+
+        def run() -> None:
+            try:
+                consumer = self.open()
+                asked = {*partitions, *(_siblings(consumer, partitions, timeout_seconds) if siblings else ())}
+                answer.set_result(_ask(consumer, asked, timeout_seconds))
+            except Exception as error:  # noqa: BLE001 - whoever looks at the answer has it
+                answer.set_exception(error)
+
+        try:
+            threading.Thread(target=run, name="group-offsets", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:  # "can't start new thread" is a RuntimeError
+            answer.set_exception(KafkaException(KafkaError(KafkaError._FAIL, str(error))))  # noqa: SLF001 - its public spelling
+        return answer
+
+
+def _ask(consumer: Consumer, partitions: Collection[TopicPartition], timeout_seconds: float) -> Answers:
+    if not partitions:
+        return []  # librdkafka would wait until the timeout
+    return consumer.committed([confluent_kafka.TopicPartition(*tp) for tp in partitions], timeout=timeout_seconds)
+
+
+def _siblings(
+    consumer: Consumer, partitions: Collection[TopicPartition], timeout_seconds: float
+) -> list[TopicPartition]:
+    topics = {tp.topic for tp in partitions}
+    found = [consumer.list_topics(topic, timeout=timeout_seconds).topics.get(topic) for topic in topics]
+    return [
+        TopicPartition(str(topic.topic), number) for topic in found if topic is not None for number in topic.partitions
+    ]

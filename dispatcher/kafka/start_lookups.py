@@ -1,6 +1,6 @@
 """What is asked of Kafka about where partitions start, and how its answers read.
 
-All requests go through an `AdminClient`, which answers by futures.
+Every answer is a future: of an `AdminClient`, or of `GroupOffsets`, which asks for what the group has committed.
 
 *Thread*: the poller's only.
 """
@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import confluent_kafka
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicCollection, Uuid
+from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, Uuid
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is public, and documented
 
+from dispatcher.kafka.group_offsets import Answers, GroupOffsets
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG, admin_properties
 from dispatcher.sansio.beginnings import Committed, Policy, Stamp
 from dispatcher.sansio.ranges import Bounds
@@ -39,15 +40,13 @@ class Round:
         self.described = ask.describe(topics)
         self.cluster = ask.cluster()
         self.committed = ask.committed(partitions)
-        self.group = ask.committed(None) if ask.policy is not Policy.EARLIEST else None
         self.bounds = ask.bounds(bounded)
 
     @property
     def futures(self) -> list["Future[Any]"]:
         """Everything that is waited for."""
         bounds = [future for both in self.bounds.values() for future in both]
-        group = [] if self.group is None else [self.group]
-        return [self.cluster, *self.described.values(), self.committed, *group, *bounds]
+        return [self.cluster, *self.described.values(), self.committed, *bounds]
 
 
 class StartLookups:
@@ -60,19 +59,25 @@ class StartLookups:
     def __init__(self, properties: Mapping[str, Any]) -> None:
         self.policy = Policy.of(properties.get("auto.offset.reset"))
         self._properties = admin_properties(properties)
-        self._group_id = str(properties["group.id"])
         reads_all = properties.get("isolation.level") == "read_uncommitted"
         self._isolation = IsolationLevel.READ_UNCOMMITTED if reads_all else IsolationLevel.READ_COMMITTED
         # Kept for as long as it is used: the futures of an AdminClient that was let go are never answered.
         self._admin = self._make()
+        self._group = GroupOffsets(properties)
+        self._group.open()
 
     def renew(self) -> None:
-        """Take another client.
+        """Take another AdminClient.
 
-        Once its group's coordinator has died, an AdminClient never gets an answer from the one that takes its place
-        (librdkafka 2.16.0, seen for 40 s after a broker was killed and started again), and a new one gets it at once.
+        One whose broker has died may wait for it for ever (librdkafka 2.16.0, seen for 40 s after a broker was killed
+        and started again), and a new one is answered at once. The client for the group's offsets needs no other: it
+        finds a new coordinator.
         """
         self._admin = self._make()
+
+    def close(self) -> None:
+        """Let go of the client for the group's offsets, in this thread: it may take a moment."""
+        self._group.close()
 
     def serve(self) -> None:
         """Let librdkafka hand out its log lines, which it keeps otherwise."""
@@ -89,11 +94,9 @@ class StartLookups:
         """The cluster's id, among other things."""
         return self._admin.describe_cluster(request_timeout=REQUEST_SECONDS)
 
-    def committed(self, partitions: Iterable[TopicPartition] | None) -> "Future[Any]":
-        """The group's offsets of some partitions, or of all that it has any of."""
-        asked = None if partitions is None else [confluent_kafka.TopicPartition(*p) for p in partitions]
-        groups = [ConsumerGroupTopicPartitions(self._group_id, asked)]
-        return self._admin.list_consumer_group_offsets(groups, request_timeout=REQUEST_SECONDS)[self._group_id]
+    def committed(self, partitions: Collection[TopicPartition]) -> "Future[Answers]":
+        """The group's offsets of some partitions, and of their topics' others where the policy needs those."""
+        return self._group.ask(partitions, REQUEST_SECONDS, siblings=self.policy is not Policy.EARLIEST)
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
         """Where logs begin and end."""
@@ -126,7 +129,7 @@ def described_topics(futures: Mapping[str, "Future[Any]"], cluster: str | None =
     return found
 
 
-class GroupOffsets(NamedTuple):
+class CommittedOffsets(NamedTuple):
     """The group's offsets."""
 
     offsets: dict[TopicPartition, Committed]
@@ -136,14 +139,14 @@ class GroupOffsets(NamedTuple):
     described."""
 
 
-def committed_offsets(future: "Future[Any]", cluster: str | None) -> GroupOffsets:
+def committed_offsets(future: "Future[Answers]", cluster: str | None) -> CommittedOffsets:
     """The group's offsets, with stamps as far as they count on this cluster.
 
     Raises:
         KafkaException: none is known.
     """
-    found = GroupOffsets({}, {})
-    for one in future.result().topic_partitions:
+    found = CommittedOffsets({}, {})
+    for one in future.result():
         partition = TopicPartition(one.topic, one.partition)
         if one.error is not None:
             found.errors[partition] = one.error.str()

@@ -9,9 +9,9 @@ import threading
 from dispatcher.errors import ResourcesError
 from dispatcher.settings import Settings
 
-OTHER_CLIENTS = 5
+OTHER_CLIENTS = 7
 """Clients besides those that replay: the group's, the follower, the one for look-ups, the one that asks where
-partitions begin, and the one that takes its place while it ends."""
+partitions begin and the one that takes its place while it ends, and one beside each that asks for committed offsets."""
 
 CLIENT_THREADS = 3
 """Threads of a client besides one for each broker (measured: main, coordinator, internal)."""
@@ -20,7 +20,7 @@ BROKERS = 3
 """Brokers of a cluster when fewer are named: the others are found later."""
 
 WORKERS = 8
-"""Our own worker threads: the poller, chunks, look-ups."""
+"""Our own worker threads: the poller, chunks, look-ups, questions for committed offsets."""
 
 
 def threads_of(settings: Settings) -> int:

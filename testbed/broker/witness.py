@@ -6,8 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from testbed.broker.jars import java
 
@@ -82,13 +81,20 @@ def group_offsets_without_java(bootstrap_servers: str, group: str) -> Offsets:
     Raises:
         ToolError: the broker could not be asked.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 2})
-    # Never subscribes, so it joins no group: it only reads log ends.
-    reader = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "log-ends", "log_level": 2})
+    # Never subscribes, so it joins no group. An AdminClient would end this process if the coordinator died meanwhile.
+    reader = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": group, "log_level": 2})
     rows: Offsets = {}
     try:
-        answer = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(TOOL_SECONDS)
-        for committed in answer.topic_partitions:
+        topics = reader.list_topics(timeout=TOOL_SECONDS).topics
+        partitions = [
+            TopicPartition(name, number)
+            for name, topic in topics.items()
+            if not name.startswith("__")
+            for number in topic.partitions
+        ]
+        for committed in reader.committed(partitions, timeout=TOOL_SECONDS) if partitions else ():
+            if committed.offset < 0:
+                continue
             _, log_end = reader.get_watermark_offsets(committed, timeout=TOOL_SECONDS)
             key = (committed.topic, committed.partition)
             rows[key] = GroupOffset(*key, committed.offset, log_end, log_end - committed.offset, None, None, None)

@@ -59,9 +59,9 @@ class Cluster:
         """It has an id."""
         return answer(SimpleNamespace(cluster_id="here"))
 
-    def committed(self, _: Iterable[TopicPartition] | None) -> "Future[Any]":
+    def committed(self, _: Iterable[TopicPartition]) -> "Future[Any]":
         """The group has no offset, unless it was given one."""
-        return answer(SimpleNamespace(topic_partitions=self.offsets))
+        return answer(self.offsets)
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
         """Ten records each."""

@@ -108,6 +108,7 @@ replays.open()
 for reader in replays._idle:
     reader.read({one: Range(0, 1)}, 10, lambda seconds: seconds < 0.3)
 replays.leaders.bounds([one])
+replays.leaders.committed([one])
 consumer = Consumer(consumer_properties(settings), logger=LIBRDKAFKA_LOG)
 consumer.subscribe(["ofa_assets"])
 consumer.poll(1)
