@@ -27,6 +27,10 @@ from dispatcher.sansio.parking import ParkedPartition
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Batch, TopicPartition
 
+WRITE_ENTRIES = 256
+"""Most entries in one write. Each is a delivery to be acknowledged, which takes about 10 µs: with one record in each, a
+write of 256 KiB would hold the loop for 15 ms and more, with every window that is filled."""
+
 
 class _Held(NamedTuple):
     """Replayed records that were not sent yet."""
@@ -83,7 +87,7 @@ class AckedResumption(Resumption):
         has_room = True
         self._history.locate(cursor)
         try:
-            while size_bytes < write_bytes and looked_at < LOOK_RECORDS:
+            while size_bytes < write_bytes and looked_at < LOOK_RECORDS and len(taken) < WRITE_ENTRIES:
                 has_room = records > 0 and size_bytes < window_bytes
                 entry = self._history.next(cursor) if has_room else None
                 if entry is None:

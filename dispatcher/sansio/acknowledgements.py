@@ -19,12 +19,16 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.offset_set import OffsetRange
 from dispatcher.sansio.parking import ParkedPartition
 from dispatcher.sansio.records import Records, TopicPartition
+
+_NONE: frozenset[int] = frozenset()
+"""One for all deliveries of which nothing was refused: a window may hold as many of them as records."""
 
 
 class Delivery:
@@ -75,7 +79,7 @@ class Delivery:
         self.begin, self.end = 0, len(indexes)
         """The places of `indexes` that are outstanding; those before are done, those after were sent again."""
         self.last = records.offsets[indexes[-1]]
-        self.set_aside: set[int] = set()
+        self.set_aside: set[int] | frozenset[int] = _NONE
         """The places among them that were refused."""
 
     def place_of(self, offset: int) -> int:
@@ -91,6 +95,10 @@ class Delivery:
     def offset_at(self, place: int) -> int:
         """The offset of the record at a place."""
         return self.records.offsets[self.indexes[place]]
+
+
+_NOTHING: deque[Delivery] = deque()
+_LAST: Callable[[Delivery], int] = attrgetter("last")
 
 
 class Done(NamedTuple):
@@ -178,14 +186,17 @@ class Acknowledgements:
 
     def sent(self, delivery: Delivery, now: float) -> None:
         """Records were handed to the socket; those of them that were outstanding already are sent again."""
-        sent = self._sent.setdefault(delivery.partition, deque())
+        partition = delivery.partition
+        sent = self._sent.get(partition)
+        if sent is None:
+            sent = self._sent[partition] = deque()
         first = delivery.offset_at(0)
-        if first <= self._highest.get(delivery.partition, -1):
+        if first <= self._highest.get(partition, -1):
             self._take_back(sent, first)
         if self.outstanding_records == self._set_aside:
             self._waiting_since = now
         sent.append(delivery)
-        self._highest[delivery.partition] = delivery.last
+        self._highest[partition] = delivery.last
         self.outstanding_records += delivery.end
         self.outstanding_bytes += delivery.end * delivery.each_bytes
 
@@ -223,18 +234,22 @@ class Acknowledgements:
 
     def nacked(self, partition: TopicPartition, offset: int, now: float) -> Done | None:
         """Set a record aside, and return it; None when it is not outstanding, or was set aside already."""
-        for delivery in self._sent.get(partition, ()):
-            if offset <= delivery.last:
-                place = delivery.place_of(offset)
-                is_it = place < delivery.end and delivery.offset_at(place) == offset
-                if is_it and place not in delivery.set_aside:
+        sent = self._sent.get(partition, _NOTHING)
+        at = bisect_left(sent, offset, key=_LAST)
+        if at < len(sent):
+            delivery = sent[at]
+            place = delivery.place_of(offset)
+            is_it = place < delivery.end and delivery.offset_at(place) == offset
+            if is_it and place not in delivery.set_aside:
+                if isinstance(delivery.set_aside, set):
                     delivery.set_aside.add(place)
-                    self._set_aside += 1
-                    self._nacked += 1
-                    self._waiting_since = now
-                    self._refused.setdefault(partition, []).append(nacked := Done(delivery, place, place + 1))
-                    return nacked
-                break
+                else:
+                    delivery.set_aside = {place}
+                self._set_aside += 1
+                self._nacked += 1
+                self._waiting_since = now
+                self._refused.setdefault(partition, []).append(nacked := Done(delivery, place, place + 1))
+                return nacked
         self._passed_over += 1
         return None
 

@@ -1,12 +1,17 @@
 """One partition of the history: which of its entries are in memory, and which of them are undispatched."""
 
+from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
+from operator import attrgetter
 from typing import cast
 
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.head import Moment
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import TopicPartition
+
+_next_offset: Callable[[Entry], int] = attrgetter("batch.next_offset")
 
 
 class HistoryPartition:
@@ -100,16 +105,22 @@ class HistoryPartition:
 
     def waiting_between(self, first: int, end: int) -> list[Entry]:
         """The undispatched entries with offsets from the first to the end (exclusive)."""
-        return [e for e in self.waiting.values() if e.batch.covers_from < end and e.batch.next_offset > first]
+        found = []
+        at = self._place(first)
+        while at < len(self.entries) and (entry := self.entries[at]).batch.covers_from < end:
+            if entry.waiting:
+                found.append(entry)
+            at += 1
+        return found
 
     def first_from(self, offset: int) -> Entry | None:
         """The first entry in memory that holds an offset or a later one; None when there is none."""
-        first = None
-        for entry in reversed(self.entries):
-            if entry.batch.next_offset <= offset:
-                break
-            first = entry
-        return first
+        at = self._place(offset)
+        return self.entries[at] if at < len(self.entries) else None
+
+    def _place(self, offset: int) -> int:
+        """Where that entry is. A search, because each look at a long backlog entry by entry takes milliseconds."""
+        return bisect_right(self.entries, offset, key=_next_offset)
 
     def offset_at(self, moment: Moment) -> int:
         """The newest offset at a moment; the one before its first if it was added later."""
