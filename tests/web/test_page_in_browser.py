@@ -350,6 +350,29 @@ async def test_the_status_is_shown() -> None:
         assert notes[2:] == ["0 waiting for a subscriber, 1 paused", "3 live, 1 catching up"]
 
 
+async def test_acknowledgements_and_dead_letters_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what threatens records that wait: retention, and a dead-letter topic that takes none."""
+    told = Told.status
+
+    def status(self: Told) -> dict[str, Any]:
+        found = told(self)
+        soon = {"oldest_waiting_seconds": 500, "retention_headroom_seconds": 1799.5}
+        return found | {
+            "partitions": [{**partition, **soon} for partition in found["partitions"]],
+            "acks": {"subscribers": 3, "outstanding_records": 1234, "nacked": 2, "timeouts": 1},
+            "dead_letters": {"written": 5, "waiting": 7, "failing": {"assets.dlq": "<b>unknown topic</b>"}},
+        }
+
+    monkeypatch.setattr(Told, "status", status)
+    async with open_page() as house:
+        await house.page.until("document.querySelectorAll('.troubles li').length === 2")
+        shown = await house.page.run("document.querySelector('#partitions').innerText")
+        assert "expires: Kafka deletes waiting records in 30 min" in shown
+        assert "assets.dlq takes no dead letters, 7 wait: <b>unknown topic</b>" in shown
+        assert "Acknowledgements: 3 subscribers, 1,234 records outstanding, 2 refused, 1 timeouts." in shown
+        assert "Dead letters: 5 written, 7 waiting." in shown
+
+
 async def test_gaps_and_rebalances_are_told() -> None:
     """Both stand in the list of what happened, and the badge follows the state."""
     async with open_page() as house:

@@ -11,6 +11,8 @@ const GONE_MS = 30_000;
 const REFUSED_MS = 30_000;
 const MOST_ROWS = 200;
 const NOTABLE_LAG = 1000;
+const EXPIRES_SECONDS = 3600; // as the alert RecordsExpireSoon
+const WAITS_SECONDS = 60; // what has waited for less is passing through, however little its topic keeps
 const HERE = "sends to this page";
 
 const number = new Intl.NumberFormat("en");
@@ -146,11 +148,13 @@ function group({ status, at }, who, now) {
   if (partitions.length) element.append(strip(partitions));
   else element.append(made("p", whyNone(status, wrong.childElementCount)));
   if (partitions.length && at !== null) element.append(table(partitions, replica));
+  const put = delivery(status);
+  if (put) element.append(made("p", put, { kind: "delivery" }));
   return element;
 }
 
 /** What is wrong with topics and the group, with what to do about it. */
-function troubles({ group: name, topic_health: topics = {}, group_health: own = {} }) {
+function troubles({ group: name, topic_health: topics = {}, group_health: own = {}, partitions, dead_letters: letters = {} }) {
   const list = made("ul");
   list.className = "troubles";
   for (const [subject, { health, reason, detail }] of [...Object.entries(topics), [`group ${name}`, own]]) {
@@ -159,7 +163,37 @@ function troubles({ group: name, topic_health: topics = {}, group_health: own = 
     item.append(made("b", subject), ` ${reason}${detail ? `: ${detail}` : ""}`);
     list.append(item);
   }
+  for (const [subject, text] of [...expiring(partitions), ...unwritten(letters)]) {
+    const item = made("li");
+    item.append(made("b", subject), ` ${text}`);
+    list.append(item);
+  }
   return list;
+}
+
+/** Topics of which Kafka deletes waiting records soon. */
+function expiring(partitions) {
+  const soonest = new Map();
+  for (const { topic, retention_headroom_seconds: left, oldest_waiting_seconds: age } of partitions) {
+    if (left !== null && left < EXPIRES_SECONDS && age > WAITS_SECONDS) soonest.set(topic, Math.min(left, soonest.get(topic) ?? left));
+  }
+  return [...soonest].map(([topic, left]) => [topic, `expires: Kafka deletes waiting records in ${count(Math.ceil(left / 60))} min`]);
+}
+
+/** Dead-letter topics that take no letters. */
+function unwritten({ waiting, failing = {} }) {
+  return Object.entries(failing).map(([topic, reason]) => [topic, `takes no dead letters, ${count(waiting)} wait: ${reason}`]);
+}
+
+/** What clients acknowledge, and what was put aside; nothing where nobody acknowledges and nothing was. */
+function delivery({ acks = {}, dead_letters: letters = {} }) {
+  const said = [];
+  const { subscribers, outstanding_records: outstanding, nacked, timeouts } = acks;
+  if (subscribers || nacked || timeouts) {
+    said.push(`Acknowledgements: ${count(subscribers)} subscribers, ${count(outstanding)} records outstanding, ${count(nacked)} refused, ${count(timeouts)} timeouts.`);
+  }
+  if (letters.written || letters.waiting) said.push(`Dead letters: ${count(letters.written)} written, ${count(letters.waiting)} waiting.`);
+  return said.join(" ");
 }
 
 function whyNone({ joined, broker_reachable: reachable }, isWrong) {
