@@ -4,7 +4,9 @@ Rules of this module:
 
 * Nothing is dropped: a letter is in the book until the broker has acknowledged it, or its partition has left.
 * What fails because of its topic (missing, not authorized) makes the letters of that topic wait; one of them tries
-  again after a pause that doubles. What fails because of the letter itself (too large) makes that letter alone wait.
+  again after a pause that doubles. What fails because of the letter itself (too large) makes that letter alone wait. It
+  is tried again with no other letter of its topic under way: brokers refuse a batch of them for its size as a whole, so
+  letters may have failed because of one beside them.
 * Letters of one topic are taken in the order in which they were added.
 * A record has one letter, whoever puts it aside and however often: clients refuse it, or its deadline passes. The first
   one says why. Stored letters are remembered for a while, until the partition leaves.
@@ -101,6 +103,8 @@ class _Queue:
     due: list[int] = field(default_factory=list)
     """Numbers of letters that are to be written, in order."""
     under_way: int = 0
+    is_alone: bool = False
+    """Whether what was taken last is to have no other letter beside it."""
     pause: _Pause | None = None
     """Since the topic failed."""
     reason: str | None = None
@@ -183,18 +187,22 @@ class LetterBook:
         for queue in self._queues.values():
             # After a failure one letter finds out whether the topic takes letters again.
             most = WINDOW_LETTERS if queue.pause is None else 1 if now >= queue.pause.until else 0
-            if queue.pause is not None and queue.under_way:
+            if (queue.pause is not None or queue.is_alone) and queue.under_way:
                 continue
             kept: list[int] = []
             for number in queue.due:
                 alone = self._alone.get(number)
+                waits = alone is not None and now < alone.until
+                if alone is not None and not waits:
+                    most = 0 if queue.under_way else min(most, 1)
                 is_full = len(self._under_way) >= WINDOW_LETTERS or self._under_way_bytes >= WINDOW_BYTES
-                if is_full or most == 0 or (alone is not None and now < alone.until):
+                if is_full or most == 0 or waits:
                     kept.append(number)
                     continue
                 most -= 1
                 taken.append(number)
                 queue.under_way += 1
+                queue.is_alone = alone is not None
                 self._under_way.add(number)
                 self._under_way_bytes += _size(self._letters[number])
             queue.due = kept

@@ -114,11 +114,38 @@ def test_a_letter_that_is_at_fault_itself_holds_up_no_other() -> None:
     assert [number for number, _ in found.take(0)] == [3]
     assert found.statistics().failing == {"assets.dlq": "too large"}
     assert found.next_at(0) == FIRST
+    assert found.take(FIRST) == [], "it goes alone"
+    found.acknowledged(2)
+    found.acknowledged(3)
+    found.add(letter(3))
     assert [number for number, _ in found.take(FIRST)] == [1]
+    assert found.take(FIRST) == [], "and others wait for its answer"
     found.failed(1, "too large", FIRST, is_its_own=True)
+    assert [number for number, _ in found.take(FIRST)] == [4]
     assert found.next_at(FIRST) == 3 * FIRST
-    assert found.forget([ONE]) == [1, 2, 3]
+    assert found.forget([ONE]) == [1, 4]
     assert found.statistics().waiting == 0
+
+
+def test_letters_that_were_refused_for_one_beside_them_are_written() -> None:
+    """A broker refuses a batch for its size, as a whole: each is tried again by itself, and the large one waits on."""
+    found = book(*(letter(n) for n in range(5)))
+    now, large = 0.0, 3
+    written: list[int] = []
+    under_way = found.take(now)
+    while under_way or len(written) < 4:
+        batch = [number for number, _ in under_way]
+        if large in batch:
+            for number in batch:
+                found.failed(number, "too large", now, is_its_own=True)
+        else:
+            for number in batch:
+                found.acknowledged(number)
+            written += batch
+        if not (under_way := found.take(now)):
+            assert now < 100, "the small ones are not written"
+            now += FIRST
+    assert sorted(written) == [1, 2, 4, 5]
 
 
 def test_what_a_lost_producer_had_is_written_by_the_next_one() -> None:
