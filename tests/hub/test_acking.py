@@ -170,6 +170,21 @@ async def test_what_was_sent_is_not_dispatched_and_what_was_acknowledged_is(make
     assert statistics.history.waiting_records == 0
 
 
+async def test_what_another_connection_was_sent_is_not_acknowledged(make: Make) -> None:
+    """An id that another client was sent counts up to what this one was; the other one's window stays as it is."""
+    bench = make()
+    wide, narrow = Acker(bench, 10), Acker(bench, 1)
+    await settle()
+    bench.batch(5)
+    await settle()
+    assert (wide.offsets, narrow.offsets) == ([0, 1, 2, 3, 4], [0])
+    await narrow.ack(p0=4)
+    assert bench.done() == [0]
+    assert narrow.offsets == [0, 1]
+    assert wide.subscriber.acks.outstanding_records == 5
+    assert bench.hub.statistics().acking.passed_over == 1
+
+
 async def test_the_window_is_kept_to_the_record(make: Make) -> None:
     """A batch goes out in parts, live and from the history; each message's id leads to its last record."""
     bench = make()
