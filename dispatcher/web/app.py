@@ -1,13 +1,15 @@
 """The Quart-Trio app: routes, and the one place where errors become answers."""
 
+import math
 from collections.abc import Callable
 
 import structlog
 import trio
-from hypercorn.typing import ASGISendCallable, ASGISendEvent
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from quart.asgi import ASGIWebsocketConnection
 from quart.typing import ResponseTypes
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import HTTPException
 
@@ -26,6 +28,7 @@ from dispatcher.web.page import add_page
 from dispatcher.web.problems import problem_response
 from dispatcher.web.proxies import Proxies
 from dispatcher.web.refusals import Refusals, count_in, note_refusal
+from dispatcher.web.tasks import WHOLE
 from dispatcher.web.visits import Visits
 from dispatcher.web.websocket import add_websocket
 
@@ -41,6 +44,20 @@ class HTTPConnection(TrioASGIHTTPConnection):
     it, and the connection is never closed or used again (0 of 16 were; with the shield 16 of 16).
     """
 
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Answer one request; one that is whole (`tasks.WHOLE`) without a nursery and a task that listens."""
+        if WHOLE not in self.scope["extensions"]:
+            await super().__call__(receive, send)
+            return
+        request = self._create_request_from_scope(send)
+        request.body.set_complete()
+        response = await self.app.handle_request(request)
+        timeout_seconds = response.timeout if isinstance(response, TrioResponse) else Ellipsis
+        if timeout_seconds is Ellipsis:
+            timeout_seconds = self.app.config["RESPONSE_TIMEOUT"]
+        with trio.move_on_after(math.inf if timeout_seconds is None else timeout_seconds):
+            await super()._send_response(send, response)
+
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
         async def send_whole(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.body" and not message["more_body"]:
@@ -52,10 +69,22 @@ class HTTPConnection(TrioASGIHTTPConnection):
         await super()._send_response(send_whole, response)
 
 
+class WebsocketConnection(TrioASGIWebsocketConnection):
+    """quart-trio's connection, without channel, nursery and a task that listens where nothing follows a handshake."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Answer one handshake."""
+        if WHOLE not in self.scope["extensions"]:
+            await super().__call__(receive, send)
+            return
+        await ASGIWebsocketConnection.handle_websocket(self, self._create_websocket_from_scope(send), send)
+
+
 class App(QuartTrio):
-    """Quart-Trio with the repaired connection."""
+    """Quart-Trio with the repaired connections."""
 
     asgi_http_class = HTTPConnection
+    asgi_websocket_class = WebsocketConnection
 
 
 def create_app(

@@ -31,18 +31,15 @@ from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.sansio.addresses import Address
 from dispatcher.web.http11 import Http11
 from dispatcher.web.intake import Place
-from dispatcher.web.sockets import Socket
+from dispatcher.web.sockets import Socket, has_left
 from dispatcher.web.streams import Stream
-from dispatcher.web.tasks import Tasks
+from dispatcher.web.tasks import END_SECONDS, Tasks
 from dispatcher.web.visits import Ending
 from dispatcher.web.writer import Writer
 
 log = structlog.get_logger(__name__)
 
 RECEIVE_BYTES = 65536
-END_SECONDS = 2.0
-"""How long the app has to end after its connection has."""
-
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 16 * 1024 * 1024
 """What a client may still send, and for how long, after we ended a connection: closing a socket with unread
@@ -65,6 +62,7 @@ class Connection:
         client: The other end, or what a PROXY header named in its place.
         place: Told whether the connection waits for a request.
         pass_by: Waits until a request may begin.
+        nursery: Where the app runs while a request's body is read; outlives the connection.
         request_timeout_seconds: How long a request's head may take.
     """
 
@@ -78,6 +76,7 @@ class Connection:
         client: Address,
         place: Place,
         pass_by: PassBy,
+        nursery: trio.Nursery,
         request_timeout_seconds: float,
     ) -> None:
         self._app = app
@@ -90,8 +89,7 @@ class Connection:
         self._request_timeout_seconds = request_timeout_seconds
         self.writer = Writer(peer)
         self._protocol: Http11 | None = None
-        self._requests = trio.CancelScope()
-        """Around all that serves requests."""
+        self._tasks = Tasks(self, nursery, reads_on=peer.descriptor is None)
         self._reading = trio.CancelScope()
         """Around reading for Hypercorn; its deadline is that of an idle connection."""
         self._ends = False
@@ -134,7 +132,8 @@ class Connection:
     def begin_stream(self) -> None:
         """The app has sent the head of a stream: release Hypercorn, and continue with the stream."""
         self._ends = True
-        self._requests.cancel()
+        if self._tasks.running or (self._protocol is not None and self._protocol.is_paused):
+            self._reading.cancel()
 
     def stop_requests(self) -> None:
         """End the connection when the request under way is answered, at once if there is none."""
@@ -156,34 +155,43 @@ class Connection:
         sock = self.peer.socket
         client = (str(self.client), 0)
         server = parse_socket_addr(sock.family, sock.getsockname())
-        async with trio.open_nursery() as nursery:
-            self._requests = nursery.cancel_scope
-            self._protocol = Http11(
-                self._app,
-                self._config,
-                self._context,
-                cast("TaskGroup", Tasks(self, nursery)),
-                ConnectionState({"connection": self}),
-                self.peer.descriptor is None,
-                client,
-                server,
-                self._protocol_send,
-            )
-            self._reading.deadline = trio.current_time() + self._request_timeout_seconds
+        self._protocol = protocol = Http11(
+            self._app,
+            self._config,
+            self._context,
+            cast("TaskGroup", self._tasks),
+            ConnectionState({"connection": self}),
+            self.peer.descriptor is None,
+            client,
+            server,
+            self._protocol_send,
+        )
+        self._reading.deadline = trio.current_time() + self._request_timeout_seconds
+        try:
             with self._reading:
-                await self._read(self._protocol)
+                await self._read(protocol)
             if not self._ends:
                 self._ends = True
-                # An app that has ended already, with messages unread, would never take the news.
-                self._requests.deadline = trio.current_time() + END_SECONDS
-                await self._protocol.handle(Closed())
+                if self._tasks.running:
+                    # An app that has ended already, with messages unread, would never take the news.
+                    with trio.move_on_after(END_SECONDS):
+                        await protocol.handle(Closed())
+                    await self._tasks.end()
+        finally:
+            if self._tasks.running:
+                self._tasks.cancel()
+                with trio.move_on_after(END_SECONDS, shield=True):
+                    await self._tasks.end()
 
     def _take_response(self) -> bool:
         """Let go of Hypercorn; returns whether its response is a stream's, and the client is there to read it."""
         protocol, self._protocol = self._protocol, None
         assert protocol is not None  # noqa: S101 - it has served requests
         protocol.stream = None  # else the two would hold each other until the collector comes
-        return protocol.response_is_open and not self.writer.ended and b"" not in self.unread
+        if not protocol.response_is_open or self.writer.ended or b"" in self.unread:
+            return False
+        # What was answered without reading on has not noticed that the client left meanwhile.
+        return self.peer.descriptor is None or not has_left(self.peer.socket)
 
     async def _read(self, protocol: Http11) -> None:
         begins = True
@@ -205,10 +213,15 @@ class Connection:
                 await self._pass_by()
                 self._reading.deadline = trio.current_time() + self._request_timeout_seconds
             await protocol.handle(RawData(data))
+            if self._ends:
+                return
 
     async def _protocol_send(self, event: Event) -> None:
         """Take what Hypercorn's protocol wants done."""
         if isinstance(event, RawData):
+            if self._is_head_of_stream():
+                self.writer.hold(event.data)
+                return
             # Hypercorn expects that its bytes go out whole even when the app's task is cancelled, as it is on
             # each disconnect; the deadline for progress and `abort` bound the shield.
             try:
@@ -223,6 +236,13 @@ class Connection:
             self._place.note_idle(idle=idle)
             self._is_kept_alive = idle
             self._reading.deadline = trio.current_time() + self._config.keep_alive_timeout if idle else math.inf
+
+    def _is_head_of_stream(self) -> bool:
+        """Whether what Hypercorn sends is the head of a stream, which can wait for what the stream sends first."""
+        protocol = self._protocol
+        return (
+            self.stream is not None and not self._tasks.running and protocol is not None and protocol.response_is_open
+        )
 
     async def _linger(self) -> None:
         """End our side, and give the client a moment to read and to end its own."""

@@ -47,6 +47,12 @@ class Http11(H11Protocol):
         return bool(self.connection.trailing_data[0])
 
     @property
+    def is_paused(self) -> bool:
+        """Whether Hypercorn waits for the end of the response, as it does after any ``Upgrade`` header."""
+        http = self.connection
+        return isinstance(http, h11.Connection) and http.their_state is h11.MIGHT_SWITCH_PROTOCOL  # type: ignore[attr-defined]  # not in its `__all__`
+
+    @property
     def response_is_open(self) -> bool:
         """Whether a 200 or a 101 has gone out and nothing has ended it.
 
@@ -84,6 +90,11 @@ class Http11(H11Protocol):
             target = target if target.startswith(b"/") else b"/" + target
             headers = [(b"host", host), *((name, value) for name, value in headers if name.lower() != b"host")]
         if not (target.startswith(b"/") or target == b"*"):
+            await self._send_error_response(400)
+            await self.send(Closed())
+            return
+        if self.has_unread_bytes and _is_handshake(request):
+            # The client may say nothing before the handshake is answered (RFC 6455, section 4.1).
             await self._send_error_response(400)
             await self.send(Closed())
             return
@@ -125,6 +136,12 @@ class Http11(H11Protocol):
         )
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
+
+
+def _is_handshake(request: h11.Request) -> bool:
+    """Whether Hypercorn will take a request for a WebSocket's."""
+    fields = {name.lower(): value.lower() for name, value in request.headers}
+    return fields.get(b"upgrade", b"").strip() == b"websocket" and b"upgrade" in fields.get(b"connection", b"")
 
 
 def _refusal(request: h11.Request) -> int | None:

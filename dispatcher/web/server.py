@@ -3,6 +3,7 @@
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,20 @@ class ServerStatistics:
     """Connections that ended before their first request: TLS or a PROXY header failed, or took too long."""
 
 
+class HypercornConfig(Config):
+    """Hypercorn's configuration, which writes the date of responses once per second and not once per response."""
+
+    _dated_at = 0
+    _dated: Sequence[tuple[bytes, bytes]] = ()
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        """The header fields of every response."""
+        now = int(time.time())
+        if now != self._dated_at:
+            self._dated_at, self._dated = now, super().response_headers(protocol)
+        return [*self._dated]
+
+
 class Server:
     """Accepts connections on one port and serves an app on them.
 
@@ -69,7 +84,7 @@ class Server:
         self._settings = settings
         self._sockets = sockets
         self._for_operators = for_operators
-        self._config = Config()
+        self._config = HypercornConfig()
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._config.include_server_header = False
         self._context = WorkerContext(None)
@@ -168,9 +183,11 @@ class Server:
         if place is None:
             stream.socket.close()
         else:
-            nursery.start_soon(self._handle, stream, peer, place, partial(self._pace.pass_by, holder))
+            nursery.start_soon(self._handle, nursery, stream, peer, place, partial(self._pace.pass_by, holder))
 
-    async def _handle(self, stream: trio.SocketStream, peer: Address, place: Place, pass_by: PassBy) -> None:
+    async def _handle(
+        self, nursery: trio.Nursery, stream: trio.SocketStream, peer: Address, place: Place, pass_by: PassBy
+    ) -> None:
         try:
             opened = _Opened(stream)
             place.connection = opened
@@ -194,7 +211,7 @@ class Server:
             if secured is None:
                 stream.socket.close()
             else:
-                await self._serve(secured, peer, place, pass_by)
+                await self._serve(nursery, secured, peer, place, pass_by)
         finally:
             self._intake.release(place)
 
@@ -211,7 +228,9 @@ class Server:
             cause = error.__cause__ or error
             log.info("handshake failed", client=str(peer), reason=str(cause) or type(cause).__name__)
 
-    async def _serve(self, secured: Socket, peer: Address, place: Place, pass_by: PassBy) -> None:
+    async def _serve(
+        self, nursery: trio.Nursery, secured: Socket, peer: Address, place: Place, pass_by: PassBy
+    ) -> None:
         timeout_seconds = self._settings.request_timeout_seconds
         connection = Connection(
             self._app,
@@ -221,6 +240,7 @@ class Server:
             client=peer,
             place=place,
             pass_by=pass_by,
+            nursery=nursery,
             request_timeout_seconds=timeout_seconds,
         )
         place.connection = connection

@@ -65,6 +65,22 @@ class Socket(Protocol):
         """Tell the peer that nothing more comes."""
 
 
+def has_left(sock: trio.socket.SocketType) -> bool:
+    """Whether the peer has ended its side, and all that it sent before has been read. Never waits."""
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return True
+    plain = socket.socket(sock.family, sock.type, sock.proto, descriptor)
+    try:
+        return not plain.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        plain.detach()
+
+
 class PlainSocket:
     """A plain socket."""
 

@@ -199,6 +199,9 @@ class SubscriberStream:
         writer.open_stream(self._silence_seconds)
         if self._session is not None:
             self._session.begin(self.notify)
+        if self._subscriber.feed.whole:
+            # Its first state may take a while, and the head of the response must not wait for that.
+            self._subscriber.flush()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, nursery.cancel_scope)
             try:

@@ -1,4 +1,11 @@
-"""The tasks of one connection while it serves requests, and the head of a stream that ends that."""
+"""How a request reaches the app: at once in the connection's own task where it can, else in a task beside it.
+
+A request that is whole when its head has been parsed, which is to say every ``GET`` without a body and every
+WebSocket handshake, is answered by the task that read it. Nothing is read from the client meanwhile: what else it sends
+waits in the kernel, and a client that leaves is noticed after the answer. Requests with a body, and all over TLS (where
+nobody can look whether the client has left without taking its bytes), are read while they are answered, in a task
+that the server's nursery runs.
+"""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,34 +21,66 @@ log = structlog.get_logger(__name__)
 Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 """Hypercorn's side of an answer; None when nothing more comes."""
 
+WHOLE = "dispatcher.whole"
+"""An ASGI extension of scopes: the request has no body, and no message follows it, not even that the client left."""
+
+END_SECONDS = 2.0
+"""How long the app has to end after its connection has."""
+
 
 class Tasks:
-    """The tasks of one connection while it serves requests, instead of Hypercorn's.
+    """Runs the app for one connection, instead of Hypercorn's task group.
 
     Args:
         connection: Where a handler leaves its stream.
-        nursery: Where they run.
+        nursery: Where tasks run that cannot be the connection's own.
+        reads_on: Whether the client is listened to during every request.
     """
 
-    def __init__(self, connection: Streaming, nursery: trio.Nursery) -> None:
+    def __init__(self, connection: Streaming, nursery: trio.Nursery, *, reads_on: bool) -> None:
         self._connection = connection
         self._nursery = nursery
+        self._reads_on = reads_on
+        self._running: dict[trio.CancelScope, trio.Event] = {}
+
+    @property
+    def running(self) -> bool:
+        """Whether a task runs beside the connection's own."""
+        return bool(self._running)
+
+    def cancel(self) -> None:
+        """Cancel what runs beside the connection's own task."""
+        for scope in self._running:
+            scope.cancel()
+
+    async def end(self) -> None:
+        """Return when nothing runs beside the connection's own task; cancel it after `END_SECONDS`."""
+        for scope in self._running:
+            scope.deadline = min(scope.deadline, trio.current_time() + END_SECONDS)
+        for ended in tuple(self._running.values()):
+            await ended.wait()
 
     def spawn(self, run: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Run something while the connection serves requests."""
-        self._nursery.start_soon(run, *arguments)
+        """Run something beside the connection's own task."""
+        scope = trio.CancelScope()
+        self._running[scope] = trio.Event()
+        self._nursery.start_soon(self._run, scope, run, *arguments)
 
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Scope, send: Send
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Serve one request, and begin the stream that it leaves; returns where its messages go."""
+        if not self._reads_on and not _has_body(scope):
+            scope["extensions"][WHOLE] = {}  # type: ignore[typeddict-item]  # its own keys are all that it knows
+            return _WholeRequest(self, app, scope, send).put
         send_channel, receive_channel = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
-        self.spawn(self._serve, app, scope, receive_channel, send)
+        self.spawn(self.serve, app, scope, receive_channel.receive, send)
         return send_channel.send
 
-    async def _serve(
-        self, app: AppWrapper, scope: Scope, messages: trio.MemoryReceiveChannel[ASGIReceiveEvent], send: Send
+    async def serve(
+        self, app: AppWrapper, scope: Scope, receive: Callable[[], Awaitable[ASGIReceiveEvent]], send: Send
     ) -> None:
+        """Let the app answer a request."""
         connection = self._connection
         has_head = False
 
@@ -53,7 +92,7 @@ class Tasks:
                 await send(message)
 
         try:
-            await app(scope, messages.receive, send_all_but_the_end, trio.to_thread.run_sync, trio.from_thread.run)
+            await app(scope, receive, send_all_but_the_end, trio.to_thread.run_sync, trio.from_thread.run)
         except Exception:
             log.exception("request failed")
         else:
@@ -63,6 +102,53 @@ class Tasks:
         await send(None)
         if connection.stream is not None:
             connection.end_requests()
+
+    async def _run(self, scope: trio.CancelScope, run: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        try:
+            with scope:
+                await run(*arguments)
+        except OSError:
+            self._connection.end_requests()  # the client is gone
+        except Exception:
+            log.exception("connection failed")
+            self._connection.end_requests()
+        finally:
+            self._running.pop(scope).set()
+
+
+class _WholeRequest:
+    """A request that is answered in the connection's own task, when Hypercorn has it whole.
+
+    Args:
+        tasks: Serve it.
+        app: Answers it.
+        scope: The request.
+        send: Takes the answer.
+    """
+
+    __slots__ = ("_app", "_scope", "_send", "_tasks")
+
+    def __init__(self, tasks: Tasks, app: AppWrapper, scope: Scope, send: Send) -> None:
+        self._tasks = tasks
+        self._app = app
+        self._scope = scope
+        self._send: Send | None = send
+
+    async def put(self, message: ASGIReceiveEvent) -> None:
+        """Take what Hypercorn has to say about it: after the first message, which begins it, nothing matters."""
+        send, self._send = self._send, None  # else it and Hypercorn's stream would hold each other
+        if send is not None and message["type"] in {"http.request", "websocket.connect"}:
+            await self._tasks.serve(self._app, self._scope, _receive_nothing, send)
+
+
+async def _receive_nothing() -> ASGIReceiveEvent:
+    await trio.sleep_forever()
+    raise AssertionError  # pragma: no cover - it never returns
+
+
+def _has_body(scope: Scope) -> bool:
+    """Whether a request says that a body follows."""
+    return any(name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])  # type: ignore[typeddict-item]
 
 
 def _is_head(message: ASGISendEvent) -> bool:

@@ -89,9 +89,15 @@ class Writer:
         if self._peer.descriptor is not None:
             self._streams = True
             self._descriptor = self._peer.descriptor
-            self._direct_bytes = self._peer.liveness.direct_bytes
+            if self._unsent is None:
+                self._direct_bytes = self._peer.liveness.direct_bytes
         self._silence_seconds = silence_seconds
         self.last_activity_at = trio.current_time()
+
+    def hold(self, data: bytes) -> None:
+        """Accept bytes that go out with whatever is sent next."""
+        self._unsent = memoryview(data if self._unsent is None else bytes(self._unsent) + data)
+        self._direct_bytes = 0
 
     def try_send(self, data: bytes) -> int:
         """Hand bytes to the socket if it takes some at once; returns how many it took (see `Transport`)."""
