@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 
 from dispatcher.errors import BadRequestError
-from dispatcher.sansio.compact_position import spell_ranges
+from dispatcher.sansio.compact_position import ranges_of, spell_ranges
 from dispatcher.sansio.position import MAX_POSITION_CHARACTERS
 
 OFFSET_OCTETS = 5
@@ -26,7 +26,7 @@ def longest_id(partitions: Mapping[str, Collection[int]]) -> int:
     characters = 0
     for topic, numbers in partitions.items():
         if numbers:
-            octets = _VERSION_OCTETS + len(spell_ranges(tuple(numbers))) + _LOW_OCTETS + _WIDTH_OCTETS
+            octets = _VERSION_OCTETS + len(spell_ranges(ranges_of(tuple(numbers)))) + _LOW_OCTETS + _WIDTH_OCTETS
             octets += OFFSET_OCTETS * len(numbers)
             characters += len(f";{topic}:~") + (4 * octets + 2) // 3
     return characters + max(map(len, partitions), default=0) + len(":=") + _OWN_DIGITS

@@ -22,9 +22,13 @@ from dispatcher.sansio.compact_position import (
     MAX_OFFSET,
     MAX_PARTITION,
     MAX_PARTITIONS,
+    Ranges,
+    ranges_of,
     read_compact,
     spell_compact,
+    spell_offsets,
     spell_ranges,
+    without,
 )
 from dispatcher.sansio.records import TopicPartition
 
@@ -113,7 +117,7 @@ class Layout:
         followed: Those of them that the replica does not own: streams of the replica's partitions do not name them.
     """
 
-    __slots__ = ("_compact", "indexes", "owned", "owned_indexes", "pairs", "partitions", "spans")
+    __slots__ = ("_compact", "_ranges", "indexes", "owned", "owned_indexes", "pairs", "partitions", "spans")
 
     def __init__(self, partitions: Iterable[TopicPartition], followed: Collection[TopicPartition] = ()) -> None:
         self.partitions = tuple(sorted(partitions))
@@ -124,8 +128,9 @@ class Layout:
         """Where each topic's partitions begin and end: sorted, they are side by side."""
         for index, (topic, _) in enumerate(self.partitions):
             self.spans[topic] = (self.spans.get(topic, (index, 0))[0], index + 1)
-        self._compact: dict[tuple[int, int | None], tuple[list[int], bytes]] = {}
-
+        self._ranges: dict[int, Ranges] = {}
+        self._compact: dict[int, bytes] = {}
+        """By the first partition of a span."""
         self.owned: Layout = self
         """The layout of what is left without the followed ones."""
         self.owned_indexes: tuple[int, ...] = ()
@@ -135,15 +140,22 @@ class Layout:
             self.owned = Layout(owned)
             self.owned_indexes = tuple(self.indexes[partition] for partition in owned)
 
-    def compact(self, first: int, end: int, own: int | None) -> tuple[list[int], bytes]:
-        """The partitions of a span, without one that is named apart, and how compact spellings name them."""
-        found = self._compact.get((first, own))
-        if found is None:
-            numbers = [self.partitions[index].partition for index in range(first, end) if index != own]
-            found = numbers, spell_ranges(numbers)
-            if own is None or len(self._compact) < 64:
-                self._compact[first, own] = found
-        return found
+    def numbers(self, first: int, end: int, own: int | None) -> list[int]:
+        """The numbers of a span's partitions, without one that is named apart."""
+        return [self.partitions[index].partition for index in range(first, end) if index != own]
+
+    def compact(self, first: int, end: int, own: int | None) -> bytes:
+        """How compact spellings name the partitions of a span, without one that is named apart.
+
+        Costs what there are ranges, not what there are partitions: with 1,000 of them each is named apart in turn.
+        """
+        ranges = self._ranges.get(first)
+        if ranges is None:
+            ranges = self._ranges[first] = ranges_of(self.numbers(first, end, None))
+            self._compact[first] = spell_ranges(ranges)
+        if own is None:
+            return self._compact[first]
+        return spell_ranges(without(ranges, self.partitions[own].partition))
 
 
 class Snapshot:
@@ -247,8 +259,8 @@ class Snapshot:
             return spell_compact(numbers, [cast("int", self.offsets[i]) for i in known]) if known else ""
         if not offsets:
             return ""
-        numbers, ranges = self.layout.compact(first, end, own)
-        return spell_compact(numbers, cast("tuple[int, ...]", offsets), ranges)
+        ranges = self.layout.compact(first, end, own)
+        return spell_offsets(ranges, cast("tuple[int, ...]", offsets), lambda: self.layout.numbers(first, end, own))
 
 
 def _number(text: str, what: str, most: int) -> int:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.errors import MalformedPositionError
-from dispatcher.sansio.compact_position import MAX_PARTITIONS, read_compact, spell_compact
+from dispatcher.sansio.compact_position import MAX_PARTITIONS, ranges_of, read_compact, spell_compact, without
 from dispatcher.sansio.position import (
     MAX_POSITION_CHARACTERS,
     PLAIN_CHARACTERS,
@@ -102,3 +102,10 @@ def test_the_shortest_spelling_of_many_is_compact() -> None:
     wide = {TopicPartition("a", number): number * 2**52 for number in range(1500)}
     assert shortest_position(wide) == ""
     assert len(shortest_position(dict(list(wide.items())[:500]))) < MAX_POSITION_CHARACTERS
+
+
+@given(st.sets(st.integers(0, 30), min_size=1), st.data())
+def test_a_partition_leaves_its_range(numbers: set[int], data: st.DataObject) -> None:
+    """Ranges without one partition are those of the others, whether it was at an end, in the middle or alone."""
+    one = data.draw(st.sampled_from(sorted(numbers)))
+    assert without(ranges_of(sorted(numbers)), one) == ranges_of(sorted(numbers - {one}))
