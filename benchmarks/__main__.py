@@ -21,6 +21,7 @@ from benchmarks import (
     attacks,
     ceiling,
     compression,
+    connect,
     fan_out,
     filters,
     following,
@@ -29,6 +30,7 @@ from benchmarks import (
     isolation,
     keyed,
     latency,
+    laws,
     machine,
     page,
     peers,
@@ -44,10 +46,12 @@ BENCHMARKS = {
     "attacks": attacks,
     "ceiling": ceiling,
     "compression": compression,
+    "connect": connect,
     "fan-out": fan_out,
     "filters": filters,
     "following": following,
     "keyed": keyed,
+    "growth": laws,
     "latency": latency,
     "idle": idle,
     "ingest": ingest,
@@ -62,7 +66,7 @@ BENCHMARKS = {
 }
 WHEN_ASKED_FOR = {"machine", "peers"}
 """They build other projects' services first: run by name, or with ``--peers``."""
-NOT_QUICK = {"attacks", "compression", "keyed", "yesterday", "rebalance", "page"}
+NOT_QUICK = {"attacks", "compression", "connect", "growth", "keyed", "yesterday", "rebalance", "page"}
 """They take a minute and more even when they are quick: not part of a quick run of all, which stays below three."""
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")
