@@ -35,7 +35,7 @@ def lint(session: nox.Session) -> None:
         "--startable-in-context-manager=supervise,supervise_until_stopped,serve,connect,read_sse,read_ws,listen,"
     )
     startable += "read_address,run_to_end,witness,_clients,_until_signal,inspect_on_signal,_stop_on_signal,"
-    startable += "reload_on_hangup,_take_stop_signals,_take_reports"
+    startable += "reload_on_hangup,_take_stop_signals,_take_reports,serve_all"
     session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
     session.run("lint-imports", "--no-cache")
     session.run("python", "-m", "testbed.rooms", "--check")
@@ -136,6 +136,13 @@ def histories(session: nox.Session) -> None:
     """Generated histories of a topic, played to both clients; ``-- --number 10000`` for more of them."""
     _install(session, "tests")
     session.run("python", "-m", "tests.client_histories.run", *session.posargs)
+
+
+@nox.session
+def worst(session: nox.Session) -> None:
+    """Let both clients suffer from servers that say the worst at every turn: ``nox -s worst -- --minutes 1``."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.worst.run", *session.posargs)
 
 
 @nox.session

@@ -1,9 +1,11 @@
 """``python -m benchmarks.attackers KIND PORT SECONDS``: hostile clients, all with one address that nobody else has."""
 
 import json
+import resource
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -15,6 +17,9 @@ UPGRADE = (
 TINY_FRAMES = b"\x81\x80\x00\x00\x00\x00" * 10_922
 """64 KiB of text frames without a payload."""
 EARLIEST = b"GET /events?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n"
+FEED = "GET /events?filter=%7B%22suffix%22%3A%7B%22key%22%3A%22.{}%22%7D%7D HTTP/1.1\r\nHost: localhost\r\n\r\n"
+"""With a filter that no index finds: each number is a feed of its own."""
+FEEDS = 1000
 MALFORMED = b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
 HALF_A_HEAD = b"GET /events HTTP/1.1\r\nHost: loc"
 GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -84,6 +89,13 @@ async def replay(stream: trio.SocketStream) -> None:
             pass
 
 
+async def take_feed(number: int, stream: trio.SocketStream) -> None:
+    """A feed that nobody else has, for as long as the server likes."""
+    await stream.send_all(FEED.format(number).encode())
+    while await stream.receive_some(65536):
+        pass
+
+
 async def break_off(stream: trio.SocketStream) -> None:
     """A request that is none."""
     await stream.send_all(MALFORMED)
@@ -104,6 +116,9 @@ async def main(kind: str, port: int, seconds: float) -> None:
                     nursery.start_soon(for_ever, port, stay)
             elif kind == "earliest":
                 nursery.start_soon(at_rate, port, 300, replay)
+            elif kind == "feeds":
+                for number in range(FEEDS):
+                    nursery.start_soon(for_ever, port, partial(take_feed, number))
             elif kind == "malformed":
                 nursery.start_soon(at_rate, port, 1000, break_off)
             else:
@@ -112,4 +127,6 @@ async def main(kind: str, port: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     trio.run(main, sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

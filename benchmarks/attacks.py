@@ -32,6 +32,7 @@ ATTACKS = {
     "frames": "8 WebSockets, 4 MB/s each of empty frames",
     "idle": "300 connections with half a head, 256 descriptors",
     "earliest": "300 `since=earliest` per second",
+    "feeds": "1,000 distinct feeds: filters that no index finds",
     "malformed": "1,000 malformed requests per second, a log pipe that nobody reads",
 }
 FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")

@@ -8,7 +8,7 @@ import itertools
 import os
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -194,14 +194,19 @@ class Browser:
 
 
 @asynccontextmanager
-async def open_browser(*flags: str) -> AsyncIterator[Browser]:
+async def open_browser(*flags: str, preferences: Mapping[str, Any] | None = None) -> AsyncIterator[Browser]:
     """A browser within the ``async with`` block; the test is skipped where there is none, and fails there in CI.
 
     Args:
         flags: For the command line, beside `FLAGS`.
+        preferences: Of its user, as Chromium stores them.
     """
     executable = need(*NAMES)
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
+        if preferences:
+            profile = trio.Path(folder, "Default")
+            await profile.mkdir()
+            await (profile / "Preferences").write_bytes(orjson.dumps(preferences))
         process = await trio.lowlevel.open_process(
             [executable, *FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"],
             stderr=subprocess.PIPE,
