@@ -66,6 +66,8 @@ class RecordDecoder:
         self._notes: dict[tuple[str, SchemaKey], bytes] = {}
         self._known: dict[bytes, tuple[Decoder, bytes]] = {}
         """Decoders and notes of values by the bytes that name their schemas: what most records need."""
+        self._evictions = 0
+        """Of the schemas, when those were found."""
         self._decoded: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
 
@@ -80,6 +82,9 @@ class RecordDecoder:
             The records with what was decoded, up to the first that has to wait; none if that is the first.
         """
         rules = self._rules[topic]
+        if self._evictions != self._schemas.evictions:
+            self._evictions = self._schemas.evictions
+            self._known.clear()
         key_jsons: list[bytes | None] = []
         key_notes: list[bytes] = []
         value_jsons: list[bytes | None] = []

@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 10.0
 """How long the registry may take for a schema and all that it refers to."""
 
 MAX_SCHEMA_BYTES = 2 * 1024 * 1024
-"""The largest answer that is read."""
+"""The largest answer that is read, and the most that a schema and all that it refers to may have."""
 
 MAX_REFERENCES = 256
 """How many other schemas one schema may need."""
@@ -134,6 +134,8 @@ class Registry:
                     f"subjects/{quote(subject, safe='')}/versions/{version}", f"{subject} {version}"
                 )
                 known[subject, version] = _text(found)
+                if sum(map(len, known.values())) > MAX_SCHEMA_BYTES:
+                    raise UndecodableError(f"it and what it refers to have more than {MAX_SCHEMA_BYTES} bytes")
                 await self._collect(found, into, known)
             into[name] = known[subject, version]
 

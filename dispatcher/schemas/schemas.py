@@ -33,6 +33,14 @@ MAX_SCHEMAS = 10_000
 ASK_SECONDS = 5.0
 """How often a registry that gives no answer is asked while no record asks: otherwise nobody would notice its return."""
 
+MAX_SCHEMAS_BYTES = 64 * 1024 * 1024
+"""How much memory all decoders may take: the README's formula has it."""
+
+BYTES_PER_CHARACTER = 10
+"""What a decoder takes for each character of its schema: 10 with Avro, 4 with Protobuf (resident memory, measured)."""
+
+DECODER_OVERHEAD_BYTES = 2048
+
 FETCHES_AT_ONCE = 4
 
 LOG_SECONDS = 10.0
@@ -74,6 +82,11 @@ class Schemas:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._decoders: dict[SchemaKey, Decoder] = {}
+        self._sizes: dict[SchemaKey, int] = {}
+        """Bytes of each."""
+        self._size_bytes = 0
+        self.evictions = 0
+        """How often decoders were let go: whoever keeps some has to let them go, too."""
         self._missing: dict[SchemaKey, Missing] = {}
         self._wanted: dict[SchemaKey, float] = {}
         """Since when, for each that is to be fetched or is being fetched."""
@@ -154,7 +167,7 @@ class Schemas:
     async def _fetch(self, key: SchemaKey, limiter: trio.CapacityLimiter) -> None:
         async with limiter:
             try:
-                decoder = await self._fetched(key)
+                decoder, size_bytes = await self._fetched(key)
             except UndecodableError as error:
                 self._answered()
                 self._note(key, Missing(str(error), time.monotonic() + MISSING_SECONDS, None))
@@ -164,18 +177,29 @@ class Schemas:
             else:
                 self._answered()
                 self._missing.pop(key, None)
-                self._decoders[key] = decoder
-                _forget_oldest(self._decoders)
+                self._keep(key, decoder, size_bytes)
             # Last: whoever finds it no longer wanted must find the decoder, or why there is none.
             del self._wanted[key]
             self._under_way.discard(key)
 
-    async def _fetched(self, key: SchemaKey) -> Decoder:
+    def _keep(self, key: SchemaKey, decoder: Decoder, size_bytes: int) -> None:
+        self._decoders[key] = decoder
+        self._sizes[key] = size_bytes
+        self._size_bytes += size_bytes
+        while len(self._decoders) > MAX_SCHEMAS or (self._size_bytes > MAX_SCHEMAS_BYTES and len(self._decoders) > 1):
+            oldest = next(iter(self._decoders))
+            del self._decoders[oldest]
+            self._size_bytes -= self._sizes.pop(oldest)
+            self.evictions += 1
+
+    async def _fetched(self, key: SchemaKey) -> tuple[Decoder, int]:
         if time.monotonic() < self._away_until:
             raise RegistryUnavailableError(self._unavailable or "")
         self._fetches += 1
         try:
-            return await _made(await self._registry.fetch(key))
+            schema = await self._registry.fetch(key)
+            characters = len(schema.text) + sum(map(len, schema.references.values()))
+            return await _made(schema), DECODER_OVERHEAD_BYTES + BYTES_PER_CHARACTER * characters
         except DispatcherError:
             raise
         except Exception as error:
@@ -204,17 +228,13 @@ class Schemas:
     def _note(self, key: SchemaKey, missing: Missing) -> None:
         self._failures += 1
         self._missing[key] = missing
-        _forget_oldest(self._missing)
+        while len(self._missing) > MAX_SCHEMAS:
+            del self._missing[next(iter(self._missing))]
 
     def _warn(self, event: str, **details: object) -> None:
         if time.monotonic() - self._log_at >= LOG_SECONDS:
             self._log_at = time.monotonic()
             log.warning(event, **details)
-
-
-def _forget_oldest(known: dict[SchemaKey, Decoder] | dict[SchemaKey, Missing]) -> None:
-    while len(known) > MAX_SCHEMAS:
-        del known[next(iter(known))]
 
 
 async def _made(schema: RegisteredSchema) -> Decoder:

@@ -276,3 +276,14 @@ def test_a_poisoned_record_costs_itself(poison: list[bytes], key: bytes) -> None
 
 
 KNOWN = Known()
+
+
+def test_a_decoder_that_was_let_go_is_not_used_from_elsewhere() -> None:
+    """It would take its memory beside the bound."""
+    known = Known()
+    decoding = decoder(known)
+    assert members(decoding.decode("orders", records(framed(LONG, b"\x02"))))[0]["value_json"] == {"n": 1}
+    known.missing[LONG] = Missing("let go", 0, None)
+    del known.known[LONG]
+    known.evictions += 1
+    assert members(decoding.decode("orders", records(framed(LONG, b"\x02"))))[0]["decode_error"] == "let go"

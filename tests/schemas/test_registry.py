@@ -148,3 +148,15 @@ async def test_references_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UndecodableError, match="more than 3 schemas"):
             await registry.fetch(1)
         await registry.close()
+
+
+async def test_what_a_schema_refers_to_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it together."""
+    monkeypatch.setattr(registry_module, "MAX_SCHEMA_BYTES", 400)
+    async with serve_registry() as server:
+        text = f'"{"x" * 110}"'
+        server.add(1, text, references=[(f"n{n}", f"s{n}", 1) for n in range(4)])
+        for n in range(4):
+            server.add_version(f"s{n}", 1, text)
+        with pytest.raises(UndecodableError, match="what it refers to have more than 400 bytes"):
+            await Registry(server.url).fetch(1)

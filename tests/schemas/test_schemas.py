@@ -235,3 +235,20 @@ async def test_a_registry_that_is_away_is_asked_also_while_no_record_asks(monkey
             asked = server.asked["/schemas/ids/1"]
             await trio.sleep(0.1)
             assert server.asked["/schemas/ids/1"] == asked
+
+
+async def test_what_is_known_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large schemas are let go sooner than small ones; the newest is always kept."""
+    monkeypatch.setattr(schemas_module, "MAX_SCHEMAS_BYTES", 3 * schemas_module.DECODER_OVERHEAD_BYTES)
+    async with serve_registry() as server:
+        for key in (1, 2):
+            server.add(key, '"int"')
+        server.add(3, '{"type": "enum", "name": "E", "symbols": ["%s"]}' % ("A" * 100_000))
+        async with running(server) as schemas:
+            for key in (1, 2):
+                await found_decoder(schemas, key)
+            assert (schemas.statistics().known, schemas.evictions) == (2, 0)
+            await found_decoder(schemas, 3)
+            assert (schemas.statistics().known, schemas.evictions) == (1, 2)
+            await found_decoder(schemas, 1)
+            assert schemas.decoder(3) is None
