@@ -97,7 +97,7 @@ def _names(schema: Mapping[str, Any]) -> Sequence[str]:
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """One subscriber on a real Kafka, then many in this process."""
     rows: list[dict[str, Any]] = []
-    records, turns = (50_000, 1) if quick else (500_000, 3)
+    records, turns = (200_000, 1) if quick else (1_000_000, 3)
     with KafkaCluster(1) as cluster, Load() as load:
         for number, (name, schema) in enumerate(SCHEMAS.items()):
             topic = cluster.create_topic(f"schemas-{number}", 4)
@@ -197,6 +197,7 @@ class _Known(Schemas):
     """Schemas that are there already."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.evictions = 0
         self._only = AvroDecoder(orjson.dumps(schema).decode())
 
     def decoder(self, key: SchemaKey) -> AvroDecoder:  # noqa: ARG002 - one for all

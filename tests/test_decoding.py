@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 import fastavro
+import httpx2
 import orjson
 import trio
 from confluent_kafka import Producer
 
+from dispatcher.schemas.schemas import RETRY_SECONDS
 from testbed.clients import open_sse, open_ws, sse_records, ws_records
 from testbed.patience import seconds
 from testbed.registry import RegistryServer, serve_registry
@@ -43,6 +45,11 @@ def decoded_replica(
     tables = orjson.dumps({topic: {"decode": "json"}}).decode()
     settings = {"schema_registry_url": server.url, "schema_wait_seconds": wait_seconds, "topic_tables": tables}
     return replicas(kafka.bootstrap_servers, topic, settings=settings | more)
+
+
+def is_degraded(topic: str, reason: str | None) -> Callable[[Any], bool]:
+    """Whether a status says this of the topic."""
+    return lambda status: status["topic_health"][topic]["reason"] == reason
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -113,6 +120,14 @@ async def test_a_registry_that_stays_away_is_waited_for_once(kafka: Kafka, repli
                 assert [str(one["decode_error"]).partition(":")[0] for one in records[:3]] == ["http"] * 3
                 assert all("value_json" not in one for one in records)
                 assert records[3]["value"] == '{"plain": 1}'
+                await in_thread(replica.wait_for, "the status says so", is_degraded(topic, "registry"))
+                readiness = await in_thread(httpx2.get, f"{replica.url}/readyz", timeout=seconds(10))
+                assert server.url in readiness.text
+                metrics = (await in_thread(httpx2.get, f"{replica.url}/metrics", timeout=seconds(10))).text
+                assert f'dispatcher_topic_degraded{{reason="registry",topic="{topic}"}} 1.0' in metrics
+                async with open_ws(replica) as other:
+                    state = orjson.loads(await other.get_message())
+                    assert state["degraded"] == {topic: "registry"}
                 server.is_away = False
                 server.add(1, orjson.dumps(FIRST).decode())
                 # It is asked again before long, whatever has been given up.
@@ -122,3 +137,53 @@ async def test_a_registry_that_stays_away_is_waited_for_once(kafka: Kafka, repli
                     if "value_json" in record:
                         break
                 assert record["value_json"] == {"n": 0}
+                await in_thread(replica.wait_for, "it is over", is_degraded(topic, None))
+
+
+async def test_whatever_a_registry_answers_order_is_kept_and_nothing_skipped(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """401, 403, 503, garbage and no answer hold their partitions, and are asked rarely; 404 is said of its record."""
+    topic = kafka.create_topic(6)
+    paths = [f"/schemas/ids/{number}" for number in range(10, 16)]
+    async with serve_registry() as server:
+        server.add(1, orjson.dumps(FIRST).decode())
+        for number in range(10, 15):
+            server.add(number, orjson.dumps(SECOND).decode())
+        for path, status in zip(paths, (b"401 No", b"403 No", b"503 No"), strict=False):
+            server.statuses[path] = status
+        server.bodies[paths[3]] = b"garbage"
+        server.withheld.add(paths[4])
+        server.held = trio.Event()
+        began = trio.current_time()
+        replica = await in_thread(decoded_replica, replicas, kafka, topic, server, 3600)
+        await in_thread(replica.wait_until_ready)
+        with trio.fail_after(seconds(60)):
+            async with open_ws(replica) as live:
+                known, other = framed(1, FIRST, {"n": 1}), {"n": 2, "at": 5}
+                values = [(n, value) for n in range(6) for value in (known, framed(10 + n, SECOND, other), known)]
+                await in_thread(produce, kafka, topic, values)
+                first = await ws_records(live, 8)
+                by_partition = {n: [one for one in first if one["partition"] == n] for n in range(6)}
+                assert [len(by_partition[n]) for n in range(6)] == [1, 1, 1, 1, 1, 3]
+                assert [one["offset"] for one in by_partition[5]] == [0, 1, 2]
+                assert by_partition[5][1]["decode_error"] == "the registry has no schema 15"
+                await in_thread(
+                    replica.wait_for,
+                    "five wait",
+                    lambda s: s["schemas"]["waiting"] == [f"{topic}:{number}" for number in range(5)],
+                )
+                await in_thread(replica.wait_for, "the status says so", is_degraded(topic, "registry"))
+                for path in paths:
+                    assert 1 <= server.asked[path] <= 2 + (trio.current_time() - began) / RETRY_SECONDS
+                server.statuses.clear()
+                server.bodies.clear()
+                server.held.set()
+                rest = await ws_records(live, 10)
+                for number in range(5):
+                    later = [one for one in rest if one["partition"] == number]
+                    assert [one["offset"] for one in later] == [1, 2]
+                    assert later[0]["value_json"] == {"n": 2, "at": "1970-01-01T00:00:00.005Z"}
+                    assert later[1]["value_json"] == {"n": 1}
+                await in_thread(replica.wait_for, "nothing waits", lambda s: s["schemas"]["waiting"] == [])
+                await in_thread(replica.wait_for, "it is over", is_degraded(topic, None))

@@ -1,7 +1,7 @@
 """Avro's own JSON: unions with the names of their types, bytes as characters, logical types as what they are made of.
 
 For consumers that read values back with a schema. fastavro does not say which branch of a union a value was written
-with, so this reads the bytes itself, by functions that are made once per schema. It takes three to five times as long.
+with, so this reads the bytes itself, by functions that are made once per schema. It takes a third longer.
 Deep values end in Python's own recursion limit, which raises; what a value may cost is bounded where its schema is
 measured.
 

@@ -53,6 +53,7 @@ def main(nodes: str, topics: dict[str, int], *, registry: bool) -> None:
         if registry:
             apicurio = beside.enter_context(Apicurio())
             click.echo(f"{apicurio.description}, at {apicurio.url}")
+            click.echo(f"SCHEMA_REGISTRY_URL={apicurio.url}")
             more = f" --schema-registry-url {apicurio.url}"
         click.echo(f"dispatcher serve --bootstrap-servers {cluster.bootstrap_servers}{more}")
         click.echo("Ctrl-C stops it.")

@@ -6,6 +6,7 @@ const MOST_CHARACTERS = 64 * 1024;
 const MOST_INDENTED = 256 * 1024;
 const MOST_FIELD = 4 * 1024; // of a key, and of the name and the value of a header
 const MOST_HEADERS = 100;
+const MOST_NAME = 400; // characters of a schema's name, and of a reason
 const MOST_DEPTH = 40; // of indentation: a record may nest thousands
 
 /** An element with everything that a record holds. */
@@ -25,6 +26,8 @@ export function detailOf(record) {
   const written = dateAndTime(record.timestamp);
   if (written !== null) say("Written", written);
   say("Key", textOf(record, "key") ?? "none", true);
+  if (record.schema?.name) say("Schema", `${record.schema.name} (${record.schema.type}, ${record.schema.id})`.slice(0, MOST_NAME));
+  if (record.decode_error !== undefined) say("Not decoded", String(record.decode_error).slice(0, MOST_NAME));
   for (const header of record.headers) say(`Header ${header.key}`, textOf(header, "value") ?? "null", true);
   detail.append(list);
   const value = textOf(record, "value");
