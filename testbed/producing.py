@@ -27,8 +27,7 @@ def produce_with_header_name(bootstrap_servers: str, topic: str, name: bytes, va
 
     confluent_kafka takes text only, so this calls the library that it brings with it.
     """
-    folder = Path(confluent_kafka.__file__).parent.parent / "confluent_kafka.libs"
-    library = ctypes.CDLL(str(next(folder.glob("librdkafka-*.so*"))))
+    library = _librdkafka()
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     for function in (library.rd_kafka_conf_new, library.rd_kafka_new, library.rd_kafka_headers_new):
         function.restype = pointer
@@ -45,3 +44,16 @@ def produce_with_header_name(bootstrap_servers: str, topic: str, name: bytes, va
     assert not failed, failed
     assert library.rd_kafka_flush(producer, 10_000) == 0
     library.rd_kafka_destroy(producer)
+
+
+def fail_for_good(producer: Producer) -> None:
+    """Let an idempotent producer meet a fatal error, as if the broker had lost its records: no broker is asked."""
+    # A Producer's first member, right after what all objects have, is librdkafka's handle.
+    client = ctypes.c_void_p.from_address(id(producer) + object.__basicsize__)
+    out_of_order = 45
+    _librdkafka().rd_kafka_test_fatal_error(client, out_of_order, b"put in by the test")
+
+
+def _librdkafka() -> ctypes.CDLL:
+    folder = Path(confluent_kafka.__file__).parent.parent / "confluent_kafka.libs"
+    return ctypes.CDLL(str(next(folder.glob("librdkafka-*.so*"))))

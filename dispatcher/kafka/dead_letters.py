@@ -129,7 +129,8 @@ class DeadLetters:
         if letter is None:
             return
         topic = self._book.topic_of(letter)
-        if self._logged_at.pop(topic, None) is not None:
+        if topic in self._logged_at and topic not in self._book.statistics().failing:
+            del self._logged_at[topic]
             log.info("dead letters are written again", topic=topic)
         for done in self._on_stored.pop(number):
             done()

@@ -14,6 +14,7 @@ Rules of this module:
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -122,8 +123,9 @@ class LetterWriter:
             # It cannot be made, such as for a certificate that is missing for a moment, or it has failed.
             self._fatal = error.args[0].str()
         if self._fatal is not None:
-            self._outcome.failed, self._fatal = self._fatal, None
-            self.close()
+            self._outcome.failed = self._fatal
+            self.close()  # which may report the same error again
+            self._fatal = None
         outcome, self._outcome = self._outcome, Outcome()
         return outcome
 
@@ -133,8 +135,10 @@ class LetterWriter:
         self._under_way.clear()
         self._topics.clear()
         if producer is not None:
-            producer.purge()
-            producer.flush(0)
+            # One that has failed for good says so to the last.
+            with suppress(KafkaException):
+                producer.purge()
+                producer.flush(0)
 
     def _open(self) -> Producer:
         if self._producer is None:

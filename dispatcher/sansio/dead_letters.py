@@ -222,8 +222,11 @@ class LetterBook:
         """The broker has a letter; returns it, or None if nobody wants to know any more."""
         letter = self._remove(number)
         if letter is not None:
-            queue = self._queues[self.topic_of(letter)]
-            queue.pause, queue.reason = None, None
+            topic = self.topic_of(letter)
+            queue = self._queues[topic]
+            queue.pause = None
+            if all(self.topic_of(self._letters[other]) != topic for other in self._alone):
+                queue.reason = None
             self._written[letter.partition.topic, letter.reason] += 1
             self._stored[_key(letter)] = letter.record.timestamp_ms
             if len(self._stored) > REMEMBERED_LETTERS:

@@ -7,11 +7,12 @@ import trio
 
 from dispatcher.kafka.dead_letters import DeadLetters
 from dispatcher.kafka.leaders import Leaders
-from dispatcher.kafka.letter_writer import Outcome
+from dispatcher.kafka.letter_writer import LetterWriter, Outcome
 from dispatcher.sansio import dead_letters as book
 from dispatcher.sansio.dead_letters import Letter
 from dispatcher.sansio.records import Record, TopicPartition
 from testbed.patience import seconds
+from testbed.producing import fail_for_good
 
 RECORD = Record(7, None, None, b"x", ())
 
@@ -54,6 +55,19 @@ async def test_letters_wait_while_there_is_no_thread_to_write_them(
     assert writer.failures == 0
     assert letters.statistics().failing == {}
     nursery.cancel_scope.cancel()
+
+
+def test_a_producer_that_has_failed_for_good_is_replaced() -> None:
+    """It reports the same error again when it is let go of, which ends neither the process nor the next one."""
+    writer = LetterWriter({"bootstrap.servers": "127.0.0.1:1"}, Leaders({}), group="group", replica="replica")
+    producer = writer._open()
+    writer._known.add("assets.dlq")
+    fail_for_good(producer)
+    outcome = writer.step([(1, "assets.dlq", Letter(TopicPartition("assets", 0), RECORD, "nack"))], seconds(20))
+    assert outcome.failed is not None
+    assert writer._open() is not producer
+    assert writer.step([], 0).failed is None
+    writer.close()
 
 
 def test_no_topic_is_its_own_dead_letter_topic() -> None:

@@ -117,6 +117,7 @@ def test_a_letter_that_is_at_fault_itself_holds_up_no_other() -> None:
     assert found.take(FIRST) == [], "it goes alone"
     found.acknowledged(2)
     found.acknowledged(3)
+    assert found.statistics().failing == {"assets.dlq": "too large"}, "one letter waits still"
     found.add(letter(3))
     assert [number for number, _ in found.take(FIRST)] == [1]
     assert found.take(FIRST) == [], "and others wait for its answer"
