@@ -18,6 +18,7 @@ from rich.table import Table
 
 import dispatcher
 from benchmarks import (
+    acks,
     attacks,
     ceiling,
     compression,
@@ -43,6 +44,7 @@ from benchmarks.tables import amount
 from testbed.broker.jars import kafka_version
 
 BENCHMARKS = {
+    "acks": acks,
     "attacks": attacks,
     "ceiling": ceiling,
     "compression": compression,

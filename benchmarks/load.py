@@ -35,7 +35,15 @@ CONNECT_AT_ONCE = 256
 PING, PONG = b"\x89\x00", b"\x8a\x80\0\0\0\0"
 MARK = "§".encode()
 STAMP_DIGITS = 19
+MESSAGE_ID = re.compile(rb'"type":"records","id":"([^"]+)"')
 LAST_ID = re.compile(rb'(?:\nid: |"id":")([^\n"]+)')
+
+
+def acknowledgement(event_id: bytes) -> bytes:
+    """A client's text frame (RFC 6455, section 5.2), masked with zeros."""
+    text = b'{"type":"ack","id":"%b"}' % event_id
+    length = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2, "big")
+    return b"\x81" + length + b"\0\0\0\0" + text
 
 
 @dataclass(slots=True)
@@ -56,6 +64,8 @@ class Group:
     """Connections ask for this many different things, in turn."""
     samples_all: bool
     """Every connection is a sample: few records for each of many."""
+    acks: bool
+    """Each message of records is acknowledged once it was read."""
     want: int = 0
     begun: int = 0
     """Connections that were begun so far: their numbers."""
@@ -208,6 +218,7 @@ class Load:
             compressed=asked.get("compressed", False),
             keys=asked.get("keys", sys.maxsize),
             samples_all=asked.get("samples_all", False),
+            acks=asked.get("acks", False),
         )
         group.waiting.extend([asked.get("last_id", "").encode()] * asked["count"])
         self.fill(group, asked["count"])
@@ -295,6 +306,8 @@ class Load:
             return
         group.records += records
         link.last = data
+        if group.acks and (ids := MESSAGE_ID.findall(data)):
+            link.socket.send(acknowledgement(ids[-1]))
         if link.waits:
             link.waits = False
             group.first_record_ms.append((time.monotonic() - (self.came_back or link.started)) * 1000)
