@@ -227,9 +227,10 @@ class Member:
             self._away.heard()
             life.close()
             process.kill()
+            # First: a process that hangs in the kernel may not be reaped in time, and would keep our end open.
+            _stdin(process).close()
             with trio.move_on_after(END_SECONDS, shield=True):
                 await process.wait()
-                await _stdin(process).aclose()
 
     async def _start(self) -> tuple[trio.Process, Channel, Orders]:
         """A process, our end of its channel, and what it has to be given.
