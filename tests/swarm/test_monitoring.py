@@ -6,6 +6,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import trio
+
+from dispatcher.settings import Settings
+from dispatcher.workers.pages import WorkersStatus
 from testbed.replicas import Replica
 from testbed.tools import need
 from tests.conftest import Kafka
@@ -14,10 +18,11 @@ MONITORING = Path(__file__).parents[2] / "deploy/swarm/monitoring"
 
 
 def test_every_metric_exists(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """By the very name that a running replica tells."""
+    """By the very name that a running replica, or the parent of workers, gives it."""
     replica = replicas(kafka.bootstrap_servers, kafka.create_topic(1))
     replica.wait_until_ready()
-    told = set(re.findall(r"^# TYPE (\w+) ", replica.get("/metrics").text, re.MULTILINE))
+    of_workers = trio.run(WorkersStatus(Settings(), []).metrics_page).decode()
+    told = set(re.findall(r"^# TYPE (\w+) ", replica.get("/metrics").text + of_workers, re.MULTILINE))
     text = "".join((MONITORING / name).read_text() for name in ("dashboard.json", "alerts.yml"))
     asked = set(re.findall(r"(?<![:\w])(?:dispatcher|process)_\w+", text))
     assert "dispatcher_group_lag_records" in asked
