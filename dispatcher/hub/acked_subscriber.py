@@ -238,6 +238,7 @@ class AckedSubscriber(Subscriber):
             cursor.seen, cursor.sequence = before
             self.fall_back()
             return []
+        self._buffer.discard_first()
         taken = [] if resumption.is_held else resumption.take(self._write_bytes)
         if not taken and resumption.is_at_head and self._goodbye is None:
             self.state = SubscriberState.LIVE

@@ -254,13 +254,13 @@ class Subscriber(Interludes):
         self.record_count += sum(entry.record_count for entry in entries)
 
     def close(self) -> None:
-        """Hold nothing more; the hub calls it when the subscriber has left."""
+        """Close both ends of the channel; the hub calls it when the subscriber has left."""
         self.closed = True
         # A round under way still holds it, and must not offer it entries.
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
         self.resumption.close()
-        self._buffer.clear()
+        self._buffer.close()
 
     def statistics(self) -> SubscriberStatistics:
         """A snapshot of this subscriber."""
@@ -300,6 +300,7 @@ class Subscriber(Interludes):
         """What goes into the next write: from the channel when live, else from the history."""
         if self.state is SubscriberState.LIVE:
             return self._buffer.take(self.cursor, self._write_bytes)
+        self._buffer.discard_first()
         taken = self.resumption.take(self._write_bytes)
         if not taken and not self.resumption.pending and not self.resumption.has_more and self._goodbye is None:
             self.state = SubscriberState.LIVE
