@@ -52,8 +52,9 @@ def produce_steadily(
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
                 on_refused(error.str())
-            else:
-                on_stored(message.partition() or 0, message.offset() or 0, number)
+            elif (offset := message.offset()) is not None:
+                # Of a record that the broker already had when the producer sent it again, nobody says where it is.
+                on_stored(message.partition() or 0, offset, number)
 
         return delivered
 

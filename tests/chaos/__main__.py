@@ -98,7 +98,7 @@ def chosen_kinds(only: tuple[str, ...], without: tuple[str, ...]) -> frozenset[K
 @click.option(
     "--beside",
     multiple=True,
-    type=click.Choice([*Name, "nothing"]),
+    type=click.Choice([*map(str, Name), "nothing"]),
     metavar="NAME",
     help="Let only this run beside; repeatable; nothing: none of it. Everything by default.",
 )

@@ -190,12 +190,12 @@ class _Topic:
         return {p: sum(map(wants, range(position.get(p, -1) + 1, end))) for p, end in self.ends.items()}
 
     async def until_committed(self, offsets: Mapping[int, int]) -> None:
-        """Return when the group has committed exactly this, or the deadline has passed; `short` says what it lacks."""
+        """Return when the group has committed this or more, or the deadline has passed; `short` says what it lacks."""
         committed = CommittedOffsets(self._bootstrap_servers, self._group, self.name, PARTITIONS)
         self.short = dict(offsets)
         try:
             with trio.move_on_after(seconds(SETTLE_SECONDS)):
-                while any(self.short.values()):
+                while any(number > 0 for number in self.short.values()):
                     found = await trio.to_thread.run_sync(committed.read)
                     if found is not None:
                         self.short = {p: offset - found.get(p, 0) for p, offset in offsets.items()}
