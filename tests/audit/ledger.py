@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+EVIDENCE = 20
+"""At most this many faults are kept in words."""
+
 
 class Repeat(NamedTuple):
     """A record that a second process sent as well."""
@@ -144,6 +147,8 @@ class Ledger:
 
     def __init__(self, proxy_seconds: float = 0.0) -> None:
         self._proxy_seconds = proxy_seconds
+        self.ahead_words: list[str] = []
+        """The first records that a commit passed before anybody had them, with what is known of their receipts."""
         self.receipts: list[tuple[float, str, int, int]] = []
         """(at, process, partition, offset) of every first receipt by a process, in order of time."""
         self._partitions: dict[int, _Partition] = {}
@@ -290,6 +295,12 @@ class Ledger:
         was_in_proxy = subscriber.opened_at <= seen_at and at - seen_at < self._proxy_seconds
         if not (frozen_then or was_in_proxy):
             books.ahead.add(offset)
+            if len(self.ahead_words) < EVIDENCE:
+                self.ahead_words.append(
+                    f"ahead: {offset} was passed by a commit seen at {seen_at:.3f}, and received at {at:.3f} from "
+                    f"{subscriber.process}, "
+                    f"last frozen at {subscriber.frozen_at}, thawed at {subscriber.thawed_at:.3f}"
+                )
 
     def _of(self, partition: int) -> _Partition:
         return self._partitions.setdefault(partition, _Partition())

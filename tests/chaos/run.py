@@ -284,7 +284,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
         abuse=abuse,
         beside=beside_it,
         leftovers=leftovers,
-        unexcused=(*attribution.evidence, *map(attribution.explain, report.backwards)),
+        unexcused=(*auditor.ledger.ahead_words, *attribution.evidence, *map(attribution.explain, report.backwards)),
     )
 
 
