@@ -271,6 +271,11 @@ async def test_the_page_only_looks_until_its_reader_takes_part(kafka: Kafka, rep
             page = await browser.new_page()
             await page.open(replica.url)
             await page.until(whole)
+            # In the list of what happened, and for people who hear the page, just as in the badge.
+            for where in ("#events [data-kind=state] b", "#said"):
+                await page.until(
+                    f"document.querySelector('{where}')?.textContent.startsWith('live, all {PARTITIONS} ')"
+                )
             await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, PARTITIONS)
             await page.until(f"{list_length} === 10")
             assert replica.status()["records"]["dispatched"] == 0

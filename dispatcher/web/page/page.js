@@ -73,12 +73,13 @@ function showState() {
   const badge = at("badge");
   const [name, reason] = badge.children;
   badge.dataset.state = told.state;
-  name.textContent = told.state + share(told);
+  const words = told.state + share(told);
+  name.textContent = words;
   const next = told.retry_ms ? `; next attempt in ${(told.retry_ms / 1000).toFixed(1)} s` : "";
   reason.textContent = told.reason + next;
   if (told.state !== shown) {
-    timeline.state(told.state, told.reason);
-    say(`${told.state}: ${told.reason}`);
+    timeline.state(told.state, words, told.reason);
+    say(`${words}: ${told.reason}`);
   }
   shown = told.state;
   document.title = state === "live" ? "Dispatcher" : `${state} · Dispatcher`;

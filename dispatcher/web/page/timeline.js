@@ -20,11 +20,11 @@ export class Timeline {
     this.#list = list;
   }
 
-  /** The connection is in this state from now on. */
-  state(state, reason) {
+  /** The connection is in this state from now on; in words, of what. */
+  state(state, words, reason) {
     this.#spans.push({ at: Date.now(), state });
     if (this.#spans.length > MOST_SPANS) this.#spans.shift();
-    this.#say("state", state, reason);
+    this.#say("state", words, reason);
   }
 
   /** Something happened: "gap" or "rebalance". */
