@@ -93,8 +93,12 @@ async def test_a_replica_without_partitions_sends_its_subscribers_on(
         )
         for name in ("first", "second")
     ]
+    # Whoever has the one partition keeps it when the other one joins.
     for replica in both:
-        await trio.to_thread.run_sync(replica.wait_until_ready)
+        await trio.to_thread.run_sync(replica.wait_for, "joined", lambda status: status["joined"])
+    with trio.fail_after(seconds(30)):
+        while sum(len(replica.status()["partitions"]) for replica in both) != 1:  # noqa: ASYNC110 - other processes
+            await trio.sleep(0.05)
     owner, other = sorted(both, key=lambda one: len(one.status()["partitions"]), reverse=True)
     async with (
         open_sse(other, "?scope=topic") as whole,
