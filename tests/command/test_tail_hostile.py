@@ -131,7 +131,8 @@ async def test_the_line_to_copy_only_resumes() -> None:
             told += await read_until(process.stderr, b"\n") if not told.endswith(b"\n") else b""
             assert await process.wait() == 143
     line = told.decode().splitlines()[-1].removeprefix("-- resume with ")
-    assert shlex.split(line) == ["--from-id", "t:0=0"]
+    pasted = await trio.run_process(["sh", "-c", f"printf '%s,' {line}"], capture_stdout=True)
+    assert pasted.stdout == b"--from-id,t:0=0,"
 
 
 async def test_a_reader_that_does_not_read_hinders_no_signal() -> None:
