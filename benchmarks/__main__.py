@@ -29,11 +29,13 @@ from benchmarks import (
     idle,
     ingest,
     isolation,
+    items,
     keyed,
     latency,
     laws,
     machine,
     page,
+    parked,
     peers,
     rebalance,
     reconnect,
@@ -52,7 +54,9 @@ BENCHMARKS = {
     "fan-out": fan_out,
     "filters": filters,
     "following": following,
+    "items": items,
     "keyed": keyed,
+    "parked": parked,
     "growth": laws,
     "latency": latency,
     "idle": idle,
@@ -66,9 +70,9 @@ BENCHMARKS = {
     "page": page,
     "peers": peers,
 }
-WHEN_ASKED_FOR = {"machine", "peers"}
+WHEN_ASKED_FOR = {"items", "machine", "peers"}
 """They build other projects' services first: run by name, or with ``--peers``."""
-NOT_QUICK = {"attacks", "compression", "connect", "growth", "keyed", "yesterday", "rebalance", "page"}
+NOT_QUICK = {"attacks", "compression", "connect", "growth", "keyed", "parked", "yesterday", "rebalance", "page"}
 """They take a minute and more even when they are quick: not part of a quick run of all, which stays below three."""
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")

@@ -1,5 +1,6 @@
 """The index of filters finds what each filter wants, and nothing else."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,6 +136,47 @@ def test_the_index_finds_what_every_filter_by_itself_wants(
     for number, document in kept.items():
         index.remove(read_filter(document), number)
     assert [kept for kept in vars(index).values() if kept] == [], "a client makes up the keys: none is kept"
+
+
+def random_document(choose: random.Random, depth: int = 3) -> Any:
+    """A filter by chance; places and values are few, so that many match."""
+    kind = choose.randrange(10 if depth else 6)
+    place = choose.choice(("key", "header.h", "header.g", "/a", "/a/b", "/b/0"))
+    values = choose.sample(("a", "ab", "b", "1", "true"), 2)
+    if kind < 3:
+        return {("exact", "prefix", "suffix")[kind]: {place: values[0]}}
+    if kind < 6:
+        return ({"in": {place: values}}, {"exists": {place: choose.random() < 0.5}}, {"exact": {"partition": "1"}})[
+            kind - 3
+        ]
+    if kind == 6:
+        return {"not": random_document(choose, depth - 1)}
+    parts = [random_document(choose, depth - 1) for _ in range(choose.randint(1, 3))]
+    return {("all", "any")[kind % 2]: parts}
+
+
+def test_ten_thousand_random_filters_want_what_each_by_itself_wants() -> None:
+    """Forty thousand pairs of a filter and a record, in indexes of five hundred filters."""
+    choose = random.Random(21)  # noqa: S311 - the same each time
+    values = (None, b"{", b'{"a":"ab","b":[1]}', b'{"a":{"b":"a"}}', b'{"a":true,"b":["b"]}', b'{"a":1}')
+    for _ in range(20):
+        documents = [random_document(choose) for _ in range(500)]
+        records = [
+            Record(
+                offset,
+                1,
+                choose.choice((None, b"a", b"ab", b"b")),
+                choose.choice(values),
+                tuple((name, choose.choice((None, b"a", b"ab"))) for name in ("h", "g") if choose.random() < 0.5),
+            )
+            for offset in range(4)
+        ]
+        index: FilterIndex[int] = FilterIndex()
+        for number, document in enumerate(documents):
+            index.add(read_filter(document), number)
+        found = {owner: indexes for owners, indexes in index.match(TP, Records.of(records)) for owner in owners}
+        for number, document in enumerate(documents):
+            assert found.get(number, []) == [n for n, record in enumerate(records) if naive(document, record)], document
 
 
 @given(

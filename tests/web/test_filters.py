@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -171,3 +172,32 @@ async def test_a_wrong_filter_is_refused_with_its_place(query: str, reason: str 
         assert reason[:60] in str(closed.reason)
         await trio.testing.wait_all_tasks_blocked()
         assert (house.ranges, house.unmatched()) == ({}, {})
+
+
+async def test_one_feed_more_than_there_may_be_is_answered_with_4429() -> None:
+    """Made by one client, by both protocols; what a thousand feeds keep of records is within the history's bound."""
+    house = KeyedHouse("plain", max_feeds=3, history_bytes=20_000, pause_above_bytes=10_000, resume_below_bytes=5_000)
+    async with house.serving(), AsyncExitStack() as stack:
+        for number in range(2):
+            stream = SseStream(await stack.enter_async_context(house.connected()))
+            query = quote(f'{{"suffix":{{"key":"{number}"}}}}')
+            await stream.open(f"/events?filter={query}")
+            assert len(await events(stream, "state", 1)) == 1
+        async with house.connected() as one, house.connected() as other:
+            refused, closed = SseStream(one), Asking(other)
+            query = quote('{"suffix":{"key":"refused"}}')
+            await refused.open(f"/events?filter={query}")
+            goodbye = json.loads((await events(refused, "goodbye", 1))[0].data)
+            assert (goodbye["code"], "max_feeds" in goodbye["reason"]) == (4429, True)
+            await closed.open_with(f"filter={query}")
+            while not isinstance(event := await closed.next_event(), CloseConnection):
+                pass
+            assert event.code == 4429
+        for _ in range(100):
+            house.publish_keys("0", "1", "refused")
+        await house.until(lambda: house.ranges == {ONE: set(range(300))})
+        assert house.hub.statistics().history.size_bytes <= 20_000
+        # What an index finds costs no work for other records, so a thousand of them are not bounded.
+        again = SseStream(await stack.enter_async_context(house.connected()))
+        await again.open("/events?key=refused")
+        assert len(await events(again, "state", 1)) == 1

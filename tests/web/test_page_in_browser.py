@@ -208,6 +208,34 @@ async def test_the_filter_looks_at_every_record() -> None:
         assert await house.page.run("document.querySelector('#filter').value") == ""
 
 
+async def test_the_filter_box_runs_on_the_replica() -> None:
+    """Enter asks the replica for these records alone, and in an empty box for all again; the address has the filter."""
+    async with open_page() as house:
+        page = house.page
+        house.write(b"first", b"mine")
+        await shown(page, 1)
+        await page.press("/")
+        await page.send("Input.insertText", text="key=mine&key=a+b")
+        await page.until("document.querySelector('#note').textContent.startsWith('Enter')")
+        await shown(page, 1)
+        await page.press("Enter")
+        await page.until("location.search === '?observe=0&key=mine&key=a%2Bb'")
+        await page.until("document.querySelector('#badge')?.dataset.state === 'live'")
+        assert await page.run("document.querySelector('#filter').value") == "key=mine&key=a+b"
+        for key in (b"mine", b"other", b"a+b"):
+            house.write(b"of " + key, key)
+        await shown(page, 2)
+        assert await house.values() == ["of a+b", "of mine"]
+        await page.until("document.querySelector('#note').textContent.startsWith('filtered by the replica')")
+        await page.press("/")
+        await page.press("Escape")
+        await page.press("Enter")
+        await page.until("location.search === '?observe=0'")
+        await page.until("document.querySelector('#badge')?.dataset.state === 'live'")
+        house.write(b"of all", b"other")
+        await page.until("document.querySelector('#records .value')?.textContent === 'of all'")
+
+
 async def test_it_is_paused_and_goes_on_by_keyboard() -> None:
     """Key p holds the list still and says how much is new; arrows move, Enter opens, Escape closes."""
     async with open_page() as house:

@@ -1,9 +1,10 @@
 // The live page: what comes, how fast, how late, and what the replica is doing. Everything from a record is text.
 //
-// `?topic=…`, `?since=…`, `?transport=sse|websocket`, `?scope=…` in the page's address are passed on to the stream. Unless
-// its reader takes part (`?observe=0`), the page only looks at the whole topic: what it is sent moves no offset.
+// `?topic=…`, `?since=…`, `?transport=sse|websocket`, `?scope=…` in the page's address are passed on to the stream, and so
+// are filters (filter_box.js). Unless its reader takes part (`?observe=0`), the page only looks at the whole topic: what it is sent moves no offset.
 
 import { subscribe } from "./client.js";
+import { filterOf, readFilter, spellFilter, withFilter } from "./filter_box.js";
 import { Series, plot } from "./plots.js";
 import { Records } from "./records.js";
 import { Status, count } from "./status.js";
@@ -19,6 +20,7 @@ const at = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const observes = query.get("observe") !== "0";
 const scope = query.get("scope") ?? (observes ? "topic" : undefined);
+const filter = filterOf(query); // what the replica filters by
 const records = new Records(at("records"));
 const timeline = new Timeline(at("timeline"), at("events"));
 const status = new Status({
@@ -140,20 +142,22 @@ function onGap({ topic, partition, from, to, reason }) {
   timeline.mark("gap", "gap", `${topic}:${partition}, ${words} (${reason})`);
 }
 
-// A reload resumes where the page was. A tab that a browser restores after days would have much to read.
+// A position holds no filter: each filter has its own. A reload resumes where the page was. A tab that a browser restores after days would have much to read.
+const storageKey = filter.size ? `${STORAGE_KEY} ${filter}` : STORAGE_KEY;
 if (!["reload", "back_forward"].includes(performance.getEntriesByType("navigation")[0]?.type)) {
   try {
-    sessionStorage.removeItem(STORAGE_KEY);
+    sessionStorage.removeItem(storageKey);
   } catch {
     // No storage, no resuming after a reload.
   }
 }
 offerToTakePart();
-subscribe("./", {
+at("filter").value = spellFilter(filter);
+subscribe(filter.size ? `./?${filter}` : "./", {
   onRecord,
   onState,
   onGap,
-  storageKey: STORAGE_KEY,
+  storageKey,
   topics: query.getAll("topic"),
   scope,
   observe: observes || undefined,
@@ -213,23 +217,38 @@ const WHY_EMPTY = {
   reconnecting: "Records arrive when a replica answers.",
 };
 
+/** What the filter box holds: whether that is for the replica, and whether the replica does it. */
+function typed() {
+  const text = at("filter").value;
+  const asked = readFilter(text);
+  const isRunning = `${asked ?? ""}` === `${filter}`;
+  return { text, asked, isRunning };
+}
+
 function describe() {
+  const { text, asked, isRunning } = typed();
   at("empty").hidden = at("records").childElementCount > 0;
-  at("empty").textContent = at("filter").value
-    ? "No record with this text yet."
-    : (WHY_EMPTY[state] ?? "Records appear here as they arrive, newest first.");
+  if (text && !asked) at("empty").textContent = "No record with this text yet.";
+  else at("empty").textContent = WHY_EMPTY[state] ?? "Records appear here as they arrive, newest first.";
   const pause = at("pause");
   pause.ariaPressed = String(records.held);
   pause.textContent = records.held ? "Continue" : "Pause";
   if (records.held) at("note").textContent = `paused, ${count(records.waiting)} new`;
   else if (records.sampling > 1) at("note").textContent = `a sample: 1 in ${count(records.sampling)} is shown`;
+  else if (!isRunning && (asked || !text)) {
+    at("note").textContent = asked ? "Enter: the replica sends only these" : "Enter: the replica sends all again";
+  } else if (filter.size) at("note").textContent = `filtered by the replica: ${spellFilter(filter).slice(0, 200)}`;
   else at("note").textContent = topics.length ? `of ${topics.join(", ")}` : "";
 }
 
 records.onChange = describe;
 setInterval(describe, 500);
 at("pause").addEventListener("click", () => records.pause(!records.held));
-at("filter").addEventListener("input", () => records.filter(at("filter").value));
+at("filter").addEventListener("input", () => {
+  const { text, asked } = typed();
+  records.filter(asked ? "" : text);
+  describe();
+});
 document.addEventListener("keydown", (event) => {
   const isTyping = event.target === at("filter");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -237,10 +256,12 @@ document.addEventListener("keydown", (event) => {
     if (isTyping && at("filter").value) {
       at("filter").value = "";
       records.filter("");
+      describe();
     } else if (isTyping) at("filter").blur();
     else records.leave();
   } else if (isTyping) {
-    return;
+    const { text, asked, isRunning } = typed();
+    if (event.key === "Enter" && !isRunning && (asked || !text)) location.search = withFilter(query, asked ?? []);
   } else if (event.key === "/") {
     event.preventDefault();
     at("filter").focus();
