@@ -81,10 +81,14 @@ class OffsetSet:
         open_from, open_to = -1, -1
         at = self._at(start // BLOCK_OFFSETS)
         while at < len(self._items) and self._items[at][0] * BLOCK_OFFSETS < end:
-            for first, last in _runs(*self._items[at]):
+            block, after, bits = self._items[at]
+            if bits != _WHOLE:
+                # What is outside is not looked at: a bitmap may hold hundreds of ranges.
+                base = block * BLOCK_OFFSETS
+                before = max(0, start - base)
+                bits = bits >> before << before & ((1 << min(end - base, BLOCK_OFFSETS)) - 1)
+            for first, last in _runs(block, after, bits):
                 low, high = max(first, start), min(last, end)
-                if low >= high:
-                    continue
                 if low != open_to:
                     if open_to > open_from:
                         yield open_from, open_to
