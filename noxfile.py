@@ -146,6 +146,13 @@ def worst(session: nox.Session) -> None:
 
 
 @nox.session
+def trials(session: nox.Session) -> None:
+    """Pages in Chromium beside a frozen server, frozen themselves, without network or storage, fifty at a time."""
+    _install(session, "tests")
+    session.run("python", "-m", "tests.trials", *session.posargs)
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """Replicas, brokers, topics and subscribers under fire, audited; ``-- --help`` for what can happen."""
     _install(session, "tests")

@@ -45,6 +45,7 @@ BROWSER = (
     "web/test_page_in_browser.py",
     "web/test_silent_proxy.py",
     "web/test_tokens_in_browser.py",
+    "web/test_trials.py",
 )
 """Where the tests of two tiers are; the others need a broker, by their fixtures, or nothing."""
 
