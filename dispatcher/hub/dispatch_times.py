@@ -33,6 +33,9 @@ class Traced(NamedTuple):
 class Tracer(Protocol):
     """Chooses records, and takes their spans."""
 
+    left_out: int
+    """Records that were sampled and not chosen."""
+
     def choose(self, headers: Sequence[Headers]) -> Sequence[Chosen]:
         """Those of some records that are traced."""
 
@@ -50,8 +53,9 @@ class DispatchStatistics:
     """Spans since the start."""
     traced: int
     """Traced records that wait for their first dispatch."""
-    abandoned: int
-    """Traced records that newer ones pushed out, or whose partition left."""
+    left_out: int
+    """Records that were sampled and got no span: there were too many at once, newer ones pushed them out, or their
+    partition left."""
 
 
 class DispatchTimes:
@@ -121,7 +125,7 @@ class DispatchTimes:
             self._write_seconds.statistics(),
             self._spans,
             self._number,
-            self._abandoned,
+            self._abandoned + (0 if self.tracer is None else self.tracer.left_out),
         )
 
     def _abandon_oldest(self) -> None:

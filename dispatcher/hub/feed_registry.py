@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from dispatcher.errors import TooManyError
 from dispatcher.hub.feed import Feed
-from dispatcher.hub.statistics import FeedStatistics
+from dispatcher.hub.statistics import FeedStatistics, PresentSubscribers
 from dispatcher.sansio.filter_index import FilterIndex, anchors
 from dispatcher.sansio.filters import Filter, Place, Term, on_topic
 from dispatcher.sansio.records import Batch
@@ -135,7 +135,19 @@ class FeedRegistry:
 
     def statistics(self) -> FeedStatistics:
         """A snapshot."""
-        return FeedStatistics(len(self._feeds), len(self._encodings), self._unindexed, self.refused)
+        return FeedStatistics(len(self._feeds), len(self._encodings), self._unindexed, self.refused, self._present())
+
+    def _present(self) -> PresentSubscribers:
+        topics: Counter[str] = Counter()
+        observers = filtered = acking = whole = 0
+        for feed, number in self._feeds.items():
+            for topic in feed.topics:
+                topics[topic] += number
+            observers += 0 if feed.counts else number
+            filtered += 0 if feed.wanted is None else number
+            acking += number if feed.acks else 0
+            whole += number if feed.whole else 0
+        return PresentSubscribers(topics, observers, filtered, acking, whole)
 
 
 def _is_unindexed(feed: Feed) -> bool:

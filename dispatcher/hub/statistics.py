@@ -137,6 +137,22 @@ class FeedStatistics:
     """Feeds whose filter is evaluated for every record."""
     refused: int
     """Subscribers refused because of `max_feeds`, since the start."""
+    present: "PresentSubscribers"
+
+
+@dataclass(frozen=True, slots=True)
+class PresentSubscribers:
+    """Who is subscribed now, counted by feed: whatever the number of subscribers."""
+
+    topics: Mapping[str, int]
+    """Subscribers by topic; one of two topics counts for both."""
+    observers: int
+    filtered: int
+    """Those that want some records only."""
+    acking: int
+    """Those that acknowledge."""
+    whole: int
+    """Those that have the whole of their topics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,12 @@ ROWS: Sequence[Row] = (
         "Log lines never written, because nobody read the log.",
         lambda _: dropped_lines(),
     ),
+    counter("spans", "Spans of traced records.", lambda s: s.hub.times.spans),
+    counter(
+        "unsent_spans",
+        "Records that were sampled and got no span: too many at once, never dispatched, or their partition left.",
+        lambda s: s.hub.times.left_out,
+    ),
     gauge("ack_subscribers", "Subscribers with ack=client.", lambda s: s.hub.acking.subscribers),
     gauge(
         "outstanding_records",

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import trio
 
+from dispatcher.hub.statistics import CompressionStatistics
 from dispatcher.pipeline import Pipeline
 from dispatcher.pipeline_statistics import PipelineHealth, PipelineStatistics
 from dispatcher.sansio.parking import ParkedStatistics
@@ -165,6 +166,11 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "stalled": hub.stalled,
             "behind_records": {"median": census.behind_records_median, "worst": census.behind_records_worst},
             "transports": hub.transports,
+            "topics": hub.feeds.present.topics,
+            "observers": hub.feeds.present.observers,
+            "filtered": hub.feeds.present.filtered,
+            "acknowledging": hub.feeds.present.acking,
+            "whole_topic": hub.feeds.present.whole,
         },
         "records": {
             "published": hub.published_records,
@@ -201,6 +207,7 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "waiting": [str(partition) for partition in sorted(pipeline.held)],
         },
         "history": {"hits": hub.history_hits, "misses": hub.history_misses},
+        "compression": _compression(hub.encoder.compression),
         "bytes": {
             "history": hub.history.size_bytes,
             "waiting": hub.history.waiting_bytes,
@@ -224,6 +231,10 @@ def _condition(condition: Condition) -> Mapping[str, Any]:
 def _dead_letters(statistics: PipelineStatistics) -> Mapping[str, Any]:
     letters = statistics.undelivered.deadlines.letters
     return {"written": sum(letters.written.values()), "waiting": letters.waiting, "failing": letters.failing}
+
+
+def _compression(found: CompressionStatistics | None) -> Mapping[str, Any] | None:
+    return None if found is None else {"input_bytes": found.input_bytes, "output_bytes": found.output_bytes}
 
 
 def _retention(statistics: PipelineStatistics, topic: str) -> Mapping[str, Any] | None:

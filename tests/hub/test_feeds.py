@@ -8,7 +8,7 @@ import trio
 from dispatcher.errors import TooManyError
 from dispatcher.hub.feed import _feeds, feed_of
 from dispatcher.hub.feed_registry import FeedRegistry
-from dispatcher.hub.statistics import FeedStatistics
+from dispatcher.hub.statistics import PresentSubscribers
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -17,6 +17,25 @@ from tests.hub.test_hub import Bench, RecordingTransport, subscribed
 TOPICS = frozenset({"assets"})
 ONE = read_filter({"exact": {"key": "1"}})
 REST = read_filter({"not": {"exact": {"key": "1"}}})
+
+
+def counts(registry: FeedRegistry) -> tuple[int, int, int, int]:
+    """Feeds, encodings, those without an index, and subscribers that were refused."""
+    found = registry.statistics()
+    return found.feeds, found.encodings, found.unindexed, found.refused
+
+
+def test_present_subscribers_are_counted_by_what_they_ask_for() -> None:
+    """By topic, one of two topics for both; observers, filters, acknowledgements and whole topics."""
+    registry = FeedRegistry(10)
+    both = frozenset({"assets", "orders"})
+    filtered = feed_of(SSE_VALUE, TOPICS, ONE)
+    for feed in (filtered, filtered, feed_of(SSE_VALUE, both, whole=True), feed_of(SSE_VALUE, TOPICS, counts=False)):
+        registry.add(feed)
+    registry.add(feed_of(WEBSOCKET, TOPICS, acks=True))
+    assert registry.statistics().present == PresentSubscribers({"assets": 5, "orders": 1}, 1, 2, 1, 1)
+    registry.remove(filtered)
+    assert registry.statistics().present == PresentSubscribers({"assets": 4, "orders": 1}, 1, 1, 1, 1)
 
 
 def test_a_feed_is_one_for_as_long_as_somebody_has_it() -> None:
@@ -38,7 +57,7 @@ def test_a_registry_knows_who_wants_what() -> None:
     for feed in (one, one, rest, all_of_it):
         registry.check(feed)
         registry.add(feed)
-    assert registry.statistics() == FeedStatistics(feeds=3, encodings=2, unindexed=1, refused=0)
+    assert counts(registry) == (3, 2, 1, 0)
     assert (registry.has_filters("assets"), registry.has_filters("other")) == (True, False)
     assert (registry.wants_all("assets"), registry.wants_all("other")) == (True, False)
     batch = Batch(TopicPartition("assets", 0), [Record(n, 1, str(n).encode(), None, ()) for n in range(3)])
@@ -47,7 +66,7 @@ def test_a_registry_knows_who_wants_what() -> None:
     assert [registry.remove(feed) for feed in (all_of_it, one, one)] == [True, False, True]
     assert [registry.has_shared(feed) for feed in (one, rest)] == [False, True]
     assert registry.remove(rest)
-    assert registry.statistics() == FeedStatistics(feeds=0, encodings=0, unindexed=0, refused=0)
+    assert counts(registry) == (0, 0, 0, 0)
     assert not registry.has_filters("assets")
     assert not registry.wants_all("assets")
 
@@ -64,7 +83,7 @@ def test_feeds_are_bounded_by_what_they_cost() -> None:
         with pytest.raises(TooManyError, match=r"2 distinct feeds already \(max_feeds\)"):
             registry.check(refused)
     registry.check(kept[-1])
-    assert registry.statistics() == FeedStatistics(feeds=1001, encodings=1, unindexed=1, refused=2)
+    assert counts(registry) == (1001, 1, 1, 2)
 
 
 async def test_one_feed_too_many_is_refused(nursery: trio.Nursery) -> None:

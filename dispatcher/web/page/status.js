@@ -150,7 +150,38 @@ function group({ status, at }, who, now) {
   if (partitions.length && at !== null) element.append(table(partitions, replica));
   const put = delivery(status);
   if (put) element.append(made("p", put, { kind: "delivery" }));
+  const known = facts(status);
+  if (known.length) element.append(list(known));
   return element;
+}
+
+/** What else there is to say about a replica, as pairs: only what there is. */
+function facts({ subscribers = {}, records = {}, partitions, compression }) {
+  const kinds = { observers: "only look", filtered: "filter", acknowledging: "acknowledge" };
+  const some = Object.entries(kinds).filter(([name]) => subscribers[name]);
+  const readers = Object.entries(subscribers.topics ?? {}).map(([topic, one]) => `${topic} ${count(one)}`);
+  const settled = sum(Object.values(records.unmatched ?? {}));
+  const parked = sum(partitions.map((partition) => partition.parked?.offsets ?? 0));
+  const { input_bytes: plain, output_bytes: sent } = compression ?? {};
+  const found = [
+    ["subscribers", readers.join(", ")],
+    ["of them", some.map(([name, verb]) => `${count(subscribers[name])} ${verb}`).join(", ")],
+    ["settled", settled && `${count(settled)} records that no subscriber wanted`],
+    ["parked", parked && `${count(parked)} records wait in Kafka for a subscriber that may have them`],
+    ["compressed", plain && `${count(Math.round(plain / 1000))} kB to ${Math.round((100 * sent) / plain)} %`],
+  ];
+  return found.filter(([, text]) => text);
+}
+
+function list(pairs) {
+  const element = made("dl");
+  element.className = "facts";
+  for (const [name, text] of pairs) element.append(made("dt", name), made("dd", text));
+  return element;
+}
+
+function sum(numbers) {
+  return numbers.reduce((all, one) => all + one, 0);
 }
 
 /** What is wrong with topics and the group, with what to do about it. */
