@@ -92,7 +92,14 @@ class Sampling:
         roots: list[int] = []
         chosen: list[Chosen] = []
         for index, one in enumerate(headers):
-            content = _traceparent(one)
+            # Without a call: this is done for every record.
+            for name, value in one:
+                if name == HEADER:
+                    content = value
+                    break
+            else:
+                roots.append(index)
+                continue
             if self._follows_producer and content and len(content) == _LENGTH and content[-1] not in _SAMPLED_DIGITS:
                 # Most producers sample few: their other records must cost little.
                 continue
@@ -120,11 +127,3 @@ class Sampling:
 
 def _number(chosen: Chosen) -> int:
     return chosen.number
-
-
-def _traceparent(headers: Headers) -> bytes | None:
-    """The first one, None if there is none."""
-    for name, content in headers:
-        if name == HEADER:
-            return content
-    return None
