@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from dispatcher.errors import TooManyError
 from dispatcher.hub.feed import Feed
-from dispatcher.hub.statistics import FeedStatistics, PresentSubscribers
+from dispatcher.hub.present_subscribers import PresentSubscribers
+from dispatcher.hub.statistics import FeedStatistics
 from dispatcher.sansio.filter_index import FilterIndex, anchors
 from dispatcher.sansio.filters import Filter, Place, Term, on_topic
 from dispatcher.sansio.records import Batch

@@ -15,6 +15,7 @@ from typing import Protocol
 import trio
 
 from dispatcher.hub.dispatch_times import DispatchStatistics
+from dispatcher.hub.present_subscribers import PresentSubscribers
 from dispatcher.sansio.history import HistoryStatistics
 from dispatcher.sansio.parking import ParkedStatistics
 from dispatcher.sansio.records import TopicPartition
@@ -137,22 +138,7 @@ class FeedStatistics:
     """Feeds whose filter is evaluated for every record."""
     refused: int
     """Subscribers refused because of `max_feeds`, since the start."""
-    present: "PresentSubscribers"
-
-
-@dataclass(frozen=True, slots=True)
-class PresentSubscribers:
-    """Who is subscribed now, counted by feed: whatever the number of subscribers."""
-
-    topics: Mapping[str, int]
-    """Subscribers by topic; one of two topics counts for both."""
-    observers: int
-    filtered: int
-    """Those that want some records only."""
-    acking: int
-    """Those that acknowledge."""
-    whole: int
-    """Those that have the whole of their topics."""
+    present: PresentSubscribers
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import trio
 from dispatcher.errors import TooManyError
 from dispatcher.hub.feed import _feeds, feed_of
 from dispatcher.hub.feed_registry import FeedRegistry
-from dispatcher.hub.statistics import PresentSubscribers
+from dispatcher.hub.present_subscribers import PresentSubscribers
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.records import Batch, Record, TopicPartition

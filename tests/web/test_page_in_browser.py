@@ -362,6 +362,43 @@ async def test_what_is_wrong_with_topics_and_the_group_is_shown(monkeypatch: pyt
         assert "other replicas" not in shown
 
 
+async def test_what_happens_to_records_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads what, what is settled, parked and compressed: and nothing of what there is not."""
+    told = Told.status
+
+    def status(self: Told) -> dict[str, Any]:
+        found = told(self)
+        present = {"topics": {"assets": 1200, "<i>": 1}, "observers": 3, "filtered": 0, "acknowledging": 2}
+        parked = {"ranges": 1, "offsets": 7, "first_offset": 3, "reasons": {}, "full": False}
+        return found | {
+            "subscribers": found["subscribers"] | present,
+            "records": found["records"] | {"unmatched": {"assets": 4000, "orders": 5}},
+            "partitions": [partition | {"parked": parked} for partition in found["partitions"]],
+            "compression": {"input_bytes": 2_000_000, "output_bytes": 500_000},
+        }
+
+    async with open_page() as house:
+        await house.page.until("document.querySelectorAll('#partitions tbody tr').length === 2")
+        assert await house.page.run("document.querySelector('.facts') === null")
+    monkeypatch.setattr(Told, "status", status)
+    async with open_page() as house:
+        await house.page.until("document.querySelectorAll('.facts dt').length === 5")
+        assert await house.page.run(
+            "[...document.querySelectorAll('.facts dt, .facts dd')].map((e) => e.textContent)"
+        ) == [
+            "subscribers",
+            "assets 1,200, <i> 1",
+            "of them",
+            "3 only look, 2 acknowledge",
+            "settled",
+            "4,005 records that no subscriber wanted",
+            "parked",
+            "14 records wait in Kafka for a subscriber that may have them",
+            "compressed",
+            "2,000 kB to 25 %",
+        ]
+
+
 async def test_the_status_is_shown() -> None:
     """Partitions with their figures, which of them is paused, and subscribers by state."""
     async with open_page() as house:

@@ -1,0 +1,19 @@
+"""Who is subscribed now, by what they ask for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PresentSubscribers:
+    """Who is subscribed now, counted by feed: whatever the number of subscribers."""
+
+    topics: Mapping[str, int]
+    """Subscribers by topic; one of two topics counts for both."""
+    observers: int
+    filtered: int
+    """Those that want some records only."""
+    acking: int
+    """Those that acknowledge."""
+    whole: int
+    """Those that have the whole of their topics."""
