@@ -1,4 +1,4 @@
-"""Who is subscribed now, by what they ask for."""
+"""The present subscribers, by what they ask for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PresentSubscribers:
-    """Who is subscribed now, counted by feed: whatever the number of subscribers."""
+    """The present subscribers, counted by feed: whatever the number of subscribers."""
 
     topics: Mapping[str, int]
     """Subscribers by topic; one of two topics counts for both."""
