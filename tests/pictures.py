@@ -14,15 +14,19 @@ from typing import cast
 import click
 import trio
 from confluent_kafka import OFFSET_END, Producer, TopicPartition
+from confluent_kafka.admin._acl import AclOperation
+from confluent_kafka.admin._resource import ResourceType
 from PIL import Image
 from rich.console import Console
 
 from dispatcher.command.demo import AssetEvents, produce_steadily
 from testbed.balancer import Balancer, open_balancer
+from testbed.broker import topics
 from testbed.broker.cluster import KafkaCluster
 from testbed.browser import Browser, Page, open_browser
 from testbed.clients import open_sse
 from testbed.replicas import Replica
+from tests.test_topic_health import AUTHORIZER, lift, restrict
 
 TOPIC, QUIET_TOPIC = "ofa_assets", "ofa_previews"
 PARTITIONS = 12
@@ -39,6 +43,8 @@ UNTIL_REBALANCING = """new Promise((go) => {
   new MutationObserver(() => badge.dataset.state === "rebalancing" && go(true)).observe(badge, { attributes: true });
 })"""
 """The state may be over before a condition is looked at again."""
+NOTHING_WRONG = "document.querySelector('.partitions') !== null && document.querySelector('.troubles') === null"
+SOMETHING_WRONG = "document.querySelector('.troubles') !== null"
 RECORDS = "document.querySelectorAll('#records > li').length"
 
 
@@ -65,7 +71,7 @@ class Studio:
         self.balancer = balancer
         self.browser = browser
         self._folder = folder
-        self._tell = tell
+        self.tell = tell
         self.replicas: dict[str, Replica] = {}
         properties = {"bootstrap.servers": cluster.bootstrap_servers, "linger.ms": 5, "log_level": 2}
         self._producer = Producer({**properties, "queue.buffering.max.messages": 10**6})
@@ -148,7 +154,7 @@ class Studio:
             left += shot.width + BETWEEN
         path = self._folder / f"page-{name}.png"
         few_colours(whole).save(path, optimize=True)
-        self._tell(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+        self.tell(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
 
 
 def few_colours(picture: Image.Image) -> Image.Image:
@@ -318,12 +324,62 @@ async def beginnings_and_ends(studio: Studio) -> None:
     await studio.take("waiting", await page.shot())
 
 
+async def look_at(
+    studio: Studio, page: Page, name: str, begin: Callable[[], object], end: Callable[[], object]
+) -> None:
+    """A trouble of a topic: a picture, how soon the page names it, and how soon it stops after its end."""
+    await trio.to_thread.run_sync(begin)
+    began = trio.current_time()
+    await page.until(SOMETHING_WRONG, 60)
+    shown = trio.current_time() - began
+    await settled(page)
+    await studio.take(f"topic-{name}", await page.shot())
+    await trio.to_thread.run_sync(end)
+    ended = trio.current_time()
+    await page.until(NOTHING_WRONG, 60)
+    studio.tell(f"{name}: named after {shown:.1f} s, gone after {trio.current_time() - ended:.1f} s")
+
+
+async def what_is_wrong(studio: Studio) -> None:
+    """READ denied, DESCRIBE denied, a topic deleted under load, and a topic that is misspelled."""
+    cluster, admin = studio.cluster, studio.cluster.admin
+    studio.end()
+    cluster.create_topic("orders", 1)
+    await studio.start("dispatcher-1", f"{TOPIC},orders")
+    page = await studio.open("")
+    await page.until(f"{state('live')} && {NOTHING_WRONG}", 60)
+    denied, lifted = partial(restrict, admin, ResourceType.TOPIC, "orders"), partial(lift, admin)
+    async with studio.records(20):
+        await look_at(studio, page, "read-denied", partial(denied, AclOperation.READ), lifted)
+        await look_at(studio, page, "describe-denied", partial(denied, AclOperation.DESCRIBE), lifted)
+        recreate = partial(cluster.create_topic, "orders", 1)
+        await look_at(studio, page, "deleted", partial(cluster.delete_topic, "orders"), recreate)
+        studio.end()
+        await studio.start("dispatcher-1", f"{TOPIC},ordres")
+        page = await studio.open("")
+        await page.until(SOMETHING_WRONG, 60)
+        await settled(page)
+        await studio.take("topic-typo", await page.shot())
+
+
+async def a_leader_away(studio: Studio) -> None:
+    """One of three brokers dies, and a partition of a topic with it."""
+    studio.end()
+    await trio.to_thread.run_sync(topics.create_on_nodes, studio.cluster.admin, "fragile", [0, 2])
+    await studio.start("dispatcher-1", "fragile")
+    page = await studio.open("")
+    await page.until(f"{state('live')} && {NOTHING_WRONG}", 60)
+    kill, start = partial(studio.cluster.kill_node, 2), partial(studio.cluster.start_node, 2)
+    await look_at(studio, page, "leader-away", kill, start)
+
+
 async def take_all(folder: Path, only: Sequence[str], tell: Callable[[str], None]) -> None:
     """Every scene, or those that are named."""
     scenes = {scene.__name__.replace("_", "-"): scene for scene in SCENES}
     for name in only or scenes:
         tell(name)
-        with KafkaCluster() as cluster:
+        nodes = 3 if scenes[name] is a_leader_away else 1
+        with KafkaCluster(nodes, AUTHORIZER if scenes[name] is what_is_wrong else None) as cluster:
             cluster.create_topic(TOPIC, PARTITIONS)
             async with open_balancer([]) as balancer, open_browser() as browser:
                 studio = Studio(cluster, balancer, browser, folder, tell)
@@ -339,7 +395,7 @@ async def take_all(folder: Path, only: Sequence[str], tell: Callable[[str], None
                     studio.end()
 
 
-SCENES = (an_ordinary_day, a_bad_hour, phones, much_to_do, beginnings_and_ends)
+SCENES = (an_ordinary_day, a_bad_hour, phones, much_to_do, beginnings_and_ends, what_is_wrong, a_leader_away)
 
 
 @click.command()
