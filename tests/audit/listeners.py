@@ -53,7 +53,7 @@ class Listener:
         transport: SSE or WebSocket.
         topic: The topic that it reads; the replica may have more.
         receive_buffer_bytes: Of an SSE socket; a small one is full soon when nothing is read. 0: as the system has it.
-        identify: Returns the name of what serves a connection, by its local port. *Thread*: any.
+        identify: Returns the name of what serves a connection, by its local port.
     """
 
     def __init__(
@@ -130,7 +130,8 @@ class Listener:
     async def _read(self, process: Process, port: int, read: Callable[[], Awaitable[_Messages]]) -> None:
         self.served_by = process.identity
         if self._identify is not None:
-            self.served_by = await trio.to_thread.run_sync(self._identify, process, port)
+            # At once, and not in a thread: what nobody has read when a process is killed may be lost with a reset.
+            self.served_by = self._identify(process, port)
         connection = self._connection = self._ledger.opened(self.served_by)
         try:
             while messages := await read():
