@@ -1,7 +1,7 @@
 """Confluent's own serializers, a real Apicurio registry and a real Kafka: what was written is what arrives as JSON."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -32,6 +32,27 @@ EVERY_KIND = {
         {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
         {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 20, "scale": 2}},
         {"name": "uuid", "type": {"type": "string", "logicalType": "uuid"}},
+        {"name": "clock", "type": {"type": "int", "logicalType": "time-millis"}},
+        {"name": "fine_clock", "type": {"type": "long", "logicalType": "time-micros"}},
+        {"name": "at_millis", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "at_nanos", "type": {"type": "long", "logicalType": "timestamp-nanos"}},
+        {"name": "local", "type": {"type": "long", "logicalType": "local-timestamp-millis"}},
+        {"name": "fine_local", "type": {"type": "long", "logicalType": "local-timestamp-micros"}},
+        {
+            "name": "fixed_price",
+            "type": {
+                "type": "fixed",
+                "name": "Fixed8",
+                "size": 8,
+                "logicalType": "decimal",
+                "precision": 12,
+                "scale": 3,
+            },
+        },
+        {
+            "name": "lasts",
+            "type": {"type": "fixed", "name": "Fixed12", "size": 12, "logicalType": "duration"},
+        },
         {"name": "data", "type": "bytes"},
         {"name": "either", "type": ["null", "long", {"type": "enum", "name": "Suit", "symbols": ["CLUBS", "HEARTS"]}]},
         {"name": "by_name", "type": {"type": "map", "values": {"type": "array", "items": "double"}}},
@@ -45,7 +66,19 @@ syntax = "proto3";
 package shop;
 import "money.proto";
 import "google/protobuf/timestamp.proto";
+import "google/protobuf/duration.proto";
+import "google/protobuf/struct.proto";
+import "google/protobuf/wrappers.proto";
 message Other { int32 a = 1; }
+message Wide {
+  message Deep { message Deeper { google.protobuf.Duration lasts = 1; } }
+  Deep.Deeper deeper = 1;
+  google.protobuf.StringValue maybe = 2;
+  google.protobuf.Struct anything = 3;
+  map<int32, Money> prices = 4;
+  optional bool flag = 5;
+  repeated sint64 numbers = 6;
+}
 message Outer {
   message Inner {
     Money price = 1;
@@ -87,6 +120,14 @@ def written(client: SchemaRegistryClient, topic: str) -> list[tuple[bytes, Any, 
         "at": datetime(2024, 1, 2, 3, 4, 5, 6, UTC),
         "price": Decimal("-12345678901234567.80"),
         "uuid": UUID(int=7),
+        "clock": time(1, 2, 3, 4000),
+        "fine_clock": time(23, 59, 59, 999_999),
+        "at_millis": datetime(1969, 12, 31, 23, 59, 59, 999_000, UTC),
+        "at_nanos": 1_700_000_000_123_456_789,
+        "local": datetime(2024, 1, 2, 3, 4, 5, 6000),  # noqa: DTZ001 - local
+        "fine_local": datetime(2024, 1, 2, 3, 4, 5, 6),  # noqa: DTZ001 - local
+        "fixed_price": Decimal("-1.234"),
+        "lasts": b"".join(number.to_bytes(4, "little") for number in (1, 2, 3004)),
         "data": b"\x00\xff",
         "either": 2**53 + 1,
         "by_name": {"a": [0.5, 1.0]},
@@ -97,6 +138,14 @@ def written(client: SchemaRegistryClient, topic: str) -> list[tuple[bytes, Any, 
         "at": "2024-01-02T03:04:05.000006Z",
         "price": "-12345678901234567.80",
         "uuid": str(UUID(int=7)),
+        "clock": "01:02:03.004",
+        "fine_clock": "23:59:59.999999",
+        "at_millis": "1969-12-31T23:59:59.999Z",
+        "at_nanos": "2023-11-14T22:13:20.123456789Z",
+        "local": "2024-01-02T03:04:05.006",
+        "fine_local": "2024-01-02T03:04:05.000006",
+        "fixed_price": "-1.234",
+        "lasts": "P1M2DT3.004S",
         "data": "AP8=",
     }
     nested, expected_nested = everything | {"either": "HEARTS", "next": everything}, expected | {"either": "HEARTS"}
@@ -117,6 +166,15 @@ def written(client: SchemaRegistryClient, topic: str) -> list[tuple[bytes, Any, 
         "shop.Outer.Inner": inner,
         "shop.Outer": {"inner": inner},
         "shop.Other": {"a": 1},
+        "shop.Wide": {
+            "deeper": {"lasts": "1.5s"},
+            "maybe": "",
+            "anything": {"a": [1.5, None, {"b": True}]},
+            "prices": {"7": {"currency": "EUR", "units": 2**53 + 1}},
+            "flag": False,
+            "numbers": [-1, 2**62],
+        },
+        "shop.Wide.Deep.Deeper": {"lasts": "-3s"},
     }
     for name, value in messages.items():
         kind = message_factory.GetMessageClass(pool.FindMessageTypeByName(name))

@@ -9,7 +9,8 @@ import orjson
 import pytest
 import trio
 
-from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.decoded import Decoded
+from dispatcher.sansio.records import Batch, Record, Records, TopicPartition
 from dispatcher.web.app import create_app
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
@@ -450,3 +451,21 @@ async def test_over_a_websocket_too() -> None:
         house.write(b"one")
         await shown(house.page, 1)
         assert await house.page.run("document.querySelector('#replica').textContent") == "replica over WebSocket"
+
+
+async def test_decoded_records_have_the_name_of_their_schema() -> None:
+    """Before the value; one that could not be decoded says so, and opens to the reason."""
+    async with open_page() as house:
+        notes = (
+            b',"schema":{"id":4,"type":"AVRO","name":"shop.Order"}',
+            b',"decode_error":"the registry has no schema 9"',
+        )
+        records = Records.of(Record(house.number + n, 1_700_000_000_000, None, b"\x00raw", ()) for n in range(2))
+        decoded = Decoded([None] * 2, [b'{"n":17,"at":"2024-01-02T03:04:05.000Z"}', None], [b""] * 2, notes)
+        house.hub.publish(Batch(ONE, records.with_decoded(decoded)))
+        await shown(house.page, 2)
+        undecoded, order = await house.values()
+        assert order == 'shop.Order {"n":17,"at":"2024-01-02T03:04:05.000Z"}'
+        assert undecoded.startswith("undecoded")
+        await house.page.run("document.querySelector('#records .row').click()")
+        assert "the registry has no schema 9" in await house.page.run("document.querySelector('.detail').innerText")
