@@ -1,16 +1,18 @@
 """Lookups: each client is handed what it asked for."""
 
 import itertools
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 import pytest
 import trio
+import trio.testing
 
 from dispatcher.hub import lookups
 from dispatcher.hub.lookups import Lookups
+from dispatcher.hub.statistics import LookupStatistics
 from dispatcher.sansio.lookups import LogBounds, OffsetsForTime, ReadRanges
-from dispatcher.sansio.ranges import Bounds, Chunk
+from dispatcher.sansio.ranges import NOW, Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_hub import ONE, TWO, RecordedLog, settle
 
@@ -101,3 +103,212 @@ async def test_between_two_turns_of_others_a_slice_is_answered(
     # Trio runs tasks in any order, so there may be two slices between two turns of one task.
     assert max(after - before for before, after in itertools.pairwise(turns)) <= 10
     nursery.cancel_scope.cancel()
+
+
+class Asker:
+    """Keeps every answer."""
+
+    def __init__(self, on_answer: Callable[[], None] = lambda: None) -> None:
+        self.owner: Hashable = None
+        self.lookup_scope = trio.CancelScope()
+        self.closed = False
+        self.on_answer = on_answer
+        self.offsets: list[Mapping[TopicPartition, int | None]] = []
+        self.chunks: list[Chunk] = []
+        self.again: list[AbstractSet[TopicPartition]] = []
+
+    def on_log_bounds(self, lookup: LogBounds, bounds: Mapping[TopicPartition, Bounds]) -> None:
+        """Not asked for."""
+        raise AssertionError(lookup, bounds)
+
+    def on_chunk(self, lookup: ReadRanges, chunk: Chunk) -> None:  # noqa: ARG002
+        """Keep it."""
+        self.chunks.append(chunk)
+
+    def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> None:  # noqa: ARG002
+        """Keep them."""
+        self.offsets.append(offsets)
+        self.on_answer()
+
+    def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Keep what may be asked again."""
+        self.again.append(partitions)
+
+
+class Known(RecordedLog):
+    """Logs from 3 to 10 in which something came at 5 in partition 0, and nothing since in the other one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.group = {ONE: 4, TWO: 9}
+
+    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """The same for all."""
+        self.calls.append("bounds")
+        await self.gate.wait()
+        return {partition: Bounds(3, 10) for partition in partitions}
+
+    async def offsets_since(
+        self,
+        partitions: Iterable[TopicPartition],
+        since_ms: int,  # noqa: ARG002
+    ) -> Mapping[TopicPartition, int | None]:
+        """Of partition 0 alone."""
+        self.calls.append("times")
+        await self.gate.wait()
+        return {partition: 5 if partition == ONE else None for partition in partitions}
+
+    async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """What the group has."""
+        self.calls.append("committed")
+        return {partition: self.group[partition] for partition in partitions if partition in self.group}
+
+
+PAIR = frozenset({ONE, TWO})
+
+
+@pytest.mark.parametrize(
+    ("lookup", "starts", "calls"),
+    [
+        (OffsetsForTime(PAIR, 1000), {ONE: 5, TWO: None}, ["times"]),
+        (OffsetsForTime(PAIR, 1000, exact=True), {ONE: 5, TWO: 10}, ["times", "bounds"]),
+        (OffsetsForTime(frozenset({ONE}), 1000, exact=True), {ONE: 5}, ["times"]),
+        (OffsetsForTime(PAIR, NOW), {ONE: 10, TWO: 10}, ["bounds"]),
+        (OffsetsForTime(PAIR, None, last=2), {ONE: 8, TWO: 8}, ["bounds"]),
+        (OffsetsForTime(PAIR, None, last=100), {ONE: 3, TWO: 3}, ["bounds"]),
+        (OffsetsForTime(PAIR, None, committed=PAIR), {ONE: 4, TWO: 9}, ["committed"]),
+        (OffsetsForTime(PAIR, 1000, committed=PAIR), {ONE: 4, TWO: 9}, ["times", "committed"]),
+        (OffsetsForTime(PAIR, NOW, committed=frozenset({TWO})), {ONE: 10, TWO: 9}, ["bounds", "committed"]),
+    ],
+)
+async def test_a_start_is_found_by_time_by_number_or_by_what_the_group_has(
+    nursery: trio.Nursery,
+    lookup: OffsetsForTime,
+    starts: Mapping[TopicPartition, int | None],
+    calls: list[str],
+) -> None:
+    """Kafka is asked for no more than it takes; of two starts the earlier one counts."""
+    log, client = Known(), Asker()
+    answers = Lookups(log, 1000)
+    nursery.start_soon(answers.run)
+    answers.ask(client, lookup)
+    await settle()
+    assert (client.offsets, log.calls) == ([starts], calls)
+    assert answers.statistics() == LookupStatistics(asked=1, reading=0, looking_up=0, put_off=0)
+
+
+async def test_without_the_offset_of_the_group_there_is_no_start_yet(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """To begin at the time alone would leave out what nobody was dispatched."""
+    del autojump_clock
+    log, client = Known(), Asker()
+    del log.group[TWO]
+    answers = Lookups(log, 1000)
+    nursery.start_soon(answers.run)
+    answers.ask(client, OffsetsForTime(PAIR, 1000, committed=PAIR))
+    await settle()
+    assert client.offsets == [{ONE: 4}]
+    await trio.sleep(2 * lookups.ASK_AGAIN_SECONDS)
+    assert client.again == [{TWO}]
+
+
+async def test_what_many_ask_for_at_once_is_looked_up_once(nursery: trio.Nursery) -> None:
+    """And what comes meanwhile is looked up together after it."""
+    log = Known()
+    log.gate = trio.Event()
+    answers, clients = Lookups(log, 1000), [Asker() for _ in range(6)]
+    nursery.start_soon(answers.run)
+    for number, client in enumerate(clients):
+        answers.ask(client, OffsetsForTime(frozenset({ONE}), 1000))
+        if number in {0, 3}:
+            await settle()
+    assert answers.statistics().looking_up == 1
+    log.gate.set()
+    await settle()
+    assert [client.offsets for client in clients] == [[{ONE: 5}]] * 6
+    assert log.calls == ["times", "times"]
+
+
+async def test_whoever_has_left_is_answered_nothing(nursery: trio.Nursery) -> None:
+    """Before it was looked up, while others are answered, while its read was under way, and before it may ask again."""
+    log = Known()
+    log.gate = trio.Event()
+    answers = Lookups(log, 1000)
+    late = Asker()
+    first = Asker(lambda: setattr(late, "closed", True))
+    nursery.start_soon(answers.run)
+    for client in (first, late):
+        answers.ask(client, OffsetsForTime(frozenset({ONE}), 1000))
+    before, during = Asker(), Asker()
+    before.closed = True
+    for reader in (before, during):
+        answers.ask(reader, ReadRanges({ONE: Range(0, 5)}))
+    await settle()
+    assert answers.statistics().reading == 1
+    during.closed = True
+    log.gate.set()
+    await settle()
+    assert (first.offsets, late.offsets) == ([{ONE: 5}], [])
+    assert (before.chunks, during.chunks) == ([], [])
+    assert answers.statistics().reading == 0
+
+
+async def test_a_read_that_is_no_longer_wanted_is_cancelled(nursery: trio.Nursery) -> None:
+    """Others in line have its place."""
+    log = Known()
+    log.gate = trio.Event()
+    answers, client = Lookups(log, 1000), Asker()
+    nursery.start_soon(answers.run)
+    answers.ask(client, ReadRanges({ONE: Range(0, 5)}))
+    await settle()
+    client.lookup_scope.cancel()
+    await settle()
+    assert (client.chunks, answers.statistics().reading) == ([], 0)
+
+
+async def test_those_without_an_answer_ask_again_one_after_the_other(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Ten thousand that wait for one broker must not hold the loop; one that has left meanwhile is passed over."""
+    del autojump_clock
+    answers, clients = Lookups(Half(), 1000), [Doubter() for _ in range(3)]
+    nursery.start_soon(answers.run)
+    began = trio.current_time()
+    for client in clients:
+        answers.ask(client, LogBounds(frozenset({TWO})))
+    await settle()
+    assert answers.statistics().put_off == 3
+    clients[1].closed = True
+    await clients[2].may_ask_again.wait()
+    passed = trio.current_time() - began
+    assert passed >= lookups.ASK_AGAIN_SECONDS + 2 * lookups.ASK_AGAIN_EACH_SECONDS - 1e-6
+    assert [client.again for client in clients] == [[{TWO}], [], [{TWO}]]
+
+
+class HalfRead(RecordedLog):
+    """Of partition 1 nothing can be read now."""
+
+    async def read(
+        self,
+        ranges: Mapping[TopicPartition, Range],
+        max_bytes: int,  # noqa: ARG002
+        client: Hashable = None,  # noqa: ARG002
+    ) -> Chunk:
+        """All of the others."""
+        return Chunk([], {partition: asked.end for partition, asked in ranges.items() if partition != TWO}, ())
+
+
+async def test_what_was_read_is_handed_over_and_what_was_not_is_asked_for_again(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A partition whose broker is away keeps no other one waiting."""
+    del autojump_clock
+    answers, client = Lookups(HalfRead(), 1000), Asker()
+    nursery.start_soon(answers.run)
+    answers.ask(client, ReadRanges({ONE: Range(0, 5), TWO: Range(0, 7)}))
+    await settle()
+    assert [chunk.next_offsets for chunk in client.chunks] == [{ONE: 5}]
+    await trio.sleep(2 * lookups.ASK_AGAIN_SECONDS)
+    assert client.again == [{TWO}]

@@ -2,15 +2,19 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 import pytest
 import trio
+import trio.testing
 
 from dispatcher.hub import fan_out
-from dispatcher.hub.announcements import Announcements
-from dispatcher.hub.feed import feed_of
-from dispatcher.sansio.encoding.wire import WEBSOCKET
+from dispatcher.hub.announcements import Announcements, SentState
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
+from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_fan_out import GreedyTransport
@@ -181,3 +185,108 @@ def test_a_replica_in_standby_streams_what_it_follows(
     feed = feed_of(WEBSOCKET, frozenset({"assets"}), whole=whole)
     data = announcements.data(feed, catching_up=False)
     assert f'"state":"{state}"'.encode() in data
+
+
+def data_of(announcements: Announcements, feed: Feed) -> dict[str, Any]:
+    """The present state of a live subscriber."""
+    found: dict[str, Any] = orjson.loads(announcements.data(feed, catching_up=False)[WEBSOCKET_HEADER:])
+    return found
+
+
+WEBSOCKET_HEADER = 4
+"""Bytes before a message of 126 to 65,535 bytes (RFC 6455, section 5.2)."""
+
+WEBSOCKET_FEED = feed_of(WEBSOCKET, frozenset({"assets"}))
+
+
+def test_a_replica_without_partitions_of_a_feed_lets_it_wait() -> None:
+    """Those of other topics are not this client's concern."""
+    announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
+    announcements.change(ReplicaState.STREAMING, [TopicPartition("other", 0)])
+    assert data_of(announcements, WEBSOCKET_FEED)["state"] == "waiting"
+
+
+def test_a_state_says_what_is_wrong_with_the_topics_of_its_stream() -> None:
+    """And nothing of others; nor that ids are too long to resume with, unless they are."""
+    announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
+    announcements.change(ReplicaState.STREAMING, [ONE], degraded={"assets": "under-replicated", "other": "no-leader"})
+    found = data_of(announcements, WEBSOCKET_FEED)
+    assert (found["degraded"], "resumable" in found) == ({"assets": "under-replicated"}, False)
+    announcements.change(ReplicaState.STREAMING, [TopicPartition("assets", number * 10**6) for number in range(2000)])
+    found = data_of(announcements, WEBSOCKET_FEED)
+    assert ("degraded" in found, found["resumable"]) == (False, False)
+
+
+def test_the_first_state_names_what_the_request_asked_for_in_vain() -> None:
+    """For this stream alone: others are sent the bytes that they share."""
+    announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
+    announcements.change(ReplicaState.STREAMING, [ONE])
+    first = b"".join(SentState(announcements, ["sinse"]).news(FEED, "", catching_up=False))
+    assert b'"ignored":["sinse"]' in first
+    assert b"ignored" not in b"".join(SentState(announcements).news(FEED, "", catching_up=False))
+
+
+def test_the_first_state_echoes_the_filter() -> None:
+    """As the server has understood it."""
+    announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
+    feed = feed_of(SSE_VALUE, frozenset({"assets"}), read_filter({"exact": {"key": "1"}}))
+    assert b'"exact"' in b"".join(SentState(announcements).news(feed, "", catching_up=False))
+
+
+async def test_heartbeats_are_spread_over_their_interval_and_made_once(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Each live subscriber has one per interval, in its slice; those of one feed share the bytes."""
+    del autojump_clock
+    bench = Bench(heartbeat_seconds=10)
+    transports = await many(nursery, bench, 2 * HEARTBEAT_SLICES)
+    before = [len(transport.writes) for transport in transports]
+    # Between two ticks, so that each second has one of them.
+    await trio.sleep(0.5)
+    sent = [CountingTransport.written]
+    for _ in range(HEARTBEAT_SLICES):
+        await trio.sleep(1)
+        sent.append(CountingTransport.written)
+    assert [after - so_far for so_far, after in itertools.pairwise(sent)] == [2] * HEARTBEAT_SLICES
+    beats = [transport.writes[number:] for transport, number in zip(transports, before, strict=True)]
+    assert {len(one) for one in beats} == {1}
+    assert bench.hub.statistics().heartbeats == 2 * HEARTBEAT_SLICES
+
+
+async def test_whoever_is_silent_is_ended_at_every_tick() -> None:
+    """Whether its own heartbeat is due or not."""
+    bench = Bench()
+    asked: list[float] = []
+
+    class Asked(RecordingTransport):
+        def end_if_silent(self, now: float) -> None:
+            asked.append(now)
+
+    for _ in range(3):
+        bench.hub.subscribe(FEED, Asked())
+    bench.hub._heartbeats.beat(1)
+    assert (len(asked), bench.hub.statistics().heartbeats) == (3, 1)
+
+
+async def test_the_position_of_a_heartbeat_is_that_of_its_scope() -> None:
+    """Only a reader of the whole topic may resume with a followed partition; nobody is ahead of what is offered."""
+    bench = Bench()
+    bench.hub.followed.follow(THREE, 5)
+    bench.publish(ONE)
+    whole = feed_of(FEED.wire, FEED.topics, whole=True)
+    texts = [bench.hub.heartbeat_bytes(feed, at_head=True) for feed in (FEED, whole)]
+    assert [b"2=4" in text for text in texts] == [False, True]
+    assert b"assets" not in bench.hub.heartbeat_bytes(whole, at_head=False)
+
+
+def test_a_stream_knows_whether_it_was_sent_the_present_state() -> None:
+    """Also when its socket has taken nothing of it after all."""
+    announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
+    sent = SentState(announcements)
+    assert (sent.is_first, sent.is_current) == (True, False)
+    mark = sent.mark()
+    assert len(list(sent.news(FEED, "", catching_up=False))) == 1
+    assert (sent.is_first, sent.is_current) == (False, True)
+    assert list(sent.news(FEED, "", catching_up=False)) == []
+    sent.reset(mark)
+    assert (sent.is_first, sent.is_current) == (True, False)

@@ -1,0 +1,225 @@
+"""The bytes of records: encoded once for many, or for one subscriber; what an id names, and where a gap stands."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from dispatcher.hub.encoder import Encoder, Selected
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.statistics import CompressionStatistics
+from dispatcher.sansio.encoding.compression import Compression
+from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET, Wire
+from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Part, Selection
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.history import History
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
+from dispatcher.sansio.spelling import Spelling
+from tests.hub.test_acking import messages
+from tests.hub.test_hub import FEED, ONE, TWO, unchunked
+from tests.sansio.test_wire import EventSource
+
+TOPICS = frozenset({"assets"})
+FOLLOWED = TopicPartition("assets", 2)
+A = read_filter({"exact": {"key": "a"}})
+
+
+class Desk:
+    """An encoder and the history whose entries it encodes: two partitions of its own, and a followed one."""
+
+    def __init__(self, compression: Compression | None = None, spelling: Spelling | None = None) -> None:
+        self.history = History(10**6, max_parked_ranges=10)
+        self.history.lay_out([ONE, TWO, FOLLOWED], [FOLLOWED])
+        self.history.follow(FOLLOWED, 5)
+        self.encoder = Encoder(self.history, compression, None if spelling is None else {"assets": spelling})
+        self.ends = {ONE: 0, TWO: 0, FOLLOWED: 5}
+
+    def entry(self, keys: str, partition: TopicPartition = ONE, *, gap: int = 0) -> Entry:
+        """Records with these keys, each of one letter, whose values are their offsets."""
+        return self.history.append(self.batch(keys, partition, gap=gap))
+
+    def batch(self, keys: str, partition: TopicPartition = ONE, *, gap: int = 0) -> Batch:
+        """The same, read again."""
+        first = self.ends[partition]
+        records = [
+            Record(first + gap + n, None, key.encode(), str(first + gap + n).encode(), ()) for n, key in enumerate(keys)
+        ]
+        self.ends[partition] = first + gap + len(keys)
+        lost = Gap(partition, first, first + gap - 1, "expired") if gap else None
+        return Batch(partition, records or NO_RECORDS, covers_from=first, gap=lost)
+
+    def events(self, feed: Feed, *items: EncodedEntry) -> list[tuple[str, str]]:
+        """A write, as an EventSource has it: the values of records, the first offsets of gaps, and their ids."""
+        return events(self.encoder.write(feed, items))
+
+
+def events(data: bytes) -> list[tuple[str, str]]:
+    """Id, and value or the first offset of a gap."""
+    found = EventSource().feed(unchunked(data)).events
+    return [(i, d if kind == "message" else f"gap {orjson.loads(d)['from']}") for i, kind, d in found]
+
+
+def frames(data: bytes) -> list[dict[str, Any]]:
+    """The messages of a WebSocket."""
+    return list(messages(data))
+
+
+def test_an_entry_is_encoded_once_for_all_whose_bytes_are_the_same() -> None:
+    """Observers without a filter have the bytes of the others; another format is another encoding."""
+    desk = Desk()
+    entry = desk.entry("ab")
+    part = desk.encoder.entry(FEED, entry)
+    assert desk.encoder.entry(feed_of(SSE_VALUE, TOPICS, counts=False), entry) is part
+    assert desk.encoder.entry(feed_of(WEBSOCKET, TOPICS), entry) is not part
+    assert desk.encoder.statistics().entries == 2
+    assert desk.events(FEED, (entry, part)) == [("assets:0=0", "0"), ("assets:0=1", "1")]
+
+
+def test_ids_name_followed_partitions_for_readers_of_the_whole_topic_alone() -> None:
+    """The others could not resume there."""
+    desk = Desk()
+    entry = desk.entry("a")
+    for whole, names in ((False, False), (True, True)):
+        for wire in (SSE_VALUE, WEBSOCKET):
+            feed = feed_of(wire, TOPICS, whole=whole)
+            data = desk.encoder.write(feed, [(entry, desk.encoder.entry(feed, entry))])
+            [event_id] = [i for i, _ in events(data)] if wire is SSE_VALUE else [m["id"] for m in frames(data)]
+            assert ("2=4" in event_id) is names
+
+
+def test_entries_share_a_write_and_a_gap_stands_between_the_records() -> None:
+    """In a WebSocket a message ends at a gap, and has the position that it leads to."""
+    desk = Desk()
+    entries = [desk.entry("a"), desk.entry("b"), desk.entry("c", gap=2), desk.entry("", gap=1)]
+    for wire in (SSE_VALUE, WEBSOCKET):
+        feed = feed_of(wire, TOPICS)
+        data = desk.encoder.round(feed, [(entry, desk.encoder.entry(feed, entry)) for entry in entries])
+        if wire is SSE_VALUE:
+            assert [what for _, what in events(data)] == ["0", "1", "gap 2", "4", "gap 5"]
+        else:
+            found = [(m["type"], len(m.get("records", ())), m.get("id")) for m in frames(data)]
+            assert [(kind, number) for kind, number, _ in found] == [
+                ("records", 2),
+                ("gap", 0),
+                ("records", 1),
+                ("gap", 0),
+            ]
+            assert [i for kind, _, i in found if kind == "records"] == ["assets:0=1", "assets:0=4"]
+
+
+def test_the_rest_of_an_entry_begins_where_its_reader_stands() -> None:
+    """After a record, or within a gap."""
+    desk = Desk()
+    entry = desk.entry("abc", gap=3)
+    found = [
+        [what for _, what in desk.events(FEED, (entry, desk.encoder.rest(FEED, entry, at)))] for at in (0, 2, 3, 5)
+    ]
+    assert found == [["gap 0", "3", "4", "5"], ["gap 2", "3", "4", "5"], ["3", "4", "5"], ["5"]]
+    plain = desk.entry("a")
+    assert [what for _, what in desk.events(FEED, (plain, desk.encoder.rest(FEED, plain, 6)))] == ["6"]
+    assert desk.encoder.statistics().parts == 5
+
+
+def test_a_filter_is_sent_what_it_wants_of_an_entry_and_every_gap() -> None:
+    """From the offset on at which its reader stands; nothing at all if nothing is wanted."""
+    desk = Desk()
+    feed = feed_of(SSE_VALUE, TOPICS, A)
+
+    def wanted(entry: Entry, at: int) -> list[str] | None:
+        item = desk.encoder.wanted(feed, entry, at)
+        return None if item is None else [what for _, what in desk.events(feed, item)]
+
+    plain, lost = desk.entry("aba"), desk.entry("ba", gap=2)
+    assert [wanted(plain, at) for at in (0, 1, 3)] == [["0", "2"], ["2"], None]
+    assert [wanted(lost, at) for at in (3, 4, 5, 6, 7)] == [
+        ["gap 3", "6"],
+        ["gap 4", "6"],
+        ["6"],
+        ["6"],
+        None,
+    ]
+    only_gap = desk.entry("b", gap=1)
+    assert wanted(only_gap, 7) == ["gap 7"]
+    item = desk.encoder.wanted(feed, only_gap, 7)
+    assert item is not None
+    assert isinstance(item[0], Selection)
+    assert item[0].indexes == [GAP]
+
+
+def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() -> None:
+    """Each is sent its own of them, with the gap if that goes with them."""
+    desk = Desk()
+    entry = desk.entry("abc", gap=1)
+    encoded = Selected(entry.batch, entry.snapshot, [0, 2])
+    both, one = feed_of(SSE_VALUE, TOPICS, read_filter({"in": {"key": ["a", "c"]}})), feed_of(SSE_VALUE, TOPICS, A)
+
+    def selected(feed: Feed, *indexes: int) -> list[str]:
+        selection = Selection(entry, indexes)
+        part = desk.encoder.selected(feed, selection, encoded)
+        return [what for _, what in desk.events(feed, (selection, part))]
+
+    assert selected(both, GAP, 0, 2) == ["gap 0", "1", "3"]
+    assert selected(one, 0) == ["1"]
+    nothing = Selected(entry.batch, entry.snapshot, [])
+    assert nothing.part(one, [], b"").records == b""
+
+
+def test_the_position_of_some_records_is_that_of_the_last_one_unless_the_entry_ends_with_them() -> None:
+    """A client with a window is sent the others later: its id may not name them before."""
+    desk = Desk()
+    desk.entry("z", TWO)
+    entry, feed = desk.entry("abc", gap=1), feed_of(WEBSOCKET, TOPICS)
+
+    def some(indexes: Sequence[int], at: int, *, is_last: bool) -> tuple[list[str], str]:
+        item = desk.encoder.some(feed, entry, indexes, at, is_last=is_last)
+        found = frames(desk.encoder.write(feed, [item]))
+        return [m["type"] for m in found], found[-1]["id"]
+
+    assert some([0, 1], 0, is_last=False) == (["gap", "records"], "assets:0=2,1=0")
+    assert some([2], 3, is_last=True) == (["records"], "assets:0=3,1=0")
+    assert some([0], 1, is_last=True) == (["records"], "assets:0=3,1=0")
+
+
+def test_what_was_replayed_has_a_position_of_its_own() -> None:
+    """What the subscriber has seen of other partitions, also of those that have left since."""
+    desk = Desk()
+    gone = TopicPartition("assets", 7)
+    batch = desk.batch("ab", gap=1)
+    indexes, data = desk.encoder.replayed(FEED, batch, {ONE: 2, gone: 9})
+    assert (list(indexes), events(data)[1:]) == ([0, 1], [("assets:0=1,7=9", "1"), ("assets:0=2,7=9", "2")])
+    feed = feed_of(SSE_VALUE, TOPICS, A)
+    indexes, data = desk.encoder.replayed(feed, batch, {ONE: 2})
+    assert (list(indexes), [what for _, what in events(data)]) == ([0], ["gap 0", "1"])
+    assert desk.encoder.replayed(feed, desk.batch("b"), {ONE: 3}) == ([], b"")
+    assert [what for _, what in events(desk.encoder.chosen(feed, desk.batch("a"), {ONE: 4}))] == ["4"]
+    assert desk.encoder.statistics().replayed == 4
+
+
+def test_keys_and_values_are_written_as_their_topic_says() -> None:
+    """Live, and for one subscriber; a batch without records stays as it is."""
+    desk = Desk(spelling=Spelling(value="base64"))
+    feed = feed_of(WEBSOCKET, TOPICS)
+    entry = desk.entry("a")
+    for part in (desk.encoder.entry(feed, entry), desk.encoder.rest(feed, entry, 0)):
+        [message] = frames(desk.encoder.write(feed, [(entry, part)]))
+        assert message["records"][0]["value_base64"] == "MA=="
+    empty = desk.batch("", gap=1)
+    assert desk.encoder.spelled(empty) is empty
+
+
+def test_a_compressed_write_is_made_once_for_all_who_are_sent_it() -> None:
+    """And what that saves is known; without compression there is nothing to report."""
+    compression = Compression(6, 1)
+    desk = Desk(compression)
+    wire: Wire = compression.websocket
+    feed = feed_of(wire, TOPICS)
+    items: list[EncodedEntry] = [(entry, desk.encoder.entry(feed, entry)) for entry in (desk.entry("a" * 50),)]
+    assert isinstance(items[0][1], Part)
+    round_ = desk.encoder.round(feed, items)
+    assert desk.encoder.write(feed, items) == round_
+    found = desk.encoder.statistics().compression
+    assert isinstance(found, CompressionStatistics)
+    assert found.input_bytes > found.output_bytes
+    assert found.kept_bytes >= len(round_)
+    assert Desk().encoder.statistics().compression is None
