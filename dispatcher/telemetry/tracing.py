@@ -122,7 +122,7 @@ async def run_tracing(settings: Settings, times: DispatchTimes) -> None:
 
 
 def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ) -> Tracing | None:
-    """Tracing as the environment says; None where it says nothing, or the extra is not installed."""
+    """Tracing as the environment says; None where it says nothing, or what cannot be done."""
     if not _is_wanted(environment):
         return None
     try:
@@ -139,9 +139,14 @@ def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ
 
     name = {} if "OTEL_SERVICE_NAME" in environment else {"service.name": "dispatcher"}
     resource = Resource.create({**name, "service.version": __version__, "service.instance.id": settings.client_id})
-    # Whatever gets a span was chosen before.
-    provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        # Whatever gets a span was chosen before.
+        provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        # The SDK forgives most values that are wrong, and raises for some.
+        log.warning("traces are off: OpenTelemetry refuses what its variables say", reason=str(error))
+        return None
     sampling = _sampling(environment)
     protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol not in {None, "", "http/protobuf"}:

@@ -51,6 +51,22 @@ def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     assert "kafka-dispatcher[otel]" in lines[0]["event"]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_BSP_MAX_QUEUE_SIZE", "1"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")]
+)
+def test_variables_that_the_sdk_refuses_turn_traces_off(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be meant for other services: a queue that is shorter than the SDK's batch, a number that is none."""
+    environment = {"OTEL_TRACES_EXPORTER": "otlp", variable: value}
+    monkeypatch.setenv(variable, value)
+    with capture_logs() as lines:
+        assert open_tracing(Settings(), environment) is None
+    assert [(line["log_level"], line["event"]) for line in lines] == [
+        ("warning", "traces are off: OpenTelemetry refuses what its variables say")
+    ]
+
+
 async def traced(collector: Collector, monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> Any:
     """Dispatch two records of each kind, and return the times, when the last span was sent."""
     for name, value in {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **environment}.items():
