@@ -25,6 +25,7 @@ TESTED_WITH = {
     "feed_registry": "feeds",
     "acked_subscriber": "acking",
     "acked_resumption": "acking",
+    "hub/dead_letters": "acking",
     "source": "parts",
     "transport": "parts",
     "envelope": "wire",
@@ -36,17 +37,13 @@ TESTED_WITH = {
     "history_partition": "history",
     "ranges": "catch_up",
 }
-"""Files whose promises are tried through the file that they are parts of."""
+"""Files whose promises are tried through the file that they are parts of; with a room where two have the same name."""
 
 SHORT: frozenset[str] = frozenset(
     {
-        "dispatcher/hub/fan_out.py",
-        "dispatcher/hub/feed.py",
-        "dispatcher/hub/feed_registry.py",
         "dispatcher/hub/followed.py",
         "dispatcher/hub/hub.py",
         "dispatcher/hub/resumption.py",
-        "dispatcher/hub/spreading.py",
         "dispatcher/hub/subscriber.py",
     }
 )
@@ -55,7 +52,8 @@ SHORT: frozenset[str] = frozenset(
 
 def own_test(source: Path, tests: Path) -> Path:
     """Where the tests of a file are: in the folder of the tests of its room, whatever the folder within the room."""
-    return tests / f"test_{TESTED_WITH.get(source.stem, source.stem)}.py"
+    name = TESTED_WITH.get(f"{tests.name}/{source.stem}", TESTED_WITH.get(source.stem, source.stem))
+    return tests / f"test_{name}.py"
 
 
 def check(room: str, source: Path) -> str | None:

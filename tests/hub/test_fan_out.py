@@ -7,10 +7,12 @@ import trio
 import trio.testing
 
 from dispatcher.hub import fan_out
+from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import feed_of
-from dispatcher.sansio.encoding.wire import WEBSOCKET
+from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.health import ReplicaState
-from dispatcher.sansio.records import Batch, Record
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from tests.hub.test_filtered import KeyedBench, connect, wanting
 from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle
 
 
@@ -240,3 +242,145 @@ async def test_a_round_lingers_for_nobody_who_waits_for_it(
     await settle()
     assert len(transport.values) == 4
     assert trio.current_time() == began
+
+
+async def test_filters_are_offered_what_they_want_and_gaps_and_the_others_all_of_it(nursery: trio.Nursery) -> None:
+    """In one round; a filter that wants nothing of it has the gap alone."""
+    bench = KeyedBench()
+    nursery.start_soon(bench.hub.run)
+    everything = await connect(nursery, bench, FEED)
+    a, b = await connect(nursery, bench, wanting("a")), await connect(nursery, bench, wanting("b"))
+    other = await connect(nursery, bench, feed_of(SSE_VALUE, frozenset({"other"}), wanting("a").filter))
+    bench.publish_keys("a", "n")
+    bench.publish_keys("a", gap=2)
+    bench.publish_keys("n")
+    await settle()
+    kinds = [[kind for _, kind, _ in one.events if kind != "state"] for one in (everything, a, b, other)]
+    assert kinds == [["message", "message", "gap", "message", "message"], ["message", "gap", "message"], ["gap"], []]
+    assert (everything.values, a.values) == (["0", "1", "2", "3"], ["0", "2"])
+
+
+async def test_a_followed_partition_is_offered_to_readers_of_the_whole_topic(nursery: trio.Nursery) -> None:
+    """With a filter or without: the others have not been promised anything of it."""
+    bench, followed = KeyedBench(), TopicPartition("assets", 2)
+    nursery.start_soon(bench.hub.run)
+    bench.hub.expect({"assets": 3})
+    bench.hub.followed.follow(followed, 0)
+    for partition in (ONE, TWO):
+        bench.hub.reached(partition, 0)
+    bench.offsets[followed] = 0
+    wanted = wanting("a").filter
+    feeds = [FEED, wanting("a"), *(feed_of(SSE_VALUE, FEED.topics, each, whole=True) for each in (None, wanted))]
+    own, own_a, whole, whole_a = [await connect(nursery, bench, feed) for feed in feeds]
+    bench.publish_keys("a", "n", partition=followed)
+    bench.publish_keys("n", partition=followed, gap=1)
+    await settle()
+    assert (own.values, own_a.values, whole.values, whole_a.values) == ([], [], ["0", "1", "2"], ["0"])
+    assert [kind for _, kind, _ in own.events + own_a.events].count("gap") == 0
+    assert [kind for _, kind, _ in whole.events + whole_a.events].count("gap") == 2
+
+
+async def test_what_is_withdrawn_is_caught_up_with(nursery: trio.Nursery) -> None:
+    """By those alone that have not taken all of it: the others stay live."""
+    bench, other = Bench(), feed_of(SSE_VALUE, frozenset({"other"}))
+    nursery.start_soon(bench.hub.run)
+    transports = [RecordingTransport() for _ in range(2)]
+    for transport, feed in zip(transports, (FEED, other), strict=True):
+        transport.gate.set()
+        await nursery.start(bench.serve, transport, None, None, feed)
+    await settle()
+    bench.publish(ONE)
+    bench.hub._fan_out.withdraw()
+    assert [one.state for one in bench.hub.subscriber_statistics()] == ["catching-up", "live"]
+    assert bench.hub.statistics().fan_out.published_bytes == 0
+    await settle()
+    assert transports[0].values == ["0"]
+    bench.hub._fan_out.withdraw()
+    assert [one.state for one in bench.hub.subscriber_statistics()] == ["live", "live"]
+
+
+async def test_a_long_round_is_cut_into_writes(nursery: trio.Nursery) -> None:
+    """Each holds a bounded number of bytes for every subscriber."""
+    bench = Bench(write_bytes=1)
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    before = len(transport.writes)
+    bench.publish(ONE, TWO, ONE)
+    await settle()
+    assert [values_of(write) for write in transport.writes[before:]] == [["0"], ["1"], ["2"]]
+
+
+async def test_a_feed_is_forgotten_with_its_last_live_subscriber() -> None:
+    """Another one keeps it; whoever was not live was not in it."""
+    bench = Bench()
+    fan_out_ = bench.hub._fan_out
+    first, second = (bench.hub.subscribe(FEED, RecordingTransport()) for _ in range(2))
+    fan_out_.remove(first)
+    for subscriber in (first, second):
+        fan_out_.add(subscriber)
+    assert fan_out_.statistics().feeds == 1
+    fan_out_.remove(first)
+    assert fan_out_.statistics().feeds == 1
+    fan_out_.remove(second)
+    assert fan_out_.statistics().feeds == 0
+
+
+async def test_many_states_leave_the_loop_to_others_between_slices(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And everybody is sent the newest."""
+    monkeypatch.setattr(fan_out, "STATE_SLICE", 1)
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transports = [RecordingTransport() for _ in range(3)]
+    for transport in transports:
+        transport.gate.set()
+        await nursery.start(bench.serve, transport)
+    await settle()
+    bench.hub.set_state(ReplicaState.REBALANCING)
+    await settle()
+    assert all(b"rebalancing" in transport.writes[-1] for transport in transports)
+
+
+async def test_many_feeds_of_few_leave_the_loop_to_others_as_well(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each feed is offered its part, whatever was between them."""
+    monkeypatch.setattr(fan_out, "SLICE", 1)
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    feeds = [feed_of(SSE_VALUE, frozenset({"assets", str(number)})) for number in range(4)]
+    transports = [RecordingTransport() for _ in feeds]
+    for transport, feed in zip(transports, feeds, strict=True):
+        transport.gate.set()
+        await nursery.start(bench.serve, transport, None, None, feed)
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    assert [transport.values for transport in transports] == [["0"]] * 4
+
+
+async def test_how_long_each_write_took_to_be_offered_is_measured() -> None:
+    """If somebody wants to know."""
+    bench = Bench()
+    wrote: list[float] = []
+
+    def nothing(*_: object) -> None:
+        """Nobody counts what was dispatched."""
+
+    for measured in (False, True):
+        found = (
+            FanOut(bench.hub.encoder, 1000, nothing, list, on_wrote=wrote.append)
+            if measured
+            else FanOut(bench.hub.encoder, 1000, nothing, list)
+        )
+        found.add(bench.hub.subscribe(FEED, RecordingTransport()))
+        found.publish(bench.hub.history.append(Batch(ONE, (Record(int(measured), None, None, b"", ()),))))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(found.run)
+            await found.wait_settled()
+            nursery.cancel_scope.cancel()
+    assert len(wrote) == 1

@@ -6,11 +6,13 @@ import pytest
 import trio
 
 from dispatcher.errors import TooManyError
-from dispatcher.hub.feed import _feeds, feed_of
+from dispatcher.hub.feed import Feed, _feeds, feed_of
 from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.present_subscribers import PresentSubscribers
+from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.filters import granted
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from tests.hub.test_hub import Bench, RecordingTransport, subscribed
 
@@ -97,3 +99,75 @@ async def test_one_feed_too_many_is_refused(nursery: trio.Nursery) -> None:
             bench.hub.subscribe(feed_of(WEBSOCKET, TOPICS), RecordingTransport())
     with subscribed(bench.hub, feed_of(WEBSOCKET, TOPICS), RecordingTransport()):
         assert bench.hub.statistics().feeds.feeds == 1
+
+
+BATCH = Batch(TopicPartition("assets", 0), [Record(n, 1, str(n).encode(), None, ()) for n in range(3)])
+
+
+def registered(*feeds: Feed) -> FeedRegistry:
+    """A registry with one subscriber of each."""
+    registry = FeedRegistry(100)
+    for feed in feeds:
+        assert registry.add(feed)
+    return registry
+
+
+def test_grants_say_which_records_those_present_may_have() -> None:
+    """Together; as soon as one of them may have all, there is nothing that nobody may have."""
+    tenant, wanting = feed_of(SSE_VALUE, TOPICS, None, ONE), feed_of(SSE_VALUE, TOPICS, ONE, REST)
+    registry = registered(tenant, wanting)
+    assert (registry.has_grants("assets"), registry.is_read("assets")) == (True, True)
+    assert set(registry.allowed(BATCH)) == {0, 1, 2}
+    registry.remove(wanting)
+    assert set(registry.allowed(BATCH)) == {1}
+    for of_all in (feed_of(SSE_VALUE, TOPICS, ONE), feed_of(SSE_VALUE, TOPICS)):
+        registry.add(of_all)
+        assert (registry.has_grants("assets"), list(registry.allowed(BATCH))) == (False, [0, 1, 2])
+        registry.remove(of_all)
+    registry.remove(tenant)
+    assert (registry.has_grants("assets"), registry.is_read("assets")) == (False, False)
+    assert set(registry.allowed(BATCH)) == set()
+
+
+def test_a_grant_of_a_whole_topic_is_as_good_as_none_there() -> None:
+    """It may name other topics."""
+    both = frozenset({"assets", "other"})
+    grant = granted({"assets": (), "other": (ONE,)})
+    registry = registered(feed := feed_of(SSE_VALUE, both, None, grant))
+    assert [registry.has_grants(topic) for topic in ("assets", "other")] == [False, True]
+    registry.remove(feed)
+    assert not any(map(registry.is_read, both))
+
+
+def test_observers_may_want_and_have_what_they_like_without_a_trace() -> None:
+    """What they do not want is not settled, and what they may not have is not parked."""
+    observing = [feed_of(SSE_VALUE, TOPICS, wanted, counts=False) for wanted in (None, ONE)]
+    both = frozenset({"assets", "other"})
+    partly = feed_of(SSE_VALUE, both, ONE, observed=TOPICS)
+    registry = registered(*observing, partly)
+    assert (registry.wants_all("assets"), registry.is_read("assets"), registry.is_read("other")) == (False, False, True)
+    assert {feed for feeds, _ in registry.match(BATCH) for feed in feeds} == {observing[1], partly}
+    for feed in (*observing, partly):
+        assert registry.remove(feed)
+    assert counts(registry) == (0, 0, 0, 0)
+
+
+def test_a_feed_counts_for_its_topics_but_those_that_it_observes() -> None:
+    """Observers count for none."""
+    both = frozenset({"assets", "other"})
+    assert feed_of(SSE_VALUE, both).counted == both
+    assert feed_of(SSE_VALUE, both, counts=False).counted == frozenset()
+    partly = feed_of(SSE_VALUE, both, observed=TOPICS)
+    assert partly.counted == {"other"}
+    assert (partly.counts_for("assets"), partly.counts_for("other")) == (False, True)
+
+
+def test_feeds_have_their_bytes_in_common_where_those_are_the_same() -> None:
+    """Filters have their own; observers, those that acknowledge and compressed ones have those of the plain feed."""
+    plain = feed_of(SSE_VALUE, TOPICS)
+    assert plain.key is feed_of(SSE_VALUE, TOPICS, counts=False).key is feed_of(SSE_VALUE, TOPICS, acks=True).key
+    assert plain.key is plain
+    filtered = feed_of(SSE_VALUE, TOPICS, ONE)
+    assert filtered.key is filtered
+    wire = Compression(6, 256).websocket
+    assert feed_of(wire, TOPICS).key is feed_of(wire.unframed, TOPICS)

@@ -14,6 +14,7 @@ from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordedLog, RecordingTran
 
 OBSERVING = feed_of(SSE_VALUE, frozenset({"assets"}), counts=False)
 WHOLE = feed_of(SSE_VALUE, frozenset({"assets"}), whole=True)
+OTHER = feed_of(SSE_VALUE, frozenset({"other"}))
 
 
 def parts_of(replayed: list[tuple[TopicPartition, int, int]], **settings: object) -> HubParts:
@@ -108,3 +109,15 @@ async def test_a_first_write_is_known_until_it_is_dispatched(nursery: trio.Nurse
     bench.hub.parked_replayed([])
     assert bench.hub.first_writes() == set()
     assert bench.hub.statistics().dispatched_records == 2
+
+
+async def test_whoever_gets_nothing_here_is_known_by_the_topics_that_others_have() -> None:
+    """Not those of a topic of which this replica has a partition; and whether there is any other replica at all."""
+    hub = Bench().hub
+    hub.expect({"assets": 2, "other": 1})
+    assert not hub.owns_everything
+    with subscribed(hub, FEED, RecordingTransport()), subscribed(hub, OTHER, RecordingTransport()) as other:
+        assert hub.without_partitions({"assets"}) == []
+        assert hub.without_partitions({"assets", "other"}) == [other]
+    hub.assigned([TopicPartition("other", 0)])
+    assert hub.owns_everything

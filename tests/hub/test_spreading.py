@@ -1,17 +1,29 @@
 """Subscribers spread over the replicas again after one has joined, if the setting asks for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import trio
+import trio.testing
 
-from dispatcher.hub.spreading import MAX_WAIT_SAMPLES, REMEMBERED_SAMPLES, STABLE_SAMPLES, SendingOn, Spread
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.spreading import (
+    MAX_WAIT_SAMPLES,
+    REMEMBERED_SAMPLES,
+    STABLE_SAMPLES,
+    SendingOn,
+    Spread,
+    spread_subscribers,
+)
+from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from testbed.clients import open_sse, sse_records
 from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport
 
 PARTITIONS = 4
 SUBSCRIBERS = 8
@@ -78,6 +90,68 @@ def test_a_topic_that_is_created_later_may_be_assigned_here_soon() -> None:
     counts = [len(sending_on.assigned_somewhere(["old", "new"])) for _ in range(MAX_WAIT_SAMPLES + 1)]
     assert counts == [1] * (MAX_WAIT_SAMPLES - 1) + [2, 2]
     assert sending_on.assigned_somewhere(["new"]) == {"new"}
+
+
+PAIR = [TopicPartition("assets", number) for number in (2, 3)]
+"""What another replica takes over; the bench has two partitions more."""
+
+
+async def listeners(nursery: trio.Nursery, bench: Bench, *feeds: Feed) -> list[RecordingTransport]:
+    """One stream of each feed, whose hub runs and spreads its subscribers over a second."""
+    nursery.start_soon(bench.hub.run)
+    transports = [RecordingTransport() for _ in feeds]
+    for transport, feed in zip(transports, feeds, strict=True):
+        transport.gate.set()
+        await nursery.start(bench.serve, transport, None, None, feed)
+    nursery.start_soon(spread_subscribers, bench.hub, 1.0)
+    return transports
+
+
+def sent_away(transports: Sequence[RecordingTransport], reason: str) -> list[bool]:
+    """Which streams have ended for a reason."""
+    return [any(kind == "goodbye" and reason in data for _, kind, data in one.events) for one in transports]
+
+
+async def test_after_another_one_has_joined_the_surplus_goes(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As many stay for each partition as before; while this replica has all of them, there is nowhere to go."""
+    del autojump_clock
+    bench = Bench(heartbeat_seconds=1000)
+    bench.hub.expect({"assets": 4})
+    bench.hub.assigned(PAIR)
+    transports = await listeners(nursery, bench, *[FEED] * 8)
+    await trio.sleep(2 * REMEMBERED_SAMPLES)
+    assert sum(sent_away(transports, "rebalanced")) == 0
+    bench.hub.unassigned(PAIR)
+    bench.hub.assigned([])
+    await trio.sleep(REMEMBERED_SAMPLES)
+    assert sum(sent_away(transports, "rebalanced")) == 4
+    assert bench.hub.subscribers == 4
+
+
+async def test_whoever_gets_nothing_here_is_sent_on_and_nobody_else(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Not while a rebalance is under way; streams of the whole topic and observers stay."""
+    del autojump_clock
+    bench = Bench(heartbeat_seconds=1000)
+    bench.hub.expect({"assets": 2, "gone": 0})
+    bench.hub.unassigned([ONE, TWO])
+    bench.hub.set_state(ReplicaState.REBALANCING)
+    feeds = [FEED, feed_of(FEED.wire, FEED.topics, whole=True), feed_of(FEED.wire, FEED.topics, counts=False)]
+    transports = await listeners(nursery, bench, *feeds)
+    await trio.sleep(2 * STABLE_SAMPLES)
+    assert sum(sent_away(transports, "")) == 0
+    bench.hub.set_state(ReplicaState.WAITING)
+    await trio.sleep(2 * STABLE_SAMPLES)
+    assert sent_away(transports, "no partition of these topics") == [True, False, False]
+
+
+async def test_without_a_time_nobody_is_ever_sent_away() -> None:
+    """With `spread_seconds = 0`."""
+    with trio.fail_after(seconds(5)):
+        await spread_subscribers(Bench().hub, 0)
 
 
 async def test_a_replica_without_partitions_sends_its_subscribers_on(

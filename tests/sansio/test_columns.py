@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.sansio.encoding.columns import interleaved, json_numbers, json_strings
+from dispatcher.sansio.encoding.columns import each, interleaved, json_numbers, json_strings
 
 NEAR_THE_SEPARATOR = st.text(alphabet='\x7f\x1f"\\,u07f\u2028é', max_size=6)
 
@@ -44,3 +44,10 @@ def test_columns_are_woven_record_by_record(number: int) -> None:
     assert interleaved(number, b"<", b"i", names, b"", names, b">") == b"".join(
         b"<i%b%b>" % (name, name) for name in names
     )
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_each_record_by_itself_has_the_same_bytes(number: int) -> None:
+    """So any of them can be picked for a filter."""
+    names = [b"a", b"b", b"c"][:number]
+    assert each(number, b"<", b"i", names, b">") == [b"<i%b>" % name for name in names]

@@ -298,3 +298,24 @@ def test_a_filter_that_goes_leaves_others_of_its_place() -> None:
     assert [(list(owners), indexes) for owners, indexes in index.match(TP, records)] == [(["y"], [1])]
     index.remove(wanted["y"], "y")
     assert index.match(TP, records) == []
+
+
+def test_a_filter_that_was_removed_is_found_no_more_at_any_place() -> None:
+    """And leaves nothing: clients make up keys, prefixes and names."""
+    documents = [
+        {"prefix": {"key": "a"}},
+        {"exact": {"key": "ab"}},
+        {"exact": {"header.h": "a"}},
+        {"exact": {"/a": "ab"}},
+        {"exact": {"partition": "1"}},
+        {"suffix": {"key": "b"}},
+    ]
+    index: FilterIndex[int] = FilterIndex()
+    for number, document in enumerate(documents):
+        index.add(read_filter(document), number)
+    found = {number for owners, _ in index.match(TP, Records.of(SOME)) for number in owners}
+    assert found == set(range(len(documents)))
+    for number, document in enumerate(documents):
+        index.remove(read_filter(document), number)
+    assert index.match(TP, Records.of(SOME)) == []
+    assert not index

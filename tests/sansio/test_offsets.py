@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from dispatcher.sansio.commit_book import Commit
-from dispatcher.sansio.offsets import RECOMMIT_SECONDS, OffsetTracker, PartitionStatistics
+from dispatcher.sansio.offsets import RECOMMIT_SECONDS, OffsetTracker, PartitionStatistics, merge
 from dispatcher.sansio.records import TopicPartition
 
 PARTITIONS = [TopicPartition("assets", 0), TopicPartition("assets", 1)]
@@ -590,3 +590,22 @@ def test_what_was_dispatched_is_the_run_from_the_beginning_and_those_after_it() 
     tracker.dispatched(ONE, epoch, 7, 8)
     assert tracker.dispatched_ranges(ONE) == [(3, 5), (7, 8)]
     assert tracker.dispatched_to(ONE) == 5
+
+
+@pytest.mark.parametrize(
+    ("added", "runs"),
+    [
+        ((0, 2), [(0, 2), (5, 8), (10, 12)]),
+        ((8, 10), [(5, 12)]),
+        ((6, 7), [(5, 8), (10, 12)]),
+        ((3, 5), [(3, 8), (10, 12)]),
+        ((12, 13), [(5, 8), (10, 13)]),
+        ((0, 20), [(0, 20)]),
+        ((14, 15), [(5, 8), (10, 12), (14, 15)]),
+    ],
+)
+def test_a_range_joins_those_that_it_touches(added: tuple[int, int], runs: list[tuple[int, int]]) -> None:
+    """So ranges stay few, in order, and apart."""
+    found = [(5, 8), (10, 12)]
+    merge(found, *added)
+    assert found == runs

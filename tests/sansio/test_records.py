@@ -13,6 +13,7 @@ from dispatcher.sansio.records import (
     Records,
     TopicPartition,
 )
+from dispatcher.sansio.spelling import Spelling
 
 ONE = TopicPartition("assets", 0)
 FEW = (
@@ -73,3 +74,12 @@ def test_values_are_shown_as_what_they_were_decoded_to() -> None:
     assert decoded[1:].shown_values == [b"v", b"3"]
     assert decoded.take([2, 0]).shown_values == [b"3", b"1"]
     assert decoded.size_bytes > plain.size_bytes
+
+
+def test_records_are_spelled_for_an_encoder() -> None:
+    """Text is made of what is not UTF-8; base64 is left to the encoder, and all else stays as it is."""
+    records = Records.of([Record(0, 1, b"\xff", b"\xff", ())])
+    text, mixed = records.spelled(Spelling("text", "text")), records.spelled(Spelling("base64", "auto"))
+    assert (text.keys, text.values) == ([b"\xef\xbf\xbd"], [b"\xef\xbf\xbd"])
+    assert (mixed.keys, mixed.values, mixed.spelling) == (records.keys, records.values, Spelling("base64", "auto"))
+    assert tuple(mixed.offsets) == tuple(records.offsets)

@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import h11
 import pytest
@@ -17,6 +18,7 @@ from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.encoding import frames, messages, sse
 from dispatcher.sansio.encoding.wire import SSE_ENVELOPE, SSE_VALUE, SSE_VALUE_UNFRAMED, WEBSOCKET, Wire, sse_wire
 from dispatcher.sansio.records import Batch, Record, Records, TopicPartition
+from dispatcher.sansio.spelling import Spelling
 
 ONE = TopicPartition("assets", 3)
 SUFFIX = ",0=998;other:0=-1"
@@ -185,6 +187,38 @@ def test_what_was_decoded_is_json_in_every_format() -> None:
     assert expected == message["records"]
     each = [EventSource().feed(event).events[0] for event in SSE_VALUE.encode_each(batch, SUFFIX)]
     assert each == values
+
+
+@pytest.mark.parametrize("notes", [(b',"schema":1', b',"schema":1'), (b',"schema":1', b',"schema":2')])
+def test_records_that_are_all_decoded_have_each_its_note(notes: tuple[bytes, bytes]) -> None:
+    """Most batches have one schema, some change it."""
+    found = Records.of([Record(n, 5, b"k", b"\x00", ()) for n in range(2)])
+    decoded = Decoded((None, None), (b"1", b"2"), (b"", b""), notes)
+    envelopes = envelopes_of(Batch(ONE, found.with_decoded(decoded)))
+    assert [(one["value_json"], b',"schema":%d' % one["schema"]) for one in envelopes] == [(1, notes[0]), (2, notes[1])]
+
+
+def envelopes_of(batch: Batch) -> list[dict[str, Any]]:
+    """As an EventSource has them."""
+    return [json.loads(data) for _, _, data in EventSource().feed(SSE_ENVELOPE.encode_records(batch, "")).events]
+
+
+def test_what_the_settings_call_bytes_is_base64_in_every_format() -> None:
+    """Also text; what was decoded stays JSON, and a tombstone stays one."""
+    found = [Record(0, 5, b"k", b"v", ()), Record(1, 5, b"k", b"\x00raw", ()), Record(2, 5, None, None, ())]
+    raw = Records.of(found).with_decoded(
+        Decoded((None,) * 3, (None, b'{"a":1}', None), (b"",) * 3, (b',"decode_error":"why"', b"", b""))
+    )
+    for records, second in ((Records.of(found), ("binary", "AHJhdw==")), (raw, ("message", '{"a":1}'))):
+        batch = Batch(ONE, records.spelled(Spelling("base64", "base64")))
+        values = EventSource().feed(SSE_VALUE.encode_records(batch, SUFFIX)).events
+        assert [(kind, data) for _, kind, data in values] == [("binary", "dg=="), second, ("tombstone", "")]
+        envelopes = [
+            json.loads(event[2]) for event in EventSource().feed(SSE_ENVELOPE.encode_records(batch, "")).events
+        ]
+        assert envelopes == json.loads(messages.join_records([WEBSOCKET.encode_records(batch, None)], ""))["records"]
+        assert [one.get("key_base64", "none") for one in envelopes] == ["aw==", "aw==", "none"]
+        assert [envelopes[0]["value_base64"], envelopes[2]["value"]] == ["dg==", None]
 
 
 def test_a_character_cut_in_two_by_its_records_is_binary_in_both() -> None:
