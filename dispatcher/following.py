@@ -27,6 +27,7 @@ from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.ownership import Ownership, Role
 from dispatcher.sansio.ranges import Bounds, Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
+from dispatcher.sansio.topic_counts import TopicCounts
 from dispatcher.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -81,8 +82,7 @@ class Following:
             client_rack=settings.client_rack,
         )
         self._is_running = False
-        self._begun_with: dict[str, int] = {}
-        """How many partitions topics had when they were first followed: later ones are followed from their start."""
+        self._counts = TopicCounts()
         self._orders = FollowerOrders()
         self.known = KnownRecords()
         """What the group's consumer brings that the history has from the follower."""
@@ -220,12 +220,12 @@ class Following:
 
     async def _count_partitions(self) -> None:
         """Look up how many partitions each topic has; one that was added is followed."""
-        counts: dict[str, int] = {}
+        hub = self._hub
         while True:
             found = await self._replays.partition_counts(self._settings.topics)
-            for topic, count in found.items():
-                counts[topic] = max(count, counts.get(topic, 0))
-            self._hub.expect(dict(counts))
+            followed = {tp.topic for tp in self._ownership.followed}
+            counts = self._counts.counted(found, hub.degraded, hub.whole_topics(), followed)
+            hub.expect(counts)
             self._wake.set()
             await trio.sleep(TOPICS_SECONDS if len(counts) == len(self._settings.topics) else TOPICS_UNKNOWN_SECONDS)
 
@@ -262,8 +262,7 @@ class Following:
             self._orders.forget(partition)
         self._ownership.drop(dropped)
         self._hub.followed.drop(dropped)
-        for topic in topics:
-            self._begun_with.pop(topic, None)
+        self._counts.forget(topics)
 
     async def _keep_up(self) -> None:
         """Follow what is missing and find out what is lost, until nobody has needed the follower for a while."""
@@ -294,8 +293,7 @@ class Following:
         bounds = await self._replays.bounds(missing)
         committed = await self._replays.committed(missing)
         for partition in sorted(bounds.keys() & self._missing()):
-            begun_with = self._begun_with.setdefault(partition.topic, self._hub.history.expected[partition.topic])
-            offset = _begin(bounds[partition], committed, partition, is_new=partition.partition >= begun_with)
+            offset = _begin(bounds[partition], committed, partition, is_new=self._counts.is_new(partition))
             self._orders.follow(partition, self._ownership.follow(partition), offset)
             self._hub.followed.follow(partition, offset)
         return not self._missing()

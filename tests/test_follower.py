@@ -1,12 +1,15 @@
 """What goes wrong while partitions of other replicas are followed: records expire, and their leader is away."""
 
 import signal
+import uuid
 from collections.abc import Callable
 
 import trio
 from confluent_kafka import TopicPartition
 
 from testbed.broker.cluster import KafkaCluster
+from testbed.clients import open_sse, sse_records
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
@@ -75,3 +78,21 @@ async def test_a_leader_that_is_away_delays_what_is_followed_and_loses_nothing(
         await reader.until(dict.fromkeys(range(PARTITIONS), 20))
         nursery.cancel_scope.cancel()
     assert (reader.holes, reader.gaps, reader.repeats, reader.connections) == ([], [], 0, 1)
+
+
+async def test_a_topic_that_is_not_there_keeps_nothing_of_the_others_from_anybody(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Streams of the whole of both begin without it; when it is created they get it from its first record on."""
+    topic, later = kafka.create_topic(1), f"later-{uuid.uuid4()}"
+    replica = replicas(kafka.bootstrap_servers, f"{topic},{later}")
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)
+    async with open_sse(replica, "?scope=topic") as stream:
+        with trio.fail_after(seconds(60)):
+            found = await sse_records(stream, 10)
+            await trio.to_thread.run_sync(lambda: kafka.create_topic(1, name=later))
+            await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, later, 10, 1)
+            found += await sse_records(stream, 10)
+    assert [f"{name}:0={offset}" for name in (topic, later) for offset in range(10)] == [
+        record.id.partition(",")[0].partition(";")[0] for record in found
+    ]

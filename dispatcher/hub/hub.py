@@ -45,7 +45,8 @@ class Hub(HubParts):
         on_replayed: Callable[[TopicPartition, int, int], None] = lambda _partition, _first, _end: None,
     ) -> None:
         super().__init__(settings, on_dispatched, replays, on_replayed)
-        self._degraded: Mapping[str, str] = {}
+        self.degraded: Mapping[str, str] = {}
+        """What is wrong with topics, by topic; `set_degraded` sets it."""
         """What is wrong with topics."""
         self.followed = FollowedPartitions(
             self.history, self._registry, self._feeds, self._fan_out, self._lay_out, on_dropped=self.acking.dropped
@@ -123,8 +124,8 @@ class Hub(HubParts):
 
     def set_degraded(self, degraded: Mapping[str, str]) -> None:
         """Tell subscribers what is wrong with their topics, by topic, if that is news."""
-        if degraded != self._degraded:
-            self._degraded = dict(degraded)
+        if degraded != self.degraded:
+            self.degraded = dict(degraded)
             self._state_changed()
 
     def publish(self, batch: Batch) -> None:
@@ -290,6 +291,6 @@ class Hub(HubParts):
             layout.partitions if not followed else [tp for tp in layout.partitions if tp in self._partitions],
             sorted(followed - self._partitions),
             self.history.expected,
-            self._degraded,
+            self.degraded,
         )
         self._fan_out.state_changed()

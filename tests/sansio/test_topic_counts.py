@@ -1,0 +1,62 @@
+"""How many partitions topics have, and which of them are new to those who read the whole."""
+
+import pytest
+
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.topic_counts import TopicCounts
+
+NOBODY: frozenset[str] = frozenset()
+A = frozenset({"a"})
+
+
+def is_new(counts: TopicCounts, number: int) -> bool:
+    """Of a partition of the topic that is read."""
+    return counts.is_new(TopicPartition("a", number))
+
+
+def test_a_topic_never_has_fewer_partitions_than_some_broker_has_said() -> None:
+    """Brokers learn of a partition one after the other, and some do not answer."""
+    counts = TopicCounts()
+    assert counts.counted({"a": 6}, {}, NOBODY, NOBODY) == {"a": 6}
+    assert counts.counted({"a": 4, "b": 1}, {}, NOBODY, NOBODY) == {"a": 6, "b": 1}
+    assert counts.counted({}, {}, NOBODY, NOBODY) == {"a": 6, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("reason", "known"),
+    [("missing", 0), ("deleted", 0), ("unauthorized", 0), ("leaderless", 6), ("registry", 6)],
+)
+def test_a_topic_that_is_not_there_has_no_partitions_until_it_is(reason: str, known: int) -> None:
+    """What is wrong in another way changes nothing, and neither does what is said of a topic that was found."""
+    counts = TopicCounts()
+    assert counts.counted({"a": 6}, {"a": reason}, NOBODY, NOBODY) == {"a": 6}
+    assert counts.counted({}, {"a": reason}, NOBODY, NOBODY) == {"a": known}
+    assert counts.counted({"a": 6}, {}, NOBODY, NOBODY) == {"a": 6}
+
+
+def test_partitions_that_were_added_while_somebody_reads_are_new() -> None:
+    """Those that the topic had before are not; when nobody reads it any more, the next reader begins with all."""
+    counts = TopicCounts()
+    counts.counted({"a": 2}, {}, A, NOBODY)
+    assert not is_new(counts, 1)
+    counts.counted({"a": 3}, {}, A, A)
+    assert (is_new(counts, 1), is_new(counts, 2)) == (False, True)
+    counts.counted({"a": 3}, {}, NOBODY, A)
+    assert is_new(counts, 2), "it is still followed"
+    counts.counted({"a": 3}, {}, NOBODY, NOBODY)
+    assert not is_new(counts, 2)
+    counts.forget(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("reason", "whole", "new"),
+    [("deleted", A, True), ("missing", A, True), ("missing", NOBODY, False), ("unauthorized", A, False)],
+)
+def test_a_topic_that_is_created_while_somebody_waits_for_it_is_new(
+    reason: str, whole: frozenset[str], new: bool
+) -> None:
+    """All of it; one that was only hidden is not, and neither is one that nobody waited for."""
+    counts = TopicCounts()
+    counts.counted({}, {"a": reason}, whole, NOBODY)
+    counts.counted({"a": 1}, {}, A, NOBODY)
+    assert is_new(counts, 0) == new
