@@ -173,7 +173,7 @@ async def supervise(
             _warn_of_any_host(settings)
             if parent is not None:
                 root.start_soon(parent.serve, operations, reload)
-            root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds)
+            root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, lambda: pipeline.health().joined)
             root.start_soon(systemd.watch)
             systemd.ready()
             task_status.started(server)

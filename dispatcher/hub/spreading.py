@@ -131,7 +131,7 @@ class Spread:
         return number
 
 
-async def spread_subscribers(hub: Hub, seconds: float) -> None:
+async def spread_subscribers(hub: Hub, seconds: float, is_joined: Callable[[], bool]) -> None:
     """Sample the hub, and send subscribers away that should be elsewhere, evenly over a time, until cancelled.
 
     *Cancellation*: safe.
@@ -139,11 +139,13 @@ async def spread_subscribers(hub: Hub, seconds: float) -> None:
     Args:
         hub: Whose subscribers.
         seconds: How long sending them away takes; 0 returns at once.
+        is_joined: Whether the replica is a member that has its assignment. Before that it has no partition either, and
+            perhaps nobody else has them: the group waits for members that have crashed until their sessions end.
     """
     spread, sending_on = Spread(), SendingOn()
     while seconds:
         await trio.sleep(SAMPLE_SECONDS)
-        stable = hub.state in {ReplicaState.STREAMING, ReplicaState.WAITING}
+        stable = is_joined() and hub.state in {ReplicaState.STREAMING, ReplicaState.WAITING}
         number = spread.observe(hub.assignments, hub.partitions, hub.subscribers, stable=stable)
         if number and not hub.owns_everything:
             log.info("spreading subscribers", number=number, of=hub.subscribers, seconds=seconds)

@@ -15,7 +15,7 @@ from dispatcher.hub.spreading import (
     Spread,
     spread_subscribers,
 )
-from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.health import Event, Health, ReplicaState
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from testbed.clients import open_sse, sse_records
@@ -96,14 +96,16 @@ PAIR = [TopicPartition("assets", number) for number in (2, 3)]
 """What another replica takes over; the bench has two partitions more."""
 
 
-async def listeners(nursery: trio.Nursery, bench: Bench, *feeds: Feed) -> list[RecordingTransport]:
+async def listeners(
+    nursery: trio.Nursery, bench: Bench, *feeds: Feed, is_joined: Callable[[], bool] = lambda: True
+) -> list[RecordingTransport]:
     """One stream of each feed, whose hub runs and spreads its subscribers over a second."""
     nursery.start_soon(bench.hub.run)
     transports = [RecordingTransport() for _ in feeds]
     for transport, feed in zip(transports, feeds, strict=True):
         transport.gate.set()
         await nursery.start(bench.serve, transport, None, None, feed)
-    nursery.start_soon(spread_subscribers, bench.hub, 1.0)
+    nursery.start_soon(spread_subscribers, bench.hub, 1.0, is_joined)
     return transports
 
 
@@ -148,10 +150,31 @@ async def test_whoever_gets_nothing_here_is_sent_on_and_nobody_else(
     assert sent_away(transports, "no partition of these topics") == [True, False, False]
 
 
+async def test_nobody_is_sent_on_before_the_replica_has_joined(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A consumer that was rebuilt joins when the session of the one before it has ended: nobody has its partitions."""
+    del autojump_clock
+    bench = Bench(heartbeat_seconds=1000)
+    bench.hub.expect({"assets": 2})
+    bench.hub.unassigned([ONE, TWO])
+    health = Health()
+    health.happened(Event.LEFT)
+    health.reported(brokers_up=1, joined=False, now=0)
+    bench.hub.set_state(health.state(has_partitions=False))
+    joined: list[bool] = []
+    transports = await listeners(nursery, bench, FEED, is_joined=lambda: bool(joined))
+    await trio.sleep(2 * MAX_WAIT_SAMPLES)
+    assert sum(sent_away(transports, "")) == 0
+    joined.append(True)
+    await trio.sleep(2 * STABLE_SAMPLES)
+    assert sum(sent_away(transports, "no partition of these topics")) == 1
+
+
 async def test_without_a_time_nobody_is_ever_sent_away() -> None:
     """With `spread_seconds = 0`."""
     with trio.fail_after(seconds(5)):
-        await spread_subscribers(Bench().hub, 0)
+        await spread_subscribers(Bench().hub, 0, lambda: True)
 
 
 async def test_a_replica_without_partitions_sends_its_subscribers_on(
