@@ -112,7 +112,9 @@ class Schemas:
         """
         now = time.monotonic()
         missing, unavailable = self._missing.get(key), self._unavailable
-        if key not in self._wanted and (missing is None or now >= missing.ask_again_at):
+        # Last: it may have come since the caller has looked.
+        is_due = missing is None or now >= missing.ask_again_at
+        if is_due and key not in self._wanted and key not in self._decoders:
             if missing is not None and now >= missing.ask_again_at + FORGET_SECONDS:
                 missing = None
                 self._missing.pop(key, None)

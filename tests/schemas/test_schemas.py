@@ -69,6 +69,18 @@ async def test_one_fetch_for_each_schema() -> None:
             assert (statistics.known, statistics.missing, statistics.fetches, statistics.failures) == (1, 0, 1, 0)
 
 
+async def test_a_schema_that_has_come_meanwhile_is_not_fetched_again() -> None:
+    """A thread asks for it that has looked just before it came: its bytes would be counted twice, and for good."""
+    async with serve_registry() as server:
+        for key in (1, 2):
+            server.add(key, '"int"')
+        async with running(server) as schemas:
+            await found_decoder(schemas, 1)
+            assert schemas.look_up(1) is None
+            await found_decoder(schemas, 2)
+            assert schemas.statistics().fetches == 2
+
+
 async def test_each_kind_has_its_decoder() -> None:
     """By what the registry says of it."""
     async with serve_registry() as server:
