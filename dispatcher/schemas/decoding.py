@@ -85,6 +85,7 @@ class RecordDecoder:
         if self._evictions != self._schemas.evictions:
             self._evictions = self._schemas.evictions
             self._known.clear()
+            self._notes.clear()
         key_jsons: list[bytes | None] = []
         key_notes: list[bytes] = []
         value_jsons: list[bytes | None] = []

@@ -287,3 +287,15 @@ def test_a_decoder_that_was_let_go_is_not_used_from_elsewhere() -> None:
     del known.known[LONG]
     known.evictions += 1
     assert members(decoding.decode("orders", records(framed(LONG, b"\x02"))))[0]["decode_error"] == "let go"
+
+
+def test_decoders_are_kept_beside_the_schemas_also_after_some_were_let_go() -> None:
+    """Otherwise each value would be looked up again, for as long as the replica runs."""
+    known = Known()
+    decoding = decoder(known)
+    for evictions in (1, 2):
+        known.evictions = evictions
+        decoding.decode("orders", records(framed(LONG, b"\x02")))
+        schema = known.known.pop(LONG)
+        assert members(decoding.decode("orders", records(framed(LONG, b"\x02"))))[0]["value_json"] == {"n": 1}
+        known.known[LONG] = schema
