@@ -249,7 +249,8 @@ class SubscriberStream:
 
     def notify(self, data: bytes) -> None:
         """Send whole frames in between, if the stream has not ended."""
-        if self._connection.writer.notify(data):
+        # Once it has, the socket's descriptor may be another client's.
+        if not self._subscriber.closed and self._connection.writer.notify(data):
             self._subscriber.flush()
 
     async def _listen(self, stream: trio.CancelScope) -> None:

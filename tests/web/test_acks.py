@@ -222,6 +222,26 @@ async def test_a_refused_record_is_answered_when_its_dead_letter_is_stored() -> 
         assert house.done() == [0, 1, 2]
 
 
+async def test_a_dead_letter_may_be_stored_when_its_client_has_left() -> None:
+    """The record is done, and nobody is answered: least of all whoever has the descriptor of its socket now."""
+    house = AckHouse()
+    letters = house.hub.acking.dead_letters = Letters("assets")
+    async with house.serving():
+        house.batch(1)
+        async with house.client() as client:
+            await client.offsets(1)
+            await client.say(type="nack", id="assets:0=0", reason="cannot be read")
+            await house.until(lambda: bool(letters.store))
+        await house.until(lambda: house.server.connections == 0)
+        async with house.client("?observe=1") as other:
+            await house.live()
+            letters.store[0]()
+            assert house.done() == [0]
+            house.batch(1)
+            message = await other.message("records", "nacked")
+            assert [record["offset"] for record in message["records"]] == [1]
+
+
 async def test_acknowledgements_without_end_are_read_at_a_pace_and_disturb_nobody() -> None:
     """Tens of thousands at once: all of them count, the client is not cut off, and the loop is free in between."""
     house = AckHouse(ack_window_bytes="16MiB")
