@@ -161,13 +161,14 @@ class _CoreSettings(BaseSettings):
     )
     spread_seconds: Seconds = Field(
         default=5,
-        description="After a replica joins, the others say `goodbye`, spread over this time, to the subscribers they "
-        "have too many for their remaining partitions; so does a replica without any partition of a subscriber's "
-        "topics, unless it observes or has the whole topic. 0 turns this off: subscribers stay until they leave.",
+        description="After a replica joins, each of the others says `goodbye`, spread over this time, to the "
+        "subscribers that are too many for its remaining partitions. A replica without any partition of a subscriber's "
+        "topics does the same, unless the subscriber observes or has the whole topic. 0 turns this off: subscribers "
+        "stay until they leave.",
     )
     default_scope: Literal["replica", "topic"] = Field(
         default="replica",
-        description="What streams get that name no `scope`: the partitions of the replica that they reach, or every "
+        description="What streams without `scope` get: the partitions of the replica that they reach, or every "
         "partition of their topics.",
     )
     follow_linger_seconds: Seconds = Field(
@@ -205,7 +206,7 @@ class _CoreSettings(BaseSettings):
         ge=2,
         description="Maximum number of ranges of records per partition that wait in Kafka because nobody present wants "
         "them, or may have them (docs/filters.md). Where they and other records alternate, 1,024 offsets count as one. "
-        "Beyond it they wait in memory, until fetching of their partition pauses.",
+        "Beyond this number, records wait in memory, until fetching of their partition pauses.",
     )
     replay_concurrency: int = Field(
         default=4,

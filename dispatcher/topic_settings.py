@@ -36,11 +36,11 @@ class TopicTable(BaseModel, frozen=True, extra="forbid"):
         description="How values that are not decoded are written: `auto` as text if the bytes are UTF-8, and otherwise "
         "in base64; `text` always as text, with U+FFFD for what is not UTF-8; `base64` always in base64.",
     )
-    key_encoding: Encoding = Field(default="auto", description="The same of keys.")
+    key_encoding: Encoding = Field(default="auto", description="The same for keys.")
     unmatched: Literal["settle", "park"] = Field(
         default="settle",
         description="What becomes of records that no present subscriber's filter wants: `settle` commits them, `park` "
-        "leaves them in Kafka until a subscriber comes that wants them. See docs/filters.md.",
+        "leaves them in Kafka until a subscriber that wants them connects. See docs/filters.md.",
     )
     commit_on: Literal["written", "acked"] = Field(
         default="written",
@@ -52,13 +52,12 @@ class TopicTable(BaseModel, frozen=True, extra="forbid"):
         ge=0,
         le=3_153_600_000,
         allow_inf_nan=False,
-        description="How old a record may become without a subscriber that takes it, by its timestamp; 0: as old as "
-        "it likes.",
+        description="How old a record may become without a subscriber that takes it, by its timestamp. 0: no deadline.",
     )
     on_deadline: Literal["log", "skip", "dead-letter"] = Field(
         default="log",
-        description="What happens to records past their deadline: `log` reports them, and they wait on; `skip` commits "
-        "past them; `dead-letter` writes them to `dead_letter_topic` first. See docs/delivery.md.",
+        description="What happens to records past their deadline: `log` reports them, and they keep waiting; `skip` "
+        "commits past them; `dead-letter` writes them to `dead_letter_topic` first. See docs/delivery.md.",
     )
 
 

@@ -50,7 +50,7 @@ def main() -> None:
     Try it without Kafka:        dispatcher demo
     Serve a topic:               dispatcher serve --bootstrap-servers kafka:9092 --topics ofa_assets
     Read it:                     dispatcher tail http://127.0.0.1:8000
-    See how a replica is:        dispatcher status http://127.0.0.1:8000
+    Check a replica's health:    dispatcher status http://127.0.0.1:8000
     See who is connected:        dispatcher subscribers http://127.0.0.1:9000 --token-file FILE
     Bring dead letters back:     dispatcher redrive --dry-run
     Show settings and sources:   dispatcher config
@@ -148,7 +148,7 @@ def serve(config_path: Path | None, **flags: Any) -> None:
 @click.option("--since", type=Moment(), help="Letters written at this time or later: 2026-01-31T12:00:00Z, or -2h.")
 @click.option("--until", type=Moment(), help="Letters written before this time.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help="Stop after this many records.")
-@click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Most records per second. 0: no limit.")
+@click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Maximum records per second. 0: no limit.")
 @settings_options()
 def redrive(  # noqa: PLR0917 - one for each option
     dry_run: bool,
@@ -172,15 +172,15 @@ def redrive(  # noqa: PLR0917 - one for each option
     topic get them again.
 
     Each letter is redriven once, however often this runs, and whatever kills it: the group GROUP_ID.redrive remembers
-    which. Letters that the options leave out stay for another run, and no letter is deleted. What is written to the
-    dead-letter topic after the start waits for the next run.
+    which. Letters that the options leave out stay for another run, and no letter is deleted. Letters that are written
+    after the start wait for the next run.
 
     It needs the rights to read the dead-letter topic and the group GROUP_ID.redrive, to write to the topics, and to
     write to the transactional id GROUP_ID.redrive.
 
     \b
     Exit code 0: done
-              1: failed; run it again, it goes on where it was
+              1: failed; run it again, it continues where it stopped
               2: invalid settings or options; nothing was written
     """  # noqa: D301
     from dispatcher.command import redrive as command  # noqa: PLC0415

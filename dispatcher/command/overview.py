@@ -46,7 +46,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--all", "show_all", is_flag=True, help=f"Show every partition, not only {MAX_PARTITIONS}.")
 @_common
 def status(url: str, form: str, ca_file: Path | None, *, show_all: bool) -> None:
-    """Show how a replica is: its health, partitions, lag and subscribers.
+    """Show a replica's health, partitions, lag and subscribers.
 
     \b
     dispatcher status http://127.0.0.1:8000

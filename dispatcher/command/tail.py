@@ -31,28 +31,28 @@ EXIT_SIGNALLED = 128
 @click.option(
     "--scope",
     type=click.Choice(["replica", "topic"]),
-    help="topic: every partition, from any replica. Default: as the dispatcher is set.",
+    help="topic: every partition, from any replica. Default: the dispatcher's default_scope.",
 )
 @click.option("--observe", is_flag=True, default=None, help="Only look: what is printed does not count as dispatched.")
 @click.option("--ack", is_flag=True, help="Acknowledge each record once it is written (docs/delivery.md).")
 @click.option(
-    "--key", "keys", multiple=True, metavar="KEY", help="Only records with this key. Repeatable: one of them."
+    "--key", "keys", multiple=True, metavar="KEY", help="Only records with this key. Repeatable: any of them."
 )
 @click.option(
     "--record-header",
     "record_headers",
     multiple=True,
     metavar="NAME:VALUE",
-    help="Only records with this header. Repeatable: one of the values of each name. (-H is for the request.)",
+    help="Only records with this header. Repeatable: any of the values of each name. (-H is for the request.)",
 )
 @click.option(
     "--field",
     "fields",
     multiple=True,
     metavar="POINTER:VALUE",
-    help="Only records whose JSON value has this at a JSON pointer: /tenant:t1. Repeatable: one of the values of each.",
+    help="Only records whose JSON value has this at a JSON pointer: /tenant:t1. Repeatable: any of the values of each.",
 )
-@click.option("--filter", "record_filter", metavar="JSON", help="Only records that match, as docs/filters.md has it.")
+@click.option("--filter", "record_filter", metavar="JSON", help="Only records that match it (docs/filters.md).")
 @click.option("--from-id", metavar="ID", help="Resume after this event id, such as the one printed on exit.")
 @click.option("-n", "--count", type=click.IntRange(min=0), help="Stop after this many records. Default: never.")
 @click.option(

@@ -26,7 +26,7 @@ ROWS: Sequence[Row] = (
     ),
     gauge(
         "counting_subscribers",
-        "Subscribers for which it counts what they are sent; observers do not.",
+        "Subscribers that count: all but observers.",
         lambda s: s.hub.takers,
     ),
     counter(

@@ -204,9 +204,9 @@ def _check_decode(arguments: Mapping[str, Sequence[str]], topics: Collection[str
     if "decode" not in arguments:
         return
     if (decode := arguments["decode"][0]) not in DECODES:
-        raise BadRequestError(f"decode {_shown(decode)} is unknown; there are {', '.join(DECODES)}")
+        raise BadRequestError(f"unknown decode {_shown(decode)}; use {', '.join(DECODES)}")
     if missing := sorted(topic for topic in topics if decoded.get(topic) != decode):
-        raise BadRequestError(f'topic {missing[0]} is not decoded so here: its settings need decode = "{decode}"')
+        raise BadRequestError(f'topic {missing[0]} is not decoded this way here: its settings need decode = "{decode}"')
 
 
 def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:

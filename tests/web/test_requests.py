@@ -188,9 +188,9 @@ def test_clients_make_sure_that_their_topics_are_decoded() -> None:
     """It is the settings that decode a topic: where they do not, nobody gets raw records in place of JSON."""
     query = {"topic": ["a", "b"], "decode": ["json"]}
     assert read_query(query, None, ["a", "b", "c"], decoded={"a": "json", "b": "json"}).topics == {"a", "b"}
-    with pytest.raises(BadRequestError, match="topic b is not decoded so here: its settings need decode = "):
+    with pytest.raises(BadRequestError, match="topic b is not decoded this way here: its settings need decode = "):
         read_query(query, None, ["a", "b", "c"], decoded={"a": "json"})
-    with pytest.raises(BadRequestError, match="topic a is not decoded so here"):
+    with pytest.raises(BadRequestError, match="topic a is not decoded this way here"):
         read_query({"decode": ["avro-json"]}, None, ["a"], decoded={"a": "json"})
     with pytest.raises(BadRequestError, match="did you mean decode"):
         read_query({"decod": ["json"]}, None, ["a"])
