@@ -1,7 +1,7 @@
 """Subscribers that acknowledge: what they are sent before they do, what is committed after, and what ends them."""
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,12 +15,14 @@ from dispatcher.errors import SubscriberGoneError
 from dispatcher.hub.acked_subscriber import AckedSubscriber, AckWindow
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.goodbyes import Goodbye, restart
+from dispatcher.hub.statistics import SubscriberState
 from dispatcher.sansio.encoding.wire import WEBSOCKET
+from dispatcher.sansio.entries import Round
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.ownership import HandOver
-from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.ranges import Chunk, Gap, Range
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
-from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+from tests.hub.test_hub import ONE, TWO, Bench, RecordedLog, RecordingTransport, settle
 
 TOPICS = frozenset({"assets"})
 ACKS = feed_of(WEBSOCKET, TOPICS, acks=True)
@@ -651,3 +653,271 @@ async def test_a_partition_that_leaves_during_a_replay_goes_on_where_it_was(make
         assert second.offsets == list(range(at + 1))
         await second.ack(p0=at)
     assert second.offsets == list(range(13))
+
+
+class Gapped(RecordedLog):
+    """What precedes offset 10: three records, two after what has expired, and a compacted end."""
+
+    async def read(
+        self,
+        ranges: Mapping[TopicPartition, Range],
+        max_bytes: int,  # noqa: ARG002
+        client: Hashable = None,  # noqa: ARG002
+    ) -> Chunk:
+        """All of it that was asked for."""
+        first = ranges[ONE].first
+        records = [Record(n, None, b"%d" % (n % 2), b"x", ()) for n in (0, 1, 2, 6, 7) if n >= first]
+        before, after = [one for one in records if one.offset < 3], [one for one in records if one.offset > 5]
+        batches = [Batch(ONE, before)] if before else []
+        batches.append(Batch(ONE, after, gap=Gap(ONE, max(3, first), 5, "expired")))
+        return Chunk(batches, {ONE: 10}, [Gap(ONE, 8, 9, "expired")])
+
+
+class GappedBench(AckBench):
+    """Partition 0 is in memory from offset 10 on."""
+
+    log = Gapped
+
+    def __init__(self, nursery: trio.Nursery, **settings: object) -> None:
+        super().__init__(nursery, **settings)
+        self.ends[ONE] = 10
+        self.batch(1)
+
+
+def seen(acker: Acker) -> list[object]:
+    """Offsets of records, and the ends of gaps, in the order in which they came."""
+    found: list[object] = []
+    for message in acker.messages:
+        if message["type"] == "gap":
+            found.append(f"to {message['to']}")
+        found += [record["offset"] for record in message.get("records", ())]
+    return found
+
+
+async def test_a_replay_is_cut_to_the_window_and_its_gaps_keep_their_place(nursery: trio.Nursery) -> None:
+    """A gap is sent after the records before it; where the stream stands says so, too."""
+    bench = GappedBench(nursery)
+    acker = Acker(bench, 2, position={ONE: -1})
+    await settle()
+    assert seen(acker) == [0, 1]
+    resumption = acker.subscriber.resumption
+    assert (resumption.next_offset(ONE), resumption.position()[ONE]) == (2, 1)
+    await acker.ack(p0=0)
+    assert seen(acker) == [0, 1, 2, "to 5"]
+    await acker.ack(p0=2)
+    assert seen(acker) == [0, 1, 2, "to 5", 6, 7, "to 9"]
+    await acker.ack(p0=7)
+    assert seen(acker) == [0, 1, 2, "to 5", 6, 7, "to 9", 10]
+    await acker.ack(p0=10)
+    assert acker.subscriber.statistics().outstanding_records == 0
+    assert bench.hub.statistics().acking.passed_over == 0
+
+
+async def test_a_topic_that_is_recreated_during_a_replay_begins_again(nursery: trio.Nursery) -> None:
+    """What is held of the old log is sent to nobody, and the client knows from where on."""
+    bench = GappedBench(nursery)
+    acker = Acker(bench, 2, position={ONE: -1})
+    await settle()
+    bench.hub.partition_recreated(ONE, 0)
+    bench.ends[ONE] = 0
+    bench.batch(1, epoch=2)
+    await settle()
+    [gap] = [message for message in acker.messages if message["type"] == "gap"]
+    assert (gap["from"], gap["reason"]) == (2, "recreated")
+    assert acker.offsets == [0, 1, 0]
+
+
+async def test_a_replay_that_a_filter_wants_nothing_of_says_how_far_it_is(nursery: trio.Nursery) -> None:
+    """A resume should not look at all of that again; what is held is not passed over by that."""
+    bench = GappedBench(nursery)
+    never, odd = (
+        Acker(bench, 1, position={ONE: -1}, feed=feed_of(WEBSOCKET, TOPICS, read_filter(wanted), acks=True))
+        for wanted in ({"exact": {"key": "never"}}, {"exact": {"key": "1"}})
+    )
+    await settle()
+    assert (never.offsets, odd.offsets) == ([], [1])
+    assert seen(never) == ["to 5", "to 9"]
+    heartbeats = [message["id"] for message in odd.messages if message["type"] == "heartbeat"]
+    assert heartbeats == []
+    await odd.ack(p0=1)
+    assert odd.offsets == [1, 7]
+
+
+async def test_of_memory_a_filter_passes_over_what_it_does_not_want(make: Make) -> None:
+    """Whatever the window."""
+    bench = make()
+    for _ in range(3):
+        bench.batch(1)
+    bench.batch(2)
+    wanted = feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "1"}}), acks=True)
+    odd = Acker(bench, 1, position={ONE: 2}, feed=wanted)
+    await settle()
+    assert odd.offsets == [4]
+
+
+async def test_a_record_larger_than_the_window_goes_alone_out_of_a_batch(make: Make) -> None:
+    """Otherwise nothing would ever be sent."""
+    bench = make()
+    acker = Acker(bench, 10, 2000)
+    await settle()
+    bench.batch(2, size=50_000)
+    await settle()
+    assert acker.offsets == [0]
+    await acker.ack(p0=0)
+    assert acker.offsets == [0, 1]
+
+
+async def test_a_write_out_of_memory_ends_at_its_bound(make: Make) -> None:
+    """And the next one goes on there."""
+    bench = make(write_bytes=1)
+    for _ in range(3):
+        bench.batch(1)
+    acker = Acker(bench, 10)
+    await settle()
+    assert acker.offsets == [0, 1, 2]
+    assert [len(message["records"]) for message in acker.messages if message["type"] == "records"] == [1, 1, 1]
+
+
+async def test_an_acknowledgement_of_what_precedes_the_stream_is_no_error(make: Make) -> None:
+    """Clients name every partition of their last id; what is not here, or was not read yet, is passed over."""
+    bench = make()
+    bench.hub.reached(TWO, 3)
+    acker = Acker(bench, 10)
+    await settle()
+    bench.batch(1)
+    await settle()
+    await acker.ack(p0=0, p1=2)
+    assert bench.hub.statistics().acking.passed_over == 0
+    await acker.ack(p1=3, p7=2)
+    assert bench.hub.statistics().acking.passed_over == 2
+
+
+async def test_while_a_replay_holds_nothing_a_quiet_filter_is_sent_its_position(make: Make) -> None:
+    """So a resume does not look at all of that again."""
+    bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
+    first = Acker(bench, 1000)
+    await settle()
+    for _ in range(20):
+        bench.batch(1, size=500)
+        await settle()
+        await first.ack(p0=bench.ends[ONE] - 1)
+    never = feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "never"}}), acks=True)
+    quiet = Acker(bench, 1, position={ONE: -1}, feed=never)
+    await settle()
+    assert quiet.offsets == []
+    assert [message["id"] for message in quiet.messages if message["type"] == "heartbeat"][:1] == ["assets:0=1"]
+
+
+async def test_a_round_comes_too_late_for_one_that_is_not_live_and_too_soon_for_none(make: Make) -> None:
+    """It reads the history meanwhile; a round that it has taken already finds a full window, and moves it nowhere."""
+    bench = make()
+    acker = Acker(bench, 1)
+    await settle()
+    bench.batch(1)
+    await settle()
+    subscriber = acker.subscriber
+    entry = next(iter(bench.hub.history._entries.values()))
+    item = entry, bench.hub.encoder.entry(ACKS, entry)
+    again = Round([item], bench.hub.encoder.round(ACKS, [item]))
+    assert (subscriber.offer(again), subscriber.state) == (False, SubscriberState.LIVE)
+    subscriber.fall_back()
+    assert (subscriber.offer(again), subscriber.state) == (False, SubscriberState.CATCHING_UP)
+    await settle()
+    assert acker.offsets == [0]
+
+
+async def test_what_is_outstanding_is_under_way_where_acknowledgements_count(nursery: trio.Nursery) -> None:
+    """With a filter, what it left out is not; elsewhere only a write that has not ended is."""
+    bench = GappedBench(nursery)
+    odd = feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "1"}}), acks=True)
+    everything, chosen, observing = (
+        Acker(bench, 10, position={ONE: -1}, feed=feed)
+        for feed in (ACKS, odd, feed_of(WEBSOCKET, TOPICS, acks=True, counts=False))
+    )
+    await settle()
+
+    def under_way(acker: Acker) -> set[int]:
+        return {n for first, end in acker.subscriber.under_way(ONE) for n in range(first, end)}
+
+    assert {0, 1, 2, 6, 7, 10} <= under_way(everything)
+    assert (under_way(chosen), under_way(observing)) == ({1, 7}, set())
+    written = AckBench(nursery, topic_tables={})
+    acker = Acker(written, 10)
+    await settle()
+    written.batch(1)
+    await settle()
+    assert list(acker.subscriber.under_way(ONE)) == []
+
+
+async def test_a_goodbye_that_asks_nobody_to_return_waits_for_nothing(make: Make) -> None:
+    """Nor does a second one, and a wait that ends too soon ends no stream."""
+    bench = make()
+    refused, twice = Acker(bench, 10), Acker(bench, 10)
+    await settle()
+    bench.batch(1)
+    await settle()
+    twice.subscriber._on_time()
+    twice.subscriber.end(restart())
+    await settle()
+    assert not twice.gone
+    twice.subscriber.end(restart())
+    refused.subscriber.end(Goodbye(4403, "no more", 0))
+    await settle()
+    assert (twice.gone, refused.gone) == (True, True)
+
+
+async def test_of_a_followed_partition_that_leaves_nothing_is_acknowledged(make: Make) -> None:
+    """Its new owner sends it; the window has room again."""
+    bench = make()
+    bench.hub.unassigned([TWO])
+    bench.hub.reached(ONE, 0)
+    bench.hub.followed.follow(TWO, 0)
+    bench.hub.expect({"assets": 2})
+    acker = Acker(bench, 2, feed=feed_of(WEBSOCKET, TOPICS, acks=True, whole=True))
+    await settle()
+    bench.batch(2, TWO, epoch=0)
+    await settle()
+    assert acker.subscriber.acks.outstanding_records == 2
+    bench.hub.followed.drop([TWO])
+    assert acker.subscriber.acks.outstanding_records == 0
+    await acker.ack(p1=1)
+    assert bench.done(TWO) == []
+
+
+async def test_a_followed_partition_that_begins_again_during_a_replay_is_sent_once(make: Make) -> None:
+    """It became owned at an offset that is not in memory: what was held is looked up again from where the stream is."""
+    bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
+    bench.hub.unassigned([TWO])
+    bench.replays.log += [(TWO, Record(offset, None, None, b"x", ())) for offset in range(12)]
+    bench.hub.reached(ONE, 0)
+    bench.hub.followed.follow(TWO, 12)
+    bench.hub.expect({"assets": 2})
+    acker = Acker(bench, 3, feed=feed_of(WEBSOCKET, TOPICS, acks=True, whole=True), position={ONE: -1, TWO: -1})
+    await settle()
+    assert acker.offsets == [0, 1, 2]
+    bench.hub.assigned([TWO])
+    bench.hub.followed.own(TWO, 5, HandOver(3, []))
+    bench.ends[TWO] = 3
+    bench.batch(9, TWO, epoch=5)
+    await settle()
+    while acker.offsets[-1] < 11:
+        await acker.ack(p1=acker.offsets[-1])
+    assert acker.offsets == list(range(12))
+
+
+async def test_a_letter_that_is_stored_after_its_partition_has_left_is_answered_all_the_same(make: Make) -> None:
+    """The client has refused the record, and it is in the dead-letter topic; a plain subscriber leaves no trace."""
+    bench = make()
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    acker, answers = Acker(bench, 10), list[bool]()
+    plain = bench.hub.subscribe(feed_of(WEBSOCKET, TOPICS), RecordingTransport())
+    await settle()
+    bench.batch(1)
+    await settle()
+    assert acker.subscriber.nacked(ONE, 0, "", answers.append)
+    bench.hub.unsubscribe(plain)
+    bench.hub.unassigned([ONE])
+    bench.hub.acking.released([ONE])
+    letters.store[0]()
+    assert answers == [True]
+    assert [batch.epoch for batch in bench.dispatched] == [1], "it counts in the assignment in which it was read"
