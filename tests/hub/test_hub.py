@@ -8,11 +8,14 @@ import trio
 import trio.testing
 
 from dispatcher.errors import SubscriberGoneError, UnavailableError
+from dispatcher.hub import fan_out
+from dispatcher.hub.acked_subscriber import AckWindow
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.hub import Hub
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -434,3 +437,156 @@ async def test_the_hub_knows_which_topics_are_read() -> None:
         assert bench.hub.has_readers("assets")
         assert not bench.hub.has_readers("others")
     assert not bench.hub.has_readers("assets")
+
+
+async def test_a_full_or_stopping_replica_takes_nobody(nursery: trio.Nursery) -> None:
+    """Whoever is refused goes to another one."""
+    bench = Bench(max_subscribers=1)
+    nursery.start_soon(bench.hub.run)
+    with (
+        subscribed(bench.hub, FEED, RecordingTransport()),
+        pytest.raises(UnavailableError, match="full: it already has 1 subscribers"),
+        subscribed(bench.hub, FEED, RecordingTransport()),
+    ):
+        pass
+    with subscribed(bench.hub, FEED, RecordingTransport()):
+        assert bench.hub.subscribers == 1
+
+
+async def test_a_recreated_topic_begins_again_for_everybody(nursery: trio.Nursery) -> None:
+    """With a gap for whoever had read the old log, or was to begin where it ended."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    reader, newcomer = RecordingTransport(), RecordingTransport()
+    for transport in (reader, newcomer):
+        transport.gate.set()
+    await nursery.start(bench.serve, reader)
+    bench.publish(ONE, ONE)
+    await settle()
+    bench.hub.unassigned([ONE])
+    await nursery.start(bench.serve, newcomer)
+    await settle()
+    bench.hub.partition_recreated(ONE, 0, replaces=2)
+    bench.number = 0
+    bench.publish(ONE)
+    await settle()
+    gaps = [[data for _, kind, data in one.events if kind == "gap"] for one in (reader, newcomer)]
+    assert [len(found) for found in gaps] == [1, 1]
+    assert all('"from":2' in found[0] and "recreated" in found[0] for found in gaps)
+    assert (reader.values, newcomer.values) == (["0", "1", "0"], ["0"])
+
+
+async def test_what_is_wrong_with_topics_is_said_when_it_changes(nursery: trio.Nursery) -> None:
+    """Once, and again when it is over."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    for degraded in ({"assets": "no-leader"}, {"assets": "no-leader"}, {}):
+        bench.hub.set_degraded(degraded)
+        await settle()
+    states = [data for _, kind, data in transport.events if kind == "state"]
+    assert ["no-leader" in state for state in states] == [False, True, False]
+
+
+async def test_how_many_partitions_topics_have_is_said_when_it_changes(nursery: trio.Nursery) -> None:
+    """A topic may grow."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    for count in (2, 2, 3):
+        bench.hub.expect({"assets": count})
+        await settle()
+    states = [data for _, kind, data in transport.events if kind == "state"]
+    assert ['"partitions":{"assets":2}' in state for state in states] == [False, True, False]
+    assert '"partitions":{"assets":3}' in states[2]
+
+
+async def test_offsets_without_a_record_are_known_to_be_read(nursery: trio.Nursery) -> None:
+    """A partition may begin with them, or go on: what others may be sent does not wait for a record."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport, {TWO: 4})
+    await settle()
+    for offset in (5, 9):
+        bench.hub.reached(TWO, offset)
+    await settle()
+    bench.number = 9
+    bench.publish(TWO)
+    await settle()
+    assert (transport.values, bench.hub.history.end(TWO)) == (["9"], 10)
+
+
+async def test_filters_are_matched_once_for_all_and_what_nobody_wants_is_settled(nursery: trio.Nursery) -> None:
+    """A filter that comes or goes is a reason to look at what waits again."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    wanted = feed_of(SSE_VALUE, FEED.topics, read_filter({"exists": {"key": True}}))
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport, None, None, wanted)
+    bench.publish(ONE, TWO)
+    await settle()
+    assert (transport.values, bench.ranges) == ([], {ONE: {0}, TWO: {1}})
+    assert bench.hub.statistics().unmatched == {"assets": 2}
+
+
+async def test_whoever_wants_a_whole_topic_or_leaves_is_noticed() -> None:
+    """Its partitions are followed for as long as it is there; others change nothing."""
+    bench = Bench()
+    found = []
+    for feed in (FEED, feed_of(SSE_VALUE, FEED.topics, whole=True)):
+        bench.hub.whole_topics_changed = trio.Event()
+        subscriber = bench.hub.subscribe(feed, RecordingTransport())
+        found.append(bench.hub.whole_topics_changed.is_set())
+        bench.hub.whole_topics_changed = trio.Event()
+        bench.hub.unsubscribe(subscriber)
+        found.append(bench.hub.whole_topics_changed.is_set())
+    assert found == [False, False, True, True]
+
+
+async def test_whoever_acknowledges_has_a_window_and_leaves_what_is_parked_to_the_next(nursery: trio.Nursery) -> None:
+    """Also while others of the same feed stay."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    feed = feed_of(WEBSOCKET, FEED.topics, acks=True)
+    window = AckWindow(10, 1000, 30, 2)
+    first, second = (bench.hub.subscribe(feed, RecordingTransport(), window=window) for _ in range(2))
+    assert bench.hub.statistics().acking.subscribers == 2
+    for number, one in enumerate((first, second), 1):
+        bench.hub.unsubscribe(one)
+        assert bench.hub.statistics().acking.subscribers == 2 - number
+
+
+async def test_rounds_that_are_behind_hold_the_poller_back(nursery: trio.Nursery) -> None:
+    """Until all was offered."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    value = b"x" * fan_out.CONGESTED_BYTES
+    bench.hub.publish(Batch(ONE, (Record(0, None, None, value, ()),)))
+    congested = [bench.hub.is_congested]
+    with trio.fail_after(seconds(5)):
+        await bench.hub.wait_settled()
+    congested.append(bench.hub.is_congested)
+    assert congested == [True, False]
+    assert len(transport.values) == 1
+
+
+async def test_a_partition_that_leaves_without_having_begun_is_left_nowhere() -> None:
+    """Nothing was read of it here, so nobody is owed anything."""
+    bench = Bench()
+    bench.hub.reached(ONE, 3)
+    bench.hub.unassigned([ONE, TWO])
+    assert bench.hub.statistics().registry.departed == 1
+    assert bench.hub.partitions == 0
