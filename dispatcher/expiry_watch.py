@@ -167,7 +167,7 @@ class ExpiryWatch:
         for topic in sorted(near.keys() - self._near):
             log.warning("waiting records are about to expire", topic=topic, headroom_seconds=round(near[topic], 1))
         for topic in sorted(self._near - near.keys()):
-            log.info("no waiting record is about to expire any more", topic=topic)
+            log.info("waiting records are no longer about to expire", topic=topic)
         self._near = frozenset(near)
 
     def _is_near(self, topic: str, headroom_seconds: float) -> bool:

@@ -97,7 +97,7 @@ class Parking:
         was_full = found is not None and found.is_full
         if ranges and not self.ranges.park(tp, batch.epoch, ranges, reason):
             if not was_full:
-                log.warning("no more can be parked (max_parked_ranges)", partition=str(tp), reason=str(reason))
+                log.warning("no room to park records (max_parked_ranges)", partition=str(tp), reason=str(reason))
             return False
         entry.settle(chosen)
         entry.parked = True

@@ -15,7 +15,7 @@ BACKLOG = 4096
 """Connections that the kernel queues while we are busy: all of another replica's subscribers may arrive at once."""
 
 REST_SECONDS = 0.1
-"""How long accepting rests when the process, or the machine, has no descriptor or no memory for one more."""
+"""How long accepting is paused when the process, or the machine, has no descriptor or no memory for one more."""
 
 LOG_SECONDS = 60.0
 """Least time between two log lines about that."""
@@ -75,7 +75,7 @@ async def accept_for_ever(
             now = trio.current_time()
             if now - logged_at >= LOG_SECONDS:
                 logged_at = now
-                log.error("accepting rests: out of descriptors", error=os.strerror(error.errno))  # noqa: TRY400
+                log.error("accepting paused: out of descriptors", error=os.strerror(error.errno))  # noqa: TRY400
             make_room()
             await trio.sleep(REST_SECONDS)
         else:
