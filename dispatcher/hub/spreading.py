@@ -62,8 +62,8 @@ class SendingOn:
         """
         since = self._samples or -MAX_WAIT_SAMPLES
         self._samples += 1
-        for topic in topics:
-            self._known_since.setdefault(topic, since)
+        # One that was deleted begins again when it is created again.
+        self._known_since = {topic: self._known_since.get(topic, since) for topic in topics}
         return frozenset(topic for topic in topics if self._samples - self._known_since[topic] >= MAX_WAIT_SAMPLES)
 
     def observe(self, *, anybody: bool) -> bool:

@@ -92,6 +92,15 @@ def test_a_topic_that_is_created_later_may_be_assigned_here_soon() -> None:
     assert sending_on.assigned_somewhere(["new"]) == {"new"}
 
 
+def test_a_topic_that_is_created_again_is_new() -> None:
+    """The group has to assign it first, and a replica that will have some of it has none until then."""
+    sending_on = SendingOn()
+    assert sending_on.assigned_somewhere(["old", "deleted"]) == {"old", "deleted"}
+    assert sending_on.assigned_somewhere(["old"]) == {"old"}
+    counts = [len(sending_on.assigned_somewhere(["old", "deleted"])) for _ in range(MAX_WAIT_SAMPLES)]
+    assert counts == [1] * (MAX_WAIT_SAMPLES - 1) + [2]
+
+
 PAIR = [TopicPartition("assets", number) for number in (2, 3)]
 """What another replica takes over; the bench has two partitions more."""
 
