@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 
 SPANS_PER_SECOND = 200.0
 """Most spans: one costs 50 µs of CPU (made, encoded and sent), so this is one per cent of a core."""
-SPANS_AT_ONCE = 1_000.0
+SPANS_AT_ONCE = 100.0
+"""After a silence: as many as wait at most."""
 FLUSH_SECONDS = 1.0
 """How long the last spans may take when the replica stops."""
 

@@ -91,6 +91,17 @@ def test_what_is_never_dispatched_makes_room() -> None:
     assert tracer.seen == [(ONE, 10_000)]
 
 
+def test_spans_of_one_step_cost_no_more_than_a_step_may() -> None:
+    """The first subscriber after an hour takes all that waits: a span costs 50 µs, and a step of the loop 5 ms."""
+    times, tracer = DispatchTimes(), EveryOther()
+    times.tracer = tracer
+    waiting = batch(ONE, 0, 10_000)
+    times.taken(waiting)
+    times.dispatched(waiting, 10_000, [(0, 10_000)])
+    assert len(tracer.seen) * 50e-6 <= 0.005
+    assert times.statistics().left_out == 5_000 - len(tracer.seen)
+
+
 def test_without_a_tracer_nothing_is_kept() -> None:
     """The histogram counts all the same."""
     times = DispatchTimes()
