@@ -1,0 +1,226 @@
+"""Partitions that change sides: what readers of the whole topic, and of the replica's own partitions, are sent then."""
+
+import pytest
+import trio
+
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.sansio.encoding.wire import SSE_VALUE
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.ownership import HandOver
+from dispatcher.sansio.records import Batch, Record, TopicPartition
+from tests.hub.test_filtered import KeyedBench
+from tests.hub.test_hub import FEED, ONE, TWO, RecordingTransport
+from tests.hub.test_hub import settle as settled
+from tests.hub.test_subscriber import Stream, opened
+
+TOPICS = frozenset({"assets"})
+WHOLE = feed_of(SSE_VALUE, TOPICS, whole=True)
+OBSERVING = feed_of(SSE_VALUE, TOPICS, whole=True, counts=False)
+ELSEWHERE = feed_of(SSE_VALUE, frozenset({"other"}), whole=True)
+
+
+def wants(*keys: str) -> Feed:
+    """A reader of the whole topic with a filter."""
+    return feed_of(SSE_VALUE, TOPICS, read_filter({"in": {"key": list(keys)}}), whole=True)
+
+
+class FollowingBench(KeyedBench):
+    """Owns partition 0, and follows partition 1 from an offset on."""
+
+    def __init__(self, nursery: trio.Nursery, offset: int = 0, **settings: object) -> None:
+        super().__init__(**settings)
+        self.nursery = nursery
+        nursery.start_soon(self.hub.run)
+        self.hub.unassigned([TWO])
+        self.hub.reached(ONE, 0)
+        self.hub.followed.follow(TWO, offset)
+        self.offsets[TWO] = offset
+        self.hub.expect({"assets": 2})
+
+    def stream(
+        self, feed: Feed = WHOLE, position: dict[TopicPartition, int] | None = None, *, reads: bool = True
+    ) -> Stream:
+        """A subscriber whose socket takes everything, or nothing."""
+        transport = opened() if reads else RecordingTransport()
+        return Stream(self, self.nursery, transport, feed, position=position)
+
+    def own(self, begins: int, *counted: tuple[int, int]) -> int:
+        """The group assigns partition 1, and has committed up to there."""
+        self.hub.assigned([TWO])
+        return self.hub.followed.own(TWO, 5, HandOver(begins, counted))
+
+
+@pytest.fixture
+def bench(nursery: trio.Nursery) -> FollowingBench:
+    """A hub that runs."""
+    return FollowingBench(nursery)
+
+
+async def test_a_partition_that_is_followed_from_now_on_goes_on_for_readers_of_the_whole_topic(
+    bench: FollowingBench,
+) -> None:
+    """Live and catching up; for the others it has left."""
+    whole, own = bench.stream(), bench.stream(FEED)
+    slow_whole, slow_own = bench.stream(reads=False), bench.stream(FEED, reads=False)
+    bench.publish_keys("a")
+    await settled()
+    bench.hub.followed.disown([])
+    bench.hub.unassigned([ONE], [ONE])
+    bench.publish_keys("b")
+    for stream in (slow_whole, slow_own):
+        opened(stream.transport)
+    await settled()
+    assert [stream.transport.values for stream in (whole, slow_whole)] == [["0", "1"]] * 2
+    assert own.transport.values == ["0"]
+    assert slow_own.transport.values in ([], ["0"])
+    assert bench.hub.followed.partitions == {ONE, TWO}
+
+
+async def test_a_followed_partition_that_leaves_is_handed_to_nobody(bench: FollowingBench) -> None:
+    """When it is followed again, what was read of it here is owed; to drop what is not followed changes nothing."""
+    bench.publish_keys("z")
+    whole, own = bench.stream(), bench.stream(FEED)
+    waiting = [bench.stream(feed, reads=False) for feed in (WHOLE, FEED)]
+    await settled()
+    bench.hub.followed.drop([ONE])
+    bench.publish_keys("a", partition=TWO)
+    bench.hub.followed.drop([TWO])
+    assert bench.hub.followed.partitions == set()
+    for stream in waiting:
+        opened(stream.transport)
+    await settled()
+    assert [stream.transport.values for stream in (whole, own, *waiting)] == [["0"]] * 4
+    bench.hub.followed.follow(TWO, 1)
+    bench.publish_keys("b", partition=TWO)
+    await settled()
+    assert [stream.transport.values for stream in (whole, own)] == [["0", "1", "2"], ["0"]]
+
+
+async def test_a_followed_topic_that_is_recreated_begins_again_with_a_gap(bench: FollowingBench) -> None:
+    """For readers of the whole topic, who had read the old log."""
+    whole, own = bench.stream(), bench.stream(FEED)
+    await settled()
+    bench.publish_keys("a", "b", partition=TWO)
+    await settled()
+    bench.hub.followed.recreated(TWO, 0)
+    bench.offsets[TWO] = 0
+    bench.publish_keys("c", partition=TWO)
+    await settled()
+    gaps = [[data for _, kind, data in one.transport.events if kind == "gap"] for one in (whole, own)]
+    assert [len(found) for found in gaps] == [1, 0]
+    assert "recreated" in gaps[0][0]
+    assert (whole.transport.values, own.transport.values) == (["0", "1", "2"], [])
+
+
+async def test_a_partition_that_becomes_owned_goes_on_without_a_repeat(bench: FollowingBench) -> None:
+    """For its other readers it comes with all that is in memory; readers of other topics notice nothing."""
+    whole, own, other = bench.stream(), bench.stream(FEED), bench.stream(ELSEWHERE)
+    await settled()
+    bench.publish_keys("a", "b", partition=TWO)
+    await settled()
+    assert bench.own(0, (0, 2)) == 2
+    bench.publish_keys("c", partition=TWO)
+    await settled()
+    assert [one.transport.values for one in (whole, own, other)] == [["0", "1", "2"], ["0", "1", "2"], []]
+    assert bench.ranges[TWO] >= {2}
+
+
+async def test_what_nobody_who_counts_has_had_is_sent_to_whoever_stands_after_it(bench: FollowingBench) -> None:
+    """An observer has had it, and another reader's id names it: that one goes back."""
+    bench.publish_keys("a", "b", "c", partition=TWO)
+    observer, after = bench.stream(OBSERVING), bench.stream(WHOLE, {ONE: -1, TWO: 2})
+    await settled()
+    assert after.transport.values == []
+    bench.own(0)
+    await settled()
+    assert after.transport.values == ["0", "1", "2"]
+    assert observer.transport.values.count("2") <= 1
+    assert bench.ranges[TWO] == {0, 1, 2}
+
+
+async def test_a_write_that_fails_after_the_partition_became_owned_is_made_up_for_by_others(
+    bench: FollowingBench,
+) -> None:
+    """They stand after it: what it would have counted for was sent to nobody then."""
+    bench.publish_keys("a", "b", "c", partition=TWO)
+    writing, beside = (bench.stream(reads=False) for _ in range(2))
+    await settled()
+    after, passing = bench.stream(WHOLE, {ONE: -1, TWO: 2}), bench.stream(ELSEWHERE)
+    await settled()
+    bench.own(0)
+    await settled()
+    assert (after.transport.values, bench.ranges.get(TWO)) == ([], None)
+    passing.subscriber.leave()
+    await settled()
+    assert after.transport.values == [], "the write is still under way"
+    for one in (writing, beside):
+        one.transport.broken = True
+        opened(one.transport)
+    await settled()
+    assert after.transport.values == ["0", "1", "2"]
+    assert bench.ranges[TWO] == {0, 1, 2}
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_write_that_succeeds_or_a_partition_that_leaves_again_sends_nobody_back(
+    bench: FollowingBench, leaves: bool
+) -> None:
+    """Then there is nothing to make up for."""
+    bench.publish_keys("a", "b", "c", partition=TWO)
+    writing, passing = bench.stream(reads=False), bench.stream(ELSEWHERE)
+    await settled()
+    after = bench.stream(WHOLE, {ONE: -1, TWO: 2})
+    await settled()
+    bench.own(0)
+    if leaves:
+        bench.hub.unassigned([TWO])
+    else:
+        opened(writing.transport)
+    await settled()
+    passing.subscriber.leave()
+    await settled()
+    assert after.transport.values == []
+    if not leaves:
+        assert bench.ranges[TWO] == {0, 1, 2}
+
+
+async def test_memory_that_does_not_reach_where_the_group_goes_on_begins_again(nursery: trio.Nursery) -> None:
+    """Each reader of the whole topic goes on where it stood, and has nothing twice."""
+    bench = FollowingBench(nursery, 12)
+    bench.replays.log += [(TWO, Record(n, None, b"a", str(n).encode(), ())) for n in range(12)]
+    whole = bench.stream(WHOLE, {ONE: -1, TWO: 11})
+    own, other = bench.stream(FEED), bench.stream(ELSEWHERE)
+    await settled()
+    assert bench.own(3) == 3
+    bench.hub.publish(Batch(TWO, [Record(n, None, b"a", str(n).encode(), ()) for n in range(3, 14)], epoch=5))
+    await settled()
+    assert own.transport.values == [str(n) for n in range(3, 14)]
+    assert whole.transport.values[-2:] == ["12", "13"]
+    assert other.transport.values == []
+
+
+async def test_a_filter_goes_back_for_what_it_wants_of_what_nobody_has_had(bench: FollowingBench) -> None:
+    """Not for what is under way to itself, nor for what another filter wants; one that wants nothing of it goes on."""
+    bench.publish_keys("a", "b", "a", "c", partition=TWO)
+    after = [bench.stream(wants(key), {ONE: -1, TWO: 3}) for key in ("a", "b", "none")]
+    first = bench.stream(wants("a"), {ONE: -1, TWO: 0})
+    await settled()
+    assert first.transport.values == ["2"]
+    bench.own(0, (2, 3))
+    await settled()
+    assert [one.transport.values for one in after] == [["0", "2"], ["1"], []]
+    assert bench.ranges[TWO] >= {0, 1}
+
+
+async def test_what_is_under_way_to_a_filter_is_not_sent_to_it_again(bench: FollowingBench) -> None:
+    """It counts when its socket has taken it."""
+    bench.publish_keys("a", "b", "a", partition=TWO)
+    writing = bench.stream(wants("a"), reads=False)
+    everything = bench.stream(WHOLE, {ONE: -1, TWO: 2})
+    await settled()
+    bench.own(0)
+    opened(writing.transport)
+    await settled()
+    assert writing.transport.values == ["0", "2"]
+    assert everything.transport.values[-1] == "2"
+    assert bench.ranges[TWO] == {0, 1, 2}
