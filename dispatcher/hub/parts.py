@@ -186,6 +186,10 @@ class HubParts:
         """Whether every partition that the topics are known to have is assigned."""
         return len(self._partitions) >= sum(self.history.expected.values())
 
+    def has_partitions(self, topics: AbstractSet[str]) -> bool:
+        """Whether some partition of these topics is assigned to this replica."""
+        return any(partition.topic in topics for partition in self._partitions)
+
     def without_partitions(self, topics: AbstractSet[str]) -> list[Subscriber]:
         """Subscribers that count, and read these topics alone, of which no partition is assigned to this replica."""
         elsewhere = topics - {partition.topic for partition in self._partitions}

@@ -154,10 +154,17 @@ async def spread_subscribers(hub: Hub, seconds: float, is_joined: Callable[[], b
         without = hub.without_partitions(sending_on.assigned_somewhere(existing)) if stable else []
         if sending_on.observe(anybody=bool(without)):
             log.info("sending subscribers on: no partition of their topics is assigned here", number=len(without))
-            await _send_away(without, seconds, goodbyes.send_on)
+            # Partitions may be assigned here before the last one has gone.
+            await _send_away(without, seconds, goodbyes.send_on, lambda one: hub.has_partitions(one.feed.topics))
 
 
-async def _send_away(subscribers: Sequence[Subscriber], seconds: float, goodbye: Callable[[], Goodbye]) -> None:
+async def _send_away(
+    subscribers: Sequence[Subscriber],
+    seconds: float,
+    goodbye: Callable[[], Goodbye],
+    may_stay: Callable[[Subscriber], bool] = lambda _subscriber: False,
+) -> None:
     for subscriber in subscribers:
-        subscriber.end(goodbye())
+        if not may_stay(subscriber):
+            subscriber.end(goodbye())
         await trio.sleep(seconds / len(subscribers))

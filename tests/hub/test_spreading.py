@@ -159,6 +159,24 @@ async def test_whoever_gets_nothing_here_is_sent_on_and_nobody_else(
     assert sent_away(transports, "no partition of these topics") == [True, False, False]
 
 
+async def test_whoever_has_not_gone_stays_when_partitions_are_assigned(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Sending on takes a while, and a rebalance may come meanwhile."""
+    del autojump_clock
+    bench = Bench(heartbeat_seconds=1000)
+    bench.hub.expect({"assets": 2})
+    bench.hub.unassigned([ONE, TWO])
+    bench.hub.set_state(ReplicaState.WAITING)
+    transports = await listeners(nursery, bench, *[FEED] * 5)
+    while not sum(sent_away(transports, "no partition of these topics")):  # noqa: ASYNC110 - it has no event
+        await trio.sleep(0.01)
+    bench.hub.assigned([ONE])
+    bench.hub.set_state(ReplicaState.STREAMING)
+    await trio.sleep(2 * MAX_WAIT_SAMPLES)
+    assert sum(sent_away(transports, "")) == 1
+
+
 async def test_nobody_is_sent_on_before_the_replica_has_joined(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
