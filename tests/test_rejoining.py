@@ -90,7 +90,8 @@ async def test_a_static_member_restarts_and_no_partition_moves(
     restarted = start("slot-2")
     after = restarted.wait_for("its half", has_half)
     assert [p["partition"] for p in before["partitions"]] == [p["partition"] for p in after["partitions"]]
-    assert staying.status()["rebalances"] == rebalances
+    revoked = [line["partitions"] for line in staying.logged("revoking")]
+    assert staying.status()["rebalances"] == rebalances, revoked
     async with open_sse(staying) as one, open_sse(restarted) as two:
         await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS)
         with trio.fail_after(seconds(30)):

@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
+from dispatcher.sansio.topic_health import Reason
 from testbed.broker import topics
 from testbed.broker.cluster import KafkaCluster
 from testbed.clients import SseStream, open_sse
@@ -108,7 +109,7 @@ async def test_what_is_wrong_with_a_topic_is_said_for_as_long_as_it_lasts(
     assert len(body["degraded"]) == 3
     lines = replica.get("/metrics").text.splitlines()
     found = {line for line in lines if line.startswith("dispatcher_topic_degraded{") and '"hidden"' in line}
-    assert len(found) == 5, found
+    assert len(found) == len(Reason), found
     assert [line.endswith(" 1.0") for line in sorted(found) if '"unauthorized"' in line] == [True]
     wrong = {name: reason for name, reason in at_first.items() if reason}
     async with open_sse(replica) as stream:
