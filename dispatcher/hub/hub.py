@@ -47,7 +47,6 @@ class Hub(HubParts):
         super().__init__(settings, on_dispatched, replays, on_replayed)
         self.degraded: Mapping[str, str] = {}
         """What is wrong with topics, by topic; `set_degraded` sets it."""
-        """What is wrong with topics."""
         self.followed = FollowedPartitions(
             self.history, self._registry, self._feeds, self._fan_out, self._lay_out, on_dropped=self.acking.dropped
         )
