@@ -29,6 +29,9 @@ PROCESS_BYTES = 100 * MIB
 LIBRDKAFKA_BYTES = 9 * MIB
 QUEUE_FACTOR = 1.4
 FOLLOWER_BYTES = 28 * MIB
+GROUP_OFFSETS_BYTES = 2 * MIB
+SCHEMAS_BYTES = 64 * MIB
+DEAD_LETTERS_BYTES = 20 * MIB
 REPLAY_BYTES = 12 * MIB
 COMPRESSED_BYTES = 8 * MIB
 CONNECTION_BYTES = 64 * KIB
@@ -98,6 +101,9 @@ def most_memory_bytes(settings: Settings) -> int:
         + property_of("fetch.max.bytes")
         + LIBRDKAFKA_BYTES
         + FOLLOWER_BYTES
+        + GROUP_OFFSETS_BYTES
+        + (SCHEMAS_BYTES if settings.decoded_topics else 0)
+        + DEAD_LETTERS_BYTES
         + (COMPRESSED_BYTES if settings.compression == "on" else 0)
         + settings.replay_concurrency * REPLAY_BYTES
         + settings.max_subscribers * (settings.subscriber_buffer_bytes + settings.write_bytes + CONNECTION_BYTES)
