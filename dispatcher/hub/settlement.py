@@ -96,12 +96,10 @@ class Settlement:
         if not entry.pending:
             self._has_nothing_pending(entry)
             entry.dispatched = not entry.parked
-        begins = entry.batch.covers_from
         ranges = covered(entry.batch, indexes, records)
         self._on_first_dispatched(entry.batch, number, ranges)
         for start, end in ranges:
-            if end > begins:
-                self.dispatched_records += self.parking.dispatched(entry.batch, max(start, begins), end)
+            self.dispatched_records += self.parking.dispatched(entry.batch, start, end)
 
     def acked_between(self, partition: TopicPartition, first: int, end: int) -> None:
         """The same of all records from an offset on to another one (exclusive), in whatever entries they are."""
