@@ -1,13 +1,8 @@
 """The nursery tree: start order, signals, drain, stop order.
 
-::
-
-    supervise()
-      root nursery                a crash of our own code ends the process with exit 1; the orchestrator restarts it
-      ├─ web server               listening before the poller joins the group
-      ├─ signals                  SIGTERM and SIGINT stop, a second one stops immediately
-      ├─ inspection               SIGUSR1 writes the task tree and all statistics to the log
-      └─ pipeline                 hub and poller
+docs/architecture.md draws the tree. Below its root are what serves clients and operators, what watches signals, and the
+pipeline. A crash of our own code in any of them ends the process with exit 1, and the orchestrator restarts it. The
+server listens before the poller joins the group.
 
 The order of a stop: not ready; take nothing more from Kafka; say goodbye to every subscriber when its write is
 done; commit; leave the group; close the server. A timer outside Trio ends the process when `shutdown_seconds` have
