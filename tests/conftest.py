@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from hypothesis import HealthCheck, settings
 
+from testbed.broker import topics
 from testbed.broker.cluster import KafkaCluster
 from testbed.broker.jars import missing_tools
 from testbed.broker.witness import Offsets, group_offsets, group_offsets_without_java
@@ -68,6 +69,7 @@ class Kafka:
         name = name or f"assets-{uuid.uuid4().hex[:12]}"
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
         self.admin.create_topics([topic])[name].result(seconds(30))
+        topics.wait_until_known(self.admin, name)
         return name
 
     def delete_topic(self, name: str) -> None:
@@ -87,6 +89,7 @@ class Kafka:
                     raise
                 time.sleep(0.05)
             else:
+                topics.wait_until_known(self.admin, name)
                 return
 
     def group_offsets(self, group: str) -> Offsets:

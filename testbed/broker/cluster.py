@@ -22,9 +22,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from testbed.broker import leash
+from testbed.broker import leash, topics
 from testbed.broker.jars import java, kafka_version
-from testbed.patience import TooLateError, seconds
+from testbed.patience import seconds
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -229,12 +229,7 @@ class KafkaCluster:
             config=dict(config or {}),
         )
         self.admin.create_topics([topic])[name].result(seconds(ADMIN_SECONDS))
-        # The controller knows it at once, the nodes a moment later.
-        deadline = time.monotonic() + seconds(ADMIN_SECONDS)
-        while name not in self.admin.list_topics(timeout=seconds(ADMIN_SECONDS)).topics:
-            if time.monotonic() > deadline:
-                raise TooLateError(f"topic {name} is not known to clients")
-            time.sleep(0.02)
+        topics.wait_until_known(self.admin, name)
         return name
 
     def delete_topic(self, name: str) -> None:

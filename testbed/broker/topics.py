@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from testbed.patience import seconds
+from testbed.patience import TooLateError, seconds
 
 ADMIN_SECONDS = 30.0
 REQUEST_SECONDS = 5.0
@@ -22,6 +22,22 @@ AGAIN_SECONDS = 0.05
 _STALE = frozenset({KafkaError.UNKNOWN_TOPIC_ID, KafkaError.UNKNOWN_TOPIC_OR_PART})
 """Errors of a broker that knew the topic that was deleted, or of one that does not know the new one yet; librdkafka's
 producer does not try these again."""
+
+
+def wait_until_known(admin: AdminClient, name: str) -> None:
+    """Return when a broker describes a topic that was created: it learns of it after the controller has answered.
+
+    Raises:
+        TooLateError: it does not within the deadline.
+    """
+    deadline = time.monotonic() + seconds(ADMIN_SECONDS)
+    while time.monotonic() < deadline:
+        with suppress(KafkaException):
+            found = admin.list_topics(name, timeout=seconds(ADMIN_SECONDS)).topics.get(name)
+            if found is not None and found.error is None:
+                return
+        time.sleep(AGAIN_SECONDS)
+    raise TooLateError(f"no broker knows the topic {name}")
 
 
 def create_on_nodes(admin: AdminClient, name: str, nodes: Sequence[int]) -> None:
