@@ -146,10 +146,10 @@ def worst(session: nox.Session) -> None:
 
 
 @nox.session
-def trials(session: nox.Session) -> None:
+def page_trials(session: nox.Session) -> None:
     """Pages in Chromium beside a frozen server, frozen themselves, without network or storage, fifty at a time."""
     _install(session, "tests")
-    session.run("python", "-m", "tests.trials", *session.posargs)
+    session.run("python", "-m", "tests.page_trials", *session.posargs)
 
 
 @nox.session

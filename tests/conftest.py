@@ -46,7 +46,7 @@ BROWSER = (
     "web/test_page_in_browser.py",
     "web/test_silent_proxy.py",
     "web/test_tokens_in_browser.py",
-    "web/test_trials.py",
+    "web/test_page_trials.py",
 )
 """Where the tests of two tiers are; the others need a broker, by their fixtures, or nothing."""
 

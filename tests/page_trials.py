@@ -1,4 +1,4 @@
-"""``python -m tests.trials``: pages in Chromium through what lasts for minutes, on a real replica and a real Kafka.
+"""``python -m tests.page_trials``: pages in Chromium through minutes of harm, on a real replica and a real Kafka.
 
 Each trial opens pages, does them harm, writes records meanwhile, and waits until every page is live again by itself and
 has been handed each record once.

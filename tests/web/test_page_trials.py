@@ -1,4 +1,4 @@
-"""Pages through harm that lasts for a moment; ``nox -s trials`` lets it last for two minutes, with fifty tabs."""
+"""Pages through harm that lasts for a moment; ``nox -s page_trials`` lets it last for two minutes, with fifty tabs."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import trio
 from testbed.patience import seconds
 from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.trials import PARTITIONS, TRIALS, staged
+from tests.page_trials import PARTITIONS, TRIALS, staged
 
 BROWSERS = [["frozen-server", "offline", "background", "full-storage", "frozen-browser"], ["denied-storage"]]
 
