@@ -164,6 +164,9 @@ class NothingBegins:
         """Nothing is new."""
         return {}
 
+    def close(self) -> None:
+        """Nobody was asked."""
+
 
 async def test_a_consumer_that_can_neither_be_closed_nor_made_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Subscribers stay connected meanwhile, such as while the file of a certificate is being replaced."""
