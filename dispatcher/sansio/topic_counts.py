@@ -43,7 +43,9 @@ class TopicCounts:
                 self._counts[topic] = 0
             if broken[topic] in _ABSENT and topic in whole:
                 self._begun_with[topic] = 0
-        self.forget(self._begun_with.keys() - whole - followed)
+        # A topic that was created meanwhile is new to those who waited for it, and to nobody who comes later.
+        created = {topic for topic, begun_with in self._begun_with.items() if not begun_with}
+        self.forget(created - whole - followed)
         return dict(self._counts)
 
     def is_new(self, partition: TopicPartition) -> bool:
