@@ -21,7 +21,8 @@ _SAMPLED_DIGITS = b"13579bdf"
 """The last digit of the flags where the bit *sampled* is set."""
 _LENGTH = 55
 """Of a ``traceparent`` of version 00."""
-_RATIO_MASK = 2**64 - 1
+_ALL = 2**64
+_RATIO_MASK = _ALL - 1
 """A ratio is taken of the lower half of a trace id, which is random (specification, TraceIdRatioBased)."""
 
 DEFAULT = "parentbased_always_on"
@@ -76,7 +77,7 @@ class Sampling:
             raise ValueError(f"not a ratio from 0 to 1: {ratio}")
         self._follows_producer = follows_producer
         self._ratio = ratios[root]
-        self._bound = round(self._ratio * 2**64)
+        self._bound = round(self._ratio * _ALL)
         self._random = random
         self._skip = self._next()
         """Roots until the next one that is chosen; None: there is none."""
@@ -120,8 +121,8 @@ class Sampling:
 
     def _next(self) -> int | None:
         """How many roots are passed over before the next (geometric distribution)."""
-        if self._ratio in {0.0, 1.0}:
-            return 0 if self._ratio else None
+        if self._bound in {0, _ALL}:
+            return 0 if self._bound else None
         return int(math.log(1.0 - self._random()) / math.log1p(-self._ratio))
 
 

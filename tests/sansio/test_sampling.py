@@ -103,3 +103,10 @@ def test_a_sampler_that_is_none_is_refused(name: str, ratio: float) -> None:
     """The reason names what there is."""
     with pytest.raises(ValueError, match=r"sampler|ratio"):
         Sampling(name, ratio, random.random)
+
+
+@pytest.mark.parametrize("ratio", [5e-324, 1e-307, 1e-30])
+def test_a_ratio_too_small_to_matter_chooses_nothing(ratio: float) -> None:
+    """A trace id could not be below it either; the distance to the next record would be more than a number holds."""
+    sampling = Sampling("traceidratio", ratio, numbers(5).random)
+    assert [sampling.choose(((),) * 1000) for _ in range(20)] == [[]] * 20
