@@ -68,7 +68,7 @@ class Group:
     """Each message of records is acknowledged once it was read."""
     want: int = 0
     begun: int = 0
-    """Connections that were begun so far: their numbers."""
+    """How many connections were begun: the number of the next one."""
     connections: set["Link"] = field(default_factory=set)
     waiting: deque[bytes] = field(default_factory=deque)
     """Last event ids of connections that are to be opened."""

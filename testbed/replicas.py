@@ -129,7 +129,7 @@ class Replica:
             return b"".join(line for line in log if line.endswith(b"\n"))
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of one event, so far.
+        """The log lines of one event that are written.
 
         A thread of the replica writes them, so what a line reports may be seen elsewhere before the line is here: to
         assert that lines are there, use `wait_until_logged`.

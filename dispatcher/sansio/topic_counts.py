@@ -43,7 +43,7 @@ class TopicCounts:
                 self._counts[topic] = 0
             if broken[topic] in _ABSENT and topic in whole:
                 self._begun_with[topic] = 0
-        # A topic that was created meanwhile is new to those who waited for it, and to nobody who comes later.
+        # Only readers that waited for a topic have to be sent all of it: for later ones its log may be long.
         created = {topic for topic, begun_with in self._begun_with.items() if not begun_with}
         self.forget(created - whole - followed)
         return dict(self._counts)
@@ -54,6 +54,6 @@ class TopicCounts:
         return partition.partition >= begun_with
 
     def forget(self, topics: Collection[str]) -> None:
-        """Nobody reads the whole of these topics: who does so next begins with what is there then."""
+        """Let go of topics that nobody reads the whole of: the next reader begins with what is there then."""
         for topic in topics:
             self._begun_with.pop(topic, None)

@@ -60,7 +60,7 @@ class Acker:
         topic: What it reads.
         where: The replicas that it may go to now.
         books: Where it writes down what it acknowledges.
-        judge: Whom it tells what it sees.
+        judge: Takes what it sees.
         conduct: How it works.
         chance: Of all that it does.
     """

@@ -122,7 +122,7 @@ class Reader:
 
     Args:
         name: What the judge calls it.
-        judge: Whom it tells what it sees.
+        judge: Takes what it sees.
         topic: What it reads.
         where: The replicas that it may go to now.
         habits: How it reads.

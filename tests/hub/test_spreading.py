@@ -84,7 +84,7 @@ def test_whoever_gets_nothing_is_sent_on_once_that_is_certain() -> None:
 
 
 def test_a_topic_that_is_created_later_may_be_assigned_here_soon() -> None:
-    """Until then nobody is sent on who waits for it."""
+    """Until then its subscribers stay."""
     sending_on = SendingOn()
     assert sending_on.assigned_somewhere(["old"]) == {"old"}
     counts = [len(sending_on.assigned_somewhere(["old", "new"])) for _ in range(MAX_WAIT_SAMPLES + 1)]

@@ -364,7 +364,7 @@ async def test_what_is_wrong_with_topics_and_the_group_is_shown(monkeypatch: pyt
 
 
 async def test_what_happens_to_records_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who reads what, what is settled, parked and compressed: and nothing of what there is not."""
+    """Readers by topic, records that are settled or parked, and compression; what there is none of is left out."""
     told = Told.status
 
     def status(self: Told) -> dict[str, Any]:
