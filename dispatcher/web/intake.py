@@ -5,7 +5,8 @@ Rules of this module:
 * A connection counts from the moment it was accepted: held TLS handshakes and silent ones do, too.
 * When all places are taken, the new connection takes that of an idle one: of the holder with the most idle connections
   the one that has been idle for the longest time. So idle connections lock nobody out, a health check least of all.
-* Where nothing is idle, a new connection is closed at once. One holder alone never has the last tenth (`Quota`).
+* Where nothing is idle, a new connection is closed at once. One holder alone never has the last tenth (`Quota`): there
+  its new connection takes the place of an idle one of its own, or of a holder that has more than it.
 """
 
 from collections.abc import Hashable
@@ -78,7 +79,7 @@ class Intake:
         if refusal is Refusal.FULL:
             refusal = None if self.evict() else refusal
         elif refusal is Refusal.RESERVED:
-            refusal = None if self._evict_of(holder) else refusal
+            refusal = None if self._evict_of_the_larger(holder) or self._evict_of(holder) else refusal
         if refusal is not None:
             self._refused += 1
             return None
@@ -108,6 +109,13 @@ class Intake:
         if not self._idle:
             return False
         return self._evict_of(max(self._idle, key=lambda holder: len(self._idle[holder])))
+
+    def _evict_of_the_larger(self, holder: Hashable) -> bool:
+        """End an idle connection of the holder with the most idle ones, if it has more connections than this one."""
+        if not self._idle:
+            return False
+        larger = max(self._idle, key=lambda one: len(self._idle[one]))
+        return self._quota.held(larger) > self._quota.held(holder) and self._evict_of(larger)
 
     def statistics(self) -> IntakeStatistics:
         """A snapshot."""

@@ -217,14 +217,17 @@ class Sessions:
                     await self._sooner.wait()
 
     async def _look_at_due(self) -> None:
-        while self._seconds and self._seconds[0] <= time.time():
+        number, now = 0, time.time()
+        while self._seconds and self._seconds[0] <= now:
             second = heapq.heappop(self._seconds)
-            due = list(self._by_second.pop(second))
-            for number, session in enumerate(due, 1):
-                if session.due == second:
-                    session.look(time.time())
+            # Those that wait for the next step stay in the table: they may end meanwhile, and a reload must find them.
+            due = self._by_second[second]
+            while due:
+                due.pop().look(now)
+                number += 1
                 if number % SLICE == 0:
                     await trio.lowlevel.checkpoint()
+            del self._by_second[second]
 
     async def _renew_one(self, session: Session, token: str) -> None:
         try:
