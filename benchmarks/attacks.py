@@ -1,11 +1,19 @@
-"""What hostile clients cost the others: latency, liveness, memory, the log, and the end of the process."""
+"""What hostile clients cost the others: latency, liveness, memory, the log, and the end of the process.
+
+The attackers share the machine with those that they attack. So each attack runs twice: on another replica first, where
+it costs others no more than the processors that attackers and attacked have, and then on theirs.
+
+``BENCH_ATTACKS`` names some of them: ``BENCH_ATTACKS=frames,idle``.
+"""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.harness import Feeder, Load, Meter, Probe, watch
@@ -22,8 +30,10 @@ COLUMNS = (
     "attack",
     "attackers' connections",
     "p99 of others before",
-    "p99 during",
+    "attack elsewhere",
+    "attack here",
     "`/livez` p99",
+    "`/livez` failed",
     "memory grew by",
     "log lines per minute",
     "exit code",
@@ -57,35 +67,50 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Each attack on a replica of its own, from an address of its own."""
     seconds = 5.0 if quick else 30.0
     rows = []
+    kinds = [kind for kind in os.environ.get("BENCH_ATTACKS", "").split(",") if kind] or list(ATTACKS)
     with KafkaCluster(1) as cluster, Load() as load:
-        for kind, words in ATTACKS.items():
-            tell(words)
+        for kind in kinds:
+            tell(ATTACKS[kind])
             topic = cluster.create_topic(f"attacks-{kind}", 4)
             produce_numbered(cluster.bootstrap_servers, topic, OLD_RECORDS, 4)
-            replica = Replica(
-                cluster.bootstrap_servers,
-                topic,
-                command=FEW_DESCRIPTORS if kind == "idle" else (),
-                code=UNREAD_LOG if kind == "malformed" else "",
-            )
-            try:
-                rows.append({"attack": kind, **_attack(kind, replica, cluster, topic, load, seconds)})
-            finally:
-                replica.end()
+            with ExitStack() as running:
+                replica, other = (_start(kind, name, cluster, topic, running) for name in ("others", "elsewhere"))
+                rows.append({"attack": kind, **_attack(kind, replica, other, cluster, topic, load, seconds)})
     return rows
 
 
+def _start(kind: str, name: str, cluster: KafkaCluster, topic: str, running: ExitStack) -> Replica:
+    replica = Replica(
+        cluster.bootstrap_servers,
+        topic,
+        group=f"attacks-{kind}-{name}",
+        command=FEW_DESCRIPTORS if kind == "idle" else (),
+        code=UNREAD_LOG if kind == "malformed" else "",
+    )
+    running.callback(replica.end)
+    return replica
+
+
+def _attackers(kind: str, replica: Replica, seconds: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "benchmarks.attackers", kind, str(replica.port), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - our own program
+
+
 def _attack(  # noqa: PLR0917 - what there is
-    kind: str, replica: Replica, cluster: KafkaCluster, topic: str, load: Load, seconds: float
+    kind: str, replica: Replica, other: Replica, cluster: KafkaCluster, topic: str, load: Load, seconds: float
 ) -> Mapping[str, Any]:
     load.open(kind, SUBSCRIBERS, replica.address, dispatcher_requests()["sse"])
     meter = Meter(replica.process.pid)
     with Feeder(cluster.bootstrap_servers, topic, per_second=RATE, partitions=4):
         time.sleep(5)  # what was there before is dispatched
         before = watch(load, meter, seconds / 2)
+        attackers = _attackers(kind, other, seconds / 2)
+        time.sleep(1)
+        elsewhere = watch(load, meter, seconds / 2 - 2)
+        attackers.communicate()
+        time.sleep(1)
         resident_bytes, lines = meter.resident_bytes(), len(replica.log.splitlines())
-        command = [sys.executable, "-m", "benchmarks.attackers", kind, str(replica.port), str(seconds)]
-        attackers = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - our own program
+        attackers = _attackers(kind, replica, seconds)
         time.sleep(1)
         with Probe(replica.address, every_seconds=0.1) as probe:
             during = watch(load, meter, seconds - 2)
@@ -98,9 +123,12 @@ def _attack(  # noqa: PLR0917 - what there is
     return {
         "connections": json.loads(output)["connections"],
         "before_us": before.groups[kind]["latency_us"]["p99"],
+        "elsewhere_us": elsewhere.groups[kind]["latency_us"]["p99"],
         "during_us": during.groups[kind]["latency_us"]["p99"],
+        "cpu_seconds": (before.cpu_seconds, elsewhere.cpu_seconds, during.cpu_seconds),
         "records": (before.groups[kind].get("records"), during.groups[kind].get("records")),
         "livez_p99_ms": probe.p99,
+        "livez_failed": probe.failed,
         "grown_bytes": grown_bytes,
         "log_lines_per_minute": lines * 60 / seconds,
         "exit_code": code,
@@ -113,8 +141,10 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
         ATTACKS[row["attack"]],
         f"{row['connections']:,}",
         f"{row['before_us'] / 1000:.1f} ms",
+        f"{row['elsewhere_us'] / 1000:.1f} ms",
         f"{row['during_us'] / 1000:.1f} ms",
         f"{row['livez_p99_ms']:.0f} ms",
+        str(row["livez_failed"]),
         f"{row['grown_bytes'] / 2**20:.0f} MiB",
         f"{row['log_lines_per_minute']:.0f}",
         str(row["exit_code"]),
@@ -125,6 +155,8 @@ def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float
     """The latency of others, before and during."""
     return {
         "p99 in ms": {
-            f"{row['attack']}, {when}": row[f"{when}_us"] / 1000 for row in rows for when in ("before", "during")
+            f"{row['attack']}, {when}": row[f"{when}_us"] / 1000
+            for row in rows
+            for when in ("before", "elsewhere", "during")
         }
     }

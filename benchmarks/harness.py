@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from types import TracebackType
 from typing import Any, Self
 
@@ -207,6 +207,8 @@ class Probe:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.milliseconds: list[float] = []
+        self.failed = 0
+        """Questions without an answer."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -227,7 +229,12 @@ class Probe:
         connection = HTTPConnection(*self._address, timeout=30)
         while not self._stop.wait(self._every_seconds):
             began = time.monotonic()
-            connection.request("GET", self._path)
-            connection.getresponse().read()
-            self.milliseconds.append((time.monotonic() - began) * 1000)
+            try:
+                connection.request("GET", self._path)
+                connection.getresponse().read()
+            except (OSError, HTTPException):
+                self.failed += 1
+                connection.close()  # the next request opens it again
+            else:
+                self.milliseconds.append((time.monotonic() - began) * 1000)
         connection.close()

@@ -29,7 +29,8 @@ class EdgeSettings(BaseModel):
     access_log: bool = Field(
         default=True,
         description="Log one line when a stream ends: whose it was (address, subject of the token, user agent), what "
-        "it read, how long, how much, and why it ended. At most 50 lines per second; one more counts those left out.",
+        "it read, how long, how much, and why it ended. At most 50 lines per second, and few about short streams of "
+        "one address; one more counts those left out.",
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

@@ -1,11 +1,14 @@
 """Open streams as operators see them: whose they are, from where, since when, and how each of them ended.
 
 A stream is a visit from the moment it has its subscriber. Its end is one line in the log, the access log, at most
-`LINES_PER_SECOND` a second; what is left out is counted, and reported in one line of its own.
+`LINES_PER_SECOND` a second, and of the short streams of one address `SHORT_LINES`, then one every two seconds: a client
+that opens and closes streams as fast as it can would fill the log. What is left out is counted, and reported in one
+line of its own.
 
 *Thread*: Trio's.
 """
 
+import math
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -15,12 +18,21 @@ import structlog
 import trio
 
 from dispatcher.hub.subscriber import Subscriber
+from dispatcher.sansio.budgets import Budgets
 from dispatcher.web.liveness import Liveness
 from dispatcher.web.requests import Query
 
 log = structlog.get_logger(__name__)
 
 LINES_PER_SECOND = 50
+
+SHORT_SECONDS = 10.0
+SHORT_LINES = 20
+SHORT_LINES_PER_SECOND = 0.5
+"""Of streams that were shorter than that, from one address: this many at once, and how many more follow."""
+
+REPORT_SECONDS = 10.0
+"""Least time between two lines about what was left out."""
 
 SHOWN_TOPICS = 10
 SHOWN_CHARACTERS = 120
@@ -123,6 +135,7 @@ class Visits:
         self._writes_log = writes_log
         self._lines: deque[float] = deque(maxlen=LINES_PER_SECOND)
         """When the last lines were written."""
+        self._short_lines = Budgets(SHORT_LINES, SHORT_LINES_PER_SECOND)
         self._unreported = 0
         self._has_unreported = trio.Event()
 
@@ -141,7 +154,7 @@ class Visits:
         if not self._writes_log:
             return
         now = trio.current_time()
-        if len(self._lines) == LINES_PER_SECOND and now - self._lines[0] < 1:
+        if not self._has_room(visit, now):
             self.left_out += 1
             self._unreported += 1
             self._has_unreported.set()
@@ -168,13 +181,20 @@ class Visits:
             reason=reason,
         )
 
+    def _has_room(self, visit: Visit, now: float) -> bool:
+        if len(self._lines) == LINES_PER_SECOND and now - self._lines[0] < 1:
+            return False
+        return visit.seconds >= SHORT_SECONDS or self._short_lines.try_spend(visit.visitor.address, 1, now)
+
     async def run(self) -> None:
         """Report what was left out, until cancelled."""
+        reported_at = -math.inf
         while True:
             await self._has_unreported.wait()
-            await trio.sleep(1)
+            await trio.sleep(max(1.0, reported_at + REPORT_SECONDS - trio.current_time()))
+            reported_at = trio.current_time()
             number, self._unreported, self._has_unreported = self._unreported, 0, trio.Event()
-            log.info("streams ended, left out of the log", number=number, lines_per_second=LINES_PER_SECOND)
+            log.info("streams ended, left out of the log", number=number)
 
 
 def printable(text: str) -> str:

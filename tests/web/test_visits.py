@@ -1,7 +1,9 @@
 """The access log: one line at the end of each stream, with whose it was, what, how long, how much, and why."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -10,11 +12,12 @@ import trio
 from wsproto.events import CloseConnection
 
 from dispatcher.hub.goodbyes import spread
+from dispatcher.web import visits
 from dispatcher.web.app import create_app
 from dispatcher.web.limits import Limits
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
-from dispatcher.web.visits import LINES_PER_SECOND, SHOWN_CHARACTERS, Ending, Visits, printable
+from dispatcher.web.visits import LINES_PER_SECOND, SHORT_LINES, SHOWN_CHARACTERS, Ending, Visits, printable
 from testbed.clients import SseStream
 from testbed.patience import seconds
 from tests.hub.test_hub import ONE, Bench
@@ -155,8 +158,9 @@ async def test_the_line_says_whose_stream_it_was_and_how_much_it_took(lines: Lin
     assert 0 <= line["seconds"] < seconds(20)
 
 
-async def test_a_storm_of_ends_is_counted_not_written(lines: Lines) -> None:
+async def test_a_storm_of_ends_is_counted_not_written(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most 50 lines a second, then one with the number of those left out."""
+    monkeypatch.setattr(visits, "SHORT_SECONDS", 0)
     house = Observed(shutdown_seconds=60)
     number = LINES_PER_SECOND + 7
     async with house.serving(60), trio.open_nursery() as nursery:
@@ -182,6 +186,25 @@ async def test_a_storm_of_ends_is_counted_not_written(lines: Lines) -> None:
     (line,) = (line for line in lines if "left out" in line["event"])
     assert line["number"] == 7
     assert len(ended(lines)) == LINES_PER_SECOND
+
+
+async def test_short_streams_of_one_address_do_not_fill_the_log(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens and closes streams without end gets a few lines; the next address has its own."""
+    monkeypatch.setattr(visits, "SHORT_LINES_PER_SECOND", 0)
+    monkeypatch.setattr(visits, "SHORT_SECONDS", math.inf)
+    house = Observed()
+    async with house.serving(60):
+        for _ in range(SHORT_LINES + 3):
+            async with house.sse():
+                await house.until(lambda: len(house.visits.open) == 1)
+            await house.until(lambda: not house.visits.open)
+        assert (len(ended(lines)), house.visits.left_out) == (SHORT_LINES, 3)
+        async with house.sse():
+            await house.until(lambda: len(house.visits.open) == 1)
+            (visit,) = house.visits.open.values()
+            visit.visitor = replace(visit.visitor, address="127.0.0.2")
+        await house.until(lambda: not house.visits.open)
+        assert (len(ended(lines)), house.visits.left_out) == (SHORT_LINES + 1, 3)
 
 
 async def test_the_access_log_can_be_off(lines: Lines) -> None:
