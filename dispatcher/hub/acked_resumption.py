@@ -215,7 +215,8 @@ class AckedResumption(Resumption):
                     return (entry, part), True
             indexes: Sequence[int] = range(bisect_left(offsets, first_offset), len(offsets))
         else:
-            indexes = wanted_indexes(feed, batch, first_offset)
+            # One more than there is room for says whether that is all; to look at the rest each time would cost more.
+            indexes = wanted_indexes(feed, batch, first_offset, records + 1)
         if not indexes and (batch.gap is None or first_offset > batch.gap.last):
             return None, True
         count = min(len(indexes), records, _fitting(batch, size_bytes))

@@ -106,8 +106,10 @@ class Acking:
 
     def may_refuse(self, partition: TopicPartition, offset: int) -> bool:
         """Whether one more letter can wait to be stored: whoever refuses, leaves and returns must not fill memory."""
-        is_known = (partition, offset) in self._letters
-        return is_known or not self._left or self.dead_letters is None or self.dead_letters.has_room
+        letters = self.dead_letters
+        if (partition, offset) in self._letters or not self._left or letters is None or letters.has_room:
+            return True
+        return letters.remembers(partition, offset)
 
     def refuse(
         self, number: int, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]

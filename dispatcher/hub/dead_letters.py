@@ -16,6 +16,9 @@ class DeadLetters(Protocol):
     def takes(self, topic: str) -> bool:
         """Whether there is a dead-letter topic for records of this one."""
 
+    def remembers(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether a letter of the record with this offset was stored, so that another one takes no room."""
+
     def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
         """Write a record to the dead-letter topic of its topic, unless it is there or on its way there.
 

@@ -5,6 +5,7 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from dispatcher.hub.compressed_writes import CompressedWrites
 from dispatcher.hub.feed import Feed
@@ -59,7 +60,7 @@ class Encoder:
             return None
         self._parts += 1
         before = b"" if gap is None or not has_gap else _gap(feed, batch, max(first_offset, gap.first))
-        part = Selected(self.spelled(batch), entry.snapshot, indexes).part(feed, indexes, before)
+        part = self.choose(batch, entry.snapshot, indexes).part(feed, indexes, before)
         return Selection(entry, [GAP, *indexes] if has_gap else indexes), part
 
     def some(
@@ -81,7 +82,7 @@ class Encoder:
         snapshot = entry.snapshot if is_last else _ending(entry.snapshot, batch, batch.records.offsets[indexes[-1]])
         selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
         selection.snapshot = snapshot
-        return selection, Selected(self.spelled(batch), snapshot, indexes).part(feed, indexes, before)
+        return selection, self.choose(batch, snapshot, indexes).part(feed, indexes, before)
 
     def rest(self, feed: Feed, entry: Entry, first_offset: int) -> Part:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
@@ -128,7 +129,7 @@ class Encoder:
             part = _part(feed, self.spelled(batch), snapshot)
         else:
             indexes = wanted_indexes(feed, batch, batch.first_offset)
-            part = Selected(self.spelled(batch), snapshot, indexes).part(feed, indexes, _gap(feed, batch))
+            part = self.choose(batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
         gap = feed.wire.frame(part.gap) if part.gap else b""
         return indexes, gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
@@ -145,6 +146,11 @@ class Encoder:
         if not position.keys() <= layout.indexes.keys():
             layout = Layout(position)
         return Snapshot(layout, tuple(map(position.get, layout.partitions)))
+
+    def choose(self, batch: Batch, snapshot: Snapshot, indexes: Sequence[int]) -> "Selected":
+        """Some records of a batch, to be encoded; costs what they cost, whatever else the batch holds."""
+        chosen = self.spelled(Batch(batch.partition, batch.records.take(indexes))) if indexes else batch
+        return Selected(chosen, snapshot, indexes)
 
     def spelled(self, batch: Batch) -> Batch:
         """The batch as it is to be encoded: as its topic's keys and values are written."""
@@ -194,27 +200,28 @@ def _gap(feed: Feed, batch: Batch, first: int | None = None) -> bytes:
     return feed.wire.encode_gap(*batch.partition, gap.first if first is None else first, gap.last, gap.reason)
 
 
-def wanted_indexes(feed: Feed, batch: Batch, first_offset: int) -> list[int]:
-    """The indexes of the records from an offset on that a feed with filters wants."""
+def wanted_indexes(feed: Feed, batch: Batch, first_offset: int, most: int | None = None) -> list[int]:
+    """The indexes of the records from an offset on that a feed with filters wants; no more than `most` of them."""
     predicate, records = feed.predicate, batch.records
     assert predicate is not None  # noqa: S101 - others have no filters
     view = View(batch.partition, records)
-    return [n for n in range(bisect_left(records.offsets, first_offset), len(records)) if predicate(view.at(n))]
+    found = (n for n in range(bisect_left(records.offsets, first_offset), len(records)) if predicate(view.at(n)))
+    return list(islice(found, most))
 
 
 class Selected:
     """Some records of a batch, encoded once for each format and set of topics, and joined for each feed.
 
     Args:
-        batch: The batch.
+        batch: These records alone, as they are to be encoded.
         snapshot: What the ids say of other partitions.
-        indexes: Of the records that some feed wants, in order.
+        indexes: Theirs in the batch that they are of, in order.
     """
 
     __slots__ = ("_batch", "_encoded", "_positions", "_snapshot")
 
     def __init__(self, batch: Batch, snapshot: Snapshot, indexes: Sequence[int]) -> None:
-        self._batch = Batch(batch.partition, batch.records.take(indexes)) if indexes else batch
+        self._batch = batch
         self._snapshot = snapshot
         self._positions = {index: number for number, index in enumerate(indexes)}
         self._encoded: dict[Feed, tuple[Sequence[bytes], bool]] = {}

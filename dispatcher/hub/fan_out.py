@@ -18,10 +18,11 @@ the bytes that they hold.
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 import trio
 
-from dispatcher.hub.encoder import Encoder, Selected
+from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.feed_registry import Matches
 from dispatcher.hub.statistics import FanOutStatistics
@@ -47,6 +48,8 @@ served sooner."""
 
 IDLE_CHECKPOINT_SECONDS = 0.0001
 """If a checkpoint returns sooner than this, no other task wanted the loop."""
+
+_ACKS = attrgetter("acks")
 
 CONGESTED_BYTES = 256 * 1024
 """From this size on the poller waits until the round is over."""
@@ -153,9 +156,7 @@ class FanOut:
                 if feed.wanted is not None and topic in feed.topics and (feed.whole or not followed)
             }
         if wanted:
-            encoded = Selected(
-                self._encoder.spelled(entry.batch), entry.snapshot, sorted(set().union(*wanted.values()))
-            )
+            encoded = self._encoder.choose(entry.batch, entry.snapshot, sorted(set().union(*wanted.values())))
             for feed, indexes in wanted.items():
                 selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
                 self._publish(feed, selection, self._encoder.selected(feed, selection, encoded))
@@ -213,7 +214,8 @@ class FanOut:
                 self._rounds += 1
                 self._under_way, self._published, self._published_bytes = self._published, {}, 0
                 offered = 0
-                for feed in tuple(self._under_way):
+                # What those say that acknowledge comes after the others have been sent it.
+                for feed in sorted(self._under_way, key=_ACKS):
                     for part in self._parts(self._under_way[feed]):
                         if offered >= SLICE:
                             # Many feeds of few subscribers each hold the loop as long as one of many.

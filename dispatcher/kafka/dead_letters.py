@@ -59,6 +59,10 @@ class DeadLetters:
         """Whether there is a dead-letter topic for records of this one: another topic, or they would come again."""
         return self._book.topic_for(topic) not in {"", topic}
 
+    def remembers(self, partition: TopicPartition, offset: int) -> bool:
+        """See `hub.dead_letters.DeadLetters`."""
+        return self._book.remembers(partition, offset)
+
     def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
         """Write a record that a client refused to the dead-letter topic (`hub.dead_letters.DeadLetters`).
 

@@ -154,6 +154,10 @@ class LetterBook:
         """Whether a letter of this record waits to be stored."""
         return (partition, offset) in self._numbers
 
+    def remembers(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether a letter of a record with this offset was stored; another log may have one at the same offset."""
+        return (partition, offset) in self._stored
+
     def has_stored(self, letter: Letter) -> bool:
         """Whether the record is known to be in the dead-letter topic."""
         key = _key(letter)

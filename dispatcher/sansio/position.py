@@ -43,6 +43,9 @@ PLAIN_CHARACTERS = 4096
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+_SMALL_PAIR = r"(?:0|[1-9][0-9]{0,5})=(?:-1|0|[1-9][0-9]{0,17})"
+_SMALL_PAIRS = re.compile(f"{_SMALL_PAIR}(?:,{_SMALL_PAIR})*")
+"""Pairs that need no further look: each number is below its bound. Most are: acknowledgements name many of them."""
 
 
 def is_topic(text: str) -> bool:
@@ -79,7 +82,13 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
     return position
 
 
-def _plain_pairs(pairs: str) -> Iterator[tuple[int, int]]:
+def _plain_pairs(pairs: str) -> Iterable[tuple[int, int]]:
+    if _SMALL_PAIRS.fullmatch(pairs):
+        return [(int(number), int(offset)) for number, _, offset in [pair.partition("=") for pair in pairs.split(",")]]
+    return _checked_pairs(pairs)
+
+
+def _checked_pairs(pairs: str) -> Iterator[tuple[int, int]]:
     for pair in pairs.split(","):
         number, equals, offset = pair.partition("=")
         if not equals:

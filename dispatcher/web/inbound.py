@@ -10,7 +10,7 @@ from typing import cast
 from wsproto.frame_protocol import CloseReason, Frame, FrameProtocol, Opcode, ParseFailed
 
 from dispatcher.hub.goodbyes import refused
-from dispatcher.sansio.encoding.frames import are_pongs, close_frame, pong_frame
+from dispatcher.sansio.encoding.frames import are_pongs, close_frame, leading_texts, pong_frame
 from dispatcher.web.inflation import Inflation
 from dispatcher.web.streams import Farewell
 
@@ -93,8 +93,7 @@ class Inbound:
         Raises:
             Farewell: it has closed, or said what it must not.
         """
-        if self._frames is None and are_pongs(data):
-            self._spend(len(data), len(data) // SHORTEST_FRAME_BYTES, now)
+        if self._frames is None and not (data := self._take_plain(data, now)):
             return None
         self._spend(len(data), 0, now)
         if self._frames is None:
@@ -131,6 +130,19 @@ class Inbound:
     def last_bytes(self, code: int | None, reason: str) -> bytes:
         """A close frame."""
         return close_frame(code, reason)
+
+    def _take_plain(self, data: bytes, now: float) -> bytes:
+        """Take what most clients say, without wsproto: pongs, or whole messages; returns what is left after them."""
+        if are_pongs(data):
+            self._spend(len(data), len(data) // SHORTEST_FRAME_BYTES, now)
+            return b""
+        if self._on_message is None:
+            return data
+        texts, rest = leading_texts(data)
+        self._spend(len(data) - len(rest), len(texts), now)
+        for text in texts:
+            self._on_message(text)
+        return rest
 
     def _pass_over(self, frame: Frame) -> None:
         if frame.opcode is Opcode.BINARY:

@@ -270,7 +270,9 @@ class SubscriberStream:
                     answer = dialogue.on_client_data(data[start : start + dialogue.receive_bytes], now)
                     if answer is not None and writer.reply(answer):
                         self._subscriber.flush()
-                    await trio.sleep(dialogue.rest_seconds(now))
+                    rest_seconds = dialogue.rest_seconds(now)
+                    if rest_seconds or start + dialogue.receive_bytes < len(data) or connection.unread:
+                        await trio.sleep(rest_seconds)
         except Farewell as farewell:
             # Nothing more is read: what else the client says waits in its own kernel.
             self._farewell = farewell

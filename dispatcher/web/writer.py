@@ -72,8 +72,9 @@ class Writer:
         """What the socket has not taken yet of bytes that were accepted."""
         self._reply = b""
         """An answer that goes out after what is under way; a newer one replaces it (RFC 6455, section 5.5.3)."""
-        self._notices = b""
-        """What else goes out then: whole frames, a few in the life of a stream."""
+        self._notices: bytes | bytearray = b""
+        """What else goes out then: whole frames, a few in the life of a stream, or one for each record in the window
+        of a client that refuses all of them."""
         self._cut_short = False
         self._silence_seconds: float | None = None
         self._look_at = self.last_activity_at
@@ -131,7 +132,9 @@ class Writer:
         """
         sent = self.try_send(data)
         if not sent:
-            self._notices += data
+            if not self._notices:
+                self._notices = bytearray()
+            self._notices += data  # in place: a client that reads nothing must not cost a copy for each
         return sent < len(data)
 
     async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
@@ -155,7 +158,7 @@ class Writer:
             try:
                 await self._send(waiting)
                 while (self._reply or self._notices) and not waiting:
-                    pending, self._reply, self._notices = self._notices + self._reply, b"", b""
+                    pending, self._reply, self._notices = bytes(self._notices) + self._reply, b"", b""
                     await self._send([pending])
             except (OSError, trio.ClosedResourceError, trio.BrokenResourceError) as error:
                 self.abort()

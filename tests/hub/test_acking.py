@@ -48,12 +48,17 @@ class Letters:
     def __init__(self, *topics: str) -> None:
         self.topics = topics
         self.has_room = True
+        self.remembered: set[tuple[TopicPartition, int]] = set()
         self.sent: list[tuple[TopicPartition, Record, str]] = []
         self.store: list[Callable[[], None]] = []
 
     def takes(self, topic: str) -> bool:
         """Those that were named."""
         return topic in self.topics
+
+    def remembers(self, partition: TopicPartition, offset: int) -> bool:
+        """Those that the test has named."""
+        return (partition, offset) in self.remembered
 
     def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
         """Keep it."""
@@ -591,6 +596,48 @@ async def test_letters_of_those_that_left_are_bounded(make: Make) -> None:
     assert returned.goodbye is not None
     assert returned.goodbye.code == 1013
     assert len(letters.sent) == 3
+
+
+async def test_a_letter_that_is_stored_takes_no_room(make: Make) -> None:
+    """Who refuses such a record again is answered, and stays, also when no other letter may be added."""
+    bench = make(topic_tables={})
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    gone, stays = Acker(bench, 10), Acker(bench, 10)
+    await settle()
+    bench.batch(2)
+    await settle()
+    letters.has_room = False
+    assert gone.subscriber.nacked(ONE, 0, "", lambda _: None)
+    gone.leave()
+    letters.remembered = {(ONE, 1)}
+    answers: list[bool] = []
+    assert stays.subscriber.nacked(ONE, 1, "", answers.append)
+    letters.store[1]()
+    await settle()
+    assert (answers, stays.gone) == ([True], False)
+
+
+async def test_the_time_until_a_silent_client_is_ended_moves_without_a_new_timer(
+    make: Make,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
+) -> None:
+    """A timer for each acknowledgement would be a tenth of its cost: one that rings too soon is set again."""
+    bench = make()
+    acker = Acker(bench, 10, timeout_seconds=10)
+    await settle()
+    bench.batch(2)
+    await settle()
+    scope = acker.subscriber._buffer._scope
+    assert scope is not None
+    first = scope.deadline
+    await trio.sleep(6)
+    await acker.ack(p0=0)
+    assert scope.deadline == first
+    await trio.sleep(6)
+    assert not acker.gone, "it has made progress 6 s ago"
+    await trio.sleep(5)
+    assert acker.goodbye is not None
+    assert acker.goodbye.code == 4408
 
 
 async def test_a_refusal_without_a_place_to_go_is_none(make: Make) -> None:

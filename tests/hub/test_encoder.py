@@ -1,17 +1,21 @@
 """The bytes of records: encoded once for many, or for one subscriber; what an id names, and where a gap stands."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
+import pytest
 
-from dispatcher.hub.encoder import Encoder, Selected
+from dispatcher.hub.encoder import Encoder, wanted_indexes
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.statistics import CompressionStatistics
+from dispatcher.sansio import records
 from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET, Wire
 from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Part, Selection
 from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
@@ -151,7 +155,7 @@ def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() 
     """Each is sent its own of them, with the gap if that goes with them."""
     desk = Desk()
     entry = desk.entry("abc", gap=1)
-    encoded = Selected(entry.batch, entry.snapshot, [0, 2])
+    encoded = desk.encoder.choose(entry.batch, entry.snapshot, [0, 2])
     both, one = feed_of(SSE_VALUE, TOPICS, read_filter({"in": {"key": ["a", "c"]}})), feed_of(SSE_VALUE, TOPICS, A)
 
     def selected(feed: Feed, *indexes: int) -> list[str]:
@@ -161,7 +165,7 @@ def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() 
 
     assert selected(both, GAP, 0, 2) == ["gap 0", "1", "3"]
     assert selected(one, 0) == ["1"]
-    nothing = Selected(entry.batch, entry.snapshot, [])
+    nothing = desk.encoder.choose(entry.batch, entry.snapshot, [])
     assert nothing.part(one, [], b"").records == b""
 
 
@@ -206,6 +210,40 @@ def test_keys_and_values_are_written_as_their_topic_says() -> None:
         assert message["records"][0]["value_base64"] == "MA=="
     empty = desk.batch("", gap=1)
     assert desk.encoder.spelled(empty) is empty
+
+
+def test_a_batch_that_goes_out_record_by_record_is_written_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time only what is sent: a client with a small window would cost a batch for each record otherwise."""
+    written: list[int] = []
+
+    def write_out(column: Sequence[bytes | None]) -> Sequence[bytes | None]:
+        written.append(len(column))
+        return column
+
+    monkeypatch.setattr(records, "as_text", write_out)
+    desk = Desk(spelling=Spelling("text", "text"))
+    feed, entry = feed_of(WEBSOCKET, TOPICS), desk.entry("abcdefghij")
+    for index in range(10):
+        desk.encoder.some(feed, entry, [index], index, is_last=index == 9)
+    assert written == [1] * 20
+
+
+def test_no_more_records_are_looked_at_than_are_wanted() -> None:
+    """A client with a small window and a filter would cost a batch for each record otherwise."""
+    looked_at: list[object] = []
+    wanting = feed_of(SSE_VALUE, TOPICS, A)
+    assert wanting.predicate is not None
+    predicate = wanting.predicate
+
+    def look_at(view: View) -> bool:
+        looked_at.append(view)
+        return predicate(view)
+
+    feed = replace(wanting, predicate=look_at)
+    batch = Desk().batch("abacada")
+    assert wanted_indexes(feed, batch, 1, 2) == [2, 4]
+    assert len(looked_at) == 4
+    assert wanted_indexes(feed, batch, 0) == [0, 2, 4, 6]
 
 
 def test_a_compressed_write_is_made_once_for_all_who_are_sent_it() -> None:

@@ -88,6 +88,21 @@ async def test_within_a_round_no_heartbeat_names_what_is_still_to_be_offered(nur
     assert bench.hub.heartbeat_bytes(other, at_head=True) == WEBSOCKET.heartbeat(f"{ONE}=0")
 
 
+async def test_those_that_acknowledge_are_sent_a_round_after_the_others(nursery: trio.Nursery) -> None:
+    """Whoever came first: what they say of it is read when the others have it."""
+    bench, acks = Bench(), feed_of(WEBSOCKET, FEED.topics, acks=True)
+    nursery.start_soon(bench.hub.run)
+    order: list[str] = []
+    await nursery.start(bench.serve, ObservedTransport(lambda: order.append("acks")), None, None, acks)
+    await settle()
+    await nursery.start(bench.serve, ObservedTransport(lambda: order.append("plain")))
+    await settle()
+    order.clear()
+    bench.publish(ONE)
+    await settle()
+    assert order == ["plain", "acks"]
+
+
 async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery) -> None:
     """They hold a bounded number of bytes, and say when they have handed out all of them."""
     bench = Bench()

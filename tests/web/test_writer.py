@@ -1,0 +1,33 @@
+"""What is said to a peer that reads nothing: it waits, whole and in order, and costs no more for being much."""
+
+import os
+from contextlib import suppress
+
+import trio
+
+from dispatcher.web.sockets import PlainSocket
+from dispatcher.web.writer import Writer
+
+
+async def test_many_notices_wait_in_one_place_and_go_out_in_order() -> None:
+    """A client that refuses every record of its window is answered as often: no answer may copy those before it."""
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        writer = Writer(PlainSocket(trio.SocketStream(ours), stall_timeout_seconds=60))
+        writer.open_stream(None)
+        filling = b""
+        with suppress(BlockingIOError):
+            while True:
+                filling += b"x" * os.write(ours.fileno(), b"x" * 4096)
+        assert writer.notify(b"<0>")
+        waiting = writer._notices
+        for number in range(1, 1000):
+            assert writer.notify(b"<%d>" % number)
+        assert writer._notices is waiting
+        expected = filling + b"".join(b"<%d>" % number for number in range(1000))
+        received = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.send_all, ())
+            while len(received) < len(expected):
+                received += await theirs.recv(65536)
+        assert received == expected
