@@ -16,6 +16,9 @@ _SECRET = re.compile(
     r"password|passphrase|secret|credential|private.key|ssl.key$|.pem$|.jaas.|oauthbearer.config", re.IGNORECASE
 )
 
+_PATH = re.compile(r"\.{1,2}|(?:/|\./|\.\./|~/)[^\n]*")
+"""What is certainly meant as a path; a secret that stands where a path belongs has no such beginning."""
+
 _SECRET_WORDS = ("password", "passwd", "passphrase", "secret", "credential")
 
 OWNED_KAFKA_PROPERTIES = {
@@ -58,6 +61,11 @@ def is_secret(key: str) -> bool:
         return True
     words = re.split(r"[^a-z]+", key.lower())
     return any(difflib.get_close_matches(word, _SECRET_WORDS, n=1, cutoff=0.75) for word in words if len(word) > 3)
+
+
+def shown_path(path: str) -> str:
+    """A path as it may be shown: a secret that was given in its place is hidden."""
+    return path if _PATH.fullmatch(path) else HIDDEN
 
 
 def hide_secrets(kafka: Mapping[str, Any]) -> dict[str, Any]:

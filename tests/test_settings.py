@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ByteSize, ValidationError
 
-from dispatcher.command.configuration import load, reference
+from dispatcher.command.configuration import load
+from dispatcher.command.reference import reference
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.kafka.properties import OWNED
 from dispatcher.setting_kafka import HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret
@@ -371,10 +372,11 @@ class TestProblems:
         assert found["DISPATCHER_GROUP_ID_FILE"].remedy == "set either this or DISPATCHER_GROUP_ID, not both"
 
     def test_a_wrong_value_in_a_file_is_told_by_the_variable(self, folder: Path) -> None:
-        """As any other wrong value."""
+        """It is not shown: with a wrong path it is the content of another file, such as a key."""
         (folder / "size").write_text("much")
         found = problems(environment={"DISPATCHER_HISTORY_BYTES_FILE": "./size"})
-        assert found["history_bytes (DISPATCHER_HISTORY_BYTES_FILE)"].value == "much"
+        assert found["history_bytes (DISPATCHER_HISTORY_BYTES_FILE)"].value == HIDDEN
+        assert "such as 64 MiB" in found["history_bytes (DISPATCHER_HISTORY_BYTES_FILE)"].remedy
 
     def test_a_password_in_the_place_of_a_path_is_not_shown(self) -> None:
         """A slip that happens."""
@@ -655,6 +657,14 @@ class TestMistakesWithSecrets:
             ({}, {"DISPATCHER_TOKEN": SECRET}, ""),
             ({}, {"DISPATCHER_KAFKA__SASL_PASWORD_FILE": SECRET}, ""),
             ({}, {"DISPATCHER_GROUP_ID_FILE": f"{SECRET}/with/slashes=="}, ""),
+            ({"admin_token_file": SECRET}, {}, ""),
+            ({}, {"DISPATCHER_ADMIN_TOKEN_FILE": SECRET}, ""),
+            ({"auth_secret_file": SECRET}, {}, ""),
+            ({}, {"DISPATCHER_BIND_FILE": "./secret"}, ""),
+            ({}, {"DISPATCHER_BOOTSTRAP_SERVERS_FILE": "./secret"}, ""),
+            ({}, {"DISPATCHER_AUTH_ISSUER_FILE": "./secret"}, ""),
+            ({}, {"DISPATCHER_ALLOWED_ORIGINS_FILE": "./secret"}, ""),
+            ({}, {"DISPATCHER_KAFKA__SESSION_TIMEOUT_MS_FILE": "./secret", "DISPATCHER_BIND": "x"}, ""),
             ({}, {}, f'pasword = "{SECRET}"'),
             ({}, {}, f'[kafka]\n"sasl.pasword" = ["{SECRET}"]'),
             ({}, {}, f'kafka = "{SECRET}"'),
@@ -666,6 +676,7 @@ class TestMistakesWithSecrets:
         """Values of unknown keys, of what should be a path, and the user's part of addresses."""
         if toml:
             (folder / "dispatcher.toml").write_text(toml)
+        (folder / "secret").write_text(SECRET)
         with pytest.raises(SettingsError) as caught:
             load(flags, environment)
         assert SECRET not in f"{caught.value}{[*caught.value.problems]}"

@@ -121,7 +121,7 @@ def read_keys(document: bytes) -> KeySet:
         except _BROKEN as error:
             raise UnusableKeysError("the PEM file holds no public key that can be used") from error
     try:
-        found = orjson.loads(document)
+        found = orjson.loads(document.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError:
         raise UnusableKeysError("it is neither JSON nor PEM") from None
     listed = found.get("keys", [found]) if isinstance(found, dict) else None

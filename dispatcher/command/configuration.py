@@ -18,7 +18,7 @@ from dispatcher.auth_settings import PREFIX as AUTH_PREFIX
 from dispatcher.auth_settings import TABLE as AUTH_TABLE
 from dispatcher.errors import SettingsError, SettingsProblem, WrongValue, WrongValuesError
 from dispatcher.schema_settings import SECRETS
-from dispatcher.setting_kafka import CLASSIC_KAFKA_PROPERTIES, HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret
+from dispatcher.setting_kafka import CLASSIC_KAFKA_PROPERTIES, HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret, shown_path
 from dispatcher.setting_values import display
 from dispatcher.settings import Settings
 from dispatcher.topic_settings import FIELD as TOPIC_TABLES
@@ -34,11 +34,7 @@ _WITH_UNDERSCORES = {"log_level", *(name for name in OWNED_KAFKA_PROPERTIES if "
 _CREDENTIALS = re.compile(r"[^\s'\",/@]+@")
 """User and password of a URL, or of what should have been a host."""
 
-_PATH = re.compile(r"\.{1,2}|(?:/|\./|\.\./|~/)[^\n]*")
-"""What is certainly meant as a path; a secret that stands where a path belongs has no such beginning."""
-
 _PATH_SETTINGS = {f"{ENVIRONMENT_PREFIX}TLS_CERTIFICATE", f"{ENVIRONMENT_PREFIX}TLS_KEY"}
-"""Settings that are paths themselves: with ``_FILE`` they are the same, not what the file holds."""
 
 _KUBERNETES = re.compile(
     r"DISPATCHER_(?:SERVICE_(?:HOST|PORT(?:_[A-Z0-9_]+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)"
@@ -71,6 +67,9 @@ class _Given:
     """``flag``, ``environment``, or empty for the file."""
     place: str
     """How the user finds it: ``--bind``, ``DISPATCHER_BIND``, ``dispatcher.toml``."""
+
+    is_content: bool = False
+    """Whether it was read from a file that is named by ``<VARIABLE>_FILE``."""
 
     @property
     def origin(self) -> str:
@@ -114,38 +113,6 @@ def load(
     return Loaded(settings, origins | {name: one.origin for name, one in given.items()})
 
 
-_MADE_DEFAULTS = {
-    "client_id": "`dispatcher-<hostname>`",
-    "idle_leave_seconds": "`0`; `30` with `default_scope=topic`, unless the member is static",
-    "kafka": "empty",
-    TOPIC_TABLES: "none",
-}
-"""Defaults that depend on something, in words."""
-
-
-def reference() -> str:
-    """The Markdown of ``docs/settings.md``."""
-    lines = [
-        "# Settings",
-        "",
-        "Generated from `dispatcher/settings.py` by `dispatcher config --reference`; a test checks that it is current.",
-        "",
-        "Precedence: flag (`--history-bytes 128MiB`), environment (`DISPATCHER_HISTORY_BYTES=128MiB`), file",
-        "(`--config dispatcher.toml`, or `dispatcher.toml` in the current folder), default. Sizes are plain numbers of",
-        "bytes, or have units (`64 MiB`, `512KiB`). `dispatcher config` shows the effective values and their sources.",
-        "Passwords, keys and other secrets are never shown. Pass them in the environment or the file, because every",
-        "user of a machine can read a process's flags. A variable whose name ends with `_FILE` holds the path of a",
-        "file with the value, such as `DISPATCHER_KAFKA__SASL_PASSWORD_FILE=/run/secrets/sasl_password`.",
-        "",
-        "| setting | default | description |",
-        "|---|---|---|",
-    ]
-    for name, field in Settings.model_fields.items():
-        default = _MADE_DEFAULTS.get(name) or f"`{display(field.default)}`"
-        lines.append(f"| `{name}` | {default} | {field.description} |")
-    return "\n".join(lines) + "\n"
-
-
 def _keep_tables_of(given: dict[str, _Given]) -> None:
     """Leave out the file's tables of topics that are not served, since flags or the environment name others."""
     tables, topics = given.get(TOPIC_TABLES), given.get("topics")
@@ -181,7 +148,7 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
         if variable.startswith(KAFKA_PREFIX):
             name = variable.removeprefix(KAFKA_PREFIX).lower()
             name = name if name in _WITH_UNDERSCORES else name.replace("_", ".")
-            given[f"kafka.{name}"] = _Given(value, "environment", places.get(variable, variable))
+            given[f"kafka.{name}"] = _given_in_environment(variable, value, places)
         elif variable.startswith(KAFKA_PREFIX.removesuffix("_")):
             rest = variable.removeprefix(KAFKA_PREFIX.removesuffix("_"))
             remedy = f"no such setting; did you mean {KAFKA_PREFIX}{rest}?"
@@ -192,8 +159,18 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environment.items() if name in known}
     for name, value in source().items():
-        given[name] = _Given(value, "environment", places.get(variables[name], variables[name]))
+        given[name] = _given_in_environment(variables[name], value, places)
     return given
+
+
+def _given_in_environment(variable: str, value: Any, places: Mapping[str, str]) -> _Given:
+    place = places.get(variable, variable)
+    return _Given(value, "environment", place, is_content=place != variable and not _is_path(variable))
+
+
+def _is_path(variable: str) -> bool:
+    """Whether a setting is a path itself: with ``_FILE`` it is the same, not what the file holds."""
+    return variable in _PATH_SETTINGS or (variable.startswith(KAFKA_PREFIX) and variable.endswith("_LOCATION"))
 
 
 def _read_files(
@@ -208,11 +185,11 @@ def _read_files(
         if variable not in known and not variable.startswith(KAFKA_PREFIX):
             continue
         del values[place]
-        shown = path if _PATH.fullmatch(path) else HIDDEN
+        shown = shown_path(path)
         if variable in environment:
             problems.append(SettingsProblem(place, shown, f"set either this or {variable}, not both"))
             continue
-        if variable in _PATH_SETTINGS or (variable.startswith(KAFKA_PREFIX) and variable.endswith("_LOCATION")):
+        if _is_path(variable):
             values[variable], places[variable] = path, place
             continue
         try:
@@ -290,7 +267,7 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
                 # What was not given is a default, or a part of what was.
                 place = given[value.setting].place if value.setting in given else "default"
                 one = given.get(value.key, _Given(value.value, "", place))
-                problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy)
+                problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_content=one.is_content)
                 # Pydantic reports every type that the value might have had, and what follows from each.
                 if value.beside or all(problem.key != earlier.key for earlier in problems):
                     problems.append(problem)
@@ -323,16 +300,19 @@ def _remedy(kind: str, message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _problem(key: str, value: object, remedy: str) -> SettingsProblem:
-    """A problem with a setting that is known; the value of one that is not may be a secret, and is never shown."""
+def _problem(key: str, value: object, remedy: str, *, is_content: bool) -> SettingsProblem:
+    """A problem with a setting that is known; the value of one that is not may be a secret, and is never shown.
+
+    Neither is the content of a file: with a wrong path it is that of another secret.
+    """
     name = key.partition(" ")[0]
-    shown = display(value)
+    shown = shown_path(str(value)) if name == "admin_token_file" else display(value)
     if name.startswith("kafka."):
         name = name.removeprefix("kafka.")
         is_shown = name in OWNED_KAFKA_PROPERTIES or name in CLASSIC_KAFKA_PROPERTIES
     else:
         is_shown = not is_secret(name) and name not in SECRETS and "\n" not in shown and "-----BEGIN" not in shown
-    if not is_shown:
+    if not is_shown or is_content or shown == HIDDEN:
         return SettingsProblem(key, HIDDEN, remedy.replace(repr(value), HIDDEN) if len(shown) > 2 else remedy)
     return SettingsProblem(key, _CREDENTIALS.sub(f"{HIDDEN}@", shown), _CREDENTIALS.sub(f"{HIDDEN}@", remedy))
 

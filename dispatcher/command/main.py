@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from dispatcher import __version__
-from dispatcher.command.configuration import Loaded, load, reference
+from dispatcher.command.configuration import Loaded, load
 from dispatcher.command.overview import status, subscribers
 from dispatcher.command.redrive import Moment
+from dispatcher.command.reference import reference
 from dispatcher.command.running import refuse, run_to_exit
 from dispatcher.command.tail import tail
 from dispatcher.errors import SettingsError

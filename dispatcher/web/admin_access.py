@@ -7,6 +7,7 @@ from pathlib import Path
 import trio
 
 from dispatcher.errors import ForbiddenError, SettingsError, SettingsProblem, UnauthenticatedError
+from dispatcher.setting_kafka import shown_path
 from dispatcher.settings import Settings
 from dispatcher.web.authentication import NO_COOKIES, Authentication
 from dispatcher.web.credentials import Values, find_bearer
@@ -91,8 +92,8 @@ def _read(path: str) -> bytes | None:
             token = file.read(MAX_TOKEN_BYTES).decode("utf-8-sig").strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SettingsError([SettingsProblem(BY_FILE, path, f"name a readable file ({reason})")]) from error
+        raise SettingsError([SettingsProblem(BY_FILE, shown_path(path), f"name a readable file ({reason})")]) from error
     if len(token) < MIN_TOKEN_CHARACTERS or len(token.split()) != 1:
         remedy = f"its token must be one word of at least {MIN_TOKEN_CHARACTERS} characters: openssl rand -hex 32"
-        raise SettingsError([SettingsProblem(BY_FILE, path, remedy)])
+        raise SettingsError([SettingsProblem(BY_FILE, shown_path(path), remedy)])
     return sha256(token.encode()).digest()

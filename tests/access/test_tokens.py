@@ -209,6 +209,12 @@ def test_a_key_may_come_as_pem() -> None:
         assert isinstance(checked(sign(claims(), algorithm=algorithm), keys), Valid)
 
 
+def test_a_byte_order_mark_is_no_part_of_keys() -> None:
+    """Editors on Windows write one."""
+    for document in (pem("ES256"), jwks()):
+        assert isinstance(checked(sign(claims()), read_keys(b"\xef\xbb\xbf" + document)), Valid)
+
+
 def test_a_secret_is_as_long_as_the_hash() -> None:
     """RFC 7518, section 3.2; the reason does not hold the secret."""
     with pytest.raises(UnusableKeysError, match="has 31 bytes, HS256 needs 32"):

@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 
 from dispatcher import supervisor
 from dispatcher.command import main as cli
-from dispatcher.command.configuration import load, reference
+from dispatcher.command.configuration import load
+from dispatcher.command.reference import reference
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.settings import Settings
 

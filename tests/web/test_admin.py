@@ -317,6 +317,14 @@ async def test_a_grant_for_every_topic_makes_an_administrator(tmp_path: Path) ->
         nursery.cancel_scope.cancel()
 
 
+def test_a_token_in_the_place_of_its_path_is_not_echoed() -> None:
+    """A slip that happens."""
+    settings = Settings(admin_token_file="4f1c-no-path", operations_bind="127.0.0.1:9000")  # noqa: S106 - it is none
+    with pytest.raises(SettingsError, match="admin_token_file") as caught:
+        AdminAccess(settings)
+    assert "4f1c" not in str(caught.value)
+
+
 @pytest.mark.parametrize("content", [b"short", b"two words that are long enough", b"\xff" * 32, None])
 def test_a_token_that_can_be_guessed_stops_the_start(content: bytes | None, tmp_path: Path) -> None:
     """So does a file that cannot be read; the message says what would be right and not what is in it."""
