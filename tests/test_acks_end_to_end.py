@@ -58,7 +58,7 @@ async def test_a_killed_replica_has_committed_nothing_that_was_not_acknowledged(
             offsets = [(await anext(stream)).offset for _ in range(RECORDS - 1)]
             assert offsets == list(range(1, RECORDS))
             await committed(kafka, second, RECORDS - 1)
-        assert (await trio.to_thread.run_sync(second.status))["acks"]["subscribers"] == 0
+        await trio.to_thread.run_sync(second.wait_for, "it has left", lambda s: s["acks"]["subscribers"] == 0)
 
 
 async def test_a_client_that_does_not_acknowledge_is_ended_and_resumes(

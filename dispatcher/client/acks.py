@@ -6,7 +6,7 @@ Rules of this module:
 * A record that comes again is not handed out twice. If it was done, it is acknowledged again; if it was refused and no
   answer came, it is refused again.
 * Of a log that was made again nothing is acknowledged any more: its offsets would name records of the new one.
-* Acknowledgements are cumulative: one task sends the newest, as fast as the connection takes them.
+* Acknowledgements are cumulative: one task sends the newest, when all that came is done, or a moment after the first.
 """
 
 from collections import deque
@@ -21,6 +21,10 @@ from dispatcher.client.resume_position import ResumePosition
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
+
+GATHER_SECONDS = 0.005
+"""How long an acknowledgement waits for those that follow it, while more that came is to be done: a loop over a message
+of 500 records would send 500 of them."""
 
 FLUSH_SECONDS = 2.0
 """How long the end of a subscription waits until its last acknowledgement is sent."""
@@ -118,6 +122,10 @@ class Acks:
         """Send what is due until cancelled. *Cancellation*: safe."""
         while True:
             await self._wake_up.wait()
+            with trio.move_on_after(GATHER_SECONDS):
+                while self._open:
+                    self._wake_up = trio.Event()
+                    await self._wake_up.wait()
             self._wake_up = trio.Event()
             await self.send()
 

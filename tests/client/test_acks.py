@@ -252,7 +252,10 @@ async def test_an_answer_that_means_nothing_changes_nothing(acks: tuple[Acks, li
     assert (ledger.outstanding, ledger.position) == (0, "assets:0=0")
 
 
-async def test_acknowledgements_are_joined_while_one_is_sent(nursery: trio.Nursery) -> None:
+async def test_acknowledgements_are_joined_while_one_is_sent(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
+) -> None:
     """The newest is sent when the connection is free again."""
     said: list[str] = []
     gate = trio.Event()
@@ -267,11 +270,34 @@ async def test_acknowledgements_are_joined_while_one_is_sent(nursery: trio.Nurse
     for offset in range(5):
         ledger.came(record(offset))
     ledger.done(record(0))
-    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(1)
     for offset in range(1, 5):
         ledger.done(record(offset))
-    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(1)
     assert said == ['{"type":"ack","id":"assets:0=0"}']
     gate.set()
-    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(1)
     assert said[1:] == ['{"type":"ack","id":"assets:0=4"}']
+
+
+async def test_records_of_one_message_are_acknowledged_together(
+    acks: tuple[Acks, list[str]],
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
+) -> None:
+    """At once when all that came is done, so a window of one record waits for nothing; else after a moment."""
+    ledger, said = acks
+    nursery.start_soon(ledger.run)
+    for offset in range(500):
+        ledger.came(record(offset))
+    began = trio.current_time()
+    for offset in range(500):
+        ledger.done(record(offset))
+        await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (said, trio.current_time()) == (['{"type":"ack","id":"assets:0=499"}'], began)
+    ledger.came(record(500))
+    ledger.came(record(501))
+    ledger.done(record(500))
+    await trio.sleep(1)
+    assert said[1:] == ['{"type":"ack","id":"assets:0=500"}']
