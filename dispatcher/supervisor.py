@@ -36,6 +36,7 @@ from dispatcher.telemetry.systemd import Systemd
 from dispatcher.telemetry.tracing import run_tracing
 from dispatcher.web.admin import Admin
 from dispatcher.web.admin_access import AdminAccess
+from dispatcher.web.admin_streams import OwnStreams
 from dispatcher.web.app import create_app, create_operations_app
 from dispatcher.web.authentication import open_authentication
 from dispatcher.web.draining import Drain
@@ -115,6 +116,7 @@ async def supervise(
     limits = Limits(settings)
     visits, refusals = Visits(writes_log=settings.access_log), Refusals()
     drain = Drain(pipeline.hub, partial(os.kill, os.getpid(), signal.SIGTERM))
+    streams = OwnStreams(visits, drain)
     operations = ReplicaStatus(
         settings,
         pipeline,
@@ -141,10 +143,9 @@ async def supervise(
     )
     server = Server(app, settings, lambda: pipeline.hub.subscribers, sockets=parent.sockets if parent else ())
     for_operators = Server(
-        create_operations_app(settings, operations, Admin(visits, drain, admin_access)), settings, for_operators=True
+        create_operations_app(settings, operations, Admin(streams, admin_access)), settings, for_operators=True
     )
-    last_resort = LastResort(settings.shutdown_seconds)
-    systemd = Systemd()
+    last_resort, systemd = LastResort(settings.shutdown_seconds), Systemd()
     try:
         async with trio.open_nursery() as root:
             for run in (last_resort.watch, visits.run, drain.run, partial(run_tracing, settings, pipeline.hub.times)):

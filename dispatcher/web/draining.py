@@ -39,6 +39,11 @@ class Drain:
         self._under_way = trio.CancelScope()
 
     @property
+    def subscribers(self) -> int:
+        """How many are still here."""
+        return self._hub.subscribers
+
+    @property
     def is_on(self) -> bool:
         """Whether new streams are refused."""
         return self._begun.is_set()

@@ -15,6 +15,7 @@ from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.web.admin import MAX_LIMIT, Admin
 from dispatcher.web.admin_access import AdminAccess
+from dispatcher.web.admin_streams import OwnStreams
 from dispatcher.web.app import create_app, create_operations_app
 from dispatcher.web.authentication import open_authentication
 from dispatcher.web.draining import Drain
@@ -66,7 +67,7 @@ class Administered(House):
             is_draining=lambda: self.drain.is_on,
         )
         self.server = Server(app, self.settings, lambda: self.hub.subscribers)
-        admin = Admin(self.visits, self.drain, self.access)
+        admin = Admin(OwnStreams(self.visits, self.drain), self.access)
         self.for_operators = Server(
             create_operations_app(self.settings, operations, admin), self.settings, for_operators=True
         )

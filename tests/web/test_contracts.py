@@ -20,6 +20,7 @@ from dispatcher.sansio.encoding import messages
 from dispatcher.sansio.records import Batch, Record
 from dispatcher.sansio.topic_health import Reason
 from dispatcher.web.admin import Admin
+from dispatcher.web.admin_streams import OwnStreams
 from dispatcher.web.app import create_app, create_operations_app
 from dispatcher.web.operations import Operations
 from dispatcher.web.page import FILES as PAGE_FILES
@@ -101,7 +102,7 @@ def test_every_route_is_described(tmp_path: Path) -> None:
     """Of both ports, with its methods; and what is described is served."""
     house = Administered(tmp_path)
     operations = cast("Operations", None)
-    admin = Admin(house.visits, house.drain, house.access)
+    admin = Admin(OwnStreams(house.visits, house.drain), house.access)
     apps = (
         create_app(house.hub, house.settings.model_copy(update={"operations_bind": ""}), operations),
         create_operations_app(house.settings, operations, admin),
