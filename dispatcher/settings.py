@@ -290,9 +290,6 @@ class _CoreSettings(BaseSettings):
         if (admin := getattr(self, "admin_token_file", "")) and not self.operations_address:
             remedy = "set operations_bind as well: /admin is on that port only"
             wrong.append(WrongValue("admin_token_file", admin, remedy, "operations_bind"))
-        if admin and getattr(self, "workers", 1) != 1:
-            remedy = "leave it empty, or use one worker: each process would know its own subscribers only"
-            wrong.append(WrongValue("admin_token_file", admin, remedy, "workers"))
         if self.idle_leave_seconds and self.group_instance_id:
             remedy = "use 0 with group_instance_id: a static member that leaves keeps its partitions for its session"
             wrong.append(WrongValue("idle_leave_seconds", self.idle_leave_seconds, remedy, "group_instance_id"))

@@ -59,11 +59,12 @@ class Parent(Protocol):
     def sockets(self) -> Sequence[socket.socket]:
         """Where to listen."""
 
-    async def serve(self, operations: Operations, reload: Reload) -> None:
+    async def serve(self, operations: Operations, streams: OwnStreams, reload: Reload) -> None:
         """Show the parent that the loop runs, and do what it asks for, until cancelled.
 
         Args:
             operations: What the replica reports about itself.
+            streams: What administrators see and change.
             reload: Does what SIGHUP does.
         """
 
@@ -159,7 +160,7 @@ async def supervise(
                 reloads.append(admin_access.reload_admin_token)
             if authentication is not None:
                 reloads.append(authentication.reload)
-            reload = partial(_reload, reloads)
+            reload = partial(reload_each, reloads)
             await root.start(partial(reload_on_hangup, reload, hangup_stops=hangup_stops))
             if settings.operations_bind and parent is None:
                 await root.start(for_operators.serve)
@@ -168,7 +169,7 @@ async def supervise(
             await root.start(server.serve)
             _warn_of_any_host(settings)
             if parent is not None:
-                root.start_soon(parent.serve, operations, reload)
+                root.start_soon(parent.serve, operations, streams, reload)
             root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, lambda: pipeline.health().joined)
             root.start_soon(systemd.watch)
             systemd.ready()
@@ -244,7 +245,8 @@ async def reload_on_hangup(
                 await reload()
 
 
-async def _reload(reloads: Sequence[Reload]) -> None:
+async def reload_each(reloads: Sequence[Reload]) -> None:
+    """Read several things again; one that cannot be read stays as it was, and is logged."""
     for reload in reloads:
         try:
             await reload()

@@ -754,9 +754,6 @@ class TestFiles:
         """With what would be right."""
         with pytest.raises(SettingsError, match=remedy):
             load({name: value}, {})
-        both = {"admin_token_file": "/t", "operations_bind": "127.0.0.1:1", "workers": "2", "default_scope": "topic"}
-        with pytest.raises(SettingsError, match="its own subscribers only"):
-            load(both, {})
         assert load({"trusted_proxies": "10.0.0.0/8, ::1"}, {}).settings.trusted_proxies == ("10.0.0.0/8", "::1/128")
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -15,13 +15,13 @@ import trio
 
 from dispatcher.settings import Settings
 from dispatcher.workers.channel import Channel
+from dispatcher.workers.life import LOOK_SECONDS, Life
 from dispatcher.workers.orders import STOP, Orders, encode_settings
 from dispatcher.workers.plan import Restarts, Silence
 from dispatcher.workers.sockets import begin_listening, end_listening
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 0.5
 START_SECONDS = 120.0
 """How long a worker may take until it shows life for the first time."""
 SILENT_SECONDS = 10.0
@@ -52,26 +52,6 @@ class MemberStatistics:
     silent_seconds: float
 
 
-@dataclass(slots=True)
-class _Life:
-    """What one process has shown."""
-
-    process: trio.Process
-    channel: Channel
-    reasons: Sequence[str] = ("it has not started yet",)
-    degraded: Sequence[str] = ()
-    is_up: bool = False
-    silence: Silence = field(default_factory=lambda: Silence(LOOK_SECONDS))
-    pages: dict[int, trio.MemorySendChannel[bytes]] = field(default_factory=dict)
-    """Those that were asked for, by the number of the request."""
-
-    def close(self) -> None:
-        """It answers nothing more."""
-        for waiting in self.pages.values():
-            waiting.close()
-        self.channel.close()
-
-
 class Member:
     """A worker.
 
@@ -93,12 +73,12 @@ class Member:
         self.has_been_up = False
         self._sockets = sockets
         self._look_up = look_up
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._away = Silence(LOOK_SECONDS)
         self._is_listening = True
         self._stopping = trio.Event()
         self._restarts = 0
-        self._asked = 0
+        self._heard = trio.Event()
         self.exit_code: int | None = None
         """Of the last process that has ended."""
         self.has_served = False
@@ -125,6 +105,20 @@ class Member:
     def degraded(self) -> list[str]:
         """What is wrong with topics and the group, as it sees them."""
         return list(self._life.degraded) if self._life else []
+
+    @property
+    def drain(self) -> int:
+        """The number of the last order to drain, or to end that, which its process has carried out; 0: none."""
+        return self._life.drain if self._life else 0
+
+    @property
+    def subscribers(self) -> int:
+        """How many it has, as far as it has shown."""
+        return self._life.subscribers if self._life else 0
+
+    async def wait_heard(self) -> None:
+        """Return when it shows life again. *Cancellation*: safe."""
+        await self._heard.wait()
 
     def statistics(self) -> MemberStatistics:
         """A snapshot."""
@@ -188,29 +182,18 @@ class Member:
         if self._life is not None:
             self._life.channel.post({"inspect": True})
 
-    async def page(self, what: str) -> bytes | None:
-        """One of its pages, ``status`` or ``metrics``; None when it does not answer. *Cancellation*: safe."""
-        life = self._life
-        if life is None or not life.is_up:
-            return None
-        self._asked += 1
-        number = self._asked
-        send, receive = trio.open_memory_channel[bytes](1)
-        life.pages[number] = send
-        try:
-            if not life.channel.post({"page": number, "what": what}):
-                return None
-            return await receive.receive() or None
-        except trio.EndOfChannel:
-            return None
-        finally:
-            life.pages.pop(number, None)
-            send.close()
-            receive.close()
+    def order_drain(self, number: int, seconds: float | None) -> None:
+        """Let it drain its subscribers over a time, or with None end that; `drain` is this number once it does."""
+        if self._life is not None:
+            self._life.channel.post({"drain": number, "seconds": seconds})
+
+    async def ask(self, what: str, **question: Any) -> bytes | None:
+        """What it answers, such as its ``status`` or ``metrics``; None when it does not. *Cancellation*: safe."""
+        return await self._life.ask(what, question) if self._life is not None and self._life.is_up else None
 
     async def _live(self, process: trio.Process, channel: Channel, orders: Orders, up: Callable[[], None]) -> None:
         """One process, to its end."""
-        self._life = life = _Life(process, channel)
+        self._life = life = Life(process, channel)
         log.info("worker started", worker=self.name, pid=process.pid)
         try:
             async with trio.open_nursery() as nursery:
@@ -260,22 +243,22 @@ class Member:
             env={name: value for name, value in os.environ.items() if name not in _MANAGERS_VARIABLES},
         )
 
-    async def _hear(self, life: _Life, up: Callable[[], None]) -> None:
+    async def _hear(self, life: Life, up: Callable[[], None]) -> None:
         while (received := await life.channel.receive()) is not None:
             message, payload = received
             if "alive" in message:
                 self._note_life(life, message, up)
             elif "answer" in message:
-                if (waiting := life.pages.pop(message["answer"], None)) is not None:
-                    waiting.send_nowait(payload)
+                life.answered(message["answer"], payload)
             elif "lookup" in message and self._look_up is not None:
                 partitions = [(str(topic), int(partition)) for topic, partition in message["partitions"]]
                 found = self._look_up(partitions, message["since_ms"])
                 life.channel.post({"lookup": message["lookup"], "found": found})
 
-    def _note_life(self, life: _Life, message: Mapping[str, Any], up: Callable[[], None]) -> None:
+    def _note_life(self, life: Life, message: Mapping[str, Any], up: Callable[[], None]) -> None:
         life.silence.heard()
         life.reasons, life.degraded = message["reasons"], message["degraded"]
+        life.drain, life.subscribers = message["drain"], message["subscribers"]
         self.has_been_ready |= message["has_been_ready"]
         if not self._is_listening and not self._is_stopping():
             self._is_listening = True
@@ -284,6 +267,8 @@ class Member:
             life.is_up = self.has_been_up = True
             log.info("worker up", worker=self.name, pid=life.process.pid)
             up()
+        self._heard.set()
+        self._heard = trio.Event()
 
     async def _look(self) -> None:
         """End the listening, and at last the process, of a worker that shows no life."""

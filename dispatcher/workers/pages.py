@@ -98,7 +98,7 @@ class WorkersStatus:
 
         async def ask(member: Member) -> None:
             with trio.move_on_after(ANSWER_SECONDS):
-                pages[member.name] = await member.page(what)
+                pages[member.name] = await member.ask(what)
 
         async with trio.open_nursery() as nursery:
             for member in self._members:

@@ -6,12 +6,15 @@
       root nursery             a crash of our own code ends the parent, and with it every worker
       ├─ Member.run            one for each worker: starts its process, hears it, starts it again
       ├─ Server.serve          `operations_bind`: the answers of all workers in one
+      ├─ WorkersStreams.run    what administrators order is carried out by processes that start later, too
+      ├─ Authentication.run    with `[auth]`: keys for the tokens of administrators
       └─ signals               SIGTERM and SIGINT stop, SIGHUP and SIGUSR1 are passed on
 
 A worker is a whole replica, with its own consumer. What belongs to all of them is the port, whose sockets the parent
 keeps (`sockets`), and the end: nothing here outlives the parent (`orders`).
 """
 
+import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -23,13 +26,16 @@ from dispatcher.auth_settings import AuthSettings
 from dispatcher.errors import DispatcherError, SettingsError
 from dispatcher.kafka.properties import check_properties
 from dispatcher.settings import Settings
-from dispatcher.supervisor import reload_on_hangup
+from dispatcher.supervisor import Reload, reload_each, reload_on_hangup
 from dispatcher.telemetry.inspection import inspect
 from dispatcher.telemetry.systemd import Systemd
+from dispatcher.web.admin import Admin
+from dispatcher.web.admin_access import AdminAccess
 from dispatcher.web.app import create_operations_app
 from dispatcher.web.authentication import FIXED, open_authentication
 from dispatcher.web.server import Server
 from dispatcher.web.sockets import tls_context
+from dispatcher.workers.admin import WorkersStreams
 from dispatcher.workers.member import LookUp, Member, MemberStatistics, describe
 from dispatcher.workers.pages import WorkersStatus
 from dispatcher.workers.plan import Machine, memory_problem, number_of_workers, settings_of
@@ -75,7 +81,7 @@ async def run_workers(
     workers = number_of_workers(settings, machine)
     check_properties(settings)
     tls_context(settings)
-    open_authentication(settings)
+    AdminAccess(settings, open_authentication(settings))
     if problem := memory_problem(settings, workers, machine):
         raise SettingsError([problem])
     sockets = open_sockets(*settings.bind_address, workers)
@@ -114,6 +120,9 @@ class _Parent:
         self._addresses = addresses
         self._read_settings = read_settings or (lambda: settings)
         self._status = WorkersStatus(settings, members)
+        self._authentication = open_authentication(settings, lambda: self._settings)
+        self._access = AdminAccess(settings, self._authentication)
+        self._streams = WorkersStreams(members, partial(os.kill, os.getpid(), signal.SIGTERM))
         self._all_up = trio.Event()
         self._stopping = trio.Event()
         self._ended = 0
@@ -125,7 +134,9 @@ class _Parent:
 
     async def run(self, on_started: Callable[[Addresses, Addresses], object], *, hangup_stops: bool) -> int:
         """See `run_workers`."""
-        server = Server(create_operations_app(self._settings, self._status), self._settings, for_operators=True)
+        admin = Admin(self._streams, self._access)
+        app = create_operations_app(self._settings, self._status, admin)
+        server = Server(app, self._settings, for_operators=True)
         systemd = Systemd()
         async with trio.open_nursery() as root:
             # Before anything listens: whoever hears that the parent is there may signal it.
@@ -134,6 +145,9 @@ class _Parent:
             await root.start(partial(reload_on_hangup, self._reload, hangup_stops=hangup_stops))
             await root.start(server.serve)
             root.start_soon(systemd.watch)
+            root.start_soon(self._streams.run)
+            if self._authentication is not None:
+                root.start_soon(self._authentication.run)
             root.start_soon(self._say_started, on_started, server, systemd)
             await self._run_members()
             await server.stop(0)
@@ -229,3 +243,7 @@ class _Parent:
         for number, member in enumerate(self._members, 1):
             member.settings = settings_of(kept, number, len(self._members))
             member.reload(settings_of(given or kept, number, len(self._members)))
+        reloads: list[Reload] = [self._access.reload_admin_token] if kept.admin_token_file else []
+        if self._authentication is not None:
+            reloads.append(self._authentication.reload)
+        await reload_each(reloads)

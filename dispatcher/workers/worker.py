@@ -10,11 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import structlog
 import trio
 
+from dispatcher.errors import NotFoundError
 from dispatcher.settings import Settings
 from dispatcher.supervisor import Reload
+from dispatcher.web.admin_streams import OwnStreams, Selection
 from dispatcher.web.operations import Operations
 from dispatcher.workers.channel import Channel
 from dispatcher.workers.orders import STOP, Orders, decode_settings
@@ -68,20 +71,27 @@ class ParentLink:
         self._lookups: dict[int, trio.MemorySendChannel[Any]] = {}
         self._last_lookup = 0
         self._reloading = trio.Lock()
+        self._drain = 0
 
     def read_settings(self) -> Settings:
         """The settings as the parent has read them last."""
         return self._settings
 
-    async def serve(self, operations: Operations, reload: Reload) -> None:
+    async def serve(self, operations: Operations, streams: OwnStreams, reload: Reload) -> None:
         """See `supervisor.Parent`."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._channel.run)
-                nursery.start_soon(self._show_life, operations)
+                nursery.start_soon(self._show_life, operations, streams)
                 while (received := await self._channel.receive()) is not None:
                     message, _payload = received
-                    await self._obey(message, operations, reload, nursery)
+                    if "ask" in message:
+                        nursery.start_soon(self._answer, message, operations, streams)
+                    elif "drain" in message:
+                        await self._order_drain(message, streams)
+                        await self._channel.send(self._life(operations, streams))
+                    else:
+                        self._obey(message, reload, nursery)
                 nursery.cancel_scope.cancel()
         except* trio.BrokenResourceError:
             pass  # the parent is gone, and `Leash` stops the process
@@ -104,28 +114,32 @@ class ParentLink:
             send.close()
             receive.close()
 
-    async def _show_life(self, operations: Operations) -> None:
+    async def _show_life(self, operations: Operations, streams: OwnStreams) -> None:
         while True:
-            await self._channel.send(
-                {
-                    "alive": True,
-                    "reasons": operations.why_not_ready(),
-                    "degraded": operations.degraded(),
-                    "has_been_ready": operations.has_been_ready,
-                }
-            )
+            await self._channel.send(self._life(operations, streams))
             await trio.sleep(HEARTBEAT_SECONDS)
 
-    async def _obey(
-        self, message: Mapping[str, Any], operations: Operations, reload: Reload, nursery: trio.Nursery
-    ) -> None:
-        if "page" in message:
-            makers: Mapping[str, Callable[[], Awaitable[bytes]]] = {
-                "metrics": operations.metrics_page,
-                "openmetrics": partial(operations.metrics_page, openmetrics=True),
-            }
-            nursery.start_soon(self._answer, message["page"], makers.get(message["what"], operations.status_page))
-        elif "settings" in message:
+    def _life(self, operations: Operations, streams: OwnStreams) -> Mapping[str, Any]:
+        """What shows that the loop runs."""
+        return {
+            "alive": True,
+            "reasons": operations.why_not_ready(),
+            "degraded": operations.degraded(),
+            "has_been_ready": operations.has_been_ready,
+            "drain": self._drain,
+            "subscribers": streams.subscribers,
+        }
+
+    async def _order_drain(self, message: Mapping[str, Any], streams: OwnStreams) -> None:
+        """Drain, or end that. The parent stops all workers together, once each of them is empty."""
+        if message["seconds"] is None:
+            await streams.end_drain()
+        else:
+            await streams.begin_drain(message["seconds"], stops=False)
+        self._drain = message["drain"]
+
+    def _obey(self, message: Mapping[str, Any], reload: Reload, nursery: trio.Nursery) -> None:
+        if "settings" in message:
             self._settings = decode_settings(message["settings"])
             nursery.start_soon(self._reload, reload)
         elif "inspect" in message:
@@ -137,10 +151,35 @@ class ParentLink:
         async with self._reloading:
             await reload()
 
-    async def _answer(self, number: int, make: Callable[[], Awaitable[bytes]]) -> None:
+    async def _answer(self, question: Mapping[str, Any], operations: Operations, streams: OwnStreams) -> None:
+        makers: Mapping[str, Callable[[], Awaitable[bytes]]] = {
+            "status": operations.status_page,
+            "metrics": operations.metrics_page,
+            "openmetrics": partial(operations.metrics_page, openmetrics=True),
+            "subscribers": partial(_subscribers, streams, question),
+            "disconnect-one": partial(_disconnect_one, streams, question),
+            "disconnect": partial(_disconnect, streams, question),
+        }
         try:
-            page = await make()
-        except Exception:  # a page that cannot be made must not end the replica
-            log.exception("page failed")
-            page = b""
-        await self._channel.send({"answer": number}, page)
+            answer = await makers[question["what"]]()
+        except Exception:  # what cannot be answered must not end the replica
+            log.exception("page failed", what=question["what"])
+            answer = b""
+        await self._channel.send({"answer": question["ask"]}, answer)
+
+
+async def _subscribers(streams: OwnStreams, question: Mapping[str, Any]) -> bytes:
+    selection = Selection.of(question["selection"])
+    return orjson.dumps(await streams.page(selection, question["after"], question["limit"]))
+
+
+async def _disconnect_one(streams: OwnStreams, question: Mapping[str, Any]) -> bytes:
+    try:
+        answer = await streams.disconnect_one(question["number"], returns=question["returns"])
+    except NotFoundError:
+        answer = {"disconnected": 0}
+    return orjson.dumps(answer)
+
+
+async def _disconnect(streams: OwnStreams, question: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(await streams.disconnect(Selection.of(question["selection"]), returns=question["returns"]))

@@ -27,7 +27,7 @@ class Answering:
     has_been_ready: bool = False
     hangs: bool = False
 
-    async def page(self, what: str) -> bytes | None:
+    async def ask(self, what: str) -> bytes | None:
         """At once, or never."""
         if self.hangs:
             await trio.sleep_forever()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import httpx2
 import orjson
@@ -18,6 +20,7 @@ from testbed.replicas import Replica
 
 NOWHERE = "127.0.0.1:9"
 """No broker: nothing here needs one."""
+SECRET = "0123456789abcdef" * 2
 SETTINGS = {
     "workers": 2,
     "default_scope": "topic",
@@ -111,6 +114,55 @@ def test_both_workers_take_connections(running: Replica) -> None:
         return found == {"replica-1", "replica-2"}
 
     wait_until("both have been reached", reach)
+
+
+def admin(replica: Replica, method: str, path: str, bearer: str = SECRET) -> httpx2.Response:
+    """What an administrator is answered."""
+    headers = {"Authorization": f"Bearer {bearer}"}
+    return httpx2.request(method, f"{replica.operations_url}/admin/{path}", headers=headers, timeout=seconds(20))
+
+
+def test_administrators_see_and_end_streams_of_all_workers(replicas: Start, tmp_path: Path) -> None:
+    """Listed, one ended, all ended, drained also in a process that starts later, and stopped together when empty."""
+    (tmp_path / "token").write_text(SECRET)
+    settings = {**SETTINGS, "admin_token_file": tmp_path / "token"}
+    replica = replicas(NOWHERE, "assets", settings=settings)
+    workers = pids(replica)
+    assert admin(replica, "GET", "subscribers", "0" * 32).status_code == 401
+    with ExitStack() as stack:
+
+        def listed(query: str = "") -> list[dict[str, object]]:
+            return list(admin(replica, "GET", f"subscribers{query}").json()["subscribers"])
+
+        def is_spread() -> bool:
+            stack.enter_context(httpx2.stream("GET", f"{replica.url}/events", timeout=seconds(60)))
+            return {one["worker"] for one in listed()} == {"1", "2"}
+
+        wait_until("both workers have a stream", is_spread)
+        before = [one["id"] for one in listed()]
+        assert admin(replica, "GET", "subscribers?limit=1").json()["next"] == before[0]
+        assert admin(replica, "DELETE", f"subscribers/{before[-1]}").json() == {"disconnected": 1}
+        wait_until("it has ended", lambda: before[-1] not in [one["id"] for one in listed()])
+        left = len(listed())
+        assert admin(replica, "POST", "disconnect?topic=assets").json() == {"disconnected": left, "unanswered": []}
+        wait_until("all have ended", lambda: not listed())
+    answer = admin(replica, "POST", "drain?seconds=0")
+    assert (answer.status_code, answer.json()["draining"], answer.json()["unanswered"]) == (202, True, [])
+    os.kill(workers["1"], signal.SIGKILL)
+    replica.wait_for("another process", lambda status: workers_of(status)[0]["restarts"] == 1 and are_up(status))
+
+    def reasons() -> str:
+        return " ".join(httpx2.get(f"{replica.operations_url}/readyz", timeout=seconds(10)).json()["reasons"])
+
+    wait_until("both drain", lambda: "worker 1, 2: an operator drains the replica" in reasons())
+    (tmp_path / "token").write_text("f" * 32)
+    replica.signal(signal.SIGHUP)
+    wait_until("the new token counts", lambda: admin(replica, "DELETE", "drain", "f" * 32).status_code == 200)
+    assert admin(replica, "GET", "subscribers").status_code == 401
+    wait_until("neither drains", lambda: "operator" not in reasons())
+    admin(replica, "POST", "drain?seconds=0&stop=1", "f" * 32)
+    assert replica.wait() == 0
+    assert {line.get("worker") for line in replica.logged("stopped")} == {"1", "2", None}
 
 
 def test_a_second_service_on_the_port_fails_clearly(running: Replica) -> None:

@@ -1,0 +1,59 @@
+"""One process of a worker as the parent sees it: what it has shown, and the questions that it has not answered yet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from dispatcher.workers.channel import Channel
+from dispatcher.workers.plan import Silence
+
+LOOK_SECONDS = 0.5
+"""The time between two looks at it."""
+
+
+@dataclass(slots=True)
+class Life:
+    """What one process has shown. *Thread*: Trio's."""
+
+    process: trio.Process
+    channel: Channel
+    reasons: Sequence[str] = ("it has not started yet",)
+    degraded: Sequence[str] = ()
+    is_up: bool = False
+    drain: int = 0
+    """The number of the last order to drain, or to end that, which it has carried out."""
+    subscribers: int = 0
+    silence: Silence = field(default_factory=lambda: Silence(LOOK_SECONDS))
+    _asked: int = 0
+    _answers: dict[int, trio.MemorySendChannel[bytes]] = field(default_factory=dict)
+    """Those that are waited for, by the number of the question."""
+
+    async def ask(self, what: str, question: Mapping[str, Any]) -> bytes | None:
+        """What it answers; None when it does not. *Cancellation*: safe."""
+        self._asked += 1
+        number = self._asked
+        send, receive = trio.open_memory_channel[bytes](1)
+        self._answers[number] = send
+        try:
+            if not self.channel.post({**question, "ask": number, "what": what}):
+                return None
+            return await receive.receive() or None
+        except trio.EndOfChannel:
+            return None
+        finally:
+            self._answers.pop(number, None)
+            send.close()
+            receive.close()
+
+    def answered(self, number: int, payload: bytes) -> None:
+        """An answer is here; nobody may wait for it any more."""
+        if (waiting := self._answers.pop(number, None)) is not None:
+            waiting.send_nowait(payload)
+
+    def close(self) -> None:
+        """It answers nothing more."""
+        for waiting in self._answers.values():
+            waiting.close()
+        self.channel.close()
