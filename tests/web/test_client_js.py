@@ -111,6 +111,11 @@ def test_the_page_shows_any_record_in_bounds() -> None:
     assert run_tests("detail.test.js") >= 4
 
 
+def test_the_badge_of_the_page() -> None:
+    """By state and by what is wrong with topics: of what it is live, and of what it is not."""
+    assert run_tests("badge.test.js") >= 5
+
+
 def test_the_filter_box_of_the_page() -> None:
     """What is text, what is a filter for the replica, and how it is spelled in an address."""
     assert run_tests("filter_box.test.js") >= 3

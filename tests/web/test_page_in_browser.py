@@ -363,6 +363,32 @@ async def test_what_is_wrong_with_topics_and_the_group_is_shown(monkeypatch: pyt
         assert "other replicas" not in shown
 
 
+async def test_the_badge_says_of_what_the_page_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the list of what happened, in the title, for people who hear the page, and where records would be."""
+    told = Told.status
+
+    def status(self: Told) -> dict[str, Any]:
+        wrong = {"health": "degraded", "reason": "unauthorized", "detail": "topic assets may not be read: grant READ"}
+        return told(self) | {"topic_health": {"assets": wrong}}
+
+    monkeypatch.setattr(Told, "status", status)
+    async with open_page() as house:
+        house.hub.set_degraded({"assets": "unauthorized"})
+        words = "nothing can arrive topic assets may not be read: grant READ"
+        await house.page.until(f"document.querySelector('#badge').textContent === '{words}'")
+        await house.page.until("document.querySelector('#empty').textContent.endsWith('grant READ')")
+        await house.page.until(
+            "document.querySelector('#said').textContent.startsWith('nothing can arrive: topic assets')"
+        )
+        assert await house.page.run("document.title") == "nothing can arrive · Dispatcher"
+        first = "document.querySelector('#events li').innerText"
+        assert "nothing can arrive" in await house.page.run(first)
+        house.hub.set_degraded({})
+        await house.page.until("document.querySelector('#badge').textContent.startsWith('live, 2 partitions ')")
+        assert "live, 2 partitions" in await house.page.run(first)
+        assert await house.page.run("document.title") == "Dispatcher"
+
+
 async def test_what_happens_to_records_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers by topic, records that are settled or parked, and compression; what there is none of is left out."""
     told = Told.status

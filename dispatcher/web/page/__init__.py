@@ -18,7 +18,7 @@ FILES = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     **{
         f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("page", "records", "detail", "plots", "status", "timeline", "times", "filter_box")
+        for name in ("page", "records", "detail", "plots", "status", "timeline", "times", "filter_box", "badge")
     },
 }
 

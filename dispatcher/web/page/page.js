@@ -3,6 +3,7 @@
 // `?topic=…`, `?since=…`, `?transport=sse|websocket`, `?scope=…` in the page's address are passed on to the stream, and so
 // are filters (filter_box.js). Unless its reader takes part (`?observe=0`), the page only looks at the whole topic: what it is sent moves no offset.
 
+import { describeState } from "./badge.js";
 import { subscribe } from "./client.js";
 import { filterOf, readFilter, spellFilter, withFilter } from "./filter_box.js";
 import { Series, plot } from "./plots.js";
@@ -23,7 +24,7 @@ const scope = query.get("scope") ?? (observes ? "topic" : undefined);
 const filter = filterOf(query); // what the replica filters by
 const records = new Records(at("records"));
 const timeline = new Timeline(at("timeline"), at("events"));
-const status = new Status({
+const status = new Status(() => shown?.degraded && showBadge(), {
   partitions: at("partitions"),
   note: at("partitions-note"),
   lag: at("lag"),
@@ -43,6 +44,8 @@ let before; // what was assigned: replica and partitions
 let saying;
 let newest; // the state that is shown next
 let shown; // and the one that is
+let said = ""; // its words
+let trouble = ""; // and how much of it is wrong
 let shownAt = -Infinity;
 let topics = [];
 
@@ -72,19 +75,9 @@ function showState() {
   const told = newest;
   newest = undefined;
   shownAt = performance.now();
-  const badge = at("badge");
-  const [name, reason] = badge.children;
-  badge.dataset.state = told.state;
-  const words = told.state + share(told);
-  name.textContent = words;
-  const next = told.retry_ms ? `; next attempt in ${(told.retry_ms / 1000).toFixed(1)} s` : "";
-  reason.textContent = told.reason + next;
-  if (told.state !== shown) {
-    timeline.state(told.state, words, told.reason);
-    say(`${words}: ${told.reason}`);
-  }
-  shown = told.state;
-  document.title = state === "live" ? "Dispatcher" : `${state} · Dispatcher`;
+  const isOther = told.state !== shown?.state;
+  shown = told;
+  showBadge(isOther);
   if (told.replica === undefined) return;
   status.replica = told.replica;
   status.assigned = told.assigned;
@@ -96,13 +89,24 @@ function showState() {
   status.show();
 }
 
-/** What this stream has, where it is live: ", 4 of 12 partitions". */
-function share({ state: name, assigned, partitions, scope: told }) {
-  if (name !== "live") return "";
-  const whole = Object.values(partitions ?? {}).reduce((sum, number) => sum + number, 0);
-  const own = told === "topic" ? whole : Object.values(assigned ?? {}).flat().length;
-  if (!whole) return told === "topic" ? ", the whole topic" : `, ${own} partitions`;
-  return own < whole ? `, ${own} of ${whole} partitions` : `, all ${whole} partitions`;
+/** Also when `/status` has said more about what is wrong; into the list of what happened if anything is other than before. */
+function showBadge(isOther = false) {
+  const badge = at("badge");
+  const [name, sentence] = badge.children;
+  const { words, reason, trouble: now } = describeState(shown, status.details);
+  const next = shown.retry_ms ? `; next attempt in ${(shown.retry_ms / 1000).toFixed(1)} s` : "";
+  badge.dataset.state = shown.state;
+  badge.dataset.trouble = now;
+  name.textContent = words;
+  sentence.textContent = reason + next;
+  // Rebalances have lines of their own, and the number of partitions alone is no other state.
+  if (isOther || ((now || trouble) && words !== said)) {
+    timeline.state(shown.state, words, reason, now);
+    say(`${words}: ${reason}`);
+  }
+  said = words;
+  trouble = now;
+  document.title = shown.state === "live" && !now ? "Dispatcher" : `${now ? words : shown.state} · Dispatcher`;
 }
 
 function offerToTakePart() {
@@ -225,11 +229,16 @@ function typed() {
   return { text, asked, isRunning };
 }
 
+function whyEmpty() {
+  if (trouble && shown.state !== "closed") return at("badge").lastElementChild.textContent;
+  return WHY_EMPTY[state] ?? "Records appear here as they arrive, newest first.";
+}
+
 function describe() {
   const { text, asked, isRunning } = typed();
   at("empty").hidden = at("records").childElementCount > 0;
   if (text && !asked) at("empty").textContent = "No record with this text yet.";
-  else at("empty").textContent = WHY_EMPTY[state] ?? "Records appear here as they arrive, newest first.";
+  else at("empty").textContent = whyEmpty();
   const pause = at("pause");
   pause.ariaPressed = String(records.held);
   pause.textContent = records.held ? "Continue" : "Pause";

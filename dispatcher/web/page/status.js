@@ -32,6 +32,7 @@ export function count(value) {
 
 /** Asks for the status as long as somebody looks, and shows it. */
 export class Status {
+  #onShow;
   #places;
   #answers = new Map();
   #refused = 0; // the HTTP status, when it is not given out here
@@ -44,11 +45,23 @@ export class Status {
   /** Records not committed yet, of the replica that the stream is from. */
   lag = null;
 
-  /** @param places Elements by what they show. */
-  constructor(places) {
+  /**
+   * @param onShow Called when more may be known about what is wrong.
+   * @param places Elements by what they show.
+   */
+  constructor(onShow, places) {
+    this.#onShow = onShow;
     this.#places = places;
     document.addEventListener("visibilitychange", () => document.hidden || this.#askForOwn());
     this.#run();
+  }
+
+  /** What is wrong with topics of the stream and what to do, by topic, as its replica says. */
+  get details() {
+    const told = Object.entries(this.#answers.get(this.replica)?.status.topic_health ?? {});
+    return Object.fromEntries(
+      told.filter(([topic, { reason, detail }]) => detail && reason === this.degraded[topic]).map(([topic, { detail }]) => [topic, detail]),
+    );
   }
 
   async #run() {
@@ -76,6 +89,7 @@ export class Status {
         const status = await answer.json();
         this.#answers.set(status.replica, { status, at: Date.now() });
         this.show();
+        this.#onShow();
         return status.replica;
       }
     } catch {
@@ -122,7 +136,9 @@ export class Status {
     const { lag, lagNote, subscribers: figure, subscribersNote, bar } = this.#places;
     lag.textContent = count(this.lag);
     const paused = partitions.filter((partition) => partition.paused).length;
-    lagNote.textContent = `${count(records.waiting)} waiting for a subscriber, ${paused ? `${paused} paused` : "nothing paused"}`;
+    const unknown = partitions.filter((partition) => partition.lag === null).length;
+    const more = unknown ? `unknown for ${count(unknown)} of ${count(partitions.length)}` : paused ? `${paused} paused` : "nothing paused";
+    lagNote.textContent = `${count(records.waiting)} waiting for a subscriber, ${more}`;
     const live = subscribers.live ?? 0;
     const behind = subscribers["catching-up"] ?? 0;
     figure.textContent = count(subscribers.total);
@@ -240,7 +256,7 @@ function strip(partitions) {
   cells.ariaLabel = `${partitions.length} partition${partitions.length === 1 ? "" : "s"}`;
   for (const { topic, partition, waiting_records: waiting, lag, paused } of partitions) {
     // Commits are always a moment behind: that alone is not worth showing as lag.
-    const tone = paused ? "paused" : waiting > 0 || lag >= NOTABLE_LAG ? "behind" : "here";
+    const tone = lag === null ? "unknown" : paused ? "paused" : waiting > 0 || lag >= NOTABLE_LAG ? "behind" : "here";
     const cell = made("i", undefined, { tone });
     cell.title = `${topic}:${partition}, lag ${count(lag)}`;
     cells.append(cell);

@@ -20,9 +20,9 @@ export class Timeline {
     this.#list = list;
   }
 
-  /** The connection is in this state from now on; in words, of what. */
-  state(state, words, reason) {
-    this.#spans.push({ at: Date.now(), state });
+  /** The connection is in this state from now on; in words, of what, and how much of it is wrong. */
+  state(state, words, reason, trouble = "") {
+    this.#spans.push({ at: Date.now(), tone: trouble ? { some: "warn", all: "bad" }[trouble] : (TONES[state] ?? "warn") });
     if (this.#spans.length > MOST_SPANS) this.#spans.shift();
     this.#say("state", words, reason);
   }
@@ -42,11 +42,11 @@ export class Timeline {
     const top = 12;
     context.fillStyle = colour("line");
     context.fillRect(0, top, width, height - top - 8);
-    for (const [index, { at, state }] of this.#spans.entries()) {
+    for (const [index, { at, tone }] of this.#spans.entries()) {
       const from = Math.max(0, x(at));
       const to = x(this.#spans[index + 1]?.at ?? now);
       if (to < 0) continue;
-      context.fillStyle = colour(TONES[state] ?? "warn");
+      context.fillStyle = colour(tone);
       // What took a moment is seen as well.
       context.fillRect(Math.min(from, width - 2), top, Math.max(2, to - from), height - top - 8);
     }
