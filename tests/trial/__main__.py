@@ -1,7 +1,8 @@
-"""``python -m tests.trial``: long trials on a real 3-node Kafka, with a verdict each."""
+"""``python -m tests.trial``: long trials on a real Kafka, with a verdict each."""
 
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 import click
 import trio
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from testbed.broker.cluster import KafkaCluster
+from tests.trial import letters as letters_trial
 from tests.trial import standby as standby_trial
 from tests.trial import whole_topic as whole_topic_trial
 from tests.trial.ledger import Row
@@ -60,6 +62,19 @@ def standby(rounds: int, idle_seconds: float) -> None:
     with KafkaCluster(3) as cluster:
         rows = trio.run(standby_trial.run, cluster, rounds, idle_seconds, tell)
     judge(f"standby, idle_leave_seconds={idle_seconds:g}", rows)
+
+
+@main.command()
+@click.option("--protocol", default="classic", show_default=True, type=click.Choice([*letters_trial.PROPERTIES]))
+@click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
+@click.option("--share", default=1.0, show_default=True, type=click.FloatRange(0.01, 1), help="Of the points to try.")
+@click.option("--randoms", default=30, show_default=True, type=click.IntRange(0), help="Kills at random moments, each.")
+def letters(protocol: str, seed: int, share: float, randoms: int) -> None:
+    """Kill -9 at every point of a letter's way and a commit's: each record is delivered or a letter, never neither."""
+    with KafkaCluster(1, letters_trial.BROKER) as cluster:
+        trial = partial(letters_trial.run, cluster, protocol, tell, seed=seed, share=share, randoms=randoms)
+        rows, evidence = trio.run(trial)
+    judge(f"dead letters under kill -9, {protocol}, seed {seed}", rows, evidence)
 
 
 @main.command()
