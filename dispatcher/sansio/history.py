@@ -81,7 +81,7 @@ class History(HistoryPartitions):
             partitions: All of them.
             followed: Those of them that are followed; each changes by `follow`, `disown` or `own` as well.
         """
-        self._head.lay_out(partitions, followed)
+        self._head.lay_out(partitions, followed, self.counts)
         self._moment = None
 
     def follow(self, partition: TopicPartition, offset: int) -> None:
@@ -150,11 +150,10 @@ class History(HistoryPartitions):
         self._sequences.append(self.head)
         partition.append(entry)
         self.size_bytes += entry.size_bytes
-        if entry.waiting:
-            self.waiting_bytes += entry.size_bytes
-        else:
-            self._dispatched.append(entry)
         self.trim()
+        # Not before: where what waits leaves no room a followed one would go at once, and nobody has been offered it.
+        self._dispatched.extend(() if entry.waiting else (entry,))
+        self.waiting_bytes += entry.size_bytes if entry.waiting else 0
         return entry
 
     def encode(self, entry: Entry, feed: object, encode: Callable[[Entry], Part]) -> Part:

@@ -344,6 +344,17 @@ def test_followed_entries_wait_for_nothing_and_go_first() -> None:
     assert history.begin(B) == other.batch.next_offset
 
 
+def test_a_followed_entry_is_there_to_be_offered_however_much_waits() -> None:
+    """It goes with the next one, not in the step that appends it: then nobody could be offered it."""
+    history = Log(1)
+    followed(history, B, 0)
+    append(history, A)
+    (first,) = append(history, B)
+    assert len(first.batch.records) == 1
+    (second,) = append(history, B)
+    assert (len(first.batch.records), len(second.batch.records)) == (0, 1)
+
+
 def test_followed_partitions_are_for_readers_of_the_whole_topic_alone() -> None:
     """In bytes, in positions, and in what is known."""
     history = Log(10**6)
