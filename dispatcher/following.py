@@ -33,10 +33,11 @@ from dispatcher.settings import Settings
 log = structlog.get_logger(__name__)
 
 TOPICS_SECONDS = 5.0
-"""How often the number of partitions of each topic is looked up: one that was added is found within this time."""
+"""How often the number of partitions of each topic is looked up: one that was added is found within this time, and
+sooner if a client comes that has had records of it."""
 
 TOPICS_UNKNOWN_SECONDS = 0.5
-"""The same while that of some topic is not known."""
+"""The same while that of some topic is not known; and the least time between two look-ups."""
 
 RETRY_SECONDS = 0.5
 """How soon a look-up that had no answer is made again."""
@@ -222,12 +223,16 @@ class Following:
         """Look up how many partitions each topic has; one that was added is followed."""
         hub = self._hub
         while True:
+            hub.topics_have_grown = grown = trio.Event()
             found = await self._replays.partition_counts(self._settings.topics)
             followed = {tp.topic for tp in self._ownership.followed}
             counts = self._counts.counted(found, hub.degraded, hub.whole_topics(), followed)
             hub.expect(counts)
             self._wake.set()
-            await trio.sleep(TOPICS_SECONDS if len(counts) == len(self._settings.topics) else TOPICS_UNKNOWN_SECONDS)
+            with trio.move_on_after(TOPICS_SECONDS):
+                await trio.sleep(TOPICS_UNKNOWN_SECONDS)
+                if len(counts) == len(self._settings.topics):
+                    await grown.wait()
 
     async def _until_needed(self) -> None:
         while not self._missing():

@@ -190,7 +190,7 @@ def _suffix(feed: Feed, batch: Batch, snapshot: Snapshot) -> str | None:
         return None
     if not feed.whole:
         snapshot = snapshot.owned()
-    return snapshot.short_suffix(snapshot.layout.indexes[batch.partition], feed.topics)
+    return snapshot.short_suffix(snapshot.layout.indexes[batch.partition], feed.topics, whole=feed.whole)
 
 
 def _gap(feed: Feed, batch: Batch, first: int | None = None) -> bytes:
@@ -243,5 +243,6 @@ def _framed(feed: Feed, records: Sequence[bytes], last: Part, batch: Batch, snap
     """Records as they leave, with the position of the last batch unless its records carry it themselves."""
     if not feed.whole:
         snapshot = snapshot.owned()
-    position = "" if last.has_ids else snapshot.format(feed.topics, snapshot.layout.indexes[batch.partition])
+    own = snapshot.layout.indexes[batch.partition]
+    position = "" if last.has_ids else snapshot.format(feed.topics, own, whole=feed.whole)
     return feed.wire.records(records, position)

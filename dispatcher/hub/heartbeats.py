@@ -64,5 +64,5 @@ class Heartbeats:
         position = ""
         if is_whole:
             head = self._history.snapshot()
-            position = (head if feed.whole else head.owned()).format(feed.topics)
+            position = (head if feed.whole else head.owned()).format(feed.topics, whole=feed.whole)
         return feed.wire.heartbeat(position)

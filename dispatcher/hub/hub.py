@@ -7,6 +7,7 @@ offered to every live subscriber (`fan_out`). The hub never waits for one of the
 `Hub.wait_no_subscribers`, so every other method is one step that no task can observe half done.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -52,6 +53,8 @@ class Hub(HubParts):
         )
         self.whole_topics_changed = trio.Event()
         """Set when somebody comes who wants the whole of a topic, or leaves."""
+        self.topics_have_grown = trio.Event()
+        """Set when somebody comes who has had records of a partition that no topic is known to have."""
         self._goodbye: Goodbye | None = None
         self._left = trio.Event()
 
@@ -221,6 +224,8 @@ class Hub(HubParts):
         if self._feeds.add(feed):
             self.settlement.feeds_changed(feed.topics)
         self._look_at_whole_topics(feed)
+        if feed.whole and position and self._knows_more(position):
+            self.topics_have_grown.set()
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -282,6 +287,11 @@ class Hub(HubParts):
     def _look_at_whole_topics(self, feed: Feed) -> None:
         if feed.whole:
             self.whole_topics_changed.set()
+
+    def _knows_more(self, position: Mapping[TopicPartition, int]) -> bool:
+        """Whether an id names records of a partition that its topic had not when that was looked up."""
+        counts = self.history.expected
+        return any(offset >= 0 and tp.partition >= counts.get(tp.topic, math.inf) for tp, offset in position.items())
 
     def _state_changed(self) -> None:
         layout, followed = self.history.layout, self.followed.partitions

@@ -94,7 +94,7 @@ class Interludes:
 
     def _position(self) -> str:
         """Where it is, as an id."""
-        return self._source.encoder.snapshot(self.resumption.position()).format()
+        return self._source.encoder.snapshot(self.resumption.position()).format(whole=self.feed.whole)
 
     def _beginning(self, begins_at: str, *, begins: bool) -> Iterator[bytes]:
         """The first state of a stream of the whole topic, as soon as it is known where it begins in every partition.

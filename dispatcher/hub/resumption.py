@@ -273,9 +273,10 @@ class Resumption(Replayed):
 
     def _say_position(self) -> None:
         """Send an id alone: nothing was wanted for long, and a resume should not look at all of that again."""
-        position = self._encoder.snapshot(self._catch_up.position(here=True)).format(self._feed.topics)
-        if position:
-            self._replay_output.append(self._feed.wire.heartbeat(position))
+        feed = self._feed
+        snapshot = self._encoder.snapshot(self._catch_up.position(here=True))
+        if position := snapshot.format(feed.topics, whole=feed.whole):
+            self._replay_output.append(feed.wire.heartbeat(position))
 
     def _drop_lookup(self) -> None:
         """End a look-up whose answer would be discarded: others in line are served sooner."""

@@ -7,7 +7,8 @@ Rules of this module:
 * The missing records of all partitions are sent before the history is read: the ids in the history name the last offset
   of every partition.
 * A partition that the reader did not name begins, when the reader arrives, at the first undispatched offset; when it is
-  added later, at its first record: what others take in the meantime is not skipped.
+  added later, at its first record: what others take in the meantime is not skipped. To a reader of the whole topic one
+  that was added after its id was spelled is added later, too, and its first record is that of the log.
 * Undispatched records are always sent, even those before the offset that was asked for: they could not be committed
   otherwise.
 * An offset past everything in memory is unverified: the replica may not have read that far yet, or the topic was
@@ -67,8 +68,8 @@ class CatchUp:
         self._open = OpenLookups(history, self.cursor, counts=counts)
         self.pending = True
         """Whether something has to be looked up before the history can go on."""
-        next_offsets = self.cursor.next_offsets
-        next_offsets.update(history.starts(self.cursor))
+        next_offsets = self.cursor.next_offsets = history.starts(self.cursor)
+        position = self._starts.named(position, next_offsets)
         if whole or self._starts.are_named:
             self._starts.resolved.update(position)
             self._open.unresolved.update(filter(self._starts.is_unknown, next_offsets.keys() - position.keys()))
@@ -130,13 +131,13 @@ class CatchUp:
     @property
     def expects_partitions(self) -> bool:
         """Whether `concerns` may hold for a partition that is added to a live reader."""
-        return bool(self.cursor.next_offsets) or (self._starts.are_named and not self._whole)
+        return bool(self.cursor.next_offsets) or self._starts.are_named or self._whole
 
     def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
         """Whether a partition that was added changes what a live reader has to be sent; see `partition_added`."""
         return (
             partition in self.cursor.next_offsets
-            or self._starts.is_unknown(partition)
+            or self._starts.is_elsewhere(partition)
             or (left_at is not None and left_at > self._history.end(partition))
         )
 
@@ -147,7 +148,7 @@ class CatchUp:
             partition: The partition.
             left_at: The next offset when it left, if this reader was there.
         """
-        stood_at = self.cursor.next_offsets.get(partition, left_at)
+        stood_at = self._starts.added(partition, self.cursor.next_offsets, left_at)
         self._history.locate(self.cursor)
         if self._starts.is_unknown(partition):
             self._open.unresolved.add(partition)

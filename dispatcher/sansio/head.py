@@ -3,7 +3,7 @@
 Ids carry it: the newest offset of every assigned partition, where it is known.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from dispatcher.sansio.position import Layout, Snapshot
 from dispatcher.sansio.records import TopicPartition
@@ -32,10 +32,21 @@ class Head:
         self._offsets: list[int | None] = []
         self._snapshot: Snapshot | None = None
 
-    def lay_out(self, partitions: Iterable[TopicPartition], followed: Collection[TopicPartition] = ()) -> None:
-        """These partitions are here from now on, owned or followed; what is known of those that stay is kept."""
+    def lay_out(
+        self,
+        partitions: Iterable[TopicPartition],
+        followed: Collection[TopicPartition] = (),
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        """These partitions are here from now on, owned or followed; what is known of those that stay is kept.
+
+        Args:
+            partitions: All of them.
+            followed: Those of them that are followed.
+            counts: How many partitions topics have had at least.
+        """
         known = dict(zip(self.layout.partitions, self._offsets, strict=True))
-        self.layout = Layout(partitions, followed)
+        self.layout = Layout(partitions, followed, counts)
         self._offsets = [known.get(partition) for partition in self.layout.partitions]
         self._snapshot = None
 

@@ -23,6 +23,11 @@ class HistoryPartitions:
         """How many partitions each topic has, as far as that is known."""
         self._known: Counter[str] = Counter()
         """How many of them are here."""
+        self.counts: Mapping[str, int] = {}
+        """How many partitions of each topic, from the first one on, were here at once: the most up to now.
+
+        Another object each time that there are more, so that many can keep one.
+        """
         self._version = 0
         """Changes with each partition that is added or removed."""
 
@@ -139,7 +144,16 @@ class HistoryPartitions:
         opened = HistoryPartition(partition, offset, since)
         self._partitions[partition] = opened
         self._known[partition.topic] += 1
+        self._count(partition.topic)
         return opened
+
+    def _count(self, topic: str) -> None:
+        """A partition has come: look whether there were never as many."""
+        count = before = self.counts.get(topic, 0)
+        while TopicPartition(topic, count) in self._partitions:
+            count += 1
+        if before < count <= self._known[topic]:
+            self.counts = {**self.counts, topic: count}
 
     def _read_by(self, cursor: Cursor) -> Iterator[tuple[TopicPartition, HistoryPartition]]:
         """The known partitions that a cursor reads."""

@@ -18,7 +18,9 @@ _OWN_DIGITS = 10 + 19
 
 
 def longest_id(partitions: Mapping[str, Collection[int]]) -> int:
-    """The most characters that an id takes, a record's own pair included, unless it is a short one, spelled plainly.
+    """The most characters that an id takes, unless it is a short one, spelled plainly.
+
+    A record's own pair is included, and of each topic the partition that would be added next.
 
     Args:
         partitions: The partitions that it names, by topic, ascending.
@@ -28,7 +30,7 @@ def longest_id(partitions: Mapping[str, Collection[int]]) -> int:
         if numbers:
             octets = _VERSION_OCTETS + len(spell_ranges(ranges_of(tuple(numbers)))) + _LOW_OCTETS + _WIDTH_OCTETS
             octets += OFFSET_OCTETS * len(numbers)
-            characters += len(f";{topic}:~") + (4 * octets + 2) // 3
+            characters += len(f";{topic}:~") + (4 * octets + 2) // 3 + len(f";{topic}:{max(numbers) + 1}=-1")
     return characters + max(map(len, partitions), default=0) + len(":=") + _OWN_DIGITS
 
 

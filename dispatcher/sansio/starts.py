@@ -1,13 +1,16 @@
 """Where a reader begins: the time or the number of records that it named, and where that is not known yet.
 
 Each partition that the reader did not name begins there once. One of the whole topic keeps that until all partitions of
-its topics have been here; what is added later begins at its first record.
+its topics have been here. What is added to a topic later, also between two connections of a reader, begins at its first
+record: ids of the whole topic say how many partitions it had.
 """
 
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from dispatcher.sansio.history import History
 from dispatcher.sansio.lookups import OffsetsForTime
+from dispatcher.sansio.position import counts_begun_with
 from dispatcher.sansio.records import TopicPartition
 
 
@@ -23,7 +26,17 @@ class Starts:
         counts: What it is sent is dispatched.
     """
 
-    __slots__ = ("_counts", "_history", "_last", "_since_ms", "_topics", "is_complete", "resolved", "whole")
+    __slots__ = (
+        "_begun_with",
+        "_counts",
+        "_history",
+        "_last",
+        "_since_ms",
+        "_topics",
+        "is_complete",
+        "resolved",
+        "whole",
+    )
 
     def __init__(
         self,
@@ -40,6 +53,8 @@ class Starts:
         self._since_ms = since_ms
         self._last = last
         self._counts = counts
+        self._begun_with: Mapping[str, int] = {}
+        """How many partitions topics had when the reader began, on whatever replica, as far as that is known."""
         self.whole = whole
         self.is_complete = not whole
         """Whether every partition of its topics was here once: one that is added after that begins at its start."""
@@ -51,21 +66,63 @@ class Starts:
         """Whether the reader named a time or a number of records."""
         return self._since_ms is not None or self._last is not None
 
+    def named(
+        self, position: Mapping[TopicPartition, int], partitions: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, int]:
+        """The last offset that the reader has seen of what its id names, and of partitions that are new to it.
+
+        Args:
+            position: What its id says.
+            partitions: Those that are here.
+        """
+        if not self.whole:
+            return position
+        self._begun_with = counts = counts_begun_with(position)
+        named = {tp: offset for tp, offset in position.items() if tp.partition != counts.get(tp.topic)}
+        named.update({tp: -1 for tp in partitions if tp not in named and self.is_new(tp)})
+        return named
+
     def have_all(self) -> bool:
         """Whether every partition of its topics is here, or was once."""
         if not self.is_complete and self._history.is_complete(self._topics):
             self.is_complete = True
             # What is added from now on begins at its start: a live reader keeps nothing for each partition.
             self.resolved.clear()
+            self._begun_with = self._history.counts
         return self.is_complete
+
+    def is_new(self, partition: TopicPartition) -> bool:
+        """Whether a partition was added to its topic after this reader had begun: it begins at its first record."""
+        count = self._begun_with.get(partition.topic) if self.whole else None
+        return count is not None and partition.partition >= count
+
+    def added(
+        self, partition: TopicPartition, next_offsets: dict[TopicPartition, int], left_at: int | None
+    ) -> int | None:
+        """A partition has come: returns where the reader stands in it, None where that is not known yet.
+
+        Args:
+            partition: The partition.
+            next_offsets: Where the reader stands; a partition that is new to it is added.
+            left_at: The next offset when it left, if the reader was there.
+        """
+        if left_at is None and partition not in next_offsets and self.is_new(partition):
+            next_offsets[partition] = 0
+        if self.is_complete:
+            self._begun_with = self._history.counts
+        return next_offsets.get(partition, left_at)
 
     def is_unknown(self, partition: TopicPartition) -> bool:
         """Whether where it begins in a partition has to be looked up."""
-        if partition in self.resolved:
+        if partition in self.resolved or self.is_new(partition):
             return False
         if self.whole:
             return not self.is_complete and (self.are_named or self._history.is_followed(partition))
         return self.are_named
+
+    def is_elsewhere(self, partition: TopicPartition) -> bool:
+        """Whether it does not begin a partition that has come where that begins in the history, or may not."""
+        return self.is_unknown(partition) or (self.is_new(partition) and self._history.begin(partition) > 0)
 
     def lookup(self, partitions: AbstractSet[TopicPartition]) -> OffsetsForTime:
         """The question where it begins some partitions."""

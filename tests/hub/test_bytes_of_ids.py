@@ -61,7 +61,9 @@ def test_every_partition_is_named_all_the_same(wire: Wire) -> None:
     text = written(wire, MANY, 10).decode(errors="ignore")
     marks = ("id: ", "\n") if wire is not WEBSOCKET else ('"id":"', '"')
     position = text.rpartition(marks[0])[2].partition(marks[1])[0]
-    assert len(parse_position(position)) == MANY
+    named = parse_position(position)
+    assert named.keys() == {TopicPartition(TOPIC, number) for number in range(MANY + 1)}
+    assert named[TopicPartition(TOPIC, MANY)] == -1, "the one that would be added next"
 
 
 async def test_a_thousand_busy_partitions_resume_exactly_over_any_replica(nursery: trio.Nursery) -> None:
@@ -109,6 +111,6 @@ async def test_a_thousand_busy_partitions_resume_exactly_over_any_replica(nurser
         assert (len(received), sorted(received)) == (len(written), sorted(written))
         last_id = transport.events[-1][0]
         assert SHORT_CHARACTERS < len(last_id) < MAX_POSITION_CHARACTERS
-        assert len(parse_position(last_id)) == len(partitions)
+        assert len(parse_position(last_id)) == len(partitions) + 1
         # What it is away from.
         publish()

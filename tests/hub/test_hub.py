@@ -590,3 +590,18 @@ async def test_a_partition_that_leaves_without_having_begun_is_left_nowhere() ->
     bench.hub.unassigned([ONE, TWO])
     assert bench.hub.statistics().registry.departed == 1
     assert bench.hub.partitions == 0
+
+
+async def test_an_id_of_more_partitions_than_are_known_lets_them_be_counted_now(nursery: trio.Nursery) -> None:
+    """One that names a partition as not seen yet says nothing, nor does one for the replica's own partitions."""
+    bench = Bench()
+    bench.hub.expect({"assets": 2})
+    whole = feed_of(SSE_VALUE, frozenset({"assets"}), whole=True)
+    for feed, position, grown in (
+        (whole, {ONE: 5, TopicPartition("assets", 2): -1}, False),
+        (FEED, {TopicPartition("assets", 2): 0}, False),
+        (whole, {TopicPartition("assets", 2): 0}, True),
+    ):
+        await nursery.start(bench.serve, RecordingTransport(), position, None, feed)
+        assert bench.hub.topics_have_grown.is_set() == grown
+    nursery.cancel_scope.cancel()

@@ -320,7 +320,7 @@ async def test_a_stream_of_the_whole_topic_begins_when_all_its_partitions_are_he
     bench.hub.reached(third, 0)
     await settle()
     assert stream.transport.values == ["0", "1"]
-    assert stream.transport.events[0][0] == "assets:0=-1,1=0,2=-1"
+    assert stream.transport.events[0][0] == "assets:0=-1,1=0,2=-1,3=-1"
 
 
 async def test_a_filter_that_looks_at_much_leaves_the_loop_to_others(nursery: trio.Nursery) -> None:

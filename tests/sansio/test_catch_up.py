@@ -2,12 +2,14 @@
 
 from typing import cast
 
+import pytest
+
 from dispatcher.sansio.catch_up import CatchUp
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.lookups import LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.ownership import HandOver
-from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
+from dispatcher.sansio.ranges import NOW, Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
@@ -386,18 +388,63 @@ def test_a_reader_of_the_whole_topic_waits_for_all_of_its_partitions() -> None:
 
 
 def test_a_partition_that_is_added_later_begins_at_its_start() -> None:
-    """Whatever time the reader named: and a live reader keeps nothing for it."""
+    """Whatever time the reader named; a live one goes on as it is if that is where the partition begins in memory."""
     history = history_of(a=5)
     history.expect({"assets": 1})
     catch_up = CatchUp(history, TOPICS, {A: 5}, 1_000, whole=True)
     assert (catch_up.pending, catch_up.has_start) == (False, True)
     history.became_live(catch_up.cursor)
-    assert not catch_up.expects_partitions
+    assert not catch_up.cursor.next_offsets
+    assert catch_up.expects_partitions
     follow(history, B, 0)
     assert not catch_up.concerns(B, None)
     append(history, B, 0, dispatch=False)
     history.locate(catch_up.cursor)
     assert catch_up.cursor.next_offsets == {A: 6, B: 0}
+
+
+@pytest.mark.parametrize("owned", [True, False])
+@pytest.mark.parametrize("since_ms", [None, NOW])
+def test_a_partition_that_was_added_since_an_id_begins_at_the_start_of_its_log(
+    owned: bool, since_ms: int | None
+) -> None:
+    """Here before the reader or after it, whatever others have consumed; an id that does not say so looks it up."""
+    history = history_of(a=5)
+    history.expect({"assets": 2})
+    late = CatchUp(history, TOPICS, {A: 5, B: -1}, since_ms, whole=True, counts=False)
+    assert (late.has_start, late.ask()) == (False, None)
+    if owned:
+        append(history, B, 7, 8)
+    else:
+        follow(history, B, 7)
+    late.partition_added(B, None)
+    early = CatchUp(history, TOPICS, {A: 5, B: -1}, since_ms, whole=True, counts=False)
+    for catch_up in (late, early):
+        lookup = catch_up.ask()
+        assert isinstance(lookup, ReadRanges)
+        assert lookup.ranges == {B: Range(0, 7)}
+        assert catch_up.position(here=True) == {A: 5, B: -1}
+    unsaid = CatchUp(history, TOPICS, {A: 5}, NOW, whole=True, counts=False).ask()
+    assert isinstance(unsaid, OffsetsForTime)
+    assert unsaid.partitions == {B}
+
+
+def test_a_live_reader_goes_back_for_what_it_lacks_of_a_partition_that_is_added() -> None:
+    """Others may have consumed the first records before the partition comes to this replica; it is new only once."""
+    history = history_of(a=5)
+    history.expect({"assets": 1})
+    catch_up = of_the_whole(history, {A: 5})
+    history.became_live(catch_up.cursor)
+    append(history, B, 7, 8)
+    assert catch_up.concerns(B, None)
+    catch_up.partition_added(B, None)
+    lookup = catch_up.ask()
+    assert isinstance(lookup, ReadRanges)
+    assert lookup.ranges == {B: Range(0, 7)}
+    history.remove([B])
+    del catch_up.cursor.next_offsets[B]
+    append(history, B, 9)
+    assert not catch_up.concerns(B, None)
 
 
 def test_an_id_that_is_newer_than_what_is_followed_waits_for_it() -> None:

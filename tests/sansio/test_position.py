@@ -10,6 +10,7 @@ from dispatcher.sansio.position import (
     MAX_POSITION_CHARACTERS,
     Layout,
     Snapshot,
+    counts_begun_with,
     format_position,
     parse_position,
     shortest_position,
@@ -225,3 +226,57 @@ def test_no_id_names_more_partitions_than_are_taken() -> None:
 def spell(numbers: range) -> str:
     """Compactly, all of them at the same offset."""
     return spell_compact(numbers, [5] * len(numbers))
+
+
+WHOLE_LAYOUTS = pytest.mark.parametrize(
+    ("count", "topics"), [(1, ["a"]), (6, ["a"]), (6, ["a", "b"]), (100, ["a"]), (100, ["a", "b"])]
+)
+
+
+@WHOLE_LAYOUTS
+def test_ids_of_the_whole_topic_say_how_many_partitions_there_are(count: int, topics: list[str]) -> None:
+    """Plain or compact, with or without a record's own pair: the next one is named as not seen yet."""
+    layout = Layout([TopicPartition(topic, number) for topic in topics for number in range(count)], counts={})
+    snapshot = Snapshot(layout, tuple(range(5, 5 + len(layout.partitions))))
+    ids = [snapshot.format(whole=True), snapshot.format(own=0, whole=True)]
+    if (suffix := snapshot.short_suffix(0, whole=True)) is not None:
+        ids.append(f"a:0=5{suffix}")
+    for text in ids:
+        position = parse_position(text)
+        assert len(position) == len(topics) * (count + 1)
+        assert counts_begun_with(position) == dict.fromkeys(topics, count)
+    assert counts_begun_with(parse_position(snapshot.format(own=0))) == {}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "counts", "offsets"),
+    [
+        pytest.param((0, 1), None, (5, 5), id="it is not known which are all"),
+        pytest.param((0, 2), {}, (5, 5), id="one is missing"),
+        pytest.param((0, 1), {"a": 3}, (5, 5), id="there were more"),
+        pytest.param((0, 1), {"a": 2}, (5, None), id="nothing is known of one"),
+    ],
+)
+def test_ids_do_not_say_how_many_partitions_there_are_where_that_is_not_certain(
+    numbers: tuple[int, ...], counts: dict[str, int] | None, offsets: tuple[int | None, ...]
+) -> None:
+    """Whoever came back with such an id would be sent a partition from its start that it has had."""
+    snapshot = Snapshot(Layout([TopicPartition("a", number) for number in numbers], counts=counts), offsets)
+    assert counts_begun_with(parse_position(snapshot.format(whole=True))) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("a:0=5,1=-1", {"a": 1}),
+        ("a:0=-1,1=-1,2=-1", {"a": 2}),
+        ("a:0=5,1=5;b:0=1,1=-1", {"b": 1}),
+        ("a:0=-1", {}),
+        ("a:0=5,2=-1", {}),
+        ("a:1=5,2=-1", {}),
+        ("a:2147483647=-1", {}),
+    ],
+)
+def test_an_id_says_how_many_partitions_there_were_or_not(text: str, counts: dict[str, int]) -> None:
+    """It does if it names all from the first one on, and the last of them as not seen yet."""
+    assert counts_begun_with(parse_position(text)) == counts
