@@ -1,10 +1,17 @@
-"""Makes requests, frames, PROXY headers and settings that are nearly right: mutations of right ones."""
+"""Makes requests, frames, PROXY headers, tokens and settings that are nearly right: mutations of right ones."""
 
+import hmac
 import random
 import struct
+import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
+from typing import Any
+
+import orjson
 
 from dispatcher.sansio.proxy_protocol import SIGNATURE
+from testbed.tokens import SECRET, claims, grant
 
 PATHS = (
     "/events",
@@ -67,23 +74,58 @@ FIELDS = (
     "Sec-Fetch-Site: cross-site",
     "X: " + "y" * 2000,
 )
+NO_LINE_ENDS = str.maketrans("\r\n", "  ")
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PRI", "DELETE", "get", "\x00")
 VERSIONS = ("HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/1.2", "XTTP/1.1", "")
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+CLAIMS = ("iss", "aud", "sub", "exp", "nbf", "iat", "scope", "client_id", "authorization_details")
+CLAIM_VALUES: tuple[Any, ...] = (
+    None,
+    "",
+    "x",
+    0,
+    -1,
+    1e300,
+    2**60,
+    True,
+    [],
+    {},
+    ["x"],
+    {"a": {"b": []}},
+    "\x00",
+    "é😀",
+    "x" * 5000,
+)
+HEADERS = (
+    {"alg": "none"},
+    {"typ": None},
+    {"typ": 1},
+    {"kid": "x" * 300},
+    {"kid": None},
+    {"kid": 7},
+    {"jku": "https://evil.example/jwks"},
+    {"crit": ["exp"]},
+    {"b64": False},
+    {"zip": "DEF"},
+)
 
 
 class Generator:
-    """Everything that it makes follows from its seed.
+    """Everything that it makes follows from its seed, and the end of its tokens from the clock.
 
     Args:
         seed: The same gives the same.
+        has_tokens: Whether requests carry tokens.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, has_tokens: bool = False) -> None:
         self.random = random.Random(seed)  # noqa: S311 - to be repeated
+        self._has_tokens = has_tokens
+        self.tokens: list[str] = []
+        """Those that it made."""
 
     def pieces(self) -> Iterator[bytes]:
         """What one connection sends, piece by piece."""
@@ -106,6 +148,8 @@ class Generator:
             line = f"{pick.choice(METHODS)} {pick.choice(PATHS)}{pick.choice(QUERIES)} {pick.choice(VERSIONS)}"
             if pick.random() < 0.5:
                 line = f"GET {pick.choice(PATHS[:9])}{pick.choice(QUERIES)} HTTP/1.1"
+            if self._has_tokens:
+                fields += self._token_fields()
             data += "\r\n".join([line, *fields, "", ""]).encode("latin-1", errors="replace")
             data += pick.choice((b"", b"", b"5\r\nhello\r\n0\r\n\r\n", b"zz\r\n", b"hello"))
         return self.mutated(data)
@@ -113,18 +157,55 @@ class Generator:
     def websocket(self) -> bytes:
         """A handshake and frames."""
         pick = self.random
-        data = HANDSHAKE
+        data = handshake = self._handshake()
         for _ in range(pick.randrange(1, 30)):
             payload = pick.randbytes(pick.choice((0, 1, 2, 125, 126, 5000)))
             if pick.random() < 0.5:
-                payload = pick.choice(
-                    (b'{"type":"token","token":"x"}', b'{"type":"ack","id":"a:0=1"}', b"{}", b"[]", b"\xff")
-                )
+                token = b'{"type":"token","token":"%b"}' % (self.token().encode() if self._has_tokens else b"x")
+                payload = pick.choice((token, b'{"type":"ack","id":"a:0=1"}', b"{}", b"[]", b"\xff"))
             first = pick.choice((0x81, 0x82, 0x88, 0x89, 0x8A, 0x01, 0x00, 0x80, 0xC1, 0x83, pick.randrange(256)))
             length = len(payload)
             head = bytes([first, 0x80 | min(length, 126)]) if length < 126 else struct.pack("!BBH", first, 0xFE, length)
             data += head + b"\0\0\0\0" + payload
-        return data if pick.random() < 0.5 else HANDSHAKE + self.mutated(data[len(HANDSHAKE) :])
+        return data if pick.random() < 0.5 else handshake + self.mutated(data[len(handshake) :])
+
+    def token(self) -> str:
+        """A token, right or nearly."""
+        pick = self.random
+        changed = {pick.choice(CLAIMS): pick.choice(CLAIM_VALUES) for _ in range(pick.choice((0, 0, 1, 3)))}
+        if pick.random() < 0.3:
+            changed["exp"] = int(time.time()) + pick.choice((-60, -1, 1, 2))
+        if pick.random() < 0.3:
+            changed["authorization_details"] = [grant("assets", filter=pick.choice(CLAIM_VALUES))]
+        header = {"alg": "HS256", "typ": "at+jwt"} | (pick.choice(HEADERS) if pick.random() < 0.3 else {})
+        signed = b".".join(urlsafe_b64encode(orjson.dumps(part)).rstrip(b"=") for part in (header, claims(**changed)))
+        signature = b"" if header["alg"] == "none" else hmac.digest(SECRET, signed, "sha256")
+        token = b".".join((signed, urlsafe_b64encode(signature).rstrip(b"="))).decode()
+        if pick.random() < 0.3:
+            token = self.mutated(token.encode()).decode("latin-1").translate(NO_LINE_ENDS)
+        self.tokens.append(token)
+        return token
+
+    def _token_fields(self) -> list[str]:
+        """Header fields with tokens, in none, one, or several of the ways."""
+        pick, fields = self.random, list[str]()
+        for _ in range(pick.choice((0, 1, 1, 1, 2))):
+            token = self.token()
+            subprotocol = urlsafe_b64encode(token.encode("latin-1")).decode().rstrip("=")
+            fields.append(
+                pick.choice(
+                    (
+                        f"Authorization: Bearer {token}",
+                        f"Cookie: __Host-dispatcher={token}",
+                        f"Sec-WebSocket-Protocol: dispatcher.v1.json, dispatcher.bearer.{subprotocol}",
+                    )
+                )
+            )
+        return fields
+
+    def _handshake(self) -> bytes:
+        fields = [field.encode("latin-1") + b"\r\n" for field in self._token_fields()] if self._has_tokens else []
+        return b"".join((HANDSHAKE.removesuffix(b"\r\n"), *fields, b"\r\n"))
 
     def proxied(self) -> bytes:
         """A PROXY header, right or wrong, and a request."""

@@ -1,9 +1,11 @@
 """Sends what the generator makes to a replica, and checks that it takes no harm."""
 
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import httpx2
 import psutil
@@ -14,9 +16,24 @@ from dispatcher.errors import SettingsError
 from dispatcher.settings import Settings
 from testbed.patience import seconds as patient
 from testbed.replicas import Replica
+from testbed.tokens import AUDIENCE, ISSUER, SCOPE, SECRET
 from tests.fuzz.generator import Generator
 
 NO_BROKER = "127.0.0.1:9"
+AUTH = """
+[auth]
+issuer = "{issuer}"
+audience = "{audience}"
+algorithms = ["HS256"]
+secret_file = "{secret}"
+[[auth.grants]]
+require = {{ scope = "{scope}" }}
+topics = ["assets"]
+"""
+"""Of every second replica: requests to it carry tokens."""
+
+SHOWN_BYTES = 30
+"""A part of a token that is longer than this must not be in the log."""
 SETTINGS = {
     "trusted_proxies": "127.0.0.2",
     "forwarded": "proxy-protocol",
@@ -63,13 +80,31 @@ def fuzz(seed: int, seconds: float, tell: Callable[[str], None]) -> list[str]:
     """Fuzz a replica and the settings; returns what went wrong."""
     failures: list[str] = []
     settings(Generator(seed), failures)
-    replica = Replica(NO_BROKER, "assets", settings=SETTINGS)
+    has_tokens = seed % 2 == 0
+    generator = Generator(seed, has_tokens=has_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        given = SETTINGS | ({"config": _configure(Path(folder))} if has_tokens else {})
+        replica = Replica(NO_BROKER, "assets", settings=given)
+        failures += _fuzz(seed, replica, generator, seconds, tell)
+    return failures
+
+
+def _configure(folder: Path) -> Path:
+    """A file that asks for tokens."""
+    (folder / "secret").write_bytes(SECRET)
+    path = folder / "dispatcher.toml"
+    path.write_text(AUTH.format(issuer=ISSUER, audience=AUDIENCE, secret=folder / "secret", scope=SCOPE))
+    return path
+
+
+def _fuzz(seed: int, replica: Replica, generator: Generator, seconds: float, tell: Callable[[str], None]) -> list[str]:
+    failures: list[str] = []
     try:
         process = psutil.Process(replica.process.pid)
         before = replica.wait_for("quiet", lambda status: status["connections"] == 1)
         descriptors = process.num_fds()
-        number = trio.run(attack, replica, Generator(seed), seconds, failures)
-        tell(f"seed {seed}: {number} connections")
+        number = trio.run(attack, replica, generator, seconds, failures)
+        tell(f"seed {seed}: {number} connections, {len(generator.tokens)} tokens")
         replica.wait_for(
             "nothing is left",
             lambda status: (
@@ -82,6 +117,8 @@ def fuzz(seed: int, seconds: float, tell: Callable[[str], None]) -> list[str]:
         if httpx2.get(f"{replica.url}/livez", timeout=patient(10)).status_code != 200:
             failures.append("not live")
         lines = replica.log.splitlines()
+        parts = {part for token in generator.tokens for part in token.split(".")[1:] if len(part) > SHOWN_BYTES}
+        failures += [f"a token is in the log: {line[:3000]}" for line in lines if any(part in line for part in parts)]
         failures += [line[:3000] for line in lines if '"level": "error"' in line or "Traceback" in line]
         replica.signal(signal.SIGTERM)
         if (code := replica.wait()) != 0:

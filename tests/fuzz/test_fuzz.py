@@ -6,9 +6,10 @@ from tests.fuzz.run import fuzz
 from tests.fuzz.schemas import fuzz_schemas
 
 
-def test_nonsense_breaks_nothing() -> None:
-    """Requests, frames, PROXY headers and settings, nearly right; `nox -s fuzz` does more of it."""
-    assert fuzz(19, 20, print) == []
+@pytest.mark.parametrize("seed", [19, 20], ids=["without tokens", "with tokens"])
+def test_nonsense_breaks_nothing(seed: int) -> None:
+    """Requests, frames, PROXY headers, tokens and settings, nearly right; `nox -s fuzz` does more of it."""
+    assert fuzz(seed, 10, print) == []
 
 
 @pytest.mark.parametrize("seed", [2, 10])
