@@ -1,8 +1,8 @@
-"""The way to the head of a subscriber that acknowledges: no more than fits into its window.
+"""How a subscriber that acknowledges reaches the head: it is sent no more than fits into its window.
 
-A batch of the history that does not fit is sent in parts: the cursor stays within it. What was looked up in Kafka is
-held here until there is room, at most one chunk. If the subscriber's partitions change meanwhile, the cursor returns to
-the first record that was not sent, and the rest is looked up again.
+A batch of the history that does not fit is sent in parts: the cursor stays within it. Records replayed from Kafka are
+held here until there is room, at most one chunk of them. If the subscriber's partitions change meanwhile, the cursor
+returns to the first record that was not sent, and the rest is looked up again.
 
 *Thread*: Trio's.
 """
@@ -33,7 +33,7 @@ write of 256 KiB would hold the loop for 15 ms and more, with every window that 
 
 
 class _Held(NamedTuple):
-    """Replayed records that were not sent yet."""
+    """Replayed records that have not been sent yet."""
 
     batch: Batch
     seen: Mapping[TopicPartition, int]
@@ -46,7 +46,7 @@ class _Held(NamedTuple):
 
 
 class AckedResumption(Resumption):
-    """Reads the history, and what was looked up, as far as the window allows.
+    """Reads the history and replayed records as far as the window allows.
 
     Args:
         acks: The window.

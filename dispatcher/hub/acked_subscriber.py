@@ -1,7 +1,7 @@
 """One subscriber that acknowledges: it is sent what fits into its window, and ends if it makes no progress.
 
-While the window has room it is live as any other. A round that does not fit sends it back to the history, which it
-reads as its client acknowledges.
+While the window has room it is live like any other. A round that does not fit sends it back to the history, which it
+reads at the pace at which its client acknowledges.
 
 *Thread*: Trio's only.
 """
@@ -44,7 +44,7 @@ class AckWindow:
 
 
 class TimedBuffer(LiveBuffer):
-    """A buffer whose waits end at a time as well.
+    """A buffer whose waits can also end at a given time.
 
     Args:
         max_bytes: See `LiveBuffer`.

@@ -1,4 +1,4 @@
-"""Subscribers that acknowledge (``ack=client``), and what becomes of what they say.
+"""Subscribers that acknowledge (``ack=client``), and the effect of what they acknowledge and refuse.
 
 *Thread*: Trio's. Nothing awaits.
 """
@@ -25,10 +25,10 @@ _Key = tuple[TopicPartition, int]
 
 
 class Acking:
-    """Counts acknowledgements, and reports what they cover where only that is committed.
+    """Counts acknowledgements, and reports what they cover for topics that commit only acknowledged records.
 
     Args:
-        topics: Topics of which only what was acknowledged is committed.
+        topics: Topics that commit only acknowledged records.
         history: Where the records are.
         settlement: Decides what may be committed.
         on_replayed: Called with a range of a followed partition that was acknowledged after a replay.

@@ -1,7 +1,8 @@
 """What the replica announces about itself: one announcement for each version of its state.
 
-Those in which partitions left are chained. A subscriber keeps the last one that it was sent, and walks on from there
-when its turn comes, so a revoke costs nothing per subscriber. An announcement that all have passed is freed.
+Announcements in which partitions left are chained. A subscriber keeps the last one that it was sent, and continues from
+there when its turn comes, so a revoke costs nothing per subscriber. An announcement that all subscribers have passed is
+freed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,13 +39,13 @@ class Announcement:
     """The state at one version, encoded for a feed when first asked for.
 
     Args:
-        version: Counts up with each change.
-        state: What the replica does.
+        version: Rises with each change.
+        state: What the replica is doing.
         partitions: What is assigned, sorted.
         replica: The replica's name.
         heartbeat_seconds: How often a stream has a sign of life.
         followed: What is followed, sorted.
-        topics: How many partitions each topic has, as far as that is known.
+        topics: How many partitions each topic has, where that is known.
         degraded: What is wrong with topics, by topic.
     """
 
@@ -154,10 +155,10 @@ def _by_topic(partitions: Sequence[TopicPartition], feed: Feed) -> dict[str, lis
 
 
 class Announcements:
-    """The present state, and the last one in which partitions had left.
+    """The current state, and the last one in which partitions had left.
 
     Args:
-        state: What the replica does at first, without a partition.
+        state: What the replica is doing at first, without partitions.
         replica: The replica's name.
         heartbeat_seconds: How often a stream has a sign of life.
     """
@@ -222,11 +223,11 @@ class Announcements:
 
 
 class SentState:
-    """What one subscriber was sent of the replica's state.
+    """Which of the replica's states one subscriber has been sent.
 
     Args:
         announcements: Those of the replica.
-        ignored: Parameters of its request that nobody knows: its first state names them.
+        ignored: Unknown parameters of its request, which its first state names.
     """
 
     __slots__ = ("_announcements", "_departure", "_ignored", "_sent")

@@ -1,9 +1,9 @@
-"""Writes that were compressed, kept for other subscribers of the same feed.
+"""Compressed writes, kept for other subscribers of the same feed.
 
-A round is one write for all live subscribers whose sockets are free. The others are handed what has queued up for
-them, and those that catch up read the history: each of them from another entry on. So their writes are cut at the same
-places, wherever they begin: after each `GROUP_ENTRIES`th entry, and around large ones. What lies between two cuts is
-compressed for the first one that needs it.
+A round is one write for all live subscribers whose sockets are free. The others are handed what has queued up for them,
+and those that are catching up read the history, each from a different entry on. So that they can share work, all writes
+are cut at the same places, wherever they begin: after each `GROUP_ENTRIES`th entry, and around large ones. The entries
+between two cuts are compressed for the first subscriber that needs them.
 
 *Thread*: Trio's.
 """
@@ -27,7 +27,7 @@ Join = Callable[[Feed, Sequence[EncodedEntry]], bytes]
 
 
 class CompressedWrites:
-    """The writes that were used last.
+    """The most recently used writes.
 
     Args:
         join: Makes a write.

@@ -32,7 +32,7 @@ class Traced(NamedTuple):
 
 
 class Tracer(Protocol):
-    """Chooses records, and takes their spans."""
+    """Chooses the records to trace, and receives their spans."""
 
     left_out: int
     """Records that were sampled and not chosen."""

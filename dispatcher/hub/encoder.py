@@ -23,9 +23,9 @@ class Encoder:
     """Makes the bytes of records.
 
     Args:
-        history: Keeps what is encoded for many, within its bound.
-        compression: For the feeds of clients that offer it; None if it is off.
-        spellings: How topics' keys and values are written, where the bytes do not decide that.
+        history: Keeps bytes that are encoded for many subscribers, within its bound.
+        compression: For the feeds of clients that accept it; None if it is off.
+        spellings: How keys and values of certain topics are written, where the settings decide it instead of the bytes.
     """
 
     def __init__(
@@ -214,8 +214,8 @@ class Selected:
 
     Args:
         batch: These records alone, as they are to be encoded.
-        snapshot: What the ids say of other partitions.
-        indexes: Theirs in the batch that they are of, in order.
+        snapshot: What the ids say about other partitions.
+        indexes: Of these records within their batch, in order.
     """
 
     __slots__ = ("_batch", "_encoded", "_positions", "_snapshot")

@@ -1,16 +1,17 @@
 """Hands what is published to every live subscriber, in rounds, and the replica's state to every subscriber before them.
 
-A round is what was published since the one before, joined for each feed: under load records share writes by themselves,
-and at a low rate each leaves at once. A subscriber whose task waits for something to do is written to from here,
-without waking it: the socket takes all of it, or the rest goes to the task. The others get it through their channels.
+A round is what was published since the previous one, joined for each feed: under load records share writes, and at a
+low rate each is sent at once. If a subscriber's task is waiting for work, this module writes to its socket directly,
+without waking the task: the socket takes all bytes, or the rest is left to the task. The other subscribers get the
+round through their channels.
 
 A round yields to the loop between slices of subscribers, and after a long round other tasks get their share of the
 loop, so that it delays nothing else. With `linger_ms` the next round also waits until that time has passed since the
-one before: the first record after a pause leaves at once, and what follows it shares a write.
+previous one: the first record after a pause is sent at once, and the records after it share a write.
 
 A new state is sent in the same way before the next round begins, so a state that names a partition as assigned precedes
-its records in every stream. While rounds lag what is published, the poller waits (`FanOut.wait_settled`), which bounds
-the bytes that they hold.
+its records in every stream. While rounds are slower than publishing, the poller waits (`FanOut.wait_settled`), which
+bounds the bytes that they hold.
 
 *Thread*: everything here belongs to the Trio thread.
 """
@@ -60,10 +61,10 @@ class FanOut:
 
     Args:
         encoder: Makes the bytes that are offered.
-        round_bytes: Bytes of one round; one entry always fits.
+        round_bytes: Maximum size of one round; one entry always fits.
         on_dispatched: Called with a feed, entries, and how many of its subscribers' sockets accepted all of them.
-        everybody: All subscribers, the live ones included.
-        linger_seconds: Time between two rounds at least: what is published meanwhile shares a write.
+        everybody: All subscribers, including the live ones.
+        linger_seconds: Minimum time between two rounds: what is published meanwhile shares a write.
         on_wrote: Called with how many seconds one write took to be offered to all live subscribers of a feed.
     """
 

@@ -10,7 +10,7 @@ from dispatcher.sansio.filters import Filter, Predicate, all_of
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Feed:
-    """What subscribers asked for; those with the same one are sent the very same bytes.
+    """What subscribers asked for; those with the same feed are sent the very same bytes.
 
     Compared by identity, because it is looked up for each entry and subscriber: get it from `feed_of`.
     """

@@ -25,7 +25,8 @@ class FeedRegistry:
     """Counts the subscribers of each feed, and indexes the filters.
 
     Args:
-        max_feeds: Bound of the feeds that cost work for every record: each distinct format with its topics, and each
+        max_feeds: Maximum number of feeds that cost work for every record: each distinct format with its topics, and
+        each
             filter that no index finds.
     """
 

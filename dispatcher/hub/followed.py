@@ -1,8 +1,8 @@
 """Followed partitions in the hub, and what changes for subscribers when one becomes owned or stops being owned.
 
-Subscribers of the whole topic notice no change: a partition that is owned no more stays in the history, and goes on
-there; one that becomes owned stays there, too, if its entries reach up to where it goes on. For the subscribers of the
-replica's own partitions it leaves and comes, as it does without a follower.
+Subscribers of the whole topic notice no change: a partition that is no longer owned stays in the history and continues
+there; one that becomes owned stays there, too, if its entries reach up to the offset at which it continues. For
+subscribers of the replica's own partitions it leaves and is added, as it does without a follower.
 
 *Thread*: Trio's. Nothing awaits.
 """
@@ -29,7 +29,7 @@ class FollowedPartitions:
         registry: Knows the subscribers.
         feeds: Know who wants what.
         fan_out: Offers what is published.
-        lay_out: Called when partitions came, left, or changed sides.
+        lay_out: Called when partitions were added, left, or became owned or followed.
         on_dropped: Called with partitions that leave.
     """
 

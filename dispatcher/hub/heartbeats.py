@@ -23,7 +23,7 @@ class Heartbeats:
     Args:
         interval_seconds: How often each subscriber is sent one.
         history: Where the head is.
-        fan_out: Knows for which feeds something is still to be offered.
+        fan_out: Knows which feeds still have something to be offered.
         subscribers: Those that are connected, by number.
     """
 

@@ -1,10 +1,10 @@
 """The hub: registry of subscribers, fan-out of batches, and the seam between live and catching up.
 
 Work is done once per batch, not once per subscriber: a batch is encoded once per feed in use, and the same bytes are
-offered to every live subscriber (`fan_out`). The hub never waits for one of them.
+offered to every live subscriber (`fan_out`). The hub never waits for a subscriber.
 
 *Thread*: everything here belongs to the Trio thread. Nothing awaits except `Hub.run`, `Hub.wait_settled` and
-`Hub.wait_no_subscribers`, so every other method is one step that no task can observe half done.
+`Hub.wait_no_subscribers`, so no task can observe any other method half done.
 """
 
 import math
@@ -33,7 +33,8 @@ class Hub(HubParts):
     Args:
         settings: Bounds of history, channels and writes.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) when the first subscriber that
-            counts has taken all records of the range, or nobody present wants them. A range may come more than once.
+            counts has taken all records of the range, or nobody present wants them. A range may be passed more than
+            once.
         replays: Where to read what is no longer in memory.
         on_replayed: Called with a range of a followed partition that a subscriber that counts was sent from Kafka.
     """

@@ -1,7 +1,7 @@
 """What one subscriber is sent between records: the replica's state, heartbeats, and where its stream begins.
 
-Each goes to the socket at once if its task waits for work, else with the next write: it may name a position, so its
-place among the records counts.
+Each is written to the socket at once if the subscriber's task is waiting for work, otherwise with the next write. It
+may name a position, so its place among the records matters.
 
 *Thread*: Trio's.
 """
@@ -24,8 +24,8 @@ class Interludes:
         source: The hub.
         feed: What the subscriber gets.
         transport: Where it gets it.
-        buffer: What was offered to it and its socket has not taken yet.
-        ignored: Parameters of its request that nobody knows.
+        buffer: What was offered to it, but not taken by its socket yet.
+        ignored: Unknown parameters of its request.
     """
 
     resumption: Resumption

@@ -1,4 +1,4 @@
-"""What was offered to one live subscriber and its socket has not taken yet.
+"""What was offered to one live subscriber, but not taken by its socket yet.
 
 *Thread*: Trio's.
 """
@@ -20,7 +20,7 @@ class LiveBuffer:
     """A bounded channel of entries, which also wakes the subscriber's task for other work.
 
     Args:
-        max_bytes: Bound of what it holds. An entry that is larger than all of it fits into an empty one.
+        max_bytes: Its capacity. A larger entry still fits into an empty buffer.
     """
 
     __slots__ = ("_first", "_max_bytes", "_receive_channel", "_send_channel", "record_count", "size_bytes")

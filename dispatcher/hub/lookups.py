@@ -1,11 +1,11 @@
 """Looks up in Kafka what is not in memory: records to replay, the offset at a time, the bounds of a log.
 
-No subscriber waits for the answer of another: each read is a task, and `LogReader` bounds how many read at a time.
-Bounds, and offsets at the same time, are looked up once for all that asked by then: after a restart that may be every
-subscriber.
+No subscriber waits for another one's answer: each read is a task, and `LogReader` bounds how many read at a time. Log
+bounds, and offsets at one time, are looked up once for all subscribers that have asked by then: after a restart that
+may be all of them.
 
-Answers are by partition. One without an answer is put off briefly, for that subscriber: meanwhile it asks for its other
-partitions.
+Answers are by partition. A partition without an answer is postponed briefly for that subscriber, which meanwhile asks
+for its other partitions.
 """
 
 from collections import deque
@@ -31,7 +31,7 @@ ANSWER_SLICE = 2_000
 
 
 class LogReader(Protocol):
-    """Reads Kafka for subscribers that need what is not in memory. Lookups leave out partitions that have none now."""
+    """Reads Kafka for subscribers that need what is not in memory. Answers leave out partitions that have none now."""
 
     async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:
         """The next part of some ranges; clients in line take turns."""
@@ -87,7 +87,7 @@ class Lookups:
 
     Args:
         replays: Where to look.
-        chunk_bytes: How many bytes of records are read again for one lookup.
+        chunk_bytes: How many bytes of records one look-up replays.
     """
 
     def __init__(self, replays: LogReader, chunk_bytes: int) -> None:

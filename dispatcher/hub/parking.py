@@ -1,8 +1,8 @@
 """Parks records that nobody present wants or may have: they wait in Kafka, not in memory.
 
-Commits of their partition stop before the first of them. Others are served past them, and fetching goes on. A new
-subscriber begins at the first parked record of each partition, and so takes what it wants; one that comes with an id
-or a time begins there, and takes what it wants after that.
+Commits of their partition stop before the first of them. Later records are served all the same, and fetching continues.
+A new subscriber begins at the first parked record of each partition, and so gets what it wants; one with an id or a
+time begins there, and gets what it wants after that.
 
 *Thread*: Trio's.
 """
@@ -60,13 +60,13 @@ def gap_reads(ranges: ParkedRanges, gaps: Iterable[Gap]) -> list[ParkedRead]:
 
 
 class Parking:
-    """Which records are parked, and which feeds are known to want none of them.
+    """Which records are parked, and which feeds are known not to want any of them.
 
     Args:
         settings: Topics whose unmatched records are parked.
         ranges: What is parked.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed.
-        on_room: Called with a topic of which records can be parked again.
+        on_room: Called with a topic whose records can be parked again.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The parts of the hub, what subscribers ask of them, and what they report.
+"""The parts of the hub, what subscribers need from them, and what they report.
 
 `Hub` is these parts and the order of events: assignments, batches, and subscribers that connect and leave.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PresentSubscribers:
-    """The present subscribers, counted by feed: whatever the number of subscribers."""
+    """The present subscribers, counted by feed, so the cost does not depend on their number."""
 
     topics: Mapping[str, int]
     """Subscribers by topic; one of two topics counts for both."""

@@ -1,7 +1,7 @@
-"""What was replayed from Kafka for one subscriber, until its socket takes it, and what of that counts.
+"""Records replayed from Kafka for one subscriber, until its socket takes them, and which of them count.
 
-Records that were sent from the history are counted by their entries. Replayed ones have none: what they stand for in
-followed partitions, and among what is parked, is counted here, and reported once they were sent.
+Records that were sent from the history are counted by their entries. Replayed records have no entries: this module
+counts what they stand for in followed partitions and among parked records, and reports it once they have been sent.
 
 *Thread*: Trio's.
 """

@@ -1,6 +1,6 @@
 """One subscriber's way to the head: what it reads from the history, and what is looked up in Kafka before that.
 
-Records that are no longer in memory are replayed from Kafka, one chunk whenever the socket has taken the one before.
+Records that are no longer in memory are replayed from Kafka, one chunk whenever the socket has taken the previous one.
 When no record is missing between the last chunk and the history, the subscriber reads the history. It is sent the
 missing records of all partitions first, because the ids in the history name the last offset of every partition.
 

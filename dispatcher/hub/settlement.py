@@ -1,12 +1,12 @@
 """What may be committed: records that a socket took, and records that every present subscriber asked not to be sent.
 
-The latter are settled, and counted. Of topics with ``commit_on = "acked"`` records may be committed once a client has
-acknowledged them, and what a socket took changes nothing.
+The latter are settled, and counted. Records of topics with ``commit_on = "acked"`` may be committed once a client has
+acknowledged them; that a socket took them is not enough.
 
-A record is settled when subscribers of its topic are present, the grant of one of them lets it through, and no filter
-of theirs wants it. Where they may not have it, or its topic is one that parks, it is parked (`parking`). Without any of
-them it waits, as a record that is wanted waits for its socket. When a feed gets its first subscriber, or loses its
-last, waiting records are looked at again.
+A record is settled when subscribers of its topic are present, the grant of at least one of them allows it, and none of
+their filters wants it. If no grant allows it, or its topic parks, it is parked (`parking`). If no subscriber of its
+topic is present it waits, as a wanted record waits for a socket. When a feed gets its first subscriber, or loses its
+last one, waiting records are examined again.
 
 *Thread*: Trio's.
 """
@@ -41,13 +41,10 @@ class Settlement:
     """Decides which records may be committed.
 
     Args:
-        settings: Topics whose unmatched records are parked.
-        history: What waits.
-        feeds: The subscribers by feed, and what they want.
-        on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed; a range
-            may come more than once.
-        on_first_dispatched: Called with a batch, how many of its records some subscriber has taken for the first time,
-            and the ranges of offsets for which they stand.
+        settings: Topics whose unmatched records are parked. history: What waits. feeds: The subscribers by feed, and
+        what they want. on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be
+        committed; a range may be passed more than once. on_first_dispatched: Called with a batch, how many of its
+        records a subscriber has taken for the first time, and the ranges of offsets for which they stand.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a subscriber needs of the hub."""
+"""What a subscriber needs from the hub."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol

@@ -1,18 +1,19 @@
 """Sends some subscribers away after a replica has joined, so that the load evens out again.
 
 A long-lived connection stays where it is: a new replica gets partitions at once, and subscribers only as they connect.
-A replica cannot see the others, but it sees the group settle, with the partitions and subscribers it had before
-and those it has now. It keeps as many subscribers per partition as before; the others reconnect through whatever
-spreads connections in front of the replicas. So when
+A replica cannot see the others, but it notices when the group has settled, and knows the partitions and subscribers
+that it had before and has now. It keeps as many subscribers per partition as before; the others reconnect through
+whatever spreads connections in front of the replicas. So when
 
 * a replica has joined, fewer partitions are left, and the same share of the subscribers stays;
-* a replica was replaced, the partitions are as many as before, and the subscribers that it had are a surplus;
+* a replica was replaced, this one has as many partitions as before, and the subscribers that it took over are a
+  surplus;
 * a replica has left for good, its partitions have arrived, and its subscribers with them: all stay;
-* this replica owns every partition, there is no other to go to: all stay.
+* this replica owns every partition, so there is no other replica to go to: all stay.
 
-A subscriber of the replica's own partitions that counts, at a replica without any partition of its topics, is sent on:
-nothing would ever reach it there. Streams of the whole topic get everything anywhere, and observers look at what they
-have asked for, so both stay.
+A subscriber of the replica's own partitions that counts, at a replica without any partition of its topics, is sent on,
+because nothing would ever reach it there. Streams of the whole topic get everything on any replica, and observers watch
+what they have asked for, so both stay.
 """
 
 from collections import deque

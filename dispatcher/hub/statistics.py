@@ -1,7 +1,7 @@
 """What the hub and its subscribers report about themselves: states and snapshots.
 
-What can be kept as a running sum is in `HubStatistics`. For the rest each subscriber is looked at, in slices with the
-loop free between two of them, and the result counts for a moment when there are many (`Census`).
+Running sums are in `HubStatistics`. For the rest each subscriber is looked at, in slices between which other tasks run;
+with many subscribers the result is kept for a moment (`Census`).
 """
 
 import random
@@ -104,7 +104,7 @@ class EncoderStatistics:
 
 @dataclass(frozen=True, slots=True)
 class CompressionStatistics:
-    """A snapshot of the compression, since the start: each piece counts once, however many subscribers are sent it."""
+    """A snapshot of the compression, since the start: each write counts once, whatever the number of subscribers."""
 
     input_bytes: int
     """Bytes before compression, of pieces too small for it as well."""
@@ -233,7 +233,7 @@ KEPT_SECONDS = 1.0
 
 
 class Counted(Protocol):
-    """What a census reads of a subscriber."""
+    """What a census reads from a subscriber."""
 
     state: SubscriberState
     closed: bool
@@ -260,7 +260,7 @@ class Census:
     *Thread*: Trio's.
 
     Args:
-        subscribers: Those that are there now.
+        subscribers: The present ones.
         partitions: How many partitions are assigned.
     """
 

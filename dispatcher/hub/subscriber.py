@@ -1,9 +1,9 @@
-"""One subscriber: the task that writes to its transport, what goes next, and whether it is live.
+"""One subscriber: the task that writes to its transport, what it writes next, and whether it is live.
 
 The seam between catching up and live: a subscriber that is catching up reads the history from its cursor on, one write
-at a time. When nothing is left to read, it goes live in the same step, without an ``await`` in between: from
-then on the hub puts every new entry into its channel. When the channel is full, it is emptied and the subscriber
-catches up again from where it was. So every record reaches it once, in order, and no other subscriber waits for it.
+at a time. When nothing is left to read, it goes live in the same step, without an ``await`` in between: from then on
+the hub puts every new entry into its channel. When the channel is full, it is emptied, and the subscriber catches up
+from where it was. So every record reaches it once, in order, and no other subscriber waits for it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,11 +39,11 @@ class Subscriber(Interludes):
         position: The last offset that it has seen of some partitions.
         since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
         last: Or this many records before their ends.
-        ignored: Parameters of its request that nobody knows.
-        buffer_bytes: Bound of its channel. An entry that is larger than all of it fits into an empty channel.
+        ignored: Unknown parameters of its request.
+        buffer_bytes: Capacity of its channel. A larger entry still fits into an empty channel.
         write_bytes: Entries are joined into one write up to this size; one entry always fits.
         make_buffer: Makes its channel.
-        make_resumption: Makes its way to the head.
+        make_resumption: Makes the part that takes it to the head.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """The one outlet of a connection: it owns the bytes that its socket has taken in part only."""
+    """The one outlet of a connection: it owns writes that its socket has taken only in part."""
 
     @property
     def name(self) -> str:

@@ -1,11 +1,11 @@
-"""What the group consumer has been given to fetch: next offsets, leader epochs, and which partitions are paused.
+"""What the group consumer has to fetch: next offsets, leader epochs, and which partitions are paused.
 
 Rules of this module:
 
 * A partition is given to librdkafka with the offset at which it starts, once that is known (`Beginnings`), and never
   without one.
-* librdkafka refuses to take back what it was never given, so whatever leaves is compared with what was given.
-* With an eager assignor librdkafka takes whole assignments only; otherwise differences.
+* librdkafka refuses to give up partitions that it was never given, so whatever leaves is compared with what was given.
+* With an eager assignor librdkafka accepts only whole assignments; otherwise differences.
 
 *Thread*: the poller's only.
 """
@@ -33,7 +33,7 @@ class Assignment:
     """The partitions that librdkafka fetches, and where it is in each.
 
     Args:
-        eager: Whether librdkafka takes whole assignments only.
+        eager: Whether librdkafka accepts only whole assignments.
     """
 
     def __init__(self, *, eager: bool) -> None:

@@ -1,8 +1,8 @@
-"""Finds out where partitions start: what the group has committed, which topic is there, where its log starts and ends.
+"""Finds out where partitions start: what the group has committed, which topic it is, where its log starts and ends.
 
 Only a rebalance callback waits for the answers, at most `ANSWER_SECONDS`; otherwise the poller's thread checks them
-between two polls. A partition flows once its start is known; the others flow meanwhile, so a coordinator that is
-away delays new partitions only.
+between two polls. Records of a partition flow once its start is known, and those of others meanwhile, so an unreachable
+coordinator delays only new partitions.
 
 *Thread*: the poller's only.
 """
@@ -76,7 +76,7 @@ class _Refused(NamedTuple):
 
 
 class Beginnings:
-    """Finds out where assigned partitions begin, and whether their topics are still the same.
+    """Finds out where assigned partitions begin, and whether their topics were recreated.
 
     Args:
         properties: librdkafka's configuration of the consumer.

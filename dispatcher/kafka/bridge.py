@@ -60,7 +60,7 @@ class Commands:
 class Downstream(Protocol):
     """The Trio side of the crossing.
 
-    Every method runs in the Trio thread while the poller waits: in one step, but for `exchange_after_settling`.
+    Every method runs in the Trio thread while the poller waits, and in one step, except `exchange_after_settling`.
     """
 
     def exchange(self, result: PollResult) -> Commands:

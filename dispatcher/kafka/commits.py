@@ -1,8 +1,8 @@
-"""The commit coordinator: when to commit what, and what a commit's answer means.
+"""The commit coordinator: when to commit which offsets, and what the answer to a commit means.
 
-It is driven by the poller's crossings into Trio, which come at least every 0.1 s, so it needs no task and no timer of
-its own. Which commits are under way is in one book, that of the `OffsetTracker`; what is dispatched meanwhile goes with
-the next commit of the partition.
+The poller's crossings into Trio drive it, at least every 0.1 s, so it needs no task or timer of its own. The book of
+the `OffsetTracker` says which commits are under way; what is dispatched meanwhile is part of the partition's next
+commit.
 
 *Thread*: Trio's. The commits that it returns are sent by the poller thread, asynchronously: a synchronous commit
 has no timeout in librdkafka and would hold the poller while a broker is away.
@@ -114,8 +114,8 @@ class CommitCoordinator:
     """Decides at each crossing what to commit.
 
     Args:
-        offsets: Where dispatched offsets are, and the book of commits under way.
-        interval_seconds: Least time between two commits.
+        offsets: Has the dispatched offsets, and the book of commits under way.
+        interval_seconds: Minimum time between two commits.
     """
 
     def __init__(self, offsets: OffsetTracker, interval_seconds: float) -> None:

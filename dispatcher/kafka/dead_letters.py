@@ -1,6 +1,6 @@
-"""The door to the dead-letter topics: takes a record, and says when the broker has it.
+"""The way to the dead-letter topics: takes records, and reports when the broker has stored them.
 
-*Thread*: Trio's. The producer is used in a worker thread of its own, one step at a time, while there are letters.
+*Thread*: Trio's. The producer runs in a worker thread, one step at a time, while there are letters.
 """
 
 import time
@@ -28,7 +28,7 @@ class DeadLetters:
 
     Args:
         properties: librdkafka's connection settings.
-        leaders: Has the client that looks for topics.
+        leaders: Has the client that checks whether topics exist.
         template: The name of dead-letter topics.
         group: Of this dispatcher.
         replica: Its name.

@@ -1,10 +1,11 @@
 """The demo's broker: librdkafka's mock cluster, inside this process.
 
-Real client code on a real socket, no set-up. What it is not: durable (5 MiB a partition, then the oldest records
-go), or an Apache Kafka (no admin calls, no look-up by time). So it serves the demo and fault-injection tests.
+Real client code on a real socket, without set-up. It is neither durable (it keeps 5 MiB per partition, then drops the
+oldest records) nor a full Apache Kafka (no admin calls, no look-up by time). So it suits the demo and fault-injection
+tests.
 
-It answers every look-up by time with "no such record". All of its records are written here, so their times are kept
-here, and `EmbeddedReplays` looks there.
+It answers every look-up by time with "no such record". All of its records are written in this module, so their times
+are kept here, and `EmbeddedReplays` uses them.
 """
 
 import time
@@ -65,10 +66,10 @@ class TimeIndex:
 class EmbeddedBroker:
     """A mock cluster of one broker, for the body of the ``with`` block. *Thread*: any one.
 
-    Topics come into being when they are first written to or asked for, with 4 partitions.
+    Topics are created, with 4 partitions, when they are first written to or asked for.
 
     Args:
-        topics: Topics that are there from the start.
+        topics: Topics that exist from the start.
     """
 
     def __init__(self, topics: Sequence[str]) -> None:
@@ -138,7 +139,7 @@ LookUp = Callable[[Collection[TopicPartition], int], Awaitable[Mapping[TopicPart
 
 
 class EmbeddedReplays(Replays):
-    """`Replays` of an embedded broker, which looks times up where they are known.
+    """`Replays` of an embedded broker, which looks times up in its index.
 
     Args:
         look_up: Asks the broker, which may be in another process.

@@ -1,11 +1,11 @@
-"""The follower: one thread owns one consumer without a group, which reads the partitions that others own.
+"""The follower: one thread with one consumer without a group, which reads the partitions that other replicas own.
 
 It serves streams of the whole topic, and is shared by all of them. Rules of this module:
 
-* Only its thread touches the consumer. A crossing takes what came in (`Followed`) and brings back what to do
+* Only its thread touches the consumer. A crossing passes on what was received (`Followed`) and returns what to do
   (`FollowCommands`), as the poller's does.
-* It commits nothing, and it can fail without any effect on the group's consumer: it is rebuilt with backoff and goes on
-  where the history ends.
+* It commits nothing, and it can fail without any effect on the group's consumer: it is rebuilt with backoff and
+  continues where the history ends.
 * It decides nothing about offsets: a broker that does not have one is reported, and the Trio side asks the leader
   whether records have expired, the topic was recreated, or that broker merely lags.
 * Whatever is read of a partition carries the epoch in which it began to be followed (`sansio.ownership`).
@@ -109,10 +109,10 @@ class Follower:
     Args:
         properties: librdkafka's connection settings.
         downstream: The Trio side.
-        poll_records: Most records taken in one poll.
-        batch_bytes: A poll's records of one partition are cut into groups of about this size.
+        poll_records: Maximum number of records taken in one poll.
+        batch_bytes: A poll's records of one partition are split into groups of about this size.
         decoder: Decodes the records of some topics; None where there are none.
-        client_rack: Where it is (KIP-392): it reads from replicas in the same rack, where there are any.
+        client_rack: Where it is (KIP-392): it reads from brokers in the same rack, if there are any.
     """
 
     def __init__(

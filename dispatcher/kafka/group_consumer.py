@@ -2,14 +2,15 @@
 
 Rules of this module:
 
-* Only the poller's thread touches the consumer. Only Trio's thread touches offsets and history. A crossing takes what
-  was received (`PollResult`) and brings back what the thread must do (`Commands`).
+* Only the poller's thread touches the consumer. Only Trio's thread touches offsets and history. A crossing passes on
+  what was received (`PollResult`) and returns what the thread must do (`Commands`).
 * The thread never blocks on a full pipeline: the commands pause partitions, and it keeps polling, so the group never
   drops the member.
 * Callbacks never raise. An exception inside ``consume()`` would lose the records that it had already fetched, so it is
-  kept, and raised after the call has returned and its records were handed over.
+  kept, and raised after the call has returned and its records have been handed over.
 * No call waits without a limit: commits are asynchronous, everything else has a timeout.
-* librdkafka never resets an offset by itself: it reports it, and `Beginnings` says where to continue.
+* librdkafka never resets an offset by itself: it reports that the offset is out of range, and `Beginnings` says where
+  to continue.
 """
 
 import threading
@@ -57,7 +58,7 @@ _DISCONNECTS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}) 
 
 
 class GroupConsumer:
-    """A consumer and what it was given; made again when it fails.
+    """A consumer and its assignment; replaced when it fails.
 
     *Thread*: the poller's only.
 
@@ -65,8 +66,8 @@ class GroupConsumer:
         properties: librdkafka's configuration.
         topics: What to subscribe to.
         downstream: The Trio side.
-        poll_records: Most records taken in one poll.
-        batch_bytes: A poll's records of one partition are cut into groups of about this size.
+        poll_records: Maximum number of records taken in one poll.
+        batch_bytes: A poll's records of one partition are split into groups of about this size.
         drain_seconds: How long a revoke waits for writes under way.
         leave_seconds: How long the last commit may take before the member leaves the group without its answer.
         decoder: Decodes the records of some topics; None where there are none.

@@ -1,8 +1,8 @@
-"""Asks what a group has committed, without being a member of it. Every such question of this process is asked here.
+"""Asks what a group has committed, without being a member of it: the only place in this process that does.
 
-By a consumer that never subscribes, and by no `AdminClient`: that one aborts the process while the group's coordinator
-is killed with such a question under way (librdkafka 2.16, ``rd_kafka_enq_once_del_source_return: Assertion
-'eonce->refcnt > 0'``).
+It asks through a consumer that never subscribes, not through an `AdminClient`, which aborts the process if the group's
+coordinator is killed while such a request is under way (librdkafka 2.16, ``rd_kafka_enq_once_del_source_return:
+Assertion 'eonce->refcnt > 0'``).
 """
 
 import threading
@@ -22,7 +22,7 @@ error."""
 
 
 class GroupOffsets:
-    """A client that asks for committed offsets, and reads nothing.
+    """A client that asks for committed offsets, and reads no records.
 
     *Thread*: any, several at a time.
 

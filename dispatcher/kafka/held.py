@@ -1,10 +1,11 @@
-"""Records on their way through a decoder: those that have to wait hold their partition, and no other.
+"""Records on their way through a decoder: those that have to wait hold up their partition, and no other.
 
 Rules of this module:
 
-* What a partition has brought stays in order: what follows a record that waits, waits as well, also gaps and ends.
-* Whoever polls pauses the partitions that are held, and passes on what waits with each poll. A decoder never waits.
-* One call is bounded: what is not decoded by `PASS_SECONDS` waits for the next poll.
+* Each partition stays in order: whatever follows a waiting record waits as well, including gaps and ends.
+* Whoever polls pauses the partitions that are held, and passes their waiting records through again with each poll. A
+  decoder never waits.
+* One call is bounded: records that are not decoded within `PASS_SECONDS` wait for the next poll.
 
 *Thread*: that of the consumer.
 """

@@ -1,11 +1,11 @@
-"""Asks the leaders of partitions where logs begin and end, and where a time begins (Kafka's ListOffsets).
+"""Asks the leaders of partitions where logs begin and end, and which offset belongs to a time (Kafka's ListOffsets).
 
-One request per leader carries every partition, and each partition has an answer of its own: one without a leader fails
+One request per leader carries all of its partitions, and each partition has its own answer: one without a leader fails
 at once, and the others are answered (librdkafka 2.16: 1,000 partitions of 3 brokers 40 to 60 ms, both bounds). Only a
-leader that is away and still listed makes the others in the same request wait, for `ANSWER_SECONDS`.
+leader that is unreachable but still listed makes the others wait, for `ANSWER_SECONDS`.
 
-A leader that has just been elected answers only when its high watermark is known to be right (KIP-207), unlike a fetch,
-whose high watermark may lag. So this shows whether a log was truncated.
+A leader that has just been elected answers only once its high watermark is certain (KIP-207), whereas the high
+watermark of a fetch may lag. So this shows whether a log was truncated.
 """
 
 import threading
@@ -40,7 +40,7 @@ _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
 class Leaders:
-    """A client that asks for offsets, and reads nothing.
+    """A client that asks for offsets, and reads no records.
 
     *Thread*: any, several at a time.
 

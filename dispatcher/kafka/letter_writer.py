@@ -2,12 +2,12 @@
 
 Rules of this module:
 
-* Nothing is given up: librdkafka retries for ever what it may retry (``message.timeout.ms=0``), without writing it
-  twice. What it refuses is reported, and tried again by the book (`sansio.dead_letters`).
-* No topic is created. A broker with ``auto.create.topics.enable`` creates what a producer asks for, so a topic is
-  looked for first, with a client that creates nothing.
-* There is no producer before the first letter. One that has failed for good (a fatal error) is made again; what it had
-  not confirmed is written again by the next one, so it may be there twice.
+* No letter is given up: librdkafka retries for ever what it may retry (``message.timeout.ms=0``), without writing it
+  twice. Letters that it refuses are reported, and the book (`sansio.dead_letters`) has them tried again.
+* No topic is created. A broker with ``auto.create.topics.enable`` creates what a producer asks for, so a client that
+  creates nothing first checks that the topic exists.
+* There is no producer before the first letter. One that has failed for good (a fatal error) is replaced; letters that
+  it had not confirmed are written again by the next one, so they may be in the topic twice.
 
 *Thread*: any, one at a time.
 """
@@ -70,7 +70,7 @@ class Refusal(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What one step brought."""
+    """The result of one step."""
 
     acknowledged: list[int] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
@@ -83,8 +83,8 @@ class LetterWriter:
 
     Args:
         properties: librdkafka's connection settings.
-        leaders: Has the client that looks for topics.
-        group: Of this dispatcher; a header has it.
+        leaders: Has the client that checks whether topics exist.
+        group: Of this dispatcher, for a header.
         replica: Likewise.
     """
 

@@ -1,4 +1,4 @@
-"""The poller: the thread in which the group consumer lives, and the consumer that takes the place of a failed one."""
+"""The poller: the thread that runs the group consumer, and replaces a consumer that has failed."""
 
 import random
 from collections.abc import Callable

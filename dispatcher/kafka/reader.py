@@ -1,4 +1,4 @@
-"""A consumer without a group, which reads ranges of partitions. It commits nothing, and no call lacks a timeout."""
+"""A consumer without a group, which reads ranges of partitions. It commits nothing, and every call has a timeout."""
 
 import time
 from bisect import bisect_left
@@ -40,13 +40,13 @@ _OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE} 
 
 
 class Reader:
-    """A consumer that stands somewhere.
+    """A consumer with a position.
 
-    *Thread*: everything but `is_positioned_at` runs in a worker thread, one at a time.
+    *Thread*: everything except `is_positioned_at` runs in a worker thread, one at a time.
 
     Args:
         properties: librdkafka's connection settings.
-        batch_bytes: Records of one partition are cut into batches of about this size.
+        batch_bytes: Records of one partition are split into batches of about this size.
         bounds: Asks the leaders where logs begin and end; it leaves out those that do not answer.
     """
 

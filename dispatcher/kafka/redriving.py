@@ -1,7 +1,7 @@
 """Reads a dead-letter topic, and writes records back to their topics, each once, in transactions.
 
-A transaction holds some records and the commit that says that they were redriven, so a run that is killed at any moment
-and begun again redrives no letter twice. A second run at the same time ends the first one (Kafka fences it).
+A transaction contains some records and the commit that marks them as redriven, so a run that is killed at any moment
+and started again redrives no letter twice. A second run at the same time ends the first one (Kafka fences it).
 
 *Thread*: one, which blocks.
 """
@@ -28,7 +28,7 @@ BATCH_LETTERS = 500
 
 @dataclass(slots=True)
 class Report:
-    """What was done, or would be."""
+    """What a run did, or would do."""
 
     redriven: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Letters by the record's topic and reason."""
@@ -43,7 +43,7 @@ class Redriving:
 
     Args:
         properties: librdkafka's connection settings.
-        group: Its commits say what was redriven; its name is the producer's transactional id as well.
+        group: Its commits say what was redriven; its name is also the producer's transactional id.
         topic: The dead-letter topic.
         is_dry: Whether to write nothing.
     """

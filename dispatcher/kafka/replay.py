@@ -2,17 +2,17 @@
 
 Rules of this module:
 
-* Pull-based: a chunk is read when a subscriber asks for it, and it asks when its socket has taken the one before. So
+* Pull-based: a chunk is read when a subscriber asks for it, and it asks when its socket has taken the previous one. So
   the socket sets the pace, and a slow subscriber holds no more than one chunk.
 * A reader is held for one chunk, not for a whole replay, so a slow subscriber makes nobody wait. At most `concurrency`
   chunks are read at a time; clients in line take turns (`Turns`).
 * A reader that is asked to continue at its position has fetched the next records already.
-* Answers are by partition. One that gives nothing holds a reader for 50 ms while others are in line, and then rests
-  (`Unreadable`): whoever asks for it has no answer, at once, and its leader is asked in the background whether it
-  answers again. Readers are for partitions that are thought to be readable.
+* Answers are by partition. A partition that yields nothing occupies a reader for 50 ms while others are in line, and
+  then rests (`Unreadable`): requests for it get no answer for now, and return at once, while its leader is asked in the
+  background whether it answers again. Readers serve only partitions that are thought to be readable.
 * Look-ups need no reader.
-* Every consumer is made at the start. Where threads or address space are short librdkafka aborts the process, which
-  belongs in a start that fails, not in the first request for a replay.
+* Every consumer is created at start-up. If threads or address space are short, librdkafka aborts the process; that
+  should happen at start-up, not at the first request for a replay.
 """
 
 import math
@@ -72,8 +72,8 @@ class Replays:
 
     Args:
         properties: librdkafka's connection settings.
-        concurrency: Chunks that are read at a time, and readers.
-        batch_bytes: Records of one partition are cut into batches of about this size.
+        concurrency: Number of readers, and of chunks that are read at a time.
+        batch_bytes: Records of one partition are split into batches of about this size.
         decoder: Decodes the records of some topics; None where there are none.
     """
 

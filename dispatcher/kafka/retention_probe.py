@@ -23,7 +23,7 @@ _LIMITER = trio.CapacityLimiter(1)
 
 
 class RetentionProbe(NamedTuple):
-    """What was found out."""
+    """The result of one probe."""
 
     retentions: dict[str, Retention]
     """Of the topics that were described."""
@@ -34,7 +34,7 @@ class RetentionProbe(NamedTuple):
 class RetentionProber:
     """Asks about topics, with the client that looks offsets up.
 
-    *Thread*: any, one at a time; it blocks for `ANSWER_SECONDS` and a little, so not Trio's.
+    *Thread*: any, one at a time; it blocks for a little longer than `ANSWER_SECONDS`, so not Trio's.
 
     Args:
         leaders: Has the client.

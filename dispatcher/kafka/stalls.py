@@ -1,4 +1,4 @@
-"""Asks the leaders about partitions that stand still (`sansio.stalls` decides).
+"""Asks the leaders about partitions from which nothing arrives (`sansio.stalls` decides).
 
 *Thread*: the poller's only.
 """

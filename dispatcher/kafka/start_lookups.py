@@ -1,4 +1,4 @@
-"""What is asked of Kafka about where partitions start, and how its answers read.
+"""What Kafka is asked about where partitions start, and how its answers are read.
 
 Every answer is a future: of an `AdminClient`, or of `GroupOffsets`, which asks for what the group has committed.
 

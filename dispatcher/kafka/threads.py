@@ -1,6 +1,6 @@
 """Whether the operating system grants the threads that the Kafka clients need.
 
-librdkafka aborts the process, or hangs, where a thread cannot be made (2.16: ``failed to create broker thread``, with
+librdkafka aborts the process, or hangs, if a thread cannot be created (2.16: ``failed to create broker thread``, with
 `ulimit -u` or `ulimit -v`). Python raises, so Python tries it first.
 """
 

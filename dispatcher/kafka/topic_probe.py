@@ -1,10 +1,10 @@
-"""Asks the brokers how the topics are (`sansio.topic_health` judges).
+"""Asks the brokers about the health of the topics (`sansio.topic_health` judges).
 
-One request per kind and probe, whatever the number of topics. Nothing is ever created: a broker that creates topics by
-itself does so for metadata requests that allow it, and these do not.
+One request per kind and probe, whatever the number of topics. No topic is ever created: a broker that creates topics
+automatically does so only for metadata requests that allow it, and these do not.
 
 The group is not asked about: librdkafka 2.16 aborts the process (``rd_kafka_enq_once_del_source_return: Assertion
-`eonce->refcnt > 0'``) when a description of a group waits for a coordinator that is away.
+`eonce->refcnt > 0'``) when a request to describe a group waits for an unreachable coordinator.
 """
 
 import time
@@ -47,7 +47,7 @@ class Probe(NamedTuple):
 class TopicProber:
     """Asks about topics, with the client that looks offsets up.
 
-    *Thread*: any, one at a time; it blocks for `ANSWER_SECONDS` and a little, so not Trio's.
+    *Thread*: any, one at a time; it blocks for a little longer than `ANSWER_SECONDS`, so not Trio's.
 
     Args:
         leaders: Has the client.

@@ -10,8 +10,8 @@ import trio
 class Turns:
     """At most a number of turns at a time.
 
-    The owner whose last turn, or first request, is the longest ago comes next, with that one of its clients for which
-    this holds as well: an owner with a hundred clients in line delays another by one turn, not by a hundred.
+    Next is the owner whose last turn, or first request, was the longest ago, and among its clients the one for which
+    the same holds: an owner with a hundred clients in line delays another owner by one turn, not by a hundred.
 
     *Thread*: Trio's.
 

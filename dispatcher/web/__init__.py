@@ -1,1 +1,1 @@
-"""The faces: SSE, WebSocket, operations, and the server that carries them."""
+"""What clients and operators connect to: SSE, WebSocket, operations, and the server that carries them."""

@@ -1,7 +1,8 @@
-"""What a client with ``ack=client`` says: which records it is done with, and which it refuses.
+"""What a client with ``ack=client`` sends: which records it is done with, and which it refuses.
 
-Acknowledgements are cumulative, so those that are read in one step count as one. A client that says more than its
-budget allows is not cut off as others are: it is read at that pace, and what it says waits in its own kernel meanwhile.
+Acknowledgements are cumulative, so those that are read in one step count as one. A client that sends more than its
+budget allows is not cut off as others are: it is read at the budget's pace, and the rest waits in the client's own
+kernel meanwhile.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,7 @@ WIDE_STEP_BYTES = 64
 
 
 class Acknowledger(Protocol):
-    """The subscriber, as its client's words reach it."""
+    """The subscriber, as the client's messages reach it."""
 
     def acked(self, position: dict[TopicPartition, int]) -> None:
         """The client is done with every record up to these offsets."""
@@ -53,7 +54,7 @@ class AckInbound(Inbound):
 
     Args:
         now: In seconds, as for `on_client_data`.
-        on_message: Takes each whole message that is neither an acknowledgement nor a refusal, if somebody does.
+        on_message: Takes each whole message that is neither an acknowledgement nor a refusal; None: these are ignored.
         inflates: See `Inbound`.
     """
 

@@ -1,7 +1,7 @@
 """``/admin`` on the port for operators: who is connected, disconnecting them, and draining the replica.
 
-Nothing here is cheap for one who may not: the token is checked first (`admin_access`), and the request's origin before
-that (`origin_check`). Every change is one line in the log, with who asked for it.
+The request's origin is checked first (`origin_check`), then the token (`admin_access`), before any work is done. Every
+change writes one line to the log that names whoever asked for it.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ MAX_NUMBER = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """What administrators see and change, and who is one."""
+    """What administrators see and change, and the check of who is an administrator."""
 
     streams: Streams
     access: AdminAccess

@@ -1,4 +1,4 @@
-"""Who may administer a replica: the bearer of the token in `admin_token_file`, or of one with a grant for it."""
+"""Who may administer a replica: whoever has the token in `admin_token_file`, or a token with a grant for it."""
 
 import hmac
 from hashlib import sha256

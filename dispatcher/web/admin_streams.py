@@ -1,6 +1,6 @@
 """The open streams of a replica as administrators list and end them (`admin` has the routes).
 
-What is asked for and answered is JSON, so that the parent of several workers can ask each of them (`workers.admin`).
+Questions and answers are JSON, so that the parent of several workers can ask each of them (`workers.admin`).
 
 *Thread*: Trio's.
 """
@@ -32,7 +32,7 @@ Answer = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which streams are meant: the same name again is OR, different names are AND."""
+    """Which streams are selected: values of one name are alternatives, different names must all match."""
 
     subject: frozenset[str] = frozenset()
     topic: frozenset[str] = frozenset()

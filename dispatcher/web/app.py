@@ -38,10 +38,10 @@ LAST_MESSAGE_SECONDS = 5.0
 
 
 class HTTPConnection(TrioASGIHTTPConnection):
-    """quart-trio's connection, whose last message is not cut.
+    """quart-trio's connection, whose last message is not cancelled.
 
-    Hypercorn tells the app ``http.disconnect`` while it handles the last message, quart-trio cancels itself on
-    it, and the connection is never closed or used again (0 of 16 were; with the shield 16 of 16).
+    Hypercorn sends the app ``http.disconnect`` while it handles the last message, on which quart-trio cancels itself,
+    so the connection is never closed or used again (0 of 16 were; with the shield 16 of 16).
     """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -70,7 +70,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
 
 class WebsocketConnection(TrioASGIWebsocketConnection):
-    """quart-trio's connection, without channel, nursery and a task that listens where nothing follows a handshake."""
+    """quart-trio's connection, without channel, nursery and listening task if nothing follows a handshake."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer one handshake."""

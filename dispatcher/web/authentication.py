@@ -1,10 +1,10 @@
-"""Asks every request for a stream who makes it, and what it may read: docs/security.md has the rules.
+"""Finds out for every request for a stream who makes it, and what it may read: docs/security.md has the rules.
 
 Rules of this module:
 
-* It comes after `origin_check` and before anything is done for a request.
-* What was found right is remembered until the token ends, by the token's hash: a signature is checked once per token,
-  not once per connection. What was found wrong is not: a client could fill the memory with it.
+* It runs after `origin_check` and before anything is done for a request.
+* Valid tokens are remembered by their hash until they expire: a signature is checked once per token, not once per
+  connection. Invalid ones are not: a client could fill the memory with them.
 * Everything about streams that are open is in `sessions`.
 """
 
@@ -49,7 +49,7 @@ WAYS = "Authorization: Bearer, the cookie, or the subprotocol"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A token that was found right, and what it allows."""
+    """A valid token, and what it allows."""
 
     valid: Valid
     principal: Principal
@@ -57,7 +57,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request, with a token that is right, or was until it ended."""
+    """Who makes a request, with a token that is valid, or was until it expired."""
 
     verdict: Verdict
     has_expired: bool
@@ -94,7 +94,7 @@ class Authentication:
     """Checks tokens, and watches over the streams that they opened.
 
     Args:
-        settings: Which tokens are taken, and what they allow.
+        settings: Which tokens are accepted, and what they allow.
         keyring: The issuer's keys.
         read_settings: Reads the settings again, for `reload`; None: they stay as they are.
     """

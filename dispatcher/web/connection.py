@@ -1,8 +1,8 @@
 """One TCP connection: requests through Hypercorn, then perhaps a stream, then the end.
 
-Hypercorn (`http11`) serves requests until one is answered with a stream. From that response's head on Hypercorn is
-gone, the stream owns the connection and reads the client's bytes itself (`streams`), and the connection ends with it.
-Everything that goes out passes through one outlet (`writer`).
+Hypercorn (`http11`) serves requests until one is answered with a stream. Once the head of that response is written,
+Hypercorn is gone: the stream owns the connection and reads the client's bytes itself (`streams`), and the connection
+ends with the stream. Everything that goes out passes through one outlet (`writer`).
 
 What this does that Hypercorn's own shell (``hypercorn.trio.tcp_server``, 0.18) does not:
 
@@ -52,15 +52,15 @@ PassBy = Callable[[], Awaitable[None]]
 class Connection:
     """Serves one connection until either side ends it.
 
-    Apps get it as ``scope["state"]["connection"]``. *Thread*: Trio's.
+    Apps find it in ``scope["state"]["connection"]``. *Thread*: Trio's.
 
     Args:
         app: The ASGI app, wrapped for Hypercorn.
         config: Hypercorn's configuration.
         context: Shared by all connections.
         peer: The socket; owned from now on.
-        client: The other end, or what a PROXY header named in its place.
-        place: Told whether the connection waits for a request.
+        client: The other end, or the client that a PROXY header named instead.
+        place: Notified when the connection begins or stops waiting for a request.
         pass_by: Waits until a request may begin.
         nursery: Where the app runs while a request's body is read; outlives the connection.
         request_timeout_seconds: How long a request's head may take.

@@ -1,7 +1,7 @@
 """Where a request may carry its token: data in, token out.
 
-A token comes in one of four ways, and in one only (RFC 6750, section 2): with two there would be two answers to who
-asks, and a proxy or a page could hide one behind the other.
+A request carries its token in exactly one of four ways (RFC 6750, section 2): two tokens could name two different
+callers, and a proxy or a page could hide one behind the other.
 """
 
 import binascii

@@ -35,7 +35,7 @@ HEADERS = {
 
 
 class Silence:
-    """A client's side of server-sent events: after its request it has nothing to say (`streams.Dialogue`).
+    """A client's side of server-sent events: after its request it must send nothing (`streams.Dialogue`).
 
     Args:
         chunked: Whether the response is in chunks, as it is from HTTP/1.1 on.
@@ -66,7 +66,7 @@ class Silence:
 
 
 class _Opening(ResponseBody):
-    """The first bytes of a body whose length nobody knows."""
+    """The first bytes of a body of unknown length."""
 
     def __init__(self, *parts: bytes) -> None:
         self._parts = iter(parts)

@@ -5,7 +5,7 @@ response turns out to be a stream, `Connection` continues without it. What this 
 
 * HTTP/2 is refused, by prior knowledge and by ``Upgrade: h2c``: Hypercorn buffers it without a bound.
 * Hypercorn does not see that a client offers permessage-deflate: its own costs 107 KiB per connection and twice the
-  CPU. The app does (`Connection.extensions`), and has one that compresses once for all connections.
+  CPU. The app sees it (`Connection.extensions`), and has an extension that compresses once for all connections.
 * Errors have a body that a person can read.
 * Request targets reach the app in one form, and versions are 1.0 or 1.1: Quart fails on some of the others, and
   Hypercorn answers a handshake in HTTP/1.2 as if it were one in HTTP/2.
@@ -34,7 +34,7 @@ _ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 
 
 class Http11(H11Protocol):
-    """Hypercorn's HTTP/1.1 protocol without its doors to HTTP/2 and to permessage-deflate."""
+    """Hypercorn's HTTP/1.1 protocol without its ways into HTTP/2 and permessage-deflate."""
 
     _status = 0
     """Of the last response head that went out."""

@@ -1,7 +1,7 @@
-"""What a WebSocket client says: nothing is asked of it, so all that counts is how it says it.
+"""What a WebSocket client sends: it need not send anything, so only the form of its messages matters.
 
-Frames are read by wsproto, a step at a time, and let go at once: of a message only its length is kept. A client that
-says too much in too short a time, or breaks RFC 6455, gets the close code that fits (docs/protocol.md).
+wsproto reads frames, a step at a time, and they are dropped at once: only the length of a message is kept. A client
+that sends too much in too short a time, or violates RFC 6455, gets the matching close code (docs/protocol.md).
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ SHORTEST_FRAME_BYTES = 6
 
 
 class Budget:
-    """A token bucket: what may be said at once, and how fast more may follow.
+    """A token bucket: how much may be sent at once, and how fast more may follow.
 
     Args:
         amount: What it holds when full.
@@ -64,7 +64,7 @@ class Inbound:
 
     Args:
         now: In seconds, as for `on_client_data`.
-        on_message: Takes each whole text message; None where none means anything, and none is kept.
+        on_message: Takes each whole text message; None: messages mean nothing, and are not kept.
         inflates: Whether messages may be compressed: permessage-deflate was negotiated.
     """
 

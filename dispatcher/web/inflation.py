@@ -1,6 +1,7 @@
 """Compressed messages of WebSocket clients, inflated up to a bound: wsproto's own extension has none.
 
-A kilobyte of zeros can stand for a megabyte, so what a message becomes is bounded, and not only what it is.
+A kilobyte can inflate to a megabyte of zeros, so the size of an inflated message is bounded, not only that of what
+arrives.
 """
 
 import zlib

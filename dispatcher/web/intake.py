@@ -1,12 +1,13 @@
-"""Which connections are taken: at most a number, shared out fairly, and idle ones make room for new ones.
+"""Which connections are accepted: at most a fixed number, shared fairly, where idle ones make room for new ones.
 
 Rules of this module:
 
-* A connection counts from the moment it was accepted: held TLS handshakes and silent ones do, too.
-* When all places are taken, the new connection takes that of an idle one: of the holder with the most idle connections
-  the one that has been idle for the longest time. So idle connections lock nobody out, a health check least of all.
-* Where nothing is idle, a new connection is closed at once. One holder alone never has the last tenth (`Quota`): there
-  its new connection takes the place of an idle one of its own, or of a holder that has more than it.
+* A connection counts from the moment it is accepted, also while it is silent or stuck in a TLS handshake.
+* When all places are taken, the new connection takes the place of an idle one: the one that has been idle longest,
+  among those of the holder with the most idle connections. So idle connections lock nobody out, least of all a health
+  check.
+* If no connection is idle, a new one is closed at once. A single holder never gets the last tenth (`Quota`): there its
+  new connection takes the place of one of its own idle connections, or of a holder that has more.
 """
 
 from collections.abc import Hashable

@@ -1,4 +1,4 @@
-"""What one client may have of this replica: streams, new streams per second, replays. Counted by address and subject.
+"""What one client may use of this replica: streams, new streams per second, replays. Counted by address and subject.
 
 The address is the client's, also behind trusted proxies (`proxies`); of IPv6 its /64 network is counted. The subject is
 that of its token, None without one. Over a limit a client gets 4429 (docs/protocol.md).
@@ -44,10 +44,10 @@ class LimitsStatistics:
 
 
 class Admission:
-    """A stream that was let in, until `release`.
+    """A stream that was admitted, until `release`.
 
     Args:
-        owner: Whose it is: owners take turns where streams have to be read from Kafka.
+        owner: Whose it is: owners take turns when records have to be read from Kafka.
         quotas: Where it is counted, each with its holder.
     """
 
@@ -71,7 +71,7 @@ class Admission:
 
 
 class Limits:
-    """Lets streams in.
+    """Admits streams.
 
     *Thread*: Trio's.
 
@@ -144,13 +144,13 @@ class Limits:
 
 
 class Entrance:
-    """Where requests for streams are let in, by whose they are.
+    """Admits requests for streams, by whose they are.
 
     Args:
-        limits: What each may have.
+        limits: What each client may use.
         proxies: Identifies the client of a connection.
         visits: Where streams are listed.
-        is_draining: Whether nobody is let in.
+        is_draining: Whether no stream is admitted.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Whether a peer makes progress, judged by what its kernel acknowledges.
 
-The kernel makes room in a socket in large steps, so a reader of a few kB/s lets a writer wait for a minute although it
-reads all the time.
+The kernel makes room in a socket in large steps, so a reader of a few kB/s can make a writer wait for a minute although
+it reads all the time.
 """
 
 import os
@@ -59,7 +59,7 @@ class Liveness:
 
     Args:
         sock: The socket.
-        stall_timeout_seconds: How long nothing may be acknowledged while something waits to be.
+        stall_timeout_seconds: How long the peer may acknowledge nothing while bytes wait for it.
     """
 
     __slots__ = ("_acknowledged_bytes", "_fine_bytes", "_slow", "_socket", "stall_timeout_seconds")

@@ -24,7 +24,7 @@ LOG_SECONDS = 10.0
 
 
 class _Refusals:
-    """Logs refusals at a bounded rate: browsers show pages no reason."""
+    """Logs refusals at a bounded rate, because browsers hide the reason from pages."""
 
     def __init__(self) -> None:
         self._next_at = 0.0

@@ -4,11 +4,11 @@ Rules of this module:
 
 * A browser opens streams for any page that a person visits, and a stream consumes records. So a request that a page of
   another origin has made is refused, before any upgrade, stream or dispatch, unless `allowed_origins` has that origin.
-* A name that somebody else points at this machine (DNS rebinding) makes their page one of the same origin. So the
-  ``Host`` is checked, too, and first.
-* What is not a browser sends neither ``Origin`` nor ``Sec-Fetch-Site``, and notices nothing.
-* All is refused that is not known to be harmless: only the paths in `FREE` are open to every page, and only with GET.
-* A refusal says both sides of the comparison, and the setting that decides it.
+* A name that somebody else points at this machine (DNS rebinding) gives their page the same origin. So the ``Host`` is
+  checked, too, and first.
+* Clients other than browsers send neither ``Origin`` nor ``Sec-Fetch-Site``, and are not affected.
+* Whatever is not known to be harmless is refused: only the paths in `FREE` are open to every page, and only with GET.
+* A refusal names both sides of the comparison, and the setting that decides it.
 """
 
 from collections.abc import Mapping

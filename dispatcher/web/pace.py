@@ -1,8 +1,9 @@
-"""The pace at which requests begin: a few in each turn of the loop, and clients take turns.
+"""The pace at which requests begin: a few in each turn of the event loop, and clients take turns.
 
-A request costs a millisecond or more until its stream lives, and the loop runs whatever is ready before it comes back
-to the records. So a thousand requests that came in one moment would hold every subscriber for a second. Here they wait
-in line, by address: a flood from one address waits for itself, and another client's request begins in the next turn.
+A request costs a millisecond or more until its stream is open, and the loop runs everything that is ready before it
+returns to the records. So a thousand requests that arrive at the same moment would delay every subscriber by a second.
+Here they wait in line, by address: a flood from one address delays only itself, and another client's request begins in
+the next turn.
 """
 
 from collections import deque
@@ -17,7 +18,7 @@ PER_TURN = 2
 class Pace:
     """Lets requests begin.
 
-    *Thread*: Trio's. `run` has to run, or nobody passes.
+    *Thread*: Trio's. `run` has to run, or no request begins.
     """
 
     def __init__(self) -> None:

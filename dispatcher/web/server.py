@@ -1,4 +1,4 @@
-"""The listening sockets of one port, and the connections that came through them."""
+"""The listening sockets of one port, and the connections that they accepted."""
 
 import logging
 import socket
@@ -44,7 +44,7 @@ class ServerStatistics:
 
 
 class HypercornConfig(Config):
-    """Hypercorn's configuration, which writes the date of responses once per second and not once per response."""
+    """Hypercorn's configuration, which formats the date of responses once per second, not once per response."""
 
     _dated_at = 0
     _dated: Sequence[tuple[bytes, bytes]] = ()
@@ -63,9 +63,9 @@ class Server:
     Args:
         app: The ASGI app.
         settings: Addresses, TLS, proxies, limits and timeouts.
-        subscribers: How many there are; none may be left without a connection.
+        subscribers: How many there are; none may remain without a connection.
         sockets: Where to listen, if a parent process has opened them; else `bind` says where.
-        for_operators: Whether this is the port of `operations_bind`: plain HTTP, and nothing in front of it.
+        for_operators: Whether this is the port of `operations_bind`: plain HTTP, without a proxy in front.
 
     Raises:
         SettingsError: the certificate or its key cannot be used.

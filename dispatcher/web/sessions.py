@@ -1,6 +1,6 @@
-"""Streams that were opened with a token: warned before it ends, renewed, and ended with it.
+"""Streams that were opened with a token: they are warned before it expires, can be renewed, and end with it.
 
-One task looks after all of them, by the second in which something is due: a stream costs no task and no timer of its
+One task looks after all of them, by the second in which something is due, so a stream needs no task or timer of its
 own.
 """
 
@@ -42,7 +42,7 @@ class Session:
         action: What the stream does.
         topics: What it reads.
         grant: Which records of these it may have; None: all.
-        can_renew: Whether the client can be told that the token ends, and send another one: over a WebSocket.
+        can_renew: Whether the client can be warned that the token expires, and send another one: over a WebSocket.
     """
 
     __slots__ = (

@@ -1,9 +1,9 @@
 """Streams that outlive the request that began them.
 
 A handler checks a request, subscribes, and leaves the stream with its connection (`Connection.stream`). Quart answers
-the request with the head of the stream, and is done; so is Hypercorn (`Connection.begin_stream`). What was made for the
-request is let go, which is more than half of what an idle subscriber would cost. Then the stream has the connection to
-itself: one task writes what the hub offers, another one reads what the client sends, until either side ends it.
+the request with the head of the stream, and is done; so is Hypercorn (`Connection.begin_stream`). The memory that the
+request needed, more than half of what an idle subscriber would cost, is freed. Then the stream has the connection to
+itself: one task writes what the hub offers, another reads what the client sends, until either side ends it.
 """
 
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class Farewell(Exception):  # noqa: N818 - no error: a client may leave
     Args:
         code: The close code to end with; None where the client named none.
         reason: The close reason to end with.
-        goodbye: What to send to the client before that; None: it has left by itself.
+        goodbye: What to send to the client before that; None: the client has left.
     """
 
     def __init__(self, code: int | None, reason: str, goodbye: Goodbye | None) -> None:
@@ -115,18 +115,18 @@ class Dialogue(Protocol):
 
 
 class SubscriberStream:
-    """One subscriber, subscribed from the beginning, and the connection that it has to itself.
+    """One subscriber, already registered, and the connection that it has to itself.
 
     Args:
         hub: Where to subscribe.
         feed: What to subscribe to.
         query: Where to begin.
         connection: Where to read and write.
-        dialogue: How the protocol goes.
-        admission: Counts the stream; released when it ends, and here if there can be none.
-        silence_seconds: The client has to say something at least this often; None where it has nothing to say.
+        dialogue: What differs between the protocols.
+        admission: Counts the stream; released when the stream ends, and here if it cannot begin.
+        silence_seconds: The client has to send something at least this often; None: it need not send anything.
         session: The token that the stream is opened with, if one was needed.
-        window: What may be sent before the client acknowledges it; None: it need not.
+        window: What may be sent before the client acknowledges it; None: it need not acknowledge.
 
     Raises:
         UnavailableError: the replica accepts no more subscribers.

@@ -1,10 +1,10 @@
-"""How a request reaches the app: at once in the connection's own task where it can, else in a task beside it.
+"""How a request reaches the app: in the connection's own task if possible, otherwise in a separate task.
 
-A request that is whole when its head has been parsed, which is to say every ``GET`` without a body and every
-WebSocket handshake, is answered by the task that read it. Nothing is read from the client meanwhile: what else it sends
-waits in the kernel, and a client that leaves is noticed after the answer. Requests with a body, and all over TLS (where
-nobody can look whether the client has left without taking its bytes), are read while they are answered, in a task
-that the server's nursery runs.
+A request that is complete once its head has been parsed (every ``GET`` without a body, and every WebSocket handshake)
+is answered by the task that read it. Nothing is read from the client meanwhile: whatever else it sends waits in the
+kernel, and a client that leaves is noticed after the answer. Requests with a body, and all requests over TLS (where it
+is impossible to see that the client has left without reading its bytes), are read while they are answered, in a task in
+the server's nursery.
 """
 
 from collections.abc import Awaitable, Callable
@@ -117,7 +117,7 @@ class Tasks:
 
 
 class _WholeRequest:
-    """A request that is answered in the connection's own task, when Hypercorn has it whole.
+    """A request that is answered in the connection's own task once Hypercorn has received all of it.
 
     Args:
         tasks: Serve it.

@@ -1,9 +1,9 @@
 """Open streams as operators see them: whose they are, from where, since when, and how each of them ended.
 
-A stream is a visit from the moment it has its subscriber. Its end is one line in the log, the access log, at most
-`LINES_PER_SECOND` a second, and of the short streams of one address `SHORT_LINES`, then one every two seconds: a client
-that opens and closes streams as fast as it can would fill the log. What is left out is counted, and reported in one
-line of its own.
+A stream is a visit from the moment it has its subscriber. Its end writes one line to the access log: at most
+`LINES_PER_SECOND`, and for short streams of one address at most `SHORT_LINES`, then one every two seconds, because a
+client that opens and closes streams as fast as it can would fill the log. Lines left out are counted, and reported in a
+separate line.
 
 *Thread*: Trio's.
 """
@@ -84,7 +84,7 @@ class Visit:
         visitor: Whose it is.
         query: What was asked for.
         subscriber: What is sent on it.
-        liveness: What the client's kernel has acknowledged.
+        liveness: Knows what the client's kernel has acknowledged.
     """
 
     __slots__ = ("_began_at", "_began_bytes", "_liveness", "_visits", "began", "query", "subscriber", "visitor")

@@ -1,7 +1,7 @@
 """``GET /ws``: WebSocket (RFC 6455), subprotocol ``dispatcher.v1.json``.
 
-The handshake goes through Quart and Hypercorn. From then on the connection belongs to the stream (`streams`), and what
-the client says is read here (`inbound`).
+The handshake goes through Quart and Hypercorn. From then on the connection belongs to the stream (`streams`), and
+`inbound` reads what the client sends.
 """
 
 import trio

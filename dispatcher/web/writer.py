@@ -1,12 +1,12 @@
 """The one outlet of a connection: every byte that goes out on its socket passes through here.
 
-Response heads, records, answers to pings and closes take the same way, so whatever a socket took in part is finished
-before anything else is sent: no byte can come between the two halves of a chunk or a frame.
+Response heads, records, answers to pings and closes take the same route, so whatever a socket took in part is finished
+before anything else is sent: no byte can get between the two halves of a chunk or a frame.
 
 Rules:
 
-* Bytes that were accepted and not sent yet (`_unsent`) go first, whoever sends next.
-* `try_send` and `reply` never wait. `send_all` does, and takes with it what they left.
+* Bytes that were accepted but not sent yet (`_unsent`) are sent first, whoever sends next.
+* `try_send` and `reply` never wait. `send_all` does, and also sends what they left over.
 * After a stream's last bytes (`end`) and after `abort` nothing is accepted.
 """
 

@@ -1,10 +1,10 @@
 """``/admin`` over all workers: the parent asks each of them, and gives one answer.
 
-A subscriber's number is its worker's own. Here the worker's number is put before it: 2000000000017 is subscriber 17 of
-worker 2, as lines of the log name it. A worker that does not answer in time is named in ``unanswered``.
+Each worker numbers its own subscribers. Here the worker's number is put first: 2000000000017 is subscriber 17 of worker
+2, as the log names it. A worker that does not answer in time is named in ``unanswered``.
 
-An order to drain is for processes that start later, too. So each order has a number, workers show which one they have
-carried out last, and whoever shows another one is given it again.
+An order to drain also applies to processes that start later. So each order has a number, each worker shows which one it
+carried out last, and a worker that shows a different number is given the order again.
 
 *Thread*: Trio's.
 """
@@ -29,7 +29,7 @@ NUMBERS = 10**12
 
 
 class WorkersStreams:
-    """The streams of all workers (`web.admin_streams.Streams`); `run` does what is ordered.
+    """The streams of all workers (`web.admin_streams.Streams`); `run` carries out the orders.
 
     Args:
         members: The workers, whose names are their numbers from 1.

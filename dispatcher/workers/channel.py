@@ -1,6 +1,7 @@
-"""What the parent and a worker say to each other, over a pair of connected sockets.
+"""What the parent and a worker send each other, over a pair of connected sockets.
 
-A message is a JSON object on one line. With the member ``bytes`` that many bytes follow it, such as a page of metrics.
+A message is a JSON object on one line. If it has the member ``bytes``, that many bytes follow it, such as a page of
+metrics.
 """
 
 import socket

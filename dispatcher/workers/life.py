@@ -1,4 +1,4 @@
-"""One process of a worker as the parent sees it: what it has shown, and the questions that it has not answered yet."""
+"""One process of a worker as the parent sees it: what it has reported, and which questions are still open."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ LOOK_SECONDS = 0.5
 
 @dataclass(slots=True)
 class Life:
-    """What one process has shown. *Thread*: Trio's."""
+    """What one process has reported. *Thread*: Trio's."""
 
     process: trio.Process
     channel: Channel

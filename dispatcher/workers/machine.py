@@ -1,6 +1,7 @@
 """What the operating system grants this process: cores by affinity and cgroup quota, memory by the cgroup.
 
-Versions 1 and 2 of cgroups; a limit of any group above this one counts (cgroups(7), ``cpu.max``, ``memory.max``).
+It reads cgroups of versions 1 and 2; a limit of any group above this one counts (cgroups(7), ``cpu.max``,
+``memory.max``).
 """
 
 import os

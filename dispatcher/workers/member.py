@@ -1,4 +1,4 @@
-"""One worker as the parent sees it: its process, its sockets, what it has shown, and when it is started again."""
+"""One worker as the parent sees it: its process, its sockets, what it has reported, and when it is started again."""
 
 import os
 import signal

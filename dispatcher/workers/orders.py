@@ -1,7 +1,7 @@
-"""What a worker is given at its start, over its standard input, and how that stays a leash.
+"""What a worker is given at its start, over its standard input, which then ties it to its parent.
 
-The parent holds the other end for as long as it lives, however it ends. So its end means that the parent is gone, and
-the worker stops as on SIGTERM. ``PR_SET_PDEATHSIG`` would also fire when the thread that started it ends.
+The parent holds the other end for as long as it lives. So when the input ends, the parent is gone, however it ended,
+and the worker stops as on SIGTERM. ``PR_SET_PDEATHSIG`` would also fire when the thread that started it ends.
 """
 
 import base64

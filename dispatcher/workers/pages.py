@@ -1,6 +1,6 @@
 """The parent's answers for all workers: ``/status``, ``/metrics``, and what ``/readyz`` says.
 
-A worker that does not answer is left out and named: nobody waits for it.
+A worker that does not answer is left out, and named, so that nobody waits for it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -174,7 +174,7 @@ def _render_metrics(
 
 
 class _Merged(Collector):
-    """The metrics of several processes, those of one name together, as the format wants them.
+    """The metrics of several processes, grouped by name, as the format requires.
 
     Args:
         form: The format of the texts.

@@ -4,14 +4,14 @@
 
     run_workers()
       root nursery             a crash of our own code ends the parent, and with it every worker
-      ├─ Member.run            one for each worker: starts its process, hears it, starts it again
+      ├─ Member.run            one for each worker: starts its process, listens to it, restarts it
       ├─ Server.serve          `operations_bind`: the answers of all workers in one
-      ├─ WorkersStreams.run    what administrators order is carried out by processes that start later, too
+      ├─ WorkersStreams.run    passes administrators' orders also to processes that start later
       ├─ Authentication.run    with `[auth]`: keys for the tokens of administrators
       └─ signals               SIGTERM and SIGINT stop, SIGHUP and SIGUSR1 are passed on
 
-A worker is a whole replica, with its own consumer. What belongs to all of them is the port, whose sockets the parent
-keeps (`sockets`), and the end: nothing here outlives the parent (`orders`).
+A worker is a whole replica, with its own consumer. All workers share the port, whose sockets the parent keeps
+(`sockets`), and their end: nothing outlives the parent (`orders`).
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What is decided about workers: how many, with which settings, how much memory, when one is started again.
+"""Decisions about workers: how many, with which settings, how much memory, when one is started again.
 
 Pure: no I/O, no clock; `workers.machine` reads the machine, `workers.parent` acts.
 """
@@ -140,13 +140,13 @@ class Restarts:
 
 
 class Silence:
-    """How long a worker's loop has been silent, counted in looks of the parent.
+    """How long a worker's event loop has been silent, counted in the parent's checks.
 
-    Not in time of a clock: after a machine was suspended, or the parent alone was stopped, every worker would seem to
+    A clock would not do: after the machine was suspended, or only the parent was stopped, every worker would seem to
     have been silent for all of that time.
 
     Args:
-        look_seconds: The time between two looks.
+        look_seconds: The time between two checks.
     """
 
     def __init__(self, look_seconds: float) -> None:

@@ -1,8 +1,8 @@
 """The listening sockets of several workers on one port: the kernel spreads connections over them (``SO_REUSEPORT``).
 
 The parent opens them and keeps them bound for as long as it lives, so a worker that starts again finds the port as it
-was. ``shutdown`` ends the listening of a socket in all processes that have it, also where the worker hangs: the kernel
-then gives new connections to the others. ``listen`` begins it again (socket(7), tcp(7); tried on Linux 6.18).
+was. ``shutdown`` stops a socket from listening in all processes that have it, even if the worker hangs: the kernel then
+gives new connections to the other workers. ``listen`` starts it again (socket(7), tcp(7); tried on Linux 6.18).
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""A worker's side: the replica runs as ever, shows the parent that its loop runs, and answers what the parent asks."""
+"""A worker's side: it runs a replica, shows the parent that its event loop runs, and answers the parent's questions."""
 
 import faulthandler
 import os
@@ -30,7 +30,7 @@ HEARTBEAT_SECONDS = 0.5
 class Leash:
     """Ends this process when the one that started it is gone.
 
-    *Thread*: one of its own, so that a loop that hangs holds nothing up.
+    *Thread*: one of its own, so that it works even if the event loop hangs.
 
     Args:
         lines: What the parent still sends over standard input; ends with the parent.

@@ -1,7 +1,7 @@
-"""The live page at ``/``, and ``/client.js``, which it uses: files that are served as they lie here.
+"""The live page at ``/``, and ``/client.js``, which it uses: the files in this folder, served unchanged.
 
-Browsers ask each time whether a file has changed (``no-cache``), so a page and its scripts are always of one version,
-and are answered with 304 when it has not.
+Browsers ask each time whether a file has changed (``no-cache``), and are answered with 304 when it has not, so a page
+and its scripts are always of the same version.
 """
 
 from collections.abc import Callable, Mapping
