@@ -5,6 +5,8 @@ Rules of this module:
 * A topic has as many partitions as any answer has said: a broker that lags says fewer.
 * One that does not exist, or may not be seen, has none: readers of several topics would wait for it otherwise.
 * A partition is new if its topic was read before it was there; such a one is read from its start.
+* A topic that is followed is not created by being away for a moment: a broker that lags may not know it. If it was
+  recreated, the follower finds its logs shorter than they were.
 """
 
 from collections.abc import Collection, Mapping
@@ -41,7 +43,7 @@ class TopicCounts:
         for topic in broken.keys() - found.keys():
             if broken[topic] in _UNSEEN:
                 self._counts[topic] = 0
-            if broken[topic] in _ABSENT and topic in whole:
+            if broken[topic] in _ABSENT and topic in whole - followed:
                 self._begun_with[topic] = 0
         # Only readers that waited for a topic have to be sent all of it: for later ones its log may be long.
         created = {topic for topic, begun_with in self._begun_with.items() if not begun_with}

@@ -57,6 +57,16 @@ def test_a_topic_that_was_created_is_not_new_to_those_who_come_later() -> None:
     assert not is_new(counts, 0)
 
 
+def test_a_topic_that_a_broker_does_not_know_for_a_moment_is_not_new() -> None:
+    """It is followed, and what begins to be followed later would be read from the start of a log that may be long."""
+    counts = TopicCounts()
+    counts.counted({"a": 6}, {}, A, NOBODY)
+    assert not is_new(counts, 0)
+    counts.counted({}, {"a": "deleted"}, A, A)
+    counts.counted({"a": 7}, {}, A, A)
+    assert (is_new(counts, 5), is_new(counts, 6)) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("reason", "whole", "new"),
     [("deleted", A, True), ("missing", A, True), ("missing", NOBODY, False), ("unauthorized", A, False)],
