@@ -70,9 +70,7 @@ class History:
         self.logs = {TopicPartition(topic, n): Log() for topic in topics for n in range(self._random.randint(1, 4))}
         self.is_over = False
         self.wrong: list[str] = []
-        """What was wrong with the ids that the client came with."""
-        self.unread: list[str] = []
-        """What they lacked of what connections said that ended as they should: wrong, if the client read all of it."""
+        """What was wrong with the ids that the client came with, or what they lacked of what it was sent."""
         self._position: Position = {}
         self._recreated: set[TopicPartition] = set()
         """Whose logs were made again, as a gap has said."""
@@ -105,7 +103,7 @@ class History:
         """A client forgets no partition, and goes back only in a log that was made again."""
         for partition, offset in self._told.items():
             if position.get(partition, -2) < offset:
-                self.unread.append(f"the server said {partition}={offset} and came with {position.get(partition)}")
+                self.wrong.append(f"the server said {partition}={offset} and came with {position.get(partition)}")
         for partition, offset in self._position.items():
             if partition not in position:
                 self.wrong.append(f"it forgot {partition}={offset}")

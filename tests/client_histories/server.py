@@ -7,6 +7,9 @@ from dispatcher.sansio.position import parse_position
 from tests.client_cases.server import CaseServer, Run, serving
 from tests.client_histories.history import History
 
+PATIENT_SECONDS = 3600.0
+"""Clients wait this long for an answer, and between heartbeats: a machine that stands still loses no connection."""
+
 
 class HistoryServer(CaseServer):
     """All runs of all histories, on one port."""
@@ -25,7 +28,8 @@ class HistoryServer(CaseServer):
         history = self.histories.setdefault((name, word), History(int(name)))
         connection = history.connect(parse_position(last_event_id) if last_event_id else {})
         cut = "" if connection.cut_after is None else f"-cut{connection.cut_after}"
-        return {"connections": [{"steps": connection.steps}]}, Run(), word + cut
+        case = {"heartbeat_seconds": PATIENT_SECONDS, "connections": [{"steps": connection.steps}]}
+        return case, Run(), word + cut
 
 
 def history_server() -> AbstractAsyncContextManager[HistoryServer]:
