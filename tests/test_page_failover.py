@@ -216,8 +216,8 @@ async def test_a_rebalance_costs_no_record(kafka: Kafka, replicas: Callable[...,
         await stage.all_is_shown()
         assert "reconnecting" not in await stage.page.run("window.states")
         marks = "[...document.querySelectorAll('#events [data-kind=rebalance]')].map((item) => item.innerText).join()"
-        assert "1 revoked" in await stage.page.run(marks)
-        assert f"has {PARTITIONS} now" in await stage.page.run(marks)
+        for words in ("1 revoked", f"has {PARTITIONS} now"):
+            await stage.page.until(f"{marks}.includes('{words}')")
 
 
 async def test_a_reload_goes_on_at_another_replica(kafka: Kafka, replicas: Callable[..., Replica]) -> None:

@@ -9,6 +9,7 @@ from itertools import islice
 
 from dispatcher.client.events import Gap, Record, partition_of
 from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.compact_position import MAX_PARTITIONS
 from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
 
@@ -80,11 +81,17 @@ class ResumePosition:
         With more partitions than a server would take back, those that moved last stay; the others begin where a new
         subscriber's do.
         """
-        position = dict(self._offsets)
-        while position and not (text := shortest_position(position)):
-            for partition in list(position)[: max(1, len(position) // 16)]:
-                del position[partition]
-        return text if position else ""
+        if not self._offsets:
+            return ""
+        pairs = list(self._offsets.items())
+        most = min(len(pairs), MAX_PARTITIONS)
+        text, fits, step = shortest_position(dict(pairs[-most:])), 0, most // 2
+        # Spelling takes as long as the position is: it is halved until it fits, and then made longer while that fits.
+        while not text or (fits and step > fits // 16):
+            if longer := shortest_position(dict(pairs[-fits - step :])):
+                text, fits = longer, fits + step
+            step //= 2
+        return text
 
     def _take_id(self, record: Record, own: str) -> None:
         """Take the other partitions of a record's id, which names the record first."""

@@ -30,6 +30,9 @@ from dispatcher.errors import MalformedPositionError
 
 log = logging.getLogger("dispatcher.client")
 
+BUSY_SECONDS = 0.005
+"""Of work in a row, after which other tasks have their turns."""
+
 Event = Record | Gap | State
 _Item = Record | Gap | State | Heartbeat
 
@@ -185,6 +188,7 @@ class Subscription:
                     self._taken.gap(item)
                 elif isinstance(item, Heartbeat):
                     self._taken.move_to(item.id)
+                    await trio.lowlevel.checkpoint()
                     continue
                 return item
             try:
@@ -230,7 +234,12 @@ class Subscription:
     async def _deliver(self, received: Sequence[Received]) -> None:
         items: list[_Item] = []
         malformed: MalformedPositionError | None = None
+        busy_until = trio.current_time() + BUSY_SECONDS
         for each in received:
+            # A few bytes can name thousands of partitions: the host's other tasks have their turns meanwhile.
+            if trio.current_time() > busy_until:
+                await trio.lowlevel.checkpoint()
+                busy_until = trio.current_time() + BUSY_SECONDS
             try:
                 items += self._note(each)
             except MalformedPositionError as error:

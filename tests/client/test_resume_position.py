@@ -1,11 +1,14 @@
 """Positions merged over replicas, and repeats."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from dispatcher.client.events import Gap, Record
 from dispatcher.client.resume_position import MAX_KEPT, ResumePosition
 from dispatcher.errors import MalformedPositionError
-from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, parse_position
+from dispatcher.sansio.compact_position import MAX_PARTITIONS
+from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
 from testbed.clients import first_pair
 
@@ -92,6 +95,27 @@ def test_a_position_that_is_too_long_keeps_what_moved_last() -> None:
     assert len(seen.format()) <= MAX_POSITION_CHARACTERS
     assert position[TopicPartition("b", 7)] == 1
     assert len(position) > 200
+
+
+def test_a_position_that_is_too_long_is_spelled_in_a_few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may name 65,536 partitions that fit nowhere: the loop of the host does not stand still for it."""
+    spelled: list[int] = []
+
+    def spell(position: Mapping[TopicPartition, int]) -> str:
+        spelled.append(len(position))
+        return shortest_position(position)
+
+    monkeypatch.setattr("dispatcher.client.resume_position.shortest_position", spell)
+    for topic, least in (("t", 1000), ("long" * 60, 30)):
+        seen = ResumePosition()
+        for n in range(MAX_KEPT):
+            seen.record(Record(f"{topic}:{3 * n}={n % 251}", topic, 3 * n, n % 251, None, None, b""))
+        spelled.clear()
+        position = parse_position(seen.format())
+        assert len(position) > least
+        assert list(position) == [TopicPartition(topic, 3 * n) for n in range(MAX_KEPT - len(position), MAX_KEPT)]
+        assert sum(spelled) < 4 * MAX_PARTITIONS
+    assert ResumePosition().format() == ""
 
 
 def test_new_partitions_for_ever_are_not_all_kept() -> None:

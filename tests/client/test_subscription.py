@@ -25,7 +25,9 @@ from dispatcher.client import (
 from dispatcher.client.address import read_address
 from dispatcher.client.decoding import read_message
 from dispatcher.client.events import StateReceived
+from dispatcher.client.resume_position import ResumePosition
 from dispatcher.errors import DispatcherError
+from dispatcher.sansio.compact_position import spell_compact
 from dispatcher.sansio.position import parse_position
 from testbed.certificate import certificate
 from testbed.patience import seconds
@@ -468,6 +470,41 @@ async def test_records_before_a_wrong_id_are_handed_out_once() -> None:
             assert stream.statistics().attempts == 2
             assert (stream.statistics().records, stream.statistics().partitions) == (2, 1)
     assert b"Last-Event-ID: a:0=1\r\n" in asked[1]
+
+
+async def test_other_tasks_have_their_turns_while_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty bytes can name 8,192 partitions, and a piece of a stream thousands of such ids."""
+    monkeypatch.setattr("dispatcher.client.subscription.BUSY_SECONDS", 0.0)
+    number = 500
+    wide = f"id: t:{spell_compact([*range(100)], [1] * 100)}\n\n".encode()
+    in_turn = most = total = 0
+    move_to = ResumePosition.move_to
+
+    def counted(position: ResumePosition, event_id: str) -> None:
+        nonlocal in_turn, most, total
+        in_turn, total = in_turn + 1, total + 1
+        most = max(most, in_turn)
+        move_to(position, event_id)
+
+    async def take_turns() -> None:
+        nonlocal in_turn
+        while True:
+            await trio.lowlevel.checkpoint()
+            in_turn = 0
+
+    async def answer(stream: trio.abc.Stream, _: bytes) -> None:
+        await stream.send_all(HEAD + wide * number + records("assets:0=0"))
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(ResumePosition, "move_to", counted)
+    with trio.fail_after(seconds(60)):
+        async with serving(answer) as host, trio.open_nursery() as nursery:
+            nursery.start_soon(take_turns)
+            async with subscribe(f"http://{host}") as stream:
+                await anext(stream)
+            nursery.cancel_scope.cancel()
+    assert total == 2 * number
+    assert most < number / 10
 
 
 async def test_a_generator_around_it_may_be_closed() -> None:

@@ -2,9 +2,10 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { gzipSync } from "node:zlib";
 
-import { subscribe } from "../../dispatcher/web/page/client.js";
-import { Server, Told } from "./server.js";
+import { parsePosition, subscribe } from "../../dispatcher/web/page/client.js";
+import { eventOf, Server, Told } from "./server.js";
 
 const transports = ["sse", ...(globalThis.WebSocket ? ["websocket"] : [])];
 
@@ -367,6 +368,77 @@ test("a position never grows beyond what is taken back", async (t) => {
   const { stream } = open(t, server.url, { position: all });
   assert.equal(stream.position.length > 7000 && stream.position.length <= 8192, true);
   assert.equal((await server.next()).id, stream.position);
+});
+
+test("a position of more partitions than anybody takes back is spelled in a few tries", async (t) => {
+  const spell = globalThis.btoa;
+  t.after(() => (globalThis.btoa = spell));
+  const server = await Server.start(t);
+  const { stream, records } = open(t, server.url);
+  const events = (await server.next()).begin().state("streaming");
+  for (let n = 0; n < 12_000; n += 600) {
+    const pairs = Array.from({ length: 600 }, (_, m) => `${3 * (n + m)}=${1000 + ((n + m) % 200)}`);
+    events.write(`id: t:${pairs.join()}\n\n`);
+  }
+  events.record("t:1=1007");
+  await records.atLeast(1);
+  let tries = 0;
+  globalThis.btoa = (text) => ((tries += 1), spell(text));
+  const text = stream.position;
+  assert.equal(tries < 10, true, `${tries} tries`);
+  const position = parsePosition(text);
+  assert.equal(position.get("t:1"), 1007n);
+  assert.equal(position.size > 1500, true);
+});
+
+for (const transport of transports) {
+  test(`${transport}: records that take long let the page have its turns`, async (t) => {
+    const number = 300;
+    const server = await Server.start(t);
+    let inTurn = 0;
+    let most = 0;
+    let ticking = true;
+    t.after(() => (ticking = false));
+    const tick = () => {
+      most = Math.max(most, inTurn);
+      inTurn = 0;
+      if (ticking) setImmediate(tick);
+    };
+    const records = new Told();
+    const onRecord = (record) => {
+      for (const until = performance.now() + 2; performance.now() < until; );
+      inTurn += 1;
+      records.push(record);
+    };
+    open(t, server.url, { transport, onRecord });
+    const ids = Array.from({ length: number }, (_, n) => `t:0=${n}`);
+    const stream = (await server.next()).begin();
+    stream.state("streaming");
+    if (transport === "sse") stream.write(ids.map((id) => eventOf(id)).join(""));
+    else stream.records(...ids);
+    tick();
+    await records.atLeast(number);
+    tick();
+    assert.deepEqual(pairs(records), ids);
+    assert.equal(most < number / 4, true, `${most} records of 2 ms each in one turn`);
+  });
+}
+
+test("sse: a line without an end is not kept for ever, however small it arrives", async (t) => {
+  const server = await Server.start(t);
+  const { states } = open(t, server.url);
+  const { response } = await server.next();
+  response.writeHead(200, { "Content-Type": "text/event-stream", "Content-Encoding": "gzip" });
+  response.end(gzipSync(`data: ${"x".repeat(64 * 1024 * 1024)}`));
+  assert.match((await states.until(named("closed"))).reason, /more than 64 million characters/);
+});
+
+test("websocket: a message that is too large is not parsed", { skip: !transports.includes("websocket") }, async (t) => {
+  const server = await Server.start(t);
+  const { states } = open(t, server.url, { transport: "websocket" });
+  const messages = (await server.next()).begin();
+  messages.send("1".repeat(64 * 1024 * 1024 + 1));
+  assert.match((await states.until(named("closed"))).reason, /more than 64 million characters/);
 });
 
 test("callbacks that throw or reject are reported, and the stream goes on", async (t) => {

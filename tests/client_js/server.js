@@ -40,7 +40,7 @@ export class Events {
   }
 
   record(id, value = "x") {
-    return this.write(`id: ${id}\ndata: ${JSON.stringify(envelope(id, value))}\n\n`);
+    return this.write(eventOf(id, value));
   }
 
   answer(status, headers = {}, body = "") {
@@ -187,15 +187,22 @@ export class Told {
   }
 }
 
+/** A record on an event stream. */
+export function eventOf(id, value = "x") {
+  return `id: ${id}\ndata: ${JSON.stringify(envelope(id, value))}\n\n`;
+}
+
 function envelope(id, value) {
   const [, topic, partition, offset] = /^(.+?):(\d+)=(\d+)/.exec(id);
   return { topic, partition: +partition, offset: +offset, timestamp: 1, key: null, headers: [], value };
 }
 
 function frame(opcode, payload) {
-  const head = Buffer.alloc(payload.length < 126 ? 2 : 4);
+  const { length } = payload;
+  const head = Buffer.alloc(length < 126 ? 2 : length < 65_536 ? 4 : 10);
   head[0] = 0x80 | opcode;
-  head[1] = Math.min(payload.length, 126);
-  if (head.length === 4) head.writeUInt16BE(payload.length, 2);
+  head[1] = head.length === 2 ? length : head.length === 4 ? 126 : 127;
+  if (head.length === 4) head.writeUInt16BE(length, 2);
+  if (head.length === 10) head.writeBigUInt64BE(BigInt(length), 2);
   return Buffer.concat([head, payload]);
 }

@@ -17,6 +17,8 @@
 // * With "auto" the tabs of an origin share a few places for event streams, as Web Locks: an attempt that finds none free
 //   takes a WebSocket, which browsers do not count among the six connections. A tab that ends gives its place back.
 // * No server makes a storm: "When to reconnect" of docs/protocol.md, the same as the Python client's.
+// * No server holds the page's thread: after `BUSY_MS` of work the page has it back, and what is left waits for a turn.
+//   Only JSON.parse cannot be divided, so what one event may hold is bounded.
 // * Nothing from a server is trusted: names and numbers are checked before they are kept, handed out or sent on.
 // * fetch, not EventSource: that hides statuses and heartbeats, and gives up for good on errors that pass.
 
@@ -31,6 +33,9 @@ const FLOOR_MS = 1000; // after those no wait is shorter, whatever the server sa
 const MAX_REDIRECTS = 5;
 const MAX_EVENT_STREAMS = 3; // of all tabs to one server, by "auto": HTTP/1.1 has six connections, and pages load over the rest
 const MAX_EVENT_CHARACTERS = 64 * 1024 * 1024;
+const PIECE_CHARACTERS = 64 * 1024; // that are looked at between two looks at the time
+const BUSY_MS = 10; // of work in a row
+const MAX_WAITING_CHARACTERS = 4 * 1024 * 1024; // of messages: with more no turn is waited for, so that the browser stops reading
 const MAX_REASON_CHARACTERS = 500;
 const MAX_BODY_CHARACTERS = 16 * 1024; // of a response that is no stream, for the reason in it
 const SAVE_MS = 250;
@@ -191,6 +196,50 @@ function formatPosition(pairs) {
   return compact.length <= MAX_ID_CHARACTERS && pairs.length <= MAX_PARTITIONS ? compact : undefined;
 }
 
+/** The position of the pairs that are last, of about as many as a server takes back. */
+function formatNewest(pairs) {
+  const most = Math.min(pairs.length, MAX_PARTITIONS);
+  let text = formatPosition(pairs.slice(pairs.length - most));
+  if (text !== undefined) return text;
+  let fits = 0;
+  for (let step = most >> 1; step > fits >> 4; step >>= 1) {
+    const longer = formatPosition(pairs.slice(-fits - step));
+    if (longer === undefined) continue;
+    text = longer;
+    fits += step;
+  }
+  return text;
+}
+
+/** Counts the work of a stream, which lets the page have its thread in between. */
+class Pace {
+  #workedMs = 0;
+  #sinceMs = 0;
+
+  begin() {
+    this.#sinceMs = performance.now();
+  }
+
+  end() {
+    this.#workedMs += performance.now() - this.#sinceMs;
+  }
+
+  get isTired() {
+    return this.#workedMs + performance.now() - this.#sinceMs > BUSY_MS;
+  }
+
+  /** Returns after a turn of the event loop. Not a timer: those of hidden pages are late by a second. */
+  async rest() {
+    await new Promise((resolve) => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = () => resolve(port1.close());
+      port2.postMessage(null);
+    });
+    this.#workedMs = 0;
+    this.begin();
+  }
+}
+
 /** Storage keys of the streams that are open: two with one key would resume where the other one was. */
 const streams = new Set();
 
@@ -270,10 +319,7 @@ export function subscribe(url, options) {
 
   /** With more partitions than a server would take back, those that moved last are kept. */
   function position(map = place) {
-    let kept = [...map];
-    let text;
-    while ((text = formatPosition(kept)) === undefined) kept = kept.slice(Math.ceil(kept.length / 16));
-    return text;
+    return formatNewest([...map]);
   }
 
   function save() {
@@ -434,6 +480,9 @@ export function subscribe(url, options) {
     else if (type === "state") {
       const { state, replica, assigned, partitions, scope, resumable, degraded, heartbeat_seconds: seconds } = message;
       if (typeof state !== "string") throw new Error("a state without a name");
+      const lists = Object.values(assigned ?? {});
+      const areNumbers = lists.every((list) => Array.isArray(list) && list.every(Number.isInteger));
+      if (typeof (assigned ?? {}) !== "object" || !areNumbers) throw new Error("a state with partitions that are none");
       passed(id);
       livesSince ??= Date.now();
       wasRefused = false;
@@ -452,6 +501,12 @@ export function subscribe(url, options) {
   function alive() {
     heardAt = Date.now();
     restore?.();
+  }
+
+  /** What has arrived is read late then, and shows that the server lives. */
+  async function rest(pace, signal) {
+    await pace.rest();
+    if (!signal.aborted) alive();
   }
 
   function opened() {
@@ -535,7 +590,7 @@ export function subscribe(url, options) {
       const { done, value } = await reader.read();
       if (done || signal.aborted) return finish("the stream ended");
       alive();
-      guarded(() => parse(value), strange);
+      await parse(value).catch(strange);
     }
   }
 
@@ -563,10 +618,11 @@ export function subscribe(url, options) {
 
   /** Takes text in pieces, cut anywhere, and hears the events in it. */
   function eventParser(signal) {
-    let rest = []; // the beginning of a line
+    let begun = []; // the beginning of a line
     let held = 0; // about how many characters of an event that is not whole yet
     let cr = false; // the last piece ended with \r: a \n at the beginning of the next one belongs to it
     let id, type, data;
+    const pace = new Pace();
     function dispatch() {
       if (type === undefined || type === "message") {
         if (data !== undefined) {
@@ -577,22 +633,23 @@ export function subscribe(url, options) {
         hear(type, JSON.parse(data), id, data);
       }
     }
-    return (text) => {
+    async function read(text) {
       const lines = (cr && text.startsWith("\n") ? text.slice(1) : text).split(/\r\n?|\n/);
       cr = text.endsWith("\r");
       // Joined only when the line is whole: a long line may arrive in thousands of pieces.
-      rest.push(lines[0]);
+      begun.push(lines[0]);
       held += text.length;
       if (lines.length > 1) {
-        lines[0] = rest.join("");
-        rest = [lines.pop()];
+        lines[0] = begun.join("");
+        begun = [lines.pop()];
       } else lines.pop();
       for (const line of lines) {
         if (signal.aborted) return;
         if (!line) {
           dispatch();
+          if (pace.isTired) await rest(pace, signal);
           id = type = data = undefined;
-          held = rest[0].length;
+          held = begun[0].length;
           continue;
         }
         const colon = line.indexOf(":");
@@ -604,6 +661,14 @@ export function subscribe(url, options) {
         else if (name === "retry" && /^\d+$/.test(value)) retryMs = Math.min(value, MAX_RETRY_MS);
       }
       if (held > MAX_EVENT_CHARACTERS) finish("an event of more than 64 million characters", 4400);
+    }
+    return async (text) => {
+      pace.begin();
+      for (let n = 0; n < text.length && !signal.aborted; n += PIECE_CHARACTERS) {
+        await read(text.slice(n, n + PIECE_CHARACTERS));
+        if (pace.isTired) await rest(pace, signal);
+      }
+      pace.end();
     };
   }
 
@@ -623,28 +688,45 @@ export function subscribe(url, options) {
       alive();
       opened();
     };
+    const pace = new Pace();
+    let waiting = 0;
+    let reading = Promise.resolve(); // messages, one after the other
+    async function read(data) {
+      if (typeof data !== "string") throw new Error("a binary message");
+      const { type, ...message } = JSON.parse(data);
+      if (type === "expiring" && isFresh) {
+        // When there is none now, the stream ends with the token, and the next attempt asks again.
+        freshToken().then((token) => signal.aborted || say({ type: "token", token }), () => {});
+      }
+      const records = type === "records" ? message.records : [];
+      const digits = exactly(records, data);
+      for (const [n, record] of records.entries()) {
+        if (signal.aborted) return;
+        take(record, digits[n]);
+        if (pace.isTired && waiting - data.length < MAX_WAITING_CHARACTERS) await rest(pace, signal);
+      }
+      if (!signal.aborted) hear(type, message, message.id, data);
+    }
+    async function readNext(data) {
+      if (signal.aborted) return;
+      pace.begin();
+      await read(data).catch(strange);
+      pace.end();
+      waiting -= data.length;
+    }
     socket.onmessage = ({ data }) => {
       alive();
-      guarded(() => {
-        if (typeof data !== "string") throw new Error("a binary message");
-        const { type, ...message } = JSON.parse(data);
-        if (type === "expiring" && isFresh) {
-          // When there is none now, the stream ends with the token, and the next attempt asks again.
-          freshToken().then((token) => signal.aborted || say({ type: "token", token }), () => {});
-        }
-        const records = type === "records" ? message.records : [];
-        const digits = exactly(records, data);
-        for (const [n, record] of records.entries()) {
-          if (signal.aborted) return;
-          take(record, digits[n]);
-        }
-        hear(type, message, message.id, data);
-      }, strange);
+      if (data.length > MAX_EVENT_CHARACTERS) return finish("a message of more than 64 million characters", 4400);
+      waiting += data.length;
+      reading = reading.then(() => readNext(data));
     };
-    socket.onclose = ({ code, reason }) => finish(reason ? `${reason} (${code})` : `the connection ended (${code})`, code);
+    socket.onclose = ({ code, reason }) => {
+      const words = reason ? `${reason} (${code})` : `the connection ended (${code})`;
+      reading.then(() => finish(words, code));
+    };
     socket.onerror = () => {
       socket.onclose = null; // it comes next, and knows nothing
-      unreached(signal);
+      reading.then(() => unreached(signal));
     };
     signal.addEventListener("abort", () => {
       sendAcks();

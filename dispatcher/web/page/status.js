@@ -88,8 +88,13 @@ export class Status {
       if (answer.ok) {
         const status = await answer.json();
         this.#answers.set(status.replica, { status, at: Date.now() });
-        this.show();
-        this.#onShow();
+        try {
+          this.show();
+          this.#onShow();
+        } catch (error) {
+          this.#answers.delete(status.replica); // of another kind of server, or of a later version
+          throw error;
+        }
         return status.replica;
       }
     } catch {

@@ -5,6 +5,7 @@ import { colour, fresh } from "./plots.js";
 const SPAN_MS = 600_000;
 const MOST_SPANS = 500;
 const MOST_EVENTS = 40;
+const SHOW_MS = 100; // a burst of events costs layout once
 
 const TONES = { live: "accent", "broker-down": "bad", offline: "bad", closed: "bad" };
 
@@ -14,6 +15,8 @@ export class Timeline {
   #list;
   #spans = [];
   #marks = [];
+  #unshown = []; // events, the newest of them last
+  #showing; // soon
 
   constructor(canvas, list) {
     this.#canvas = canvas;
@@ -63,19 +66,30 @@ export class Timeline {
   }
 
   #say(kind, title, words) {
-    const item = document.createElement("li");
-    item.dataset.kind = kind;
-    const time = document.createElement("time");
-    time.textContent = clock(Date.now());
-    const text = document.createElement("span");
-    const name = document.createElement("b");
-    name.textContent = title;
-    text.append(name, words ? ` – ${words}` : "");
-    item.append(time, text);
-    this.#list.prepend(item);
+    this.#unshown.push({ at: Date.now(), kind, title, words });
+    if (this.#unshown.length > MOST_EVENTS) this.#unshown.shift();
+    this.#showing ??= setTimeout(() => this.#show(), SHOW_MS);
+  }
+
+  #show() {
+    this.#showing = undefined;
+    for (const event of this.#unshown.splice(0)) this.#list.prepend(itemOf(event));
     while (this.#list.childElementCount > MOST_EVENTS) this.#list.lastElementChild.remove();
     this.draw();
   }
+}
+
+function itemOf({ at, kind, title, words }) {
+  const item = document.createElement("li");
+  item.dataset.kind = kind;
+  const time = document.createElement("time");
+  time.textContent = clock(at);
+  const text = document.createElement("span");
+  const name = document.createElement("b");
+  name.textContent = title;
+  text.append(name, words ? ` – ${words}` : "");
+  item.append(time, text);
+  return item;
 }
 
 /** Hours, minutes and seconds where the reader is. */
