@@ -23,6 +23,9 @@ from testbed.tools import need
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A screenshot is one message."""
 
+LEAST_TASK_MS = 5.0
+"""Shorter tasks are not noted while a browser is traced."""
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 """Of the program, wherever this machine has it from."""
 
@@ -142,6 +145,8 @@ class Browser:
         self._numbers = itertools.count(1)
         self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self.complaints: dict[str, list[str]] = {}
+        self._traced: list[dict[str, Any]] = []
+        self._has_traced = trio.Event()
 
     async def send(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """A command, and its result.
@@ -174,6 +179,29 @@ class Browser:
             await page.send(f"{domain}.enable")
         return page
 
+    @asynccontextmanager
+    async def tracing(self) -> AsyncIterator[list[float]]:
+        """The CPU time of each task of pages' main threads that took at least `LEAST_TASK_MS`, filled in at the end.
+
+        In milliseconds, whatever else the machine does meanwhile: by the clock, tasks also wait for the processor.
+        """
+        self._traced, self._has_traced = [], trio.Event()
+        config = {"includedCategories": ["toplevel"], "excludedCategories": ["*"]}
+        await self.send("Tracing.start", traceConfig=config, transferMode="ReportEvents")
+        tasks: list[float] = []
+        yield tasks
+        await self.send("Tracing.end")
+        await self._has_traced.wait()
+        named = [each for each in self._traced if each["name"] == "thread_name"]
+        mains = {(each["pid"], each["tid"]) for each in named if each["args"]["name"] == "CrRendererMain"}
+        assert mains
+        durations = [each for each in self._traced if "tdur" in each and (each["pid"], each["tid"]) in mains]
+        tasks += [each["tdur"] / 1000 for each in durations]
+
+    def _trace(self, events: list[dict[str, Any]]) -> None:
+        least = LEAST_TASK_MS * 1000
+        self._traced += [each for each in events if each.get("tdur", 0) >= least or each["name"] == "thread_name"]
+
     async def hear(self) -> None:
         """Hand out answers and keep complaints, until the browser has gone."""
         while True:
@@ -186,7 +214,11 @@ class Browser:
                     self._answers[message["id"]].send_nowait(message)
                 continue
             complaints = self.complaints.get(message.get("sessionId", ""), [])
-            if message["method"] == "Runtime.exceptionThrown":
+            if message["method"] == "Tracing.dataCollected":
+                self._trace(message["params"]["value"])
+            elif message["method"] == "Tracing.tracingComplete":
+                self._has_traced.set()
+            elif message["method"] == "Runtime.exceptionThrown":
                 complaints.append(str(message["params"]["exceptionDetails"]))
             elif message["method"] == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
                 entry = message["params"]["entry"]

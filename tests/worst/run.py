@@ -16,7 +16,7 @@ import click
 import trio
 
 from dispatcher.client import State, SubscriptionError, subscribe
-from testbed.browser import open_browser
+from testbed.browser import Page, open_browser
 from testbed.patience import seconds
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,6 @@ MAX_TASK_MS = 100.0
 PLAY = """(async ({ addresses, kinds }) => {
   const { subscribe } = await import("/client.js");
   window.runs = {};
-  window.tasks = [];
-  const note = (list) => tasks.push(...list.getEntries().map((each) => each.duration));
-  new PerformanceObserver(note).observe({ type: "longtask" });
   for (const kind of kinds) {
     for (const transport of ["sse", "websocket"]) {
       const run = (runs[`${kind} ${transport}`] = { attempts: 1, ended: "", records: 0 });
@@ -172,21 +169,48 @@ async def play_browser(
         began = trio.current_time()
         await trio.sleep(lasting_seconds * WARM_SHARE)
         before = await heap_bytes(page.send)
-        await page.run("void tasks.splice(0)")  # until here it started, and the heap was measured
-        await trio.sleep(lasting_seconds * (1 - WARM_SHARE))
-        tasks = await page.run("tasks")
+        async with browser.tracing() as tasks:  # until here it started, and the heap was measured
+            await trio.sleep(lasting_seconds * (1 - WARM_SHARE))
         runs = await page.run("runs")
         grown = await heap_bytes(page.send) - before
         lasted = trio.current_time() - began
         outcomes = [Outcome(f"browser {name}", run["attempts"], run["ended"]) for name, run in runs.items()]
         heap = f"heap {before / 2**20:.0f} {grown / 2**20:+.1f} MiB"
-        tell(f"browser: {summary(outcomes, lasted)}, {heap}, longest task {max(tasks, default=0):.0f} ms")
-        # The others are what the browser logs of requests that failed.
-        uncaught = [each for each in page.complaints if each.startswith("{")]
+        tell(f"browser: {summary(outcomes, lasted)}, {heap}, longest task {max(tasks, default=0):.0f} ms of CPU")
         wrong = [each for outcome in outcomes for each in outcome.complaints(lasted)]
-        if max(tasks, default=0) > MAX_TASK_MS:
-            wrong.append(f"browser: a task of {max(tasks):.0f} ms, or a machine that does much else")
-        return wrong + [f"browser: {each}" for each in uncaught] + judge_memory("browser", grown)
+        return wrong + judge_page("browser", page, tasks) + judge_memory("browser", grown)
+
+
+async def play_page(
+    addresses: dict[str, str], kinds: Sequence[str], lasting_seconds: float, tell: Callable[[str], None]
+) -> list[str]:
+    """The live page, one kind after the other, over both transports; returns what is wrong."""
+    wrong: list[str] = []
+    longest: list[tuple[float, str]] = []
+    async with open_browser() as browser:
+        for kind in kinds:
+            for transport in TRANSPORTS:
+                name = f"page {kind} {transport}"
+                page = await browser.new_page()
+                async with browser.tracing() as tasks:
+                    await page.open(f"{addresses[kind]}/index.html?transport={transport}")
+                    await trio.sleep(lasting_seconds / len(kinds) / len(TRANSPORTS))
+                    await page.run("void document.querySelector('#records .row')?.click()")
+                longest.append((max(tasks, default=0.0), name))
+                wrong += judge_page(name, page, tasks)
+                await page.close()
+    most, worst = max(longest)
+    tell(f"page: longest task {most:.0f} ms of CPU ({worst})")
+    return wrong
+
+
+def judge_page(name: str, page: Page, tasks: Sequence[float]) -> list[str]:
+    """No task that somebody notices, and nothing that nobody caught."""
+    # The other complaints are what the browser logs of requests that failed.
+    wrong = [f"{name}: {each}" for each in page.complaints if each.startswith("{")]
+    if max(tasks, default=0) > MAX_TASK_MS:
+        wrong.append(f"{name}: a task of {max(tasks):.0f} ms of CPU")
+    return wrong
 
 
 async def heap_bytes(send: Callable[..., Any]) -> int:
@@ -207,13 +231,16 @@ async def play_all(
         if "browser" in clients:
             with trio.fail_after(lasting_seconds * 2 + seconds(120)):
                 wrong += await play_browser(addresses, chosen, lasting_seconds, tell)
+        if "page" in clients:
+            with trio.fail_after(lasting_seconds * 2 + seconds(120)):
+                wrong += await play_page(addresses, chosen, lasting_seconds, tell)
     return wrong
 
 
 @click.command()
 @click.option("--minutes", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--kind", "kinds", multiple=True, help="Only these; all by default (tests/worst/server.py).")
-@click.option("--client", "clients", multiple=True, default=("python", "browser"), show_default=True)
+@click.option("--client", "clients", multiple=True, default=("python", "browser", "page"), show_default=True)
 def main(minutes: float, kinds: tuple[str, ...], clients: tuple[str, ...]) -> None:
     """Let both clients suffer for some minutes each, and say what they did wrong."""
     wrong = trio.run(play_all, minutes * 60, kinds, clients, click.echo)

@@ -13,6 +13,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 from hashlib import sha1
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import trio
 
+from dispatcher.sansio.compact_position import spell_compact
 from dispatcher.web import page
 from tests.client_cases.encoding import payload
 
@@ -31,8 +33,13 @@ STREAM = f"HTTP/1.1 200 OK\r\n{OPEN_TO_ALL}Content-Type: text/event-stream\r\n"
 FLOOD_BYTES = 16 * 1024
 FLOOD_SECONDS = 0.05
 """300 kB/s of each kind that floods: what is tested is what a client keeps of it, not how fast it reads."""
-CLIENT_FILES = {"/client.js": "text/javascript", "/": "text/html"}
 FOLDER = Path(page.__file__).parent
+TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
+CLIENT_FILES = {f"/{each.name}": TYPES[each.suffix] for each in FOLDER.iterdir() if each.suffix in TYPES}
+CLIENT_FILES["/"] = "text/html"
+STATUSES = ("[" * 200_000, "[]", "null", '{"partitions": 5}', '{"partitions": [[], null, {"topic": {}}]}', "<html>", "")
+"""What the live page is answered that asks for the status of the replica."""
+BOMB_CHARACTERS = 30_000_000
 LEFT = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 NUMBERS: tuple[Any, ...] = (0, -1, -5e300, 1e300, 2**31, 2**63, "abc", None, [], {}, True, "NaN", "Infinity", 0.0001)
 RETRY_AFTER = ("0", "-1", "abc", "9" * 40, "0.00001", "Thu, 01 Jan 1970 00:00:00 GMT", "NaN", "é", "")
@@ -48,6 +55,7 @@ LOCATIONS = (
     "?" * 9000,
 )
 
+WIDE = spell_compact([*range(8192)], [1] * 8192)
 WRONG_IDS = ("t", "t:0", "t:0=x", "t:~", "t:~AQ", "..:0=1", "t:0=1,0=2", f"t:0={'9' * 30}", "t:0=1\x01")
 Play = Callable[["Turn"], Awaitable[None]]
 
@@ -208,6 +216,55 @@ async def _compressed(turn: Turn) -> None:
     await turn.raw(gzip.compress(b"data: " + b"x" * 100_000_000, 9))
 
 
+@cache
+def _bomb(make: Callable[[int], bytes], least_bytes: int = BOMB_CHARACTERS) -> bytes:
+    """Compressed: 1,000 of something, as often as it takes."""
+    lot = b"".join(map(make, range(1000)))
+    return gzip.compress(lot * (least_bytes // len(lot) + 1), 1)
+
+
+async def _explode(turn: Turn, make: Callable[[int], bytes]) -> None:
+    await turn.raw(f"{STREAM}Content-Encoding: gzip\r\n\r\n")
+    await turn.raw(_bomb(make))
+
+
+def _some_record(n: int) -> bytes:
+    return payload({"record": {"id": f"t:0={n}", "value": "x"}}, "envelope", 15.0)
+
+
+def _some_state(n: int) -> bytes:
+    return payload({"state": f"state {n}", "assigned": {"t": [n]}}, "envelope", 15.0)
+
+
+def _some_gap(n: int) -> bytes:
+    return payload({"gap": {"topic": "t", "partition": n, "from": 0, "to": n, "reason": "expired"}}, "envelope", 15.0)
+
+
+def _some_position(n: int) -> bytes:
+    """Some characters that name as many partitions as an id may."""
+    return f"id: t{n % 7}:{spell_compact([*range(8192)], [n] * 8192)}\n\n".encode()
+
+
+async def _compressed_records(turn: Turn) -> None:
+    await _explode(turn, _some_record)
+
+
+async def _compressed_states(turn: Turn) -> None:
+    await _explode(turn, _some_state)
+
+
+async def _compressed_gaps(turn: Turn) -> None:
+    await _explode(turn, _some_gap)
+
+
+async def _wide_positions(turn: Turn) -> None:
+    await turn.live()
+    if not turn.is_websocket:
+        await turn.flood(_some_position)
+    records = [{"topic": "t", "partition": 0, "offset": n, "id": f"t:0={n};u{n % 2}:{WIDE}"} for n in range(2000)]
+    await turn.flood(lambda _: frame(json.dumps({"type": "records", "records": records}).encode()))
+
+
 async def _tiny_pieces(turn: Turn) -> None:
     await turn.begin()
     data = turn.encoded({"state": "streaming", "id": "t:0=-1"}) + turn.encoded({"record": {"id": "t:0=1"}}) * 1000
@@ -316,6 +373,7 @@ class Worst:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._numbers = count()
+        self._statuses = count()
         self._turns = 0
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -339,6 +397,9 @@ class Worst:
             await turn.raw(f"HTTP/1.1 200 OK\r\n{OPEN_TO_ALL}Content-Length: 0\r\n\r\n")
         elif path == "/report":
             await turn.raw(f"HTTP/1.1 200 OK\r\n{OPEN_TO_ALL}\r\n{self._turns}")
+        elif path == "/status":
+            body = STATUSES[next(self._statuses) % len(STATUSES)]
+            await turn.raw(f"HTTP/1.1 200 OK\r\n{OPEN_TO_ALL}Content-Type: application/json\r\n\r\n{body}")
         elif path in CLIENT_FILES:
             body = (FOLDER / path[1:]).read_text() if path != "/" else "<!doctype html><meta charset=utf-8>"
             await turn.raw(f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {CLIENT_FILES[path]}\r\n\r\n{body}")
