@@ -81,10 +81,11 @@ class Stack:
         (inspected,) = self._engine.ask("service", "inspect", self.service(service))
         return str(inspected.get("UpdateStatus", {}).get("State", "none"))
 
-    def containers(self, service: str) -> list[str]:
+    def containers(self, service: str, *, ended_too: bool = False) -> list[str]:
         """Ids of a service's running containers, the newest first."""
         label = f"label=com.docker.swarm.service.name={self.service(service)}"
-        return self._engine.docker("ps", "--no-trunc", "--quiet", "--filter", label).split()
+        more = ("--all",) if ended_too else ()
+        return self._engine.docker("ps", *more, "--no-trunc", "--quiet", "--filter", label).split()
 
     def exit_codes(self, containers: Collection[str]) -> list[int]:
         """Of containers that have ended."""
@@ -99,8 +100,12 @@ class Stack:
         return found + self._engine.docker("exec", container, "python3", "-c", FIND_WRITABLE).split()
 
     def logs(self, service: str) -> str:
-        """What the tasks of a service have logged, as `docker service logs` shows it."""
-        return self._engine.docker("service", "logs", "--raw", self.service(service), errors_too=True)
+        """What the tasks of a service have logged.
+
+        Not by `docker service logs`: with tasks that have failed it shows all there is, and then waits for more.
+        """
+        containers = self.containers(service, ended_too=True)
+        return "\n".join(self._engine.docker("logs", container, errors_too=True) for container in containers)
 
     def statuses(self, service: str = "dispatcher") -> list[dict[str, Any]]:
         """``/status`` of every task that answers."""
