@@ -15,6 +15,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from dispatcher.sansio.health import ReplicaState
 from dispatcher.settings import Settings
 from dispatcher.workers.member import Member, MemberStatistics
 
@@ -26,6 +27,12 @@ SUMMED = ("commits", "connections", "access", "subscribers", "records", "replays
 
 NOT_SUMMED = frozenset({"behind_records", "most_subscribers_of_one_address", "transports"})
 """Members of those that have no sum, or none that says anything."""
+
+HEALTHS = ("degraded", "unknown", "healthy")
+"""Of topics and the group, the worst first."""
+
+STATES = tuple(map(str, ReplicaState))
+"""What one worker streams, the replica streams; of those that do not, the first one says what they do."""
 
 PARENT = "parent"
 """The value of the label ``worker`` for the metrics of the parent's own process."""
@@ -133,14 +140,21 @@ def _render_status(
         }
         for name, one in statistics.items()
     ]
+    healths = [status.get("topic_health", {}) for status in read.values()]
     answer = {
         "replica": settings.client_id,
         "group": settings.group_id,
         "topics": settings.topics,
+        "state": _first_of([status.get("state") for status in read.values()], STATES),
         "ready": not reasons,
         "reasons": reasons,
         "broker_reachable": any(status["broker_reachable"] for status in read.values()),
         "joined": any(status["joined"] for status in read.values()),
+        "topic_health": {
+            topic: _worst([found[topic] for found in healths if topic in found])
+            for topic in dict.fromkeys(topic for found in healths for topic in found)
+        },
+        "group_health": _worst([status["group_health"] for status in read.values() if "group_health" in status]),
         "partitions": sorted(
             ({**partition, "worker": name} for name, status in read.items() for partition in status["partitions"]),
             key=lambda partition: (partition["topic"], partition["partition"]),
@@ -149,6 +163,17 @@ def _render_status(
         "workers": workers,
     }
     return orjson.dumps(answer, option=orjson.OPT_INDENT_2)
+
+
+def _worst(conditions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The condition of a topic, or of the group, as the worker sees it that sees the worst."""
+    nobody_knows = {"health": "unknown", "reason": None, "detail": "no worker answers", "since": None}
+    return min(conditions, key=lambda one: HEALTHS.index(one["health"]), default=nobody_knows)
+
+
+def _first_of(values: Sequence[Any], order: Sequence[str]) -> str:
+    """The value that comes first in an order."""
+    return min((value for value in values if value in order), key=order.index, default="unknown")
 
 
 def sum_of(values: Sequence[Any]) -> Any:

@@ -102,6 +102,28 @@ def a_status(worker: int, partition: int) -> bytes:
     )
 
 
+def condition(health: str, reason: str | None = None, detail: str = "") -> dict[str, str | None]:
+    """As a status has it."""
+    return {"health": health, "reason": reason, "detail": detail, "since": "2026-01-31T12:00:00Z"}
+
+
+async def test_the_status_says_how_topics_and_the_group_are() -> None:
+    """As the worker sees them that sees the worst; what one of them does not know, is unknown."""
+    denied, unknown = condition("degraded", "unauthorized", "grant READ"), condition("unknown", None, "not asked yet")
+    healthy = condition("healthy")
+    first = {"topic_health": {"a": healthy, "b": healthy, "c": healthy}, "group_health": unknown, "state": "waiting"}
+    second = {"topic_health": {"a": healthy, "b": denied, "c": unknown}, "group_health": denied, "state": "streaming"}
+    pages = [orjson.dumps({**orjson.loads(a_status(n, n)), **one}) for n, one in enumerate((first, second))]
+    for order in (pages, pages[::-1]):
+        status = status_of(*(Answering(str(n), {"status": page}) for n, page in enumerate(order, 1)))
+        page = orjson.loads(await status.status_page())
+        assert page["topic_health"] == {"a": healthy, "b": denied, "c": unknown}
+        assert page["group_health"] == denied
+        assert page["state"] == "streaming"
+    page = orjson.loads(await status_of(Answering("1", hangs=True)).status_page())
+    assert (page["topic_health"], page["group_health"]["health"], page["state"]) == ({}, "unknown", "unknown")
+
+
 async def test_the_status_has_every_worker_and_sums() -> None:
     """All partitions, each with its worker, in order."""
     status = status_of(Answering("1", {"status": a_status(1, 7)}), Answering("2", {"status": a_status(2, 3)}))
