@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from dispatcher.consumer_watch import ConsumerWatch
+from dispatcher.decoding_for_asking import DecodingForAsking
 from dispatcher.fetching import Fetching
 from dispatcher.following import Following
 from dispatcher.hub.hub import Hub
@@ -67,7 +68,8 @@ class Pipeline:
             decoder=self._decoded.decoder,
         )
         self._offsets = OffsetTracker()
-        self.hub = Hub(settings, self._dispatched, self._replays, self._replayed)
+        decoding = None if self._decoded.decoder is None else DecodingForAsking(self._decoded.decoder)
+        self.hub = Hub(settings, self._dispatched, self._replays, self._replayed, decoding)
         self._following = Following(settings, self.hub, self._replays, self._offsets, self._decoded.decoder)
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)

@@ -4,6 +4,7 @@
 """
 
 import socket
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
@@ -319,19 +320,24 @@ class Settings(
 
     def misfits(self) -> list[WrongValue]:
         """What does not fit together in the tables."""
-        decoded = [topic for topic, table in self.topic_tables.items() if table.decode != "none"]
         workers = worker_misfits(
             self.workers,
             default_scope=self.default_scope,
             operations_bind=self.operations_bind,
             group_instance_id=self.group_instance_id,
         )
-        wrong = [*super().misfits(), *self.topic_misfits(self.topics), *self.schema_misfits(decoded), *workers]
+        wrong = [*super().misfits(), *self.topic_misfits(self.topics), *workers]
+        wrong += self.schema_misfits(self.decoded_topics)
         if self.acked_topics and self.ack_drain_seconds >= self.shutdown_seconds:
             remedy = f"less than shutdown_seconds ({display(self.shutdown_seconds)})"
             wrong.append(WrongValue("ack_drain_seconds", self.ack_drain_seconds, remedy, "shutdown_seconds"))
         lettered = [topic for topic, table in self.topic_tables.items() if table.on_deadline == "dead-letter"]
         return [*wrong, *self.letter_misfits(lettered), *self._idle_misfits()]
+
+    @property
+    def decodable_topics(self) -> Mapping[str, str]:
+        """Topics of which subscribers can have JSON: as the settings say, or ``asked``: if they ask for it."""
+        return self.decodable(self.topics) if self.schema_registry_url else {}
 
     def _idle_misfits(self) -> list[WrongValue]:
         """A replica that has left the group looks at no deadline."""

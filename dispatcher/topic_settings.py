@@ -21,11 +21,11 @@ FIELD = "topic_tables"
 class TopicTable(BaseModel, frozen=True, extra="forbid"):
     """What is set for one topic."""
 
-    decode: Literal["none", "json", "avro-json"] = Field(
-        default="none",
+    decode: Literal["asked", "none", "json", "avro-json"] = Field(
+        default="asked",
         description="`json`: keys and values in Confluent's wire format are decoded with the schemas of "
         "`schema_registry_url` and sent as JSON; `avro-json`: Avro is sent in its own JSON, with the types of unions. "
-        "See docs/schemas.md.",
+        "`asked`: as `json`, for subscribers that ask with `decode=json`; `none`: for nobody. See docs/schemas.md.",
     )
     int64: Literal["number", "string"] = Field(
         default="number",
@@ -94,10 +94,15 @@ class TopicSettings(BaseModel):
         """Topics of which records are skipped or dead-lettered when their deadline passes."""
         return frozenset(topic for topic, table in self.topic_tables.items() if table.on_deadline != "log")
 
+    def decodable(self, topics: Collection[str]) -> Mapping[str, str]:
+        """What of these topics can be decoded where there is a registry, and into what, or ``asked``."""
+        return {topic: self.table(topic).decode for topic in topics if self.table(topic).decode != "none"}
+
     @property
     def decoded_topics(self) -> Mapping[str, str]:
-        """The topics whose records are decoded, and into what."""
-        return {topic: table.decode for topic, table in self.topic_tables.items() if table.decode != "none"}
+        """The topics whose records are decoded for everybody, and into what."""
+        decoded = ("json", "avro-json")
+        return {topic: table.decode for topic, table in self.topic_tables.items() if table.decode in decoded}
 
     def topic_misfits(self, topics: Collection[str]) -> list[WrongValue]:
         """Tables of topics that are not served."""

@@ -187,3 +187,46 @@ async def test_whatever_a_registry_answers_order_is_kept_and_nothing_skipped(
                     assert later[1]["value_json"] == {"n": 1}
                 await in_thread(replica.wait_for, "nothing waits", lambda s: s["schemas"]["waiting"] == [])
                 await in_thread(replica.wait_for, "it is over", is_degraded(topic, None))
+
+
+async def test_those_that_ask_get_json_of_a_topic_that_no_setting_names(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """While the registry is away they wait, in order, and nobody else does; live, from the log, and with a filter."""
+    topic = kafka.create_topic(1)
+    async with serve_registry() as server:
+        server.add(1, orjson.dumps(FIRST).decode())
+        server.add(2, orjson.dumps(SECOND).decode())
+        server.bodies["/schemas/ids/2"] = b"garbage"
+        settings = {"schema_registry_url": server.url, "schema_wait_seconds": 3600, "history_bytes": 100_000}
+        settings |= {"pause_above_bytes": 90_000, "resume_below_bytes": 50_000}
+        replica = await in_thread(replicas, kafka.bootstrap_servers, topic, settings=settings)
+        await in_thread(replica.wait_until_ready)
+        values = [framed(1, FIRST, {"n": 0}), framed(2, SECOND, {"n": 1, "at": 5}), framed(1, FIRST, {"n": 2})]
+        shown: list[Any] = [{"n": 0}, {"n": 1, "at": "1970-01-01T00:00:00.005Z"}, {"n": 2}]
+        with trio.fail_after(seconds(60)):
+            async with open_ws(replica) as raw, open_ws(replica, "?decode=json") as asks:
+                await in_thread(
+                    replica.wait_for,
+                    "it is known",
+                    lambda s: s["schemas"]["asked"] == [topic] and s["subscribers"]["live"] == 2,
+                )
+                # What is taken by one poll with a record that waits, waits with it.
+                await in_thread(produce, kafka, topic, [(0, values[0])])
+                assert [one["value_json"] for one in await ws_records(asks, 1)] == shown[:1]
+                await in_thread(produce, kafka, topic, [(0, value) for value in values[1:]])
+                others = await ws_records(raw, 3)
+                assert all("value_json" not in one and "schema" not in one for one in others)
+                await in_thread(replica.wait_for, "the state says so", is_degraded(topic, "registry"))
+                del server.bodies["/schemas/ids/2"]
+                rest = await ws_records(asks, 2)
+                assert ([one["offset"] for one in rest], [one["value_json"] for one in rest]) == ([1, 2], shown[1:])
+                # More than is kept in memory: what comes later reads the log.
+                await in_thread(produce, kafka, topic, [(0, framed(1, FIRST, {"n": n})) for n in range(3, 1003)])
+                many: list[Any] = await ws_records(asks, 1000)
+                assert [one["value_json"]["n"] for one in many] == list(range(3, 1003))
+                query = "?decode=json&since=earliest&observe=1&scope=topic&field=/n:1&field=/n:7&field=/n:1001"
+                async with open_sse(replica, query) as late:
+                    found = [orjson.loads(event.data) for event in await sse_records(late, 3)]
+                assert found == [shown[1], {"n": 7}, {"n": 1001}]
+        assert server.asked["/schemas/ids/1"] == 1

@@ -100,6 +100,7 @@ def read_address(
     scope: Literal["replica", "topic"] | None = None,
     observe: bool | None = None,
     last: int | None = None,
+    decode: str | None = None,
     wanted: Iterable[tuple[str, str]] = (),
     window: int | None = None,
     window_bytes: int | None = None,
@@ -116,6 +117,7 @@ def read_address(
         scope: Of which replicas.
         observe: Whether to look on only.
         last: How many of the newest records.
+        decode: What values are to be decoded to.
         wanted: Which records, as `filter_parameters` has them.
         window: How many records may be outstanding, with `acks`.
         window_bytes: How many bytes of them.
@@ -147,7 +149,8 @@ def read_address(
         query.append(("since", given["since"]))
     # The position goes in a header: the one in the address would be as of the beginning, for ever.
     replaced = {"topic", "since", "last_event_id", "format"}
-    asked = {"scope": scope, "observe": None if observe is None else str(int(observe)), "last": last}
+    observed = None if observe is None else str(int(observe))
+    asked = {"scope": scope, "observe": observed, "last": last, "decode": decode}
     if acks:
         asked |= {"ack": "client", "window": window, "window_bytes": window_bytes}
     query += [(name, str(value)) for name, value in asked.items() if value is not None]

@@ -27,6 +27,7 @@ async def subscribe(
     scope: Literal["replica", "topic"] | None = None,
     observe: bool | None = None,
     last: int | None = None,
+    decode: Literal["json", "avro-json"] | None = None,
     keys: str | Iterable[str] = (),
     record_headers: Mapping[str, str | Iterable[str]] | None = None,
     fields: Mapping[str, str | Iterable[str]] | None = None,
@@ -67,6 +68,8 @@ async def subscribe(
             replica that answers. By default what the dispatcher is set to.
         observe: Whether to look on only: nothing that is sent to an observer counts as dispatched.
         last: Begin with the newest records, at most this many of each partition.
+        decode: ``json`` for values in Avro, Protobuf or JSON Schema as JSON, of topics that the dispatcher can decode;
+            ``avro-json`` for Avro's own JSON, where its settings say so. It refuses topics that it cannot decode.
         keys: Only records with one of these keys. With several of these four, a record has to pass each.
         record_headers: Only records whose headers have these values, by name; several values are alternatives.
         fields: The same of the JSON in the value, by JSON pointer: ``{"/tenant": "t1"}``.
@@ -100,6 +103,7 @@ async def subscribe(
         scope=scope,
         observe=observe,
         last=last,
+        decode=decode,
         wanted=filter_parameters(keys=keys, record_headers=record_headers, fields=fields, record_filter=filter),
         window=window,
         window_bytes=window_bytes,

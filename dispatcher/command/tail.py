@@ -53,6 +53,11 @@ EXIT_SIGNALLED = 128
     help="Only records whose JSON value has this at a JSON pointer: /tenant:t1. Repeatable: any of the values of each.",
 )
 @click.option("--filter", "record_filter", metavar="JSON", help="Only records that match it (docs/filters.md).")
+@click.option(
+    "--decode",
+    type=click.Choice(["json", "avro-json"]),
+    help="Show Avro, Protobuf and JSON Schema as JSON (docs/schemas.md). Topics that cannot be decoded are refused.",
+)
 @click.option("--from-id", metavar="ID", help="Resume after this event id, such as the one printed on exit.")
 @click.option("-n", "--count", type=click.IntRange(min=0), help="Stop after this many records. Default: never.")
 @click.option(

@@ -53,6 +53,7 @@ class Options:
     last: int | None = None
     scope: Literal["replica", "topic"] | None = None
     observe: bool | None = None
+    decode: Literal["json", "avro-json"] | None = None
     ack: bool = False
     """Acknowledge each record when it was written whole."""
     keys: Sequence[str] = ()
@@ -129,6 +130,7 @@ class Tail:
                 last=options.last,
                 scope=options.scope,
                 observe=options.observe,
+                decode=options.decode,
                 ack="manual" if options.ack else None,
                 keys=options.keys,
                 record_headers=options.record_headers,

@@ -75,12 +75,13 @@ class AckedResumption(Resumption):
     @property
     def is_at_head(self) -> bool:
         """Whether everything was handed out, whatever room there is."""
-        return not self._held and not self.pending and not super().has_more
+        return not self._held and super().is_at_head
 
     def take(self, write_bytes: int) -> list[EncodedEntry]:
         """The next entries of the history, joined up to a size, as far as there is room for them."""
         taken: list[EncodedEntry] = []
         self.in_part = []
+        self._awaits_decoding = False
         cursor = self.cursor
         records, window_bytes = self._acks.room()
         size_bytes = looked_at = 0
@@ -90,7 +91,7 @@ class AckedResumption(Resumption):
             while size_bytes < write_bytes and looked_at < LOOK_RECORDS and len(taken) < WRITE_ENTRIES:
                 has_room = records > 0 and size_bytes < window_bytes
                 entry = self._history.next(cursor) if has_room else None
-                if entry is None:
+                if entry is None or self._has_to_wait(entry):
                     break
                 looked_at += entry.record_count if self._feed.wanted is not None else 0
                 item, has_room = self._fit(entry, records, window_bytes - size_bytes, is_first=not taken)
@@ -222,18 +223,13 @@ class AckedResumption(Resumption):
         count = min(len(indexes), records, _fitting(batch, size_bytes))
         if not count and indexes:
             if not is_first or self._acks.outstanding_records:
-                self._return_to(entry, first_offset)
+                self.cursor.return_to(entry, first_offset)
                 return None, False
             count = 1
         is_whole = count == len(indexes)
         if not is_whole:
-            self._return_to(entry, offsets[indexes[count - 1]] + 1)
+            self.cursor.return_to(entry, offsets[indexes[count - 1]] + 1)
         return self._encoder.some(feed, entry, indexes[:count], first_offset, is_last=is_whole), is_whole
-
-    def _return_to(self, entry: Entry, offset: int) -> None:
-        """The next entry to read is this one again, from an offset on."""
-        self.cursor.next_offsets[entry.batch.partition] = offset
-        self.cursor.sequence = entry.sequence - 1
 
     def _put_gaps(self, gaps: Iterable[Gap]) -> None:
         self._held += gaps

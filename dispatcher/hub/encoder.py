@@ -60,7 +60,7 @@ class Encoder:
             return None
         self._parts += 1
         before = b"" if gap is None or not has_gap else _gap(feed, batch, max(first_offset, gap.first))
-        part = self.choose(batch, entry.snapshot, indexes).part(feed, indexes, before)
+        part = self.choose(feed, batch, entry.snapshot, indexes).part(feed, indexes, before)
         return Selection(entry, [GAP, *indexes] if has_gap else indexes), part
 
     def some(
@@ -82,7 +82,7 @@ class Encoder:
         snapshot = entry.snapshot if is_last else _ending(entry.snapshot, batch, batch.records.offsets[indexes[-1]])
         selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
         selection.snapshot = snapshot
-        return selection, self.choose(batch, snapshot, indexes).part(feed, indexes, before)
+        return selection, self.choose(feed, batch, snapshot, indexes).part(feed, indexes, before)
 
     def rest(self, feed: Feed, entry: Entry, first_offset: int) -> Part:
         """The entry's records from an offset on, encoded for one subscriber that has the others already."""
@@ -90,7 +90,7 @@ class Encoder:
         records, gap = entry.batch.records, entry.batch.gap
         wanted = records[bisect_left(records.offsets, first_offset) :]
         gap = gap._replace(first=first_offset) if gap is not None and first_offset <= gap.last else None
-        return _part(feed, self.spelled(Batch(entry.batch.partition, wanted, gap=gap)), entry.snapshot)
+        return _part(feed, self.shown(feed, Batch(entry.batch.partition, wanted, gap=gap)), entry.snapshot)
 
     def round(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
         """What all sockets are handed in one write: parts of entries, framed, and the position that they lead to."""
@@ -126,10 +126,10 @@ class Encoder:
         snapshot = self.snapshot(seen)
         if feed.predicate is None:
             indexes: Sequence[int] = range(len(batch.records))
-            part = _part(feed, self.spelled(batch), snapshot)
+            part = _part(feed, self.shown(feed, batch), snapshot)
         else:
             indexes = wanted_indexes(feed, batch, batch.first_offset)
-            part = self.choose(batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
+            part = self.choose(feed, batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
         gap = feed.wire.frame(part.gap) if part.gap else b""
         return indexes, gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
@@ -137,7 +137,7 @@ class Encoder:
         """Replayed records as a write to one subscriber, all of which it wants."""
         self._replayed += 1
         snapshot = self.snapshot(seen)
-        part = _part(feed, self.spelled(batch), snapshot)
+        part = _part(feed, self.shown(feed, batch), snapshot)
         return _framed(feed, [part.records], part, batch, snapshot)
 
     def snapshot(self, position: Mapping[TopicPartition, int]) -> Snapshot:
@@ -147,17 +147,25 @@ class Encoder:
             layout = Layout(position)
         return Snapshot(layout, tuple(map(position.get, layout.partitions)))
 
-    def choose(self, batch: Batch, snapshot: Snapshot, indexes: Sequence[int]) -> "Selected":
-        """Some records of a batch, to be encoded; costs what they cost, whatever else the batch holds."""
-        chosen = self.spelled(Batch(batch.partition, batch.records.take(indexes))) if indexes else batch
+    def choose(self, feed: Feed, batch: Batch, snapshot: Snapshot, indexes: Sequence[int]) -> "Selected":
+        """Some records of a batch, to be encoded; costs what they cost, whatever else the batch holds.
+
+        Args:
+            feed: What they are encoded for, or for others that are shown the same.
+            batch: The batch.
+            snapshot: What the ids say of other partitions.
+            indexes: Of the records, in order.
+        """
+        chosen = self.shown(feed, Batch(batch.partition, batch.records.take(indexes))) if indexes else batch
         return Selected(chosen, snapshot, indexes)
 
-    def spelled(self, batch: Batch) -> Batch:
-        """The batch as it is to be encoded: as its topic's keys and values are written."""
-        spelling = self._spellings.get(batch.partition.topic)
-        if spelling is None or not batch.records:
+    def shown(self, feed: Feed, batch: Batch) -> Batch:
+        """The batch as it is to be encoded for a feed: decoded if it asks, and as its topic's bytes are written."""
+        records, spelling = batch.records, self._spellings.get(batch.partition.topic)
+        if not records or (spelling is None and not feed.decodes):
             return batch
-        return Batch(batch.partition, batch.records.spelled(spelling), gap=batch.gap)
+        records = feed.reads(batch.partition.topic, records)
+        return Batch(batch.partition, records if spelling is None else records.spelled(spelling), gap=batch.gap)
 
     def statistics(self) -> EncoderStatistics:
         """A snapshot."""
@@ -169,7 +177,7 @@ class Encoder:
 
     def _encode_entry(self, feed: Feed, entry: Entry) -> Part:
         self._entries += 1
-        return _part(feed, self.spelled(entry.batch), entry.snapshot)
+        return _part(feed, self.shown(feed, entry.batch), entry.snapshot)
 
 
 def _ending(snapshot: Snapshot, batch: Batch, offset: int) -> Snapshot:
@@ -204,7 +212,7 @@ def wanted_indexes(feed: Feed, batch: Batch, first_offset: int, most: int | None
     """The indexes of the records from an offset on that a feed with filters wants; no more than `most` of them."""
     predicate, records = feed.predicate, batch.records
     assert predicate is not None  # noqa: S101 - others have no filters
-    view = View(batch.partition, records)
+    view = View(batch.partition, feed.reads(batch.partition.topic, records))
     found = (n for n in range(bisect_left(records.offsets, first_offset), len(records)) if predicate(view.at(n)))
     return list(islice(found, most))
 

@@ -156,9 +156,12 @@ class FanOut:
                 for feed in live
                 if feed.wanted is not None and topic in feed.topics and (feed.whole or not followed)
             }
-        if wanted:
-            encoded = self._encoder.choose(entry.batch, entry.snapshot, sorted(set().union(*wanted.values())))
-            for feed, indexes in wanted.items():
+        asking = {feed: indexes for feed, indexes in wanted.items() if topic in feed.decodes}
+        plain = {feed: indexes for feed, indexes in wanted.items() if feed not in asking} if asking else wanted
+        for some in filter(None, (plain, asking)):
+            indexes_of_all = sorted(set().union(*some.values()))
+            encoded = self._encoder.choose(next(iter(some)), entry.batch, entry.snapshot, indexes_of_all)
+            for feed, indexes in some.items():
                 selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
                 self._publish(feed, selection, self._encoder.selected(feed, selection, encoded))
 
@@ -167,6 +170,18 @@ class FanOut:
         self._newest[feed] = offered.sequence
         self._published_bytes += len(part)
         self._wake_up.set()
+
+    def hold_back(self, topic: str, *, followed: bool) -> None:
+        """Something of a topic was published that is not decoded yet: those that ask for that read it when it is.
+
+        Args:
+            topic: The topic.
+            followed: Whether it is for subscribers of the whole topic alone.
+        """
+        for feed, live in tuple(self._live.items()):
+            if topic in feed.decodes and (feed.whole or not followed):
+                for subscriber in tuple(live.values()):
+                    subscriber.fall_back()
 
     def withdraw(self) -> None:
         """Take back what was published and is not in the sockets yet: partitions have left, and its ids name them.

@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 
 from dispatcher.sansio.encoding.wire import Wire
 from dispatcher.sansio.filters import Filter, Predicate, all_of
+from dispatcher.sansio.records import Records
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -38,6 +39,16 @@ class Feed:
     """Its subscribers acknowledge what they are sent (``ack=client``)."""
     observed: frozenset[str] = frozenset()
     """Topics that it observes though it counts for others: there only what was acknowledged counts."""
+    decodes: frozenset[str] = frozenset()
+    """Topics that are decoded because it asks (``decode=json``), and not by the settings."""
+
+    def reads(self, topic: str, records: Records) -> Records:
+        """Records of a topic as it has them: decoded if it asks."""
+        return records.as_asked() if topic in self.decodes else records
+
+    def awaits(self, topic: str, records: Records) -> bool:
+        """Whether records of a topic have to be decoded first."""
+        return topic in self.decodes and records.asked is None and len(records) > 0
 
     def counts_for(self, topic: str) -> bool:
         """Whether what its subscribers are sent, or acknowledge, of a topic may be committed."""
@@ -70,6 +81,7 @@ class _Key(NamedTuple):
     counts: bool
     acks: bool
     observed: frozenset[str]
+    decodes: frozenset[str]
 
 
 _feeds: WeakValueDictionary[_Key, Feed] = WeakValueDictionary()
@@ -86,6 +98,7 @@ def feed_of(
     counts: bool = True,
     acks: bool = False,
     observed: frozenset[str] = frozenset(),
+    decodes: frozenset[str] = frozenset(),
 ) -> Feed:
     """The one feed of this wire format, these topics, these filters and this scope.
 
@@ -98,16 +111,17 @@ def feed_of(
         counts: What is sent is dispatched.
         acks: Subscribers acknowledge what they are sent.
         observed: Topics of which what is sent is not dispatched.
+        decodes: Topics that are decoded for it.
     """
-    key = _Key(wire, topics, wanted, grant, whole, counts, acks, observed)
+    key = _Key(wire, topics, wanted, grant, whole, counts, acks, observed, decodes)
     feed = _feeds.get(key)
     if feed is None:
         filters = [part for part in (grant, wanted) if part is not None]
         both = all_of(filters) if filters else None
         has_own = filters or not counts or acks or observed
-        encoding = feed_of(wire, topics, whole=whole) if has_own else None
+        encoding = feed_of(wire, topics, whole=whole, decodes=decodes) if has_own else None
         predicate = both.compile() if both is not None else None
-        unframed = feed_of(wire.unframed, topics, whole=whole) if wire.plain is not None else None
+        unframed = feed_of(wire.unframed, topics, whole=whole, decodes=decodes) if wire.plain is not None else None
         feed = Feed(
             wire,
             topics,
@@ -121,6 +135,7 @@ def feed_of(
             counts=counts,
             acks=acks,
             observed=observed,
+            decodes=decodes,
         )
         _feeds[key] = feed
     return feed

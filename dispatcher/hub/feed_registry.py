@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from dispatcher.errors import TooManyError
@@ -16,6 +16,9 @@ from dispatcher.sansio.filters import Filter, Place, Term, on_topic
 from dispatcher.sansio.records import Batch
 
 Counted = TypeVar("Counted", Feed, str)
+
+_TopicView = tuple[str, bool]
+"""A topic, and whether it is looked at as it was decoded because feeds ask."""
 
 Matches = Sequence[tuple[Iterable[Feed], Sequence[int]]]
 """Feeds, and the indexes of the records of a batch that they want."""
@@ -38,10 +41,12 @@ class FeedRegistry:
         """Number of feeds by what they share."""
         self._unindexed = 0
         """Feeds whose filter no index finds."""
-        self._indexes: dict[str, FilterIndex[Feed]] = {}
-        """Filters, by topic."""
-        self._grants: dict[str, FilterIndex[Feed]] = {}
-        """Grants, by topic."""
+        self._indexes: dict[_TopicView, FilterIndex[Feed]] = {}
+        """Filters, by topic and whether their feeds ask that it be decoded."""
+        self._grants: dict[_TopicView, FilterIndex[Feed]] = {}
+        """Grants, by the same."""
+        self._asking: Counter[str] = Counter()
+        """Number of feeds that ask that a topic be decoded, by topic."""
         self._not_granted: Counter[str] = Counter()
         """Number of feeds that may have all of a topic, and want a part, by topic."""
         self._unfiltered: Counter[str] = Counter()
@@ -69,18 +74,20 @@ class FeedRegistry:
             return False
         self._encodings[feed.shared] += 1
         self._unindexed += _is_unindexed(feed)
+        self._asking.update(feed.decodes)
         for topic in feed.topics:
             if feed.wanted is None:
                 if feed.counts_for(topic):
                     self._unfiltered[topic] += 1
                 continue
-            self._indexes.setdefault(topic, FilterIndex()).add(_of_topic(feed.wanted, topic), feed)
+            view = topic, topic in feed.decodes
+            self._indexes.setdefault(view, FilterIndex()).add(_of_topic(feed.wanted, topic), feed)
             if not feed.counts_for(topic):
                 continue
             if feed.grant is None or on_topic(feed.grant, topic) is True:
                 self._not_granted[topic] += 1
             else:
-                self._grants.setdefault(topic, FilterIndex()).add(_of_topic(feed.grant, topic), feed)
+                self._grants.setdefault(view, FilterIndex()).add(_of_topic(feed.grant, topic), feed)
         return True
 
     def remove(self, feed: Feed) -> bool:
@@ -88,18 +95,21 @@ class FeedRegistry:
         if not _lower(self._feeds, feed):
             return False
         self._unindexed -= _is_unindexed(feed)
+        for topic in feed.decodes:
+            _lower(self._asking, topic)
         for topic in feed.topics:
             if feed.wanted is None:
                 if feed.counts_for(topic):
                     _lower(self._unfiltered, topic)
                 continue
-            _forget(self._indexes, topic, _of_topic(feed.wanted, topic), feed)
+            view = topic, topic in feed.decodes
+            _forget(self._indexes, view, _of_topic(feed.wanted, topic), feed)
             if not feed.counts_for(topic):
                 continue
             if feed.grant is None or on_topic(feed.grant, topic) is True:
                 _lower(self._not_granted, topic)
             else:
-                _forget(self._grants, topic, _of_topic(feed.grant, topic), feed)
+                _forget(self._grants, view, _of_topic(feed.grant, topic), feed)
         _lower(self._encodings, feed.shared)
         return True
 
@@ -109,35 +119,47 @@ class FeedRegistry:
 
     def has_filters(self, topic: str) -> bool:
         """Whether some feed wants a part of a topic's records only."""
-        return topic in self._indexes
+        return (topic, False) in self._indexes or (topic, True) in self._indexes
+
+    @property
+    def asked_topics(self) -> frozenset[str]:
+        """Topics that are decoded because some feed asks."""
+        return frozenset(self._asking)
+
+    def is_undecided(self, batch: Batch) -> bool:
+        """Whether some feed waits until a batch is decoded."""
+        records = batch.records
+        return bool(records and records.asked is None and batch.partition.topic in self._asking)
 
     def wants_all(self, topic: str) -> bool:
         """Whether some feed wants all of a topic's records."""
         return topic in self._unfiltered
 
     def match(self, batch: Batch) -> Matches:
-        """The filtered feeds that want something of a batch."""
-        return self._indexes[batch.partition.topic].match(batch.partition, batch.records)
+        """The filtered feeds that want something of a batch; all of it for those that ask, while it is not decoded."""
+        return _match(self._indexes, batch)
 
     def has_grants(self, topic: str) -> bool:
         """Whether nobody present may have all records of a topic, and somebody a part."""
-        return topic in self._grants and topic not in self._not_granted and topic not in self._unfiltered
+        return self._is_granted(topic) and topic not in self._not_granted and topic not in self._unfiltered
 
     def is_read(self, topic: str) -> bool:
         """Whether somebody who counts is present for a topic."""
-        return topic in self._grants or topic in self._not_granted or topic in self._unfiltered
+        return self._is_granted(topic) or topic in self._not_granted or topic in self._unfiltered
 
     def allowed(self, batch: Batch) -> Iterable[int]:
         """The indexes of the records that somebody who is present may have."""
         topic = batch.partition.topic
         if topic in self._not_granted or topic in self._unfiltered:
             return range(len(batch.records))
-        grants = self._grants[topic].match(batch.partition, batch.records) if topic in self._grants else ()
-        return {index for _, indexes in grants for index in indexes}
+        return {index for _, indexes in _match(self._grants, batch) for index in indexes}
 
     def statistics(self) -> FeedStatistics:
         """A snapshot."""
         return FeedStatistics(len(self._feeds), len(self._encodings), self._unindexed, self.refused, self._present())
+
+    def _is_granted(self, topic: str) -> bool:
+        return (topic, False) in self._grants or (topic, True) in self._grants
 
     def _present(self) -> PresentSubscribers:
         topics: Counter[str] = Counter()
@@ -166,10 +188,22 @@ def _of_topic(wanted: Filter, topic: str) -> Filter:
     return Term(Place("topic"), "exact", (topic,) if part else ()) if isinstance(part, bool) else part
 
 
-def _forget(indexes: dict[str, FilterIndex[Feed]], topic: str, wanted: Filter, feed: Feed) -> None:
-    indexes[topic].remove(wanted, feed)
-    if not indexes[topic]:
-        del indexes[topic]
+def _match(indexes: Mapping[_TopicView, FilterIndex[Feed]], batch: Batch) -> Matches:
+    topic, records = batch.partition.topic, batch.records
+    plain, asked = indexes.get((topic, False)), indexes.get((topic, True))
+    found = [] if plain is None else plain.match(batch.partition, records)
+    if asked is None:
+        return found
+    if records and records.asked is None:
+        # It is not known yet what their filters would say.
+        return [*found, (asked.owners, range(len(records)))]
+    return [*found, *asked.match(batch.partition, records.as_asked())]
+
+
+def _forget(indexes: dict[_TopicView, FilterIndex[Feed]], view: _TopicView, wanted: Filter, feed: Feed) -> None:
+    indexes[view].remove(wanted, feed)
+    if not indexes[view]:
+        del indexes[view]
 
 
 def _lower(counter: Counter[Counted], key: Counted) -> bool:

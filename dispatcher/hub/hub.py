@@ -15,6 +15,7 @@ import trio
 
 from dispatcher.errors import UnavailableError
 from dispatcher.hub.acked_subscriber import AckedSubscriber, AckWindow
+from dispatcher.hub.asked_decoding import AskedDecoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.followed import FollowedPartitions
 from dispatcher.hub.goodbyes import Goodbye
@@ -37,6 +38,7 @@ class Hub(HubParts):
             once.
         replays: Where to read what is no longer in memory.
         on_replayed: Called with a range of a followed partition that a subscriber that counts was sent from Kafka.
+        decoder: Decodes for subscribers that ask; None: nobody can.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Hub(HubParts):
         on_dispatched: Callable[[Batch, int, int], None],
         replays: LogReader,
         on_replayed: Callable[[TopicPartition, int, int], None] = lambda _partition, _first, _end: None,
+        decoder: AskedDecoder | None = None,
     ) -> None:
-        super().__init__(settings, on_dispatched, replays, on_replayed)
+        super().__init__(settings, on_dispatched, replays, on_replayed, decoder)
         self.degraded: Mapping[str, str] = {}
         """What is wrong with topics, by topic; `set_degraded` sets it."""
         self.followed = FollowedPartitions(
@@ -139,6 +142,7 @@ class Hub(HubParts):
             self._registry.partition_added(batch.partition, self.history.end(batch.partition))
         self._counts.published_records += len(batch.records)
         is_followed = self.history.is_followed(batch.partition)
+        self._hold_back(entry, followed=is_followed)
         self._fan_out.publish(entry, followed=is_followed)
         if self._feeds.has_filters(batch.partition.topic):
             matches = self._feeds.match(batch)
@@ -188,8 +192,7 @@ class Hub(HubParts):
         Args:
             feed: What it gets.
             transport: Where it gets it.
-            position: The last offset that it has seen of some partitions; a partition that is not assigned now
-                counts when it is added.
+            position: The last offset seen of some partitions; one that is not assigned now counts when it is added.
             since_ms: Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`.
             last: Or how many records before their ends.
             ignored: Parameters of its request that nobody knows.
@@ -223,7 +226,7 @@ class Hub(HubParts):
         if isinstance(subscriber, AckedSubscriber):
             self.acking.add(subscriber)
         if self._feeds.add(feed):
-            self.settlement.feeds_changed(feed.topics)
+            self._feeds_changed(feed)
         self._look_at_whole_topics(feed)
         if feed.whole and position and self._knows_more(position):
             self.topics_have_grown.set()
@@ -237,7 +240,7 @@ class Hub(HubParts):
                 # What one of several has not acknowledged is parked still: the next one has to look at it.
                 self.settlement.parking.has_left(subscriber.feed)
             if is_last:
-                self.settlement.feeds_changed(subscriber.feed.topics)
+                self._feeds_changed(subscriber.feed)
             if not self._feeds.has_shared(subscriber.feed):
                 self.announcements.forget(subscriber.feed.shared)
             self._fan_out.remove(subscriber)
@@ -255,6 +258,7 @@ class Hub(HubParts):
             nursery.start_soon(self._heartbeats.run)
             nursery.start_soon(self.settlement.run)
             nursery.start_soon(self.lookups.run)
+            nursery.start_soon(self.asked.run)
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
         """End every stream when its write under way is done, and take no new subscriber."""

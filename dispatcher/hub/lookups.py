@@ -15,6 +15,7 @@ from typing import Protocol
 
 import trio
 
+from dispatcher.hub.asked_decoding import AskedDecoding
 from dispatcher.hub.statistics import LookupStatistics
 from dispatcher.sansio.lookups import LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.ranges import NOW, Bounds, Chunk, Range
@@ -65,6 +66,10 @@ class LookupClient(Hashable, Protocol):
     def closed(self) -> bool:
         """Whether it has left and wants no answer."""
 
+    @property
+    def decodes(self) -> frozenset[str]:
+        """Topics that are decoded because it asks."""
+
     # Partitions that an answer leaves out have none now: `ask_again` says when to ask for them again.
 
     def on_chunk(self, lookup: ReadRanges, chunk: Chunk) -> None:
@@ -88,10 +93,13 @@ class Lookups:
     Args:
         replays: Where to look.
         chunk_bytes: How many bytes of records one look-up replays.
+        asked: Decodes for subscribers that ask; None: nobody can.
     """
 
-    def __init__(self, replays: LogReader, chunk_bytes: int) -> None:
+    def __init__(self, replays: LogReader, chunk_bytes: int, asked: AskedDecoding | None = None) -> None:
         self._replays = replays
+        self.asked = asked or AskedDecoding()
+        """What decodes for subscribers that ask."""
         self._chunk_bytes = chunk_bytes
         self._reads: list[tuple[LookupClient, ReadRanges]] = []
         self._lookups: dict[Key, list[tuple[LookupClient, LogBounds | OffsetsForTime]]] = {}
@@ -140,6 +148,8 @@ class Lookups:
                 return
             with trio.CancelScope() as client.lookup_scope:
                 chunk = await self._replays.read(lookup.ranges, self._chunk_bytes, (client.owner, client))
+                if client.decodes:
+                    chunk = await self.asked.decoded(chunk, client.decodes)
                 if not client.closed:
                     client.on_chunk(lookup, chunk)
                     self._put_off_unanswered(client, lookup.partitions - chunk.next_offsets.keys())

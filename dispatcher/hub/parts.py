@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from dispatcher.hub.acking import Acking
 from dispatcher.hub.announcements import Announcements
+from dispatcher.hub.asked_decoding import AskedDecoder, AskedDecoding
 from dispatcher.hub.dispatch_times import DispatchTimes
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.fan_out import FanOut
@@ -24,7 +25,7 @@ from dispatcher.hub.settlement import Settlement
 from dispatcher.hub.statistics import Census, HubCounts, HubStatistics, SubscriberStatistics
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.encoding.compression import Compression
-from dispatcher.sansio.entries import Offered
+from dispatcher.sansio.entries import Entry, Offered
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, TopicPartition
@@ -40,6 +41,7 @@ class HubParts:
         on_dispatched: See `Hub`, as for the others.
         replays: Where to read what is no longer in memory.
         on_replayed: Called with a range of a followed partition that was sent from Kafka.
+        decoder: Decodes for subscribers that ask; None: nobody can.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class HubParts:
         on_dispatched: Callable[[Batch, int, int], None],
         replays: LogReader,
         on_replayed: Callable[[TopicPartition, int, int], None],
+        decoder: AskedDecoder | None = None,
     ) -> None:
         self.history = History(settings.history_bytes, settings.max_parked_ranges)
         self.state = ReplicaState.BROKER_DOWN
         self._settings = settings
         self._on_replayed = on_replayed
-        self.lookups = Lookups(replays, settings.write_bytes)
+        self.asked = AskedDecoding(self.history, decoder, self._decided)
+        self.lookups = Lookups(replays, settings.write_bytes, self.asked)
         self._partitions: set[TopicPartition] = set()
         is_on = settings.compression == "on"
         compression = Compression(settings.compression_level, settings.compression_min_bytes) if is_on else None
@@ -64,7 +68,9 @@ class HubParts:
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
         self.times = DispatchTimes()
-        self.settlement = Settlement(settings, self.history, self._feeds, on_dispatched, self.times.dispatched)
+        self.settlement = Settlement(
+            settings, self.history, self._feeds, on_dispatched, self.times.dispatched, on_undecided=self.asked.ask
+        )
         self.acking = Acking(settings.acked_topics, self.history, self.settlement, on_replayed)
         self._fan_out = FanOut(
             self.encoder,
@@ -131,6 +137,22 @@ class HubParts:
     def heartbeat_bytes(self, feed: Feed, *, at_head: bool) -> bytes:
         """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""
         return self._heartbeats.data(feed, at_head=at_head)
+
+    def _feeds_changed(self, feed: Feed) -> None:
+        """A feed has got its first subscriber, or lost its last."""
+        self.asked.topics_changed(self._feeds.asked_topics)
+        self.settlement.feeds_changed(feed.topics)
+
+    def _hold_back(self, entry: Entry, *, followed: bool) -> None:
+        """Have an entry decoded that was just published, if it was not, and somebody asks for that."""
+        if self._feeds.is_undecided(entry.batch):
+            self._fan_out.hold_back(entry.batch.partition.topic, followed=followed)
+            self.asked.ask(entry)
+
+    def _decided(self, entry: Entry) -> None:
+        """An entry was decoded: what filters say of it is known now."""
+        if not entry.removed and self._feeds.has_filters(entry.batch.partition.topic):
+            self.settlement.settle(entry, self._feeds.match(entry.batch))
 
     # What others ask.
 

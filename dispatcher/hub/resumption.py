@@ -63,6 +63,8 @@ class Resumption(Replayed):
         self.lookup_scope = trio.CancelScope()
         """Around what is looked up for it alone; cancelled when the subscriber leaves."""
         self.closed = False
+        self.decodes = feed.decodes
+        """Topics that are decoded because it asks."""
         self._lookups = lookups
         self._wake = wake
         self._catch_up = CatchUp(
@@ -75,6 +77,8 @@ class Resumption(Replayed):
         self.in_part: list[tuple[Entry, int]] = []
         """Entries of followed partitions of which the last `take` took the end only, and from where on."""
         self._needed_kafka = False
+        self._awaits_decoding = False
+        """Whether the next entry has to be decoded before this subscriber, which asks for that, can have it."""
         self._unwanted = 0
         """Records of the history since its filter wanted one."""
 
@@ -206,12 +210,15 @@ class Resumption(Replayed):
         """The next entries of the history, joined up to a size; one entry always fits. Empty at the head."""
         taken: list[EncodedEntry] = []
         self.in_part = []
+        self._awaits_decoding = False
         size_bytes = looked_at = 0
         cursor, feed = self.cursor, self._feed
         key = feed.key
         self._history.locate(cursor)
         try:
             for entry in self._history.ahead(cursor):
+                if feed.decodes and self._has_to_wait(entry):
+                    break
                 item: EncodedEntry | None
                 if feed.wanted is not None:
                     item = self._encoder.wanted(feed, entry, cursor.first_offset)
@@ -244,7 +251,17 @@ class Resumption(Replayed):
     @property
     def has_more(self) -> bool:
         """Whether the history holds entries that were not looked at yet, and may be read now."""
-        return not self._catch_up.pending and self.cursor.sequence < self._history.head
+        return not self._awaits_decoding and not self._catch_up.pending and self.cursor.sequence < self._history.head
+
+    @property
+    def is_at_head(self) -> bool:
+        """Whether it was handed everything."""
+        return not self._catch_up.pending and self.cursor.sequence >= self._history.head
+
+    def decided(self) -> None:
+        """What it waits for was decoded, or has left the history."""
+        self._awaits_decoding = False
+        self._wake()
 
     def skip_to_head(self) -> None:
         """A live subscriber wants nothing of what is between it and the head."""
@@ -267,9 +284,19 @@ class Resumption(Replayed):
     def close(self) -> None:
         """The subscriber has left: it wants no answer."""
         self.closed = True
+        self._lookups.asked.leave(self)
         # It holds this one: without a cycle, its memory is free as soon as its connection has ended.
         self._wake = _nothing
         self.lookup_scope.cancel()
+
+    def _has_to_wait(self, entry: Entry) -> bool:
+        """Whether an entry has to be decoded first: then it is the next one to read again, when it is."""
+        batch = entry.batch
+        self._awaits_decoding = self._feed.awaits(batch.partition.topic, batch.records)
+        if self._awaits_decoding:
+            self.cursor.return_to(entry, self.cursor.first_offset)
+            self._lookups.asked.wait(self, entry)
+        return self._awaits_decoding
 
     def _say_position(self) -> None:
         """Send an id alone: nothing was wanted for long, and a resume should not look at all of that again."""

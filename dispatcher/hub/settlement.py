@@ -41,10 +41,14 @@ class Settlement:
     """Decides which records may be committed.
 
     Args:
-        settings: Topics whose unmatched records are parked. history: What waits. feeds: The subscribers by feed, and
-        what they want. on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be
-        committed; a range may be passed more than once. on_first_dispatched: Called with a batch, how many of its
-        records a subscriber has taken for the first time, and the ranges of offsets for which they stand.
+        settings: Topics whose unmatched records are parked.
+        history: What waits.
+        feeds: The subscribers by feed, and what they want.
+        on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed; a range
+            may come more than once.
+        on_first_dispatched: Called with a batch, how many of its records some subscriber has taken for the first time,
+            and the ranges of offsets for which they stand.
+        on_undecided: Called with an entry that has to be decoded before it is known what filters say of it.
     """
 
     def __init__(
@@ -54,7 +58,10 @@ class Settlement:
         feeds: FeedRegistry,
         on_dispatched: Callable[[Batch, int, int], None],
         on_first_dispatched: Callable[[Batch, int, Iterable[tuple[int, int]]], None] = lambda _b, _n, _ranges: None,
+        *,
+        on_undecided: Callable[[Entry], None] = lambda _entry: None,
     ) -> None:
+        self._on_undecided = on_undecided
         self._on_first_dispatched = on_first_dispatched
         self._history = history
         self._feeds = feeds
@@ -220,6 +227,8 @@ class Settlement:
                     break
                 if not entry.dispatched and not entry.removed:
                     looked_at += entry.record_count
+                    if self._feeds.is_undecided(entry.batch):
+                        self._on_undecided(entry)
                     self.settle(entry, self._feeds.match(entry.batch))
 
     def _first_dispatched(self, feed: Feed, offered: Offered) -> None:

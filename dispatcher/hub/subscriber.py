@@ -302,7 +302,7 @@ class Subscriber(Interludes):
             return self._buffer.take(self.cursor, self._write_bytes)
         self._buffer.discard_first()
         taken = self.resumption.take(self._write_bytes)
-        if not taken and not self.resumption.pending and not self.resumption.has_more and self._goodbye is None:
+        if not taken and self.resumption.is_at_head and self._goodbye is None:
             self.state = SubscriberState.LIVE
             self._source.became_live(self, needed_kafka=self.resumption.go_live())
         return taken

@@ -12,7 +12,8 @@ Rules of this module:
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from dispatcher.kafka.bridge import PollResult
@@ -23,12 +24,17 @@ from dispatcher.sansio.records import Batch, Records, TopicPartition
 PASS_SECONDS = 0.5
 """How long decoding may keep a consumer from its next poll: far less than the group lets it."""
 
+ASKED_SECONDS = 0.1
+"""The same for those that ask: what is left is decoded elsewhere, and delays nobody else."""
+
 
 class RecordDecoder(Protocol):
     """Decodes the records of some topics. *Thread*: any, several at a time."""
 
     topics: frozenset[str]
-    """Those that it decodes."""
+    """Those that it decodes for everybody."""
+    asked: frozenset[str]
+    """Those that some subscriber asks to be decoded now; the others are sent what Kafka delivered."""
 
     def decode(self, topic: str, records: Records) -> Records:
         """The first of some consecutive records of a partition, decoded: all that need not wait. Never waits."""
@@ -62,19 +68,15 @@ class HeldRecords:
         Args:
             result: Changed in place. What it has of other topics stays as it is.
         """
-        if not (self._queues or result.groups):
-            return
         queues = self._queues
+        if not (queues or (result.groups and (self._decoder.topics or self._decoder.asked))):
+            return
         for gap in result.gaps:
             if gap.partition in queues:
                 queues[gap.partition].append(gap)
         result.gaps = [gap for gap in result.gaps if gap.partition not in queues]
         groups, result.groups = result.groups, []
-        for group in groups:
-            if group.partition.topic in self._decoder.topics:
-                queues.setdefault(group.partition, deque()).append(group)
-            else:
-                result.groups.append(group)
+        result.groups += self._at_once(groups)
         for partition, end in list(result.ends.items()):
             if partition in queues:
                 queues[partition].append(end)
@@ -89,6 +91,26 @@ class HeldRecords:
                 queues[partition] = queues.pop(partition)
             else:
                 del queues[partition]
+
+    def _at_once(self, groups: Iterable[Group]) -> Iterator[Group]:
+        """What is passed on whatever it says: all that is not decoded for everybody. The rest joins its queue."""
+        topics, asked, asked_until = self._decoder.topics, self._decoder.asked, time.monotonic() + ASKED_SECONDS
+        for group in groups:
+            if group.partition.topic in topics:
+                self._queues.setdefault(group.partition, deque()).append(group)
+            elif group.partition.topic in asked and time.monotonic() < asked_until:
+                yield from self._asked(group)
+            else:
+                yield group
+
+    def _asked(self, group: Group) -> Iterator[Group]:
+        """Records for those that ask as well. What has to wait does so in the history: it holds nobody else up."""
+        records = group.records
+        part = self._decoder.decode(group.partition.topic, records)
+        if part:
+            yield group._replace(records=part.with_asked(part.decoded))
+        if len(part) < len(records):
+            yield group._replace(records=records[len(part) :])
 
     def _pass_on(self, partition: TopicPartition, result: PollResult) -> None:
         """Pass on what need not wait of one partition: within a poll, gaps precede groups and ends follow them."""
@@ -115,12 +137,13 @@ class HeldRecords:
             queue.popleft()
 
 
-def decode_chunk(decoder: RecordDecoder, chunk: Chunk) -> Chunk:
+def decode_chunk(decoder: RecordDecoder, chunk: Chunk, asked: AbstractSet[str] = frozenset()) -> Chunk:
     """What was read again, decoded, up to the first record of each partition that has to wait.
 
     Args:
         decoder: Decodes.
         chunk: What was read.
+        asked: Topics that are decoded for a subscriber that asks, in place of those that are for everybody.
 
     Returns:
         Without the next offsets of partitions of which nothing can be given yet.
@@ -129,10 +152,12 @@ def decode_chunk(decoder: RecordDecoder, chunk: Chunk) -> Chunk:
     batches: list[Batch] = []
     for batch in chunk.batches:
         partition = batch.partition
-        if partition.topic not in decoder.topics:
+        if partition.topic not in (asked or decoder.topics):
             batches.append(batch)
         elif partition not in stops:
             decoded = decoder.decode(partition.topic, batch.records)
+            if asked:
+                decoded = decoded.with_asked(decoded.decoded)
             if decoded:
                 batches.append(Batch(partition, decoded, leader_epoch=batch.leader_epoch, gap=batch.gap))
             if len(decoded) < len(batch.records):

@@ -1,6 +1,7 @@
 """What keys and values of records were decoded to, by column, beside the bytes that Kafka delivered."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 DECODED_OVERHEAD_BYTES = 80
@@ -31,6 +32,13 @@ class Decoded(NamedTuple):
     def take(self, indexes: Sequence[int]) -> "Decoded":
         """Those of some records."""
         return Decoded(*([column[index] for index in indexes] for column in self))  # type: ignore[arg-type] # as above
+
+
+def joined(parts: Sequence[Decoded]) -> Decoded:
+    """What consecutive records were decoded to, in parts, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Decoded(*(list(chain.from_iterable(columns)) for columns in zip(*parts, strict=True)))
 
 
 def _length(column: Iterable[bytes | None]) -> int:

@@ -218,3 +218,8 @@ class Cursor:
         """The moment up to which it was handed everything, while the vector does not say so; see `History.locate`."""
         self.first_offset = 0
         """The first offset that it needs of the entry that it was handed last."""
+
+    def return_to(self, entry: Entry, offset: int) -> None:
+        """The next entry to read is the one that it was handed last, from an offset on."""
+        self.next_offsets[entry.batch.partition] = offset
+        self.sequence = entry.sequence - 1

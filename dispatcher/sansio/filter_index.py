@@ -137,6 +137,11 @@ class FilterIndex(Generic[Owner]):
                 else:
                     _forget(self._partitions, value, indexed)
 
+    @property
+    def owners(self) -> Iterable[Owner]:
+        """Everybody who has a filter here."""
+        return {owner: None for indexed in self._filters.values() for owner in indexed.owners}
+
     def match(self, partition: TopicPartition, records: Records) -> list[tuple[Iterable[Owner], list[int]]]:
         """The owners whose filters want something of a batch, with the indexes of the records wanted, in order."""
         view = View(partition, records)

@@ -58,8 +58,6 @@ class History(HistoryPartitions):
         """What is neither dispatched nor kept: it is read again for whoever wants it."""
         self.head = 0
         """Sequence of the newest entry; the first one has 1."""
-        self.size_bytes = 0
-        self.waiting_bytes = 0
         self._entries: dict[int, Entry] = {}
         self._sequences: list[int] = []
         self._dispatched: deque[Entry] = deque()
@@ -290,13 +288,6 @@ class History(HistoryPartitions):
             waiting_bytes=self.waiting_bytes,
             waiting_records=sum(partition.waiting_records for partition in self._partitions.values()),
         )
-
-    def _resize(self, entry: Entry, more_bytes: int) -> None:
-        entry.size_bytes += more_bytes
-        self.size_bytes += more_bytes
-        if entry.waiting:
-            self.waiting_bytes += more_bytes
-            self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
     def _renew(self, entry: Entry) -> None:
         """Make an entry's snapshot one of the present partitions, and drop what was encoded with the old one."""

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from operator import attrgetter
 from typing import cast
 
@@ -56,6 +57,11 @@ class HistoryPartition:
     def first_waiting(self) -> int:
         """The first undispatched offset."""
         return next(iter(self.waiting.values())).first_pending if self.waiting else self.ends
+
+    def some_from(self, entry: Entry, number: int) -> list[Entry]:
+        """An entry and those that follow it, as many as that."""
+        start = bisect_right(self.entries, entry.batch.next_offset - 1, key=_next_offset)
+        return list(islice(self.entries, start, start + number))
 
     def append(self, entry: Entry) -> None:
         """Put an undispatched entry at the end."""

@@ -6,6 +6,7 @@ What the history asks of all of them, or of those that one reader reads; the log
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.entries import Cursor, Entry
 from dispatcher.sansio.head import Moment
 from dispatcher.sansio.history_partition import HistoryPartition
@@ -30,6 +31,10 @@ class HistoryPartitions:
         """
         self._version = 0
         """Changes with each partition that is added or removed."""
+        self.size_bytes = 0
+        """Memory of all entries, what was encoded of them included."""
+        self.waiting_bytes = 0
+        """The same of those that are not dispatched."""
 
     def expect(self, topics: Mapping[str, int]) -> None:
         """Take note of how many partitions topics have."""
@@ -122,6 +127,22 @@ class HistoryPartitions:
         """The undispatched entries of a partition with offsets from the first to the end (exclusive)."""
         found = self._partitions.get(partition)
         return [] if found is None else found.waiting_between(first, end)
+
+    def from_entry(self, entry: Entry, number: int) -> list[Entry]:
+        """An entry and those that follow it in its partition, as many as that."""
+        return self._partitions[entry.batch.partition].some_from(entry, number)
+
+    def decided(self, entry: Entry, asked: Decoded) -> None:
+        """Keep what the records of an entry, which is here still, were decoded to for those that ask."""
+        entry.batch.records = entry.batch.records.with_asked(asked)
+        self._resize(entry, asked.size_bytes)
+
+    def _resize(self, entry: Entry, more_bytes: int) -> None:
+        entry.size_bytes += more_bytes
+        self.size_bytes += more_bytes
+        if entry.waiting:
+            self.waiting_bytes += more_bytes
+            self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
     def _first_wanted(self, cursor: Cursor) -> Entry | None:
         """The oldest entry that a cursor's vector wants, None when it is at the head."""

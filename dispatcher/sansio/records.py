@@ -63,10 +63,11 @@ class Records(Sequence[Record]):
         values: None where it is a tombstone.
         headers: Empty where there are none.
         decoded: What keys and values were decoded to, where topics ask for it.
+        asked: The same where subscribers ask for it: the others are sent what Kafka delivered.
         spelling: How keys and values are written that were not.
     """
 
-    __slots__ = ("decoded", "headers", "keys", "offsets", "size_bytes", "spelling", "timestamps_ms", "values")
+    __slots__ = ("asked", "decoded", "headers", "keys", "offsets", "size_bytes", "spelling", "timestamps_ms", "values")
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Records(Sequence[Record]):
         headers: Sequence[Headers],
         *,
         decoded: Decoded | None = None,
+        asked: Decoded | None = None,
         spelling: Spelling = AUTO,
     ) -> None:
         self.spelling = spelling
@@ -86,6 +88,7 @@ class Records(Sequence[Record]):
         self.values = values
         self.headers = headers
         self.decoded = decoded
+        self.asked = asked
         self.size_bytes = RECORD_OVERHEAD_BYTES * len(offsets) + self._length(values) + self._length(keys)
         """Memory that they hold, payload and overhead."""
         if any(headers):
@@ -93,6 +96,8 @@ class Records(Sequence[Record]):
                 self.size_bytes += HEADER_OVERHEAD_BYTES + len(name) + len(content or b"")
         if decoded is not None:
             self.size_bytes += decoded.size_bytes
+        if asked is not None:
+            self.size_bytes += asked.size_bytes
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "Records":
@@ -115,16 +120,17 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> "Record | Records":
         columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
         if isinstance(index, slice):
-            decoded = self.decoded and self.decoded.part(index)
-            return Records(*(column[index] for column in columns), decoded=decoded, spelling=self.spelling)  # type: ignore[arg-type] # each of its own type
+            decoded, asked = self.decoded and self.decoded.part(index), self.asked and self.asked.part(index)
+            parts = (column[index] for column in columns)
+            return Records(*parts, decoded=decoded, asked=asked, spelling=self.spelling)  # type: ignore[arg-type] # each of its own type
         return Record(*(column[index] for column in columns))  # type: ignore[arg-type] # the same
 
     def take(self, indexes: Sequence[int]) -> "Records":
         """Some of them, one at least."""
         columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
-        decoded = self.decoded and self.decoded.take(indexes)
+        decoded, asked = self.decoded and self.decoded.take(indexes), self.asked and self.asked.take(indexes)
         taken = ([column[index] for index in indexes] for column in columns)
-        return Records(*taken, decoded=decoded, spelling=self.spelling)  # type: ignore[arg-type] # as above
+        return Records(*taken, decoded=decoded, asked=asked, spelling=self.spelling)  # type: ignore[arg-type] # as above
 
     @property
     def shown_values(self) -> Sequence[bytes | None]:
@@ -137,6 +143,14 @@ class Records(Sequence[Record]):
     def with_decoded(self, decoded: Decoded) -> "Records":
         """The same records with what they were decoded to."""
         return Records(self.offsets, self.timestamps_ms, self.keys, self.values, self.headers, decoded=decoded)
+
+    def with_asked(self, asked: Decoded | None) -> "Records":
+        """The same records with what they were decoded to for subscribers that ask."""
+        return Records(self.offsets, self.timestamps_ms, self.keys, self.values, self.headers, asked=asked)
+
+    def as_asked(self) -> "Records":
+        """The same records for subscribers that ask for what they were decoded to."""
+        return self if self.asked is None else self.with_decoded(self.asked)
 
     def spelled(self, spelling: Spelling) -> "Records":
         """The same records for an encoder, which writes their keys and values in this way."""

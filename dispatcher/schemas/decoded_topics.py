@@ -1,4 +1,7 @@
-"""The topics that the settings want decoded. Without any, no library of an extra is imported and nothing runs."""
+"""The topics that are decoded, by the settings or because subscribers ask.
+
+Without a registry there are none: then no library of an extra is imported, and nothing runs.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -24,17 +27,16 @@ class DecodedTopics:
     """
 
     def __init__(self, settings: Settings) -> None:
-        tables = {topic: settings.table(topic) for topic in settings.topics}
-        topics = {
-            topic: Rules(table.int64 == "string", table.decode == "avro-json")
-            for topic, table in tables.items()
-            if table.decode != "none"
-        }
+        topics: dict[str, Rules] = {}
+        askable: dict[str, Rules] = {}
+        for topic, decode in settings.decodable_topics.items():
+            rules = Rules(settings.table(topic).int64 == "string", decode == "avro-json")
+            (askable if decode == "asked" else topics)[topic] = rules
         self._schemas: Schemas | None = None
         self.decoder: RecordDecoder | None = None
-        """None where no topic is decoded."""
-        if topics:
-            self._schemas, self.decoder = _open(settings, topics)
+        """None where no topic is decoded, and nobody can ask for it."""
+        if topics or askable:
+            self._schemas, self.decoder = _open(settings, topics, askable)
 
     async def run(self) -> None:
         """Fetch schemas until cancelled, if any topic is decoded. *Cancellation*: safe."""
@@ -50,14 +52,18 @@ class DecodedTopics:
     def undecodable(self) -> Mapping[str, str]:
         """The topics of which new schemas cannot be fetched, and why."""
         unavailable = None if self._schemas is None else self._schemas.unavailable
-        return {} if unavailable is None or self.decoder is None else dict.fromkeys(self.decoder.topics, unavailable)
+        if unavailable is None or self.decoder is None:
+            return {}
+        return dict.fromkeys(self.decoder.topics | self.decoder.asked, unavailable)
 
     def statistics(self) -> DecodingStatistics:
         """A snapshot."""
         return NO_DECODING if self.decoder is None else self.decoder.statistics()
 
 
-def _open(settings: Settings, topics: Mapping[str, Rules]) -> "tuple[Schemas, RecordDecoder]":
+def _open(
+    settings: Settings, topics: Mapping[str, Rules], askable: Mapping[str, Rules]
+) -> "tuple[Schemas, RecordDecoder]":
     try:
         from dispatcher.schemas.decoding import RecordDecoder  # noqa: PLC0415 - only with an extra
         from dispatcher.schemas.registry import Registry  # noqa: PLC0415 - the same
@@ -77,7 +83,7 @@ def _open(settings: Settings, topics: Mapping[str, Rules]) -> "tuple[Schemas, Re
         remedy = f"name a readable PEM file ({error.strerror or error})"
         raise _wrong("schema_registry_ca", settings.schema_registry_ca, remedy) from error
     schemas = Schemas(registry)
-    return schemas, RecordDecoder(schemas, topics, settings.schema_wait_seconds)
+    return schemas, RecordDecoder(schemas, topics, settings.schema_wait_seconds, askable)
 
 
 def _wrong(name: str, value: str, remedy: str) -> SettingsError:

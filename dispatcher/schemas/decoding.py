@@ -54,14 +54,19 @@ class RecordDecoder:
 
     Args:
         schemas: Has the decoders.
-        topics: How each is decoded, by name.
+        topics: How each is decoded for everybody, by name.
         wait_seconds: How long a record waits for a registry that does not answer.
+        askable: How others are decoded for subscribers that ask.
     """
 
-    def __init__(self, schemas: Schemas, topics: Mapping[str, Rules], wait_seconds: float) -> None:
+    def __init__(
+        self, schemas: Schemas, topics: Mapping[str, Rules], wait_seconds: float, askable: Mapping[str, Rules] = {}
+    ) -> None:
         self.topics = frozenset(topics)
+        self.asked: frozenset[str] = frozenset()
+        """Those of the others for which some subscriber asks now. Replaced, never changed: threads read it."""
         self._schemas = schemas
-        self._rules = dict(topics)
+        self._rules = {**askable, **topics}
         self._wait_seconds = wait_seconds
         self._notes: dict[tuple[str, SchemaKey], bytes] = {}
         self._known: dict[bytes, tuple[Decoder, bytes]] = {}
@@ -75,7 +80,7 @@ class RecordDecoder:
         """Decode records of one partition.
 
         Args:
-            topic: One of `topics`.
+            topic: One of `topics`, or one for which subscribers may ask.
             records: In the order of the partition.
 
         Returns:
@@ -121,7 +126,7 @@ class RecordDecoder:
 
     def statistics(self) -> DecodingStatistics:
         """A snapshot."""
-        return DecodingStatistics(self._decoded.copy(), self._failed.copy(), self._schemas.statistics())
+        return DecodingStatistics(self._decoded.copy(), self._failed.copy(), self._schemas.statistics(), self.asked)
 
     def _value(self, value: bytes, headers: Headers, rules: Rules) -> Result | None:
         if not headers and (known := self._known.get(value[:ID_BYTES])) is not None:

@@ -25,6 +25,8 @@ class DecodingStatistics:
     undecoded: Mapping[str, int]
     """Records whose value was not, by topic."""
     schemas: SchemasStatistics
+    asked: frozenset[str] = frozenset()
+    """Topics that are decoded now because subscribers ask."""
 
 
 NO_DECODING = DecodingStatistics({}, {}, SchemasStatistics(0, 0, 0, 0, None))

@@ -204,6 +204,7 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "fetches": pipeline.decoding.schemas.fetches,
             "decoded": pipeline.decoding.decoded,
             "undecoded": pipeline.decoding.undecoded,
+            "asked": sorted(pipeline.decoding.asked),
             "waiting": [str(partition) for partition in sorted(pipeline.held)],
         },
         "history": {"hits": hub.history_hits, "misses": hub.history_misses},

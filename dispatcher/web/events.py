@@ -99,7 +99,7 @@ def add_events(
     @app.get("/events")
     async def events() -> TrioResponse:
         arguments, last_event_id = request.args.to_dict(flat=False), request.headers.get("Last-Event-ID")
-        session, scope, decoded = None, settings.default_scope, settings.decoded_topics
+        session, scope, decoded = None, settings.default_scope, settings.decodable_topics
         if authentication is None:
             query = read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
         else:

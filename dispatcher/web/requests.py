@@ -83,6 +83,8 @@ class Query:
     """How many records the client is sent before it acknowledges; None: it acknowledges nothing."""
     window_bytes: int | None = None
     """The same in bytes; None: it does not say."""
+    decodes: frozenset[str] = frozenset()
+    """Topics that are decoded because the client asks, and not by the settings."""
 
 
 def read_query(
@@ -100,7 +102,7 @@ def read_query(
         last_event_id: The ``Last-Event-ID`` header, which wins over the parameter of that name.
         configured: The topics that this dispatcher serves.
         default_scope: For who names none.
-        decoded: The topics that the settings want decoded, and into what.
+        decoded: The topics that the settings want decoded, and into what; ``asked``: into JSON, for those that ask.
 
     Raises:
         BadRequestError: with a reason that says what would be right.
@@ -120,7 +122,7 @@ def read_query(
     form = arguments.get("format", ["value"])[0]
     if form not in FORMATS:
         raise BadRequestError(f"unknown format {_shown(form)}; use {', '.join(FORMATS)}")
-    _check_decode(arguments, topics, decoded)
+    decodes = _read_decode(arguments, topics, decoded)
     if last_event_id is None and "last_event_id" in arguments:
         last_event_id = arguments["last_event_id"][0]
     position = parse_position(last_event_id) if last_event_id else {}
@@ -151,6 +153,7 @@ def read_query(
         filter=read_parameters(arguments),
         window_records=_read_window(arguments),
         window_bytes=_read_count(arguments, "window_bytes", MAX_WINDOW_BYTES),
+        decodes=decodes,
     )
 
 
@@ -174,6 +177,7 @@ def feed_for(wire: Wire, query: Query, acked_topics: AbstractSet[str]) -> Feed:
         counts=not query.observe,
         acks=acks,
         observed=frozenset() if acks or query.observe else query.topics & acked_topics,
+        decodes=query.decodes,
     )
 
 
@@ -199,14 +203,18 @@ def _read_count(arguments: Mapping[str, Sequence[str]], name: str, most: int) ->
     return int(text)
 
 
-def _check_decode(arguments: Mapping[str, Sequence[str]], topics: Collection[str], decoded: Mapping[str, str]) -> None:
-    """Topics are decoded by the settings, for all of their subscribers: a client can make sure of it."""
+def _read_decode(
+    arguments: Mapping[str, Sequence[str]], topics: Collection[str], decoded: Mapping[str, str]
+) -> frozenset[str]:
+    """The topics that are decoded because the client asks; of those that the settings name it only makes sure."""
     if "decode" not in arguments:
-        return
+        return frozenset()
     if (decode := arguments["decode"][0]) not in DECODES:
         raise BadRequestError(f"unknown decode {_shown(decode)}; use {', '.join(DECODES)}")
-    if missing := sorted(topic for topic in topics if decoded.get(topic) != decode):
+    ways = {decode, "asked"} if decode == "json" else {decode}
+    if missing := sorted(topic for topic in topics if decoded.get(topic) not in ways):
         raise BadRequestError(f'topic {missing[0]} is not decoded this way here: its settings need decode = "{decode}"')
+    return frozenset(topic for topic in topics if decoded[topic] == "asked")
 
 
 def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:

@@ -42,7 +42,7 @@ def add_websocket(
         # Never the one that holds a token: an answer with it would hand the token to whoever reads answers.
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
         arguments, last_event_id = websocket.args.to_dict(flat=False), websocket.headers.get("Last-Event-ID")
-        session, scope, decoded = None, settings.default_scope, settings.decoded_topics
+        session, scope, decoded = None, settings.default_scope, settings.decodable_topics
         try:
             if authentication is None:
                 query = read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)

@@ -102,7 +102,7 @@ def most_memory_bytes(settings: Settings) -> int:
         + LIBRDKAFKA_BYTES
         + FOLLOWER_BYTES
         + GROUP_OFFSETS_BYTES
-        + (SCHEMAS_BYTES if settings.decoded_topics else 0)
+        + (SCHEMAS_BYTES if settings.schema_registry_url else 0)
         + DEAD_LETTERS_BYTES
         + (COMPRESSED_BYTES if settings.compression == "on" else 0)
         + settings.replay_concurrency * REPLAY_BYTES

@@ -58,6 +58,12 @@ def test_what_is_wanted_goes_into_the_query() -> None:
     assert filter_parameters() == []
 
 
+def test_what_values_are_decoded_to_goes_into_the_query() -> None:
+    """In place of what the URL says; without the option the URL's stays."""
+    assert read_address("ws://h?decode=avro-json", decode="json").address.target == "/ws?decode=json"
+    assert read_address("ws://h?decode=json").address.target == "/ws?decode=json"
+
+
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [

@@ -46,11 +46,11 @@ function pretendPage(t, { online = true, stored = {} } = {}) {
 test("asks for the records that are wanted", async (t) => {
   const server = await Server.start(t);
   const wanted = { keys: ["a", "b&c"], recordHeaders: { tenant: "t1" }, fields: { "/state": ["open", "né"] } };
-  open(t, `${server.url}?key_prefix=p`, { ...wanted, filter: { not: { exact: { key: "x" } } } });
+  open(t, `${server.url}?key_prefix=p`, { ...wanted, decode: "json", filter: { not: { exact: { key: "x" } } } });
   const { request } = await server.next();
   const query = new URL(request.url, server.url).searchParams;
   assert.deepEqual(query.getAll("key"), ["a", "b&c"]);
-  assert.deepEqual(query.getAll("header"), ["tenant:t1"]);
+  assert.deepEqual([query.getAll("header"), query.get("decode")], [["tenant:t1"], "json"]);
   assert.deepEqual(query.getAll("field"), ["/state:open", "/state:né"]);
   assert.deepEqual([query.get("filter"), query.get("key_prefix")], ['{"not":{"exact":{"key":"x"}}}', "p"]);
   const { states } = open(t, server.url, { recordHeaders: { "a:b": "c" } });

@@ -155,7 +155,7 @@ def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() 
     """Each is sent its own of them, with the gap if that goes with them."""
     desk = Desk()
     entry = desk.entry("abc", gap=1)
-    encoded = desk.encoder.choose(entry.batch, entry.snapshot, [0, 2])
+    encoded = desk.encoder.choose(FEED, entry.batch, entry.snapshot, [0, 2])
     both, one = feed_of(SSE_VALUE, TOPICS, read_filter({"in": {"key": ["a", "c"]}})), feed_of(SSE_VALUE, TOPICS, A)
 
     def selected(feed: Feed, *indexes: int) -> list[str]:
@@ -165,7 +165,7 @@ def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() 
 
     assert selected(both, GAP, 0, 2) == ["gap 0", "1", "3"]
     assert selected(one, 0) == ["1"]
-    nothing = desk.encoder.choose(entry.batch, entry.snapshot, [])
+    nothing = desk.encoder.choose(FEED, entry.batch, entry.snapshot, [])
     assert nothing.part(one, [], b"").records == b""
 
 
@@ -209,7 +209,7 @@ def test_keys_and_values_are_written_as_their_topic_says() -> None:
         [message] = frames(desk.encoder.write(feed, [(entry, part)]))
         assert message["records"][0]["value_base64"] == "MA=="
     empty = desk.batch("", gap=1)
-    assert desk.encoder.spelled(empty) is empty
+    assert desk.encoder.shown(feed, empty) is empty
 
 
 def test_a_batch_that_goes_out_record_by_record_is_written_out_once(monkeypatch: pytest.MonkeyPatch) -> None:

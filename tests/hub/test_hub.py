@@ -10,6 +10,7 @@ import trio.testing
 from dispatcher.errors import SubscriberGoneError, UnavailableError
 from dispatcher.hub import fan_out
 from dispatcher.hub.acked_subscriber import AckWindow
+from dispatcher.hub.asked_decoding import AskedDecoder
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.hub import Hub
@@ -137,6 +138,8 @@ class Bench:
 
     log = RecordedLog
     """What replays read."""
+    decoder: AskedDecoder | None = None
+    """Decodes for subscribers that ask."""
 
     def __init__(self, **settings: object) -> None:
         self.dispatched: list[Batch] = []
@@ -144,7 +147,7 @@ class Bench:
         """Offsets that a commit may pass."""
         self.replays = self.log()
         self.settings = Settings(client_id="replica", **settings)  # type: ignore[arg-type]
-        self.hub = Hub(self.settings, self._dispatched, self.replays)
+        self.hub = Hub(self.settings, self._dispatched, self.replays, decoder=self.decoder)
         self.hub.assigned([ONE, TWO])
         self.hub.set_state(ReplicaState.STREAMING)
         self.number = 0

@@ -24,6 +24,7 @@ class Doubter:
         self.owner: Hashable = None
         self.lookup_scope = trio.CancelScope()
         self.closed = False
+        self.decodes: frozenset[str] = frozenset()
         self.told: list[Mapping[TopicPartition, Bounds]] = []
         self.again: list[AbstractSet[TopicPartition]] = []
         self.may_ask_again = trio.Event()
@@ -112,6 +113,7 @@ class Asker:
         self.owner: Hashable = None
         self.lookup_scope = trio.CancelScope()
         self.closed = False
+        self.decodes: frozenset[str] = frozenset()
         self.on_answer = on_answer
         self.offsets: list[Mapping[TopicPartition, int | None]] = []
         self.chunks: list[Chunk] = []

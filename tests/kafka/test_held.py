@@ -22,6 +22,7 @@ class Decoder:
 
     def __init__(self, known: bytes = b"") -> None:
         self.topics = frozenset({"orders"})
+        self.asked: frozenset[str] = frozenset()
         self.known = set(known)
 
     def decode(self, topic: str, records: Records) -> Records:  # noqa: ARG002 - its interface
@@ -161,3 +162,45 @@ def test_a_chunk_ends_before_what_waits() -> None:
     assert everything.next_offsets == {ONE: 10, TWO: 2, PLAIN: 2}
     assert [len(one.records) for one in everything.batches] == [2, 1, 1, 1]
     assert list(everything.gaps) == gaps
+
+
+def test_what_subscribers_ask_for_is_decoded_beside_what_kafka_delivered() -> None:
+    """What has to wait is passed on all the same, in order: nobody but those that ask waits for it."""
+    decoder = Decoder(b"a")
+    decoder.topics = frozenset()
+    held = HeldRecords(decoder)
+    first = group(ONE, 1, b"a", b"b", b"a")
+    assert passed(held, first).groups == [first], "nobody asks"
+    decoder.asked = frozenset({"orders"})
+    result = passed(held, first, group(TWO, 5, b"b"), group(PLAIN, 1, b"a"), ends={ONE: 9})
+    assert [(one.partition, list(one.records.offsets)) for one in result.groups] == [
+        (ONE, [1]),
+        (ONE, [2, 3]),
+        (TWO, [5]),
+        (PLAIN, [1]),
+    ]
+    assert [one.records.asked is not None for one in result.groups] == [True, False, False, False]
+    assert result.groups[0].records.as_asked().shown_values == [b'"a"']
+    assert list(result.groups[0].records.shown_values) == [b"a"]
+    assert (result.ends, held.partitions) == ({ONE: 9}, frozenset())
+
+
+def test_what_subscribers_ask_for_delays_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not decoded in time is passed on as it is."""
+    monkeypatch.setattr(held_module, "ASKED_SECONDS", 0)
+    decoder = Decoder(b"a")
+    decoder.topics, decoder.asked = frozenset(), frozenset({"orders"})
+    some = group(ONE, 1, b"a")
+    assert passed(HeldRecords(decoder), some).groups == [some]
+
+
+def test_a_chunk_is_decoded_for_one_that_asks() -> None:
+    """Beside what Kafka delivered, and up to what waits; what is decoded for everybody was decoded before."""
+    decoder = Decoder(b"a")
+    decoder.topics = frozenset({"plain"})
+    batches = [Batch(ONE, group(ONE, 5, b"a", b"b").records), Batch(PLAIN, group(PLAIN, 1, b"x").records)]
+    found = decode_chunk(decoder, Chunk(batches, {ONE: 7, PLAIN: 2}, []), frozenset({"orders"}))
+    assert [(one.partition, list(one.records.offsets)) for one in found.batches] == [(ONE, [5]), (PLAIN, [1])]
+    assert found.batches[0].records.as_asked().shown_values == [b'"a"']
+    assert found.batches[0].records.decoded is None
+    assert found.next_offsets == {ONE: 6, PLAIN: 2}

@@ -185,12 +185,17 @@ def test_the_last_id_by_the_name_that_polyfills_give_it() -> None:
 
 
 def test_clients_make_sure_that_their_topics_are_decoded() -> None:
-    """It is the settings that decode a topic: where they do not, nobody gets raw records in place of JSON."""
+    """Where neither the settings decode a topic nor clients can ask for it, nobody gets raw records in its place."""
     query = {"topic": ["a", "b"], "decode": ["json"]}
     assert read_query(query, None, ["a", "b", "c"], decoded={"a": "json", "b": "json"}).topics == {"a", "b"}
     with pytest.raises(BadRequestError, match="topic b is not decoded this way here: its settings need decode = "):
         read_query(query, None, ["a", "b", "c"], decoded={"a": "json"})
     with pytest.raises(BadRequestError, match="topic a is not decoded this way here"):
         read_query({"decode": ["avro-json"]}, None, ["a"], decoded={"a": "json"})
+    topics = {"a": "json", "b": "asked", "c": "asked"}
+    assert read_query(query, None, ["a", "b", "c"], decoded=topics).decodes == {"b"}, "a is decoded for everybody"
+    assert read_query({}, None, ["a", "b", "c"], decoded=topics).decodes == frozenset()
+    with pytest.raises(BadRequestError, match="topic a is not decoded this way here"):
+        read_query({"decode": ["avro-json"]}, None, ["a"], decoded={"a": "asked"})
     with pytest.raises(BadRequestError, match="did you mean decode"):
         read_query({"decod": ["json"]}, None, ["a"])

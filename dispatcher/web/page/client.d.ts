@@ -106,6 +106,8 @@ export interface SubscribeOptions {
   last?: number;
   /** "topic": every partition, whichever replica owns it. "replica": those of the replica that answers. */
   scope?: "replica" | "topic";
+  /** Avro, Protobuf and JSON Schema as JSON, of topics that the replica can decode; it refuses others. */
+  decode?: "json" | "avro-json";
   /** Look on only: nothing that is sent to an observer counts as dispatched. */
   observe?: boolean;
   /** Only records with one of these keys. With several of the next four options, a record has to pass each. */

@@ -514,7 +514,7 @@ export function subscribe(url, options) {
   }
 
   function address(name) {
-    const { topics = [], since, scope, observe, last, window, windowBytes, keys = [], recordHeaders, fields, filter } = options;
+    const { topics = [], since, scope, observe, last, decode, window, windowBytes, keys = [], recordHeaders, fields, filter } = options;
     const target = new URL(url, globalThis.location?.href);
     const query = target.searchParams;
     if (!/^(http|ws)s?:$/.test(target.protocol)) throw new Error(`no dispatcher has an address of ${target.protocol}`);
@@ -522,7 +522,7 @@ export function subscribe(url, options) {
     target.pathname = target.pathname.replace(/(\/(events|ws)?)?$/, `/${name}`);
     for (const topic of [topics].flat()) query.append("topic", topic);
     const acking = { ack: ack && "client", window, window_bytes: windowBytes };
-    const given = { scope, observe: observe === undefined ? observe : +observe, last, ...acking };
+    const given = { scope, observe: observe === undefined ? observe : +observe, last, decode, ...acking };
     for (const [parameter, value] of Object.entries(given)) {
       if (value !== undefined) query.set(parameter, value);
     }

@@ -166,6 +166,7 @@ subscribe(filter.size ? `./?${filter}` : "./", {
   scope,
   observe: observes || undefined,
   since: query.get("since") ?? undefined,
+  decode: query.get("decode") ?? undefined,
   transport: query.get("transport") ?? "auto",
 });
 

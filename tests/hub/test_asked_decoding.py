@@ -1,0 +1,479 @@
+"""Subscribers that ask for decoded records of a topic that the settings do not name: they wait, and nobody else."""
+
+# Tests whose clock jumps name it, or it would not be used.
+# ruff: noqa: ARG001
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import orjson
+import pytest
+import trio
+import trio.testing
+
+from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.statistics import SubscriberState
+from dispatcher.kafka.held import decode_chunk
+from dispatcher.sansio.decoded import Decoded
+from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.ownership import HandOver
+from dispatcher.sansio.ranges import Chunk
+from dispatcher.sansio.records import NO_RECORDS, Batch, Record, Records, TopicPartition
+from tests.hub.test_acking import AckBench, Acker
+from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+
+TOPICS = frozenset({"assets"})
+RAW = feed_of(SSE_VALUE, TOPICS)
+ASKING = feed_of(SSE_VALUE, TOPICS, decodes=TOPICS)
+ODD, EVEN = {"exact": {"/odd": "true"}}, {"exact": {"/odd": "false"}}
+
+
+def asking(record_filter: Any = None, **more: Any) -> Feed:
+    """One that asks, with a filter."""
+    return feed_of(SSE_VALUE, TOPICS, read_filter(record_filter) if record_filter else None, decodes=TOPICS, **more)
+
+
+class Decoder:
+    """Makes an object of each number, except of those that are withheld: they wait."""
+
+    def __init__(self) -> None:
+        self.topics: frozenset[str] = frozenset()
+        self.asked: frozenset[str] = frozenset()
+        self.withheld: set[int] = set()
+        self.decoded: Counter[bytes | None] = Counter()
+        """How often each value was decoded."""
+        self.tried = 0
+
+    def ask(self, topics: frozenset[str]) -> None:
+        """As `decoding_for_asking` does."""
+        self.asked = topics
+
+    def decode_now(self, records: Records) -> Records:
+        """Those before the first that waits."""
+        self.tried += 1
+        number = next((n for n, value in enumerate(records.values) if int(value or b"") in self.withheld), len(records))
+        part = records[:number]
+        self.decoded.update(part.values)
+        jsons = [orjson.dumps({"n": int(value or b""), "odd": bool(int(value or b"") % 2)}) for value in part.values]
+        none, empty = [None] * number, [b""] * number
+        return part.with_decoded(Decoded(none, jsons, empty, empty)) if number else NO_RECORDS
+
+    async def decode(self, topic: str, several: Sequence[Records]) -> Sequence[Records]:
+        """Nothing is begun after one that waits."""
+        assert topic in self.asked
+        await trio.lowlevel.checkpoint()
+        found: list[Records] = []
+        for records in several:
+            found.append(self.decode_now(records))
+            if len(found[-1]) < len(records):
+                break
+        return found
+
+    async def decode_chunk(self, chunk: Chunk, topics: AbstractSet[str]) -> Chunk:
+        """As the real one, without its thread."""
+        await trio.lowlevel.checkpoint()
+        return decode_chunk(self._Now(self), chunk, topics)
+
+    class _Now:
+        """The interface of the kafka room."""
+
+        def __init__(self, decoder: "Decoder") -> None:
+            self.topics, self.asked, self._decoder = decoder.topics, decoder.asked, decoder
+
+        def decode(self, topic: str, records: Records) -> Records:  # noqa: ARG002 - its interface
+            """See `Decoder`."""
+            return self._decoder.decode_now(records)
+
+
+class AskedBench(Bench):
+    """A hub of which subscribers may ask; values count up."""
+
+    def __init__(self, **settings: object) -> None:
+        self.decoder: Decoder = Decoder()
+        super().__init__(**settings)
+        self.offsets: Counter[TopicPartition] = Counter()
+
+    def put(self, number: int = 1, partition: TopicPartition = ONE, *, polled: bool = False) -> None:
+        """Publish records, decoded by the poll as far as somebody asks by then, or not at all."""
+        first = self.offsets[partition]
+        values = range(self.number, self.number + number)
+        self.number += number
+        found = [Record(first + n, None, None, b"%d" % value, ()) for n, value in enumerate(values)]
+        self.replays.log += [(partition, record) for record in found]
+        self.offsets[partition] += number
+        records = Records.of(found)
+        part = self.decoder.decode_now(records) if polled and self.decoder.asked else NO_RECORDS
+        if part:
+            self.hub.publish(Batch(partition, part.with_asked(part.decoded)))
+        if len(part) < number:
+            self.hub.publish(Batch(partition, records[len(part) :]))
+
+    @property
+    def states(self) -> list[SubscriberState]:
+        """Of all subscribers, in the order in which they came."""
+        return [one.state for one in self.hub.subscriber_statistics()]
+
+
+@pytest.fixture
+async def bench(nursery: trio.Nursery) -> AskedBench:
+    """A hub that runs."""
+    found = AskedBench()
+    nursery.start_soon(found.hub.run)
+    return found
+
+
+async def connect(
+    nursery: trio.Nursery, bench: Bench, feed: Feed, position: dict[TopicPartition, int] | None = None
+) -> RecordingTransport:
+    """A subscriber whose socket takes everything."""
+    transport = RecordingTransport()
+    transport.gate.set()
+    await nursery.start(bench.serve, transport, position, None, feed)
+    await settle()
+    return transport
+
+
+def numbers(transport: RecordingTransport) -> list[int]:
+    """The numbers that it was sent, all decoded."""
+    return [orjson.loads(value)["n"] for value in transport.values]
+
+
+async def test_those_that_ask_get_json_and_the_others_what_kafka_delivered(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Decoded once for all that ask, whatever they get it as, and by whoever polled."""
+    raw, first, second = [await connect(nursery, bench, feed) for feed in (RAW, ASKING, ASKING)]
+    other = await connect(nursery, bench, asking(ODD))
+    assert bench.decoder.asked == TOPICS
+    bench.put(3, polled=True)
+    bench.put(1, TWO, polled=True)
+    await settle()
+    assert raw.values == ["0", "1", "2", "3"]
+    assert numbers(first) == numbers(second) == [0, 1, 2, 3]
+    assert numbers(other) == [1, 3]
+    assert set(bench.decoder.decoded.values()) == {1}
+    assert bench.states == ["live"] * 4
+    assert bench.hub.history.waiting_bytes == 0
+
+
+async def test_what_was_published_before_the_first_one_asked_is_decoded_then(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Once, and kept with its entry, whose memory it counts towards; from a position on as from the beginning."""
+    raw = await connect(nursery, bench, RAW)
+    for number in (2, 1, 3):
+        bench.put(number)
+        bench.put(number, TWO)
+    await settle()
+    before, entries = bench.hub.history.size_bytes, 6
+    assert not bench.decoder.tried, "while nobody asks, nothing is decoded"
+    first = await connect(nursery, bench, ASKING, {ONE: -1, TWO: -1})
+    await trio.sleep(1)
+    assert numbers(first) == list(range(12))
+    encoded = sum(map(len, first.values))
+    assert bench.hub.history.size_bytes >= before + 2 * encoded + entries, "JSON, and what was encoded of it"
+    second = await connect(nursery, bench, ASKING, {ONE: 1, TWO: 2})
+    await trio.sleep(1)
+    assert numbers(second) == [4, *range(6, 9), *range(9, 12)]
+    assert set(bench.decoder.decoded.values()) == {1}
+    assert raw.values == [str(n) for n in range(12)]
+    assert bench.states == ["live"] * 3
+
+
+async def test_a_record_that_waits_holds_those_that_ask_in_order_and_nobody_else(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They are sent nothing that follows, and are not live; then all of it follows."""
+    raw, first = await connect(nursery, bench, RAW), await connect(nursery, bench, ASKING)
+    bench.decoder.withheld = {2}
+    for _ in range(5):
+        bench.put(1, polled=True)
+    await trio.sleep(1)
+    assert (raw.values, numbers(first)) == (["0", "1", "2", "3", "4"], [0, 1])
+    assert bench.states == ["live", "catching-up"]
+    tried = bench.decoder.tried
+    await trio.sleep(10)
+    assert bench.decoder.tried - tried <= 101, "it is tried again, ten times a second"
+    late = await connect(nursery, bench, ASKING, {ONE: 2})
+    await trio.sleep(1)
+    assert numbers(late) == [3, 4], "it needs nothing of what waits"
+    bench.decoder.withheld.clear()
+    await trio.sleep(1)
+    assert numbers(first) == [0, 1, 2, 3, 4]
+    bench.put(1, polled=True)
+    await settle()
+    assert bench.states == ["live"] * 3
+    assert numbers(late) == [3, 4, 5]
+    assert set(bench.decoder.decoded.values()) == {1}
+
+
+async def test_what_waits_is_not_dispatched_while_all_present_ask(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nor what follows it; a part of a batch that could be decoded waits with the rest."""
+    only = await connect(nursery, bench, ASKING)
+    bench.decoder.withheld = {1}
+    bench.put(3, polled=True)
+    bench.put(1, TWO, polled=True)
+    await trio.sleep(1)
+    assert (numbers(only), bench.ranges) == ([0], {ONE: {0}})
+    assert bench.hub.history.statistics().waiting_records == 3
+    bench.decoder.withheld.clear()
+    await trio.sleep(1)
+    assert (numbers(only), bench.ranges) == ([0, 1, 2, 3], {ONE: {0, 1, 2}, TWO: {0}})
+    assert set(bench.decoder.decoded.values()) == {1}, "what was decoded of it is kept"
+    assert bench.hub.history.waiting_bytes == 0
+
+
+async def test_filters_of_those_that_ask_look_at_what_was_decoded(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Until then nothing is settled: nobody knows what is wanted. Those of the others look at what Kafka delivered."""
+    odd = await connect(nursery, bench, asking(ODD))
+    raw = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, read_filter(ODD)))
+    bench.decoder.withheld = {0}
+    bench.put(4, polled=True)
+    await trio.sleep(1)
+    assert (bench.ranges, dict(bench.hub.statistics().unmatched)) == ({}, {})
+    bench.decoder.withheld.clear()
+    await trio.sleep(1)
+    assert (numbers(odd), raw.values) == ([1, 3], [])
+    assert bench.ranges == {ONE: {0, 1, 2, 3}}
+    assert dict(bench.hub.statistics().unmatched) == {"assets": 2}
+
+
+async def test_a_filter_that_comes_later_settles_what_waits(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Decoded for that, also beyond what its socket has taken."""
+    bench.put(2)
+    bench.put(2)
+    stuck = RecordingTransport()
+    await nursery.start(bench.serve, stuck, None, None, asking(ODD))
+    await trio.sleep(1)
+    assert (stuck.values, bench.ranges) == ([], {ONE: {0, 2}})
+    assert bench.hub.history.statistics().waiting_records == 4
+    # One that is published now is decoded for the filter, though nobody gets there.
+    bench.put(2)
+    await trio.sleep(1)
+    assert bench.ranges == {ONE: {0, 2, 4}}
+    stuck.gate.set()
+    await trio.sleep(1)
+    assert (numbers(stuck), bench.ranges) == ([1, 3, 5], {ONE: set(range(6))})
+
+
+async def test_what_a_grant_says_of_fields_is_decided_on_decoded_values(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What the grant hides is parked, and read again, decoded, for one that may have it."""
+    grant, other = read_filter(ODD), read_filter(EVEN)
+    some = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, None, grant, decodes=TOPICS))
+    bench.put(4)
+    await trio.sleep(1)
+    assert (numbers(some), bench.ranges) == ([1, 3], {ONE: {1, 3}})
+    even = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, None, other, decodes=TOPICS))
+    await trio.sleep(1)
+    assert numbers(even) == [0, 2]
+    assert bench.ranges == {ONE: {0, 1, 2, 3}}
+
+
+async def test_what_is_read_again_from_kafka_is_decoded_for_those_that_ask(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A record that waits ends what is given of its partition; others go on. Those that do not ask get the bytes."""
+    bench = AskedBench(history_bytes=1000, pause_above_bytes=1000, resume_below_bytes=1)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, RAW)
+    for _ in range(3):
+        bench.put(1)
+        bench.put(1, TWO)
+    await settle()
+    bench.decoder.withheld = {2}
+    asks = await connect(nursery, bench, ASKING, {ONE: -1, TWO: -1})
+    raw = await connect(nursery, bench, RAW, {ONE: -1, TWO: -1})
+    await trio.sleep(5)
+    assert raw.values == ["0", "1", "2", "3", "4", "5"]
+    assert 2 not in numbers(asks)
+    assert 4 not in numbers(asks)
+    bench.decoder.withheld.clear()
+    await trio.sleep(5)
+    assert sorted(numbers(asks)) == [0, 1, 2, 3, 4, 5]
+    assert [n for n in numbers(asks) if n % 2 == 0] == [0, 2, 4]
+
+
+async def test_what_leaves_memory_while_it_waits_is_read_again(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Others have taken it, so the history lets it go; whoever waited asks Kafka for it."""
+    bench = AskedBench(history_bytes=6_000, pause_above_bytes=5_000, resume_below_bytes=1000)
+    nursery.start_soon(bench.hub.run)
+    raw, asks = await connect(nursery, bench, RAW), await connect(nursery, bench, ASKING)
+    bench.decoder.withheld = {1}
+    for _ in range(20):
+        bench.put(1, polled=True)
+        await settle()
+    await trio.sleep(2)
+    assert (len(raw.values), numbers(asks)) == (20, [0])
+    bench.decoder.withheld.clear()
+    await trio.sleep(5)
+    assert numbers(asks) == list(range(20))
+    assert bench.states == ["live", "live"]
+
+
+async def test_a_partition_that_leaves_while_it_waits_holds_nobody(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Those that ask go on with what is left, and get it when the partition returns."""
+    asks = await connect(nursery, bench, ASKING)
+    bench.decoder.withheld = {0}
+    bench.put(1, polled=True)
+    bench.put(1, TWO, polled=True)
+    await trio.sleep(1)
+    bench.hub.unassigned([ONE])
+    await trio.sleep(1)
+    assert numbers(asks) == [1]
+    bench.hub.assigned([ONE])
+    bench.offsets[ONE] = 0
+    bench.decoder.withheld.clear()
+    bench.hub.publish(Batch(ONE, [Record(0, None, None, b"0", ())]))
+    await trio.sleep(1)
+    assert numbers(asks) == [1, 0]
+
+
+async def test_when_the_last_one_that_asks_leaves_nothing_more_is_decoded(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What waited is forgotten, also by whoever decodes."""
+    scope = trio.CancelScope()
+
+    async def visit() -> None:
+        transport = RecordingTransport()
+        transport.gate.set()
+        with scope:
+            await bench.serve(transport, feed=ASKING)
+
+    nursery.start_soon(visit)
+    await settle()
+    bench.decoder.withheld = {0}
+    bench.put(1)
+    await trio.sleep(1)
+    assert bench.decoder.tried
+    scope.cancel()
+    await settle()
+    assert bench.decoder.asked == frozenset()
+    await trio.sleep(1)
+    tried = bench.decoder.tried
+    bench.put(1)
+    await trio.sleep(10)
+    assert bench.decoder.tried == tried
+
+
+def follow(bench: AskedBench) -> None:
+    """Own partition 0, and follow partition 1."""
+    bench.hub.unassigned([TWO])
+    bench.hub.reached(ONE, 0)
+    bench.hub.followed.follow(TWO, 0)
+    bench.hub.expect({"assets": 2})
+
+
+async def test_the_whole_topic_is_decoded_too(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Of followed partitions what waits holds those of the whole topic alone."""
+    follow(bench)
+    whole, own = await connect(nursery, bench, asking(whole=True)), await connect(nursery, bench, ASKING)
+    bench.put(1, TWO, polled=True)
+    bench.decoder.withheld = {1}
+    bench.put(1, TWO, polled=True)
+    bench.put(1, ONE, polled=True)
+    await trio.sleep(1)
+    assert (numbers(whole), numbers(own), bench.states) == ([0], [2], ["catching-up", "live"])
+    assert bench.hub.statistics().fell_back == 1, "the other one has never left the live feed"
+    bench.decoder.withheld.clear()
+    await trio.sleep(1)
+    assert numbers(whole) == [0, 1, 2]
+
+
+async def test_a_filtered_reader_gets_what_was_not_decided_when_its_partition_became_owned(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What its filter says of it is not known, so it does not count as sent."""
+    follow(bench)
+    odd = await connect(nursery, bench, asking(ODD, whole=True))
+    bench.decoder.withheld = {1}
+    bench.put(3, TWO, polled=True)
+    await trio.sleep(1)
+    bench.hub.assigned([TWO])
+    bench.hub.followed.own(TWO, 5, HandOver(0, []))
+    await trio.sleep(1)
+    bench.decoder.withheld.clear()
+    await trio.sleep(1)
+    assert numbers(odd) == [1]
+    assert bench.ranges[TWO] == {0, 1, 2}
+
+
+async def test_one_that_acknowledges_can_ask_too(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
+    """Its window holds what it was sent, decoded; it stands before what waits."""
+
+    class Acked(AckBench, AskedBench):
+        """Both."""
+
+    bench = Acked(nursery)
+    acker = Acker(bench, 2, feed=feed_of(WEBSOCKET, TOPICS, acks=True, decodes=TOPICS))
+    bench.decoder.withheld = {1}
+    for _ in range(4):
+        bench.put(1, polled=True)
+    await trio.sleep(1)
+    assert acker.offsets == [0]
+    bench.decoder.withheld.clear()
+    await trio.sleep(1)
+    assert acker.offsets == [0, 1]
+    acker.subscriber.acked({ONE: 1})
+    await trio.sleep(1)
+    assert acker.offsets == [0, 1, 2, 3]
+    shown = [record["value_json"]["n"] for message in acker.messages for record in message.get("records", ())]
+    assert shown == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_happens_each_is_sent_all_of_it_in_order(
+    seed: int, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Polls that decode or do not, schemas that come and go, small memory, readers that come and leave."""
+    choose = random.Random(seed)  # noqa: S311 - the same each time
+    memory = {
+        "history_bytes": choose.choice([2_000, 20_000, 10**6]),
+        "pause_above_bytes": 2_000,
+        "resume_below_bytes": 1,
+    }
+    bench = AskedBench(**memory, subscriber_buffer_bytes=2_000)
+    nursery.start_soon(bench.hub.run)
+    feeds = [RAW, ASKING, ASKING, asking(ODD), asking(EVEN), feed_of(SSE_VALUE, TOPICS, counts=False, decodes=TOPICS)]
+    readers: list[tuple[Feed, RecordingTransport]] = []
+    for _ in range(80):
+        step = choose.random()
+        if step < 0.6:
+            bench.put(choose.randint(1, 4), choose.choice([ONE, TWO]), polled=choose.random() < 0.7)
+        elif step < 0.7 and len(readers) < 12:
+            feed = choose.choice(feeds)
+            readers.append((feed, await connect(nursery, bench, feed, {ONE: -1, TWO: -1})))
+        elif step < 0.8:
+            bench.decoder.withheld = {choose.randrange(bench.number + 8) for _ in range(choose.randint(0, 5))}
+        elif step < 0.9:
+            await trio.sleep(choose.random())
+        else:
+            await settle()
+    bench.decoder.withheld.clear()
+    await trio.sleep(30)
+    assert bench.number
+    for feed, transport in readers:
+        values = [int(value) for value in transport.values] if feed is RAW else numbers(transport)
+        parity = {asking(ODD): (1,), asking(EVEN): (0,)}.get(feed, (0, 1))
+        for partition in (ONE, TWO):
+            ours = {int(record.value or b""): n for n, (tp, record) in enumerate(bench.replays.log) if tp == partition}
+            assert [n for n in values if n in ours] == [n for n in ours if n % 2 in parity]
+    assert all(state is SubscriberState.LIVE for state in bench.states)
