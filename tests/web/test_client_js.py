@@ -22,7 +22,7 @@ from tests.web.test_acks import AckHouse
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "dispatcher" / "web" / "page" / "client.js"
-MOST_BYTES = 15 * 1024
+MOST_BYTES = 16 * 1024
 
 
 class StoredLetters(Letters):
@@ -137,7 +137,7 @@ async def test_it_passes_the_table_of_cases() -> None:
 
 
 def test_it_is_small() -> None:
-    """Minified, as a bundler puts it into a page, it stays below 15 KiB, 7 compressed."""
+    """Minified, as a bundler puts it into a page, it stays below 16 KiB, 7.5 compressed."""
     need("npx")
     done = run("npx", "--yes", ESBUILD, "--bundle", "--format=esm", "--minify", str(CLIENT))
     if done.returncode != 0:
