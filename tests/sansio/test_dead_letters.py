@@ -204,8 +204,10 @@ def test_a_record_has_one_letter() -> None:
     assert found.statistics().written == {("assets", "deadline"): 2}
     found.forget([TWO])
     assert found.has_stored(letter(0))
+    assert (found.remembers(ONE, 0), found.remembers(ONE, 1)) == (True, False)
     found.forget([ONE])
     assert not found.has_stored(letter(0)), "its next owner decides"
+    assert not found.remembers(ONE, 0)
 
 
 def test_stored_letters_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
