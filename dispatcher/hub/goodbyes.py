@@ -12,10 +12,8 @@ RETRY_SPREAD_MS = (500, 3000)
 RENEWAL_SPREAD_MS = (5000, 15_000)
 """The same for those whose token had ended before they came: an `EventSource` tries until its cookie is renewed."""
 
-
 TOO_MANY_RETRY_MS = 60_000
 """How long a client waits that has as much as one client may have."""
-
 
 RESTART, TRY_LATER = 1012, 1013
 """Codes that ask the client to come back, here or elsewhere."""
@@ -62,12 +60,12 @@ def send_on() -> Goodbye:
 
 def drained() -> Goodbye:
     """An operator empties this replica."""
-    return Goodbye(1013, "the replica is being drained: reconnect to another one", _spread_ms())
+    return Goodbye(TRY_LATER, "the replica is being drained: reconnect to another one", _spread_ms())
 
 
 def disconnected() -> Goodbye:
     """An operator ended this stream; the client may come back."""
-    return Goodbye(1013, "an operator disconnected this stream: reconnect", _spread_ms())
+    return Goodbye(TRY_LATER, "an operator disconnected this stream: reconnect", _spread_ms())
 
 
 def refused(code: int, reason: str) -> Goodbye:
