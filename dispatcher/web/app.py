@@ -8,10 +8,12 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart.asgi import ASGIWebsocketConnection
 from quart.typing import ResponseTypes
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from quart_trio.wrappers import TrioResponse
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException
+from werkzeug.routing import MapAdapter
 
 from dispatcher.errors import DispatcherError
 from dispatcher.hub.hub import Hub
@@ -85,6 +87,24 @@ class App(QuartTrio):
 
     asgi_http_class = HTTPConnection
     asgi_websocket_class = WebsocketConnection
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Match routes, which are the same for every host.
+
+        Werkzeug raises for a host that can be no name, outside of everything that answers errors. It is another host
+        than ours like any other: `add_origin_check` refuses it where hosts matter.
+        """
+        try:
+            return super().create_url_adapter(request)
+        except BadHost:
+            assert request is not None  # noqa: S101 - the host is the request's
+            return self.url_map.bind(
+                "localhost",
+                request.root_path,
+                url_scheme=request.scheme,
+                default_method=request.method,
+                path_info=request.path,
+            )
 
 
 def create_app(

@@ -98,6 +98,20 @@ async def test_a_host_that_is_none_gets_400(host: bytes) -> None:
         assert [line for line in logs if line["log_level"] == "error"] == []
 
 
+@pytest.mark.parametrize("host", [b"x" * 64, b"a..b", b"." * 300, b"x" * 2000 + b":80"])
+async def test_a_host_that_is_no_name_is_another_host(host: bytes) -> None:
+    """DNS has no labels that are empty or longer than 63 bytes; no such request is an error of ours."""
+    house = Allowing()
+    async with house.serving():
+        with structlog.testing.capture_logs() as logs:
+            for path, status in ((b"/events", 421), (b"/nothing", 421), (b"/livez", 200)):
+                request = b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % (path, host)
+                assert (await house.raw(request)).startswith(b"HTTP/1.1 %d " % status), path
+            said = await house.raw(UPGRADE.replace(b"Host: localhost", b"Host: " + host))
+            assert said.startswith(b"HTTP/1.1 421 ")
+        assert [line for line in logs if line["log_level"] == "error"] == []
+
+
 async def test_the_host_of_an_absolute_target_counts() -> None:
     """RFC 9112, section 3.2.2: a proxy may send the target so, and the ``Host`` beside it is ignored."""
     house = Allowing()
