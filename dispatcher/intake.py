@@ -95,8 +95,10 @@ class Intake:
         epoch = self._offsets.began(
             partition,
             start.offset,
+            leader_epoch=start.leader_epoch,
             committed=start.committed,
             commit_beginning=not start.has_old_offset,
+            commit_again=start.is_unstamped,
             metadata=start.stamp.format(),
         )
         self.forget([partition])

@@ -192,6 +192,28 @@ async def test_a_topic_that_was_recreated_between_two_runs_is_noticed(
     await in_thread(replica.wait_for, "committed", lambda s: s["partitions"][0]["committed"] == 8)
 
 
+async def test_an_offset_that_does_not_say_which_topic_it_is_of_is_committed_once_more(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Also while nobody listens: else a topic that is created again and has grown past it would be read from there."""
+    topic = kafka.create_topic(1)
+    await produce(kafka, topic, 0, 8)
+    servers = {"bootstrap.servers": kafka.bootstrap_servers}
+    consumer = confluent_kafka.Consumer({**servers, "group.id": f"group-{topic}"})
+    place = confluent_kafka.TopicPartition(topic, 0, 3)
+    await trio.to_thread.run_sync(lambda: consumer.commit(offsets=[place], asynchronous=False))
+    replicas(kafka.bootstrap_servers, topic)
+    topic_id = kafka.admin.describe_topics(TopicCollection([topic]))[topic].result(30).topic_id
+    with trio.fail_after(seconds(60)):
+        while True:
+            found = (await trio.to_thread.run_sync(lambda: consumer.committed([place], seconds(30))))[0]
+            if found.metadata:
+                break
+            await trio.sleep(0.05)
+    consumer.close()
+    assert (found.offset, found.metadata.split(";")[1]) == (3, f"topic-id={topic_id}")
+
+
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_records_that_wait_survive_a_restart_with_latest(
     kafka: Kafka, replicas: Callable[..., Replica], protocol: str

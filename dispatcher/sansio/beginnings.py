@@ -107,8 +107,11 @@ class Start(NamedTuple):
     replaces: int | None = None
     """The next offset in the old log, None when it is not known."""
     has_old_offset: bool = False
-    """The group still has an offset in the old log. It stays until something of the new one was dispatched: until then
-    the next owner has to notice, too."""
+    """The group still has an offset in the old log, which says so. It stays until something of the new one was
+    dispatched: until then the next owner has to notice, too."""
+    is_unstamped: bool = False
+    """The group has committed this offset without the topic's id. It is committed once more, with the id: else nobody
+    notices that the topic was created again once its new log has grown past the offset."""
 
 
 class Again(NamedTuple):
@@ -159,7 +162,14 @@ def begin(
         if committed.stamp.partitions is not None:
             counts.append(committed.stamp.partitions)
         stamp = Stamp(topic.topic_id or committed.stamp.topic_id, min(counts, default=topic.partitions), topic.cluster)
-        return Start(partition, committed.offset, committed.leader_epoch, committed=True, stamp=stamp)
+        return Start(
+            partition,
+            committed.offset,
+            committed.leader_epoch,
+            committed=True,
+            stamp=stamp,
+            is_unstamped=committed.stamp.topic_id is None and stamp.topic_id is not None,
+        )
     if committed is not None or any(other_log(other, topic) for other in others):
         if bounds is None:
             return Undecided.NEEDS_BOUNDS
@@ -210,7 +220,8 @@ def go_on(
             stamp=topic if is_other else before,
             recreated=True,
             replaces=next_offset,
-            has_old_offset=committed is not None,
+            # Of an offset that does not say which log it is of the next owner would notice nothing.
+            has_old_offset=committed is not None and other_log(committed.stamp, topic),
         )
     if next_offset < bounds.first:
         return Again(partition, bounds.first, Gap(partition, next_offset, bounds.first - 1, "expired"))

@@ -8,6 +8,7 @@ Rules of this module:
   first dispatch would otherwise be skipped by a restart with ``auto.offset.reset=latest``.
 * Every beginning of a partition is a new epoch. What belongs to an earlier epoch changes nothing, except that an
   earlier commit which may have arrived after a newer one makes the newer one be sent once more.
+* An offset that was committed without the metadata that belongs to it is sent once more, with it.
 * One commit of each partition's present epoch is under way at a time. All commits under way are in one book.
 * Illegal input raises and changes nothing.
 * Offsets without a record (compacted, aborted, control records) lie inside the range that a batch covers
@@ -16,6 +17,7 @@ Rules of this module:
 * What is done for each crossing costs what changed in it, not the number of partitions.
 """
 
+import math
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ from dispatcher.sansio.records import TopicPartition
 RECOMMIT_SECONDS = 5.0
 """How long after a commit that nobody answered the offset is committed once more: until then the broker may still take
 the old request, and with it an older offset. Seen 1.6 s after the client had given up (docs/rebalance.md)."""
+
+AT_ONCE = -math.inf
+"""When to commit once more what waits for nothing."""
 
 MAX_RANGES = 1_000
 """About the most ranges that a partition which is followed from now on takes along (`ownership`)."""
@@ -72,8 +77,10 @@ class OffsetTracker:
         partition: TopicPartition,
         offset: int,
         *,
+        leader_epoch: int | None = None,
         committed: bool = False,
         commit_beginning: bool = True,
+        commit_again: bool = False,
         metadata: str = "",
     ) -> int:
         """Take note of where a partition begins, in a new epoch, which is returned.
@@ -81,9 +88,11 @@ class OffsetTracker:
         Args:
             partition: An assigned partition.
             offset: The first offset that is read.
+            leader_epoch: Of the record before it (KIP-320), None when unknown.
             committed: Whether the group has committed it.
             commit_beginning: Whether to commit it, if the group has not. Not where the group's offset belongs to
                 another log, which the next owner has to notice as long as nothing of the new one was dispatched.
+            commit_again: Whether to commit it once more if the group has, because that commit lacks the metadata.
             metadata: What commits carry.
 
         Raises:
@@ -100,13 +109,18 @@ class OffsetTracker:
         assignment.committed = offset if committed else None
         assignment.commits_beginning = commit_beginning and not committed
         assignment.metadata = metadata
+        if leader_epoch is not None:
+            assignment.leader_epochs.append((offset - 1, leader_epoch))
+        if commit_again:
+            self._again[partition] = AT_ONCE
         self._note_change(partition, assignment)
         return epoch
 
     def described(self, partition: TopicPartition, metadata: str) -> None:
-        """Let later commits of a partition carry other metadata."""
-        if (assignment := self._assignments.get(partition)) is not None:
+        """Let commits of a partition carry other metadata; what was committed without it is committed once more."""
+        if (assignment := self._assignments.get(partition)) is not None and assignment.metadata != metadata:
             assignment.metadata = metadata
+            self._again[partition] = AT_ONCE
 
     def epoch(self, partition: TopicPartition) -> int | None:
         """The epoch of the partition's present assignment, None when it is not assigned or has not begun."""

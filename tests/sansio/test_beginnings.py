@@ -77,7 +77,14 @@ def test_a_committed_offset_of_this_log_decides() -> None:
     """Whatever the policy; its stamp is kept, and what is known now is added."""
     for stamp in (NEW, Stamp("new", 5), Stamp()):
         start = begin(ONE, Committed(7, 4, stamp), topic=NEW, others=[], policy=Policy.ERROR, bounds=None)
-        assert start == Start(ONE, 7, 4, committed=True, stamp=Stamp("new", stamp.partitions or 2))
+        assert start == Start(
+            ONE,
+            7,
+            4,
+            committed=True,
+            stamp=Stamp("new", stamp.partitions or 2),
+            is_unstamped=stamp.topic_id is None,
+        )
     start = begin(ONE, Committed(7, None, NEW), topic=Stamp(), others=[], policy=Policy.LATEST, bounds=None)
     assert start == Start(ONE, 7, committed=True, stamp=NEW)
 
@@ -136,10 +143,16 @@ def test_an_offset_that_is_there_is_asked_for_again(next_offset: int) -> None:
 def test_another_log_is_read_from_its_start() -> None:
     """By the topic's id, by an end before the offset, or because the log was cut below it and has grown since."""
     for before, next_offset, truncated, stamp in ((OLD, 5, False, NEW), (NEW, 10, False, NEW), (NEW, 5, True, NEW)):
-        for committed in (None, Committed(2, None, before)):
+        for committed in (None, Committed(2, None, before), Committed(2, None, Stamp())):
             decision = go_on(
                 ONE, next_offset, BOUNDS, before=before, topic=NEW, truncated=truncated, committed=committed
             )
             assert decision == Start(
-                ONE, 3, stamp=stamp, recreated=True, replaces=next_offset, has_old_offset=committed is not None
+                ONE,
+                3,
+                stamp=stamp,
+                recreated=True,
+                replaces=next_offset,
+                # Of an offset that does not say that it is another log's nobody would notice anything.
+                has_old_offset=committed is not None and committed.stamp == OLD,
             )

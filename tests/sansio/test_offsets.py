@@ -1,6 +1,7 @@
 """OffsetTracker against a plain model of one member and its coordinator, and the usual faults put in on purpose."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -373,12 +374,11 @@ class KeepsBeginnings(OffsetTracker):
         partition: TopicPartition,
         offset: int,
         *,
-        committed: bool = False,
         commit_beginning: bool = True,
-        metadata: str = "",
+        **more: Any,
     ) -> int:
         assert commit_beginning is not None
-        return super().began(partition, offset, committed=committed, commit_beginning=False, metadata=metadata)
+        return super().began(partition, offset, commit_beginning=False, **more)
 
 
 @pytest.mark.parametrize(
@@ -483,6 +483,27 @@ def test_commits_carry_the_leader_epoch_of_the_last_dispatched_record() -> None:
     assert [Commit(ONE, epoch, 20, 1, "m")] == tracker.committable(0)
     tracker.dispatched(ONE, epoch, 20, 30)
     assert [Commit(ONE, epoch, 30, 2, "m")] == tracker.committable(0)
+
+
+def test_a_commit_without_its_metadata_is_sent_once_more() -> None:
+    """Whether it was committed before, is under way, or has just been confirmed; not where the metadata is the same."""
+    tracker = OffsetTracker()
+    tracker.assigned(ONE)
+    epoch = tracker.began(ONE, 5, leader_epoch=3, committed=True, commit_again=True, metadata="m")
+    commits = tracker.committable(0)
+    assert commits == [Commit(ONE, epoch, 5, 3, "m")] == tracker.revoked([ONE])
+    tracker, epoch = begun(5)
+    before = tracker.committable(0)
+    tracker.sent(before, 0)
+    tracker.described(ONE, "m")
+    assert tracker.committable(0) == []
+    tracker.answered(ONE, 5, 0, stored=True)
+    again = tracker.committable(0)
+    assert (before, again) == ([Commit(ONE, epoch, 5, None)], [Commit(ONE, epoch, 5, None, "m")])
+    tracker.sent(again, 0)
+    tracker.answered(ONE, 5, 0, stored=True)
+    tracker.described(ONE, "m")
+    assert tracker.committable(0) == []
 
 
 def test_what_an_earlier_assignment_committed_late_is_set_right() -> None:
