@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
@@ -18,6 +18,8 @@ REQUEST_SECONDS = 5.0
 """How long one request may take: librdkafka waits a minute for a broker that was killed under it."""
 
 AGAIN_SECONDS = 0.05
+
+_Answer = TypeVar("_Answer")
 
 _STALE = frozenset({KafkaError.UNKNOWN_TOPIC_ID, KafkaError.UNKNOWN_TOPIC_OR_PART})
 """Errors of a broker that knew the topic that was deleted, or of one that does not know the new one yet; librdkafka's
@@ -56,14 +58,28 @@ def expire(admin: AdminClient, topic: str, before: Mapping[int, int]) -> None:
 
 def recreate(admin: AdminClient, topic: str, partitions: int, replication_factor: int = -1) -> None:
     """Delete a topic and make it again at once."""
+
+    def ask_for_id() -> Future[Any]:
+        return admin.describe_topics(TopicCollection([topic]), request_timeout=REQUEST_SECONDS)[topic]
+
+    old = _for_sure(admin, ask_for_id)
+    assert old is not None
     _for_sure(
         admin,
         lambda: admin.delete_topics([topic], request_timeout=REQUEST_SECONDS)[topic],
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        lambda error: error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART,
     )
-    # It is there for a moment after the answer that it is gone.
+
+    def is_made(error: KafkaError) -> bool:
+        """Whether the one that exists is the new one: the old one is there for a moment after it was deleted."""
+        if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        with suppress(KafkaException):
+            return str(ask_for_id().result(seconds(ADMIN_SECONDS)).topic_id) != str(old.topic_id)
+        return False
+
     new = NewTopic(topic, partitions, replication_factor)
-    _for_sure(admin, lambda: admin.create_topics([new], request_timeout=REQUEST_SECONDS)[topic])
+    _for_sure(admin, lambda: admin.create_topics([new], request_timeout=REQUEST_SECONDS)[topic], is_made)
 
 
 def grow(admin: AdminClient, topic: str, partitions: int) -> None:
@@ -72,17 +88,22 @@ def grow(admin: AdminClient, topic: str, partitions: int) -> None:
     _for_sure(
         admin,
         lambda: admin.create_partitions(more, request_timeout=REQUEST_SECONDS)[topic],
-        KafkaError.INVALID_PARTITIONS,
+        lambda error: error.code() == KafkaError.INVALID_PARTITIONS,
     )
 
 
-def _for_sure(admin: AdminClient, ask: Callable[[], Future[Any]], done: int = KafkaError.NO_ERROR) -> None:
+def _for_sure(
+    admin: AdminClient, ask: Callable[[], Future[_Answer]], is_done: Callable[[KafkaError], bool] = lambda _error: False
+) -> _Answer | None:
     """Ask until a broker has done it: one that is killed under the question may leave it undone, or unanswered.
 
     Args:
         admin: With what it is asked.
         ask: Asks once.
-        done: The error that says that it was done already.
+        is_done: Whether an error says that it was done already.
+
+    Returns:
+        The answer; None where an error said that it was done already.
 
     Raises:
         KafkaException: it was not done within the deadline.
@@ -90,17 +111,16 @@ def _for_sure(admin: AdminClient, ask: Callable[[], Future[Any]], done: int = Ka
     deadline = time.monotonic() + seconds(ADMIN_SECONDS)
     while True:
         try:
-            ask().result(seconds(ADMIN_SECONDS))
+            return ask().result(seconds(ADMIN_SECONDS))
         except KafkaException as error:
-            if error.args[0].code() != done:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(AGAIN_SECONDS)
-                # Else it asks a node that leads no longer, again and again (seen for 90 s).
-                with suppress(KafkaException):
-                    admin.list_topics(timeout=seconds(ADMIN_SECONDS))
-                continue
-        return
+            if is_done(error.args[0]):
+                return None
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(AGAIN_SECONDS)
+        # Else it asks a node that leads no longer, again and again (seen for 90 s).
+        with suppress(KafkaException):
+            admin.list_topics(timeout=seconds(ADMIN_SECONDS))
 
 
 def fill(
