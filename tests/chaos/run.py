@@ -47,7 +47,8 @@ SESSION_SECONDS = 6
 MIB = 1024 * 1024
 SETTINGS: Mapping[str, object] = {
     "ack_timeout_seconds": ACK_TIMEOUT_SECONDS,
-    "stall_timeout_seconds": 4,
+    # A reader that is short of the processor is no reader that stands still.
+    "stall_timeout_seconds": patient_seconds(4),
     "heartbeat_seconds": 2,
     # Every commit that was given up has a line: what steps back is put down to them.
     "log_level": "debug",
