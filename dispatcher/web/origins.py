@@ -32,7 +32,7 @@ ALLOWED_METHODS = "GET, HEAD"
 PREFLIGHT_SECONDS = 600
 """How long a browser may remember the answer to a preflight."""
 
-MAX_SHOWN = 200
+MAX_SHOWN = 80
 
 
 class Fields(Protocol):
