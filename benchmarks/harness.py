@@ -121,7 +121,7 @@ class Feeder:
         self._thread = threading.Thread(target=self._run)
         self.records = 0
         self.late_seconds = 0.0
-        """How far it is behind its rate: the benchmark measures the producer if this grows."""
+        """How far it lags its rate: the benchmark measures the producer if this grows."""
 
     def __enter__(self) -> Self:
         self._thread.start()

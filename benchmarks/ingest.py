@@ -80,7 +80,7 @@ def bare(bootstrap_servers: str, topic: str, records: int) -> float:
 
 
 def made(bootstrap_servers: str, topic: str, records: int) -> float:
-    """Records a second of the dispatcher's own way to take records, by itself: nothing is behind it."""
+    """Records a second of the dispatcher's own way to take records, by itself: nothing follows it."""
     settings = Settings(bootstrap_servers=bootstrap_servers, topics=(topic,), group_id="made")
 
     def take(consumer: Consumer) -> int:

@@ -92,9 +92,9 @@ class EdgeSettings(BaseModel):
 
     compression: Literal["off", "on"] = Field(
         default="off",
-        description="Whether streams are compressed for clients that offer it: SSE with gzip, WebSocket with "
+        description="Whether streams are compressed for clients that accept it: SSE with gzip, WebSocket with "
         "permessage-deflate. A write is compressed once for all subscribers of a feed. Do not use it where one stream "
-        "carries both secrets and what an attacker can choose: see docs/security.md.",
+        "carries both secrets and text that an attacker can choose: see docs/security.md.",
     )
     compression_level: int = Field(
         default=6,

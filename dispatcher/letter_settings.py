@@ -16,9 +16,9 @@ class LetterSettings(BaseModel):
 
     dead_letter_topic: str = Field(
         default="{topic}.dlq",
-        description="Where records go that are dead-lettered; `{topic}` stands for the record's topic. It must exist: "
-        "the dispatcher creates no topic. While it is missing or may not be written, such records wait. Empty: "
-        "there is none. See docs/delivery.md.",
+        description="Topic for dead-lettered records; `{topic}` stands for the record's topic. It must exist: the "
+        "dispatcher does not create topics. While it is missing or may not be written to, such records wait. Empty: "
+        "no dead letters. See docs/delivery.md.",
     )
 
     def letter_misfits(self, dead_lettered: Collection[str]) -> list[WrongValue]:
@@ -29,7 +29,7 @@ class LetterSettings(BaseModel):
         """
         for topic in dead_lettered:
             if self.dead_letter_topic.replace(_PLACEHOLDER, topic) in {"", topic}:
-                remedy = f"name another topic than {topic} itself, for its records past their deadline"
+                remedy = f"name a topic other than {topic} itself, for its records past their deadline"
                 return [WrongValue("dead_letter_topic", self.dead_letter_topic, remedy, "topic_tables")]
         return []
 

@@ -17,8 +17,8 @@ class SchemaSettings(BaseModel):
 
     schema_registry_url: str = Field(
         default="",
-        description="Registry that has the schemas of topics with `decode`, as Confluent's API serves them, such as "
-        "`https://registry.example.org:8081` or `http://apicurio:8080/apis/ccompat/v7`. Empty: no registry.",
+        description="URL of the registry with the schemas of topics with `decode`; it must offer Confluent's API, "
+        "such as `https://registry.example.org:8081` or `http://apicurio:8080/apis/ccompat/v7`. Empty: no registry.",
     )
     schema_registry_user: str = Field(default="", description="User for the registry (basic authentication).")
     schema_registry_password: str = Field(default="", description="The user's password.")
@@ -27,7 +27,7 @@ class SchemaSettings(BaseModel):
     )
     schema_registry_ca: str = Field(
         default="",
-        description="PEM file with the certificates that sign the registry's. Empty: those of the system.",
+        description="PEM file with the CA certificates for the registry. Empty: those of the system.",
     )
     schema_wait_seconds: Seconds = Field(
         default=30,

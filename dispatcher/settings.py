@@ -78,7 +78,7 @@ class _CoreSettings(BaseSettings):
     bind: Address = Field(
         default="127.0.0.1:8000",
         description="Address to serve HTTP on, as `host:port`; port 0 takes any free port. "
-        "Loopback by default, because access control is left to a proxy in front of the dispatcher.",
+        "Loopback by default, because by default nobody is authenticated.",
     )
     allowed_origins: Origins = Field(
         default=(),
@@ -164,8 +164,8 @@ class _CoreSettings(BaseSettings):
         default=5,
         description="After a replica joins, each of the others says `goodbye`, spread over this time, to the "
         "subscribers that are too many for its remaining partitions. A replica without any partition of a subscriber's "
-        "topics does the same, unless the subscriber observes or has the whole topic. 0 turns this off: subscribers "
-        "stay until they leave.",
+        "topics does the same, unless the subscriber observes or reads the whole topic. 0 turns this off: "
+        "subscribers stay until they leave.",
     )
     default_scope: Literal["replica", "topic"] = Field(
         default="replica",
@@ -186,9 +186,9 @@ class _CoreSettings(BaseSettings):
     client_rack: str = Field(
         default="",
         pattern=r"^[^\x00-\x1f]*$",
-        description="Where this replica is, as the brokers' `broker.rack` names it: what others own is read from "
-        "brokers in the same rack, where there are any (KIP-392). The group's own partitions are read from their "
-        "leaders. Empty: all from the leaders.",
+        description="Where this replica is, as the brokers' `broker.rack` names it: partitions that other replicas own "
+        "are read from brokers in the same rack, if there are any (KIP-392). The replica's own partitions are read "
+        "from their leaders. Empty: all are read from the leaders.",
     )
     max_subscribers: int = Field(
         default=10_000,
@@ -199,8 +199,8 @@ class _CoreSettings(BaseSettings):
         default=1000,
         ge=1,
         description="Maximum number of distinct feeds that cost work for every record: combinations of format and "
-        "topics, and filters that compare no key, header or field exactly, nor the beginning of a key. One more gets "
-        "4429.",
+        "topics, and filters that compare no key, header or field exactly, nor the beginning of a key. A stream that "
+        "needs one more gets 4429.",
     )
     max_parked_ranges: int = Field(
         default=10_000,
@@ -287,7 +287,7 @@ class _CoreSettings(BaseSettings):
         ]
         if self.operations_address == self.bind_address and self.bind_address[1]:
             bind = getattr(self, "operations_bind", "")
-            wrong.append(WrongValue("operations_bind", bind, "use another port than bind has", "bind"))
+            wrong.append(WrongValue("operations_bind", bind, "use a different port from that of bind", "bind"))
         if (admin := getattr(self, "admin_token_file", "")) and not self.operations_address:
             remedy = "set operations_bind as well: /admin is on that port only"
             wrong.append(WrongValue("admin_token_file", admin, remedy, "operations_bind"))

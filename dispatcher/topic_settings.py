@@ -39,20 +39,20 @@ class TopicTable(BaseModel, frozen=True, extra="forbid"):
     key_encoding: Encoding = Field(default="auto", description="The same for keys.")
     unmatched: Literal["settle", "park"] = Field(
         default="settle",
-        description="What becomes of records that no present subscriber's filter wants: `settle` commits them, `park` "
+        description="What happens to records that no present subscriber's filter wants: `settle` commits them, `park` "
         "leaves them in Kafka until a subscriber that wants them connects. See docs/filters.md.",
     )
     commit_on: Literal["written", "acked"] = Field(
         default="written",
         description="Which records may be committed: those that a subscriber's socket took, or those that a client "
-        "with `ack=client` acknowledged; then subscribers without it observe. See docs/delivery.md.",
+        "with `ack=client` acknowledged, in which case subscribers without it only observe. See docs/delivery.md.",
     )
     undelivered_deadline_seconds: float = Field(
         default=0,
         ge=0,
         le=3_153_600_000,
         allow_inf_nan=False,
-        description="How old a record may become without a subscriber that takes it, by its timestamp. 0: no deadline.",
+        description="Age, by its timestamp, that a record may reach without a subscriber taking it. 0: no deadline.",
     )
     on_deadline: Literal["log", "skip", "dead-letter"] = Field(
         default="log",
@@ -69,8 +69,8 @@ class TopicSettings(BaseModel):
 
     topic_tables: Annotated[dict[str, TopicTable], NoDecode] = Field(
         default_factory=dict,
-        description="What is set for single topics, as `[topics.NAME]` in a file, which then need not name `topics` "
-        'beside it, otherwise as JSON: `{"orders": {"decode": "json"}}`. A topic\'s table may have '
+        description="Settings of single topics, as `[topics.NAME]` in a file (which then need not set `topics` as "
+        'well), otherwise as JSON: `{"orders": {"decode": "json"}}`. A topic\'s table may have '
         + "; ".join(f"`{name}` ({field.description})" for name, field in TopicTable.model_fields.items()),
     )
 

@@ -86,11 +86,11 @@ class Namespace:
         _ip("netns", "del", self._name)
 
     def cut(self) -> None:
-        """Let nothing through to the brokers or back; nobody is told."""
+        """Let nothing through to the brokers or back; nobody is notified."""
         _ip("link", "set", self._brokers, "down")
 
     def cut_subscribers(self) -> None:
-        """Let nothing through to the subscribers or back, for good; nobody is told."""
+        """Let nothing through to the subscribers or back, for good; nobody is notified."""
         _ip("link", "set", self._subscribers, "down")
 
     def heal(self) -> None:

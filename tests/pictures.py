@@ -61,7 +61,7 @@ class Studio:
         balancer: In front of the replicas.
         browser: The browser.
         folder: Where pictures go.
-        tell: Is told what is going on.
+        tell: Called with what is going on.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ def is_wanted_by_prefix(number: int) -> bool:
 async def read(
     replica: Replica, query: str, expected: int, headers: dict[str, str] | None = None
 ) -> tuple[list[int], str]:
-    """So many values, and the last id."""
+    """This many values, and the last id."""
     found: list[int] = []
     last_id = ""
     async with open_sse(replica, query, headers) as stream:

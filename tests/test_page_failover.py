@@ -99,7 +99,7 @@ class Scene:
 
     async def reload(self) -> None:
         """Load the page again, and forget nothing of what it has shown."""
-        # What it has taken is drawn at most 200 ms later, with the frame behind that; it does not take it again.
+        # What it has taken is drawn at most 200 ms later, with the frame after that; it does not take it again.
         await self.page.run("new Promise((drawn) => setTimeout(() => requestAnimationFrame(drawn), 300))")
         self._before += await self.ids()
         await self.page.run("window.isOld = true")

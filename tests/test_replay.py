@@ -74,7 +74,7 @@ async def test_a_subscriber_slower_than_the_memory_misses_nothing(
 
 
 async def test_what_has_expired_is_told(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Kafka has deleted records that the client has not seen: a gap comes before the first record behind it."""
+    """Kafka has deleted records that the client has not seen: a gap precedes the first record after it."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings=SMALL)
     with trio.fail_after(seconds(90)):

@@ -40,7 +40,7 @@ async def resumed(bench: Bench, nursery: trio.Nursery, **offsets: int) -> Record
 
 
 async def test_what_is_in_memory_comes_from_memory(nursery: trio.Nursery) -> None:
-    """Each partition behind its own offset, then live; Kafka is not asked."""
+    """Each partition after its own offset, then live; Kafka is not asked."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -469,7 +469,7 @@ async def test_no_id_names_what_waits_while_other_partitions_are_read(nursery: t
 
 
 async def test_no_id_forgets_a_partition_that_came_after_the_records_in_memory(nursery: trio.Nursery) -> None:
-    """A client that is cut behind one of them would begin that partition where a new one does."""
+    """A client that is cut after one of them would begin that partition where a new one does."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     bench.publish(ONE, ONE)

@@ -31,17 +31,17 @@ def problems(
     environment: Mapping[str, str] | None = None,
     toml: str = "",
 ) -> dict[str, SettingsProblem]:
-    """What is told about these settings, by key."""
+    """What is reported about these settings, by key."""
     Path("dispatcher.toml").write_text(toml)
     with pytest.raises(SettingsError) as caught:
         load(flags or {}, environment or {})
     found = {problem.key: problem for problem in caught.value.problems}
-    assert len(found) == len(caught.value.problems), "each problem is told once"
+    assert len(found) == len(caught.value.problems), "each problem is reported once"
     return found
 
 
 def remedy(**flags: object) -> str:
-    """What is told about the only wrong setting."""
+    """What is reported about the only wrong setting."""
     (problem,) = problems(flags).values()
     return problem.remedy
 
@@ -417,7 +417,7 @@ class TestProblems:
         [(b"bind = ", "at end of document"), (b"[kafka\n", "line 1"), (b"\xff\xfe", "utf-8"), (b"kafka = 3", "table")],
     )
     def test_a_file_that_is_not_toml_is_told_with_the_place(self, folder: Path, content: bytes, reason: str) -> None:
-        """And what the flags got wrong is told beside it."""
+        """And what the flags got wrong is reported beside it."""
         path = folder / "broken.toml"
         path.write_bytes(content)
         with pytest.raises(SettingsError, match=reason) as caught:
@@ -744,7 +744,7 @@ class TestFiles:
             ("trusted_proxies", "10.0.0.1/8", "host bits set"),
             ("trusted_proxies", "proxy", "is not a network"),
             ("operations_bind", "9000", "host:port"),
-            ("operations_bind", "127.0.0.1:8000", "another port"),
+            ("operations_bind", "127.0.0.1:8000", "a different port"),
             ("max_connections", "1", "greater than or equal to 16"),
             ("admin_token_file", "/run/secrets/admin", "set operations_bind as well"),
             ("forwarded", "x-real-ip", "x-forwarded-for"),

@@ -21,7 +21,7 @@ SHUTDOWN_SECONDS = 5
 async def test_stop_while_one_client_reads_nothing(
     kafka: Kafka, replicas: Callable[..., Replica], number: signal.Signals
 ) -> None:
-    """Exit 0 in time, the others are told goodbye, and what was dispatched is committed."""
+    """Exit 0 in time, the others are sent goodbye, and what was dispatched is committed."""
     topic = kafka.create_topic(2)
     # The history holds what the WebSocket has to read after the other one.
     settings = {"shutdown_seconds": SHUTDOWN_SECONDS, "history_bytes": "256MiB"}

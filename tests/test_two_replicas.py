@@ -67,7 +67,7 @@ async def test_a_join_and_a_planned_stop_lose_and_repeat_nothing(
     expected = {(partition, offset) for partition in range(PARTITIONS) for offset in range(end)}
     assert set(seen) == expected, f"{len(expected - set(seen))} lost"
     assert not [own for own, times in seen.items() if times > 1], f"{sum(seen.values()) - len(seen)} repeated"
-    # Who loses partitions is told of it, and then what is left.
+    # A subscriber that loses partitions is notified, and then of what is left.
     left = PARTITIONS // 2
     assert ("replica", "rebalancing", left) in told
     assert ("replica", "streaming", left) in told[told.index(("replica", "rebalancing", left)) :]

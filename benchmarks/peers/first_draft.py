@@ -87,7 +87,7 @@ async def messages(websocket: WebSocket) -> None:
 
 
 def main(bootstrap_servers: str, topic: str, options: str) -> None:
-    """Until it is told to end."""
+    """Until it is asked to end."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     service = FastAPI(lifespan=lifespan)
     service.state.bootstrap_servers, service.state.topic = bootstrap_servers, topic

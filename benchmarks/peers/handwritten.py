@@ -164,7 +164,7 @@ async def send(websocket: WebSocket, queue: "asyncio.Queue[str | None]") -> None
 
 
 def main(bootstrap_servers: str, topic: str, options: str) -> None:
-    """Until it is told to end."""
+    """Until it is asked to end."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     service = Bridge(bootstrap_servers, topic, listener.getsockname()[1]).application()
     uvicorn.Server(uvicorn.Config(service, **json.loads(options))).run(sockets=[listener])

@@ -253,7 +253,7 @@ class Benthos(Peer):
         "http": {"enabled": False},
         "logger": {"level": "ERROR"},
         "metrics": {"none": {}},
-        # At most so many in a batch, which goes to one client: as many as the tuned hand-written service takes at once.
+        # The most in a batch, which goes to one client: as many as the tuned hand-written service takes at once.
         "input": {"franz": {"max_poll_records": 500}},
         "output": {"http_server": {"path": "", "stream_path": "", "ws_path": "/ws"}},
     }

@@ -51,7 +51,7 @@ class UrlSource:
         except orjson.JSONDecodeError:
             metadata = None
         if not isinstance(metadata, dict):
-            raise UnusableKeysError(f"{url} is no JSON object")
+            raise UnusableKeysError(f"{url} is not a JSON object")
         if metadata.get("issuer") != self._issuer:
             # OpenID Connect Discovery 1.0, section 4.3: else one issuer could vouch for another one's keys.
             raise UnusableKeysError(f"{url} is the metadata of {metadata.get('issuer')!a}, and auth_issuer another one")

@@ -107,7 +107,7 @@ def _found(place: str, read: Any, *arguments: Any) -> FoundGrant:
 
 def _read_detail(detail: object, claims: Mapping[str, Any]) -> Grant:
     if not isinstance(detail, dict):
-        raise _UnusableError("it is no object")
+        raise _UnusableError("it is not an object")
     if unknown := sorted(detail.keys() - _MEMBERS):
         raise _UnusableError(f"its member {_shown(unknown[0])} is unknown, and may be a restriction")
     topics = _strings(detail.get("topics"), "topics")[:MAX_TOPICS]
@@ -149,7 +149,7 @@ def _filled(record_filter: object, claims: Mapping[str, Any]) -> Filter | None:
     if record_filter is None:
         return None
     if not isinstance(record_filter, Mapping):
-        raise _UnusableError("its filter is no object")
+        raise _UnusableError("its filter is not an object")
     try:
         return read_filter(_replaced(record_filter, lambda text: _fill_text(text, claims)))
     except FilterError as error:
@@ -190,7 +190,7 @@ def _fill_text(text: str, claims: Mapping[str, Any]) -> str | list[str]:
 def _strings(value: object, member: str) -> list[str]:
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         return value
-    raise _UnusableError(f"its {member} are no list of texts")
+    raise _UnusableError(f"its {member} are not a list of strings")
 
 
 def _shown(text: str) -> str:

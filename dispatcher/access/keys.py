@@ -126,7 +126,7 @@ def read_keys(document: bytes) -> KeySet:
         raise UnusableKeysError("it is neither JSON nor PEM") from None
     listed = found.get("keys", [found]) if isinstance(found, dict) else None
     if not isinstance(listed, list):
-        raise UnusableKeysError("it is no JWKS: there is no list of keys")
+        raise UnusableKeysError("it is not a JWKS: it has no list of keys")
     keys = []
     for jwk in listed[:MAX_KEYS]:
         if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig" or jwk.get("kty") not in {"RSA", "EC", "OKP"}:
@@ -142,7 +142,7 @@ def read_keys(document: bytes) -> KeySet:
             continue
         keys.append(key)
     if not keys:
-        raise UnusableKeysError("there is no public key for signatures in it that is understood")
+        raise UnusableKeysError("it has no usable public key for signatures")
     return KeySet(keys)
 
 

@@ -174,7 +174,7 @@ def _check_header(header: Mapping[str, Any], policy: Policy) -> tuple[str, str |
     """The algorithm and the name of the key."""
     for field in _FORBIDDEN_FIELDS:
         if field in header:
-            raise _WrongError(f"its header holds {field}, which is not taken")
+            raise _WrongError(f"its header has {field}, which is not accepted")
     kind = header.get("typ")
     if ANY_TYPE not in policy.types and not (isinstance(kind, str) and _media_type(kind) in policy.types):
         raise _WrongError(f"its type (typ) is none of auth_types ({', '.join(sorted(policy.types))})")
@@ -183,7 +183,7 @@ def _check_header(header: Mapping[str, Any], policy: Policy) -> tuple[str, str |
         raise _WrongError(f"its algorithm (alg) is none of auth_algorithms ({', '.join(sorted(policy.algorithms))})")
     kid = header.get("kid")
     if kid is not None and not isinstance(kid, str):
-        raise _WrongError("the name of its key (kid) is no text")
+        raise _WrongError("the name of its key (kid) is not a string")
     return algorithm, kid
 
 
@@ -216,7 +216,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _WrongError(f"its {name} is no time")
+        raise _WrongError(f"its {name} is not a time")
     return float(value)
 
 
@@ -226,9 +226,9 @@ def _decode(part: bytes, name: str) -> Mapping[str, Any]:
     try:
         found = orjson.loads(urlsafe_b64decode(part + b"=" * (-len(part) % 4)))
     except ValueError:  # binascii.Error and orjson.JSONDecodeError are such
-        raise _WrongError(f"its {name} is no JSON in base64url") from None
+        raise _WrongError(f"its {name} is not JSON in base64url") from None
     if not isinstance(found, dict):
-        raise _WrongError(f"its {name} is no object")
+        raise _WrongError(f"its {name} is not an object")
     return found
 
 

@@ -86,7 +86,7 @@ class Port:
         try:
             return Answer(status, orjson.loads(data))
         except orjson.JSONDecodeError:
-            raise NoAnswerError(f"{clean(self.url)} answers {status}, and not as a dispatcher does") from None
+            raise NoAnswerError(f"{clean(self.url)} answered {status}, but not as a dispatcher does") from None
 
     def _connect(self) -> http.client.HTTPConnection:
         if not self._is_secure:
@@ -111,7 +111,7 @@ def read_token_file(path: str) -> str:
         with click.open_file(path, encoding="utf-8-sig") as file:
             token = str(file.read()).strip()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise click.UsageError(f"{clean(path)} cannot be read: {reason}") from None
     if not token or not token.isascii() or len(token.split()) != 1:
         raise click.UsageError(f"{clean(path)} holds no token")

@@ -280,7 +280,7 @@ def config(form: str, show_reference: bool, token_path: str | None, config_path:
 def _explain(path: str, settings: Settings) -> None:
     """Explain a token, and exit with 1 if it allows nothing."""
     if not settings.auth_issuer:
-        raise click.UsageError("no token is asked for: auth_issuer is not set")
+        raise click.UsageError("no tokens are required: auth_issuer is not set")
     try:
         from dispatcher.command.explain_token import explain_file  # noqa: PLC0415 - it needs the extra `auth`
 
@@ -289,7 +289,7 @@ def _explain(path: str, settings: Settings) -> None:
         raise click.UsageError(f"install the extra auth: pip install 'kafka-dispatcher[auth]' ({error})") from error
     except (OSError, ValueError) as error:
         # What a ValueError says may hold a part of the file.
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise click.UsageError(f"{path} cannot be read: {reason}") from None
     except SettingsError as error:
         refuse(error.problems)

@@ -169,7 +169,7 @@ class _Reader:
             value |= (octet & 0x7F) << shift
             if octet < 0x80:
                 if octet == 0 and shift:
-                    raise _wrong("has a number that is longer than it has to be")
+                    raise _wrong("has a number that is longer than necessary")
                 return value
         raise _wrong("has a number of more than 10 octets")
 
@@ -197,7 +197,7 @@ class _Reader:
         """As many numbers, all of the width that is given first."""
         width = self.octet()
         if width > 8:
-            raise _wrong(f"has numbers of {width} octets, the most is 8")
+            raise _wrong(f"has numbers of {width} octets; at most 8 are allowed")
         packed = self._data[self._at : self._at + count * width]
         if len(packed) < count * width:
             raise _wrong("ends too early")

@@ -50,7 +50,7 @@ def read_parameters(arguments: Mapping[str, Sequence[str]]) -> Filter | None:
     except UnicodeEncodeError:
         raise FilterError("the filter is not UTF-8") from None
     if size_bytes > MAX_FILTER_BYTES:
-        raise FilterError(f"the filter has {size_bytes} bytes; the most is {MAX_FILTER_BYTES}")
+        raise FilterError(f"the filter has {size_bytes} bytes; at most {MAX_FILTER_BYTES} are allowed")
     count = _Count()
     parts: list[Filter] = []
     for name, values in given.items():
@@ -90,7 +90,7 @@ class _Count:
 
 def _read(document: AnyType, place: str, depth: int, count: _Count) -> Filter:
     if depth > MAX_DEPTH:
-        raise FilterError(f"{place}: the filter is deeper than {MAX_DEPTH}")
+        raise FilterError(f"{place}: the filter has more than {MAX_DEPTH} levels")
     if isinstance(document, list):
         return all_of(_read_parts(document, place, depth, count))
     if not isinstance(document, dict):
@@ -106,7 +106,7 @@ def _read(document: AnyType, place: str, depth: int, count: _Count) -> Filter:
     if operator == "not":
         return Not(_read(operand, place, depth + 1, count))
     if operator not in _KNOWN:
-        raise FilterError(f"{place}: {_shown(operator)} is no operator; {_OPERATORS}")
+        raise FilterError(f"{place}: {_shown(operator)} is not an operator; {_OPERATORS}")
     if not isinstance(operand, dict) or not operand:
         raise FilterError(f"{place}: {_shown(operand)} is not an object with a place and a value")
     return all_of([_read_term(operator, name, value, f"{place}/{name}", count) for name, value in operand.items()])
@@ -124,7 +124,7 @@ def _read_parts(documents: AnyType, place: str, depth: int, count: _Count) -> li
 def _read_term(operator: str, name: str, operand: AnyType, place: str, count: _Count) -> Filter:
     where = _read_place(name, place)
     if where.kind == "partition" and operator not in {"exact", "in"}:
-        raise FilterError(f"{place}: a partition can be compared with exact and in only")
+        raise FilterError(f"{place}: a partition can be compared only with exact and in")
     if operator == "exists":
         count.more(place)
         if not isinstance(operand, bool):
@@ -145,7 +145,7 @@ def _read_place(name: str, place: str) -> Place:
         return Place("header", name.removeprefix("header."))
     if name.startswith("/") and _POINTER.fullmatch(name):
         return Place("pointer", name)
-    raise FilterError(f"{place}: {_shown(name)} is no place in a record; {_PLACES}")
+    raise FilterError(f"{place}: {_shown(name)} is not a place in a record; {_PLACES}")
 
 
 def _read_value(where: Place, operator: str, value: AnyType, place: str, count: _Count) -> str:
@@ -154,7 +154,7 @@ def _read_value(where: Place, operator: str, value: AnyType, place: str, count: 
     if text is None:
         raise FilterError(f"{place}: {_shown(value)} is not a string, a number, true, false or null")
     if operator != "exact" and not text:
-        raise FilterError(f"{place}: every text has the empty {operator}; give a character at least, or use exists")
+        raise FilterError(f"{place}: every text has the empty {operator}: give at least one character, or use exists")
     if where.kind == "partition" and not (
         text.isascii() and text.isdecimal() and len(text) <= MAX_PARTITION_DIGITS and str(int(text)) == text
     ):

@@ -234,7 +234,7 @@ def _timestamps(unit: str, *, local: bool) -> Callable[..., str]:
 def _decimal(data: bytes, schema: Mapping[str, Any], *_: object) -> str:
     scale = int(schema.get("scale", 0))
     if not -MAX_SCALE <= scale <= MAX_SCALE:
-        raise UndecodableError(f"its Avro schema has decimals of {scale} places, the most is {MAX_SCALE}")
+        raise UndecodableError(f"its Avro schema has decimals of {scale} places; at most {MAX_SCALE} are allowed")
     return decimal(int.from_bytes(data, "big", signed=True), scale)
 
 

@@ -181,7 +181,7 @@ def _decoded(decoder: Decoder, framed: Framed, note: bytes, prefix: str, rules: 
     """What was decoded, or why not."""
     _, content, indexes = framed
     if len(content) > MAX_CONTENT_BYTES:
-        return None, _error(prefix, note, f"it has {len(content)} bytes, the most is {MAX_CONTENT_BYTES}")
+        return None, _error(prefix, note, f"it has {len(content)} bytes; at most {MAX_CONTENT_BYTES} are allowed")
     try:
         return decoder.decode(content, indexes, int64_strings=rules[0], avro_json=rules[1]), note
     except UndecodableError as error:

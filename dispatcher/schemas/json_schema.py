@@ -21,7 +21,7 @@ class JsonDecoder:
         try:
             schema = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            raise UndecodableError(f"its JSON Schema is no JSON: {error}") from error
+            raise UndecodableError(f"its JSON Schema is not JSON: {error}") from error
         title = schema.get("title") if isinstance(schema, dict) else None
         self.name = title if isinstance(title, str) else "json"
 
@@ -41,6 +41,6 @@ class JsonDecoder:
         try:
             orjson.loads(content)
         except orjson.JSONDecodeError as error:
-            raise UndecodableError(f"it is no JSON: {error}") from error
+            raise UndecodableError(f"it is not JSON: {error}") from error
         # Strings of JSON hold no raw line ends (RFC 8259, section 7), so these are all white space.
         return content.replace(b"\n", b" ").replace(b"\r", b" ")

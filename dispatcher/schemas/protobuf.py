@@ -239,7 +239,7 @@ def _compile(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.Fi
         for name, content in {**references, _MAIN: text}.items():
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or not path.parts:
-                raise UndecodableError(f"its Protobuf file refers to {name!r}, which is no relative name")
+                raise UndecodableError(f"its Protobuf file refers to {name!r}, which is not a relative name")
             file = Path(folder, *path.parts)
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)

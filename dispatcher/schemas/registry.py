@@ -106,7 +106,7 @@ class Registry:
             await self._collect(found, references, {})
         if scope.cancelled_caught:
             seconds = f"{self._timeout_seconds:g} s"
-            raise RegistryUnavailableError(f"{self.url} gave no whole answer within {seconds}", is_away=True)
+            raise RegistryUnavailableError(f"{self.url} gave no complete answer within {seconds}", is_away=True)
         kind = found.get("schemaType") or "AVRO"
         if kind not in ("AVRO", "PROTOBUF", "JSON"):  # a list beside them has no hash
             raise UndecodableError(f"schema {key} is of the type {kind!r}, known are AVRO, PROTOBUF and JSON")
@@ -121,7 +121,7 @@ class Registry:
     ) -> None:
         references = schema.get("references") or []
         if not isinstance(references, list):
-            raise RegistryUnavailableError(f"{self.url} names references that are no list")
+            raise RegistryUnavailableError(f"{self.url} names references that are not a list")
         for reference in references:
             try:
                 name, subject, version = str(reference["name"]), str(reference["subject"]), int(reference["version"])
@@ -161,7 +161,7 @@ class Registry:
         except orjson.JSONDecodeError:
             found = None
         if not isinstance(found, dict) or not isinstance(found.get("schema"), str):
-            raise RegistryUnavailableError(f"{self.url} answered for {what} with something that is no schema")
+            raise RegistryUnavailableError(f"{self.url} answered for {what} with something that is not a schema")
         return found
 
 

@@ -42,7 +42,7 @@ def json_of(value: object, *, int64_strings: bool) -> bytes:
     except (TypeError, RecursionError) as error:
         raise UndecodableError(f"what it holds cannot be written as JSON: {error}") from error
     if len(data) > MAX_DECODED_BYTES:
-        raise UndecodableError(f"as JSON it has {len(data)} bytes, the most is {MAX_DECODED_BYTES}")
+        raise UndecodableError(f"as JSON it has {len(data)} bytes; at most {MAX_DECODED_BYTES} are allowed")
     return data
 
 

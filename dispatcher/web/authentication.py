@@ -160,7 +160,7 @@ class Authentication:
         if isinstance(outcome, UnknownKey):
             outcome = await self._check_with_newer_keys(token)
         if isinstance(outcome, Refused | UnknownKey):
-            raise UnauthenticatedError(f"the token is not right: {outcome.reason}")
+            raise UnauthenticatedError(f"the token is not valid: {outcome.reason}")
         return Caller(*outcome)
 
     def open_session(
@@ -176,7 +176,7 @@ class Authentication:
         else:
             await self._keyring.wait_for_first_keys()
         if not self._keyring.keys:
-            raise UnavailableError("the keys to check tokens with are not here yet")
+            raise UnavailableError("the keys to check tokens are not available yet")
         return self._check(token)
 
     def _check(self, token: str) -> "tuple[Verdict, bool] | Refused | UnknownKey":
@@ -236,7 +236,7 @@ class Authentication:
             except UnavailableError:
                 return  # the one that the stream has counts on
         if isinstance(outcome, Refused | UnknownKey):
-            session.refuse(f"the new token is not right: {outcome.reason}")
+            session.refuse(f"the new token is not valid: {outcome.reason}")
             return
         verdict, has_expired = outcome
         new, old = verdict.principal, session.verdict.principal

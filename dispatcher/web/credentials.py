@@ -55,13 +55,13 @@ def find_token(
     in_query = arguments.get(QUERY_PARAMETER, ())
     if in_query and not settings.auth_query_parameter:
         raise UnauthenticatedError(
-            f"a token in the query ({QUERY_PARAMETER}=) is not taken here (auth_query_parameter): send it as "
+            f"a token in the query ({QUERY_PARAMETER}=) is not accepted here (auth_query_parameter): send it as "
             "Authorization: Bearer"
         )
     found += [(f"query parameter {QUERY_PARAMETER}", token) for token in in_query]
     if len(found) > 1:
         ways = " and ".join(way for way, _ in found[:4])
-        raise SeveralTokensError(f"one token is right, and there are {len(found)}: {ways}")
+        raise SeveralTokensError(f"send exactly one token; the request has {len(found)}: {ways}")
     return found[0][1] if found else None
 
 
@@ -73,7 +73,7 @@ def find_bearer(fields: Values) -> str | None:
     """
     tokens = [token for _, token in _bearer(fields.getlist("Authorization"))]
     if len(tokens) > 1:
-        raise SeveralTokensError(f"one token is right, and there are {len(tokens)}")
+        raise SeveralTokensError(f"send exactly one token; the request has {len(tokens)}")
     return tokens[0] if tokens else None
 
 
@@ -91,4 +91,4 @@ def _decoded(text: str) -> str:
     try:
         return urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
     except (binascii.Error, ValueError):
-        raise UnauthenticatedError(f"what follows {SUBPROTOCOL_PREFIX} is no token in base64url") from None
+        raise UnauthenticatedError(f"what follows {SUBPROTOCOL_PREFIX} is not a token in base64url") from None

@@ -140,7 +140,7 @@ class Limits:
     @staticmethod
     def _check_rate(budgets: Budgets | None, key: Hashable, now: float, setting: str) -> None:
         if budgets is not None and not budgets.try_spend(key, 1, now):
-            raise TooManyError(f"more new streams than one client may begin ({setting})")
+            raise TooManyError(f"too many new streams from one client ({setting})")
 
 
 class Entrance:
@@ -176,10 +176,10 @@ class Entrance:
             return
         earliest_ms = (time.time() - limit - SKEW_SECONDS) * 1000
         if query.since_ms is not None and query.since_ms != NOW and query.since_ms < earliest_ms:
-            raise BadRequestError(f"since may go back {limit:g} seconds here (max_since_seconds), not further")
+            raise BadRequestError(f"since may go back at most {limit:g} seconds here (max_since_seconds)")
         if query.last is not None and query.last > LIMITED_LAST_RECORDS:
             # How old they are is not known before they are read.
-            raise BadRequestError(f"last may be {LIMITED_LAST_RECORDS} at most here (max_since_seconds is set)")
+            raise BadRequestError(f"last may be at most {LIMITED_LAST_RECORDS} here (max_since_seconds is set)")
 
     def admit(self, peer: Address, fields: Fields, query: Query, subject: str | None = None) -> Admission:
         """Let a stream in; see `Limits.admit`.

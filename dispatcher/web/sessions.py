@@ -91,7 +91,7 @@ class Session:
         self._sessions.add(self, _second(self.verdict.principal.expires_at))
 
     def begin(self, notify: Callable[[bytes], None]) -> None:
-        """The client can be told something."""
+        """Messages can be sent to the client from now on."""
         if self._can_renew:
             self._notify = notify
             self._schedule()

@@ -201,7 +201,7 @@ def test_a_grant_without_a_filter_allows_all_of_a_topic() -> None:
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        ({"exact": {"colour": "${claims.tenant}"}}, "filter/exact/colour: 'colour' is no place"),
+        ({"exact": {"colour": "${claims.tenant}"}}, "filter/exact/colour: 'colour' is not a place"),
         ({"in": {"key": ["${claims.many}"]}}, "the filter compares with more than 64 values"),
     ],
 )
@@ -221,7 +221,7 @@ def test_filters_of_the_settings_are_checked_before_anybody_has_a_token() -> Non
     wrong = {"exact": {"tenant": "${claims.tenant}"}}
     rules = [GrantRule(require={}, topics=("*",), filter=one) for one in (None, right, wrong)]
     check_filters(rules[:2])
-    with pytest.raises(SettingsError, match=r"auth_grants\[2\].filter.*'tenant' is no place in a record"):
+    with pytest.raises(SettingsError, match=r"auth_grants\[2\].filter.*'tenant' is not a place in a record"):
         check_filters(rules)
 
 

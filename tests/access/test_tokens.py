@@ -114,8 +114,8 @@ WRONG: dict[str, tuple[Callable[[], str], str]] = {
     "encrypted": (lambda: ".".join([*token().split(".")[:1], "a", "b", "c", "d"]), "three parts"),
     "not ASCII": (lambda: "é" + token(), "header"),
     "header in plain base64": (lambda: "e30=.e30=.e30=", "base64url"),
-    "header is a list": (lambda: unsigned([], {}), "no object"),
-    "payload is a list": (lambda: sign([1]), "no object"),  # type: ignore[arg-type]
+    "header is a list": (lambda: unsigned([], {}), "not an object"),
+    "payload is a list": (lambda: sign([1]), "not an object"),  # type: ignore[arg-type]
     "payload is no JSON": (lambda: token().replace(token().split(".")[1], "AAAA"), "signature"),
     "too long": (lambda: token(padding="x" * MAX_TOKEN_BYTES), f"longer than {MAX_TOKEN_BYTES}"),
     "far too long": (lambda: "x" * 10**7, f"longer than {MAX_TOKEN_BYTES}"),

@@ -15,7 +15,7 @@ from dispatcher.settings import Settings
 
 GROUPS: list[dict[str, Any]] = orjson.loads((Path(__file__).parent / "wycheproof_jws.json").read_bytes())["groups"]
 VECTORS = [(group, name) for group in GROUPS for name in group["invalid"]]
-UNSIGNED_REASONS = ("its payload is no JSON in base64url",)
+UNSIGNED_REASONS = ("its payload is not JSON in base64url",)
 
 
 def keys_of(group: dict[str, Any]) -> KeySet:
@@ -43,7 +43,7 @@ def test_a_valid_vector_is_signed(group: dict[str, Any]) -> None:
         [key] = keys.candidates(group["key"]["kid"], group["algorithm"])
         assert isinstance(key, IssuerKey)
         assert key.has_signed(vector.encode(), group["algorithm"])
-        assert check(vector, keys, policy_of(group), 0.0) == Refused("its payload is no JSON in base64url")
+        assert check(vector, keys, policy_of(group), 0.0) == Refused("its payload is not JSON in base64url")
 
 
 @pytest.mark.parametrize(("group", "name"), VECTORS, ids=[f"{group['algorithm']}-{name}" for group, name in VECTORS])

@@ -100,7 +100,7 @@ class Auditor:
                 if await self._all_committed():
                     break
                 await trio.sleep(SAMPLE_SECONDS)
-        # A commit that goes too far comes behind the last good one.
+        # A commit that goes too far comes after the last good one.
         for _ in range(3):
             await trio.sleep(SAMPLE_SECONDS)
             await self._sample_once()

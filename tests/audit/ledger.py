@@ -98,7 +98,7 @@ class Report:
     """(partition, offset) of records that no subscriber received."""
     repeats: tuple[Repeat, ...]
     out_of_order: int
-    """Records that came behind a later one of their partition, on one connection."""
+    """Records that came after a later one of their partition, on one connection."""
     holes: int
     """Records that were left out on one connection."""
     altered: int
@@ -243,7 +243,7 @@ class Ledger:
         )
 
     def log_ends(self) -> dict[int, int]:
-        """By partition, the offset behind the last record that was produced."""
+        """By partition, the offset after the last record that was produced."""
         return {partition: max(books.produced) + 1 for partition, books in self._partitions.items() if books.produced}
 
     def report(self) -> Report:

@@ -75,7 +75,7 @@ def test_a_record_before_the_first() -> None:
 
 
 def test_a_repeat_within_a_connection() -> None:
-    """Also behind a state that lists the partition, as those about catching up do."""
+    """Also after a state that lists the partition, as those about catching up do."""
     judge = Judge()
     view = view_of(judge)
     receive(view, 0, 1, 1)
@@ -149,7 +149,7 @@ def test_a_partition_that_left_another_replica_excuses_nothing() -> None:
 
 
 def test_a_hole_across_a_resume() -> None:
-    """The first record lies behind the one that the id asks for."""
+    """The first record is past the one that the id asks for."""
     judge = Judge()
     receive(view_of(judge, {0: 7}), 9)
     assert faults(judge) == {Fault.ACROSS: 1, Fault.UNANNOUNCED: 1}

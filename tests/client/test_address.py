@@ -28,7 +28,7 @@ from dispatcher.sansio.position import parse_position
     ],
 )
 def test_what_goes_on_the_wire(url: str, transport: Any, wire: str) -> None:
-    """The path of the transport behind the path of the URL, envelopes for SSE, all else as it was."""
+    """The path of the transport after the path of the URL, envelopes for SSE, all else as it was."""
     assert read_address(url, transport=transport).address.url == wire
 
 

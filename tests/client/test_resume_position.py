@@ -74,7 +74,7 @@ def test_the_same_other_pairs_after_a_topic_was_made_anew() -> None:
 
 
 def test_a_gap_behind_what_was_seen_takes_nothing_back() -> None:
-    """It was told again, as after a reconnect."""
+    """It was sent again, as after a reconnect."""
     seen = ResumePosition(parse_position("t:0=10"))
     seen.gap(Gap("t", 0, 3, 9, "expired"))
     assert seen.format() == "t:0=10"

@@ -237,7 +237,7 @@ for (const [missing, url] of [
 }
 
 for (const status of [400, 401, 403, 404, 410]) {
-  test(`HTTP ${status} is final, and its reason is told`, async (t) => {
+  test(`HTTP ${status} is final, and its reason is reported`, async (t) => {
     const server = await Server.start(t);
     const { states } = open(t, server.url);
     const problem = JSON.stringify({ detail: "no such thing" });
@@ -265,7 +265,7 @@ test("another kind of server is final", async (t) => {
   assert.equal((await states.until(named("closed"))).reason, "the response is text/html, not an event stream");
 });
 
-test("an address that is none is told, not thrown", async (t) => {
+test("an address that is none is reported, not thrown", async (t) => {
   const { states } = open(t, "http://:");
   assert.equal((await states.until(named("closed"))).reason, "Invalid URL");
 });
@@ -352,7 +352,7 @@ test("a `since` of the page's own is kept, and one in the address as well", asyn
   }
 });
 
-test("a state that says less or more than it has to is told as well", async (t) => {
+test("a state that says less or more than it has to is reported as well", async (t) => {
   const server = await Server.start(t);
   const { states } = open(t, server.url);
   const events = (await server.next()).begin();
@@ -464,7 +464,7 @@ test("callbacks that throw or reject are reported, and the stream goes on", asyn
   assert.deepEqual(reported, ["connecting", "live", "t:0=1", "t:0=2"]);
 });
 
-test("nothing is told after close(), not even the rest of what has come", async (t) => {
+test("nothing is reported after close(), not even the rest of what has come", async (t) => {
   const server = await Server.start(t);
   const { stream, records, states } = open(t, server.url, {
     onRecord: (record) => {
@@ -538,7 +538,7 @@ test("a clock that is set back does not hide a silence", async (t) => {
   await server.next();
 });
 
-test("offline is told while the browser says so, and the network's return is not waited for", async (t) => {
+test("offline is reported while the browser says so, and the network's return is not waited for", async (t) => {
   const { navigator, fire } = pretendPage(t, { online: false });
   const server = await Server.start(t);
   const { states } = open(t, server.url);

@@ -297,7 +297,7 @@ async def test_a_cancelled_write_is_not_dispatched() -> None:
 
 
 async def test_a_revoked_partition_is_handed_to_nobody(nursery: trio.Nursery) -> None:
-    """The write under way finishes and counts; what waited behind it is dropped, the other partition goes on."""
+    """The write under way finishes and counts; what waited after it is dropped, the other partition goes on."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -395,7 +395,7 @@ async def test_a_batch_that_leaves_the_history_when_it_is_dispatched(nursery: tr
 
 
 async def test_a_heartbeat_names_no_position_ahead_of_the_records_beside_it(nursery: trio.Nursery) -> None:
-    """Cut between the two, the client would resume behind a record that it never got."""
+    """Cut between the two, the client would resume after a record that it never got."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()

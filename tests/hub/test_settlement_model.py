@@ -180,7 +180,7 @@ def _ignores_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who leaves leaves its records behind."""
+    """Whoever leaves leaves its records behind."""
     monkeypatch.setattr(Settlement, "feeds_changed", lambda self, topics: None)  # noqa: ARG005
 
 

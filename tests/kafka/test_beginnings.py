@@ -76,7 +76,7 @@ class Cluster:
 
 
 class Clock:
-    """Goes forward when it is told to."""
+    """Goes forward when it is asked to."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -324,7 +324,7 @@ class LookingAgain(Rebalancing):
 
 
 async def test_a_record_of_the_old_log_taken_before_another_begins_within_the_same_poll_is_dropped() -> None:
-    """It would stand behind the new start, and everything before it would count as read."""
+    """It would be past the new start, and everything before it would count as read."""
     _, poller, _ = await begun_pipeline()
     zero = TopicPartition("ofa_assets", 0)
     cast("Known", poller._beginnings).wait = lambda _: [Start(zero, 0, recreated=True, replaces=50)]  # type: ignore[method-assign]

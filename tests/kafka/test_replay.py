@@ -163,7 +163,7 @@ class OneRecord:
 def test_a_reader_that_fails_with_records_in_its_hands_does_not_go_on_after_them(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    """Its consumer stands behind them: whoever asks for the same again would never be sent them."""
+    """Its consumer is past them: whoever asks for the same again would never be sent them."""
     reader, consumer = Reader({}, 1000, lambda _: {}), OneRecord()
     reader._consumer = cast("Any", consumer)
     ranges = {TopicPartition("assets", 0): Range(0, 9)}

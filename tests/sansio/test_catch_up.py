@@ -244,7 +244,7 @@ def test_a_partition_that_was_named_never_begins_at_the_time() -> None:
 
 
 def test_an_offset_past_the_memory_is_unverified_until_kafka_is_asked() -> None:
-    """The replica has not read that far yet, or the topic was recreated, which is told and read from its beginning."""
+    """The replica has not read that far yet, or the topic was recreated, which is then read from its start."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
     lookup = bounds_lookup(catch_up)

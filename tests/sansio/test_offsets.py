@@ -302,7 +302,7 @@ class CommitsPastHoles(OffsetTracker):
 
 
 class TakesLateDispatches(OffsetTracker):
-    """Takes what is told of an earlier assignment for news of this one."""
+    """Takes what is reported of an earlier assignment for news of this one."""
 
     def dispatched(self, partition: TopicPartition, epoch: int, start: int, end: int) -> None:
         super().dispatched(partition, self.epoch(partition) or epoch, start, end)

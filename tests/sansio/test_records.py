@@ -41,7 +41,7 @@ def test_records_are_as_large_as_all_that_they_hold() -> None:
 
 
 def test_a_batch_covers_the_offsets_before_its_first_record() -> None:
-    """Offsets without a record belong to the batch behind them."""
+    """Offsets without a record belong to the batch after them."""
     batch = Batch(ONE, FEW, covers_from=10, epoch=3, leader_epoch=2)
     assert (batch.covers_from, batch.first_offset, batch.next_offset) == (10, 12, 17)
     assert Batch(ONE, FEW).covers_from == 12

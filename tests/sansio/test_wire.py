@@ -63,7 +63,7 @@ class EventSource:
         self.retry: int | None = None
 
     def feed(self, data: bytes) -> "EventSource":
-        """Interpret a whole stream; an event without the blank line behind it never fires."""
+        """Interpret a whole stream; an event without the blank line after it never fires."""
         text = data.decode()
         kind, buffer, event_id = "", "", self.last_event_id
         *lines, unfinished = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -337,7 +337,7 @@ def test_text_frames_are_read_by_wsproto(length: int) -> None:
 
 @given(st.lists(st.binary(max_size=125), min_size=1, max_size=3), st.data())
 def test_pongs_are_told_from_all_else(payloads: list[bytes], data: st.DataObject) -> None:
-    """Whole ones, as wsproto makes them: not a part of one, and not with another frame before or behind it."""
+    """Whole ones, as wsproto makes them: not a part of one, and not with another frame before or after it."""
     client = Connection(ConnectionType.CLIENT)
     pongs = b"".join(client.send(Pong(payload)) for payload in payloads)
     other = client.send(data.draw(st.sampled_from([Ping(), TextMessage(""), BytesMessage(b"")])))

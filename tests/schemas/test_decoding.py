@@ -154,7 +154,7 @@ def test_headers_name_schemas_too() -> None:
         (framed(LONG, b""), {"id": 1, "type": "AVRO", "name": "a.L"}, "does not fit its Avro schema"),
         (framed(LONG, b"\x02\x02"), {"id": 1, "type": "AVRO", "name": "a.L"}, "1 bytes are left over"),
         (framed(PROTO, b"\x04"), {"id": 3, "type": "PROTOBUF", "name": "a.M"}, "cut short"),
-        (framed(JSON, b"\xff\x00"), {"id": 4, "type": "JSON", "name": "J"}, "it is no JSON"),
+        (framed(JSON, b"\xff\x00"), {"id": 4, "type": "JSON", "name": "J"}, "it is not JSON"),
         (framed(UNKNOWN, b"x"), {"id": 5}, "the registry has no schema 5"),
         (framed(AWAY, b"x"), {"id": 7}, "away"),
     ],
@@ -223,7 +223,7 @@ def test_what_is_too_large_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> No
     """It would take the interpreter for long."""
     monkeypatch.setattr(decoding, "MAX_CONTENT_BYTES", 10)
     found = members(decoder().decode("orders", records(framed(TEXT, b"\x14" + b"x" * 10), framed(TEXT, b"\x02x"))))
-    assert "it has 11 bytes, the most is 10" in found[0]["decode_error"]
+    assert "it has 11 bytes; at most 10 are allowed" in found[0]["decode_error"]
     assert found[1]["value_json"] == "x"
 
 

@@ -37,11 +37,11 @@ def test_digits_are_not_touched() -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"NaN", b"{}{}", b'"\n"', b"[" * 5000])
 def test_other_bytes_are_refused(content: bytes) -> None:
     """With a reason."""
-    with pytest.raises(UndecodableError, match="it is no JSON"):
+    with pytest.raises(UndecodableError, match="it is not JSON"):
         JsonDecoder("{}").decode(content)
 
 
 def test_a_schema_that_is_no_json_is_refused() -> None:
     """Somebody registered it all the same."""
-    with pytest.raises(UndecodableError, match="its JSON Schema is no JSON"):
+    with pytest.raises(UndecodableError, match="its JSON Schema is not JSON"):
         JsonDecoder("{")

@@ -56,7 +56,7 @@ class Outcome:
     phases: list[Phase] = field(default_factory=list)
     report: Report | None = None
     told: bool = False
-    """Whether a wrong config and a missing secret were told in the logs."""
+    """Whether a wrong config and a missing secret were reported in the logs."""
     writable: list[str] = field(default_factory=list)
     """What a replica's container could write to."""
     exit_codes: list[int] = field(default_factory=list)

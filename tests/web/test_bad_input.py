@@ -212,7 +212,7 @@ async def test_head_is_headers_only(replica: Replica) -> None:
 
 
 async def test_binary_and_long_messages(replica: Replica) -> None:
-    """1003 and 1009: the client is told what it did."""
+    """1003 and 1009: the client learns what it did."""
     async with open_ws(replica) as websocket:
         await websocket.send_message(b"\x00binary")
         with trio.fail_after(seconds(10)):
@@ -247,7 +247,7 @@ async def test_a_message_that_looks_like_a_pong_in_the_middle(replica: Replica) 
         await read_until(stream, b"broker-down")
         for part in (pong, pong + b"\x82\x86\0\0\0\0", pong):
             await stream.send_all(part)
-            # Answered behind what was sent before: so each part is read by itself.
+            # Answered after what was sent before: so each part is read by itself.
             await trio.to_thread.run_sync(httpx2.get, f"{replica.url}/livez")
         assert b"\x03\xeb" in await read_until(stream, b"\x03\xeb"), "1003"
 

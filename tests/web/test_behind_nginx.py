@@ -90,7 +90,7 @@ def nginx(folder: Path, configuration: str) -> Iterator[None]:
 
 
 def documented() -> str:
-    """The location that people are told to write."""
+    """The location that the page says to write."""
     found = re.search(r"```nginx\n(.+?)```", PROTOCOL.read_text(), re.DOTALL)
     assert found is not None
     return found[1]

@@ -142,10 +142,10 @@ def test_what_tail_cannot_ask_for_is_wrong_usage(arguments: list[str], reason: s
         ("header=tenant", "header[0]: 'tenant' is not NAME:VALUE, such as tenant:t1"),
         (
             f"filter={WRONG}",
-            "filter[0]/all/0/exact/colour: 'colour' is no place",
+            "filter[0]/all/0/exact/colour: 'colour' is not a place",
         ),
         ("key=%ED%A0%80", None),
-        (f"key={'k' * 2049}", "the filter has 2049 bytes; the most is 2048"),
+        (f"key={'k' * 2049}", "the filter has 2049 bytes; at most 2048 are allowed"),
     ],
 )
 async def test_a_wrong_filter_is_refused_with_its_place(query: str, reason: str | None) -> None:

@@ -274,9 +274,9 @@ export function subscribe(url, options) {
   let say; // sends a message, while a WebSocket is open
   let finish; // ends the attempt under way
   let hurry; // ends the wait for the next one
-  let restore; // tells again what was told before the browser said that it is offline
+  let restore; // repeats the state from before the browser reported that it is offline
 
-  // What the page is told.
+  // What the page learns.
 
   function guarded(act, otherwise) {
     try {
