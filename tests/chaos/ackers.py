@@ -101,6 +101,8 @@ class Acker:
         try:
             await sock.connect(process.address)
             named = dict(self._done)
+            # The replica may begin the stream long before its head is read here, and others acknowledge meanwhile.
+            asked_at = time.time()
             await _send(sock, self._request())
             head, rest = await read_head(sock)
             if head.startswith(SWITCHING):
@@ -108,7 +110,7 @@ class Acker:
                 view = self._judge.opened(
                     self._name, process.identity, named or None, time.time(), whole=self._conduct.whole
                 )
-                client = self._books.opened(process.identity, named, self._conduct.window, time.time())
+                client = self._books.opened(process.identity, named, self._conduct.window, asked_at)
                 try:
                     await self._work(sock, rest, view, client)
                 except FrameError as error:
