@@ -392,6 +392,7 @@ class Worst:
 
     async def _answer(self, stream: trio.SocketStream, head: bytes) -> None:
         method, path, *_ = head.decode("latin-1").split(" ")
+        file = path.partition("?")[0]
         turn = Turn(stream, path, 0, self.kind)
         if method in {"OPTIONS", "HEAD"}:
             await turn.raw(f"HTTP/1.1 200 OK\r\n{OPEN_TO_ALL}Content-Length: 0\r\n\r\n")
@@ -400,9 +401,9 @@ class Worst:
         elif path == "/status":
             body = STATUSES[next(self._statuses) % len(STATUSES)]
             await turn.raw(f"HTTP/1.1 200 OK\r\n{OPEN_TO_ALL}Content-Type: application/json\r\n\r\n{body}")
-        elif path in CLIENT_FILES:
-            body = (FOLDER / path[1:]).read_text() if path != "/" else "<!doctype html><meta charset=utf-8>"
-            await turn.raw(f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {CLIENT_FILES[path]}\r\n\r\n{body}")
+        elif file in CLIENT_FILES:
+            body = (FOLDER / file[1:]).read_text() if file != "/" else "<!doctype html><meta charset=utf-8>"
+            await turn.raw(f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {CLIENT_FILES[file]}\r\n\r\n{body}")
         else:
             self._turns += 1
             key = KEY.search(head)
