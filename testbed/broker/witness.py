@@ -149,6 +149,18 @@ def delete_records(bootstrap_servers: str, before: Mapping[tuple[str, int], int]
         _run(main, "--bootstrap-server", bootstrap_servers, "--offset-json-file", file.name)
 
 
+def set_session_timeout(bootstrap_servers: str, group: str, seconds: float) -> None:
+    """Let members of a group with the consumer protocol be silent for this long; the broker's own time is short.
+
+    Raises:
+        ToolError: the broker refused.
+    """
+    entity = ["--entity-type", "groups", "--entity-name", group]
+    config = f"consumer.session.timeout.ms={seconds * 1000:.0f}"
+    main = "kafka.admin.ConfigCommand"
+    _run(main, "--bootstrap-server", bootstrap_servers, *entity, "--alter", "--add-config", config)
+
+
 def _describe(bootstrap_servers: str, group: str, what: str) -> str:
     main = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
     try:
