@@ -12,9 +12,9 @@ record of each topic.
 *Thread*: Trio's; decoding itself is done in a worker thread.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from heapq import nsmallest
+from heapq import heappop, heappush
 from typing import Protocol
 
 import trio
@@ -86,6 +86,38 @@ class _Task:
             self.number += len(part)
 
 
+class _Tasks:
+    """The entries of one topic that are to be decoded; to take the oldest ones costs little, however many there are."""
+
+    __slots__ = ("_by_sequence", "_sequences")
+
+    def __init__(self) -> None:
+        self._by_sequence: dict[int, _Task] = {}
+        self._sequences: list[int] = []
+        """A heap of those that are not taken."""
+
+    def __bool__(self) -> bool:
+        return bool(self._by_sequence)
+
+    def add(self, entry: Entry) -> None:
+        """An entry is to be decoded, perhaps once more."""
+        if entry.sequence not in self._by_sequence:
+            self._by_sequence[entry.sequence] = _Task(entry)
+            heappush(self._sequences, entry.sequence)
+
+    def take(self, number: int) -> list[_Task]:
+        """No more than that of the oldest ones, those that are over included."""
+        return [self._by_sequence[heappop(self._sequences)] for _ in range(min(number, len(self._sequences)))]
+
+    def put_back(self, task: _Task) -> None:
+        """A task that was taken is not over."""
+        heappush(self._sequences, task.entry.sequence)
+
+    def remove(self, task: _Task) -> None:
+        """A task that was taken is over."""
+        del self._by_sequence[task.entry.sequence]
+
+
 class AskedDecoding:
     """What is to be decoded for subscribers that ask, and which of them wait.
 
@@ -107,8 +139,8 @@ class AskedDecoding:
         self._decoder = decoder
         self._on_decided = on_decided
         self._topics: frozenset[str] = frozenset()
-        self._tasks: dict[str, dict[int, _Task]] = {}
-        """By topic and sequence."""
+        self._tasks: dict[str, _Tasks] = {}
+        """By topic."""
         self._waiting: dict[Waiting, str] = {}
         """Subscribers that wait, and the topic for which they do."""
         self._wake_up = trio.Event()
@@ -129,14 +161,14 @@ class AskedDecoding:
     def ask(self, entry: Entry) -> None:
         """Have an entry decoded."""
         if entry.batch.partition.topic in self._topics:
-            self._tasks.setdefault(entry.batch.partition.topic, {}).setdefault(entry.sequence, _Task(entry))
+            self._tasks.setdefault(entry.batch.partition.topic, _Tasks()).add(entry)
             self._wake_up.set()
 
     def wait(self, waiting: Waiting, entry: Entry) -> None:
         """Have an entry decoded, and some that follow it, and let a subscriber look again then."""
         self._waiting[waiting] = entry.batch.partition.topic
         for one in self._history.from_entry(entry, LOOK_AHEAD) if self._history is not None else ():
-            if one.batch.records.asked is None:
+            if one.batch.records and one.batch.records.asked is None:
                 self.ask(one)
 
     def leave(self, waiting: Waiting) -> None:
@@ -160,35 +192,42 @@ class AskedDecoding:
     async def _decode_some(self, topic: str) -> bool:
         """Decode the oldest entries of a topic; returns whether anything has changed."""
         assert self._decoder is not None  # noqa: S101 - otherwise nobody can ask
-        tasks = list(self._oldest(topic))
-        if not tasks:
-            return True
-        found = await self._decoder.decode(topic, [task.left for task in tasks])
+        tasks = self._tasks.get(topic, _Tasks())
+        taken = tasks.take(LOOK_AHEAD)
+        left = self._without_over(topic, tasks, taken)
+        found: Sequence[Records] = ()
+        if left:
+            found = await self._decoder.decode(topic, [task.left for task in left])
+        else:
+            # A partition that leaves may leave with a hundred thousand of them.
+            await trio.lowlevel.checkpoint()
         # Anything may have happened meanwhile: entries have left, or nobody asks any more.
-        for task, part in zip(tasks, found, strict=False):
+        for task, part in zip(left, found, strict=False):
             task.take(part)
             if task.number == task.entry.record_count and not task.is_over:
-                self._decide(topic, task)
-        return any(found)
+                self._decide(task)
+        for task in self._without_over(topic, tasks, left):
+            tasks.put_back(task)
+        if not tasks and self._tasks.get(topic) is tasks:
+            del self._tasks[topic]
+        return any(found) or not left
 
-    def _oldest(self, topic: str) -> Iterator[_Task]:
-        """The first tasks of a topic. Those that are over are dropped: whoever waits for them has to look elsewhere."""
-        tasks = self._tasks.get(topic, {})
-        for sequence in nsmallest(LOOK_AHEAD, tasks):
-            if tasks[sequence].is_over:
-                del tasks[sequence]
-                self._look_again(topic)
+    def _without_over(self, topic: str, tasks: _Tasks, taken: Sequence[_Task]) -> list[_Task]:
+        """Drop the tasks that are over: whoever waits for them has to look again, perhaps elsewhere."""
+        left = []
+        for task in taken:
+            if task.is_over:
+                tasks.remove(task)
             else:
-                yield tasks[sequence]
-        if not tasks:
-            self._tasks.pop(topic, None)
+                left.append(task)
+        if len(left) < len(taken):
+            self._look_again(topic)
+        return left
 
-    def _decide(self, topic: str, task: _Task) -> None:
+    def _decide(self, task: _Task) -> None:
         assert self._history is not None  # noqa: S101 - it has the entry
-        self._tasks.get(topic, {}).pop(task.entry.sequence, None)
         self._history.decided(task.entry, joined(task.parts))
         self._on_decided(task.entry)
-        self._look_again(topic)
 
     def _look_again(self, topic: str) -> None:
         for waiting in [one for one, its_topic in self._waiting.items() if its_topic == topic]:

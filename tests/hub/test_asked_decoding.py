@@ -14,14 +14,17 @@ import pytest
 import trio
 import trio.testing
 
+from dispatcher.hub.asked_decoding import LOOK_AHEAD, AskedDecoding
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.statistics import SubscriberState
 from dispatcher.kafka.held import decode_chunk
 from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
+from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.history import History
 from dispatcher.sansio.ownership import HandOver
-from dispatcher.sansio.ranges import Chunk
+from dispatcher.sansio.ranges import Chunk, Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, Records, TopicPartition
 from tests.hub.test_acking import AckBench, Acker
 from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
@@ -342,6 +345,66 @@ async def test_a_partition_that_leaves_while_it_waits_holds_nobody(
     bench.hub.publish(Batch(ONE, [Record(0, None, None, b"0", ())]))
     await trio.sleep(1)
     assert numbers(asks) == [1, 0]
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often tasks had the loop."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - its interface
+        """See `trio.abc.Instrument`."""
+        self.number += 1
+
+
+async def test_entries_that_leave_at_once_are_dropped_in_many_steps(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A registry may have been away for as long as it takes to publish a hundred thousand: others need the loop."""
+    await connect(nursery, bench, ASKING)
+    bench.decoder.withheld = {0}
+    for _ in range(100 * LOOK_AHEAD):
+        bench.put(1)
+    await trio.sleep(1)
+    steps = Steps()
+    trio.lowlevel.add_instrument(steps)
+    bench.hub.unassigned([ONE])
+    await trio.sleep(1)
+    trio.lowlevel.remove_instrument(steps)
+    assert steps.number >= 100
+
+
+class Looks:
+    """One that waits, and looks again when it is told to."""
+
+    def __init__(self, decoding: AskedDecoding, entry: Entry) -> None:
+        self.number = 0
+        self._decoding, self._entry = decoding, entry
+        self.decided()
+
+    def decided(self) -> None:
+        """It is not decoded yet."""
+        self.number += 1
+        self._decoding.wait(self, self._entry)
+
+
+async def test_a_gap_after_a_record_that_waits_wakes_nobody(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """There is nothing to decode in it; each of those that ask would look at the history ten times a second."""
+    history, decoder = History(1_000_000), Decoder()
+    history.lay_out([ONE])
+    entry = history.append(Batch(ONE, Records.of([Record(0, None, None, b"0", ())])))
+    history.append(Batch(ONE, NO_RECORDS, gap=Gap(ONE, 1, 5, "expired"), covers_from=1))
+    decoder.withheld = {0}
+    decoding = AskedDecoding(history, decoder)
+    decoding.topics_changed(TOPICS)
+    nursery.start_soon(decoding.run)
+    one = Looks(decoding, entry)
+    await trio.sleep(10)
+    assert one.number == 1
+    assert decoder.tried > 1
 
 
 async def test_when_the_last_one_that_asks_leaves_nothing_more_is_decoded(
