@@ -13,6 +13,7 @@ out.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import cast
 
@@ -104,14 +105,15 @@ def counts_begun_with(position: Mapping[TopicPartition, int]) -> dict[str, int]:
     not name all from the first one on, or have an offset of the last.
     """
     last: dict[str, int] = {}
+    named = Counter(topic for topic, _ in position)
     for topic, number in position:
         last[topic] = max(number, last.get(topic, 0))
-    found = {}
-    for topic, number in last.items():
-        named = [TopicPartition(topic, before) in position for before in range(min(number, len(position)))]
-        if 0 < number == sum(named) and position[TopicPartition(topic, number)] == -1:
-            found[topic] = number
-    return found
+    # As many different ones as there are up to the last one are all of them.
+    return {
+        topic: number
+        for topic, number in last.items()
+        if 0 < number == named[topic] - 1 and position[TopicPartition(topic, number)] == -1
+    }
 
 
 def shortest_position(position: Mapping[TopicPartition, int]) -> str:

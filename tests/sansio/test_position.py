@@ -280,3 +280,25 @@ def test_ids_do_not_say_how_many_partitions_there_are_where_that_is_not_certain(
 def test_an_id_says_how_many_partitions_there_were_or_not(text: str, counts: dict[str, int]) -> None:
     """It does if it names all from the first one on, and the last of them as not seen yet."""
     assert counts_begun_with(parse_position(text)) == counts
+
+
+class Asked(dict[TopicPartition, int]):
+    """A position that counts how often it is asked for a partition."""
+
+    asked = 0
+
+    def __contains__(self, partition: object) -> bool:
+        self.asked += 1
+        return super().__contains__(partition)
+
+    def __getitem__(self, partition: TopicPartition) -> int:
+        self.asked += 1
+        return super().__getitem__(partition)
+
+
+def test_what_an_id_says_of_counts_costs_what_the_id_is_long() -> None:
+    """Anybody may send one of many topics: each may name a high partition alone."""
+    position = Asked({TopicPartition(f"t{number}", 9_000): -1 for number in range(50)})
+    position.update({TopicPartition("long", number): 5 for number in range(1_000)})
+    assert counts_begun_with(position) == {}
+    assert position.asked <= len(position)
