@@ -87,6 +87,8 @@ class FanOut:
         self._live: dict[Feed, dict[int, Subscriber]] = {}
         self._unfiltered: dict[Feed, None] = {}
         """Those of the live feeds that have no filters."""
+        self._asking: dict[Feed, None] = {}
+        """Those of the live feeds that ask for decoded records."""
         self._published: dict[Feed, list[EncodedEntry]] = {}
         self._published_bytes = 0
         self._newest: dict[Feed, int] = {}
@@ -106,6 +108,8 @@ class FanOut:
         self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
         if subscriber.feed.wanted is None:
             self._unfiltered[subscriber.feed] = None
+        if subscriber.feed.decodes:
+            self._asking[subscriber.feed] = None
 
     def remove(self, subscriber: Subscriber) -> None:
         """Stop offering it entries."""
@@ -115,6 +119,7 @@ class FanOut:
             if not live:
                 del self._live[subscriber.feed]
                 self._unfiltered.pop(subscriber.feed, None)
+                self._asking.pop(subscriber.feed, None)
                 self._newest.pop(subscriber.feed, None)
 
     def state_changed(self) -> None:
@@ -178,9 +183,9 @@ class FanOut:
             topic: The topic.
             followed: Whether it is for subscribers of the whole topic alone.
         """
-        for feed, live in tuple(self._live.items()):
+        for feed in tuple(self._asking):
             if topic in feed.decodes and (feed.whole or not followed):
-                for subscriber in tuple(live.values()):
+                for subscriber in tuple(self._live[feed].values()):
                     subscriber.fall_back()
 
     def withdraw(self) -> None:

@@ -1,6 +1,8 @@
 """Rounds of the fan-out: slices, partial writes, and what holds the poller back."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
@@ -9,6 +11,7 @@ import trio.testing
 from dispatcher.hub import fan_out
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import feed_of
+from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -399,3 +402,28 @@ async def test_how_long_each_write_took_to_be_offered_is_measured() -> None:
             await found.wait_settled()
             nursery.cancel_scope.cancel()
     assert len(wrote) == 1
+
+
+class FilteredFeed:
+    """One of very many that ask for nothing to be decoded; counts who wants to know."""
+
+    wanted = whole = topics = True
+    asked = 0
+
+    @property
+    def decodes(self) -> frozenset[str]:
+        """Topics that are decoded for it."""
+        self.asked += 1
+        return frozenset()
+
+
+def test_what_is_not_decoded_yet_costs_nothing_for_those_that_do_not_ask() -> None:
+    """While a registry is away that is every record of a topic, and thousands of feeds may want a key each."""
+    bench = Bench()
+    found = FanOut(bench.hub.encoder, 1000, lambda *_: None, list)
+    feeds = [FilteredFeed() for _ in range(10)]
+    for number, feed in enumerate(feeds):
+        found.add(cast("Subscriber", SimpleNamespace(feed=feed, number=number)))
+    before = [feed.asked for feed in feeds]
+    found.hold_back("assets", followed=False)
+    assert [feed.asked for feed in feeds] == before
