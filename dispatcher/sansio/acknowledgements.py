@@ -218,7 +218,8 @@ class Acknowledgements:
                 departed = self._departed.get(partition)
                 if departed is not None:
                     self._take(departed, offset, done)
-                elif (next_offset := place(partition)) is None or offset >= next_offset:
+                # -1: nothing of it is done. Ids of the whole topic say so of the partition that would be added next.
+                elif offset >= 0 and ((next_offset := place(partition)) is None or offset >= next_offset):
                     self._passed_over += 1
                 continue
             if offset > highest:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from dispatcher.sansio.acknowledgements import Acknowledgements, Delivery, Done
+from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import Record, Records, TopicPartition
 
 ONE, TWO = TopicPartition("orders", 0), TopicPartition("orders", 1)
@@ -65,6 +66,14 @@ def test_what_was_not_sent_is_passed_over_and_counted() -> None:
     assert acks.statistics().passed_over == 2, "an id names partitions of which nothing was sent yet"
     acks.acked({TWO: 40}, 0, place)
     assert acks.statistics().passed_over == 3
+
+
+def test_an_id_of_the_whole_topic_can_be_acknowledged_as_it_is() -> None:
+    """It names the partition that would be added next, which is not here, and says that nothing of it was seen."""
+    acks = window()
+    acks.sent(delivery(ONE, 1, 2), 0)
+    assert offsets(acks.acked(parse_position("orders:0=2,1=-1"), 0, nowhere)) == [1, 2]
+    assert acks.statistics().passed_over == 0
 
 
 def test_the_window_counts_records_and_bytes() -> None:
