@@ -153,6 +153,7 @@ class Attribution:
             self._tenures[tenure.partition].append(tenure)
         self._received = {(process, partition, offset): at for at, process, partition, offset in receipts}
         self._incidents = incidents
+        self._committed: dict[tuple[str, int, float], int] = {}
         self.evidence: list[str] = []
         """Repeats that no fault excuses, in words."""
 
@@ -264,6 +265,12 @@ class Attribution:
 
     def committed_at(self, tenure: Tenure) -> int:
         """The lowest offset in force from the assignment to its first record: where the owner may have begun."""
+        key = (tenure.process, tenure.partition, tenure.began)
+        if key not in self._committed:
+            self._committed[key] = self._find_committed(tenure)
+        return self._committed[key]
+
+    def _find_committed(self, tenure: Tenure) -> int:
         sent = [
             at
             for (process, partition, _), at in self._received.items()
