@@ -265,13 +265,16 @@ class SubscriberStream:
                     data = bytes(await connection.peer.receive_some(dialogue.receive_bytes))
                 if not data:
                     break
-                for start in range(0, len(data), dialogue.receive_bytes):
+                start = 0
+                while start < len(data):
+                    # The dialogue may examine less per step from then on.
+                    step, start = data[start : start + dialogue.receive_bytes], start + dialogue.receive_bytes
                     writer.last_activity_at = now = trio.current_time()
-                    answer = dialogue.on_client_data(data[start : start + dialogue.receive_bytes], now)
+                    answer = dialogue.on_client_data(step, now)
                     if answer is not None and writer.reply(answer):
                         self._subscriber.flush()
                     rest_seconds = dialogue.rest_seconds(now)
-                    if rest_seconds or start + dialogue.receive_bytes < len(data) or connection.unread:
+                    if rest_seconds or start < len(data) or connection.unread:
                         await trio.sleep(rest_seconds)
         except Farewell as farewell:
             # Nothing more is read: what else the client says waits in its own kernel.

@@ -14,10 +14,12 @@ from dispatcher.hub.statistics import SubscriberState
 from dispatcher.sansio.compact_position import spell_compact
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.web.acknowledging import AckInbound
+from dispatcher.web.streams import SubscriberStream
+from testbed.patience import seconds
 from tests.hub.test_acking import Letters
 from tests.hub.test_hub import ONE, TWO
 from tests.web import test_transports
-from tests.web.test_compression import TEXT, frame
+from tests.web.test_compression import PING, TEXT, frame
 from tests.web.test_transports import House, WsStream
 
 ACKED = {"topic_tables": {ONE.topic: {"commit_on": "acked"}}}
@@ -278,6 +280,25 @@ def test_what_an_id_names_costs_as_well(event_id: str, is_wide: bool) -> None:
     assert len(event_id) < 40
     assert (inbound.rest_seconds(0.0) > 0.2) is is_wide
     assert (inbound.receive_bytes < 100) is is_wide
+
+
+async def test_what_a_client_said_before_the_stream_began_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when an id that names many partitions makes the steps shorter."""
+    wide = f"assets:{spell_compact(range(8192), [5] * 8192)}"
+    said = frame(TEXT, b'{"type":"ack","id":"%b"}' % wide.encode()) + frame(TEXT, b" " * 1500) + frame(PING, b"read")
+    run = SubscriberStream.run
+
+    async def run_after(stream: SubscriberStream) -> None:
+        stream._connection.unread.append(said)  # what arrives in this moment nobody can time
+        await run(stream)
+
+    monkeypatch.setattr(SubscriberStream, "run", run_after)
+    house = AckHouse()
+    async with house.serving(), house.client() as client:
+        with trio.fail_after(seconds(5)):
+            while not isinstance(event := await client.next_event(), Pong):
+                pass
+        assert bytes(event.payload) == b"read"
 
 
 async def test_without_the_parameter_acknowledgements_mean_nothing() -> None:
