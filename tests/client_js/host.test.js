@@ -20,6 +20,27 @@ function open(t, url, options = {}) {
 /** The state of this name that comes next, after those that were looked at. */
 const named = (name) => ({ state }) => state === name;
 
+/** Holds the turns that streams wait for from now on; `end` lets later ones come by themselves. */
+function holdTurns(t) {
+  const own = globalThis.MessageChannel;
+  const held = new Told();
+  const end = () => (globalThis.MessageChannel = own);
+  t.after(end);
+  globalThis.MessageChannel = class {
+    port1 = { close() {} };
+    port2 = { postMessage: () => held.push(() => this.port1.onmessage()) };
+  };
+  return { held, end };
+}
+
+/** What streams listen to on their page, by name. */
+function pretendPage(t) {
+  const listeners = {};
+  globalThis.addEventListener = (name, listener) => void (listeners[name] = listener);
+  t.after(() => delete globalThis.addEventListener);
+  return listeners;
+}
+
 /** What the program stores, and what is reported to it. */
 function pretendStorage(t) {
   const stored = {};
@@ -145,3 +166,36 @@ test("10,000 streams that are closed at once leave no listener and no timer", as
   assert.equal(listeners.size, 0);
   assert.equal(process.getActiveResourcesInfo().length <= before + 2, true);
 });
+
+for (const transport of globalThis.WebSocket ? ["sse", "websocket"] : ["sse"]) {
+  test(`${transport}: a stream that was given up while it waited for a turn does not end the next one`, async (t) => {
+    const page = pretendPage(t);
+    const server = await Server.start(t);
+    const records = new Told();
+    const onRecord = ({ id }) => {
+      if (!records.all.length) for (const until = performance.now() + 20; performance.now() < until; );
+      records.push(id);
+    };
+    const { states } = open(t, server.url, { transport, onRecord });
+    const send = (stream, id) => (transport === "sse" ? stream.record(id) : stream.records(id));
+    const first = (await server.next()).begin().state("streaming");
+    await states.until(named("live"));
+    const turns = holdTurns(t);
+    send(first, "t:0=1");
+    await turns.held.atLeast(1);
+    turns.end();
+    if (transport === "sse") first.end();
+    else first.close(1012, "a restart");
+    await first.left;
+    page.offline();
+    page.online();
+    const second = (await server.next()).begin().state("streaming");
+    await states.until(() => states.all.filter(named("live")).length === 2);
+    for (const go of turns.held.all) go();
+    await new Promise(setImmediate);
+    assert.equal(states.all.at(-1).state, "live");
+    send(second, "t:0=2");
+    await records.atLeast(2);
+    assert.deepEqual(records.all, ["t:0=1", "t:0=2"]);
+  });
+}

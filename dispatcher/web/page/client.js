@@ -588,7 +588,8 @@ export function subscribe(url, options) {
     const parse = eventParser(signal);
     for (;;) {
       const { done, value } = await reader.read();
-      if (done || signal.aborted) return finish("the stream ended");
+      if (signal.aborted) return; // `finish` may be that of a later attempt
+      if (done) return finish("the stream ended");
       alive();
       await parse(value).catch(strange);
     }
@@ -722,7 +723,7 @@ export function subscribe(url, options) {
     };
     socket.onclose = ({ code, reason }) => {
       const words = reason ? `${reason} (${code})` : `the connection ended (${code})`;
-      reading.then(() => finish(words, code));
+      reading.then(() => signal.aborted || finish(words, code)); // `finish` may be that of a later attempt
     };
     socket.onerror = () => {
       socket.onclose = null; // it comes next, and knows nothing
