@@ -376,7 +376,7 @@ async def test_entries_that_leave_at_once_are_dropped_in_many_steps(
 
 
 class Looks:
-    """One that waits, and looks again when it is told to."""
+    """One that waits, and looks again when it is woken."""
 
     def __init__(self, decoding: AskedDecoding, entry: Entry) -> None:
         self.number = 0
