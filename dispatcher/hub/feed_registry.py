@@ -29,8 +29,7 @@ class FeedRegistry:
 
     Args:
         max_feeds: Maximum number of feeds that cost work for every record: each distinct format with its topics, and
-        each
-            filter that no index finds.
+            each filter that no index finds.
     """
 
     def __init__(self, max_feeds: int) -> None:

@@ -203,7 +203,7 @@ class Lane:
                 by_itself = False
                 replica.signal(signal.SIGKILL)
                 await trio.to_thread.run_sync(replica.wait)
-            # What a socket took before that is on its way to its client, who reads to the end of it.
+            # What a socket accepted before that still reaches its client, which reads to the end of it.
             if self.kind == "acks":
                 nursery.cancel_scope.cancel()
         replica.end(by_force=True)

@@ -100,7 +100,7 @@ async def test_a_host_that_is_none_gets_400(host: bytes) -> None:
 
 @pytest.mark.parametrize("host", [b"x" * 64, b"a..b", b"." * 300, b"x" * 2000 + b":80"])
 async def test_a_host_that_is_no_name_is_another_host(host: bytes) -> None:
-    """DNS has no labels that are empty or longer than 63 bytes; no such request is an error of ours."""
+    """DNS has no labels that are empty or longer than 63 bytes; such requests are refused, and log no error."""
     house = Allowing()
     async with house.serving():
         with structlog.testing.capture_logs() as logs:
