@@ -77,8 +77,21 @@ def outcome_of(code: int) -> CommitOutcome:
     return _OUTCOMES.get(code, CommitOutcome.RETRY) if code else CommitOutcome.STORED
 
 
-_MAY_ARRIVE = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError.REQUEST_TIMED_OUT})  # noqa: SLF001 - the same
-"""The request was given up, or its answer was lost: the coordinator may have stored the offset, or store it later."""
+_MAY_ARRIVE = frozenset(
+    {
+        KafkaError._TIMED_OUT,  # noqa: SLF001 - the same
+        KafkaError._TRANSPORT,  # noqa: SLF001 - the same
+        KafkaError._WAIT_COORD,  # noqa: SLF001 - the same
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+"""The request was given up, or its answer was lost: the coordinator may have stored the offset, or store it later.
+
+While a group changes its coordinator librdkafka sends requests again by itself: an offset was stored 1.0 s after
+NOT_COORDINATOR had been reported for it, 1 ms after the newer one (docs/rebalance.md)."""
 
 
 def is_worth_another_try(code: int) -> bool:

@@ -8,8 +8,10 @@ How it judges:
   one before anybody has said so is *ahead*.
 * It is *surely acknowledged* at a replica when a pong answers a ping that was sent after the acknowledgement. If all
   before it were as well while the replica had the partition, since the offset from which it had it, then the replica
-  commits it before it lets the partition go. A connection that begins after that, and whose id does not ask for the
-  record, is not sent it again, unless a fault excuses that, as it does for what is written (`attribution`).
+  commits it before it lets the partition go. A connection to an owner that begins after that, and whose id does not ask
+  for the record, is not sent it again, unless a fault excuses that, as it does for what is written (`attribution`).
+* What is acknowledged at a replica that only follows the partition is committed by nobody: it counts when that replica
+  becomes the owner. Until then the owner sends it to others.
 * No more than the window may be sent and not acknowledged.
 """
 
@@ -19,7 +21,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from tests.audit.ledger import Repeat
-from tests.chaos.attribution import Attribution, Stored
+from tests.chaos.attribution import Attribution, Stored, Tenure
 
 EVIDENCE = 20
 """At most this many faults are kept in words."""
@@ -29,6 +31,8 @@ class Again(NamedTuple):
     """A record that was surely acknowledged before the connection began that was sent it."""
 
     at: float
+    began: float
+    """When the connection did, or the partition in it."""
     process: str
     partition: int
     offset: int
@@ -78,33 +82,32 @@ class AckBooks:
 
     def judge_again(self, attribution: Attribution) -> None:
         """Put down what was sent again to what the logs say."""
-        prefixes = dict(self._prefixes(attribution))
+        runs = list(self._runs(attribution))
         for one in self.again:
             owners = [
-                (name, until)
-                for (name, partition, _), until in prefixes.items()
-                if partition == one.partition and one.offset < until and (name, partition, one.offset) in self.sure
+                tenure.process
+                for tenure, first, end in runs
+                if tenure.partition == one.partition and first <= one.offset < end
             ]
-            has_it = any(held.process == one.process for held in attribution.held(one.partition, one.at))
-            if not owners or not has_it:
-                self.excused += 1  # what came before it was not acknowledged there, or it is only followed here
+            if not owners or not _has_it(attribution, one):
+                self.excused += 1  # what precedes it was not acknowledged there, or it was only followed
                 continue
-            first = min((name for name, _ in owners), key=lambda name: self.sure[name, one.partition, one.offset])
+            first_owner = min(owners, key=lambda name: self.sure[name, one.partition, one.offset])
             number = len(attribution.evidence)
-            attribution.cause(Repeat(one.at, one.partition, one.offset, first, one.process))
+            attribution.cause(Repeat(one.at, one.partition, one.offset, first_owner, one.process))
             if len(attribution.evidence) > number:
                 self.unexcused += 1
                 self.note(f"acknowledged, and sent again: {attribution.evidence[-1]}")
             else:
                 self.excused += 1
 
-    def _prefixes(self, attribution: Attribution) -> Iterator[tuple[tuple[str, int, float], int]]:
-        """Of every assignment: process, partition and beginning, and up to where all was surely acknowledged in it."""
+    def _runs(self, attribution: Attribution) -> Iterator[tuple[Tenure, int, int]]:
+        """Of every assignment the run, from where it begins, of what was surely acknowledged in it."""
         for tenure in attribution.tenures:
-            end = attribution.committed_at(tenure)
+            first = end = max(attribution.committed_at(tenure), tenure.counted_to)
             while tenure.began <= self.sure.get((tenure.process, tenure.partition, end), -1.0) <= tenure.ended:
                 end += 1
-            yield (tenure.process, tenure.partition, tenure.began), end
+            yield tenure, first, end
 
     def note(self, words: str) -> None:
         """Keep a fault in words."""
@@ -118,6 +121,14 @@ class AckBooks:
         yield "acknowledged, and sent again", f"{self.unexcused:,}", not self.unexcused
         yield "commits ahead of acknowledgements", f"{self.ahead:,}", not self.ahead
         yield "sent beyond the window", f"{self.beyond_window:,}", not self.beyond_window
+
+
+def _has_it(attribution: Attribution, one: Again) -> bool:
+    """Whether the sender owned the partition, when the connection began and when the record came."""
+    return all(
+        any(held.process == one.process and held.owned_since <= at for held in attribution.held(one.partition, at))
+        for at in (one.began, one.at)
+    )
 
 
 class Client:
@@ -151,7 +162,7 @@ class Client:
         began = self._began.get(partition, self._opened_at)
         was_asked_for = partition in self._named and self._named[partition] < offset
         if not was_asked_for and self._books.is_sure(partition, offset, began):
-            self._books.again.append(Again(at, self._process, partition, offset))
+            self._books.again.append(Again(at, began, self._process, partition, offset))
 
     def says_done(self, at: float) -> list[tuple[int, int]]:
         """All that is outstanding is about to be acknowledged; returns it."""

@@ -18,6 +18,9 @@ How it judges:
   until it answers again and Kafka has stored a commit of the partition after that.
 * A commit that steps back is a late one when a replica's log says that librdkafka had given it up before, and Kafka's
   log has a later commit that puts it right.
+* So is one that follows a late commit of the previous owner: stored when another process already had the partition,
+  and had not yet sent the last record that it covers. Only a broker that was killed excuses it: without a coordinator,
+  librdkafka can keep a commit for later and still release the partition.
 """
 
 from collections import defaultdict
@@ -40,9 +43,21 @@ LOST = "partitions lost"
 SLOW = "writes outlast a revoke"
 """Subscribers took more than `drain_seconds` for what was being written, as on a machine that is too slow."""
 
-GIVEN_UP = frozenset({"_TIMED_OUT", "_TRANSPORT", "REQUEST_TIMED_OUT"})
-"""Answers that librdkafka makes by itself when it stops waiting: the request may still be stored."""
+GIVEN_UP = frozenset(
+    {
+        "_TIMED_OUT",
+        "_TRANSPORT",
+        "_WAIT_COORD",
+        "REQUEST_TIMED_OUT",
+        "COORDINATOR_LOAD_IN_PROGRESS",
+        "COORDINATOR_NOT_AVAILABLE",
+        "NOT_COORDINATOR",
+    }
+)
+"""Answers after which the request may still be stored: librdkafka stops waiting, or sends it again by itself."""
 
+HANDED_OVER = "partition handed over"
+"""A replica that has read the partition for the whole topic becomes its owner, and knows from where on."""
 
 AROUND_SECONDS = 20.0
 """How much of the logs is shown of a step back that nothing excuses."""
@@ -62,10 +77,10 @@ class Line(NamedTuple):
     at: float
     process: str
     event: str
-    """``assigned``, ``revoking``, ``partitions lost``, ``commit not stored``, `SLOW`."""
+    """``assigned``, ``revoking``, ``partitions lost``, ``commit not stored``, `SLOW`, `HANDED_OVER`."""
     partition: int
     offset: int = -1
-    """Of a commit."""
+    """Of a commit; or up to where what was sent before a hand-over counts."""
     error: str = ""
     """Of a commit."""
 
@@ -88,6 +103,10 @@ class Tenure:
     ended: float = float("inf")
     ending: Ending | None = None
     """None: it had the partition to the end of the run."""
+    owned_since: float = 0.0
+    """Until then what its clients were sent, and acknowledged, was that of a followed partition."""
+    counted_to: int = 0
+    """Up to where that counts."""
 
 
 class Incident(NamedTuple):
@@ -114,8 +133,10 @@ def tenures(lines: Iterable[Line], killed: Iterable[tuple[str, float]]) -> list[
     for line in sorted(lines, key=lambda one: one.at):
         key = line.process, line.partition
         if line.event == "assigned":
-            found.append(Tenure(line.process, line.partition, line.at))
+            found.append(Tenure(line.process, line.partition, line.at, owned_since=line.at))
             open_now[key] = found[-1]
+        elif line.event == HANDED_OVER and (tenure := open_now.get(key)) is not None:
+            tenure.owned_since, tenure.counted_to = line.at, line.offset
         elif line.event in set(Ending) and (tenure := open_now.pop(key, None)) is not None:
             tenure.ended, tenure.ending = line.at, Ending(line.event)
     for process, at in killed:
@@ -181,7 +202,25 @@ class Attribution:
             for line in self._lines
         )
         later = [one for one in self._commits[step.partition] if one.at >= stored and one.offset >= step.before]
-        return given_up and bool(later)
+        return bool(later) and (given_up or self._follows_late_one(step, stored))
+
+    def _follows_late_one(self, step: Backwards, stored: float) -> bool:
+        """Whether the higher commit was one of the previous owner, and was late because a broker was away."""
+        commits = [one for one in self._commits[step.partition] if one.offset == step.before and one.at <= stored]
+        if not commits:
+            return False
+        at, last = commits[-1].at, (step.partition, step.before - 1)
+        tenures = self._tenures[step.partition]
+        newer = [one for one in tenures if one.began <= at <= one.ended]
+        older = [one for one in tenures if one.ended < at and self._received.get((one.process, *last), at) < one.ended]
+        return (
+            bool(newer and older)
+            and all(self._received.get((one.process, *last), float("inf")) > at for one in newer)
+            and any(
+                one.is_fault and one.process is None and one.began <= at and one.ended >= older[-1].began
+                for one in self._incidents
+            )
+        )
 
     def explain(self, step: Backwards) -> str:
         """What the logs have around a commit that stepped back and is not a late one, in words."""

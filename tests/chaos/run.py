@@ -23,7 +23,7 @@ from tests.audit.ledger import Report
 from tests.audit.workers import ends, identity, starts
 from tests.chaos.abuse import Abuse
 from tests.chaos.ackers import ACK_TIMEOUT_SECONDS
-from tests.chaos.attribution import COMMITTED, NOTHING, SLOW, Attribution, Ending, Incident, Line, Stored
+from tests.chaos.attribution import COMMITTED, HANDED_OVER, NOTHING, SLOW, Attribution, Ending, Incident, Line, Stored
 from tests.chaos.beside import Beside, Name, make
 from tests.chaos.books import Books
 from tests.chaos.crowd import Crowd, watch_memory
@@ -371,12 +371,13 @@ def _killed(fleet: Fleet, stage: Stage, clock: float) -> Iterator[tuple[str, flo
 
 def _lines(fleet: Fleet, topic: str) -> Iterator[Line]:
     """What the replicas have logged about the partitions of a topic."""
-    for process, line in fleet.logged("assigned", *Ending, "commit not stored", SLOW):
+    for process, line in fleet.logged("assigned", *Ending, "commit not stored", SLOW, HANDED_OVER):
         at = datetime.fromisoformat(line["timestamp"]).timestamp()
         partitions: Sequence[str] = line.get("partitions") or [line.get("partition", "")]
         for name, _, number in (partition.rpartition(":") for partition in partitions):
             if name == topic:
-                yield Line(at, process, line["event"], int(number), line.get("offset", -1), line.get("error", ""))
+                offset = line.get("counted_to", line.get("offset", -1))
+                yield Line(at, process, line["event"], int(number), offset, line.get("error", ""))
 
 
 async def _at(when: float, happen: Callable[[Event], object], event: Event) -> None:

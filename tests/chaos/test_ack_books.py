@@ -3,7 +3,7 @@
 import pytest
 
 from tests.chaos.ack_books import AckBooks, Client
-from tests.chaos.attribution import NOTHING, Attribution, Incident, Line, Stored
+from tests.chaos.attribution import HANDED_OVER, NOTHING, Attribution, Incident, Line, Stored
 
 
 def client(books: AckBooks, process: str, at: float, named: dict[int, int] | None = None, window: int = 10) -> Client:
@@ -74,6 +74,46 @@ def test_what_was_acknowledged_out_of_turn_comes_again() -> None:
     client(books, "b", 6.0).record(0, 3, 6.1)
     books.judge_again(Attribution(handed_over("revoking"), [Stored(0, 0, 0.0)], [], [], []))
     assert (books.unexcused, books.excused) == (0, 1)
+
+
+def test_what_was_acknowledged_where_it_is_only_followed_comes_again() -> None:
+    """That the replica becomes the owner later, and is further then, makes it no acknowledgement of the owner."""
+    books = AckBooks()
+    work(books, "a", 1.0, range(3))
+    client(books, "b", 2.0).record(0, 1, 2.1)
+    work(books, "a", 6.0, range(3, 5))
+    lines = [Line(0.0, "b", "assigned", 0), Line(5.0, "b", "revoking", 0), Line(5.5, "a", "assigned", 0)]
+    books.judge_again(Attribution(lines, [Stored(0, 0, 0.0), Stored(0, 3, 4.9)], [], [], []))
+    assert (books.unexcused, books.excused) == (0, 1), books.evidence
+
+
+@pytest.mark.parametrize(("opened_at", "unexcused"), [(4.0, 0), (5.6, 0), (5.8, 1)])
+def test_a_connection_begins_where_the_partition_is_followed_until_it_is_owned(
+    opened_at: float, unexcused: int
+) -> None:
+    """Where it begins was decided when it was opened, whatever the replica has when the record is sent."""
+    books = AckBooks()
+    work(books, "a", 1.0, range(3))
+    client(books, "b", opened_at).record(0, 1, 6.0)
+    lines = [*handed_over("revoking"), Line(5.7, "b", HANDED_OVER, 0, 3)]
+    books.judge_again(Attribution(lines, [Stored(0, 0, 0.0), Stored(0, 3, 4.9)], [], [], []))
+    assert books.unexcused == unexcused, books.evidence
+
+
+@pytest.mark.parametrize(("counted_to", "unexcused"), [(2, 1), (1, 0)])
+def test_what_counts_at_a_hand_over_need_not_be_acknowledged_once_more(counted_to: int, unexcused: int) -> None:
+    """What follows it and was acknowledged is the owner's to commit."""
+    books = AckBooks()
+    work(books, "b", 6.0, range(2, 4))
+    client(books, "a", 8.0).record(0, 3, 8.1)
+    lines = [
+        Line(5.5, "b", "assigned", 0),
+        Line(5.6, "b", HANDED_OVER, 0, counted_to),
+        Line(7.0, "b", "revoking", 0),
+        Line(7.5, "a", "assigned", 0),
+    ]
+    books.judge_again(Attribution(lines, [Stored(0, 0, 0.0)], [], [], []))
+    assert books.unexcused == unexcused, books.evidence
 
 
 def test_more_than_the_window() -> None:

@@ -127,6 +127,7 @@ def test_tenures_end_as_the_logs_say() -> None:
     ("offset", "error", "at", "later", "late"),
     [
         (5, "_TIMED_OUT", 9.0, True, True),
+        (5, "NOT_COORDINATOR", 9.0, True, True),
         (5, "_TIMED_OUT", 11.0, True, False),
         (5, "_TIMED_OUT", 9.0, False, False),
         (5, "ILLEGAL_GENERATION", 9.0, True, False),
@@ -138,3 +139,26 @@ def test_a_commit_that_steps_back(offset: int, error: str, at: float, later: boo
     line = Line(at, "a", "commit not stored", 0, offset, error)
     commits = [Stored(0, 8, 9.5), Stored(0, 5, 10.0), *([Stored(0, 9, 12.0)] if later else [])]
     assert Attribution([line], commits, [], [], []).is_late(Backwards(0, 5, 8, 10_000)) == late
+
+
+@pytest.mark.parametrize(
+    ("stored_at", "sent_at", "incidents", "later", "late"),
+    [
+        (11.5, 13.0, [fault("broker kill", 8, 9)], True, True),
+        (11.5, 13.0, [fault("broker kill", 8, 9)], False, False),
+        (11.5, 13.0, [fault("SIGSTOP", 8, 9, "c")], True, False),
+        (11.5, 13.0, [fault("broker kill", 12.5, 13)], True, False),
+        # It was stored in time, or the new owner had sent that record itself.
+        (9.9, 13.0, [fault("broker kill", 8, 9)], True, False),
+        (11.5, 11.2, [fault("broker kill", 8, 9)], True, False),
+    ],
+)
+def test_a_commit_that_follows_a_late_one_of_the_previous_owner(
+    stored_at: float, sent_at: float, incidents: list[Incident], later: bool, late: bool
+) -> None:
+    """The new owner began before that commit was stored, and its own first one is lower."""
+    commits = [Stored(0, 2, 5.0), Stored(0, 8, stored_at), Stored(0, 5, 12.0)]
+    if later:
+        commits.append(Stored(0, 9, 14.0))
+    receipts = [(4.0, "a", 0, 7), (sent_at, "b", 0, 7)]
+    assert Attribution(ASKED, commits, receipts, incidents, []).is_late(Backwards(0, 5, 8, 12_000)) == late

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from dispatcher.invariants import Invariant, invariants
 from dispatcher.kafka.commits import LOG_SECONDS, CommitAnswer, CommitCoordinator, CommitOutcome, outcome_of
 from dispatcher.sansio.commit_book import Commit
-from dispatcher.sansio.offsets import OffsetTracker
+from dispatcher.sansio.offsets import RECOMMIT_SECONDS, OffsetTracker
 from dispatcher.sansio.records import TopicPartition
 
 ONE = TopicPartition("assets", 0)
@@ -45,6 +45,23 @@ def test_a_commit_that_failed_is_told_and_tried_again(code: int) -> None:
     assert coordinator.statistics().failed[BY_CODE[code]] == 1
     assert list(coordinator.due(10.5)) == []
     assert list(coordinator.due(11.0)) == [commit]
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [(-195, True), (-185, True), (-180, True), (7, True), (14, True), (15, True), (16, True), (22, False), (29, False)],
+)
+def test_a_commit_that_may_still_be_stored_is_put_right(code: int, again: bool) -> None:
+    """The newer offset is committed once more some seconds later: the older one may have arrived after it."""
+    tracker = dispatched_to(7)
+    coordinator = CommitCoordinator(tracker, 1.0)
+    (commit,) = coordinator.due(10.0)
+    tracker.received(ONE, 7, 9)
+    tracker.dispatched(ONE, commit.epoch, 7, 9)
+    coordinator.answered([CommitAnswer(ONE, 7, code, "NAME", "its reason")], 10.0)
+    assert [newer.offset for newer in coordinator.due(11.0)] == [9]
+    coordinator.answered([CommitAnswer(ONE, 9)], 11.0)
+    assert [once_more.offset for once_more in coordinator.due(11.0 + RECOMMIT_SECONDS)] == ([9] if again else [])
 
 
 @pytest.mark.parametrize("code", [0, KafkaError._NO_OFFSET], ids=str)
