@@ -1,6 +1,7 @@
 """``python -m benchmarks.attackers KIND PORT SECONDS``: hostile clients, all with one address that nobody else has."""
 
 import json
+import random
 import resource
 import sys
 from collections.abc import Awaitable, Callable
@@ -8,6 +9,8 @@ from contextlib import suppress
 from functools import partial
 
 import trio
+
+from benchmarks.load import MESSAGE_ID, PING, PONG, acknowledgement
 
 ADDRESS = "127.0.0.9"
 UPGRADE = (
@@ -21,10 +24,15 @@ FEED = "GET /events?filter=%7B%22suffix%22%3A%7B%22key%22%3A%22.{}%22%7D%7D HTTP
 """With a filter that no index finds: each number is a feed of its own."""
 FEEDS = 1000
 MALFORMED = b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+ACKS = UPGRADE.replace(b"/ws", b"/ws?ack=client&window=100000")
+ACKS_PER_SECOND = 10_000
+ACKS_AT_ONCE = 10
+MANY = 100
+ASK, ANSWER = b"\x89\x80\0\0\0\0", b"\x8a\x00"
 HALF_A_HEAD = b"GET /events HTTP/1.1\r\nHost: loc"
 GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
-counts = {"connections": 0, "refused": 0}
+counts = {"connections": 0, "refused": 0, "acks": 0}
 
 
 async def connected(port: int, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
@@ -104,6 +112,40 @@ async def break_off(stream: trio.SocketStream) -> None:
             pass
 
 
+async def acknowledge(connections: int, stream: trio.SocketStream) -> None:
+    """Its share of `ACKS_PER_SECOND`: right ones, and all that can be wrong with one; counted when they were read."""
+    await stream.send_all(ACKS)
+    last = b""
+
+    async def say() -> None:
+        due = trio.current_time()
+        while True:
+            due += ACKS_AT_ONCE * connections / ACKS_PER_SECOND
+            await trio.sleep_until(due)
+            if last:
+                await stream.send_all(b"".join(_acks(last)) + ASK)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say)
+        while data := await stream.receive_some(65536):
+            counts["acks"] += ACKS_AT_ONCE * data.count(ANSWER)
+            if found := MESSAGE_ID.findall(data):
+                last = found[-1]
+            if PING in data:
+                await stream.send_all(PONG)
+        nursery.cancel_scope.cancel()
+
+
+def _acks(last: bytes) -> list[bytes]:
+    """Of all that came, of less than that in any order, of what was not sent, and of what this connection has not."""
+    topic, _, pairs = last.partition(b":")
+    partition, _, offset = pairs.partition(b",")[0].partition(b"=")
+    sent = int(offset)
+    lower = [b"%b:%b=%d" % (topic, partition, random.randrange(sent + 1)) for _ in range(ACKS_AT_ONCE - 4)]  # noqa: S311 - no secret
+    wrong = [b"%b:%b=%d" % (topic, partition, sent + 1_000_000), b"%b:999=5" % topic, b"nobody:0=7"]
+    return [acknowledgement(one) for one in [last, *lower, *wrong]]
+
+
 async def main(kind: str, port: int, seconds: float) -> None:
     """Attack for a time, and print how often."""
     with trio.move_on_after(seconds):
@@ -121,6 +163,10 @@ async def main(kind: str, port: int, seconds: float) -> None:
                     nursery.start_soon(for_ever, port, partial(take_feed, number))
             elif kind == "malformed":
                 nursery.start_soon(at_rate, port, 1000, break_off)
+            elif kind in {"acks", "acks-many"}:
+                connections = 1 if kind == "acks" else MANY
+                for _ in range(connections):
+                    nursery.start_soon(for_ever, port, partial(acknowledge, connections))
             else:
                 raise SystemExit(f"unknown kind {kind}")
     print(json.dumps(counts))  # noqa: T201 - read by the benchmark

@@ -44,6 +44,8 @@ ATTACKS = {
     "earliest": "300 `since=earliest` per second",
     "feeds": "1,000 distinct feeds: filters that no index finds",
     "malformed": "1,000 malformed requests per second, a log pipe that nobody reads",
+    "acks": "10,000 acknowledgements per second on one connection, three in ten wrong",
+    "acks-many": "10,000 acknowledgements per second on 100 connections, three in ten wrong",
 }
 FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
 UNREAD_LOG = """
@@ -86,6 +88,7 @@ def _start(kind: str, name: str, cluster: KafkaCluster, topic: str, running: Exi
         group=f"attacks-{kind}-{name}",
         command=FEW_DESCRIPTORS if kind == "idle" else (),
         code=UNREAD_LOG if kind == "malformed" else "",
+        settings={"topic_tables": json.dumps({topic: {"commit_on": "acked"}})} if kind.startswith("acks") else {},
     )
     running.callback(replica.end)
     return replica
@@ -117,11 +120,15 @@ def _attack(  # noqa: PLR0917 - what there is
         grown_bytes = meter.resident_bytes() - resident_bytes
         output, _ = attackers.communicate()
         lines = len(replica.log.splitlines()) - lines
+    acks = replica.status()["acks"] if kind.startswith("acks") else {}
     replica.signal(signal.SIGTERM)
     code = replica.wait()
     load.close(kind)
+    counts = json.loads(output)
     return {
-        "connections": json.loads(output)["connections"],
+        "connections": counts["connections"],
+        "acks_per_second": counts["acks"] / seconds,
+        "acks": acks,
         "before_us": before.groups[kind]["latency_us"]["p99"],
         "elsewhere_us": elsewhere.groups[kind]["latency_us"]["p99"],
         "during_us": during.groups[kind]["latency_us"]["p99"],
@@ -139,7 +146,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
     """One row for people."""
     return (
         ATTACKS[row["attack"]],
-        f"{row['connections']:,}",
+        f"{row['connections']:,}" + (f", {row['acks_per_second']:,.0f} acks/s" if row["acks"] else ""),
         f"{row['before_us'] / 1000:.1f} ms",
         f"{row['elsewhere_us'] / 1000:.1f} ms",
         f"{row['during_us'] / 1000:.1f} ms",
