@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from testbed.broker.cluster import KafkaCluster
+from tests.trial import leaving as leaving_trial
 from tests.trial import letters as letters_trial
 from tests.trial import standby as standby_trial
 from tests.trial import whole_topic as whole_topic_trial
@@ -85,6 +86,16 @@ def observers(minutes: float, rate: float) -> None:
     with KafkaCluster(3) as cluster:
         rows = trio.run(standby_trial.observe, cluster, minutes * 60, rate, tell)
     judge("observers alone", rows)
+
+
+@main.command()
+@click.option("--number", default=1000, show_default=True, type=click.IntRange(1), help="Clients that end in each way.")
+@click.option("--rate", default=200.0, show_default=True, type=click.FloatRange(1), help="Records a second.")
+def leaving(number: int, rate: float) -> None:
+    """Clients end in every way: nothing is left of them, others miss nothing, and nothing is dispatched to nobody."""
+    with KafkaCluster(1) as cluster:
+        rows = trio.run(leaving_trial.run, cluster, number, rate, tell)
+    judge("clients that leave", rows)
 
 
 if __name__ == "__main__":

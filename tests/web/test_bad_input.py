@@ -360,6 +360,23 @@ NUMBER = int(os.environ.get("ENDINGS", "100"))
 """How many of each; 1,000 before a release."""
 
 
+_at_a_time = trio.CapacityLimiter(100)
+
+
+async def come_and_go(replica: Replica, ending: str) -> None:
+    """Be a client that ends in one of these ways; at most a hundred are there at a time."""
+    first, later = ENDINGS[ending]
+    async with _at_a_time, raw(replica, first) as stream:
+        if ending.startswith(("stream", "websocket")):
+            await stream.receive_some(65536)
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(later)
+            if "half closed" in ending:
+                await stream.send_eof()
+        if "reset" not in ending:
+            await answer(stream)
+
+
 @pytest.mark.parametrize("ending", list(ENDINGS))
 async def test_after_many_of_each_nothing_is_left_behind(replica: Replica, ending: str) -> None:
     """No descriptor, task or subscriber, and the replica answers as before."""
@@ -367,24 +384,10 @@ async def test_after_many_of_each_nothing_is_left_behind(replica: Replica, endin
     before = await wait_for(replica, subscribers=0, connections=1)
     log = len(replica.log)
     descriptors = process.num_fds()
-    limit = trio.CapacityLimiter(100)
-    first, later = ENDINGS[ending]
-
-    async def one() -> None:
-        async with limit, raw(replica, first) as stream:
-            if ending.startswith(("stream", "websocket")):
-                await stream.receive_some(65536)
-            with suppress(trio.BrokenResourceError):
-                await stream.send_all(later)
-                if "half closed" in ending:
-                    await stream.send_eof()
-            if "reset" not in ending:
-                await answer(stream)
-
     with trio.fail_after(seconds(50)):
         async with trio.open_nursery() as nursery:
             for _ in range(NUMBER):
-                nursery.start_soon(one)
+                nursery.start_soon(come_and_go, replica, ending)
         # A task that was just cancelled may live for a moment more.
         await wait_for(replica, subscribers=0, connections=1, tasks=before["tasks"])
         # The Kafka clients open and close some now and then while they look for their broker.

@@ -1,5 +1,6 @@
 """However a client ends its stream, it is noticed, forgotten, and sent nothing more; the next one gets what it left."""
 
+import socket
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -93,6 +94,34 @@ async def test_clients_that_leave_before_they_are_answered() -> None:
         house.publish(ONE)
         assert [record.data for record in await sse_records(witness, 1)] == ["0"]
     assert invariants.statistics()[Invariant.SUBSCRIBERS_HAVE_CONNECTIONS] == before
+
+
+@pytest.mark.parametrize("leaving", ["half closed", "reset"])
+@pytest.mark.parametrize("request_name", list(REQUESTS))
+async def test_a_client_that_left_before_it_was_answered_takes_nothing_that_waits(
+    request_name: str, leaving: str
+) -> None:
+    """Its request and the end of its side are there at the same moment; the record goes to the next subscriber."""
+    house = House("socket")
+    async with house.serving():
+        house.publish(ONE)
+        # In one step: the server has not accepted it before it has left.
+        with socket.create_connection(house.server.addresses[0]) as gone:
+            gone.sendall(REQUESTS[request_name])
+            gone.shutdown(socket.SHUT_WR)
+            if leaving == "reset":
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                gone.close()
+            # Accepted after it, so that no connection means that both were answered.
+            async with house.connected() as other:
+                await other.send_all(b"GET /none HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                while await other.receive_some(65536):
+                    pass
+            await house.until(lambda: not house.server.connections)
+        assert house.hub.subscribers == 0
+        assert house.dispatched == []
+        async with house.sse() as second:
+            assert [record.data for record in await sse_records(second, 1)] == ["0"]
 
 
 def masked(first: int, payload: bytes, length: int | None = None) -> bytes:

@@ -8,6 +8,7 @@ import pytest
 import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
+from dispatcher.errors import UnavailableError
 from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection
 from dispatcher.web.events import Silence
@@ -97,22 +98,37 @@ class BrokenSession:
         """Nothing was opened."""
 
 
+def open_stream(bench: Bench, limits: Limits, session: BrokenSession | None = None) -> SubscriberStream:
+    """Subscribe, with a place of its own."""
+    connection = RecordedStream()
+    connection.writer = RecordingTransport()  # type: ignore[attr-defined] # all that is used of it
+    return SubscriberStream(
+        bench.hub,
+        FEED,
+        read_query({}, None, ["assets"]),
+        connection,  # type: ignore[arg-type] # the same
+        Silence(chunked=True),
+        admission=limits.admit("192.0.2.1", None, 0.0),
+        session=session,
+    )
+
+
 async def test_a_stream_whose_session_cannot_be_opened_holds_nothing() -> None:
     """Neither a subscriber nor a place: nobody would ever close it."""
     bench, limits = Bench(), Limits(Settings())
     before = limits.statistics()
-    connection = RecordedStream()
-    connection.writer = RecordingTransport()  # type: ignore[attr-defined] # all that is used of it
-    query = read_query({}, None, ["assets"])
     with pytest.raises(RuntimeError, match="no session"):
-        SubscriberStream(
-            bench.hub,
-            FEED,
-            query,
-            connection,  # type: ignore[arg-type] # the same
-            Silence(chunked=True),
-            admission=limits.admit("192.0.2.1", None, 0.0),
-            session=BrokenSession(),
-        )
+        open_stream(bench, limits, BrokenSession())
     assert bench.hub.subscribers == 0
+    assert limits.statistics() == before
+
+
+async def test_a_stream_that_the_hub_refuses_holds_no_place() -> None:
+    """Its address would have one less with each attempt, for good."""
+    bench, limits = Bench(max_subscribers=1), Limits(Settings())
+    open_stream(bench, limits)
+    before = limits.statistics()
+    with pytest.raises(UnavailableError):
+        open_stream(bench, limits)
+    assert bench.hub.subscribers == 1
     assert limits.statistics() == before
