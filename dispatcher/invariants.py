@@ -28,6 +28,9 @@ class Invariant(StrEnum):
     """No record counts as dispatched once a stream's last bytes, such as a Close frame, have gone out."""
     COMMITS_NEVER_STEP_BACK = "commits-never-step-back"
     """A commit is never below one that was confirmed in the same assignment."""
+    BUFFERS_WITHIN_BOUNDS = "buffers-within-bounds"
+    """No subscriber's buffer holds more bytes than its setting allows, and no count of bytes has gone astray: not a
+    subscriber's, nor those by which the history is kept within its bound."""
 
 
 class Invariants:

@@ -11,6 +11,7 @@ import trio
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.subscriber import Subscriber
+from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.history import History
 
 HEARTBEAT_SLICES = 10
@@ -55,6 +56,15 @@ class Heartbeats:
                     heartbeats[key] = self._data(feed, is_whole=is_whole)
                 self.sent += 1
                 subscriber.heartbeat(heartbeats[key])
+                if not subscriber.is_within_bound:
+                    invariants.violated(
+                        Invariant.BUFFERS_WITHIN_BOUNDS, subscriber=number, size_bytes=subscriber.buffered_bytes
+                    )
+        if not self._history.is_counted:
+            found = self._history.statistics()
+            invariants.violated(
+                Invariant.BUFFERS_WITHIN_BOUNDS, size_bytes=found.size_bytes, waiting_bytes=found.waiting_bytes
+            )
 
     def data(self, feed: Feed, *, at_head: bool) -> bytes:
         """A heartbeat for a feed; for a live subscriber with nothing queued it carries the position of the head."""

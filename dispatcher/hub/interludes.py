@@ -49,6 +49,11 @@ class Interludes:
         self._has_begun = not feed.whole
         """Whether a stream of the whole topic was sent the position at which it begins."""
 
+    @property
+    def is_within_bound(self) -> bool:
+        """Whether its channel holds no more than it may."""
+        return self._buffer.is_within_bound
+
     def flush(self) -> None:
         """The transport has kept bytes: send them before anything else."""
         self._unsent = True

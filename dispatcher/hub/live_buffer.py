@@ -23,25 +23,41 @@ class LiveBuffer:
         max_bytes: Its capacity. A larger entry still fits into an empty buffer.
     """
 
-    __slots__ = ("_first", "_max_bytes", "_receive_channel", "_send_channel", "record_count", "size_bytes")
+    __slots__ = (
+        "_first",
+        "_largest_bytes",
+        "_max_bytes",
+        "_receive_channel",
+        "_send_channel",
+        "record_count",
+        "size_bytes",
+    )
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self._max_bytes = self._largest_bytes = max_bytes
         self._send_channel, self._receive_channel = _open_channel(CHANNEL_ENTRIES)
         self.size_bytes = self.record_count = 0
         self._first: EncodedEntry | None = None
         """The item that has ended a wait."""
 
+    @property
+    def is_within_bound(self) -> bool:
+        """Whether it holds no more than it may, and its count is one of bytes; anything else is a bug."""
+        return 0 <= self.size_bytes <= self._largest_bytes
+
     def put(self, item: EncodedEntry) -> bool:
         """Take an entry; False when it is full. Never waits."""
         entry, part = item
-        if self.size_bytes and self.size_bytes + len(part) > self._max_bytes:
-            return False
+        size_bytes = self.size_bytes + len(part)
+        if size_bytes > self._max_bytes:
+            if self.size_bytes:
+                return False
+            self._largest_bytes = max(self._largest_bytes, size_bytes)
         try:
             self._send_channel.send_nowait(item)
         except trio.WouldBlock:
             return False
-        self.size_bytes += len(part)
+        self.size_bytes = size_bytes
         self.record_count += entry.record_count
         return True
 

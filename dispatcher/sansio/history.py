@@ -280,6 +280,11 @@ class History(HistoryPartitions):
             tries = len(self._dispatched)  # those after it in its partition can go now
         self._compact()
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether the counts on which its bounds rest are possible ones; anything else is a bug."""
+        return 0 <= self.waiting_bytes <= self.size_bytes
+
     def statistics(self) -> HistoryStatistics:
         """A snapshot of the history."""
         return HistoryStatistics(

@@ -41,6 +41,21 @@ async def test_it_holds_no_more_bytes_than_its_bound_but_for_one_large_entry() -
     assert (buffer.size_bytes, buffer.record_count) == (100, 2)
 
 
+async def test_it_says_whether_it_is_within_its_bound() -> None:
+    """A large entry that may be in it is within; what `put` would have refused is not, nor a count below zero."""
+    large, small = items(500, 60)
+    buffer = LiveBuffer(100)
+    for item in (small, large):
+        assert buffer.put(item)
+        assert buffer.is_within_bound
+        take(buffer, 1)
+        assert buffer.is_within_bound
+    buffer.size_bytes = 501
+    assert not buffer.is_within_bound
+    buffer.size_bytes = -1
+    assert not buffer.is_within_bound
+
+
 async def test_it_holds_no_more_entries_than_its_bound_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an entry costs beside its bytes is bounded, too."""
     monkeypatch.setattr(live_buffer, "CHANNEL_ENTRIES", 2)

@@ -13,6 +13,7 @@ from dispatcher.hub import fan_out
 from dispatcher.hub.announcements import Announcements, SentState
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
+from dispatcher.invariants import invariants
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.health import ReplicaState
@@ -266,6 +267,21 @@ async def test_whoever_is_silent_is_ended_at_every_tick() -> None:
         bench.hub.subscribe(FEED, Asked())
     bench.hub._heartbeats.beat(1)
     assert (len(asked), bench.hub.statistics().heartbeats) == (3, 1)
+
+
+async def test_buffers_are_checked_with_the_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer above its bound, and counts that cannot be, are counted and logged; all that is well is not."""
+    violated: list[dict[str, object]] = []
+    monkeypatch.setattr(invariants, "violated", lambda _invariant, **more: violated.append(more))
+    bench = Bench()
+    bench.publish(ONE)
+    subscriber = bench.hub.subscribe(FEED, RecordingTransport())
+    bench.hub._heartbeats.beat(subscriber.number % HEARTBEAT_SLICES)
+    assert violated == []
+    subscriber._buffer.size_bytes = bench.settings.subscriber_buffer_bytes + 1
+    bench.hub.history.waiting_bytes = -1
+    bench.hub._heartbeats.beat(subscriber.number % HEARTBEAT_SLICES)
+    assert [set(more) for more in violated] == [{"subscriber", "size_bytes"}, {"size_bytes", "waiting_bytes"}]
 
 
 async def test_the_position_of_a_heartbeat_is_that_of_its_scope() -> None:

@@ -290,6 +290,7 @@ def test_what_is_handed_out_is_a_run_without_hole_or_repeat(
         can_go = [e for e in history._dispatched if history._partitions[e.batch.partition].entries[0] is e]
         assert history.size_bytes <= entries * ONE_BYTES or not can_go
         assert history.statistics().waiting_bytes == len(waiting) * ONE_BYTES
+        assert history.is_counted
     for partition, sequences in seen.items():
         assert appended[partition][: len(sequences)] == sequences
 
