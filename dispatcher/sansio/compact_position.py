@@ -36,7 +36,7 @@ MAX_PARTITIONS = 8192
 _VERSION = 1
 MAX_PARTITION = 2**31 - 1
 MAX_OFFSET = 2**63 - 1
-_LARGE_BYTES = 5800
+LARGE_BYTES = 5800
 """More bytes than this come near the longest id, and are worth a second try."""
 
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
@@ -75,10 +75,10 @@ def without(ranges: Ranges, partition: int) -> Ranges:
 
 def spell_ranges(ranges: Ranges) -> bytes:
     """The part of a segment that names its partitions: the same as long as those are."""
-    data = _varint(len(ranges))
+    data = spell_varint(len(ranges))
     following = 0
     for first, end in ranges:
-        data += _varint(first - following) + _varint(end - first - 1)
+        data += spell_varint(first - following) + spell_varint(end - first - 1)
         following = end
     return data
 
@@ -104,17 +104,22 @@ def spell_offsets(ranges: bytes, offsets: Sequence[int], partitions: Callable[[]
         partitions: Returns their numbers, ascending; called only if the spelling would be near the longest.
     """
     data = _segment(ranges, offsets)
-    if len(data) > _LARGE_BYTES:
+    if len(data) > LARGE_BYTES:
         # A few large offsets make all of them wide: try a segment for each length.
         numbers = partitions()
         by_length: dict[int, list[int]] = {}
         for index, offset in enumerate(offsets):
-            by_length.setdefault(_octets(offset + 1), []).append(index)
+            by_length.setdefault(octets_of(offset + 1), []).append(index)
         segments = [
             _segment(spell_ranges(ranges_of([numbers[i] for i in own])), [offsets[i] for i in own])
             for own in by_length.values()
         ]
         data = min(data, b"".join(segments), key=len)
+    return spell_segments(data)
+
+
+def spell_segments(data: bytes) -> str:
+    """Spell what follows the version, ``~`` included."""
     return MARK + urlsafe_b64encode(bytes([_VERSION]) + data).rstrip(b"=").decode()
 
 
@@ -209,21 +214,32 @@ class _Reader:
 
 
 def _segment(ranges: bytes, offsets: Sequence[int]) -> bytes:
+    low, width, numbers = pack(offsets)
+    return ranges + spell_varint(low + 1) + bytes([width]) + numbers
+
+
+def pack(offsets: Sequence[int]) -> tuple[int, int, bytearray]:
+    """The lowest of some offsets, and how far each is above it, in numbers of one width.
+
+    Returns:
+        The lowest, the width in octets, and the numbers.
+    """
     low = min(offsets)
-    width = _octets(max(offsets) - low)
+    width = octets_of(max(offsets) - low)
     whole = struct.pack(f">{len(offsets)}Q", *[offset - low for offset in offsets])
     numbers = bytearray(width * len(offsets))
     for place in range(width):
         numbers[place::width] = whole[8 - width + place :: 8]
-    return ranges + _varint(low + 1) + bytes([width]) + numbers
+    return low, width, numbers
 
 
-def _octets(number: int) -> int:
+def octets_of(number: int) -> int:
     """How many octets a number needs."""
     return number.bit_length() + 7 >> 3
 
 
-def _varint(number: int) -> bytes:
+def spell_varint(number: int) -> bytes:
+    """An unsigned LEB128 number, as short as it can be."""
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)

@@ -1,0 +1,98 @@
+"""The offsets of many partitions as compact positions spell them, kept from one position to the next.
+
+A record moves the offset of one partition. Its number is replaced in place, and the others are copied as bytes: with
+1,000 partitions that costs a third of packing all of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from dispatcher.sansio.compact_position import (
+    LARGE_BYTES,
+    octets_of,
+    pack,
+    spell_offsets,
+    spell_segments,
+    spell_varint,
+)
+
+MOST_CHANGES = 4
+"""More changed offsets than this are not looked for one by one: all are packed again."""
+
+
+class PackedOffsets:
+    """The numbers of one segment (`compact_position`), with the offsets that they stand for."""
+
+    __slots__ = ("_low", "_numbers", "_offsets", "_replaced", "_width")
+
+    def __init__(self) -> None:
+        self._offsets: Sequence[int | None] = ()
+        self._numbers = bytearray()
+        self._low = self._width = 0
+        self._replaced = 0
+        """How many numbers were replaced since all were packed."""
+
+    def take(self, offsets: Sequence[int | None]) -> bool:
+        """Make these the offsets; returns False, and keeps the old ones, if one is None.
+
+        Args:
+            offsets: The last seen offset of each partition, -1 for none; at least one.
+        """
+        return self._replace(offsets) or self._pack(offsets)
+
+    def spell(self, ranges: bytes, left_out: int | None, partitions: Callable[[], Sequence[int]]) -> str:
+        """Spell them, ``~`` included.
+
+        Args:
+            ranges: `spell_ranges` of the partitions, without the one that is left out.
+            left_out: Index of a partition that is named apart.
+            partitions: Returns the numbers of the others, ascending; see `spell_offsets`.
+        """
+        numbers, width = self._numbers, self._width
+        if left_out is not None:
+            numbers = numbers[: left_out * width] + numbers[(left_out + 1) * width :]
+        data = ranges + spell_varint(self._low + 1) + bytes([width]) + numbers
+        if len(data) <= LARGE_BYTES:
+            return spell_segments(data)
+        offsets = [offset for index, offset in enumerate(self._offsets) if index != left_out and offset is not None]
+        return spell_offsets(ranges, offsets, partitions)
+
+    def _replace(self, offsets: Sequence[int | None]) -> bool:
+        """Replace the numbers that have changed; False if too many have, or if they do not fit."""
+        # As the lowest offset rises, numbers get longer than they have to be: each is packed again now and then.
+        if len(offsets) != len(self._offsets) or self._replaced >= len(offsets):
+            return False
+        low, width = self._low, self._width
+        new: list[tuple[int, int]] = []
+        for index in _changed(self._offsets, offsets):
+            offset = offsets[index]
+            if offset is None or offset < low or octets_of(offset - low) > width or len(new) >= MOST_CHANGES:
+                return False
+            new.append((index * width, offset - low))
+        for at, number in new:
+            self._numbers[at : at + width] = number.to_bytes(width, "big")
+        self._offsets = offsets
+        self._replaced += len(new)
+        return True
+
+    def _pack(self, offsets: Sequence[int | None]) -> bool:
+        known = [offset for offset in offsets if offset is not None]
+        if len(known) < len(offsets):
+            return False
+        self._low, self._width, self._numbers = pack(known)
+        self._offsets, self._replaced = offsets, 0
+        return True
+
+
+def _changed(old: Sequence[object], new: Sequence[object]) -> Iterator[int]:
+    """The indexes at which two sequences of one length differ, by halving: most of both are the very same objects."""
+    first, end = 0, len(old)
+    while old[first:] != new[first:]:
+        low, high = first, end
+        while high - low > 1:
+            middle = (low + high) // 2
+            if old[low:middle] == new[low:middle]:
+                low = middle
+            else:
+                high = middle
+        yield low
+        first = low + 1
