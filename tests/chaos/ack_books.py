@@ -32,7 +32,9 @@ class Again(NamedTuple):
 
     at: float
     began: float
-    """When the connection did, or the partition in it."""
+    """When the connection did, or the client learned that the partition is in it."""
+    is_added: bool
+    """Whether the connection had begun before that: a client that works may learn it long after."""
     process: str
     partition: int
     offset: int
@@ -84,13 +86,17 @@ class AckBooks:
         """Put down what was sent again to what the logs say."""
         runs = list(self._runs(attribution))
         for one in self.again:
+            began = _began(attribution, one)
             owners = [
                 tenure.process
-                for tenure, first, end in runs
-                if tenure.partition == one.partition and first <= one.offset < end
+                for tenure, first, done_at in runs
+                if tenure.partition == one.partition
+                and 0 <= one.offset - first < len(done_at)
+                and done_at[one.offset - first] < began
             ]
-            if not owners or not _has_it(attribution, one):
-                self.excused += 1  # what precedes it was not acknowledged there, or it was only followed
+            if not owners:
+                # It was only followed there, or what precedes it was not acknowledged yet: the owner had to send it.
+                self.excused += 1
                 continue
             first_owner = min(owners, key=lambda name: self.sure[name, one.partition, one.offset])
             number = len(attribution.evidence)
@@ -101,13 +107,19 @@ class AckBooks:
             else:
                 self.excused += 1
 
-    def _runs(self, attribution: Attribution) -> Iterator[tuple[Tenure, int, int]]:
-        """Of every assignment the run, from where it begins, of what was surely acknowledged in it."""
+    def _runs(self, attribution: Attribution) -> Iterator[tuple[Tenure, int, Sequence[float]]]:
+        """Of every assignment where it begins, and from there on when a record and all before it were acknowledged."""
         for tenure in attribution.tenures:
-            first = end = max(attribution.committed_at(tenure), tenure.counted_to)
-            while tenure.began <= self.sure.get((tenure.process, tenure.partition, end), -1.0) <= tenure.ended:
-                end += 1
-            yield tenure, first, end
+            first = max(attribution.committed_at(tenure), tenure.counted_to)
+            done_at: list[float] = []
+            at = tenure.began
+            while tenure.began <= self._sure_at(tenure, first + len(done_at)) <= tenure.ended:
+                at = max(at, self._sure_at(tenure, first + len(done_at)))
+                done_at.append(at)
+            yield tenure, first, done_at
+
+    def _sure_at(self, tenure: Tenure, offset: int) -> float:
+        return self.sure.get((tenure.process, tenure.partition, offset), -1.0)
 
     def note(self, words: str) -> None:
         """Keep a fault in words."""
@@ -123,12 +135,15 @@ class AckBooks:
         yield "sent beyond the window", f"{self.beyond_window:,}", not self.beyond_window
 
 
-def _has_it(attribution: Attribution, one: Again) -> bool:
-    """Whether the sender owned the partition, when the connection began and when the record came."""
-    return all(
-        any(held.process == one.process and held.owned_since <= at for held in attribution.held(one.partition, at))
+def _began(attribution: Attribution, one: Again) -> float:
+    """Since when the sender had to know what an owner knows of the partition; -1 if it did not own it then and now."""
+    then, now = (
+        [held for held in attribution.held(one.partition, at) if held.process == one.process and held.owned_since <= at]
         for at in (one.began, one.at)
     )
+    if not then or not now:
+        return -1.0
+    return then[-1].began if one.is_added else one.began
 
 
 class Client:
@@ -162,7 +177,8 @@ class Client:
         began = self._began.get(partition, self._opened_at)
         was_asked_for = partition in self._named and self._named[partition] < offset
         if not was_asked_for and self._books.is_sure(partition, offset, began):
-            self._books.again.append(Again(at, began, self._process, partition, offset))
+            is_added = began > self._opened_at
+            self._books.again.append(Again(at, began, is_added, self._process, partition, offset))
 
     def says_done(self, at: float) -> list[tuple[int, int]]:
         """All that is outstanding is about to be acknowledged; returns it."""

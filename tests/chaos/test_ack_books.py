@@ -87,6 +87,34 @@ def test_what_was_acknowledged_where_it_is_only_followed_comes_again() -> None:
     assert (books.unexcused, books.excused) == (0, 1), books.evidence
 
 
+def test_what_the_owner_is_told_after_others_were_comes_again_until_then() -> None:
+    """Acknowledged where it is followed, sent by the owner, and acknowledged there: in this order it is no fault."""
+    books = AckBooks()
+    work(books, "a", 1.0, range(3))
+    client(books, "b", 2.0).record(0, 1, 2.1)
+    work(books, "b", 3.0, range(3))
+    lines = [Line(0.0, "b", "assigned", 0)]
+    books.judge_again(Attribution(lines, [Stored(0, 0, 0.0)], [], [], []))
+    assert (books.unexcused, books.excused) == (0, 1), books.evidence
+    client(books, "b", 4.0).record(0, 1, 4.1)
+    books.judge_again(Attribution(lines, [Stored(0, 0, 0.0)], [], [], []))
+    assert books.unexcused == 1
+
+
+@pytest.mark.parametrize(("assigned_at", "unexcused"), [(2.0, 1), (0.5, 0)])
+def test_a_client_that_works_learns_late_that_a_partition_was_added(assigned_at: float, unexcused: int) -> None:
+    """What was acknowledged between the assignment and that was perhaps on its way to the client before."""
+    books = AckBooks()
+    work(books, "a", 1.0, range(3))
+    late = books.opened("b", {}, 10, 0.0)
+    late.state(frozenset({1}), 0.1)
+    late.state(frozenset({0, 1}), 3.0)
+    late.record(0, 1, 3.1)
+    lines = [Line(0.0, "a", "assigned", 0), Line(1.5, "a", "revoking", 0), Line(assigned_at, "b", "assigned", 0)]
+    books.judge_again(Attribution(lines, [Stored(0, 0, 0.0)], [], [], []))
+    assert books.unexcused == unexcused, books.evidence
+
+
 @pytest.mark.parametrize(("opened_at", "unexcused"), [(4.0, 0), (5.6, 0), (5.8, 1)])
 def test_a_connection_begins_where_the_partition_is_followed_until_it_is_owned(
     opened_at: float, unexcused: int
