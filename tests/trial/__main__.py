@@ -69,11 +69,12 @@ def standby(rounds: int, idle_seconds: float) -> None:
 @click.option("--protocol", default="classic", show_default=True, type=click.Choice([*letters_trial.PROPERTIES]))
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
 @click.option("--share", default=1.0, show_default=True, type=click.FloatRange(0.01, 1), help="Of the points to try.")
+@click.option("--skip", default=0.0, show_default=True, type=click.FloatRange(0, 0.99), help="Share tried before.")
 @click.option("--randoms", default=30, show_default=True, type=click.IntRange(0), help="Kills at random moments, each.")
-def letters(protocol: str, seed: int, share: float, randoms: int) -> None:
+def letters(protocol: str, seed: int, share: float, skip: float, randoms: int) -> None:
     """Kill -9 at every point of a letter's way and a commit's: each record is delivered or a letter, never neither."""
     with KafkaCluster(1, letters_trial.BROKER) as cluster:
-        trial = partial(letters_trial.run, cluster, protocol, tell, seed=seed, share=share, randoms=randoms)
+        trial = partial(letters_trial.run, cluster, protocol, tell, seed=seed, skip=skip, share=share, randoms=randoms)
         rows, evidence = trio.run(trial)
     judge(f"dead letters under kill -9, {protocol}, seed {seed}", rows, evidence)
 

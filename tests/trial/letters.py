@@ -178,13 +178,15 @@ class Lane:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(partial(trio.to_thread.run_sync, produce, limiter=trio.CapacityLimiter(1)))
-                for name, code in plan:
-                    self.crashes[await self._crash(name, code)] += 1
-                    await self._audit()
-                await self._finish()
-                self._is_over = True
+                try:
+                    for number, (name, code) in enumerate(plan, 1):
+                        self.crashes[await self._crash(name, code)] += 1
+                        await self._audit()
+                        self._tell(f"{self.kind}: {number} of {len(plan)}, {name}; {len(self.neither)} lost")
+                    await self._finish()
+                finally:
+                    self._is_over = True  # or the thread would produce for ever, and the nursery wait for it
         finally:
-            self._is_over = True
             self._committed.close()
             if self._replica is not None:
                 self._replica.end(by_force=True)
@@ -345,7 +347,14 @@ def plan(kind: str, chance: random.Random, randoms: int) -> list[tuple[str, str]
 
 
 async def run(
-    cluster: KafkaCluster, protocol: str, tell: Callable[[str], None], *, seed: int, share: float, randoms: int
+    cluster: KafkaCluster,
+    protocol: str,
+    tell: Callable[[str], None],
+    *,
+    seed: int,
+    skip: float,
+    share: float,
+    randoms: int,
 ) -> tuple[list[Row], list[str]]:
     """All three kinds side by side.
 
@@ -354,7 +363,8 @@ async def run(
         protocol: Of the groups.
         tell: Called with what happens, in words.
         seed: Of all that happens.
-        share: How much of each kind's plan is tried.
+        skip: How much of the beginning of each kind's plan is left out, because it was tried before.
+        share: How much of each kind's plan is tried, that included.
         randoms: Random moments in each plan.
 
     Returns:
@@ -367,5 +377,6 @@ async def run(
             lane = Lane(cluster, kind, protocol, chance, tell)
             lanes.append(lane)
             planned = plan(kind, chance, randoms)
-            nursery.start_soon(lane.run, planned[: math.ceil(share * len(planned))])
+            first, end = (math.ceil(part * len(planned)) for part in (skip, share))
+            nursery.start_soon(lane.run, planned[first:end])
     return [row for lane in lanes for row in lane.rows()], [words for lane in lanes for words in lane.evidence()]
