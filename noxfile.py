@@ -5,7 +5,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.2"
-nox.options.sessions = ["lint", "types", "suite"]
+nox.options.sessions = ["check"]
 nox.options.default_venv_backend = "venv"
 
 nox.options.error_on_missing_interpreters = False
@@ -13,7 +13,7 @@ nox.options.error_on_missing_interpreters = False
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 """The versions that are supported; a session is skipped where its interpreter is missing."""
-WORKERS = ("-n", "2", "--dist", "loadfile")
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 """Processes for the tests without a broker: they wait half of their time."""
 PYTHON_FILES = ("dispatcher", "testbed", "tests", "benchmarks", "deploy", "noxfile.py")
 
@@ -23,10 +23,7 @@ def _install(session: nox.Session, *groups: str) -> None:
     session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
 
 
-@nox.session
-def lint(session: nox.Session) -> None:
-    """Style, traps of async code, and the arrows between the rooms."""
-    _install(session, "lint")
+def _lint(session: nox.Session) -> None:
     session.run("ruff", "check", *PYTHON_FILES)
     session.run("ruff", "format", "--check", *PYTHON_FILES)
     # flake8-async's own rules: ruff has 17 of its 47.
@@ -42,6 +39,34 @@ def lint(session: nox.Session) -> None:
     session.run("python", "-m", "testbed.english")
 
 
+def _suite(session: nox.Session, *options: str) -> None:
+    session.run("coverage", "erase")
+    session.run("python", "-m", "testbed.tiers", "--durations=10", *options, *session.posargs)
+    if session.posargs and not options:
+        return
+    session.run("coverage", "combine", "--quiet")
+    if options:
+        session.run("coverage", "report")
+    if not session.posargs:
+        session.run("coverage", "report", "--include=dispatcher/sansio/*", "--fail-under=100")
+
+
+@nox.session
+def check(session: nox.Session) -> None:
+    """Lint, types and every test, in one environment: what plain ``nox`` and CI run; arguments go to pytest."""
+    _install(session, "lint", "types")
+    _lint(session)
+    session.run("mypy")
+    _suite(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, traps of async code, and the arrows between the rooms."""
+    _install(session, "lint")
+    _lint(session)
+
+
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy --strict, of the package and its tests."""
@@ -50,25 +75,24 @@ def types(session: nox.Session) -> None:
 
 
 def _pytest(session: nox.Session, tier: str, *arguments: str) -> None:
-    """One tier of the tests, or what the arguments select, with its coverage."""
+    """One tier of the tests, or what the arguments select."""
     _install(session, "tests")
-    session.run("coverage", "erase")
     selected = session.posargs or ["-m", tier, *arguments]
-    session.run("coverage", "run", "-m", "pytest", "--durations=10", *selected)
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report")
+    session.run("python", "-m", "pytest", "--durations=10", *selected)
 
 
 @nox.session
 def suite(session: nox.Session) -> None:
-    """Every tier, side by side on the cores there are: what CI runs; arguments go to each tier's pytest."""
+    """Every tier of the tests; arguments go to each tier's pytest."""
     _install(session, "tests")
-    session.run("coverage", "erase")
-    session.run("python", "-m", "testbed.tiers", "--durations=10", *session.posargs)
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report")
-    if not session.posargs:
-        session.run("coverage", "report", "--include=dispatcher/sansio/*", "--fail-under=100")
+    _suite(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Every tier, and what it covers, replicas included: takes half as long again; arguments go to pytest."""
+    _install(session, "tests")
+    _suite(session, "--coverage")
 
 
 @nox.session(python=PYTHONS)

@@ -1,9 +1,12 @@
 """``python -m testbed.tiers``: run the tests in tiers, as many side by side as there are cores.
 
-The tests wait for brokers, browsers and sockets for nine tenths of their time, so tiers side by side cost little more
-than the longest one. A tier of many files is spread over several processes of pytest-xdist, file by file; each process
-has its own broker. The output of a tier is printed whole when it ends, and can be watched before that in
-``build/tiers``.
+The tests wait for brokers, browsers and sockets for most of their time, so a tier is spread over several processes of
+pytest-xdist, file by file; each process has its own broker. The output of a tier is printed whole when it ends, and can
+be watched before that in ``build/tiers``.
+
+Coverage is measured where something is checked with it: of ``sansio``, by the tests of ``sansio``. Tracing costs what
+runs under it half as much again, and every replica of a test would pay for it when it starts: ``--coverage`` has it
+measured everywhere.
 
 What failed is run again when all tiers have ended, alone, and named in the summary whatever comes of it. A test that
 failed by a deadline alone (testbed/deadlines.py) has to pass once: the machine was slow. One that failed in another way
@@ -18,6 +21,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
@@ -32,9 +36,16 @@ TIERS = {
     "broker": "the whole path on a real Apache Kafka",
     "soak": "chaos, audits and recipes, which take minutes",
     "browser": "the page and client.js in Chromium and Node",
-    "tests": "pure logic and sockets in one process",
+    "tests": "logic and sockets",
+    "sansio": "pure logic, with its coverage",
 }
 """By marker (tests/conftest.py gives each test one), the longest first."""
+
+SELECTED = {"tests": "tests and not sansio"}
+"""What a tier selects, if not its marker alone: ``sansio`` is the part of ``tests`` of which coverage is checked."""
+
+COVERED = {"sansio"}
+"""Tiers that run under coverage, whether it is asked for or not."""
 
 WORKERS = {"broker": 3, "tests": 2}
 """Processes of a tier that has more than one. The others have their own load, such as chaos, or one browser.
@@ -78,17 +89,19 @@ class Outcome:
 def spread(tier: str) -> list[str]:
     """Arguments for pytest that spread a tier over its processes."""
     number = WORKERS.get(tier, 1) if os.environ.get("TESTBED_SPREAD", "1") != "0" else 1
-    return ["-n", str(number), "--dist", "loadfile"] if number > 1 else []
+    # In the order of tests/conftest.py, not by their number of tests.
+    return ["-n", str(number), "--dist", "loadfile", "--no-loadscope-reorder"] if number > 1 else []
 
 
-async def _run(tier: str, arguments: Sequence[str]) -> Outcome:
+async def _run(tier: str, arguments: Sequence[str], *, covered: bool) -> Outcome:
     click.echo(f"{tier}: started ({TIERS[tier]}), output in {RESULTS / tier}.log")
-    return await _pytest(tier, "-m", tier, *spread(tier), *arguments)
+    selected = ["-m", SELECTED.get(tier, tier), *spread(tier), *arguments]
+    return await _pytest(tier, *selected, covered=covered or tier in COVERED)
 
 
-async def _pytest(name: str, *arguments: str) -> Outcome:
-    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", *arguments]
-    command += ["-o", f"cache_dir=.pytest_cache/{name}"]
+async def _pytest(name: str, *arguments: str, covered: bool) -> Outcome:
+    measured = ["coverage", "run", "-m"] if covered else []
+    command = [sys.executable, "-m", *measured, "pytest", *arguments, "-o", f"cache_dir=.pytest_cache/{name}"]
     began = time.monotonic()
     path, failures = RESULTS / f"{name}.log", RESULTS / f"{name}.failures"
     failures.unlink(missing_ok=True)
@@ -105,12 +118,13 @@ async def _pytest(name: str, *arguments: str) -> Outcome:
     return Outcome(name, done.returncode, counts, failed)
 
 
-async def _again(outcome: Outcome, arguments: Sequence[str]) -> Outcome:
+async def _again(outcome: Outcome, arguments: Sequence[str], *, covered: bool) -> Outcome:
     """Run what failed in a tier again, with nothing beside it; returns how the tier ended then."""
     options = [argument for argument in arguments if argument.startswith("--")]
-    runs = [await _pytest(f"{outcome.tier}-again", *options, *outcome.failures)]
+    covered = covered or outcome.tier in COVERED
+    runs = [await _pytest(f"{outcome.tier}-again", *options, *outcome.failures, covered=covered)]
     if outcome.unstable and not runs[0].returncode:
-        runs.append(await _pytest(f"{outcome.tier}-unstable", *options, *outcome.unstable))
+        runs.append(await _pytest(f"{outcome.tier}-unstable", *options, *outcome.unstable, covered=covered))
     passed_alone = all(run.returncode == 0 for run in runs)
     for test, was_late in outcome.failures.items():
         kind = "late" if was_late else "UNSTABLE"
@@ -126,7 +140,7 @@ async def _again(outcome: Outcome, arguments: Sequence[str]) -> Outcome:
     return Outcome(outcome.tier, 0, {name: counts[name] for name in counts if counts[name] and name not in FAILED})
 
 
-async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int) -> list[Outcome]:
+async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int, *, covered: bool) -> list[Outcome]:
     """Run tiers, at most `lanes` at a time, in the order given; returns how each of them ended.
 
     What failed in them runs again after that, alone.
@@ -136,13 +150,16 @@ async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int) 
 
     async def run_one(tier: str) -> None:
         async with limiter:
-            outcomes.append(await _run(tier, arguments))
+            outcomes.append(await _run(tier, arguments, covered=covered))
 
     async with trio.open_nursery() as nursery:
         for tier in tiers:
             nursery.start_soon(run_one, tier)
             await trio.testing.wait_all_tasks_blocked()
-    return [await _again(outcome, arguments) if outcome.is_worth_another_run else outcome for outcome in outcomes]
+    return [
+        await _again(outcome, arguments, covered=covered) if outcome.is_worth_another_run else outcome
+        for outcome in outcomes
+    ]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -155,11 +172,13 @@ async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int) 
     show_default="one per core",
 )
 @click.option("--only", type=click.Choice([*TIERS]), multiple=True, help="Run just these tiers; repeatable.")
+@click.option("--coverage", "covered", is_flag=True, help="Measure coverage everywhere, replicas included.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def main(lanes: int, only: tuple[str, ...], arguments: tuple[str, ...]) -> None:
+def main(lanes: int, only: tuple[str, ...], arguments: tuple[str, ...], *, covered: bool) -> None:
     """Run the tests in tiers side by side. ARGUMENTS go to each tier's pytest."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    outcomes = trio.run(run_tiers, [tier for tier in TIERS if not only or tier in only], arguments, lanes)
+    tiers = [tier for tier in TIERS if not only or tier in only]
+    outcomes = trio.run(partial(run_tiers, tiers, arguments, lanes, covered=covered))
     for outcome in outcomes:
         counted = ", ".join(f"{number} {name}" for name, number in outcome.counts.items())
         click.echo(f"{outcome.tier}: {counted or 'no test ran'}, exit code {outcome.returncode}")

@@ -74,6 +74,27 @@ def test_numbers_that_json_does_not_have(kind: str, value: float, expected: obje
     assert decoded(kind, written(kind, value)) == expected
 
 
+def nests_records_in_a_map(schema: Any, records: int | None = None) -> bool:
+    """Whether a record holds another one within a map: fastavro's reader of JSON raises KeyError('k0') for those.
+
+    Args:
+        schema: Any part of a schema.
+        records: How many records are around it within the innermost map; None outside of maps.
+    """
+    if isinstance(schema, list):
+        return any(nests_records_in_a_map(one, records) for one in schema)
+    if not isinstance(schema, dict):
+        return False
+    if schema["type"] == "map":
+        return nests_records_in_a_map(schema["values"], 0)
+    if schema["type"] == "array":
+        return nests_records_in_a_map(schema["items"], records)
+    if schema["type"] != "record":
+        return False
+    inner = None if records is None else records + 1
+    return inner == 2 or any(nests_records_in_a_map(field["type"], inner) for field in schema["fields"])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_fastavro_reads_it_back(seed: int) -> None:
@@ -82,7 +103,7 @@ def test_fastavro_reads_it_back(seed: int) -> None:
     schema = {"type": "record", "name": "Outer", "fields": [{"name": "value", "type": generator.avro()}]}
     content = generator.avro_value(schema)
     json = AvroDecoder(orjson.dumps(schema).decode()).decode(content, avro_json=True)
-    if b'"NaN"' in json or b'"Infinity"' in json:
+    if b'"NaN"' in json or b'"Infinity"' in json or nests_records_in_a_map(schema):
         return
     parsed = fastavro.parse_schema(orjson.loads(orjson.dumps(schema)))
     (back,) = fastavro.json_reader(StringIO(json.decode()), parsed)

@@ -54,9 +54,12 @@ def test_what_failed_runs_again_alone_and_is_named(
     tmp_path: Path, more: str, exit_code: int, summary: list[str], verdict: str
 ) -> None:
     """A test that then passes fails nothing, and one that fails again does."""
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p testbed.deadlines\nmarkers = tests\n")
+    options = "addopts = -p pytest_timeout -p testbed.deadlines\nmarkers = tests\n"
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\n{options}")
     (tmp_path / "test_some.py").write_text(TESTS + more)
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "TESTBED_SPREAD": "0"}
+    # Other plugins take longer to import than these tests to run.
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     command = [sys.executable, "-m", "testbed.tiers", "--only", "tests"]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == exit_code, run.stdout + run.stderr
