@@ -13,7 +13,7 @@ from wsproto.events import CloseConnection, TextMessage
 from dispatcher.invariants import Invariant, invariants
 from dispatcher.web.inbound import BUDGET_BYTES, MAX_MESSAGE_BYTES
 from testbed.clients import reset, sse_records
-from tests.hub.test_hub import ONE
+from tests.hub.test_hub import FEED, ONE, RecordingTransport
 from tests.web.test_transports import UPGRADE, House, WsStream
 
 EVENTS = b"GET /events HTTP/1.1\r\nHost: localhost\r\n"
@@ -122,6 +122,23 @@ async def test_a_client_that_left_before_it_was_answered_takes_nothing_that_wait
         assert house.dispatched == []
         async with house.sse() as second:
             assert [record.data for record in await sse_records(second, 1)] == ["0"]
+
+
+async def test_a_subscriber_without_a_connection_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for whenever a connection ends, and not found where all is well."""
+    violated: list[tuple[object, dict[str, object]]] = []
+    monkeypatch.setattr(invariants, "violated", lambda invariant, **more: violated.append((invariant, more)))
+    house = House("socket")
+    async with house.serving():
+        async with house.sse():
+            await house.live()
+        await house.until(lambda: not house.server.connections)
+        assert violated == []
+        house.hub.subscribe(FEED, RecordingTransport())
+        async with house.connected():
+            await house.until(lambda: house.server.connections == 1)
+        await house.until(lambda: not house.server.connections)
+    assert violated == [(Invariant.SUBSCRIBERS_HAVE_CONNECTIONS, {"subscribers": 1, "connections": 0})]
 
 
 def masked(first: int, payload: bytes, length: int | None = None) -> bytes:
