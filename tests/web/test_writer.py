@@ -31,3 +31,28 @@ async def test_many_notices_wait_in_one_place_and_go_out_in_order() -> None:
             while len(received) < len(expected):
                 received += await theirs.recv(65536)
         assert received == expected
+
+
+async def test_nothing_passes_the_rest_of_a_write() -> None:
+    """Also when the socket has room again by then: the rest goes first, whatever wants to go out at once."""
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        peer = PlainSocket(trio.SocketStream(ours), stall_timeout_seconds=60)
+        peer.liveness._fine_bytes = 0  # it has read fast so far
+        writer = Writer(peer)
+        writer.open_stream(None)
+        record = bytes(range(256)) * 16 * 1024
+        sent = writer.try_send(record)
+        assert 0 < sent < len(record)
+        received = b""
+        while len(received) < sent:
+            received += await theirs.recv(65536)
+        assert writer.try_send(b"<another record>") == 0
+        assert writer.reply(b"<pong>")
+        assert writer.notify(b"<notice>")
+        expected = record + b"<next><notice><pong>"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.send_all, [b"<next>"])
+            while len(received) < len(expected):
+                received += await theirs.recv(65536)
+        assert received == expected
