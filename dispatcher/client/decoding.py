@@ -5,7 +5,7 @@ Nothing of it is trusted: topics, partitions and offsets are within Kafka's own 
 """
 
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import orjson
@@ -32,6 +32,9 @@ from dispatcher.sansio.position import is_topic
 
 MIN_HEARTBEAT_SECONDS = 0.01
 """A server that announces less is not cut off for it."""
+
+MAX_TIME = 2**63 - 1
+"""Kafka's timestamps have 64 bits, as its offsets have."""
 
 _NAMES = {"streaming": "live", "catching-up": "", "rebalancing": "", "waiting": "", "broker-down": "", "standby": ""}
 
@@ -109,7 +112,11 @@ def _topic(payload: Mapping[str, Any]) -> str:
 
 
 def _integer(payload: Mapping[str, Any], name: str, least: int, most: int) -> int:
-    value = payload[name]
+    return _number(payload[name], name, least, most)
+
+
+def _number(value: Any, name: str, least: int, most: int) -> int:
+    # Neither a boolean, nor text, nor a fraction.
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} is not a number from {least} to {most}")
     return value
@@ -126,7 +133,7 @@ def _record(payload: Mapping[str, Any]) -> list[Received]:
         topic=topic,
         partition=partition,
         offset=offset,
-        timestamp_ms=None if payload["timestamp"] is None else int(payload["timestamp"]),
+        timestamp_ms=None if payload["timestamp"] is None else _integer(payload, "timestamp", -MAX_TIME - 1, MAX_TIME),
         key=_bytes(payload, "key"),
         value=_bytes(payload, "value"),
         headers=tuple((header["key"], _bytes(header, "value")) for header in payload["headers"]),
@@ -154,15 +161,16 @@ def _bytes(payload: Mapping[str, Any], name: str) -> bytes | None:
 
 
 def _state(payload: Mapping[str, Any]) -> Received:
-    said = str(payload["state"])
+    said = payload["state"]
+    if not isinstance(said, str):
+        raise TypeError("a state without a name")
     # A state of a later version is shown by its own name.
     name = cast("StateName", _NAMES.get(said) or said)
-    assigned = {str(topic): tuple(map(int, numbers)) for topic, numbers in (payload.get("assigned") or {}).items()}
+    assigned = {topic: _partitions(numbers) for topic, numbers in _by_topic(payload, "assigned")}
     seconds = payload.get("heartbeat_seconds")
     is_usable = isinstance(seconds, int | float) and 0 < seconds < 86_400
     heartbeat_seconds = max(float(seconds or 0), MIN_HEARTBEAT_SECONDS) if is_usable else None
-    partitions = payload.get("partitions")
-    counts = {str(topic): int(count) for topic, count in partitions.items()} if isinstance(partitions, dict) else {}
+    counts = {topic: _number(n, "partitions", 0, MAX_PARTITION) for topic, n in _by_topic(payload, "partitions")}
     scope = payload.get("scope")
     state = State(
         name,
@@ -173,6 +181,17 @@ def _state(payload: Mapping[str, Any]) -> Received:
         resumable=payload.get("resumable") is not False,
     )
     return StateReceived(state, heartbeat_seconds, str(payload.get("id") or ""))
+
+
+def _by_topic(payload: Mapping[str, Any], name: str) -> Iterable[tuple[str, Any]]:
+    by_topic = _optional(payload, name, dict)
+    return () if by_topic is None else by_topic.items()
+
+
+def _partitions(numbers: Any) -> tuple[int, ...]:
+    if not isinstance(numbers, list):
+        raise TypeError("assigned is no list")
+    return tuple(_number(number, "assigned", 0, MAX_PARTITION) for number in numbers)
 
 
 def _gap(payload: Mapping[str, Any]) -> Received:

@@ -196,6 +196,10 @@ function formatPosition(pairs) {
   return compact.length <= MAX_ID_CHARACTERS && pairs.length <= MAX_PARTITIONS ? compact : undefined;
 }
 
+function isPartition(number) {
+  return Number.isInteger(number) && number >= 0 && number <= MAX_PARTITION;
+}
+
 /** The position of the pairs that are last, of about as many as a server takes back. */
 function formatNewest(pairs) {
   const most = Math.min(pairs.length, MAX_PARTITIONS);
@@ -356,6 +360,7 @@ export function subscribe(url, options) {
     worked = true;
     const name = nameOf(record);
     if (!(Number.isInteger(record.offset) && record.offset >= 0)) throw new Error("a record without an offset");
+    if (!Number.isInteger(record.timestamp ?? 0)) throw new Error("a record with a time that is none");
     const [own, partition = name, exact = digits ?? record.offset] = OWN_PAIR.exec(id) ?? [];
     const offset = BigInt(exact);
     const isOther = partition !== name || Number(offset) !== record.offset || !(own || !id || id.startsWith(`${record.topic}:~`));
@@ -466,8 +471,8 @@ export function subscribe(url, options) {
 
   /** The partition of a record or a gap: names are used in the next request, so only what Kafka allows is accepted. */
   function nameOf({ topic, partition }) {
-    const isName = typeof topic === "string" && TOPIC.test(topic) && Number.isInteger(partition);
-    if (!isName || partition < 0 || partition > MAX_PARTITION) throw new Error("a name that no partition has");
+    const isName = typeof topic === "string" && TOPIC.test(topic) && isPartition(partition);
+    if (!isName) throw new Error("a name that no partition has");
     return `${topic}:${partition}`;
   }
 
@@ -480,9 +485,10 @@ export function subscribe(url, options) {
     else if (type === "state") {
       const { state, replica, assigned, partitions, scope, resumable, degraded, heartbeat_seconds: seconds } = message;
       if (typeof state !== "string") throw new Error("a state without a name");
-      const lists = Object.values(assigned ?? {});
-      const areNumbers = lists.every((list) => Array.isArray(list) && list.every(Number.isInteger));
-      if (typeof (assigned ?? {}) !== "object" || !areNumbers) throw new Error("a state with partitions that are none");
+      const lists = [...Object.values(assigned ?? {}), Object.values(partitions ?? {})];
+      const areMaps = [assigned, partitions].every((each) => typeof (each ?? {}) === "object" && !Array.isArray(each));
+      const areNumbers = lists.every((list) => Array.isArray(list) && list.every(isPartition));
+      if (!areMaps || !areNumbers) throw new Error("a state with partitions that are none");
       passed(id);
       livesSince ??= Date.now();
       wasRefused = false;
