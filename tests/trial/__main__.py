@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from testbed.broker.cluster import KafkaCluster
+from tests.trial import cuts as cuts_trial
 from tests.trial import leaving as leaving_trial
 from tests.trial import letters as letters_trial
 from tests.trial import standby as standby_trial
@@ -97,6 +98,16 @@ def leaving(number: int, rate: float) -> None:
     with KafkaCluster(1) as cluster:
         rows = trio.run(leaving_trial.run, cluster, number, rate, tell)
     judge("clients that leave", rows)
+
+
+@main.command()
+@click.option("--bytes", "most", default=700, show_default=True, type=click.IntRange(1), help="That follow a state.")
+@click.option("--step", default=1, show_default=True, type=click.IntRange(1), help="Bytes from one cut to the next.")
+def cuts(most: int, step: int) -> None:
+    """Chromium, npm eventsource, httpx-sse and Go, cut at any byte: ids of 6 and of 300 partitions."""
+    with KafkaCluster(1) as cluster:
+        rows = trio.run(cuts_trial.run, cluster, most, tell, step)
+    judge("cut at any byte", rows)
 
 
 if __name__ == "__main__":
