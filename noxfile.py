@@ -185,7 +185,7 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session
 def trial(session: nox.Session) -> None:
-    """``whole-topic``, ``standby``, ``observers``, ``letters`` or ``cuts`` on a real Kafka; ``-- NAME --help`` too."""
+    """``whole-topic``, ``standby``, ``observers``, ``letters``, ``leaving``, ``cuts`` on a real Kafka: ``-- NAME``."""
     _install(session, "tests")
     session.run("python", "-m", "tests.trial", *session.posargs)
 
