@@ -92,6 +92,26 @@ test("no options, none that are null, and no position that it takes for one thro
   }
 });
 
+test("an address of another scheme ends the stream, and says so", async (t) => {
+  const { states } = open(t, "ftp://127.0.0.1:1/");
+  assert.equal((await states.until(named("closed"))).reason, "no dispatcher has an address of ftp:");
+});
+
+test("redirects without end: the reason is told, and those that the client follows itself end the stream", async (t) => {
+  const server = await Server.start(t);
+  const plain = open(t, server.url);
+  for (let n = 0; n <= 20; n += 1) (await server.next()).answer(307, { Location: "/events" });
+  assert.match((await plain.states.until(named("reconnecting"))).reason, /redirect count exceeded/);
+  plain.stream.close();
+
+  const own = open(t, server.url, { headers: { "X-Secret": "mine" } });
+  for (let n = 0; n <= 5; n += 1) {
+    (await server.next()).answer(307, { Location: "/events" });
+    if (n < 5) (await server.next()).answer(200, {}); // the same again, to see where it leads
+  }
+  assert.equal((await own.states.until(named("closed"))).reason, "more redirects than anybody should follow");
+});
+
 test("the page's own headers do not follow a redirect to another origin", async (t) => {
   const [here, there] = [await Server.start(t), await Server.start(t)];
   open(t, here.url, { headers: { "X-Secret": "mine" }, token: "bearer", position: "t:0=4" });

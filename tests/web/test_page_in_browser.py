@@ -17,6 +17,7 @@ from dispatcher.web.server import Server
 from testbed.browser import Page, open_browser
 from testbed.patience import seconds
 from tests.hub.test_hub import ONE, TWO, Bench
+from tests.worst.run import servers
 
 MIB = 1024 * 1024
 
@@ -482,6 +483,21 @@ async def test_gaps_and_rebalances_are_told() -> None:
         await house.page.until("document.querySelector('#events [data-kind=rebalance]') !== null")
         text = await house.page.run("document.querySelector('#events [data-kind=rebalance]').innerText")
         assert "1 revoked: replica has 1 now" in text
+
+
+async def test_a_burst_of_states_is_shown_as_its_last_one() -> None:
+    """20,000 of them were laid out one by one, for 10 s in which the page did nothing else."""
+    count = """window.changes = 0;
+        const options = { subtree: true, attributeFilter: ["data-state"] };
+        new MutationObserver((seen) => (changes += seen.length)).observe(document, options);"""
+    with trio.fail_after(seconds(90)):
+        async with servers() as addresses, open_browser() as browser:
+            page = await browser.new_page()
+            await page.send("Page.addScriptToEvaluateOnNewDocument", source=count)
+            await page.open(f"{addresses['burst_of_states']}/index.html")
+            await page.until("document.querySelector('#badge')?.dataset.state === 'live'")
+            assert 0 < await page.run("changes") < 10_000
+            await page.until("document.querySelector('#replica').textContent.startsWith('case over')")
 
 
 async def test_over_a_websocket_too() -> None:

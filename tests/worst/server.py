@@ -324,6 +324,13 @@ async def _states(turn: Turn) -> None:
     await turn.flood(lambda n: turn.encoded({"state": f"state {n}", "assigned": {"t": [n]}}))
 
 
+async def _burst_of_states(turn: Turn) -> None:
+    await turn.begin()
+    states = ({"state": f"state {n}", "assigned": {"t": [n]}} for n in range(20_000))
+    await turn.say(*states, {"state": "streaming", "assigned": {"t": [0]}})
+    await trio.sleep_forever()
+
+
 async def _heartbeats(turn: Turn) -> None:
     await turn.live()
     await turn.flood(lambda n: turn.encoded({"heartbeat": f"t:0={n}"}))
