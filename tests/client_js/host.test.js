@@ -97,7 +97,7 @@ test("an address of another scheme ends the stream, and says so", async (t) => {
   assert.equal((await states.until(named("closed"))).reason, "no dispatcher has an address of ftp:");
 });
 
-test("redirects without end: the reason is told, and those that the client follows itself end the stream", async (t) => {
+test("redirects without end are reported with their reason, and those that the client follows itself end the stream", async (t) => {
   const server = await Server.start(t);
   const plain = open(t, server.url);
   for (let n = 0; n <= 20; n += 1) (await server.next()).answer(307, { Location: "/events" });

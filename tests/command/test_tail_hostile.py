@@ -119,7 +119,7 @@ def test_json_hides_nothing_and_stays_json() -> None:
 
 async def test_the_line_to_copy_only_resumes() -> None:
     """A server whose ids and topics hold quotes and commands gets none of them into it."""
-    evil = "t';touch pwned;'"
+    evil = "t'|touch pwned|'"
     state = orjson.dumps({"state": evil, "replica": evil})
     said = (f"id: {evil}:0=1\n\n".encode(), b"event: state\ndata: " + state + b"\n\n")
     with trio.fail_after(seconds(60)):
@@ -133,6 +133,20 @@ async def test_the_line_to_copy_only_resumes() -> None:
     line = told.decode().splitlines()[-1].removeprefix("-- resume with ")
     pasted = await trio.run_process(["sh", "-c", f"printf '%s,' {line}"], capture_stdout=True)
     assert pasted.stdout == b"--from-id,t:0=0,"
+
+
+async def test_what_a_server_says_of_itself_is_text() -> None:
+    """The names of its replica, states and topics, and the reason of its goodbye: on standard error nothing else."""
+    evil = "".join(HOSTILE)
+    state = orjson.dumps({"state": evil, "replica": evil, "assigned": {evil: [0]}})
+    goodbye = orjson.dumps({"code": 4400, "reason": evil})
+    said = (b"event: state\ndata: " + state + b"\n\n", b"event: goodbye\ndata: " + goodbye + b"\n\n")
+    with trio.fail_after(seconds(60)):
+        async with sending(*said) as url:
+            done = await trio.run_process([*COMMAND, url], capture_stdout=True, capture_stderr=True, check=False)
+    text = done.stderr.decode()
+    assert text.count("52;c;Y3VybCBldmls") == 4
+    assert not [each for each in text if not (each.isprintable() or each == "\n")]
 
 
 async def test_a_reader_that_does_not_read_hinders_no_signal() -> None:

@@ -41,7 +41,7 @@ LOT_SECONDS = 0.2
 END_SECONDS = 60.0
 """How long the last records may take (`testbed.patience.seconds`)."""
 SLOW, QUICK = b"retry: 1000", b"retry: 0020"
-"""What the server says, and what clients are told, so that hundreds of connections take no hour."""
+"""What the server says, and what the proxy makes of it, so that hundreds of connections take no hour."""
 
 Origin = Literal["first byte", "head", "state"]
 """From where the bytes before a cut are counted: the end of the first state, of the response's head, or its start."""
