@@ -5,7 +5,7 @@ Every tenth record is nobody's. What must hold, whatever happens to replicas and
 * No reader misses a record that matches its filter, and none is sent another one (`judge`).
 * Readers that stay, of the whole topic, are sent everything that matches, up to the end of the log.
 * The topic that settles is committed to its end. The one that parks is never committed past its first parked record,
-  until readers arrive that want those: they are sent every one of them, and then it is committed to its end.
+  until readers arrive that want those: together they are sent every one of them, and then it is committed to its end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,10 +34,9 @@ NARROW = Selection.of(lambda offset: selections.key_of(offset) == "k3", ("key", 
 LOYAL = Habits("sse", steady=True, whole=True, loyal=True, selection=NARROW)
 TAKES_ALL = Habits("websocket", steady=True, loyal=True, selection=EVERYBODYS)
 ALL_PARKED = Selection.of(lambda offset: offset >= KEYS, ("filter", '{"exists":{"key":true}}'))
-LATE = Habits(
-    "sse", steady=True, whole=True, loyal=True, selection=ALL_PARKED, start=dict.fromkeys(range(PARTITIONS), KEYS - 1)
-)
-"""Wants everything, as what was sent before may be parked again, and is owed it from the first parked record on."""
+LATE = Habits("sse", steady=True, whole=True, loyal=True, selection=ALL_PARKED)
+"""Wants everything, as what was sent before may be parked again. It has no id: where a partition is followed it begins
+at the committed offset (docs/protocol.md), and that moves as soon as the owner's reader was sent what was parked."""
 
 
 class Filtered:
@@ -59,6 +58,7 @@ class Filtered:
         self._late = Judge()
         self._not_stopped_at: dict[int, int] = {}
         self._past_parked = 0
+        self._never_unparked = 0
 
     @property
     def topics(self) -> Mapping[str, int]:
@@ -108,6 +108,7 @@ class Filtered:
             await self.parks.until_read(crowd)
             await self.parks.until_committed(self.parks.ends)
             nursery.cancel_scope.cancel()
+        self._never_unparked = sum(left_parked(first_parked, self._late.begun, self.parks.ends).values())
 
     def rows(self) -> Iterator[tuple[str, str, bool]]:
         """Name, value, and whether it is as it should be."""
@@ -128,6 +129,8 @@ class Filtered:
         yield "commits that did not stop at what was parked", f"{stopped:,}", not stopped
         late = verdicts[-1].records
         yield "parked, and sent to those that arrived late", f"{late:,}", late > 0
+        left = self._never_unparked
+        yield "parked, and sent to none of those", f"{left:,}", not left
         yield "parked, sent, and not committed", f"{parked:,}", not parked
 
     @property
@@ -139,6 +142,22 @@ class Filtered:
             yield from (f"{topic.name}: {words}" for words in topic.evidence)
         if any(self._not_stopped_at.values()):
             yield f"{self.parks.name}: commits stopped short of, or past, what was parked by {self._not_stopped_at}"
+
+
+def left_parked(
+    first_parked: Mapping[int, int], begun: Mapping[int, int], ends: Mapping[int, int]
+) -> Mapping[int, int]:
+    """How many parked records of each partition come before the first that any of the late readers was sent.
+
+    One of them alone may begin later: what another has been sent is parked no more.
+
+    Args:
+        first_parked: By partition, the first offset that was parked.
+        begun: The first offset that some late reader was sent; without it, none was sent anything.
+        ends: The offset after the last record.
+    """
+    left = {partition: min(begun.get(partition, end), end) - first_parked[partition] for partition, end in ends.items()}
+    return {partition: number for partition, number in left.items() if number > 0}
 
 
 class _Topic:

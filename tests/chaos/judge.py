@@ -111,6 +111,8 @@ class Judge:
         self.counts: Counter[str] = Counter()
         self.faults: Counter[Fault] = Counter()
         self.evidence: list[str] = []
+        self.begun: dict[int, int] = {}
+        """By partition, the first offset of all runs."""
 
     def opened(
         self,
@@ -277,6 +279,7 @@ class View:
         if self._whole and named is not None and offset <= named:
             self._judge.counts["again"] += 1
             following = named + 1
+        self._judge.begun[partition] = min(offset, self._judge.begun.get(partition, offset))
         self._runs[partition] = _Run(offset, following, self._states)
 
     def _owed(self, start: int, end: int) -> int:

@@ -18,7 +18,7 @@ The mix keeps the process of the readers below one core: parsing and judging cos
 import random
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -72,8 +72,6 @@ class Habits:
     """Always comes back with its last id."""
     selection: Selection | None = None
     """Its filter, if it has one."""
-    start: Mapping[int, int] | None = None
-    """What counts as named by its first connection, which has no id: after these offsets everything is owed."""
 
 
 STEADY = Habits("sse", steady=True)
@@ -218,7 +216,7 @@ class Reader:
     async def _watch(
         self, process: Process, sock: trio.socket.SocketType, parser: Parser, data: bytes, visit: trio.CancelScope
     ) -> None:
-        named = pairs(self._last_id) if self._last_id else self.habits.start
+        named = pairs(self._last_id) if self._last_id else None
         habits = self.habits
         view = self._judge.opened(
             self.name,
