@@ -17,6 +17,7 @@ from tests.trial import letters as letters_trial
 from tests.trial import standby as standby_trial
 from tests.trial import whole_topic as whole_topic_trial
 from tests.trial.ledger import Row
+from tests.web.test_bad_input import ENDINGS
 
 console = Console(log_path=False)
 
@@ -93,10 +94,12 @@ def observers(minutes: float, rate: float) -> None:
 @main.command()
 @click.option("--number", default=1000, show_default=True, type=click.IntRange(1), help="Clients that end in each way.")
 @click.option("--rate", default=200.0, show_default=True, type=click.FloatRange(1), help="Records a second.")
-def leaving(number: int, rate: float) -> None:
+@click.option("--ending", "endings", multiple=True, type=click.Choice([*ENDINGS]), help="Only these ways.")
+def leaving(number: int, rate: float, endings: tuple[str, ...]) -> None:
     """Clients end in every way: nothing is left of them, others miss nothing, and nothing is dispatched to nobody."""
     with KafkaCluster(1) as cluster:
-        rows = trio.run(leaving_trial.run, cluster, number, rate, tell)
+        clients = dict.fromkeys(endings or ENDINGS, number)
+        rows = trio.run(leaving_trial.run, cluster, clients, rate, tell)
     judge("clients that leave", rows)
 
 

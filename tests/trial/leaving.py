@@ -1,6 +1,6 @@
 """Clients end in every way, a thousand in each: nothing of them is left, and those that stay miss nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from tests.audit.producing import produce_steadily
 from tests.chaos.leftovers import violated
 from tests.test_whole_topic import PlainReader
 from tests.trial.ledger import Row
-from tests.web.test_bad_input import ENDINGS, come_and_go, wait_for
+from tests.web.test_bad_input import come_and_go, wait_for
 
 WITNESSES = 2
 SETTINGS = {
@@ -37,6 +37,8 @@ SPARE_DESCRIPTORS = 2
 """The Kafka clients open and close some now and then."""
 ENDING_SECONDS = 300.0
 """A deadline in `testbed.patience.seconds`."""
+SOME = 100
+"""Clients of each kind before the count begins, and when there are no witnesses."""
 AFTERWARDS = 10
 """Records that are written when all clients of one kind have left."""
 
@@ -51,12 +53,12 @@ class _Left:
     memory_bytes: int
 
 
-async def run(cluster: KafkaCluster, number: int, rate: float, tell: Callable[[str], None]) -> list[Row]:
+async def run(cluster: KafkaCluster, clients: Mapping[str, int], rate: float, tell: Callable[[str], None]) -> list[Row]:
     """Let clients come and go beside witnesses, then alone.
 
     Args:
         cluster: One node that runs.
-        number: Clients of each kind.
+        clients: How many end in each way.
         rate: Records a second.
         tell: Called with what happens, in words.
     """
@@ -75,9 +77,9 @@ async def run(cluster: KafkaCluster, number: int, rate: float, tell: Callable[[s
             on_stored=lambda _partition, offset, _number: stored.append(offset),
             on_refused=tell,
         )
-        rows = await _beside_witnesses(replica, produce, number, stored, tell)
+        rows = await _beside_witnesses(replica, produce, clients, stored, tell)
         write = partial(produce_numbered, cluster.bootstrap_servers, topic, AFTERWARDS, 1, 0)
-        rows += await _alone(replica, write, min(number, 100), len(stored), tell)
+        rows += await _alone(replica, write, clients, len(stored), tell)
         violations = violated(await trio.to_thread.run_sync(replica.metrics))
         rows.append(("invariants violated", str(violations or 0), not violations))
         errors = replica.log.count('"level": "error"')
@@ -88,7 +90,11 @@ async def run(cluster: KafkaCluster, number: int, rate: float, tell: Callable[[s
 
 
 async def _beside_witnesses(
-    replica: Replica, produce: Callable[..., None], number: int, stored: list[int], tell: Callable[[str], None]
+    replica: Replica,
+    produce: Callable[..., None],
+    clients: Mapping[str, int],
+    stored: list[int],
+    tell: Callable[[str], None],
 ) -> list[Row]:
     process = psutil.Process(replica.process.pid)
     reader = PlainReader(replica, "")
@@ -103,11 +109,11 @@ async def _beside_witnesses(
             producing.start_soon(trio.to_thread.run_sync, partial(produce, stopped=lambda: is_over))
             try:
                 # Whatever is made at first and kept is there before the count begins.
-                for ending in ENDINGS:
-                    await _come_and_go(replica, ending, min(number, 100))
+                for ending, number in clients.items():
+                    await _come_and_go(replica, ending, min(number, SOME))
                 before = await wait_for(replica, subscribers=WITNESSES, connections=WITNESSES + 1)
                 descriptors, memory_bytes = process.num_fds(), process.memory_info().rss
-                for ending in ENDINGS:
+                for ending, number in clients.items():
                     await _come_and_go(replica, ending, number)
                     after = await wait_for(
                         replica, subscribers=WITNESSES, connections=WITNESSES + 1, tasks=before["tasks"]
@@ -133,7 +139,7 @@ async def _beside_witnesses(
     tasks, descriptors = max(left.tasks for left in found), max(left.descriptors for left in found)
     whole = list(range(len(stored)))
     return [
-        ("clients that came and left", f"{number * len(ENDINGS):,} in {len(ENDINGS)} ways", True),
+        ("clients that came and left", f"{sum(clients.values()):,} in {len(clients)} ways", True),
         ("subscribers and connections left of them", "0, after each", True),
         ("tasks left, at most", f"{tasks:+}", tasks <= 0),
         ("descriptors left, at most", f"{descriptors:+}", descriptors <= SPARE_DESCRIPTORS),
@@ -155,13 +161,13 @@ async def _beside_witnesses(
 
 
 async def _alone(
-    replica: Replica, write: Callable[[int], None], number: int, first: int, tell: Callable[[str], None]
+    replica: Replica, write: Callable[[int], None], clients: Mapping[str, int], first: int, tell: Callable[[str], None]
 ) -> list[Row]:
     """After the clients of each kind have left, nothing that is written then may count as dispatched."""
     await wait_for(replica, subscribers=0)
     wrongly = 0
-    for ending in ENDINGS:
-        await _come_and_go(replica, ending, number)
+    for ending, number in clients.items():
+        await _come_and_go(replica, ending, min(number, SOME))
         before = (await wait_for(replica, subscribers=0))["records"]
         await trio.to_thread.run_sync(write, first)
         first += AFTERWARDS
