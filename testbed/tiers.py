@@ -47,10 +47,10 @@ SELECTED = {"tests": "tests and not sansio"}
 COVERED = {"sansio"}
 """Tiers that run under coverage, whether it is asked for or not."""
 
-WORKERS = {"broker": 3, "tests": 2}
+WORKERS = {"broker": 3, "tests": 2, "sansio": 2}
 """Processes of a tier that has more than one. The others have their own load, such as chaos, or one browser.
 
-TESTBED_SPREAD=0 leaves one process to each tier.
+TESTBED_WORKERS changes some of them: ``soak=2 browser=2``. TESTBED_SPREAD=0 leaves one process to each tier.
 """
 
 RESULTS = Path("build/tiers")
@@ -88,7 +88,8 @@ class Outcome:
 
 def spread(tier: str) -> list[str]:
     """Arguments for pytest that spread a tier over its processes."""
-    number = WORKERS.get(tier, 1) if os.environ.get("TESTBED_SPREAD", "1") != "0" else 1
+    asked = dict(one.split("=") for one in os.environ.get("TESTBED_WORKERS", "").split())
+    number = int(asked.get(tier, WORKERS.get(tier, 1))) if os.environ.get("TESTBED_SPREAD", "1") != "0" else 1
     # In the order of tests/conftest.py, not by their number of tests.
     return ["-n", str(number), "--dist", "loadfile", "--no-loadscope-reorder"] if number > 1 else []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.tiers import MOST_UNSTABLE, Outcome
+from testbed.tiers import MOST_UNSTABLE, WORKERS, Outcome, spread
 
 TESTS = """
 from pathlib import Path
@@ -76,3 +76,14 @@ def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
     assert not Outcome("tests", 1, {}, few | {"test_wrong": False}).is_worth_another_run
     assert not Outcome("tests", 2, {}, few).is_worth_another_run
     assert not Outcome("tests", 0, {}).is_worth_another_run
+
+
+def test_a_variable_says_how_many_processes_a_tier_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names some of the tiers, and the others stay as they are."""
+    monkeypatch.setenv("TESTBED_WORKERS", "soak=4 tests=1")
+    monkeypatch.delenv("TESTBED_SPREAD", raising=False)
+    assert spread("soak")[:2] == ["-n", "4"]
+    assert spread("tests") == []
+    assert spread("broker")[:2] == ["-n", str(WORKERS["broker"])]
+    monkeypatch.setenv("TESTBED_SPREAD", "0")
+    assert spread("soak") == []
