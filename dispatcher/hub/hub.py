@@ -254,11 +254,9 @@ class Hub(HubParts):
     async def run(self) -> None:
         """Hand out what is published, find out what subscribers ask for, and send each of them heartbeats."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._fan_out.run)
-            nursery.start_soon(self._heartbeats.run)
-            nursery.start_soon(self.settlement.run)
-            nursery.start_soon(self.lookups.run)
-            nursery.start_soon(self.asked.run)
+            parts = self._fan_out, self._heartbeats, self.settlement, self.lookups, self.asked, self.catch_up_pace
+            for part in parts:
+                nursery.start_soon(part.run)
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
         """End every stream when its write under way is done, and take no new subscriber."""

@@ -7,6 +7,7 @@ from dispatcher.hub.announcements import Announcements
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
+from dispatcher.hub.pace import Pace
 from dispatcher.hub.parking import ParkedRead
 from dispatcher.sansio.entries import Offered
 from dispatcher.sansio.history import History
@@ -30,6 +31,10 @@ class Source(Protocol):
     @property
     def lookups(self) -> Lookups:
         """Looks things up in Kafka."""
+
+    @property
+    def catch_up_pace(self) -> Pace:
+        """Where subscribers that have much to catch up with wait between their writes."""
 
     @property
     def history(self) -> History:

@@ -8,8 +8,6 @@ from where it was. So every record reaches it once, in order, and no other subsc
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import trio
-
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.goodbyes import Goodbye
@@ -116,9 +114,7 @@ class Subscriber(Interludes):
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
         """A partition was added: continue where that says, if it changes what has to be sent; called by the hub.
 
-        Args:
-            partition: The partition.
-            left_at: The next offset when it left, if the subscriber was there.
+        `left_at` is its next offset when it left, if the subscriber was there.
         """
         if self.state is SubscriberState.LIVE:
             if not self.resumption.concerns(partition, left_at):
@@ -215,9 +211,11 @@ class Subscriber(Interludes):
                 await self._write(
                     buffers, entries, self.resumption.take_replayed_ranges(), self.resumption.take_parked_reads()
                 )
+                if taken and self.state is SubscriberState.CATCHING_UP and self.resumption.has_more:
+                    await self._source.catch_up_pace.pass_by(self.resumption.owner)
             elif self.state is SubscriberState.CATCHING_UP and self.resumption.has_more:
                 # Nothing of what was looked at is for it.
-                await trio.lowlevel.checkpoint()
+                await self._source.catch_up_pace.pass_by(self.resumption.owner)
             else:
                 self.resumption.ask()
                 if self.resumption.awaits_head:

@@ -17,6 +17,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 
 from dispatcher.errors import DispatcherError
+from dispatcher.hub.pace import Pace
 from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.addresses import Address, client_key
 from dispatcher.sansio.proxy_protocol import ProxyHeaderError
@@ -24,7 +25,6 @@ from dispatcher.settings import Settings
 from dispatcher.web.connection import Connection, PassBy
 from dispatcher.web.intake import Intake, IntakeStatistics, Place
 from dispatcher.web.listening import BACKLOG, accept_for_ever, connections_within_descriptors
-from dispatcher.web.pace import Pace
 from dispatcher.web.proxies import Proxies, peer_address, read_proxy_header
 from dispatcher.web.sockets import PlainSocket, Socket, keep_alive, tls_context, tls_handshake
 
@@ -32,6 +32,10 @@ log = structlog.get_logger(__name__)
 
 MAX_OPERATIONS_CONNECTIONS = 64
 """Connections to the port for operators: health checks, scrapes and people."""
+
+REQUESTS_PER_TURN = 2
+"""Requests that begin in one turn of the loop: each costs a millisecond or more in some ten steps, so about twenty are
+under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class Server:
         self._proxies = Proxies() if for_operators else Proxies.of(settings)
         self._subscribers = subscribers
         self._intake = Intake(MAX_OPERATIONS_CONNECTIONS)
-        self._pace = Pace()
+        self._pace = Pace(REQUESTS_PER_TURN)
         self._failed_handshakes = 0
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
