@@ -61,7 +61,7 @@ class Connection:
         peer: The socket; owned from now on.
         client: The other end, or the client that a PROXY header named instead.
         place: Notified when the connection begins or stops waiting for a request.
-        pass_by: Waits until a request may begin.
+        pass_by: Waits until a request may begin, or more of what a client of a stream says may be read.
         nursery: Where the app runs while a request's body is read; outlives the connection.
         request_timeout_seconds: How long a request's head may take.
     """
@@ -85,7 +85,7 @@ class Connection:
         self.peer = peer
         self.client = client
         self._place = place
-        self._pass_by = pass_by
+        self.pass_by = pass_by
         self._request_timeout_seconds = request_timeout_seconds
         self.writer = Writer(peer)
         self._protocol: Http11 | None = None
@@ -210,7 +210,7 @@ class Connection:
                 begins = self._is_kept_alive = False
                 # Not late while it waits in our line; idle still, or those that wait would have others make room.
                 self._reading.deadline = math.inf
-                await self._pass_by()
+                await self.pass_by()
                 self._reading.deadline = trio.current_time() + self._request_timeout_seconds
             await protocol.handle(RawData(data))
             if self._ends:

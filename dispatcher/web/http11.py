@@ -13,6 +13,7 @@ response turns out to be a stream, `Connection` continues without it. What this 
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 import h11
 import structlog
@@ -21,6 +22,7 @@ from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.typing import H11SendableEvent
 
 from dispatcher.web.problems import problem_body
+from dispatcher.web.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -122,6 +124,8 @@ class Http11(H11Protocol):
             await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
+        # A body that is broken from its beginning: the app would answer a request that has its answer.
+        cast("Tasks", self.task_group).drop_scheduled()
         body = problem_body(status_code)
         await self._send_h11_event(
             h11.Response(

@@ -136,12 +136,11 @@ class Inbound:
         if are_pongs(data):
             self._spend(len(data), len(data) // SHORTEST_FRAME_BYTES, now)
             return b""
-        if self._on_message is None:
-            return data
         texts, rest = leading_texts(data)
         self._spend(len(data) - len(rest), len(texts), now)
-        for text in texts:
-            self._on_message(text)
+        if self._on_message is not None:
+            for text in texts:
+                self._on_message(text)
         return rest
 
     def _pass_over(self, frame: Frame) -> None:

@@ -6,7 +6,7 @@ request needed, more than half of what an idle subscriber would cost, is freed. 
 itself: one task writes what the hub offers, another reads what the client sends, until either side ends it.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
@@ -62,6 +62,9 @@ class Streaming(Protocol):
 
     def end_requests(self) -> None:
         """Serve no further request."""
+
+    def pass_by(self) -> Awaitable[None]:
+        """Wait until it is this client's turn (`hub.pace.Pace`)."""
 
 
 class Farewell(Exception):  # noqa: N818 - no error: a client may leave
@@ -273,9 +276,8 @@ class SubscriberStream:
                     answer = dialogue.on_client_data(step, now)
                     if answer is not None and writer.reply(answer):
                         self._subscriber.flush()
-                    rest_seconds = dialogue.rest_seconds(now)
-                    if rest_seconds or start < len(data) or connection.unread:
-                        await trio.sleep(rest_seconds)
+                    says_more = len(step) >= dialogue.receive_bytes or start < len(data) or bool(connection.unread)
+                    await self._rest(dialogue.rest_seconds(now), says_more=says_more)
         except Farewell as farewell:
             # Nothing more is read: what else the client says waits in its own kernel.
             self._farewell = farewell
@@ -293,3 +295,11 @@ class SubscriberStream:
         except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
             pass
         stream.cancel()
+
+    async def _rest(self, rest_seconds: float, *, says_more: bool) -> None:
+        """Wait until the next step of what the client says may be read."""
+        if rest_seconds:
+            await trio.sleep(rest_seconds)
+        elif says_more:
+            # Few clients say that much: however many they are, they share a few steps in each turn of the loop.
+            await self._connection.pass_by()

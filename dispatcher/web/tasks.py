@@ -42,6 +42,8 @@ class Tasks:
         self._nursery = nursery
         self._reads_on = reads_on
         self._running: dict[trio.CancelScope, trio.Event] = {}
+        self._scheduled: set[trio.CancelScope] = set()
+        """Those that run in the next turn of the loop."""
 
     @property
     def running(self) -> bool:
@@ -51,6 +53,11 @@ class Tasks:
     def cancel(self) -> None:
         """Cancel what runs beside the connection's own task."""
         for scope in self._running:
+            scope.cancel()
+
+    def drop_scheduled(self) -> None:
+        """Do not run what has not begun: the request has been answered."""
+        for scope in self._scheduled:
             scope.cancel()
 
     async def end(self) -> None:
@@ -64,6 +71,7 @@ class Tasks:
         """Run something beside the connection's own task."""
         scope = trio.CancelScope()
         self._running[scope] = trio.Event()
+        self._scheduled.add(scope)
         self._nursery.start_soon(self._run, scope, run, *arguments)
 
     async def spawn_app(
@@ -104,9 +112,11 @@ class Tasks:
             connection.end_requests()
 
     async def _run(self, scope: trio.CancelScope, run: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        self._scheduled.discard(scope)
         try:
             with scope:
-                await run(*arguments)
+                if not scope.cancel_called:
+                    await run(*arguments)
         except OSError:
             self._connection.end_requests()  # the client is gone
         except Exception:

@@ -1,0 +1,77 @@
+"""What clients that say much cost a turn of the event loop, and a request that is refused."""
+
+import socket
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+import trio
+
+from dispatcher.web.inbound import STEP_BYTES, Inbound
+from dispatcher.web.server import REQUESTS_PER_TURN
+from dispatcher.web.tasks import Tasks
+from tests.web.test_tasks import FRAME, REQUESTS, connect, read_to_end
+from tests.web.test_transports import House
+
+CLIENTS = 8
+STEPS = 6
+BROKEN = b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+WHOLE = (
+    b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    b"1\r\nx\r\n0\r\n\r\n"
+)
+
+
+async def test_clients_that_flood_share_the_steps_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, a few steps of what they say are read in a turn of the loop; in the end all is read."""
+    turn, steps = 0, list[int]()
+    read = Inbound.on_client_data
+
+    def noted(inbound: Inbound, data: bytes, now: float) -> bytes | None:
+        steps.append(turn)
+        return read(inbound, data, now)
+
+    monkeypatch.setattr(Inbound, "on_client_data", noted)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await trio.lowlevel.checkpoint()
+
+    house = House("socket")
+    async with house.serving():
+        with ExitStack() as opened:
+            streams = [connect(house, REQUESTS["websocket"]) for _ in range(CLIENTS)]
+            for stream in streams:
+                opened.callback(stream.socket.close)
+            await house.live(CLIENTS)
+            for stream in streams:
+                with socket.socket(fileno=socket.dup(stream.socket.fileno())) as plain:  # without a turn in between
+                    plain.sendall(FRAME * (STEPS * STEP_BYTES // len(FRAME)))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(count_turns)
+                while len(steps) < CLIENTS * STEPS:  # noqa: ASYNC110 - each turn counts
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+    after_the_first = Counter(steps[CLIENTS:])
+    assert max(after_the_first.values()) <= 2 * REQUESTS_PER_TURN
+
+
+async def test_a_request_that_is_broken_from_its_beginning_does_not_reach_the_app(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its answer is 400 already; a body that is whole is passed on."""
+    served = list[str]()
+    serve = Tasks.serve
+
+    async def noted(tasks: Tasks, app: object, scope: dict[str, str], *others: object) -> None:
+        served.append(scope["path"])
+        await serve(tasks, app, scope, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Tasks, "serve", noted)
+    house = House("socket")
+    async with house.serving():
+        assert (await read_to_end(connect(house, BROKEN))).startswith(b"HTTP/1.1 400 ")
+        assert (await read_to_end(connect(house, WHOLE))).startswith(b"HTTP/1.1 404 ")
+    assert served == ["/nothing"]
