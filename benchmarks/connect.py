@@ -1,4 +1,4 @@
-"""What it costs to connect: processor time of the service per connection, this tree beside another one.
+"""What it costs to connect: processor time of the service per connection, without tokens and with one that is known.
 
 ``BENCH_BESIDE`` names the folder of another checkout, such as one of an older commit. Both run in this
 environment, on one broker, and take turns, so the load of the machine falls on both alike.
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from benchmarks.harness import Load, Meter
 from benchmarks.tables import median
 from benchmarks.targets import dispatcher_requests
 from testbed.broker.cluster import KafkaCluster
+from testbed.tokens import AUDIENCE, ISSUER, SCOPE, jwks, token
 
 PAGE = "performance"
-COLUMNS = ("tree", "protocol", "connections", "CPU to connect, each", "of the other tree's")
+COLUMNS = ("tree", "protocol", "connections", "CPU to connect, each", "the token's share", "of the other tree's")
 CONNECTIONS = 2000
 HERE = "this tree"
+WITH_TOKENS = "this tree, with a token"
 BESIDE = "the other tree"
 
 
@@ -35,9 +38,11 @@ class Service:
         tree: The folder of the checkout.
         bootstrap_servers: The broker.
         topic: The topic.
+        group: The consumer group.
+        config: A file of settings.
     """
 
-    def __init__(self, tree: Path, bootstrap_servers: str, topic: str, group: str) -> None:
+    def __init__(self, tree: Path, bootstrap_servers: str, topic: str, group: str, config: Path | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.address: tuple[str, int] = free.getsockname()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - the process writes to it
@@ -47,7 +52,7 @@ class Service:
             "group-id": group,
             "bind": f"{self.address[0]}:{self.address[1]}",
             "max-subscribers": 20_000,
-        }
+        } | ({} if config is None else {"config": config})
         self.process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "dispatcher", "serve", *(f"--{name}={value}" for name, value in flags.items())],
             cwd=tree,
@@ -87,24 +92,27 @@ class Service:
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Open connections in turns, and close them."""
-    trees = {HERE: Path(__file__).parent.parent}
+    trees = dict.fromkeys((HERE, WITH_TOKENS), Path(__file__).parent.parent)
     if other := os.environ.get("BENCH_BESIDE"):
         trees[BESIDE] = Path(other)
     each, rounds = (500, 2) if quick else (CONNECTIONS, 5)
     costs: dict[tuple[str, str], list[float]] = {}
     services: dict[str, Service] = {}
-    with KafkaCluster(1) as cluster, Load() as load:
+    with KafkaCluster(1) as cluster, Load() as load, tempfile.TemporaryDirectory() as folder:
+        config = _require_tokens(Path(folder))
         topic = cluster.create_topic("connect", 1)
         try:
             for number, (name, tree) in enumerate(trees.items()):
-                services[name] = Service(tree, cluster.bootstrap_servers, topic, f"connect-{number}")
+                services[name] = Service(
+                    tree, cluster.bootstrap_servers, topic, f"connect-{number}", config if name is WITH_TOKENS else None
+                )
             for service in services.values():
                 service.wait_until_ready()
             for turn in range(rounds + 1):
                 tell(f"round {turn} of {rounds}" if turn else "warming up")
                 for protocol, request in dispatcher_requests().items():
                     for name, service in services.items():
-                        cost = connect(load, service, request, each)
+                        cost = connect(load, service, _with_token(request) if name is WITH_TOKENS else request, each)
                         if turn:
                             costs.setdefault((name, protocol), []).append(cost)
         finally:
@@ -116,11 +124,36 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
             "protocol": protocol,
             "connections": each,
             "cpu_us": median(found),
+            # Rounds of both take turns: the difference of two neighbours says more than that of two medians.
+            "token_us": median([one - other for one, other in zip(found, costs[HERE, protocol], strict=True)])
+            if name is WITH_TOKENS
+            else None,
             "ratio": median(found) / median(costs[BESIDE, protocol]) if (BESIDE, protocol) in costs else None,
             "all_us": found,
         }
         for (name, protocol), found in costs.items()
     ]
+
+
+def _require_tokens(folder: Path) -> Path:
+    """A file of settings with which a request needs a token."""
+    path, keys = folder / "dispatcher.toml", folder / "keys.json"
+    keys.write_bytes(jwks())
+    path.write_text(
+        f'[auth]\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\nkeys_file = "{keys}"\n'
+        f'[[auth.grants]]\nrequire = {{ scope = "{SCOPE}" }}\ntopics = ["*"]\n'
+    )
+    return path
+
+
+def _with_token(request: str) -> str:
+    """The request with a token that every connection has: its verdict is known after the first."""
+    return request.replace("\r\n\r\n", f"\r\nAuthorization: Bearer {_token()}\r\n\r\n")
+
+
+@cache
+def _token() -> str:
+    return token()
 
 
 def connect(load: Load, service: Service, request: str, connections: int) -> float:
@@ -146,6 +179,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
         row["protocol"],
         f"{row['connections']:,}",
         f"{row['cpu_us'] / 1000:.2f} ms",
+        "" if row["token_us"] is None else f"{row['token_us'] / 1000:.2f} ms",
         "" if row["ratio"] is None else f"{row['ratio']:.2f}",
     )
 
