@@ -115,15 +115,19 @@ async def break_off(stream: trio.SocketStream) -> None:
 async def acknowledge(connections: int, stream: trio.SocketStream) -> None:
     """Its share of `ACKS_PER_SECOND`: right ones, and all that can be wrong with one; counted when they were read."""
     await stream.send_all(ACKS)
-    last = b""
+    last, answers = b"", b""
 
     async def say() -> None:
+        nonlocal answers
         due = trio.current_time()
         while True:
             due += ACKS_AT_ONCE * connections / ACKS_PER_SECOND
             await trio.sleep_until(due)
+            said, answers = answers, b""
             if last:
-                await stream.send_all(b"".join(_acks(last)) + ASK)
+                said += b"".join(_acks(last)) + ASK
+            if said:
+                await stream.send_all(said)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(say)
@@ -132,7 +136,7 @@ async def acknowledge(connections: int, stream: trio.SocketStream) -> None:
             if found := MESSAGE_ID.findall(data):
                 last = found[-1]
             if PING in data:
-                await stream.send_all(PONG)
+                answers = PONG
         nursery.cancel_scope.cancel()
 
 
