@@ -134,9 +134,10 @@ test("the page's own headers do not follow a redirect to another origin", async 
 test("a stream without a storageKey stores nothing, and one that is closed no more", async (t) => {
   const { stored } = pretendStorage(t);
   const server = await Server.start(t);
-  const plain = open(t, server.url);
+  const came = new Told();
+  const plain = open(t, server.url, { onRecord: (record) => came.push(record) });
   (await server.next()).begin().state("streaming").record("t:0=1");
-  await plain.states.until(named("live"));
+  await came.atLeast(1);
   plain.stream.close();
   assert.deepEqual(stored, {});
 
