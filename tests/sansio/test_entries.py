@@ -113,3 +113,11 @@ def test_a_new_cursor_has_been_handed_nothing() -> None:
     """It has topics, and no place yet."""
     cursor = Cursor(frozenset({"assets"}), whole=True)
     assert (cursor.sequence, cursor.next_offsets, cursor.seen, cursor.whole) == (0, {}, None, True)
+
+
+def test_a_cursor_returns_to_the_entry_that_it_was_handed_last() -> None:
+    """It reads it again, from the offset named."""
+    cursor = Cursor(frozenset({"assets"}))
+    cursor.sequence, cursor.next_offsets = 3, {TP: 7}
+    cursor.return_to(entry(Batch(TP, records(5, 6)), sequence=3), 6)
+    assert (cursor.sequence, cursor.next_offsets) == (2, {TP: 6})

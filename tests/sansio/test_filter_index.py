@@ -319,3 +319,14 @@ def test_a_filter_that_was_removed_is_found_no_more_at_any_place() -> None:
         index.remove(read_filter(document), number)
     assert index.match(TP, Records.of(SOME)) == []
     assert not index
+
+
+def test_owners_are_named_once_however_many_filters_they_have() -> None:
+    """In the order in which their filters were added; somebody without a filter is none."""
+    index: FilterIndex[str] = FilterIndex()
+    one, two = read_filter({"exact": {"key": "a"}}), read_filter({"exact": {"key": "b"}})
+    for record_filter, owner in ((one, "first"), (two, "second"), (two, "first")):
+        index.add(record_filter, owner)
+    assert list(index.owners) == ["first", "second"]
+    index.remove(two, "second")
+    assert list(index.owners) == ["first"]

@@ -447,3 +447,11 @@ def test_what_waits_between_two_offsets_is_found() -> None:
     assert history.waiting_between(A, 1, 3) == [entries[2]]
     assert history.waiting_between(B, 0, 9) == []
     assert history.waiting_between(TopicPartition("assets", 7), 0, 9) == []
+
+
+def test_entries_that_follow_one_in_its_partition_are_found() -> None:
+    """With it, and as many as that."""
+    history = Log(10**6)
+    first, _, second, third = append(history, A, B, A, A)
+    assert history.from_entry(first, 2) == [first, second]
+    assert history.from_entry(second, 9) == [second, third]

@@ -1,5 +1,6 @@
 """The partitions of the history: which are here, and what is in memory of each."""
 
+from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.entries import Cursor, Entry
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Batch, Record, TopicPartition
@@ -82,6 +83,26 @@ def test_what_waits_is_found_by_partition_topic_and_offset() -> None:
     assert (list(history.waiting_of(A)), list(history.waiting_of(OTHER))) == ([first, second], [])
     assert (history.waiting_entries("assets"), history.waiting_entries("other")) == ([first, second], [])
     assert (history.waiting_between(A, 6, 10), history.waiting_between(OTHER, 0, 10)) == ([second], [])
+
+
+def test_entries_are_followed_by_those_of_their_partition() -> None:
+    """Not by those of others in between, and by no more of them than was asked for."""
+    history = laid_out()
+    first, _, second, third = (append(history, tp, n) for tp, n in ((A, 5), (OTHER, 0), (A, 6), (A, 9)))
+    assert history.from_entry(first, 2) == [first, second]
+    assert history.from_entry(second, 9) == [second, third]
+
+
+def test_what_records_are_decoded_to_counts_as_memory() -> None:
+    """Of the entry, of the history, and of what waits in it."""
+    history = laid_out()
+    entry = append(history, A, 5)
+    size_bytes = entry.size_bytes
+    asked = Decoded([None], [b'"value"'], [b""], [b""])
+    history.decided(entry, asked)
+    assert entry.batch.records.asked is asked
+    assert entry.size_bytes == history.size_bytes == history.waiting_bytes == size_bytes + asked.size_bytes
+    assert history.waiting()[A] == entry.size_bytes
 
 
 def test_a_cursor_begins_before_the_oldest_entry_that_it_wants() -> None:
