@@ -123,7 +123,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    kafka: Kafka, replicas: Callable[..., Replica], query: str = "", heartbeat_seconds: float = 0.5
+    kafka: Kafka, replicas: Callable[..., Replica], query: str = "", **settings: float
 ) -> AsyncIterator[Scene]:
     """A page that is live and has shown the first records."""
     topic = kafka.create_topic(PARTITIONS)
@@ -131,7 +131,7 @@ async def scene(
         replicas,
         kafka.bootstrap_servers,
         topic,
-        settings={"heartbeat_seconds": heartbeat_seconds},
+        settings={"heartbeat_seconds": 0.5, **settings},
         kafka={"session.timeout.ms": 6000},
     )
     stage = Scene(kafka, topic, start)
@@ -242,7 +242,9 @@ async def test_a_broker_restart_costs_no_record(
     """The badge tells that no broker can be reached, on the same connection, and then goes live by itself."""
     cluster = own_cluster()
     await trio.to_thread.run_sync(cluster.start)
-    async with scene(Kafka(cluster.bootstrap_servers, cluster.description), replicas) as stage:
+    # Neither a second without a heartbeat nor one without a partition ends the connection: that is for other tests.
+    kafka = Kafka(cluster.bootstrap_servers, cluster.description)
+    async with scene(kafka, replicas, heartbeat_seconds=10, spread_seconds=0) as stage:
         await trio.to_thread.run_sync(cluster.kill_node, 0)
         await stage.page.until("document.querySelector('#badge').dataset.state === 'broker-down'")
         cluster.start_node(0)
