@@ -223,6 +223,7 @@ def test_a_port_that_is_taken_is_one_clear_line() -> None:
         command = [sys.executable, "-m", "dispatcher", "serve", "--bind", bind, "--log-format", "json"]
         result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 1
-    (line,) = [orjson.loads(line) for line in result.stderr.splitlines()]
-    assert ("cannot bind", bind) == (line["event"], line["bind"])
-    assert "exception" not in line
+    lines = [orjson.loads(line) for line in result.stderr.splitlines()]
+    # On a slow machine Kafka's clients may have said before that there is no broker.
+    assert [line["bind"] for line in lines if line["event"] == "cannot bind"] == [bind], lines
+    assert not any("exception" in line for line in lines)
