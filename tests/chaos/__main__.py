@@ -49,8 +49,13 @@ def show(outcome: Outcome, console: Console) -> None:
         times = sum(str(one.event.kind) == kind for one in outcome.happened)
         causes.add_row(f"{kind} ({times} times)", f"{outcome.repeats[kind]:,}")
     console.print(causes)
-    codes = ", ".join(f"{number} with {code}" for code, number in sorted(outcome.exit_codes.items()))
-    console.print(f"Planned stops: {codes or 'none'}")
+    for stops, codes in (
+        ("Planned stops", outcome.exit_codes),
+        ("Planned stops while a broker was away", outcome.exit_codes_without_a_broker),
+    ):
+        console.print(
+            f"{stops}: " + (", ".join(f"{number} with {code}" for code, number in sorted(codes.items())) or "none")
+        )
     for words in list(outcome.evidence)[:MOST_WORDS]:
         console.print(f"[red]{escape(words)}[/]", highlight=False)
 

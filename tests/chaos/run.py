@@ -93,7 +93,9 @@ class Outcome:
     repeats: Counter[str]
     """By the kind of event that they come from."""
     exit_codes: Counter[int]
-    """Of planned stops."""
+    """Of planned stops while every broker was there."""
+    exit_codes_without_a_broker: Counter[int]
+    """See `Stage`."""
     readers: Verdict | None
     """None when there were none."""
     memory: Memory
@@ -111,7 +113,8 @@ class Outcome:
     def good(self) -> bool:
         """Whether every guarantee was kept, those of planned changes included."""
         kept = self.report.clean and all(good for _, _, good in self.rows())
-        return kept and not any(self.repeats[kind] for kind in UNEXCUSED) and set(self.exit_codes) <= {0}
+        stopped = set(self.exit_codes) <= {0} and set(self.exit_codes_without_a_broker) <= {0, 1}
+        return kept and stopped and not any(self.repeats[kind] for kind in UNEXCUSED)
 
     @property
     def evidence(self) -> Iterator[str]:
@@ -278,6 +281,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
         receipts=tuple(auditor.ledger.receipts),
         repeats=Counter(attribution.cause(repeat._replace(at=repeat.at + _clock())) for repeat in report.repeats),
         exit_codes=stage.exit_codes,
+        exit_codes_without_a_broker=stage.exit_codes_without_a_broker,
         readers=crowd.judge.verdict() if readers else None,
         memory=memory,
         books=tuple(trials.books.values()),

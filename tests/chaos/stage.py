@@ -54,6 +54,9 @@ class Stage:
     happened: list[Happened] = field(default_factory=list)
     lives: list[Life] = field(default_factory=list)
     exit_codes: Counter[int] = field(default_factory=Counter)
+    """Of planned stops while every broker was there."""
+    exit_codes_without_a_broker: Counter[int] = field(default_factory=Counter)
+    """Of those that began or ended while a broker was away: 1 if the last commit found no coordinator in time."""
     turns: dict[int, trio.Lock] = field(default_factory=dict)
     """By number of the replica."""
     brokers: trio.Lock = field(default_factory=trio.Lock)
@@ -136,7 +139,10 @@ class Stage:
 
     async def _end(self, slot: Slot, *, planned: bool) -> None:
         if planned:
-            self.exit_codes[await self.fleet.stop(slot)] += 1
+            is_broker_away = self.brokers.locked()
+            code = await self.fleet.stop(slot)
+            is_broker_away |= self.brokers.locked()
+            (self.exit_codes_without_a_broker if is_broker_away else self.exit_codes)[code] += 1
         else:
             await self.fleet.kill(slot)
         life = next(life for life in reversed(self.lives) if life.slot == slot.name)
