@@ -145,11 +145,6 @@ class AskedDecoding:
         """Subscribers that wait, and the topic for which they do."""
         self._wake_up = trio.Event()
 
-    @property
-    def topics(self) -> frozenset[str]:
-        """Topics that are decoded because some subscriber asks."""
-        return self._topics
-
     def topics_changed(self, topics: frozenset[str]) -> None:
         """These topics are asked for from now on."""
         if self._decoder is not None and topics != self._topics:

@@ -389,6 +389,13 @@ class Looks:
         self._decoding.wait(self, self._entry)
 
 
+async def test_a_topic_that_nobody_asks_for_is_not_decoded(bench: AskedBench) -> None:
+    """An entry may have been published while the last one that asked was leaving."""
+    bench.hub.asked.ask(bench.hub.history.append(Batch(ONE, [Record(0, None, None, b"0", ())])))
+    await settle()
+    assert not bench.decoder.tried
+
+
 async def test_a_gap_after_a_record_that_waits_wakes_nobody(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:

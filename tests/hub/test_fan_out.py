@@ -11,6 +11,7 @@ import trio.testing
 from dispatcher.hub import fan_out
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import feed_of
+from dispatcher.hub.statistics import SubscriberState
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.health import ReplicaState
@@ -427,3 +428,22 @@ def test_what_is_not_decoded_yet_costs_nothing_for_those_that_do_not_ask() -> No
     before = [feed.asked for feed in feeds]
     found.hold_back("assets", followed=False)
     assert [feed.asked for feed in feeds] == before
+
+
+async def test_those_that_ask_read_what_is_not_decoded_yet_from_the_history() -> None:
+    """Of a topic that they ask for, and of a followed partition only if they have the whole topic."""
+    bench, topics = Bench(), FEED.topics
+    fan_out = FanOut(bench.hub.encoder, 1000, lambda *_: None, list)
+    feeds = [FEED, feed_of(SSE_VALUE, topics, decodes=topics), feed_of(SSE_VALUE, topics, whole=True, decodes=topics)]
+    subscribers = [bench.hub.subscribe(feed, RecordingTransport()) for feed in feeds]
+
+    def sent_back(topic: str, *, followed: bool) -> list[bool]:
+        for subscriber in subscribers:
+            subscriber.state = SubscriberState.LIVE
+            fan_out.add(subscriber)
+        fan_out.hold_back(topic, followed=followed)
+        return [subscriber.state is SubscriberState.CATCHING_UP for subscriber in subscribers]
+
+    assert sent_back("other", followed=False) == [False, False, False]
+    assert sent_back("assets", followed=True) == [False, False, True]
+    assert sent_back("assets", followed=False) == [False, True, True]

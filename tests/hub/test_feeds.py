@@ -9,11 +9,13 @@ from dispatcher.errors import TooManyError
 from dispatcher.hub.feed import Feed, _feeds, feed_of
 from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.present_subscribers import PresentSubscribers
+from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.filters import granted
-from dispatcher.sansio.records import Batch, Record, TopicPartition
+from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.records import NO_RECORDS, Batch, Record, Records, TopicPartition
 from tests.hub.test_hub import Bench, RecordingTransport, subscribed
 
 TOPICS = frozenset({"assets"})
@@ -63,8 +65,7 @@ def test_a_registry_knows_who_wants_what() -> None:
     assert (registry.has_filters("assets"), registry.has_filters("other")) == (True, False)
     assert (registry.wants_all("assets"), registry.wants_all("other")) == (True, False)
     batch = Batch(TopicPartition("assets", 0), [Record(n, 1, str(n).encode(), None, ()) for n in range(3)])
-    found = {feed: indexes for feeds, indexes in registry.match(batch) for feed in feeds}
-    assert found == {one: [1], rest: [0, 2]}
+    assert found(registry, batch) == {one: [1], rest: [0, 2]}
     assert [registry.remove(feed) for feed in (all_of_it, one, one)] == [True, False, True]
     assert [registry.has_shared(feed) for feed in (one, rest)] == [False, True]
     assert registry.remove(rest)
@@ -102,6 +103,14 @@ async def test_one_feed_too_many_is_refused(nursery: trio.Nursery) -> None:
 
 
 BATCH = Batch(TopicPartition("assets", 0), [Record(n, 1, str(n).encode(), None, ()) for n in range(3)])
+
+
+DECODED = Decoded([None] * 3, [b'{"n":%d}' % n for n in range(3)], [b""] * 3, [b""] * 3)
+
+
+def found(registry: FeedRegistry, batch: Batch) -> dict[Feed, list[int]]:
+    """What each feed with a filter wants of a batch."""
+    return {feed: list(indexes) for feeds, indexes in registry.match(batch) for feed in feeds}
 
 
 def registered(*feeds: Feed) -> FeedRegistry:
@@ -171,3 +180,33 @@ def test_feeds_have_their_bytes_in_common_where_those_are_the_same() -> None:
     assert filtered.key is filtered
     wire = Compression(6, 256).websocket
     assert feed_of(wire, TOPICS).key is feed_of(wire.unframed, TOPICS)
+
+
+def test_feeds_that_ask_have_decoded_records_and_wait_for_them() -> None:
+    """Of the topics that they ask for; the others have what Kafka delivered, and wait for nothing."""
+    asking, plain = feed_of(SSE_VALUE, TOPICS, decodes=TOPICS), feed_of(SSE_VALUE, TOPICS)
+    records = Records.of(BATCH.records)
+    decoded = records.with_asked(DECODED)
+    assert [feed.awaits("assets", records) for feed in (asking, plain)] == [True, False]
+    assert not any(asking.awaits(topic, found) for topic, found in (("assets", decoded), ("other", records)))
+    assert not asking.awaits("assets", NO_RECORDS)
+    assert [feed.reads("assets", decoded).decoded for feed in (asking, plain)] == [DECODED, None]
+    assert asking.reads("assets", records) is records
+
+
+def test_what_filters_say_of_a_batch_that_is_not_decoded_is_open_for_feeds_that_ask() -> None:
+    """Until then they want all of it; afterwards their filters look at what was decoded, those of others never do."""
+    wanted = read_filter({"exact": {"/n": "1"}})
+    asking, plain = feed_of(SSE_VALUE, TOPICS, wanted, decodes=TOPICS), feed_of(SSE_VALUE, TOPICS, wanted)
+    registry = registered(asking)
+    assert registry.asked_topics == TOPICS
+    decoded = Batch(BATCH.partition, Records.of(BATCH.records).with_asked(DECODED))
+    a_gap = Batch(BATCH.partition, NO_RECORDS, covers_from=0, gap=Gap(BATCH.partition, 0, 0, "expired"))
+    assert [registry.is_undecided(batch) for batch in (BATCH, decoded, a_gap)] == [True, False, False]
+    assert found(registry, BATCH) == {asking: [0, 1, 2]}
+    assert found(registry, decoded) == {asking: [1]}
+    registry.add(plain)
+    assert found(registry, decoded) == {asking: [1]}
+    for feed in (asking, plain):
+        assert registry.remove(feed)
+    assert (registry.asked_topics, registry.is_undecided(BATCH)) == (frozenset(), False)

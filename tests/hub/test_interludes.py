@@ -148,3 +148,11 @@ async def test_its_place_is_spelled_as_an_id() -> None:
     bench = Bench()
     bench.publish(ONE)
     assert Listener(bench, RecordingTransport(), live=False)._position()
+
+
+async def test_a_listener_reports_when_its_channel_has_outgrown_its_bound() -> None:
+    """Each heartbeat checks that."""
+    listener = Listener(Bench(), RecordingTransport())
+    assert listener.is_within_bound
+    listener._buffer.size_bytes = 1001
+    assert not listener.is_within_bound

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from dispatcher.hub import lookups
+from dispatcher.hub.asked_decoding import AskedDecoding
 from dispatcher.hub.lookups import Lookups
 from dispatcher.hub.statistics import LookupStatistics
 from dispatcher.sansio.lookups import LogBounds, OffsetsForTime, ReadRanges
@@ -314,3 +315,30 @@ async def test_what_was_read_is_handed_over_and_what_was_not_is_asked_for_again(
     assert [chunk.next_offsets for chunk in client.chunks] == [{ONE: 5}]
     await trio.sleep(2 * lookups.ASK_AGAIN_SECONDS)
     assert client.again == [{TWO}]
+
+
+class Decoding(AskedDecoding):
+    """Keeps the topics for which it decodes, and lets nothing through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.topics: list[AbstractSet[str]] = []
+
+    async def decoded(self, chunk: Chunk, topics: frozenset[str]) -> Chunk:  # noqa: ARG002
+        """As when every record waits for its schema."""
+        self.topics.append(topics)
+        return Chunk([], {}, ())
+
+
+async def test_what_was_read_is_decoded_for_those_that_ask(nursery: trio.Nursery) -> None:
+    """Before they are handed it; the others have what Kafka delivered."""
+    decoding, asking, plain = Decoding(), Asker(), Asker()
+    asking.decodes = frozenset({"assets"})
+    answers = Lookups(HalfRead(), 1000, decoding)
+    nursery.start_soon(answers.run)
+    for client in (asking, plain):
+        answers.ask(client, ReadRanges({ONE: Range(0, 5)}))
+    await settle()
+    assert decoding.topics == [{"assets"}]
+    assert [client.chunks[0].next_offsets for client in (asking, plain)] == [{}, {ONE: 5}]
+    nursery.cancel_scope.cancel()

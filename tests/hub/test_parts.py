@@ -9,6 +9,7 @@ from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
+from tests.hub.test_asked_decoding import ODD, AskedBench, asking, connect, numbers
 from tests.hub.test_filtered import wanting
 from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordedLog, RecordingTransport, settle, subscribed
 
@@ -121,3 +122,28 @@ async def test_whoever_gets_nothing_here_is_known_by_the_topics_that_others_have
         assert hub.without_partitions({"assets", "other"}) == [other]
     hub.assigned([TopicPartition("other", 0)])
     assert hub.owns_everything
+
+
+async def test_what_was_not_decoded_is_decoded_for_those_that_ask_and_then_their_filters_decide(
+    nursery: trio.Nursery,
+) -> None:
+    """Without filters there is nothing to decide."""
+    bench = AskedBench()
+    nursery.start_soon(bench.hub.run)
+    everything = await connect(nursery, bench, asking())
+    bench.put(2)
+    await settle()
+    assert numbers(everything) == [0, 1]
+    odd_bench = AskedBench()
+    nursery.start_soon(odd_bench.hub.run)
+    odd = await connect(nursery, odd_bench, asking(ODD))
+    odd_bench.put(3)
+    await settle()
+    assert numbers(odd) == [1]
+    assert odd_bench.hub.statistics().unmatched == {"assets": 2}
+
+
+def test_a_topic_has_partitions_here_or_has_not() -> None:
+    """Whatever other topics have."""
+    hub = Bench().hub
+    assert [hub.has_partitions({topic}) for topic in ("assets", "other")] == [True, False]

@@ -10,6 +10,7 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.lookups import Lookups
 from dispatcher.hub.resumption import Resumption
+from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.history import History
@@ -326,3 +327,15 @@ async def test_whoever_has_left_wakes_nobody() -> None:
     assert (way.wakes, way.resumption.closed) == (0, True)
     assert way.resumption.lookup_scope.cancelled_caught
     assert way.resumption.position() == {ONE: 7, TWO: 9}
+
+
+async def test_one_that_asks_waits_before_what_is_not_decoded() -> None:
+    """It is not at the head meanwhile, and reads on when that was decoded."""
+    way = Way(feed_of(SSE_VALUE, TOPICS, decodes=TOPICS))
+    entry = way.publish("ab")
+    reader = way.resumption
+    assert (way.taken(), reader.has_more, reader.is_at_head) == ([], False, False)
+    way.history.decided(entry, Decoded([None] * 2, [b"1", b"2"], [b""] * 2, [b""] * 2))
+    reader.decided()
+    assert (way.wakes, reader.has_more) == (1, True)
+    assert (way.taken(), reader.has_more, reader.is_at_head) == ([(10, 11)], False, True)

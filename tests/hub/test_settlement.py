@@ -38,9 +38,15 @@ class Books:
             self.feeds.add(feed)
         self.committable: dict[TopicPartition, set[int]] = {}
         self.firsts: list[int] = []
+        self.undecided: list[Entry] = []
         made = Settings(client_id="replica", **settings)  # type: ignore[arg-type]
         self.settlement = Settlement(
-            made, self.history, self.feeds, self._dispatched, lambda _batch, number, _ranges: self.firsts.append(number)
+            made,
+            self.history,
+            self.feeds,
+            self._dispatched,
+            lambda _batch, number, _ranges: self.firsts.append(number),
+            on_undecided=self.undecided.append,
         )
         self.ends = {ONE: 0, TWO: 0}
 
@@ -250,4 +256,19 @@ async def test_feeds_that_come_or_go_have_what_waits_looked_at_again(
     books.settlement.feeds_changed(TOPICS)
     await trio.sleep(1)
     assert books.done == [1, 3, 5]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_has_to_be_decoded_before_a_filter_can_decide_is_asked_for(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Until then nothing of it is settled."""
+    del autojump_clock
+    books = Books()
+    nursery.start_soon(books.settlement.run)
+    entry = books.publish("ab")
+    books.feeds.add(feed_of(SSE_VALUE, TOPICS, read_filter({"exact": {"/n": "1"}}), decodes=TOPICS))
+    books.settlement.feeds_changed(TOPICS)
+    await trio.sleep(1)
+    assert (books.undecided, books.done) == ([entry], [])
     nursery.cancel_scope.cancel()

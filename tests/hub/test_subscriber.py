@@ -9,6 +9,7 @@ import trio.testing
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.hub.parts import CATCH_UP_WRITES_PER_TURN
 from dispatcher.hub.statistics import SubscriberState
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.invariants import invariants
@@ -350,3 +351,17 @@ async def test_what_was_parked_is_parked_no_more_once_its_socket_took_it(nursery
     await settle()
     assert len(late.transport.values) == 30
     assert bench.hub.statistics().parked == {}
+
+
+async def test_one_that_has_more_to_read_lets_others_go_first_after_each_write(nursery: trio.Nursery) -> None:
+    """When a turn is used up, it waits for the next one."""
+    bench = Bench()
+    size = bench.settings.write_bytes
+    for number in range(2 * CATCH_UP_WRITES_PER_TURN):
+        bench.hub.publish(Batch(ONE, (Record(number, None, None, b"x" * size, ()),)))
+    stream = Stream(bench, nursery, opened(), position={ONE: -1})
+    await settle()
+    assert len(stream.transport.values) == 1 + CATCH_UP_WRITES_PER_TURN, "no other turn has begun"
+    nursery.start_soon(bench.hub.run)
+    await settle()
+    assert len(stream.transport.values) == 2 * CATCH_UP_WRITES_PER_TURN
