@@ -28,8 +28,8 @@ from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Batch, TopicPartition
 
 WRITE_ENTRIES = 256
-"""Most entries in one write. Each is a delivery to be acknowledged, which takes about 10 µs: with one record in each, a
-write of 256 KiB would hold the loop for 15 ms and more, with every window that is filled."""
+"""Maximum number of entries in one write. Each is a delivery to be acknowledged, which takes about 10 µs: with one
+record in each entry, a write of 256 KiB would hold the loop for 15 ms or more."""
 
 
 class _Held(NamedTuple):
@@ -39,10 +39,10 @@ class _Held(NamedTuple):
     seen: Mapping[TopicPartition, int]
     """The last seen offset of every partition as of the end of the batch."""
     indexes: Sequence[int]
-    """Those of its records that are left, and wanted."""
+    """The indexes of the records that are still to be sent."""
     parked: ParkedPartition | None
     stand_for: Sequence[OffsetRange]
-    """For each of these records, the offsets that are parked no more when it is done."""
+    """For each of these records, the parked offsets that it releases once it is done."""
 
 
 class AckedResumption(Resumption):
@@ -50,7 +50,7 @@ class AckedResumption(Resumption):
 
     Args:
         acks: The window.
-        history: See `Resumption`, as for the others.
+        history: See `Resumption`, also for the other arguments.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class AckedResumption(Resumption):
         self._acks = acks
         self._held: deque[_Held | Gap] = deque()
         self._is_blocked = False
-        """Whether the window has no room for what comes next in the history."""
+        """Whether the window has no room for the next entry of the history."""
 
     @property
     def is_held(self) -> bool:
-        """Whether it holds replayed records for which there was no room."""
+        """Whether it holds replayed records for lack of room."""
         return bool(self._held)
 
     @property
@@ -74,11 +74,11 @@ class AckedResumption(Resumption):
 
     @property
     def is_at_head(self) -> bool:
-        """Whether everything was handed out, whatever room there is."""
+        """Whether everything was handed out, regardless of the window."""
         return not self._held and super().is_at_head
 
     def take(self, write_bytes: int) -> list[EncodedEntry]:
-        """The next entries of the history, joined up to a size, as far as there is room for them."""
+        """The next entries of the history, joined up to a size, as far as the window has room."""
         taken: list[EncodedEntry] = []
         self.in_part = []
         self._awaits_decoding = False
@@ -106,7 +106,7 @@ class AckedResumption(Resumption):
         now = trio.current_time()
         for delivery in deliveries(taken):
             self._acks.sent(delivery, now)
-        # Not before that: it lets go of records that others were sent.
+        # Only now: trimming drops records that other subscribers were sent.
         self._history.trim()
         self._is_blocked = not has_room
         return taken
@@ -116,7 +116,7 @@ class AckedResumption(Resumption):
         self._is_blocked = False
 
     def take_replay_output(self) -> list[bytes]:
-        """Take what was looked up and has to be sent before the history is read, as far as there is room for it."""
+        """Take the output of look-ups that precedes the history, as far as the window has room."""
         found = super().take_replay_output()
         now = trio.current_time()
         while self._held:
@@ -151,7 +151,7 @@ class AckedResumption(Resumption):
         return found
 
     def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
-        """What counts for followed partitions once it was sent; nothing while some of it is held for lack of room."""
+        """The ranges of followed partitions that count once they are sent; none while some of them are held."""
         return super().take_replayed_ranges() if not self._held else []
 
     def ask(self) -> None:
@@ -159,7 +159,7 @@ class AckedResumption(Resumption):
         if not self._held:
             super().ask()
 
-    # What the hub says: the place of the cursor has to be true.
+    # Called by the hub, for which the cursor has to be where the subscriber is.
 
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
         """See `Resumption`."""
@@ -196,16 +196,16 @@ class AckedResumption(Resumption):
         return {**super().position(), **held}
 
     def place(self, partition: TopicPartition) -> int | None:
-        """The next offset in a partition that is here; None: it is not. Changes nothing."""
+        """The next offset in a partition of the history; None if the history does not have it. Changes nothing."""
         if not self._history.knows(partition, whole=self._feed.whole):
             return None
         return self.cursor.next_offsets.get(partition, self._history.end(partition))
 
     def _fit(self, entry: Entry, records: int, size_bytes: int, *, is_first: bool) -> tuple[EncodedEntry | None, bool]:
-        """As much of an entry as there is room for; the cursor returns to what is left.
+        """As much of an entry as there is room for; the cursor returns to the rest.
 
         Returns:
-            What is sent of it, if anything is, and whether that is all.
+            The part that is sent, if any, and whether it is all of the entry.
         """
         feed, batch, first_offset = self._feed, entry.batch, self.cursor.first_offset
         offsets = batch.records.offsets
@@ -216,7 +216,7 @@ class AckedResumption(Resumption):
                     return (entry, part), True
             indexes: Sequence[int] = range(bisect_left(offsets, first_offset), len(offsets))
         else:
-            # One more than there is room for says whether that is all; to look at the rest each time would cost more.
+            # One record more than fits shows whether anything is left; encoding all of it each time would cost more.
             indexes = wanted_indexes(feed, batch, first_offset, records + 1)
         if not indexes and (batch.gap is None or first_offset > batch.gap.last):
             return None, True
@@ -248,7 +248,7 @@ class AckedResumption(Resumption):
             self._held.append(_Held(batch, seen, indexes, parked, stand_for))
 
     def _say_position(self) -> None:
-        """Send an id alone, unless it would name what is held."""
+        """Send an id by itself, unless it would name held records."""
         if not self._held:
             super()._say_position()
 
@@ -257,7 +257,7 @@ class AckedResumption(Resumption):
         if self._held:
             next_offsets = _first_offsets(self._held)
             self._held.clear()
-            # It would count with the next write, though nobody was sent it.
+            # They would count with the next write, although nobody was sent them.
             self._replayed_ranges = [
                 (tp, first, last)
                 for tp, first, end in self._replayed_ranges
@@ -267,7 +267,7 @@ class AckedResumption(Resumption):
 
 
 def deliveries(taken: Iterable[EncodedEntry]) -> Iterable[Delivery]:
-    """What the client has to acknowledge of a write."""
+    """The deliveries of a write that the client has to acknowledge."""
     for offered, part in taken:
         if isinstance(offered, Selection):
             indexes: Sequence[int] = offered.indexes[1:] if offered.indexes[:1] == [GAP] else offered.indexes

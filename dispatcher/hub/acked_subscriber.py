@@ -29,7 +29,7 @@ from dispatcher.sansio.offset_set import OffsetRange
 from dispatcher.sansio.records import TopicPartition
 
 MAX_REASON_CHARACTERS = 1000
-"""What is kept of a client's reason for refusing a record."""
+"""How much of a client's reason for refusing a record is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class AckWindow:
     size_bytes: int
     timeout_seconds: float
     drain_seconds: float
-    """How long a goodbye waits for what is outstanding."""
+    """How long a goodbye waits for outstanding acknowledgements."""
 
 
 class TimedBuffer(LiveBuffer):
@@ -60,16 +60,16 @@ class TimedBuffer(LiveBuffer):
         self._scope: trio.CancelScope | None = None
 
     def expire_at(self, when: float) -> None:
-        """The wait under way, or the next one, ends at this time, or before it.
+        """End the current wait, or the next one, at this time at the latest.
 
-        One under way keeps an earlier time: that moves with each acknowledgement, and a timer costs 5 µs to set.
+        A current wait keeps an earlier time: the time moves with each acknowledgement, and setting a timer costs 5 µs.
         """
         self._expires_at = when
         if self._scope is not None and when < self._scope.deadline:
             self._scope.deadline = when
 
     async def wait(self) -> None:
-        """Return when there is an entry, after `wake`, or at the time that was set. *Cancellation*: safe."""
+        """Return when there is an entry, after `wake`, or when the time has come. *Cancellation*: safe."""
         with trio.CancelScope(deadline=self._expires_at) as self._scope:
             await super().wait()
         is_late, self._scope = self._scope.cancelled_caught, None
@@ -81,7 +81,7 @@ class AckedSubscriber(Subscriber):
     """A subscriber of ``ack=client``.
 
     Args:
-        number: See `Subscriber`, as for the others.
+        number: See `Subscriber`, also for the other arguments.
         window: What may be outstanding.
         acking: Where acknowledgements go.
     """
@@ -115,11 +115,11 @@ class AckedSubscriber(Subscriber):
         self._window = window
         self._acking = acking
         self._was_live = False
-        """Whether only its window has kept it from being live since it was."""
+        """Whether it was live, and only its window has kept it from being live since."""
         self._last_goodbye: tuple[Goodbye, float] | None = None
-        """The goodbye that waits for what is outstanding, and until when."""
+        """The goodbye that waits for outstanding acknowledgements, and until when."""
 
-    # What the hub says.
+    # Called by the hub.
 
     def offer(self, round_: Round) -> bool:
         """Take new entries while live, if there is room for all of them; see `Subscriber`."""
@@ -144,12 +144,12 @@ class AckedSubscriber(Subscriber):
         super().fall_back()
 
     def partitions_left(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions leave: nothing more is expected of them."""
+        """Partitions leave: their acknowledgements are no longer expected."""
         self.acks.left(partitions)
         self._window_moved()
 
     def under_way(self, partition: TopicPartition) -> Iterator[OffsetRange]:
-        """What it may still let be committed of a partition: where acknowledgements count, all that is outstanding."""
+        """The offsets that it may still let be committed: where acknowledgements count, all outstanding ones."""
         if partition.topic not in self._acking.topics:
             yield from super().under_way(partition)
         elif self.feed.counts_for(partition.topic):
@@ -159,12 +159,12 @@ class AckedSubscriber(Subscriber):
                 elif delivery.entry is None:
                     yield from ((n, n + 1) for n in map(delivery.offset_at, range(delivery.begin, delivery.end)))
                 else:
-                    # What its filter has left out between them was not sent.
+                    # The records in between were left out by its filter, and not sent.
                     indexes = delivery.indexes[delivery.begin : delivery.end]
                     yield from covered(delivery.entry.batch, indexes, delivery.records)
 
     def end(self, goodbye: Goodbye) -> None:
-        """Say goodbye; one that asks the client to return waits for what is outstanding for a moment."""
+        """Say goodbye; one that asks the client to return first waits a moment for outstanding acknowledgements."""
         is_drained = goodbye.code in {RESTART, TRY_LATER} and not math.isinf(self.acks.expires_at)
         if self._last_goodbye is not None or not is_drained or self.closed:
             super().end(goodbye)
@@ -173,7 +173,7 @@ class AckedSubscriber(Subscriber):
         self.acks.window_records = 0
         self._window_moved()
 
-    # What the client says.
+    # Called for what the client sends.
 
     def acked(self, position: Mapping[TopicPartition, int]) -> None:
         """The client is done with every record up to these offsets."""
@@ -189,7 +189,7 @@ class AckedSubscriber(Subscriber):
             partition: Its partition.
             offset: Its offset.
             reason: Why the client refuses it.
-            answer: Called when that is over, with whether there is a dead letter; the stream may have ended by then.
+            answer: Called at the end, with whether there is a dead letter; the stream may have ended by then.
 
         Returns:
             False: there is no dead-letter topic for such records.
@@ -225,10 +225,10 @@ class AckedSubscriber(Subscriber):
         """A snapshot of this subscriber."""
         return replace(super().statistics(), outstanding_records=self.acks.outstanding_records)
 
-    # What its task does.
+    # Called by its task.
 
     def _take(self) -> list[EncodedEntry]:
-        """What goes into the next write, as far as there is room for it."""
+        """The entries of the next write, as far as the window has room."""
         resumption = self.resumption
         if self.state is SubscriberState.LIVE:
             cursor = self.cursor
@@ -237,7 +237,7 @@ class AckedSubscriber(Subscriber):
             if _have_records(taken):
                 self._sent(taken)
                 return taken
-            # The history has let them go: they are read again, because a client may refuse any of them.
+            # The history has dropped them: they are read again, because a client may refuse any of them.
             cursor.seen, cursor.sequence = before
             self.fall_back()
             return []
@@ -256,12 +256,12 @@ class AckedSubscriber(Subscriber):
         self._set_time()
 
     def _state(self, begins_at: str = "") -> Iterator[bytes]:
-        """The replica's state; a client that is as far as its window allows is not told that it catches up."""
+        """The replica's state; it does not say `catching-up` to a client that only its window holds back."""
         catching_up = self.state is SubscriberState.CATCHING_UP and not self._was_live
         return self._sent_state.news(self.feed, begins_at, catching_up=catching_up)
 
     def _window_moved(self) -> None:
-        """The window has room, or the time until which it waits is another one."""
+        """The window has room again, or its deadline has changed."""
         if self._last_goodbye is not None and math.isinf(self.acks.expires_at):
             super().end(self._last_goodbye[0])
         self._set_time()
@@ -274,7 +274,7 @@ class AckedSubscriber(Subscriber):
         self._buffer.expire_at(min(self.acks.expires_at, drained_at) if self._goodbye is None else math.inf)
 
     def _on_time(self) -> None:
-        """Either the client has acknowledged nothing for too long, or a goodbye has waited for long enough."""
+        """Either the client has acknowledged nothing for too long, or a goodbye has waited long enough."""
         now = trio.current_time()
         if now >= self.acks.expires_at and self._goodbye is None:
             self._acking.timeouts += 1
@@ -285,5 +285,5 @@ class AckedSubscriber(Subscriber):
 
 
 def _have_records(items: Iterable[EncodedEntry]) -> bool:
-    """Whether the history holds the records of all entries still."""
+    """Whether the history still holds the records of all entries."""
     return all(offered.batch.records or not offered.record_count for offered, _ in items)

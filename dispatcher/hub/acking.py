@@ -43,26 +43,27 @@ class Acking:
     ) -> None:
         self.topics = topics
         self.dead_letters: DeadLetters | None = None
-        """Where refused records go; None: nowhere."""
+        """Where refused records go; None if there is no dead-letter topic."""
         self._history = history
         self._settlement = settlement
         self._on_replayed = on_replayed
         self._subscribers: dict[int, AckedSubscriber] = {}
         self._letters: dict[_Key, dict[int, Callable[[], None]]] = {}
-        """For each letter that is not stored, what to call then, by the number of the subscriber that refused it."""
+        """For each letter that is not stored yet, what to call once it is, by the number of the subscriber that refused
+        it."""
         self._left: set[_Key] = set()
-        """Those of them for which no subscriber waits any more."""
+        """The unstored letters for which no subscriber waits any longer."""
         self.timeouts = 0
         """Streams that ended because the client acknowledged nothing for too long."""
         self._acked = self._nacked = self._passed_over = 0
-        """Of subscribers that have left."""
+        """Sums of the subscribers that have left."""
 
     def add(self, subscriber: "AckedSubscriber") -> None:
-        """Take a new one."""
+        """Take a new subscriber."""
         self._subscribers[subscriber.number] = subscriber
 
     def remove(self, number: int) -> None:
-        """One has left: what it has not acknowledged waits for another one."""
+        """A subscriber has left: the records that it has not acknowledged wait for another one."""
         subscriber = self._subscribers.pop(number, None)
         if subscriber is not None:
             statistics = subscriber.acks.statistics()
@@ -71,7 +72,7 @@ class Acking:
             self._passed_over += statistics.passed_over
         for key, on_stored in self._letters.items():
             if number in on_stored:
-                # What one of them has to have settled stays so: the record is done when the letter is stored.
+                # The callback that settles the record stays: the record is done when the letter is stored.
                 if len(on_stored) == 1:
                     self._left.add(key)
                 else:
@@ -86,9 +87,9 @@ class Acking:
                 if delivery.entry is not None:
                     self._settlement.acked(delivery.entry, delivery.records, each.indexes)
                 else:
-                    # It was replayed while the partition was followed, or before what waits here.
+                    # It was replayed while the partition was followed, or precedes the waiting records.
                     offsets = [delivery.offset_at(index) for index in range(each.first, each.end)]
-                    # What lies between records that its filter has chosen was not sent.
+                    # The records between those that its filter chose were not sent.
                     ends = [(n, n + 1) for n in offsets] if feed.wanted else [(offsets[0], offsets[-1] + 1)]
                     for first, end in ends:
                         self._settlement.acked_between(partition, first, end)
@@ -98,14 +99,14 @@ class Acking:
                 self._settlement.parked_replayed([read])
 
     def takes_letters(self, feed: "Feed", partition: TopicPartition) -> bool:
-        """Whether a record that is refused has to go to a dead-letter topic: not a followed one, nor for an observer.
+        """Whether a refused record has to go to a dead-letter topic: not if it is followed, or refused by an observer.
 
-        Those are for the owner of the partition, and for clients that take part.
+        Those are left to the owner of the partition, and to clients that count.
         """
         return feed.counts and not self._history.is_followed(partition)
 
     def may_refuse(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether one more letter can wait to be stored: whoever refuses, leaves and returns must not fill memory."""
+        """Whether another letter can wait to be stored: clients that refuse, leave and return must not fill memory."""
         letters = self.dead_letters
         if (partition, offset) in self._letters or not self._left or letters is None or letters.has_room:
             return True
@@ -117,13 +118,13 @@ class Acking:
         """Write a record to the dead-letter topic, once for all that refuse it before it is stored.
 
         Args:
-            number: Of the subscriber.
+            number: The subscriber's number.
             partition: Where the record was read.
             record: The record.
             reason: Why the client refuses it.
             on_stored: Called when it is stored; not if its partition leaves before.
         """
-        assert self.dead_letters is not None  # noqa: S101 - the caller has looked
+        assert self.dead_letters is not None  # noqa: S101 - the caller has checked
         key = partition, record.offset
         waiting = self._letters.get(key)
         if waiting is not None:
@@ -143,12 +144,12 @@ class Acking:
             on_stored()
 
     def left(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions leave: their records can be acknowledged until `released`."""
+        """Partitions are being revoked: their records can be acknowledged until `released`."""
         for subscriber in self._subscribers.values():
             subscriber.partitions_left(partitions)
 
     def released(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions are let go."""
+        """Partitions were released."""
         for subscriber in self._subscribers.values():
             subscriber.acks.released(partitions)
         if self._letters:
@@ -156,12 +157,12 @@ class Acking:
             self._left.intersection_update(self._letters)
 
     def dropped(self, partitions: Collection[TopicPartition]) -> None:
-        """Followed partitions leave, and nothing is committed for them."""
+        """Followed partitions leave; nothing is committed for them."""
         self.left(partitions)
         self.released(partitions)
 
     def are_awaited(self, partitions: Iterable[TopicPartition]) -> bool:
-        """Whether an acknowledgement may still come that lets records of these partitions be committed."""
+        """Whether an acknowledgement may still arrive that lets records of these partitions be committed."""
         wanted = [partition for partition in partitions if partition.topic in self.topics]
         return any(
             delivery.entry is not None and delivery.entry.batch.epoch
@@ -172,7 +173,7 @@ class Acking:
         )
 
     def statistics(self) -> AckingStatistics:
-        """A snapshot. Costs as much as there are subscribers that acknowledge."""
+        """A snapshot. Its cost grows with the subscribers that acknowledge."""
         now = [subscriber.acks.statistics() for subscriber in self._subscribers.values()]
         return AckingStatistics(
             subscribers=len(now),

@@ -28,11 +28,11 @@ FEATURES = (
     "ack",
     "decode",
 )
-"""What requests may ask of this replica: a client must not ask an older one for what it does not name."""
+"""The features that requests to this replica may use: a client must not ask a replica for one that it does not list."""
 
 
 _SERVED_BY_FOLLOWER = frozenset({ReplicaState.WAITING, ReplicaState.STANDBY})
-"""States in which a stream of the whole topic has everything all the same."""
+"""States in which a stream of the whole topic still gets everything."""
 
 
 class Announcement:
@@ -41,12 +41,12 @@ class Announcement:
     Args:
         version: Rises with each change.
         state: What the replica is doing.
-        partitions: What is assigned, sorted.
+        partitions: The assigned partitions, sorted.
         replica: The replica's name.
-        heartbeat_seconds: How often a stream has a sign of life.
-        followed: What is followed, sorted.
-        topics: How many partitions each topic has, where that is known.
-        degraded: What is wrong with topics, by topic.
+        heartbeat_seconds: The interval between two heartbeats of a stream.
+        followed: The followed partitions, sorted.
+        topics: The number of partitions of each topic, where it is known.
+        degraded: Why topics are degraded, by topic.
     """
 
     __slots__ = (
@@ -84,10 +84,10 @@ class Announcement:
         self._heartbeat_seconds = heartbeat_seconds
         self._encoded: dict[tuple[Feed, bool], tuple[bytes, bytes]] = {}
         self.next_departure: Announcement | None = None
-        """The next one in which partitions had left."""
+        """The next announcement in which partitions had left."""
 
     def data(self, feed: Feed, *, catching_up: bool) -> bytes:
-        """The bytes for a feed's subscribers, live or catching up: one object for all of them."""
+        """The bytes for a feed's subscribers, live or catching up: all of them share one object."""
         return self._encode(feed, catching_up)[1]
 
     def unframed(self, feed: Feed, *, catching_up: bool) -> bytes:
@@ -113,7 +113,7 @@ class Announcement:
         Args:
             feed: What the subscriber gets.
             catching_up: Whether it is catching up.
-            ignored: Parameters of its request that nobody knows.
+            ignored: Unknown parameters of its request.
         """
         assigned = _by_topic(self._partitions, feed)
         followed = _by_topic(self._followed, feed) if feed.whole else {}
@@ -141,7 +141,7 @@ class Announcement:
         return feed.wire.encode_state(state, self._replica, assigned, self._heartbeat_seconds, more)
 
     def forget(self, feed: Feed) -> None:
-        """Drop what is encoded for a feed that has lost its last subscriber."""
+        """Drop the encoded bytes of a feed that has lost its last subscriber."""
         for catching_up in (False, True):
             self._encoded.pop((feed, catching_up), None)
 
@@ -158,14 +158,14 @@ class Announcements:
     """The current state, and the last one in which partitions had left.
 
     Args:
-        state: What the replica is doing at first, without partitions.
+        state: The first state of the replica, without partitions.
         replica: The replica's name.
-        heartbeat_seconds: How often a stream has a sign of life.
+        heartbeat_seconds: The interval between two heartbeats of a stream.
     """
 
     def __init__(self, state: ReplicaState, replica: str, heartbeat_seconds: float) -> None:
         self.version = 1
-        """Changes with the state that subscribers are sent."""
+        """Rises with each change of the state that subscribers are sent."""
         self._replica = replica
         self._heartbeat_seconds = heartbeat_seconds
         self._present = self.last_departure = Announcement(1, state, (), replica, heartbeat_seconds)
@@ -178,7 +178,7 @@ class Announcements:
         topics: Mapping[str, int] | None = None,
         degraded: Mapping[str, str] | None = None,
     ) -> None:
-        """Announce another state, other partitions (sorted), or other troubles: see `Announcement`."""
+        """Announce another state, other partitions (sorted), or another health of topics: see `Announcement`."""
         self.version += 1
         self._present = Announcement(
             self.version,
@@ -192,7 +192,7 @@ class Announcements:
         )
 
     def partitions_left(self) -> None:
-        """Chain the present state: partitions have left in it, so every subscriber is sent it."""
+        """Chain the present state: partitions have left, so every subscriber is sent it."""
         self.last_departure.next_departure = self._present
         self.last_departure = self._present
 
@@ -201,9 +201,9 @@ class Announcements:
         return self._present.data(feed, catching_up=catching_up)
 
     def first_data(self, feed: Feed, position: str, *, catching_up: bool, ignored: Sequence[str] = ()) -> bytes:
-        """The same, with what is the stream's own: the position at which it begins, and the client's filter.
+        """The same, with the position at which this stream begins and the client's filter.
 
-        Cut before its first record, a stream resumes at that position.
+        A client that is cut off before its first record resumes at that position.
         """
         if ignored:
             content = self._present.content(feed, catching_up=catching_up, ignored=ignored)
@@ -213,7 +213,7 @@ class Announcements:
         return feed.wire.first_state(content, RETRY_MS, position, echo)
 
     def forget(self, feed: Feed) -> None:
-        """Drop what is encoded for a feed that has lost its last subscriber."""
+        """Drop the encoded bytes of a feed that has lost its last subscriber."""
         self._present.forget(feed)
         self.last_departure.forget(feed)
 
@@ -226,7 +226,7 @@ class SentState:
     """Which of the replica's states one subscriber has been sent.
 
     Args:
-        announcements: Those of the replica.
+        announcements: The replica's announcements.
         ignored: Unknown parameters of its request, which its first state names.
     """
 
@@ -238,11 +238,11 @@ class SentState:
         self._sent: tuple[int, bool] | None = None
         """The version, and whether it said that the subscriber was catching up."""
         self._departure = announcements.last_departure
-        """The last state that it was sent of those in which partitions had left."""
+        """The last state with departed partitions that it was sent."""
 
     @property
     def is_first(self) -> bool:
-        """Whether it was sent none yet."""
+        """Whether no state was sent yet."""
         return self._sent is None
 
     @property
@@ -251,13 +251,13 @@ class SentState:
         return self._sent is not None and self._sent[0] == self._announcements.version
 
     def news(self, feed: Feed, position: str, *, catching_up: bool) -> Iterator[bytes]:
-        """The present state if it was not sent, and every state in which partitions had left.
+        """The present state if it was not sent yet, preceded by every unsent state in which partitions had left.
 
-        Those are sent though others followed before the socket took anything.
+        The latter are sent even if newer states followed before the socket took anything.
 
         Args:
             feed: What the subscriber gets.
-            position: Where the stream begins, which goes with its very first state.
+            position: Where the stream begins; its first state carries it.
             catching_up: Whether the subscriber is.
         """
         announcements = self._announcements
@@ -275,7 +275,7 @@ class SentState:
         self._sent = present
 
     def mark(self) -> tuple[tuple[int, bool] | None, Announcement]:
-        """What to hand to `reset` if the socket takes none of the news."""
+        """The argument for `reset`, in case the socket takes none of the news."""
         return self._sent, self._departure
 
     def reset(self, mark: tuple[tuple[int, bool] | None, Announcement]) -> None:

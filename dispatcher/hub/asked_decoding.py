@@ -1,13 +1,13 @@
 """Decodes for subscribers that ask (``decode=json``), of topics that the settings do not name.
 
-While somebody asks, whoever polls such a topic decodes it, once for all that ask. What that leaves is decoded here,
-when a subscriber gets there or a filter has to be evaluated: what was published before the first one asked, what would
-have held up the poll, and records whose schema is on its way. Each entry is decoded once, and what it was decoded to is
-kept and counted with it.
+While a subscriber asks for such a topic, the thread that polls it decodes it, once for all that ask. The rest is
+decoded here, when a subscriber reaches it or a filter has to be evaluated: records published before the first
+subscriber asked, those that would have held up the poll, and those whose schema is still being fetched. Each entry is
+decoded once; the result is kept with the entry, and counted towards its size.
 
-Subscribers that ask wait before an entry that is not decoded, and read on when it is. Nobody else waits: the others are
-sent what Kafka delivered. An entry of a topic waits for those before it, so a registry that is away is asked about one
-record of each topic.
+Subscribers that ask wait at an entry that is not decoded yet, and continue when it is. The others do not wait: they are
+sent what Kafka delivered. An entry waits for earlier entries of its topic, so an unreachable registry is asked about
+one record of each topic.
 
 *Thread*: Trio's; decoding itself is done in a worker thread.
 """
@@ -29,35 +29,36 @@ WAIT_SECONDS = 0.1
 """How often a record that waits for its schema is tried again."""
 
 LOOK_AHEAD = 64
-"""Most entries that are decoded at once, and of one partition beyond the one that a subscriber waits for."""
+"""Maximum number of entries decoded in one step, and of entries of a partition after the one that a subscriber waits
+for."""
 
 
 class AskedDecoder(Protocol):
-    """Decodes records for those that ask."""
+    """Decodes records for subscribers that ask."""
 
     def ask(self, topics: frozenset[str]) -> None:
-        """Decode these topics from now on when they are polled, and none but these."""
+        """From now on, decode exactly these topics when they are polled."""
 
     async def decode(self, topic: str, several: Sequence[Records]) -> Sequence[Records]:
-        """The first of each of several runs of records, decoded.
+        """Decode the beginning of each of several runs of records.
 
         Returns:
-            As many as were begun: nothing is begun after one that has to wait, or after some time.
+            The decoded part of each run that was begun: none is begun after a run that has to wait, or after some time.
         """
 
     async def decode_chunk(self, chunk: Chunk, topics: AbstractSet[str]) -> Chunk:
-        """What was read again, decoded, up to the first record of each partition that has to wait."""
+        """Decode replayed records, up to the first record of each partition that has to wait."""
 
 
 class Waiting(Protocol):
-    """A subscriber that cannot go on."""
+    """A subscriber that cannot continue."""
 
     def decided(self) -> None:
-        """It may look again."""
+        """It may try again."""
 
 
 class _Task:
-    """An entry that is to be decoded, and what was decoded of it."""
+    """An entry that is to be decoded, and its decoded records."""
 
     __slots__ = ("entry", "number", "parts")
 
@@ -65,67 +66,67 @@ class _Task:
         self.entry = entry
         self.parts: list[Decoded] = []
         self.number = 0
-        """How many of its records were decoded."""
+        """The number of its decoded records."""
 
     @property
     def is_over(self) -> bool:
-        """Whether it was decoded, or the history has let it go."""
+        """Whether it was decoded, or has left the history."""
         records = self.entry.batch.records
         return self.entry.removed or not records or records.asked is not None
 
     @property
     def left(self) -> Records:
-        """The records that were not decoded."""
+        """The records that are not decoded yet."""
         records = self.entry.batch.records
         return records[self.number :] if self.number else records
 
     def take(self, part: Records) -> None:
-        """Note what was decoded."""
+        """Add decoded records."""
         if part.decoded is not None:
             self.parts.append(part.decoded)
             self.number += len(part)
 
 
 class _Tasks:
-    """The entries of one topic that are to be decoded; to take the oldest ones costs little, however many there are."""
+    """The entries of one topic that are to be decoded; taking the oldest ones is cheap, however many there are."""
 
     __slots__ = ("_by_sequence", "_sequences")
 
     def __init__(self) -> None:
         self._by_sequence: dict[int, _Task] = {}
         self._sequences: list[int] = []
-        """A heap of those that are not taken."""
+        """A heap of the sequences that are not taken."""
 
     def __bool__(self) -> bool:
         return bool(self._by_sequence)
 
     def add(self, entry: Entry) -> None:
-        """An entry is to be decoded, perhaps once more."""
+        """Add an entry, which may be in it already."""
         if entry.sequence not in self._by_sequence:
             self._by_sequence[entry.sequence] = _Task(entry)
             heappush(self._sequences, entry.sequence)
 
     def take(self, number: int) -> list[_Task]:
-        """No more than that of the oldest ones, those that are over included."""
+        """Take up to this many of the oldest tasks, including those that are over."""
         return [self._by_sequence[heappop(self._sequences)] for _ in range(min(number, len(self._sequences)))]
 
     def put_back(self, task: _Task) -> None:
-        """A task that was taken is not over."""
+        """Return a task that is not over."""
         heappush(self._sequences, task.entry.sequence)
 
     def remove(self, task: _Task) -> None:
-        """A task that was taken is over."""
+        """Drop a task that is over."""
         del self._by_sequence[task.entry.sequence]
 
 
 class AskedDecoding:
-    """What is to be decoded for subscribers that ask, and which of them wait.
+    """The entries to decode for subscribers that ask, and the subscribers that wait.
 
-    What is decoded in part is bounded by one entry of each topic; the rest is in the history.
+    At most one entry of each topic is decoded in part; everything else is in the history.
 
     Args:
-        history: Has the entries.
-        decoder: Decodes; None: nobody can ask.
+        history: Where the entries are.
+        decoder: The decoder; None if subscribers cannot ask.
         on_decided: Called with each entry that was decoded.
     """
 
@@ -142,11 +143,11 @@ class AskedDecoding:
         self._tasks: dict[str, _Tasks] = {}
         """By topic."""
         self._waiting: dict[Waiting, str] = {}
-        """Subscribers that wait, and the topic for which they do."""
+        """The waiting subscribers, and the topic for which each waits."""
         self._wake_up = trio.Event()
 
     def topics_changed(self, topics: frozenset[str]) -> None:
-        """These topics are asked for from now on."""
+        """Note that subscribers now ask for exactly these topics."""
         if self._decoder is not None and topics != self._topics:
             self._topics = topics
             self._decoder.ask(topics)
@@ -160,7 +161,7 @@ class AskedDecoding:
             self._wake_up.set()
 
     def wait(self, waiting: Waiting, entry: Entry) -> None:
-        """Have an entry decoded, and some that follow it, and let a subscriber look again then."""
+        """Have an entry decoded, and some that follow it, and then let a subscriber try again."""
         self._waiting[waiting] = entry.batch.partition.topic
         for one in self._history.from_entry(entry, LOOK_AHEAD) if self._history is not None else ():
             if one.batch.records and one.batch.records.asked is None:
@@ -171,11 +172,11 @@ class AskedDecoding:
         self._waiting.pop(waiting, None)
 
     async def decoded(self, chunk: Chunk, topics: frozenset[str]) -> Chunk:
-        """What was read again, for one that asks. *Cancellation*: late, by as long as decoding it takes."""
+        """Decode replayed records for a subscriber that asks. *Cancellation*: takes effect when decoding has ended."""
         return chunk if self._decoder is None else await self._decoder.decode_chunk(chunk, topics)
 
     async def run(self) -> None:
-        """Decode until cancelled. *Cancellation*: late, by as long as one step of decoding takes."""
+        """Decode until cancelled. *Cancellation*: takes effect when the current step has ended."""
         while True:
             await self._wake_up.wait()
             self._wake_up = trio.Event()
@@ -186,7 +187,7 @@ class AskedDecoding:
 
     async def _decode_some(self, topic: str) -> bool:
         """Decode the oldest entries of a topic; returns whether anything has changed."""
-        assert self._decoder is not None  # noqa: S101 - otherwise nobody can ask
+        assert self._decoder is not None  # noqa: S101 - without a decoder nobody can ask
         tasks = self._tasks.get(topic, _Tasks())
         taken = tasks.take(LOOK_AHEAD)
         left = self._without_over(topic, tasks, taken)
@@ -194,9 +195,9 @@ class AskedDecoding:
         if left:
             found = await self._decoder.decode(topic, [task.left for task in left])
         else:
-            # A partition that leaves may leave with a hundred thousand of them.
+            # A partition may leave with a hundred thousand entries.
             await trio.lowlevel.checkpoint()
-        # Anything may have happened meanwhile: entries have left, or nobody asks any more.
+        # Anything may have happened meanwhile: entries may have left, and subscribers too.
         for task, part in zip(left, found, strict=False):
             task.take(part)
             if task.number == task.entry.record_count and not task.is_over:
@@ -208,7 +209,7 @@ class AskedDecoding:
         return any(found) or not left
 
     def _without_over(self, topic: str, tasks: _Tasks, taken: Sequence[_Task]) -> list[_Task]:
-        """Drop the tasks that are over: whoever waits for them has to look again, perhaps elsewhere."""
+        """Drop the tasks that are over: subscribers that wait for them have to try again, perhaps with a replay."""
         left = []
         for task in taken:
             if task.is_over:

@@ -1,6 +1,6 @@
 """Compressed writes, kept for other subscribers of the same feed.
 
-A round is one write for all live subscribers whose sockets are free. The others are handed what has queued up for them,
+A round is one write for all live subscribers whose sockets are free. The others are sent what has queued up for them,
 and those that are catching up read the history, each from a different entry on. So that they can share work, all writes
 are cut at the same places, wherever they begin: after each `GROUP_ENTRIES`th entry, and around large ones. The entries
 between two cuts are compressed for the first subscriber that needs them.
@@ -21,7 +21,7 @@ LARGE_BYTES = 16 * 1024
 """An entry of this size is compressed by itself: a larger piece would not become much smaller."""
 
 KEPT_BYTES = 8 * 1024 * 1024
-"""Bound of what is kept, with the parts that it was made from. One write always fits."""
+"""Maximum size of the writes that are kept, including the parts that they were made from. One write always fits."""
 
 Join = Callable[[Feed, Sequence[EncodedEntry]], bytes]
 
@@ -51,7 +51,7 @@ class CompressedWrites:
         return data
 
     def write(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
-        """All items, in pieces that other subscribers of the feed have as well."""
+        """All items, in pieces that other subscribers of the feed share."""
         if len(items) == 1 or (feed.shared, tuple([part for _, part in items])) in self._kept:
             return self.round(feed, items)
         return b"".join([self.round(feed, group) for group in _groups(items)])

@@ -1,4 +1,4 @@
-"""The door to the dead-letter topic: what the hub hands over when a client refuses a record."""
+"""The interface to the dead-letter topic: what the hub hands over when a client refuses a record."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,13 +11,13 @@ class DeadLetters(Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether few enough letters wait to be stored."""
+        """Whether few enough letters are waiting to be stored."""
 
     def takes(self, topic: str) -> bool:
-        """Whether there is a dead-letter topic for records of this one."""
+        """Whether records of this topic have a dead-letter topic."""
 
     def remembers(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether a letter of the record with this offset was stored, so that another one takes no room."""
+        """Whether a letter of the record with this offset was stored, so another one takes no room."""
 
     def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
         """Write a record to the dead-letter topic of its topic, unless it is there or on its way there.
@@ -25,7 +25,7 @@ class DeadLetters(Protocol):
         Args:
             partition: Where the record was read.
             record: The record.
-            reason: Why the client refused it, in the client's words: nothing in it is to be trusted.
-            on_stored: To be called once, in Trio's thread, when the broker has stored it. Until then the record is not
-                committed, so it must not be called when the write has failed: that is tried again.
+            reason: Why the client refused it, in the client's own words, which must not be trusted.
+            on_stored: Called once, in Trio's thread, when the broker has stored the letter. The record is not committed
+                before that, so it must not be called for a failed write, which is tried again.
         """

@@ -16,13 +16,13 @@ from dispatcher.sansio.records import Batch, Headers, TopicPartition
 from dispatcher.sansio.sampling import Chosen, Producer
 
 MAX_TRACED = 100
-"""Traced records that wait for their first dispatch, at most: newer ones push the oldest out. Records that nobody
-wants, and records that are parked, have no first dispatch. The first subscriber after a while may take all of them in
-one step of the loop, and a span costs 50 µs."""
+"""Maximum number of traced records that wait for their first dispatch: newer ones push the oldest out. Records that
+nobody wants, and parked records, are never dispatched. The first subscriber after a while may take all waiting records
+in one step of the loop, and a span costs 50 µs."""
 
 
 class Traced(NamedTuple):
-    """A record that is traced."""
+    """A traced record."""
 
     partition: TopicPartition
     offset: int
@@ -35,10 +35,10 @@ class Tracer(Protocol):
     """Chooses the records to trace, and receives their spans."""
 
     left_out: int
-    """Records that were sampled and not chosen."""
+    """Records that were sampled but not chosen."""
 
     def choose(self, headers: Sequence[Headers]) -> Sequence[Chosen]:
-        """Those of some records that are traced."""
+        """Choose which of these records are traced."""
 
     def dispatched(self, traced: Traced, ended_ns: int) -> tuple[str, str]:
         """Take a record's span, which ends at its first dispatch; returns the ids of trace and span."""
@@ -74,7 +74,7 @@ class DispatchTimes:
         """The newest span, until the write in which its record was dispatched has ended."""
 
     def taken(self, batch: Batch) -> None:
-        """A batch of a partition that is owned has crossed, and is about to be published."""
+        """A batch of an owned partition has crossed, and is about to be published."""
         batch.taken_at = time.perf_counter()
         if self.tracer is not None:
             for index, producer in self.tracer.choose(batch.records.headers):
@@ -88,7 +88,7 @@ class DispatchTimes:
         """Records of a batch were dispatched for the first time.
 
         Args:
-            batch: The batch. Of a partition that is followed none is counted.
+            batch: The batch. Those of followed partitions are not counted.
             number: How many.
             ranges: Their offsets (the end excluded), and perhaps some that were dispatched before.
         """
@@ -112,7 +112,7 @@ class DispatchTimes:
             self._last = None
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions leave or start over: what of them was not dispatched gets no span here."""
+        """Partitions leave or start over: their records that were not dispatched get no span here."""
         if self._traced:
             for partition in partitions:
                 gone = len(self._traced.pop(partition, ()))
@@ -130,7 +130,7 @@ class DispatchTimes:
         )
 
     def _abandon_oldest(self) -> None:
-        """Of the partition that has waited for longest, which may not be the oldest of all."""
+        """Drop the oldest record of the partition that has waited longest, which may not be the oldest of all."""
         partition, waiting = next(iter(self._traced.items()))
         del waiting[0]
         if not waiting:
@@ -147,7 +147,7 @@ class DispatchTimes:
         return found
 
     def _end(self, traced: Traced, seconds: float) -> None:
-        assert self.tracer is not None  # noqa: S101 - it has chosen the record
+        assert self.tracer is not None  # noqa: S101 - it chose the record
         self._last = self.tracer.dispatched(traced, time.time_ns())
         self._dispatch_seconds.give_example(_example(self._last, seconds))
         self._spans += 1

@@ -1,4 +1,4 @@
-"""Encodes what subscribers are sent: entries of the history once per feed, the rest for one subscriber.
+"""Encodes what subscribers are sent: entries of the history once per feed, everything else for one subscriber.
 
 *Thread*: Trio's.
 """
@@ -23,7 +23,7 @@ class Encoder:
     """Makes the bytes of records.
 
     Args:
-        history: Keeps bytes that are encoded for many subscribers, within its bound.
+        history: Keeps bytes that many subscribers share, within its bound.
         compression: For the feeds of clients that accept it; None if it is off.
         spellings: How keys and values of certain topics are written, where the settings decide it instead of the bytes.
     """
@@ -45,14 +45,14 @@ class Encoder:
         return self._history.encode(entry, feed.key, lambda entry: self._encode_entry(feed, entry))
 
     def selected(self, feed: Feed, selection: Selection, encoded: "Selected") -> Part:
-        """Some records of an entry for a feed with filters, out of those that some filter wants."""
+        """Some records of an entry for a feed with filters, taken from those that any filter wants."""
         indexes = selection.indexes
         if indexes[0] != GAP:
             return encoded.part(feed, indexes, b"")
         return encoded.part(feed, indexes[1:], _gap(feed, selection.batch))
 
     def wanted(self, feed: Feed, entry: Entry, first_offset: int) -> EncodedEntry | None:
-        """What a feed with filters wants of an entry from an offset on, encoded for one subscriber; None: nothing."""
+        """The records from an offset on that a filtered feed wants, encoded for one subscriber; None: no records."""
         batch, gap = entry.batch, entry.batch.gap
         indexes = wanted_indexes(feed, batch, first_offset)
         has_gap = gap is not None and first_offset <= gap.last
@@ -69,11 +69,13 @@ class Encoder:
         """Some records of an entry, encoded for one subscriber.
 
         Args:
-            feed: What it gets.
+            feed: The subscriber's feed.
             entry: The entry.
-            indexes: Of the records, in order; the gap before them goes with them if it is not before `first_offset`.
+            indexes: The indexes of the records, in order; the gap before them is included unless it precedes
+                `first_offset`.
             first_offset: The first offset that the subscriber needs.
-            is_last: Whether it is sent nothing more of the entry after them: then their position is the entry's.
+            is_last: Whether these are the last records of the entry that it is sent: then their position is the
+                entry's.
         """
         self._parts += 1
         batch, gap = entry.batch, entry.batch.gap
@@ -85,7 +87,7 @@ class Encoder:
         return selection, self.choose(feed, batch, snapshot, indexes).part(feed, indexes, before)
 
     def rest(self, feed: Feed, entry: Entry, first_offset: int) -> Part:
-        """The entry's records from an offset on, encoded for one subscriber that has the others already."""
+        """The entry's records from an offset on, encoded for one subscriber that already has the earlier ones."""
         self._parts += 1
         records, gap = entry.batch.records, entry.batch.gap
         wanted = records[bisect_left(records.offsets, first_offset) :]
@@ -93,11 +95,11 @@ class Encoder:
         return _part(feed, self.shown(feed, Batch(entry.batch.partition, wanted, gap=gap)), entry.snapshot)
 
     def round(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
-        """What all sockets are handed in one write: parts of entries, framed, and the position that they lead to."""
+        """One write for all sockets: parts of entries, framed, and the position after them."""
         return self._writes.round(feed, items) if feed.wire.compresses else self._join(feed, items)
 
     def write(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
-        """The same for a socket that others may not have been in step with: compressed in pieces that they share."""
+        """The same for a socket that may not be in step with others: compressed in pieces that they share."""
         return self._writes.write(feed, items) if feed.wire.compresses else self._join(feed, items)
 
     def _join(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
@@ -117,10 +119,10 @@ class Encoder:
         return data + _framed(feed, records, last[1], last[0].batch, last[0].snapshot) if records else data
 
     def replayed(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> tuple[Sequence[int], bytes]:
-        """A replayed batch as a write to one subscriber: what it has seen is its own.
+        """A replayed batch as a write to one subscriber, with the subscriber's own position.
 
         Returns:
-            The indexes of the records that it wants, and the bytes; none if nothing in it is for the subscriber.
+            The indexes of the records that it wants, and the bytes; both are empty if it wants none.
         """
         self._replayed += 1
         snapshot = self.snapshot(seen)
@@ -134,33 +136,33 @@ class Encoder:
         return indexes, gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
     def chosen(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
-        """Replayed records as a write to one subscriber, all of which it wants."""
+        """Replayed records, all of which the subscriber wants, as a write to it."""
         self._replayed += 1
         snapshot = self.snapshot(seen)
         part = _part(feed, self.shown(feed, batch), snapshot)
         return _framed(feed, [part.records], part, batch, snapshot)
 
     def snapshot(self, position: Mapping[TopicPartition, int]) -> Snapshot:
-        """A position, in the layout of the assigned partitions if it names no other: sorting them costs more."""
+        """A position, in the layout of the assigned partitions if it names no others, which saves sorting them."""
         layout = self._history.layout
         if not position.keys() <= layout.indexes.keys():
             layout = Layout(position)
         return Snapshot(layout, tuple(map(position.get, layout.partitions)))
 
     def choose(self, feed: Feed, batch: Batch, snapshot: Snapshot, indexes: Sequence[int]) -> "Selected":
-        """Some records of a batch, to be encoded; costs what they cost, whatever else the batch holds.
+        """Some records of a batch, to be encoded; the cost does not depend on the rest of the batch.
 
         Args:
-            feed: What they are encoded for, or for others that are shown the same.
+            feed: The feed that they are encoded for, or one that is shown the same.
             batch: The batch.
-            snapshot: What the ids say of other partitions.
-            indexes: Of the records, in order.
+            snapshot: The offsets of other partitions in the ids.
+            indexes: The indexes of the records, in order.
         """
         chosen = self.shown(feed, Batch(batch.partition, batch.records.take(indexes))) if indexes else batch
         return Selected(chosen, snapshot, indexes)
 
     def shown(self, feed: Feed, batch: Batch) -> Batch:
-        """The batch as it is to be encoded for a feed: decoded if it asks, and as its topic's bytes are written."""
+        """The batch as it is encoded for a feed: decoded if the feed asks, and in the spelling of its topic."""
         records, spelling = batch.records, self._spellings.get(batch.partition.topic)
         if not records or (spelling is None and not feed.decodes):
             return batch
@@ -181,7 +183,7 @@ class Encoder:
 
 
 def _ending(snapshot: Snapshot, batch: Batch, offset: int) -> Snapshot:
-    """The same moment, but for the batch's own partition, which ends at an offset."""
+    """The same position, except that the batch's own partition ends at an offset."""
     own = snapshot.layout.indexes[batch.partition]
     return Snapshot(snapshot.layout, (*snapshot.offsets[:own], offset, *snapshot.offsets[own + 1 :]))
 
@@ -193,7 +195,7 @@ def _part(feed: Feed, batch: Batch, snapshot: Snapshot) -> Part:
 
 
 def _suffix(feed: Feed, batch: Batch, snapshot: Snapshot) -> str | None:
-    """What follows each record's own pair in its id; None: the records have no ids."""
+    """What follows each record's own pair in its id; None if the records have no ids."""
     if not feed.wire.has_record_ids:
         return None
     if not feed.whole:
@@ -211,7 +213,7 @@ def _gap(feed: Feed, batch: Batch, first: int | None = None) -> bytes:
 def wanted_indexes(feed: Feed, batch: Batch, first_offset: int, most: int | None = None) -> list[int]:
     """The indexes of the records from an offset on that a feed with filters wants; no more than `most` of them."""
     predicate, records = feed.predicate, batch.records
-    assert predicate is not None  # noqa: S101 - others have no filters
+    assert predicate is not None  # noqa: S101 - only called for feeds with filters
     view = View(batch.partition, feed.reads(batch.partition.topic, records))
     found = (n for n in range(bisect_left(records.offsets, first_offset), len(records)) if predicate(view.at(n)))
     return list(islice(found, most))
@@ -222,8 +224,8 @@ class Selected:
 
     Args:
         batch: These records alone, as they are to be encoded.
-        snapshot: What the ids say about other partitions.
-        indexes: Of these records within their batch, in order.
+        snapshot: The offsets of other partitions in the ids.
+        indexes: The indexes of these records within their batch, in order.
     """
 
     __slots__ = ("_batch", "_encoded", "_positions", "_snapshot")
@@ -235,7 +237,7 @@ class Selected:
         self._encoded: dict[Feed, tuple[Sequence[bytes], bool]] = {}
 
     def part(self, feed: Feed, indexes: Sequence[int], gap: bytes) -> Part:
-        """The records with these indexes, as a feed has them, and what comes before them."""
+        """The records with these indexes, in the format of a feed, after a gap."""
         found = self._encoded.get(feed.shared)
         if found is None:
             suffix = _suffix(feed, self._batch, self._snapshot)
@@ -248,7 +250,7 @@ class Selected:
 
 
 def _framed(feed: Feed, records: Sequence[bytes], last: Part, batch: Batch, snapshot: Snapshot) -> bytes:
-    """Records as they leave, with the position of the last batch unless its records carry it themselves."""
+    """Framed records, with the position of the last batch unless its records carry it themselves."""
     if not feed.whole:
         snapshot = snapshot.owned()
     own = snapshot.layout.indexes[batch.partition]

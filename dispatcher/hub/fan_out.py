@@ -31,13 +31,14 @@ from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Offered, Part, Round, Selection
 
 SLICE = 256
-"""Most subscribers between two yields: at 7 µs each the loop is held for less than two milliseconds."""
+"""Maximum number of subscribers between two yields: at 7 µs each the loop is held for less than two milliseconds."""
 
 SLICE_BYTES = 1024 * 1024
-"""Most bytes between two yields, for the same reason: the kernel copies them at about 1 GiB a second."""
+"""Maximum number of bytes between two yields, for the same reason: the kernel copies about 1 GiB per second."""
 
 STATE_SLICE = 64
-"""Most subscribers that are sent a new state between two yields: 16 µs each, and more for those whose task wakes."""
+"""Maximum number of subscribers that are sent a new state between two yields: 16 µs each, more if the task has to
+wake."""
 
 LONG_ROUND_SECONDS = 0.001
 """A round that took longer has delayed other tasks."""
@@ -53,7 +54,7 @@ IDLE_CHECKPOINT_SECONDS = 0.0001
 _ACKS = attrgetter("acks")
 
 CONGESTED_BYTES = 256 * 1024
-"""From this size on the poller waits until the round is over."""
+"""From this size on, the poller waits until the round is over."""
 
 
 class FanOut:
@@ -86,25 +87,25 @@ class FanOut:
         self._on_wrote = on_wrote
         self._live: dict[Feed, dict[int, Subscriber]] = {}
         self._unfiltered: dict[Feed, None] = {}
-        """Those of the live feeds that have no filters."""
+        """The live feeds that have no filters."""
         self._asking: dict[Feed, None] = {}
-        """Those of the live feeds that ask for decoded records."""
+        """The live feeds that ask for decoded records."""
         self._published: dict[Feed, list[EncodedEntry]] = {}
         self._published_bytes = 0
         self._newest: dict[Feed, int] = {}
-        """The sequence of the newest entry that was published for each feed, since somebody reads it live."""
+        """For each feed with a live subscriber, the sequence of the newest entry that was published for it."""
         self._under_way: dict[Feed, list[EncodedEntry]] = {}
-        """What this round has not offered to everybody yet."""
+        """The items that this round has not offered to everybody yet."""
         self._rounds = 0
         self._linger_seconds = linger_seconds
         self._lingers_until = -math.inf
         self._is_awaited = False
-        """Whether somebody waits for the next round."""
+        """Whether a task waits for the next round."""
         self._wake_up = trio.Event()
         self._settled = trio.Event()
 
     def add(self, subscriber: Subscriber) -> None:
-        """It has seen all that was published: from now on everything newer is offered to it."""
+        """Offer everything from now on to a subscriber that has seen all that was published."""
         self._live.setdefault(subscriber.feed, {})[subscriber.number] = subscriber
         if subscriber.feed.wanted is None:
             self._unfiltered[subscriber.feed] = None
@@ -128,11 +129,11 @@ class FanOut:
         self._wake_up.set()
 
     def publish(self, entry: Entry, *, followed: bool = False) -> None:
-        """Offer an entry with the next round. Encoded now: the history may have let it go by then.
+        """Offer an entry with the next round. It is encoded now, because the history may have dropped it by then.
 
         Args:
             entry: What was published.
-            followed: Whether it is for subscribers of the whole topic alone.
+            followed: Whether only subscribers of the whole topic get it.
         """
         topic = entry.batch.partition.topic
         for feed in self._unfiltered:
@@ -144,8 +145,8 @@ class FanOut:
 
         Args:
             entry: What was published.
-            matches: What feeds with filters want of it.
-            followed: Whether it is for subscribers of the whole topic alone.
+            matches: The records that feeds with filters want.
+            followed: Whether only subscribers of the whole topic get it.
         """
         live, topic, has_gap = self._live, entry.batch.partition.topic, entry.batch.gap is not None
         wanted = {
@@ -177,11 +178,11 @@ class FanOut:
         self._wake_up.set()
 
     def hold_back(self, topic: str, *, followed: bool) -> None:
-        """Something of a topic was published that is not decoded yet: those that ask for that read it when it is.
+        """Send subscribers that ask for decoded records back to the history: something undecoded was published.
 
         Args:
             topic: The topic.
-            followed: Whether it is for subscribers of the whole topic alone.
+            followed: Whether only subscribers of the whole topic get it.
         """
         for feed in tuple(self._asking):
             if topic in feed.decodes and (feed.whole or not followed):
@@ -189,7 +190,7 @@ class FanOut:
                     subscriber.fall_back()
 
     def withdraw(self) -> None:
-        """Take back what was published and is not in the sockets yet: partitions have left, and its ids name them.
+        """Take back what the sockets have not got yet: partitions have left, and its ids still name them.
 
         Subscribers that have not taken all of it catch up from the history, where it is encoded again.
         """
@@ -235,11 +236,11 @@ class FanOut:
                 self._rounds += 1
                 self._under_way, self._published, self._published_bytes = self._published, {}, 0
                 offered = 0
-                # What those say that acknowledge comes after the others have been sent it.
+                # Acknowledging subscribers are served after the others, so their answers delay nobody.
                 for feed in sorted(self._under_way, key=_ACKS):
                     for part in self._parts(self._under_way[feed]):
                         if offered >= SLICE:
-                            # Many feeds of few subscribers each hold the loop as long as one of many.
+                            # Many feeds with few subscribers each hold the loop for as long as one feed with many.
                             offered = 0
                             await self._between_slices()
                         offered += await self._offer(feed, part)
@@ -251,7 +252,7 @@ class FanOut:
             self._settled = trio.Event()
 
     async def _send_state(self) -> None:
-        """One pass; a state that changes meanwhile has another one after it."""
+        """Send the state once to everybody; if it changes meanwhile, another pass follows."""
         self._state_is_new = False
         for number, subscriber in enumerate(tuple(self._everybody()), 1):
             subscriber.send_state()
@@ -259,7 +260,7 @@ class FanOut:
                 await trio.lowlevel.checkpoint()
 
     async def _linger(self) -> bool:
-        """Wait a moment for more; returns whether it has waited, so that anything may have happened."""
+        """Wait a moment for more; returns whether it has waited, and so whether anything may have changed."""
         now = trio.current_time()
         if now >= self._lingers_until or self._is_awaited or self.is_congested:
             self._lingers_until = now + self._linger_seconds
@@ -270,7 +271,7 @@ class FanOut:
         return True
 
     async def _leave_to_others(self, taken_seconds: float) -> None:
-        """Return when other tasks have had their share of the loop, or none wants it."""
+        """Return when other tasks have had their share of the loop, or no other task wants it."""
         seconds = YIELD_RATIO * taken_seconds if taken_seconds > LONG_ROUND_SECONDS else 0
         while seconds > 0:
             before = trio.current_time()
@@ -290,11 +291,11 @@ class FanOut:
         yield part
 
     async def _between_slices(self) -> None:
-        """Let others have the loop: anything may happen here."""
+        """Let other tasks have the loop: anything may happen here."""
         await trio.lowlevel.checkpoint()
 
     async def _offer(self, feed: Feed, items: list[EncodedEntry]) -> int:
-        """One round of one feed; returns how many subscribers it has since the last yield."""
+        """Offer one round to one feed; returns how many subscribers were offered it since the last yield."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
         began = time.perf_counter()

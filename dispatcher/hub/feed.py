@@ -19,39 +19,39 @@ class Feed:
     wire: Wire
     topics: frozenset[str]
     filter: Filter | None = None
-    """Which records the client wants; None: all."""
+    """The client's own filter; None: all records."""
     grant: Filter | None = None
-    """Which records the client may have; None: all."""
+    """The filter of its grant; None: all records."""
     wanted: Filter | None = None
-    """Both together: which records are sent; None: all."""
+    """Both together: which records are sent; None: all records."""
     predicate: Predicate | None = None
     """The same as a function of a record."""
     encoding: "Feed | None" = None
-    """With filters, and for observers: the feed of the same format, topics and scope whose records these are."""
+    """For filtered feeds and observers: the feed of the same format, topics and scope that has all records."""
     whole: bool = False
     """Every partition of the topics (``scope=topic``), also those that the replica does not own."""
     unframed: "Feed | None" = None
-    """The feed under which the parts of its writes are kept, if it is another one: compressed or not, they are the same
-    until they are framed."""
+    """The feed under which the parts of its writes are kept, if it differs: compressed or not, parts are the same until
+    they are framed."""
     counts: bool = True
-    """What its subscribers are sent is dispatched; observers (``observe=1``) have a feed of their own."""
+    """Whether records sent to its subscribers count as dispatched; observers (``observe=1``) have a separate feed."""
     acks: bool = False
-    """Its subscribers acknowledge what they are sent (``ack=client``)."""
+    """Whether its subscribers acknowledge records (``ack=client``)."""
     observed: frozenset[str] = frozenset()
-    """Topics that it observes though it counts for others: there only what was acknowledged counts."""
+    """Topics that it only observes, although it counts for others: there only acknowledgements count."""
     decodes: frozenset[str] = frozenset()
-    """Topics that are decoded because it asks (``decode=json``), and not by the settings."""
+    """Topics that are decoded because it asks (``decode=json``), not because of the settings."""
 
     def reads(self, topic: str, records: Records) -> Records:
-        """Records of a topic as it has them: decoded if it asks."""
+        """Records of a topic as this feed gets them: decoded if it asks."""
         return records.as_asked() if topic in self.decodes else records
 
     def awaits(self, topic: str, records: Records) -> bool:
-        """Whether records of a topic have to be decoded first."""
+        """Whether records of a topic have to be decoded before this feed can get them."""
         return topic in self.decodes and records.asked is None and len(records) > 0
 
     def counts_for(self, topic: str) -> bool:
-        """Whether what its subscribers are sent, or acknowledge, of a topic may be committed."""
+        """Whether records of a topic that its subscribers are sent, or acknowledge, may be committed."""
         return self.counts and topic not in self.observed
 
     @property
@@ -61,12 +61,12 @@ class Feed:
 
     @property
     def shared(self) -> "Feed":
-        """The feed without filters that counts: states and heartbeats are the same for all that have it in common."""
+        """The feed without filters that counts: all feeds that share it have the same states and heartbeats."""
         return self.encoding or self
 
     @property
     def key(self) -> "Feed":
-        """The feed under which its bytes are kept: observers without filters have the same as others."""
+        """The feed under which its bytes are kept: unfiltered observers share those of other subscribers."""
         if self.wanted is not None:
             return self
         return self.unframed or self.shared
@@ -85,7 +85,7 @@ class _Key(NamedTuple):
 
 
 _feeds: WeakValueDictionary[_Key, Feed] = WeakValueDictionary()
-"""Feeds that somebody has: a feed is the same one for as long as it has a subscriber."""
+"""Feeds in use: equal requests get the same feed for as long as it has a subscriber."""
 
 
 def feed_of(
@@ -104,14 +104,14 @@ def feed_of(
 
     Args:
         wire: How records become bytes.
-        topics: Whose records.
+        topics: The topics.
         wanted: The client's filter.
-        grant: What the client may have, evaluated before its own filter.
+        grant: The filter of the client's grant, evaluated before its own.
         whole: Every partition of the topics.
-        counts: What is sent is dispatched.
-        acks: Subscribers acknowledge what they are sent.
-        observed: Topics of which what is sent is not dispatched.
-        decodes: Topics that are decoded for it.
+        counts: Whether records that are sent count as dispatched.
+        acks: Whether subscribers acknowledge records.
+        observed: Topics whose records do not count as dispatched when they are sent.
+        decodes: Topics that are decoded because it asks.
     """
     key = _Key(wire, topics, wanted, grant, whole, counts, acks, observed, decodes)
     feed = _feeds.get(key)

@@ -18,7 +18,7 @@ from dispatcher.sansio.records import Batch
 Counted = TypeVar("Counted", Feed, str)
 
 _TopicView = tuple[str, bool]
-"""A topic, and whether it is looked at as it was decoded because feeds ask."""
+"""A topic, and whether filters look at its records as decoded for feeds that ask."""
 
 Matches = Sequence[tuple[Iterable[Feed], Sequence[int]]]
 """Feeds, and the indexes of the records of a batch that they want."""
@@ -37,27 +37,27 @@ class FeedRegistry:
         self._feeds: Counter[Feed] = Counter()
         """Number of subscribers by feed."""
         self._encodings: Counter[Feed] = Counter()
-        """Number of feeds by what they share."""
+        """Number of feeds by the feed that they share."""
         self._unindexed = 0
-        """Feeds whose filter no index finds."""
+        """Number of feeds whose filter no index finds."""
         self._indexes: dict[_TopicView, FilterIndex[Feed]] = {}
         """Filters, by topic and whether their feeds ask that it be decoded."""
         self._grants: dict[_TopicView, FilterIndex[Feed]] = {}
-        """Grants, by the same."""
+        """Grants, likewise."""
         self._asking: Counter[str] = Counter()
         """Number of feeds that ask that a topic be decoded, by topic."""
         self._not_granted: Counter[str] = Counter()
-        """Number of feeds that may have all of a topic, and want a part, by topic."""
+        """Number of feeds that may have all of a topic but want a part of it, by topic."""
         self._unfiltered: Counter[str] = Counter()
         """Number of feeds without filters, by topic."""
         self.refused = 0
-        """Subscribers refused because of the bound."""
+        """Number of subscribers refused because of the bound."""
 
     def check(self, feed: Feed) -> None:
-        """Make sure that a subscriber of a feed can be taken.
+        """Make sure that there is room for a subscriber of this feed.
 
         Raises:
-            TooManyError: it would be one feed too many.
+            TooManyError: the feed would be one too many.
         """
         if feed in self._feeds:
             return
@@ -67,7 +67,7 @@ class FeedRegistry:
             raise TooManyError(f"this replica serves {self._max_feeds} distinct feeds already (max_feeds)")
 
     def add(self, feed: Feed) -> bool:
-        """Count one subscriber more; returns whether it is the feed's first."""
+        """Count one more subscriber; returns whether it is the feed's first."""
         self._feeds[feed] += 1
         if self._feeds[feed] > 1:
             return False
@@ -90,7 +90,7 @@ class FeedRegistry:
         return True
 
     def remove(self, feed: Feed) -> bool:
-        """Count one subscriber less; returns whether it was the feed's last."""
+        """Count one subscriber fewer; returns whether it was the feed's last."""
         if not _lower(self._feeds, feed):
             return False
         self._unindexed -= _is_unindexed(feed)
@@ -113,11 +113,11 @@ class FeedRegistry:
         return True
 
     def has_shared(self, feed: Feed) -> bool:
-        """Whether what a feed shares with others has a subscriber."""
+        """Whether the feed that this one shares with others has a subscriber."""
         return feed.shared in self._encodings
 
     def has_filters(self, topic: str) -> bool:
-        """Whether some feed wants a part of a topic's records only."""
+        """Whether some feed wants only a part of a topic's records."""
         return (topic, False) in self._indexes or (topic, True) in self._indexes
 
     @property
@@ -135,19 +135,19 @@ class FeedRegistry:
         return topic in self._unfiltered
 
     def match(self, batch: Batch) -> Matches:
-        """The filtered feeds that want something of a batch; all of it for those that ask, while it is not decoded."""
+        """The filtered feeds, and which records of a batch each wants: all of an undecoded one, for feeds that ask."""
         return _match(self._indexes, batch)
 
     def has_grants(self, topic: str) -> bool:
-        """Whether nobody present may have all records of a topic, and somebody a part."""
+        """Whether subscribers present may have a part of a topic's records, and none of them all."""
         return self._is_granted(topic) and topic not in self._not_granted and topic not in self._unfiltered
 
     def is_read(self, topic: str) -> bool:
-        """Whether somebody who counts is present for a topic."""
+        """Whether a subscriber that counts is present for a topic."""
         return self._is_granted(topic) or topic in self._not_granted or topic in self._unfiltered
 
     def allowed(self, batch: Batch) -> Iterable[int]:
-        """The indexes of the records that somebody who is present may have."""
+        """The indexes of the records that some present subscriber may have."""
         topic = batch.partition.topic
         if topic in self._not_granted or topic in self._unfiltered:
             return range(len(batch.records))
@@ -174,7 +174,7 @@ class FeedRegistry:
 
 
 def _is_unindexed(feed: Feed) -> bool:
-    """Whether its filter is evaluated for records that it does not want."""
+    """Whether its filter is also evaluated for records that it does not want."""
     if feed.wanted is None:
         return False
     parts = [on_topic(feed.wanted, topic) for topic in feed.topics]
@@ -182,7 +182,7 @@ def _is_unindexed(feed: Feed) -> bool:
 
 
 def _of_topic(wanted: Filter, topic: str) -> Filter:
-    """What is left of a filter for one topic. Without grants it is all of it; with them an index finds it by this."""
+    """The part of a filter that applies to one topic, by which an index finds it; all of it if there is no grant."""
     part = on_topic(wanted, topic)
     return Term(Place("topic"), "exact", (topic,) if part else ()) if isinstance(part, bool) else part
 
@@ -194,7 +194,7 @@ def _match(indexes: Mapping[_TopicView, FilterIndex[Feed]], batch: Batch) -> Mat
     if asked is None:
         return found
     if records and records.asked is None:
-        # It is not known yet what their filters would say.
+        # Their filters cannot be evaluated yet.
         return [*found, (asked.owners, range(len(records)))]
     return [*found, *asked.match(batch.partition, records.as_asked())]
 
@@ -206,7 +206,7 @@ def _forget(indexes: dict[_TopicView, FilterIndex[Feed]], view: _TopicView, want
 
 
 def _lower(counter: Counter[Counted], key: Counted) -> bool:
-    """Count one less, at a cost that does not grow with the counter; returns whether none is left."""
+    """Count one fewer, at a cost that does not grow with the counter; returns whether none is left."""
     counter[key] -= 1
     if counter[key]:
         return False

@@ -1,8 +1,8 @@
-"""Followed partitions in the hub, and what changes for subscribers when one becomes owned or stops being owned.
+"""Followed partitions in the hub, and what changes for subscribers when one becomes owned or is no longer owned.
 
 Subscribers of the whole topic notice no change: a partition that is no longer owned stays in the history and continues
 there; one that becomes owned stays there, too, if its entries reach up to the offset at which it continues. For
-subscribers of the replica's own partitions it leaves and is added, as it does without a follower.
+subscribers of the replica's own partitions it leaves and is added, as without a follower.
 
 *Thread*: Trio's. Nothing awaits.
 """
@@ -27,10 +27,10 @@ class FollowedPartitions:
     Args:
         history: Where they are.
         registry: Knows the subscribers.
-        feeds: Know who wants what.
+        feeds: Which feeds want which records.
         fan_out: Offers what is published.
-        lay_out: Called when partitions were added, left, or became owned or followed.
-        on_dropped: Called with partitions that leave.
+        lay_out: Called when partitions were added, have left, or became owned or followed.
+        on_dropped: Called with partitions that are leaving.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class FollowedPartitions:
         self._on_dropped = on_dropped
         self.partitions: set[TopicPartition] = set()
         self._unsettled: dict[TopicPartition, int] = {}
-        """Partitions that became owned while a write of theirs was under way, and up to which offset such writes go."""
+        """Partitions that became owned during a write of their records, and up to which offset such writes go."""
 
     def follow(self, partition: TopicPartition, offset: int) -> None:
-        """A partition that is not here is followed from an offset on."""
+        """Follow a partition that is not in the history, from an offset on."""
         self.partitions.add(partition)
         self._lay_out()
         self._history.follow(partition, offset)
         self._registry.partition_added(partition, offset, whole=True)
 
     def disown(self, partitions: Collection[TopicPartition]) -> None:
-        """Owned partitions are followed from now on. The caller lays out."""
+        """Follow partitions that were owned. The caller lays out."""
         if partitions:
             self._fan_out.withdraw()
             for subscriber in self._registry.catching_up.values():
@@ -71,7 +71,7 @@ class FollowedPartitions:
             self._history.disown(partitions)
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
-        """Followed partitions leave."""
+        """Drop followed partitions."""
         gone = self.partitions.intersection(partitions)
         if gone:
             self._fan_out.withdraw()
@@ -84,7 +84,7 @@ class FollowedPartitions:
             self._lay_out()
 
     def recreated(self, partition: TopicPartition, first_offset: int) -> None:
-        """The topic of a followed partition was recreated: the new log is followed from an offset on."""
+        """Follow the new log of a partition whose topic was recreated, from an offset on."""
         next_offsets = self._registry.next_offsets(partition)
         self.drop([partition])
         for subscriber, next_offset in next_offsets:
@@ -93,10 +93,10 @@ class FollowedPartitions:
         self.follow(partition, first_offset)
 
     def own(self, partition: TopicPartition, epoch: int, hand_over: HandOver) -> int:
-        """A followed partition is owned from now on.
+        """Own a partition that was followed.
 
         Returns:
-            The offset after the last one that is in the history: what the group's consumer brings before it is known.
+            The offset after the last one in the history: the group's consumer need not deliver earlier records.
         """
         self._fan_out.withdraw()
         readers = []
@@ -105,7 +105,7 @@ class FollowedPartitions:
                 if subscriber.feed.whole:
                     readers.append(subscriber)
                 else:
-                    # For the others the partition comes with entries that precede what they are live with.
+                    # The others get the partition with entries that precede those that they were sent live.
                     subscriber.leave_live()
         self.partitions.discard(partition)
         if self._history.own(partition, epoch, hand_over):
@@ -135,9 +135,9 @@ class FollowedPartitions:
         return end
 
     def subscriber_left(self) -> None:
-        """A subscriber has left, perhaps with a write that has failed: what nobody was sent is sent to the others.
+        """A subscriber has left, perhaps because a write failed: send the others the records that nobody was sent.
 
-        Those may stand after it, which happens with partitions that became owned meanwhile, and with no others.
+        They may be past these records, but only in partitions that became owned meanwhile.
         """
         for partition, handed_to in tuple(self._unsettled.items()):
             start = self._history.start(partition) if self._history.knows(partition) else handed_to
@@ -148,7 +148,7 @@ class FollowedPartitions:
             del self._unsettled[partition]
 
     def _go_back(self, readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
-        """Send those who stand after an offset what nobody was sent from there on, and filtered ones what they want."""
+        """Return readers to an offset from which on nobody was sent anything, or to the first record that they want."""
         wanted: Mapping[Feed, Sequence[int]] | None = None
         for subscriber in readers:
             feed, place = subscriber.feed, offset
@@ -168,13 +168,13 @@ class FollowedPartitions:
 
     @staticmethod
     def _go_back_from_beyond(readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
-        """Send all from there on to those whose id named what was not read here: nobody was sent what comes before."""
+        """Return readers to an offset whose id named a later one that was not read here yet."""
         for subscriber in readers:
             if subscriber.feed.counts and subscriber.state is not SubscriberState.LIVE:
                 subscriber.resumption.handed_over(partition, offset)
 
     def _wanted_by(self, partition: TopicPartition, offset: int) -> Mapping[Feed, Sequence[int]]:
-        """The offsets, from one on, that each feed with filters wants of what waits."""
+        """For each feed with filters, the offsets of waiting records that it wants, from one offset on."""
         found: dict[Feed, list[int]] = {}
         for entry in self._history.waiting_of(partition):
             offsets = entry.batch.records.offsets
@@ -189,6 +189,6 @@ class FollowedPartitions:
         return found
 
     def _under_way(self, partition: TopicPartition) -> Iterator[OffsetRange]:
-        """What writes under way would dispatch of a partition, or acknowledgements that may still come."""
+        """The offsets of a partition that current writes, or outstanding acknowledgements, may still dispatch."""
         for subscriber in self._registry.everybody.values():
             yield from subscriber.under_way(partition)

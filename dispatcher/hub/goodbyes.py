@@ -10,10 +10,10 @@ RETRY_SPREAD_MS = (500, 3000)
 """Clients of one replica return spread over this time, not all at once."""
 
 RENEWAL_SPREAD_MS = (5000, 15_000)
-"""The same for those whose token had ended before they came: an `EventSource` tries until its cookie is renewed."""
+"""The same for clients that connected with an expired token: an `EventSource` retries until its cookie is renewed."""
 
 TOO_MANY_RETRY_MS = 60_000
-"""How long a client waits that has as much as one client may have."""
+"""How long a client waits that has reached its limit."""
 
 RESTART, TRY_LATER = 1012, 1013
 """Codes that ask the client to come back, here or elsewhere."""
@@ -43,7 +43,7 @@ def try_later(reason: str) -> Goodbye:
 
 
 def too_many(reason: str) -> Goodbye:
-    """The client has as much as one client may have; asking again at once cannot help."""
+    """The client has reached its limit: asking again at once cannot help."""
     return Goodbye(4429, reason, TOO_MANY_RETRY_MS + _spread_ms())
 
 
@@ -59,7 +59,7 @@ def send_on() -> Goodbye:
 
 
 def drained() -> Goodbye:
-    """An operator empties this replica."""
+    """An operator drains this replica."""
     return Goodbye(TRY_LATER, "the replica is being drained: reconnect to another one", _spread_ms())
 
 
@@ -79,10 +79,10 @@ def ack_timeout(seconds: float) -> Goodbye:
 
 
 def token_expired() -> Goodbye:
-    """The token of a stream has ended: the client gets a new one, and resumes."""
+    """The stream's token has expired: the client should get a new one, and resume."""
     return Goodbye(4419, "the token has expired: get a new one, then reconnect", _spread_ms())
 
 
 def token_needed(reason: str) -> Goodbye:
-    """The client needs another token than the one it has; one that does not know why asks less often."""
+    """The client needs a different token; clients that cannot read the reason retry less often."""
     return Goodbye(4419, reason, random.randint(*RENEWAL_SPREAD_MS))  # noqa: S311 - as above

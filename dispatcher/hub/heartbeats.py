@@ -15,17 +15,17 @@ from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.history import History
 
 HEARTBEAT_SLICES = 10
-"""Heartbeats are spread over their interval: ten thousand at once would hold the loop for half a second."""
+"""Heartbeats are spread over the interval: ten thousand at once would hold the loop for half a second."""
 
 
 class Heartbeats:
     """The heartbeats of one hub.
 
     Args:
-        interval_seconds: How often each subscriber is sent one.
+        interval_seconds: Time between two heartbeats of a subscriber.
         history: Where the head is.
-        fan_out: Knows which feeds still have something to be offered.
-        subscribers: Those that are connected, by number.
+        fan_out: Knows which feeds have records that are not offered yet.
+        subscribers: The connected subscribers, by number.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Heartbeats:
             self.beat(tick % HEARTBEAT_SLICES)
 
     def beat(self, part: int) -> None:
-        """Send one slice of the subscribers a heartbeat, and end those of all that are silent."""
+        """Send one slice of the subscribers a heartbeat, and end the streams of silent peers in all slices."""
         heartbeats: dict[tuple[Feed, bool], bytes] = {}
         now = trio.current_time()
         for number, subscriber in tuple(self._subscribers.items()):

@@ -34,11 +34,11 @@ class Hub(HubParts):
     Args:
         settings: Bounds of history, channels and writes.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) when the first subscriber that
-            counts has taken all records of the range, or nobody present wants them. A range may be passed more than
-            once.
+            counts has taken all records of the range, or no present subscriber wants them. A range may be passed more
+            than once.
         replays: Where to read what is no longer in memory.
         on_replayed: Called with a range of a followed partition that a subscriber that counts was sent from Kafka.
-        decoder: Decodes for subscribers that ask; None: nobody can.
+        decoder: Decodes for subscribers that ask; None if they cannot ask.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class Hub(HubParts):
     ) -> None:
         super().__init__(settings, on_dispatched, replays, on_replayed, decoder)
         self.degraded: Mapping[str, str] = {}
-        """What is wrong with topics, by topic; `set_degraded` sets it."""
+        """Why topics are degraded, by topic; set by `set_degraded`."""
         self.followed = FollowedPartitions(
             self.history, self._registry, self._feeds, self._fan_out, self._lay_out, on_dropped=self.acking.dropped
         )
         self.whole_topics_changed = trio.Event()
-        """Set when somebody comes who wants the whole of a topic, or leaves."""
+        """Set when a subscriber of a whole topic connects or leaves."""
         self.topics_have_grown = trio.Event()
-        """Set when somebody comes who has had records of a partition that no topic is known to have."""
+        """Set when a subscriber connects whose id names records of a partition that its topic is not known to have."""
         self._goodbye: Goodbye | None = None
         self._left = trio.Event()
 
     # Changes of the assignment, and records.
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """Take note of partitions that were assigned to this replica."""
+        """Note that partitions were assigned to this replica."""
         self._assignments += 1
         self._remove(partitions)
         self.acking.released(partitions)
@@ -73,11 +73,11 @@ class Hub(HubParts):
         self._lay_out()
 
     def unassigned(self, partitions: Collection[TopicPartition], disowned: Collection[TopicPartition] = ()) -> None:
-        """Stop handing out these partitions, at once; writes under way go on.
+        """Stop handing out these partitions at once; writes that have started continue.
 
         Args:
-            partitions: Those that leave.
-            disowned: Those of them that stay for subscribers of the whole topic, and are followed from now on.
+            partitions: The partitions that leave.
+            disowned: Those of them that are followed from now on, for subscribers of the whole topic.
         """
         for partition in partitions:
             if self.history.knows(partition, whole=False):
@@ -94,7 +94,7 @@ class Hub(HubParts):
         """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
         acked = self.acking.topics
         partitions = frozenset(partition for partition in partitions if partition.topic not in acked)
-        # What was read by the follower since is in no epoch of the group's.
+        # Records that the follower has read since then have no epoch of the group.
         is_followed = self.history.is_followed
         return any(
             entry.batch.partition in partitions
@@ -108,12 +108,12 @@ class Hub(HubParts):
     def partition_recreated(self, partition: TopicPartition, first_offset: int, replaces: int | None = None) -> None:
         """Start a partition over: its topic was recreated, and the new log begins at this offset.
 
-        Also right after it was assigned again, when its beginning is not known yet.
+        May be called right after an assignment, before the partition's beginning is known.
 
         Args:
             partition: The partition.
             first_offset: Where the new log begins.
-            replaces: The next offset of the old log, for subscribers that have not been sent anything of it.
+            replaces: The next offset of the old log, for subscribers that were sent nothing of it.
         """
         next_offsets = self._registry.next_offsets(partition)
         self.followed.drop([partition])
@@ -123,13 +123,13 @@ class Hub(HubParts):
             subscriber.resumption.partition_recreated(partition, known, first_offset)
 
     def set_state(self, state: ReplicaState) -> None:
-        """Send every subscriber what the replica is doing, if that changed."""
+        """Send every subscriber the replica's state, if it changed."""
         if state is not self.state:
             self.state = state
             self._state_changed()
 
     def set_degraded(self, degraded: Mapping[str, str]) -> None:
-        """Tell subscribers what is wrong with their topics, by topic, if that is news."""
+        """Send subscribers the reasons why topics are degraded, by topic, if they changed."""
         if degraded != self.degraded:
             self.degraded = dict(degraded)
             self._state_changed()
@@ -156,7 +156,7 @@ class Hub(HubParts):
         return self._fan_out.is_congested
 
     async def wait_settled(self) -> None:
-        """Return when all that was published has been offered to every live subscriber. *Cancellation*: safe."""
+        """Return when everything published has been offered to every live subscriber. *Cancellation*: safe."""
         await self._fan_out.wait_settled()
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
@@ -168,7 +168,7 @@ class Hub(HubParts):
         self._registry.head_moved()
 
     def expect(self, topics: Mapping[str, int]) -> None:
-        """Take note of how many partitions topics have."""
+        """Note how many partitions topics have."""
         if topics != self.history.expected:
             self.history.expect(topics)
             self._registry.head_moved()
@@ -190,17 +190,17 @@ class Hub(HubParts):
         """Register a subscriber, until `unsubscribe`.
 
         Args:
-            feed: What it gets.
-            transport: Where it gets it.
-            position: The last offset seen of some partitions; one that is not assigned now counts when it is added.
+            feed: What it asked for.
+            transport: The way to its socket.
+            position: The last seen offsets of some partitions; that of an unassigned partition counts when it is added.
             since_ms: Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`.
             last: Or how many records before their ends.
-            ignored: Parameters of its request that nobody knows.
-            window: What it may be sent before it acknowledges; None: it need not.
+            ignored: Unknown parameters of its request.
+            window: Bounds of its unacknowledged records; None if it does not acknowledge.
 
         Raises:
-            UnavailableError: there are `max_subscribers` already, or the replica is stopping.
-            TooManyError: it would be one feed more than `max_feeds`.
+            UnavailableError: there are already `max_subscribers`, or the replica is stopping.
+            TooManyError: there would be more feeds than `max_feeds`.
         """
         if self._goodbye is not None:
             raise UnavailableError(self._goodbye.reason)
@@ -237,7 +237,7 @@ class Hub(HubParts):
         if self._registry.remove(subscriber):
             is_last = self._feeds.remove(subscriber.feed)
             if is_last or subscriber.feed.acks:
-                # What one of several has not acknowledged is parked still: the next one has to look at it.
+                # Records that one of several has not acknowledged are still parked: the next one has to look at them.
                 self.settlement.parking.has_left(subscriber.feed)
             if is_last:
                 self._feeds_changed(subscriber.feed)
@@ -252,14 +252,14 @@ class Hub(HubParts):
             self._left = trio.Event()
 
     async def run(self) -> None:
-        """Hand out what is published, find out what subscribers ask for, and send each of them heartbeats."""
+        """Hand out what is published, answer subscribers' look-ups, and send heartbeats."""
         async with trio.open_nursery() as nursery:
             parts = self._fan_out, self._heartbeats, self.settlement, self.lookups, self.asked, self.catch_up_pace
             for part in parts:
                 nursery.start_soon(part.run)
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
-        """End every stream when its write under way is done, and take no new subscriber."""
+        """End every stream after its current write, and take no new subscribers."""
         self._goodbye = make()
         for subscriber in tuple(self._registry.everybody.values()):
             subscriber.end(make())
@@ -270,7 +270,7 @@ class Hub(HubParts):
             await self._left.wait()
 
     def _remove(self, partitions: Collection[TopicPartition]) -> None:
-        """Stop handing out these partitions' records; those that leave may come back."""
+        """Stop handing out these partitions' records; the partitions may return."""
         held = [tp for tp in partitions if tp in self._partitions and not self.history.is_followed(tp)]
         if held:
             self._fan_out.withdraw()
@@ -284,7 +284,7 @@ class Hub(HubParts):
         followed = self.followed.partitions
         self.history.lay_out(self._partitions | followed, followed)
         self._state_changed()
-        # A partition that became owned has brought records that wait.
+        # A partition that became owned has waiting records.
         self.settlement.feeds_changed({partition.topic for partition in self._partitions})
 
     def _look_at_whole_topics(self, feed: Feed) -> None:
@@ -292,7 +292,7 @@ class Hub(HubParts):
             self.whole_topics_changed.set()
 
     def _knows_more(self, position: Mapping[TopicPartition, int]) -> bool:
-        """Whether an id names records of a partition that its topic had not when that was looked up."""
+        """Whether an id names records of a partition that its topic did not have at the last look-up."""
         counts = self.history.expected
         return any(offset >= 0 and tp.partition >= counts.get(tp.topic, math.inf) for tp, offset in position.items())
 

@@ -1,4 +1,4 @@
-"""What one subscriber is sent between records: the replica's state, heartbeats, and where its stream begins.
+"""Sends one subscriber what comes between records: the replica's state, heartbeats, and the stream's first position.
 
 Each is written to the socket at once if the subscriber's task is waiting for work, otherwise with the next write. It
 may name a position, so its place among the records matters.
@@ -22,9 +22,9 @@ class Interludes:
 
     Args:
         source: The hub.
-        feed: What the subscriber gets.
-        transport: Where it gets it.
-        buffer: What was offered to it, but not taken by its socket yet.
+        feed: What the subscriber asked for.
+        transport: The way to its socket.
+        buffer: Entries that were offered to it, but not taken by its socket yet.
         ignored: Unknown parameters of its request.
     """
 
@@ -41,13 +41,13 @@ class Interludes:
         self._source = source
         self._buffer = buffer
         self._parked = False
-        """Whether its task waits for work: then the socket is free, and new entries are what goes out next."""
+        """Whether its task waits for work: then the socket is free, and new entries may be written at once."""
         self._unsent = False
-        """Whether the transport may have kept bytes that have to go out before anything else."""
+        """Whether the transport may hold bytes that have to be sent before anything else."""
         self._sent_state = SentState(source.announcements, ignored)
         self._heartbeat_due = False
         self._has_begun = not feed.whole
-        """Whether a stream of the whole topic was sent the position at which it begins."""
+        """Whether the stream was sent the position at which it begins; always true without ``scope=topic``."""
 
     @property
     def is_within_bound(self) -> bool:
@@ -55,12 +55,12 @@ class Interludes:
         return self._buffer.is_within_bound
 
     def flush(self) -> None:
-        """The transport has kept bytes: send them before anything else."""
+        """Send bytes that the transport holds before anything else."""
         self._unsent = True
         self._wake()
 
     def send_state(self) -> None:
-        """Send the replica's state if it is new: at once if the socket takes it, else with the next write.
+        """Send the replica's state if it is new: at once if the socket takes it, otherwise with the next write.
 
         Called by `FanOut`, a slice of the subscribers at a time.
         """
@@ -77,12 +77,12 @@ class Interludes:
         self._wake()
 
     def heartbeat(self, data: bytes) -> None:
-        """Send a heartbeat: at once if the socket takes it, else with the next write.
+        """Send a heartbeat: at once if the socket takes it, otherwise with the next write.
 
         Args:
-            data: What is sent if the subscriber has taken all that was offered.
+            data: The heartbeat for a subscriber that has taken everything offered to it.
         """
-        # The position in it may name a partition, or no longer name one, as a state that precedes it says.
+        # Its position may name other partitions than before: the state that says so has to precede it.
         if self._parked and self._sent_state.is_current and (sent := self.transport.try_send(data)):
             self._skip_unwanted()
             if sent < len(data):
@@ -92,20 +92,20 @@ class Interludes:
         self._wake()
 
     def _skip_unwanted(self) -> None:
-        """Note that its filter wants nothing up to the head, or it would look at all of that when it catches up."""
+        """Note that its filter wants nothing up to the head, so that it need not look at that when it catches up."""
         is_whole = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
         if is_whole and self.feed.wanted is not None and not self._source.is_behind(self.feed):
             self.resumption.skip_to_head()
 
     def _position(self) -> str:
-        """Where it is, as an id."""
+        """Its position, as an id."""
         return self._source.encoder.snapshot(self.resumption.position()).format(whole=self.feed.whole)
 
     def _beginning(self, begins_at: str, *, begins: bool) -> Iterator[bytes]:
-        """The first state of a stream of the whole topic, as soon as it is known where it begins in every partition.
+        """The first state of a stream of the whole topic, once its start is known in every partition.
 
-        If that takes long, or the replica cannot know it now, the state goes out without a position, which follows in a
-        heartbeat, before any record.
+        If that takes long, or the replica cannot find out now, the state is sent without a position, which follows in a
+        heartbeat before any record.
         """
         if begins:
             self._has_begun = True
@@ -117,7 +117,7 @@ class Interludes:
             yield from self._state()
 
     def _state(self, begins_at: str = "") -> Iterator[bytes]:
-        """The replica's state if that is news; the very first one says where the stream begins."""
+        """The replica's state if it is new; the very first one says where the stream begins."""
         return self._sent_state.news(self.feed, begins_at, catching_up=self.state is SubscriberState.CATCHING_UP)
 
     def _heartbeat(self) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What was offered to one live subscriber, but not taken by its socket yet.
+"""Holds what was offered to one live subscriber, but not taken by its socket yet.
 
 *Thread*: Trio's.
 """
@@ -10,17 +10,17 @@ import trio
 from dispatcher.sansio.entries import Cursor, EncodedEntry
 
 CHANNEL_ENTRIES = 1024
-"""Most entries in a channel; its real bound is `subscriber_buffer_bytes`, this one keeps tiny entries bounded."""
+"""Maximum number of entries in a channel. `subscriber_buffer_bytes` is the real bound; this one is for tiny entries."""
 
 _open_channel = trio.open_memory_channel[EncodedEntry | None]
-"""Typed once: to build the type each time would be a fifteenth of what it costs to take a subscriber."""
+"""Typed once: building the type each time would be a fifteenth of the cost of a new subscriber."""
 
 
 class LiveBuffer:
     """A bounded channel of entries, which also wakes the subscriber's task for other work.
 
     Args:
-        max_bytes: Its capacity. A larger entry still fits into an empty buffer.
+        max_bytes: The capacity. A larger entry still fits into an empty buffer.
     """
 
     __slots__ = (
@@ -38,11 +38,11 @@ class LiveBuffer:
         self._send_channel, self._receive_channel = _open_channel(CHANNEL_ENTRIES)
         self.size_bytes = self.record_count = 0
         self._first: EncodedEntry | None = None
-        """The item that has ended a wait."""
+        """The item that ended a wait."""
 
     @property
     def is_within_bound(self) -> bool:
-        """Whether it holds no more than it may, and its count is one of bytes; anything else is a bug."""
+        """Whether the size is between 0 and the bound; anything else is a bug."""
         return 0 <= self.size_bytes <= self._largest_bytes
 
     def put(self, item: EncodedEntry) -> bool:
@@ -62,10 +62,10 @@ class LiveBuffer:
         return True
 
     def take(self, cursor: Cursor, write_bytes: int) -> list[EncodedEntry]:
-        """The entries of one write, past which the cursor moves; those of partitions that have left are skipped.
+        """The entries of one write; the cursor moves past them. Entries of partitions that have left are skipped.
 
         Args:
-            cursor: Of the subscriber.
+            cursor: The subscriber's cursor.
             write_bytes: Entries are joined up to this size; one entry always fits.
         """
         item, self._first = self._first, None
@@ -88,7 +88,7 @@ class LiveBuffer:
                 return taken
 
     def wake(self) -> None:
-        """End the wait under way, or the next one; a task that does not wait looks for work before it does."""
+        """End the current wait, or the next one; a task that is not waiting looks for work before it waits."""
         with suppress(trio.WouldBlock):
             self._send_channel.send_nowait(None)
 
@@ -97,11 +97,11 @@ class LiveBuffer:
         self._first = await self._receive_channel.receive()
 
     def discard_first(self) -> None:
-        """Let go of an entry that has ended a wait, when the subscriber has fallen back since: the history has it."""
+        """Drop the entry that ended a wait, if the subscriber has fallen back since: the history has it."""
         self._first = None
 
     def clear(self) -> None:
-        """Let go of all that it holds."""
+        """Drop everything."""
         self.size_bytes = self.record_count = 0
         with suppress(trio.WouldBlock):
             while True:

@@ -22,45 +22,45 @@ from dispatcher.sansio.ranges import NOW, Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
 
 ASK_AGAIN_SECONDS = 0.5
-"""How long a partition without an answer is put off, as when a broker is away."""
+"""How long a partition without an answer is postponed, for example while a broker is away."""
 
 ASK_AGAIN_EACH_SECONDS = 0.002
-"""Least time between two subscribers that ask again: ten thousand that wait for one broker must not hold the loop."""
+"""Minimum time between two subscribers that ask again: ten thousand that wait for a broker must not hold the loop."""
 
 ANSWER_SLICE = 2_000
-"""Most answers between two yields, one for each partition of each subscriber: about 1 µs each."""
+"""Maximum number of answers between two yields, one per partition and subscriber: about 1 µs each."""
 
 
 class LogReader(Protocol):
-    """Reads Kafka for subscribers that need what is not in memory. Answers leave out partitions that have none now."""
+    """Reads Kafka for subscribers that need records not in memory. Answers leave out partitions that have none now."""
 
     async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:
         """The next part of some ranges; clients in line take turns."""
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
-        """Where the logs of partitions begin and end."""
+        """Look up where the logs of partitions begin and end."""
 
     async def offsets_since(
         self, partitions: Collection[TopicPartition], since_ms: int
     ) -> Mapping[TopicPartition, int | None]:
-        """The first offset of each partition in which something came since a time; None where nothing did."""
+        """The first offset of each partition with a timestamp from a time on; None where there is none."""
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The group's committed offsets, or what ``auto.offset.reset`` says where it has none."""
+        """The group's committed offsets, or where ``auto.offset.reset`` would start if there are none."""
 
 
 Key = tuple[int | None, int | None] | None
-"""What is looked up together: a time, or a number of records; None: bounds."""
+"""Look-ups with the same key are made together: a time, or a number of records; None: bounds."""
 
 
 class LookupClient(Hashable, Protocol):
     """Receives the answers, unless it has left meanwhile."""
 
     owner: Hashable
-    """Whose it is, such as an address: owners take turns, and within one its clients."""
+    """The owner, such as an address: owners take turns, and so do the clients of each."""
 
     lookup_scope: trio.CancelScope
-    """Around what is looked up for it alone; cancelled when it leaves."""
+    """The scope of look-ups for this client alone; cancelled when it leaves."""
 
     @property
     def closed(self) -> bool:
@@ -70,19 +70,19 @@ class LookupClient(Hashable, Protocol):
     def decodes(self) -> frozenset[str]:
         """Topics that are decoded because it asks."""
 
-    # Partitions that an answer leaves out have none now: `ask_again` says when to ask for them again.
+    # An answer may leave out partitions: `ask_again` says when to ask for them again.
 
     def on_chunk(self, lookup: ReadRanges, chunk: Chunk) -> None:
-        """Take what was read again."""
+        """Take replayed records."""
 
     def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> None:
-        """Take the first offsets of what came since a time; None where nothing did."""
+        """Take the first offsets from a time on; None where there is none."""
 
     def on_log_bounds(self, lookup: LogBounds, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end."""
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Partitions that had no answer may be asked for again."""
+        """Note that partitions without an answer may be asked for again."""
 
 
 class Lookups:
@@ -91,15 +91,15 @@ class Lookups:
     *Thread*: Trio's only.
 
     Args:
-        replays: Where to look.
-        chunk_bytes: How many bytes of records one look-up replays.
-        asked: Decodes for subscribers that ask; None: nobody can.
+        replays: Reads Kafka.
+        chunk_bytes: Maximum number of bytes that one look-up replays.
+        asked: Decodes for subscribers that ask; None if they cannot ask.
     """
 
     def __init__(self, replays: LogReader, chunk_bytes: int, asked: AskedDecoding | None = None) -> None:
         self._replays = replays
         self.asked = asked or AskedDecoding()
-        """What decodes for subscribers that ask."""
+        """Decodes for subscribers that ask."""
         self._chunk_bytes = chunk_bytes
         self._reads: list[tuple[LookupClient, ReadRanges]] = []
         self._lookups: dict[Key, list[tuple[LookupClient, LogBounds | OffsetsForTime]]] = {}
@@ -107,7 +107,7 @@ class Lookups:
         self._asked = self._reading = 0
         self._wake_up = trio.Event()
         self._put_off: deque[tuple[float, LookupClient, AbstractSet[TopicPartition]]] = deque()
-        """When a client may ask again, and for which partitions; the earliest first."""
+        """When each client may ask again, and for which partitions; the earliest first."""
         self._put_off_event = trio.Event()
 
     def ask(self, client: LookupClient, lookup: Lookup) -> None:
@@ -157,7 +157,7 @@ class Lookups:
             self._reading -= 1
 
     async def _look_up(self, key: Key) -> None:
-        """Answer all look-ups of the bounds, or of this start, until there are none left."""
+        """Answer all look-ups with this key, until none are left."""
         while asked := self._lookups.pop(key, None):
             lookups = [lookup for client, lookup in asked if not client.closed]
             partitions = frozenset(tp for lookup in lookups for tp in lookup.partitions)
@@ -196,7 +196,7 @@ class Lookups:
     async def _starts(
         self, partitions: AbstractSet[TopicPartition], since_ms: int | None, last: int | None, *, exact: bool
     ) -> Mapping[TopicPartition, int | None]:
-        """Where a time or a number of records begins; None where nothing came since, unless it has to be exact."""
+        """The offset at a time, or a number of records before the end; None past the newest record, unless `exact`."""
         offsets: dict[TopicPartition, int | None] = {}
         if last is None and since_ms is None:
             return dict.fromkeys(partitions)
@@ -214,7 +214,7 @@ class Lookups:
         return offsets
 
     def _put_off_unanswered(self, client: LookupClient, partitions: AbstractSet[TopicPartition]) -> None:
-        """Let the client ask again, after a moment, for partitions that an answer left out."""
+        """Let the client ask again, after a moment, for partitions that the answer left out."""
         if partitions:
             at = trio.current_time() + ASK_AGAIN_SECONDS
             if self._put_off:
@@ -234,6 +234,6 @@ class Lookups:
 
 
 def _start(offset: int | None, committed: int | None) -> int | None:
-    """The smaller one of those that are known."""
+    """The smaller of the offsets that are known."""
     known = [one for one in (offset, committed) if one is not None]
     return min(known, default=None)

@@ -1,8 +1,9 @@
-"""The pace at which clients that want much at once get it: a few in each turn of the loop, and their owners take turns.
+"""Paces clients that need a lot of work at once: a few are served per turn of the loop, and their owners take turns.
 
 The event loop runs everything that is ready before it returns to the records. A thousand requests that arrive at the
-same moment would delay every subscriber by a second, and a write for each of 300 subscribers that catch up by 30 ms.
-Here they wait in line: a flood from one address delays only itself, and another client's turn is among the next ones.
+same moment would delay every subscriber by a second; a write for each of 300 subscribers that are catching up, by 30
+ms. Here they wait in line: a flood from one address delays only itself, and another client's turn is among the next
+ones.
 """
 
 from collections import deque
@@ -12,27 +13,27 @@ import trio
 
 
 class Pace:
-    """Lets a number pass in each turn of the loop.
+    """Lets a fixed number of waiters pass in each turn of the loop.
 
-    *Thread*: Trio's. `run` has to run, or nobody passes once the first turn is used up.
+    *Thread*: Trio's. Without `run`, nobody passes once the first turn is used up.
 
     Args:
-        per_turn: How many.
+        per_turn: The number.
     """
 
     def __init__(self, per_turn: int) -> None:
         self._per_turn = self._left = per_turn
         self._lines: dict[Hashable, deque[trio.Event]] = {}
-        """Those that wait, by holder, in the order in which holders come next."""
+        """The waiters, by holder, in the order of the holders' turns."""
         self._wake_up = trio.Event()
 
     @property
     def waiting(self) -> int:
-        """How many are in line."""
+        """The number of waiters."""
         return sum(map(len, self._lines.values()))
 
     async def pass_by(self, holder: Hashable) -> None:
-        """Wait for a turn, if those of this one are taken. *Cancellation*: safe.
+        """Wait for a turn, unless this one still has room. *Cancellation*: safe.
 
         Args:
             holder: Whose turn it is.
@@ -47,7 +48,7 @@ class Pace:
         try:
             await mine.wait()
         except trio.Cancelled:
-            # It is in line still: whoever has been let pass is not cancelled here.
+            # It is still in line: a waiter that was let pass is not cancelled here.
             line = self._lines[holder]
             line.remove(mine)
             if not line:
@@ -55,7 +56,7 @@ class Pace:
             raise
 
     async def run(self) -> None:
-        """Let them pass until cancelled. *Cancellation*: safe."""
+        """Let waiters pass until cancelled. *Cancellation*: safe."""
         while True:
             await self._wake_up.wait()
             self._wake_up = trio.Event()

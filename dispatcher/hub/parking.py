@@ -1,8 +1,7 @@
-"""Parks records that nobody present wants or may have: they wait in Kafka, not in memory.
+"""Parks records that no present subscriber wants or may have: they wait in Kafka, not in memory.
 
-Commits of their partition stop before the first of them. Later records are served all the same, and fetching continues.
-A new subscriber begins at the first parked record of each partition, and so gets what it wants; one with an id or a
-time begins there, and gets what it wants after that.
+Commits of their partition stop before the first of them; fetching continues, and later records are served. A new
+subscriber begins at the first parked record of each partition; one with an id or a time begins there instead.
 
 *Thread*: Trio's.
 """
@@ -26,45 +25,45 @@ log = structlog.get_logger(__name__)
 
 
 class ParkedRead(NamedTuple):
-    """A part of a chunk that was read for a subscriber that counts, while something of its partition was parked."""
+    """A part of a chunk that was replayed for a subscriber that counts, while records of its partition were parked."""
 
     partition: TopicPartition
     parked: ParkedPartition
     ranges: Sequence[OffsetRange]
-    """For each record that is sent, and each gap, the offsets for which it stands."""
+    """For each record that is sent, and for each gap, the offsets that it covers."""
 
 
 def reads(
     ranges: ParkedRanges, chunk_firsts: Mapping[TopicPartition, int], batch: Batch, indexes: Sequence[int]
 ) -> ParkedRead | None:
-    """What a replayed batch takes out of what is parked, once these of its records are sent; None: nothing.
+    """The parked offsets that a replayed batch releases once these records are sent; None if there are none.
 
     Args:
-        ranges: What is parked.
-        chunk_firsts: The offset up to which the chunk has held each partition before this batch.
-        batch: What was read.
-        indexes: Of the records that are sent.
+        ranges: The parked offsets.
+        chunk_firsts: For each partition, the offset at which the part of the chunk before this batch ends.
+        batch: The replayed batch.
+        indexes: The indexes of the records that are sent.
     """
     parked = ranges.find(batch.partition)
     if parked is None or not indexes:
         return None
-    # Offsets without a record belong to the record after them, as where they were parked.
+    # Offsets without a record belong to the next record, as they did when they were parked.
     batch.covers_from = min(batch.covers_from, chunk_firsts[batch.partition])
     return ParkedRead(batch.partition, parked, [one for index in indexes for one in covered(batch, [index])])
 
 
 def gap_reads(ranges: ParkedRanges, gaps: Iterable[Gap]) -> list[ParkedRead]:
-    """What gaps in a chunk take out of what is parked: the records are gone, and whoever is sent the gap knows."""
+    """The parked offsets that gaps in a chunk release: the records are gone, and the gap reports it."""
     found = [(gap, ranges.find(gap.partition)) for gap in gaps if gap.first <= gap.last]
     return [ParkedRead(gap.partition, one, [(gap.first, gap.last + 1)]) for gap, one in found if one is not None]
 
 
 class Parking:
-    """Which records are parked, and which feeds are known not to want any of them.
+    """Knows which records are parked, and which feeds want none of them.
 
     Args:
-        settings: Topics whose unmatched records are parked.
-        ranges: What is parked.
+        settings: Say which topics park their unmatched records.
+        ranges: The parked offsets.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed.
         on_room: Called with a topic whose records can be parked again.
     """
@@ -81,16 +80,16 @@ class Parking:
         self._on_dispatched = on_dispatched
         self._on_room = on_room
         self._seen: set[Feed] = set()
-        """Feeds with a subscriber that has looked at all that is parked: since then whatever they want is not."""
+        """Feeds with a subscriber that has looked at all parked records: none of them is for these feeds."""
         self.records: Counter[str] = Counter()
-        """Records that were parked, since the start, by topic."""
+        """Number of records parked since the start, by topic."""
 
     def parks(self, topic: str) -> bool:
-        """Whether records that nobody present wants are parked, rather than settled."""
+        """Whether records that no present subscriber wants are parked, not settled."""
         return topic in self._topics
 
     def park(self, entry: Entry, indexes: Iterable[int], reason: Reason) -> bool:
-        """Park records of an entry that wait; returns whether they were: there may be no room."""
+        """Park waiting records of an entry; returns False if there is no room."""
         batch, chosen = entry.batch, sorted(indexes)
         tp, ranges = batch.partition, covered(batch, chosen)
         found = self.ranges.find(tp)
@@ -105,11 +104,11 @@ class Parking:
         return True
 
     def dispatched(self, batch: Batch, start: int, end: int) -> int:
-        """A socket took every record of a range of a batch in memory; returns how many of them were parked."""
+        """Note that a socket took a range of a batch in memory; returns how many of its records were parked."""
         tp = batch.partition
         found = self.ranges.find(tp)
         if found is None or found.epoch != batch.epoch:
-            # What was read in an earlier assignment takes nothing from this one's.
+            # Records of an earlier assignment release nothing of this one.
             self._on_dispatched(batch, start, end)
             return 0
         taken, offsets = self._take(tp, start, end), batch.records.offsets
@@ -119,7 +118,7 @@ class Parking:
         return sum(bisect_left(offsets, last) - bisect_left(offsets, first) for first, last in taken)
 
     def replayed(self, reads: Iterable[ParkedRead]) -> int:
-        """A socket took what was read again; returns how many parked records were in it."""
+        """Note that a socket took replayed records; returns how many of them were parked."""
         number = 0
         for tp, parked, ranges in reads:
             for start, end in ranges:
@@ -132,7 +131,7 @@ class Parking:
         return number
 
     def starts(self, feed: Feed) -> Mapping[TopicPartition, int]:
-        """Where a new subscriber begins, if before its time it may find what it wants parked."""
+        """Where a new subscriber of this feed begins, if parked records may be for it."""
         return {} if not self.ranges or feed in self._seen else self.ranges.starts(feed.counted)
 
     def has_looked(self, feed: Feed) -> None:
@@ -140,7 +139,7 @@ class Parking:
         self._seen.add(feed)
 
     def has_left(self, feed: Feed) -> None:
-        """A feed has lost its last subscriber, or one that may not have acknowledged all that is parked."""
+        """Note that a feed has lost its last subscriber, or one that may not have acknowledged all parked records."""
         self._seen.discard(feed)
 
     def _take(self, tp: TopicPartition, start: int, end: int) -> list[OffsetRange]:

@@ -34,19 +34,19 @@ from dispatcher.sansio.spelling import Spelling
 from dispatcher.settings import Settings
 
 CATCH_UP_WRITES_PER_TURN = 8
-"""Writes of subscribers that catch up in one turn of the loop: at 256 KiB and 300 µs each, live subscribers wait less
-than three milliseconds for them."""
+"""Writes of subscribers that are catching up, per turn of the loop: at 256 KiB and 300 µs each, live subscribers wait
+less than three milliseconds for them."""
 
 
 class HubParts:
-    """Makes the parts, joins them for subscribers (`source.Source`), and reports what each of them counts.
+    """Makes the parts, joins them for subscribers (`source.Source`), and reports their statistics.
 
     Args:
         settings: Bounds of history, channels and writes.
-        on_dispatched: See `Hub`, as for the others.
+        on_dispatched: See `Hub`, also for the other arguments.
         replays: Where to read what is no longer in memory.
         on_replayed: Called with a range of a followed partition that was sent from Kafka.
-        decoder: Decodes for subscribers that ask; None: nobody can.
+        decoder: Decodes for subscribers that ask; None if they cannot ask.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class HubParts:
         self._counts = HubCounts()
         self._assignments = 0
 
-    # What subscribers ask (subscriber.Source).
+    # For subscribers (source.Source).
 
     @property
     def is_serving(self) -> bool:
-        """Whether the replica does what it is there for."""
+        """Whether the replica is in a state in which it serves records."""
         return self.state in {ReplicaState.STREAMING, ReplicaState.WAITING, ReplicaState.STANDBY}
 
     def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
@@ -102,17 +102,17 @@ class HubParts:
         self.settlement.dispatched(feed, entries, subscribers)
 
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
-        """A subscriber that counts was sent these ranges of followed partitions from Kafka."""
+        """Note that a subscriber that counts was sent these ranges of followed partitions from Kafka."""
         for partition, first, end in ranges:
             if partition.topic not in self.acking.topics:
                 self._on_replayed(partition, first, end)
 
     def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
-        """A subscriber that counts was sent parked records from Kafka."""
+        """Note that a subscriber that counts was sent parked records from Kafka."""
         self.settlement.parked_replayed(reads)
 
     def await_head(self, subscriber: Subscriber) -> None:
-        """Let a subscriber look again as soon as more has been read."""
+        """Let a subscriber look again when more has been read."""
         self._registry.await_head(subscriber)
 
     def became_live(self, subscriber: Subscriber, *, needed_kafka: bool) -> None:
@@ -133,7 +133,7 @@ class HubParts:
         self._fan_out.remove(subscriber)
 
     def stalled(self) -> None:
-        """A subscriber took nothing for too long."""
+        """Count a subscriber that took nothing for too long."""
         self._counts.stalled += 1
 
     def is_behind(self, feed: Feed) -> bool:
@@ -145,29 +145,29 @@ class HubParts:
         return self._heartbeats.data(feed, at_head=at_head)
 
     def _feeds_changed(self, feed: Feed) -> None:
-        """A feed has got its first subscriber, or lost its last."""
+        """A feed has gained its first subscriber, or lost its last."""
         self.asked.topics_changed(self._feeds.asked_topics)
         self.settlement.feeds_changed(feed.topics)
 
     def _hold_back(self, entry: Entry, *, followed: bool) -> None:
-        """Have an entry decoded that was just published, if it was not, and somebody asks for that."""
+        """Have a newly published entry decoded, if somebody asks for that and it is not decoded yet."""
         if self._feeds.is_undecided(entry.batch):
             self._fan_out.hold_back(entry.batch.partition.topic, followed=followed)
             self.asked.ask(entry)
 
     def _decided(self, entry: Entry) -> None:
-        """An entry was decoded: what filters say of it is known now."""
+        """An entry was decoded: filters can be evaluated now."""
         if not entry.removed and self._feeds.has_filters(entry.batch.partition.topic):
             self.settlement.settle(entry, self._feeds.match(entry.batch))
 
-    # What others ask.
+    # For others.
 
     def first_writes(self) -> set[int]:
         """The sequences of entries that are being written to subscribers that count."""
         return self._registry.first_writes()
 
     def statistics(self) -> HubStatistics:
-        """A snapshot of the hub: running sums, whatever the number of subscribers. `census` has the rest."""
+        """A snapshot of the running sums, at a cost that does not grow with the subscribers. `census` has the rest."""
         return HubStatistics(
             subscribers=self._registry.states(),
             transports=self._registry.transports(),
@@ -211,7 +211,7 @@ class HubParts:
 
     @property
     def owns_everything(self) -> bool:
-        """Whether every partition that the topics are known to have is assigned."""
+        """Whether every known partition of the topics is assigned."""
         return len(self._partitions) >= sum(self.history.expected.values())
 
     def has_partitions(self, topics: AbstractSet[str]) -> bool:
@@ -219,7 +219,7 @@ class HubParts:
         return any(partition.topic in topics for partition in self._partitions)
 
     def without_partitions(self, topics: AbstractSet[str]) -> list[Subscriber]:
-        """Subscribers that count, and read these topics alone, of which no partition is assigned to this replica."""
+        """Subscribers that count and read only topics, among these, without a partition on this replica."""
         elsewhere = topics - {partition.topic for partition in self._partitions}
         return self._registry.without_partitions(elsewhere) if elsewhere else []
 
@@ -228,17 +228,17 @@ class HubParts:
         return self._registry.has_readers(topic)
 
     def park_observed(self) -> None:
-        """Fetching would be paused: where only observers are present, what waits goes out of memory instead."""
+        """Where only observers are present, park waiting records to make room, so that fetching need not pause."""
         for topic in self._registry.observed_topics():
             self.settlement.park_observed(topic)
 
     @property
     def first_taker(self) -> int | None:
-        """The number of the subscriber that counts and has been connected for longest, None if there is none."""
+        """The number of the subscriber that has been connected longest of those that count; None if there is none."""
         return self._registry.first_taker
 
     def whole_topics(self) -> frozenset[str]:
-        """Topics of which some subscriber has the whole."""
+        """Topics with a subscriber of the whole topic."""
         return self._registry.whole_topics()
 
     def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PresentSubscribers:
-    """The present subscribers, counted by feed, so the cost does not depend on their number."""
+    """The present subscribers, counted by feed, so that the cost does not depend on their number."""
 
     topics: Mapping[str, int]
-    """Subscribers by topic; one of two topics counts for both."""
+    """Subscribers by topic; one that reads two topics counts for both."""
     observers: int
     filtered: int
-    """Those that want some records only."""
+    """Those with a filter."""
     acking: int
     """Those that acknowledge."""
     whole: int
-    """Those that have the whole of their topics."""
+    """Those of whole topics."""

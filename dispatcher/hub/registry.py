@@ -18,24 +18,25 @@ class Registry:
 
     def __init__(self) -> None:
         self.next_number = 1
-        """Of the next subscriber."""
+        """The number of the next subscriber."""
         self.everybody: dict[int, Subscriber] = {}
         self.catching_up: dict[int, Subscriber] = {}
         """Those that are not live."""
         self._expecting: dict[int, Subscriber] = {}
-        """Live subscribers that catch up again when a partition is added that they named, or read from a time."""
+        """Live subscribers that catch up again when a partition is added that their id named, or that they read from a
+        time."""
         self._left_at: dict[TopicPartition, tuple[int, int]] = {}
-        """For partitions that left: the next offset, and the number of the first subscriber that came after that."""
+        """For partitions that left: the next offset, and the number of the first subscriber that connected later."""
         self._readers: Counter[str] = Counter()
         """Number of subscribers that count, by topic."""
         self._observers: Counter[str] = Counter()
         """Number of subscribers that do not count, by topic."""
         self._takers: dict[int, None] = {}
-        """Numbers of subscribers that count, in the order in which they came."""
+        """Numbers of subscribers that count, in the order in which they connected."""
         self._whole: Counter[str] = Counter()
         """Number of subscribers of the whole topic, by topic."""
         self._awaiting: dict[int, Subscriber] = {}
-        """Those that wait until more has been read."""
+        """Subscribers that wait until more has been read."""
         self._transports: Counter[str] = Counter()
         """Number of subscribers by transport."""
 
@@ -43,7 +44,7 @@ class Registry:
         return len(self.everybody)
 
     def add(self, subscriber: Subscriber) -> None:
-        """Take a new one, which catches up."""
+        """Add a new subscriber, which catches up."""
         self.next_number = subscriber.number + 1
         self.everybody[subscriber.number] = self.catching_up[subscriber.number] = subscriber
         feed = subscriber.feed
@@ -57,7 +58,7 @@ class Registry:
         self._transports[subscriber.transport.name] += 1
 
     def remove(self, subscriber: Subscriber) -> bool:
-        """Forget one; False when it was forgotten already."""
+        """Forget a subscriber; returns False if it is already forgotten."""
         if self.everybody.pop(subscriber.number, None) is None:
             return False
         feed = subscriber.feed
@@ -90,12 +91,12 @@ class Registry:
         return self._readers[topic] > 0
 
     def observed_topics(self) -> list[str]:
-        """Topics that are only observed: nobody present takes their records."""
+        """Topics that are only observed: no present subscriber takes their records."""
         return [topic for topic, number in self._observers.items() if number > 0 and not self.has_readers(topic)]
 
     @property
     def first_taker(self) -> int | None:
-        """The number of the subscriber that counts and has been connected for longest, None if there is none."""
+        """The number of the subscriber that has been connected longest of those that count; None if there is none."""
         return next(iter(self._takers), None)
 
     @property
@@ -104,26 +105,26 @@ class Registry:
         return len(self._takers)
 
     def whole_topics(self) -> frozenset[str]:
-        """Topics of which some subscriber has the whole."""
+        """Topics with a subscriber of the whole topic."""
         return frozenset(topic for topic, number in self._whole.items() if number > 0)
 
     def await_head(self, subscriber: Subscriber) -> None:
-        """Let a subscriber look again as soon as more has been read."""
+        """Let a subscriber look again when more has been read."""
         self._awaiting[subscriber.number] = subscriber
 
     def head_moved(self) -> None:
-        """More has been read of some partition, or more is known of the topics."""
+        """Let waiting subscribers look again: more was read of some partition, or more is known about the topics."""
         if self._awaiting:
             awaiting, self._awaiting = self._awaiting, {}
             for subscriber in awaiting.values():
                 subscriber.resumption.look_again()
 
     def partition_left(self, partition: TopicPartition, next_offset: int) -> None:
-        """Note up to where a partition was read here, for the subscribers that are connected now."""
+        """Note up to where a partition was read, for the subscribers that are connected now."""
         self._left_at[partition] = (next_offset, self.next_number)
 
     def next_offsets(self, partition: TopicPartition) -> Sequence[tuple[Subscriber, int | None]]:
-        """Each reader of a partition whose topic was recreated, with its next offset in the old log if it has one."""
+        """Each reader of a partition whose topic was recreated, with its next offset in the old log, if it has one."""
         left_at, before_number = self._left_at.pop(partition, (None, 0))
         found = []
         for subscriber in self.everybody.values():
@@ -135,7 +136,7 @@ class Registry:
         return found
 
     def partition_added(self, partition: TopicPartition, end: int, *, whole: bool | None = None) -> None:
-        """It is known from now on where a partition begins.
+        """Note that the beginning of a partition is known now.
 
         Args:
             partition: The partition.
@@ -143,7 +144,8 @@ class Registry:
             whole: Only for subscribers of the whole topic, or only for the others; None: for all.
         """
         left_at, before_number = (None, 0) if whole else self._left_at.pop(partition, (None, 0))
-        # Live ones that expect nothing go on as they are, unless the log may be another one (`CatchUp.concerns`).
+        # Live subscribers that expect nothing continue unchanged, unless the log may be another one
+        # (`CatchUp.concerns`).
         is_unverified = left_at is not None and left_at > end
         concerned = self.everybody if is_unverified else self.catching_up | self._expecting
         for subscriber in tuple(concerned.values()):
@@ -155,7 +157,7 @@ class Registry:
         return random.sample(list(self.everybody.values()), number)
 
     def without_partitions(self, topics: AbstractSet[str]) -> list[Subscriber]:
-        """Subscribers that count and read nothing but the replica's own partitions of these topics."""
+        """Subscribers that count and read only the replica's own partitions of these topics."""
         everybody = self.everybody.values()
         return [one for one in everybody if one.feed.counts and not one.feed.whole and one.feed.topics <= topics]
 

@@ -1,7 +1,7 @@
 """Records replayed from Kafka for one subscriber, until its socket takes them, and which of them count.
 
-Records that were sent from the history are counted by their entries. Replayed records have no entries: this module
-counts what they stand for in followed partitions and among parked records, and reports it once they have been sent.
+Records sent from the history are counted by their entries. Replayed records have no entries: this module counts the
+offsets that they cover, in followed partitions and among parked records, and reports them once the records are sent.
 
 *Thread*: Trio's.
 """
@@ -19,39 +19,39 @@ from dispatcher.sansio.records import Batch, TopicPartition
 
 
 class Replayed:
-    """Encodes what was replayed, and counts it.
+    """Encodes replayed records, and counts them.
 
     Args:
         history: Knows what is followed and what is parked.
         encoder: Makes the bytes of records.
-        feed: What the subscriber gets.
+        feed: What the subscriber asked for.
     """
 
     def __init__(self, history: History, encoder: Encoder, feed: Feed) -> None:
         self.record_count = 0
-        """How many replayed records there were."""
+        """The number of replayed records."""
         self._history = history
         self._encoder = encoder
         self._feed = feed
         self._replay_output: list[bytes] = []
-        """What is to be sent before the history is read."""
+        """The output to be sent before the history is read."""
         self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
-        """What of that counts for followed partitions: partition, first offset, and the one after the last."""
+        """The part of it that counts for followed partitions: partition, first offset, and the one after the last."""
         self._parked_reads: list[ParkedRead] = []
-        """What of that was parked."""
+        """The part of it that was parked."""
 
     def take_replay_output(self) -> list[bytes]:
-        """Take what was looked up and has to be sent before the history is read."""
+        """Take the output that has to be sent before the history is read."""
         found, self._replay_output = self._replay_output, []
         return found
 
     def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
-        """What counts for followed partitions once it was sent, beside whole entries."""
+        """Take the ranges of followed partitions that count once the output is sent."""
         ranges, self._replayed_ranges = self._replayed_ranges, []
         return ranges
 
     def take_parked_reads(self) -> list[ParkedRead]:
-        """What is parked no more once that was sent."""
+        """Take the reads that release parked records once the output is sent."""
         found, self._parked_reads = self._parked_reads, []
         return found
 
@@ -62,12 +62,12 @@ class Replayed:
         gaps: list[Gap],
         batches: Iterable[tuple[Batch, Mapping[TopicPartition, int]]],
     ) -> None:
-        """Take one chunk.
+        """Add one chunk.
 
         Args:
-            lookup: What was asked for.
+            lookup: The look-up.
             chunk: The answer.
-            gaps: Those of it that are to be reported.
+            gaps: Those of its gaps that are to be reported.
             batches: Its batches, each with the last seen offset of every partition as of that batch.
         """
         counts_followed = self._feed.whole and self._feed.counts
@@ -111,13 +111,13 @@ class Replayed:
     def _parked_read(
         self, batch: Batch, indexes: Sequence[int], read_to: Mapping[TopicPartition, int]
     ) -> ParkedRead | None:
-        """What of a replayed batch is parked, and counts if these records are sent."""
+        """The parked part of a replayed batch that counts if these records are sent."""
         parked = self._history.parked
         is_counted = parked and self._feed.counts_for(batch.partition.topic)
         return reads(parked, read_to, batch, indexes) if is_counted else None
 
     def _count_selected(self, batch: Batch, indexes: Sequence[int], covers_from: int) -> None:
-        """Of a followed partition, what its filter has left out was sent to nobody."""
+        """Of a followed partition, count only the records sent: nobody was sent those that the filter left out."""
         if self._history.is_followed(batch.partition):
             batch.covers_from = min(batch.covers_from, covers_from)
             self._replayed_ranges += [(batch.partition, first, end) for first, end in covered(batch, indexes)]

@@ -1,4 +1,4 @@
-"""One subscriber's way to the head: what it reads from the history, and what is looked up in Kafka before that.
+"""Takes one subscriber to the head: it reads the history, after look-ups in Kafka for what is missing before that.
 
 Records that are no longer in memory are replayed from Kafka, one chunk whenever the socket has taken the previous one.
 When no record is missing between the last chunk and the history, the subscriber reads the history. It is sent the
@@ -25,10 +25,10 @@ from dispatcher.sansio.ranges import Bounds, Chunk, recreated
 from dispatcher.sansio.records import TopicPartition
 
 LOOK_RECORDS = 500
-"""Most records that a filter looks at between two yields: 1 to 5 µs each."""
+"""Maximum number of records that a filter looks at between two yields: 1 to 5 µs each."""
 
 SILENT_RECORDS = 10_000
-"""A subscriber whose filter wanted none of this many records of the history is sent an id alone."""
+"""A subscriber whose filter wanted none of this many records of the history is sent an id by itself."""
 
 
 class Resumption(Replayed):
@@ -38,11 +38,11 @@ class Resumption(Replayed):
         history: Recent and undispatched batches.
         encoder: Makes the bytes of records.
         lookups: Looks things up in Kafka.
-        feed: What the subscriber gets.
-        position: The last offset that it has seen of some partitions.
+        feed: What the subscriber asked for.
+        position: The last offsets that it has seen, of some partitions.
         since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
         last: Or this many records before their ends.
-        wake: Called when there may be something to send or to ask.
+        wake: Called when there may be something to send or to look up.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Resumption(Replayed):
     ) -> None:
         super().__init__(history, encoder, feed)
         self.owner: Hashable = None
-        """Whose it is: those of one owner share its turns."""
+        """The owner: subscribers of one owner share its turns."""
         self.lookup_scope = trio.CancelScope()
-        """Around what is looked up for it alone; cancelled when the subscriber leaves."""
+        """The scope of look-ups for this subscriber alone; cancelled when it leaves."""
         self.closed = False
         self.decodes = feed.decodes
         """Topics that are decoded because it asks."""
@@ -71,21 +71,22 @@ class Resumption(Replayed):
             history, feed.topics, position, since_ms, last=last, whole=feed.whole, counts=feed.counts
         )
         self.cursor = self._catch_up.cursor
-        """Where the subscriber is."""
+        """Where the subscriber is in the history."""
         self.looks_at_parked = False
-        """Whether it began at what is parked: when it has caught up, nothing of that is for its feed."""
+        """Whether it began at the parked records: when it has caught up, none of them is for its feed."""
         self.in_part: list[tuple[Entry, int]] = []
-        """Entries of followed partitions of which the last `take` took the end only, and from where on."""
+        """Entries of followed partitions of which the last `take` took only the end, and the offset where that
+        begins."""
         self._needed_kafka = False
         self._awaits_decoding = False
-        """Whether the next entry has to be decoded before this subscriber, which asks for that, can have it."""
+        """Whether the next entry has to be decoded before this subscriber, which asks for that, can take it."""
         self._unwanted = 0
-        """Records of the history since its filter wanted one."""
+        """Number of records in the history since its filter last wanted one."""
 
-    # What was looked up (lookups.LookupClient).
+    # Answers to look-ups (lookups.LookupClient).
 
     def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> None:
-        """Take the first offsets of what came since its time."""
+        """Take the first offsets from its time on."""
         if self._catch_up.on_offsets_for_time(lookup, offsets):
             self._wake()
 
@@ -106,11 +107,11 @@ class Resumption(Replayed):
             self._wake()
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Partitions that had no answer may be looked up again."""
+        """Note that partitions without an answer may be looked up again."""
         self._catch_up.ask_again(partitions)
         self._wake()
 
-    # What the hub says.
+    # Called by the hub.
 
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
         """A partition is in the history now; see `CatchUp.partition_added`."""
@@ -122,8 +123,8 @@ class Resumption(Replayed):
 
         Args:
             partition: The partition.
-            next_offset: The next offset in the old log, if one was known.
-            first_offset: The first one of the new log.
+            next_offset: The next offset in the old log, if it is known.
+            first_offset: The first offset of the new log.
         """
         if next_offset is not None:
             self._replay_output += self._encode_gaps([recreated(partition, next_offset, first_offset)])
@@ -132,28 +133,28 @@ class Resumption(Replayed):
         self._wake()
 
     def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions are about to leave the history, and the hub has withdrawn what it had published of them."""
+        """Partitions are about to leave the history; the hub has withdrawn their records that were not offered yet."""
         self._catch_up.partitions_removing(partitions)
         self._drop_lookup()
 
     def handed_over(self, partition: TopicPartition, first: int) -> None:
-        """A followed partition is owned now, and nobody was sent what comes from an offset on."""
+        """A followed partition is owned now, and nobody was sent its records from an offset on."""
         self._catch_up.handed_over(partition, first)
         self._drop_lookup()
         self._wake()
 
     def restarted(self, partition: TopicPartition, next_offset: int | None, first: int) -> None:
-        """A followed partition is owned now, and begins again in the history; see `CatchUp.restarted`."""
+        """A followed partition is owned now, and starts over in the history; see `CatchUp.restarted`."""
         self._catch_up.restarted(partition, next_offset, first)
         self._drop_lookup()
         self._wake()
 
     def refresh(self) -> None:
-        """Look whether what it waits for is there by now; its task calls this before it waits again."""
+        """Check whether what it waits for has arrived; its task calls this before it waits again."""
         self._catch_up.look_again()
 
     def look_again(self) -> None:
-        """More has been read of some partition, or more is known of the topics."""
+        """More was read of some partition, or more is known about the topics."""
         self._catch_up.look_again()
         self._wake()
 
@@ -162,7 +163,7 @@ class Resumption(Replayed):
         self._catch_up.partitions_removed()
         self._wake()
 
-    # What the subscriber asks.
+    # Called by the subscriber.
 
     @property
     def pending(self) -> bool:
@@ -171,7 +172,7 @@ class Resumption(Replayed):
 
     @property
     def expects_partitions(self) -> bool:
-        """Whether a partition that is added may send the subscriber, though it is live, back to catching up."""
+        """Whether an added partition may send the live subscriber back to catching up."""
         return self._catch_up.expects_partitions
 
     def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
@@ -187,7 +188,7 @@ class Resumption(Replayed):
         return self._catch_up.next_offset(partition)
 
     def missing_records(self) -> int:
-        """About how many records lie between the subscriber and the head."""
+        """An estimate of the records between the subscriber and the head."""
         return self._catch_up.missing_records()
 
     @property
@@ -197,11 +198,11 @@ class Resumption(Replayed):
 
     @property
     def has_start(self) -> bool:
-        """Whether it is known where it begins in every partition."""
+        """Whether its start is known in every partition."""
         return self._catch_up.has_start
 
     def begin_at_parked(self, starts: Mapping[TopicPartition, int]) -> None:
-        """Begin no later than at these offsets: what is parked may be for this subscriber."""
+        """Begin at these offsets at the latest: parked records may be for this subscriber."""
         self.looks_at_parked = True
         if starts:
             self._catch_up.begin_earlier(starts)
@@ -226,7 +227,7 @@ class Resumption(Replayed):
                 elif cursor.first_offset > entry.batch.first_offset:
                     item = entry, self._encoder.rest(feed, entry, cursor.first_offset)
                     if feed.counts and self._history.is_followed(entry.batch.partition):
-                        # Others may never have been sent what comes before: it must not count with the rest.
+                        # The earlier records may have been sent to nobody: they must not count with the rest.
                         self.in_part.append((entry, cursor.first_offset))
                         self._replayed_ranges.append(
                             (entry.batch.partition, cursor.first_offset, entry.batch.next_offset)
@@ -250,7 +251,7 @@ class Resumption(Replayed):
 
     @property
     def has_more(self) -> bool:
-        """Whether the history holds entries that were not looked at yet, and may be read now."""
+        """Whether the history holds entries that it has not looked at yet, and may read now."""
         return not self._awaits_decoding and not self._catch_up.pending and self.cursor.sequence < self._history.head
 
     @property
@@ -259,23 +260,23 @@ class Resumption(Replayed):
         return not self._catch_up.pending and self.cursor.sequence >= self._history.head
 
     def decided(self) -> None:
-        """What it waits for was decoded, or has left the history."""
+        """The entry that it waits for was decoded, or has left the history."""
         self._awaits_decoding = False
         self._wake()
 
     def skip_to_head(self) -> None:
-        """A live subscriber wants nothing of what is between it and the head."""
+        """Move to the head: the live subscriber wants nothing before it."""
         self._history.became_live(self.cursor)
         self.cursor.sequence = self._history.head
 
     def go_live(self) -> bool:
-        """The subscriber has been handed everything; returns whether it needed more than the history for that."""
+        """Note that the subscriber has been handed everything; returns whether it needed Kafka for that."""
         self._history.became_live(self.cursor)
         needed_kafka, self._needed_kafka = self._needed_kafka, False
         return needed_kafka
 
     def ask(self) -> None:
-        """Look up what is missing before the history, one thing at a time: the socket has taken earlier answers."""
+        """Look up what is missing before the history, one look-up at a time: the socket has taken earlier answers."""
         lookup = self._catch_up.ask()
         if lookup is not None:
             self._needed_kafka = True
@@ -285,12 +286,12 @@ class Resumption(Replayed):
         """The subscriber has left: it wants no answer."""
         self.closed = True
         self._lookups.asked.leave(self)
-        # It holds this one: without a cycle, its memory is free as soon as its connection has ended.
+        # The callback holds the subscriber: without this cycle its memory is freed as soon as its connection has ended.
         self._wake = _nothing
         self.lookup_scope.cancel()
 
     def _has_to_wait(self, entry: Entry) -> bool:
-        """Whether an entry has to be decoded first: then it is the next one to read again, when it is."""
+        """Whether an entry has to be decoded first; if so, the cursor returns to it."""
         batch = entry.batch
         self._awaits_decoding = self._feed.awaits(batch.partition.topic, batch.records)
         if self._awaits_decoding:
@@ -299,7 +300,7 @@ class Resumption(Replayed):
         return self._awaits_decoding
 
     def _say_position(self) -> None:
-        """Send an id alone: nothing was wanted for long, and a resume should not look at all of that again."""
+        """Send an id by itself: nothing was wanted for long, and a resume should not look at all of that again."""
         feed = self._feed
         snapshot = self._encoder.snapshot(self._catch_up.position(here=True))
         if position := snapshot.format(feed.topics, whole=feed.whole):

@@ -34,7 +34,7 @@ class Source(Protocol):
 
     @property
     def catch_up_pace(self) -> Pace:
-        """Where subscribers that have much to catch up with wait between their writes."""
+        """Where subscribers with much to catch up on wait between two writes."""
 
     @property
     def history(self) -> History:
@@ -47,7 +47,7 @@ class Source(Protocol):
         """Whether something was published that has not been offered to every live subscriber of a feed."""
 
     def became_live(self, subscriber: "Subscriber", *, needed_kafka: bool) -> None:
-        """From now on every new entry is offered to the subscriber.
+        """Offer every new entry to the subscriber from now on.
 
         Args:
             subscriber: It has caught up.
@@ -55,23 +55,23 @@ class Source(Protocol):
         """
 
     def left_live(self, subscriber: "Subscriber") -> None:
-        """The subscriber reads the history itself."""
+        """Stop offering entries to the subscriber: it reads the history."""
 
     @property
     def is_serving(self) -> bool:
-        """Whether the replica does what it is there for: where a stream begins is known in a moment."""
+        """Whether the replica is in a state in which it serves records, so that the start of a stream is known soon."""
 
     def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
         """Note that this many sockets, all of one feed, accepted every byte of these entries."""
 
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
-        """A socket accepted what was replayed of followed partitions: partition, first offset, and the one after."""
+        """Note that a socket accepted these replayed ranges of followed partitions: partition, first offset, end."""
 
     def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
-        """A socket accepted what was replayed of parked records."""
+        """Note that a socket accepted replayed records that were parked."""
 
     def await_head(self, subscriber: "Subscriber") -> None:
-        """The subscriber waits until more has been read: let it look again then."""
+        """Let the subscriber look again when more has been read."""
 
     def stalled(self) -> None:
-        """A socket took nothing for too long."""
+        """Count a subscriber whose socket took nothing for too long."""

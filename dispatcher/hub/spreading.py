@@ -2,8 +2,8 @@
 
 A long-lived connection stays where it is: a new replica gets partitions at once, and subscribers only as they connect.
 A replica cannot see the others, but it notices when the group has settled, and knows the partitions and subscribers
-that it had before and has now. It keeps as many subscribers per partition as before; the others reconnect through
-whatever spreads connections in front of the replicas. So when
+that it had before and has now. It keeps as many subscribers per partition as before; the others reconnect through the
+load balancer. So when
 
 * a replica has joined, fewer partitions are left, and the same share of the subscribers stays;
 * a replica was replaced, this one has as many partitions as before, and the subscribers that it took over are a
@@ -11,9 +11,9 @@ whatever spreads connections in front of the replicas. So when
 * a replica has left for good, its partitions have arrived, and its subscribers with them: all stay;
 * this replica owns every partition, so there is no other replica to go to: all stay.
 
-A subscriber of the replica's own partitions that counts, at a replica without any partition of its topics, is sent on,
-because nothing would ever reach it there. Streams of the whole topic get everything on any replica, and observers watch
-what they have asked for, so both stay.
+A subscriber that counts and reads the replica's own partitions is sent on from a replica without any partition of its
+topics, because nothing would ever reach it there. Streams of the whole topic get everything on any replica, and
+observers watch what they asked for, so both stay.
 """
 
 from collections import deque
@@ -41,12 +41,12 @@ REMEMBERED_SAMPLES = 20
 when the session has timed out, 10 s later."""
 
 MAX_WAIT_SAMPLES = 60
-"""At most this long a subscriber waits that is not sent anything: a balancer may send it back here again and again,
-because the replica that sends its subscribers on is the emptiest one."""
+"""Maximum time before a subscriber that receives nothing is sent on. The time grows because a balancer may keep sending
+it back: a replica that sends its subscribers on is the emptiest one."""
 
 
 class SendingOn:
-    """Decides when subscribers that get nothing here should go, from samples of a replica."""
+    """Decides, from samples of a replica, when subscribers that receive nothing here should leave."""
 
     def __init__(self) -> None:
         self._wait = STABLE_SAMPLES
@@ -56,22 +56,22 @@ class SendingOn:
         self._known_since: dict[str, int] = {}
 
     def assigned_somewhere(self, topics: Collection[str]) -> frozenset[str]:
-        """Those of the topics, which exist now, of which the group has certainly assigned every partition.
+        """Those of the existing topics all of whose partitions the group has certainly assigned.
 
-        Called per sample in which no rebalance is under way. A topic that is created later is assigned later than it is
-        seen, perhaps to this very replica.
+        Called once per sample without a rebalance. A newly created topic is seen before it is assigned, perhaps to this
+        very replica.
         """
         since = self._samples or -MAX_WAIT_SAMPLES
         self._samples += 1
-        # One that was deleted begins again when it is created again.
+        # A deleted topic starts over when it is recreated.
         self._known_since = {topic: self._known_since.get(topic, since) for topic in topics}
         return frozenset(topic for topic in topics if self._samples - self._known_since[topic] >= MAX_WAIT_SAMPLES)
 
     def observe(self, *, anybody: bool) -> bool:
-        """Take the next sample; returns whether they should go.
+        """Take the next sample; returns whether they should leave.
 
         Args:
-            anybody: Whether there are such subscribers, and no rebalance is under way.
+            anybody: Whether there are such subscribers, and no rebalance is in progress.
         """
         if not anybody:
             self._with = 0
@@ -88,27 +88,27 @@ class SendingOn:
 
 
 class Spread:
-    """Decides how many subscribers should go, from samples of a replica."""
+    """Decides, from samples of a replica, how many subscribers should leave."""
 
     def __init__(self) -> None:
         self._seen: tuple[int, int] = (0, 0)
         self._same = 0
         self._recent: deque[int] = deque(maxlen=REMEMBERED_SAMPLES)
         self._before: int | None = None
-        """How many subscribers there were before the rebalance that has not settled yet."""
+        """The number of subscribers before the rebalance that has not settled yet."""
         self._partitions = 0
-        """How many partitions there were then."""
+        """The number of partitions at that time."""
         self._peak_partitions = 0
         """The most partitions since then."""
 
     def observe(self, assignments: int, partitions: int, subscribers: int, *, stable: bool = True) -> int:
-        """Take the next sample; returns how many subscribers should go, at most half of them.
+        """Take the next sample; returns how many subscribers should leave, at most half of them.
 
         Args:
             assignments: Assignments up to now.
             partitions: Assigned partitions.
             subscribers: Connected subscribers.
-            stable: No rebalance is under way.
+            stable: Whether no rebalance is in progress.
         """
         if not stable or (assignments, partitions) != self._seen:
             self._seen = assignments, partitions
@@ -133,15 +133,15 @@ class Spread:
 
 
 async def spread_subscribers(hub: Hub, seconds: float, is_joined: Callable[[], bool]) -> None:
-    """Sample the hub, and send subscribers away that should be elsewhere, evenly over a time, until cancelled.
+    """Sample the hub, and send away subscribers that should be elsewhere, evenly over a time, until cancelled.
 
     *Cancellation*: safe.
 
     Args:
-        hub: Whose subscribers.
+        hub: The hub.
         seconds: How long sending them away takes; 0 returns at once.
-        is_joined: Whether the replica is a member that has its assignment. Before that it has no partition either, and
-            perhaps nobody else has them: the group waits for members that have crashed until their sessions end.
+        is_joined: Whether the replica is a member with an assignment. Without one, perhaps no member has the
+            partitions: the group waits for crashed members until their sessions end.
     """
     spread, sending_on = Spread(), SendingOn()
     while seconds:
@@ -155,7 +155,7 @@ async def spread_subscribers(hub: Hub, seconds: float, is_joined: Callable[[], b
         without = hub.without_partitions(sending_on.assigned_somewhere(existing)) if stable else []
         if sending_on.observe(anybody=bool(without)):
             log.info("sending subscribers on: no partition of their topics is assigned here", number=len(without))
-            # Partitions may be assigned here before the last one has gone.
+            # Partitions may be assigned here before the last one has left.
             await _send_away(without, seconds, goodbyes.send_on, lambda one: hub.has_partitions(one.feed.topics))
 
 

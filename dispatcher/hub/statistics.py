@@ -39,12 +39,12 @@ class SubscriberStatistics:
     buffered_bytes: int
     records: int
     replaying: bool
-    """Whether it is replayed to from Kafka, or waits in line for it."""
+    """Whether records are being replayed to it from Kafka, or it waits in line for that."""
     behind_records: int
-    """How many records of its partitions were taken from Kafka and not handed to its socket: counted when it is live,
-    else offsets (those without a record included)."""
+    """How many records were received from Kafka but not handed to its socket: exact while it is live, otherwise
+    offsets, including those without a record."""
     outstanding_records: int | None = None
-    """Records that it was sent and has not acknowledged; None where it need not."""
+    """Records that it was sent and has not acknowledged; None if it does not acknowledge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class CensusStatistics:
     """Subscribers being replayed to from Kafka, or waiting in line for it."""
     behind_records_median: int
     behind_records_worst: int
-    """Of very many subscribers that catch up, a random sample is looked at."""
+    """Among very many subscribers that are catching up, only a random sample is examined."""
     buffered_bytes: int
     """Bytes in all channels; the same bytes waiting for two subscribers count twice."""
 
@@ -81,16 +81,16 @@ class LookupStatistics:
     asked: int
     """Look-ups since the start."""
     reading: int
-    """Clients that are replayed to, or wait in line for it."""
+    """Clients that records are being replayed to, or that wait in line for it."""
     looking_up: int
-    """Questions about bounds, or about one time, that are with Kafka."""
+    """Look-ups of bounds or of one time that Kafka has not answered yet."""
     put_off: int
     """Clients that wait to ask again."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderStatistics:
-    """A snapshot of the encoder: how often it encoded what, since the start."""
+    """A snapshot of the encoder's counts since the start."""
 
     entries: int
     """Entries, once per feed."""
@@ -107,11 +107,11 @@ class CompressionStatistics:
     """A snapshot of the compression, since the start: each write counts once, whatever the number of subscribers."""
 
     input_bytes: int
-    """Bytes before compression, of pieces too small for it as well."""
+    """Bytes before compression, including pieces too small for it."""
     output_bytes: int
     """The same afterwards, without chunks and frames."""
     kept_bytes: int
-    """What is kept of compressed writes, for other subscribers."""
+    """Bytes of compressed writes that are kept for other subscribers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +121,9 @@ class RegistryStatistics:
     subscribers: int
     catching_up: int
     expecting: int
-    """Live subscribers that catch up again when some partition is added."""
+    """Live subscribers that catch up again when a certain partition is added."""
     departed: int
-    """Partitions that left, and were not added again."""
+    """Partitions that left and were not added again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class AnnouncementStatistics:
 
 @dataclass(slots=True)
 class HubCounts:
-    """The running sums of a hub; `HubStatistics` says what they are."""
+    """The running sums of a hub, as described in `HubStatistics`."""
 
     published_records: int = 0
     fell_back: int = 0
@@ -167,14 +167,15 @@ class AckingStatistics:
 
     subscribers: int
     outstanding_records: int
-    """Records that were sent and not acknowledged."""
+    """Records that were sent but not acknowledged yet."""
     outstanding_bytes: int
     acked_records: int
     """Records that were acknowledged since the start, by any of them."""
     nacked_records: int
     """Records that were refused."""
     passed_over: int
-    """Parts of acknowledgements that named what was not sent, or partitions that are not here."""
+    """Parts of acknowledgements that named records that were not sent, or partitions that this replica does not
+    have."""
     timeouts: int
     """Streams that ended because nothing was acknowledged for too long."""
 
@@ -198,9 +199,9 @@ class HubStatistics:
     announcements: AnnouncementStatistics
     acking: AckingStatistics
     unmatched: Mapping[str, int]
-    """Records that no subscriber who was present wanted, by topic."""
+    """Records that no present subscriber wanted, by topic."""
     parked: Mapping[TopicPartition, ParkedStatistics]
-    """What waits in Kafka for a subscriber that wants it."""
+    """The records that wait in Kafka for a subscriber that wants them."""
     parked_records: Mapping[str, int]
     """Records that were parked, since the start, by topic."""
     heartbeats: int
@@ -210,11 +211,11 @@ class HubStatistics:
     dispatched_records: int
     """Records that at least one subscriber took."""
     deliveries: int
-    """Records times subscribers that took them."""
+    """Deliveries: one for each record and each subscriber that took it."""
     fell_back: int
-    """How often a full channel sent a live subscriber back to catching up."""
+    """How often a live subscriber had to catch up again because its channel was full."""
     stalled: int
-    """Subscribers that were cut because they took nothing for too long."""
+    """Subscribers that were cut off because they took nothing for too long."""
     history_hits: int
     """How often a subscriber became live from memory alone."""
     history_misses: int
@@ -222,14 +223,14 @@ class HubStatistics:
 
 
 SLICE = 2_000
-"""Most work between two checkpoints: one for each live subscriber, and one for each partition of one that catches up.
-About 0.3 µs each."""
+"""Maximum work between two checkpoints: one unit for each live subscriber, and one for each partition of a subscriber
+that is catching up. A unit takes about 0.3 µs."""
 
 SAMPLE = 20_000
-"""Most work for those that catch up, in one census: of more of them a random sample is looked at."""
+"""Maximum work per census for subscribers that are catching up: if there are more, only a random sample is examined."""
 
 KEPT_SECONDS = 1.0
-"""How long a census counts that took more than one slice."""
+"""How long the result of a census that took more than one slice is used."""
 
 
 class Counted(Protocol):
@@ -240,18 +241,18 @@ class Counted(Protocol):
 
     @property
     def buffered_bytes(self) -> int:
-        """What its channel holds."""
+        """The bytes in its channel."""
 
     @property
     def buffered_records(self) -> int:
-        """How many records its channel holds."""
+        """The number of records in its channel."""
 
     @property
     def replaying(self) -> bool:
-        """Whether it is replayed to from Kafka, or waits in line for it."""
+        """Whether records are being replayed to it from Kafka, or it waits in line for that."""
 
     def behind_records(self) -> int:
-        """How many offsets it is behind; the work of this grows with the partitions."""
+        """How many offsets it lags; the work grows with the partitions."""
 
 
 class Census:
@@ -272,7 +273,7 @@ class Census:
         self._kept_until = 0.0
 
     async def take(self) -> tuple[CensusStatistics, float]:
-        """The figures, and the seconds of the loop that they took. *Cancellation*: safe."""
+        """The figures, and the time in the loop that they took, in seconds. *Cancellation*: safe."""
         async with self._lock:
             if self._last is not None and time.monotonic() < self._kept_until:
                 return self._last, 0.0
@@ -307,7 +308,7 @@ class Census:
             count.work += each
             if not subscriber.closed:
                 found.append(subscriber.behind_records())
-        # Each subscriber of the sample represents an equal share of those that were not looked at.
+        # Each subscriber of the sample represents an equal share of those that were not examined.
         behind += found * max(1, len(catching_up) // max(1, len(sample)))
         return CensusStatistics(
             replaying=replaying,
@@ -327,7 +328,7 @@ class _Count:
 
     @property
     def is_full(self) -> bool:
-        """Whether the loop is due."""
+        """Whether it is time to yield to the loop."""
         return self.work >= SLICE
 
     async def checkpoint(self) -> None:
@@ -338,5 +339,5 @@ class _Count:
         self._began = time.perf_counter()
 
     def seconds(self) -> float:
-        """The time of the loop up to now."""
+        """The time spent in the loop up to now."""
         return self._seconds + time.perf_counter() - self._began

@@ -32,9 +32,9 @@ class Subscriber(Interludes):
     Args:
         number: Its number within this process.
         source: The hub.
-        feed: What it gets.
-        transport: Where it gets it.
-        position: The last offset that it has seen of some partitions.
+        feed: What it asked for.
+        transport: The way to its socket.
+        position: The last offsets that it has seen, of some partitions.
         since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
         last: Or this many records before their ends.
         ignored: Unknown parameters of its request.
@@ -63,12 +63,12 @@ class Subscriber(Interludes):
         super().__init__(source, feed, transport, make_buffer(buffer_bytes), ignored)
         self.number = number
         self.in_flight: Sequence[Offered] = ()
-        """The entries of the write under way."""
+        """The entries of the current write."""
         self.record_count = 0
         self._write_bytes = write_bytes
         self._leaves = False
         self._in_part: list[tuple[Entry, int]] = []
-        """Entries of which the write under way has the end only, and from where on."""
+        """Entries of which the current write has only the end, and the offset where that begins."""
         self._goodbye: Goodbye | None = None
         self.resumption = make_resumption(
             source.history,
@@ -81,10 +81,10 @@ class Subscriber(Interludes):
             wake=self._wake,
         )
         self.cursor = self.resumption.cursor
-        """Where it is."""
+        """Where it is in the history."""
 
     def offer(self, round_: Round) -> bool:
-        """Take new entries while live: at once if the socket takes them, else through the channel.
+        """Take new entries while live: at once if the socket takes them, otherwise through the channel.
 
         When the channel is full the subscriber catches up from where it is. Never waits. Called by `FanOut`.
 
@@ -112,9 +112,9 @@ class Subscriber(Interludes):
         return False
 
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
-        """A partition was added: continue where that says, if it changes what has to be sent; called by the hub.
+        """A partition was added: catch up if that changes what has to be sent. Called by the hub.
 
-        `left_at` is its next offset when it left, if the subscriber was there.
+        `left_at` is its next offset when it left, if the subscriber was connected then.
         """
         if self.state is SubscriberState.LIVE:
             if not self.resumption.concerns(partition, left_at):
@@ -123,20 +123,20 @@ class Subscriber(Interludes):
         self.resumption.partition_added(partition, left_at)
 
     def next_offset(self, partition: TopicPartition) -> int | None:
-        """The next offset of a partition, if it has a start; called by the hub."""
+        """The next offset of a partition, if its start is known. Called by the hub."""
         if self.state is SubscriberState.LIVE and self._source.history.knows(partition):
             return self._source.history.end(partition)
         return self.resumption.next_offset(partition)
 
     def handing_over(self, partition: TopicPartition) -> None:
-        """A followed partition is owned now: an entry of which only the end is left to be dispatched is whole."""
+        """A followed partition is owned now: an entry of which only the end is to be dispatched counts as whole."""
         for entry, first in self._in_part:
             if entry.batch.partition == partition and first <= entry.batch.covers_from and not entry.removed:
                 self.in_flight = entries = list(self.in_flight)
                 entries.append(entry)
 
     def under_way(self, partition: TopicPartition) -> Iterator[OffsetRange]:
-        """What the write under way would dispatch of a partition."""
+        """The offsets of a partition that the current write would dispatch."""
         if self.feed.counts_for(partition.topic):
             for entry in self.in_flight:
                 if entry.batch.partition == partition and not entry.removed:
@@ -146,7 +146,7 @@ class Subscriber(Interludes):
                         yield entry.batch.covers_from, entry.batch.next_offset
 
     def leave_live(self) -> None:
-        """Catch up from now on, whatever it did before."""
+        """Catch up from now on, if it is live."""
         if self.state is SubscriberState.LIVE and not self.closed:
             self.fall_back()
 
@@ -159,7 +159,7 @@ class Subscriber(Interludes):
         self._wake()
 
     def end(self, goodbye: Goodbye) -> None:
-        """Let the write under way finish, then say goodbye and return from `run`; the first reason counts.
+        """Let the current write finish, then say goodbye and return from `run`; the first reason counts.
 
         Does nothing when the subscriber has left.
         """
@@ -168,15 +168,15 @@ class Subscriber(Interludes):
             self._wake()
 
     def leave(self) -> None:
-        """The client has said that it leaves: let the write under way finish, then return from `run`."""
+        """The client announced that it is leaving: let the current write finish, then return from `run`."""
         self._leaves = True
         self._wake()
 
     async def run(self) -> Goodbye | None:
-        """Write until the stream ends; returns why the server ended it, None when the client has left.
+        """Write until the stream ends; returns why the server ended it, or None if the client left.
 
-        *Cancellation*: the connection cannot be used afterwards; entries of a write that was cut are not counted
-        as dispatched.
+        *Cancellation*: the connection cannot be used afterwards; entries of an interrupted write do not count as
+        dispatched.
 
         Raises:
             SubscriberGoneError: the client closed the connection.
@@ -214,7 +214,7 @@ class Subscriber(Interludes):
                 if taken and self.state is SubscriberState.CATCHING_UP and self.resumption.has_more:
                     await self._source.catch_up_pace.pass_by(self.resumption.owner)
             elif self.state is SubscriberState.CATCHING_UP and self.resumption.has_more:
-                # Nothing of what was looked at is for it.
+                # Its filter wanted nothing of this part.
                 await self._source.catch_up_pace.pass_by(self.resumption.owner)
             else:
                 self.resumption.ask()
@@ -252,9 +252,9 @@ class Subscriber(Interludes):
         self.record_count += sum(entry.record_count for entry in entries)
 
     def close(self) -> None:
-        """Close both ends of the channel; the hub calls it when the subscriber has left."""
+        """Close both ends of the channel. Called by the hub when the subscriber has left."""
         self.closed = True
-        # A round under way still holds it, and must not offer it entries.
+        # A round in progress still holds it, and must not offer it entries.
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
         self.resumption.close()
@@ -275,27 +275,27 @@ class Subscriber(Interludes):
 
     @property
     def replaying(self) -> bool:
-        """Whether it is replayed to from Kafka, or waits in line for it."""
+        """Whether records are being replayed to it from Kafka, or it waits in line for that."""
         return self.resumption.pending
 
     @property
     def buffered_bytes(self) -> int:
-        """What its channel holds."""
+        """The bytes in its channel."""
         return self._buffer.size_bytes
 
     @property
     def buffered_records(self) -> int:
-        """How many records its channel holds."""
+        """The number of records in its channel."""
         return self._buffer.record_count
 
     def behind_records(self) -> int:
-        """How many records it lags: what its channel holds when it is live, else the offsets up to each log's end."""
+        """How far it lags: the records in its channel while it is live, otherwise the offsets up to each log's end."""
         if self.state is SubscriberState.LIVE:
             return self._buffer.record_count
         return self.resumption.missing_records()
 
     def _take(self) -> list[EncodedEntry]:
-        """What goes into the next write: from the channel when live, else from the history."""
+        """The entries of the next write: from the channel while live, otherwise from the history."""
         if self.state is SubscriberState.LIVE:
             return self._buffer.take(self.cursor, self._write_bytes)
         self._buffer.discard_first()

@@ -5,21 +5,21 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """The one outlet of a connection: it owns writes that its socket has taken only in part."""
+    """The one outlet of a connection: it holds the rest of a write that its socket has taken in part."""
 
     @property
     def name(self) -> str:
-        """What it is, for ``/status``."""
+        """Its kind, for ``/status``."""
 
     @property
     def ended(self) -> bool:
-        """Whether it refuses all bytes: its last ones were sent, or it has broken."""
+        """Whether it refuses all bytes, because its last ones were sent or it is broken."""
 
     def end_if_silent(self, now: float) -> None:
-        """End it if its peer has vanished, or has shown no sign of life for too long, where signs are expected."""
+        """End it if its peer has vanished or, where signs of life are expected, has shown none for too long."""
 
     def try_send(self, data: bytes) -> int:
-        """Hand bytes to the socket if it takes some at once; returns how many it took.
+        """Hand bytes to the socket if it takes any at once; returns how many it took.
 
         Also 0 while another send is under way, when sending is no longer allowed, and when the answer is unknown:
         `send_all` waits and reports. Once the socket took a part, the transport keeps the rest and takes no more bytes
@@ -36,5 +36,5 @@ class Transport(Protocol):
 
         Raises:
             SubscriberGoneError: the connection is closed or broken.
-            SubscriberStalledError: it took no byte for too long.
+            SubscriberStalledError: it took no bytes for too long.
         """
