@@ -108,7 +108,7 @@ class Connection:
             if self.stream is not None and self._take_response():
                 await self.stream.run()
         except* OSError:
-            pass  # the client is gone
+            pass  # it was closed to make room before it began
         except* Exception:
             log.exception("connection failed")
         finally:

@@ -187,14 +187,15 @@ class Server:
         if place is None:
             stream.socket.close()
         else:
-            nursery.start_soon(self._handle, nursery, stream, peer, place, partial(self._pace.pass_by, holder))
+            # Before its first turn: others of the same burst may make it give up its place.
+            opened = place.connection = _Opened(stream)
+            nursery.start_soon(self._handle, nursery, opened, peer, place, partial(self._pace.pass_by, holder))
 
     async def _handle(
-        self, nursery: trio.Nursery, stream: trio.SocketStream, peer: Address, place: Place, pass_by: PassBy
+        self, nursery: trio.Nursery, opened: "_Opened", peer: Address, place: Place, pass_by: PassBy
     ) -> None:
+        stream = opened.stream
         try:
-            opened = _Opened(stream)
-            place.connection = opened
             with suppress(OSError):
                 # Without it the kernel holds up to 4 MiB for each slow client, and what it holds counts as dispatched.
                 # Not inherited from the listener: Trio sets 16 KiB on each socket that it accepts.
@@ -271,13 +272,13 @@ class _Opened:
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
+        self.stream = stream
         self.aborted = False
 
     def abort(self) -> None:
         """Close it."""
         self.aborted = True
-        self._stream.socket.close()
+        self.stream.socket.close()
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:

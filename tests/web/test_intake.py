@@ -1,5 +1,7 @@
 """Whose connection makes room for whose."""
 
+import pytest
+
 from dispatcher.web.intake import Intake, Place
 
 
@@ -46,3 +48,49 @@ def test_the_last_tenth_is_not_taken_with_the_idle_connections_of_smaller_holder
     assert take(intake, "greedy", idle=True) is None
     assert quiet is not None
     assert not quiet[1].aborted
+
+
+def test_the_longest_idle_of_those_with_most_makes_room() -> None:
+    """When all places are taken; one that has had a request meanwhile has been idle since then only."""
+    intake = Intake(20)
+    taken = [take(intake, holder, idle=True) for holder in ["few"] * 2 + ["many"] * 15]
+    sockets = [one[1] for one in taken if one is not None]
+    assert all([len(sockets) == 17, *(take(intake, holder, idle=False) for holder in ("one", "two", "three"))])
+    assert taken[2] is not None
+    for idle in (False, True):
+        taken[2][0].note_idle(idle=idle)
+    for holder, expected in (("new", [3]), ("newer", [3, 4])):
+        assert take(intake, holder, idle=False)
+        assert [number for number, socket in enumerate(sockets) if socket.aborted] == expected
+        statistics = intake.statistics()
+        assert (statistics.connections.taken, statistics.evicted, statistics.refused) == (20, len(expected), 0)
+
+
+def test_a_place_that_made_room_is_released_once() -> None:
+    """Its connection ends a moment later, and gives back nothing that another has by then."""
+    intake = Intake(20)
+    holders = ["idle"] + ["busy"] * 16 + ["one", "two", "three"]
+    taken = [take(intake, holder, idle=holder == "idle") for holder in holders]
+    assert intake.statistics().connections.taken == 20
+    assert take(intake, "new", idle=False)
+    assert taken[0] is not None
+    place, socket = taken[0]
+    assert socket.aborted
+    intake.release(place)
+    place.note_idle(idle=True)
+    assert (intake.statistics().connections.taken, intake.statistics().idle) == (20, 0)
+    assert take(intake, "late", idle=False) is None
+    assert (intake.statistics().refused, intake.evict()) == (1, False)
+
+
+@pytest.mark.parametrize(("has_idle", "is_accepted"), [(True, True), (False, False)])
+def test_in_the_last_tenth_a_holder_gives_up_its_own(has_idle: bool, is_accepted: bool) -> None:
+    """Its newest connection takes the place of its oldest idle one, and of nobody else's who has fewer."""
+    intake = Intake(20)
+    quiet = take(intake, "quiet", idle=True)
+    own = [take(intake, "greedy", idle=has_idle and number == 5) for number in range(17)]
+    assert quiet is not None
+    assert (take(intake, "greedy", idle=False) is not None) == is_accepted
+    assert not quiet[1].aborted
+    aborted = [number for number, one in enumerate(own) if one is not None and one[1].aborted]
+    assert aborted == ([5] if is_accepted else [])

@@ -1,10 +1,13 @@
 """How connections are accepted."""
 
 import socket
+from contextlib import AsyncExitStack, ExitStack
 
 import trio
+from structlog.testing import capture_logs
 
 from dispatcher.web.listening import ACCEPTED_PER_TURN, accept_for_ever
+from tests.web.test_transports import House
 
 
 async def test_connections_are_accepted_in_bursts() -> None:
@@ -38,3 +41,31 @@ async def test_connections_are_accepted_in_bursts() -> None:
         listener.socket.close()
         for client in clients:
             client.close()
+
+
+async def test_connections_that_make_room_before_their_first_turn_are_closed(transport: str) -> None:
+    """One turn accepts a burst, each of which takes the place of the one before; none lives on uncounted."""
+    house = House(transport, max_connections=16)
+    with capture_logs() as lines:
+        async with house.serving(), AsyncExitStack() as streams:
+            for _ in range(14):
+                await streams.enter_async_context(house.sse())
+            await house.live(14)
+            with ExitStack() as opened:
+                burst = [
+                    opened.enter_context(socket.create_connection(house.server.addresses[0]))
+                    for _ in range(3 * ACCEPTED_PER_TURN)
+                ]
+                await house.until(lambda: [_is_closed(client) for client in burst].count(True) >= len(burst) - 1)
+                assert house.server.statistics().intake.evicted == len(burst) - 1
+                assert house.server.connections <= 15
+    assert not [line for line in lines if line["log_level"] == "error"]
+
+
+def _is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
