@@ -25,6 +25,7 @@ from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import Batch, TopicPartition
+from dispatcher.sansio.starts import usable
 from dispatcher.settings import Settings
 
 
@@ -213,7 +214,7 @@ class Hub(HubParts):
             self,
             feed,
             transport,
-            position={tp: offset for tp, offset in (position or {}).items() if tp.topic in feed.topics},
+            position=usable(position or {}, feed.topics, self.history.expected),
             since_ms=since_ms,
             last=last,
             ignored=ignored,

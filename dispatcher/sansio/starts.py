@@ -13,6 +13,29 @@ from dispatcher.sansio.lookups import OffsetsForTime
 from dispatcher.sansio.position import counts_begun_with
 from dispatcher.sansio.records import TopicPartition
 
+MORE_PARTITIONS = 100
+"""How many partitions beyond those that a topic is known to have an id may name: they may just have been added."""
+
+
+def usable(
+    position: Mapping[TopicPartition, int], topics: AbstractSet[str], counts: Mapping[str, int]
+) -> dict[TopicPartition, int]:
+    """The part of a position that a reader can use: what else it names is of other topics, or does not exist.
+
+    A reader keeps 170 bytes for each partition that it has named and that is not here, and an id of 18 characters can
+    name 8,192.
+
+    Args:
+        position: What the id says.
+        topics: What is read.
+        counts: How many partitions each topic has, as far as that is known.
+    """
+    return {
+        tp: offset
+        for tp, offset in position.items()
+        if tp.topic in topics and ((count := counts.get(tp.topic)) is None or tp.partition < count + MORE_PARTITIONS)
+    }
+
 
 class Starts:
     """What a reader named as its start, and for which partitions that was answered.

@@ -11,7 +11,10 @@ import trio
 from dispatcher.hub.resumption import Resumption
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.history import History
-from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.starts import MORE_PARTITIONS
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle, subscribed
 
 NUMBER = 50
 
@@ -76,6 +79,18 @@ async def test_a_live_subscriber_that_waits_for_a_partition_is_found_when_it_com
         bench.publish(TWO)
     await settle()
     assert (named.values, since.values) == (["4", "5", "6", "7"], ["4", "5", "6", "7"])
+
+
+async def test_a_subscriber_keeps_little_of_partitions_that_do_not_exist() -> None:
+    """An id of 18 characters names 8,192: it kept 1.3 MiB for each subscriber that came with it."""
+    bench = Bench()
+    bench.hub.expect({ONE.topic: 2})
+    position = parse_position("assets:~AQEA_z8EAA")
+    assert (len(position), position[ONE]) == (8192, 3)
+    added, beyond = TopicPartition(ONE.topic, 2), TopicPartition(ONE.topic, 8000)
+    with subscribed(bench.hub, FEED, RecordingTransport(), position) as subscriber:
+        assert (subscriber.next_offset(added), subscriber.next_offset(beyond)) == (4, None)
+        assert len(subscriber.resumption.cursor.next_offsets) == 2 + MORE_PARTITIONS
 
 
 async def test_nothing_is_kept_of_subscribers_that_have_left(nursery: trio.Nursery) -> None:

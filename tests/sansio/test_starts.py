@@ -3,7 +3,7 @@
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ranges import NOW
 from dispatcher.sansio.records import TopicPartition
-from dispatcher.sansio.starts import Starts
+from dispatcher.sansio.starts import MORE_PARTITIONS, Starts, usable
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
 TOPICS = frozenset({"assets"})
@@ -56,3 +56,11 @@ def test_only_a_reader_that_counts_begins_followed_partitions_at_their_committed
     assert (counting.committed, counting.exact) == ({A}, False)
     observing = Starts(followed(), TOPICS, NOW, counts=False).lookup({A, B})
     assert (observing.committed, observing.exact) == (frozenset(), True)
+
+
+def test_what_an_id_names_beyond_its_topics_is_not_kept() -> None:
+    """Partitions that were added a moment ago are; and all, while it is not known how many a topic has."""
+    position = {TopicPartition(topic, number): number for topic in ("assets", "other") for number in range(8192)}
+    assert len(usable(position, TOPICS, {})) == 8192
+    kept = usable(position, TOPICS, {"assets": 6, "other": 6})
+    assert kept == {TopicPartition("assets", number): number for number in range(6 + MORE_PARTITIONS)}
