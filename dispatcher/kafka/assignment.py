@@ -1,10 +1,10 @@
-"""What the group consumer has to fetch: next offsets, leader epochs, and which partitions are paused.
+"""Keeps what the group consumer has to fetch: next offsets, leader epochs, and which partitions are paused.
 
 Rules of this module:
 
 * A partition is given to librdkafka with the offset at which it starts, once that is known (`Beginnings`), and never
   without one.
-* librdkafka refuses to give up partitions that it was never given, so whatever leaves is compared with what was given.
+* librdkafka refuses to give up partitions that it was never given, so only partitions that it was given are taken back.
 * With an eager assignor librdkafka accepts only whole assignments; otherwise differences.
 
 *Thread*: the poller's only.
@@ -41,9 +41,9 @@ class Assignment:
         self._next_offsets: dict[TopicPartition, int] = {}
         self._leader_epochs: dict[TopicPartition, int | None] = {}
         self._paused: frozenset[TopicPartition] = frozenset()
-        """By commands."""
+        """The partitions that commands have paused."""
         self._held: frozenset[TopicPartition] = frozenset()
-        """Of which records wait to be decoded."""
+        """The partitions whose records wait to be decoded."""
 
     @property
     def next_offsets(self) -> Mapping[TopicPartition, int]:
@@ -57,11 +57,11 @@ class Assignment:
 
     @property
     def held(self) -> frozenset[TopicPartition]:
-        """Those of which records wait to be decoded."""
+        """The partitions whose records wait to be decoded."""
         return self._held
 
     def begin(self, consumer: Consumer, decisions: Sequence[Start | Again]) -> None:
-        """Give partitions to librdkafka, each with the offset at which it starts; one that it has starts over there.
+        """Give partitions to librdkafka, each with its start offset; one that librdkafka already has starts over there.
 
         Raises:
             KafkaException: the client has failed.
@@ -74,7 +74,7 @@ class Assignment:
                 self._leader_epochs[decision.partition] = decision.leader_epoch
             elif decision.gap is not None:
                 self._next_offsets[decision.partition] = decision.offset
-            # Otherwise it continues where it is by now: records may have come since the look-up began.
+            # Otherwise it continues where it is now: records may have arrived since the look-up began.
         if self._eager:
             consumer.assign([self._at_next_offset(partition) for partition in self._next_offsets])
         else:
@@ -85,7 +85,7 @@ class Assignment:
             consumer.pause(for_client(paused))
 
     def restart(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        """Have librdkafka fetch partitions as if they had just been assigned; pauses that are not ours end.
+        """Make librdkafka fetch partitions as if they had just been assigned; this ends pauses that are not ours.
 
         Raises:
             KafkaException: the client has failed.
@@ -127,7 +127,7 @@ class Assignment:
         self._paused = self._paused.difference(resume).union(pause)
 
     def hold(self, consumer: Consumer, partitions: frozenset[TopicPartition]) -> None:
-        """Fetch nothing more of these partitions, and again of others that were held, unless commands have paused them.
+        """Stop fetching exactly these partitions; those held before continue, unless commands have paused them.
 
         Raises:
             KafkaException: the client has failed, or was not given one of them.
@@ -142,7 +142,7 @@ class Assignment:
         self._held = partitions
 
     def received(self, partition: TopicPartition, next_offset: int, leader_epoch: int | None) -> bool:
-        """Note records, and return whether their leader epoch is lower than before, which it never is within a log."""
+        """Note records, and return whether their leader epoch is lower than before, which is impossible in one log."""
         if partition in self._next_offsets:
             self._next_offsets[partition] = next_offset
         before = self._leader_epochs.get(partition)
@@ -150,7 +150,7 @@ class Assignment:
         return before is not None and leader_epoch is not None and leader_epoch < before
 
     def ended(self, partition: TopicPartition, end: int) -> bool:
-        """Note the end of a log, and return whether offsets without a record precede it: other ends say nothing."""
+        """Note the end of a log, and return whether offsets without a record precede it; other ends need no report."""
         if end <= self._next_offsets.get(partition, end):
             return False
         self._next_offsets[partition] = end
@@ -164,7 +164,7 @@ class Assignment:
         )
 
     def _wake_fetchers(self, consumer: Consumer, resumed: Iterable[TopicPartition]) -> None:
-        """Have what was paused fetched at once.
+        """Make librdkafka fetch resumed partitions at once.
 
         librdkafka's threads notice a resume only when something else wakes them, up to a second later. Asking for the
         log ends wakes each leader's thread; the answers are discarded.
@@ -181,5 +181,5 @@ def for_client(partitions: Iterable[TopicPartition]) -> list[confluent_kafka.Top
 
 
 def from_client(partitions: Iterable[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
-    """Partitions as we name them."""
+    """Partitions in our own type."""
     return [TopicPartition(partition.topic, partition.partition) for partition in partitions]

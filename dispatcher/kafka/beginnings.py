@@ -1,8 +1,8 @@
-"""Finds out where partitions start: what the group has committed, which topic it is, where its log starts and ends.
+"""Finds out where partitions start, from the group's commits, the topic's id, and the start and end of the log.
 
 Only a rebalance callback waits for the answers, at most `ANSWER_SECONDS`; otherwise the poller's thread checks them
-between two polls. Records of a partition flow once its start is known, and those of others meanwhile, so an unreachable
-coordinator delays only new partitions.
+between two polls. A partition's records flow once its start is known. Other partitions' records flow meanwhile, so an
+unreachable coordinator delays only new partitions.
 
 *Thread*: the poller's only.
 """
@@ -32,26 +32,26 @@ from dispatcher.sansio.records import TopicPartition
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 0.1
-"""How long a rebalance callback waits for the answers, which take a few milliseconds from a broker that is there: other
-partitions' records wait as long."""
+"""How long a rebalance callback waits for the answers, while other partitions' records wait too. A reachable broker
+answers in a few milliseconds."""
 
 MAX_RETRY_SECONDS = 5.0
-"""The longest wait before a refused offset is looked into again; it doubles from `RETRY_SECONDS`."""
+"""Maximum wait before a refused offset is checked again; the wait doubles from `RETRY_SECONDS`."""
 
 FORGET_SECONDS = 30.0
-"""An offset that has not been refused for this long is looked into at once when it is."""
+"""A refusal after this long without one is checked at once."""
 
 RETRY_SECONDS = 0.25
 """How soon a request that failed is made again."""
 
 WATCH_SECONDS = 5.0
-"""How often topics are looked at: one that was deleted and created again is noticed within this time."""
+"""Interval at which topics are checked: one that was deleted and created again is noticed within this time."""
 
 HINT_SECONDS = 0.5
-"""The same, when something hints at that."""
+"""The same, when something hints at a recreated topic."""
 
 LOG_SECONDS = 10.0
-"""Least time between two log lines about a partition that cannot begin."""
+"""Minimum time between two log lines about a partition that cannot begin."""
 
 PASSING_SECONDS = 2.0
 """A partition whose leader has not answered for this long is logged: leaders change, and new topics have none yet."""
@@ -64,7 +64,7 @@ class _Restart:
     next_offset: int
     truncated: bool
     due_at: float
-    """When to find out where. Later each time that the answer was this very offset."""
+    """When to find out where; later each time that the answer is the same offset again."""
 
 
 class _Refused(NamedTuple):
@@ -80,7 +80,7 @@ class Beginnings:
 
     Args:
         properties: librdkafka's configuration of the consumer.
-        topics: What is subscribed to.
+        topics: The subscribed topics.
         clock: Seconds on any clock that only goes forward.
     """
 
@@ -94,18 +94,18 @@ class Beginnings:
         self._topics = list(topics)
         self._clock = clock
         self._known: dict[str, Stamp] = {}
-        """What is known of topics that this process has begun with."""
+        """The stamps of topics in which this process has begun to read."""
         self._first_seen: dict[str, Stamp] = {}
-        """Topics as this client found them first, whether or not it has begun with them."""
+        """Topics as this client first found them, whether or not it has begun to read them."""
         self._stamps: dict[TopicPartition, Stamp] = {}
-        """Of every partition that has begun."""
+        """The stamp of every partition that has begun."""
         self._waiting: set[TopicPartition] = set()
-        """Assigned, and not begun."""
+        """Partitions that are assigned but have not begun."""
         self._restarts: dict[TopicPartition, _Restart] = {}
         self._refused: dict[TopicPartition, _Refused] = {}
         """The last refusal of each partition that had one in this assignment."""
         self._bounded: set[TopicPartition] = set()
-        """Partitions for which bounds are needed."""
+        """Partitions whose bounds are needed."""
         self._round: Round | None = None
         self._retry_at = 0.0
         self._describes = True
@@ -119,7 +119,7 @@ class Beginnings:
 
     @property
     def pending(self) -> bool:
-        """Whether some partition waits for an answer now."""
+        """Whether some partition is waiting for an answer."""
         if self._waiting or not self._restarts:
             return bool(self._waiting)
         now = self._clock()
@@ -133,7 +133,7 @@ class Beginnings:
         self._round, self._retry_at = None, 0.0
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions have left."""
+        """Forget partitions that have left."""
         for partition in partitions:
             self._stamps.pop(partition, None)
             self._waiting.discard(partition)
@@ -142,12 +142,12 @@ class Beginnings:
             self._bounded.discard(partition)
 
     def out_of_range(self, partition: TopicPartition, next_offset: int, *, truncated: bool) -> None:
-        """The broker has no record at the next offset of a partition that had begun: find out where to go on."""
+        """The broker has no record at the next offset of a partition that had begun: find out where to continue."""
         if partition not in self._stamps:
             return
         now = self._clock()
         before = self._refused.get(partition)
-        # A broker that lags refuses an offset that the leader has, again and again, as fast as it is asked.
+        # A broker that lags refuses an offset that the leader has, again and again, as fast as librdkafka asks.
         wait = 0.0
         if before is not None and before.next_offset == next_offset and now < before.at + FORGET_SECONDS:
             wait = min(max(2 * before.wait, RETRY_SECONDS), MAX_RETRY_SECONDS)
@@ -158,23 +158,23 @@ class Beginnings:
             self._round, self._retry_at = None, 0.0
 
     def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, "Future[Any]"]:
-        """Ask where logs end, with the client that is used for everything here."""
+        """Ask where logs end, with the client of this object."""
         return self._lookups.log_ends(partitions)
 
     def close(self) -> None:
-        """Let go of what nobody asks any more."""
+        """Close the clients."""
         self._lookups.close()
 
     def hint(self) -> None:
-        """Something hints at a topic that is another one now."""
+        """Note a hint that a topic was recreated."""
         self._hinted = True
 
     def disconnected(self) -> None:
-        """A broker has gone away: a coordinator may have died, see `StartLookups.renew`."""
+        """A broker has disconnected: it may be a coordinator that died, see `StartLookups.renew`."""
         self._disconnected = True
 
     def wait(self, seconds: float) -> list[Start | Again]:
-        """What is known within a time."""
+        """Wait for decisions, up to a time."""
         deadline = self._clock() + seconds
         found = self.take()
         while self.pending and self._round is not None and (left := deadline - self._clock()) > 0:
@@ -183,7 +183,7 @@ class Beginnings:
         return found
 
     def take(self) -> list[Start | Again]:
-        """What has become known; asks for what is not. Costs nothing while nothing is to be found out."""
+        """Take the decisions that can be made now, and ask for what is missing. Free while nothing is missing."""
         if not self.pending:
             return []
         self._lookups.serve()
@@ -204,13 +204,13 @@ class Beginnings:
         return found
 
     def watch(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, Stamp]:
-        """Look at the topics at a modest pace, and start over in those that were recreated.
+        """Check the topics at a modest pace, and start over in those that were recreated.
 
         Args:
             next_offsets: The next offset of each partition that has begun.
 
         Returns:
-            Stamps of partitions of which the topic id was not known before.
+            Stamps of partitions whose topic id was not known before.
         """
         now = self._clock()
         if not self._watch:
@@ -244,12 +244,12 @@ class Beginnings:
         return Round(self._lookups, partitions, self._bounded & partitions)
 
     def _is_waited_for(self, future: "Future[Any]") -> bool:
-        """Whether nothing can be decided without this answer."""
+        """Whether decisions depend on this answer."""
         assert self._round is not None  # noqa: S101 - the future is one of its
         return self._describes or (future not in self._round.described.values() and future is not self._round.cluster)
 
     def _decide(self, answered: Round) -> tuple[list[Start | Again], bool]:
-        """What follows from answers, and whether more has to be asked at once."""
+        """Decide from answers; also returns whether more has to be asked at once."""
         cluster = cluster_id(answered.cluster)
         try:
             committed, unknown = committed_offsets(answered.committed, cluster)
@@ -263,7 +263,7 @@ class Beginnings:
         if topics:
             self._describes = True
         elif any(error_code(future) == KafkaError._TIMED_OUT for future in answered.described.values()):  # noqa: SLF001
-            # A broker has answered with the group's offsets, so it is one that does not support this request.
+            # A broker has answered with the group's offsets, so it does not support this request.
             self._describes = False
         bounds = {partition: found for partition, both in answered.bounds.items() if (found := bounds_of(*both))}
         for partition in unknown.keys() & answered.partitions:
@@ -324,7 +324,7 @@ class Beginnings:
         try:
             self._lookups.renew()
         except KafkaException as error:
-            # A file, such as a certificate, may be away for a moment: the old client asks on meanwhile.
+            # A file, such as a certificate, may be missing for a moment: the old client is used meanwhile.
             self._complain(self._waiting | self._restarts.keys(), error.args[0].str())
             self._disconnected = True
         else:

@@ -1,4 +1,4 @@
-"""What crosses between the poller thread and Trio, as plain data: `PollResult` goes in, `Commands` come back."""
+"""The plain data that crosses between the poller's thread and Trio: a `PollResult` one way, `Commands` the other."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,28 +14,29 @@ from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall
 
 IDLE_POLL_SECONDS = 0.1
-"""How long a poll waits for a record, and so the longest that an order waits for the thread."""
+"""How long a poll waits for a record, which is also how long a command may wait for the thread."""
 
 
 @dataclass(slots=True)
 class PollResult:
-    """What one poll brought, as plain data for the Trio thread."""
+    """The result of one poll, as plain data for the Trio thread."""
 
     assigned: list[TopicPartition] | None = None
-    """Partitions that became ours, which may be none; None when nothing was assigned. Each begins with a start."""
+    """Newly assigned partitions, perhaps none of them; None without an assignment. Each begins with a start."""
     starts: list[Start] = field(default_factory=list)
-    """Where partitions begin, before any record of theirs. One that had begun is another log from there on."""
+    """Where partitions begin, before any of their records. If a partition had begun before, its log is a new one from
+    there."""
     stamps: dict[TopicPartition, Stamp] = field(default_factory=dict)
-    """What commits of partitions carry from now on, where that was not known at their start."""
+    """Stamps for commits of partitions from now on, where they were not known at the start."""
     gaps: list[Gap] = field(default_factory=list)
-    """What expired before it was read; the records in `groups` follow it."""
+    """Records that expired before they were read; those in `groups` follow them."""
     groups: list[Group] = field(default_factory=list)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
     """Partitions read to their end without a record in the last offsets before it, and that end."""
     stalls: list[Stall] = field(default_factory=list)
     """Partitions that are not fetched although they have records: restarted, unless that has not helped before."""
     held: frozenset[TopicPartition] = frozenset()
-    """Partitions of which records wait to be decoded; they are paused."""
+    """Partitions whose records wait to be decoded; they are paused."""
     commit_answers: list[CommitAnswer] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each error that the client reported and survived."""
@@ -44,7 +45,7 @@ class PollResult:
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """What the thread has to do with the consumer before it polls again."""
+    """What the thread must do with the consumer before it polls again."""
 
     commit: Sequence[Commit] = ()
     pause: Iterable[TopicPartition] = ()
@@ -54,7 +55,7 @@ class Commands:
     """Why the consumer must be rebuilt."""
     poll_seconds: float = IDLE_POLL_SECONDS
     settle: bool = False
-    """Hand over the next poll by `Downstream.exchange_after_settling`."""
+    """Whether to hand over the next poll by `Downstream.exchange_after_settling`."""
 
 
 class Downstream(Protocol):
@@ -73,10 +74,10 @@ class Downstream(Protocol):
         """Stop handing out these partitions."""
 
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
-        """Whether no write is under way that would dispatch records of these partitions."""
+        """Whether no current write would dispatch records of these partitions."""
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
-        """Forget these partitions and return what to commit before they are let go."""
+        """Forget these partitions and return what to commit before they are released."""
 
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Forget these partitions: they have another owner."""

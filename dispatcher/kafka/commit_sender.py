@@ -18,7 +18,7 @@ from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.records import TopicPartition
 
 RETRY_SECONDS = 0.05
-"""How soon the last commit is sent again when the broker could not take it."""
+"""Pause before the last commit is sent again, if the broker could not take it."""
 
 
 class CommitSender:
@@ -51,13 +51,15 @@ class CommitSender:
         )
 
     def send_with_retries(self, consumer: Consumer, commits: Sequence[Commit], seconds: float) -> None:
-        """Send the last commits of a member, and again while the broker cannot take them, such as during a rebalance.
+        """Send the last commits of a member, again and again while the broker cannot take them, as during a rebalance.
 
         They are not sent again when the group has moved on without us, nor for partitions that have left meanwhile:
-        brokers accept that from a member that has rejoined, and it would move the new owner's offset backwards.
+        brokers accept such a commit from a member that has rejoined, and it would move the new owner's offset
+        backwards.
 
         Args:
-            consumer: It is polled for the answers. A record that comes along was not dispatched, so it stays in Kafka.
+            consumer: It is polled for the answers. A record that arrives with them was not dispatched, so it stays in
+                Kafka.
             commits: What to commit.
             seconds: How long to try.
 

@@ -1,8 +1,7 @@
-"""The commit coordinator: when to commit which offsets, and what the answer to a commit means.
+"""The commit coordinator decides when to commit which offsets, and what the answer to a commit means.
 
 The poller's crossings into Trio drive it, at least every 0.1 s, so it needs no task or timer of its own. The book of
-the `OffsetTracker` says which commits are under way; what is dispatched meanwhile is part of the partition's next
-commit.
+the `OffsetTracker` knows the outstanding commits; offsets dispatched meanwhile are part of the partition's next commit.
 
 *Thread*: Trio's. The commits that it returns are sent by the poller thread, asynchronously: a synchronous commit
 has no timeout in librdkafka and would hold the poller while a broker is away.
@@ -32,14 +31,15 @@ class CommitOutcome(StrEnum):
 
     STORED = "stored"
     RETRY = "retry"
-    """The broker cannot now: the offset is committed again after the interval."""
+    """The broker cannot commit now: the offset is committed again after the interval."""
     OWNERSHIP_IN_DOUBT = "ownership-in-doubt"
     """The group is rebalancing or has moved on without us. The offset is committed again after the interval if the
     partition is still ours by then; if it was lost, its records are dispatched again by its next owner."""
     REFUSED = "refused"
-    """Only a person can help: an authorization, or a limit of the broker. It is tried again all the same."""
+    """Only a person can help: an authorization is missing, or a limit of the broker is reached. It is still tried
+    again."""
     FATAL = "fatal"
-    """This consumer will never commit again: another one takes its place."""
+    """This consumer will never commit again: it is replaced."""
 
 
 _OUTCOMES = {
@@ -63,17 +63,17 @@ _OUTCOMES = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: CommitOutcome.REFUSED,
     KafkaError.INVALID_GROUP_ID: CommitOutcome.REFUSED,
 }
-"""By code, because `KafkaError.retriable` was False for every commit error that was tried. Others are retried: those
-of a broker that is away or new (`_TRANSPORT`, `_TIMED_OUT`, `_WAIT_COORD`; 3, 5, 7, 14, 15, 16), and those that
-nobody knows yet."""
+"""By code, because `KafkaError.retriable` was False for every commit error that was tried. Other codes are retried:
+those of a broker that is away or new (`_TRANSPORT`, `_TIMED_OUT`, `_WAIT_COORD`; 3, 5, 7, 14, 15, 16), and unknown
+ones."""
 
 
 _EXPELLED = frozenset({KafkaError.UNKNOWN_MEMBER_ID, 110, KafkaError._ASSIGNMENT_LOST})  # noqa: SLF001 - the same
-"""The group has gone on without this member: its partitions have other owners."""
+"""The group has moved on without this member: its partitions have other owners."""
 
 
 def outcome_of(code: int) -> CommitOutcome:
-    """What an error code of a commit means; 0 is none."""
+    """What an error code of a commit means; 0 means no error."""
     return _OUTCOMES.get(code, CommitOutcome.RETRY) if code else CommitOutcome.STORED
 
 
@@ -88,14 +88,13 @@ _MAY_ARRIVE = frozenset(
         KafkaError.NOT_COORDINATOR,
     }
 )
-"""The request was given up, or its answer was lost: the coordinator may have stored the offset, or store it later.
-
-While a group changes its coordinator librdkafka sends requests again by itself: an offset was stored 1.0 s after
-NOT_COORDINATOR had been reported for it, 1 ms after the newer one (docs/rebalance.md)."""
+"""The request was abandoned, or its answer was lost: the coordinator may have stored the offset, or may store it later.
+While a group changes its coordinator, librdkafka repeats requests by itself: an offset was stored 1.0 s after
+NOT_COORDINATOR had been reported for it, 1 ms after a newer offset (docs/rebalance.md)."""
 
 
 def is_worth_another_try(code: int) -> bool:
-    """Whether a commit may have another answer in a moment, for a member that leaves and has only that."""
+    """Whether a leaving member should retry the commit at once: the answer may differ, and there is no later chance."""
     return outcome_of(code) in {CommitOutcome.RETRY, CommitOutcome.OWNERSHIP_IN_DOUBT} and code not in _EXPELLED
 
 
@@ -106,7 +105,7 @@ class CommitAnswer:
     partition: TopicPartition
     offset: int
     code: int = 0
-    """0: stored."""
+    """The error code; 0 means stored."""
     name: str = ""
     reason: str = ""
 
@@ -118,9 +117,9 @@ class CommitStatistics:
     confirmed: int
     """Offsets that the broker stored."""
     failed: Mapping[CommitOutcome, int]
-    """Offsets that it did not, by what that meant."""
+    """Offsets that the broker did not store, by outcome."""
     under_way: int
-    """Offsets that were sent and are not answered yet."""
+    """Offsets that were sent but not answered yet."""
 
 
 class CommitCoordinator:
@@ -156,18 +155,18 @@ class CommitCoordinator:
         return commits
 
     def revoked(self, partitions: Iterable[TopicPartition], now: float) -> Sequence[Commit]:
-        """Forget partitions; returns the commits to send before they are let go."""
+        """Forget partitions; returns the commits to send before they are released."""
         confirmed = {partition: self._offsets.committed(partition) for partition in partitions}
         commits = self._never_back(self._offsets.revoked(confirmed), confirmed)
         self._offsets.sent(commits, now)
         return commits
 
     def forget(self) -> None:
-        """The consumer is gone, with every answer that was still to come."""
+        """Forget outstanding commits: the consumer is closed, and its answers will not arrive."""
         self._offsets.forget_answers()
 
     def answered(self, answers: Sequence[CommitAnswer], now: float) -> str | None:
-        """Take note of what the broker answered; returns why the consumer has to be rebuilt, None if it has not."""
+        """Take the broker's answers; returns why the consumer has to be rebuilt, or None."""
         rebuild = None
         for answer in answers:
             outcome = outcome_of(answer.code)
@@ -192,7 +191,7 @@ class CommitCoordinator:
     def _never_back(
         self, commits: Sequence[Commit], confirmed: Mapping[TopicPartition, int | None] | None = None
     ) -> Sequence[Commit]:
-        """Leave out what would set an offset back, which the tracker never returns."""
+        """Leave out commits that would move an offset back, which the tracker never returns."""
         kept = []
         for commit in commits:
             before = self._offsets.committed(commit.partition) if confirmed is None else confirmed[commit.partition]
@@ -208,10 +207,10 @@ class CommitCoordinator:
         return kept
 
     def _log_failure(self, answer: CommitAnswer, outcome: CommitOutcome, now: float) -> None:
-        """One line per code and `LOG_SECONDS`, with how many failures there were since the last one.
+        """Log one line per code and `LOG_SECONDS`, with the number of failures since the last line.
 
-        At the level debug every failure has a line: whether a commit was given up, and so may have arrived late, can
-        only be found out of a log that names them all.
+        At the level debug every failure has a line: only a complete log shows which commits were abandoned, and so may
+        have arrived late.
         """
         self._not_logged[answer.code] += 1
         is_due = now >= self._logged_at.get(answer.code, -LOG_SECONDS) + LOG_SECONDS

@@ -1,4 +1,4 @@
-"""The way to the dead-letter topics: takes records, and reports when the broker has stored them.
+"""Writes records to dead-letter topics, and reports when the broker has stored them.
 
 *Thread*: Trio's. The producer runs in a worker thread, one step at a time, while there are letters.
 """
@@ -17,21 +17,21 @@ from dispatcher.sansio.records import Record, TopicPartition
 log = structlog.get_logger(__name__)
 
 STEP_SECONDS = 0.2
-"""How long a step waits for acknowledgements, and so how long a letter may wait for the step before it."""
+"""How long a step waits for acknowledgements, which is also how long a letter may wait for the previous step."""
 
 LOG_SECONDS = 60.0
-"""Least time between two log lines about one dead-letter topic that takes no letters."""
+"""Minimum time between two log lines about a dead-letter topic that takes no letters."""
 
 
 class DeadLetters:
-    """Writes letters, whatever the brokers say, until they are acknowledged.
+    """Writes letters, and keeps trying until the brokers acknowledge them.
 
     Args:
         properties: librdkafka's connection settings.
         leaders: Has the client that checks whether topics exist.
         template: The name of dead-letter topics.
-        group: Of this dispatcher.
-        replica: Its name.
+        group: The group of this dispatcher.
+        replica: The name of this replica.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DeadLetters:
         return self._book.has_room
 
     def takes(self, topic: str) -> bool:
-        """Whether there is a dead-letter topic for records of this one: another topic, or they would come again."""
+        """Whether records of this topic have a dead-letter topic, and are not letters in it themselves."""
         return self._book.topic_for(topic) not in {"", topic}
 
     def remembers(self, partition: TopicPartition, offset: int) -> bool:
@@ -79,9 +79,8 @@ class DeadLetters:
 
         Args:
             letter: The record, and why.
-            on_stored: Called once in Trio's thread, as soon as all in-sync replicas have the letter, or the one that
-                the record has already; at once if they have that one. Never called if the partition leaves before
-                (`forget`).
+            on_stored: Called once in Trio's thread, as soon as all in-sync replicas have this letter, or an earlier one
+                of the same record. Never called if the partition leaves before that (`forget`).
         """
         if self._book.has_stored(letter):
             on_stored()
@@ -90,16 +89,16 @@ class DeadLetters:
         self._added.set()
 
     def has(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether a letter of this record waits to be stored, so that nobody else may let it go."""
+        """Whether a letter of this record waits to be stored, so that nothing else may settle the record."""
         return self._book.has(partition, offset)
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions have left: whoever has them next decides about their records."""
+        """Partitions have left: their next owner decides about their records."""
         for number in self._book.forget(partitions):
             self._on_stored.pop(number, None)
 
     async def run(self) -> None:
-        """Write until cancelled. *Cancellation*: at most a step late; unacknowledged letters may have been written."""
+        """Write until cancelled. *Cancellation*: waits for the current step; unacknowledged letters may be stored."""
         try:
             while True:
                 self._added = trio.Event()
@@ -125,7 +124,7 @@ class DeadLetters:
         try:
             return await trio.to_thread.run_sync(self._writer.step, letters, STEP_SECONDS, limiter=self._limiter)
         except (RuntimeError, MemoryError) as error:
-            # "can't start new thread" is a RuntimeError: letters wait, and nobody else has to.
+            # "can't start new thread" is a RuntimeError: letters wait, and nothing else does.
             return Outcome(failed=str(error))
 
     def _take_acknowledged(self, number: int) -> None:

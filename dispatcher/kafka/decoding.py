@@ -1,4 +1,4 @@
-"""confluent_kafka's messages become records, a column at a time: calls from C cost a third of calls from Python."""
+"""Turns confluent_kafka's messages into records, a column at a time: calls from C cost a third of calls from Python."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from dispatcher.sansio.records import Headers, Records, TopicPartition
 log = structlog.get_logger(__name__)
 
 _MILLISECONDS = cast("Callable[[tuple[int, int]], int]", itemgetter(1))
-"""Of what ``Message.timestamp`` returns."""
+"""The milliseconds in the return value of ``Message.timestamp``."""
 
 
 class Group(NamedTuple):
@@ -25,17 +25,17 @@ class Group(NamedTuple):
     partition: TopicPartition
     records: Records
     leader_epoch: int | None
-    """Of the last one."""
+    """The leader epoch of the last record."""
 
 
 def grouped(messages: Sequence[Message], batch_bytes: int) -> Iterator[Group]:
-    """Groups of about a size, a partition's in the order in which its messages came.
+    """Groups of about a given size; those of a partition are in the order of its messages.
 
     Costs 0.3 µs per record at 200-byte values (``time.thread_time``, CPython 3.11).
 
     Args:
-        messages: Without an error.
-        batch_bytes: What holds more is cut into parts of much the same number of records.
+        messages: Messages without an error.
+        batch_bytes: A larger group is split into parts with about the same number of records.
     """
     for partition, run in _runs(messages):
         end = 0
@@ -60,7 +60,7 @@ def _runs(messages: Sequence[Message]) -> Iterator[tuple[TopicPartition, Sequenc
     topics, numbers = list(map(Message.topic, messages)), list(map(Message.partition, messages))
     runs: dict[tuple[str | None, int | None], Sequence[Message]]
     if topics and topics.count(topics[0]) == numbers.count(numbers[0]) == len(messages):
-        # A broker sends a partition's records together, so this is how most polls are.
+        # A broker sends a partition's records together, so most polls are like this.
         runs = {(topics[0], numbers[0]): messages}
     else:
         found = defaultdict[tuple[str | None, int | None], list[Message]](list)
@@ -83,17 +83,17 @@ def _records(run: Sequence[Message]) -> Records:
 
 
 def _known(kind: int, timestamp_ms: int) -> int | None:
-    """Not where there is none: Kafka has -1 then, and so has librdkafka, or 0 for logs of the oldest format."""
+    """The timestamp, or None: without one, Kafka and librdkafka have -1, or 0 for logs of the oldest format."""
     return None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE or timestamp_ms == -1 else timestamp_ms
 
 
 def _headers(run: Sequence[Message]) -> Sequence[Headers]:
     """The headers of each message; empty if a header name is not UTF-8.
 
-    Nobody checks names, but confluent_kafka fails over one that is not: it returns a result *and* an error, and the
-    same message would give what it left half done if it were asked again. CPython turns that into a SystemError where
-    it checks what functions of C return: here it does. Where Python code has called one from the same place often, it
-    does not (3.11 on: adaptive interpreter), and the error comes up anywhere.
+    Kafka does not check header names, but confluent_kafka fails on one that is not UTF-8: it returns a result *and*
+    sets an error, and asking the same message again would yield the half-built result. CPython raises a SystemError for
+    this where it checks the results of C functions, as it does here. It does not where Python code has often called a
+    function from the same place (adaptive interpreter, from 3.11 on); then the error is raised somewhere else.
     """
     found: list[Sequence[tuple[str, bytes | None]] | None] = []
     calls = cast("Iterator[Sequence[tuple[str, bytes | None]] | None]", map(Message.headers, run))
@@ -114,7 +114,7 @@ def _headers(run: Sequence[Message]) -> Sequence[Headers]:
 
 
 def _parts(records: Records, batch_bytes: int) -> Iterator[Records]:
-    """Each of about a size, and none in which offsets go backwards: where they do, the log is another one."""
+    """Parts of about a given size. Offsets never decrease within a part: where they do, the log is a new one."""
     offsets = records.offsets
     if isinstance(offsets, range) or all(map(lt, offsets, offsets[1:])):
         yield from _cut(records, batch_bytes)

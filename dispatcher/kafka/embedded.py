@@ -1,8 +1,8 @@
 """The demo's broker: librdkafka's mock cluster, inside this process.
 
-Real client code on a real socket, without set-up. It is neither durable (it keeps 5 MiB per partition, then drops the
-oldest records) nor a full Apache Kafka (no admin calls, no look-up by time). So it suits the demo and fault-injection
-tests.
+It runs real client code on a real socket, without set-up. It is neither durable (it keeps 5 MiB per partition, then
+drops the oldest records) nor a full Apache Kafka (no admin calls, no look-up by time), so it suits the demo and
+fault-injection tests.
 
 It answers every look-up by time with "no such record". All of its records are written in this module, so their times
 are kept here, and `EmbeddedReplays` uses them.
@@ -26,22 +26,23 @@ METADATA_SECONDS = 5.0
 FLUSH_SECONDS = 1.0
 
 CONSUMER_PROPERTIES = {
-    # Its classic groups are slow and odd; those of KIP-848 behave well.
+    # Its classic groups are slow and unreliable; those of KIP-848 behave well.
     "group.protocol": "consumer",
-    # It answers an empty fetch only when this time is over, records or not.
+    # It answers an empty fetch only after this time, even if records arrive meanwhile.
     "fetch.wait.max.ms": 10,
 }
 """What a consumer of this broker needs in its ``[kafka]`` table."""
 
 
 MAX_TIMES = 100_000
-"""How many times are kept for each partition, at least: more than 5 MiB have records of above 52 bytes."""
+"""Minimum number of times that are kept for each partition: 5 MiB hold fewer records, unless those are below 52
+bytes."""
 
 
 class TimeIndex:
-    """Which record of a partition is the first with a time or a later one.
+    """Finds the first record of a partition with a given time or a later one.
 
-    Only records that are later than all before them are kept: no other can be the first.
+    Only records later than all earlier ones are kept: no other record can be the first.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class TimeIndex:
         self._offsets = array("q")
 
     def add(self, time_ms: int, offset: int) -> None:
-        """A record was written; in the order of offsets."""
+        """Add a record; records are added in the order of their offsets."""
         if self._times_ms and time_ms <= self._times_ms[-1]:
             return
         self._times_ms.append(time_ms)
@@ -64,7 +65,7 @@ class TimeIndex:
 
 
 class EmbeddedBroker:
-    """A mock cluster of one broker, for the body of the ``with`` block. *Thread*: any one.
+    """A mock cluster of one broker, for the body of the ``with`` block. *Thread*: any.
 
     Topics are created, with 4 partitions, when they are first written to or asked for.
 
@@ -99,9 +100,10 @@ class EmbeddedBroker:
         """Write one record; the partition follows from the key.
 
         Raises:
-            BufferError: 100,000 records are on their way already.
+            BufferError: 100,000 records are already on their way.
         """
-        # The broker confirms every record with the time 1234 (librdkafka 2.16), and keeps the one that is written.
+        # The broker confirms every record with the time 1234 (librdkafka 2.16), but stores the time that is written
+        # here.
         time_ms = time.time_ns() // 1_000_000
         self._producer.produce(
             topic,
@@ -125,7 +127,7 @@ class EmbeddedBroker:
         return {partition: offset for partition, offset in found.items() if offset is not None}
 
     async def look_up(self, partitions: Collection[TopicPartition], since_ms: int) -> Mapping[TopicPartition, int]:
-        """`offsets_since`, as `EmbeddedReplays` asks for it."""
+        """`offsets_since`, in the form that `EmbeddedReplays` needs."""
         return self.offsets_since(partitions, since_ms)
 
     def _written(self, time_ms: int, error: KafkaError | None, message: Message) -> None:
@@ -143,7 +145,7 @@ class EmbeddedReplays(Replays):
 
     Args:
         look_up: Asks the broker, which may be in another process.
-        arguments: Those of `Replays`.
+        arguments: See `Replays`.
     """
 
     def __init__(self, look_up: LookUp, *arguments: Any, **keywords: Any) -> None:
@@ -158,5 +160,5 @@ class EmbeddedReplays(Replays):
             return await super().offsets_since(partitions, since_ms)
         bounds = await self.bounds(partitions)
         found = await self._find(partitions, since_ms)
-        # What the broker has dropped since begins later.
+        # The broker may have dropped records since: its log begins later.
         return {tp: max(found[tp], bounds[tp].first) if tp in found else None for tp in bounds}

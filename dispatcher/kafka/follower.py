@@ -32,13 +32,13 @@ from dispatcher.sansio.records import TopicPartition
 log = structlog.get_logger(__name__)
 
 IDLE_POLL_SECONDS = 0.1
-"""How long a poll waits for a record, and so the longest that a command waits for the thread."""
+"""How long a poll waits for a record, which is also how long a command may wait for the thread."""
 
 HELD_POLL_SECONDS = 0.01
 """The same while records wait for their schema."""
 
 LAG_SECONDS = 5.0
-"""Between two looks at how far the ends of the logs are."""
+"""Interval at which the lag to the ends of the logs is reported."""
 
 REBUILD_SECONDS = (0.5, 15.0)
 """First and longest pause before a failed consumer is rebuilt."""
@@ -48,14 +48,14 @@ PROPERTIES: Mapping[str, str | int | bool] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "enable.partition.eof": True,
-    # Its memory, of which the README's formula knows.
+    # Its memory, which is part of the README's formula.
     "queued.max.messages.kbytes": 8192,
     "queued.min.messages": 5000,
     "fetch.max.bytes": 8 * 1024 * 1024,
     "fetch.queue.backoff.ms": 2,
     "fetch.wait.max.ms": 100,
 }
-"""What it has beside the connection settings of the group's consumer."""
+"""Its properties in addition to the connection settings of the group's consumer."""
 
 _OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001 - the public spelling
 _END = KafkaError._PARTITION_EOF  # noqa: SLF001 - the same
@@ -64,18 +64,18 @@ _FATAL = KafkaError._FATAL  # noqa: SLF001 - the same
 
 @dataclass(slots=True)
 class Followed:
-    """What one poll brought."""
+    """The result of one poll."""
 
     groups: list[tuple[int, Group]] = field(default_factory=list)
     """Records, each group with the epoch of its partition."""
     ends: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
-    """Partitions read to their end without a record in the last offsets before it: epoch, and that end."""
+    """Partitions read to their end, where the last offsets had no record: epoch, and that end."""
     out_of_range: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
-    """Partitions whose next offset the broker does not have: epoch, and that offset. Nothing more comes of them."""
+    """Partitions whose next offset the broker does not have: epoch, and that offset. They yield nothing more."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each error that the client reported and survived."""
     lags: Mapping[TopicPartition, int] | None = None
-    """Offsets from the next one to the end of each log, where that is known; None: nobody has looked."""
+    """Offsets from the next one to the end of each log, where it is known; None if the lag was not determined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +83,18 @@ class FollowCommands:
     """What the thread has to do before it polls again."""
 
     assign: Mapping[TopicPartition, tuple[int, int]] = field(default_factory=dict)
-    """Epoch and offset at which to follow partitions, instead of any before."""
+    """Epoch and offset at which to follow partitions, instead of earlier ones."""
     unassign: Collection[TopicPartition] = ()
     stop: bool = False
     settle: bool = False
-    """Hand over the next poll by `FollowDownstream.followed_when_settled`."""
+    """Whether to hand over the next poll by `FollowDownstream.followed_when_settled`."""
 
 
 class FollowDownstream(Protocol):
     """The Trio side of the crossing."""
 
     def follow(self) -> FollowCommands:
-        """What a new consumer has to follow."""
+        """The partitions that a new consumer has to follow."""
 
     def followed(self, result: Followed) -> FollowCommands:
         """Take the result of a poll, and return what the thread must do."""
@@ -111,8 +111,8 @@ class Follower:
         downstream: The Trio side.
         poll_records: Maximum number of records taken in one poll.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
-        decoder: Decodes the records of some topics; None where there are none.
-        client_rack: Where it is (KIP-392): it reads from brokers in the same rack, if there are any.
+        decoder: Decodes the records of some topics; None if no topic is decoded.
+        client_rack: Its rack (KIP-392): it reads from brokers in the same rack, if there are any.
     """
 
     def __init__(
@@ -138,19 +138,19 @@ class Follower:
         self._next_offsets: dict[TopicPartition, int] = {}
         """The next offset of each partition that was given to librdkafka."""
         self._out_of_range: dict[TopicPartition, int] = {}
-        """Partitions of which a broker does not have that offset, while records before it wait for their schema."""
+        """Partitions whose next offset a broker does not have, while earlier records wait for their schema."""
         self.failures = 0
-        """How often a consumer has failed, or could not be made."""
+        """How often a consumer has failed or could not be made."""
 
     async def run(self) -> None:
-        """Follow until told to stop. *Cancellation*: safe, late by one poll and the consumer's own ``close``."""
+        """Follow until a command says stop. *Cancellation*: safe, takes one poll and the consumer's ``close``."""
         pause_seconds = REBUILD_SECONDS[0]
         while True:
             started = trio.current_time()
             try:
                 await trio.to_thread.run_sync(self._own_consumer, limiter=self._limiter, thread_name="kafka-follower")
             except (KafkaException, RuntimeError, MemoryError) as error:
-                # "can't start new thread" is a RuntimeError: it must not end what the group's consumer serves.
+                # "can't start new thread" is a RuntimeError: it must not affect the group's consumer.
                 self.failures += 1
                 if trio.current_time() - started > REBUILD_SECONDS[1]:
                     pause_seconds = REBUILD_SECONDS[0]
@@ -189,7 +189,7 @@ class Follower:
         gone = [tp for tp in {*commands.unassign, *commands.assign} if tp in self._next_offsets]
         if gone:
             if self._held is not None and (held := self._held.partitions.intersection(gone)):
-                # What waits is read again. librdkafka keeps the pause of a partition that is taken from it.
+                # Waiting records are read again. librdkafka keeps the pause of a partition that is taken from it.
                 self._held.drop(held)
                 consumer.resume(for_client(held))
             consumer.incremental_unassign([confluent_kafka.TopicPartition(*tp) for tp in gone])
@@ -204,7 +204,7 @@ class Follower:
             )
 
     def _poll(self, consumer: Consumer) -> Followed:
-        """Wait for one message, then take what else is there."""
+        """Wait for one message, then take whatever else has arrived."""
         is_holding = self._held is not None and self._held.partitions
         first = consumer.poll(HELD_POLL_SECONDS if is_holding else IDLE_POLL_SECONDS)
         messages: list[Message] = []
@@ -222,13 +222,13 @@ class Follower:
         return result
 
     def _decode(self, consumer: Consumer, held: HeldRecords, result: Followed) -> None:
-        """Pass on what need not wait, and pause the partitions of what does."""
+        """Pass on the records that need not wait, and pause the partitions of the others."""
         before = held.partitions
         passed = PollResult(groups=[group for _, group in result.groups], ends={tp: end for tp, _, end in result.ends})
         held.pass_on(passed)
         result.groups = [(self._epochs[group.partition], group) for group in passed.groups]
         result.ends = [(tp, self._epochs[tp], end) for tp, end in passed.ends.items()]
-        # What waits was read before its broker had no more of it: the Trio side would go on after it.
+        # The waiting records precede the report: the Trio side would continue after them.
         self._out_of_range.update((tp, offset) for tp, _, offset in result.out_of_range)
         readable = self._out_of_range.keys() - held.partitions
         result.out_of_range = [(tp, self._epochs[tp], self._out_of_range[tp]) for tp in readable]
@@ -236,20 +236,20 @@ class Follower:
             consumer.pause(for_client(paused))
         if released := before - held.partitions:
             consumer.resume(for_client(released))
-            # A pause discards what is queued, also the answer that a broker does not have the next offset, after which
-            # librdkafka fetches nothing more.
+            # A pause discards what is queued, including the report that a broker does not have the next offset, after
+            # which librdkafka fetches nothing more.
             if again := released - readable:
                 self._begin_again(consumer, again)
         for tp in readable:
             del self._out_of_range[tp]
 
     def _begin_again(self, consumer: Consumer, partitions: Collection[TopicPartition]) -> None:
-        """Fetch partitions from their next offset on, whatever became of the fetches before."""
+        """Fetch partitions from their next offset on, whatever happened to earlier fetches."""
         consumer.incremental_unassign(for_client(partitions))
         consumer.incremental_assign([confluent_kafka.TopicPartition(*tp, self._next_offsets[tp]) for tp in partitions])
 
     def _lags(self, consumer: Consumer) -> Mapping[TopicPartition, int]:
-        """As the last fetch of each partition has it: no broker is asked."""
+        """The lags as of the last fetch of each partition: no broker is asked."""
         lags = {}
         for tp, next_offset in self._next_offsets.items():
             _, end = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)

@@ -64,13 +64,13 @@ class GroupConsumer:
 
     Args:
         properties: librdkafka's configuration.
-        topics: What to subscribe to.
+        topics: The topics to subscribe to.
         downstream: The Trio side.
         poll_records: Maximum number of records taken in one poll.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
-        drain_seconds: How long a revoke waits for writes under way.
+        drain_seconds: How long a revoke waits for writes that have started.
         leave_seconds: How long the last commit may take before the member leaves the group without its answer.
-        decoder: Decodes the records of some topics; None where there are none.
+        decoder: Decodes the records of some topics; None if no topic is decoded.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class GroupConsumer:
         """Join the group, and poll until the commands say stop. The consumer is closed afterwards.
 
         Raises:
-            KafkaClientError: it cannot be made, or has failed.
+            KafkaClientError: the consumer cannot be made, or has failed.
             Exception: whatever the downstream or a callback raised; what was dispatched is committed.
         """
         try:
@@ -123,7 +123,7 @@ class GroupConsumer:
                 logger=LIBRDKAFKA_LOG,
             )
         except KafkaException as error:
-            # It could be made at start-up: a file, such as a certificate, may be missing for a moment.
+            # At start-up it could be made: a file, such as a certificate, may be missing for a moment.
             raise _client_error(error.args[0]) from error
         failed: KafkaClientError | None = None
         try:
@@ -174,7 +174,7 @@ class GroupConsumer:
         return result
 
     def _poll(self, consumer: Consumer, timeout_seconds: float) -> None:
-        """Wait for one message, then take what else is there: no record waits for a full batch."""
+        """Wait for one message, then take whatever else has arrived: no record waits for a full batch."""
         messages: list[Message] = []
         try:
             first = consumer.poll(timeout_seconds)
@@ -182,7 +182,7 @@ class GroupConsumer:
             if first is not None:
                 self._left.clear()
                 more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
-                # librdkafka takes back what it has put into `more` of a partition that leaves meanwhile, but not this.
+                # librdkafka removes messages of a partition that leaves meanwhile from `more`, but not this one.
                 kept = [] if _partition_of(first) in self._left else [first]
                 messages = kept + more
         except KafkaException as error:
@@ -217,7 +217,7 @@ class GroupConsumer:
             self._beginnings.out_of_range(partition, self._assignment.next_offsets[partition], truncated=truncated)
 
     def _begin(self, consumer: Consumer, decisions: Sequence[Start | Again], *, in_callback: bool = False) -> None:
-        """Start partitions; an assign callback has to give librdkafka something, if only nothing."""
+        """Start partitions; an assign callback has to give librdkafka a list, even an empty one."""
         if not decisions and not in_callback:
             return
         self._left.update(d.partition for d in decisions if d.partition in self._assignment.next_offsets)
@@ -231,7 +231,7 @@ class GroupConsumer:
         self._assignment.begin(consumer, decisions)
 
     def _restart(self, consumer: Consumer, stalls: Sequence[Stall]) -> None:
-        """Give librdkafka once more what it does not fetch; what that has not helped is left to the commands."""
+        """Restart partitions that librdkafka does not fetch; commands decide about those that this has not helped."""
         self._result.stalls += stalls
         if partitions := [stall.partition for stall in stalls if not stall.was_restarted]:
             self._left.update(partitions)
@@ -292,7 +292,7 @@ class GroupConsumer:
         while not trio.from_thread.run_sync(self._downstream.drained, revoked) and time.monotonic() < deadline:
             threading.Event().wait(0.005)
         commits = trio.from_thread.run_sync(self._downstream.revoked, revoked)
-        # Asynchronous, and still safe: librdkafka finishes commits under way before it lets partitions go.
+        # Asynchronous but safe: librdkafka finishes outstanding commits before it releases partitions.
         self._commits.send(consumer, commits)
         self._assignment.let_go(consumer, revoked)
 
@@ -302,7 +302,7 @@ class GroupConsumer:
         self._assignment.let_go(consumer, lost)
 
     def _forget_unannounced(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        """Forget partitions that were assigned and revoked within one poll: nobody has learned of them."""
+        """Forget partitions that were assigned and revoked within one poll: they were never announced."""
         self._commits.left(partitions)
         self._left.update(partitions)
         if self._held is not None:

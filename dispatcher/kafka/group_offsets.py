@@ -1,7 +1,7 @@
-"""Asks what a group has committed, without being a member of it: the only place in this process that does.
+"""Asks what a group has committed, without being a member: the only place in this process that does.
 
 It asks through a consumer that never subscribes, not through an `AdminClient`, which aborts the process if the group's
-coordinator is killed while such a request is under way (librdkafka 2.16, ``rd_kafka_enq_once_del_source_return:
+coordinator is killed during such a request (librdkafka 2.16, ``rd_kafka_enq_once_del_source_return:
 Assertion 'eonce->refcnt > 0'``).
 """
 
@@ -36,19 +36,19 @@ class GroupOffsets:
             **kept,
             "group.id": properties.get("group.id", ""),
             "enable.auto.commit": False,
-            # An offset that somebody commits in a transaction is not waited for: the one before it is right until then.
+            # Offsets of uncommitted transactions are not waited for: the previous one is right until then.
             "isolation.level": "read_uncommitted",
-            # Nobody reads its log, so it must not collect one. It would say what the consumers say.
+            # Nobody reads its log, so it must not collect one: the consumers report the same.
             "log_level": 2,
         }
         self._consumer: Consumer | None = None
         self._opening = threading.Lock()
 
     def open(self) -> Consumer:
-        """Make the client, unless it is there.
+        """Make the client, unless it exists.
 
         Raises:
-            KafkaException: it cannot be made.
+            KafkaException: the client cannot be made.
         """
         with self._opening:
             if self._consumer is None:
@@ -56,11 +56,11 @@ class GroupOffsets:
             return self._consumer
 
     def close(self) -> None:
-        """Let go of the client and its connections."""
-        self._consumer = None  # a question under way still holds it
+        """Close the client and its connections."""
+        self._consumer = None  # an outstanding request still holds it
 
     def read(self, partitions: Collection[TopicPartition], timeout_seconds: float) -> dict[TopicPartition, int]:
-        """The group's offsets, below 0 where it has none; nothing without an answer of its coordinator."""
+        """The group's offsets, below 0 where it has none; empty if its coordinator does not answer."""
         with suppress(KafkaException):
             found = _ask(self.open(), partitions, timeout_seconds)
             return {TopicPartition(one.topic, one.partition): one.offset for one in found if one.error is None}
@@ -69,13 +69,13 @@ class GroupOffsets:
     def ask(
         self, partitions: Collection[TopicPartition], timeout_seconds: float, *, siblings: bool = False
     ) -> "Future[Answers]":
-        """Ask for the group's offsets in a thread of its own, which ends with the answer. Never waits.
+        """Ask for the group's offsets in a separate thread, which ends with the answer. Never waits.
 
         Args:
-            partitions: What is asked about.
-            timeout_seconds: Longest wait for the coordinator, after which the answer is an error. For metadata, before
-                that, the same again.
-            siblings: Whether to ask about all other partitions of their topics as well, as far as these are known.
+            partitions: The partitions to ask about.
+            timeout_seconds: Maximum wait for the coordinator, after which the answer is an error. Metadata, which is
+                requested first, may take as long again.
+            siblings: Whether to ask about all other known partitions of their topics as well.
         """
         answer: Future[Answers] = Future()
 
@@ -84,7 +84,7 @@ class GroupOffsets:
                 consumer = self.open()
                 asked = {*partitions, *(_siblings(consumer, partitions, timeout_seconds) if siblings else ())}
                 answer.set_result(_ask(consumer, asked, timeout_seconds))
-            except Exception as error:  # noqa: BLE001 - whoever looks at the answer has it
+            except Exception as error:  # noqa: BLE001 - the reader of the answer gets it
                 answer.set_exception(error)
 
         try:

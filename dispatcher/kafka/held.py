@@ -1,13 +1,13 @@
-"""Records on their way through a decoder: those that have to wait hold up their partition, and no other.
+"""Passes records through a decoder: those that have to wait hold up their own partition, and no other.
 
 Rules of this module:
 
-* Each partition stays in order: whatever follows a waiting record waits as well, including gaps and ends.
-* Whoever polls pauses the partitions that are held, and passes their waiting records through again with each poll. A
-  decoder never waits.
+* Each partition stays in order: everything that follows a waiting record waits as well, including gaps and ends.
+* The poller pauses the partitions that are held, and passes their waiting records through again with each poll. A
+decoder never waits.
 * One call is bounded: records that are not decoded within `PASS_SECONDS` wait for the next poll.
 
-*Thread*: that of the consumer.
+*Thread*: the consumer's.
 """
 
 import time
@@ -22,51 +22,51 @@ from dispatcher.sansio.ranges import Chunk, Gap
 from dispatcher.sansio.records import Batch, Records, TopicPartition
 
 PASS_SECONDS = 0.5
-"""How long decoding may keep a consumer from its next poll: far less than the group lets it."""
+"""How long decoding may delay the next poll: far less than the group allows."""
 
 ASKED_SECONDS = 0.1
-"""The same for those that ask: what is left is decoded elsewhere, and delays nobody else."""
+"""The same for topics that subscribers ask for: the rest is decoded elsewhere, and delays nobody else."""
 
 
 class RecordDecoder(Protocol):
     """Decodes the records of some topics. *Thread*: any, several at a time."""
 
     topics: frozenset[str]
-    """Those that it decodes for everybody."""
+    """Topics that it decodes for everybody."""
     asked: frozenset[str]
-    """Those that some subscriber asks to be decoded now; the others are sent what Kafka delivered."""
+    """Topics that some subscriber currently asks to have decoded; the others are sent what Kafka delivered."""
 
     def decode(self, topic: str, records: Records) -> Records:
-        """The first of some consecutive records of a partition, decoded: all that need not wait. Never waits."""
+        """Decode consecutive records of a partition, up to the first that has to wait. Never waits."""
 
 
 class HeldRecords:
-    """What waits, by partition.
+    """The waiting records, by partition.
 
     Args:
-        decoder: Decodes what does not have to wait.
+        decoder: Decodes records.
     """
 
     def __init__(self, decoder: RecordDecoder) -> None:
         self._decoder = decoder
         self._queues: dict[TopicPartition, deque[Group | Gap | int]] = {}
-        """Groups, gaps and ends in order; of those that wait the first is a group, or follows what was passed on."""
+        """Groups, gaps and ends in order; the first that waits is a group, or follows one that was passed on."""
 
     @property
     def partitions(self) -> frozenset[TopicPartition]:
-        """The partitions of which something waits."""
+        """The partitions with waiting records."""
         return frozenset(self._queues)
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
-        """Forget what waits of partitions that leave or start over: whoever reads them gets it again."""
+        """Forget waiting records of partitions that leave or start over: they will be read again."""
         for partition in partitions:
             self._queues.pop(partition, None)
 
     def pass_on(self, result: PollResult) -> None:
-        """Decode what a poll has brought, and leave in it what need not wait; with it what has waited before.
+        """Decode the result of a poll, and leave in it what need not wait, after records that waited before.
 
         Args:
-            result: Changed in place. What it has of other topics stays as it is.
+            result: Changed in place. Records of other topics stay unchanged.
         """
         queues = self._queues
         if not (queues or (result.groups and (self._decoder.topics or self._decoder.asked))):
@@ -87,13 +87,13 @@ class HeldRecords:
                 break
             self._pass_on(partition, result)
             if queues[partition]:
-                # To the end: the next call begins with others.
+                # Move it to the end: the next call begins with others.
                 queues[partition] = queues.pop(partition)
             else:
                 del queues[partition]
 
     def _at_once(self, groups: Iterable[Group]) -> Iterator[Group]:
-        """What is passed on whatever it says: all that is not decoded for everybody. The rest joins its queue."""
+        """The groups that need not wait, because their topics are not decoded for everybody; the others are queued."""
         topics, asked, asked_until = self._decoder.topics, self._decoder.asked, time.monotonic() + ASKED_SECONDS
         for group in groups:
             if group.partition.topic in topics:
@@ -104,7 +104,7 @@ class HeldRecords:
                 yield group
 
     def _asked(self, group: Group) -> Iterator[Group]:
-        """Records for those that ask as well. What has to wait does so in the history: it holds nobody else up."""
+        """Decode for subscribers that ask, as far as possible. The rest waits in the history, delaying nobody else."""
         records = group.records
         part = self._decoder.decode(group.partition.topic, records)
         if part:
@@ -138,15 +138,15 @@ class HeldRecords:
 
 
 def decode_chunk(decoder: RecordDecoder, chunk: Chunk, asked: AbstractSet[str] = frozenset()) -> Chunk:
-    """What was read again, decoded, up to the first record of each partition that has to wait.
+    """Decode replayed records, up to the first record of each partition that has to wait.
 
     Args:
         decoder: Decodes.
-        chunk: What was read.
-        asked: Topics that are decoded for a subscriber that asks, in place of those that are for everybody.
+        chunk: The replayed records.
+        asked: Topics to decode for a subscriber that asks, instead of those decoded for everybody.
 
     Returns:
-        Without the next offsets of partitions of which nothing can be given yet.
+        The chunk, without the next offsets of partitions that yield nothing yet.
     """
     stops: dict[TopicPartition, int] = {}
     batches: list[Batch] = []

@@ -26,12 +26,12 @@ from dispatcher.sansio.records import TopicPartition
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 2.0
-"""Longest wait for the leaders; those that have not answered by then are away."""
+"""Maximum wait for the leaders; those that have not answered by then count as unreachable."""
 
 Properties = Mapping[str, str | int | float | bool]
 
 _CLIENT_PROPERTIES: Mapping[str, str | int] = {
-    # Nobody reads its log, so it must not collect one. It would say what the consumers say.
+    # Nobody reads its log, so it must not collect one: the consumers report the same.
     "log_level": 2,
 }
 
@@ -59,10 +59,10 @@ class Leaders:
         self._opening = threading.Lock()
 
     def open(self) -> AdminClient:
-        """Make the client, unless it is there.
+        """Make the client, unless it exists.
 
         Raises:
-            KafkaException: it cannot be made.
+            KafkaException: the client cannot be made.
         """
         with self._opening:
             if self._admin is None:
@@ -70,14 +70,14 @@ class Leaders:
             return self._admin
 
     def close(self) -> None:
-        """Let go of the client and its connections."""
+        """Close the client and its connections."""
         self._admin = None
         self._group.close()
 
     def bounds(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Bounds]:
         """Where the logs of partitions begin and end now; those without an answer are left out.
 
-        The end is the high watermark: records of open transactions are in the log, and not another log.
+        The end is the high watermark, which includes records of open transactions.
         """
         firsts, ends = self._ask(partitions, [_EARLIEST, _LATEST], IsolationLevel.READ_UNCOMMITTED)
         return {tp: Bounds(firsts[tp], ends[tp]) for tp in firsts.keys() & ends.keys()}
@@ -85,8 +85,8 @@ class Leaders:
     def bounds_of_new_leaders(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Bounds]:
         """The same for partitions that had no leader a moment ago.
 
-        Asks the brokers who leads them first: librdkafka would answer from its cache, within a millisecond, that nobody
-        does.
+        First asks the brokers for the new leaders: librdkafka would answer from its cache, within a millisecond, that
+        there are none.
         """
         try:
             for topic in {tp.topic for tp in partitions}:
@@ -96,7 +96,7 @@ class Leaders:
         return self.bounds(partitions)
 
     def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's committed offsets; where it has none, what ``auto.offset.reset`` says.
+        """The group's committed offsets; where it has none, the offset that ``auto.offset.reset`` selects.
 
         Partitions without an answer are left out.
         """
@@ -118,9 +118,10 @@ class Leaders:
         return found
 
     def group_is_empty(self) -> bool:
-        """Whether the group is known to have no member now: without an answer, or the right to ask, it is not.
+        """Whether the group is known to have no members now; False without an answer, or without the right to ask.
 
-        Groups are listed, because a description aborts the process while a coordinator is away (`topic_probe`).
+        Groups are listed, not described, because describing one aborts the process while a coordinator is away
+        (`topic_probe`).
         """
         try:
             asked = self.open().list_consumer_groups(states={ConsumerGroupState.EMPTY}, request_timeout=ANSWER_SECONDS)
@@ -135,7 +136,7 @@ class Leaders:
         Partitions without an answer are left out.
 
         Args:
-            partitions: Where to look.
+            partitions: The partitions to look up.
             since_ms: Milliseconds since the epoch, or `EARLIEST`.
         """
         spec = _EARLIEST if since_ms == EARLIEST else OffsetSpec.for_timestamp(since_ms)
@@ -145,7 +146,7 @@ class Leaders:
     def _ask(
         self, partitions: Collection[TopicPartition], specs: Collection[OffsetSpec], isolation: IsolationLevel
     ) -> list[dict[TopicPartition, int]]:
-        """By what was asked for, the offsets of the partitions that were answered."""
+        """For each spec, the offsets of the partitions that were answered."""
         if not partitions:
             return [{} for _ in specs]
         try:
@@ -174,9 +175,9 @@ class Leaders:
 def _offset(answer: "Future[ListOffsetsResultInfo]") -> int | None:
     """The offset, -1 where no record is that new; None without an answer."""
     try:
-        # librdkafka keeps its own time; this one is for a client that has died.
+        # librdkafka has its own timeout; this one is for a client that has died.
         offset = answer.result(2 * ANSWER_SECONDS).offset
     except (KafkaException, TimeoutError):
         return None
-    # A leader that has not answered in time leaves librdkafka's -1001, "invalid", and no error.
+    # A leader that has not answered in time yields librdkafka's -1001, "invalid", and no error.
     return offset if offset >= -1 else None

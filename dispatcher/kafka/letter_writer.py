@@ -2,8 +2,8 @@
 
 Rules of this module:
 
-* No letter is given up: librdkafka retries for ever what it may retry (``message.timeout.ms=0``), without writing it
-  twice. Letters that it refuses are reported, and the book (`sansio.dead_letters`) has them tried again.
+* No letter is abandoned: librdkafka retries for ever where it may (``message.timeout.ms=0``), without writing a letter
+twice. Letters that it refuses are reported, and the book (`sansio.dead_letters`) has them tried again.
 * No topic is created. A broker with ``auto.create.topics.enable`` creates what a producer asks for, so a client that
   creates nothing first checks that the topic exists.
 * There is no producer before the first letter. One that has failed for good (a fatal error) is replaced; letters that
@@ -30,20 +30,20 @@ from dispatcher.sansio.records import Headers
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 2.0
-"""How long a broker may take to say whether a topic exists."""
+"""Maximum wait for a broker's answer whether a topic exists."""
 
 PROPERTIES: Mapping[str, str | int | float | bool] = {
     "enable.idempotence": True,
     "acks": "all",
     "message.timeout.ms": 0,
     "allow.auto.create.topics": False,
-    # Java's, so that records with one key are in the partition in which other producers would put them.
+    # Java's partitioner, so that records with the same key are in the partition that other producers would choose.
     "partitioner": "murmur2_random",
     "linger.ms": 2,
-    # The broker's limit decides, and not the client's.
+    # The broker's limit applies, not the client's.
     "message.max.bytes": 256 * 1024 * 1024,
     "queue.buffering.max.kbytes": 512 * 1024,
-    # A topic is looked for before anything is written to it, so one that is unknown has gone.
+    # A topic is looked up before anything is written to it, so an unknown one was deleted.
     "topic.metadata.propagation.max.ms": 5000,
 }
 
@@ -56,7 +56,7 @@ _OF_THE_LETTER = frozenset(
         KafkaError._INVALID_ARG,  # noqa: SLF001 - the public spelling of local codes
     }
 )
-"""Errors that other letters to the same topic need not have."""
+"""Errors of a single letter: others to the same topic may succeed."""
 
 
 class Refusal(NamedTuple):
@@ -65,7 +65,7 @@ class Refusal(NamedTuple):
     number: int
     reason: str
     is_its_own: bool
-    """The letter is at fault, and not its topic."""
+    """Whether the letter is at fault, not its topic."""
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class Outcome:
     acknowledged: list[int] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     failed: str | None = None
-    """Why the producer is gone, with everything that was under way."""
+    """Why the producer was dropped, with all unconfirmed letters."""
 
 
 class LetterWriter:
@@ -84,8 +84,8 @@ class LetterWriter:
     Args:
         properties: librdkafka's connection settings.
         leaders: Has the client that checks whether topics exist.
-        group: Of this dispatcher, for a header.
-        replica: Likewise.
+        group: The group of this dispatcher, for a header.
+        replica: The name of this replica, likewise.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class LetterWriter:
         self._producer: Producer | None = None
         self._under_way: set[int] = set()
         self._known: set[str] = set()
-        """Topics that were seen, and have not failed since."""
+        """Topics that were found, and have not failed since."""
         self._topics: dict[int, str] = {}
         self._outcome = Outcome()
         self._fatal: str | None = None
 
     def step(self, letters: Sequence[tuple[int, str, Letter]], wait_seconds: float) -> Outcome:
-        """Write letters, and wait until all that is under way is answered, or for some time.
+        """Write letters, and wait until all of them are answered, or for some time.
 
         Args:
             letters: Each with its number and its topic.
@@ -120,7 +120,7 @@ class LetterWriter:
             while self._under_way and self._fatal is None and (left := deadline - time.monotonic()) > 0:
                 producer.poll(left)
         except KafkaException as error:
-            # It cannot be made, such as for a certificate that is missing for a moment, or it has failed.
+            # It cannot be made, for example because a certificate is missing for a moment, or it has failed.
             self._fatal = error.args[0].str()
         if self._fatal is not None:
             self._outcome.failed = self._fatal
@@ -130,12 +130,12 @@ class LetterWriter:
         return outcome
 
     def close(self) -> None:
-        """Drop the producer, and what it has not written."""
+        """Drop the producer and its unwritten letters."""
         producer, self._producer = self._producer, None
         self._under_way.clear()
         self._topics.clear()
         if producer is not None:
-            # One that has failed for good says so to the last.
+            # One that has failed for good reports that again.
             with suppress(KafkaException):
                 producer.purge()
                 producer.flush(0)

@@ -39,7 +39,7 @@ class Poller:
     """Supervises the thread that owns the consumer.
 
     Args:
-        make_consumer: Makes the consumer that the thread runs, and each one after it.
+        make_consumer: Makes the consumer that the thread runs, and each of its replacements.
     """
 
     def __init__(self, make_consumer: Callable[[], OwnedConsumer]) -> None:
@@ -51,8 +51,8 @@ class Poller:
     async def run(self) -> None:
         """Poll until the consumer returns.
 
-        *Cancellation*: safe. The thread commits what was dispatched, leaves the group, and then this returns: at most
-        `leave_seconds` and the consumer's own ``close`` later.
+        *Cancellation*: safe. The thread commits what was dispatched and leaves the group, and then this returns: at
+        most `leave_seconds` plus the consumer's ``close`` later.
 
         Raises:
             Exception: whatever the downstream or a callback raised; what was dispatched is committed.

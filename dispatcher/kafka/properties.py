@@ -16,7 +16,7 @@ LIBRDKAFKA_LOG.addFilter(lambda line: not line.getMessage().startswith(("FAIL ",
 OWNED: Mapping[str, str | int | bool] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    # Tells that nothing lies between the last record and the end but control records and aborted ones.
+    # Reports the end of a log, after which only control records and aborted ones can lie.
     "enable.partition.eof": True,
     # Lag, broker states and group state are read from the statistics: look-ups in the poll loop would block it.
     "statistics.interval.ms": 1000,
@@ -24,26 +24,26 @@ OWNED: Mapping[str, str | int | bool] = {
 """Properties that users cannot set (settings refuses them by name): the guarantees depend on them."""
 
 PREFERRED: Mapping[str, str | int | bool] = {
-    # A new group begins with what is there: "latest" would lose what came before the first replica. The poller gives
-    # librdkafka "error": where to begin, and what a reset leaves out, is decided in `sansio.beginnings`.
+    # A new group begins with existing records: "latest" would lose those written before the first replica started. The
+    # poller gives librdkafka "error": `sansio.beginnings` decides where to begin, and what a reset leaves out.
     "auto.offset.reset": "earliest",
     "partition.assignment.strategy": "cooperative-sticky",
-    # Members hear of a rebalance in the answer to a heartbeat, so it is the greatest part of a planned hand-over;
-    # docs/rebalance.md has the figures and what each of these trades.
+    # Members learn of a rebalance from the answer to a heartbeat, so this is the largest part of a planned hand-over;
+    # docs/rebalance.md has the figures and trade-offs.
     "heartbeat.interval.ms": 200,
     "session.timeout.ms": 10_000,
     # Prefetched records are memory outside our own bounds; 8 MiB keep a fast subscriber fed.
     "queued.max.messages.kbytes": 8192,
     "queued.min.messages": 5000,
-    # How long a fetcher rests once the queue was full. The queue is small, so the poller drains it in a few
-    # milliseconds: with the default of 1,000 ms, and still with 50, it waits for the fetcher.
+    # How long a fetcher pauses after a full queue. The queue is small, so the poller drains it in a few milliseconds:
+    # with the default of 1,000 ms, and even with 50, it would wait for the fetcher.
     "fetch.queue.backoff.ms": 2,
     "fetch.wait.max.ms": 100,
     "fetch.max.bytes": 8 * 1024 * 1024,
     "reconnect.backoff.max.ms": 2000,
     # A topic that appears after the start is found within this time.
     "topic.metadata.refresh.interval.ms": 10_000,
-    # How long a start without a broker waits before it tries again is reconnect.backoff's business.
+    # After a start without a broker, reconnect.backoff decides when to try again.
     "socket.keepalive.enable": True,
     "allow.auto.create.topics": False,
 }
@@ -75,7 +75,7 @@ CONSUMER_PREFIXES = (
     "max.partition.fetch.",
     "queued.",
 )
-"""Beginnings of properties that librdkafka warns about in a client that consumes nothing."""
+"""Prefixes of properties that librdkafka warns about in a client that consumes nothing."""
 
 
 _UNKNOWN = "No such configuration property"
@@ -86,7 +86,7 @@ def unknown_properties(kafka: Mapping[str, object]) -> set[str]:
     unknown = set()
     for key, value in kafka.items():
         try:
-            # The second one is always refused, so no client comes of it.
+            # The second property is always refused, so no client is created.
             Consumer({"group.id": "-", key: value, "no.such.property": ""})
         except (KafkaException, TypeError, ValueError) as error:
             reason = error.args[0].str() if isinstance(error, KafkaException) else ""
@@ -114,7 +114,7 @@ def consumer_properties(settings: Settings) -> dict[str, str | int | float | boo
 
 
 def replay_properties(settings: Settings) -> dict[str, str | int | float | bool]:
-    """The configuration of a consumer that reads again: it connects as the group's does, and joins no group."""
+    """The configuration of a consumer for replays: it connects as the group's does, and joins no group."""
     properties = consumer_properties(settings)
     for name in GROUP_ONLY:
         properties.pop(name, None)
@@ -134,7 +134,7 @@ def check_properties(settings: Settings) -> None:
     """Let librdkafka read its configuration, so that a refusal is reported before anything starts.
 
     Raises:
-        SettingsError: it refuses a property; its own words say which, and why.
+        SettingsError: it refuses a property, with librdkafka's own reason.
     """
     try:
         Consumer(consumer_properties(settings), logger=LIBRDKAFKA_LOG).close()

@@ -17,24 +17,24 @@ CHUNK_SECONDS = 1.0
 """A chunk that is not full by then is returned as it is, also when records trickle in."""
 
 EMPTY_SECONDS = 0.05
-"""A poll that brings nothing in this time ends a chunk that holds something, and one that others are in line after."""
+"""A poll without a record in this time ends a chunk that has records, or that other subscribers are in line after."""
 
 MAX_MESSAGES = 10_000
-"""How many messages are taken from a consumer at a time."""
+"""Maximum number of messages taken from a consumer at a time."""
 
 PROPERTIES: Mapping[str, str | int | bool] = {
     "auto.offset.reset": "error",
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "enable.partition.eof": True,
-    # A reader's memory, of which the README's formula knows.
+    # A reader's memory, which is part of the README's formula.
     "queued.max.messages.kbytes": 1024,
     "queued.min.messages": 1000,
     "fetch.max.bytes": 1024 * 1024,
     "fetch.queue.backoff.ms": 20,
     "fetch.wait.max.ms": 100,
 }
-"""What a reader has beside the connection settings of the group's consumer."""
+"""A reader's properties in addition to the connection settings of the group's consumer."""
 
 _OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001 - how local codes are spelled
 
@@ -47,7 +47,7 @@ class Reader:
     Args:
         properties: librdkafka's connection settings.
         batch_bytes: Records of one partition are split into batches of about this size.
-        bounds: Asks the leaders where logs begin and end; it leaves out those that do not answer.
+        bounds: Asks the leaders where logs begin and end; leaves out partitions without an answer.
     """
 
     def __init__(
@@ -62,45 +62,45 @@ class Reader:
         self._consumer: Consumer | None = None
         self._positions: dict[TopicPartition, int] = {}
         self._record_bytes = 0
-        """Memory that each of the last records holds; 0 when there was none."""
+        """Mean memory per record of the last messages; 0 if there were none."""
         self._overfetched = False
-        """Whether more was taken from the consumer than there was room for: it stands too far then."""
+        """Whether more was taken from the consumer than fits, so that its position is too far."""
         self._unread: set[TopicPartition] = set()
-        """Partitions that this chunk has given up: they fail, or nobody knows yet where their logs end."""
+        """Partitions that this chunk leaves out: they fail, or the ends of their logs are not known yet."""
 
     def open(self) -> Consumer:
-        """Make the consumer, unless it is there.
+        """Make the consumer, unless it exists.
 
         Raises:
-            KafkaException: it cannot be made.
+            KafkaException: the consumer cannot be made.
         """
         if self._consumer is None:
             self._consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
         return self._consumer
 
     def is_positioned_at(self, ranges: Mapping[TopicPartition, Range]) -> bool:
-        """Whether it would continue where these ranges begin."""
+        """Whether its position is where these ranges begin."""
         return self._positions == {partition: part.first for partition, part in ranges.items()}
 
     @property
     def is_positioned(self) -> bool:
-        """Whether it is fetching, for somebody who may return for the records."""
+        """Whether it is fetching, for a subscriber that may return for the records."""
         return bool(self._positions)
 
     def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, may_wait: Callable[[float], bool]) -> Chunk:
-        """The next part of some ranges.
+        """Read the next part of some ranges.
 
-        Its consumer is given up when that fails.
+        The consumer is dropped if that fails.
 
         Args:
             ranges: What to read.
             max_bytes: The last record of a chunk is the one that reaches this size.
-            may_wait: Whether to wait on for the first record, by the seconds that have passed; asked every
-                `EMPTY_SECONDS`.
+            may_wait: Called every `EMPTY_SECONDS` with the seconds passed: whether to continue to wait for the first
+                record.
 
         Returns:
-            Without the next offsets of partitions that could not be read: errors, a leader that is away, or one that
-            has just been elected. A chunk in which nothing came has none at all.
+            A chunk without the next offsets of partitions that could not be read: errors, a leader that is away, or one
+            that has just been elected. If nothing arrived, the chunk has none at all.
 
         Raises:
             KafkaException: the consumer failed.
@@ -108,7 +108,7 @@ class Reader:
         try:
             return self._read(ranges, max_bytes, may_wait)
         except Exception:
-            # Whatever it was, the consumer may be past records that nobody was given.
+            # Whatever failed, the consumer's position may be past records that were not returned.
             self.close()
             raise
 
@@ -139,7 +139,7 @@ class Reader:
                 gaps += self._take_event(left, message, error)
         positions = {partition: self._positions.get(partition, part.end) for partition, part in ranges.items()}
         if len(left) == len(ranges) and not batches and not gaps:
-            # Nothing came of any. Its fetches stay under way, for whoever asks for the same again.
+            # Nothing arrived. Its fetches continue, for a subscriber that asks for the same again.
             self._unread |= left.keys()
         unread = {partition for partition in self._unread if positions[partition] == ranges[partition].first}
         if self._overfetched or self._unread - left.keys():
@@ -147,7 +147,7 @@ class Reader:
         return Chunk(batches, {tp: offset for tp, offset in positions.items() if tp not in unread}, gaps)
 
     def _take(self, consumer: Consumer, max_bytes: int) -> list[Message]:
-        """Wait for a message, then take what else is there and fits, if the next are as large as the last ones."""
+        """Wait for a message, then take as many others as fit, if they are as large as the last ones."""
         first = consumer.poll(EMPTY_SECONDS)
         more = max_bytes // self._record_bytes - 1 if self._record_bytes else 0
         if first is None or more <= 0:
@@ -155,7 +155,7 @@ class Reader:
         return [first, *consumer.consume(min(more, MAX_MESSAGES), 0)]
 
     def _take_wanted(self, left: dict[TopicPartition, Range], group: Group, room_bytes: int) -> Iterator[Batch]:
-        """What is wanted of a group, up to the record that takes the last of the room; the others are fetched again."""
+        """The wanted records of a group, up to the one that fills the chunk; the others are fetched again."""
         partition, records, leader_epoch = group
         if partition not in left or self._overfetched:
             return
@@ -172,7 +172,7 @@ class Reader:
             self._finish(left, partition)
 
     def _take_event(self, left: dict[TopicPartition, Range], message: Message, error: KafkaError) -> Iterable[Gap]:
-        """What an end or an error means for the ranges."""
+        """Apply an end or an error to the ranges."""
         partition = TopicPartition(cast("str", message.topic()), cast("int", message.partition()))
         if error.fatal():
             raise KafkaException(error)
@@ -185,27 +185,27 @@ class Reader:
         return ()
 
     def rest(self) -> None:
-        """Stop fetching: nobody has returned for the records."""
+        """Stop fetching: no subscriber has returned for the records."""
         if self._consumer is not None and self._positions:
             self._consumer.unassign()
         self._positions = {}
 
     def serve(self) -> None:
-        """Take what the client has to say while it rests.
+        """Take the client's log lines and errors while it rests.
 
-        Its log lines and errors queue without a bound until somebody polls (with a broker away, several per second).
+        They queue without a bound until somebody polls (while a broker is away, several per second).
         """
         while self._consumer is not None and self._consumer.poll(0) is not None:
             pass
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         consumer, self._consumer, self._positions = self._consumer, None, {}
         if consumer is not None:
             consumer.close()
 
     def _go_to(self, positions: Mapping[TopicPartition, int]) -> None:
-        assert self._consumer is not None  # noqa: S101 - `read` has made it
+        assert self._consumer is not None  # noqa: S101 - `read` made it
         self._positions = dict(positions)
         self._consumer.assign([confluent_kafka.TopicPartition(*p, offset) for p, offset in positions.items()])
 
@@ -220,15 +220,15 @@ class Reader:
         self._unread.add(partition)
 
     def _stop_reading(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:
-        assert self._consumer is not None  # noqa: S101 - `read` has made it
+        assert self._consumer is not None  # noqa: S101 - `read` made it
         del left[partition]
         self._consumer.incremental_unassign([confluent_kafka.TopicPartition(*partition)])
 
     def _at_end(self, left: dict[TopicPartition, Range], partition: TopicPartition, end: int) -> Iterable[Gap]:
         """A fetch has found the end of the log.
 
-        Below the end of the range that may be a log that was truncated, or a leader that has just been elected and does
-        not know its high watermark yet (KIP-207): the leader is asked, who answers only when it knows.
+        If that is before the end of the range, the log was truncated, or the leader has just been elected and does not
+        know its high watermark yet (KIP-207). So the leader is asked: it answers only when it knows.
         """
         part = left[partition]
         if end >= part.end:
@@ -244,7 +244,7 @@ class Reader:
 
     def _out_of_range(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> Iterable[Gap]:
         """A broker does not have the position: the log begins after it, or ends before it, or the broker lags."""
-        assert self._consumer is not None  # noqa: S101 - `read` has made it
+        assert self._consumer is not None  # noqa: S101 - `read` made it
         part, position = left[partition], self._positions[partition]
         bounds = self._bounds([partition]).get(partition)
         if bounds is None or bounds.first <= position <= bounds.end:

@@ -3,7 +3,7 @@
 A transaction contains some records and the commit that marks them as redriven, so a run that is killed at any moment
 and started again redrives no letter twice. A second run at the same time ends the first one (Kafka fences it).
 
-*Thread*: one, which blocks.
+*Thread*: any, one at a time; it blocks.
 """
 
 import time
@@ -20,10 +20,10 @@ from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.sansio.redrive import Done, Origin, Wanted, origin_of
 
 ANSWER_SECONDS = 30.0
-"""Longest wait for any answer of a broker."""
+"""Maximum wait for any answer of a broker."""
 
 BATCH_LETTERS = 500
-"""Most records in one transaction."""
+"""Maximum number of records in one transaction."""
 
 
 @dataclass(slots=True)
@@ -31,11 +31,11 @@ class Report:
     """What a run did, or would do."""
 
     redriven: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Letters by the record's topic and reason."""
+    """Redriven letters by the record's topic and reason."""
     left: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Letters that were not wanted, likewise; of ``?`` where there are no headers of a letter."""
+    """Letters that were left out, likewise; ``?`` for records without the headers of a letter."""
     before: int = 0
-    """Letters that an earlier run had redriven, as far as they were read again."""
+    """Letters that an earlier run had redriven and this one read again."""
 
 
 class Redriving:
@@ -43,7 +43,7 @@ class Redriving:
 
     Args:
         properties: librdkafka's connection settings.
-        group: Its commits say what was redriven; its name is also the producer's transactional id.
+        group: The group whose commits record what was redriven; its name is also the producer's transactional id.
         topic: The dead-letter topic.
         is_dry: Whether to write nothing.
     """
@@ -64,24 +64,24 @@ class Redriving:
         produced = {"transactional.id": group, "message.max.bytes": 256 * 1024 * 1024, "partitioner": "murmur2_random"}
         self._producer = None if is_dry else Producer({**properties, **produced}, logger=LIBRDKAFKA_LOG)
         self._partitions: dict[str, int] = {}
-        """How many partitions the records' topics have."""
+        """The number of partitions of each of the records' topics."""
         self._done: dict[int, Done] = {}
         self._ends: dict[int, int] = {}
-        """Where partitions end that are not read to their end."""
+        """The ends of partitions that are not read to their end yet."""
         self._read_to: dict[int, int] = {}
 
     def open(self, topics: Collection[str]) -> int:
-        """Find out what is there; returns how many letters are to be read.
+        """Find the letters; returns how many are to be read.
 
         Args:
-            topics: Where records may go back to.
+            topics: The topics that records may return to.
 
         Raises:
-            KafkaClientError: a topic is missing, a right is missing, or nobody answers.
+            KafkaClientError: a topic or a right is missing, or no broker answers.
         """
         try:
             if self._producer is not None:
-                # Before anything is read: a run before this one can commit nothing from here on.
+                # Before anything is read: from here on an earlier run can commit nothing.
                 self._producer.init_transactions(ANSWER_SECONDS)
             numbers = range(self._count(self._topic))
             self._partitions = {topic: self._count(topic) for topic in topics}
@@ -90,7 +90,7 @@ class Redriving:
             for one in self._consumer.committed(asked, timeout=ANSWER_SECONDS):
                 first, end = self._consumer.get_watermark_offsets(one, timeout=ANSWER_SECONDS)
                 done = Done(one.offset, one.metadata) if one.offset >= 0 else Done(0)
-                done.add(0, first)  # what has expired
+                done.add(0, first)  # expired letters
                 self._done[one.partition], ends[one.partition] = done, end
         except KafkaException as error:
             raise _failure(error) from error
@@ -104,17 +104,17 @@ class Redriving:
     def run(
         self, wanted: Wanted, report: Report, *, limit: int | None, rate: float, advance: Callable[[int], None]
     ) -> None:
-        """Redrive what is wanted of what was there when this was opened.
+        """Redrive the wanted letters that existed when this was opened.
 
         Args:
             wanted: Which letters.
             report: Counts them.
-            limit: Most letters, None for all.
-            rate: Most letters per second; 0: as fast as possible.
+            limit: Maximum number of letters; None: all.
+            rate: Maximum number of letters per second; 0: as fast as possible.
             advance: Called with how many letters were read.
 
         Raises:
-            KafkaClientError: something failed; what was reported until then was redriven.
+            KafkaClientError: something failed; letters that were reported before were redriven.
         """
         began, redriven = time.monotonic(), 0
         silent_since = began
@@ -135,7 +135,7 @@ class Redriving:
             raise _failure(error) from error
 
     def close(self) -> None:
-        """Leave."""
+        """Close the clients."""
         self._consumer.close()
 
     def _count(self, topic: str) -> int:
@@ -191,7 +191,7 @@ class Redriving:
         producer.begin_transaction()
         for message, origin in chosen:
             topic, number = origin.partition
-            # The old partition, where it is still there: records with one key stay in one order.
+            # The same partition, if it still exists: records with the same key stay in order.
             place = number if number < self._partitions[topic] else -1
             producer.produce(topic, message.value(), message.key(), place, headers=list(origin.headers))
             producer.poll(0)

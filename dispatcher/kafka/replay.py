@@ -1,4 +1,4 @@
-"""Reads ranges of partitions again, for subscribers that need more than is in memory, and looks offsets up for them.
+"""Replays ranges of partitions to subscribers that need more than is in memory, and looks up offsets for them.
 
 Rules of this module:
 
@@ -6,7 +6,7 @@ Rules of this module:
   the socket sets the pace, and a slow subscriber holds no more than one chunk.
 * A reader is held for one chunk, not for a whole replay, so a slow subscriber makes nobody wait. At most `concurrency`
   chunks are read at a time; clients in line take turns (`Turns`).
-* A reader that is asked to continue at its position has fetched the next records already.
+* A reader that is asked to continue at its position has already fetched the next records.
 * Answers are by partition. A partition that yields nothing occupies a reader for 50 ms while others are in line, and
   then rests (`Unreadable`): requests for it get no answer for now, and return at once, while its leader is asked in the
   background whether it answers again. Readers serve only partitions that are thought to be readable.
@@ -37,16 +37,16 @@ from dispatcher.sansio.unreadable import Unreadable
 log = structlog.get_logger(__name__)
 
 SERVE_SECONDS = 1.0
-"""How often what idle clients have to say is taken."""
+"""Interval at which log lines and errors of idle clients are taken."""
 
 REST_SECONDS = 5.0
-"""A reader that nobody has used for this long stops fetching."""
+"""A reader that was not used for this long stops fetching."""
 
 LOOKUPS = 4
-"""Look-ups at a time."""
+"""Maximum number of look-ups at a time."""
 
 LOG_SECONDS = 10.0
-"""Least time between two log lines about replays that fail."""
+"""Minimum time between two log lines about failed replays."""
 
 NOTHING = Chunk((), {}, ())
 
@@ -74,18 +74,18 @@ class Replays:
         properties: librdkafka's connection settings.
         concurrency: Number of readers, and of chunks that are read at a time.
         batch_bytes: Records of one partition are split into batches of about this size.
-        decoder: Decodes the records of some topics; None where there are none.
+        decoder: Decodes the records of some topics; None if no topic is decoded.
     """
 
     def __init__(
         self, properties: Properties, *, concurrency: int, batch_bytes: int, decoder: RecordDecoder | None = None
     ) -> None:
         self.leaders = Leaders(properties)
-        """What looks offsets up; others may ask with its client."""
+        """Looks up offsets; others may use its client."""
         self._decoder = decoder
         self._turns = Turns(concurrency)
         self._idle = [Reader(properties, batch_bytes, self.leaders.bounds) for _ in range(concurrency)]
-        """Readers, the one that has been idle for the longest time first."""
+        """Readers, the one that has been idle longest first."""
         self._idle_since: dict[Reader, float] = {}
         self._unreadable = Unreadable()
         self._lookups = trio.CapacityLimiter(LOOKUPS)
@@ -97,10 +97,10 @@ class Replays:
         self._records = 0
 
     def open(self) -> None:
-        """Make every consumer, and the client for look-ups. Blocks for some milliseconds each.
+        """Make every consumer, and the client for look-ups. Blocks for a few milliseconds for each.
 
         Raises:
-            ResourcesError: one cannot be made.
+            ResourcesError: one of them cannot be made.
         """
         try:
             self.leaders.open()
@@ -125,18 +125,19 @@ class Replays:
         *Backpressure*: waits in line for a reader. *Cancellation*: safe; at most `CHUNK_SECONDS` late once it reads.
 
         Args:
-            ranges: What to read.
+            ranges: The ranges to read.
             max_bytes: The last record of a chunk is the one that reaches this size.
-            client: Clients take turns.
+            client: Whose turn it is: clients take turns.
 
         Returns:
-            Without the next offsets of partitions that cannot be read now, or whose next record waits for its schema.
+            A chunk without the next offsets of partitions that cannot be read now, or whose next record waits for its
+            schema.
         """
         if not self._readable(ranges):
             await trio.lowlevel.checkpoint()
             return NOTHING
         async with self._turns.turn(client):
-            # Others may have found out meanwhile that some cannot be read.
+            # Some may have turned out to be unreadable meanwhile.
             readable = {tp: ranges[tp] for tp in self._readable(ranges)}
             if not readable:
                 return NOTHING
@@ -155,38 +156,39 @@ class Replays:
     async def offsets_since(
         self, partitions: Collection[TopicPartition], since_ms: int
     ) -> Mapping[TopicPartition, int | None]:
-        """By partition, the offset of the first record with this time or a later one; None: there is no such record.
+        """By partition, the offset of the first record with this time or a later one; None if there is no such record.
 
         Args:
-            partitions: Where to look.
+            partitions: The partitions to look up.
             since_ms: Milliseconds since the epoch, or `EARLIEST`.
 
         Returns:
-            Without the partitions that have no answer now. *Cancellation*: safe, late by `ANSWER_SECONDS` at most.
+            The offsets, without partitions that have no answer now. *Cancellation*: safe, takes at most
+            `ANSWER_SECONDS`.
         """
         return await self._look_up(partitions, lambda readable: self.leaders.offsets_since(readable, since_ms))
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         """Where the logs of partitions begin and end now, without those that have no answer now.
 
-        *Cancellation*: safe, late by `ANSWER_SECONDS` at most.
+        *Cancellation*: safe, takes at most `ANSWER_SECONDS`.
         """
         return await self._look_up(partitions, self.leaders.bounds)
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The group's committed offsets, or what ``auto.offset.reset`` says where it has none.
+        """The group's committed offsets, or the offset that ``auto.offset.reset`` selects where it has none.
 
-        *Cancellation*: safe, late by `ANSWER_SECONDS` at most.
+        *Cancellation*: safe, takes at most `ANSWER_SECONDS`.
 
         Returns:
-            Without the partitions that have no answer now.
+            The offsets, without partitions that have no answer now.
         """
         async with self._lookups:
             found: Mapping[TopicPartition, int] = {}
             return await _in_thread(lambda: self.leaders.committed(partitions), found, _UNLIMITED)
 
     async def group_is_empty(self) -> bool:
-        """Whether the group is known to have no member now. *Cancellation*: as above."""
+        """Whether the group is known to have no members now. *Cancellation*: as above."""
         async with self._lookups:
             return await _in_thread(self.leaders.group_is_empty, False, _UNLIMITED)
 
@@ -197,7 +199,7 @@ class Replays:
             return await _in_thread(lambda: self.leaders.partition_counts(topics), found, _UNLIMITED)
 
     async def close(self) -> None:
-        """Let go of every reader that is idle."""
+        """Close every idle reader."""
         while self._idle:
             await trio.to_thread.run_sync(self._idle.pop().close, limiter=_UNLIMITED)
         self.leaders.close()
@@ -220,9 +222,9 @@ class Replays:
             self._idle_since[reader] = time.monotonic()
 
     def _reader_at(self, ranges: Mapping[TopicPartition, Range]) -> Reader:
-        """The reader that is positioned where this goes on, else the one that has been idle for the longest time.
+        """The reader that is positioned at these ranges, otherwise the one that has been idle longest.
 
-        There is one for each turn.
+        Each turn has one.
         """
         found = next((reader for reader in self._idle if reader.is_positioned_at(ranges)), self._idle[0])
         self._idle.remove(found)
@@ -265,7 +267,7 @@ class Replays:
             await trio.sleep(SERVE_SECONDS)
             for reader in tuple(self._idle):
                 async with self._turns.turn(self):
-                    # Others may have taken it while this waited for its turn, now or for one before it.
+                    # Another task may have taken it during one of the waits in this loop.
                     if reader in self._idle and not self._may_be_wanted(reader):
                         at = self._idle.index(reader)
                         self._idle.remove(reader)
@@ -275,7 +277,7 @@ class Replays:
                             self._idle.insert(at, reader)
 
     def _may_be_wanted(self, reader: Reader) -> bool:
-        """Whether somebody may return for the records that a positioned reader holds: it must not be polled then."""
+        """Whether a subscriber may return for what a positioned reader holds: then it must not be polled."""
         return reader.is_positioned and time.monotonic() - self._idle_since.get(reader, -math.inf) < REST_SECONDS
 
 
@@ -285,11 +287,11 @@ def _rest(reader: Reader) -> None:
 
 
 async def _in_thread(do: Callable[[], _Found], instead: _Found, limiter: trio.CapacityLimiter) -> _Found:
-    """Do something in a worker thread; when a client or the thread cannot be made or fails, return something else."""
+    """Call a function in a worker thread; return `instead` if a client or the thread fails or cannot be made."""
     try:
         return await trio.to_thread.run_sync(do, limiter=limiter)
     except (KafkaException, RuntimeError, MemoryError) as error:
-        # "can't start new thread" is a RuntimeError. It is an answer to one client, and no reason to end the process.
+        # "can't start new thread" is a RuntimeError, which must not end the process: one client gets no answer.
         log.warning("replay failed, discarding its consumer", error=str(error))
         return instead
 

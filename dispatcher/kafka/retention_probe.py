@@ -19,16 +19,16 @@ from dispatcher.sansio.retention import Retention
 log = structlog.get_logger(__name__)
 
 _LIMITER = trio.CapacityLimiter(1)
-"""One question at a time, apart from Trio's other worker threads: one that waits must not hold them up."""
+"""One request at a time, separate from Trio's other worker threads, which a waiting request must not hold up."""
 
 
 class RetentionProbe(NamedTuple):
     """The result of one probe."""
 
     retentions: dict[str, Retention]
-    """Of the topics that were described."""
+    """The retention of each topic that was described."""
     answered: bool
-    """Whether a broker has answered at all."""
+    """Whether any broker has answered."""
 
 
 class RetentionProber:
@@ -38,7 +38,7 @@ class RetentionProber:
 
     Args:
         leaders: Has the client.
-        topics: Those to ask about.
+        topics: The topics to ask about.
     """
 
     def __init__(self, leaders: Leaders, topics: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ class RetentionProber:
         self._topics = list(topics)
 
     async def probe(self) -> RetentionProbe:
-        """Ask, in a worker thread. *Cancellation*: safe; a thread that waits for answers is left to itself."""
+        """Ask, in a worker thread. *Cancellation*: safe; a thread that waits for answers is abandoned."""
         try:
             return await trio.to_thread.run_sync(self.ask, limiter=_LIMITER, abandon_on_cancel=True)
         except RuntimeError:
@@ -54,7 +54,7 @@ class RetentionProber:
             return RetentionProbe({}, answered=False)
 
     def ask(self) -> RetentionProbe:
-        """Ask, and wait for the answers. One request for all topics, and only if a broker has just answered another."""
+        """Ask about all topics in one request, and wait; only if a broker has just answered another request."""
         retentions: dict[str, Retention] = {}
         try:
             admin = self._leaders.open()

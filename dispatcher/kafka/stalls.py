@@ -19,7 +19,7 @@ from dispatcher.sansio.stalls import Stall, StallWatch
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 2 * REQUEST_SECONDS
-"""When an answer will not come any more: those of a client that was replaced meanwhile never do."""
+"""After this time an answer is no longer expected: those of a replaced client never arrive."""
 
 AskLogEnds = Callable[[Collection[TopicPartition]], Mapping[TopicPartition, "Future[Any]"]]
 """Asks leaders where logs end, as the consumer's isolation level sees it."""
@@ -29,7 +29,7 @@ class StallDetector:
     """Finds partitions that are not fetched although they have records.
 
     Args:
-        ask_log_ends: Asks the leaders; the answers are looked at between two polls.
+        ask_log_ends: Asks the leaders; the answers are checked between two polls.
     """
 
     def __init__(self, ask_log_ends: AskLogEnds) -> None:
@@ -39,12 +39,12 @@ class StallDetector:
         self._give_up_at = 0.0
 
     def check(self, assignment: Assignment, now: float, *, idle: bool) -> list[Stall]:
-        """What is stalled now, each once. Costs nothing between two looks while nothing is suspected.
+        """The partitions that are stalled now, each reported once. Free between two checks while nothing is suspected.
 
         Args:
-            assignment: What is fetched.
+            assignment: The fetched partitions.
             now: Seconds on any clock that only goes forward.
-            idle: The last poll found nothing.
+            idle: Whether the last poll found nothing.
         """
         if self._asked:
             if now >= self._give_up_at or all(future.done() for future in self._asked.values()):
@@ -58,7 +58,7 @@ class StallDetector:
 def _known(asked: Mapping[TopicPartition, "Future[Any]"]) -> dict[TopicPartition, int]:
     found = {}
     for partition, future in asked.items():
-        # A leader that has not answered in time leaves librdkafka's -1001, which is no error and below any offset.
+        # A leader that has not answered in time yields librdkafka's -1001, which is not an error, and below any offset.
         with suppress(KafkaException):
             if future.done():
                 found[partition] = future.result().offset

@@ -1,4 +1,4 @@
-"""What Kafka is asked about where partitions start, and how its answers are read.
+"""Asks Kafka where partitions start, and reads its answers.
 
 Every answer is a future: of an `AdminClient`, or of `GroupOffsets`, which asks for what the group has committed.
 
@@ -23,10 +23,10 @@ from dispatcher.sansio.records import TopicPartition
 REQUEST_SECONDS = 2.0
 """How long a request may take before it is made again."""
 
-_EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call] # they have no types
+_EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call] # untyped
 
 _NO_TOPIC_ID = str(Uuid(0, 0))
-"""What librdkafka has for topics of brokers without topic ids (before Kafka 2.8)."""
+"""librdkafka's value for topics of brokers without topic ids (before Kafka 2.8)."""
 
 
 class Round:
@@ -44,7 +44,7 @@ class Round:
 
     @property
     def futures(self) -> list["Future[Any]"]:
-        """Everything that is waited for."""
+        """All outstanding requests."""
         bounds = [future for both in self.bounds.values() for future in both]
         return [self.cluster, *self.described.values(), self.committed, *bounds]
 
@@ -61,26 +61,26 @@ class StartLookups:
         self._properties = admin_properties(properties)
         reads_all = properties.get("isolation.level") == "read_uncommitted"
         self._isolation = IsolationLevel.READ_UNCOMMITTED if reads_all else IsolationLevel.READ_COMMITTED
-        # Kept for as long as it is used: the futures of an AdminClient that was let go are never answered.
+        # Kept for as long as it is used: the futures of a dropped AdminClient are never answered.
         self._admin = self._make()
         self._group = GroupOffsets(properties)
         self._group.open()
 
     def renew(self) -> None:
-        """Take another AdminClient.
+        """Replace the AdminClient.
 
         One whose broker has died may wait for it for ever (librdkafka 2.16.0, seen for 40 s after a broker was killed
-        and started again), and a new one is answered at once. The client for the group's offsets needs no other: it
-        finds a new coordinator.
+        and restarted), whereas a new one is answered at once. The client for the group's offsets is kept: it finds a
+        new coordinator.
         """
         self._admin = self._make()
 
     def close(self) -> None:
-        """Let go of the client for the group's offsets, in this thread: it may take a moment."""
+        """Close the client for the group's offsets, in this thread, because it may take a moment."""
         self._group.close()
 
     def serve(self) -> None:
-        """Let librdkafka hand out its log lines, which it keeps otherwise."""
+        """Let librdkafka hand out its log lines, which it would keep otherwise."""
         self._admin.poll(0)
 
     def _make(self) -> AdminClient:
@@ -95,7 +95,7 @@ class StartLookups:
         return self._admin.describe_cluster(request_timeout=REQUEST_SECONDS)
 
     def committed(self, partitions: Collection[TopicPartition]) -> "Future[Answers]":
-        """The group's offsets of some partitions, and of their topics' others where the policy needs those."""
+        """The group's offsets of some partitions, and of their topics' other ones if the reset policy needs those."""
         return self._group.ask(partitions, REQUEST_SECONDS, siblings=self.policy is not Policy.EARLIEST)
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
@@ -117,7 +117,7 @@ class StartLookups:
 
 
 def described_topics(futures: Mapping[str, "Future[Any]"], cluster: str | None = None) -> dict[str, Stamp]:
-    """Topics as they are, without those of which nothing is known (yet)."""
+    """The current topics, without those about which nothing is known yet."""
     found = {}
     for topic, future in futures.items():
         if future.done():
@@ -133,17 +133,17 @@ class CommittedOffsets(NamedTuple):
     """The group's offsets."""
 
     offsets: dict[TopicPartition, Committed]
-    """Without partitions that it has none of."""
+    """By partition, without partitions that have none."""
     errors: dict[TopicPartition, str]
-    """Partitions whose offsets are not known now, and why: a read that waits for a transaction, a topic that may not be
-    described."""
+    """Partitions whose offsets are not known now, with the reason: a read that waits for a transaction, or a topic that
+    may not be described."""
 
 
 def committed_offsets(future: "Future[Answers]", cluster: str | None) -> CommittedOffsets:
-    """The group's offsets, with stamps as far as they count on this cluster.
+    """The group's offsets, with those stamps that are valid on this cluster.
 
     Raises:
-        KafkaException: none is known.
+        KafkaException: no offset is known.
     """
     found = CommittedOffsets({}, {})
     for one in future.result():
@@ -166,7 +166,7 @@ def cluster_id(future: "Future[Any]") -> str | None:
 def bounds_of(low: "Future[Any]", high: "Future[Any]") -> Bounds | None:
     """Where a log begins and ends; None when one of the two is not known.
 
-    A leader that has not answered in time leaves librdkafka's -1001, "invalid", and no error.
+    A leader that has not answered in time yields librdkafka's -1001, "invalid", and no error.
     """
     try:
         first, end = low.result().offset, high.result().offset
@@ -176,6 +176,6 @@ def bounds_of(low: "Future[Any]", high: "Future[Any]") -> Bounds | None:
 
 
 def error_code(future: "Future[Any]") -> int:
-    """The code of the error that an answer is, 0 without one."""
+    """The code of an answer's error; 0 if there is none."""
     error = future.exception() if future.done() else None
     return error.args[0].code() if isinstance(error, KafkaException) else 0

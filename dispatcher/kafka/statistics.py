@@ -18,7 +18,7 @@ class FetchStatistics:
     log_end: int | None
     """The high watermark of the last fetch; None while it is not known, or the broker to fetch from is away."""
     last_stable_offset: int | None
-    """Up to here transactions are decided; None likewise."""
+    """The end of the decided transactions; None likewise."""
     prefetched_bytes: int
 
 
@@ -28,7 +28,7 @@ class ConsumerStatistics:
 
     brokers_up: int
     joined: bool
-    """The member has its assignment, which may be empty."""
+    """Whether the member has an assignment, which may be empty."""
     partitions: Mapping[TopicPartition, FetchStatistics]
 
 
@@ -65,7 +65,7 @@ def _parse(document: Mapping[str, Any]) -> ConsumerStatistics:
 
 
 def _fetch_statistics(partition: Mapping[str, Any], up: Container[int]) -> FetchStatistics:
-    # librdkafka continues to report its last knowledge of earlier assignments and unreachable brokers.
+    # librdkafka continues to report its last figures of earlier assignments and unreachable brokers.
     is_active = partition.get("fetch_state") == "active"
     is_fetched = is_active and partition.get("broker") in up
     return FetchStatistics(
