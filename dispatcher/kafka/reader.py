@@ -61,6 +61,8 @@ class Reader:
         self._bounds = bounds
         self._consumer: Consumer | None = None
         self._positions: dict[TopicPartition, int] = {}
+        self._fetches = False
+        """Whether the consumer fetches, even from where nobody continues."""
         self._record_bytes = 0
         """Mean memory per record of the last messages; 0 if there were none."""
         self._overfetched = False
@@ -186,9 +188,9 @@ class Reader:
 
     def rest(self) -> None:
         """Stop fetching: no subscriber has returned for the records."""
-        if self._consumer is not None and self._positions:
+        if self._consumer is not None and self._fetches:
             self._consumer.unassign()
-        self._positions = {}
+        self._positions, self._fetches = {}, False
 
     def serve(self) -> None:
         """Take the client's log lines and errors while it rests.
@@ -200,13 +202,13 @@ class Reader:
 
     def close(self) -> None:
         """Close the connections."""
-        consumer, self._consumer, self._positions = self._consumer, None, {}
+        consumer, self._consumer, self._positions, self._fetches = self._consumer, None, {}, False
         if consumer is not None:
             consumer.close()
 
     def _go_to(self, positions: Mapping[TopicPartition, int]) -> None:
         assert self._consumer is not None  # noqa: S101 - `read` made it
-        self._positions = dict(positions)
+        self._positions, self._fetches = dict(positions), True
         self._consumer.assign([confluent_kafka.TopicPartition(*p, offset) for p, offset in positions.items()])
 
     def _finish(self, left: dict[TopicPartition, Range], partition: TopicPartition) -> None:

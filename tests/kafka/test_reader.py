@@ -116,6 +116,32 @@ def test_an_offset_past_the_end_is_a_truncated_log() -> None:
     assert (chunk.gaps, chunk.next_offsets) == ([Gap(ONE, 2, 9, "truncated")], {ONE: 10})
 
 
+class Burst(Scripted):
+    """One that has a small record, and then many large ones at once."""
+
+    def consume(self, _number: int, _timeout: float) -> list[Message]:
+        """All that is left."""
+        return [*self._messages]
+
+    def unassign(self) -> None:
+        """It reads nothing more."""
+        self.assigned = []
+
+
+def test_a_reader_that_took_too_much_fetches_nothing_while_it_rests() -> None:
+    """Nobody continues where it is. It fetched on, and threw away a queue of records per second."""
+    large = [Message(topic="assets", partition=0, offset=number, value=b"x" * 1000) for number in (1, 2, 3)]
+    reader = Reader({}, 1000, lambda _: {})
+    consumer = Burst([record(0), *large])
+    reader._consumer = cast("Any", consumer)
+    chunk = reader.read({ONE: Range(0, 10)}, 1500, lambda _: False)
+    assert 0 < chunk.next_offsets[ONE] < 4
+    assert not reader.is_positioned
+    assert consumer.assigned == [(0, 0)]
+    reader.rest()
+    assert consumer.assigned == []
+
+
 WAITS = (0.0, PATIENCE_SECONDS * 0.9, PATIENCE_SECONDS * 1.1, CHUNK_SECONDS * 0.9, CHUNK_SECONDS * 1.1)
 """Seconds that a reader may have waited for a first record."""
 
