@@ -96,7 +96,8 @@ class Beginnings:
         self._known: dict[str, Stamp] = {}
         """The stamps of topics in which this process has begun to read."""
         self._first_seen: dict[str, Stamp] = {}
-        """Topics as this client first found them, whether or not it has begun to read them."""
+        """Topics as this client first found them, whether or not it has begun to read them. Never renewed: if commits
+        expire after a topic was recreated, that repeats records, and loses none."""
         self._stamps: dict[TopicPartition, Stamp] = {}
         """The stamp of every partition that has begun."""
         self._waiting: set[TopicPartition] = set()

@@ -147,7 +147,7 @@ class OwnStreams:
     async def begin_drain(self, seconds: float, *, stops: bool) -> Answer:
         """See `Streams`."""
         self._drain.begin(seconds, stops=stops)
-        return {"draining": True, "subscribers": len(self._visits.open), "seconds": seconds}
+        return {"draining": True, "subscribers": len(self._visits.open), "seconds": self._drain.seconds}
 
     async def end_drain(self) -> Answer:
         """See `Streams`."""

@@ -33,7 +33,8 @@ class Drain:
     def __init__(self, hub: Hub, stop: Callable[[], None]) -> None:
         self._hub = hub
         self._stop = stop
-        self._seconds = 0.0
+        self.seconds = 0.0
+        """How long the goodbyes are spread over."""
         self._begun = trio.Event()
         self._stop_wanted = trio.Event()
         self._under_way = trio.CancelScope()
@@ -58,7 +59,7 @@ class Drain:
         if stops:
             self._stop_wanted.set()
         if not self.is_on:
-            self._seconds = seconds
+            self.seconds = seconds
             self._begun.set()
             log.warning("draining", subscribers=self._hub.subscribers, seconds=seconds, stops=stops)
 
@@ -90,7 +91,7 @@ class Drain:
     async def _say_goodbye(self) -> None:
         """End every stream, evenly over the time."""
         subscribers = self._hub.sample_subscribers(self._hub.subscribers)
-        pause_seconds = max(self._seconds / max(1, len(subscribers)), 1 / GOODBYES_PER_SECOND)
+        pause_seconds = max(self.seconds / max(1, len(subscribers)), 1 / GOODBYES_PER_SECOND)
         for subscriber in subscribers:
             subscriber.end(drained())
             await trio.sleep(pause_seconds)

@@ -99,9 +99,10 @@ class WorkersStreams:
         self._stops = self._stops or stops
         if self._seconds is None:
             self._give_order(seconds)
+        counts = self._seconds
         unanswered = await self._wait_for_order()
         subscribers = sum(member.subscribers for member in self._members)
-        return {"draining": True, "subscribers": subscribers, "seconds": seconds, "unanswered": unanswered}
+        return {"draining": True, "subscribers": subscribers, "seconds": counts, "unanswered": unanswered}
 
     async def end_drain(self) -> Answer:
         """See `web.admin_streams.Streams`. *Cancellation*: it is ended."""

@@ -243,6 +243,8 @@ async def test_a_drained_replica_has_nobody_and_takes_nobody(tmp_path: Path) -> 
             assert (answer.status_code, answer.json()["subscribers"]) == (202, 3)
             assert (await first.next_control("goodbye"))["code"] == 1013
             await house.until(lambda: not house.hub.subscribers)
+            again = (await house.ask("POST", "drain?seconds=60")).json()
+            assert again == {"draining": True, "subscribers": 0, "seconds": 0}, "the first one counts"
         async with house.stream() as refused:
             goodbye = await refused.next_control("goodbye")
             assert goodbye["code"] == 1013

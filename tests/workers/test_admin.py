@@ -165,6 +165,7 @@ async def test_a_process_that_starts_during_a_drain_is_drained() -> None:
     async with parent.running():
         answer = await parent.streams.begin_drain(60, stops=False)
         assert answer == {"draining": True, "subscribers": 3, "seconds": 60, "unanswered": []}
+        assert await parent.streams.begin_drain(5, stops=False) == answer, "the first one counts"
         two.start_again()
         await parent.until(lambda: two.orders)
         assert two.orders[:1] == [(1, 60)]
