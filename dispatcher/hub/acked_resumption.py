@@ -19,7 +19,8 @@ from dispatcher.hub.encoder import Encoder, wanted_indexes
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.lookups import Lookups
 from dispatcher.hub.resumption import LOOK_RECORDS, Resumption
-from dispatcher.sansio.acknowledgements import Acknowledgements, Delivery
+from dispatcher.sansio.acknowledgements import Acknowledgements
+from dispatcher.sansio.deliveries import Delivery
 from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Selection
 from dispatcher.sansio.history import History
 from dispatcher.sansio.offset_set import OffsetRange
@@ -27,9 +28,9 @@ from dispatcher.sansio.parking import ParkedPartition
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Batch, TopicPartition
 
-WRITE_ENTRIES = 256
+WRITE_ENTRIES = 64
 """Maximum number of entries in one write. Each is a delivery to be acknowledged, which takes about 10 µs: with one
-record in each entry, a write of 256 KiB would hold the loop for 15 ms or more."""
+record in each entry, a write of 256 KiB would hold the loop for 15 ms or more, and several have their turn at once."""
 
 
 class _Held(NamedTuple):

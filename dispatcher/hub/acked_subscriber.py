@@ -24,6 +24,7 @@ from dispatcher.hub.statistics import SubscriberState, SubscriberStatistics
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
 from dispatcher.sansio.acknowledgements import Acknowledgements
+from dispatcher.sansio.deliveries import Done
 from dispatcher.sansio.entries import EncodedEntry, Round, covered
 from dispatcher.sansio.offset_set import OffsetRange
 from dispatcher.sansio.records import TopicPartition
@@ -176,11 +177,12 @@ class AckedSubscriber(Subscriber):
     # Called for what the client sends.
 
     def acked(self, position: Mapping[TopicPartition, int]) -> None:
-        """The client is done with every record up to these offsets."""
-        done = self.acks.acked(position, trio.current_time(), self.resumption.place)
-        if done:
-            self._acking.done(self.feed, done)
-            self._window_moved()
+        """The client is done with every record up to these offsets: a step of that, see `go_on`."""
+        self._done(self.acks.acked(position, trio.current_time(), self.resumption.place))
+
+    def go_on(self) -> bool:
+        """Take one more step of what was acknowledged; False when nothing was left of it."""
+        return self._done(self.acks.go_on(trio.current_time()))
 
     def nacked(self, partition: TopicPartition, offset: int, reason: str, answer: Callable[[bool], None]) -> bool:
         """The client refuses a record: it goes to the dead-letter topic, and is done when it is stored there.
@@ -224,6 +226,12 @@ class AckedSubscriber(Subscriber):
     def statistics(self) -> SubscriberStatistics:
         """A snapshot of this subscriber."""
         return replace(super().statistics(), outstanding_records=self.acks.outstanding_records)
+
+    def _done(self, done: Sequence[Done]) -> bool:
+        if done:
+            self._acking.done(self.feed, done)
+            self._window_moved()
+        return bool(done)
 
     # Called by its task.
 

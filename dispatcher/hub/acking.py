@@ -12,7 +12,7 @@ from dispatcher.hub.dead_letters import DeadLetters
 from dispatcher.hub.parking import ParkedRead
 from dispatcher.hub.settlement import Settlement
 from dispatcher.hub.statistics import AckingStatistics
-from dispatcher.sansio.acknowledgements import Done
+from dispatcher.sansio.deliveries import Done
 from dispatcher.sansio.history import History
 from dispatcher.sansio.records import Record, TopicPartition
 
@@ -66,6 +66,8 @@ class Acking:
         """A subscriber has left: the records that it has not acknowledged wait for another one."""
         subscriber = self._subscribers.pop(number, None)
         if subscriber is not None:
+            while subscriber.go_on():
+                pass  # all that it has acknowledged counts
             statistics = subscriber.acks.statistics()
             self._acked += statistics.acked_records
             self._nacked += statistics.nacked_records

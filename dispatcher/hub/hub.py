@@ -236,6 +236,7 @@ class Hub(HubParts):
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
+            self.acking.remove(subscriber.number)
             is_last = self._feeds.remove(subscriber.feed)
             if is_last or subscriber.feed.acks:
                 # Records that one of several has not acknowledged are still parked: the next one has to look at them.
@@ -245,7 +246,6 @@ class Hub(HubParts):
             if not self._feeds.has_shared(subscriber.feed):
                 self.announcements.forget(subscriber.feed.shared)
             self._fan_out.remove(subscriber)
-            self.acking.remove(subscriber.number)
             subscriber.close()
             self.followed.subscriber_left()
             self._look_at_whole_topics(subscriber.feed)

@@ -33,9 +33,9 @@ from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.spelling import Spelling
 from dispatcher.settings import Settings
 
-CATCH_UP_WRITES_PER_TURN = 8
+CATCH_UP_WRITES_PER_TURN = 4
 """Writes of subscribers that are catching up, per turn of the loop: at 256 KiB and 300 µs each, live subscribers wait
-less than three milliseconds for them."""
+little more than a millisecond for them, some turns in a row."""
 
 
 class HubParts:

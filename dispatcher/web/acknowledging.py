@@ -43,7 +43,10 @@ class Acknowledger(Protocol):
     """The subscriber, as the client's messages reach it."""
 
     def acked(self, position: dict[TopicPartition, int]) -> None:
-        """The client is done with every record up to these offsets."""
+        """The client is done with every record up to these offsets: a step of that is taken."""
+
+    def go_on(self) -> bool:
+        """Take one more step of it; False when nothing was left."""
 
     def nacked(self, partition: TopicPartition, offset: int, reason: str, answer: Callable[[bool], None]) -> bool:
         """The client refuses a record; False where there is no dead-letter topic for it."""
@@ -68,6 +71,8 @@ class AckInbound(Inbound):
         "_subscriber",
         "receive_bytes",
     )
+
+    takes_turns = True
 
     def __init__(
         self, now: float, on_message: Callable[[bytes], None] | None = None, *, inflates: bool = False
@@ -104,6 +109,10 @@ class AckInbound(Inbound):
             self._owed_bytes += PARTITION_COST_BYTES * self._partitions
             if self._partitions > MANY_PARTITIONS:
                 self.receive_bytes = WIDE_STEP_BYTES
+
+    def go_on(self) -> bool:
+        """See `Inbound`: take one more step of what was acknowledged."""
+        return self._subscriber is not None and self._subscriber.go_on()
 
     def rest_seconds(self, now: float) -> float:
         """How long to read nothing, so that the client stays within its budget."""

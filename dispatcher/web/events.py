@@ -44,6 +44,7 @@ class Silence:
     __slots__ = ("_chunked",)
 
     receive_bytes = 1
+    takes_turns = False
 
     def __init__(self, *, chunked: bool) -> None:
         self._chunked = chunked
@@ -55,6 +56,10 @@ class Silence:
             SubscriberGoneError: always. Another request could never be answered, and a body has no meaning here.
         """
         raise SubscriberGoneError("the client sent more than its request")
+
+    def go_on(self) -> bool:
+        """There is nothing to work on."""
+        return False
 
     def rest_seconds(self, _now: float) -> float:
         """It has nothing to say, so its stream is over by then."""

@@ -71,6 +71,7 @@ class Inbound:
     __slots__ = ("_budget", "_frames", "_inflates", "_inflation", "_message", "_message_bytes", "_on_message")
 
     receive_bytes = STEP_BYTES
+    takes_turns = False
 
     def __init__(
         self, now: float, on_message: Callable[[bytes], None] | None = None, *, inflates: bool = False
@@ -122,6 +123,10 @@ class Inbound:
         if self._message_bytes is None and decoder.header is None and not len(decoder.buffer):
             self._frames = self._inflation = None
         return answer
+
+    def go_on(self) -> bool:
+        """Work on at what the client has said; False when nothing was left of it."""
+        return False
 
     def rest_seconds(self, _now: float) -> float:
         """How long to read nothing: a client that says too much is cut off instead."""

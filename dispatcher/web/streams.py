@@ -101,6 +101,8 @@ class Dialogue(Protocol):
 
     receive_bytes: int
     """Bytes of the client examined per step at most."""
+    takes_turns: bool
+    """Whether each step waits for its turn (`hub.pace.Pace`), not only those of a client that says much."""
 
     def on_client_data(self, data: bytes, now: float) -> bytes | None:
         """Take what a client said; returns what to answer.
@@ -109,6 +111,9 @@ class Dialogue(Protocol):
             Farewell: the stream is to end.
             SubscriberGoneError: the stream is to end without another word.
         """
+
+    def go_on(self) -> bool:
+        """Take one more step of the work that the client's last words make; False when nothing was left of it."""
 
     def rest_seconds(self, now: float) -> float:
         """How long to read nothing of what the client says next."""
@@ -258,48 +263,50 @@ class SubscriberStream:
 
     async def _listen(self, stream: trio.CancelScope) -> None:
         """Read what the client sends until the stream is to end."""
-        connection, dialogue = self._connection, self._dialogue
-        writer, liveness = connection.writer, connection.peer.liveness
         try:
-            while True:
-                if connection.unread:
-                    data = connection.unread.pop(0)
-                else:
-                    data = bytes(await connection.peer.receive_some(dialogue.receive_bytes))
-                if not data:
-                    break
-                start = 0
-                while start < len(data):
-                    # The dialogue may examine less per step from then on.
-                    step, start = data[start : start + dialogue.receive_bytes], start + dialogue.receive_bytes
-                    writer.last_activity_at = now = trio.current_time()
-                    answer = dialogue.on_client_data(step, now)
-                    if answer is not None and writer.reply(answer):
-                        self._subscriber.flush()
-                    says_more = len(step) >= dialogue.receive_bytes or start < len(data) or bool(connection.unread)
-                    await self._rest(dialogue.rest_seconds(now), says_more=says_more)
+            await self._read_on()
         except Farewell as farewell:
             # Nothing more is read: what else the client says waits in its own kernel.
             self._farewell = farewell
             if farewell.goodbye is None:
                 self._subscriber.leave()
-                writer.cut_short()
+                self._connection.writer.cut_short()
                 stream.deadline = trio.current_time() + LEAVE_SECONDS
             else:
                 log.info("client broke the protocol", code=farewell.code, reason=farewell.reason)
                 self._subscriber.end(farewell.goodbye)
-                stream.deadline = trio.current_time() + liveness.stall_timeout_seconds
+                stream.deadline = trio.current_time() + self._connection.peer.liveness.stall_timeout_seconds
             return
         except SubscriberGoneError:
-            writer.abort()
+            self._connection.writer.abort()
         except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
             pass
         stream.cancel()
 
-    async def _rest(self, rest_seconds: float, *, says_more: bool) -> None:
-        """Wait until the next step of what the client says may be read."""
-        if rest_seconds:
-            await trio.sleep(rest_seconds)
-        elif says_more:
-            # Few clients say that much: however many they are, they share a few steps in each turn of the loop.
-            await self._connection.pass_by()
+    async def _read_on(self) -> None:
+        """Take what the client says, step by step, until it has ended its side."""
+        connection, dialogue = self._connection, self._dialogue
+        says_more = False
+        while True:
+            if connection.unread:
+                data = connection.unread.pop(0)
+            else:
+                data = bytes(await connection.peer.receive_some(dialogue.receive_bytes))
+            if not data:
+                return
+            start = 0
+            while start < len(data):
+                if says_more or dialogue.takes_turns:
+                    # However many clients say that much, they share a few steps in each turn of the loop.
+                    await connection.pass_by()
+                # The dialogue may examine less per step from then on.
+                step, start = data[start : start + dialogue.receive_bytes], start + dialogue.receive_bytes
+                connection.writer.last_activity_at = now = trio.current_time()
+                answer = dialogue.on_client_data(step, now)
+                if answer is not None and connection.writer.reply(answer):
+                    self._subscriber.flush()
+                while dialogue.go_on():
+                    await connection.pass_by()
+                says_more = len(step) >= dialogue.receive_bytes or start < len(data) or bool(connection.unread)
+                if rest_seconds := dialogue.rest_seconds(now):
+                    await trio.sleep(rest_seconds)

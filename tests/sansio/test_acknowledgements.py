@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from dispatcher.sansio.acknowledgements import Acknowledgements, Delivery, Done
+from dispatcher.sansio.acknowledgements import Acknowledgements
+from dispatcher.sansio.deliveries import Delivery, Done
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import Record, Records, TopicPartition
 
@@ -18,9 +18,16 @@ ELSEWHERE = TopicPartition("elsewhere", 0)
 SIZE = 10
 
 
-def window(records: int = 100, size_bytes: int = 10_000, timeout_seconds: float = 30) -> Acknowledgements:
+def window(
+    records: int = 100, size_bytes: int = 10_000, timeout_seconds: float = 30, step_deliveries: int = 100
+) -> Acknowledgements:
     """A window."""
-    return Acknowledgements(window_records=records, window_bytes=size_bytes, timeout_seconds=timeout_seconds)
+    return Acknowledgements(
+        window_records=records,
+        window_bytes=size_bytes,
+        timeout_seconds=timeout_seconds,
+        step_deliveries=step_deliveries,
+    )
 
 
 def delivery(partition: TopicPartition, *offsets: int, indexes: Sequence[int] | None = None) -> Delivery:
@@ -131,6 +138,43 @@ def test_a_refused_record_is_done_with_its_dead_letter_alone() -> None:
     assert (statistics.acked_records, statistics.nacked_records, statistics.passed_over) == (3, 1, 3)
 
 
+def test_an_acknowledgement_that_covers_much_is_taken_in_steps() -> None:
+    """Nothing of it is lost or done twice, whatever is acknowledged, refused and sent in between."""
+    acks = window(step_deliveries=2)
+    for offset in range(6):
+        acks.sent(delivery(ONE, offset), 0)
+    acks.sent(delivery(TWO, 0), 0)
+    assert offsets(acks.acked({ONE: 4, TWO: 0}, 1, nowhere)) == [0, 1]
+    assert acks.outstanding_records == 5
+    assert acks.nacked(ONE, 3, 1) is None, "it was acknowledged before"
+    assert offsets(acks.acked({ONE: 2}, 2, nowhere)) == [2, 3]
+    acks.sent(delivery(ONE, 6), 2)
+    assert offsets(acks.acked({ONE: 5}, 3, nowhere)) == [4, 5]
+    assert offsets(acks.go_on(4)) == [0]
+    assert offsets(acks.go_on(4)) == []
+    assert (acks.outstanding_records, acks.outstanding_bytes) == (1, SIZE)
+    assert acks.expires_at == 34
+
+
+def test_what_an_acknowledgement_has_covered_is_done_although_its_partition_leaves_and_not_once_it_is_released() -> (
+    None
+):
+    """Nor does it count for what is sent of the partition after it has come back."""
+    acks = window(step_deliveries=1)
+    for offset in range(4):
+        acks.sent(delivery(ONE, offset), 0)
+    assert offsets(acks.acked({ONE: 3}, 1, nowhere)) == [0]
+    acks.left([ONE])
+    assert acks.outstanding_records == 0
+    assert offsets(acks.go_on(1)) == [1]
+    acks.sent(delivery(ONE, 3), 1)
+    assert offsets(acks.go_on(1)) == [2]
+    acks.released([ONE])
+    assert offsets(acks.go_on(1)) == []
+    assert acks.outstanding_records == 1
+    assert offsets(acks.acked({ONE: 3}, 1, nowhere)) == [3]
+
+
 def test_an_offset_without_a_record_is_no_record_to_refuse() -> None:
     """Between two records there is nothing."""
     acks = window()
@@ -187,11 +231,11 @@ def test_records_chosen_by_a_filter_are_found_by_their_offsets() -> None:
 class Plain(RuleBasedStateMachine):
     """The same with a list of records, each with what has become of it."""
 
-    @initialize(records=st.integers(1, 6), bytes_per_window=st.integers(1, 60))
-    def begin(self, records: int, bytes_per_window: int) -> None:
+    @initialize(records=st.integers(1, 6), bytes_per_window=st.integers(1, 60), step=st.integers(1, 3))
+    def begin(self, records: int, bytes_per_window: int, step: int) -> None:
         """A window."""
         self.window = records, bytes_per_window
-        self.acks = window(records, bytes_per_window, timeout_seconds=30)
+        self.acks = window(records, bytes_per_window, timeout_seconds=30, step_deliveries=step)
         self.now = 0.0
         self.rows: list[dict[str, Any]] = []
         """Every record that was sent and is outstanding: partition, offset, aside, here."""
@@ -251,6 +295,8 @@ class Plain(RuleBasedStateMachine):
         else:
             self.passed_over += partition not in self.departed
         done = self.acks.acked({partition: offset}, self.now, nowhere)
+        while more := self.acks.go_on(self.now):
+            done += more
         assert offsets(done) == sorted(row["offset"] for row in wanted)
         if wanted:
             self.since = self.now
@@ -326,22 +372,6 @@ class TestPlain(Plain.TestCase):  # type: ignore[misc,valid-type] # as Hypothesi
     """The machine does what a list of records does."""
 
     settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
-
-
-@pytest.mark.parametrize("size", [0, 3])
-def test_a_record_counts_for_one_byte_at_least(size: int) -> None:
-    """However little a write held of it."""
-    records = Records.of([Record(offset, None, None, b"", ()) for offset in range(5)])
-    assert Delivery(ONE, records, range(5), size).each_bytes == 1
-
-
-@given(st.lists(st.integers(0, 50), unique=True, min_size=1, max_size=20).map(sorted), st.integers(0, 60))
-@settings(max_examples=50, deadline=None)
-def test_places_are_found_by_offset(found: list[int], offset: int) -> None:
-    """As in a sorted list."""
-    sent = delivery(ONE, *found)
-    assert sent.place_of(offset) == sum(at < offset for at in found)
-    assert sent.place_after(offset) == sum(at <= offset for at in found)
 
 
 def test_refused_records_at_both_ends_are_left_out_and_free_the_window_when_their_partition_is_released() -> None:

@@ -11,6 +11,7 @@ from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 
 from dispatcher.hub.goodbyes import restart
 from dispatcher.hub.statistics import SubscriberState
+from dispatcher.sansio.acknowledgements import STEP_DELIVERIES
 from dispatcher.sansio.compact_position import spell_compact
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.web.acknowledging import AckInbound
@@ -133,6 +134,21 @@ async def test_what_was_acknowledged_before_the_client_left_counts() -> None:
         assert house.done() == [0, 1, 2]
         async with house.client("?ack=client&last_event_id=assets:0=2") as client:
             assert await client.offsets(2) == [3, 4]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_an_acknowledgement_that_covers_much_counts_as_a_whole(leaves: bool) -> None:
+    """It is taken in steps: those that are left when the client leaves, at once."""
+    number = 2 * STEP_DELIVERIES + 1
+    house = AckHouse()
+    async with house.serving():
+        for _ in range(number):
+            house.batch(1)
+        async with house.client() as client:
+            await client.offsets(number)
+            data = client._ws.send(TextMessage(f'{{"type":"ack","id":"assets:0={number - 1}"}}'))
+            await client.stream.send_all(data + (client._ws.send(CloseConnection(1000)) if leaves else b""))
+            await house.until(lambda: house.done() == list(range(number)))
 
 
 @pytest.mark.parametrize("says", [b"", b'{"type":"ack","id":"assets:0='])

@@ -15,6 +15,8 @@ from tests.web.test_transports import House
 
 CLIENTS = 16
 STEPS = 6
+ACKNOWLEDGEMENT = b'\x81\xa0\0\0\0\0{"type":"ack","id":"assets:0=0"}'
+"""A text frame, masked with zeros (RFC 6455, section 5.2)."""
 BROKEN = b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
 WHOLE = (
     b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
@@ -22,8 +24,10 @@ WHOLE = (
 )
 
 
-async def test_clients_that_flood_share_the_steps_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many they are, a few steps of what they say are read in a turn of the loop; in the end all is read."""
+async def noted_steps(
+    monkeypatch: pytest.MonkeyPatch, request: bytes, said: bytes, number: int
+) -> list[tuple[Inbound, int]]:
+    """This many steps of what clients say, all of them at once: whose each was, and in which turn of the loop."""
     turn, steps = 0, list[tuple[Inbound, int]]()
     read = Inbound.on_client_data
 
@@ -42,22 +46,38 @@ async def test_clients_that_flood_share_the_steps_of_a_turn(monkeypatch: pytest.
     house = House("socket")
     async with house.serving():
         with ExitStack() as opened:
-            streams = [connect(house, REQUESTS["websocket"]) for _ in range(CLIENTS)]
+            streams = [connect(house, request) for _ in range(CLIENTS)]
             for stream in streams:
                 opened.callback(stream.socket.close)
             await house.live(CLIENTS)
             for stream in streams:
                 with socket.socket(fileno=socket.dup(stream.socket.fileno())) as plain:  # without a turn in between
-                    plain.sendall(FRAME * (STEPS * STEP_BYTES // len(FRAME)))
+                    plain.sendall(said)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(count_turns)
-                while len(steps) < CLIENTS * STEPS:  # noqa: ASYNC110 - each turn counts
+                while len(steps) < number:  # noqa: ASYNC110 - each turn counts
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
+    return steps
+
+
+async def test_clients_that_flood_share_the_steps_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, a few steps of what they say are read in a turn of the loop; in the end all is read."""
+    flood = FRAME * (STEPS * STEP_BYTES // len(FRAME))
+    steps = await noted_steps(monkeypatch, REQUESTS["websocket"], flood, CLIENTS * STEPS)
     # The first step of each is read at once. What counts as one turn here may be parts of two.
     first = {inbound: number for number, (inbound, _) in reversed([*enumerate(steps)])}
     later = Counter(turn for number, (inbound, turn) in enumerate(steps) if number != first[inbound])
     assert max(later.values()) <= 4 * REQUESTS_PER_TURN < CLIENTS
+
+
+async def test_clients_that_acknowledge_at_the_same_moment_share_the_steps_of_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However little each of them says: an acknowledgement may let much be committed, and be followed by records."""
+    request = REQUESTS["websocket"].replace(b"/ws", b"/ws?ack=client")
+    steps = await noted_steps(monkeypatch, request, ACKNOWLEDGEMENT, CLIENTS)
+    assert max(Counter(turn for _, turn in steps).values()) <= 4 * REQUESTS_PER_TURN < CLIENTS
 
 
 async def test_a_request_that_is_broken_from_its_beginning_does_not_reach_the_app(
