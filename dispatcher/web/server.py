@@ -195,13 +195,13 @@ class Server:
         self, nursery: trio.Nursery, opened: "_Opened", peer: Address, place: Place, pass_by: PassBy
     ) -> None:
         stream = opened.stream
+        secured: Socket | None = None
         try:
             with suppress(OSError):
                 # Without it the kernel holds up to 4 MiB for each slow client, and what it holds counts as dispatched.
                 # Not inherited from the listener: Trio sets 16 KiB on each socket that it accepts.
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
                 keep_alive(stream, self._settings.stall_timeout_seconds)
-            secured: Socket | None = None
             with trio.move_on_after(self._settings.request_timeout_seconds) as patience:
                 try:
                     if self._proxies.wants_header(peer):
@@ -213,11 +213,11 @@ class Server:
                     pass  # it had to make room
             if patience.cancelled_caught:
                 self._note_failed_handshake(peer, opened, TimeoutError("it took too long"))
-            if secured is None:
-                stream.socket.close()
-            else:
+            if secured is not None:
                 await self._serve(nursery, secured, peer, place, pass_by)
         finally:
+            if secured is None:
+                stream.socket.close()
             self._intake.release(place)
 
     async def _secure(self, stream: trio.SocketStream, pass_by: PassBy) -> Socket:
