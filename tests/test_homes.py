@@ -142,6 +142,13 @@ def test_compose_gives_each_replica_valid_settings() -> None:
     assert min(grace) > max(settings.shutdown_seconds for settings in loaded)
 
 
+def test_compose_reads_the_file() -> None:
+    """Version 1 as well, which Debian has, and which refuses what it does not know; every service is in the answer."""
+    path = DEPLOY / "compose" / "compose.yml"
+    answer = subprocess.check_output([need("docker-compose"), "-f", str(path), "config", "--services"], text=True)
+    assert sorted(answer.split()) == ["edge", "kafka", "replica-1", "replica-2", "topic"]
+
+
 def _substituted(environment: Mapping[str, object]) -> dict[str, str]:
     return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for name, value in environment.items()}
 

@@ -1,11 +1,13 @@
 """Guarantee G7: a stop is graceful whatever a client does; a crash commits what is true."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import trio
 
+from testbed.broker.cluster import KafkaCluster
 from testbed.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
 from testbed.patience import seconds
 from testbed.producing import produce_numbered
@@ -101,6 +103,50 @@ def _produce_crash(bootstrap_servers: str, topic: str) -> None:
     producer = Producer({"bootstrap.servers": bootstrap_servers})
     producer.produce(topic, value=b"crash", partition=0)
     assert producer.flush(10) == 0
+
+
+WORDS_AT_HALF_TIME = "import dispatcher.process\ndispatcher.process.LAST_WORDS_SHARE = 0.5"
+"""Between the line that says so and the end a slow machine has time to write it."""
+
+
+async def test_a_stop_while_no_broker_answers(
+    own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
+) -> None:
+    """C9: exit 0 where all is committed; otherwise exit 1, with a line, when `shutdown_seconds` are over."""
+    cluster = own_cluster()
+    await trio.to_thread.run_sync(cluster.start)
+    cluster.create_topic("assets", 2)
+    servers, uncommitted = cluster.bootstrap_servers, {"commit_interval_seconds": 600, "shutdown_seconds": 8}
+    # A member that has lost its partitions has nothing left to commit, and closes.
+    patient = {"session.timeout.ms": 120_000}
+    one = replicas(servers, "assets", group="one", settings={"shutdown_seconds": 600})
+    two = replicas(servers, "assets", group="two", settings=uncommitted, kafka=patient, code=WORDS_AT_HALF_TIME)
+    async with open_sse(one) as first, open_sse(two) as second:
+        for replica in (one, two):
+            await trio.to_thread.run_sync(replica.wait_until_ready)
+        await trio.to_thread.run_sync(produce_numbered, servers, "assets", 100, 2)
+        with trio.fail_after(seconds(30)):
+            await sse_records(first, 100)
+            await sse_records(second, 100)
+        await trio.to_thread.run_sync(one.wait_for, "all committed", lambda status: committed(status) == [50, 50])
+        assert committed(two.status()) == [0, 0]
+        await trio.to_thread.run_sync(cluster.kill_node, 0)
+        for replica in (one, two):
+            replica.signal(signal.SIGTERM)
+        assert await trio.to_thread.run_sync(one.wait, 60) == 0
+        assert await trio.to_thread.run_sync(two.wait, 60) == 1
+    assert one.logged("stopped")
+    assert not one.logged(TOO_LONG)
+    assert two.logged(TOO_LONG)
+    assert not two.logged("stopped")
+
+
+TOO_LONG = "stopping took too long, exiting; uncommitted records will be delivered again"
+
+
+def committed(status: Mapping[str, Any]) -> list[int]:
+    """The committed offset of each partition."""
+    return [partition["committed"] for partition in status["partitions"]]
 
 
 SIGNAL_AT_ONCE = """
