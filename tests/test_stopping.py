@@ -112,11 +112,11 @@ WORDS_AT_HALF_TIME = "import dispatcher.process\ndispatcher.process.LAST_WORDS_S
 async def test_a_stop_while_no_broker_answers(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """C9: exit 0 where all is committed; otherwise exit 1, with a line, when `shutdown_seconds` are over."""
+    """Exit 0 where all is committed; otherwise exit 1, with a line, when `shutdown_seconds` are over."""
     cluster = own_cluster()
     await trio.to_thread.run_sync(cluster.start)
     cluster.create_topic("assets", 2)
-    servers, uncommitted = cluster.bootstrap_servers, {"commit_interval_seconds": 600, "shutdown_seconds": 8}
+    servers, uncommitted = cluster.bootstrap_servers, {"commit_interval_seconds": 600, "shutdown_seconds": 6}
     # A member that has lost its partitions has nothing left to commit, and closes.
     patient = {"session.timeout.ms": 120_000}
     one = replicas(servers, "assets", group="one", settings={"shutdown_seconds": 600})
