@@ -41,6 +41,7 @@ from benchmarks import (
     rebalance,
     reconnect,
     schemas,
+    traces,
     yesterday,
 )
 from benchmarks.tables import amount
@@ -67,6 +68,7 @@ BENCHMARKS = {
     "machine": machine,
     "reconnect": reconnect,
     "schemas": schemas,
+    "traces": traces,
     "yesterday": yesterday,
     "rebalance": rebalance,
     "page": page,
@@ -74,7 +76,18 @@ BENCHMARKS = {
 }
 WHEN_ASKED_FOR = {"items", "machine", "peers"}
 """They build other projects' services first: run by name, or with ``--peers``."""
-NOT_QUICK = {"attacks", "compression", "connect", "growth", "keyed", "parked", "yesterday", "rebalance", "page"}
+NOT_QUICK = {
+    "attacks",
+    "compression",
+    "connect",
+    "growth",
+    "keyed",
+    "parked",
+    "traces",
+    "yesterday",
+    "rebalance",
+    "page",
+}
 """They take a minute and more even when they are quick: not part of a quick run of all, which stays below three."""
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")
