@@ -9,7 +9,7 @@ MAX_DRAIN_SECONDS = 5
 
 
 class AckSettings(BaseModel):
-    """What is set for `ack=client`."""
+    """The settings of `ack=client`."""
 
     ack_timeout_seconds: Seconds = Field(
         default=30,
@@ -19,8 +19,8 @@ class AckSettings(BaseModel):
     )
     ack_window_bytes: Size = Field(
         default=ByteSize(1 * MIB),
-        description="Bytes that may be sent and not acknowledged on one stream with `ack=client`; a client may ask for "
-        "fewer. One record always fits.",
+        description="Bytes that may be sent but not acknowledged yet on one stream with `ack=client`; a client may ask "
+        "for fewer. One record always fits.",
     )
     ack_drain_seconds: Seconds = Field(
         default=1,

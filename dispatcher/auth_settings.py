@@ -1,4 +1,4 @@
-"""The settings of ``[auth]``: which tokens are taken, and what they allow. docs/security.md has recipes.
+"""The settings of ``[auth]``: which tokens are accepted, and what they allow. docs/security.md has recipes.
 
 In a file they may be in the table ``[auth]`` under their names without ``auth_``.
 """
@@ -32,7 +32,7 @@ Action = Literal["subscribe", "observe", "admin"]
 ACTIONS: tuple[Action, ...] = ("subscribe", "observe", "admin")
 
 DEFAULT_ACTIONS: tuple[Action, ...] = ("subscribe", "observe")
-"""Of a grant in the settings that names none."""
+"""The actions of a grant in the settings that names none."""
 
 _PATTERN = re.compile(r"[a-zA-Z0-9._-]{1,249}|[a-zA-Z0-9._-]{0,248}\*")
 _COOKIE = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -43,7 +43,7 @@ TOPICS_REMEDY = "topics by name, or as a prefix with one final *, such as orders
 
 
 class GrantRule(BaseModel, frozen=True):
-    """One of ``[[auth.grants]]``: what a token allows whose claims have some values."""
+    """One of ``[[auth.grants]]``: what tokens with certain claims allow."""
 
     require: dict[str, tuple[str, ...]]
     """Claims, and the values of which each must have one; all claims must match."""
@@ -55,7 +55,7 @@ class GrantRule(BaseModel, frozen=True):
 
 
 class AuthSettings(BaseModel):
-    """Which tokens are taken. Off while `auth_issuer` is empty."""
+    """Which tokens are accepted. Off while `auth_issuer` is empty."""
 
     auth_issuer: str = Field(
         default="",
@@ -114,7 +114,7 @@ class AuthSettings(BaseModel):
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """The algorithms that are taken."""
+        """The accepted algorithms."""
         return self.auth_algorithms or (("HS256",) if self.auth_secret_file else DEFAULT_ALGORITHMS)
 
     @field_validator("auth_audience", "auth_algorithms", "auth_types", mode="before")
@@ -182,7 +182,7 @@ class AuthSettings(BaseModel):
         return rules
 
     def misfits(self) -> list[WrongValue]:
-        """What does not fit together; for the check of all settings."""
+        """Values that do not fit together, for the check of all settings."""
         if not self.auth_issuer:
             fields = AuthSettings.model_fields
             given = [name for name, field in fields.items() if getattr(self, name) not in (field.default, "")]
@@ -215,7 +215,7 @@ def _shown(name: str, value: object) -> object:
 
 
 def _read_rule(rule: object, place: str, wrong: list[WrongValue]) -> GrantRule | object:
-    """One grant; what is wrong with it goes into the list."""
+    """Read one grant; its faults are added to the list."""
     if isinstance(rule, GrantRule):
         return rule
     if not isinstance(rule, Mapping):
@@ -286,7 +286,7 @@ def templates(text: str) -> Iterator[re.Match[str]]:
 
 
 def wrong_templates(value: object) -> Iterator[str]:
-    """The texts anywhere in a filter that hold a ``${`` that is no claim."""
+    """The texts anywhere in a filter that have a ``${`` which names no claim."""
     if isinstance(value, str):
         if any(not match[0].endswith("}") or claim_of(match[1]) is None for match in templates(value)):
             yield value

@@ -29,8 +29,8 @@ class EdgeSettings(BaseModel):
     access_log: bool = Field(
         default=True,
         description="Log one line when a stream ends: whose it was (address, subject of the token, user agent), what "
-        "it read, how long, how much, and why it ended. At most 50 lines per second, and few about short streams of "
-        "one address; one more counts those left out.",
+        "it read, how long it lasted, how much it was sent, and why it ended. At most 50 lines per second, and few "
+        "about short streams from one address; an extra line counts those left out.",
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -135,7 +135,7 @@ class EdgeSettings(BaseModel):
 
 
 def _read_network(text: str) -> str:
-    """One of `trusted_proxies`: a network, or an address alone."""
+    """One of `trusted_proxies`: a network, or a single address."""
     try:
         return str(ipaddress.ip_network(text))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Settings of what happens to records that nobody takes in time."""
+"""Settings of dead letters: what happens to records that nobody takes in time."""
 
 import re
 from collections.abc import Collection
@@ -17,12 +17,12 @@ class LetterSettings(BaseModel):
     dead_letter_topic: str = Field(
         default="{topic}.dlq",
         description="Topic for dead-lettered records; `{topic}` stands for the record's topic. It must exist: the "
-        "dispatcher does not create topics. While it is missing or may not be written to, such records wait. Empty: "
-        "no dead letters. See docs/delivery.md.",
+        "dispatcher does not create topics. While it is missing, or the dispatcher may not write to it, such records "
+        "wait. Empty: no dead letters. See docs/delivery.md.",
     )
 
     def letter_misfits(self, dead_lettered: Collection[str]) -> list[WrongValue]:
-        """What does not fit together.
+        """Values that do not fit together.
 
         Args:
             dead_lettered: Topics whose records are dead-lettered.

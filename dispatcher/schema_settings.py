@@ -36,10 +36,10 @@ class SchemaSettings(BaseModel):
     )
 
     def schema_misfits(self, decoded: Collection[str]) -> list[WrongValue]:
-        """What does not fit together.
+        """Values that do not fit together.
 
         Args:
-            decoded: Topics that are to be decoded.
+            decoded: Topics that the settings want decoded.
         """
         wrong = []
         if decoded and not self.schema_registry_url:

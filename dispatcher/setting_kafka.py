@@ -17,7 +17,7 @@ _SECRET = re.compile(
 )
 
 _PATH = re.compile(r"\.{1,2}|(?:/|\./|\.\./|~/)[^\n]*")
-"""What is certainly meant as a path; a secret that stands where a path belongs has no such beginning."""
+"""Text that is certainly a path; a secret in the place of a path does not begin like this."""
 
 _SECRET_WORDS = ("password", "passwd", "passphrase", "secret", "credential")
 
@@ -64,7 +64,7 @@ def is_secret(key: str) -> bool:
 
 
 def shown_path(path: str) -> str:
-    """A path as it may be shown: a secret that was given in its place is hidden."""
+    """A path as it may be shown: a secret in its place is hidden."""
     return path if _PATH.fullmatch(path) else HIDDEN
 
 

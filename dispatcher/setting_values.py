@@ -1,4 +1,4 @@
-"""What a setting's value may be: its spellings, its checks, and how it is shown.
+"""The values of settings: how they are spelled, checked and shown.
 
 A check raises `ValueError` with what would be right, as the end of a sentence that begins with the key and its value.
 """
@@ -27,7 +27,7 @@ def display(value: object) -> str:
         size, unit = next((unit for unit in _UNITS if value >= unit[0] and value % unit[0] == 0), (1, ""))
         return f"{value // size}{unit}"
     if isinstance(value, Mapping):
-        return "a table"  # what is in it may be secret
+        return "a table"  # its content may be secret
     if isinstance(value, (tuple, list)):
         return ",".join(map(display, value))
     return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
@@ -60,7 +60,7 @@ def _check_brokers(text: str) -> str:
 
 
 def _join(value: object) -> object:
-    """A list, as a file may have it, as the text that is meant."""
+    """Turn a list, as a file may have it, into the text that it means."""
     if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
         return ",".join(value)
     return value

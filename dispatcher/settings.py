@@ -37,12 +37,12 @@ from dispatcher.worker_settings import WorkerSettings, worker_misfits
 
 
 def _default_idle_leave(values: dict[str, Any]) -> float:
-    """Where streams have the whole topic, any replica can own all of it; a static member would keep its partitions."""
+    """With streams of the whole topic any replica can own all of it; a static member would keep its partitions."""
     return 30.0 if values.get("default_scope") == "topic" and not values.get("group_instance_id") else 0.0
 
 
 class _CoreSettings(BaseSettings):
-    """All settings but those that have a file of their own."""
+    """All settings except those in separate files."""
 
     model_config = SettingsConfigDict(
         env_prefix="DISPATCHER_",
@@ -163,7 +163,7 @@ class _CoreSettings(BaseSettings):
     spread_seconds: Seconds = Field(
         default=5,
         description="After a replica joins, each of the others says `goodbye`, spread over this time, to the "
-        "subscribers that are too many for its remaining partitions. A replica without any partition of a subscriber's "
+        "subscribers that exceed its share of the partitions. A replica without any partition of a subscriber's "
         "topics does the same, unless the subscriber observes or reads the whole topic. 0 turns this off: "
         "subscribers stay until they leave.",
     )
@@ -181,7 +181,7 @@ class _CoreSettings(BaseSettings):
         default_factory=_default_idle_leave,
         description="A replica without a subscriber that counts leaves the group after about this time, and joins "
         "again with the first one that stays for a second, so partitions follow subscribers; observers do not count. "
-        "One replica always stays. 0: none leaves. Not together with `group_instance_id`.",
+        "One replica always stays. 0: no replica leaves. Cannot be combined with `group_instance_id`.",
     )
     client_rack: str = Field(
         default="",
@@ -205,9 +205,9 @@ class _CoreSettings(BaseSettings):
     max_parked_ranges: int = Field(
         default=10_000,
         ge=2,
-        description="Maximum number of ranges of records per partition that wait in Kafka because nobody present wants "
-        "them, or may have them (docs/filters.md). Where they and other records alternate, 1,024 offsets count as one. "
-        "Beyond this number, records wait in memory, until fetching of their partition pauses.",
+        description="Maximum number of ranges of records per partition that wait in Kafka because no present "
+        "subscriber wants them, or may have them (docs/filters.md). Where they and other records alternate, 1,024 "
+        "offsets count as one. Beyond this number, records wait in memory, until fetching of their partition pauses.",
     )
     replay_concurrency: int = Field(
         default=4,
@@ -255,12 +255,12 @@ class _CoreSettings(BaseSettings):
 
     @property
     def operations_address(self) -> tuple[str, int] | None:
-        """`operations_bind` as host and port; None where there is none."""
+        """`operations_bind` as host and port; None if it is not set."""
         bind: str = getattr(self, "operations_bind", "")
         return split_address(bind) if bind else None
 
     def __repr_args__(self) -> Any:
-        """Secrets stay out of logs and tracebacks."""
+        """Keep secrets out of logs and tracebacks."""
         for name, value in super().__repr_args__():
             yield name, hide_secrets(value) if name == "kafka" else HIDDEN if value and name in SECRETS else value
 
@@ -319,7 +319,7 @@ class Settings(
     """The dispatcher's settings; made from keyword arguments alone, checked, and frozen."""
 
     def misfits(self) -> list[WrongValue]:
-        """What does not fit together in the tables."""
+        """Values in the tables that do not fit together."""
         workers = worker_misfits(
             self.workers,
             default_scope=self.default_scope,
@@ -336,11 +336,11 @@ class Settings(
 
     @property
     def decodable_topics(self) -> Mapping[str, str]:
-        """Topics of which subscribers can have JSON: as the settings say, or ``asked``: if they ask for it."""
+        """Topics that subscribers can have as JSON: how the settings say, or ``asked``: if they ask for it."""
         return self.decodable(self.topics) if self.schema_registry_url else {}
 
     def _idle_misfits(self) -> list[WrongValue]:
-        """A replica that has left the group looks at no deadline."""
+        """Deadlines need a replica that stays in the group."""
         if self.idle_leave_seconds and any(table.undelivered_deadline_seconds for table in self.topic_tables.values()):
             remedy = "use 0 with undelivered_deadline_seconds: a replica that has left the group sees no deadline pass"
             return [WrongValue("idle_leave_seconds", self.idle_leave_seconds, remedy, "topic_tables")]

@@ -19,7 +19,7 @@ FIELD = "topic_tables"
 
 
 class TopicTable(BaseModel, frozen=True, extra="forbid"):
-    """What is set for one topic."""
+    """The settings of one topic."""
 
     decode: Literal["asked", "none", "json", "avro-json"] = Field(
         default="asked",
@@ -65,7 +65,7 @@ DEFAULT_TABLE = TopicTable()
 
 
 class TopicSettings(BaseModel):
-    """What is set by topic."""
+    """The settings by topic."""
 
     topic_tables: Annotated[dict[str, TopicTable], NoDecode] = Field(
         default_factory=dict,
@@ -75,27 +75,27 @@ class TopicSettings(BaseModel):
     )
 
     def table(self, topic: str) -> TopicTable:
-        """What is set for a topic."""
+        """The settings of a topic."""
         return self.topic_tables.get(topic, DEFAULT_TABLE)
 
     @property
     def acked_topics(self) -> frozenset[str]:
-        """Topics of which only what was acknowledged is committed."""
+        """Topics whose records are committed only once they are acknowledged."""
         return frozenset(topic for topic, table in self.topic_tables.items() if table.commit_on == "acked")
 
     @property
     def encodings(self) -> Mapping[str, tuple[Encoding, Encoding]]:
-        """How keys and values are written, of topics for which that is set."""
+        """How keys and values are written, for topics where that is set."""
         encodings = {topic: (table.key_encoding, table.encoding) for topic, table in self.topic_tables.items()}
         return {topic: both for topic, both in encodings.items() if both != ("auto", "auto")}
 
     @property
     def put_aside_topics(self) -> frozenset[str]:
-        """Topics of which records are skipped or dead-lettered when their deadline passes."""
+        """Topics whose records are skipped or dead-lettered when their deadline passes."""
         return frozenset(topic for topic, table in self.topic_tables.items() if table.on_deadline != "log")
 
     def decodable(self, topics: Collection[str]) -> Mapping[str, str]:
-        """What of these topics can be decoded where there is a registry, and into what, or ``asked``."""
+        """Those of these topics that a registry lets us decode: into what, or ``asked``."""
         return {topic: self.table(topic).decode for topic in topics if self.table(topic).decode != "none"}
 
     @property
@@ -134,7 +134,7 @@ class TopicSettings(BaseModel):
 
 
 def _read_table(topic: str, table: object, wrong: list[WrongValue]) -> TopicTable | None:
-    """One topic's; what is wrong with it goes into the list."""
+    """Read one topic's table; its faults are added to the list."""
     if isinstance(table, TopicTable):
         return table
     place = f"{FIELD}[{topic}]"

@@ -35,7 +35,7 @@ class WorkerSettings(BaseModel):
 def worker_misfits(
     workers: int | str, *, default_scope: str, operations_bind: str, group_instance_id: str
 ) -> list[WrongValue]:
-    """What other settings must be for more than one worker; ``auto`` may be more than one."""
+    """Faults of other settings with more than one worker, which ``auto`` may mean."""
     if workers == 1:
         return []
     wrong = []

@@ -1,4 +1,4 @@
-"""Asks a replica's port for operators: one request, with a deadline and bounds, and reasons that people can act on."""
+"""Sends one request to a replica's port for operators, within a deadline and bounds; errors say what to do."""
 
 import http.client
 import ssl
@@ -28,7 +28,7 @@ class NoAnswerError(click.ClickException):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a replica said."""
+    """A replica's answer."""
 
     status: int
     body: Any
@@ -39,9 +39,9 @@ class Port:
     """A replica's port.
 
     Args:
-        url: ``http://host:port``, or ``host:port``; a path is put before those that are asked for.
-        token: What goes into ``Authorization: Bearer``.
-        ca_file: Certificates to trust in place of the system's.
+        url: ``http://host:port``, or ``host:port``; a path in it becomes a prefix of the paths that are requested.
+        token: The token for ``Authorization: Bearer``.
+        ca_file: Certificates to trust instead of the system's.
 
     Raises:
         click.UsageError: the address is wrong.
@@ -66,10 +66,10 @@ class Port:
             self._headers["Authorization"] = f"Bearer {token}"
 
     def get(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Answer:
-        """Ask for a path.
+        """Request a path.
 
         Raises:
-            NoAnswerError: nobody answers, or not a dispatcher.
+            NoAnswerError: nothing answers, or it is not a dispatcher.
         """
         target = f"{self._path}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
@@ -105,7 +105,7 @@ def read_token_file(path: str) -> str:
     """The token in a file, or on standard input (``-``).
 
     Raises:
-        click.UsageError: there is none.
+        click.UsageError: the file has no token, or cannot be read.
     """
     try:
         with click.open_file(path, encoding="utf-8-sig") as file:

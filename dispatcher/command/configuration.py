@@ -32,7 +32,7 @@ _WITH_UNDERSCORES = {"log_level", *(name for name in OWNED_KAFKA_PROPERTIES if "
 """The few properties whose names contain underscores; in the environment all other underscores mean dots."""
 
 _CREDENTIALS = re.compile(r"[^\s'\",/@]+@")
-"""User and password of a URL, or of what should have been a host."""
+"""User and password in a URL, or in something that should have been a host."""
 
 _PATH_SETTINGS = {f"{ENVIRONMENT_PREFIX}TLS_CERTIFICATE", f"{ENVIRONMENT_PREFIX}TLS_KEY"}
 
@@ -41,7 +41,7 @@ _KUBERNETES = re.compile(
 )
 
 _KUBERNETES_VALUE = re.compile(r"(?:(?:tcp|udp|sctp)://\S+|[0-9]+|tcp|udp|sctp|[0-9a-f.:]+)", re.IGNORECASE)
-"""What Kubernetes puts into each pod for a Service named ``dispatcher``, and Docker for a link of that name."""
+"""Values that Kubernetes sets in each pod for a Service named ``dispatcher``, and Docker for a link of that name."""
 
 _READ_BY_LIBRDKAFKA = {
     f"{KAFKA_PREFIX}SASL_OAUTHBEARER_ASSERTION_{which}FILE" for which in ("", "PRIVATE_KEY_", "JWT_TEMPLATE_")
@@ -60,16 +60,16 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """One setting as the user gave it."""
+    """One setting, as the user gave it."""
 
     value: Any
     kind: str
     """``flag``, ``environment``, or empty for the file."""
     place: str
-    """How the user finds it: ``--bind``, ``DISPATCHER_BIND``, ``dispatcher.toml``."""
+    """Where the user finds it: ``--bind``, ``DISPATCHER_BIND``, ``dispatcher.toml``."""
 
     is_content: bool = False
-    """Whether it was read from a file that is named by ``<VARIABLE>_FILE``."""
+    """Whether it was read from a file that ``<VARIABLE>_FILE`` names."""
 
     @property
     def origin(self) -> str:
@@ -88,10 +88,10 @@ def load(
 
     Args:
         flags: Settings that were given on the command line; under ``kafka`` a sequence of ``key=value``.
-        environment: Such as `os.environ`.
+        environment: Variables, such as `os.environ`.
         config_path: The file to read; None reads ``dispatcher.toml`` in the current folder if it exists.
         flags_only: Settings for which environment and file are ignored.
-        with_workers: Defaults of other settings that hold if there is to be more than one worker.
+        with_workers: Defaults of other settings for more than one worker.
 
     Raises:
         SettingsError: with every problem at once.
@@ -114,7 +114,7 @@ def load(
 
 
 def _keep_tables_of(given: dict[str, _Given]) -> None:
-    """Leave out the file's tables of topics that are not served, since flags or the environment name others."""
+    """Leave out the file's tables of topics that are not served because flags or the environment name others."""
     tables, topics = given.get(TOPIC_TABLES), given.get("topics")
     if tables and topics and topics.kind and not tables.kind and isinstance(tables.value, dict):
         named = topics.value.split(",") if isinstance(topics.value, str) else topics.value
@@ -169,7 +169,7 @@ def _given_in_environment(variable: str, value: Any, places: Mapping[str, str]) 
 
 
 def _is_path(variable: str) -> bool:
-    """Whether a setting is a path itself: with ``_FILE`` it is the same, not what the file holds."""
+    """Whether a setting is a path: then ``_FILE`` does not mean the content of a file."""
     return variable in _PATH_SETTINGS or (variable.startswith(KAFKA_PREFIX) and variable.endswith("_LOCATION"))
 
 
@@ -248,7 +248,7 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> Settings | None:
-    """Check everything; leave out values that are wrong by themselves, to check the others together."""
+    """Check everything; values that are wrong by themselves are left out when the others are checked together."""
     wrong: set[str] = set()
     while True:
         values: dict[str, Any] = {"kafka": {}}
@@ -264,11 +264,11 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
         except ValidationError as error:
             found = [value for value in _wrong_values(error) if value.beside not in wrong]
             for value in found:
-                # What was not given is a default, or a part of what was.
+                # A key that was not given is a default, or a part of a given value.
                 place = given[value.setting].place if value.setting in given else "default"
                 one = given.get(value.key, _Given(value.value, "", place))
                 problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_content=one.is_content)
-                # Pydantic reports every type that the value might have had, and what follows from each.
+                # Pydantic reports every type that the value might have had, and the errors of each.
                 if value.beside or all(problem.key != earlier.key for earlier in problems):
                     problems.append(problem)
             alone = {value.setting for value in found if value.beside is None}
@@ -282,7 +282,7 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
 def _wrong_values(error: ValidationError) -> Iterator[WrongValue]:
     for item in error.errors():
         if item["type"] == "default_factory_not_called":
-            continue  # a default that depends on another value, which is wrong
+            continue  # a default that depends on a wrong value
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, WrongValuesError):
             yield from cause.values
@@ -301,9 +301,9 @@ def _remedy(kind: str, message: str) -> str:
 
 
 def _problem(key: str, value: object, remedy: str, *, is_content: bool) -> SettingsProblem:
-    """A problem with a setting that is known; the value of one that is not may be a secret, and is never shown.
+    """A problem with a known setting. The value of an unknown one may be a secret, and is never shown.
 
-    Neither is the content of a file: with a wrong path it is that of another secret.
+    Neither is the content of a file, which may be another secret if the path is wrong.
     """
     name = key.partition(" ")[0]
     shown = shown_path(str(value)) if name == "admin_token_file" else display(value)

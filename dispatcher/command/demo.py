@@ -22,13 +22,13 @@ from dispatcher.workers.parent import Addresses, run_workers
 from dispatcher.workers.plan import number_of_workers
 
 WITH_WORKERS = {"default_scope": "topic", "operations_bind": "127.0.0.1:0", "max_subscribers": "500"}
-"""What the demo sets for more than one worker, unless it is given: what they need, and a size that a laptop has."""
+"""Defaults of the demo for more than one worker: settings that workers need, and sizes that suit a laptop."""
 
 TICK_SECONDS = 0.02
 """Records that are due within a tick are written together: one wake-up per record would limit the rate."""
 
 LATE_SECONDS = 1.0
-"""Records later than this are skipped, so that a laptop that slept for an hour does not write a burst."""
+"""Records that are later than this are skipped, so that a laptop that slept for an hour does not write a burst."""
 
 _KINDS = {
     "photo": (("jpg", "heic", "raw"), 2_000_000),
@@ -51,7 +51,7 @@ class _Asset:
     file: str
     size_bytes: int
     steps: int = 0
-    """How many steps of its life cycle are done."""
+    """The number of steps of its life cycle that are done."""
     version: int = 0
 
 
@@ -60,11 +60,11 @@ class AssetEvents:
 
     Args:
         seed: The same seed gives the same assets and steps.
-        now: The time that events are stamped with.
+        now: The clock for the times of events.
     """
 
     def __init__(self, seed: int, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - a demo that can be repeated
+        self._random = random.Random(seed)  # noqa: S311 - makes the demo repeatable
         self._now = now
         self._assets: list[_Asset] = []
         self._number = 0
@@ -118,9 +118,9 @@ async def run_demo(settings: Settings, *, rate: float, seed: int, console: Conso
     *Cancellation*: stops the replica as `supervise` does.
 
     Args:
-        settings: For the replica; the broker's address is filled in.
+        settings: The replica's settings; the broker's address is filled in.
         rate: Records per second.
-        seed: For the events.
+        seed: The seed of the events.
         console: Where the addresses to open are shown.
     """
     machine = read_machine()
@@ -155,7 +155,7 @@ async def run_demo(settings: Settings, *, rate: float, seed: int, console: Conso
 def _offsets_since(
     broker: EmbeddedBroker, partitions: Sequence[tuple[str, int]], since_ms: int
 ) -> Sequence[int | None]:
-    """What a worker asks for (`workers.member.LookUp`)."""
+    """Answer a worker's look-up (`workers.member.LookUp`)."""
     asked = [TopicPartition(topic, partition) for topic, partition in partitions]
     found = broker.offsets_since(asked, since_ms)
     return [found.get(partition) for partition in asked]
@@ -179,13 +179,13 @@ async def produce_steadily(
     events: Iterator[tuple[bytes, bytes]],
     rate: float,
 ) -> None:
-    """Write ``rate`` records per second, paced by when each is due: a late one does not delay the next.
+    """Write ``rate`` records per second, each when it is due: a late record does not delay the next.
 
     *Backpressure*: while the client's queue is full, due records wait.
 
     Args:
         write: Takes topic, key and value; raises BufferError when its queue is full.
-        topics: Written to in turn.
+        topics: The topics, which are written to in turn.
         events: Keys and values.
         rate: Records per second.
     """
@@ -212,7 +212,7 @@ def invitation(address: tuple[str, int], rate: float, operations: tuple[str, int
     Args:
         address: Where subscribers connect.
         rate: Records per second.
-        operations: Where operators do, if that is another address.
+        operations: Where operators connect, if that is another address.
     """
     netloc = _netloc(address)
     operators = _netloc(operations or address)
@@ -235,6 +235,6 @@ def invitation(address: tuple[str, int], rate: float, operations: tuple[str, int
 
 def _netloc(address: tuple[str, int]) -> str:
     host, port = address
-    # The wildcard address is one to listen on, not one to connect to.
+    # A wildcard address can be listened on, but not connected to.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

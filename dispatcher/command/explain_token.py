@@ -1,4 +1,4 @@
-"""``dispatcher config --explain-token``: what a token may, and why not more. The token itself is never shown."""
+"""``dispatcher config --explain-token``: what a token allows, and why not more. The token itself is never shown."""
 
 import sys
 import time
@@ -26,19 +26,19 @@ def read_token(path: str) -> str:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no text.
+        ValueError: it is not text.
     """
     text = sys.stdin.read() if path == STANDARD_INPUT else Path(path).read_text(encoding="utf-8")
     return text.strip().removeprefix("Bearer ").strip()
 
 
 def explain(token: str, settings: Settings, keys: KeySet, now: float) -> tuple[list[str], int]:
-    """What to say of a token, line by line, and the exit code.
+    """Explain a token, line by line; also returns the exit code.
 
     Args:
         token: As a client sends it.
-        settings: Which tokens are taken, and what they allow.
-        keys: Of the issuer.
+        settings: Which tokens are accepted, and what they allow.
+        keys: The issuer's keys.
         now: Seconds since the epoch.
     """
     outcome = check(token, keys, Policy.of(settings), now)
@@ -59,7 +59,7 @@ def explain_file(path: str, settings: Settings) -> tuple[list[str], int]:
 
     Raises:
         OSError: the token cannot be read.
-        ValueError: it is no text.
+        ValueError: it is not text.
         SettingsError: the file with the keys has none.
     """
     import trio  # noqa: PLC0415 - the other commands of `config` do without
@@ -85,7 +85,7 @@ def explain_file(path: str, settings: Settings) -> tuple[list[str], int]:
 
 
 def _about(outcome: Outcome, valid: Valid, now: float) -> Iterator[str]:
-    yield "the token is right" if isinstance(outcome, Valid) else "the token is right, but it has expired"
+    yield "the token is valid" if isinstance(outcome, Valid) else "the token is genuine, but it has expired"
     yield f"  subject  {valid.subject!a}"
     left = valid.expires_at - now
     ends = f"ends     {_time(valid.expires_at)}, {_span(left)} left"

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command is still being loaded: it ends, without a traceback."""
+"""Ctrl-C while a command is still loading ends it without a traceback."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts_end_quietly() -> Iterator[None]:
-    """Within the block, Ctrl-C ends the process at once with 130: nothing was begun that would have to be undone."""
+    """Within the block, Ctrl-C ends the process at once with 130: nothing has begun that would have to be undone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -126,7 +126,7 @@ def serve(config_path: Path | None, **flags: Any) -> None:
         return load(_given(flags), os.environ, config_path).settings
 
     async def run() -> int:
-        # The other commands do without the server.
+        # The other commands do not need the server.
         from dispatcher.supervisor import supervise  # noqa: PLC0415
 
         if settings.workers != 1:
@@ -151,7 +151,7 @@ def serve(config_path: Path | None, **flags: Any) -> None:
 @click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help="Stop after this many records.")
 @click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Maximum records per second. 0: no limit.")
 @settings_options()
-def redrive(  # noqa: PLR0917 - one for each option
+def redrive(  # noqa: PLR0917 - one argument per option
     dry_run: bool,
     reasons: tuple[str, ...],
     since: float | None,
@@ -172,9 +172,9 @@ def redrive(  # noqa: PLR0917 - one for each option
     with the key, value and headers that they had, and a new timestamp. They are new records: all consumers of the
     topic get them again.
 
-    Each letter is redriven once, however often this runs, and whatever kills it: the group GROUP_ID.redrive remembers
-    which. Letters that the options leave out stay for another run, and no letter is deleted. Letters that are written
-    after the start wait for the next run.
+    Each letter is redriven once, however often this runs, and even if it is killed: the group GROUP_ID.redrive
+    remembers which ones were. Letters that the options leave out stay for another run, and no letter is deleted.
+    Letters that are written after the start wait for the next run.
 
     It needs the rights to read the dead-letter topic and the group GROUP_ID.redrive, to write to the topics, and to
     write to the transactional id GROUP_ID.redrive.
@@ -241,7 +241,7 @@ def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None
     "--explain-token",
     "token_path",
     metavar="FILE",
-    help="Say what the token in a file may read (-: standard input), and why not more. It is never shown.",
+    help="Say what the token in a file allows (-: standard input), and why not more. The token is never shown.",
 )
 @settings_options()
 def config(form: str, show_reference: bool, token_path: str | None, config_path: Path | None, **flags: Any) -> None:
@@ -288,7 +288,7 @@ def _explain(path: str, settings: Settings) -> None:
     except ImportError as error:
         raise click.UsageError(f"install the extra auth: pip install 'kafka-dispatcher[auth]' ({error})") from error
     except (OSError, ValueError) as error:
-        # What a ValueError says may hold a part of the file.
+        # The message of a ValueError may contain a part of the file.
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise click.UsageError(f"{path} cannot be read: {reason}") from None
     except SettingsError as error:
@@ -332,7 +332,7 @@ def _shown_value(name: str, value: Any) -> Any:
     if name in SECRETS and value:
         return HIDDEN
     if name == "auth_secret_file" and value and "/" not in value:
-        return HIDDEN  # where a path belongs, some write the secret itself
+        return HIDDEN  # some people write the secret itself where a path belongs
     return value
 
 

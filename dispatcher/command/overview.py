@@ -18,7 +18,7 @@ from dispatcher.command.safe_text import clean
 EXIT_UNWELL = 1
 
 MAX_PARTITIONS = 50
-"""Rows in the table; the fullest ones come first where there are more."""
+"""Maximum number of rows in the table; if there are more, those with the largest lag come first."""
 
 PAGE = 500
 
@@ -52,7 +52,8 @@ def status(url: str, form: str, ca_file: Path | None, *, show_all: bool) -> None
     dispatcher status http://127.0.0.1:8000
     dispatcher status 10.0.0.7:9000 --format json | jq .topic_health
 
-    URL is that of `bind`, or of `operations_bind` where it is set. In a pipe it writes /status as one JSON document.
+    URL is the address of `bind`, or of `operations_bind` if that is set. In a pipe it writes /status as one JSON
+    document.
 
     \b
     Exit code 0: the replica is ready and healthy
@@ -92,16 +93,16 @@ def status(url: str, form: str, ca_file: Path | None, *, show_all: bool) -> None
 @click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Show this many at most.")
 @_common
 def subscribers(url: str, token_file: str, form: str, ca_file: Path | None, *, limit: int, **selectors: Any) -> None:
-    """List a replica's subscribers: whose they are, from where, what they read, and how far they are.
+    """List a replica's subscribers: who they are, where they connect from, what they read, and how far they have got.
 
     \b
     dispatcher subscribers http://127.0.0.1:9000 --token-file admin-token --topic orders
     dispatcher subscribers http://127.0.0.1:9000 --token-file admin-token | jq .address
 
-    URL is that of `operations_bind`. In a pipe it writes one JSON object per line.
+    URL is the address of `operations_bind`. In a pipe it writes one JSON object per line.
 
     \b
-    Exit code 0: listed, perhaps none
+    Exit code 0: listed, even if there are none
               2: invalid arguments, or refused: the reason is on standard error
               3: no answer
     """  # noqa: D301
@@ -118,7 +119,7 @@ def subscribers(url: str, token_file: str, form: str, ca_file: Path | None, *, l
 
 
 def _pages(port: Port, query: Sequence[tuple[str, str]], limit: int) -> tuple[list[Any], int]:
-    """Page after page, up to a number of subscribers; with how many there are at all."""
+    """Fetch page after page, up to a number of subscribers; also returns how many there are in all."""
     found: list[Any] = []
     after = 0
     while True:
@@ -141,10 +142,10 @@ def _pages(port: Port, query: Sequence[tuple[str, str]], limit: int) -> tuple[li
 
 
 def _document(port: Port, answer: Answer, member: str) -> Mapping[str, Any]:
-    """What an answer holds.
+    """The document in an answer.
 
     Raises:
-        NoAnswerError: it is an error, or not what a dispatcher says.
+        NoAnswerError: it is an error, or not from a dispatcher.
     """
     if answer.status != 200:
         raise NoAnswerError(f"{clean(port.url)} answers {answer.status}: {detail_of(answer)}")
@@ -155,7 +156,7 @@ def _document(port: Port, answer: Answer, member: str) -> Mapping[str, Any]:
 
 
 def _members(value: object) -> Mapping[str, Any]:
-    """The members of an object; of anything else none: what answers may be no dispatcher."""
+    """The members of an object; none for anything else, because the server may not be a dispatcher."""
     return value if isinstance(value, Mapping) else {}
 
 
@@ -164,19 +165,19 @@ def _is_for_people(form: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    """Anything that came from outside, for a terminal and for rich."""
+    """Text from outside, made safe for a terminal and for rich."""
     return "unknown" if value is None else escape(clean(str(value)))
 
 
 def _conditions(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Topics and the group, with how they are."""
+    """Topics and the group, with their health."""
     for name, condition in _members(document.get("topic_health")).items():
         yield name, _members(condition)
     yield f"group {document.get('group')}", _members(document.get("group_health"))
 
 
 def _overview(document: Mapping[str, Any], reasons: Sequence[object], *, show_all: bool) -> Iterator[Table | str]:
-    """What to print of ``/status``."""
+    """The overview of ``/status`` to print."""
     ready = "[green]ready[/]" if document.get("ready") else "[bold red]not ready[/]"
     yield f"[bold]{_shown(document.get('replica'))}[/]  {ready}, {_shown(document.get('state'))}"
     for reason in reasons:

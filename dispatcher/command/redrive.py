@@ -1,4 +1,4 @@
-"""``dispatcher redrive``: records go from dead-letter topics back to their own."""
+"""``dispatcher redrive``: writes records from dead-letter topics back to their own topics."""
 
 import re
 import sys
@@ -44,7 +44,7 @@ class Moment(click.ParamType[float]):
 
 
 def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, limit: int | None, rate: float) -> None:
-    """Redrive, show how far it is and what was done, and exit with 1 if it failed."""
+    """Redrive, show the progress and the result, and exit with 1 if it failed."""
     from dispatcher.kafka.properties import admin_properties, replay_properties  # noqa: PLC0415 - `tail` does without
     from dispatcher.kafka.redriving import Redriving, Report  # noqa: PLC0415 - librdkafka
     from dispatcher.sansio.dead_letters import dead_letter_topic  # noqa: PLC0415 - the same
@@ -80,7 +80,7 @@ def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, limit: int | N
 
 
 def table_of(redriven: Counter[tuple[str, str]], left: Counter[tuple[str, str]], *, dry_run: bool) -> Table:
-    """What was done, by topic and reason: both are in the letters, and whoever may write those chooses them."""
+    """The result, by topic and reason. Both come from the letters, so anybody who may write letters can choose them."""
     table = Table("topic", "reason", "would be redriven" if dry_run else "redriven", "left", box=None)
     for key in sorted(redriven | left):
         topic, reason = (escape(clean(text)) for text in key)

@@ -1,4 +1,4 @@
-"""From a coroutine to an exit code: what was raised becomes a line for people."""
+"""Turns a coroutine into an exit code, and exceptions into a line for people."""
 
 import errno
 import logging
@@ -20,18 +20,18 @@ log = structlog.get_logger(__name__)
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
 EXIT_INTERRUPTED = 130
-"""Ctrl-C before anything ran that a stop would have to wait for; the usual code in shells."""
+"""Ctrl-C before anything ran for which a stop would have to wait; the usual code in shells."""
 
 _CANNOT_BIND = {errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 
 
 def run_to_exit(run: Callable[[], Awaitable[int | None]], settings: Settings, *, worker: str = "") -> None:
-    """Run until it returns; what it raises becomes one log line and an exit code.
+    """Run until it returns; an exception becomes one log line and an exit code.
 
     Args:
         run: Returns the exit code, None for 0.
-        settings: How to log, and what is said of an address that cannot be bound.
-        worker: The name of this process where it is one of several.
+        settings: How to log, and the address to name if it cannot be bound.
+        worker: The name of this process if it is one of several.
     """
     import trio  # noqa: PLC0415 - `config` does without it
 
@@ -46,7 +46,7 @@ def run_to_exit(run: Callable[[], Awaitable[int | None]], settings: Settings, *,
         problems = [problem for error in _leaves(group) for problem in error.problems]
     except* ResourcesError as group:
         log.error("cannot start", error=str(next(_leaves(group))))  # noqa: TRY400 - the reason is enough
-        # A normal interpreter exit was seen to hang where no thread could be started (CPython 3.11, `ulimit -v`).
+        # A normal exit of the interpreter was seen to hang if no thread could be started (CPython 3.11, `ulimit -v`).
         logging.shutdown()
         os._exit(EXIT_FAILED)
     except* KeyboardInterrupt:
@@ -77,7 +77,7 @@ def _cannot_bind(error: BaseException) -> bool:
 
 
 def refuse(problems: Sequence[SettingsProblem]) -> NoReturn:
-    """Show what is wrong with the settings, and exit."""
+    """Report what is wrong with the settings, and exit."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     number = len(problems)
     console.print(f"[bold red]{number} invalid setting{'s' if number > 1 else ''}; nothing was started.[/]")

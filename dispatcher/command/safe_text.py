@@ -10,12 +10,12 @@ _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800
 
 
 def clean(text: str) -> str:
-    """Text that moves no cursor, sets no colour, turns no direction and hides nothing: the rest is escaped."""
+    """Escape everything that would move the cursor, set colours, change the direction of text, or be invisible."""
     return text if _PLAIN.fullmatch(text) else _OTHERS.sub(_escaped, text)
 
 
 def clean_json(document: str) -> str:
-    """The same of a JSON document, with JSON's own escapes."""
+    """The same for a JSON document, with JSON's own escapes."""
     return _OTHERS.sub(_json_escaped, document)
 
 

@@ -52,7 +52,9 @@ EXIT_SIGNALLED = 128
     metavar="POINTER:VALUE",
     help="Only records whose JSON value has this at a JSON pointer: /tenant:t1. Repeatable: any of the values of each.",
 )
-@click.option("--filter", "record_filter", metavar="JSON", help="Only records that match it (docs/filters.md).")
+@click.option(
+    "--filter", "record_filter", metavar="JSON", help="Only records that match this filter (docs/filters.md)."
+)
 @click.option(
     "--decode",
     type=click.Choice(["json", "avro-json"]),
@@ -113,7 +115,7 @@ def tail(url: str, **options: Any) -> None:
 
     \b
     Exit code 0: --count records were written, or the reader closed the pipe
-              1: standard output is closed, full, or failed otherwise
+              1: standard output is closed or full, or cannot be written to
               2: wrong usage; nothing was sent
               3: refused by the server, or the server is not a dispatcher
               4: unreachable, after --retries
@@ -125,7 +127,7 @@ def tail(url: str, **options: Any) -> None:
 def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: Any) -> int:
     """Tail until it ends, and return the exit code."""
     if sys.stdout is None:
-        # Its number would be that of the next connection.
+        # Its number would be reused by the next connection.
         return EXIT_FAILED
     with interrupts_end_quietly():
         import trio  # noqa: PLC0415 - the other commands need none of these

@@ -31,13 +31,14 @@ from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
 
 SHOWN_BYTES = 16 * 1024
-"""How much of a value, and a sixteenth of it of a key, is shown to people."""
+"""How much of a value is shown to people; of a key, a sixteenth of that."""
 
 SAID_CHARACTERS = 1000
 """The longest line on standard error; a state may list thousands of partitions."""
 
 PIECE_BYTES = 64 * 1024
-"""How much of a long value is made safe for a terminal in one step, so that signals and heartbeats are heard."""
+"""How much of a long value is made safe for a terminal in one step, so that signals and heartbeats are still
+handled."""
 
 _STYLES = {"live": "green", "catching-up": "cyan", "closed": "bold red", "reconnecting": "yellow"}
 
@@ -55,7 +56,7 @@ class Options:
     observe: bool | None = None
     decode: Literal["json", "avro-json"] | None = None
     ack: bool = False
-    """Acknowledge each record when it was written whole."""
+    """Whether to acknowledge each record once it was written whole."""
     keys: Sequence[str] = ()
     record_headers: Mapping[str, Sequence[str]] | None = None
     fields: Mapping[str, Sequence[str]] | None = None
@@ -84,7 +85,7 @@ class Tail:
     """One run of the command.
 
     Args:
-        options: What was asked for.
+        options: What to read, and how to show it.
 
     Raises:
         ValueError: the template names an unknown field.
@@ -101,7 +102,7 @@ class Tail:
         self._unwritten: Record | None = None
         self._left = options.count
         self.signal: signal.Signals | None = None
-        """The one that ended it."""
+        """The signal that ended it."""
 
     @property
     def position(self) -> str:
@@ -114,7 +115,7 @@ class Tail:
         return shortest_position(position)
 
     async def run(self) -> None:
-        """Return when the count is reached, a signal comes, or the reader has closed standard output.
+        """Return when the count is reached, a signal arrives, or the reader has closed standard output.
 
         Raises:
             SubscriptionError: reconnecting cannot help.
@@ -152,14 +153,14 @@ class Tail:
             nursery.cancel_scope.cancel()
 
     def say(self, text: str, style: str = "dim") -> None:
-        """One line on standard error, for as long as somebody reads that."""
+        """Print one line on standard error, as long as somebody reads that."""
         shown = text if len(text) <= SAID_CHARACTERS else f"{text[:SAID_CHARACTERS]}…"
         self._say(f"-- {clean(shown)}", style)
 
     def say_where_to_resume(self) -> None:
-        """The option that resumes, to be copied into a shell."""
+        """Print the option that resumes, to be copied into a shell."""
         if self.position:
-            # A position has no character that ends a quote: the client takes no other.
+            # A position contains no quotation mark: the client accepts no other.
             self._say(f"-- resume with --from-id '{self.position}'", "dim")
 
     def _say(self, text: str, style: str) -> None:
@@ -218,11 +219,11 @@ class Tail:
     async def _write_pretty(self, record: Record) -> None:
         with self._console.capture() as capture:
             self._console.print(pretty(record))
-        # A terminal may know fewer characters than Unicode has.
+        # A terminal may not support all of Unicode.
         await self._out(capture.get().encode(self._console.encoding, "backslashreplace"))
 
     async def _write_shown(self, record: Record) -> None:
-        """A value for a terminal, whole, in pieces."""
+        """Write a whole value to a terminal, in pieces."""
         decoder = getincrementaldecoder("utf-8")("replace")
         value = memoryview(record.value or b"")
         for start in range(0, len(value), PIECE_BYTES):
@@ -242,14 +243,14 @@ class _Errors(Console):
     """Standard error, whose reader may leave: rich would end the process with 1."""
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more."""
+        """Print nothing more."""
         self.quiet = True
 
 
 class Output:
     """Writes to a descriptor that may be slow, non-blocking, or closed by its reader.
 
-    *Backpressure*: a slow reader slows the stream down; meanwhile signals are heard. *Cancellation*: may leave a part
+    *Backpressure*: a slow reader slows the stream down; signals are handled meanwhile. *Cancellation*: may leave a part
     written.
     """
 
@@ -263,21 +264,21 @@ class Output:
 
         Raises:
             BrokenPipeError: the reader has closed the pipe.
-            OSError: it cannot be written, as on a full disk.
+            OSError: it cannot be written to, for example because the disk is full.
         """
         rest = memoryview(data)
         while rest:
             if not self._poll.poll(0):
                 await trio.lowlevel.wait_writable(self._descriptor)
             with suppress(BlockingIOError):
-                # What is said to be writable takes as much without blocking (POSIX, PIPE_BUF).
+                # A pipe that is writable takes this much without blocking (POSIX, PIPE_BUF).
                 rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
             if len(data) > PIECE_BYTES:
                 await trio.lowlevel.checkpoint()
 
 
 def pretty(record: Record) -> Text:
-    """A record for people: when, where, key, value; the beginning of what is large."""
+    """A record for people: time, place, key, value; of a large one, the beginning."""
     text = Text(no_wrap=True)
     text.append(f"{record_time(record)} {clean(record.topic)}:", style="dim")
     text.append(f"{record.partition}={record.offset} ", style="cyan")

@@ -1,4 +1,4 @@
-"""What ``dispatcher tail`` writes of a record: JSON lines, values, templates, and text that is safe on a terminal."""
+"""Formats records for ``dispatcher tail``: JSON lines, values, templates, and text that is safe on a terminal."""
 
 import re
 from base64 import b64encode
@@ -19,7 +19,7 @@ _ESCAPES = {"t": "\t", "n": "\n", "0": "\0", "\\": "\\"}
 
 
 def as_json(record: Record) -> bytes:
-    """The envelope of the protocol, with the id in front. Nothing in it is invisible, on a terminal or elsewhere."""
+    """The envelope of the protocol, with the id in front. Invisible characters are escaped."""
     line: dict[str, object] = {
         "id": record.id,
         "topic": record.topic,
@@ -35,7 +35,7 @@ def as_json(record: Record) -> bytes:
 
 
 def as_value(record: Record) -> bytes:
-    """The value alone, as it is."""
+    """The value alone, unchanged."""
     return record.value or b""
 
 
@@ -44,7 +44,7 @@ def template(text: str, shown: Callable[[bytes], bytes] = bytes) -> Callable[[Re
 
     Args:
         text: The template.
-        shown: Makes a field safe for where it goes; what the template itself has is the user's own.
+        shown: Makes a field safe for its destination; the template's own text is the user's.
 
     Raises:
         ValueError: it names an unknown field, or none at all; the message lists the fields.
@@ -67,7 +67,7 @@ def template(text: str, shown: Callable[[bytes], bytes] = bytes) -> Callable[[Re
 
 
 def record_time(record: Record) -> str:
-    """The record's local time, as far as its timestamp tells."""
+    """The record's local time, if its timestamp is one."""
     return time_of_day(record.timestamp_ms) or "-"
 
 
@@ -83,7 +83,7 @@ def _field(record: Record, name: str) -> bytes:
 
 
 def _value(record: Record) -> dict[str, object]:
-    """The members of the protocol: what the server has decoded, or not, is said as it does."""
+    """The value in the members of the protocol, decoded or not, as the server sent it."""
     if record.schema is not None and record.decode_error is None and record.value is not None:
         return {"value_json": orjson.Fragment(record.value), "schema": record.schema}
     members: dict[str, object] = {**_bytes("value", record.value)}

@@ -1,4 +1,4 @@
-"""What the process of a worker runs: its parent starts it (`workers.member`), and nobody else."""
+"""What a worker's process runs: only its parent starts it (`workers.member`)."""
 
 import signal
 from collections.abc import Collection, Mapping
@@ -16,13 +16,13 @@ STDIN = 0
 
 
 def main() -> None:
-    """Serve as one of several until the parent stops this process, or is gone."""
-    # A hang-up before the replica can read its files again is no reason to end.
+    """Serve as one of several until the parent stops this process, or has ended."""
+    # A SIGHUP before the replica can reload must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     lines = read_lines(STDIN)
     line = next(lines, None)
     if line is None:
-        return  # the parent has ended already
+        return  # the parent has already ended
     orders = Orders.decode(line)
     Leash(lines, orders.settings.shutdown_seconds).start()
 

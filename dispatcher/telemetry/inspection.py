@@ -1,7 +1,7 @@
 """What a running replica is doing, in its log: SIGUSR1 writes the task tree and every `statistics()`.
 
-For the operator of a replica that behaves oddly, who has a shell and no debugger. `/status` and `/metrics` have what
-is watched all the time; this has all the rest.
+For the operator of a replica that behaves oddly, with a shell and no debugger. `/status` and `/metrics` have the
+figures that are watched all the time; this has everything else.
 """
 
 import logging
@@ -19,7 +19,7 @@ import trio
 log = structlog.get_logger(__name__)
 
 SLICE_TASKS = 500
-"""How many tasks are looked at before the loop has its next turn: about a millisecond."""
+"""How many tasks are examined before the loop has its next turn: about a millisecond."""
 
 _PACKAGE = __name__.partition(".")[0]
 _NOWHERE = "finished"
@@ -34,14 +34,14 @@ async def inspect_on_signal(
     """Write a report for each SIGUSR1, until cancelled; started when the signal no longer ends the process.
 
     The loop is free between slices of the task tree, and a worker thread writes the log: a stderr that nobody reads
-    holds up the report, and no subscriber.
+    holds up the report, but no subscriber.
 
     *Cancellation*: safe; the line under way may still be written.
 
     Args:
         roots: The objects from which all others that have `statistics()` are reached, by name.
-        sample: Statistics of objects that are many, such as a few subscribers, by name.
-        task_status: Of `trio.Nursery.start`.
+        sample: Takes the statistics of a sample of numerous objects, such as subscribers, by name.
+        task_status: See `trio.Nursery.start`.
     """
     with trio.open_signal_receiver(signal.SIGUSR1) as signals:
         task_status.started()
@@ -60,13 +60,13 @@ async def inspect(roots: Mapping[str, object], sample: Callable[[], Mapping[str,
 
 
 async def task_tree(slice_tasks: int = SLICE_TASKS) -> list[str]:
-    """The tasks of this process, one line for all of one parent that have a name and wait at one place.
+    """The tasks of this process; tasks of one parent with the same name that wait at the same place share a line.
 
-    The tree is read while tasks come and go: with more than `slice_tasks` of them it is not of one moment.
+    The tree is read while tasks start and end: with more than `slice_tasks` of them it is not a snapshot of one moment.
     """
     lines: list[str] = []
     root = trio.lowlevel.current_root_task()
-    # Depth, what tasks are called, where they wait, and those of them that have been found.
+    # Depth, the name of tasks, where they wait, and the tasks found.
     pending = [(0, root.name, _where(root), [root])] if root else []
     looked_at = 0
     while pending:
@@ -87,7 +87,7 @@ async def task_tree(slice_tasks: int = SLICE_TASKS) -> list[str]:
 
 
 def _where(task: trio.lowlevel.Task) -> str:
-    """The innermost line that is not Trio's own."""
+    """The innermost line that is not in Trio."""
     where = _NOWHERE
     for frame, line in task.iter_await_frames():
         module = frame.f_globals.get("__name__", "?")
@@ -99,7 +99,7 @@ def _where(task: trio.lowlevel.Task) -> str:
 def all_statistics(roots: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """The `statistics()` of each object of this package that attributes lead to, by its path; each object once.
 
-    Collections are not searched: what they hold may be many.
+    Collections are not searched: they may hold many objects.
     """
     pending = list(roots.items())
     seen: set[int] = set()
@@ -129,7 +129,7 @@ def _attributes(owner: object) -> Iterator[tuple[str, object]]:
 
 
 def _write(tree: list[str], found: Mapping[str, object]) -> None:
-    """Write one line for the tree and one for each object; at the level that is logged, or nobody would see them."""
+    """Write one line for the tree and one for each object, at a level that is logged."""
     level = max(logging.INFO, logging.getLogger().getEffectiveLevel())
     log.log(level, "task tree", tasks=tree)
     for path, statistics in found.items():
@@ -137,7 +137,7 @@ def _write(tree: list[str], found: Mapping[str, object]) -> None:
 
 
 def plain(value: object) -> Any:
-    """What a log line can hold of a value: names, numbers and text, however deep."""
+    """A value as a log line can hold it: names, numbers and text, however deep."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Enum):

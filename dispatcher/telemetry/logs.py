@@ -17,12 +17,12 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 
 
 def configure_logging(level: str, form: Literal["auto", "console", "json"], worker: str = "") -> None:
-    """Send every log line to stderr, one line each, without ever waiting for whoever reads it.
+    """Send every log line to stderr, one line each, without ever waiting for a reader.
 
     Args:
         level: Minimum level to log, such as ``info``.
         form: ``console`` for people, ``json`` for machines, ``auto`` by whether stderr is a terminal.
-        worker: The name of this process where it is one of several, for each line.
+        worker: The name of this process if it is one of several, for each line.
     """
     has_stderr = sys.stderr is not None  # without a descriptor 2 (`2>&-`) Python has none
     console = form == "console" or (form == "auto" and has_stderr and sys.stderr.isatty())
@@ -51,12 +51,12 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"], work
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # It logs each request at the level info; ours say what is worth knowing of them.
+    # It logs each request at the level info; our own lines are enough.
     logging.getLogger("httpx2").setLevel(level.upper() if level == "debug" else max(root.level, logging.WARNING))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            lines,  # early: a line that is left out costs nothing more
+            lines,  # early, so that a line that is left out costs nothing more
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -74,7 +74,7 @@ def _add_worker(
 
 
 def _escape(_logger: Any, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What clients and brokers say must not move a terminal's cursor or turn its text around; JSON escapes it."""
+    """Escape text from clients and brokers that would move a terminal's cursor or reverse text; JSON does so anyway."""
     for name, value in line.items():
         if isinstance(value, str) and not value.isprintable():
             line[name] = "".join(
@@ -84,5 +84,5 @@ def _escape(_logger: Any, _method: str, line: structlog.typing.EventDict) -> str
 
 
 def dropped_lines() -> int:
-    """Log lines that were never written, because nobody read those before."""
+    """The number of log lines that were dropped because nobody read the log."""
     return sum(handler.dropped_lines for handler in logging.getLogger().handlers if isinstance(handler, Outlet))

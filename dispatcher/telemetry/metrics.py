@@ -31,13 +31,13 @@ ROWS: Sequence[Row] = (
     ),
     counter(
         "dropped_log_lines",
-        "Log lines never written, because nobody read the log.",
+        "Log lines that were dropped because nobody read the log.",
         lambda _: dropped_lines(),
     ),
     counter("spans", "Spans of traced records.", lambda s: s.hub.times.spans),
     counter(
         "unsent_spans",
-        "Records that were sampled and got no span: too many at once, never dispatched, or their partition left.",
+        "Sampled records without a span: too many at once, never dispatched, or their partition left.",
         lambda s: s.hub.times.left_out,
     ),
     gauge("ack_subscribers", "Subscribers with ack=client.", lambda s: s.hub.acking.subscribers),
@@ -53,13 +53,13 @@ ROWS: Sequence[Row] = (
     ),
     counter(
         "acked_records",
-        "Records times subscribers that acknowledged them.",
+        "Acknowledgements: one for each record and each subscriber that acknowledged it.",
         lambda s: s.hub.acking.acked_records,
     ),
     counter("nacked_records", "Records that subscribers refused.", lambda s: s.hub.acking.nacked_records),
     counter(
         "passed_over_acks",
-        "Parts of acknowledgements that named records not sent, or partitions not here.",
+        "Parts of acknowledgements that named unsent records, or partitions that this replica does not have.",
         lambda s: s.hub.acking.passed_over,
     ),
     counter(
@@ -84,29 +84,29 @@ ROWS: Sequence[Row] = (
         "Connections that ended in their TLS handshake or PROXY header.",
         lambda s: s.access.server.failed_handshakes,
     ),
-    counter("refused_streams", "Requests for a stream over a limit of one client.", lambda s: s.access.limits.refused),
+    counter("refused_streams", "Requests for a stream above a limit per client.", lambda s: s.access.limits.refused),
     Row(
         CounterMetricFamily,
         "refused_requests",
-        "Requests refused, by reason: origin or host, token or grant, a wrong request, a limit, or no place left.",
+        "Refused requests, by reason: origin or host, token or grant, an invalid request, a limit, or no capacity.",
         ("reason",),
         lambda s: [((reason,), number) for reason, number in s.access.refusals.items()],
     ),
     Row(
         CounterMetricFamily,
         "ended_streams",
-        "Streams that ended, by how.",
+        "Ended streams, by how they ended.",
         ("why",),
         lambda s: [((str(why),), number) for why, number in s.access.endings.items()],
     ),
     counter(
         "unlogged_ended_streams",
-        "Ended streams that the access log had no room for.",
+        "Ended streams that the access log left out.",
         lambda s: s.access.unlogged_endings,
     ),
     gauge(
         "issuer_keys",
-        "Keys of the tokens' issuer that count now.",
+        "Keys of the tokens' issuer that are valid now.",
         lambda s: None if s.access.keys is None else s.access.keys.keys,
     ),
     counter(
@@ -116,7 +116,7 @@ ROWS: Sequence[Row] = (
     ),
     counter(
         "failed_issuer_key_fetches",
-        "Fetches that brought no keys; those before stay.",
+        "Failed fetches of the issuer's keys; the previous keys stay in use.",
         lambda s: None if s.access.keys is None else s.access.keys.failed,
     ),
     gauge("subscriber_addresses", "Addresses with subscribers.", lambda s: s.access.limits.addresses.holders),
@@ -166,7 +166,7 @@ ROWS: Sequence[Row] = (
     counter("schema_fetches", "Requests for schemas.", lambda s: s.pipeline.decoding.schemas.fetches),
     gauge(
         "schema_registry_up",
-        "Whether the schema registry gave the last answer that it was asked for.",
+        "1 if the schema registry answered the last request, otherwise 0.",
         lambda s: float(s.pipeline.decoding.schemas.unavailable is None),
     ),
     gauge("schema_waiting_partitions", "Partitions that wait for a schema.", lambda s: len(s.pipeline.held)),
@@ -181,7 +181,7 @@ ROWS: Sequence[Row] = (
     Row(
         CounterMetricFamily,
         "parked_records",
-        "Records that were left in Kafka because nobody present wanted them, or might have them.",
+        "Records left in Kafka because no present subscriber wanted them, or was allowed to have them.",
         ("topic",),
         lambda s: [((topic,), number) for topic, number in s.hub.parked_records.items()],
     ),
@@ -194,12 +194,12 @@ ROWS: Sequence[Row] = (
     ),
     gauge(
         "parking_full_partitions",
-        "Partitions with as many parked ranges as there may be: what is to be parked waits in memory.",
+        "Partitions with the maximum number of parked ranges: further records to be parked wait in memory.",
         lambda s: sum(parked.is_full for parked in s.hub.parked.values()),
     ),
     counter(
         "compression_input_bytes",
-        "Bytes before compression: a write counts once, however many subscribers it is for.",
+        "Bytes before compression: a write counts once, whatever the number of its subscribers.",
         lambda s: s.hub.encoder.compression.input_bytes if s.hub.encoder.compression else None,
     ),
     counter(
@@ -224,21 +224,21 @@ ROWS: Sequence[Row] = (
     Row(
         GaugeMetricFamily,
         "topic_degraded",
-        "1 for what is wrong with a topic, 0 for what is not; nothing while that is unknown.",
+        "1 for each reason why a topic is degraded, 0 for other reasons; absent while unknown.",
         ("topic", "reason"),
         lambda s: degraded(s.pipeline.topics.topics),
     ),
     Row(
         GaugeMetricFamily,
         "group_degraded",
-        "1 for what is wrong with the consumer group, 0 for what is not; nothing while that is unknown.",
+        "1 for each reason why the consumer group is degraded, 0 for other reasons; absent while unknown.",
         ("reason",),
         lambda s: [((reason,), value) for (_, reason), value in degraded({"": s.pipeline.topics.group})],
     ),
     counter("rebalances", "Times that partitions were revoked or lost.", lambda s: s.pipeline.rebalances),
     counter(
         "partition_restarts",
-        "Partitions fetched afresh because nothing came although their leader had records.",
+        "Times that fetching a partition was restarted because nothing arrived although its leader had records.",
         lambda s: s.pipeline.stalls.restarts,
     ),
     counter(
@@ -256,7 +256,7 @@ ROWS: Sequence[Row] = (
     Row(
         CounterMetricFamily,
         "invariant_violations",
-        "Violations of what must always hold. Anything but 0 is a bug.",
+        "Violations of invariants. Anything but 0 is a bug.",
         ("invariant",),
         lambda _: [((invariant,), number) for invariant, number in invariants.statistics().items()],
     ),
@@ -269,7 +269,7 @@ ROWS: Sequence[Row] = (
     Row(
         GaugeMetricFamily,
         "group_lag_records",
-        "Like lag_records; in standby of every partition, looked up every 10 s. Take the maximum over replicas.",
+        "Like lag_records; in standby for every partition, looked up every 10 s. Take the maximum over replicas.",
         ("topic", "partition"),
         lambda s: [
             ((tp.topic, str(tp.partition)), lag.lag_records)
@@ -282,7 +282,7 @@ ROWS: Sequence[Row] = (
     Row(
         GaugeMetricFamily,
         "followed_lag_records",
-        "Offsets from what was read of a followed partition to the end of its log, open transactions included.",
+        "Offsets from the next one to read to the end of a followed partition's log, open transactions included.",
         ("topic", "partition"),
         lambda s: [((tp.topic, str(tp.partition)), lag) for tp, lag in s.pipeline.following.lags.items()],
     ),
@@ -311,7 +311,7 @@ ROWS: Sequence[Row] = (
     Row(
         CounterMetricFamily,
         "dead_letters",
-        "Records written to a dead-letter topic and acknowledged by it, by their topic and why.",
+        "Records written to a dead-letter topic and acknowledged by its brokers, by their topic and reason.",
         ("topic", "reason"),
         lambda s: list(s.pipeline.undelivered.deadlines.letters.written.items()),
     ),
@@ -323,7 +323,7 @@ ROWS: Sequence[Row] = (
     Row(
         GaugeMetricFamily,
         "dead_letters_failing",
-        "1 for each dead-letter topic that refused the last record: it is missing, or may not be written.",
+        "1 for each dead-letter topic that refused the last record: it is missing, or writing to it is not allowed.",
         ("topic",),
         lambda s: [((topic,), 1) for topic in s.pipeline.undelivered.deadlines.letters.failing],
     ),

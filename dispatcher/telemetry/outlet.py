@@ -1,7 +1,7 @@
-"""Where log lines leave the process: never waited for by whoever logs.
+"""Writes log lines without making the code that logs wait.
 
-A pipe that nobody reads, or a terminal that was stopped, would hold the loop and with it every subscriber. So a thread
-writes, from a bounded queue. What does not fit is dropped and counted, and the next line that is written says so.
+A pipe that nobody reads, or a stopped terminal, would block the loop and with it every subscriber. So a thread writes,
+from a bounded queue. Lines that do not fit are dropped and counted, and the next line that is written says so.
 """
 
 import logging
@@ -17,16 +17,16 @@ MAX_QUEUED_BYTES = 1024 * 1024
 """Log lines waiting to be written. A full pipe holds 64 KiB by itself."""
 
 FLUSH_SECONDS = 1.0
-"""How long the end of the process waits for what is still queued."""
+"""How long the end of the process waits for queued lines."""
 
 
 class Outlet(logging.Handler):
     """Writes lines to a descriptor.
 
-    *Thread*: any may log.
+    *Thread*: any.
 
     Args:
-        descriptor: Where to write; None where there is nowhere to, which drops everything.
+        descriptor: Where to write; None drops everything.
     """
 
     def __init__(self, descriptor: int | None) -> None:
@@ -59,10 +59,10 @@ class Outlet(logging.Handler):
             if self._start():
                 self._condition.notify()
                 return
-        self._write_what_is_queued()  # no thread can be had, so the process is about to say so and to end
+        self._write_what_is_queued()  # no thread can be started, so the process is about to report that and to end
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's
-        """Count it: standard error, where logging would report it, may be what is full."""
+        """Count the line: standard error, where logging would report it, may be what is full."""
         with self._condition:
             self.dropped_lines += 1
 
@@ -106,7 +106,7 @@ class Outlet(logging.Handler):
                 line = (
                     orjson.dumps({"event": "log lines dropped", "level": "warning", "lines": unreported}) + b"\n" + line
                 )
-            with suppress(BlockingIOError):  # a descriptor that somebody else has set so: the line is lost
+            with suppress(BlockingIOError):  # another process made the descriptor non-blocking: the line is lost
                 self._write(line)
 
     def _write(self, line: bytes) -> None:
@@ -116,7 +116,7 @@ class Outlet(logging.Handler):
         except BlockingIOError:
             raise
         except OSError:
-            # Nobody will ever read it. The process serves on.
+            # Nobody will ever read it. The process continues to serve.
             with self._condition:
                 self.dropped_lines += 1 + len(self._lines)
                 self._descriptor = None

@@ -1,6 +1,6 @@
 """Bounds how often a client can make the process log: each kind of line has a budget.
 
-What is left out is counted, and the next line of that kind says how many there were.
+Lines that are left out are counted, and the next line of that kind says how many there were.
 """
 
 import logging
@@ -29,7 +29,7 @@ CLIENT_EVENTS = frozenset(
         "subscriber vanished",
     }
 )
-"""Events that a client can cause, by their names. Whatever Hypercorn logs is one of them, too."""
+"""Events that a client can cause, by their names. Everything that Hypercorn logs counts as one, too."""
 
 FOREIGN = "hypercorn"
 
@@ -43,7 +43,7 @@ class ClientLines:
         self._left_out: dict[str, int] = {}
 
     def left_out_before(self, kind: str) -> int | None:
-        """How many lines of a kind were left out since its last one; None: this one is, too."""
+        """The number of lines of a kind that were left out since its last one; None if this one is left out, too."""
         now = time.monotonic()
         with self._lock:
             budget = self._budgets.get(kind)
@@ -55,10 +55,10 @@ class ClientLines:
             return None
 
     def __call__(self, _logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Drop what is over its budget (a structlog processor).
+        """Drop a line that exceeds its budget (a structlog processor).
 
         Raises:
-            structlog.DropEvent: it is.
+            structlog.DropEvent: it does.
         """
         kind = event.get("event")
         if kind in CLIENT_EVENTS:

@@ -13,7 +13,7 @@ from dispatcher.sansio.topic_health import Condition, Reason
 from dispatcher.telemetry.snapshot import Snapshot
 
 Sample = tuple[Sequence[str], float]
-"""Values of the labels, and the number."""
+"""The values of the labels, and the number."""
 
 
 class Row(NamedTuple):
@@ -55,7 +55,7 @@ def by_partition(name: str, text: str, value: Callable[[PartitionLag], float | N
 
 
 def outlooks(name: str, text: str, value: Callable[[Outlook], float | None]) -> Row:
-    """A number for each partition whose retention was looked at."""
+    """A number for each partition whose retention was examined."""
 
     def samples(snapshot: Snapshot) -> Iterator[Sample]:
         for partition, outlook in snapshot.pipeline.undelivered.expiry.outlooks.items():
@@ -82,7 +82,7 @@ def undecided(lag: PartitionLag) -> int | None:
 
 
 def degraded(conditions: Mapping[str, Condition]) -> Iterator[Sample]:
-    """Of each name and reason 1 or 0; nothing of a name of which nothing is known."""
+    """For each name and reason 1 or 0; no samples for a name whose health is unknown."""
     for name, condition in conditions.items():
         if condition.healthy is not None:
             for reason in Reason:

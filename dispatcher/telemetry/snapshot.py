@@ -20,24 +20,24 @@ SHARE = 0.05
 """The share of one core that making pages may take under constant requests."""
 
 ALLOWANCE_SECONDS = 0.1
-"""What may be spent at once after a pause, so that people, probes and scrapers get a current page."""
+"""How much time may be spent at once after a pause, so that people, probes and scrapers get a current page."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessStatistics:
-    """What clients hold, and what they were refused."""
+    """The connections and streams of clients, and what was refused."""
 
     connections: int
     server: ServerStatistics = field(default_factory=ServerStatistics)
     limits: LimitsStatistics = field(default_factory=LimitsStatistics)
     refusals: Mapping[str, int] = field(default_factory=dict)
-    """Requests that were refused, by reason."""
+    """Refused requests, by reason."""
     endings: Mapping[str, int] = field(default_factory=dict)
-    """Streams that ended, by how."""
+    """Ended streams, by how they ended."""
     unlogged_endings: int = 0
-    """Of those the ones that the access log had no room for."""
+    """Ended streams that the access log left out."""
     keys: KeyringStatistics | None = None
-    """What is known of the issuer's keys; None where no token is needed."""
+    """The state of the issuer's keys; None if no token is needed."""
 
 
 @dataclass(frozen=True, slots=True)
