@@ -1,12 +1,13 @@
-"""What a subscription acknowledges: the longest run, in order of delivery, of which all is done.
+"""Acknowledges the longest run of records, in order of delivery, in which every record is done.
 
 Rules of this module:
 
-* The position to resume from is that of the run: what is not in it comes again after a reconnect.
-* A record that comes again is not handed out twice. If it was done, it is acknowledged again; if it was refused and no
-  answer came, it is refused again.
-* Of a log that was made again nothing is acknowledged any more: its offsets would name records of the new one.
-* Acknowledgements are cumulative: one task sends the newest, when all that came is done, or a moment after the first.
+* The position to resume from is the end of the run: records after it are sent again after a reconnect.
+* A record that arrives again is not handed out twice. If it was done, it is acknowledged again; if it was refused
+without an answer, it is refused again.
+* After a topic is recreated, records of the old log are not acknowledged: their offsets would name records of the new
+one.
+* Acknowledgements are cumulative: one task sends the newest, as soon as everything received is done, or after a moment.
 """
 
 from collections import deque
@@ -23,8 +24,8 @@ from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
 
 GATHER_SECONDS = 0.005
-"""How long an acknowledgement waits for those that follow it, while more that came is to be done: a loop over a message
-of 500 records would send 500 of them."""
+"""How long an acknowledgement waits for later ones while received records are not done: otherwise a loop over a message
+of 500 records would send 500 acknowledgements."""
 
 FLUSH_SECONDS = 2.0
 """How long the end of a subscription waits until its last acknowledgement is sent."""
@@ -39,10 +40,10 @@ class _Delivered:
 
 
 class Acks:
-    """One subscription's.
+    """The acknowledgements of one subscription.
 
     Args:
-        position: What was done before.
+        position: The position that was done before.
         say: Sends a message on the present connection, if there is one.
     """
 
@@ -50,31 +51,31 @@ class Acks:
         self._say = say
         self._run = ResumePosition(position)
         self._order: deque[_Delivered] = deque()
-        """What came and is not in the run, as it came."""
+        """Received items after the run, in order."""
         self._open: dict[tuple[TopicPartition, int], _Delivered] = {}
-        """The records among it that are not done."""
+        """The records among them that are not done."""
         self._refused: dict[tuple[TopicPartition, int], str] = {}
         """Records that were refused, with the reason, until the server has answered."""
         self._due: dict[TopicPartition, int] = {}
-        """What the next acknowledgement names."""
+        """The offsets of the next acknowledgement."""
         self._due_refusals: dict[tuple[TopicPartition, int], str] = {}
         self._wake_up = trio.Event()
         self._sending = trio.Lock()
 
     @property
     def position(self) -> str:
-        """Where to resume."""
+        """The position to resume from."""
         return self._run.format()
 
     @property
     def outstanding(self) -> int:
-        """Records that came and are not done."""
+        """Number of received records that are not done."""
         return len(self._open)
 
-    # What came.
+    # Called for received items.
 
     def came(self, item: Record | Gap | Heartbeat) -> None:
-        """A record, a gap or a position has come for the first time."""
+        """Note a record, gap or position that was received for the first time."""
         if isinstance(item, Gap) and item.reason == "recreated":
             self._forget(partition_of(item))
         is_record = isinstance(item, Record)
@@ -85,7 +86,7 @@ class Acks:
         self._advance()
 
     def came_again(self, record: Record) -> None:
-        """A record has come that came before: the server does not know what became of it."""
+        """Note a repeated record: the server does not know whether it is done."""
         name = _name(record)
         if name in self._refused:
             self._due_refusals[name] = self._refused[name]
@@ -104,15 +105,15 @@ class Acks:
         if self._refused.pop((partition, offset), None) is not None:
             self._finish((partition, offset))
 
-    # What the caller says.
+    # Called for the caller.
 
     def done(self, record: Record) -> None:
-        """A record is done; one that is done already, or was refused, stays as it is."""
+        """Mark a record as done, unless it is already done or refused."""
         if self._is_open(record) and _name(record) not in self._refused:
             self._finish(_name(record))
 
     def refuse(self, record: Record, reason: str) -> None:
-        """A record cannot be processed; it is done when the server answers."""
+        """Refuse a record that cannot be processed; it is done when the server answers."""
         name = _name(record)
         if self._is_open(record):
             self._refused[name] = self._due_refusals[name] = reason
@@ -130,8 +131,8 @@ class Acks:
             await self.send()
 
     async def send(self) -> None:
-        """Send what is due now; without a connection nothing is, and what comes again is due again."""
-        # Whoever sends last finds all that was due before sent.
+        """Send what is due now: nothing without a connection. Records that arrive again become due again."""
+        # The last of several senders finds everything that was due already sent.
         async with self._sending:
             refusals, self._due_refusals = self._due_refusals, {}
             for (partition, offset), reason in refusals.items():
@@ -149,12 +150,12 @@ class Acks:
             self._advance()
 
     def _is_open(self, record: Record) -> bool:
-        """Whether it is not done yet; a record of a log that is gone may have the name of another one."""
+        """Whether it is not done yet. A record of a deleted log may have the same offset as another one."""
         delivered = self._open.get(_name(record))
         return delivered is not None and delivered.item == record
 
     def _forget(self, partition: TopicPartition) -> None:
-        """The log of a partition is gone, and with it what there was to say of its records."""
+        """Forget a partition whose log is gone: nothing can be acknowledged for its records."""
         for delivered in self._order:
             if isinstance(delivered.item, Record) and partition_of(delivered.item) == partition:
                 delivered.is_done = delivered.is_gone = True
@@ -164,7 +165,7 @@ class Acks:
         self._due.pop(partition, None)
 
     def _advance(self) -> None:
-        """Take into the run what is done at the beginning of the order."""
+        """Extend the run by the items that are done."""
         while self._order and self._order[0].is_done:
             delivered = self._order.popleft()
             item = delivered.item

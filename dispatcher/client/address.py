@@ -1,4 +1,4 @@
-"""Where to subscribe: the URL as people write it, turned into a request."""
+"""Turns a URL, as people write it, into a request."""
 
 import json
 import re
@@ -27,7 +27,7 @@ _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One place to connect to, and what to ask for there."""
+    """An address to connect to, and the request to send there."""
 
     secure: bool
     host: str
@@ -39,7 +39,7 @@ class Address:
 
     @property
     def origin(self) -> tuple[bool, str, int]:
-        """Credentials are for this alone."""
+        """The origin, to which credentials are bound."""
         return self.secure, self.host, self.port
 
     @property
@@ -50,15 +50,15 @@ class Address:
 
     @property
     def url(self) -> str:
-        """As errors show it, without credentials."""
+        """The URL as errors show it, without credentials."""
         return f"{'https' if self.secure else 'http'}://{self.authority}{self.target}"
 
     def with_since(self, since_ms: int) -> "Address":
-        """The same, asking that partitions without a position begin at this time, unless it asks for one already."""
+        """The same request, with this start time for partitions without a position, unless it already has one."""
         path, _, query = self.target.partition("?")
         parameters = parse_qsl(query, keep_blank_values=True)
         if ("since", "now") in parameters:
-            parameters.remove(("since", "now"))  # the first attempt's, not that of a later one
+            parameters.remove(("since", "now"))  # "now" means the time of the first attempt, not of a later one
         if any(name in {"since", "last"} for name, _ in parameters):
             return self
         return replace(self, target=f"{path}?{urlencode([*parameters, ('since', since_ms)])}")
@@ -67,7 +67,7 @@ class Address:
         """The target of a redirect; credentials are dropped if it leads to another origin.
 
         Raises:
-            WrongAddressError: it leads nowhere, or from TLS to none.
+            WrongAddressError: the target is not a URL, or the redirect leads from TLS to plain HTTP.
         """
         try:
             joined = urljoin(self.url, location)
@@ -82,12 +82,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionRequest:
-    """What a URL and its options amount to."""
+    """A request, made from a URL and options."""
 
     address: Address
     transport: Transport
     position: dict[TopicPartition, int]
-    """What was seen before."""
+    """The offsets that were seen before."""
 
 
 def read_address(
@@ -109,16 +109,16 @@ def read_address(
     """Combine the URL and the options into one request; options override the URL's query.
 
     Args:
-        url: As people write it.
-        transport: How to read.
-        topics: What to read.
+        url: The URL, as people write it.
+        transport: The transport.
+        topics: The topics to read.
         since: Where to begin.
         last_event_id: Where to resume.
-        scope: Of which replicas.
-        observe: Whether to look on only.
-        last: How many of the newest records.
-        decode: What values are to be decoded to.
-        wanted: Which records, as `filter_parameters` has them.
+        scope: The scope of the partitions.
+        observe: Whether to observe only.
+        last: How many of the newest records to begin with.
+        decode: The format that values are decoded to.
+        wanted: The filter, as `filter_parameters` returns it.
         window: How many records may be outstanding, with `acks`.
         window_bytes: How many bytes of them.
         acks: Whether the client acknowledges.
@@ -147,7 +147,7 @@ def read_address(
         query.append(("since", _time(since)))
     elif "since" in given:
         query.append(("since", given["since"]))
-    # The position goes in a header: the one in the address would be as of the beginning, for ever.
+    # The position is sent in a header: in the address it would never change.
     replaced = {"topic", "since", "last_event_id", "format"}
     observed = None if observe is None else str(int(observe))
     asked = {"scope": scope, "observe": observed, "last": last, "decode": decode}
@@ -173,7 +173,7 @@ def filter_parameters(
     fields: Mapping[str, str | Iterable[str]] | None = None,
     record_filter: Mapping[str, Any] | Iterable[Any] | str | None = None,
 ) -> list[tuple[str, str]]:
-    """Which records to send, as query parameters (docs/filters.md). The server checks what they say.
+    """The filter as query parameters (docs/filters.md). The server checks their meaning.
 
     Raises:
         WrongAddressError: a name cannot be written as a parameter, or a filter not as JSON.
@@ -218,7 +218,7 @@ def _split(url: str) -> tuple[Address, SplitResult, list[tuple[str, str]]]:
 
 
 def _host(name: str, url: str) -> str:
-    """As it goes into the request and to the name server: an address, or an ASCII name (RFC 3490)."""
+    """The host as the request and the name server need it: an address, or an ASCII name (RFC 3490)."""
     try:
         if ":" in name:
             IPv6Address(name)
@@ -247,7 +247,7 @@ def checked_seconds(**named: float) -> None:
     """Check times to wait.
 
     Raises:
-        WrongAddressError: one is negative, or no number.
+        WrongAddressError: a time is negative, or not a number.
     """
     for name, seconds in named.items():
         if not seconds >= 0:
@@ -258,5 +258,5 @@ def _time(since: str | int | datetime) -> str:
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise WrongAddressError(f"since {since.isoformat()} has no time zone")
-        return since.astimezone(UTC).isoformat()  # RFC 3339 has no zone with seconds, as old local times have
+        return since.astimezone(UTC).isoformat()  # RFC 3339 has no zones with seconds, which some old local times have
     return str(since)

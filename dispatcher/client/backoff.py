@@ -1,6 +1,6 @@
-"""How long to wait before the next attempt: exponential, with full jitter, never at once for long.
+"""The wait before the next attempt: exponential, with full jitter, and never zero for many attempts in a row.
 
-*Source*: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: of the ways to spread clients, full
+*Source*: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: of all ways to spread clients, full
 jitter causes the least work for the server.
 
 ``client.js`` has the same rules; docs/protocol.md, "When to reconnect", states them.
@@ -9,13 +9,13 @@ jitter causes the least work for the server.
 from collections.abc import Callable
 
 LIVED_SECONDS = 5.0
-"""A stream that lasted this long after its first state worked: what failed before it is forgotten."""
+"""A stream that lasted this long after its first state has worked: earlier failures are forgotten."""
 
 QUICK_ATTEMPTS = 3
-"""Attempts in a row that may follow each other as the server asks, even at once."""
+"""How many attempts in a row may follow each other as fast as the server asks."""
 
 FLOOR_SECONDS = 1.0
-"""After those no wait is shorter than this, whatever the server says; with jitter up to twice as long."""
+"""After those, no wait is shorter than this, whatever the server says; with jitter it may be twice as long."""
 
 
 class Backoff:
@@ -33,9 +33,9 @@ class Backoff:
         self._random = random
         self._began_at: float | None = None
         self._short = 0
-        """Attempts in a row whose stream did not live for a while, or that brought none."""
+        """Attempts in a row without a stream that lasted for a while."""
         self.failures = 0
-        """Attempts in a row that brought no state."""
+        """Attempts in a row that received no state."""
 
     def set_base(self, seconds: float) -> None:
         """The server sent ``retry:``."""
@@ -51,9 +51,9 @@ class Backoff:
         """The attempt is over; returns how many seconds to wait before the next one.
 
         Args:
-            now: On the same clock as that of `began`.
-            asked_seconds: What the server asked for. A wait of zero, which it asks of clients that were too slow, is
-                honoured the first time only.
+            now: The time, on the same clock as for `began`.
+            asked_seconds: The wait that the server asked for. A wait of zero, which it asks of clients that were too
+                slow, is honoured the first time only.
         """
         began_at, self._began_at = self._began_at, None
         if began_at is None:
@@ -64,7 +64,7 @@ class Backoff:
         if asked_seconds or (asked_seconds is not None and self._short == 1):
             seconds = asked_seconds
         else:
-            # 2.0 ** 30 times any base is above any limit.
+            # 2.0 ** 30 times any base is above every limit.
             seconds = self._random() * min(self._max_seconds, self._base_seconds * 2.0 ** min(self._short - 1, 30))
         if self._short > QUICK_ATTEMPTS:
             seconds = max(seconds, min(FLOOR_SECONDS, self._max_seconds) * (1 + self._random()))

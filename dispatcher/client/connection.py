@@ -1,9 +1,9 @@
-"""One attempt after the other: connect, follow redirects, read until the connection ends.
+"""Makes one attempt after another: connects, follows redirects, and reads until the connection ends.
 
 Rules of this module:
 
-* A deadline guards every wait for the server, none guards a wait for the caller.
-* Whatever a server does ends an attempt with an `Outcome`; nothing else is raised.
+* Every wait for the server has a deadline; waits for the caller have none.
+* Whatever a server does, an attempt ends with an `Outcome`; nothing is raised.
 """
 
 import logging
@@ -40,19 +40,19 @@ log = logging.getLogger("dispatcher.client")
 RECEIVE_BYTES = 64 * 1024
 MAX_REDIRECTS = 5
 HEARTBEAT_SECONDS = 15.0
-"""Until a state names it."""
+"""The heartbeat interval until a state names it."""
 
 
 class Connector:
     """Makes the attempts of a subscription.
 
     Args:
-        request: Where, and what is asked for.
+        request: The address and the request.
         headers: Sent with every request, but not to another origin after a redirect.
-        ssl_context: For TLS; None for the system's certificates.
-        connect_timeout_seconds: From the look-up of the name to the head of the response.
-        deliver: Takes what was received, in order.
-        tokens: What goes into ``Authorization``, likewise to no other origin.
+        ssl_context: The TLS context; None uses the system's certificates.
+        connect_timeout_seconds: Maximum time from the look-up of the name to the head of the response.
+        deliver: Takes received items, in order.
+        tokens: Tokens for ``Authorization``, likewise not sent to another origin.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class Connector:
         self._deliver = deliver
         self._first_attempt: FirstAttempt | None = None
         self._open: tuple[ByteStream, Transport] | None = None
-        """The stream that was begun."""
+        """The open stream."""
         self._sending = trio.Lock()
         self.attempts = 0
         self.received_bytes = 0
 
     async def say(self, text: str) -> bool:
-        """Send a message on the stream; returns whether there was one. What breaks it shows when it is read.
+        """Send a message on the stream; returns whether there is one. A broken stream is noticed when it is read.
 
-        *Backpressure*: waits while the server does not read. *Cancellation*: the connection may have a part of it.
+        *Backpressure*: waits while the server does not read. *Cancellation*: a part of it may have been sent.
         """
         return await self._send(lambda transport: transport.message_bytes(text))
 
     async def leave(self) -> bool:
-        """Tell the server that the client leaves, after all that was said; returns whether it is to be heard of.
+        """Announce that the client leaves, after all earlier messages; returns whether the server will answer.
 
         *Backpressure*, *cancellation*: as for `say`.
         """
@@ -94,7 +94,7 @@ class Connector:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a stream."""
+        """Whether a stream is open."""
         return self._open is not None
 
     async def _send(self, make: Callable[[Transport], bytes]) -> bool:
@@ -102,18 +102,18 @@ class Connector:
             if self._open is None:
                 return False
             stream, transport = self._open
-            # A connection that is closing takes nothing more.
+            # A closing connection accepts nothing more.
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError, ProtocolError):
                 await stream.send_all(make(transport))
         return True
 
     async def attempt(self, position: str) -> Reconnect | Fail:
-        """One attempt, redirects and all.
+        """Make one attempt, including redirects.
 
         *Cancellation*: safe, no connection stays open.
 
         Args:
-            position: Where to resume, empty for nowhere.
+            position: The position to resume from; empty if there is none.
         """
         self.attempts += 1
         address, headers = self._request.address, self._headers
@@ -129,7 +129,7 @@ class Connector:
         if self._first_attempt is None:
             self._first_attempt = FirstAttempt(time.time() * 1000)
         elif not position:
-            # Records that were dispatched meanwhile, perhaps to an earlier connection, are sent again.
+            # Records dispatched meanwhile, perhaps to an earlier connection, are sent again.
             address = address.with_since(self._first_attempt.since_ms)
         for _ in range(MAX_REDIRECTS + 1):
             transport = make_transport(self._request.transport, address, position, headers)
@@ -166,7 +166,7 @@ class Connector:
                 hang_up(stream)
 
     async def _listen(self, stream: ByteStream, transport: Transport, deadline: float) -> Outcome:
-        """Deliver what is received until the connection ends."""
+        """Deliver received items until the connection ends."""
         opened = False
         heartbeat_seconds = HEARTBEAT_SECONDS
         while True:
@@ -183,7 +183,7 @@ class Connector:
             self.received_bytes += len(data)
             received = _read(transport, data)
             if replies := transport.to_send():
-                # Before the caller has its time. If it cannot be sent, reading will show why.
+                # Before the caller runs. If it cannot be sent, reading will show why.
                 with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
                     async with self._sending:
                         await stream.send_all(replies)
@@ -212,7 +212,7 @@ def _read(transport: Transport, data: bytes) -> list[Received]:
     except (WrongServerError, MalformedPositionError):
         raise
     except Exception as error:
-        # This runs in somebody else's process, which must survive any bytes that confuse a parser below us.
+        # This runs in the user's process, which must survive any bytes that confuse a parser below us.
         log.debug("what the server sent cannot be read", exc_info=True)
         raise MalformedMessageError(f"what the server sent cannot be read: {error!a}") from error
 
@@ -220,7 +220,7 @@ def _read(transport: Transport, data: bytes) -> list[Received]:
 def _cannot_connect(error: OSError | trio.BrokenResourceError) -> Reconnect | Fail:
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) or cause.__cause__ is not None:
-        # trio says that all addresses failed, and why each did below it.
+        # Trio's error says that all addresses failed; the exceptions in it say why.
         cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Fail(WrongServerError(f"its certificate is not trusted: {cause.verify_message}"))

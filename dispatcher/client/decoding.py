@@ -1,7 +1,7 @@
-"""Reads what a dispatcher says (docs/protocol.md), the same for both transports.
+"""Parses what a dispatcher sends (docs/protocol.md), in the same way for both transports.
 
-What a later version may add is ignored; what this version promises and does not keep is a `MalformedMessageError`.
-Nothing of it is trusted: topics, partitions and offsets are within Kafka's own limits before anybody sees them.
+Additions of later versions are ignored; anything that violates this version's protocol is a `MalformedMessageError`.
+Nothing is trusted: topics, partitions and offsets are checked against Kafka's own limits before they are passed on.
 """
 
 from base64 import b64decode
@@ -31,10 +31,10 @@ from dispatcher.sansio.compact_position import MARK, MAX_OFFSET, MAX_PARTITION
 from dispatcher.sansio.position import is_topic
 
 MIN_HEARTBEAT_SECONDS = 0.01
-"""A server that announces less is not cut off for it."""
+"""Minimum heartbeat interval, so that a server that announces less is not cut off."""
 
 MAX_TIME = 2**63 - 1
-"""Kafka's timestamps have 64 bits, as its offsets have."""
+"""Kafka's timestamps have 64 bits, like its offsets."""
 
 _NAMES = {"streaming": "live", "catching-up": "", "rebalancing": "", "waiting": "", "broker-down": "", "standby": ""}
 
@@ -45,7 +45,7 @@ def read_event(event: ServerEvent) -> list[Received]:
     """One block of an SSE stream with ``format=envelope``.
 
     Raises:
-        MalformedMessageError: no dispatcher says this.
+        MalformedMessageError: no dispatcher sends this.
     """
     heard: list[Received] = []
     if event.retry_ms is not None:
@@ -64,7 +64,7 @@ def read_message(text: str) -> list[Received]:
     """One message of a WebSocket.
 
     Raises:
-        MalformedMessageError: no dispatcher says this.
+        MalformedMessageError: no dispatcher sends this.
     """
     message = _object(text)
     kind = message.get("type")
@@ -104,7 +104,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _topic(payload: Mapping[str, Any]) -> str:
-    """Names go on into the next request and to people: only what Kafka itself allows is taken."""
+    """A topic's name, which later requests and people are shown: only names that Kafka allows are accepted."""
     topic = payload["topic"]
     if not isinstance(topic, str) or not is_topic(topic):
         raise ValueError("no topic has this name")
@@ -116,14 +116,14 @@ def _integer(payload: Mapping[str, Any], name: str, least: int, most: int) -> in
 
 
 def _number(value: Any, name: str, least: int, most: int) -> int:
-    # Neither a boolean, nor text, nor a fraction.
+    # Not a boolean, text or a fraction.
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} is not a number from {least} to {most}")
     return value
 
 
 def _record(payload: Mapping[str, Any]) -> list[Received]:
-    """A record, and the position after it where its id does not begin with the record's own pair."""
+    """A record, and the position after it if its id does not begin with the record's own pair."""
     topic, partition = _topic(payload), _integer(payload, "partition", 0, MAX_PARTITION)
     offset = _integer(payload, "offset", 0, MAX_OFFSET)
     event_id = payload.get("id") or ""

@@ -1,4 +1,4 @@
-"""Opens connections: TCP, and TLS where the address says so."""
+"""Opens connections: TCP, with TLS if the address requires it."""
 
 import ssl
 
@@ -10,12 +10,12 @@ ByteStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 async def dial(address: Address, context: ssl.SSLContext | None) -> ByteStream:
-    """Connect; the slower of the host's addresses are tried a quarter of a second later (RFC 8305).
+    """Connect; each further address of the host is tried a quarter of a second later (RFC 8305).
 
     *Cancellation*: safe, nothing stays open.
 
     Raises:
-        OSError: nobody answers there, or the name is not known.
+        OSError: nothing answers there, or the name is unknown.
         trio.BrokenResourceError: the TLS handshake failed; its cause is the ``ssl.SSLError``.
     """
     plain = await trio.open_tcp_stream(address.host, address.port)
@@ -33,6 +33,6 @@ async def dial(address: Address, context: ssl.SSLContext | None) -> ByteStream:
 
 
 def hang_up(stream: ByteStream) -> None:
-    """Close without a word, and without waiting: there is nothing that the server would need to know."""
+    """Close without a message, and without waiting: the server needs none."""
     plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     plain.socket.close()

@@ -1,4 +1,4 @@
-"""What a subscription raises when reconnecting cannot help; whatever passes by itself is a state with a reason."""
+"""Errors of a subscription that reconnecting cannot cure; temporary failures are states with a reason."""
 
 from typing import ClassVar
 
@@ -6,31 +6,31 @@ from dispatcher.errors import DispatcherError
 
 
 class SubscriptionError(DispatcherError):
-    """The subscription is over, and doing the same again would end the same way."""
+    """The subscription is over, and an identical one would end in the same way."""
 
     retriable: ClassVar[bool] = False
 
 
 class WrongAddressError(SubscriptionError, ValueError):
-    """The URL, or something else that was asked for, cannot be right; nothing was sent."""
+    """The URL or another argument is invalid; nothing was sent."""
 
 
 class WrongServerError(SubscriptionError):
-    """Something answers there that is not a dispatcher: a page, another protocol, an untrusted certificate."""
+    """The server is not a dispatcher: it sends a page, another protocol, or an untrusted certificate."""
 
 
 class MalformedMessageError(WrongServerError):
-    """The server sent something that no dispatcher sends. The subscription reconnects, and says so as a state."""
+    """The server sent something that no dispatcher sends. The subscription reconnects, and reports this as a state."""
 
     retriable = True
 
 
 class RefusedError(SubscriptionError):
-    """The server will not serve this request: the request has to change.
+    """The server refuses this request: the request has to change.
 
     Args:
-        reason: In the server's own words, where it had some.
-        status: The HTTP status, None when the connection was closed with a code.
+        reason: The server's own words, if it sent any.
+        status: The HTTP status; None if the connection was closed with a code.
         code: The code of the goodbye or of the close frame (docs/protocol.md, "Codes"), None for an HTTP status.
     """
 
@@ -47,4 +47,4 @@ class NotAllowedError(RefusedError):
 
 
 class UnreachableError(SubscriptionError):
-    """The allowed number of attempts in a row brought nothing; the message has the reason of the last one."""
+    """The allowed number of attempts in a row failed; the message has the reason of the last one."""

@@ -1,4 +1,4 @@
-"""What a subscription hands out, and what its transports hear for it."""
+"""The events of a subscription, and those that its transports receive for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,30 +21,31 @@ class Record:
     id: str
     """The event id: the position of the whole stream as of this record, its own partition first.
 
-    Where the server gives one position for several records, the others have their own partition alone: store
+    If the server sends one position for several records, the others name only their own partition: store
     `Subscription.position`, not this.
     """
     topic: str
     partition: int
     offset: int
     timestamp_ms: int | None
-    """Milliseconds since the epoch, None when the record has none; some producers write another unit (`timestamps`)."""
+    """Milliseconds since the epoch; None if the record has no timestamp. Some producers use another unit
+    (`timestamps`)."""
     key: bytes | None
     value: bytes | None
-    """None is a tombstone. Of a topic that the server decodes it is JSON, unless there is a `decode_error`."""
+    """None is a tombstone. If the server decodes the topic, it is JSON, unless there is a `decode_error`."""
     headers: tuple[tuple[str, bytes | None], ...] = ()
     schema: Mapping[str, Any] | None = None
-    """Of a topic that the server decodes: ``id``, ``type`` and ``name`` of the value's schema."""
+    """``id``, ``type`` and ``name`` of the value's schema, if the server decodes the topic."""
     decode_error: str | None = None
     """Why the server could not decode the value."""
 
     @property
     def text(self) -> str:
-        """The value as text; what is not UTF-8 shows as U+FFFD, a tombstone is empty."""
+        """The value as text; bytes that are not UTF-8 become U+FFFD, and a tombstone is empty."""
         return (self.value or b"").decode(errors="replace")
 
     def json(self) -> Any:
-        """The value read as JSON; None for a tombstone.
+        """The value parsed as JSON; None for a tombstone.
 
         Raises:
             orjson.JSONDecodeError: it is not JSON.
@@ -54,53 +55,54 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Offsets that will not come (docs/protocol.md, "SSE"); never silent, and never a reason to stop."""
+    """Offsets that will not be sent (docs/protocol.md, "SSE"). A subscription reports each gap, and continues."""
 
     topic: str
     partition: int
     from_offset: int
     to_offset: int
-    """The last one that is missing."""
+    """The last missing offset."""
     reason: str
-    """``expired``, ``truncated`` or ``recreated``: what each means is in the protocol."""
+    """``expired``, ``truncated`` or ``recreated``, as the protocol defines them."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """How the subscription does, in words that people can be shown.
 
-    The server's states go by their own names, but for ``streaming``, which is ``live`` here. ``connecting`` is the
+    The server's states have their own names, except ``streaming``, which is ``live`` here. ``connecting`` is the
     first attempt; ``reconnecting`` is every later one and the wait before it; ``closed`` is for good.
     """
 
     name: StateName
     reason: str = ""
-    """Why, where there is something to say."""
+    """The reason, if there is one."""
     replica: str | None = None
-    """The replica that said so, None while there is none."""
+    """The replica that reported it; None while there is none."""
     assigned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Partitions of the replica by topic."""
     partitions: Mapping[str, int] = field(default_factory=dict)
-    """How many partitions each topic has, where the replica says so; more than `assigned` are elsewhere."""
+    """The number of partitions of each topic, if the replica reports it; those not in `assigned` are on other
+    replicas."""
     scope: str | None = None
-    """``replica`` or ``topic``, as the replica says."""
+    """``replica`` or ``topic``, as the replica reports."""
     resumable: bool = True
-    """Whether each id names all partitions of the stream; where not, the client's own position does."""
+    """Whether each id names all partitions of the stream; if not, the client's own position does."""
     retry_in_seconds: float | None = None
-    """How long until the next attempt, while waiting for it."""
+    """The time until the next attempt, while waiting for it."""
 
 
-# What follows stays inside: transports hear it and the subscription acts on it.
+# The following are internal: transports receive them, and the subscription acts on them.
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The server has agreed to stream."""
+    """The server has begun a stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dated:
-    """The server has answered, stream or not, and this is the time by its clock."""
+    """The server has answered, with a stream or not; this is the time on its clock."""
 
     server_ms: float
 
@@ -111,45 +113,45 @@ class StateReceived:
 
     state: State
     heartbeat_seconds: float | None
-    """How often the server gives a sign of life at least, None when it does not say."""
+    """Maximum time between two signs of life of the server; None if it does not say."""
     id: str = ""
-    """The position at which the stream begins, with the first state alone; it names no record."""
+    """The position at which the stream begins, in the first state only; it names no record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A sign of life, or the position of a first state or of a whole message: it moves the position alone."""
+    """A sign of life, or the position of a first state or of a whole message: it only moves the position."""
 
     id: str
-    """A position to resume from, empty while there is none."""
+    """A position to resume from; empty while there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """The token of the stream is about to end; a WebSocket may send another one."""
+    """The token of the stream is about to expire; a WebSocket may send another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nacked:
-    """The server is done with a record that was refused."""
+    """The server has handled a refused record."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class RetryTime:
-    """How long the server wants clients to wait before they come back."""
+    """How long the server wants clients to wait before they reconnect."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """The connection is over; another one may do better."""
+    """The connection is over; another one may succeed."""
 
     reason: str
     after_seconds: float | None = None
-    """When the server said so; None leaves it to the backoff."""
+    """The wait that the server asked for; None leaves it to the backoff."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +163,17 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Coming back cannot help."""
+    """Reconnecting cannot help."""
 
     error: SubscriptionError
 
 
 Outcome = Reconnect | Redirect | Fail
-"""How a connection ended: the last thing that is heard of it."""
+"""How a connection ended: always its last item."""
 
 Received = Dated | Opened | Record | Gap | StateReceived | Heartbeat | RetryTime | Expiring | Nacked | Outcome
 
 
 def partition_of(item: Record | Gap) -> TopicPartition:
-    """Where it belongs."""
+    """Its partition."""
     return TopicPartition(item.topic, item.partition)

@@ -1,4 +1,4 @@
-"""What the end of a connection means: come back, and when; go elsewhere; or give up.
+"""Decides what the end of a connection means: reconnect, and when; go elsewhere; or give up.
 
 *Source*: the tables "Codes" and "Limits and refusals" of docs/protocol.md.
 """
@@ -15,15 +15,15 @@ from dispatcher.client.errors import NotAllowedError, RefusedError, WrongServerE
 from dispatcher.client.events import Fail, Outcome, Reconnect, Redirect
 
 MAX_ASKED_SECONDS = 3600.0
-"""A server that wants to be left alone for longer is asked again after this."""
+"""Maximum wait, even if a server asks for a longer one."""
 
 _AT_ONCE = {4408}
 _FOR_GOOD = {1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403}
-"""Every other code passes, also those that only a later version knows."""
+"""Codes after which a client must not reconnect. All others are temporary, including those of later versions."""
 
 _NOT_ALLOWED = {401, 403, 4401, 4403}
 _PASSING = {408, 425, 429}
-"""Statuses of clients' errors that pass by themselves."""
+"""Client error statuses that are temporary."""
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 
@@ -32,9 +32,9 @@ def closed(code: int, reason: str, retry_seconds: float | None = None) -> Reconn
     """The server ended the stream with a goodbye, or a close frame.
 
     Args:
-        code: Of either.
-        reason: In the server's words.
-        retry_seconds: When to come back, where the goodbye told.
+        code: The code in either.
+        reason: The server's words.
+        retry_seconds: The wait that the goodbye asks for, if it does.
     """
     if code in _FOR_GOOD:
         kind = NotAllowedError if code in _NOT_ALLOWED else RefusedError
@@ -45,12 +45,12 @@ def closed(code: int, reason: str, retry_seconds: float | None = None) -> Reconn
 
 
 def answered(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
-    """The server answered with something else than a stream.
+    """The server answered with something other than a stream.
 
     Args:
-        status: The HTTP status; 200 and 204 are wrong here, too.
-        headers: By lower-case name.
-        body: Its beginning.
+        status: The HTTP status; even 200 and 204 are wrong here.
+        headers: The headers, by lower-case name.
+        body: The beginning of the body.
     """
     if status in _REDIRECTS:
         location = headers.get("location")
@@ -66,7 +66,7 @@ def answered(status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
 
 
 def server_time_ms(headers: Mapping[str, str]) -> float | None:
-    """What ``Date`` says (RFC 9110, section 6.6.1), in milliseconds since the epoch; None where it says nothing."""
+    """The time in ``Date`` (RFC 9110, section 6.6.1), in milliseconds since the epoch; None if there is none."""
     try:
         return parsedate_to_datetime(headers["date"]).timestamp() * 1000
     except (ValueError, TypeError, KeyError, OverflowError):
@@ -74,7 +74,7 @@ def server_time_ms(headers: Mapping[str, str]) -> float | None:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` (RFC 9110, section 10.2.3); a date counts from the ``Date`` of the same answer."""
+    """``Retry-After`` (RFC 9110, section 10.2.3); a date is relative to the ``Date`` of the same response."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdecimal():
         return _bounded(float(value[:15]))
@@ -86,7 +86,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _bounded(seconds: float | None) -> float | None:
-    """A wait that a server asked for, within limits; None where it is no number."""
+    """A wait that a server asked for, within limits; None if it is not a number."""
     return None if seconds is None or math.isnan(seconds) else min(max(seconds, 0.0), MAX_ASKED_SECONDS)
 
 

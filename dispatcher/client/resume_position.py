@@ -1,7 +1,7 @@
-"""What a client has seen: the merged position of all partitions over all replicas, by which repeats are known.
+"""What a client has seen: the merged position of all partitions over all replicas, which also identifies repeats.
 
-An id names the partitions of the replica that sent it. A client that went from one replica to another, each with a part
-of the partitions, keeps the offsets of all of them by itself.
+An id names the partitions of the replica that sent it. A client that has read from several replicas, each with a part
+of the partitions, keeps the offsets of all of them itself.
 """
 
 from collections.abc import Mapping
@@ -14,29 +14,29 @@ from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
 
 MAX_KEPT = 65_536
-"""Partitions that are remembered: a server may name new ones for ever. Ids name at most 8,192."""
+"""Maximum number of remembered partitions, because a server may name new ones for ever. Ids name at most 8,192."""
 
 
 class ResumePosition:
-    """Where to resume, and which records came.
+    """Where to resume, and which records were received.
 
-    These are two things. An id also names partitions of which this client got nothing, since they were quiet: it
-    resumes there, but what comes at or below that place is no repeat.
+    These are different. An id also names quiet partitions, of which this client received nothing: it resumes at their
+    offsets, but a record at or below such an offset is not a repeat.
 
     Args:
-        position: What was seen before.
+        position: The offsets that were seen before.
     """
 
     def __init__(self, position: Mapping[TopicPartition, int] | None = None) -> None:
         self._came: dict[TopicPartition, int] = dict(position or {})
-        """The highest offset of each partition under the first pair of an id."""
+        """The highest offset of each partition in the first pair of an id."""
         self._offsets: dict[TopicPartition, int] = dict(position or {})
-        """The highest offset that anything named; the partition that moved last is last."""
+        """The highest offset of each partition in any id; the partition that moved last is last."""
         self._suffix = ("", "")
         """Topic and other partitions of the last id: the ids of one batch share them, so they are read once."""
 
     def record(self, record: Record) -> bool:
-        """Take a record; False when it is a repeat.
+        """Take a record; returns False if it is a repeat.
 
         Raises:
             MalformedPositionError: its id is not a position, or names another record.
@@ -53,7 +53,7 @@ class ResumePosition:
         return True
 
     def move_to(self, event_id: str) -> None:
-        """Take a position that names no record: the id of a heartbeat, or of a first state; none when it is empty.
+        """Take a position that names no record: the id of a heartbeat or of a first state, which may be empty.
 
         Raises:
             MalformedPositionError: it is not a position.
@@ -62,7 +62,7 @@ class ResumePosition:
             self._raise(parse_position(event_id))
 
     def gap(self, gap: Gap) -> None:
-        """What a gap names will not come. Behind ``recreated`` the log is another one, and offsets begin again."""
+        """Take a gap: its offsets will not be sent. After ``recreated`` the offsets of the new log start over."""
         partition = partition_of(gap)
         if gap.reason == "recreated":
             _keep(self._came, partition, gap.to_offset)
@@ -72,21 +72,22 @@ class ResumePosition:
             self._move(partition, gap.to_offset)
 
     def __len__(self) -> int:
-        """How many partitions it names."""
+        """The number of partitions in it."""
         return len(self._offsets)
 
     def format(self) -> str:
-        """The position as an event id, empty while nothing was seen.
+        """The position as an event id; empty while nothing was seen.
 
-        With more partitions than a server would take back, those that moved last stay; the others begin where a new
-        subscriber's do.
+        If it has more partitions than a server would accept, those that moved last stay; the others begin where a new
+        subscriber's would.
         """
         if not self._offsets:
             return ""
         pairs = list(self._offsets.items())
         most = min(len(pairs), MAX_PARTITIONS)
         text, fits, step = shortest_position(dict(pairs[-most:])), 0, most // 2
-        # Spelling takes as long as the position is: it is halved until it fits, and then made longer while that fits.
+        # Formatting takes time in proportion to the length: the position is halved until it fits, then extended while
+        # it still fits.
         while not text or (fits and step > fits // 16):
             if longer := shortest_position(dict(pairs[-fits - step :])):
                 text, fits = longer, fits + step
@@ -113,9 +114,9 @@ class ResumePosition:
 
 
 def _keep(offsets: dict[TopicPartition, int], partition: TopicPartition, offset: int) -> None:
-    """Remember an offset, and no more than `MAX_KEPT` of them: the oldest are forgotten.
+    """Remember an offset, and at most `MAX_KEPT` of them: the oldest are forgotten.
 
-    Many at once, because a dict looks for its first key among all those that were deleted before it.
+    Many are forgotten at once, because a dict finds its first key by skipping all deleted ones before it.
     """
     offsets[partition] = offset
     if len(offsets) > MAX_KEPT:

@@ -1,11 +1,11 @@
-r"""A parser of ``text/event-stream`` (WHATWG HTML, section 9.2), fed with bytes that may be cut anywhere.
+r"""A parser of ``text/event-stream`` (WHATWG HTML, section 9.2), fed with bytes that may be split anywhere.
 
 Rules of this module:
 
-* ``\r\n``, ``\r`` and ``\n`` end a line; a ``\r`` at the end of what has come ends it at once, and a ``\n`` behind
-  it is swallowed when it comes.
+* ``\r\n``, ``\r`` and ``\n`` end a line; a ``\r`` at the end of the received bytes ends it at once, and a ``\n`` that
+follows later is ignored.
 * An event without a blank line after it is discarded, and so is its id.
-* An id with NUL is ignored, a retry that is not all digits too, a field with an unknown name as well.
+* An id with NUL, a retry that is not all digits, and a field with an unknown name are ignored.
 """
 
 import re
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from dispatcher.client.errors import WrongServerError
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
-"""Most bytes of an event that is not whole yet; Kafka's own limits for records are far below."""
+"""Maximum size of an incomplete event; Kafka's own limits for records are far below."""
 
 _END_OF_LINE = re.compile(rb"\r\n|\r|\n")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -26,13 +26,13 @@ class ServerEvent:
 
     type: str
     data: str | None
-    """None when the block has no data: an EventSource fires nothing then, but its id counts."""
+    """None if the block has no data: an EventSource then fires no event, but the id counts."""
     last_id: str
-    """The id as of this block: its own, or the last one before."""
+    """The id as of this block: its own, or the last earlier one."""
     retry_ms: int | None = None
-    """The reconnection time, when the block sets it."""
+    """The reconnection time, if the block sets it."""
     id: str | None = None
-    """Its own id, None when it has none: only this is about this event."""
+    """The block's own id, None if it has none: only this one names this event."""
 
 
 class SseParser:
@@ -41,7 +41,7 @@ class SseParser:
     def __init__(self) -> None:
         self.last_id = ""
         self._rest = bytearray()
-        """The beginning of a line."""
+        """The beginning of an incomplete line."""
         self._searched = 0
         """How much of the rest is known to hold no line end, so that a long line in many parts is scanned once."""
         self._at_start = True
@@ -49,7 +49,7 @@ class SseParser:
         self._block = _Block()
 
     def feed(self, data: bytes) -> list[ServerEvent]:
-        """Take bytes and return the events that are whole by now.
+        """Take bytes and return the events that are now complete.
 
         Raises:
             WrongServerError: an event is larger than `MAX_EVENT_BYTES`.
@@ -109,7 +109,7 @@ class SseParser:
 
 @dataclass(slots=True)
 class _Block:
-    """What has come since the last blank line."""
+    """The fields since the last blank line."""
 
     type: str = ""
     data: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""``subscribe``: checks what the caller asks for, and runs a subscription for as long as the block lasts."""
+"""``subscribe``: checks the caller's arguments, and runs a subscription for the duration of the block."""
 
 import random
 import ssl
@@ -52,47 +52,48 @@ async def subscribe(
             async for record in stream:
                 print(record.offset, record.text)
 
-    It connects within the block, and again whenever a connection ends: it resumes where it was, on whatever replica
-    answers, and drops repeats. The iteration never ends by itself. An exception of the block is raised as it was, not
-    in a group.
+    It connects within the block, and reconnects whenever a connection ends: it resumes where it was, on whichever
+    replica answers, and drops repeats. The iteration never ends by itself. An exception of the block is raised
+    unchanged, not in a group.
 
     Args:
-        url: ``http://host:port``; with ``/events`` or ``/ws`` if you like, and with the query of docs/protocol.md.
-        topics: Topics to read; all that the dispatcher serves by default.
-        since: Where partitions begin of which nothing was seen: ``earliest``, ``now``, a duration such as
-            ``-10m``, an RFC 3339 time, a datetime, or milliseconds since 1970. Without it they begin where the
-            dispatcher has not dispatched yet; a connection that follows others, of which none said where it began, asks
-            for what came since the first one.
+        url: ``http://host:port``, optionally with ``/events`` or ``/ws``, and with the query of docs/protocol.md.
+        topics: Topics to read; by default all that the dispatcher serves.
+        since: Where partitions begin that the position does not name: ``earliest``, ``now``, a duration such as
+            ``-10m``, an RFC 3339 time, a datetime, or milliseconds since 1970. By default they begin at the first
+            record that is not dispatched yet; if no earlier connection reported where it began, a reconnect asks for
+            records since the first attempt.
         last_event_id: Where to resume: an earlier `Subscription.position`.
-        scope: ``topic`` for every partition of the topics, whichever replica owns them; ``replica`` for those of the
-            replica that answers. By default what the dispatcher is set to.
-        observe: Whether to look on only: nothing that is sent to an observer counts as dispatched.
+        scope: ``topic`` for every partition of the topics, whichever replica owns it; ``replica`` for those of the
+            replica that answers. The default is the dispatcher's setting.
+        observe: Whether to observe only: records sent to an observer do not count as dispatched.
         last: Begin with the newest records, at most this many of each partition.
-        decode: ``json`` for values in Avro, Protobuf or JSON Schema as JSON, of topics that the dispatcher can decode;
-            ``avro-json`` for Avro's own JSON, where its settings say so. It refuses topics that it cannot decode.
-        keys: Only records with one of these keys. With several of these four, a record has to pass each.
+        decode: ``json`` for Avro, Protobuf and JSON Schema values as JSON; ``avro-json`` for Avro's own JSON, if the
+            dispatcher's settings say so. Topics that cannot be decoded are refused.
+        keys: Only records with one of these keys. If several of these four arguments are given, a record has to match
+            each.
         record_headers: Only records whose headers have these values, by name; several values are alternatives.
-        fields: The same of the JSON in the value, by JSON pointer: ``{"/tenant": "t1"}``.
-        filter: A filter in the dialect of docs/filters.md. A position holds no filter: to resume with another one is
-            another view, without what the new one would have had before.
-        ack: Whether the server waits for acknowledgements, over a WebSocket. ``auto``: a record is acknowledged when
-            the next one is asked for, so the body of the loop is done with it; ``manual``: by `Subscription.ack`.
-        window: How many records may be outstanding then; 1,000 by default.
-        window_bytes: How many bytes of them; the server's ``ack_window_bytes`` by default, and at most. One record
+        fields: The same for fields of a JSON value, by JSON pointer: ``{"/tenant": "t1"}``.
+        filter: A filter in the dialect of docs/filters.md. A position does not contain the filter: resuming with
+            another filter does not bring earlier records that it would match.
+        ack: Whether to acknowledge records, over a WebSocket. ``auto``: each record is acknowledged when the next one
+            is requested, which is when the body of the loop is done with it; ``manual``: by `Subscription.ack`.
+        window: With ``ack``, how many records may be outstanding; 1,000 by default.
+        window_bytes: The same in bytes; the server's ``ack_window_bytes`` is the default and the maximum. One record
             always fits.
-        transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, else SSE.
+        transport: By default a WebSocket for ``ws:``, ``wss:`` and a path that ends with ``/ws``, otherwise SSE.
         headers: Headers for every request; they are not sent to another origin after a redirect.
-        token: A bearer token, or an async function that returns one: it is called before each attempt, and when the
-            server says that a WebSocket's token is about to end. A token is sent to no other origin after a redirect.
-            A function is asked once more when the server refuses what it returned.
-        ssl_context: For ``https`` and ``wss``; the system's certificates by default.
-        connect_timeout_seconds: From the look-up of the name to the head of the answer.
-        first_wait_seconds: The most that the first wait of the backoff takes, until the server says ``retry``.
-        max_wait_seconds: The most that the backoff grows to.
+        token: A bearer token, or an async function that returns one: it is called before each attempt, and when a
+            WebSocket's token is about to expire. Tokens are not sent to another origin after a redirect. If the server
+            refuses a token, the function is called once more.
+        ssl_context: The TLS context; by default one with the system's certificates.
+        connect_timeout_seconds: Maximum time from the look-up of the name to the head of the response.
+        first_wait_seconds: Maximum first wait of the backoff, unless the server sends ``retry``.
+        max_wait_seconds: Maximum wait of the backoff.
         max_failures: Failed attempts in a row before `UnreachableError`; None for no limit.
 
     Raises:
-        WrongAddressError: at once, when an argument cannot be right.
+        WrongAddressError: at once, if an argument is invalid.
     """
     request = read_address(
         url,
@@ -142,7 +143,7 @@ async def subscribe(
                 with trio.move_on_after(FLUSH_SECONDS, shield=True):
                     await stream._acks.send()  # noqa: SLF001
                     await stream._leave()  # noqa: SLF001
-            # First: a task that waits to hand something out must not find that nobody takes it.
+            # First: a task that waits to hand out an item must not find that nobody takes it.
             nursery.cancel_scope.cancel()
             stream._close()  # noqa: SLF001
     if failed is not None:

@@ -1,10 +1,10 @@
-"""A subscription: a stream that outlives its connections; `subscribing.subscribe` makes it.
+"""A subscription is a stream that outlives its connections; `subscribing.subscribe` makes it.
 
 Rules of this module:
 
-* One task reads and reconnects; the caller's takes what it has read. Between them is one chunk of at most
-  `connection.RECEIVE_BYTES`, so a slow caller slows the server down (whose history, and Kafka, wait for it).
-* What a caller has not taken yet is not in `Subscription.position`.
+* One task reads and reconnects; the caller's task takes the items. Between them is one chunk of at most
+`connection.RECEIVE_BYTES`, so a slow caller slows the server down, and records wait in its history or in Kafka.
+* Items that the caller has not taken yet are not in `Subscription.position`.
 """
 
 import logging
@@ -31,7 +31,7 @@ from dispatcher.errors import MalformedPositionError
 log = logging.getLogger("dispatcher.client")
 
 BUSY_SECONDS = 0.005
-"""Of work in a row, after which other tasks have their turns."""
+"""Time of uninterrupted work after which other tasks have their turns."""
 
 Event = Record | Gap | State
 _Item = Record | Gap | State | Heartbeat
@@ -44,25 +44,25 @@ class SubscriptionStatistics:
     state: str
     attempts: int
     failures: int
-    """Attempts in a row that brought no state."""
+    """Attempts in a row that received no state."""
     received_bytes: int
     records: int
     repeats: int
     gaps: int
     waiting: int
-    """Chunks and items that were received and that the caller has not taken."""
+    """Chunks and items that were received but not taken by the caller yet."""
     partitions: int
-    """Partitions that the position names."""
+    """Number of partitions in the position."""
 
 
 class Subscription:
     """The records of a stream, as an asynchronous iterator; made by `subscribe`.
 
-    Take from it in one task at a time. *Backpressure*: see the module. *Cancellation*: safe, a record that was not
-    returned is returned by the next call.
+    Iterate in one task at a time. *Backpressure*: see the module. *Cancellation*: safe, a record that was not returned
+    is returned by the next call.
 
     Raises:
-        SubscriptionError: from the iteration, when reconnecting cannot help; again with each further call.
+        SubscriptionError: from the iteration, if reconnecting cannot help; again with each further call.
         trio.ClosedResourceError: the ``async with`` block is over.
     """
 
@@ -84,9 +84,9 @@ class Subscription:
         self._backoff = backoff
         self._max_failures = max_failures
         self._heard = ResumePosition(request.position)
-        """What connections brought: from here they resume."""
+        """The position of received items, from which connections resume."""
         self._taken = ResumePosition(request.position)
-        """What the caller took."""
+        """The position of items that the caller has taken."""
         self._send, self._receive = trio.open_memory_channel[list[_Item]](1)
         self._ready: deque[_Item] = deque()
         self._error: SubscriptionError | None = None
@@ -95,21 +95,21 @@ class Subscription:
         self._acks_by_itself = ack == "auto"
         self._last_returned: Record | None = None
         self.state = State("connecting")
-        """The current one, which may be ahead of what was taken; `events` has states in order with the records."""
+        """The current state, which may be ahead of the items taken; `events` has states in order with the records."""
         self.repeats = 0
         """Repeated records that were dropped."""
 
     @property
     def position(self) -> str:
-        """All that was taken, to be stored and given back as ``last_event_id``; empty while that is nothing.
+        """The position of everything taken, to be stored and passed as ``last_event_id``; empty at first.
 
-        With ``ack`` it is what was acknowledged. Store it after processing a record: then a crash of your program
-        repeats records and loses none.
+        With ``ack`` it is the position of everything acknowledged. Store it after processing a record: then a crash of
+        your program may repeat records but loses none.
         """
         return self._taken.format() if self._acks is None else self._acks.position
 
     def statistics(self) -> "SubscriptionStatistics":
-        """What happened since the start."""
+        """A snapshot of the counts."""
         return SubscriptionStatistics(
             state=self.state.name,
             attempts=self._connector.attempts,
@@ -126,7 +126,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Record:
-        """The next record; gaps go to the log as warnings (`events` hands them out)."""
+        """The next record; gaps are logged as warnings (`events` hands them out)."""
         if self._acks is not None and self._acks_by_itself and self._last_returned is not None:
             self._acks.done(self._last_returned)
         while not isinstance(event := await self._next(), Record):
@@ -143,27 +143,27 @@ class Subscription:
         return event
 
     async def ack(self, record: Record) -> None:
-        """Tell the server that a record is done: the longest run of which all is done is acknowledged.
+        """Mark a record as done: the longest run in which every record is done is acknowledged.
 
-        It is sent by a task of its own. *Cancellation*: safe.
+        A separate task sends the acknowledgement. *Cancellation*: safe.
 
         Raises:
-            RuntimeError: `subscribe` was not asked for acknowledgements.
+            RuntimeError: `subscribe` was called without ``ack``.
         """
         self._acknowledging().done(record)
         await trio.lowlevel.checkpoint()
 
     async def nack(self, record: Record, reason: str = "") -> None:
-        """Tell the server that a record cannot be processed: it goes to the dead-letter topic, and is done then.
+        """Refuse a record that cannot be processed: it goes to the dead-letter topic, and is then done.
 
         A server without one ends the subscription.
 
         Args:
             record: The record.
-            reason: Why, for whoever looks at the dead letters.
+            reason: The reason, for people who look at the dead letters.
 
         Raises:
-            RuntimeError: `subscribe` was not asked for acknowledgements.
+            RuntimeError: `subscribe` was called without ``ack``.
         """
         self._acknowledging().refuse(record, reason)
         await trio.lowlevel.checkpoint()
@@ -174,7 +174,7 @@ class Subscription:
         return self._acks
 
     def events(self) -> "Events":
-        """Everything in its order: records, gaps and states. Takes from the same stream."""
+        """Iterate over everything in order: records, gaps and states. It consumes the same stream."""
         return Events(self)
 
     async def _next(self) -> Event:
@@ -198,7 +198,7 @@ class Subscription:
                 raise self._error from None
 
     async def _leave(self) -> None:
-        """Return when the server has heard all that was said: what it has not read is lost if the connection breaks."""
+        """Return when the server has read all messages: unread ones are lost if the connection breaks."""
         if await self._connector.leave():
             async for _ in self._receive:
                 if not self._connector.is_open:
@@ -209,7 +209,7 @@ class Subscription:
         self._receive.close()
 
     async def _run(self) -> None:
-        """Read and reconnect until cancelled, or until there is no use in it."""
+        """Read and reconnect until cancelled, or until reconnecting cannot help."""
         with self._send:
             await self._tell(self.state)
             while True:
@@ -236,7 +236,7 @@ class Subscription:
         malformed: MalformedPositionError | None = None
         busy_until = trio.current_time() + BUSY_SECONDS
         for each in received:
-            # A few bytes can name thousands of partitions: the host's other tasks have their turns meanwhile.
+            # A few bytes can name thousands of partitions: let the program's other tasks have their turns.
             if trio.current_time() > busy_until:
                 await trio.lowlevel.checkpoint()
                 busy_until = trio.current_time() + BUSY_SECONDS
@@ -245,14 +245,14 @@ class Subscription:
             except MalformedPositionError as error:
                 malformed = error
                 break
-        # A malformed id ends the connection; the records before it are noted, so they have to go on.
+        # A malformed id ends the connection; the records before it are noted, so they have to be handed out.
         if items:
             await self._send.send(items)
         if malformed is not None:
             raise malformed
 
     def _note(self, heard: Received) -> list[_Item]:
-        """Take note of what was heard, and return what is for the caller."""
+        """Note a received item, and return what is for the caller."""
         if isinstance(heard, StateReceived):
             self._backoff.began(trio.current_time())
             self.state = heard.state
@@ -292,7 +292,7 @@ class Subscription:
 
 
 class Events:
-    """All that comes on a `Subscription`, in its order; see there for backpressure, cancellation and errors."""
+    """Everything on a `Subscription`, in order; see there for backpressure, cancellation and errors."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription

@@ -1,6 +1,6 @@
-"""How the timestamp of a record is read: any 64-bit number is shown as something sensible.
+"""Interprets the timestamps of records, so that any 64-bit number is shown as something sensible.
 
-Kafka's timestamps are milliseconds, and brokers keep whatever number a producer writes. The rule is the same in
+Kafka's timestamps are milliseconds, but brokers keep whatever number a producer writes. The rule is the same in
 ``dispatcher/web/page/times.js`` and described in docs/protocol.md, "Envelope".
 """
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 _NONE = -1
-"""How Kafka spells that there is none."""
+"""Kafka's value for no timestamp."""
 
 _FIRST_MS, _LAST_MS = -62_135_510_400_000, 253_402_214_399_999
 """The years 1 to 9999, without the first and the last day: every time zone has a date for these."""
@@ -32,10 +32,10 @@ class Moment(NamedTuple):
 
 
 def read_timestamp(timestamp: int | None) -> Moment | None:
-    """The time that a number is; None when there is none (null and -1), or when its unit is unknown.
+    """The time that a number means; None if there is no timestamp (null and -1), or if its unit is unknown.
 
-    Milliseconds, where that is a time in the years 1 to 9999; else microseconds or nanoseconds, where that is a time
-    in this century.
+    It is read as milliseconds if that gives a time in the years 1 to 9999; otherwise as microseconds or nanoseconds if
+    that gives a time in this century.
     """
     if timestamp is None or timestamp == _NONE:
         return None
@@ -49,9 +49,9 @@ def read_timestamp(timestamp: int | None) -> Moment | None:
 
 
 def time_of_day(timestamp: int | None) -> str | None:
-    """The time where the reader is, to the millisecond, and the unit if it is an unusual one.
+    """The local time, to the millisecond, and the unit if it is an unusual one.
 
-    The plain number where its unit is unknown, None where there is no timestamp.
+    The plain number if its unit is unknown; None if there is no timestamp.
     """
     moment = read_timestamp(timestamp)
     if moment is None:

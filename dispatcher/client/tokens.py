@@ -1,4 +1,4 @@
-"""Where a subscription has its token from: a text, or a function that is asked before each attempt."""
+"""Provides a subscription's token: a text, or a function that is called before each attempt."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -9,10 +9,10 @@ from dispatcher.client.errors import NotAllowedError, SubscriptionError, WrongAd
 from dispatcher.client.events import Fail, Reconnect
 
 Token = str | Callable[[], Awaitable[str]]
-"""A token, or an async function that returns one that is fresh."""
+"""A token, or an async function that returns a fresh one."""
 
 RENEWAL_SECONDS = 10.0
-"""How long the function may take while a stream runs: nothing is read meanwhile."""
+"""Maximum time for the function while a stream runs, because nothing is read meanwhile."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750, section 2.1."""
@@ -22,10 +22,10 @@ class Tokens:
     """The tokens of one subscription.
 
     Args:
-        token: See `Token`; None: no token is sent.
+        token: See `Token`; None sends no token.
 
     Raises:
-        WrongAddressError: it is a text that no token can be.
+        WrongAddressError: the text cannot be a token.
     """
 
     def __init__(self, token: Token | None) -> None:
@@ -37,7 +37,7 @@ class Tokens:
     async def next(self) -> str | None:
         """The token for the next request.
 
-        *Cancellation*: that of the function.
+        *Cancellation*: as for the function.
 
         Raises:
             NoTokenError: the function raised, or returned no token.
@@ -47,14 +47,15 @@ class Tokens:
         try:
             token = await self._token()
         except Exception as error:
-            # It asks somebody else, who may be away: the subscription outlives that as it outlives a server's.
+            # The function may depend on another service: the subscription survives its failures as it survives the
+            # server's.
             raise NoTokenError(f"no token: {error!a}") from error
         if not _TOKEN.fullmatch(str(token)):
             raise NoTokenError("no token: the function returned something else")
         return token
 
     async def renewed(self) -> str | None:
-        """A new token for a stream that runs; None where there is none to be had now."""
+        """A new token for a running stream; None if there is none now."""
         if not callable(self._token):
             return None
         token = None
@@ -66,11 +67,11 @@ class Tokens:
         return token
 
     def accepted(self) -> None:
-        """The server has begun a stream with the token."""
+        """Note that the server has begun a stream with the token."""
         self._was_refused = False
 
     def after(self, outcome: Reconnect | Fail) -> Reconnect | Fail:
-        """What the end of an attempt means: a token that is refused may be replaced, once in a row."""
+        """The outcome of an attempt: a refused token may be replaced, but only once in a row."""
         error = outcome.error if isinstance(outcome, Fail) else None
         is_refused = isinstance(error, NotAllowedError) and (error.status == 401 or error.code == 4401)
         if not (is_refused and callable(self._token)) or self._was_refused:
@@ -80,6 +81,6 @@ class Tokens:
 
 
 class NoTokenError(SubscriptionError):
-    """The function for the token has none now; the subscription asks it again."""
+    """The function has no token now; the subscription will call it again."""
 
     retriable = True

@@ -1,7 +1,7 @@
-"""Both transports without I/O: bytes in, what was heard out; bytes to send where there are any.
+"""Both transports without I/O: bytes in, received items out; and bytes to send.
 
-h11 and wsproto do the protocols. wsproto is what trio-websocket is built on; without the latter a connection needs no
-task of its own, and both transports run in the same loop (docs/adr/0006).
+h11 and wsproto implement the protocols. trio-websocket is built on wsproto; without it a connection needs no separate
+task, and both transports run in the same loop (docs/adr/0006).
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from dispatcher.client.sse_parser import MAX_EVENT_BYTES, SseParser
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL
 
 MAX_BODY_BYTES = 16 * 1024
-"""How much of a response that is not a stream is read, for the reason in it."""
+"""How much of a response that is not a stream is read, to find the reason."""
 
 _CUT = "the connection broke"
 
@@ -35,30 +35,30 @@ class Transport(Protocol):
         """The request."""
 
     def receive(self, data: bytes) -> list[Received]:
-        """Take bytes, none for the end of the connection; a verdict, if there is one, is heard last.
+        """Take bytes, or none at the end of the connection; an outcome, if there is one, is the last item.
 
         Raises:
-            WrongServerError: no dispatcher says this.
+            WrongServerError: no dispatcher sends this.
         """
 
     def to_send(self) -> bytes:
-        """What has to be answered to what was received, as pongs."""
+        """Answers to received frames, such as pongs."""
 
     def message_bytes(self, text: str) -> bytes:
-        """What tells the server something while the stream runs; nothing where that cannot be."""
+        """A message to the server while the stream runs; empty if the transport has none."""
 
     def close_bytes(self) -> bytes:
-        """What tells the server that the client leaves; nothing where that is the end of the connection."""
+        """The announcement that the client leaves; empty if the end of the connection says so."""
 
 
 def make_transport(name: TransportName, address: Address, position: str, headers: Mapping[str, str]) -> Transport:
-    """A transport that has not begun.
+    """Make a transport that has not begun.
 
     Args:
-        name: Which of the two.
-        address: Where it is going to be connected to.
-        position: What goes into ``Last-Event-ID``, empty for nothing.
-        headers: More of them.
+        name: The transport's name.
+        address: The address that it will connect to.
+        position: The value of ``Last-Event-ID``; empty for none.
+        headers: Additional headers.
     """
     fields = {"User-Agent": "dispatcher-client"}
     if address.authorization:
@@ -86,10 +86,10 @@ class SseTransport:
         return (self._http.send(self._request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
 
     def to_send(self) -> bytes:
-        """See `Transport`: HTTP has nothing to answer."""
+        """See `Transport`: HTTP needs no answers."""
         return b""
 
-    def message_bytes(self, text: str) -> bytes:  # noqa: ARG002 - a stream of events has no way back
+    def message_bytes(self, text: str) -> bytes:  # noqa: ARG002 - server-sent events have no way back
         """See `Transport`."""
         return b""
 
@@ -116,7 +116,7 @@ class SseTransport:
                 if heard and isinstance(heard[-1], (Reconnect, Fail, Redirect)):
                     break
         except h11.RemoteProtocolError as error:
-            # The end of a connection within a message is reported in this way, too.
+            # The end of a connection within a message is also reported like this.
             heard.append(_broken(error, opened=self._opened, ended=not data))
         return heard
 
@@ -132,7 +132,7 @@ class SseTransport:
 
 
 class WebSocketTransport:
-    """A WebSocket of the subprotocol ``dispatcher.v1.json``."""
+    """A WebSocket with the subprotocol ``dispatcher.v1.json``."""
 
     def __init__(self, address: Address, headers: list[tuple[str, str]]) -> None:
         self._request = wsproto.events.Request(
@@ -217,7 +217,7 @@ class WebSocketTransport:
 
 
 class _HttpCheck:
-    """HTTP responses begin like this; other servers may send so little that h11 would wait for more."""
+    """Checks how an HTTP response begins: other servers may send so little that h11 would wait for more."""
 
     def __init__(self) -> None:
         self._left = b"HTTP/1."
@@ -226,7 +226,7 @@ class _HttpCheck:
         """Take the next bytes.
 
         Raises:
-            WrongServerError: the first ones are others.
+            WrongServerError: the response does not begin as HTTP does.
         """
         if self._left:
             begin = data[: len(self._left)]
@@ -236,7 +236,7 @@ class _HttpCheck:
 
 
 class _Answer:
-    """An answer that is not a stream."""
+    """A response that is not a stream."""
 
     def __init__(self, status: int, headers: dict[str, str]) -> None:
         self._status = status
@@ -244,12 +244,12 @@ class _Answer:
         self._body = b""
 
     def add(self, data: bytes | bytearray) -> list[Received]:
-        """A part of its body; enough of it is the end."""
+        """Take a part of its body; after enough of it, return the outcome."""
         self._body += data
         return [self.end()] if len(self._body) >= MAX_BODY_BYTES else []
 
     def end(self) -> Received:
-        """What it means."""
+        """The outcome of the response."""
         return answered(self._status, self._headers, self._body[:MAX_BODY_BYTES])
 
 
@@ -263,7 +263,7 @@ def _dated(headers: Mapping[str, str]) -> list[Received]:
 
 
 def _broken(error: Exception, *, opened: bool, ended: bool) -> Reconnect | Fail:
-    """Bytes that break the protocol: something went wrong on the way, or what answers speaks another one."""
+    """The outcome of bytes that violate the protocol: damaged on the way, or from a server that speaks another one."""
     if ended or opened:
         return Reconnect(_CUT if ended else f"the stream broke: {error}")
     return Fail(WrongServerError(f"the server does not follow HTTP/1.1: {error}"))
