@@ -1,1 +1,1 @@
-"""What clients and operators connect to: SSE, WebSocket, operations, and the server that carries them."""
+"""The edge that clients and operators connect to: SSE, WebSocket, operations, and the server."""

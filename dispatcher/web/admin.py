@@ -1,7 +1,7 @@
 """``/admin`` on the port for operators: who is connected, disconnecting them, and draining the replica.
 
 The request's origin is checked first (`origin_check`), then the token (`admin_access`), before any work is done. Every
-change writes one line to the log that names whoever asked for it.
+change writes one line to the log, which names the administrator.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ MAX_NUMBER = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """What administrators see and change, and the check of who is an administrator."""
+    """What administrators can see and change, and the check who is one."""
 
     streams: Streams
     access: AdminAccess
@@ -86,7 +86,7 @@ def add_admin(app: Quart, admin: Admin) -> None:
 
 
 def _arguments(known: Iterable[str]) -> Arguments:
-    """The query. An unknown name is refused: a misspelled selector must not mean everybody.
+    """The query. An unknown name is refused, because a misspelled selector must not mean everybody.
 
     Raises:
         BadRequestError: it has an unknown name.

@@ -1,4 +1,4 @@
-"""Who may administer a replica: whoever has the token in `admin_token_file`, or a token with a grant for it."""
+"""Decides who may administer a replica: holders of the token in `admin_token_file`, or of a token that grants it."""
 
 import hmac
 from hashlib import sha256
@@ -13,12 +13,12 @@ from dispatcher.web.authentication import NO_COOKIES, Authentication
 from dispatcher.web.credentials import Values, find_bearer
 
 MIN_TOKEN_CHARACTERS = 16
-"""Less can be guessed."""
+"""Shorter tokens can be guessed."""
 
 MAX_TOKEN_BYTES = 4096
 
 BY_FILE = "admin_token_file"
-"""Who an administrator is whose token is the one in the file."""
+"""The name in the log of an administrator with the token in the file."""
 
 
 class AdminAccess:
@@ -26,7 +26,7 @@ class AdminAccess:
 
     Args:
         settings: The file with the token, and the topics that a grant must cover.
-        authentication: Checks other tokens, where the settings ask for tokens.
+        authentication: Checks other tokens; None if the settings require none.
 
     Raises:
         SettingsError: the file cannot be used.
@@ -46,18 +46,18 @@ class AdminAccess:
         """Read the file again.
 
         Raises:
-            SettingsError: it cannot be used; the token before counts on.
+            SettingsError: it cannot be used; the previous token stays valid.
         """
         self._digest = await trio.to_thread.run_sync(_read, self._settings.admin_token_file)
 
     async def check(self, fields: Values) -> str:
-        """Who makes a request. *Cancellation*: safe.
+        """Identify the administrator who makes a request. *Cancellation*: safe.
 
         Raises:
             UnauthenticatedError: it carries no token, or a wrong one.
             SeveralTokensError: it carries several.
-            ForbiddenError: the token is right, and its grants do not allow this.
-            UnavailableError: there are no keys yet to check it with.
+            ForbiddenError: the token is valid, but its grants do not allow this.
+            UnavailableError: the keys to check it with are not known yet.
         """
         token = find_bearer(fields)
         if token is None:
@@ -71,7 +71,7 @@ class AdminAccess:
         if caller.has_expired:
             raise UnauthenticatedError("the token has expired")
         principal, topics = caller.verdict.principal, self._settings.topics
-        # An administrator sees and ends streams of every topic, so a grant for some of them is not enough.
+        # An administrator can see and end streams of every topic, so a grant for some topics is not enough.
         if list(principal.allowed_topics("admin", topics)) != list(topics):
             raise ForbiddenError("the token needs a grant with the action admin for every topic of this replica")
         if any(principal.filters("admin", topic) for topic in topics):
@@ -80,7 +80,7 @@ class AdminAccess:
 
 
 def _read(path: str) -> bytes | None:
-    """The digest of the token in a file; None where there is no file.
+    """The digest of the token in a file; None without a file.
 
     Raises:
         SettingsError: it cannot be read, or its token is too short.

@@ -1,6 +1,6 @@
-"""The open streams of a replica as administrators list and end them (`admin` has the routes).
+"""Lists and ends the open streams of a replica for administrators (`admin` has the routes).
 
-Questions and answers are JSON, so that the parent of several workers can ask each of them (`workers.admin`).
+Requests and answers are JSON, so that the parent of several workers can ask each worker (`workers.admin`).
 
 *Thread*: Trio's.
 """
@@ -19,7 +19,7 @@ from dispatcher.web.draining import Drain
 from dispatcher.web.visits import Visit, Visits, printable
 
 LOOKS_PER_STEP = 500
-"""Streams compared with what was asked for in one step of the loop."""
+"""Streams compared with a selection in one step of the loop."""
 DETAILS_PER_STEP = 20
 """Streams described, or ended, in one step of the loop."""
 
@@ -32,7 +32,7 @@ Answer = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which streams are selected: values of one name are alternatives, different names must all match."""
+    """Selects streams: values of the same name are alternatives, different names must all match."""
 
     subject: frozenset[str] = frozenset()
     topic: frozenset[str] = frozenset()
@@ -44,7 +44,7 @@ class Selection:
         """From a query.
 
         Raises:
-            BadRequestError: there is no such state.
+            BadRequestError: a state does not exist.
         """
         states = [str(state) for state in SubscriberState]
         for state in arguments.get("state", ()):
@@ -54,7 +54,7 @@ class Selection:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it means every stream."""
+        """Whether it selects every stream."""
         return not (self.subject or self.topic or self.state or self.address)
 
     def arguments(self) -> Arguments:
@@ -62,7 +62,7 @@ class Selection:
         return {name: sorted(getattr(self, name)) for name in SELECTORS}
 
     def matches(self, visit: Visit) -> bool:
-        """Whether a stream is meant."""
+        """Whether it selects a stream."""
         visitor = visit.visitor
         return (
             (not self.subject or visitor.subject in self.subject)
@@ -73,10 +73,10 @@ class Selection:
 
 
 class Streams(Protocol):
-    """What administrators see and change."""
+    """What administrators can see and change."""
 
     async def page(self, selection: Selection, after: int, limit: int) -> Answer:
-        """A page of the streams that are meant, by their numbers, from the first one above `after`."""
+        """A page of the selected streams, in the order of their numbers, from the first one above `after`."""
 
     async def disconnect_one(self, number: int, *, returns: bool) -> Answer:
         """End one stream.
@@ -87,25 +87,25 @@ class Streams(Protocol):
 
         Raises:
             NotFoundError: there is none with this number.
-            UnavailableError: whoever would know does not answer.
+            UnavailableError: the worker that would know does not answer.
         """
 
     async def disconnect(self, selection: Selection, *, returns: bool) -> Answer:
-        """End the streams that are meant."""
+        """End the selected streams."""
 
     async def begin_drain(self, seconds: float, *, stops: bool) -> Answer:
         """See `draining.Drain.begin`."""
 
     async def end_drain(self) -> Answer:
-        """Take new streams again."""
+        """Accept new streams again."""
 
 
 class OwnStreams:
-    """Those of this process.
+    """The streams of this process.
 
     Args:
         visits: The open streams.
-        drain: Empties the replica.
+        drain: Drains the replica.
     """
 
     def __init__(self, visits: Visits, drain: Drain) -> None:
@@ -114,7 +114,7 @@ class OwnStreams:
 
     @property
     def subscribers(self) -> int:
-        """How many are open, those that have not ended after their goodbye among them."""
+        """The number of open streams, including those that have not ended yet after their goodbye."""
         return self._drain.subscribers
 
     async def page(self, selection: Selection, after: int, limit: int) -> Answer:
@@ -136,7 +136,7 @@ class OwnStreams:
         return {"disconnected": 1}
 
     async def disconnect(self, selection: Selection, *, returns: bool) -> Answer:
-        """See `Streams`. *Cancellation*: some of them have ended."""
+        """See `Streams`. *Cancellation*: some of them have been ended."""
         selected = await self._select(selection)
         for visits_of_step in _steps(selected):
             for visit in visits_of_step:
@@ -155,7 +155,7 @@ class OwnStreams:
         return {"draining": False}
 
     async def _select(self, selection: Selection, after: int = 0, most: int | None = None) -> list[Visit]:
-        """The streams that are meant, by their numbers: a snapshot, of which some may have ended meanwhile."""
+        """The selected streams, in the order of their numbers: a snapshot, of which some may have ended meanwhile."""
         found: list[Visit] = []
         for looked, (number, visit) in enumerate(tuple(self._visits.open.items()), 1):
             if number > after and number in self._visits.open and selection.matches(visit):
@@ -168,13 +168,13 @@ class OwnStreams:
 
 
 def _steps(visits: Sequence[Visit]) -> Iterator[Sequence[Visit]]:
-    """Streams in pieces, of which the loop does one at a time."""
+    """Streams in slices, one for each step of the loop."""
     for start in range(0, len(visits), DETAILS_PER_STEP):
         yield visits[start : start + DETAILS_PER_STEP]
 
 
 def _described(visit: Visit) -> Mapping[str, Any]:
-    """One stream, as docs/operations.md names the members."""
+    """One stream, with the members that docs/operations.md describes."""
     subscriber, query, visitor = visit.subscriber, visit.query, visit.visitor
     statistics = subscriber.statistics()
     return {

@@ -1,4 +1,4 @@
-"""The Quart-Trio app: routes, and the one place where errors become answers."""
+"""The Quart-Trio app: routes, and the one place where errors become responses."""
 
 import math
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
     """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Answer one request; one that is whole (`tasks.WHOLE`) without a nursery and a task that listens."""
+        """Answer one request; a whole one (`tasks.WHOLE`) needs no nursery and no listening task."""
         if WHOLE not in self.scope["extensions"]:
             await super().__call__(receive, send)
             return
@@ -89,15 +89,15 @@ class App(QuartTrio):
     asgi_websocket_class = WebsocketConnection
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
-        """Match routes, which are the same for every host.
+        """Match routes, whatever the host.
 
-        Werkzeug raises for a host that can be no name, outside of everything that answers errors. It is another host
-        than ours like any other: `add_origin_check` refuses it where hosts matter.
+        Werkzeug raises for a host that cannot be a name, outside of the code that handles errors. Here it counts as any
+        other foreign host: `add_origin_check` refuses it where hosts matter.
         """
         try:
             return super().create_url_adapter(request)
         except BadHost:
-            assert request is not None  # noqa: S101 - the host is the request's
+            assert request is not None  # noqa: S101 - only a request has a host
             return self.url_map.bind(
                 "localhost",
                 request.root_path,
@@ -124,11 +124,11 @@ def create_app(
         hub: Where to subscribe.
         settings: What clients may ask for.
         operations: What the replica reports about itself.
-        limits: What each client may have.
-        authentication: Needed where the settings ask for tokens.
+        limits: The limits of each client.
+        authentication: Required if the settings require tokens.
         visits: Where streams are listed.
         is_draining: Whether new streams are refused.
-        refusals: Counts what is refused.
+        refusals: Counts refused requests.
     """
     assert bool(settings.auth_issuer) == (authentication is not None)  # noqa: S101 - no stream without a token
     app = _app(refusals)
@@ -182,7 +182,7 @@ def _app(refusals: Refusals | None = None) -> App:
 
     @app.after_request
     async def add_nosniff(response: TrioResponse) -> TrioResponse:
-        # Values come from producers: no browser may take them for a script or a page.
+        # Values come from producers: no browser may interpret them as a script or a page.
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         return response
 

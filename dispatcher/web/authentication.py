@@ -1,11 +1,11 @@
-"""Finds out for every request for a stream who makes it, and what it may read: docs/security.md has the rules.
+"""Finds out who makes a request for a stream, and what the stream may read: docs/security.md has the rules.
 
 Rules of this module:
 
-* It runs after `origin_check` and before anything is done for a request.
+* It runs after `origin_check`, and before any other work for a request.
 * Valid tokens are remembered by their hash until they expire: a signature is checked once per token, not once per
   connection. Invalid ones are not: a client could fill the memory with them.
-* Everything about streams that are open is in `sessions`.
+* Everything about open streams is in `sessions`.
 """
 
 import time
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from dispatcher.access.keyring import Keyring
 
 REMEMBERED_BYTES = 4 * 1024 * 1024
-"""Length of all tokens that are remembered, those that were used last. What is kept of one takes some four times as
-much, so 16 MiB at most."""
+"""Total length of the remembered tokens, which are those used last. What is kept of a token takes about four times its
+length, so 16 MiB at most."""
 
 HAS_EXPIRED = "the token has expired: get a new one, then reconnect"
 
 NO_COOKIES: Values = MultiDict()
-"""For pages that `allowed_origins` allows without credentials."""
+"""The cookies of pages that `allowed_origins` allows without credentials."""
 
 FIXED = ("auth_issuer", "auth_jwks_url", "auth_keys_file", "auth_secret_file")
-"""Settings that stay as they were at the start."""
+"""Settings that a reload cannot change."""
 
 WAYS = "Authorization: Bearer, the cookie, or the subprotocol"
 
@@ -57,7 +57,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request, with a token that is valid, or was until it expired."""
+    """The caller of a request, with a token that is valid, or was until it expired."""
 
     verdict: Verdict
     has_expired: bool
@@ -71,7 +71,7 @@ class Caller:
         default_scope: str = "replica",
         decoded: Mapping[str, str] = {},
     ) -> Query:
-        """Check what a client asks for, and that it may have it.
+        """Check what a client asks for, and that the token allows it.
 
         Raises:
             BadRequestError: See `requests.read_query`.
@@ -91,12 +91,12 @@ class Caller:
 
 
 class Authentication:
-    """Checks tokens, and watches over the streams that they opened.
+    """Checks tokens, and supervises the streams that were opened with them.
 
     Args:
         settings: Which tokens are accepted, and what they allow.
         keyring: The issuer's keys.
-        read_settings: Reads the settings again, for `reload`; None: they stay as they are.
+        read_settings: Reads the settings again, for `reload`; None if they cannot change.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class Authentication:
         self._keyring = keyring
         keyring.on_change = self._forget
         self._verdicts: OrderedDict[bytes, tuple[Verdict, int]] = OrderedDict()
-        """With the length of each token."""
+        """Verdicts by the hash of the token, with the length of the token."""
         self._remembered_bytes = 0
         self.sessions = Sessions(self._renew)
 
     async def run(self) -> None:
-        """Keep keys fresh, and end streams whose token ends, until cancelled."""
+        """Keep keys fresh, and end streams whose token expires, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keyring.run)
             nursery.start_soon(self.sessions.run)
@@ -128,7 +128,7 @@ class Authentication:
         *Cancellation*: safe; the streams stay.
 
         Raises:
-            SettingsError: the settings are wrong now, or name another issuer; all stays as it was.
+            SettingsError: the settings are wrong now, or name another issuer; nothing changes.
         """
         settings = await trio.to_thread.run_sync(self._read_settings)
         changed = [name for name in FIXED if getattr(settings, name) != getattr(self._settings, name)]
@@ -146,12 +146,12 @@ class Authentication:
     async def identify(
         self, fields: Values, cookies: Values, arguments: Mapping[str, Sequence[str]], subprotocols: Sequence[str] = ()
     ) -> Caller:
-        """Who makes a request. *Cancellation*: safe.
+        """Identify who makes a request. *Cancellation*: safe.
 
         Raises:
             SeveralTokensError: it carries more than one token.
             UnauthenticatedError: it carries none, or a wrong one.
-            UnavailableError: there are no keys yet to check it with.
+            UnavailableError: the keys to check it with are not known yet.
         """
         token = find_token(self._settings, fields, cookies, arguments, subprotocols)
         if token is None:
@@ -166,7 +166,7 @@ class Authentication:
     def open_session(
         self, caller: Caller, arguments: Mapping[str, Sequence[str]], query: Query, *, can_renew: bool
     ) -> Session:
-        """What a stream is to hold while it is open."""
+        """The session that a stream holds while it is open."""
         action = action_of(arguments)
         return Session(self.sessions, caller.verdict, action, query.topics, query.grant, can_renew=can_renew)
 
@@ -180,7 +180,7 @@ class Authentication:
         return self._check(token)
 
     def _check(self, token: str) -> "tuple[Verdict, bool] | Refused | UnknownKey":
-        """The verdict on a token, and whether it has ended."""
+        """The verdict on a token, and whether the token has expired."""
         now = time.time()
         digest = sha256(token.encode(errors="replace")).digest()
         known = self._verdicts.get(digest)
@@ -205,12 +205,12 @@ class Authentication:
         return Principal(self._policy.issuer, valid.subject, valid.expires_at, grants, valid.key)
 
     def _forget(self) -> None:
-        """Keys or grants are others than before."""
+        """Forget all verdicts: keys or grants have changed."""
         self._verdicts.clear()
         self._remembered_bytes = 0
 
     def _judge(self, session: Session) -> None:
-        """End a stream that is no longer allowed, or that is to be sent other records."""
+        """End a stream that is no longer allowed, or whose token now allows other records."""
         valid = session.verdict.valid
         if valid.key not in self._keyring.keys.thumbprints:
             session.forbid("the key of the token is withdrawn")
@@ -228,13 +228,13 @@ class Authentication:
             session.verdict = Verdict(valid, principal)
 
     async def _renew(self, session: Session, token: str) -> None:
-        """Take another token for an open stream."""
+        """Check a new token for an open stream."""
         outcome = self._check(token)
         if isinstance(outcome, UnknownKey):
             try:
                 outcome = await self._check_with_newer_keys(token)
             except UnavailableError:
-                return  # the one that the stream has counts on
+                return  # the stream's present token stays valid
         if isinstance(outcome, Refused | UnknownKey):
             session.refuse(f"the new token is not valid: {outcome.reason}")
             return
@@ -253,7 +253,7 @@ class Authentication:
 def open_authentication(
     settings: Settings, read_settings: Callable[[], Settings] | None = None
 ) -> Authentication | None:
-    """What the settings ask for; None where no token is needed.
+    """The authentication that the settings require; None if no token is needed.
 
     Raises:
         SettingsError: the extra ``auth`` is not installed, a file has no keys, or a filter cannot be read.
@@ -262,7 +262,7 @@ def open_authentication(
         return None
     check_filters(settings.auth_grants)
     try:
-        from dispatcher.access.keyring import open_keyring  # noqa: PLC0415 - it needs what only the extra installs
+        from dispatcher.access.keyring import open_keyring  # noqa: PLC0415 - it needs the extra
     except ImportError as error:
         remedy = f"install the extra that it needs: pip install 'kafka-dispatcher[auth]' ({error})"
         raise SettingsError([SettingsProblem("auth_issuer", settings.auth_issuer, remedy)]) from error
@@ -270,5 +270,5 @@ def open_authentication(
 
 
 def action_of(arguments: Mapping[str, Sequence[str]]) -> Action:
-    """What a request for a stream wants to do. All but a plain yes is for `read_query` to refuse."""
+    """The action that a request for a stream needs. `read_query` refuses other values of `observe`."""
     return "observe" if list(arguments.get("observe", ())) == ["1"] else "subscribe"

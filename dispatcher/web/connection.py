@@ -42,8 +42,8 @@ log = structlog.get_logger(__name__)
 RECEIVE_BYTES = 65536
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 16 * 1024 * 1024
-"""What a client may still send, and for how long, after we ended a connection: closing a socket with unread
-bytes resets it, and the client would never read the answer."""
+"""How much a client may still send, and for how long, after we ended a connection: closing a socket with unread bytes
+resets it, and the client would never read the answer."""
 
 
 PassBy = Callable[[], Awaitable[None]]
@@ -58,12 +58,12 @@ class Connection:
         app: The ASGI app, wrapped for Hypercorn.
         config: Hypercorn's configuration.
         context: Shared by all connections.
-        peer: The socket; owned from now on.
+        peer: The socket, which this object then owns.
         client: The other end, or the client that a PROXY header named instead.
-        place: Notified when the connection begins or stops waiting for a request.
-        pass_by: Waits until a request may begin, or more of what a client of a stream says may be read.
+        place: The connection's place, which notes whether it is idle.
+        pass_by: Waits until a request may begin, or until more may be read from a client of a stream.
         nursery: Where the app runs while a request's body is read; outlives the connection.
-        request_timeout_seconds: How long a request's head may take.
+        request_timeout_seconds: Maximum time for a request's head.
     """
 
     def __init__(
@@ -91,15 +91,15 @@ class Connection:
         self._protocol: Http11 | None = None
         self._tasks = Tasks(self, nursery, reads_on=peer.descriptor is None)
         self._reading = trio.CancelScope()
-        """Around reading for Hypercorn; its deadline is that of an idle connection."""
+        """The scope of reading for Hypercorn; its deadline is that of an idle connection."""
         self._ends = False
         self._is_kept_alive = False
-        """Whether a request was answered and not a byte of the next one has come."""
+        """Whether a request was answered, and no byte of the next one has arrived."""
         self.stream: Stream | None = None
-        """What a handler has left to be run when its response's head has gone out. It is always closed here and
+        """The stream that a handler left, to be run after its response's head was sent. It is always closed here and
         nowhere else, and the connection serves no other request."""
         self.unread: list[bytes] = []
-        """What the client has sent since the stream was left, empty bytes for the end of its side."""
+        """What the client has sent since then; empty bytes mean that it closed its side."""
 
     async def run(self) -> None:
         """Serve until the connection ends. *Cancellation*: safe, the socket is closed."""
@@ -108,7 +108,7 @@ class Connection:
             if self.stream is not None and self._take_response():
                 await self.stream.run()
         except* OSError:
-            pass  # it was closed to make room before it began
+            pass  # closed to make room before it began
         except* Exception:
             log.exception("connection failed")
         finally:
@@ -126,17 +126,17 @@ class Connection:
 
     @property
     def extensions(self) -> Sequence[str]:
-        """What the request under way offers in ``Sec-WebSocket-Extensions``."""
+        """What the current request offers in ``Sec-WebSocket-Extensions``."""
         return () if self._protocol is None else self._protocol.extensions
 
     def begin_stream(self) -> None:
-        """The app has sent the head of a stream: release Hypercorn, and continue with the stream."""
+        """Release Hypercorn, and continue with the stream: the app has sent its head."""
         self._ends = True
         if self._tasks.running or (self._protocol is not None and self._protocol.is_paused):
             self._reading.cancel()
 
     def stop_requests(self) -> None:
-        """End the connection when the request under way is answered, at once if there is none."""
+        """End the connection after the current request is answered, or at once if there is none."""
         if self._reading.deadline < math.inf:
             self._reading.cancel()
 
@@ -173,7 +173,7 @@ class Connection:
             if not self._ends:
                 self._ends = True
                 if self._tasks.running:
-                    # An app that has ended already, with messages unread, would never take the news.
+                    # An app that has already ended, with messages unread, would never take this one.
                     with trio.move_on_after(END_SECONDS):
                         await protocol.handle(Closed())
                     await self._tasks.end()
@@ -184,13 +184,13 @@ class Connection:
                     await self._tasks.end()
 
     def _take_response(self) -> bool:
-        """Let go of Hypercorn; returns whether its response is a stream's, and the client is there to read it."""
+        """Release Hypercorn; returns whether its response is that of a stream, and the client is still connected."""
         protocol, self._protocol = self._protocol, None
-        assert protocol is not None  # noqa: S101 - it has served requests
-        protocol.stream = None  # else the two would hold each other until the collector comes
+        assert protocol is not None  # noqa: S101 - it served requests
+        protocol.stream = None  # otherwise the two would hold each other until the next garbage collection
         if not protocol.response_is_open or self.writer.ended or b"" in self.unread:
             return False
-        # What was answered without reading on has not noticed that the client left meanwhile.
+        # A response during which nothing was read cannot have noticed that the client left.
         return self.peer.descriptor is None or not has_left(self.peer.socket)
 
     async def _read(self, protocol: Http11) -> None:
@@ -208,7 +208,8 @@ class Connection:
                 return
             if begins or self._is_kept_alive:
                 begins = self._is_kept_alive = False
-                # Not late while it waits in our line; idle still, or those that wait would have others make room.
+                # Waiting in our line does not count as late. It still counts as idle: otherwise others would have to
+                # make room.
                 self._reading.deadline = math.inf
                 await self.pass_by()
                 self._reading.deadline = trio.current_time() + self._request_timeout_seconds
@@ -217,13 +218,13 @@ class Connection:
                 return
 
     async def _protocol_send(self, event: Event) -> None:
-        """Take what Hypercorn's protocol wants done."""
+        """Carry out an event of Hypercorn's protocol."""
         if isinstance(event, RawData):
             if self._is_head_of_stream():
                 self.writer.hold(event.data)
                 return
-            # Hypercorn expects that its bytes go out whole even when the app's task is cancelled, as it is on
-            # each disconnect; the deadline for progress and `abort` bound the shield.
+            # Hypercorn expects that all its bytes are sent even if the app's task is cancelled, as it is on each
+            # disconnect; the deadline for progress and `abort` bound the shield.
             try:
                 with trio.move_on_after(math.inf, shield=True):
                     await self.writer.send_all([event.data])
@@ -238,14 +239,14 @@ class Connection:
             self._reading.deadline = trio.current_time() + self._config.keep_alive_timeout if idle else math.inf
 
     def _is_head_of_stream(self) -> bool:
-        """Whether what Hypercorn sends is the head of a stream, which can wait for what the stream sends first."""
+        """Whether Hypercorn is sending the head of a stream, which can wait for the stream's first bytes."""
         protocol = self._protocol
         return (
             self.stream is not None and not self._tasks.running and protocol is not None and protocol.response_is_open
         )
 
     async def _linger(self) -> None:
-        """End our side, and give the client a moment to read and to end its own."""
+        """Close our side, and give the client a moment to read and to close its own."""
         if self.peer.socket.fileno() < 0:
             return
         left = LINGER_BYTES
@@ -254,10 +255,10 @@ class Connection:
             while left > 0 and (data := await self.peer.receive_some(RECEIVE_BYTES)):
                 left -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, SubscriberStalledError, OSError):
-            pass  # with TLS, ending our side is a write, too
+            pass  # with TLS, closing our side is a write, too
 
     def _drain(self) -> None:
-        """Throw away what the client has sent meanwhile.
+        """Discard what the client has sent meanwhile.
 
         The kernel would reset a connection with unread bytes, and the client might never read our last ones.
         """

@@ -1,4 +1,4 @@
-"""Where a request may carry its token: data in, token out.
+"""Finds the token of a request: data in, token out.
 
 A request carries its token in exactly one of four ways (RFC 6750, section 2): two tokens could name two different
 callers, and a proxy or a page could hide one behind the other.
@@ -14,14 +14,15 @@ from dispatcher.settings import Settings
 
 QUERY_PARAMETER = "access_token"
 SUBPROTOCOL_PREFIX = "dispatcher.bearer."
-"""What follows is the token in base64url: browsers' WebSockets can set no header but this (RFC 6455, section 1.9)."""
+"""The token follows in base64url: this is the only header that a browser's WebSocket can set (RFC 6455, section
+1.9)."""
 
 
 class Values(Protocol):
     """Header fields, cookies, or query parameters: one name may have many values."""
 
     def getlist(self, key: str, /) -> list[str]:
-        """All of them, in order."""
+        """All values, in order."""
 
 
 def find_token(
@@ -34,15 +35,15 @@ def find_token(
     """The token of a request; None if it carries none.
 
     Args:
-        settings: Whether cookie and query count.
+        settings: Say whether cookie and query count.
         fields: The header fields.
-        cookies: All cookies; none, where they must not count.
+        cookies: All cookies; none if they must not count.
         arguments: The query.
-        subprotocols: What a WebSocket's handshake asks for.
+        subprotocols: The subprotocols that a WebSocket's handshake offers.
 
     Raises:
-        SeveralTokensError: there are several, or one in several ways.
-        UnauthenticatedError: what should hold one does not, or stands where none is taken.
+        SeveralTokensError: there are several tokens, or one in several ways.
+        UnauthenticatedError: a token cannot be read, or is sent in a way that is not accepted.
     """
     found = [(f"Authorization: {scheme}", token) for scheme, token in _bearer(fields.getlist("Authorization"))]
     if settings.auth_cookie:
@@ -69,7 +70,7 @@ def find_bearer(fields: Values) -> str | None:
     """The token in ``Authorization``, the only way that counts for administrators.
 
     Raises:
-        SeveralTokensError: there are several.
+        SeveralTokensError: there are several tokens.
     """
     tokens = [token for _, token in _bearer(fields.getlist("Authorization"))]
     if len(tokens) > 1:

@@ -1,4 +1,4 @@
-"""Emptying a replica on purpose: it takes no new stream, and open ones end over a time that an operator names.
+"""Drains a replica: it accepts no new streams, and open ones end over a time that an operator chooses.
 
 *Thread*: Trio's.
 """
@@ -19,14 +19,14 @@ DEFAULT_SECONDS = 10.0
 MAX_SECONDS = 3600.0
 
 GOODBYES_PER_SECOND = 1000
-"""Bounds the work when the time is short: a goodbye costs half a millisecond."""
+"""Bounds the work if the time is short: a goodbye takes half a millisecond."""
 
 
 class Drain:
     """Whether the replica is being drained; `run` does the work.
 
     Args:
-        hub: Whose subscribers are asked to leave.
+        hub: The hub whose subscribers are asked to leave.
         stop: Begins a graceful stop.
     """
 
@@ -41,7 +41,7 @@ class Drain:
 
     @property
     def subscribers(self) -> int:
-        """How many are still here."""
+        """The number of remaining subscribers."""
         return self._hub.subscribers
 
     @property
@@ -50,11 +50,11 @@ class Drain:
         return self._begun.is_set()
 
     def begin(self, seconds: float, *, stops: bool) -> None:
-        """Take no new stream, and end those that are open within a time; a second call only adds `stops`.
+        """Accept no new streams, and end the open ones within a time; a second call only adds `stops`.
 
         Args:
             seconds: How long the goodbyes are spread over.
-            stops: Whether the process stops when nobody is left.
+            stops: Whether the process stops when no subscriber is left.
         """
         if stops:
             self._stop_wanted.set()
@@ -64,7 +64,7 @@ class Drain:
             log.warning("draining", subscribers=self._hub.subscribers, seconds=seconds, stops=stops)
 
     def cancel(self) -> None:
-        """Take new streams again."""
+        """Accept new streams again."""
         if self.is_on:
             self._begun, self._stop_wanted = trio.Event(), trio.Event()
             self._under_way.cancel()
@@ -74,7 +74,7 @@ class Drain:
         """Wait for an order, and carry it out, until cancelled."""
         while True:
             await self._begun.wait()
-            if self.is_on:  # not cancelled in the same step
+            if self.is_on:  # unless it was cancelled in the same step
                 with trio.CancelScope() as self._under_way:
                     await self._empty()
                     await self._stop_wanted.wait()

@@ -4,8 +4,9 @@ Hypercorn parses requests, runs the app, and writes response heads, short bodies
 response turns out to be a stream, `Connection` continues without it. What this class changes:
 
 * HTTP/2 is refused, by prior knowledge and by ``Upgrade: h2c``: Hypercorn buffers it without a bound.
-* Hypercorn does not see that a client offers permessage-deflate: its own costs 107 KiB per connection and twice the
-  CPU. The app sees it (`Connection.extensions`), and has an extension that compresses once for all connections.
+* Hypercorn does not see that a client offers permessage-deflate: its own implementation takes 107 KiB per connection
+and twice the CPU. The app sees the offer (`Connection.extensions`), and has an extension that compresses once for all
+connections.
 * Errors have a body that a person can read.
 * Request targets reach the app in one form, and versions are 1.0 or 1.1: Quart fails on some of the others, and
   Hypercorn answers a handshake in HTTP/1.2 as if it were one in HTTP/2.
@@ -32,14 +33,14 @@ MAX_HEAD_BYTES = 16 * 1024
 """Longest head of a request."""
 
 _ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
-"""A target in absolute form (RFC 9112, section 3.2.2), as clients send it to proxies."""
+"""A target in absolute form (RFC 9112, section 3.2.2), which clients send to proxies."""
 
 
 class Http11(H11Protocol):
-    """Hypercorn's HTTP/1.1 protocol without its ways into HTTP/2 and permessage-deflate."""
+    """Hypercorn's HTTP/1.1 protocol without upgrades to HTTP/2, and without permessage-deflate."""
 
     _status = 0
-    """Of the last response head that went out."""
+    """The status of the last response head that was sent."""
     extensions: Sequence[str] = ()
     """What the last request offered in ``Sec-WebSocket-Extensions``."""
 
@@ -56,10 +57,10 @@ class Http11(H11Protocol):
 
     @property
     def response_is_open(self) -> bool:
-        """Whether a 200 or a 101 has gone out and nothing has ended it.
+        """Whether a 200 or a 101 was sent and nothing has ended it.
 
-        Hypercorn may have answered 400 before the app came to it, and the app does not learn of that: records
-        written after such an answer would count as dispatched.
+        Hypercorn may have answered 400 before the app did, and the app does not learn of it: records written after such
+        a response would count as dispatched.
         """
         http = self.connection
         if isinstance(http, H11WSConnection):
@@ -87,7 +88,7 @@ class Http11(H11Protocol):
         self.extensions = offers
         target = request.target
         if absolute := _ABSOLUTE.fullmatch(target):
-            # Its host is the one that counts: what checks the `Host` has to see it.
+            # The host in it counts, so the check of the `Host` has to see it.
             host, target = absolute.groups()
             target = target if target.startswith(b"/") else b"/" + target
             headers = [(b"host", host), *((name, value) for name, value in headers if name.lower() != b"host")]
@@ -96,7 +97,7 @@ class Http11(H11Protocol):
             await self.send(Closed())
             return
         if self.has_unread_bytes and _is_handshake(request):
-            # The client may say nothing before the handshake is answered (RFC 6455, section 4.1).
+            # The client must send nothing before the handshake is answered (RFC 6455, section 4.1).
             await self._send_error_response(400)
             await self.send(Closed())
             return
@@ -110,7 +111,7 @@ class Http11(H11Protocol):
             )
         )
         if self.stream is not None and self.stream.closed:
-            # Refused before the app saw it, such as an upgrade without a key: Hypercorn leaves the end to us.
+            # Refused before the app saw it, for example an upgrade without a key: Hypercorn leaves closing to us.
             await self.send(Closed())
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
@@ -119,12 +120,12 @@ class Http11(H11Protocol):
         try:
             await super()._send_h11_event(event)
         except h11.LocalProtocolError as error:
-            # The client has made the answer impossible, such as by frames before its handshake was answered.
+            # The client has made a response impossible, for example with frames before its handshake was answered.
             log.info("client broke the protocol", reason=str(error))
             await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
-        # A body that is broken from its beginning: the app would answer a request that has its answer.
+        # A body that is broken from its beginning was already answered: the app must not answer it again.
         cast("Tasks", self.task_group).drop_scheduled()
         body = problem_body(status_code)
         await self._send_h11_event(
@@ -143,22 +144,22 @@ class Http11(H11Protocol):
 
 
 def _is_handshake(request: h11.Request) -> bool:
-    """Whether Hypercorn will take a request for a WebSocket's."""
+    """Whether Hypercorn will treat a request as a WebSocket handshake."""
     fields = {name.lower(): value.lower() for name, value in request.headers}
     return fields.get(b"upgrade", b"").strip() == b"websocket" and b"upgrade" in fields.get(b"connection", b"")
 
 
 def _refusal(request: h11.Request) -> int | None:
-    """The status for a request that may not be served, whatever it asks for.
+    """The status for a request that must not be served, whatever it asks for.
 
-    h11 bounds heads that are incomplete; one that comes in a single segment is as long as it likes. A request with both
-    lengths is an attempt to smuggle another one past a proxy (RFC 9112, section 6.3).
+    h11 bounds incomplete heads; one that arrives in a single segment may have any length. A request with both lengths
+    is an attempt to smuggle another one past a proxy (RFC 9112, section 6.3).
     """
     size_bytes = len(request.target) + sum(len(name) + len(value) + 4 for name, value in request.headers)
     if size_bytes > MAX_HEAD_BYTES:
         return 431
     names = {name.lower() for name, _ in request.headers}
-    # h11 asks for a Host in 1.1 alone, and later versions are answered as that one.
+    # h11 requires a Host only in 1.1, and later versions are treated as 1.1.
     if request.http_version > b"1.0" and b"host" not in names:
         return 400
     return 400 if {b"content-length", b"transfer-encoding"} <= names else None

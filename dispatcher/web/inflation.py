@@ -1,7 +1,7 @@
-"""Compressed messages of WebSocket clients, inflated up to a bound: wsproto's own extension has none.
+"""Inflates compressed messages of WebSocket clients up to a bound, which wsproto's own extension does not have.
 
-A kilobyte can inflate to a megabyte of zeros, so the size of an inflated message is bounded, not only that of what
-arrives.
+A kilobyte can inflate to a megabyte of zeros, so the size of an inflated message is bounded, not only that of the
+received bytes.
 """
 
 import zlib
@@ -13,18 +13,18 @@ NOTHING = RsvBits(False, False, False)
 COMPRESSED = RsvBits(True, False, False)
 
 FLUSH = b"\x00\x00\xff\xff"
-"""What the sender has removed from a message's end (RFC 7692, section 7.2.2)."""
+"""The bytes that the sender has removed from a message's end (RFC 7692, section 7.2.2)."""
 
 TRAILING_BYTES = 1 + len(FLUSH)
-"""What may follow a block that says that it is the last one: the byte in front of a flush (RFC 7692, section 7.2.3.4).
-It is no part of the message, and zlib would keep all of it, and copy it each time that more comes."""
+"""What may follow a block that is marked as the last one: the byte before a flush (RFC 7692, section 7.2.3.4). It is
+not part of the message, and zlib would keep all of it, and copy it with each further piece."""
 
 
 class Inflation(Extension):
-    """``permessage-deflate`` without context takeover, for what a client sends.
+    """``permessage-deflate`` without context takeover, for a client's messages.
 
     Args:
-        max_bytes: Longest message, inflated; a longer one is refused with 1009.
+        max_bytes: Maximum size of an inflated message; a larger one is refused with 1009.
     """
 
     name = "permessage-deflate"
@@ -32,23 +32,23 @@ class Inflation(Extension):
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._message_bytes = 0
-        """Of the current message, inflated."""
+        """Inflated size of the current message."""
         self._in_message = self._is_control = False
         self._inflater: zlib._Decompress | None = None
-        """Of the current message, if it is compressed."""
+        """The inflater of the current message, if it is compressed."""
         self._inflated_bytes = 0
 
     def take_inflated_bytes(self) -> int:
-        """How many bytes were made since the last call."""
+        """How many bytes were inflated since the last call."""
         taken, self._inflated_bytes = self._inflated_bytes, 0
         return taken
 
     def enabled(self) -> bool:
-        """It was negotiated."""
+        """Always true: it was negotiated."""
         return True
 
     def offer(self) -> bool:
-        """A server offers nothing."""
+        """Always false: a server makes no offer."""
         return False
 
     def frame_inbound_header(

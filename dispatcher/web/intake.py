@@ -1,4 +1,4 @@
-"""Which connections are accepted: at most a fixed number, shared fairly, where idle ones make room for new ones.
+"""Decides which connections are accepted: at most a fixed number, shared fairly; idle ones make room for new ones.
 
 Rules of this module:
 
@@ -42,7 +42,7 @@ class Place:
 
     Args:
         intake: Where it is counted.
-        holder: Whose it is.
+        holder: The owner of the connection.
     """
 
     __slots__ = ("_holder", "_intake", "connection")
@@ -51,7 +51,7 @@ class Place:
         self._intake = intake
         self._holder = holder
         self.connection: Closable | None = None
-        """What is closed to make room."""
+        """The connection that is closed to make room."""
 
     def note_idle(self, *, idle: bool) -> None:
         """Note whether it waits for a request."""
@@ -64,18 +64,18 @@ class Intake:
     *Thread*: Trio's.
 
     Args:
-        max_connections: How many there may be.
+        max_connections: The maximum number.
     """
 
     def __init__(self, max_connections: int) -> None:
         self._quota = Quota(max_connections)
         self._idle: dict[Hashable, dict[Place, None]] = {}
-        """Idle places by holder, of each the one that has been idle for the longest time first."""
+        """Idle places by holder, each holder's longest idle one first."""
         self._evicted = 0
         self._refused = 0
 
     def take(self, holder: Hashable) -> Place | None:
-        """Take a place, which begins as an idle one; None: the connection is to be closed."""
+        """Take a place, which is idle at first; None if the connection has to be closed."""
         refusal = self._quota.refusal(holder)
         if refusal is Refusal.FULL:
             refusal = None if self.evict() else refusal
@@ -90,7 +90,7 @@ class Intake:
         return place
 
     def release(self, place: Place) -> None:
-        """The connection has ended, or is as good as ended; once is enough."""
+        """Free the place of a connection that has ended, or is about to; a second call does nothing."""
         holder, place._holder = place._holder, None  # noqa: SLF001 - the two are one
         if holder is not None:
             self._forget_idle(place, holder)
@@ -106,7 +106,7 @@ class Intake:
             self._forget_idle(place, holder)
 
     def evict(self) -> bool:
-        """End an idle connection; whether there was one."""
+        """End an idle connection; returns whether there was one."""
         if not self._idle:
             return False
         return self._evict_of(max(self._idle, key=lambda holder: len(self._idle[holder])))

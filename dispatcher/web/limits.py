@@ -1,7 +1,7 @@
-"""What one client may use of this replica: streams, new streams per second, replays. Counted by address and subject.
+"""Limits what one client may use: streams, new streams per second, replays. Counted by address and subject.
 
-The address is the client's, also behind trusted proxies (`proxies`); of IPv6 its /64 network is counted. The subject is
-that of its token, None without one. Over a limit a client gets 4429 (docs/protocol.md).
+The address is the client's, even behind trusted proxies (`proxies`); for IPv6 the /64 network counts. The subject is
+that of the token, None without one. Above a limit a client gets 4429 (docs/protocol.md).
 """
 
 import time
@@ -22,13 +22,13 @@ from dispatcher.web.requests import Query
 from dispatcher.web.visits import NOBODY, Visitor, Visits
 
 SKEW_SECONDS = 60.0
-"""How much further back than `max_since_seconds` is let pass: a client's clock may be late, and its request was."""
+"""Tolerance of `max_since_seconds`: a client's clock may be slow, and its request takes time."""
 
 LIMITED_LAST_RECORDS = 1_000
-"""Most records that ``last`` may ask for where `max_since_seconds` bounds how far back clients may read."""
+"""Maximum of ``last`` if `max_since_seconds` bounds how far back clients may read."""
 
 BURST_SECONDS = 10
-"""A bucket of connects holds this many seconds' worth: pages of one office load together."""
+"""A bucket of connects holds this many seconds' worth, because the pages of an office load at the same time."""
 
 UNBOUNDED = 2**62
 
@@ -47,8 +47,8 @@ class Admission:
     """A stream that was admitted, until `release`.
 
     Args:
-        owner: Whose it is: owners take turns when records have to be read from Kafka.
-        quotas: Where it is counted, each with its holder.
+        owner: Its owner: owners take turns when records have to be read from Kafka.
+        quotas: The quotas in which it is counted, each with its holder.
     """
 
     __slots__ = ("_quotas", "owner", "visitor", "visits")
@@ -56,15 +56,15 @@ class Admission:
     def __init__(self, owner: Hashable, quotas: list[tuple[Quota, Hashable]]) -> None:
         self.owner = owner
         self.visitor = NOBODY
-        """Whose it is, as operators see it."""
+        """The visitor, as operators see it."""
         self.visits: Visits | None = None
-        """Where the stream is listed while it is open; None: nowhere."""
+        """Where the stream is listed while it is open; None if it is not listed."""
         self._quotas = quotas
         for quota, holder in quotas:
             quota.take(holder)
 
     def release(self) -> None:
-        """Count it no longer; once is enough."""
+        """Stop counting it; a second call does nothing."""
         while self._quotas:
             quota, holder = self._quotas.pop()
             quota.release(holder)
@@ -90,20 +90,20 @@ class Limits:
 
     @property
     def max_since_seconds(self) -> float:
-        """How far back ``since`` may go; 0: without a bound."""
+        """How far back ``since`` may go; 0: no limit."""
         return self._settings.max_since_seconds
 
     def admit(self, address: str, subject: str | None, now: float, *, since: bool = False) -> Admission:
-        """Let a stream in, for whoever makes it to release when it ends.
+        """Admit a stream; the caller releases the admission when the stream ends.
 
         Args:
             address: See `sansio.addresses.client_key`.
-            subject: Of the client's token.
+            subject: The subject of the client's token.
             now: Seconds of a monotonic clock.
             since: Whether the request has a `since`, which may have to be read from Kafka.
 
         Raises:
-            TooManyError: the client has as much as it may have; the reason names the setting.
+            TooManyError: the client has reached a limit; the reason names the setting.
             UnavailableError: the last places are reserved for clients that have fewer.
         """
         settings = self._settings
@@ -127,7 +127,7 @@ class Limits:
         except TooManyError:
             self._refused += 1
             raise
-        # `Refusal.FULL` is the hub's to say: it counts subscribers of every kind.
+        # The hub reports `Refusal.FULL`: it counts subscribers of every kind.
         quotas: list[tuple[Quota, Hashable]] = [(self._addresses, address)]
         if subject is not None:
             quotas.append((self._subjects, subject))
@@ -144,13 +144,13 @@ class Limits:
 
 
 class Entrance:
-    """Admits requests for streams, by whose they are.
+    """Admits requests for streams, by client.
 
     Args:
         limits: What each client may use.
         proxies: Identifies the client of a connection.
         visits: Where streams are listed.
-        is_draining: Whether no stream is admitted.
+        is_draining: Whether new streams are refused.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Entrance:
         """Check how far back a request goes.
 
         Raises:
-            BadRequestError: further than `max_since_seconds`.
+            BadRequestError: it goes further back than `max_since_seconds`.
         """
         limit = self.limits.max_since_seconds
         if not limit:
@@ -178,17 +178,17 @@ class Entrance:
         if query.since_ms is not None and query.since_ms != NOW and query.since_ms < earliest_ms:
             raise BadRequestError(f"since may go back at most {limit:g} seconds here (max_since_seconds)")
         if query.last is not None and query.last > LIMITED_LAST_RECORDS:
-            # How old they are is not known before they are read.
+            # Their age is not known before they are read.
             raise BadRequestError(f"last may be at most {LIMITED_LAST_RECORDS} here (max_since_seconds is set)")
 
     def admit(self, peer: Address, fields: Fields, query: Query, subject: str | None = None) -> Admission:
-        """Let a stream in; see `Limits.admit`.
+        """Admit a stream; see `Limits.admit`.
 
         Args:
             peer: The other end of the connection (`Connection.client`).
             fields: The request's header fields.
-            query: What it asks for.
-            subject: Of the client's token.
+            query: The request's query.
+            subject: The subject of the client's token.
 
         Raises:
             TooManyError: See `Limits.admit`.

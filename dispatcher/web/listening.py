@@ -1,4 +1,4 @@
-"""The listening sockets: accepting continues whatever an accept returns, and pauses when descriptors run out."""
+"""Accepts connections: continues after any error of an accept, and pauses when descriptors run out."""
 
 import errno
 import math
@@ -16,23 +16,24 @@ BACKLOG = 4096
 """Connections that the kernel queues while we are busy: all of another replica's subscribers may arrive at once."""
 
 ACCEPTED_PER_TURN = 8
-"""Connections accepted in one turn of the loop. With one alone, those of a flood are in front of everybody's in the
-kernel's queue, and a health check waits there for as long as the flood is ahead; here addresses take turns (`Pace`)."""
+"""Connections accepted per turn of the loop. With a single one, a health check would wait in the kernel's queue until
+the whole flood before it is accepted; after the accept, addresses take turns (`Pace`)."""
 
 REST_SECONDS = 0.1
-"""How long accepting is paused when the process, or the machine, has no descriptor or no memory for one more."""
+"""How long accepting pauses if the process, or the machine, has no descriptor or no memory for another connection."""
 
 LOG_SECONDS = 60.0
-"""Least time between two log lines about that."""
+"""Minimum time between two log lines about that."""
 
 RESERVED_DESCRIPTORS = 64
-"""What is left for the Kafka clients, which connect to each broker, and for files, past what is open at the start."""
+"""Descriptors reserved for the Kafka clients, which connect to each broker, and for files, besides those open at the
+start."""
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def connections_within_descriptors(max_connections: int, max_subscribers: int = 0) -> int:
-    """`max_connections`, or what the limit of descriptors leaves; with a warning if `max_subscribers` is more."""
+    """`max_connections`, or fewer if the limit of descriptors is lower; warns if that is below `max_subscribers`."""
     limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return max_connections
@@ -59,9 +60,9 @@ async def accept_for_ever(
     """Accept connections until cancelled. *Cancellation*: safe.
 
     Args:
-        listener: Where.
+        listener: The listening socket.
         take: Takes each connection; never waits.
-        make_room: Called when there is no descriptor for one more.
+        make_room: Called when there is no descriptor for another connection.
     """
     logged_at = -math.inf
     while True:
@@ -71,10 +72,10 @@ async def accept_for_ever(
             return
         except OSError as error:
             if error.errno == errno.EINVAL:
-                # A parent process has ended the listening, and may begin it again (`workers.sockets`).
+                # A parent process has stopped the listening, and may start it again (`workers.sockets`).
                 await trio.sleep(REST_SECONDS)
                 continue
-            # Others are about that one connection: it has gone already.
+            # Other errors concern only that connection, which is already gone.
             if error.errno not in _OUT_OF_RESOURCES:
                 continue
             now = trio.current_time()
@@ -89,14 +90,14 @@ async def accept_for_ever(
 
 
 def _accept_more(listening: trio.socket.SocketType, take: Callable[[trio.SocketStream], None]) -> None:
-    """Accept what else waits, up to the bound, without another turn of the loop."""
-    # Trio's own `accept` is a turn each time.
+    """Accept other waiting connections, up to the bound, within the same turn of the loop."""
+    # Trio's own `accept` takes a turn each time.
     plain = socket.socket(listening.family, listening.type, listening.proto, fileno=listening.fileno())
     try:
         for _ in range(ACCEPTED_PER_TURN - 1):
             accepted, _address = plain.accept()
             take(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
     except OSError:
-        pass  # nothing waits; or the next turn meets the error, too
+        pass  # nothing waits, or the next turn gets the same error
     finally:
         plain.detach()

@@ -1,4 +1,4 @@
-"""Whether a peer makes progress, judged by what its kernel acknowledges.
+"""Decides whether a peer makes progress, by what its kernel acknowledges.
 
 The kernel makes room in a socket in large steps, so a reader of a few kB/s can make a writer wait for a minute although
 it reads all the time.
@@ -22,16 +22,16 @@ _UNACKED_AT = 24
 _BYTES_ACKED_AT = 120
 _NOTSENT_BYTES_AT = 144
 _TCP_INFO_BYTES = 148
-"""Where Linux has these in its ``struct tcp_info`` (include/uapi/linux/tcp.h); fields are only added at its end."""
+"""Where these are in Linux's ``struct tcp_info`` (include/uapi/linux/tcp.h); new fields are only added at its end."""
 
 
 FINE_PIECE_BYTES = 1024
-"""A receiver's kernel frees what was read in units that grow with the pieces in which it was sent: measured on loopback
-with default buffers, acknowledgements come every 65 to 128 KiB for writes of 64 KiB, every 5 to 15 KiB for these."""
+"""A receiver's kernel frees read bytes in units that grow with the pieces in which they were sent: measured on loopback
+with default buffers, it acknowledges every 65 to 128 KiB for writes of 64 KiB, and every 5 to 15 KiB for these."""
 
 FINE_BYTES = 256 * 1024
-"""This much of a connection is sent in fine pieces, and this much again after each long wait: twice what a kernel takes
-by default for a client that has not begun to read. A client that took it without a long wait is a fast one."""
+"""How much is sent in fine pieces at the start of a connection, and after each long wait: twice what a kernel accepts
+by default for a client that has not begun to read. A client that takes this much without a long wait is a fast one."""
 
 LONG_WAIT_SECONDS = 1.0
 """A client that makes a writer wait this long is a slow one."""
@@ -40,22 +40,22 @@ UNLIMITED = 2**30 - 1
 
 
 class Progress(Enum):
-    """What a peer's kernel does with what it is sent."""
+    """What a peer's kernel has done since the last look."""
 
     IDLE = auto()
-    """Nothing waits for it, or the kernel cannot say."""
+    """Nothing waits for it, or our kernel cannot tell."""
     MOVING = auto()
-    """It acknowledged something, and more waits for it to make room."""
+    """It acknowledged something, and more is waiting for room."""
     RECEIVING = auto()
     """It acknowledged something, and the rest is on its way."""
     NONE = auto()
-    """It has acknowledged nothing since the last look, although something waits for that."""
+    """It has acknowledged nothing, although bytes wait for that."""
 
 
 class Liveness:
-    """Whether a peer's kernel still takes what it is sent, judged by what it acknowledges.
+    """Watches whether a peer's kernel still accepts bytes, by what it acknowledges.
 
-    Where the kernel cannot say (not Linux), the only progress is room in the socket.
+    Where our kernel cannot tell (not Linux), only room in the socket counts as progress.
 
     Args:
         sock: The socket.
@@ -69,19 +69,19 @@ class Liveness:
         self.stall_timeout_seconds = stall_timeout_seconds
         self._acknowledged_bytes = 0
         self._fine_bytes = FINE_BYTES
-        """What is still to be sent in fine pieces."""
+        """How much is still to be sent in fine pieces."""
         self._slow = False
-        """Whether the last long wait is that recent."""
+        """Whether the last long wait was recent."""
 
     @property
     def direct_bytes(self) -> int:
-        """Most bytes that may go to the socket in one piece, past `send`."""
+        """Maximum number of bytes that may be written to the socket in one piece, bypassing `send`."""
         if not self._fine_bytes:
             return UNLIMITED
         return 0 if self._slow else FINE_PIECE_BYTES
 
     def send(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """Send a part from the beginning of some buffers; returns how many bytes were accepted, at least one.
+        """Send the beginning of some buffers; returns how many bytes were accepted, at least one.
 
         Raises:
             BlockingIOError: the socket is full.
@@ -89,14 +89,14 @@ class Liveness:
         """
         descriptor = self._socket.fileno()
         if not self._fine_bytes or descriptor < 0:
-            # Verbatim: views of some hundreds would cost more than sending them.
+            # Unchanged: making views of hundreds of buffers would cost more than sending them.
             return os.writev(descriptor, buffers[:BUFFERS_PER_CALL])
         data = memoryview(b"".join(buffers))[: self._fine_bytes]
         sent = 0
         sock = socket.socket(self._socket.family, self._socket.type, self._socket.proto, descriptor)
         try:
             while sent < len(data):
-                # The end of a record (of the transport's): the kernel joins nothing to this piece.
+                # End of record, in the transport's sense: the kernel appends nothing to this piece.
                 sent += sock.send(data[sent : sent + FINE_PIECE_BYTES], socket.MSG_EOR | socket.MSG_DONTWAIT)
         except BlockingIOError:
             if not sent:
@@ -126,7 +126,7 @@ class Liveness:
                 raise SubscriberStalledError(f"the connection took no byte for {self.stall_timeout_seconds:g} s")
 
     def look(self) -> Progress:
-        """What the peer has done since the last look. Costs one system call."""
+        """Report what the peer has done since the last look. Costs one system call."""
         with suppress(OSError, AttributeError):
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             if len(info) == _TCP_INFO_BYTES:
@@ -142,6 +142,6 @@ class Liveness:
         return Progress.IDLE
 
     def acknowledged_bytes(self) -> int:
-        """What the peer has acknowledged since the connection began; what was known last once it is closed."""
+        """How much the peer has acknowledged since the connection began; after a close, the last known figure."""
         self.look()
         return self._acknowledged_bytes

@@ -1,4 +1,4 @@
-"""``/livez``, ``/readyz``, ``/status`` and ``/metrics``: what people and orchestrators ask."""
+"""Serves ``/livez``, ``/readyz``, ``/status`` and ``/metrics`` to people and orchestrators."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -14,34 +14,34 @@ class Operations(Protocol):
     """What the supervisor knows about the replica."""
 
     def why_not_ready(self) -> list[str]:
-        """Reasons why no new subscriber should be sent here; empty when ready."""
+        """Reasons why no new subscribers should be sent here; empty if ready."""
 
     def degraded(self) -> list[str]:
-        """What is wrong with topics and the group, which may be while the replica is ready."""
+        """What is wrong with topics and the group, even if the replica is ready."""
 
     @property
     def has_been_ready(self) -> bool:
         """Whether any readiness check has ever succeeded."""
 
     async def status_page(self) -> bytes:
-        """Everything that a person may want to see, as JSON; often asked, the last one again."""
+        """Everything that a person may want to see, as JSON; the previous page if requests are too frequent."""
 
     async def metrics_page(self, *, openmetrics: bool = False) -> bytes:
-        """The metrics, in Prometheus's text format or in OpenMetrics; often asked, the last ones again."""
+        """The metrics, as Prometheus text or in OpenMetrics; the previous page if requests are too frequent."""
 
 
 def add_health(app: Quart, operations: Operations, *, in_public: bool = False) -> None:
     """Add ``/livez`` and ``/readyz``.
 
     Args:
-        app: Where.
+        app: The app.
         operations: What the replica reports about itself.
-        in_public: Whether anybody may ask: reasons hold addresses and errors, and are left out then.
+        in_public: Whether anybody may ask: then reasons, which contain addresses and errors, are left out.
     """
 
     @app.get("/livez")
     async def livez() -> TrioResponse:
-        """The loop runs: it answers."""
+        """Show that the loop runs, by answering."""
         return _json(200, {"live": True})
 
     @app.get("/readyz")

@@ -17,10 +17,10 @@ from dispatcher.web.refusals import KEY, Refusals
 log = structlog.get_logger(__name__)
 
 FREE = frozenset({*FILES, *CONTRACT, "/livez", "/readyz"})
-"""What any page may GET."""
+"""Paths that any page may GET."""
 
 LOG_SECONDS = 10.0
-"""Least time between two log lines: any page in the world can have requests refused."""
+"""Minimum time between two log lines: any page in the world can cause refusals."""
 
 
 class _Refusals:
@@ -31,7 +31,7 @@ class _Refusals:
         self._unlogged = 0
 
     def log(self, path: str, verdict: Verdict) -> None:
-        """One more."""
+        """Log or count one refusal."""
         now = trio.current_time()
         if now < self._next_at:
             self._unlogged += 1
@@ -42,12 +42,12 @@ class _Refusals:
 
 
 def add_origin_check(app: Quart, policy: Policy, proxies: Proxies) -> None:
-    """Add the check; routes that are added later, and paths without a route, have it as well.
+    """Add the check, which also applies to routes that are added later, and to paths without a route.
 
     Args:
-        app: Where.
+        app: The app.
         policy: What the settings allow.
-        proxies: Whose word counts for the host that a client asked for.
+        proxies: The proxies that are trusted to name the host that a client asked for.
     """
     refusals = _Refusals()
 
@@ -72,13 +72,13 @@ def add_origin_check(app: Quart, policy: Policy, proxies: Proxies) -> None:
 
     @app.before_websocket
     async def check_websocket() -> TrioResponse | None:
-        # A refusal is an HTTP response instead of the upgrade.
+        # A refusal is an HTTP response, not an upgrade.
         g.verdict = decide(policy, FREE, "GET", websocket.path, websocket.headers, forwarded_host=host_of(websocket))
         return answered(websocket.path, g.verdict)
 
     @app.after_request
     async def add_headers(response: TrioResponse) -> TrioResponse:
-        # An error is an answer that an allowed page must be able to read, too.
+        # An allowed page must be able to read errors, too.
         verdict: Verdict | None = g.get("verdict")
         if verdict is not None:
             response.headers.extend(verdict.headers)

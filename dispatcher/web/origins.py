@@ -1,4 +1,4 @@
-"""Which requests are answered, by their origin and host: data in, verdict out. docs/security.md has the reasons.
+"""Decides which requests are answered, by their origin and host. docs/security.md has the reasons.
 
 Rules of this module:
 
@@ -20,10 +20,10 @@ from dispatcher.setting_values import is_loopback_address
 from dispatcher.settings import Settings
 
 SITES = frozenset({"same-origin", "none"})
-"""Values of ``Sec-Fetch-Site`` (W3C Fetch Metadata) of requests that no page of another origin has made."""
+"""Values of ``Sec-Fetch-Site`` (W3C Fetch Metadata) for requests that no page of another origin has made."""
 
 READ_ONLY = frozenset({"/status", "/metrics"})
-"""Paths where GET consumes nothing, and whose answer no page of another origin can read."""
+"""Paths where a GET consumes nothing, and whose response no page of another origin can read."""
 
 EVENT_STREAM = "text/event-stream"
 
@@ -51,7 +51,7 @@ class Policy:
     """Whether `bind` is loopback."""
     any_origin: bool
     origins: frozenset[str]
-    """Those that are listed by name, in the spelling of `Origin.text`."""
+    """The origins that are listed by name, in the spelling of `Origin.text`."""
     any_host: bool
     hosts: frozenset[str]
 
@@ -83,9 +83,9 @@ class Verdict:
     detail: str = ""
     """Why it is refused."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """For the answer, whoever gives it."""
+    """Header fields for the response, whichever code sends it."""
     takes_cookies: bool = True
-    """Whether cookies count: `*` allows pages without credentials, and a WebSocket sends cookies all the same."""
+    """Whether cookies count: `*` allows pages without credentials, but a WebSocket sends cookies anyway."""
 
 
 def decide(
@@ -97,7 +97,7 @@ def decide(
     *,
     forwarded_host: str | None = None,
 ) -> Verdict:
-    """Decide about a request, before anything is done for it.
+    """Decide about a request, before any work is done for it.
 
     Args:
         policy: What the settings allow.
@@ -139,7 +139,7 @@ def decide(
 
 
 def _authority_fields(fields: Fields) -> list[str]:
-    """What says where the client believes that it is; an empty ``Host`` is one of a client that does not say."""
+    """The values that name the host which the client wants; an empty ``Host`` names none."""
     return [host for host in fields.getlist("Host") if host]
 
 
@@ -153,7 +153,7 @@ def _wrong_host(policy: Policy, host: str) -> str:
 
 
 def _wrong_site(sites: list[str], origins: list[str]) -> str | None:
-    """Why a request is refused whose Origin is not allowed, by what the browser says of the page that made it."""
+    """Why a request with a foreign Origin is refused, according to the browser's ``Sec-Fetch-Site``."""
     if SITES.issuperset(site.lower() for site in sites):
         return None
     site = f"Sec-Fetch-Site is {_shown(', '.join(sites))}, not same-origin or none"
@@ -163,7 +163,7 @@ def _wrong_site(sites: list[str], origins: list[str]) -> str | None:
 
 
 def _wrong_origin(origins: list[str], origin: Origin | None, authority: Authority | None) -> str | None:
-    """Why a request is refused whose Origin is not allowed, by its own authority."""
+    """Why a request with a foreign Origin is refused, according to its own ``Host``."""
     own = "no Host"
     if authority is not None:
         if origin is not None and origin.authority == authority.with_default(origin.default_port):
@@ -179,10 +179,10 @@ _REMEDY = "add it if its pages may use this server"
 
 
 def _silent_browser(fields: Fields) -> str | None:
-    """Why a browser is refused that says nothing of the page that made the request.
+    """Why a browser is refused that sends nothing about the page that made the request.
 
-    Over plain HTTP to a name a browser sends no ``Sec-Fetch-Site``, and an image, a form or a no-cors fetch of a
-    stranger's page has no ``Origin``. Neither has an `EventSource` of the own origin, but it names event streams.
+    Over plain HTTP to a name, a browser sends no ``Sec-Fetch-Site``, and an image, a form or a no-cors fetch of a
+    stranger's page has no ``Origin``. An `EventSource` of our own origin has none either, but it names event streams.
     """
     is_browser = any(agent.startswith("Mozilla/") for agent in fields.getlist("User-Agent"))
     if not is_browser or _accepts_events(fields):
@@ -200,7 +200,7 @@ def _accepts_events(fields: Fields) -> bool:
 
 
 def _cors(origin: str, *, with_credentials: bool) -> dict[str, str]:
-    """The fields of the CORS protocol (WHATWG Fetch, "CORS protocol") that every answer to an allowed origin has."""
+    """The fields of the CORS protocol (WHATWG Fetch, "CORS protocol") in every response to an allowed origin."""
     exposed = {"Access-Control-Expose-Headers": "Retry-After"}
     if with_credentials:
         return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", **exposed}

@@ -19,7 +19,7 @@ _DETAILS = {
 
 
 def problem_body(status: int, detail: str | None = None) -> bytes:
-    """The body for a status; without a detail, the default detail of the status."""
+    """The body for a status, by default with the status's own detail."""
     title = HTTPStatus(status).phrase
     return orjson.dumps(
         {

@@ -1,4 +1,4 @@
-"""The client at the other end of a connection, or of the proxies in front: asks `sansio.addresses` with real sockets.
+"""Identifies the client at the other end of a connection, or of the proxies in front, with `sansio.addresses`.
 
 *Source*: RFC 7239; HAProxy, doc/proxy-protocol.txt.
 """
@@ -24,7 +24,7 @@ from dispatcher.sansio.proxy_protocol import MAX_V2_BYTES, ProxyHeaderError, rea
 from dispatcher.settings import Settings
 
 NOBODY = ipaddress.IPv4Address(0)
-"""Stands for an address that a socket does not have, such as that of a client that has left already."""
+"""Stands for an unknown address, such as that of a client that has already left."""
 
 
 class Fields(Protocol):
@@ -43,11 +43,11 @@ class Proxies:
 
     @classmethod
     def of(cls, settings: Settings) -> "Proxies":
-        """As the settings say."""
+        """The proxies in the settings."""
         return cls(tuple(map(ipaddress.ip_network, settings.trusted_proxies)), settings.forwarded)
 
     def trusts(self, peer: Address) -> bool:
-        """Whether what this peer says of its clients is believed."""
+        """Whether this peer is trusted to name its clients."""
         return is_in(peer, self.trusted)
 
     def wants_header(self, peer: Address) -> bool:
@@ -58,7 +58,7 @@ class Proxies:
         """The client of a request.
 
         Args:
-            peer: The other end of the connection, or what its PROXY header says.
+            peer: The other end of the connection, or the address in its PROXY header.
             fields: The request's header fields.
         """
         if self.form == "x-forwarded-for":
@@ -68,7 +68,7 @@ class Proxies:
         return peer
 
     def host(self, peer: Address, fields: Fields) -> str | None:
-        """The ``Host`` that the client sent to a trusted proxy, as that proxy reports it; None where none does."""
+        """The ``Host`` that the client sent to a trusted proxy, as that proxy reports it; None if it does not."""
         if not self.trusts(peer) or self.form == "proxy-protocol":
             return None
         if self.form == "forwarded":
@@ -78,7 +78,7 @@ class Proxies:
 
 
 def peer_address(sock: trio.socket.SocketType) -> Address:
-    """The address of the other end of a connection; `NOBODY` when it has gone already."""
+    """The address of the other end of a connection; `NOBODY` if it has already left."""
     try:
         return read_address(str(sock.getpeername()[0]).partition("%")[0]) or NOBODY
     except OSError:
@@ -86,12 +86,12 @@ def peer_address(sock: trio.socket.SocketType) -> Address:
 
 
 async def read_proxy_header(sock: trio.socket.SocketType) -> Address | None:
-    """Read a connection's PROXY header, and not a byte more: what follows may be TLS.
+    """Read a connection's PROXY header, and not a byte more, because TLS may follow.
 
     *Cancellation*: safe, the caller closes the socket.
 
     Returns:
-        The client's address; None where the proxy speaks for itself.
+        The client's address; None if the connection is the proxy's own.
 
     Raises:
         ProxyHeaderError: the connection does not begin with a header, or it has ended.

@@ -1,4 +1,4 @@
-"""What was refused, by reason: counts for ``/metrics``.
+"""Counts refusals by reason, for ``/metrics``.
 
 *Thread*: Trio's.
 """
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from quart import Quart, current_app
 
 KEY = "dispatcher-refusals"
-"""Where an app has its counts."""
+"""The key of an app's counts."""
 
 BY_CODE: Mapping[int, str] = {
     400: "request",
@@ -30,27 +30,27 @@ REASONS = ("origin", *dict.fromkeys(BY_CODE.values()))
 
 
 class Refusals:
-    """Counts since the start; every reason has one from the beginning."""
+    """Counts since the start; every reason has a count from the beginning."""
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(REASONS, 0)
 
     def note(self, reason: str) -> None:
-        """One more."""
+        """Count one refusal."""
         self.counts[reason] += 1
 
     def note_code(self, code: int) -> None:
-        """One more, by its HTTP status or close code; other codes refuse nothing."""
+        """Count one refusal by its HTTP status or close code; other codes are not refusals."""
         if code in BY_CODE:
             self.note(BY_CODE[code])
 
 
 def count_in(app: Quart, refusals: Refusals) -> None:
-    """Let an app's handlers count there."""
+    """Let an app's handlers count in `refusals`."""
     app.extensions[KEY] = refusals
 
 
 def note_refusal(code: int) -> None:
-    """One more in the app whose request is handled now, by its HTTP status or close code."""
+    """Count one refusal by its HTTP status or close code, in the app that is handling the request."""
     refusals: Refusals = current_app.extensions[KEY]
     refusals.note_code(code)

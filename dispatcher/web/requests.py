@@ -1,4 +1,4 @@
-"""What a subscriber asks for in the query and headers of ``/events`` and ``/ws``."""
+"""Reads what a subscriber asks for in the query and headers of ``/events`` and ``/ws``."""
 
 import re
 import time
@@ -33,13 +33,13 @@ PARAMETERS = (
 )
 REPEATABLE = frozenset({"topic", *FILTER_PARAMETERS})
 ALIASES = {"lastEventId": "last_event_id"}
-"""What polyfills of EventSource call a parameter."""
+"""Names that polyfills of EventSource give to parameters."""
 SCOPES = ("replica", "topic")
 NEAR_LETTERS = 2
-"""A name that differs from a known one by at most this many letters is a slip: an observer's must not consume."""
+"""A name that differs from a known one by at most this many letters is a typo: a typo in `observe` must not consume."""
 MAX_LAST_RECORDS = 10**9
 WINDOW_RECORDS = 1000
-"""What a client with ``ack=client`` is sent before it acknowledges, unless it says otherwise."""
+"""How many records a client with ``ack=client`` is sent before it acknowledges, by default."""
 MAX_WINDOW_RECORDS = 100_000
 MAX_WINDOW_BYTES = 2**31
 _DURATION = re.compile(r"-(?P<number>[0-9]{1,9})(?P<unit>[smhd])")
@@ -49,8 +49,8 @@ _TIME = re.compile(
     r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<minute>[0-9]{2}:[0-9]{2}):(?P<second>[0-9]{2})"
     r"(?:\.(?P<fraction>[0-9]+))?(?P<zone>[Zz]|[+ -][0-9]{2}:[0-5][0-9])"
 )
-"""RFC 3339, section 5.6, with its notes: ``t``, ``z`` and a space in place of ``T`` are allowed, and only the fraction
-is optional. `datetime.fromisoformat` takes more of ISO 8601, and in each version of Python something else."""
+"""RFC 3339, section 5.6, with its notes: ``t``, ``z`` and a space instead of ``T`` are allowed, and only the fraction
+is optional. `datetime.fromisoformat` accepts more of ISO 8601, and each version of Python something different."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_SECONDS = 24 * 60 * 60
 FORMATS = ("value", "envelope")
@@ -64,27 +64,27 @@ class Query:
     topics: frozenset[str]
     envelope: bool
     position: Mapping[TopicPartition, int]
-    """The last offset that the client has seen of some partitions."""
+    """The last offsets that the client has seen, of some partitions."""
     since_ms: int | None
     """Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber."""
     last: int | None = None
-    """How many records before their ends they begin, in place of a time."""
+    """Instead of a time: how many records before their ends they begin."""
     whole: bool = False
-    """Every partition of the topics, also those that the replica does not own."""
+    """Whether it includes partitions that the replica does not own."""
     observe: bool = False
-    """What is sent is not dispatched."""
+    """Whether records that are sent do not count as dispatched."""
     ignored: Sequence[str] = ()
-    """Parameters that nobody knows."""
+    """Unknown parameters."""
     filter: Filter | None = None
-    """Which records the client wants; None: all."""
+    """The client's own filter; None: all records."""
     grant: Filter | None = None
-    """Which records the client may have; None: all."""
+    """The filter of its grant; None: all records."""
     window_records: int | None = None
-    """How many records the client is sent before it acknowledges; None: it acknowledges nothing."""
+    """How many records the client is sent before it acknowledges; None if it does not acknowledge."""
     window_bytes: int | None = None
-    """The same in bytes; None: it does not say."""
+    """The same in bytes; None if the client does not say."""
     decodes: frozenset[str] = frozenset()
-    """Topics that are decoded because the client asks, and not by the settings."""
+    """Topics that are decoded because the client asks, not because of the settings."""
 
 
 def read_query(
@@ -99,13 +99,13 @@ def read_query(
 
     Args:
         arguments: Every query parameter with its values.
-        last_event_id: The ``Last-Event-ID`` header, which wins over the parameter of that name.
+        last_event_id: The ``Last-Event-ID`` header, which overrides the parameter of that name.
         configured: The topics that this dispatcher serves.
-        default_scope: For who names none.
-        decoded: The topics that the settings want decoded, and into what; ``asked``: into JSON, for those that ask.
+        default_scope: The scope of requests that name none.
+        decoded: The topics that can be decoded, and into what; ``asked``: into JSON, for clients that ask.
 
     Raises:
-        BadRequestError: with a reason that says what would be right.
+        BadRequestError: the request is invalid; the reason says what would be right.
     """
     ignored = tuple(ascii(name[:40])[1:-1] for name in arguments if name not in PARAMETERS and name not in ALIASES)
     for name in arguments:
@@ -127,7 +127,7 @@ def read_query(
         last_event_id = arguments["last_event_id"][0]
     position = parse_position(last_event_id) if last_event_id else {}
     if any(partition.topic not in topics for partition in position):
-        # An id of a stream never names topics that it does not have.
+        # The ids of a stream never name topics that the stream does not have.
         position = {partition: offset for partition, offset in position.items() if partition.topic in topics}
     scope = arguments.get("scope", [default_scope])[0]
     if scope not in SCOPES:
@@ -158,7 +158,7 @@ def read_query(
 
 
 def as_observer(query: Query, acked_topics: AbstractSet[str]) -> Query:
-    """The query as one of an observer, if only acknowledgements count for its topics and it makes none."""
+    """The query as that of an observer, if only acknowledgements count for its topics and it makes none."""
     if query.window_records is not None or query.observe or not query.topics <= acked_topics:
         return query
     names_start = query.since_ms is not None or query.last is not None
@@ -166,7 +166,7 @@ def as_observer(query: Query, acked_topics: AbstractSet[str]) -> Query:
 
 
 def feed_for(wire: Wire, query: Query, acked_topics: AbstractSet[str]) -> Feed:
-    """What a client asks for, in a wire format."""
+    """The feed that a client asks for, in a wire format."""
     acks = query.window_records is not None
     return feed_of(
         wire,
@@ -182,7 +182,7 @@ def feed_for(wire: Wire, query: Query, acked_topics: AbstractSet[str]) -> Feed:
 
 
 def _read_window(arguments: Mapping[str, Sequence[str]]) -> int | None:
-    """How many records are sent before the client acknowledges."""
+    """The window of records that the client asks for."""
     if "ack" not in arguments:
         for name in ("window", "window_bytes"):
             if name in arguments:
@@ -194,7 +194,7 @@ def _read_window(arguments: Mapping[str, Sequence[str]]) -> int | None:
 
 
 def _read_count(arguments: Mapping[str, Sequence[str]], name: str, most: int) -> int | None:
-    """A number of at least 1; None where none is given."""
+    """A number of at least 1; None if it is not given."""
     if name not in arguments:
         return None
     text = arguments[name][0]
@@ -206,7 +206,7 @@ def _read_count(arguments: Mapping[str, Sequence[str]], name: str, most: int) ->
 def _read_decode(
     arguments: Mapping[str, Sequence[str]], topics: Collection[str], decoded: Mapping[str, str]
 ) -> frozenset[str]:
-    """The topics that are decoded because the client asks; of those that the settings name it only makes sure."""
+    """The topics that are decoded because the client asks. Those that the settings decode are only checked."""
     if "decode" not in arguments:
         return frozenset()
     if (decode := arguments["decode"][0]) not in DECODES:
@@ -218,18 +218,18 @@ def _read_decode(
 
 
 def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:
-    """So that a parameter wins over what is an alias of it."""
+    """Sort aliases first, so that a parameter overrides its alias."""
     return argument[0] not in ALIASES
 
 
 def _meant(name: str) -> str | None:
-    """The known parameter that an unknown one was meant to be, None when it is like none of them."""
+    """The known parameter that an unknown one is probably a typo of; None if it resembles none."""
     known = [*PARAMETERS, *ALIASES]
     return next((one for one in known if one.lower() == name.lower() or _is_near(one, name)), None)
 
 
 def _is_near(known: str, name: str) -> bool:
-    """Whether few letters have to be put in, left out or changed (Levenshtein): at most `NEAR_LETTERS`."""
+    """Whether at most `NEAR_LETTERS` letters have to be inserted, deleted or changed (Levenshtein)."""
     most = min(NEAR_LETTERS, len(known) // 2)
     if abs(len(known) - len(name)) > most:
         return False
@@ -269,7 +269,7 @@ def _read_time(text: str) -> int:
 
 
 def _read_rfc3339(text: str) -> int | None:
-    """Milliseconds since the epoch, rounded down; None when it is no time."""
+    """Milliseconds since the epoch, rounded down; None if it is not a time."""
     match = _TIME.fullmatch(text)
     if match is None:
         return None
@@ -282,7 +282,7 @@ def _read_rfc3339(text: str) -> int | None:
         return None
     seconds = (time - _EPOCH) // timedelta(seconds=1)
     if is_leap and (seconds + 1) % DAY_SECONDS:
-        return None  # leap seconds are the last of a day in UTC; in the epoch they are the first of the next
+        return None  # a leap second is the last second of a day in UTC; in the epoch it is the first of the next day
     milliseconds = int((match["fraction"] or "").ljust(3, "0")[:3])
     return (seconds + is_leap) * 1000 + milliseconds
 

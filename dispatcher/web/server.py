@@ -34,8 +34,8 @@ MAX_OPERATIONS_CONNECTIONS = 64
 """Connections to the port for operators: health checks, scrapes and people."""
 
 REQUESTS_PER_TURN = 2
-"""Requests that begin in one turn of the loop: each costs a millisecond or more in some ten steps, so about twenty are
-under way."""
+"""Requests that begin per turn of the loop: each takes a millisecond or more, in about ten steps, so about twenty are
+being handled at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Server:
     Args:
         app: The ASGI app.
         settings: Addresses, TLS, proxies, limits and timeouts.
-        subscribers: How many there are; none may remain without a connection.
-        sockets: Where to listen, if a parent process has opened them; else `bind` says where.
+        subscribers: The number of subscribers; none may remain without a connection.
+        sockets: The listening sockets, if a parent process has opened them; otherwise `bind` is used.
         for_operators: Whether this is the port of `operations_bind`: plain HTTP, without a proxy in front.
 
     Raises:
@@ -103,7 +103,7 @@ class Server:
         self._ended = trio.Event()
         """Set when the last connection has ended after `stop`."""
         self.addresses: list[tuple[str, int]] = []
-        """Where it listens, known once `serve` has started."""
+        """The addresses that it listens on, once `serve` has started."""
 
     async def serve(  # noqa: ASYNC128 - `_accept` does
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -113,7 +113,7 @@ class Server:
         *Cancellation*: closes everything at once.
 
         Raises:
-            OSError: the address cannot be listened on.
+            OSError: the address cannot be bound.
         """
         settings = self._settings
         host, port = settings.bind_address
@@ -148,7 +148,7 @@ class Server:
                     listener.socket.close()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Accept nothing more, end idle connections, and after the grace all others."""
+        """Accept nothing more, end idle connections, and all others after the grace period."""
         self._accepting.cancel()
         await self._context.terminated.set()
         for connection in tuple(self._connections):
@@ -161,17 +161,17 @@ class Server:
             connection.abort()
 
     async def reload_certificate(self) -> None:
-        """Read certificate and key again, for connections from now on.
+        """Read certificate and key again, for new connections.
 
         Raises:
-            SettingsError: they cannot be used; the ones before stay.
+            SettingsError: they cannot be used; the previous ones stay.
         """
         if self._tls is not None:
             self._tls = await trio.to_thread.run_sync(tls_context, self._settings)
 
     @property
     def connections(self) -> int:
-        """Open connections, whatever they are used for."""
+        """The number of open connections, whatever they are used for."""
         return len(self._connections)
 
     def statistics(self) -> ServerStatistics:
@@ -179,15 +179,15 @@ class Server:
         return ServerStatistics(self._intake.statistics(), self._failed_handshakes)
 
     def _take(self, nursery: trio.Nursery, stream: trio.SocketStream) -> None:
-        """Serve a connection that was accepted, or close it at once."""
+        """Serve an accepted connection, or close it at once."""
         peer = peer_address(stream.socket)
-        # All clients of a trusted proxy come from its address: nobody could say whose share a connection is.
+        # All clients of a trusted proxy share its address, so a connection cannot be attributed to one of them.
         holder: Hashable = object() if self._proxies.trusts(peer) else client_key(peer)
         place = self._intake.take(holder)
         if place is None:
             stream.socket.close()
         else:
-            # Before its first turn: others of the same burst may make it give up its place.
+            # Before its first turn: others of the same burst may take its place.
             opened = place.connection = _Opened(stream)
             nursery.start_soon(self._handle, nursery, opened, peer, place, partial(self._pace.pass_by, holder))
 
@@ -210,7 +210,7 @@ class Server:
                 except (ProxyHeaderError, DispatcherError, ssl.SSLError, trio.BrokenResourceError, OSError) as error:
                     self._note_failed_handshake(peer, opened, error)
                 except trio.ClosedResourceError:
-                    pass  # it had to make room
+                    pass  # closed to make room
             if patience.cancelled_caught:
                 self._note_failed_handshake(peer, opened, TimeoutError("it took too long"))
             if secured is not None:
@@ -224,7 +224,7 @@ class Server:
         patience = self._settings.stall_timeout_seconds
         if self._tls is None:
             return PlainSocket(stream, patience)
-        await pass_by()  # it costs as much as a request
+        await pass_by()  # a handshake costs as much as a request
         return await tls_handshake(stream, self._tls, patience)
 
     def _note_failed_handshake(self, peer: Address, opened: "_Opened", error: Exception) -> None:
@@ -282,10 +282,10 @@ class _Opened:
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Listen; ``::`` means IPv4 as well, as most servers have it.
+    """Listen; ``::`` includes IPv4, as in most servers.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the address cannot be bound.
     """
     if host != "::":
         return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)

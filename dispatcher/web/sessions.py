@@ -1,7 +1,6 @@
-"""Streams that were opened with a token: they are warned before it expires, can be renewed, and end with it.
+"""Streams that were opened with a token, which clients can renew after a warning, and which end when it expires.
 
-One task looks after all of them, by the second in which something is due, so a stream needs no task or timer of its
-own.
+One task handles all of them, by the second in which something is due, so a stream needs no task or timer.
 """
 
 import heapq
@@ -24,25 +23,25 @@ if TYPE_CHECKING:
     from dispatcher.web.authentication import Verdict
 
 WARNING_SECONDS = 30
-"""How long before its token ends a WebSocket is sent `expiring`."""
+"""How long before its token expires a WebSocket is sent `expiring`."""
 
 SLICE = 50
-"""Streams that end in one step of the loop: a goodbye costs half a millisecond."""
+"""Maximum number of streams that end in one step of the loop: a goodbye takes half a millisecond."""
 
 LOOK_SECONDS = 5.0
-"""Longest sleep: the clock on the wall may be set."""
+"""Maximum sleep, because the system's clock may be set."""
 
 
 class Session:
     """One stream and the token that it was opened with.
 
     Args:
-        sessions: All of them.
+        sessions: All sessions.
         verdict: The token.
-        action: What the stream does.
-        topics: What it reads.
-        grant: Which records of these it may have; None: all.
-        can_renew: Whether the client can be warned that the token expires, and send another one: over a WebSocket.
+        action: The stream's action.
+        topics: The stream's topics.
+        grant: The filter of its grant; None: all records.
+        can_renew: Whether the client can be warned and send another token, which needs a WebSocket.
     """
 
     __slots__ = (
@@ -78,15 +77,15 @@ class Session:
         self._notify: Callable[[bytes], None] | None = None
         self._is_renewing = False
         self.due = 0
-        """The second in which it is looked at again."""
+        """The second in which it is checked again."""
 
     @property
     def subject(self) -> str:
-        """Of the token: streams are counted by it."""
+        """The token's subject, by which streams are counted."""
         return self.verdict.principal.subject
 
     def open(self, end: Callable[[Goodbye], None]) -> None:
-        """The stream holds its subscriber; `end` ends it, as often as it likes."""
+        """The stream has its subscriber; `end` ends it, and may be called more than once."""
         self._end = end
         self._sessions.add(self, _second(self.verdict.principal.expires_at))
 
@@ -102,7 +101,7 @@ class Session:
         self._end = self._notify = None
 
     def look(self, now: float) -> None:
-        """Something is due: the warning, or the end."""
+        """Send the warning or end the stream, whichever is due."""
         expires_at = self.verdict.principal.expires_at
         if now >= math.floor(expires_at):
             self._finish(token_expired())
@@ -112,7 +111,7 @@ class Session:
         self._sessions.add(self, _second(expires_at))
 
     def on_message(self, text: bytes) -> None:
-        """Take what the client said; whatever is no token is ignored."""
+        """Take a message of the client; messages without a token are ignored."""
         try:
             message: Any = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -127,11 +126,11 @@ class Session:
         self._sessions.renew(self, token)
 
     def extend(self, verdict: "Verdict") -> None:
-        """Go on with another token."""
+        """Continue with another token."""
         self.verdict = verdict
         self._is_renewing = False
-        # A token that lives for less than that is half used before the next one is asked for, or clients and their
-        # issuer would be kept busy by nothing else.
+        # A shorter-lived token is half used before the next one is requested: otherwise clients and their issuer would
+        # do nothing but renew.
         self._schedule(min(WARNING_SECONDS, (verdict.principal.expires_at - time.time()) / 2))
 
     def refuse(self, reason: str) -> None:
@@ -147,7 +146,7 @@ class Session:
         self._finish(token_needed(reason))
 
     def renewed(self) -> None:
-        """The renewal has come to its end, whatever became of it."""
+        """The renewal has ended, successfully or not."""
         self._is_renewing = False
 
     def _finish(self, goodbye: Goodbye) -> None:
@@ -172,20 +171,20 @@ class Sessions:
         self._renew = renew
         self._by_second: dict[int, set[Session]] = {}
         self._seconds: list[int] = []
-        """Heap of the keys."""
+        """A heap of the keys."""
         self._sooner = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     @property
     def open(self) -> list[Session]:
-        """Those whose token has not ended."""
+        """The sessions whose token has not expired."""
         return [session for sessions in self._by_second.values() for session in sessions]
 
     def __len__(self) -> int:
         return sum(map(len, self._by_second.values()))
 
     def add(self, session: Session, second: int) -> None:
-        """Look at a stream in this second, and not in the one that was said before."""
+        """Check a stream in this second, instead of the one set before."""
         self.discard(session)
         session.due = second
         if second not in self._by_second:
@@ -196,10 +195,10 @@ class Sessions:
         self._by_second[second].add(session)
 
     def discard(self, session: Session) -> None:
-        """Look at a stream no more."""
+        """Stop checking a stream."""
         if (others := self._by_second.get(session.due)) is not None:
             others.discard(session)
-            # An empty set stays until its second: there are no more of them than seconds in which tokens end.
+            # An empty set stays until its second: there are no more of them than seconds in which tokens expire.
 
     def renew(self, session: Session, token: str) -> None:
         """Take a new token, without waiting."""
@@ -207,7 +206,7 @@ class Sessions:
             self._nursery.start_soon(self._renew_one, session, token)
 
     async def run(self) -> None:
-        """Look at each stream when it is due, until cancelled."""
+        """Check each stream when it is due, until cancelled."""
         async with trio.open_nursery() as self._nursery:
             while True:
                 await self._look_at_due()
@@ -220,7 +219,8 @@ class Sessions:
         number, now = 0, time.time()
         while self._seconds and self._seconds[0] <= now:
             second = heapq.heappop(self._seconds)
-            # Those that wait for the next step stay in the table: they may end meanwhile, and a reload must find them.
+            # Sessions that wait for the next step stay in the table: they may end meanwhile, and a reload must find
+            # them.
             due = self._by_second[second]
             while due:
                 due.pop().look(now)
@@ -237,5 +237,5 @@ class Sessions:
 
 
 def _second(at: float) -> int:
-    """The second in which a token ends: none is taken longer than it says."""
+    """The second in which a token expires, rounded so that no token is accepted for too long."""
     return math.floor(min(at, 2.0**53))

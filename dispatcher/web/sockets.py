@@ -1,7 +1,7 @@
-"""What a connection reads from and writes to: a socket, or TLS over one.
+"""The two kinds of sockets under a connection: plain, or with TLS.
 
-Both take bytes in parts and say how many they took. While a socket is full, progress is what the peer acknowledges
-(`liveness.Liveness`).
+Both accept bytes in parts and report how many they accepted. While a socket is full, progress is what the peer
+acknowledges (`liveness.Liveness`).
 """
 
 import os
@@ -18,15 +18,15 @@ from dispatcher.settings import Settings
 from dispatcher.web.liveness import Liveness
 
 TLS_RECORD_BYTES = 16 * 1024
-"""What TLS encrypts at once (RFC 8446, section 5.1)."""
+"""The maximum size of a TLS record (RFC 8446, section 5.1)."""
 
 
 class Socket(Protocol):
-    """Either of the two below. *Thread*: Trio's."""
+    """The interface of both. *Thread*: Trio's."""
 
     @property
     def name(self) -> str:
-        """What it is, for ``/status``."""
+        """Its kind, for ``/status``."""
 
     @property
     def socket(self) -> trio.socket.SocketType:
@@ -34,14 +34,14 @@ class Socket(Protocol):
 
     @property
     def liveness(self) -> Liveness:
-        """What its peer acknowledges."""
+        """Watches what its peer acknowledges."""
 
     @property
     def descriptor(self) -> int | None:
-        """Where ready-made bytes may be written at once, None where they have to be encrypted for each peer."""
+        """The descriptor to which bytes may be written directly; None if they have to be encrypted for each peer."""
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
-        """What the peer has sent, empty when it has ended its side.
+        """Receive what the peer has sent; empty once it has closed its side.
 
         *Cancellation*: safe.
 
@@ -51,10 +51,10 @@ class Socket(Protocol):
         """
 
     async def send_some(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """Send a part from the beginning of some buffers; returns how many bytes were accepted, at least one.
+        """Send the beginning of some buffers; returns how many bytes were accepted, at least one.
 
-        *Backpressure*: waits while the socket is full. *Cancellation*: a plain socket has accepted nothing then; TLS
-        cannot be used any more.
+        *Backpressure*: waits while the socket is full. *Cancellation*: a plain socket has then accepted nothing; with
+        TLS the connection is unusable.
 
         Raises:
             SubscriberStalledError: see `Liveness.wait_writable`.
@@ -62,11 +62,11 @@ class Socket(Protocol):
         """
 
     async def end(self) -> object:
-        """Tell the peer that nothing more comes."""
+        """Close our side of the connection."""
 
 
 def has_left(sock: trio.socket.SocketType) -> bool:
-    """Whether the peer has ended its side, and all that it sent before has been read. Never waits."""
+    """Whether the peer has closed its side, and everything that it sent was read. Never waits."""
     descriptor = sock.fileno()
     if descriptor < 0:
         return True
@@ -99,8 +99,8 @@ class PlainSocket:
     async def receive_some(self, max_bytes: int) -> bytes:
         """See `Socket`.
 
-        Waits first, and asks the socket then: most clients say nothing for a whole heartbeat. Trio's own asks before it
-        waits as well, and holds 1.5 KiB more of each connection meanwhile.
+        Waits first, then reads: most clients send nothing for a whole heartbeat. Trio's own method also reads before it
+        waits, and meanwhile takes 1.5 KiB more per connection.
         """
         while True:
             if self.socket.fileno() < 0:
@@ -120,7 +120,7 @@ class PlainSocket:
 
 
 class PatientStream(trio.abc.Stream):
-    """What TLS writes to: waits by what the peer acknowledges, as a plain socket does."""
+    """The stream under TLS: its waits depend on what the peer acknowledges, as those of a plain socket do."""
 
     def __init__(self, stream: trio.SocketStream, stall_timeout_seconds: float) -> None:
         self._stream = stream
@@ -209,7 +209,7 @@ async def tls_handshake(stream: trio.SocketStream, context: ssl.SSLContext, stal
     """Do the handshake. *Cancellation*: safe, the caller closes the socket.
 
     Raises:
-        trio.BrokenResourceError: the client spoke no TLS, or none that is allowed; the cause says more.
+        trio.BrokenResourceError: the client did not speak TLS, or no accepted version; the cause says more.
         trio.ClosedResourceError: the socket was closed.
         SubscriberStalledError: see `Liveness.wait_writable`.
     """
@@ -220,13 +220,13 @@ async def tls_handshake(stream: trio.SocketStream, context: ssl.SSLContext, stal
 
 
 def keep_alive(stream: trio.SocketStream, seconds: float) -> None:
-    """Let the kernel ask a peer that is silent for this long whether it is still there, and reset when it is not.
+    """Let the kernel probe a peer that has been silent for this long, and reset the connection if it is gone.
 
-    There is no ``TCP_USER_TIMEOUT``: it also cuts peers that answer and have no room, which slow readers are
-    (Linux, ``tcp_probe_timer``). `Liveness` ends those that acknowledge nothing.
+    ``TCP_USER_TIMEOUT`` is not used: it also cuts off peers that answer but have no room, as slow readers do (Linux,
+    ``tcp_probe_timer``). `Liveness` ends those that acknowledge nothing.
 
     Raises:
-        OSError: the connection has gone already.
+        OSError: the connection is already gone.
     """
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with suppress(AttributeError):  # not Linux

@@ -1,4 +1,4 @@
-"""How a request reaches the app: in the connection's own task if possible, otherwise in a separate task.
+"""Passes requests to the app: in the connection's own task if possible, otherwise in a separate task.
 
 A request that is complete once its head has been parsed (every ``GET`` without a body, and every WebSocket handshake)
 is answered by the task that read it. Nothing is read from the client meanwhile: whatever else it sends waits in the
@@ -19,22 +19,22 @@ from dispatcher.web.streams import Streaming
 log = structlog.get_logger(__name__)
 
 Send = Callable[[ASGISendEvent | None], Awaitable[None]]
-"""Hypercorn's side of an answer; None when nothing more comes."""
+"""Hypercorn's side of a response; None ends it."""
 
 WHOLE = "dispatcher.whole"
 """An ASGI extension of scopes: the request has no body, and no message follows it, not even that the client left."""
 
 END_SECONDS = 2.0
-"""How long the app has to end after its connection has."""
+"""How long the app may take to end after its connection has ended."""
 
 
 class Tasks:
     """Runs the app for one connection, instead of Hypercorn's task group.
 
     Args:
-        connection: Where a handler leaves its stream.
-        nursery: Where tasks run that cannot be the connection's own.
-        reads_on: Whether the client is listened to during every request.
+        connection: The connection at which a handler leaves its stream.
+        nursery: The nursery of separate tasks.
+        reads_on: Whether bytes are read from the client during every request.
     """
 
     def __init__(self, connection: Streaming, nursery: trio.Nursery, *, reads_on: bool) -> None:
@@ -43,32 +43,32 @@ class Tasks:
         self._reads_on = reads_on
         self._running: dict[trio.CancelScope, trio.Event] = {}
         self._scheduled: set[trio.CancelScope] = set()
-        """Those that run in the next turn of the loop."""
+        """The tasks that start in the next turn of the loop."""
 
     @property
     def running(self) -> bool:
-        """Whether a task runs beside the connection's own."""
+        """Whether a separate task is running."""
         return bool(self._running)
 
     def cancel(self) -> None:
-        """Cancel what runs beside the connection's own task."""
+        """Cancel the separate tasks."""
         for scope in self._running:
             scope.cancel()
 
     def drop_scheduled(self) -> None:
-        """Do not run what has not begun: the request has been answered."""
+        """Drop tasks that have not begun: the request was answered."""
         for scope in self._scheduled:
             scope.cancel()
 
     async def end(self) -> None:
-        """Return when nothing runs beside the connection's own task; cancel it after `END_SECONDS`."""
+        """Return when no separate task is running; cancel those that remain after `END_SECONDS`."""
         for scope in self._running:
             scope.deadline = min(scope.deadline, trio.current_time() + END_SECONDS)
         for ended in tuple(self._running.values()):
             await ended.wait()
 
     def spawn(self, run: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Run something beside the connection's own task."""
+        """Run a function in a separate task."""
         scope = trio.CancelScope()
         self._running[scope] = trio.Event()
         self._scheduled.add(scope)
@@ -77,9 +77,9 @@ class Tasks:
     async def spawn_app(
         self, app: AppWrapper, config: Config, scope: Scope, send: Send
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
-        """Serve one request, and begin the stream that it leaves; returns where its messages go."""
+        """Serve one request, and begin the stream that it leaves; returns the function that takes its messages."""
         if not self._reads_on and not _has_body(scope):
-            scope["extensions"][WHOLE] = {}  # type: ignore[typeddict-item]  # its own keys are all that it knows
+            scope["extensions"][WHOLE] = {}  # type: ignore[typeddict-item]  # the type has only its own keys
             return _WholeRequest(self, app, scope, send).put
         send_channel, receive_channel = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
         self.spawn(self.serve, app, scope, receive_channel.receive, send)
@@ -127,7 +127,7 @@ class Tasks:
 
 
 class _WholeRequest:
-    """A request that is answered in the connection's own task once Hypercorn has received all of it.
+    """A request that is answered in the connection's own task once Hypercorn has received it entirely.
 
     Args:
         tasks: Serve it.
@@ -145,19 +145,19 @@ class _WholeRequest:
         self._send: Send | None = send
 
     async def put(self, message: ASGIReceiveEvent) -> None:
-        """Take what Hypercorn has to say about it: after the first message, which begins it, nothing matters."""
-        send, self._send = self._send, None  # else it and Hypercorn's stream would hold each other
+        """Take a message of Hypercorn about the request: the first one begins it, the others do not matter."""
+        send, self._send = self._send, None  # otherwise it and Hypercorn's stream would hold each other
         if send is not None and message["type"] in {"http.request", "websocket.connect"}:
             await self._tasks.serve(self._app, self._scope, _receive_nothing, send)
 
 
 async def _receive_nothing() -> ASGIReceiveEvent:
     await trio.sleep_forever()
-    raise AssertionError  # pragma: no cover - it never returns
+    raise AssertionError  # pragma: no cover - never returns
 
 
 def _has_body(scope: Scope) -> bool:
-    """Whether a request says that a body follows."""
+    """Whether a request announces a body."""
     return any(name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])  # type: ignore[typeddict-item]
 
 

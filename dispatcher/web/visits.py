@@ -1,4 +1,4 @@
-"""Open streams as operators see them: whose they are, from where, since when, and how each of them ended.
+"""Open streams as operators see them: the client and its address, the time of their start, and how each of them ended.
 
 A stream is a visit from the moment it has its subscriber. Its end writes one line to the access log: at most
 `LINES_PER_SECOND`, and for short streams of one address at most `SHORT_LINES`, then one every two seconds, because a
@@ -29,47 +29,47 @@ LINES_PER_SECOND = 50
 SHORT_SECONDS = 10.0
 SHORT_LINES = 20
 SHORT_LINES_PER_SECOND = 0.5
-"""Of streams that were shorter than that, from one address: this many at once, and how many more follow."""
+"""For shorter streams from one address: this many lines at once, and how many more per second."""
 
 REPORT_SECONDS = 10.0
-"""Least time between two lines about what was left out."""
+"""Minimum time between two lines about lines that were left out."""
 
 SHOWN_TOPICS = 10
 SHOWN_CHARACTERS = 120
-"""Of what a client says of itself."""
+"""Maximum length of a client's own words."""
 
 
 class Ending(StrEnum):
     """Why a stream ended."""
 
     CLIENT_LEFT = "client left"
-    """It closed its connection, or the connection broke."""
+    """The client closed its connection, or the connection broke."""
     CLIENT_CLOSED = "client closed"
-    """It sent a close frame."""
+    """The client sent a close frame."""
     BROKE_PROTOCOL = "client broke the protocol"
     STALLED = "stalled"
     VANISHED = "vanished"
-    """It acknowledged nothing, or answered no ping."""
+    """The client acknowledged nothing, or answered no ping."""
     GOODBYE = "goodbye"
     """The server ended it; the code says why."""
     CUT = "cut"
-    """The server closed the connection: it failed, or is stopping."""
+    """The server closed the connection, because it failed or is stopping."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Whose stream it is."""
+    """The client of a stream."""
 
     address: str
-    """The client's, also where a trusted proxy is in between."""
+    """The client's address, even behind a trusted proxy."""
     subject: str | None
-    """Of its token."""
+    """The subject of its token."""
     agent: str
-    """What it calls itself (``User-Agent``)."""
+    """Its ``User-Agent``."""
 
     @classmethod
     def of(cls, address: object, subject: str | None, agent: str) -> "Visitor":
-        """As the log and operators get it: printable, and not longer than a line."""
+        """A visitor whose texts are printable, and fit into a line."""
         return cls(str(address), None if subject is None else printable(subject), printable(agent))
 
 
@@ -80,11 +80,11 @@ class Visit:
     """One stream, from `Visits.begin` to `end`.
 
     Args:
-        visits: All of them.
-        visitor: Whose it is.
-        query: What was asked for.
-        subscriber: What is sent on it.
-        liveness: Knows what the client's kernel has acknowledged.
+        visits: All open streams.
+        visitor: The client.
+        query: The request.
+        subscriber: The subscriber.
+        liveness: Knows how much the client's kernel has acknowledged.
     """
 
     __slots__ = ("_began_at", "_began_bytes", "_liveness", "_visits", "began", "query", "subscriber", "visitor")
@@ -96,7 +96,7 @@ class Visit:
         self.query = query
         self.subscriber = subscriber
         self.began = time.time()
-        """Seconds since the epoch."""
+        """The time of its start, in seconds since the epoch."""
         self._visits = visits
         self._liveness = liveness
         self._began_at = trio.current_time()
@@ -109,12 +109,12 @@ class Visit:
 
     @property
     def seconds(self) -> float:
-        """How long it has lasted."""
+        """Its duration."""
         return trio.current_time() - self._began_at
 
     @property
     def acknowledged_bytes(self) -> int:
-        """What the client's kernel has acknowledged since it began, with heads and TLS."""
+        """How much the client's kernel has acknowledged since the start, including heads and TLS."""
         return max(0, self._liveness.acknowledged_bytes() - self._began_bytes)
 
 
@@ -122,16 +122,16 @@ class Visits:
     """All open streams, and the access log.
 
     Args:
-        writes_log: Whether the end of each is logged.
+        writes_log: Whether the end of each stream is logged.
     """
 
     def __init__(self, *, writes_log: bool = True) -> None:
         self.open: dict[int, Visit] = {}
-        """By their subscribers' numbers, in the order in which they began."""
+        """Open streams by the numbers of their subscribers, in the order in which they began."""
         self.endings: Counter[Ending] = Counter(dict.fromkeys(Ending, 0))
-        """Ends since the start."""
+        """Counts of ended streams since the start."""
         self.left_out = 0
-        """Lines that were left out of the log since the start."""
+        """Number of lines left out of the log since the start."""
         self._writes_log = writes_log
         self._lines: deque[float] = deque(maxlen=LINES_PER_SECOND)
         """When the last lines were written."""
@@ -140,16 +140,16 @@ class Visits:
         self._has_unreported = trio.Event()
 
     def begin(self, visitor: Visitor, query: Query, subscriber: Subscriber, liveness: Liveness) -> Visit:
-        """A stream has its subscriber."""
+        """List a stream that has its subscriber."""
         visit = self.open[subscriber.number] = Visit(self, visitor, query, subscriber, liveness)
         return visit
 
     def forget(self, visit: Visit) -> bool:
-        """A stream is over; False when it was before."""
+        """Remove a stream that is over; returns False if it was removed before."""
         return self.open.pop(visit.subscriber.number, None) is not None
 
     def log(self, visit: Visit, ending: Ending, code: int | None, reason: str) -> None:
-        """Write the line of a stream that has ended, if the log has room for it."""
+        """Write the line about an ended stream, if the log has room for it."""
         self.endings[ending] += 1
         if not self._writes_log:
             return
@@ -187,7 +187,7 @@ class Visits:
         return visit.seconds >= SHORT_SECONDS or self._short_lines.try_spend(visit.visitor.address, 1, now)
 
     async def run(self) -> None:
-        """Report what was left out, until cancelled."""
+        """Report lines that were left out, until cancelled."""
         reported_at = -math.inf
         while True:
             await self._has_unreported.wait()

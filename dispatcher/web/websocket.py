@@ -1,7 +1,7 @@
 """``GET /ws``: WebSocket (RFC 6455), subprotocol ``dispatcher.v1.json``.
 
-The handshake goes through Quart and Hypercorn. From then on the connection belongs to the stream (`streams`), and
-`inbound` reads what the client sends.
+Quart and Hypercorn handle the handshake. Then the connection belongs to the stream (`streams`), and `inbound` reads
+what the client sends.
 """
 
 import trio
@@ -28,7 +28,7 @@ from dispatcher.web.requests import Query, as_observer, feed_for, read_query
 from dispatcher.web.streams import SubscriberStream
 
 MAX_REASON_BYTES = 123
-"""What a close frame has room for (RFC 6455, section 5.5)."""
+"""The room for a reason in a close frame (RFC 6455, section 5.5)."""
 
 
 def add_websocket(
@@ -39,7 +39,7 @@ def add_websocket(
 
     @app.websocket("/ws")
     async def ws() -> TrioResponse | None:
-        # Never the one that holds a token: an answer with it would hand the token to whoever reads answers.
+        # Never the subprotocol with the token: anybody who sees the response would get the token.
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
         arguments, last_event_id = websocket.args.to_dict(flat=False), websocket.headers.get("Last-Event-ID")
         session, scope, decoded = None, settings.default_scope, settings.decodable_topics
@@ -96,7 +96,7 @@ def add_websocket(
             if isinstance(inbound, AckInbound) and isinstance(stream.subscriber, AckedSubscriber):
                 inbound.attach(stream.subscriber, stream.notify)
         except TooManyError as error:
-            # A browser, too, must learn why, and must not reconnect at once.
+            # A browser must also learn the reason, and must not reconnect at once.
             await _accept_and_close(subprotocol, too_many(str(error)), tell=True)
             return None
         except UnavailableError as error:
@@ -108,7 +108,7 @@ def add_websocket(
 
 
 def _window(query: Query, settings: Settings) -> AckWindow | None:
-    """What a client may be sent before it acknowledges; None: it need not."""
+    """Bounds of the client's unacknowledged records; None if it does not acknowledge."""
     if query.window_records is None:
         return None
     asked_bytes = query.window_bytes or settings.ack_window_bytes

@@ -1,12 +1,12 @@
-"""The one outlet of a connection: every byte that goes out on its socket passes through here.
+"""The one outlet of a connection: every byte that is sent on its socket passes through here.
 
-Response heads, records, answers to pings and closes take the same route, so whatever a socket took in part is finished
-before anything else is sent: no byte can get between the two halves of a chunk or a frame.
+Response heads, records, answers to pings and closes take the same route, so a partly sent buffer is finished before
+anything else is sent: no byte can get between the two halves of a chunk or a frame.
 
 Rules:
 
-* Bytes that were accepted but not sent yet (`_unsent`) are sent first, whoever sends next.
-* `try_send` and `reply` never wait. `send_all` does, and also sends what they left over.
+* Bytes that were accepted but not sent yet (`_unsent`) are always sent first.
+* `try_send` and `reply` never wait. `send_all` does, and also sends what the two left over.
 * After a stream's last bytes (`end`) and after `abort` nothing is accepted.
 """
 
@@ -31,7 +31,7 @@ class Writer:
     """Writes to one connection (`hub.transport.Transport`). *Thread*: Trio's.
 
     Args:
-        peer: Where to write.
+        peer: The socket to write to.
     """
 
     __slots__ = (
@@ -57,35 +57,36 @@ class Writer:
         self._peer = peer
         self.name = peer.name
         self.ended = False
-        """Whether nothing is accepted any more: the last bytes have gone out, or the connection was aborted."""
+        """Whether all bytes are refused, because the last ones were sent or the connection was aborted."""
         self.cut_off_as: Ending | None = None
-        """Why the connection was closed that the peer had not ended; None: the peer was first."""
+        """Why the server closed the connection; None if the peer closed it first."""
         self.last_activity_at = trio.current_time()
-        """When the peer last sent something."""
+        """The time at which the peer last sent something."""
         self._lock = trio.Lock()
         self._streams = False
-        """Whether bytes may go to the socket at once in between."""
+        """Whether bytes may be written to the socket directly in between."""
         self._descriptor = -1
         self._direct_bytes = 0
-        """Most bytes that may go to the socket at once; 0 unless a stream is open and nothing waits to go out."""
+        """Maximum number of bytes that may be written directly; 0 unless a stream is open and nothing waits to be
+        sent."""
         self._unsent: memoryview | None = None
-        """What the socket has not taken yet of bytes that were accepted."""
+        """Accepted bytes that the socket has not taken yet."""
         self._reply = b""
-        """An answer that goes out after what is under way; a newer one replaces it (RFC 6455, section 5.5.3)."""
+        """An answer to be sent after the current write; a newer one replaces it (RFC 6455, section 5.5.3)."""
         self._notices: bytes | bytearray = b""
-        """What else goes out then: whole frames, a few in the life of a stream, or one for each record in the window
-        of a client that refuses all of them."""
+        """Other whole frames to be sent then: a few in the life of a stream, or one for each record in the window of a
+        client that refuses all of them."""
         self._cut_short = False
         self._silence_seconds: float | None = None
         self._look_at = self.last_activity_at
         self._doubted = False
-        """Whether the last look found no progress."""
+        """Whether the last check found no progress."""
 
     def open_stream(self, silence_seconds: float | None) -> None:
-        """From now on a subscriber writes.
+        """Let a subscriber write from now on.
 
         Args:
-            silence_seconds: The peer has to send something at least this often; None where it has nothing to say.
+            silence_seconds: Maximum time between two signs of life of the peer; None if it need not send anything.
         """
         if self._peer.descriptor is not None:
             self._streams = True
@@ -96,12 +97,12 @@ class Writer:
         self.last_activity_at = trio.current_time()
 
     def hold(self, data: bytes) -> None:
-        """Accept bytes that go out with whatever is sent next."""
+        """Accept bytes that are sent together with the next write."""
         self._unsent = memoryview(data if self._unsent is None else bytes(self._unsent) + data)
         self._direct_bytes = 0
 
     def try_send(self, data: bytes) -> int:
-        """Hand bytes to the socket if it takes some at once; returns how many it took (see `Transport`)."""
+        """Hand bytes to the socket if it takes any at once; returns how many it took (see `Transport`)."""
         size_bytes = len(data)
         if size_bytes > self._direct_bytes:
             return 0
@@ -117,7 +118,7 @@ class Writer:
         """Answer the peer without waiting.
 
         Returns:
-            False: the answer has gone out. True: `send_all` has to be called, with or without bytes, to send it.
+            False if the answer was sent. True if `send_all` has to be called, with or without bytes, to send it.
         """
         sent = self.try_send(data)
         if not sent:
@@ -125,7 +126,7 @@ class Writer:
         return sent < len(data)
 
     def notify(self, data: bytes) -> bool:
-        """Tell the peer something without waiting; unlike an answer it is replaced by no newer one.
+        """Send the peer a message without waiting; unlike an answer, it is never replaced by a newer one.
 
         Returns:
             See `reply`.
@@ -134,17 +135,17 @@ class Writer:
         if not sent:
             if not self._notices:
                 self._notices = bytearray()
-            self._notices += data  # in place: a client that reads nothing must not cost a copy for each
+            self._notices += data  # in place, so that a client that reads nothing does not cost a copy per message
         return sent < len(data)
 
     async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
-        """Hand bytes to the socket, in order, after what it has not taken yet; returns when it took the last one.
+        """Hand bytes to the socket, in order, after those that it has not taken yet; returns when it took the last one.
 
         *Backpressure*: waits while the socket is full. *Cancellation*: the connection is aborted, because a part
         may have been sent.
 
         Raises:
-            SubscriberGoneError: the connection is closed or broken, or its last bytes have gone out.
+            SubscriberGoneError: the connection is closed or broken, or its last bytes were sent.
             SubscriberStalledError: the peer took nothing for `stall_timeout_seconds`; the connection is aborted.
         """
         async with self._lock:
@@ -172,14 +173,14 @@ class Writer:
                 self._direct_bytes = self._peer.liveness.direct_bytes
 
     def cut_short(self) -> None:
-        """Let a `send_all` under way end with the buffer that it has begun, as if the connection were gone.
+        """Let the current `send_all` end after the buffer that it has begun, as if the connection were gone.
 
         For a client that leaves: each buffer is a whole frame, so a close may follow.
         """
         self._streams, self._direct_bytes, self._cut_short = False, 0, True
 
     async def end(self, data: bytes) -> None:
-        """Send a stream's last bytes; from then on nothing is accepted.
+        """Send a stream's last bytes, and accept nothing more.
 
         Does nothing when the connection has broken. *Cancellation*: as for `send_all`.
         """
@@ -190,22 +191,22 @@ class Writer:
         self._close()
 
     def abort(self) -> None:
-        """Close the connection at once, with a reset: whatever waits for it, in us or in the kernel, is let go."""
+        """Close the connection at once, with a reset: bytes that wait here or in the kernel are dropped."""
         if self._peer.socket.fileno() >= 0:
-            self._peer.liveness.look()  # for the access log: a closed socket says nothing
+            self._peer.liveness.look()  # for the access log, because a closed socket reports nothing
             with suppress(OSError):
                 self._peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._peer.socket.close()
         self._close()
 
     def end_if_silent(self, now: float) -> None:
-        """Abort when the peer has vanished, which is to acknowledge nothing of what it was sent, or answers no ping."""
+        """Abort if the peer has vanished, which means that it acknowledges nothing, or does not answer pings."""
         if now < self._look_at or self.ended:
             return
         liveness = self._peer.liveness
         self._look_at = now + liveness.stall_timeout_seconds / 2
         if self._lock.locked():
-            self.last_activity_at = now  # a send is under way, and gives up by itself
+            self.last_activity_at = now  # a send is in progress, and gives up by itself
             return
         progress = liveness.look()
         if progress is Progress.MOVING:
@@ -223,7 +224,7 @@ class Writer:
             self._look_at = min(self._look_at, self.last_activity_at + self._silence_seconds)
 
     async def _send(self, buffers: list[bytes | memoryview]) -> None:
-        """Send buffers and take them from the list; what was not begun stays in it after `cut_short`."""
+        """Send buffers and remove them from the list; after `cut_short`, those not begun stay in it."""
         while buffers:
             if self._cut_short and not isinstance(buffers[0], memoryview):
                 return
