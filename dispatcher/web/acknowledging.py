@@ -1,8 +1,7 @@
-"""What a client with ``ack=client`` sends: which records it is done with, and which it refuses.
+"""Reads what a client with ``ack=client`` sends: which records it is done with, and which it refuses.
 
-Acknowledgements are cumulative, so those that are read in one step count as one. A client that sends more than its
-budget allows is not cut off as others are: it is read at the budget's pace, and the rest waits in the client's own
-kernel meanwhile.
+Acknowledgements are cumulative, so those that are read in one step count as one. A client that exceeds its budget is
+not cut off as others are: it is read at the budget's pace, and meanwhile the rest waits in the client's kernel.
 """
 
 from collections.abc import Callable
@@ -20,27 +19,28 @@ from dispatcher.web.inbound import FRAME_COST_BYTES, Inbound, refusal
 BAD_REQUEST = 4400
 
 ACK_BUDGET_BYTES = 256 * 1024
-"""What a client may say at once before it is read more slowly."""
+"""How much a client may send at once before it is read more slowly."""
 
 ACK_BUDGET_BYTES_PER_SECOND = 1024 * 1024
-"""What is read of it in the long run, frames included: some 8,000 short acknowledgements a second."""
+"""How fast it is read in the long run, frames included: about 8,000 short acknowledgements per second."""
 
 ACK_STEP_BYTES = 1024
-"""Bytes examined per step at most: about fourteen short acknowledgements, some 10 µs each."""
+"""Maximum number of bytes examined per step: about fourteen short acknowledgements of 10 µs each."""
 
 PARTITION_COST_BYTES = 8
-"""What each partition that an id names costs of the budget besides its bytes: thirteen characters can name 8,192 of
-them, which take some milliseconds to read."""
+"""How much of the budget each partition that an id names costs besides its bytes: thirteen characters can name 8,192
+partitions, which take some milliseconds to read."""
 
 MANY_PARTITIONS = 1024
-"""Of a client whose ids name more than this in one step, `WIDE_STEP_BYTES` are examined per step from then on."""
+"""Once a client's ids name more partitions than this in one step, only `WIDE_STEP_BYTES` of it are examined per
+step."""
 
 WIDE_STEP_BYTES = 64
-"""About one of the shortest acknowledgements that name many partitions."""
+"""About the length of the shortest acknowledgement that names many partitions."""
 
 
 class Acknowledger(Protocol):
-    """The subscriber, as the client's messages reach it."""
+    """The subscriber that the client's messages are passed to."""
 
     def acked(self, position: dict[TopicPartition, int]) -> None:
         """The client is done with every record up to these offsets: a step of that is taken."""
@@ -49,14 +49,14 @@ class Acknowledger(Protocol):
         """Take one more step of it; False when nothing was left."""
 
     def nacked(self, partition: TopicPartition, offset: int, reason: str, answer: Callable[[bool], None]) -> bool:
-        """The client refuses a record; False where there is no dead-letter topic for it."""
+        """The client refuses a record; returns False if there is no dead-letter topic for it."""
 
 
 class AckInbound(Inbound):
     """One client's side of a WebSocket with acknowledgements (`streams.Dialogue`).
 
     Args:
-        now: In seconds, as for `on_client_data`.
+        now: The time in seconds, as for `on_client_data`.
         on_message: Takes each whole message that is neither an acknowledgement nor a refusal; None: these are ignored.
         inflates: See `Inbound`.
     """
@@ -80,27 +80,27 @@ class AckInbound(Inbound):
         super().__init__(now, self._take, inflates=inflates)
         self.receive_bytes = ACK_STEP_BYTES
         self._partitions = 0
-        """How many the ids of this step name, those counted that several of them name."""
+        """How many partitions the ids of this step name, repeats included."""
         self._on_other = on_message
         self._acked: dict[TopicPartition, int] = {}
-        """What was acknowledged in this step."""
+        """The offsets acknowledged in this step."""
         self._owed_bytes = -float(ACK_BUDGET_BYTES)
-        """What was read beyond the budget; below 0: what is left of it."""
+        """The bytes read beyond the budget; if negative, the rest of the budget."""
         self._paid_at = now
         self._subscriber: Acknowledger | None = None
         self._notify: Callable[[bytes], None] | None = None
 
     def attach(self, subscriber: Acknowledger, notify: Callable[[bytes], None]) -> None:
-        """Hand what the client says to its subscriber.
+        """Pass what the client sends to its subscriber.
 
         Args:
             subscriber: The subscriber.
-            notify: Sends the client something.
+            notify: Sends a message to the client.
         """
         self._subscriber, self._notify = subscriber, notify
 
     def on_client_data(self, data: bytes, now: float) -> bytes | None:
-        """See `Inbound`. What was acknowledged before the client left counts as well."""
+        """See `Inbound`. Acknowledgements before the client left count as well."""
         self._partitions = 0
         try:
             return super().on_client_data(data, now)

@@ -1,7 +1,7 @@
 """``GET /events``: server-sent events.
 
-The response begins through Quart and Hypercorn. From then on the connection belongs to the stream (`streams`), which
-writes ready-made chunks, and ends when the client sends a byte or leaves.
+The response begins through Quart and Hypercorn. Then the connection belongs to the stream (`streams`), which writes
+ready-made chunks, and ends when the client sends a byte or leaves.
 """
 
 from types import TracebackType
@@ -35,7 +35,7 @@ HEADERS = {
 
 
 class Silence:
-    """A client's side of server-sent events: after its request it must send nothing (`streams.Dialogue`).
+    """The client's side of server-sent events: after its request it must send nothing (`streams.Dialogue`).
 
     Args:
         chunked: Whether the response is in chunks, as it is from HTTP/1.1 on.
@@ -49,7 +49,7 @@ class Silence:
     def __init__(self, *, chunked: bool) -> None:
         self._chunked = chunked
 
-    def on_client_data(self, data: bytes, now: float) -> bytes | None:  # noqa: ARG002 - whatever it is
+    def on_client_data(self, data: bytes, now: float) -> bytes | None:  # noqa: ARG002 - any data
         """End the stream.
 
         Raises:
@@ -62,10 +62,10 @@ class Silence:
         return False
 
     def rest_seconds(self, _now: float) -> float:
-        """It has nothing to say, so its stream is over by then."""
+        """Nothing is read after a message: the stream is over by then."""
         return 0
 
-    def last_bytes(self, code: int | None, reason: str) -> bytes:  # noqa: ARG002 - `goodbye` has told them
+    def last_bytes(self, code: int | None, reason: str) -> bytes:  # noqa: ARG002 - they are in the `goodbye`
         """The last chunk (RFC 9112, section 7.1)."""
         return b"0\r\n\r\n" if self._chunked else b""
 
@@ -127,7 +127,8 @@ def add_events(
         wire, headers, head = sse_wire(envelope=query.envelope, chunked=chunked), HEADERS, b""
         if (compression := hub.encoder.compression) is not None:
             headers = {**HEADERS, "Vary": "Accept-Encoding"}
-            # Only a last chunk says that the body is whole: without chunks it could not be told from one that was cut.
+            # Only a last chunk shows that the body is whole: without chunks it would look the same as one that was cut
+            # off.
             if chunked and accepts_gzip(request.headers.getlist("Accept-Encoding")):
                 wire, head = compression.sse(wire), GZIP_HEAD
                 headers["Content-Encoding"] = "gzip"
@@ -146,12 +147,12 @@ def add_events(
             )
         except (UnavailableError, TooManyError) as error:
             return _farewell((too_many if isinstance(error, TooManyError) else try_later)(str(error)))
-        # Of a stream the subscriber writes all of the body, but the head of its coding.
+        # The subscriber writes the body of a stream, except the head of its coding.
         return TrioResponse(_Opening(head), headers={**headers, "Connection": "close"})
 
 
 def _farewell(goodbye: Goodbye) -> TrioResponse:
-    """A stream that is nothing but its goodbye.
+    """A stream that consists only of its goodbye.
 
     An error status would end an EventSource for good; after the end of a stream it reconnects.
     """

@@ -1,6 +1,6 @@
-"""What a WebSocket client sends: it need not send anything, so only the form of its messages matters.
+"""Reads what a WebSocket client sends: it need not send anything, so only the form of its messages matters.
 
-wsproto reads frames, a step at a time, and they are dropped at once: only the length of a message is kept. A client
+wsproto parses frames in small steps, and they are dropped at once: only the length of a message is kept. A client
 that sends too much in too short a time, or violates RFC 6455, gets the matching close code (docs/protocol.md).
 """
 
@@ -15,19 +15,19 @@ from dispatcher.web.inflation import Inflation
 from dispatcher.web.streams import Farewell
 
 MAX_MESSAGE_BYTES = 64 * 1024
-"""Longest message that a client may send; a longer one ends the stream with 1009."""
+"""Maximum size of a client's message; a longer one ends the stream with 1009."""
 
 BUDGET_BYTES = 256 * 1024
-"""What a client may say at once."""
+"""How much a client may send at once."""
 
 BUDGET_BYTES_PER_SECOND = 64 * 1024
-"""What it may say in the long run; more ends the stream with 1008."""
+"""How much it may send per second in the long run; more ends the stream with 1008."""
 
 FRAME_COST_BYTES = 64
-"""What a frame costs of the budget besides its bytes: to read an empty one takes some 10 µs."""
+"""How much of the budget a frame costs besides its bytes: reading an empty one takes about 10 µs."""
 
 STEP_BYTES = 256
-"""Bytes examined per step at most: about 0.4 ms for frames without payload."""
+"""Maximum number of bytes examined per step: about 0.4 ms for frames without payload."""
 
 SHORTEST_FRAME_BYTES = 6
 """A masked frame without payload."""
@@ -37,9 +37,9 @@ class Budget:
     """A token bucket: how much may be sent at once, and how fast more may follow.
 
     Args:
-        amount: What it holds when full.
+        amount: Its capacity.
         per_second: How fast it fills.
-        now: It is full now.
+        now: The time at which it is full.
     """
 
     __slots__ = ("_amount", "_at", "_left", "_per_second")
@@ -50,7 +50,7 @@ class Budget:
         self._at = now
 
     def spend(self, cost: float, now: float) -> bool:
-        """Take from it; False when it does not hold that much, which leaves it empty."""
+        """Take from it; returns False if it does not hold enough, and leaves it empty."""
         self._left = min(self._amount, self._left + (now - self._at) * self._per_second) - cost
         self._at = now
         if self._left < 0:
@@ -63,8 +63,8 @@ class Inbound:
     """One client's side of a WebSocket (`streams.Dialogue`).
 
     Args:
-        now: In seconds, as for `on_client_data`.
-        on_message: Takes each whole text message; None: messages mean nothing, and are not kept.
+        now: The time in seconds, as for `on_client_data`.
+        on_message: Takes each whole text message; None if messages are ignored, and not kept.
         inflates: Whether messages may be compressed: permessage-deflate was negotiated.
     """
 
@@ -78,21 +78,21 @@ class Inbound:
     ) -> None:
         self._inflates = inflates
         self._inflation: Inflation | None = None
-        """With `_frames`."""
+        """Exists as long as `_frames`."""
         self._budget = Budget(BUDGET_BYTES, BUDGET_BYTES_PER_SECOND, now)
         self._frames: FrameProtocol | None = None
-        """Only while something is half read: most clients never send anything but pongs, one at a time."""
+        """Exists only while a frame is incomplete: most clients never send anything but pongs, one at a time."""
         self._message_bytes: int | None = None
         """Bytes received of the current message; None between messages."""
         self._on_message = on_message
         self._message = b""
-        """The received part, if somebody takes messages."""
+        """The received part, if messages are passed on."""
 
     def on_client_data(self, data: bytes, now: float) -> bytes | None:
-        """Take what the client said; returns the answer to its last ping, if there was one.
+        """Take what the client sent; returns the answer to its last ping, if there was one.
 
         Raises:
-            Farewell: it has closed, or said what it must not.
+            Farewell: the client has closed, or broken a rule.
         """
         if self._frames is None and not (data := self._take_plain(data, now)):
             return None
@@ -112,14 +112,14 @@ class Inbound:
                     raise _closed(frame)
                 elif frame.opcode is not Opcode.PONG:
                     if self._inflation is not None:
-                        # What it becomes counts, too, or a few bytes would buy the work of many.
+                        # The inflated bytes count, too: otherwise a few bytes would cause a lot of work.
                         self._spend(self._inflation.take_inflated_bytes(), 0, now)
                     self._pass_over(frame)
         except ParseFailed as error:
             if error.code is CloseReason.MESSAGE_TOO_BIG:
                 raise _too_long() from error
             raise refusal(error.code, str(error)) from error
-        decoder = frames._frame_decoder  # noqa: SLF001 - nothing else says whether the next byte begins a frame
+        decoder = frames._frame_decoder  # noqa: SLF001 - nothing else shows whether the next byte begins a frame
         if self._message_bytes is None and decoder.header is None and not len(decoder.buffer):
             self._frames = self._inflation = None
         return answer
@@ -129,7 +129,7 @@ class Inbound:
         return False
 
     def rest_seconds(self, _now: float) -> float:
-        """How long to read nothing: a client that says too much is cut off instead."""
+        """How long to read nothing: 0, because a client that sends too much is cut off instead."""
         return 0
 
     def last_bytes(self, code: int | None, reason: str) -> bytes:
@@ -137,7 +137,7 @@ class Inbound:
         return close_frame(code, reason)
 
     def _take_plain(self, data: bytes, now: float) -> bytes:
-        """Take what most clients say, without wsproto: pongs, or whole messages; returns what is left after them."""
+        """Take pongs and whole messages, which is what most clients send, without wsproto; returns the rest."""
         if are_pongs(data):
             self._spend(len(data), len(data) // SHORTEST_FRAME_BYTES, now)
             return b""
@@ -182,5 +182,5 @@ def _closed(frame: Frame) -> Farewell:
 
 
 def refusal(code: int, reason: str) -> Farewell:
-    """The end of a stream whose client said something that it must not."""
+    """The end of a stream whose client broke a rule."""
     return Farewell(int(code), reason, refused(int(code), reason))

@@ -27,17 +27,17 @@ from dispatcher.web.writer import Writer
 log = structlog.get_logger(__name__)
 
 LEAVE_SECONDS = 10.0
-"""How long the frame under way may still take when the client has said that it leaves: it may be a long one."""
+"""How long the current frame, which may be a long one, may still take after the client announced that it is leaving."""
 
 
 class Stream(Protocol):
-    """What a handler returns."""
+    """The stream that a handler leaves."""
 
     async def run(self) -> None:
-        """Send until either side ends it, then end the answer."""
+        """Send until either side ends the stream, then end the response."""
 
     def close(self) -> None:
-        """Release what the stream holds; always called, perhaps without `run`."""
+        """Release what the stream holds; always called, even without `run`."""
 
 
 class Streaming(Protocol):
@@ -47,18 +47,18 @@ class Streaming(Protocol):
 
     @property
     def peer(self) -> Socket:
-        """What to read from."""
+        """The socket to read from."""
 
     @property
     def writer(self) -> Writer:
-        """What to write to."""
+        """The writer to write to."""
 
     @property
     def unread(self) -> list[bytes]:
-        """What was read since the stream was left."""
+        """Bytes that were read since the handler left the stream."""
 
     def begin_stream(self) -> None:
-        """End serving requests, then run the stream."""
+        """Stop serving requests, then run the stream."""
 
     def end_requests(self) -> None:
         """Serve no further request."""
@@ -67,13 +67,13 @@ class Streaming(Protocol):
         """Wait until it is this client's turn (`hub.pace.Pace`)."""
 
 
-class Farewell(Exception):  # noqa: N818 - no error: a client may leave
-    """The client has sent something after which the stream must end.
+class Farewell(Exception):  # noqa: N818 - not an error: a client may leave
+    """The client sent something after which the stream must end.
 
     Args:
-        code: The close code to end with; None where the client named none.
+        code: The close code to end with; None if the client named none.
         reason: The close reason to end with.
-        goodbye: What to send to the client before that; None: the client has left.
+        goodbye: What to send to the client before that; None if the client has left.
     """
 
     def __init__(self, code: int | None, reason: str, goodbye: Goodbye | None) -> None:
@@ -84,7 +84,7 @@ class Farewell(Exception):  # noqa: N818 - no error: a client may leave
 
 
 class Session(Protocol):
-    """What a stream is opened with, and ends with."""
+    """The token that a stream was opened with, and that ends it."""
 
     def open(self, end: Callable[[Goodbye], None]) -> None:
         """The stream has its subscriber; from now on the session may end it."""
@@ -97,44 +97,44 @@ class Session(Protocol):
 
 
 class Dialogue(Protocol):
-    """What differs between the protocols of streams."""
+    """The part of a stream that depends on its protocol."""
 
     receive_bytes: int
-    """Bytes of the client examined per step at most."""
+    """Maximum number of the client's bytes examined per step."""
     takes_turns: bool
-    """Whether each step waits for its turn (`hub.pace.Pace`), not only those of a client that says much."""
+    """Whether each step waits for its turn (`hub.pace.Pace`), not only those of a client that sends a lot."""
 
     def on_client_data(self, data: bytes, now: float) -> bytes | None:
-        """Take what a client said; returns what to answer.
+        """Take what the client sent; returns what to answer.
 
         Raises:
-            Farewell: the stream is to end.
-            SubscriberGoneError: the stream is to end without another word.
+            Farewell: the stream must end.
+            SubscriberGoneError: the stream must end without a further message.
         """
 
     def go_on(self) -> bool:
         """Take one more step of the work that the client's last words make; False when nothing was left of it."""
 
     def rest_seconds(self, now: float) -> float:
-        """How long to read nothing of what the client says next."""
+        """How long to read nothing more from the client."""
 
     def last_bytes(self, code: int | None, reason: str) -> bytes:
-        """What ends a stream properly."""
+        """The bytes that end a stream properly."""
 
 
 class SubscriberStream:
-    """One subscriber, already registered, and the connection that it has to itself.
+    """One registered subscriber, and its connection.
 
     Args:
-        hub: Where to subscribe.
-        feed: What to subscribe to.
-        query: Where to begin.
-        connection: Where to read and write.
-        dialogue: What differs between the protocols.
+        hub: The hub to subscribe at.
+        feed: The feed to subscribe to.
+        query: The request, which says where to begin.
+        connection: The connection to read from and write to.
+        dialogue: The part that depends on the protocol.
         admission: Counts the stream; released when the stream ends, and here if it cannot begin.
-        silence_seconds: The client has to send something at least this often; None: it need not send anything.
-        session: The token that the stream is opened with, if one was needed.
-        window: What may be sent before the client acknowledges it; None: it need not acknowledge.
+        silence_seconds: Maximum time between two signs of life of the client; None if it need not send anything.
+        session: The token that the stream was opened with, if one is needed.
+        window: Bounds of the client's unacknowledged records; None if it does not acknowledge.
 
     Raises:
         UnavailableError: the replica accepts no more subscribers.
@@ -172,7 +172,8 @@ class SubscriberStream:
         self._dialogue = dialogue
         self._silence_seconds = silence_seconds
         self._farewell: Farewell | None = None
-        # Last: whoever has made a stream has to close it, and one that could not be made holds nothing.
+        # Last, because the caller has to close a stream that was made, and one that could not be made must hold
+        # nothing.
         try:
             self._subscriber = hub.subscribe(
                 feed,
@@ -208,7 +209,7 @@ class SubscriberStream:
         if self._session is not None:
             self._session.begin(self.notify)
         if self._subscriber.feed.whole:
-            # Its first state may take a while, and the head of the response must not wait for that.
+            # The first state may take a while, and the head of the response must not wait for it.
             self._subscriber.flush()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, nursery.cancel_scope)
@@ -237,7 +238,7 @@ class SubscriberStream:
         self._admission.release()
 
     def _note_end(self, ending: Ending, goodbye: Goodbye | None) -> None:
-        """Say in the access log how the stream ended."""
+        """Note in the access log how the stream ended."""
         visit, farewell = self._visit, self._farewell
         if visit is None:
             return
@@ -252,21 +253,21 @@ class SubscriberStream:
 
     @property
     def subscriber(self) -> Subscriber:
-        """Who it is."""
+        """The subscriber."""
         return self._subscriber
 
     def notify(self, data: bytes) -> None:
-        """Send whole frames in between, if the stream has not ended."""
-        # Once it has, the socket's descriptor may be another client's.
+        """Send whole frames between others, unless the stream has ended."""
+        # After the end, the socket's descriptor may belong to another client.
         if not self._subscriber.closed and self._connection.writer.notify(data):
             self._subscriber.flush()
 
     async def _listen(self, stream: trio.CancelScope) -> None:
-        """Read what the client sends until the stream is to end."""
+        """Read what the client sends until the stream must end."""
         try:
             await self._read_on()
         except Farewell as farewell:
-            # Nothing more is read: what else the client says waits in its own kernel.
+            # Nothing more is read: whatever else the client sends waits in its own kernel.
             self._farewell = farewell
             if farewell.goodbye is None:
                 self._subscriber.leave()
@@ -284,7 +285,7 @@ class SubscriberStream:
         stream.cancel()
 
     async def _read_on(self) -> None:
-        """Take what the client says, step by step, until it has ended its side."""
+        """Take what the client sends, step by step, until it has closed its side."""
         connection, dialogue = self._connection, self._dialogue
         says_more = False
         while True:
@@ -297,7 +298,7 @@ class SubscriberStream:
             start = 0
             while start < len(data):
                 if says_more or dialogue.takes_turns:
-                    # However many clients say that much, they share a few steps in each turn of the loop.
+                    # All clients that send that much together share a few steps per turn of the loop.
                     await connection.pass_by()
                 # The dialogue may examine less per step from then on.
                 step, start = data[start : start + dialogue.receive_bytes], start + dialogue.receive_bytes
