@@ -10,8 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +22,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from testbed.broker import leash, topics
 from testbed.broker.jars import java, kafka_version
+from testbed.broker.storage import lay_out, new_id
 from testbed.patience import seconds
 
 START_SECONDS = 60.0
@@ -112,17 +111,17 @@ class KafkaCluster:
         self.stop()
 
     def start(self) -> None:
-        """Format the storage, start every node, and return when the cluster answers.
+        """Lay out the storage, start every node, and return when the cluster answers.
 
         Measured on two cores: one node 2.2 s, three nodes 5.8 s.
 
         Raises:
             RuntimeError: a node ended or did not answer in time; the message holds the end of its log.
         """
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        with ThreadPoolExecutor(len(self._nodes)) as pool:
-            list(pool.map(lambda node: self._format(node, cluster_id), self._nodes))
+        cluster_id = new_id()
         for node in self._nodes:
+            self._write_properties(node)
+            lay_out(self._folder / f"data-{node}", node, cluster_id)
             self.start_node(node)
         self.wait_until_ready()
 
@@ -250,16 +249,6 @@ class KafkaCluster:
 
     def _log_end(self, node: int) -> str:
         return self._file(node, "log").read_text(errors="replace")[-4000:]
-
-    def _format(self, node: int, cluster_id: str) -> None:
-        self._write_properties(node)
-        # With "=": one id in 64 begins with "-" and would be taken for another option.
-        command = java(
-            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", self._file(node, "properties")
-        )
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(START_SECONDS))
-        if result.returncode:
-            raise RuntimeError(f"Kafka's storage could not be formatted:\n{result.stdout}{result.stderr}")
 
     def _write_properties(self, node: int) -> None:
         replicas = len(self._nodes)

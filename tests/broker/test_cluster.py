@@ -209,7 +209,7 @@ def test_failed_start_shows_why(own_cluster: Callable[..., KafkaCluster]) -> Non
 
 
 def test_wrong_property_is_told(own_cluster: Callable[..., KafkaCluster]) -> None:
-    """The error holds the reason that Kafka gave when it formatted the storage."""
+    """The error holds the reason that Kafka gave when it ended."""
     with pytest.raises(RuntimeError, match=r"process\.roles"):
         own_cluster(1, {"process.roles": "nonsense"}).start()
 
