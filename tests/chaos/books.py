@@ -12,10 +12,12 @@ How it judges:
 * A connection that has seen one generation of a partition and is sent a record of the next gets a ``recreated`` gap
   before it, or after it: the replica looks at topic ids every 5 s, and until then takes the new log for the old one
   (docs/guarantees.md). Never is wrong, unless the partition has left the connection, or the connection has ended.
+* Kafka forgets the group's offsets with the topic. With ``auto.offset.reset=latest`` what was written before its first
+  owner is not owed, if that is a process that had never seen the partition: to it, the topic is new.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
 
@@ -31,6 +33,18 @@ class Broken(StrEnum):
     WRONG_GAP = "gaps about records that are still there"
     NOT_RECREATED = "a topic made again, untold"
     DISORDER = "out of order or repeated within a connection"
+
+
+def is_new_to_its_owner(assigned: Iterable[tuple[float, str]], remade_at: float) -> bool:
+    """Whether the first process that got a partition after its topic was made again had never had it before.
+
+    Args:
+        assigned: When the partition was assigned, and to which process; in any order.
+        remade_at: When the topic was made again, on the same clock.
+    """
+    in_order = sorted(assigned)
+    first = next((process for at, process in in_order if at >= remade_at), None)
+    return first is not None and all(process != first for at, process in in_order if at < remade_at)
 
 
 class _Place:
@@ -89,6 +103,10 @@ class Books:
         self._expired.clear()
         self._stored.clear()
         self._early.clear()
+
+    def new_to_its_owner(self, partition: int) -> None:
+        """What is owed of a partition was written before its first owner came, to which the topic is new."""
+        self._owed.pop(partition, None)
 
     def stored(self, partition: int) -> int:
         """The offset after the last stored record."""

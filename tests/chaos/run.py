@@ -256,7 +256,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run p
             for one in beside_it:
                 one.quiet()
             report = await auditor.settle()
-            await trials.settle()
+            await trials.settle(fleet, reset)
             for one in beside_it:
                 await one.settle(fleet, partial(_attribution, fleet, stage))
             tell("all clients leave")

@@ -1,6 +1,6 @@
 """The books of a topic whose log changes: each fault is found, and what the protocol allows is not taken for one."""
 
-from tests.chaos.books import Books, Broken
+from tests.chaos.books import Books, Broken, is_new_to_its_owner
 
 
 def books_with(number: int = 6) -> tuple[Books, int]:
@@ -151,3 +151,19 @@ def test_records_again_on_one_connection() -> None:
     books, connection = books_with(2)
     receive(books, connection, 0, 1, 1)
     assert found(books) == {Broken.DISORDER: 1}
+
+
+def test_a_topic_is_new_to_an_owner_that_has_never_had_it() -> None:
+    """Not to one that had the partition before the topic was made again, nor while nobody has it."""
+    before, after = (1.0, "one"), (3.0, "two")
+    assert is_new_to_its_owner([after, before], remade_at=2)
+    assert not is_new_to_its_owner([before, after, (2.5, "one")], remade_at=2)
+    assert not is_new_to_its_owner([before], remade_at=2)
+
+
+def test_what_was_written_before_an_owner_to_whom_the_topic_is_new_is_not_owed() -> None:
+    """Of that partition alone."""
+    books, _ = books_with()
+    books.produced(1, 0)
+    books.new_to_its_owner(0)
+    assert books.missing() == [(1, 0)]

@@ -56,7 +56,7 @@ async def trial(cluster: KafkaCluster, kind: Kind, code: str) -> Trials:
                 while made.books[kind].missing():  # noqa: ASYNC110 - another process's
                     await trio.sleep(0.05)
             await made.happen(Event(0, kind, 0, 0))
-            await made.settle()
+            await made.settle(fleet, "earliest")
             nursery.cancel_scope.cancel()
     return made
 

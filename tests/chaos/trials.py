@@ -5,7 +5,8 @@ Each topic is dispatched by the same replicas and the same group as everything e
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from testbed.clients import open_sse
 from testbed.patience import seconds
 from tests.audit.fleet import Fleet, Slot
 from tests.audit.listeners import ENDINGS, Process
-from tests.chaos.books import Books
+from tests.chaos.books import Books, is_new_to_its_owner
 from tests.chaos.schedule import ASIDE, Event, Kind
 from tests.chaos.watch import Watch, value_of
 
@@ -59,6 +60,8 @@ class Trials:
         self._watches: dict[Kind, Watch] = {}
         self._turns = {kind: trio.Lock() for kind in self.books}
         self._began_ms = time.time_ns() // 1_000_000
+        self._remade_at = 0.0
+        """When the topic that is made again was, for the last time, by the clock."""
 
     @property
     def topics(self) -> dict[str, int]:
@@ -93,11 +96,21 @@ class Trials:
         async with self._turns[event.kind]:
             await does[event.kind](random.Random(event.target))  # noqa: S311 - it has to be repeatable
 
-    async def settle(self) -> None:
-        """Return when nothing is owed, or the deadline has passed; what is owed then is lost."""
+    async def settle(self, fleet: Fleet, reset: str) -> None:
+        """Return when nothing is owed, or the deadline has passed; what is owed then is lost.
+
+        Args:
+            fleet: The replicas.
+            reset: Their ``auto.offset.reset``.
+        """
         with trio.move_on_after(seconds(SETTLE_SECONDS)):
             while any(books.missing() for books in self.books.values()):  # noqa: ASYNC110 - sockets, not events of ours
                 await trio.sleep(0.1)
+        if reset == "latest" and Kind.RECREATE in self.books:
+            books = self.books[Kind.RECREATE]
+            for partition in {partition for partition, _ in books.missing()}:
+                if is_new_to_its_owner(_assigned(fleet, f"{books.topic}:{partition}"), self._remade_at):
+                    books.new_to_its_owner(partition)
         for books in self.books.values():
             books.close()
 
@@ -134,6 +147,7 @@ class Trials:
         partitions = self._partitions[Kind.RECREATE]
         number = max(books.stored(partition) for partition in range(partitions)) + chance.randrange(1, 6)
         books.remade()
+        self._remade_at = time.time()
         nodes = len(self._cluster.bootstrap_servers.split(","))
         await _in_thread(partial(topics.recreate, self._cluster.admin, books.topic, partitions, nodes))
         await self._fill(Kind.RECREATE, range(partitions), number)
@@ -195,6 +209,13 @@ class Trials:
         write = partial(self._write, kind, partitions, number, size_bytes)
         for partition, offset in await trio.to_thread.run_sync(write):
             self.books[kind].produced(partition, offset)
+
+
+def _assigned(fleet: Fleet, partition: str) -> Iterator[tuple[float, str]]:
+    """When a partition was assigned, and to which process."""
+    for process, line in fleet.logged("assigned"):
+        if partition in line["partitions"]:
+            yield datetime.fromisoformat(line["timestamp"]).timestamp(), process
 
 
 async def _status(slot: Slot) -> dict[str, Any]:
