@@ -95,6 +95,8 @@ class Connection:
         self._ends = False
         self._is_kept_alive = False
         """Whether a request was answered, and no byte of the next one has arrived."""
+        self._has_turn = False
+        """Whether what is being handled has waited for its turn, and no request has begun in that turn yet."""
         self.stream: Stream | None = None
         """The stream that a handler left, to be run after its response's head was sent. It is always closed here and
         nowhere else, and the connection serves no other request."""
@@ -206,16 +208,19 @@ class Connection:
                     await trio.sleep_forever()  # until the stream begins, or its app has failed
             if not data:
                 return
-            if begins or self._is_kept_alive:
+            self._has_turn = begins or self._is_kept_alive
+            if self._has_turn:
                 begins = self._is_kept_alive = False
-                # Waiting in our line does not count as late. It still counts as idle: otherwise others would have to
-                # make room.
-                self._reading.deadline = math.inf
-                await self.pass_by()
+                await self._wait_for_turn()
                 self._reading.deadline = trio.current_time() + self._request_timeout_seconds
             await protocol.handle(RawData(data))
             if self._ends:
                 return
+
+    async def _wait_for_turn(self) -> None:
+        # Waiting in our line does not count as late. It still counts as idle: otherwise others would have to make room.
+        self._reading.deadline = math.inf
+        await self.pass_by()
 
     async def _protocol_send(self, event: Event) -> None:
         """Carry out an event of Hypercorn's protocol."""
@@ -234,6 +239,11 @@ class Connection:
             self._reading.cancel()
         elif isinstance(event, Updated):
             idle = event.idle and not self._ends
+            if not event.idle:
+                # A request begins. Its head may have come in parts, or together with other requests.
+                if not self._has_turn:
+                    await self._wait_for_turn()
+                self._has_turn = False
             self._place.note_idle(idle=idle)
             self._is_kept_alive = idle
             self._reading.deadline = trio.current_time() + self._config.keep_alive_timeout if idle else math.inf

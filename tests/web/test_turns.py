@@ -14,6 +14,8 @@ from tests.web.test_tasks import FRAME, REQUESTS, connect, read_to_end
 from tests.web.test_transports import House
 
 CLIENTS = 16
+MANY = 60
+NOTHING = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"
 STEPS = 6
 ACKNOWLEDGEMENT = b'\x81\xa0\0\0\0\0{"type":"ack","id":"assets:0=0"}'
 """A text frame, masked with zeros (RFC 6455, section 5.2)."""
@@ -78,6 +80,46 @@ async def test_clients_that_acknowledge_at_the_same_moment_share_the_steps_of_a_
     request = REQUESTS["websocket"].replace(b"/ws", b"/ws?ack=client")
     steps = await noted_steps(monkeypatch, request, ACKNOWLEDGEMENT, CLIENTS)
     assert max(Counter(turn for _, turn in steps).values()) <= 4 * REQUESTS_PER_TURN < CLIENTS
+
+
+@pytest.mark.parametrize("way", ["pipelined", "completed at once"])
+async def test_requests_take_turns_however_they_come(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that come together with the one before, and those whose heads were begun earlier."""
+    turn, begun = 0, list[int]()
+    serve = Tasks.serve
+
+    async def noted(tasks: Tasks, *others: object) -> None:
+        begun.append(turn)
+        await serve(tasks, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Tasks, "serve", noted)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await trio.lowlevel.checkpoint()
+
+    house = House("socket")
+    first, rest = (b"", NOTHING * 5) if way == "pipelined" else (NOTHING[:1], NOTHING[1:])
+    requests = MANY * (first + rest).count(NOTHING)
+    async with house.serving():
+        with ExitStack() as opened:
+            streams = [connect(house, first) for _ in range(MANY)]
+            for stream in streams:
+                opened.callback(stream.socket.close)
+            await house.until(lambda: house.server.connections == MANY)
+            assert not begun
+            for stream in streams:
+                with socket.socket(fileno=socket.dup(stream.socket.fileno())) as plain:  # without a turn in between
+                    plain.sendall(rest)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(count_turns)
+                while len(begun) < requests:  # noqa: ASYNC110 - each turn counts
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+    # What counts as one turn here may be parts of two.
+    assert max(Counter(begun).values()) <= 4 * REQUESTS_PER_TURN < MANY / 4
 
 
 async def test_a_request_that_is_broken_from_its_beginning_does_not_reach_the_app(
