@@ -177,3 +177,17 @@ async def test_a_broker_that_does_not_answer_leaves_topics_unknown(replicas: Cal
     assert status["topic_health"]["assets"]["health"] == status["group_health"]["health"] == "unknown"
     assert "dispatcher_topic_degraded{" not in replica.get("/metrics").text
     assert replica.get("/readyz").json()["degraded"] == []
+
+
+async def test_an_address_that_a_broker_advertises_in_vain_is_named(
+    own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the address that was given, at which that broker answers."""
+    cluster = own_cluster(1, {"advertised.listeners": "PLAINTEXT://127.0.0.1:1"})
+    monkeypatch.setattr(cluster, "wait_until_ready", lambda: None)  # it never is, for clients
+    await trio.to_thread.run_sync(cluster.start)
+    replica = replicas(cluster.bootstrap_servers, "assets")
+    named = f"no Kafka broker is reachable at 127.0.0.1:1, as a broker of {cluster.bootstrap_servers} advertises itself"
+    with trio.fail_after(seconds(60)):
+        while not (await trio.to_thread.run_sync(replica.get, "/readyz")).json()["reasons"][0].startswith(named):  # noqa: ASYNC110 - it has no event
+            await trio.sleep(0.1)

@@ -8,9 +8,11 @@ Rules of this module:
 * librdkafka repeats an error for as long as its cause lasts. The log gets one line per error until all is well again.
 * An error that stays away for `ERROR_FORGOTTEN_SECONDS` is over, and so is every error once a broker is back or
   something is assigned.
+* That all brokers are down says less than the error before it, which names the address at fault: it replaces none.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -19,6 +21,26 @@ from typing import Literal, NamedTuple, Protocol
 ERROR_FORGOTTEN_SECONDS = 30.0
 """An error that has not recurred for this long is over: librdkafka repeats a lasting one with each metadata refresh,
 every 10 s."""
+
+
+_BROKER = re.compile(r"(?:GroupCoordinator: )?(?:\w+://)?(?P<address>[^\s/]+:\d+)(?:/(?P<id>\w+))?: ")
+"""How librdkafka begins what it says of a broker: ``kafka-1:9092/1: Failed to resolve ...``."""
+
+
+def why_unreachable(bootstrap_servers: str, last_error: str | None) -> str:
+    """Say at which address no broker is reachable: it may be one that a reachable broker advertises.
+
+    Args:
+        bootstrap_servers: Comma-separated addresses.
+        last_error: librdkafka's last error, if there is one.
+    """
+    why = f" ({last_error})" if last_error else ""
+    named = _BROKER.match(last_error or "")
+    if named is None or named["id"] == "bootstrap" or named["address"] in bootstrap_servers.split(","):
+        return f"no Kafka broker is reachable at {bootstrap_servers}{why}"
+    return (
+        f"no Kafka broker is reachable at {named['address']}, as a broker of {bootstrap_servers} advertises itself{why}"
+    )
 
 
 class ReplicaState(StrEnum):
@@ -175,7 +197,9 @@ class Health:
         elif not name.startswith("_"):
             # Names without an underscore are brokers' answers (Kafka's protocol errors): one is reachable.
             self.happened(Event.BROKER_UP)
-        self._last_error, self._last_error_at = reason, now
+        is_forgotten = now >= self._last_error_at + ERROR_FORGOTTEN_SECONDS
+        if name != "_ALL_BROKERS_DOWN" or self._last_error is None or is_forgotten:
+            self._last_error, self._last_error_at = reason, now
         lasting = reason.partition(" (after ")[0]
         if lasting in self._logged:
             return None

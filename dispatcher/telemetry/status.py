@@ -15,6 +15,7 @@ import trio
 from dispatcher.hub.statistics import CompressionStatistics
 from dispatcher.pipeline import Pipeline
 from dispatcher.pipeline_statistics import PipelineHealth, PipelineStatistics
+from dispatcher.sansio.health import why_unreachable
 from dispatcher.sansio.parking import ParkedStatistics
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.retention import UNKNOWN
@@ -100,8 +101,7 @@ class ReplicaStatus:
         if self._is_draining():
             reasons.append("an operator drains the replica (/admin/drain)")
         if not health.broker_reachable:
-            why = f" ({health.last_error})" if health.last_error else ""
-            reasons.append(f"no Kafka broker is reachable at {self._settings.bootstrap_servers}{why}")
+            reasons.append(why_unreachable(self._settings.bootstrap_servers, health.last_error))
         elif not health.joined:
             why = f" ({'; '.join(health.degraded)})" if health.degraded else ""
             reasons.append(f"the replica has not joined the group {self._settings.group_id} yet{why}")

@@ -7,7 +7,16 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.sansio.health import EFFECTS, ERROR_FORGOTTEN_SECONDS, STATES, Event, Health, HealthStatistics, LogLine
+from dispatcher.sansio.health import (
+    EFFECTS,
+    ERROR_FORGOTTEN_SECONDS,
+    STATES,
+    Event,
+    Health,
+    HealthStatistics,
+    LogLine,
+    why_unreachable,
+)
 from dispatcher.sansio.health import ReplicaState as State
 
 
@@ -96,6 +105,39 @@ def test_a_broker_that_comes_back_is_logged_and_ends_every_error() -> None:
     assert health.state(has_partitions=True) is State.BROKER_DOWN
     assert health.reported(brokers_up=1, joined=False, now=4.0) == LogLine("info", "broker reachable")
     assert health.last_error is None
+
+
+def test_that_all_brokers_are_down_hides_no_address() -> None:
+    """The error before it names what is at fault, until it has not recurred for as long as others."""
+    health = Health()
+    unresolved = (
+        "kafka-1:9092/1: Failed to resolve 'kafka-1:9092': Name or service not known (after 0ms in state CONNECT)"
+    )
+    health.failed("_RESOLVE", unresolved, 1.0)
+    assert health.failed("_ALL_BROKERS_DOWN", "1/1 brokers are down", 2.0) is not None
+    assert (health.last_error, health.broker_reachable) == (unresolved, False)
+    health.failed("_ALL_BROKERS_DOWN", "1/1 brokers are down", 1.0 + ERROR_FORGOTTEN_SECONDS)
+    assert health.last_error == "1/1 brokers are down"
+
+
+@pytest.mark.parametrize(
+    ("error", "address"),
+    [
+        (None, "a:1,b:2"),
+        ("2/2 brokers are down", "a:1,b:2"),
+        ("a:1/bootstrap: Connect to ipv4#10.0.0.1:1 failed: Connection refused", "a:1,b:2"),
+        ("ssl://c:3/bootstrap: SSL handshake failed", "a:1,b:2"),
+        ("b:2/7: Connect to ipv4#10.0.0.1:2 failed: Connection refused", "a:1,b:2"),
+        ("c:3/7: Failed to resolve 'c:3': Name or service not known", "c:3"),
+        ("sasl_ssl://[::1]:3/7: Connect failed", "[::1]:3"),
+        ("GroupCoordinator: c:3: Failed to resolve 'c:3': Name or service not known", "c:3"),
+    ],
+)
+def test_an_address_that_a_broker_advertises_is_named(error: str | None, address: str) -> None:
+    """In place of the one that was given, which may be reachable."""
+    said = why_unreachable("a:1,b:2", error)
+    advertised = "" if address == "a:1,b:2" else ", as a broker of a:1,b:2 advertises itself"
+    assert said == f"no Kafka broker is reachable at {address}{advertised}{f' ({error})' if error else ''}"
 
 
 def test_an_error_that_a_broker_answered_with_shows_that_one_is_reachable() -> None:
