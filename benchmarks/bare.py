@@ -1,8 +1,8 @@
 """``python -m benchmarks.bare``: the machine's limit, a bare loop of non-blocking sends to every socket.
 
-Accepts connections and answers each with the head of a stream. On each line on stdin (``BYTES RECORDS TIMES PAUSE``) it
-sends each of them so many writes of so many such records, with a pause between the rounds (seconds), and answers with
-its CPU seconds.
+Accepts connections and answers each with the head of a stream. For each line on stdin (``BYTES RECORDS TIMES PAUSE``)
+it sends each of them TIMES writes of RECORDS records of BYTES bytes, with a pause of PAUSE seconds between the rounds,
+and answers with its CPU seconds.
 """
 
 import json

@@ -1,7 +1,7 @@
 """``python -m benchmarks.load``: holds thousands of subscribers in one process, and counts what they are sent.
 
-One loop over epoll and plain sockets, nothing in it for each record: a record's value holds one section sign, and one
-only, so records are counted by ``bytes.count``, whatever the framing. Behind the sign stands the producer's clock (ns
+One loop over epoll and plain sockets, nothing in it for each record: a record's value contains exactly one section
+sign, so records are counted by ``bytes.count``, whatever the framing. The sign is followed by the producer's clock (ns
 since the epoch, 19 digits, on the same host): latency is the time from there to the read that brought the record. A
 read is sampled by its last record, on every `SAMPLE_EVERY`-th connection.
 

@@ -51,7 +51,7 @@ def dispatcher_requests(query: str = "") -> dict[str, str]:
 
 @dataclass
 class Dispatcher:
-    """This project, with its defaults but for what is told."""
+    """This project, with its defaults except for what the fields say."""
 
     replica: Replica
     name: str = "dispatcher"

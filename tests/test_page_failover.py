@@ -1,4 +1,4 @@
-"""The page behind a plain TCP balancer, on real replicas and a real Kafka: whatever ends, it goes on without a loss."""
+"""The page with a plain TCP balancer, real replicas and a real Kafka: whatever ends, it continues without a loss."""
 
 import signal
 from collections.abc import AsyncIterator, Callable

@@ -78,7 +78,7 @@ async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
 async def test_a_live_stream_is_told_nothing_else_when_partitions_leave(
     nursery: trio.Nursery, leave: str, told: str
 ) -> None:
-    """It was told `catching-up`, or `waiting`, in the state in which they had left, which was not so."""
+    """The state in which they had left said `catching-up`, or `waiting`, which was wrong."""
     pipeline, transport = Pipeline(Settings(client_id="replica")), RecordingTransport()
     nursery.start_soon(pipeline.hub.run)
     pipeline.exchange(PollResult(assigned=[ONE, TWO], statistics=healthy()))

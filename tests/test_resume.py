@@ -86,7 +86,7 @@ async def test_what_nobody_has_taken_comes_in_any_case(nursery: trio.Nursery) ->
 
 
 async def test_a_subscriber_that_is_too_slow_for_the_memory_goes_on(nursery: trio.Nursery) -> None:
-    """It is told nothing but `catching-up`, and misses nothing."""
+    """Its state is always `catching-up`, and it misses nothing."""
     bench = Bench(subscriber_buffer_bytes=100, **TINY)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -188,7 +188,7 @@ async def test_what_comes_while_it_is_read_for_is_not_passed_over(nursery: trio.
 
 
 async def test_no_id_names_what_has_not_come_of_a_partition_that_has_left(nursery: trio.Nursery) -> None:
-    """From the history, from a channel, and from a round: its new owner would be told that it is done with."""
+    """From the history, from a channel, and from a round: otherwise an id would tell its new owner that it is done."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     live = await dispatched(bench, nursery)

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused and how it is told, and what is never shown."""
+"""Settings: where they come from, which are refused with which words, and what is never shown."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -71,7 +71,7 @@ class PlainReader:
             self.next[partition] = max(expected, offset + 1)
 
     async def until_begun(self) -> None:
-        """Return when it has been told where its stream begins: cut before that, it has nothing to resume from."""
+        """Return when it knows where its stream begins: cut off before that, it has nothing to resume from."""
         with trio.fail_after(patient_seconds(60)):
             while not self.last_id:  # noqa: ASYNC110 - the reader tells nobody
                 await trio.sleep(0.05)

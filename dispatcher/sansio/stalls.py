@@ -8,7 +8,7 @@ Rules of this module:
 
 * A partition is a suspect when its next offset stood still between two looks and its leader says that records follow.
 * It is stalled when it has stood still for `STALLED_SECONDS` more and the client's queue was empty in that time: a
-  partition behind a full queue, or one that is paused, waits for its turn.
+partition whose queue is full, or that is paused, waits for its turn.
 * A stalled partition is restarted once. If that does not help either, the consumer has to be rebuilt; rebuilds are
   rare (`REBUILD_SECONDS`), because one stuck partition must not keep the others from flowing.
 """

@@ -1,7 +1,7 @@
 """Finds the token of a request: data in, token out.
 
 A request carries its token in exactly one of four ways (RFC 6750, section 2): two tokens could name two different
-callers, and a proxy or a page could hide one behind the other.
+callers, and a proxy or a page could use one to hide the other.
 """
 
 import binascii

@@ -60,7 +60,8 @@ def add_operations(app: Quart, operations: Operations) -> None:
     @app.get("/status")
     async def status() -> TrioResponse:
         response = _json_page(200, await operations.status_page())
-        # Repeated requests, such as the live page makes, then reach another replica behind a connection-level balancer.
+        # Repeated requests, such as the live page makes, then reach another replica if the balancer works by
+        # connection.
         response.headers["Connection"] = "close"
         return response
 

@@ -51,7 +51,7 @@ class _Connection:
     thawed_at: float = -1.0
     states: int = 0
     places: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """By partition: the last offset, and how many states had been told before it."""
+    """By partition: the last offset, and how many states had been received before it."""
 
 
 @dataclass(slots=True)

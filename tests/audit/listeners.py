@@ -1,4 +1,4 @@
-"""The auditor's subscribers: real sockets, which freeze and vanish when they are told to, and always come back."""
+"""The auditor's subscribers: real sockets, which freeze and vanish on request, and always return."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Literal, NamedTuple, Protocol

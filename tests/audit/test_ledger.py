@@ -25,7 +25,7 @@ def bad_rows(report: Report) -> list[str]:
 
 
 def test_all_is_well() -> None:
-    """Every record once, commits behind what was received."""
+    """Every record once, commits below what was received."""
     ledger = ledger_with()
     receive(ledger, 0, 1, 2, 3)
     ledger.sampled({0: 4}, 2.0)

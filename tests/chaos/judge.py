@@ -9,7 +9,7 @@ How it judges:
 * A ``state`` that lists the partition no longer, or again, ends the run: the next one may begin anywhere.
 * Several states that wait for a slow reader come to it as one, which may list a partition that has been away. So a run
   may start over after any state, if another connection has seen the partition leave that replica meanwhile.
-* The first record of a partition that an id named is at most the one behind the named offset; earlier ones may come,
+* The first record of a partition that an id named is at most the one after the named offset; earlier ones may come,
   since what nobody was dispatched comes in any case. An id never names what its connection has not seen.
 * Of a stream of the whole topic the partitions listed are those that the replica has or follows. When a followed one
   comes to the replica, what the group has not committed may be sent again (docs/guarantees.md): it is counted, and
@@ -54,7 +54,7 @@ class Verdict:
     gaps: int
     """Announced ones."""
     unseen: int
-    """Times that a partition was away and a reader could not tell: it was told of one state with the partition."""
+    """Times that a partition was away and a reader could not tell: it received one state with the partition."""
     whole: int
     """Connections with the whole topic."""
     observing: int
@@ -93,7 +93,7 @@ class _Run:
     first: int
     next: int
     states: int
-    """How many states had been told before its last record."""
+    """How many states it had received before its last record."""
     skipped: set[int] = field(default_factory=set)
 
     def __str__(self) -> str:
@@ -193,7 +193,8 @@ class View:
         """Last offset of partitions that have left."""
         self._gone: set[int] = set()
         self._returned: set[int] = set()
-        """Partitions that were told to be gone, and then to be here again: they may have begun at another offset."""
+        """Partitions that a state reported as gone, and a later one as assigned again: they may have begun at another
+        offset."""
 
     def record(self, partition: int, offset: int) -> None:
         """A record came."""

@@ -241,7 +241,7 @@ class Reader:
         most = FASTEST_RECEIVE_BYTES if speed is None else max(256, int(speed * WAKE_SECONDS))
         pause_at = trio.current_time() + self._between_pauses()
         while True:
-            # No await before all of it is told: the id is the one behind the last record.
+            # No await before all of it is noted: the id is the one after the last record.
             answer = b""
             for item in parser.feed(data):
                 if isinstance(item, Control):

@@ -148,7 +148,7 @@ class Outcome:
         yield from self.leftovers.rows()
 
 
-async def run_chaos(  # noqa: PLR0915, PLR0917 - it is told in order; trio.run passes no keywords
+async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.run passes no keywords
     cluster: KafkaCluster,
     seed: int,
     seconds: float,

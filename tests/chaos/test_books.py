@@ -59,7 +59,7 @@ def test_expired_records_that_nobody_tells_of() -> None:
 
 
 def test_a_gap_to_nobody_leaves_them_owed() -> None:
-    """A new connection begins after them, and was told of nothing."""
+    """A new connection begins after them, and no gap was reported to it."""
     books, _ = books_with()
     books.expired(0, 4)
     receive(books, books.opened(), 4, 5)

@@ -131,7 +131,7 @@ def test_a_partition_that_was_away_unseen() -> None:
 
 
 def test_a_partition_that_left_another_replica_excuses_nothing() -> None:
-    """Nor does one that has left this replica, while no state was told since its last record."""
+    """Nor does one that has left this replica, while no state was sent since its last record."""
     judge = Judge()
     view, other, witness = judge.opened("r", "b", None, 1.0), view_of(judge), judge.opened("w", "b", None, 1.0)
     for one in (view, witness):
@@ -204,7 +204,7 @@ def test_an_id_that_is_ahead_in_a_partition_that_has_left() -> None:
 
 
 def test_an_announced_gap_is_no_hole() -> None:
-    """Within a connection, behind a named offset, and at the beginning."""
+    """Within a connection, after a named offset, and at the beginning."""
     judge = Judge()
     view = view_of(judge, {0: 2})
     view.gap(0, 3, 5, "expired")
@@ -220,7 +220,7 @@ def test_an_announced_gap_is_no_hole() -> None:
 
 
 def test_a_gap_must_say_what_is_left_out() -> None:
-    """It begins too late, leaves out what comes behind it, or ends before it begins."""
+    """It begins too late, leaves out what follows it, or ends before it begins."""
     judge = Judge()
     view = view_of(judge, {1: 2})
     receive(view, 0)

@@ -14,7 +14,7 @@ METRICS += 'dispatcher_invariant_violations_total{invariant="a"} %d\n'
 
 
 class Left:
-    """A replica that answers as it is told, and takes records when there are some."""
+    """A replica that answers as the test wants, and takes records when there are some."""
 
     identity = "replica-1/1"
 

@@ -205,7 +205,7 @@ class Trials:
         return topics.fill(self._cluster.bootstrap_servers, books.topic, partitions, number, value)
 
     async def _fill(self, kind: Kind, partitions: Sequence[int], number: int, size_bytes: int = 0) -> None:
-        """The books belong to this thread: they are told when all is stored, and may have seen some by then."""
+        """The books belong to this thread: they learn when all is stored, and may have seen some by then."""
         write = partial(self._write, kind, partitions, number, size_bytes)
         for partition, offset in await trio.to_thread.run_sync(write):
             self.books[kind].produced(partition, offset)

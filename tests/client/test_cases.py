@@ -111,7 +111,7 @@ async def test_case(name: str, transport: Literal["sse", "websocket"]) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_cut_at_any_byte_loses_and_repeats_nothing(transport: Literal["sse", "websocket"]) -> None:
-    """Cut behind the first byte, the second, and so on to the end of the stream."""
+    """Cut after the first byte, the second, and so on to the end of the stream."""
     case = cases()["cut-at-any-byte"]
     with trio.fail_after(seconds(170)):
         async with case_server() as server:

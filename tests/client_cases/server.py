@@ -207,7 +207,7 @@ class _Play:
         if self._is_repeated:
             steps = _steps_after(steps, position)
         async with trio.open_nursery() as nursery:
-            # Who leaves early is heard of, and pongs and closes of a WebSocket are read.
+            # A client that leaves early is noticed, and pongs and closes of a WebSocket are read.
             nursery.start_soon(self._watch, nursery.cancel_scope)
             for step in steps:
                 await self._step(_left(step, seen), form)

@@ -97,7 +97,7 @@ class Connection:
     """One connection, and what it is owed.
 
     Args:
-        client: Who has come.
+        client: The new client.
         claims: From where on it has to be handed each partition.
         named: By partition, up to where (exclusive) an id may name what this connection was not sent.
         here: Partitions that were known when it came.

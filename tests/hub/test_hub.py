@@ -134,7 +134,7 @@ class RecordedLog:
 
 
 class Bench:
-    """A hub with two partitions, and what it was told of dispatched batches."""
+    """A hub with two partitions, and the dispatched batches that it reported."""
 
     log = RecordedLog
     """What replays read."""

@@ -19,7 +19,7 @@ from tests.hub.test_hub import ONE, TWO, RecordedLog, settle
 
 
 class Doubter:
-    """Doubts where partitions end, and keeps what it is told."""
+    """Asks where partitions end, and keeps the answers."""
 
     def __init__(self) -> None:
         self.owner: Hashable = None
@@ -57,7 +57,7 @@ class Ends(RecordedLog):
 
 
 async def test_who_doubts_is_told_of_no_partition_that_it_has_not_asked_about(nursery: trio.Nursery) -> None:
-    """By the time it is told it may stand behind that end, in a partition that has come meanwhile: no other log."""
+    """When the answer arrives it may be past that end, in a partition that was assigned meanwhile."""
     answers, first, second = Lookups(Ends(), 1000), Doubter(), Doubter()
     nursery.start_soon(answers.run)
     answers.ask(first, LogBounds(frozenset({ONE})))

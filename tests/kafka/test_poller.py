@@ -102,7 +102,7 @@ async def test_a_partition_that_was_paused_revoked_and_assigned_again_flows(
 
 
 async def test_a_header_name_that_is_no_text_stops_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """The record comes, without its headers, and so does the one behind it; one log line tells."""
+    """The record arrives, without its headers, and so does the next one; one log line reports it."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic)
     await trio.to_thread.run_sync(
@@ -131,7 +131,7 @@ async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> No
 
 
 class LeavingGroup:
-    """A consumer and what is downstream of it, at the end: the broker answers commits as it was told to."""
+    """A consumer and what is downstream of it, at the end: the broker answers commits as the test wants."""
 
     def __init__(self, answers: list[int], departs: str = "") -> None:
         self.sent: list[int] = []
@@ -145,7 +145,7 @@ class LeavingGroup:
         return [Commit(TopicPartition("assets", 0), 1, 7, None)]
 
     def exchange(self, _: PollResult) -> None:
-        """What is told at last."""
+        """The last report."""
 
     def lost(self, _: list[TopicPartition]) -> None:
         """It was forgotten when it left."""
@@ -208,7 +208,7 @@ async def test_the_last_commit_is_not_sent_again_for_what_has_left(departs: str)
 
 
 class Told:
-    """A consumer that keeps what it is told."""
+    """A consumer that keeps the calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, list[int]]] = []

@@ -184,7 +184,7 @@ def test_dispatched_entries_go_when_room_is_needed() -> None:
 
 
 def test_an_entry_does_not_go_before_an_older_one_of_its_partition() -> None:
-    """A later batch that was dispatched first stays behind the one that waits."""
+    """A later batch that was dispatched first stays after the one that waits."""
     history = Log(2 * ONE_BYTES)
     first, second = append(history, A, A)
     history.dispatched(second)

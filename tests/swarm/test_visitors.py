@@ -4,7 +4,7 @@ from tests.swarm.visitors import CUT, RESTART, TRY_LATER, Visit, returns
 
 
 def test_the_time_counts_from_the_stop_of_the_replica() -> None:
-    """From the first of its subscribers that was told, until each is told that records flow."""
+    """From the first subscriber that learns of it, until each has learned that records flow."""
     one = [Visit("a", 0.0, 0.1, 10.0, RESTART), Visit("b", 11.0, 11.5, None, CUT)]
     two = [Visit("a", 0.0, 0.1, 10.25, RESTART), Visit("b", 12.0, 12.0, None, CUT)]
     back = returns([one, two], 5.0, 20.0)

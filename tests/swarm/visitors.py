@@ -39,7 +39,7 @@ class Visit:
     process: str
     began: float
     live_at: float | None = None
-    """When it was told that records flow."""
+    """When it learned that records flow."""
     ended: float | None = None
     code: int = CUT
 

@@ -241,7 +241,7 @@ async def test_messages_that_nobody_asked_for(replica: Replica) -> None:
 
 
 async def test_a_message_that_looks_like_a_pong_in_the_middle(replica: Replica) -> None:
-    """Pongs are passed over unread, but only where a frame begins: this binary message is told 1003 as any other."""
+    """Pongs are passed over unread, but only where a frame begins: this binary message gets 1003 like any other."""
     pong = b"\x8a\x80\0\0\0\0"
     async with raw(replica, UPGRADE % (b"", b"")) as stream:
         await read_until(stream, b"broker-down")

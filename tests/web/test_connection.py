@@ -17,8 +17,8 @@ UPGRADE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 ANSWERED_IN_ANOTHER_WAY = {
-    "a frame behind the upgrade": UPGRADE + b"\x81\x80\0\0\0\0",
-    "a close frame behind the upgrade": UPGRADE + b"\x88\x80\0\0\0\0",
+    "a frame after the upgrade": UPGRADE + b"\x81\x80\0\0\0\0",
+    "a close frame after the upgrade": UPGRADE + b"\x88\x80\0\0\0\0",
     "a broken chunk": b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
 }
 
@@ -27,7 +27,7 @@ ANSWERED_IN_ANOTHER_WAY = {
 async def test_nothing_is_dispatched_behind_an_error(
     kafka: Kafka, replicas: Callable[..., Replica], request_bytes: bytes
 ) -> None:
-    """Hypercorn has answered 400 and told nobody: records written behind that would be committed, and lost."""
+    """Hypercorn has answered 400 without a word to the app: records written after that would be committed, and lost."""
     topic = kafka.create_topic(1)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 1)
     replica = replicas(kafka.bootstrap_servers, topic)

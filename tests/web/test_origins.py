@@ -184,7 +184,7 @@ def test_a_person_may_look_at_figures(path: str) -> None:
 
 
 def test_the_headers_of_an_allowed_origin() -> None:
-    """The origin echoed, with credentials; caches are told that the answer depends on it."""
+    """The origin echoed, with credentials; `Vary` says that the answer depends on it."""
     assert verdict(origin(APP), allowed_origins=APP).headers == {
         "Vary": "Origin",
         "Access-Control-Allow-Origin": APP,
