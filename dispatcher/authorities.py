@@ -1,4 +1,4 @@
-"""Hosts and origins as clients write them, read and made equal. No I/O, no settings.
+"""Parses and normalizes hosts and origins as clients write them. No I/O, no settings.
 
 * A host is ``uri-host [":" port]`` of the ``Host`` field (RFC 9110, section 7.2). Only names that DNS can have, IPv4
   and IPv6 are read: no userinfo, no percent signs.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 ANY = "*"
 NULL = "null"
-"""What a browser sends for a page without an origin of its own: a sandboxed frame, a file, a data URL."""
+"""What a browser sends for a page without an origin: a sandboxed frame, a file, a data URL."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -27,15 +27,15 @@ class Authority(NamedTuple):
     host: str
     """A name without its final dot, an IPv4 address, or an IPv6 address in brackets."""
     port: int | None
-    """None where none is written."""
+    """None if none is written."""
 
     def with_default(self, port: int | None) -> "Authority":
-        """The same, with this port where none is written."""
+        """The same, with this port if none is written."""
         return self if self.port is not None else Authority(self.host, port)
 
 
 class Origin(NamedTuple):
-    """An origin that was read."""
+    """A parsed origin."""
 
     text: str
     """In one spelling: two origins are the same when their texts are."""
@@ -62,9 +62,9 @@ def read_authority(text: str) -> Authority | None:
 
 
 def read_origin(text: str) -> Origin | None:
-    """One origin; None when the text is none, such as a URL with a path, or several origins.
+    """One origin; None if the text is something else, such as a URL with a path, or several origins.
 
-    The origins of schemes other than http and https stay as they are written: nothing says what is equal in them.
+    Origins with schemes other than http and https stay unchanged: no rule says which of them are equal.
     """
     if text == NULL:
         return Origin(NULL, None, None)
@@ -94,9 +94,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_address(host: str) -> bool:
-    """Whether a host, as `Authority` has it, is an address and no name: nobody can point it elsewhere.
+    """Whether a host, as `Authority` has it, is an address, not a name: nobody can point it elsewhere.
 
-    Shortened IPv4 as in ``127.1`` is one, too: no name in DNS ends with a number, and browsers take none for a name
+    Shortened IPv4 as in ``127.1`` is one, too: no name in DNS ends with a number, and browsers treat none as a name
     (WHATWG URL, "ends-in-a-number checker").
     """
     return host.startswith("[") or _NUMBER.fullmatch(host.rpartition(".")[2]) is not None

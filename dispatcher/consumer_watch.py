@@ -1,4 +1,4 @@
-"""What the group's consumer reports of itself: whether it has joined, what it has fetched, and how far it lags.
+"""Keeps what the group's consumer reports: whether it has joined, what it has fetched, and how far it lags.
 
 *Thread*: Trio's.
 """
@@ -23,7 +23,7 @@ class ConsumerWatch:
 
         Args:
             statistics: The report.
-            not_fetched: Partitions that are paused, or held: what was fetched of them says nothing.
+            not_fetched: Partitions that are paused, or held: their fetched bytes mean nothing.
             now: Seconds on any clock that only goes forward.
         """
         self._last = statistics
@@ -38,7 +38,7 @@ class ConsumerWatch:
             )
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions were assigned again: what was known of them is out of date."""
+        """Partitions were assigned again: the figures about them are out of date."""
         self._lags.forget(partitions)
 
     def left(self, partitions: Iterable[TopicPartition]) -> None:
@@ -53,7 +53,7 @@ class ConsumerWatch:
 
     @property
     def prefetched_bytes(self) -> int:
-        """What librdkafka has fetched and not handed over yet."""
+        """Bytes that librdkafka has fetched and not handed over yet."""
         fetched = self._last.partitions.values() if self._last else ()
         return sum(partition.prefetched_bytes for partition in fetched)
 

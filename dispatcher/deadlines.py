@@ -1,8 +1,8 @@
 """Looks for waiting records past their topic's deadline, and reports, skips or dead-letters them.
 
-Records that wait in memory are looked at where they are. Those of a partition whose fetching is paused, with nothing in
-memory, wait in Kafka: when the first of them is overdue (`ExpiryWatch` knows), the partition flows as one with a
-reader does (`is_wanted`): it is paused again as soon as something of it waits in memory.
+Records that wait in memory are examined there. If fetching of a partition is paused and none of its records is in
+memory, they wait in Kafka: when the first of them is overdue (`ExpiryWatch` knows), the partition is fetched as if it
+had a reader (`is_wanted`), until one of its records waits in memory.
 
 *Thread*: Trio's.
 """
@@ -30,14 +30,14 @@ from dispatcher.settings import Settings
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.5
-"""Between two looks at what waits, so a record is at most this much later than its deadline."""
+"""Interval between two checks, so a record is handled at most this long after its deadline."""
 
 LOG_SECONDS = 10.0
-"""Least time between two log lines about one topic."""
+"""Minimum time between two log lines about one topic."""
 
 
 _Part = tuple[Entry, Sequence[int], Sequence[tuple[int, int]]]
-"""An entry, indexes of its records, and the offsets for which they stand."""
+"""An entry, indexes of its records, and the offsets that they cover."""
 
 
 def _whole(entry: Entry, indexes: Sequence[int]) -> _Part:
@@ -49,7 +49,7 @@ def _is_older(waiting: Waiting | None, cutoff_ms: float) -> bool:
 
 
 def deadlines_of(settings: Settings) -> dict[str, Deadline]:
-    """The topics that have a deadline, and which."""
+    """The topics that have a deadline, with the deadline."""
     tables = {topic: settings.table(topic) for topic in settings.topics}
     return {
         topic: Deadline(table.undelivered_deadline_seconds, Action(table.on_deadline))
@@ -63,18 +63,18 @@ class DeadlineStatistics:
     """A snapshot."""
 
     overdue: Mapping[tuple[str, str], int]
-    """Overdue records since the start, by topic and what happened to them; dead-lettered ones when acknowledged."""
+    """Overdue records since the start, by topic and action; dead-lettered ones once their letters are acknowledged."""
     letters: DeadLetterStatistics
 
 
 class Deadlines:
-    """Looks, until cancelled; costs nothing where no topic has a deadline.
+    """Checks deadlines until cancelled; costs nothing if no topic has one.
 
     Args:
         settings: The deadlines.
-        hub: Has what waits, and takes note of what was put aside.
+        hub: Has the waiting records, and is notified of those put aside.
         offsets: Knows the assignment.
-        expiry: Knows what waits in Kafka alone.
+        expiry: Knows the records that wait only in Kafka.
         letters: Where dead letters go.
     """
 
@@ -96,7 +96,7 @@ class Deadlines:
         self._is_stopping = False
 
     async def run(self) -> None:
-        """Look until cancelled. *Cancellation*: safe; nothing is put aside that was not acknowledged."""
+        """Check until cancelled. *Cancellation*: safe; no record is put aside before its letter is acknowledged."""
         if not self._deadlines:
             return
         while True:
@@ -105,7 +105,7 @@ class Deadlines:
                 await self._look()
 
     def stop(self) -> None:
-        """Put nothing more aside: what waits is the next owner's."""
+        """Put no further records aside: the waiting ones are left to the next owner."""
         self._is_stopping = True
         self._wanted = frozenset()
 
@@ -152,7 +152,7 @@ class Deadlines:
             self._count(topic, action, self._watch.news(partition, found))
         elif action is Action.SKIP:
             for one in found:
-                # What a client has refused is for the dead-letter topic, however long that takes.
+                # Records that a client has refused go to the dead-letter topic, however long that takes.
                 offsets = one.entry.batch.records.offsets
                 left = [n for n in one.indexes if n == GAP or not self._letters.has(partition, offsets[n])]
                 self._hub.settlement.put_aside(*_whole(one.entry, left))
@@ -167,7 +167,7 @@ class Deadlines:
                     gaps.append(_whole(one.entry, one.indexes))
 
     def _send(self, partition: TopicPartition, one: Overdue, gaps: Sequence[_Part]) -> None:
-        """Dead-letter the records of one entry, as many as there is room for; gaps go with the record after them."""
+        """Dead-letter as many records of one entry as there is room for; gaps go with the record after them."""
         entry = one.entry
         for index in one.records:
             under_way = self._under_way.setdefault(partition, {}).setdefault(entry.sequence, set())
@@ -183,7 +183,7 @@ class Deadlines:
         self._forget_done(partition, entry)
 
     def _acknowledged(self, partition: TopicPartition, index: int, parts: Sequence[_Part]) -> None:
-        """A letter is in the dead-letter topic; the entry of its record is the last one."""
+        """A letter was stored: put aside its record, in the last of these parts, and the gaps before it."""
         entry = parts[-1][0]
         self._under_way.get(partition, {}).get(entry.sequence, set()).discard(index)
         for part in parts:

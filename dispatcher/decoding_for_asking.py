@@ -14,17 +14,17 @@ from dispatcher.sansio.ranges import Chunk
 from dispatcher.sansio.records import Records
 
 STEP_SECONDS = 0.1
-"""After this time nothing more is begun: what was decoded by then can be sent."""
+"""After this time no further run is begun: decoded records can be sent."""
 
 CHUNKS_AT_ONCE = 2
-"""How many chunks that were read again are decoded at a time: the interpreter is shared with the loop."""
+"""How many replayed chunks are decoded at a time: worker threads share the interpreter with the loop."""
 
 
 class DecodingForAsking:
-    """Decodes what the poll has not decoded, and what is read again (`hub.asked_decoding.AskedDecoder`).
+    """Decodes records that the poll has not decoded, and replayed ones (`hub.asked_decoding.AskedDecoder`).
 
     Args:
-        decoder: Shared with whoever polls.
+        decoder: The decoder, which the pollers use as well.
     """
 
     def __init__(self, decoder: RecordDecoder) -> None:
@@ -33,19 +33,20 @@ class DecodingForAsking:
         self._chunks = trio.CapacityLimiter(CHUNKS_AT_ONCE)
 
     def ask(self, topics: frozenset[str]) -> None:
-        """Decode these topics from now on when they are polled, and none but these."""
+        """From now on, decode exactly these topics when they are polled."""
         self._decoder.asked = topics
 
     async def decode(self, topic: str, several: Sequence[Records]) -> Sequence[Records]:
-        """The first of each of several runs of records, decoded. *Cancellation*: late, by one step.
+        """Decode the beginning of each of several runs of records. *Cancellation*: waits for the current step.
 
         Returns:
-            As many as were begun: nothing is begun after one that has to wait, or after `STEP_SECONDS`.
+            The decoded part of each run that was begun: none is begun after a run that has to wait, or after
+            `STEP_SECONDS`.
         """
         return await trio.to_thread.run_sync(self._decode, topic, several, limiter=self._one)
 
     async def decode_chunk(self, chunk: Chunk, topics: AbstractSet[str]) -> Chunk:
-        """What was read again, decoded, up to the first record of each partition that has to wait."""
+        """Decode replayed records, up to the first record of each partition that has to wait."""
         return await trio.to_thread.run_sync(decode_chunk, self._decoder, chunk, topics, limiter=self._chunks)
 
     def _decode(self, topic: str, several: Sequence[Records]) -> Sequence[Records]:

@@ -1,7 +1,7 @@
 """Knows how old the oldest waiting record of each partition is, and how long Kafka still keeps it.
 
-Most of what waits is in the history, and looked at when somebody asks. What a paused partition has in Kafka alone, its
-log's end, and its topic's retention have to be asked for: here, at a modest pace, and only while something waits.
+Most waiting records are in the history, and are examined on request. Kafka has to be asked for the records of a paused
+partition, the end of its log, and its topic's retention: here, at a modest pace, and only while records wait.
 
 *Thread*: Trio's; requests wait in worker threads.
 """
@@ -26,13 +26,13 @@ from dispatcher.settings import Settings
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
-"""Between two looks at what waits."""
+"""Interval between two checks."""
 
 CONFIG_SECONDS = 60.0
-"""How often topics' configurations are asked for."""
+"""Interval at which topics' configurations are requested."""
 
 PEEKS = 16
-"""Most partitions of which a record is read again per look."""
+"""Maximum number of partitions from which a record is read per check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +40,19 @@ class ExpiryStatistics:
     """A snapshot of the watch."""
 
     retentions: Mapping[str, Retention]
-    """By topic, as far as they are known."""
+    """Retentions by topic, where known."""
     outlooks: Mapping[TopicPartition, Outlook]
-    """By assigned partition."""
+    """Outlooks by assigned partition."""
     looks: int
     """How often logs were measured."""
 
 
 class ExpiryWatch:
-    """Looks at what waits, until cancelled.
+    """Watches waiting records until cancelled.
 
     Args:
         settings: The topics.
-        replays: Reads a record that is in Kafka alone, and asks where logs end.
+        replays: Reads records that are only in Kafka, and asks where logs end.
         hub: Has the history.
         offsets: Knows what was dispatched.
         paused: Partitions that are paused.
@@ -75,14 +75,14 @@ class ExpiryWatch:
         self._retentions: Mapping[str, Retention] = {}
         self._ask_at = 0.0
         self._before: Mapping[TopicPartition, int] = {}
-        """The oldest waiting offsets at the last look: what is in passing needs no question."""
+        """The oldest waiting offsets at the last check: records that are moving on need no request."""
         self._peeked: dict[TopicPartition, Waiting] = {}
-        """The oldest waiting records that are in Kafka alone."""
+        """The oldest waiting records that are only in Kafka."""
         self._near: frozenset[str] = frozenset()
         self._looks = 0
 
     async def run(self) -> None:
-        """Look until cancelled. *Cancellation*: safe, late by a request that is under way."""
+        """Watch until cancelled. *Cancellation*: safe, waits for the current request."""
         while True:
             if (now := time.monotonic()) >= self._ask_at:
                 probe = await self._prober.probe()
@@ -93,15 +93,15 @@ class ExpiryWatch:
             await trio.sleep(LOOK_SECONDS)
 
     def oldest(self, partition: TopicPartition) -> Waiting | None:
-        """The oldest record of a partition that waits, in memory or in Kafka, if that is known."""
+        """The oldest waiting record of a partition, in memory or in Kafka, if it is known."""
         if self._is_in_kafka(partition):
-            # What memory has comes after it, and is younger: it would say that nothing is near its end.
+            # Records in memory come after it, and are younger: they would hide that it expires soon.
             peeked = self._peeked.get(partition)
             return peeked if peeked is not None and peeked.offset == self._next_offset(partition) else None
         return oldest(self._history.waiting_of(partition))
 
     def outlook(self, partition: TopicPartition) -> Outlook:
-        """What is known of a partition's oldest record that waits."""
+        """The outlook of a partition's oldest waiting record."""
         waiting = self.oldest(partition)
         if waiting is not None:
             retention = self._retentions.get(partition.topic)
@@ -114,7 +114,7 @@ class ExpiryWatch:
         return ExpiryStatistics(dict(self._retentions), outlooks, self._looks)
 
     async def _look(self) -> None:
-        """Measure the logs in which something waits for longer than one look, and read what is in Kafka alone."""
+        """Measure the logs in which records wait for longer than one check, and read those that are only in Kafka."""
         begun = self._offsets.begun
         waiting = {tp: found.offset for tp in begun if (found := self.oldest(tp)) is not None}
         in_kafka = {tp for tp in begun if self._is_in_kafka(tp)}
@@ -129,7 +129,7 @@ class ExpiryWatch:
         await self._peek(in_kafka)
 
     async def _peek(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Read the first waiting record of partitions that have it in Kafka alone."""
+        """Read the first waiting record of partitions where it is only in Kafka."""
         self._peeked = {tp: one for tp, one in self._peeked.items() if self._waits_in_kafka(tp, one.offset)}
         for tp in sorted(partitions - self._peeked.keys())[:PEEKS]:
             bounds, next_offset = self._watch.bounds(tp), self._next_offset(tp)
@@ -143,11 +143,11 @@ class ExpiryWatch:
                 self._peeked[tp] = Waiting.of(batch.records[0], record_bytes)._replace(offset=next_offset)
 
     def _next_offset(self, partition: TopicPartition) -> int | None:
-        """What comes after all that was dispatched without a hole."""
+        """The end of the unbroken dispatched run."""
         return self._offsets.dispatched_to(partition)
 
     def _is_in_kafka(self, partition: TopicPartition) -> bool:
-        """Whether the first waiting record of a partition, if there is one, is in Kafka alone: paused, or parked."""
+        """Whether the first waiting record of a partition, if there is one, is only in Kafka: paused, or parked."""
         parked = self._history.parked.find(partition)
         if parked is not None and self._next_offset(partition) == parked.first:
             return True
@@ -157,7 +157,7 @@ class ExpiryWatch:
         return self._next_offset(partition) == offset and self._is_in_kafka(partition)
 
     def _say_what_is_near(self) -> None:
-        """One log line for each topic whose waiting records are soon deleted, and one when they are safe again."""
+        """Log one line for each topic whose waiting records will soon be deleted, and one when they are safe again."""
         least: dict[str, float] = {}
         for tp in self._before:
             headroom = self.outlook(tp).headroom_seconds

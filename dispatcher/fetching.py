@@ -1,4 +1,4 @@
-"""What to fetch: joins the flow control, the history and the subscribers, once per crossing.
+"""Decides what to fetch: joins the flow control, the history and the subscribers, once per crossing.
 
 *Thread*: Trio's.
 """
@@ -20,11 +20,11 @@ class Fetching:
     """Decides which partitions the consumer pauses and resumes.
 
     Args:
-        flow: Decides by what waits.
-        hub: Knows what waits, and for whom.
+        flow: Decides by the waiting bytes.
+        hub: Knows the waiting records, and their readers.
         offsets: Knows the partitions that have begun.
         health: Notes whether fetching is paused.
-        is_wanted: Whether a partition's records are wanted though nobody reads them.
+        is_wanted: Whether a partition's records are wanted although nobody reads them.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Fetching:
         self._health = health
         self._is_wanted = is_wanted
         self.is_stopped = False
-        """Whether nothing more is taken from Kafka."""
+        """Whether fetching has stopped for good."""
 
     @property
     def is_hurried(self) -> bool:
@@ -49,13 +49,13 @@ class Fetching:
         return self.is_stopped or (bool(self._flow.paused) and not self._health.paused_for_nobody)
 
     def decide(self, begun: Sequence[TopicPartition]) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
-        """What to pause and what to resume; a partition that is new is resumed whatever it was before."""
+        """The partitions to pause and to resume; a new partition is resumed, whatever its earlier state."""
         if self.is_stopped:
-            # One that has not started is not with librdkafka yet, which refuses to pause it.
+            # librdkafka does not have a partition that has not started, and would refuse to pause it.
             return self._flow.hold(self._offsets.begun), frozenset()
         history = self._hub.history
         decision = None
-        # An idle crossing looks at no partition.
+        # An idle crossing examines no partition.
         if history.waiting_bytes > self._flow.pause_above or self._flow.paused:
             self._hub.park_observed()
             decision = self._flow.decide(history.waiting(), history.waiting_bytes, self._is_read)

@@ -1,4 +1,4 @@
-"""What the follower's thread has to do at its next crossing, which partitions it could not read, and what it reports.
+"""Collects orders for the follower's next crossing, the partitions that it could not read, and its reports.
 
 *Thread*: Trio's.
 """
@@ -12,7 +12,7 @@ from dispatcher.sansio.records import TopicPartition
 
 @dataclass(frozen=True, slots=True)
 class FollowingStatistics:
-    """A snapshot of what is followed."""
+    """A snapshot of the follower."""
 
     is_running: bool
     """Whether there is a follower."""
@@ -21,11 +21,11 @@ class FollowingStatistics:
     records: int
     """Records read by the follower."""
     bytes: int
-    """Bytes of keys, values and headers, and what they cost in memory, read by the follower."""
+    """Bytes of keys, values and headers read by the follower, including their overhead in memory."""
     failures: int
-    """How often its consumer has failed, or could not be made."""
+    """How often its consumer has failed or could not be made."""
     lags: Mapping[TopicPartition, int]
-    """Offsets from the next one to the end of the log, of followed partitions of which that is known."""
+    """Offsets from the next one to the end of the log, for followed partitions where it is known."""
 
 
 class FollowerOrders:
@@ -37,9 +37,9 @@ class FollowerOrders:
         self.stop = False
         """Whether the follower has to end."""
         self.lost: dict[TopicPartition, tuple[int, int]] = {}
-        """Epoch and next offset of partitions of which a broker does not have that offset."""
+        """Epoch and next offset of partitions whose next offset a broker does not have."""
         self.lags: Mapping[TopicPartition, int] = {}
-        """What the follower has reported last."""
+        """The follower's last report."""
 
     def follow(self, partition: TopicPartition, epoch: int, offset: int) -> None:
         """Follow a partition in an epoch, from an offset on."""
@@ -47,7 +47,7 @@ class FollowerOrders:
         self._unassign.discard(partition)
 
     def forget(self, partition: TopicPartition) -> None:
-        """Follow a partition no longer."""
+        """Stop following a partition."""
         self._assign.pop(partition, None)
         self._unassign.add(partition)
         self.lost.pop(partition, None)
@@ -63,7 +63,7 @@ class FollowerOrders:
         return FollowCommands(assign, unassign, stop=self.stop, settle=settle)
 
     def clear(self) -> None:
-        """The follower has ended: nobody takes these orders."""
+        """Drop the orders of a follower that has ended."""
         self._assign.clear()
         self._unassign.clear()
         self.lags = {}

@@ -1,8 +1,8 @@
 """Joins the follower, the ownership of partitions and the hub: the whole topic from any replica.
 
-The Trio side of the follower's crossing (`kafka.follower.FollowDownstream`), and what the pipeline asks when the group
-assigns and revokes. The follower is there while somebody wants the whole of a topic and a partition of it is not owned;
-with nobody who does, none of this costs anything.
+This is the Trio side of the follower's crossing (`kafka.follower.FollowDownstream`), and what the pipeline calls when
+the group assigns and revokes. The follower exists while a subscriber wants a whole topic and a partition of it is not
+owned; otherwise none of this costs anything.
 
 *Thread*: Trio's. The follower's thread gets here by ``trio.from_thread.run_sync``.
 """
@@ -33,32 +33,32 @@ from dispatcher.settings import Settings
 log = structlog.get_logger(__name__)
 
 TOPICS_SECONDS = 5.0
-"""How often the number of partitions of each topic is looked up: one that was added is found within this time, and
-sooner if a client comes that has had records of it."""
+"""Interval at which the number of partitions of each topic is looked up: an added one is found within this time, and
+sooner if a client connects that has had records of it."""
 
 TOPICS_UNKNOWN_SECONDS = 0.5
-"""The same while that of some topic is not known; and the least time between two look-ups."""
+"""The same while the number is not known for some topic; also the minimum time between two look-ups."""
 
 RETRY_SECONDS = 0.5
 """How soon a look-up that had no answer is made again."""
 
 BACKLOG_RECORDS = 1_000
-"""Most records before the end of a log at which the follower begins with it: the history has them then, for clients
-that come over from another replica with ids of a moment ago. What is older is replayed for whoever wants it."""
+"""How many records before the end of a log the follower begins at most: the history then has them for clients that
+arrive from another replica with recent ids. Older records are replayed on demand."""
 
 LOG_SECONDS = 10.0
-"""Least time between two log lines about the follower's errors."""
+"""Minimum time between two log lines about the follower's errors."""
 
 
 class Following:
-    """Follows what the replica does not own, for subscribers of the whole topic.
+    """Follows partitions that the replica does not own, for subscribers of the whole topic.
 
     Args:
         settings: The dispatcher's settings.
         hub: Where followed records go.
         replays: Looks offsets up.
         offsets: Where owned partitions are.
-        decoder: Decodes the records of some topics; None where there are none.
+        decoder: Decodes the records of some topics; None if no topic is decoded.
     """
 
     def __init__(
@@ -86,23 +86,23 @@ class Following:
         self._counts = TopicCounts()
         self._orders = FollowerOrders()
         self.known = KnownRecords()
-        """What the group's consumer brings that the history has from the follower."""
+        """Records from the group's consumer that the history already has from the follower."""
         self._wake = trio.Event()
         self._log_at = -math.inf
         self._records = self._bytes = 0
 
     async def run(self) -> None:
-        """Follow for whoever needs it, until cancelled. *Cancellation*: safe."""
+        """Follow while somebody needs it, until cancelled. *Cancellation*: safe."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._count_partitions)
             while True:
                 await self._until_needed()
                 await self._follow()
 
-    # What the pipeline says.
+    # Called by the pipeline.
 
     def taken(self, partition: TopicPartition, start: int, end: int) -> None:
-        """A subscriber that counts was sent all of a range: if its partition is followed, that is kept for later."""
+        """A subscriber that counts was sent a range: if its partition is followed, remember that for later."""
         self._ownership.taken(partition, start, end)
 
     def is_followed(self, partition: TopicPartition) -> bool:
@@ -129,7 +129,7 @@ class Following:
     def owned(self, partition: TopicPartition, epoch: int, offset: int, *, is_same_log: bool) -> None:
         """An assigned partition begins, or another log in its place.
 
-        What was sent of it while it was followed counts from its committed offset on.
+        Records that were sent while it was followed count from its committed offset on.
 
         Args:
             partition: The partition.
@@ -168,7 +168,7 @@ class Following:
     # The follower's crossing (kafka.follower.FollowDownstream).
 
     def follow(self) -> FollowCommands:
-        """What a new consumer has to follow."""
+        """The partitions that a new consumer has to follow."""
         self._orders.lost.clear()
         for partition in self._ownership.followed:
             self._orders.follow(partition, self._epoch(partition), self._hub.history.end(partition))
@@ -213,14 +213,14 @@ class Following:
             self._hub.publish(Batch(partition, records, covers_from=end, leader_epoch=group.leader_epoch))
 
     def _reach(self, partition: TopicPartition, end: int) -> None:
-        """Nothing lies between the last record and this end that anybody could be sent."""
+        """Note that no record lies between the last one and this end."""
         self._ownership.taken(partition, self._hub.history.end(partition), end)
         self._hub.reached(partition, end)
 
-    # Starting, finding out, stopping.
+    # Starting, looking up, stopping.
 
     async def _count_partitions(self) -> None:
-        """Look up how many partitions each topic has; one that was added is followed."""
+        """Look up how many partitions each topic has; added ones are followed."""
         hub = self._hub
         while True:
             hub.topics_have_grown = grown = trio.Event()
@@ -240,7 +240,7 @@ class Following:
             await self._wake.wait()
 
     def _missing(self) -> frozenset[TopicPartition]:
-        """Partitions that have to be followed and are not; where the hub follows them, they are as good as read."""
+        """Partitions that have to be followed and are not yet."""
         expected = self._hub.history.expected
         topics = {topic: expected[topic] for topic in self._hub.whole_topics() if topic in expected}
         missing = self._ownership.to_follow(topics, self._offsets.partitions)
@@ -255,13 +255,14 @@ class Following:
             await self._keep_up()
             self._orders.stop = True
         self._is_running = False
-        # Somebody may have come meanwhile: what the history has stays for them, and another follower goes on with it.
+        # A subscriber may have connected meanwhile: the history keeps its records, and another follower continues
+        # there.
         self._drop_topics({tp.topic for tp in self._ownership.followed} - self._hub.whole_topics())
         self._orders.clear()
         log.info("follower closed")
 
     def _drop_topics(self, topics: Collection[str]) -> None:
-        """Follow nothing more of topics of which nobody wants the whole."""
+        """Stop following topics that no subscriber wants as a whole."""
         dropped = [tp for tp in self._ownership.followed if tp.topic in topics]
         for partition in dropped:
             self._orders.forget(partition)
@@ -270,7 +271,7 @@ class Following:
         self._counts.forget(topics)
 
     async def _keep_up(self) -> None:
-        """Follow what is missing and find out what is lost, until nobody has needed the follower for a while."""
+        """Follow missing partitions and look up lost offsets, until nobody has needed the follower for a while."""
         linger_seconds = self._settings.follow_linger_seconds
         needed_at: dict[str, float] = {}
         while True:
@@ -291,7 +292,7 @@ class Following:
                 await self._wake.wait()
 
     async def _follow_missing(self) -> bool:
-        """Begin to follow what is missing; returns whether all of it was answered."""
+        """Begin to follow missing partitions; returns whether all look-ups were answered."""
         missing = self._missing()
         if not missing:
             return True
@@ -304,7 +305,7 @@ class Following:
         return not self._missing()
 
     async def _find_lost(self) -> bool:
-        """Ask the leaders about partitions of which a broker does not have the next offset."""
+        """Ask the leaders about partitions whose next offset a broker does not have."""
         lost = dict(self._orders.lost)
         if not lost:
             return True
@@ -324,7 +325,7 @@ class Following:
                 log.warning("records expired", partition=str(partition), first=next_offset, last=first - 1)
                 gap = Gap(partition, next_offset, first - 1, "expired")
                 self._hub.publish(Batch(partition, NO_RECORDS, covers_from=next_offset, gap=gap))
-            # Else that broker lags, and has it in a moment.
+            # Otherwise that broker lags, and will have the offset in a moment.
             self._orders.follow(partition, epoch, self._hub.history.end(partition))
         return not self._orders.lost
 

@@ -1,4 +1,4 @@
-"""The intake: takes what a poll brought into the offsets, the flow control and the hub.
+"""The intake: passes the result of a poll to the offsets, the flow control and the hub.
 
 *Thread*: Trio's, and one step per crossing.
 """
@@ -32,13 +32,13 @@ class IntakeStatistics:
 
 
 class Intake:
-    """Knows, of each partition that has started, what belongs where.
+    """Knows the started partitions, and passes their records on.
 
     Args:
-        offsets: What was received and dispatched.
-        flow: What is paused.
+        offsets: The received and dispatched offsets.
+        flow: Knows what is paused.
         hub: Where records go.
-        following: Knows what the history has of partitions that were followed.
+        following: Knows the records that the history has of partitions that were followed.
         on_forget: Called with partitions that leave or start over.
     """
 
@@ -56,11 +56,11 @@ class Intake:
         self._flow = flow
         self._hub = hub
         self._unsent_gaps: dict[TopicPartition, Gap] = {}
-        """Gaps of topics that were recreated while nobody read them: each goes before the next record."""
+        """Gaps of topics that were recreated while nobody read them: each precedes the next record."""
         self._recreated = 0
 
     def take(self, result: PollResult) -> None:
-        """Take starts, gaps, records and ends, in this order: what expired precedes the records of the same poll."""
+        """Take starts, gaps, records and ends, in this order: expired records precede those of the same poll."""
         for start in result.starts:
             self._take_start(start)
         for partition, stamp in result.stamps.items():
@@ -75,7 +75,7 @@ class Intake:
                 self._hub.reached(partition, end)
 
     def forget(self, partitions: Sequence[TopicPartition]) -> None:
-        """Forget what is known of partitions that leave or start over."""
+        """Forget partitions that leave or start over."""
         self._flow.unassigned(partitions)
         self._on_forget(partitions)
         self._hub.times.forget(partitions)
@@ -90,7 +90,7 @@ class Intake:
         """A partition starts, or another log starts in its place."""
         partition = start.partition
         if not self._offsets.is_assigned(partition):
-            # It became known while the consumer was failing, and everything has been let go since.
+            # The start became known while the consumer was failing, and everything was released since.
             return
         epoch = self._offsets.began(
             partition,
@@ -109,7 +109,7 @@ class Intake:
         self._hub.reached(partition, start.offset)
 
     def _start_over(self, partition: TopicPartition, first_offset: int, replaces: int | None) -> None:
-        """The topic was recreated: its readers are sent the gap now; if there are none, the first one that comes."""
+        """The topic was recreated: its readers are sent the gap now; if there are none, the first new reader is."""
         log.warning("topic recreated", partition=str(partition), offset=first_offset, replaces=replaces)
         self._recreated += 1
         if not self._hub.has_readers(partition.topic) and replaces is not None:
@@ -140,7 +140,7 @@ class Intake:
         epoch = self._offsets.epoch(partition)
         assert epoch is not None  # noqa: S101 - it was just received
         if epoch != epoch_before:
-            # Offsets went backwards: another log than the one in memory.
+            # Offsets went backwards: the log is not the one in memory.
             self._start_over(partition, records.offsets[0], None)
         gap = self._unsent_gaps.pop(partition, None)
         batch = Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch, gap=gap)

@@ -1,4 +1,4 @@
-"""What must always hold. A violation is counted and logged, and the process continues to serve.
+"""Conditions that must always hold. A violation is counted and logged, and the process continues to serve.
 
 Each check is cheap enough to be always on. A violation is a bug, so it increments a metric
 (``dispatcher_invariant_violations_total``) that operators can alert on, and one log line per invariant and minute.
@@ -16,16 +16,16 @@ import structlog
 log = structlog.get_logger(__name__)
 
 LOG_SECONDS = 60.0
-"""Least time between two log lines about the same invariant."""
+"""Minimum time between two log lines about the same invariant."""
 
 
 class Invariant(StrEnum):
-    """Names of what must hold, as the metric's label has them."""
+    """The invariants, as the metric's label names them."""
 
     SUBSCRIBERS_HAVE_CONNECTIONS = "subscribers-have-connections"
     """There are never more subscribers than open connections."""
     NOTHING_DISPATCHED_AFTER_CLOSE = "nothing-dispatched-after-close"
-    """No record counts as dispatched once a stream's last bytes, such as a Close frame, have gone out."""
+    """No record counts as dispatched once a stream's last bytes, such as a Close frame, were sent."""
     COMMITS_NEVER_STEP_BACK = "commits-never-step-back"
     """A commit is never below one that was confirmed in the same assignment."""
     BUFFERS_WITHIN_BOUNDS = "buffers-within-bounds"
@@ -41,7 +41,7 @@ class Invariants:
         self._logged_at: dict[Invariant, float] = {}
 
     def violated(self, invariant: Invariant, **details: object) -> None:
-        """Count a violation, and log it with what is known, at most once per `LOG_SECONDS`."""
+        """Count a violation, and log it with its details, at most once per `LOG_SECONDS`."""
         self._counts[invariant] += 1
         now = time.monotonic()
         if now - self._logged_at.get(invariant, -LOG_SECONDS) >= LOG_SECONDS:
@@ -54,4 +54,4 @@ class Invariants:
 
 
 invariants = Invariants()
-"""This process's."""
+"""The invariants of this process."""

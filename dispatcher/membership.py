@@ -1,8 +1,8 @@
 """The replica's membership of the consumer group: the poller while it is a member, look-ups while it is in standby.
 
-With `idle_leave_seconds` a replica without a subscriber that counts leaves the group, and joins again when one comes;
-`sansio.standby` decides when. In standby nothing is polled: the topic watch sees whether a broker answers, and the lag
-of the group is looked up, so that it is reported whatever the others do.
+With `idle_leave_seconds` a replica without a subscriber that counts leaves the group, and joins again when one
+connects; `sansio.standby` decides when. In standby nothing is polled: the topic watch sees whether a broker answers,
+and the lag of the group is looked up, so that it is always reported.
 
 *Thread*: Trio's.
 """
@@ -28,13 +28,13 @@ from dispatcher.settings import Settings
 log = structlog.get_logger(__name__)
 
 SAMPLE_SECONDS = 0.25
-"""How often the replica looks whether it should leave or join."""
+"""Interval at which the replica decides whether to leave or join."""
 
 LAG_SECONDS = 10.0
-"""Between two look-ups of the group's lag, in standby."""
+"""Interval between two look-ups of the group's lag, in standby."""
 
 VISIBLE_SECONDS = 2.0
-"""How long the others of a group take to see that a member has left: ten heartbeats of 200 ms."""
+"""How long the other members take to notice that a member has left: ten heartbeats of 200 ms."""
 
 VISIBLE_CONSUMER_SECONDS = 12.0
 """The same with ``group.protocol=consumer``, whose heartbeats the broker sets: 5 s by default."""
@@ -47,7 +47,7 @@ class MembershipStatistics:
     standby: StandbyStatistics
     poller: PollerStatistics
     group_lags: Mapping[TopicPartition, PartitionLag]
-    """In standby, the lag of every partition of which it is known; otherwise nothing."""
+    """In standby, the lag of every partition where it is known; otherwise empty."""
 
 
 class Membership:
@@ -60,7 +60,7 @@ class Membership:
         make_consumer: Makes a member of the group.
         is_joined: Whether the replica is a member that has its assignment.
         owns_first: Whether the first partition of the first topic is assigned.
-        happened: Called when another consumer is made after a standby.
+        happened: Called when a new consumer is made after a standby.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class Membership:
             nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """Let `run` return when the consumer is closed, and make no other."""
+        """Let `run` return when the consumer is closed, and make no new one."""
         self._stopping = True
         self._poller.stop()
         self._join.set()
 
     @property
     def is_leaving(self) -> bool:
-        """Whether the consumer has to be closed, or is being closed, because nobody takes anything."""
+        """Whether the consumer has to be closed, or is being closed, because nobody takes records."""
         return self._is_leaving
 
     def refused(self) -> None:
@@ -131,7 +131,7 @@ class Membership:
         return self._is_joined() or self._standby.is_standby or (self._is_returning and not self._is_refused)
 
     def probe(self) -> GroupProbe:
-        """How the group is, from what its coordinator has answered to this member."""
+        """The health of the group, from its coordinator's answers to this member."""
         if self._is_joined():
             self._is_refused = False
             return GroupProbe(Finding.FOUND)
@@ -148,7 +148,7 @@ class Membership:
     async def _watch(self) -> None:
         while True:
             await trio.sleep(SAMPLE_SECONDS)
-            # A subscriber that comes while the consumer is being closed is noticed right after that.
+            # A subscriber that connects while the consumer is being closed is noticed right after that.
             if not self._is_leaving:
                 self._take(self._standby.observe(trio.current_time(), self._seen()))
 
@@ -189,7 +189,7 @@ class Membership:
     async def _look_up_lags(self) -> None:
         while True:
             counts = await self._replays.partition_counts(self._settings.topics)
-            # Where no broker answers, what would be asked next waits for a coordinator that may be away as well.
+            # If no broker answers, the next request would wait for a coordinator that may be unreachable as well.
             self._group_lags = await self._lags(counts) if counts else {}
             if counts and await self._replays.group_is_empty():
                 log.warning("the group is empty", group=self._settings.group_id)

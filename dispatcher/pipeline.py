@@ -43,10 +43,10 @@ from dispatcher.undelivered import Undelivered
 log = structlog.get_logger(__name__)
 
 HURRIED_POLL_SECONDS = 0.01
-"""While a partition with readers is paused, or a stop is under way, commands must not wait for an idle poll."""
+"""While a partition with readers is paused, or during a stop, commands must not wait for an idle poll."""
 
 LEAVE_SHARE = 0.3
-"""The part of `shutdown_seconds` that the last commit has."""
+"""The share of `shutdown_seconds` for the last commit."""
 
 
 class Pipeline:
@@ -56,7 +56,7 @@ class Pipeline:
 
     Args:
         settings: The dispatcher's settings.
-        make_replays: Creates the `Replays`, or a subclass for a broker that is not quite Kafka.
+        make_replays: Creates the `Replays`, or a subclass for a broker that is not fully Kafka.
     """
 
     def __init__(self, settings: Settings, make_replays: Callable[..., Replays] = Replays) -> None:
@@ -110,7 +110,7 @@ class Pipeline:
         """Create the replay consumers, while a failure can still stop the start.
 
         Raises:
-            ResourcesError: they cannot be created.
+            ResourcesError: the consumers cannot be created.
         """
         self._replays.open()
 
@@ -142,7 +142,7 @@ class Pipeline:
         await self._replays.close()
 
     def stop_fetching(self) -> None:
-        """Take nothing more from Kafka, and stay a member of the group."""
+        """Stop fetching, and stay a member of the group."""
         self._fetching.is_stopped = True
         self.undelivered.stop()
 
@@ -198,7 +198,7 @@ class Pipeline:
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
         """Whether no write, dead letter or acknowledgement is outstanding that would let these commit more.
 
-        Each is waited for as long as its own setting says.
+        Each of them has its own setting for the longest wait.
         """
         seconds = trio.current_time() - self._revoking_since
         is_written = seconds >= self._settings.drain_seconds or not (
@@ -207,9 +207,9 @@ class Pipeline:
         return is_written and not self.hub.acking.are_awaited(partitions)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
-        """Forget these partitions and return what to commit before they are let go."""
+        """Forget these partitions and return what to commit before they are released."""
         if self.hub.has_first_writes_for(partitions):
-            # Their records are dispatched and not committed, so the next owner sends them again.
+            # Their records are dispatched but not committed, so the next owner sends them again.
             log.warning("writes outlast a revoke", partitions=[str(partition) for partition in partitions])
         self._intake.forget(partitions)
         self.hub.acking.released(partitions)
@@ -223,7 +223,7 @@ class Pipeline:
         disowned = self._following.disowned(partitions)
         self._offsets.lost(partitions)
         self._intake.forget(partitions)
-        # First: the state in which they leave is always sent, and must already say what the replica does.
+        # First: the state in which they leave is always sent, and must already have the replica's new state.
         self._publish_state()
         self.hub.unassigned(partitions, disowned)
         self.hub.acking.released(partitions)
@@ -244,7 +244,7 @@ class Pipeline:
         self._commits.forget()
 
     def health(self) -> PipelineHealth:
-        """How the pipeline is. Costs the same for any number of partitions."""
+        """The pipeline's health, at a constant cost."""
         assigned = self.hub.partitions
         return PipelineHealth(
             state=self.hub.state,
@@ -319,7 +319,7 @@ class Pipeline:
         self._publish_state()
 
     def _brokers_answered(self, is_answered: bool) -> None:
-        """Take what a probe of the topics shows: in standby there is no consumer that would."""
+        """Take the result of a probe of the topics: in standby there is no consumer to show it."""
         if self._health.is_standby:
             self._log(self._health.reported(brokers_up=int(is_answered), joined=False, now=time.monotonic()))
             self._publish_state()

@@ -20,7 +20,7 @@ from dispatcher.undelivered import UndeliveredStatistics
 
 @dataclass(frozen=True, slots=True)
 class PipelineHealth:
-    """What readiness depends on: taken without looking at any partition."""
+    """What readiness depends on, at a constant cost."""
 
     state: ReplicaState
     broker_reachable: bool
@@ -29,11 +29,11 @@ class PipelineHealth:
     standby, or on its way back from there."""
     stopping: bool
     last_error: str | None
-    """The client's last error, None when all is well again."""
+    """The client's last error; None when it has recovered."""
     assigned: int
-    """How many partitions are assigned."""
+    """Number of assigned partitions."""
     degraded: Sequence[str]
-    """What is wrong with topics and the group, for people, as long as it lasts."""
+    """Present problems with topics and the group, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class PipelineStatistics(PipelineHealth):
     lags: Mapping[TopicPartition, PartitionLag]
     """The end of each assigned partition's log and the group's offset in it, if known."""
     prefetched_bytes: int
-    """Bytes that librdkafka holds fetched, at most a second ago."""
+    """Bytes fetched and held by librdkafka, at most a second ago."""
     commits: CommitStatistics
     rebalances: int
     crossings: int
@@ -63,4 +63,4 @@ class PipelineStatistics(PipelineHealth):
     """Partitions whose next record waits for its schema."""
     topics: TopicWatchStatistics
     undelivered: UndeliveredStatistics
-    """How long what waits is safe in Kafka, and what happened past deadlines."""
+    """How long waiting records are safe in Kafka, and what happened to overdue ones."""

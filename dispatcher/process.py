@@ -1,4 +1,4 @@
-"""What a process sets for itself before it serves, and what ends it when a stop takes too long."""
+"""Sets limits of the process before it serves, and ends it when a stop takes too long."""
 
 import faulthandler
 import gc
@@ -19,7 +19,7 @@ import trio
 log = structlog.get_logger(__name__)
 
 LAST_WORDS_SHARE = 0.95
-"""When the log says that the stop takes too long: shortly before the process ends."""
+"""When the log reports that the stop takes too long: shortly before the process ends."""
 
 COLLECTOR_THRESHOLDS = (10_000, 20, 20)
 """Thresholds of the three generations, for `gc.set_threshold`."""
@@ -58,7 +58,7 @@ class LastResort:
         if not self._is_armed:
             self._is_armed = True
             faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._nowhere)
-            with suppress(RuntimeError):  # no thread can be had
+            with suppress(RuntimeError):  # no thread can be started
                 self._timer.start()
 
     def disarm(self) -> None:
@@ -70,7 +70,7 @@ class LastResort:
 
     @contextmanager
     def armed_by_signals(self) -> Iterator[None]:
-        """Let the signals that stop arm it where Python takes them, before the loop sees them.
+        """Let stop signals arm it in Python's signal handler, before the loop sees them.
 
         Within `trio.open_signal_receiver`, which restores what was there before it.
         """

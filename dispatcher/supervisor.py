@@ -1,8 +1,8 @@
 """The nursery tree: start order, signals, drain, stop order.
 
-docs/architecture.md draws the tree. Below its root are what serves clients and operators, what watches signals, and the
-pipeline. A crash of our own code in any of them ends the process with exit 1, and the orchestrator restarts it. The
-server listens before the poller joins the group.
+docs/architecture.md draws the tree. Below its root are the servers for clients and operators, the tasks for signals,
+and the pipeline. A crash of our own code in any of them ends the process with exit 1, and the orchestrator restarts it.
+The server listens before the poller joins the group.
 
 The order of a stop: not ready; take nothing more from Kafka; say goodbye to every subscriber when its write is
 done; commit; leave the group; close the server. A timer outside Trio ends the process when `shutdown_seconds` have
@@ -49,18 +49,18 @@ from dispatcher.web.visits import Visits
 log = structlog.get_logger(__name__)
 
 Reload = Callable[[], Awaitable[None]]
-"""Reads something again whose files have changed, on SIGHUP; raises and changes nothing when it cannot."""
+"""Reloads changed files on SIGHUP; raises, and changes nothing, if they cannot be read."""
 
 
 class Parent(Protocol):
-    """The process that has started this one as one of several (`workers`)."""
+    """The process that started this one as one of several (`workers`)."""
 
     @property
     def sockets(self) -> Sequence[socket.socket]:
-        """Where to listen."""
+        """The listening sockets."""
 
     async def serve(self, operations: Operations, streams: OwnStreams, reload: Reload) -> None:
-        """Show the parent that the loop runs, and do what it asks for, until cancelled.
+        """Show the parent that the loop runs, and serve its requests, until cancelled.
 
         Args:
             operations: What the replica reports about itself.
@@ -73,10 +73,10 @@ SUBSCRIBERS_SHARE = 0.3
 """The share of `shutdown_seconds` that subscribers have to finish writes and receive their goodbye."""
 
 INSPECTED_SUBSCRIBERS = 20
-"""How many subscribers, chosen at random, SIGUSR1 writes the statistics of."""
+"""The number of random subscribers whose statistics SIGUSR1 writes."""
 
 CONNECTIONS_SHARE = 0.1
-"""The share that connections have to end after that."""
+"""The share for connections to end after that."""
 
 
 async def supervise(
@@ -95,16 +95,16 @@ async def supervise(
     Args:
         settings: The dispatcher's settings.
         make_replays: See `Pipeline`.
-        read_settings: Reads them again, for the grants in them, on SIGHUP.
-        hangup_stops: Whether SIGHUP stops, even without a terminal, instead of reading files again.
+        read_settings: Reads the settings again on SIGHUP, for their grants.
+        hangup_stops: Whether SIGHUP stops the process, even without a terminal, instead of reloading files.
         parent: Has this process as one of its workers, and answers operators for all of them.
-        task_status: Of `trio.Nursery.start`.
+        task_status: See `trio.Nursery.start`.
 
     Raises:
         SettingsError: librdkafka refuses its properties, or the file with the issuer's keys has none; nothing has
             started.
         ResourcesError: there are too few threads, or too little memory, for the Kafka clients; nothing has started.
-        OSError: the address cannot be listened on; nothing has joined the group.
+        OSError: the address cannot be bound; nothing has joined the group.
         BaseExceptionGroup: our own code crashed; what was dispatched is committed.
     """
     check_threads(settings)
@@ -153,7 +153,7 @@ async def supervise(
                 root.start_soon(run)
             roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
-            # Before anything listens: whoever hears that the replica is there may stop it.
+            # Before anything listens: whoever learns that the replica is up may stop it.
             await root.start(_stop_on_signal, pipeline, settings, last_resort, systemd, root.cancel_scope)
             reloads: list[Reload] = [server.reload_certificate]
             if settings.admin_token_file:
@@ -232,9 +232,9 @@ async def _stop(pipeline: Pipeline, settings: Settings) -> None:
 async def reload_on_hangup(
     reload: Reload, *, hangup_stops: bool, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """On SIGHUP read certificates again, and whatever else can change; where a terminal was closed, stop.
+    """On SIGHUP reload certificates and everything else that can change; stop if it was a closed terminal.
 
-    Shells send it to what runs in a terminal that is closed, and operators to daemons whose files have changed.
+    Shells send it to the programs in a terminal that is closed, operators to daemons whose files have changed.
     """
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
         task_status.started()
@@ -246,12 +246,12 @@ async def reload_on_hangup(
 
 
 async def reload_each(reloads: Sequence[Reload]) -> None:
-    """Read several things again; one that cannot be read stays as it was, and is logged."""
+    """Reload several things; one that cannot be read stays as it was, and is logged."""
     for reload in reloads:
         try:
             await reload()
         except Exception as error:  # noqa: BLE001
-            # The ones before stay: a mistake in a file is no reason to end the streams.
+            # The previous ones stay: a mistake in a file must not end the streams.
             reason = str(error) if isinstance(error, DispatcherError | OSError) else type(error).__name__
             log.error("reload failed", what=reload.__name__, reason=reason)  # noqa: TRY400 - that says it all
         else:

@@ -1,4 +1,4 @@
-"""Asks every few seconds how topics and group are, logs what changes, and has subscribers sent it.
+"""Asks about the health of topics and group every few seconds, logs changes, and has them sent to subscribers.
 
 *Thread*: Trio's; the requests wait in a worker thread.
 """
@@ -18,7 +18,8 @@ from dispatcher.sansio.topic_health import Condition, Finding, GroupProbe, Reaso
 log = structlog.get_logger(__name__)
 
 PROBE_SECONDS = 4.0
-"""Between two probes. With the time that a silent broker has to answer, a change is reported within 10 s."""
+"""Interval between two probes. Together with the time that a silent broker has to answer, changes are reported within
+10 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,12 @@ class TopicWatch:
 
     Args:
         prober: Asks the brokers.
-        health: Judges.
-        hub: Has subscribers, who are sent what is wrong with their topics.
+        health: Judges the answers.
+        hub: Its subscribers are sent the health of their topics.
         paused: Partitions that are paused.
-        group: How the group is, as the consumer has seen it.
+        group: The health of the group, as the consumer has seen it.
         joined: Whether the replica is a member of the group.
-        undecodable: Topics of which new schemas cannot be fetched, and why.
+        undecodable: Topics whose new schemas cannot be fetched, and why.
         answered: Called with whether a broker has answered, after each probe.
     """
 
@@ -68,7 +69,7 @@ class TopicWatch:
         self._probes = 0
 
     async def run(self) -> None:
-        """Ask until cancelled. *Cancellation*: safe, late by a request that is under way."""
+        """Ask until cancelled. *Cancellation*: safe, waits for the current request."""
         while True:
             probe = await self._prober.probe()
             self._probes += 1
@@ -89,7 +90,7 @@ class TopicWatch:
 
     @property
     def degraded(self) -> list[str]:
-        """What is degraded, for people: topics and the group. The registry is named once, and not for each topic."""
+        """The degraded topics and group, for people. The registry is named once, not for each topic."""
         conditions = [*self._health.topics.values(), self._health.group]
         return [condition.detail for condition in conditions if condition.reason not in {None, Reason.REGISTRY}]
 

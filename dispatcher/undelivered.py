@@ -1,4 +1,4 @@
-"""What is not delivered yet: how long it is safe, and what happens to it when its deadline passes.
+"""Undelivered records: how long they are safe, and what happens to them after their deadline.
 
 *Thread*: Trio's.
 """
@@ -32,8 +32,8 @@ class Undelivered:
 
     Args:
         settings: The dispatcher's settings.
-        replays: Reads what is in Kafka alone.
-        hub: Has what waits.
+        replays: Reads records that are only in Kafka.
+        hub: Has the waiting records.
         offsets: Knows the assignment.
         paused: Partitions that are paused.
     """
@@ -53,7 +53,7 @@ class Undelivered:
             group=settings.group_id,
             replica=settings.client_id,
         )
-        """Takes records that cannot be delivered, for whatever reason."""
+        """Takes records that cannot be delivered, whatever the reason."""
         hub.acking.dead_letters = self.letters
         self._expiry = ExpiryWatch(settings, replays, hub, offsets, paused)
         self._deadlines = Deadlines(settings, hub, offsets, self._expiry, self.letters)
@@ -66,7 +66,7 @@ class Undelivered:
             nursery.start_soon(self.letters.run)
 
     def stop(self) -> None:
-        """Put nothing more aside."""
+        """Put no further records aside."""
         self._deadlines.stop()
 
     def is_wanted(self, partition: TopicPartition) -> bool:
