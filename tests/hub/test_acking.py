@@ -16,6 +16,7 @@ from dispatcher.hub.acked_subscriber import AckedSubscriber, AckWindow
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.goodbyes import Goodbye, restart
 from dispatcher.hub.statistics import SubscriberState
+from dispatcher.sansio.acknowledgements import STEP_DELIVERIES
 from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.sansio.entries import Round
 from dispatcher.sansio.filter_dialect import read_filter
@@ -175,6 +176,25 @@ async def test_what_was_sent_is_not_dispatched_and_what_was_acknowledged_is(make
     statistics = bench.hub.statistics()
     assert (statistics.dispatched_records, statistics.acking.acked_records, statistics.acking.passed_over) == (8, 8, 1)
     assert statistics.history.waiting_records == 0
+
+
+async def test_an_acknowledgement_that_covers_much_is_taken_in_steps_and_as_a_whole_when_the_subscriber_leaves(
+    make: Make,
+) -> None:
+    """A step leaves the rest outstanding; what a client acknowledged before it left counts."""
+    bench = make()
+    acker = Acker(bench, 10 * STEP_DELIVERIES)
+    await settle()
+    for _ in range(3 * STEP_DELIVERIES):
+        bench.batch(1)
+    await settle()
+    await acker.ack(p0=3 * STEP_DELIVERIES - 1)
+    assert bench.done() == list(range(STEP_DELIVERIES))
+    assert acker.subscriber.go_on()
+    assert bench.done() == list(range(2 * STEP_DELIVERIES))
+    acker.leave()
+    assert bench.done() == list(range(3 * STEP_DELIVERIES))
+    assert not acker.subscriber.go_on()
 
 
 async def test_what_another_connection_was_sent_is_not_acknowledged(make: Make) -> None:

@@ -11,10 +11,9 @@ ONE = TopicPartition("orders", 0)
 
 
 def delivery(*offsets: int) -> Delivery:
-    """Records with these offsets, of 10 bytes each."""
-    return Delivery(
-        ONE, Records.of([Record(offset, None, None, b"", ()) for offset in offsets]), range(len(offsets)), 10
-    )
+    """Records with these offsets."""
+    records = Records.of([Record(offset, None, None, b"", ()) for offset in offsets])
+    return Delivery(ONE, records, range(len(offsets)), 10)
 
 
 @pytest.mark.parametrize("size", [0, 3])
@@ -31,6 +30,7 @@ def test_places_are_found_by_offset(found: list[int], offset: int) -> None:
     sent = delivery(*found)
     assert sent.place_of(offset) == sum(at < offset for at in found)
     assert sent.place_after(offset) == sum(at <= offset for at in found)
+    assert [sent.offset_at(place) for place in range(len(found))] == found
 
 
 def test_what_is_done_is_named_by_its_indexes_in_the_batch() -> None:
