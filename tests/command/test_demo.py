@@ -188,10 +188,9 @@ def test_the_demo_serves_events_and_ctrl_c_ends_it_with_0(more: tuple[str, ...])
         assert process.wait(seconds(20)) == 0
 
 
-@pytest.mark.parametrize("more", [(), ("--workers=2",)])
-def test_the_demo_honours_since(more: tuple[str, ...]) -> None:
+def test_the_demo_honours_since() -> None:
     """Each partition begins with its first record of that time or a later one, although others have had it."""
-    with demo(*more) as (_, address):
+    with demo() as (_, address):
         events = f"{address}events?format=envelope&since="
         since_ms = first(f"{events}earliest", 200)[-1]["timestamp"]
         moment = datetime.fromtimestamp(since_ms / 1000, UTC).isoformat().replace("+00:00", "z")
