@@ -189,9 +189,12 @@ def test_the_demo_serves_events_and_ctrl_c_ends_it_with_0(more: tuple[str, ...])
 
 
 def test_the_demo_honours_since() -> None:
-    """Each partition begins with its first record of that time or a later one, although others have had it."""
+    """Each partition begins with its first record of that time or a later one, although others have had it.
+
+    To an observer: a subscriber that counts is also sent older records that nobody has had.
+    """
     with demo() as (_, address):
-        events = f"{address}events?format=envelope&since="
+        events = f"{address}events?format=envelope&observe=1&since="
         since_ms = first(f"{events}earliest", 200)[-1]["timestamp"]
         moment = datetime.fromtimestamp(since_ms / 1000, UTC).isoformat().replace("+00:00", "z")
         begun = [
