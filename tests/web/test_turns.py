@@ -2,6 +2,7 @@
 
 import socket
 from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 import pytest
@@ -26,25 +27,37 @@ WHOLE = (
 )
 
 
+class Turns:
+    """The number of the loop's turn; what counts as one here may be parts of two."""
+
+    number = 0
+
+    async def count_until(self, condition: Callable[[], bool]) -> None:
+        """Count turns until something holds."""
+        while not condition():
+            self.number += 1
+            await trio.lowlevel.checkpoint()
+
+
+def say_at_once(streams: Iterable[trio.SocketStream], data: bytes) -> None:
+    """Send the same on all of them, without a turn of the loop in between."""
+    for stream in streams:
+        with socket.socket(fileno=socket.dup(stream.socket.fileno())) as plain:
+            plain.sendall(data)
+
+
 async def noted_steps(
     monkeypatch: pytest.MonkeyPatch, request: bytes, said: bytes, number: int
 ) -> list[tuple[Inbound, int]]:
     """This many steps of what clients say, all of them at once: whose each was, and in which turn of the loop."""
-    turn, steps = 0, list[tuple[Inbound, int]]()
+    turns, steps = Turns(), list[tuple[Inbound, int]]()
     read = Inbound.on_client_data
 
     def noted(inbound: Inbound, data: bytes, now: float) -> bytes | None:
-        steps.append((inbound, turn))
+        steps.append((inbound, turns.number))
         return read(inbound, data, now)
 
     monkeypatch.setattr(Inbound, "on_client_data", noted)
-
-    async def count_turns() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await trio.lowlevel.checkpoint()
-
     house = House("socket")
     async with house.serving():
         with ExitStack() as opened:
@@ -52,14 +65,8 @@ async def noted_steps(
             for stream in streams:
                 opened.callback(stream.socket.close)
             await house.live(CLIENTS)
-            for stream in streams:
-                with socket.socket(fileno=socket.dup(stream.socket.fileno())) as plain:  # without a turn in between
-                    plain.sendall(said)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(count_turns)
-                while len(steps) < number:  # noqa: ASYNC110 - each turn counts
-                    await trio.lowlevel.checkpoint()
-                nursery.cancel_scope.cancel()
+            say_at_once(streams, said)
+            await turns.count_until(lambda: len(steps) >= number)
     return steps
 
 
@@ -67,7 +74,7 @@ async def test_clients_that_flood_share_the_steps_of_a_turn(monkeypatch: pytest.
     """However many they are, a few steps of what they say are read in a turn of the loop; in the end all is read."""
     flood = FRAME * (STEPS * STEP_BYTES // len(FRAME))
     steps = await noted_steps(monkeypatch, REQUESTS["websocket"], flood, CLIENTS * STEPS)
-    # The first step of each is read at once. What counts as one turn here may be parts of two.
+    # The first step of each is read at once.
     first = {inbound: number for number, (inbound, _) in reversed([*enumerate(steps)])}
     later = Counter(turn for number, (inbound, turn) in enumerate(steps) if number != first[inbound])
     assert max(later.values()) <= 4 * REQUESTS_PER_TURN < CLIENTS
@@ -85,21 +92,14 @@ async def test_clients_that_acknowledge_at_the_same_moment_share_the_steps_of_a_
 @pytest.mark.parametrize("way", ["pipelined", "completed at once"])
 async def test_requests_take_turns_however_they_come(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that come together with the one before, and those whose heads were begun earlier."""
-    turn, begun = 0, list[int]()
+    turns, begun = Turns(), list[int]()
     serve = Tasks.serve
 
     async def noted(tasks: Tasks, *others: object) -> None:
-        begun.append(turn)
+        begun.append(turns.number)
         await serve(tasks, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Tasks, "serve", noted)
-
-    async def count_turns() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await trio.lowlevel.checkpoint()
-
     house = House("socket")
     first, rest = (b"", NOTHING * 5) if way == "pipelined" else (NOTHING[:1], NOTHING[1:])
     requests = MANY * (first + rest).count(NOTHING)
@@ -110,15 +110,8 @@ async def test_requests_take_turns_however_they_come(way: str, monkeypatch: pyte
                 opened.callback(stream.socket.close)
             await house.until(lambda: house.server.connections == MANY)
             assert not begun
-            for stream in streams:
-                with socket.socket(fileno=socket.dup(stream.socket.fileno())) as plain:  # without a turn in between
-                    plain.sendall(rest)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(count_turns)
-                while len(begun) < requests:  # noqa: ASYNC110 - each turn counts
-                    await trio.lowlevel.checkpoint()
-                nursery.cancel_scope.cancel()
-    # What counts as one turn here may be parts of two.
+            say_at_once(streams, rest)
+            await turns.count_until(lambda: len(begun) >= requests)
     assert max(Counter(begun).values()) <= 4 * REQUESTS_PER_TURN < MANY / 4
 
 
