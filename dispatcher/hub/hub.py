@@ -236,21 +236,27 @@ class Hub(HubParts):
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
-            self.acking.remove(subscriber.number)
-            is_last = self._feeds.remove(subscriber.feed)
-            if is_last or subscriber.feed.acks:
-                # Records that one of several has not acknowledged are still parked: the next one has to look at them.
-                self.settlement.parking.has_left(subscriber.feed)
-            if is_last:
-                self._feeds_changed(subscriber.feed)
-            if not self._feeds.has_shared(subscriber.feed):
-                self.announcements.forget(subscriber.feed.shared)
-            self._fan_out.remove(subscriber)
-            subscriber.close()
-            self.followed.subscriber_left()
-            self._look_at_whole_topics(subscriber.feed)
-            self._left.set()
-            self._left = trio.Event()
+            try:
+                # Counts what it has acknowledged: whatever goes wrong there must not leave the rest undone.
+                self.acking.remove(subscriber.number)
+            finally:
+                self._forget(subscriber)
+
+    def _forget(self, subscriber: Subscriber) -> None:
+        is_last = self._feeds.remove(subscriber.feed)
+        if is_last or subscriber.feed.acks:
+            # Records that one of several has not acknowledged are still parked: the next one has to look at them.
+            self.settlement.parking.has_left(subscriber.feed)
+        if is_last:
+            self._feeds_changed(subscriber.feed)
+        if not self._feeds.has_shared(subscriber.feed):
+            self.announcements.forget(subscriber.feed.shared)
+        self._fan_out.remove(subscriber)
+        subscriber.close()
+        self.followed.subscriber_left()
+        self._look_at_whole_topics(subscriber.feed)
+        self._left.set()
+        self._left = trio.Event()
 
     async def run(self) -> None:
         """Hand out what is published, answer subscribers' look-ups, and send heartbeats."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -195,6 +196,25 @@ async def test_an_acknowledgement_that_covers_much_is_taken_in_steps_and_as_a_wh
     acker.leave()
     assert bench.done() == list(range(3 * STEP_DELIVERIES))
     assert not acker.subscriber.go_on()
+
+
+async def test_a_fault_while_the_last_acknowledgement_is_counted_leaves_nothing_of_the_subscriber(make: Make) -> None:
+    """It has left all the same: its buffer is closed, and its place free."""
+    bench = make()
+    acker = Acker(bench, 10 * STEP_DELIVERIES)
+    await settle()
+    for _ in range(2 * STEP_DELIVERIES):
+        bench.batch(1)
+    await settle()
+    await acker.ack(p0=2 * STEP_DELIVERIES - 1)
+    counted = bench.hub.acking.done
+    bench.hub.acking.done = Mock(side_effect=ZeroDivisionError)  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        acker.leave()
+    bench.hub.acking.done = counted  # type: ignore[method-assign]
+    assert acker.subscriber.closed
+    assert bench.hub.subscribers == 0
+    assert bench.hub.statistics().feeds.feeds == 0
 
 
 async def test_what_another_connection_was_sent_is_not_acknowledged(make: Make) -> None:
