@@ -243,14 +243,7 @@ class Hub(HubParts):
                 self._forget(subscriber)
 
     def _forget(self, subscriber: Subscriber) -> None:
-        is_last = self._feeds.remove(subscriber.feed)
-        if is_last or subscriber.feed.acks:
-            # Records that one of several has not acknowledged are still parked: the next one has to look at them.
-            self.settlement.parking.has_left(subscriber.feed)
-        if is_last:
-            self._feeds_changed(subscriber.feed)
-        if not self._feeds.has_shared(subscriber.feed):
-            self.announcements.forget(subscriber.feed.shared)
+        self._leave_feed(subscriber.feed)
         self._fan_out.remove(subscriber)
         subscriber.close()
         self.followed.subscriber_left()

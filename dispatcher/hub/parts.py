@@ -244,3 +244,13 @@ class HubParts:
     def subscriber_statistics(self) -> Sequence[SubscriberStatistics]:
         """A snapshot of every subscriber."""
         return [subscriber.statistics() for subscriber in self._registry.everybody.values()]
+
+    def _leave_feed(self, feed: Feed) -> None:
+        is_last = self._feeds.remove(feed)
+        if is_last or feed.acks:
+            # Records that one of several has not acknowledged are still parked: the next one has to look at them.
+            self.settlement.parking.has_left(feed)
+        if is_last:
+            self._feeds_changed(feed)
+        if not self._feeds.has_shared(feed):
+            self.announcements.forget(feed.shared)
