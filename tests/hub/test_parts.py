@@ -147,3 +147,15 @@ def test_a_topic_has_partitions_here_or_has_not() -> None:
     """Whatever other topics have."""
     hub = Bench().hub
     assert [hub.has_partitions({topic}) for topic in ("assets", "other")] == [True, False]
+
+
+def test_a_feed_is_released_with_its_last_subscriber() -> None:
+    """Not while another subscriber has it."""
+    parts = parts_of([])
+    for _ in range(2):
+        parts._feeds.add(FEED)
+    held = []
+    for _ in range(2):
+        parts._leave_feed(FEED)
+        held.append(parts._feeds.has_shared(FEED))
+    assert held == [True, False]
