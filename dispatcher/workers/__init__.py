@@ -1,1 +1,1 @@
-"""Several processes on one port: workers, and a parent that starts and watches them and answers for all."""
+"""Several processes on one port: workers, and a parent that starts, watches and restarts them and answers operators."""

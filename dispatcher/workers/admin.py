@@ -1,10 +1,10 @@
-"""``/admin`` over all workers: the parent asks each of them, and gives one answer.
+"""``/admin`` for all workers: the parent asks each of them and combines the answers.
 
-Each worker numbers its own subscribers. Here the worker's number is put first: 2000000000017 is subscriber 17 of worker
-2, as the log names it. A worker that does not answer in time is named in ``unanswered``.
+Each worker numbers its own subscribers. In these answers the worker's number comes first: 2000000000017 is subscriber
+17 of worker 2, the same number as in the log. A worker that does not answer in time is listed in ``unanswered``.
 
-An order to drain also applies to processes that start later. So each order has a number, each worker shows which one it
-carried out last, and a worker that shows a different number is given the order again.
+An order to drain also applies to processes that start later. So orders are numbered, each worker reports the number of
+the last order that it carried out, and a worker that reports another number is given the order again.
 
 *Thread*: Trio's.
 """
@@ -20,33 +20,34 @@ from dispatcher.web.admin_streams import Answer, Selection
 from dispatcher.workers.member import Member
 
 ANSWER_SECONDS = 2.0
-"""How long a worker may take to list its streams, or to begin to drain."""
+"""How long a worker may take to list its streams, or to start draining."""
 END_SECONDS = 10.0
-"""How long it may take to end streams: half a millisecond for each."""
+"""How long a worker may take to end streams: half a millisecond for each."""
 
 NUMBERS = 10**12
-"""More than one worker ever counts; and JavaScript knows the numbers of 9,000 workers exactly."""
+"""The factor for the worker's number: larger than any count of subscribers, and small enough that JavaScript's numbers
+are exact for 9,000 workers."""
 
 
 class WorkersStreams:
-    """The streams of all workers (`web.admin_streams.Streams`); `run` carries out the orders.
+    """The streams of all workers (`web.admin_streams.Streams`). `run` makes the workers carry out orders.
 
     Args:
         members: The workers, whose names are their numbers from 1.
-        stop: Begins a graceful stop of all of them.
+        stop: Begins a graceful stop of all workers.
     """
 
     def __init__(self, members: Sequence[Member], stop: Callable[[], None]) -> None:
         self._members = members
         self._stop = stop
         self._order = 0
-        """The number of the last order to drain, or to end that; 0: there was none."""
+        """The number of the last order to drain, or to end a drain; 0 before the first one."""
         self._seconds: float | None = None
-        """How long the drain that is on may take; None: there is none."""
+        """How long the current drain may take; None while there is none."""
         self._stops = False
 
     async def run(self) -> None:
-        """Keep every worker at the last order, and stop when a drain that stops has emptied all, until cancelled."""
+        """Repeat the last order to workers that missed it; when a drain that stops has emptied all of them, stop."""
         async with trio.open_nursery() as nursery:
             for member in self._members:
                 nursery.start_soon(self._watch, member)
@@ -76,7 +77,7 @@ class WorkersStreams:
         return {"subscribers": shown, "next": following, "total": total, "unanswered": self._unanswered(answers)}
 
     async def disconnect_one(self, number: int, *, returns: bool) -> Answer:
-        """See `web.admin_streams.Streams`. *Cancellation*: it may have ended."""
+        """See `web.admin_streams.Streams`. *Cancellation*: the subscriber may have been disconnected."""
         worker, own = divmod(number, NUMBERS)
         for member in self._members:
             if member.name == str(worker):
@@ -88,14 +89,14 @@ class WorkersStreams:
         raise NotFoundError(f"there is no subscriber {number} here (any more)")
 
     async def disconnect(self, selection: Selection, *, returns: bool) -> Answer:
-        """See `web.admin_streams.Streams`. *Cancellation*: some of them have ended."""
+        """See `web.admin_streams.Streams`. *Cancellation*: some subscribers have been disconnected."""
         question = {"selection": selection.arguments(), "returns": returns}
         answers = await self._ask_all(END_SECONDS, "disconnect", lambda _: question)
         number = sum(answer["disconnected"] for answer in answers.values())
         return {"disconnected": number, "unanswered": self._unanswered(answers)}
 
     async def begin_drain(self, seconds: float, *, stops: bool) -> Answer:
-        """See `web.admin_streams.Streams`; a second call only adds `stops`. *Cancellation*: it goes on."""
+        """See `web.admin_streams.Streams`; a second call only adds `stops`. *Cancellation*: the drain continues."""
         self._stops = self._stops or stops
         if self._seconds is None:
             self._give_order(seconds)
@@ -105,7 +106,7 @@ class WorkersStreams:
         return {"draining": True, "subscribers": subscribers, "seconds": counts, "unanswered": unanswered}
 
     async def end_drain(self) -> Answer:
-        """See `web.admin_streams.Streams`. *Cancellation*: it is ended."""
+        """See `web.admin_streams.Streams`. *Cancellation*: the drain has ended."""
         self._stops = False
         if self._seconds is not None:
             self._give_order(None)
@@ -118,7 +119,7 @@ class WorkersStreams:
             member.order_drain(self._order, seconds)
 
     async def _wait_for_order(self) -> list[str]:
-        """Wait until the last order is carried out; returns those that have not done so in time."""
+        """Wait until every worker has carried out the last order; returns the workers that did not in time."""
         order = self._order
 
         async def wait(member: Member) -> None:
@@ -141,13 +142,13 @@ class WorkersStreams:
                 self._stop()
 
     def _is_empty(self, member: Member) -> bool:
-        """Whether nobody is left; a process that has not shown life has had nobody."""
+        """Whether a worker has no subscribers; a process that has never reported has none."""
         return not member.is_up or (member.drain == self._order and member.subscribers == 0)
 
     async def _ask_all(
         self, seconds: float, what: str, question: Callable[[Member], Mapping[str, Any]]
     ) -> Mapping[str, Mapping[str, Any]]:
-        """The answers of the workers that answer in time."""
+        """Return the answers that arrive in time, by worker."""
         answers: dict[str, Mapping[str, Any]] = {}
 
         async def ask(member: Member) -> None:
@@ -174,7 +175,7 @@ async def _ask(member: Member, seconds: float, what: str, question: Mapping[str,
 
 
 def _own_number(member: Member, after: int) -> int:
-    """After which of its own numbers a worker's streams are wanted."""
+    """Translate a number of all workers into the one after which this worker has to list its streams."""
     worker, number = divmod(after, NUMBERS)
     if worker == int(member.name):
         return number

@@ -1,7 +1,7 @@
-"""What the parent and a worker send each other, over a pair of connected sockets.
+"""The channel between the parent and a worker: JSON messages over a pair of connected sockets.
 
-A message is a JSON object on one line. If it has the member ``bytes``, that many bytes follow it, such as a page of
-metrics.
+Each message is a JSON object on one line. Its member ``bytes``, if present, announces a payload of that length after
+the line, such as a page of metrics.
 """
 
 import socket
@@ -15,14 +15,14 @@ import trio
 MAX_LINE_BYTES = 16 * 1024 * 1024
 RECEIVE_BYTES = 256 * 1024
 MAX_QUEUED = 64
-"""Messages that wait for the other end to read."""
+"""How many messages may wait for the other end to read them."""
 
 
 class Channel:
-    """One end. *Thread*: Trio's.
+    """One end of the channel. *Thread*: Trio's.
 
     Args:
-        sock: Connected with the other end; the channel owns it.
+        sock: Connected to the other end; the channel owns it.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -32,15 +32,15 @@ class Channel:
         self._queue, self._queued = trio.open_memory_channel[bytes](MAX_QUEUED)
 
     async def run(self) -> None:
-        """Send what is queued, until the other end is gone. *Cancellation*: nothing can be sent after it."""
+        """Send queued messages until the other end is closed. *Cancellation*: nothing can be sent afterwards."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for data in self._queued:
                 await self._stream.send_all(data)
-        # Nobody waits for room that never comes.
+        # Fail senders that wait for room: there will be none.
         self._queued.close()
 
     def post(self, message: Mapping[str, Any]) -> bool:
-        """Queue a message; returns False where the other end is gone, or has read nothing for long."""
+        """Queue a message; returns False if the other end is closed or has stopped reading."""
         try:
             self._queue.send_nowait(_encode(message))
         except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -51,12 +51,12 @@ class Channel:
         """Queue a message of any length. *Backpressure*: waits for room in the queue. *Cancellation*: safe.
 
         Raises:
-            trio.BrokenResourceError: the other end is gone.
+            trio.BrokenResourceError: the other end is closed.
         """
         await self._queue.send(_encode(message, payload))
 
     async def receive(self) -> tuple[Mapping[str, Any], bytes] | None:
-        """The next message and its payload; None when the other end is gone. *Cancellation*: safe."""
+        """Wait for the next message and its payload; None once the other end is closed. *Cancellation*: safe."""
         line = await self._take_line()
         if line is None:
             return None

@@ -1,4 +1,4 @@
-"""One process of a worker as the parent sees it: what it has reported, and which questions are still open."""
+"""One process of a worker as the parent sees it: its reports, and the questions that it has not answered yet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from dispatcher.workers.channel import Channel
 from dispatcher.workers.plan import Silence
 
 LOOK_SECONDS = 0.5
-"""The time between two looks at it."""
+"""The time between two checks of a worker."""
 
 
 @dataclass(slots=True)
@@ -23,15 +23,15 @@ class Life:
     degraded: Sequence[str] = ()
     is_up: bool = False
     drain: int = 0
-    """The number of the last order to drain, or to end that, which it has carried out."""
+    """The number of the last order to drain, or to end a drain, that the process has carried out."""
     subscribers: int = 0
     silence: Silence = field(default_factory=lambda: Silence(LOOK_SECONDS))
     _asked: int = 0
     _answers: dict[int, trio.MemorySendChannel[bytes]] = field(default_factory=dict)
-    """Those that are waited for, by the number of the question."""
+    """Where to deliver answers that somebody waits for, by the number of the question."""
 
     async def ask(self, what: str, question: Mapping[str, Any]) -> bytes | None:
-        """What it answers; None when it does not. *Cancellation*: safe."""
+        """Ask the process something; returns None if it does not answer. *Cancellation*: safe."""
         self._asked += 1
         number = self._asked
         send, receive = trio.open_memory_channel[bytes](1)
@@ -48,12 +48,12 @@ class Life:
             receive.close()
 
     def answered(self, number: int, payload: bytes) -> None:
-        """An answer is here; nobody may wait for it any more."""
+        """Deliver an answer, unless nobody waits for it any longer."""
         if (waiting := self._answers.pop(number, None)) is not None:
             waiting.send_nowait(payload)
 
     def close(self) -> None:
-        """It answers nothing more."""
+        """Stop waiting for answers: the process has ended."""
         for waiting in self._answers.values():
             waiting.close()
         self.channel.close()

@@ -1,6 +1,6 @@
 """What the operating system grants this process: cores by affinity and cgroup quota, memory by the cgroup.
 
-It reads cgroups of versions 1 and 2; a limit of any group above this one counts (cgroups(7), ``cpu.max``,
+Reads cgroups of versions 1 and 2. The limits of every group above this one apply as well (cgroups(7), ``cpu.max``,
 ``memory.max``).
 """
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from dispatcher.workers.plan import Machine
 
 UNLIMITED_BYTES = 2**60
-"""Version 1 says "no limit" by a number near 2**63."""
+"""Version 1 expresses "no limit" as a number near 2**63."""
 
 
 def read_machine(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Machine:
-    """Ask the operating system; what cannot be read is no limit.
+    """Ask the operating system; a limit that cannot be read counts as no limit.
 
     Args:
-        groups: The groups that this process is in.
+        groups: The file that lists the groups of this process.
         root: Where cgroups are mounted.
     """
     quotas, limits = [], []
@@ -37,7 +37,7 @@ def read_machine(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
 
 
 def _memberships(groups: Path) -> Iterator[tuple[list[str], str]]:
-    """The controllers of version 1, none for version 2, and the path of each group."""
+    """Yield the controllers (of version 1; none for version 2) and the path of each group."""
     with suppress(OSError):
         for line in groups.read_text().splitlines():
             _number, controllers, path = line.split(":", 2)
@@ -46,7 +46,7 @@ def _memberships(groups: Path) -> Iterator[tuple[list[str], str]]:
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:
-    """The group's folder and those above it; in a container the path may be the host's, and only the mount is there."""
+    """Yield the group's folder and its parents; a container may see the path of the host, and only the mount."""
     folder = mount / path.lstrip("/")
     while folder != mount and mount in folder.parents:
         yield folder

@@ -1,4 +1,4 @@
-"""One worker as the parent sees it: its process, its sockets, what it has reported, and when it is started again."""
+"""One worker as the parent sees it: its process, its sockets, what it has reported, and when it is restarted."""
 
 import os
 import signal
@@ -23,23 +23,23 @@ from dispatcher.workers.sockets import begin_listening, end_listening
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 120.0
-"""How long a worker may take until it shows life for the first time."""
+"""How long a worker may take until its first report."""
 SILENT_SECONDS = 10.0
-"""A loop that is silent for this long is not waited for: the process is killed."""
+"""A worker that has not reported for this long is killed."""
 UNHEARD_SECONDS = 5.0
-"""A worker that is silent for this long gets no new connections."""
+"""A worker that has not reported for this long gets no new connections."""
 END_SECONDS = 2.0
-"""How long a process that was killed may take to be gone."""
+"""How long a killed process may take to disappear."""
 AWAY_SECONDS = 2.0
 """How long connections to a worker that has ended wait for the next process."""
 START_CODE = "import sys; sys.path[:] = sys.argv[2].split('\\n'); from dispatcher.command.worker import main; main()"
-"""The worker finds its modules where the parent has them, not in the current folder."""
+"""Makes the worker import modules from where the parent does, not from the current folder."""
 
 _MANAGERS_VARIABLES = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
-"""The service manager hears from the parent alone."""
+"""Not passed on to workers: only the parent talks to the service manager."""
 
 LookUp = Callable[[Sequence[tuple[str, int]], int], Sequence[int | None]]
-"""The first offset of each partition with a time, in milliseconds, or a later one."""
+"""Finds, for each partition, the first offset with this time (in milliseconds) or a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,15 @@ class MemberStatistics:
 
 
 class Member:
-    """A worker.
+    """A worker, across the restarts of its process.
 
     *Thread*: Trio's.
 
     Args:
-        name: Its number, as text.
-        settings: Its own, for processes from now on.
-        sockets: Its listening sockets, which are open for as long as the parent lives.
-        look_up: Answers for a broker that runs in the parent; None where there is none.
+        name: The worker's number, as text.
+        settings: The worker's own settings, for processes that start from now on.
+        sockets: Its listening sockets, which stay open as long as the parent lives.
+        look_up: Finds offsets by time if the broker runs in the parent; None otherwise.
     """
 
     def __init__(
@@ -80,21 +80,21 @@ class Member:
         self._restarts = 0
         self._heard = trio.Event()
         self.exit_code: int | None = None
-        """Of the last process that has ended."""
+        """The exit code of the last process that has ended."""
         self.has_served = False
-        """Whether that process had been up."""
+        """Whether that process had served."""
 
     def _is_stopping(self) -> bool:
         return self._stopping.is_set()
 
     @property
     def is_up(self) -> bool:
-        """Whether it serves, as far as it has shown."""
+        """Whether the worker serves, according to its last report."""
         return self._life is not None and self._life.is_up
 
     @property
     def reasons(self) -> list[str]:
-        """Why it is not ready."""
+        """Why the worker is not ready."""
         if self._life is None:
             return ["it has ended, and is started again"]
         if self._life.silence.seconds >= UNHEARD_SECONDS and self._life.is_up:
@@ -103,21 +103,21 @@ class Member:
 
     @property
     def degraded(self) -> list[str]:
-        """What is wrong with topics and the group, as it sees them."""
+        """What the worker reports about the health of topics and the group."""
         return list(self._life.degraded) if self._life else []
 
     @property
     def drain(self) -> int:
-        """The number of the last order to drain, or to end that, which its process has carried out; 0: none."""
+        """The number of the last order to drain, or to end a drain, that the process has carried out; 0 for none."""
         return self._life.drain if self._life else 0
 
     @property
     def subscribers(self) -> int:
-        """How many it has, as far as it has shown."""
+        """How many subscribers the worker reported last."""
         return self._life.subscribers if self._life else 0
 
     async def wait_heard(self) -> None:
-        """Return when it shows life again. *Cancellation*: safe."""
+        """Wait for the next report. *Cancellation*: safe."""
         await self._heard.wait()
 
     def statistics(self) -> MemberStatistics:
@@ -128,12 +128,12 @@ class Member:
         )
 
     async def run(self, up: Callable[[], None], ended: Callable[["Member"], None]) -> None:
-        """Start its process, and start it again whenever it ends, until it ends after `stop`.
+        """Start the process, and restart it whenever it ends, until it ends after `stop`.
 
         *Cancellation*: kills the process.
 
         Args:
-            up: Called when it shows life for the first time in a process.
+            up: Called at the first report of each process.
             ended: Called when a process has ended.
         """
         restarts = Restarts()
@@ -144,7 +144,8 @@ class Member:
                 try:
                     process, channel, orders = await self._start()
                 except (OSError, RuntimeError) as error:
-                    # Out of descriptors, memory, processes or threads: the others serve, and later there may be some.
+                    # No descriptors, memory, processes or threads are left: the others serve, and later this may
+                    # succeed.
                     log.error("worker cannot be started", worker=self.name, reason=str(error))  # noqa: TRY400
                     self.exit_code, self.has_served = None, False
                 else:
@@ -160,39 +161,42 @@ class Member:
             nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """Let its process drain and end; once more: let it end immediately."""
+        """Let the process drain and end; a second call makes it end immediately."""
         self._stopping.set()
         self._end_listening()
         if self._life is not None:
-            with suppress(OSError):  # it has ended, or has read nothing yet
+            with suppress(OSError):  # it has ended, or has not started to read
                 os.write(_stdin(self._life.process).fileno(), STOP)
             self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End its process by force."""
+        """Kill the process."""
         self._signal(signal.SIGKILL)
 
     def reload(self, settings: Settings) -> None:
-        """Let it read again what can change, with these settings; a process that starts does so when it serves."""
+        """Let the process reload what may change at run time, with these settings; at the latest once it serves."""
         if self._life is not None:
             self._life.channel.post({"settings": encode_settings(settings)})
 
     def inspect(self) -> None:
-        """Let it write its report to the log."""
+        """Let the process write its report to the log."""
         if self._life is not None:
             self._life.channel.post({"inspect": True})
 
     def order_drain(self, number: int, seconds: float | None) -> None:
-        """Let it drain its subscribers over a time, or with None end that; `drain` is this number once it does."""
+        """Order a drain within some seconds, or with None the end of a drain; `drain` shows when it is carried out."""
         if self._life is not None:
             self._life.channel.post({"drain": number, "seconds": seconds})
 
     async def ask(self, what: str, **question: Any) -> bytes | None:
-        """What it answers, such as its ``status`` or ``metrics``; None when it does not. *Cancellation*: safe."""
+        """Ask for ``status``, ``metrics`` and so on; returns None if the process does not answer.
+
+        *Cancellation*: safe.
+        """
         return await self._life.ask(what, question) if self._life is not None and self._life.is_up else None
 
     async def _live(self, process: trio.Process, channel: Channel, orders: Orders, up: Callable[[], None]) -> None:
-        """One process, to its end."""
+        """Run one process to its end."""
         self._life = life = Life(process, channel)
         log.info("worker started", worker=self.name, pid=process.pid)
         try:
@@ -200,7 +204,7 @@ class Member:
                 nursery.start_soon(_give, process, orders)
                 nursery.start_soon(life.channel.run)
                 nursery.start_soon(self._hear, life, up)
-                if self._is_stopping():  # since before there was a process
+                if self._is_stopping():  # `stop` was called before there was a process
                     process.kill()
                 self.exit_code = await process.wait()
                 nursery.cancel_scope.cancel()
@@ -210,13 +214,13 @@ class Member:
             self._away.heard()
             life.close()
             process.kill()
-            # First: a process that hangs in the kernel may not be reaped in time, and would keep our end open.
+            # Close it first: a process that hangs in the kernel may not be reaped in time, and our end would stay open.
             _stdin(process).close()
             with trio.move_on_after(END_SECONDS, shield=True):
                 await process.wait()
 
     async def _start(self) -> tuple[trio.Process, Channel, Orders]:
-        """A process, our end of its channel, and what it has to be given.
+        """Start a process; returns it, our end of its channel, and its orders.
 
         Raises:
             OSError, RuntimeError: it cannot be started now.
@@ -238,7 +242,7 @@ class Member:
             [sys.executable, "-P", "-c", START_CODE, f"worker-{self.name}", path_separator.join(sys.path)],
             stdin=subprocess.PIPE,
             pass_fds=descriptors,
-            # What a terminal sends to a group, such as Ctrl-C, is for the parent, which passes it on once.
+            # Ctrl-C in a terminal signals the whole process group. Only the parent shall get it; it passes it on once.
             start_new_session=True,
             env={name: value for name, value in os.environ.items() if name not in _MANAGERS_VARIABLES},
         )
@@ -271,11 +275,11 @@ class Member:
         self._heard = trio.Event()
 
     async def _look(self) -> None:
-        """End the listening, and at last the process, of a worker that shows no life."""
+        """Stop a silent worker from listening, and kill it if it stays silent."""
         while True:
             await trio.sleep(LOOK_SECONDS)
             life = self._life
-            # Connections to the first process wait for it, so that nobody else can take the port.
+            # Connections to the worker's first process wait for it, so that no other process can take the port.
             is_away = self.has_been_up and not self.is_up
             if is_away and self._away.look() >= AWAY_SECONDS:
                 self._end_listening()

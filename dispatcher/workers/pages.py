@@ -1,6 +1,6 @@
-"""The parent's answers for all workers: ``/status``, ``/metrics``, and what ``/readyz`` says.
+"""What the parent answers for all workers: ``/status``, ``/metrics``, and the reasons of ``/readyz``.
 
-A worker that does not answer is left out, and named, so that nobody waits for it.
+A worker that does not answer in time is left out and named.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,22 +20,23 @@ from dispatcher.settings import Settings
 from dispatcher.workers.member import Member, MemberStatistics
 
 ANSWER_SECONDS = 2.0
-"""How long a worker may take for a page."""
+"""How long a worker may take to answer."""
 
 SUMMED = ("commits", "connections", "access", "subscribers", "records", "replays", "history", "bytes", "tasks")
 """Members of ``/status`` whose numbers are added up."""
 
 NOT_SUMMED = frozenset({"behind_records", "most_subscribers_of_one_address", "transports"})
-"""Members of those that have no sum, or none that says anything."""
+"""Members of these whose sum would be meaningless."""
 
 HEALTHS = ("degraded", "unknown", "healthy")
-"""Of topics and the group, the worst first."""
+"""The health of topics and the group, the worst first."""
 
 STATES = tuple(map(str, ReplicaState))
-"""What one worker streams, the replica streams; of those that do not, the first one says what they do."""
+"""States of a replica in order of precedence: if one worker streams, the replica streams; if none does, the first of
+these states counts."""
 
 PARENT = "parent"
-"""The value of the label ``worker`` for the metrics of the parent's own process."""
+"""The label ``worker`` of the metrics of the parent's own process."""
 
 
 class Format(NamedTuple):
@@ -47,16 +48,16 @@ class Format(NamedTuple):
 
 TEXT = Format(generate_latest, text_string_to_metric_families)
 OPENMETRICS = Format(openmetrics_exposition.generate_latest, openmetrics_parser.text_string_to_metric_families)
-"""The one that has room for examples."""
+"""The format that has room for exemplars."""
 
 
 class WorkersStatus:
-    """What is reported about all workers (`web.operations.Operations`).
+    """Reports on all workers (`web.operations.Operations`).
 
     *Thread*: Trio's; pages are made in a worker thread.
 
     Args:
-        settings: For all.
+        settings: The settings of all workers.
         members: The workers.
     """
 
@@ -76,7 +77,7 @@ class WorkersStatus:
         return _by_worker(reasons)
 
     def degraded(self) -> list[str]:
-        """What is wrong although the replica may be ready: workers that are not, and what they report."""
+        """What is wrong although the replica may be ready: workers that are not ready, and what workers report."""
         return _by_worker({member.name: member.reasons + member.degraded for member in self._members})
 
     @property
@@ -85,7 +86,7 @@ class WorkersStatus:
         return any(member.has_been_ready for member in self._members)
 
     async def status_page(self) -> bytes:
-        """Every worker's status, and sums. *Cancellation*: safe."""
+        """Return every worker's status, and sums. *Cancellation*: safe."""
         pages = await self._pages("status")
         statistics = {member.name: member.statistics() for member in self._members}
         reasons = self.why_not_ready()
@@ -94,7 +95,7 @@ class WorkersStatus:
         )
 
     async def metrics_page(self, *, openmetrics: bool = False) -> bytes:
-        """Every worker's metrics, each with the label ``worker``. *Cancellation*: safe."""
+        """Return every worker's metrics, each with the label ``worker``. *Cancellation*: safe."""
         pages = await self._pages("openmetrics" if openmetrics else "metrics")
         statistics = {member.name: member.statistics() for member in self._members}
         form = OPENMETRICS if openmetrics else TEXT
@@ -114,7 +115,7 @@ class WorkersStatus:
 
 
 def _by_worker(reasons: Mapping[str, Sequence[str]]) -> list[str]:
-    """What several workers say is said once."""
+    """Merge equal reasons of several workers into one."""
     names: dict[str, list[str]] = {}
     for name, some in reasons.items():
         for reason in some:
@@ -166,22 +167,22 @@ def _render_status(
 
 
 def _worst(conditions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The condition of a topic, or of the group, as the worker sees it that sees the worst."""
+    """Return the condition of a topic or of the group, from the worker that sees it worst."""
     nobody_knows = {"health": "unknown", "reason": None, "detail": "no worker answers", "since": None}
     return min(conditions, key=lambda one: HEALTHS.index(one["health"]), default=nobody_knows)
 
 
 def _first_of(values: Sequence[Any], order: Sequence[str]) -> str:
-    """The value that comes first in an order."""
+    """Return the value that comes first in an order."""
     return min((value for value in values if value in order), key=order.index, default="unknown")
 
 
 def sum_of(values: Sequence[Any]) -> Any:
-    """Numbers added up, tables member by member; members that only some have count for those."""
+    """Add up numbers, and tables member by member; a member that only some tables have is the sum of those."""
     if isinstance(values[0], Mapping):
         names = dict.fromkeys(name for value in values for name in value if name not in NOT_SUMMED)
         return {name: sum_of([value[name] for value in values if name in value]) for name in names}
-    # An unknown number makes no sum unknown: the others are known.
+    # Unknown numbers are left out of the sum.
     return sum(value for value in values if value is not None)
 
 
@@ -203,9 +204,9 @@ class _Merged(Collector):
 
     Args:
         form: The format of the texts.
-        texts: By worker.
+        texts: Each process's metrics, by worker.
         statistics: What the parent knows about each worker.
-        up: The workers that have answered.
+        up: The workers that answered.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class _Merged(Collector):
         self._up = up
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics, for prometheus-client."""
+        """Yield the metrics, for prometheus-client."""
         is_up = GaugeMetricFamily("dispatcher_worker_up", "1 if the worker answers.", labels=["worker"])
         restarts = CounterMetricFamily(
             "dispatcher_worker_restarts", "Times that the worker ended and was started again.", labels=["worker"]

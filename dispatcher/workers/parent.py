@@ -10,8 +10,8 @@
       ├─ Authentication.run    with `[auth]`: keys for the tokens of administrators
       └─ signals               SIGTERM and SIGINT stop, SIGHUP and SIGUSR1 are passed on
 
-A worker is a whole replica, with its own consumer. All workers share the port, whose sockets the parent keeps
-(`sockets`), and their end: nothing outlives the parent (`orders`).
+A worker is a whole replica with its own consumer. All workers share the port, whose sockets the parent keeps open
+(`sockets`), and no worker outlives the parent (`orders`).
 """
 
 import os
@@ -44,7 +44,8 @@ from dispatcher.workers.sockets import open_sockets
 log = structlog.get_logger(__name__)
 
 MARGIN_SECONDS = 1.0
-"""How much longer than `shutdown_seconds` a worker may take before it is killed: it ends by itself then."""
+"""How much longer than `shutdown_seconds`, after which a worker ends itself, the parent waits before it kills the
+worker."""
 
 Addresses = list[tuple[str, int]]
 
@@ -63,18 +64,18 @@ async def run_workers(
     *Cancellation*: kills the workers.
 
     Args:
-        settings: For all of them.
+        settings: The settings of all workers.
         machine: What the operating system grants.
-        read_settings: Reads the settings again, for the grants in them, on SIGHUP.
+        read_settings: Reads the settings again on SIGHUP, because grants may have changed.
         hangup_stops: See `supervise`.
-        look_up: Finds offsets by time for the workers, where the broker runs in this process.
-        on_started: Called when each worker serves, with the addresses of `bind` and of `operations_bind`.
+        look_up: Finds offsets by time for the workers if the broker runs in this process.
+        on_started: Called once every worker serves, with the addresses of `bind` and of `operations_bind`.
 
     Returns:
-        The exit code: 0 if every worker has stopped in order.
+        The exit code: 0 if every worker has stopped cleanly.
 
     Raises:
-        SettingsError: the settings are refused, or need more memory than there is; nothing has started.
+        SettingsError: the settings are refused, or need more memory than the machine grants; nothing has started.
         OSError: an address cannot be listened on; nothing has started.
         BaseExceptionGroup: our own code crashed.
     """
@@ -99,12 +100,12 @@ async def run_workers(
 
 
 class _Parent:
-    """The parent.
+    """Runs the workers and serves operators.
 
     Args:
-        settings: For all workers.
+        settings: The settings of all workers.
         members: The workers.
-        addresses: Where they listen.
+        addresses: Where the workers listen.
         read_settings: See `run_workers`.
     """
 
@@ -129,7 +130,7 @@ class _Parent:
         self._exit_code = 0
 
     def statistics(self) -> dict[str, MemberStatistics]:
-        """A snapshot of each worker."""
+        """Return a snapshot of each worker."""
         return {member.name: member.statistics() for member in self._members}
 
     async def run(self, on_started: Callable[[Addresses, Addresses], object], *, hangup_stops: bool) -> int:
@@ -139,7 +140,7 @@ class _Parent:
         server = Server(app, self._settings, for_operators=True)
         systemd = Systemd()
         async with trio.open_nursery() as root:
-            # Before anything listens: whoever hears that the parent is there may signal it.
+            # Before anything listens: whoever sees that the parent is there may signal it.
             await root.start(self._take_stop_signals, systemd)
             await root.start(self._take_reports)
             await root.start(partial(reload_on_hangup, self._reload, hangup_stops=hangup_stops))
@@ -156,7 +157,7 @@ class _Parent:
         return self._exit_code
 
     async def _run_members(self) -> None:
-        """Run every worker until all have ended after a stop; kill those that take too long."""
+        """Run every worker until all have ended after a stop; kill workers that take too long."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._limit_stop, nursery.cancel_scope)
             async with trio.open_nursery() as running:
@@ -178,12 +179,12 @@ class _Parent:
     def _note_end(self, member: Member) -> None:
         code = member.exit_code
         if self._stopping.is_set():
-            # One that was stopped before it served has had nothing to put in order.
+            # A worker that was stopped before it served had nothing to finish.
             if code not in {None, 0, -signal.SIGTERM, -signal.SIGKILL} or (code != 0 and member.has_served):
                 log.error("worker ended in disorder", worker=member.name, reason=describe(code))
                 self._exit_code = self._exit_code or 1
         elif not any(one.has_been_up for one in self._members):
-            # Not one could start: that is no matter of trying again.
+            # No worker could start: trying again would not help.
             log.error("worker could not start", worker=member.name, reason=describe(code))
             self._exit_code = code if code and code > 0 else 1
             self._stop()
@@ -228,16 +229,16 @@ class _Parent:
                 await inspect({"workers": self})
 
     async def _reload(self) -> None:
-        """Read the settings again, and let every worker do the same with what has come out of it."""
+        """Read the settings again, and let every worker reload with the result."""
         given: Settings | None = None
         try:
             given = await trio.to_thread.run_sync(self._read_settings)
         except (DispatcherError, OSError) as error:
-            # Certificates and keys are read again all the same.
+            # Certificates and keys are reloaded nevertheless.
             log.error("reload failed", what="settings", reason=str(error))  # noqa: TRY400 - that says it all
         kept = self._settings
         if given is not None and all(getattr(given, name) == getattr(kept, name) for name in FIXED):
-            # Processes that start from now on begin with what the others have read.
+            # Processes that start from now on get the settings that the others have reloaded.
             kept = kept.model_copy(update={name: getattr(given, name) for name in AuthSettings.model_fields})
         self._settings = kept
         for number, member in enumerate(self._members, 1):

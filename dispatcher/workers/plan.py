@@ -1,4 +1,4 @@
-"""Decisions about workers: how many, with which settings, how much memory, when one is started again.
+"""Decisions about workers: how many to start, with which settings and how much memory, and when to restart one.
 
 Pure: no I/O, no clock; `workers.machine` reads the machine, `workers.parent` acts.
 """
@@ -17,12 +17,12 @@ DIVIDED = (
     "max_subscribers_per_address",
     "max_subscribers_per_subject",
 )
-"""Limits for all workers together; 0, where it means no limit, stays 0."""
+"""Limits that all workers share; 0, where it means no limit, stays 0."""
 
 DIVIDED_RATES = ("connects_per_second_per_address", "connects_per_second_per_subject", "since_per_minute")
 
 FEWEST_CONNECTIONS = 16
-"""What `max_connections` has to be at least."""
+"""The lowest `max_connections` that the settings accept."""
 
 PARENT_BYTES = 80 * MIB
 PROCESS_BYTES = 100 * MIB
@@ -35,12 +35,12 @@ DEAD_LETTERS_BYTES = 20 * MIB
 REPLAY_BYTES = 12 * MIB
 COMPRESSED_BYTES = 8 * MIB
 CONNECTION_BYTES = 64 * KIB
-"""The README's formula, "Memory"; what parked records add depends on the number of partitions, and is left out."""
+"""The README's formula, "Memory". Parked records are left out: their share depends on the number of partitions."""
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 STABLE_SECONDS = 60.0
-"""A worker that lived this long is started again at once when it ends."""
+"""A worker that lived this long is restarted at once when it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Machine:
 
 
 def number_of_workers(settings: Settings, machine: Machine) -> int:
-    """`workers`; ``auto`` is one for each whole core."""
+    """Return `workers`; ``auto`` means one for each whole core."""
     if isinstance(settings.workers, int):
         return settings.workers
     quota = machine.affinity if machine.quota is None else math.floor(machine.quota)
@@ -64,11 +64,11 @@ def number_of_workers(settings: Settings, machine: Machine) -> int:
 
 
 def settings_of(settings: Settings, number: int, workers: int) -> Settings:
-    """The settings of one worker: a name of its own, and its share of the limits, rounded up.
+    """Return the settings of one worker: its own name, and its share of the limits, rounded up.
 
     Args:
-        settings: For all.
-        number: Which one, from 1.
+        settings: The settings of all workers.
+        number: The worker's number, from 1.
         workers: How many there are.
     """
     update: dict[str, object] = {"workers": 1, "client_id": f"{settings.client_id}-{number}"}
@@ -83,15 +83,15 @@ def settings_of(settings: Settings, number: int, workers: int) -> Settings:
 
 
 def most_memory_bytes(settings: Settings) -> int:
-    """What one process takes at most, by the README's formula.
+    """Return the most memory that one process takes, by the README's formula.
 
     Args:
-        settings: Those of this process.
+        settings: The settings of this process.
     """
 
     def property_of(name: str) -> int:
         value = settings.kafka.get(name, PREFERRED[name])
-        # What is no number is refused by librdkafka.
+        # librdkafka refuses what is not a number.
         return int(value) if str(value).isdecimal() else 0
 
     return int(
@@ -111,7 +111,7 @@ def most_memory_bytes(settings: Settings) -> int:
 
 
 def memory_problem(settings: Settings, workers: int, machine: Machine) -> SettingsProblem | None:
-    """Why these workers do not fit into the cgroup's memory, None if they do."""
+    """Say why these workers do not fit into the cgroup's memory; None if they do."""
     need = PARENT_BYTES + workers * most_memory_bytes(settings_of(settings, 1, workers))
     if machine.memory_bytes is None or need <= machine.memory_bytes:
         return None
@@ -125,13 +125,13 @@ def memory_problem(settings: Settings, workers: int, machine: Machine) -> Settin
 
 
 class Restarts:
-    """When a worker that ended is started again: at once, then after pauses that double."""
+    """Decides when a worker that ended is restarted: at once, then after pauses that double."""
 
     def __init__(self) -> None:
         self._next_seconds = 0.0
 
     def pause_seconds(self, lived_seconds: float) -> float:
-        """How long to wait; a worker that lived for `STABLE_SECONDS` has a clean record."""
+        """Return how long to wait; a worker that lived for `STABLE_SECONDS` is restarted at once."""
         if lived_seconds >= STABLE_SECONDS:
             self._next_seconds = 0.0
         pause = self._next_seconds
@@ -142,8 +142,8 @@ class Restarts:
 class Silence:
     """How long a worker's event loop has been silent, counted in the parent's checks.
 
-    A clock would not do: after the machine was suspended, or only the parent was stopped, every worker would seem to
-    have been silent for all of that time.
+    A clock would not do: after a suspend of the machine, or of the parent alone, every worker would seem to have been
+    silent for all of that time.
 
     Args:
         look_seconds: The time between two checks.
@@ -158,6 +158,6 @@ class Silence:
         self.seconds = 0.0
 
     def look(self) -> float:
-        """Another look; returns for how long nothing was heard."""
+        """Note another check; returns for how long the worker has been silent."""
         self.seconds += self._look_seconds
         return self.seconds

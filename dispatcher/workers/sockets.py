@@ -1,8 +1,8 @@
 """The listening sockets of several workers on one port: the kernel spreads connections over them (``SO_REUSEPORT``).
 
-The parent opens them and keeps them bound for as long as it lives, so a worker that starts again finds the port as it
-was. ``shutdown`` stops a socket from listening in all processes that have it, even if the worker hangs: the kernel then
-gives new connections to the other workers. ``listen`` starts it again (socket(7), tcp(7); tried on Linux 6.18).
+The parent opens the sockets and keeps them bound as long as it lives, so a restarted worker finds the port as it was.
+``shutdown`` stops a socket from listening in every process that has it, even while the worker hangs: the kernel then
+gives new connections to the other workers. ``listen`` reverses it (socket(7), tcp(7); tried on Linux 6.18).
 """
 
 import errno
@@ -15,12 +15,12 @@ from dispatcher.web.listening import BACKLOG
 
 
 def open_sockets(host: str, port: int, workers: int) -> list[list[socket.socket]]:
-    """For each worker a listening socket for each address of the host.
+    """Open, for each worker, a listening socket for each address of the host.
 
     ``::`` means IPv4 as well. With port 0 the first address decides the port.
 
     Raises:
-        OSError: the address cannot be listened on; another process listens there, another ``serve`` among them.
+        OSError: the address cannot be listened on, for example because another ``serve`` does.
     """
     groups: list[list[socket.socket]] = [[] for _ in range(workers)]
     try:
@@ -42,20 +42,20 @@ def open_sockets(host: str, port: int, workers: int) -> list[list[socket.socket]
 
 
 def begin_listening(sockets: Sequence[socket.socket]) -> None:
-    """Let the kernel give new connections to these, if it does not do so yet."""
+    """Let the kernel give new connections to these sockets, if it does not do so yet."""
     for sock in sockets:
         sock.listen(BACKLOG)
 
 
 def end_listening(sockets: Sequence[socket.socket]) -> None:
-    """Let the kernel give new connections to others; those that nobody has accepted are reset."""
+    """Let the kernel give new connections to other sockets; connections that nobody has accepted are reset."""
     for sock in sockets:
         with suppress(OSError):  # it does not listen
             sock.shutdown(socket.SHUT_RDWR)
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, str]]:
-    """Families and addresses, each once."""
+    """Return families and addresses, each once."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found))
 

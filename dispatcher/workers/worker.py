@@ -1,4 +1,4 @@
-"""A worker's side: it runs a replica, shows the parent that its event loop runs, and answers the parent's questions."""
+"""The worker's side: runs a replica, reports to the parent that the loop runs, and answers the parent's questions."""
 
 import faulthandler
 import os
@@ -28,12 +28,12 @@ HEARTBEAT_SECONDS = 0.5
 
 
 class Leash:
-    """Ends this process when the one that started it is gone.
+    """Ends this process when its parent is gone.
 
-    *Thread*: one of its own, so that it works even if the event loop hangs.
+    *Thread*: a separate one, which works even while the event loop hangs.
 
     Args:
-        lines: What the parent still sends over standard input; ends with the parent.
+        lines: The lines that the parent sends over standard input; they end with the parent.
         shutdown_seconds: How long a stop may take.
     """
 
@@ -43,13 +43,14 @@ class Leash:
         self._is_stopping = False
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Start watching, in a thread."""
         threading.Thread(target=self._watch, name="leash", daemon=True).start()
 
     def _watch(self) -> None:
         for line in self._lines:
             self._is_stopping |= line == STOP
-        # It writes nothing: what hangs may be whatever reads the log. And it needs neither loop nor interpreter.
+        # Write nothing: whatever reads the log may be what hangs. This timer needs neither the loop nor the
+        # interpreter.
         nowhere = Path(os.devnull).open("wb", buffering=0)  # noqa: SIM115 - until the end of the process
         faulthandler.dump_traceback_later(self._shutdown_seconds, exit=True, file=nowhere)
         if not self._is_stopping:
@@ -58,10 +59,10 @@ class Leash:
 
 
 class ParentLink:
-    """The parent, as `supervise` sees it.
+    """The parent, in the form that `supervise` expects.
 
     Args:
-        orders: What the parent has given this worker.
+        orders: The orders that the parent gave this worker.
     """
 
     def __init__(self, orders: Orders) -> None:
@@ -74,7 +75,7 @@ class ParentLink:
         self._drain = 0
 
     def read_settings(self) -> Settings:
-        """The settings as the parent has read them last."""
+        """Return the settings that the parent has read last."""
         return self._settings
 
     async def serve(self, operations: Operations, streams: OwnStreams, reload: Reload) -> None:
@@ -97,7 +98,7 @@ class ParentLink:
             pass  # the parent is gone, and `Leash` stops the process
 
     async def offsets_since(self, partitions: Sequence[tuple[str, int]], since_ms: int) -> Sequence[int | None]:
-        """Ask the parent, whose broker it is, for the first offset with this time or a later one, for each partition.
+        """Ask the parent, in which the broker runs, for each partition's first offset with this time or a later one.
 
         *Cancellation*: safe.
         """
@@ -120,7 +121,7 @@ class ParentLink:
             await trio.sleep(HEARTBEAT_SECONDS)
 
     def _life(self, operations: Operations, streams: OwnStreams) -> Mapping[str, Any]:
-        """What shows that the loop runs."""
+        """Return the report that shows that the loop runs."""
         return {
             "alive": True,
             "reasons": operations.why_not_ready(),
@@ -131,7 +132,7 @@ class ParentLink:
         }
 
     async def _order_drain(self, message: Mapping[str, Any], streams: OwnStreams) -> None:
-        """Drain, or end that. The parent stops all workers together, once each of them is empty."""
+        """Begin or end a drain. The parent stops all workers together, once every worker is empty."""
         if message["seconds"] is None:
             await streams.end_drain()
         else:
@@ -162,7 +163,7 @@ class ParentLink:
         }
         try:
             answer = await makers[question["what"]]()
-        except Exception:  # what cannot be answered must not end the replica
+        except Exception:  # a page that fails must not end the replica
             log.exception("page failed", what=question["what"])
             answer = b""
         await self._channel.send({"answer": question["ask"]}, answer)
