@@ -1,7 +1,7 @@
 """Fetches an issuer's keys: by discovery (OpenID Connect Discovery 1.0, RFC 8414), or from the URL of a JWKS.
 
-Only the settings, and the issuer's own metadata, decide which URLs are asked: no token does. Redirects are not
-followed, and answers are bounded.
+Only the settings and the issuer's own metadata decide which URLs are fetched; no token does. Redirects are not
+followed, and the size of responses is bounded.
 """
 
 import ssl
@@ -19,8 +19,8 @@ class UrlSource:
     """The keys of an issuer on the network.
 
     Args:
-        issuer: As tokens name it.
-        jwks_url: Where its keys are; empty: its metadata says so.
+        issuer: The issuer's name, as in its tokens.
+        jwks_url: The URL of its keys; if empty, the issuer's metadata names it.
     """
 
     def __init__(self, issuer: str, jwks_url: str) -> None:
@@ -45,7 +45,7 @@ class UrlSource:
         raise UnusableKeysError(f"{self._issuer} has no metadata at {' or '.join(_metadata_urls(self._issuer))}")
 
     def _read_metadata(self, url: str, document: bytes) -> str:
-        """The URL of the keys that the issuer's metadata names."""
+        """Read the URL of the keys from the issuer's metadata."""
         try:
             metadata: Any = orjson.loads(document)
         except orjson.JSONDecodeError:
@@ -53,7 +53,7 @@ class UrlSource:
         if not isinstance(metadata, dict):
             raise UnusableKeysError(f"{url} is not a JSON object")
         if metadata.get("issuer") != self._issuer:
-            # OpenID Connect Discovery 1.0, section 4.3: else one issuer could vouch for another one's keys.
+            # OpenID Connect Discovery 1.0, section 4.3: otherwise one issuer could vouch for the keys of another.
             raise UnusableKeysError(f"{url} is the metadata of {metadata.get('issuer')!a}, and auth_issuer another one")
         jwks_url = metadata.get("jwks_uri")
         if not isinstance(jwks_url, str):
@@ -64,7 +64,7 @@ class UrlSource:
 
 
 def _metadata_urls(issuer: str) -> list[str]:
-    """OpenID Connect appends to the path of the issuer, RFC 8414 (section 3.1) inserts before it."""
+    """Return where metadata may be: OpenID Connect appends to the path, RFC 8414, section 3.1, inserts before it."""
     parts = urlsplit(issuer)
     origin, path = f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")
     return [
@@ -74,7 +74,7 @@ def _metadata_urls(issuer: str) -> list[str]:
 
 
 async def _get(client: httpx2.AsyncClient, url: str, *, may_be_missing: bool = False) -> bytes | None:
-    """The body; None for 404 where it may be missing."""
+    """Return the body of a response; None for a 404, if the document may be missing."""
     document = b""
     try:
         async with client.stream("GET", url, headers={"Accept": "application/json"}) as answer:
@@ -82,7 +82,7 @@ async def _get(client: httpx2.AsyncClient, url: str, *, may_be_missing: bool = F
                 return None
             if answer.status_code != 200:
                 raise UnusableKeysError(f"{url} answers {answer.status_code}")
-            # To the end, or the deadline: httpx leaves what is left early to the garbage collector.
+            # Read to the end or the deadline: httpx leaves unread responses to the garbage collector.
             async for data in answer.aiter_bytes():
                 if len(document) <= MAX_DOCUMENT_BYTES:
                     document += data

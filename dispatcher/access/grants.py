@@ -1,12 +1,12 @@
-"""What the claims of a token allow: grants in the token (RFC 9396), and those of the settings.
+"""What the claims of a token allow: grants in the token itself (RFC 9396), and grants in the settings.
 
 Rules of this module:
 
-* Grants are alternatives: what one of them allows is allowed.
-* What is not understood allows nothing. A member of a grant that is unknown here may be a restriction, so the whole
-  grant is passed over.
-* A claim that is missing, or cannot stand where the filter has it, matches nothing: the grant is passed over.
-* Every grant that is passed over is reported, for `dispatcher config --explain-token`.
+* Grants are alternatives: a caller may do whatever any of them allows.
+* Whatever is not understood allows nothing. An unknown member of a grant may be a restriction, so the whole grant is
+  ignored.
+* A claim that is missing, or that does not fit its place in a filter, matches nothing: the grant is ignored.
+* Every ignored grant is reported, for `dispatcher config --explain-token`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,10 +25,10 @@ DETAILS_CLAIM = "authorization_details"
 DETAILS_TYPE = "https://dispatcher/stream"
 
 MAX_GRANTS = 100
-"""Of one token; more are passed over."""
+"""How many grants one token may hold; further ones are ignored."""
 
 MAX_TOPICS = 1000
-"""Of one grant in a token."""
+"""How many topics one grant in a token may name."""
 
 _MEMBERS = frozenset({"type", "actions", "topics", "filter"})
 
@@ -38,19 +38,19 @@ class FoundGrant:
     """One grant, in the token or in the settings, and what became of it."""
 
     place: str
-    """Where it is, such as ``authorization_details[0]`` or ``auth_grants[1]``."""
+    """Where the grant is, such as ``authorization_details[0]`` or ``auth_grants[1]``."""
     grant: Grant | None
-    """None: it allows nothing."""
+    """What the grant allows; None: nothing."""
     reason: str = ""
-    """Why it allows nothing."""
+    """Why the grant allows nothing."""
 
 
 class _UnusableError(Exception):
-    """A grant that allows nothing, with the reason."""
+    """A grant allows nothing; the message is the reason."""
 
 
 def find_grants(claims: Mapping[str, Any], rules: Sequence[GrantRule]) -> list[FoundGrant]:
-    """Every grant in the token, then every grant of the settings."""
+    """Return every grant in the token, then every grant of the settings."""
     found = []
     details = claims.get(DETAILS_CLAIM, [])
     for number, detail in enumerate(details[:MAX_GRANTS] if isinstance(details, list) else [details]):
@@ -64,16 +64,16 @@ def find_grants(claims: Mapping[str, Any], rules: Sequence[GrantRule]) -> list[F
 
 
 def check_filters(rules: Sequence[GrantRule]) -> None:
-    """Make sure that the filters of the settings can be read, whatever the claims are.
+    """Check that the filters of the settings can be read, whatever the claims are.
 
     Raises:
-        SettingsError: one cannot.
+        SettingsError: a filter cannot be read.
     """
     problems = []
     for number, rule in enumerate(rules):
         if rule.filter is not None:
             try:
-                # A number may stand everywhere, also for a partition.
+                # A number is valid everywhere, even as a partition.
                 read_filter(_replaced(rule.filter, lambda _: "1"))
             except FilterError as error:
                 problems.append(SettingsProblem(f"auth_grants[{number}].filter", str(rule.filter), str(error)))
@@ -82,12 +82,12 @@ def check_filters(rules: Sequence[GrantRule]) -> None:
 
 
 def grants_of(found: Iterable[FoundGrant]) -> tuple[Grant, ...]:
-    """Those that allow something."""
+    """Return the grants that allow something."""
     return tuple(one.grant for one in found if one.grant is not None)
 
 
 def claim(claims: Mapping[str, Any], name: str) -> Any:
-    """A claim by its name, or by its path with dots, such as ``realm_access.roles``; None if it is missing."""
+    """Return a claim by its name, or by a dotted path such as ``realm_access.roles``; None if it is missing."""
     if name in claims:
         return claims[name]
     value: Any = claims
@@ -127,7 +127,7 @@ def _apply(rule: GrantRule, claims: Mapping[str, Any]) -> Grant:
 
 
 def _values(value: Any, *, is_scope: bool) -> set[str]:
-    """The values that a claim holds; scopes are separated by spaces (RFC 8693, section 4.2)."""
+    """Return the values of a claim; scopes are separated by spaces (RFC 8693, section 4.2)."""
     if isinstance(value, list):
         return {text for one in value if (text := _text(one)) is not None}
     text = _text(value)
@@ -137,7 +137,7 @@ def _values(value: Any, *, is_scope: bool) -> set[str]:
 
 
 def _text(value: object) -> str | None:
-    """A claim as text; None where it has no text that is meant."""
+    """Return a claim as text; None if it cannot be one."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (str, int)):
@@ -157,20 +157,20 @@ def _filled(record_filter: object, claims: Mapping[str, Any]) -> Filter | None:
 
 
 def _replaced(value: Any, replace: Callable[[str], str | list[str]]) -> Any:
-    """A filter with each text that has a place for claims replaced."""
+    """Return a filter with each text replaced in which claims may be named."""
     if isinstance(value, str):
         return replace(value) if "${" in value else value
     if isinstance(value, Mapping):
         return {name: _replaced(inner, replace) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         filled = [_replaced(inner, replace) for inner in value]
-        # A claim with several values may be one of a list.
+        # A claim with several values may be an item of a list.
         return [each for one in filled for each in (one if isinstance(one, list) else [one])]
     return value
 
 
 def _fill_text(text: str, claims: Mapping[str, Any]) -> str | list[str]:
-    """A text with each ``${claims.NAME}`` replaced; a list where it is nothing but a claim with several values."""
+    """Replace each ``${claims.NAME}`` in a text; returns a list if the text is just one claim with several values."""
     filled, end = [], 0
     for match in templates(text):
         name = claim_of(match[1])

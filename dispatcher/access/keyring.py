@@ -1,10 +1,11 @@
-"""The keys of the issuer, kept fresh: fetched in the background, and at once when a token names an unknown one.
+"""Keeps the issuer's keys fresh: fetches them in the background, and at once when a token names an unknown key.
 
 Rules of this module:
 
-* One task fetches, so there is one fetch at a time, whatever tokens come, and no client's leaving cancels it.
-* For unknown keys there is at most one fetch in `UNKNOWN_KEY_SECONDS`: their names are the clients' to invent.
-* The last good keys stay when a fetch fails. They are replaced as a whole: a key that the issuer has withdrawn is gone.
+* One task fetches. So there is one fetch at a time, whatever tokens arrive, and no client that leaves cancels it.
+* Unknown keys cause at most one fetch in `UNKNOWN_KEY_SECONDS`: clients can invent any number of key names.
+* When a fetch fails, the last good keys stay. New keys replace all old ones: a key that the issuer has withdrawn is
+  gone.
 """
 
 from collections.abc import Callable
@@ -23,25 +24,25 @@ from dispatcher.settings import Settings
 log = structlog.get_logger(__name__)
 
 UNKNOWN_KEY_SECONDS = 30.0
-"""Least time between two fetches for keys that tokens name."""
+"""The least time between two fetches for keys that tokens name."""
 
 FETCH_SECONDS = 10.0
 """How long one fetch may take."""
 
 RETRY_SECONDS = (1.0, 30.0)
-"""After a fetch that failed: the first wait, which doubles, and the longest."""
+"""After a failed fetch: the first wait, which doubles, and the longest."""
 
 MAX_DOCUMENT_BYTES = 512 * 1024
 
 
 class KeySource(Protocol):
-    """Where the keys are."""
+    """Where keys are fetched from."""
 
     async def fetch(self) -> KeySet:
-        """The current keys. *Cancellation*: safe.
+        """Fetch the current keys. *Cancellation*: safe.
 
         Raises:
-            UnusableKeysError: there are none to be had, with the reason.
+            UnusableKeysError: there are no usable keys; the message says why.
         """
 
 
@@ -49,8 +50,8 @@ class FileSource:
     """A file with public keys, or with a secret.
 
     Args:
-        path: Where it is.
-        read: Makes keys of its content.
+        path: Where the file is.
+        read: Makes keys from its content.
     """
 
     def __init__(self, path: Path, read: Callable[[bytes], KeySet]) -> None:
@@ -58,10 +59,10 @@ class FileSource:
         self._read = read
 
     def read(self) -> KeySet:
-        """The keys in it.
+        """Read the keys from the file.
 
         Raises:
-            UnusableKeysError: it cannot be read, or holds no keys.
+            UnusableKeysError: the file cannot be read, or holds no keys.
         """
         try:
             with self._path.open("rb") as file:
@@ -76,33 +77,33 @@ class FileSource:
 
 
 class Keyring:
-    """The keys that count now.
+    """The keys that are valid now.
 
     Args:
-        source: Where they are read from.
-        refresh_seconds: Time between two fetches.
-        keys: Those that are known already.
+        source: Where the keys are fetched from.
+        refresh_seconds: The time between two fetches.
+        keys: Keys that are known already.
     """
 
     def __init__(self, source: KeySource, refresh_seconds: float, keys: KeySet | None = None) -> None:
         self.keys = keys or KeySet(())
         self.fetches = 0
         self.failures = 0
-        """In a row."""
+        """Failed fetches in a row."""
         self._failed = 0
-        """Since the start."""
+        """Failed fetches since the start."""
         self.source = source
         self._refresh_seconds = refresh_seconds
         self._asked = trio.Event()
         self._fetched = trio.Event()
-        """Of the fetch under way, or of the next one."""
+        """Set when the fetch under way ends, or else the next one."""
         self._is_fetching = False
         self._unknown_again_at = 0.0
         self.on_change: Callable[[], object] = lambda: None
-        """Called when the keys are others than before."""
+        """Called when the keys have changed."""
 
     async def run(self) -> None:
-        """Fetch, until cancelled."""
+        """Fetch keys until cancelled."""
         is_first = not self.keys
         while True:
             if is_first or self._asked.is_set():
@@ -117,12 +118,12 @@ class Keyring:
             self._asked.set()
 
     async def wait_for_unknown_key(self) -> bool:
-        """Wait for newer keys, for a token that names an unknown one.
+        """Wait for newer keys on behalf of a token that names an unknown key.
 
         *Cancellation*: safe, the fetch continues.
 
         Returns:
-            Whether there was a fetch; False at once when the last one for an unknown key was not long ago.
+            Whether there was a fetch; False at once if the last fetch for an unknown key is too recent.
         """
         if self._is_fetching:
             await self._fetched.wait()
@@ -140,7 +141,7 @@ class Keyring:
             await self._fetched.wait()
 
     async def refresh(self) -> None:
-        """Wait for a fetch that begins now, or later. *Cancellation*: safe, the fetch goes on."""
+        """Wait for a fetch that begins now or later. *Cancellation*: safe, the fetch continues."""
         while self._is_fetching:
             await self._fetched.wait()
         self._asked.set()
@@ -172,10 +173,10 @@ class Keyring:
 
 
 def open_keyring(settings: Settings) -> Keyring:
-    """The keyring that the settings describe; a file is read here, so that what is wrong with it stops the start.
+    """Open the keyring that the settings describe. A file is read here, so that a bad file stops the start.
 
     Raises:
-        SettingsError: the file has no keys.
+        SettingsError: the file holds no keys.
     """
     source: KeySource
     keys = None
@@ -189,7 +190,7 @@ def open_keyring(settings: Settings) -> Keyring:
         try:
             keys = source.read()
         except (UnusableKeysError, ValueError) as error:
-            # Where a path belongs some write the key itself; that has no slash, or more than one line.
+            # Some people put the key itself where the path belongs; a key has no slash, or more than one line.
             shown = path if "/" in path and "\n" not in path and len(path) < 256 else HIDDEN
             raise SettingsError([SettingsProblem(name, shown, f"a file with keys: {error}")]) from error
     else:

@@ -1,4 +1,4 @@
-"""The statistics of a keyring. They have a file of their own, because the keyring needs what only an extra installs."""
+"""The statistics of a keyring, in a separate file because the keyring itself needs the packages of an extra."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,6 @@ class KeyringStatistics:
 
     keys: int
     fetches: int
-    """Since the start, failed ones included."""
+    """Fetches since the start, including failed ones."""
     failed: int
-    """Of those, the ones that brought no keys."""
+    """Fetches that brought no keys."""

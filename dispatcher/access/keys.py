@@ -1,10 +1,10 @@
-"""An issuer's keys, and what they say about a signature. The one module that imports joserfc.
+"""An issuer's keys, and whether one of them has signed a token. The only module that imports joserfc.
 
 Rules of this module:
 
-* A key serves the algorithms of its own kind alone: no public key is ever the secret of an HMAC.
-* Only keys from the place that the settings name count: nothing in a token brings or names a key but ``kid``, and that
-  only chooses among them.
+* A key serves only algorithms of its own kind: no public key is ever used as the secret of an HMAC.
+* Only keys from the place that the settings name count: a token cannot bring a key or say where to find one. Its
+  ``kid`` merely chooses among the known keys.
 """
 
 import warnings
@@ -24,10 +24,10 @@ MIN_RSA_BITS = 2048
 """RFC 7518, section 3.3."""
 
 MAX_KEYS = 100
-"""Of one set; providers have two or three."""
+"""How many keys one set may hold; providers have two or three."""
 
 _BROKEN = (JoseError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, UnsupportedAlgorithm)
-"""What joserfc and cryptography were seen to raise, or may, for keys that are none."""
+"""What joserfc and cryptography have been seen to raise, or may raise, for malformed keys."""
 
 _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "EdDSA": "Ed25519", "Ed25519": "Ed25519"}
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -35,7 +35,7 @@ _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 
 
 class UnusableKeysError(Exception):
-    """There are no keys in what should hold them."""
+    """A document that should hold keys holds none that can be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,15 @@ class IssuerKey:
     """One key."""
 
     kid: str | None
-    """As its issuer names it."""
+    """The key's name, given by its issuer."""
     thumbprint: str
-    """RFC 7638."""
+    """The key's thumbprint (RFC 7638)."""
     algorithm: str | None
-    """The only one that it is for, if it says so."""
+    """The only algorithm that the key is for, if it names one."""
     key: Key
 
     def serves(self, algorithm: str) -> bool:
-        """Whether it may check signatures of an algorithm."""
+        """Whether the key may check signatures of an algorithm."""
         if self.algorithm is not None and self.algorithm != algorithm:
             return False
         if isinstance(self.key, RSAKey):
@@ -61,7 +61,7 @@ class IssuerKey:
         return _CURVES.get(algorithm) == self.key.curve_name
 
     def has_signed(self, token: bytes, algorithm: str) -> bool:
-        """Whether a compact serialization (RFC 7515, section 7.1) is signed by it."""
+        """Whether the key has signed a compact serialization (RFC 7515, section 7.1)."""
         registry = _registries[algorithm]
         try:
             jws.deserialize_compact(token, self.key, registry=registry)
@@ -81,24 +81,24 @@ class KeySet:
         return len(self._keys)
 
     def candidates(self, kid: str | None, algorithm: str) -> list[IssuerKey]:
-        """The keys that may have signed a token; with a ``kid``, those of that name or without any."""
+        """Return the keys that may have signed a token: with a ``kid``, keys of that name or without a name."""
         return [key for key in self._keys if (kid is None or key.kid in {kid, None}) and key.serves(algorithm)]
 
     def knows(self, kid: str) -> bool:
-        """Whether there is a key of that name, for whatever algorithm."""
+        """Whether any key has this name, for whatever algorithm."""
         return any(key.kid == kid for key in self._keys)
 
 
 class _Registry(jws.JWSRegistry):
-    """One algorithm; a registry of joserfc would warn of ``EdDSA`` each time, the name that RFC 9864 replaces."""
+    """A registry of one algorithm: joserfc's own warns each time of ``EdDSA``, the name that RFC 9864 replaces."""
 
     def __init__(self, algorithm: str) -> None:
         super().__init__(algorithms=[algorithm], strict_check_header=False)  # `tokens` has checked the header
-        # Likewise the length of the whole.
+        # `tokens` has checked the length of the whole token, too.
         self.max_header_length = self.max_signature_length = 8192
 
     def get_alg(self, name: str) -> Any:
-        """The algorithm of the token, if it is that of this registry."""
+        """Return the token's algorithm, if it is the one of this registry."""
         if name not in (self.allowed or ()):
             raise UnsupportedAlgorithmError(name)
         return self.algorithms[name]
@@ -108,12 +108,12 @@ _registries = {algorithm: _Registry(algorithm) for algorithm in PUBLIC_KEY_ALGOR
 
 
 def read_keys(document: bytes) -> KeySet:
-    """The public keys in a JWKS (RFC 7517, section 5), a single JWK, or PEM.
+    """Read the public keys in a JWKS (RFC 7517, section 5), a single JWK, or PEM.
 
-    Keys that are not understood, too weak, symmetric, or for encryption are passed over.
+    Ignores keys that are not understood, too weak, symmetric, or for encryption.
 
     Raises:
-        UnusableKeysError: there is none that could be used.
+        UnusableKeysError: no key can be used.
     """
     if b"-----BEGIN" in document:
         try:
@@ -134,7 +134,7 @@ def read_keys(document: bytes) -> KeySet:
         operations = jwk.get("key_ops")
         if isinstance(operations, list) and "verify" not in operations and "sign" not in operations:
             continue
-        # What is said about the use of a key is checked here: joserfc would refuse a public key for "sign".
+        # The use that a key declares is checked here: joserfc would refuse a public key declared for "sign".
         public = {name: jwk[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in jwk}
         try:
             key = _issuer_key(_import(public), jwk)
@@ -147,10 +147,10 @@ def read_keys(document: bytes) -> KeySet:
 
 
 def read_secret(document: bytes, algorithms: Iterable[str]) -> KeySet:
-    """The secret of HMAC algorithms; a line end after it is no part of it.
+    """Read the secret of HMAC algorithms; a line end after it is not part of it.
 
     Raises:
-        UnusableKeysError: it is shorter than the hash of one of the algorithms.
+        UnusableKeysError: the secret is shorter than the hash of one of the algorithms.
     """
     secret = document.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
     for algorithm in algorithms:
@@ -162,7 +162,7 @@ def read_secret(document: bytes, algorithms: Iterable[str]) -> KeySet:
 
 def _import(public: dict[str, Any]) -> Key:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of weak keys: they are refused here
+        warnings.simplefilter("ignore")  # about weak keys, which are refused here
         return import_key(public)
 
 

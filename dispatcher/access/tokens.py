@@ -1,10 +1,11 @@
-"""Whether a token is right: RFC 9068 access tokens, which are JWTs (RFC 7519) with a signature (RFC 7515).
+"""Checks tokens: RFC 9068 access tokens, which are JWTs (RFC 7519) with a signature (RFC 7515).
 
 Rules of this module:
 
-* Nothing is parsed before its length is checked, no claim is believed before the signature is.
-* It has no clock and does no I/O: `now` and the keys are arguments. What is missing is an answer, too: `UnknownKey`.
-* Reasons never hold anything of the token: they go to whoever sent it, and into the log.
+* Nothing is parsed before its length is checked, and no claim is trusted before the signature is.
+* The module has no clock and does no I/O: `now` and the keys are arguments. A missing key is an outcome, too:
+  `UnknownKey`.
+* Reasons never contain anything of the token: they are sent to its bearer, and logged.
 """
 
 import math
@@ -18,16 +19,16 @@ import orjson
 from dispatcher.auth_settings import ANY_TYPE, AuthSettings
 
 MAX_TOKEN_BYTES = 8192
-"""A longer token is refused unread; a request's head has 16 KiB."""
+"""Longer tokens are refused without being read; a request's head has 16 KiB."""
 
 SKEW_SECONDS = 5.0
-"""By how much an issuer's clock may be ahead of ours, for ``nbf`` and ``iat``. ``exp`` is exact."""
+"""How far an issuer's clock may be ahead of ours, for ``nbf`` and ``iat``. ``exp`` is exact."""
 
 RECENT_SECONDS = 24 * 60 * 60.0
-"""A token that ended at most this long ago was one of a client that only needs a new one."""
+"""A token that expired at most this long ago belongs to a client that only needs a new one."""
 
 _FORBIDDEN_FIELDS = ("crit", "jku", "x5u", "jwk", "x5c", "b64", "zip", "enc")
-"""Extensions that have to be understood (RFC 7515, section 4.1.11), keys that a token brings along, and encryption."""
+"""Extensions that would have to be understood (RFC 7515, section 4.1.11), keys inside the token, and encryption."""
 
 
 class SignatureKey(Protocol):
@@ -35,35 +36,35 @@ class SignatureKey(Protocol):
 
     @property
     def thumbprint(self) -> str:
-        """RFC 7638."""
+        """The key's thumbprint (RFC 7638)."""
 
     def has_signed(self, token: bytes, algorithm: str) -> bool:
-        """Whether a token is signed by it."""
+        """Whether the key has signed a token."""
 
 
 class SignatureKeys(Protocol):
     """The keys of the issuer."""
 
     def candidates(self, kid: str | None, algorithm: str) -> Sequence[SignatureKey]:
-        """The keys that may have signed a token."""
+        """Return the keys that may have signed a token."""
 
     def knows(self, kid: str) -> bool:
-        """Whether there is a key of that name."""
+        """Whether any key has this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which tokens are taken."""
+    """Which tokens are accepted."""
 
     issuer: str
     audiences: frozenset[str]
     algorithms: frozenset[str]
     types: frozenset[str]
-    """In lower case, without ``application/``."""
+    """Accepted media types, in lower case and without ``application/``."""
 
     @classmethod
     def of(cls, settings: AuthSettings) -> "Policy":
-        """The policy of some settings."""
+        """Return the policy that the settings describe."""
         return cls(
             settings.auth_issuer,
             frozenset(settings.auth_audience),
@@ -74,33 +75,33 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Valid:
-    """The token is right, at least until it ends."""
+    """The token is valid, at least until it expires."""
 
     claims: Mapping[str, Any]
     subject: str
     expires_at: float
-    """In seconds since the epoch."""
+    """When the token expires, in seconds since the epoch."""
     key: str
-    """Thumbprint of the key that signed it."""
+    """The thumbprint of the key that signed the token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The token is right but for its end, which was not long ago."""
+    """The token is valid except that it has expired, not long ago."""
 
     valid: Valid
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownKey:
-    """The token may be right: the issuer may have a new key."""
+    """The token may be valid: the issuer may have a new key."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The token is wrong, whatever the keys are."""
+    """The token is invalid, whatever the keys are."""
 
     reason: str
 
@@ -109,12 +110,12 @@ Outcome = Valid | Expired | UnknownKey | Refused
 
 
 class _WrongError(Exception):
-    """What is wrong with a token."""
+    """The message says what is wrong with a token."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Signed:
-    """A token whose header is right."""
+    """A token with a valid header."""
 
     data: bytes
     payload: bytes
@@ -126,9 +127,9 @@ def check(token: str, keys: SignatureKeys, policy: Policy, now: float) -> Outcom
     """Check a token.
 
     Args:
-        token: As it came.
-        keys: Of the issuer.
-        policy: Which tokens are taken.
+        token: The token, as received.
+        keys: The issuer's keys.
+        policy: Which tokens are accepted.
         now: Seconds since the epoch.
     """
     try:
@@ -136,7 +137,7 @@ def check(token: str, keys: SignatureKeys, policy: Policy, now: float) -> Outcom
         candidates = keys.candidates(signed.kid, signed.algorithm)
         signer = _find_signer(signed, candidates)
         if signer is None and (signed.kid is None or not keys.knows(signed.kid)):
-            # Also of an issuer that names its keys nowhere: it may have another one since.
+            # This includes tokens without a `kid`: the issuer may have got another key since.
             return UnknownKey("its key is none of the issuer's")
         if signer is None:
             raise _WrongError("its signature does not match" if candidates else "its key is of another algorithm")  # noqa: TRY301
@@ -164,14 +165,14 @@ def _read(token: str, policy: Policy) -> _Signed:
 
 
 def _find_signer(signed: _Signed, candidates: Sequence[SignatureKey]) -> SignatureKey | None:
-    """The key that has signed a token; None if none has."""
+    """Return the key that has signed a token, None if no key has."""
     if signed.kid is None and len(candidates) > 1:
         raise _WrongError(f"it does not name its key (kid), and the issuer has {len(candidates)} that it could be")
     return next((key for key in candidates if key.has_signed(signed.data, signed.algorithm)), None)
 
 
 def _check_header(header: Mapping[str, Any], policy: Policy) -> tuple[str, str | None]:
-    """The algorithm and the name of the key."""
+    """Check the header; returns the algorithm and the name of the key."""
     for field in _FORBIDDEN_FIELDS:
         if field in header:
             raise _WrongError(f"its header has {field}, which is not accepted")
@@ -188,7 +189,7 @@ def _check_header(header: Mapping[str, Any], policy: Policy) -> tuple[str, str |
 
 
 def _check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> tuple[str, float]:
-    """The subject, and when the token ends."""
+    """Check the claims; returns the subject, and when the token expires."""
     if claims.get("iss") != policy.issuer:
         raise _WrongError("its issuer (iss) is not auth_issuer")
     audience = claims.get("aud")
@@ -211,7 +212,7 @@ def _check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> tupl
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
-    """A NumericDate (RFC 7519, section 2)."""
+    """Read a NumericDate (RFC 7519, section 2)."""
     value = claims.get(name)
     if value is None:
         return None
@@ -225,7 +226,7 @@ def _decode(part: bytes, name: str) -> Mapping[str, Any]:
         raise _WrongError(f"its {name} is not base64url")
     try:
         found = orjson.loads(urlsafe_b64decode(part + b"=" * (-len(part) % 4)))
-    except ValueError:  # binascii.Error and orjson.JSONDecodeError are such
+    except ValueError:  # binascii.Error and orjson.JSONDecodeError are subclasses
         raise _WrongError(f"its {name} is not JSON in base64url") from None
     if not isinstance(found, dict):
         raise _WrongError(f"its {name} is not an object")
@@ -233,5 +234,5 @@ def _decode(part: bytes, name: str) -> Mapping[str, Any]:
 
 
 def _media_type(text: str) -> str:
-    """RFC 7515, section 4.1.9: ``application/`` may be left out; case makes no difference."""
+    """Normalize a media type: ``application/`` may be left out, and case is ignored (RFC 7515, section 4.1.9)."""
     return text.lower().removeprefix("application/")

@@ -1,1 +1,1 @@
-"""Schemas: records of Avro, Protobuf and JSON Schema, in Confluent's wire format, become JSON."""
+"""Turns records with Avro, Protobuf or JSON Schema values, in Confluent's wire format, into JSON."""

@@ -1,11 +1,11 @@
-"""Avro, decoded by fastavro with the schema that the value was written with.
+"""Decodes Avro with fastavro and the schema that the value was written with.
 
-A value and its schema come from whoever may write to the topic, so both are bounded before fastavro sees them:
+A value and its schema come from anybody who may write to the topic, so both are bounded before fastavro sees them:
 
-* fastavro recurses in C. 50,000 bytes of a schema that contains itself end the process with a stack overflow, so such
-  schemas, and those nested deeper than `MAX_DEPTH`, go through fastavro's reader in Python, which raises instead.
-* A type that takes no bytes costs nothing to repeat: an array of 2^60 nulls is ten bytes long. Arrays and maps of such
-  types are refused, and types that make too many values of few bytes.
+* fastavro recurses in C. 50,000 bytes of a schema that contains itself end the process with a stack overflow. So such
+  schemas, and schemas nested deeper than `MAX_DEPTH`, use fastavro's reader in Python, which raises instead.
+* A type that takes no bytes costs nothing to repeat: an array of 2^60 nulls takes ten bytes. Arrays and maps of such
+  types are refused, and so are types that make too many values from few bytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,30 +21,31 @@ from dispatcher.schemas.framing import UndecodableError
 from dispatcher.schemas.values import day, decimal, duration, json_of, time_of_day, timestamp
 
 MAX_DEPTH = 200
-"""Types within types up to which fastavro may recurse in C."""
+"""How deep types may be nested before fastavro must not recurse in C."""
 
 MAX_VALUES_PER_BYTE = 16
 """How many values one byte may stand for; one or two is usual."""
 
 MAX_VALUES = 4_000_000
-"""How many values one Avro value may hold, judged by its length before it is read: 64 to 250 bytes of memory each."""
+"""How many values one Avro value may hold, judged by its length before it is read: a value takes 64 to 250 bytes of
+memory."""
 
 SHORT_CHARACTERS = 256
 """Longer names of fields and symbols count as several values: each value repeats its name as JSON."""
 
 MAX_VALUES_UNREPEATED = 100_000
-"""How many values a schema may have beside what its arrays and maps repeat."""
+"""How many values a schema may have outside of what its arrays and maps repeat."""
 
 MAX_SCALE = 256
-"""Places of a decimal: all of them are written, also where its number is one byte long."""
+"""The most decimal places: all of them are written, even if the number itself takes one byte."""
 
 _PRIMITIVE_BYTES = {"null": 0, "boolean": 1, "int": 1, "long": 1, "float": 4, "double": 8, "bytes": 1, "string": 1}
 
 _MARKS = {"__fastavro_parsed", "__named_schemas"}
 
 _WRAPPER = "DispatcherValue"
-"""A record around what is none: fastavro keeps what a schema refers to with records alone, and a record takes no
-bytes besides those of its fields. Its name has no namespace, which names within it would take on."""
+"""A record around a schema that is not one: fastavro keeps the types that a schema refers to only with records, and a
+record adds no bytes to those of its fields. The wrapper has no namespace, because names inside it would inherit it."""
 
 Type = Any
 """A type of a parsed schema: a name, a list for a union, or a dict."""
@@ -54,13 +55,13 @@ class AvroDecoder:
     """Decodes the values of one schema.
 
     Args:
-        text: The schema as the registry has it.
-        references: Texts of the schemas that it refers to, each after those that it refers to itself.
+        text: The schema, as in the registry.
+        references: The schemas that it refers to, each after those that it refers to itself.
 
     Raises:
         UndecodableError: the schema is wrong, or unsafe to decode with; the message says why.
 
-    *Thread*: any; construction takes as long as the schema is large, so not the loop's.
+    *Thread*: any but Trio's, because construction takes longer the larger the schema is.
     """
 
     kind = "AVRO"
@@ -99,10 +100,10 @@ class AvroDecoder:
         int64_strings: bool = False,
         avro_json: bool = False,
     ) -> bytes:
-        """The value as JSON.
+        """Return the value as JSON.
 
         Raises:
-            UndecodableError: the bytes are not of this schema.
+            UndecodableError: the bytes do not fit the schema.
         """
         if len(content) > self._max_bytes:
             raise UndecodableError(f"{len(content)} bytes may hold more than {MAX_VALUES} values of its Avro schema")
@@ -126,7 +127,7 @@ class AvroDecoder:
 
 
 def _loaded(text: str) -> Any:
-    """A schema that fastavro checks: it believes one that says that it has been, and with what names mean in it."""
+    """Parse a schema, without the members by which it could claim that fastavro has checked it already."""
     return _unmarked(orjson.loads(text))
 
 
@@ -139,18 +140,18 @@ def _unmarked(schema: Any) -> Any:
 
 
 class _Measure:
-    """What a schema may cost at most, found out before any value is read."""
+    """Computes what decoding with a schema may cost at most, before any value is read."""
 
     def __init__(self, named: Mapping[str, Any]) -> None:
         self._named = named
         self.is_recursive = False
         self.depth = self.values = self.longest_name = 0
         self.values_per_byte = 1.0
-        """The most of any array, map, or record that contains itself."""
+        """The most values per byte of any array, map, or record that contains itself."""
         self._open: set[str] = set()
         self._recursive: set[str] = set()
         self._known: dict[str, tuple[int, int, int]] = {}
-        """Least bytes, most values beside repetitions, and depth, of each named type."""
+        """By named type: its fewest bytes, its most values outside of repetitions, and its depth."""
 
     def check(self, schema: Type) -> None:
         """Measure a whole schema.
@@ -188,7 +189,7 @@ class _Measure:
         if name in self._known:
             return self._known[name]
         if name in self._open:
-            # Only a union, an array or a map can end the recursion, and each of them takes a byte for it.
+            # Only a union, an array or a map can end the recursion, and each of them takes a byte.
             self.is_recursive = True
             self._recursive.add(name)
             return 1, 1, 1
@@ -209,7 +210,7 @@ class _Measure:
         self._known[name] = measured
         self.longest_name = max(self.longest_name, *(len(field["name"]) for field in record["fields"]), 0)
         if name in self._recursive:
-            # The content says how often it is there, as with arrays.
+            # As with arrays, the content says how often the record is repeated.
             self._note_repetition(measured[0], measured[1], "a record that contains itself,")
         return measured
 
@@ -252,8 +253,8 @@ _LOGICAL_TYPES: dict[str, Callable[..., Any]] = {
     "string-uuid": lambda text, *_: text,
     "fixed-duration": lambda data, *_: duration(*(int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8))),
 }
-"""fastavro makes Python's dates of these, which end at the year 9999, rounds decimals to its context's precision, and
-knows neither nanoseconds nor durations."""
+"""Replaces fastavro's own readers: they make Python dates, which end with the year 9999, round decimals to the
+context's precision, and know neither nanoseconds nor durations."""
 
 for readers in (fastavro.read.LOGICAL_READERS, _slow.LOGICAL_READERS):  # type: ignore[attr-defined]
     readers.update(_LOGICAL_TYPES)

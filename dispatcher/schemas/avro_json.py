@@ -1,9 +1,9 @@
-"""Avro's own JSON: unions with the names of their types, bytes as characters, logical types as what they are made of.
+"""Avro's own JSON: unions with the names of their types, bytes as characters, logical types as their underlying types.
 
-For consumers that read values back with a schema. fastavro does not say which branch of a union a value was written
-with, so this reads the bytes itself, by functions that are made once per schema. It takes a third longer.
-Deep values end in Python's own recursion limit, which raises; what a value may cost is bounded where its schema is
-measured.
+For consumers that read values back with a schema. fastavro does not say with which branch of a union a value was
+written, so this module reads the bytes itself, with functions that are made once per schema. That takes a third longer.
+Values that are too deep hit Python's recursion limit, which raises. `avro` bounds the cost of a value when it measures
+the schema.
 
 Source: Apache Avro 1.12 Specification, "Binary Encoding" and "JSON Encoding".
 """
@@ -20,10 +20,10 @@ MAX_VARINT_BITS = 63
 
 
 class Content:
-    """Bytes, and how many of them were read.
+    """Bytes, and a read position.
 
     Args:
-        data: A value.
+        data: The bytes of a value.
     """
 
     __slots__ = ("at", "data")
@@ -33,11 +33,11 @@ class Content:
         self.at = 0
 
     def tell(self) -> int:
-        """How many bytes were read."""
+        """Return how many bytes have been read."""
         return self.at
 
     def take(self, number: int) -> bytes:
-        """The next bytes."""
+        """Read this many bytes."""
         end = self.at + number
         if number < 0 or end > len(self.data):
             raise UndecodableError(_SHORT)
@@ -46,7 +46,7 @@ class Content:
         return found
 
     def number(self) -> int:
-        """The next integer."""
+        """Read an integer."""
         value = shift = 0
         while True:
             if self.at >= len(self.data):
@@ -65,11 +65,11 @@ Read = Callable[[Content], Any]
 
 
 def reader_of(schema: Any, named: Mapping[str, Any]) -> Read:
-    """Make what reads a value of a schema that fastavro has parsed.
+    """Make a reader for a schema that fastavro has parsed.
 
     Args:
         schema: The schema.
-        named: All types that have names.
+        named: All named types.
     """
     return _Readers(named).of(schema)
 
@@ -105,7 +105,7 @@ class _Readers:
                 made[name] = _fixed(int(kind["size"]))
             else:
                 made[name] = _record([(field["name"], self.of(field["type"])) for field in kind["fields"]])
-        # A type may contain itself: what reads it may not be there yet.
+        # A type may contain itself, so its reader may not exist yet.
         if name in made:
             return made[name]
 
@@ -116,7 +116,7 @@ class _Readers:
 
 
 def _tag(branch: Any) -> str | None:
-    """What a value of a union's branch is called; None: it is written alone."""
+    """Return the name that a union's branch has in JSON; None if its values are written without a name."""
     if isinstance(branch, str):
         return None if branch == "null" else branch
     kind = branch["type"]
@@ -157,10 +157,10 @@ def _fixed(size: int) -> Read:
 
 
 def _block(content: Content) -> int:
-    """How many items follow; 0: no more."""
+    """Read how many items follow; 0 means the end."""
     number = content.number()
     if number < 0:
-        content.number()  # how many bytes they have
+        content.number()  # the length of the block in bytes
     return abs(number)
 
 
@@ -169,7 +169,7 @@ def _array(item: Read) -> Read:
         found: list[Any] = []
         while number := _block(content):
             for _ in range(number):
-                found.append(item(content))  # noqa: PERF401 - an error ends it, and a count may be anything
+                found.append(item(content))  # noqa: PERF401 - the count may be anything, and an error ends the loop
         return found
 
     return read
@@ -206,7 +206,7 @@ def _float(form: str, size: int) -> Read:
         (value,) = unpack(content.take(size))
         if math.isfinite(value):
             return float(value)
-        # JSON has no such numbers; Avro's own encoder in Java writes these strings.
+        # JSON cannot express these numbers; Avro's own encoder in Java writes these strings.
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
     return read

@@ -1,6 +1,6 @@
-"""The topics that are decoded, by the settings or because subscribers ask.
+"""The topics whose records are decoded, because of the settings or because subscribers ask for it.
 
-Without a registry there are none: then no library of an extra is imported, and nothing runs.
+Without a registry no topic is decoded: no library of an extra is imported, and nothing runs.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DecodedTopics:
-    """What decodes records.
+    """Decodes records of the topics that need it.
 
     Args:
         settings: The dispatcher's settings.
@@ -34,7 +34,7 @@ class DecodedTopics:
             (askable if decode == "asked" else topics)[topic] = rules
         self._schemas: Schemas | None = None
         self.decoder: RecordDecoder | None = None
-        """None where no topic is decoded, and nobody can ask for it."""
+        """The decoder; None if no topic is decoded and nobody can ask for it."""
         if topics or askable:
             self._schemas, self.decoder = _open(settings, topics, askable)
 
@@ -45,12 +45,12 @@ class DecodedTopics:
 
     @property
     def degraded(self) -> list[str]:
-        """What is wrong with the registry, for people."""
+        """Say what is wrong with the registry."""
         unavailable = None if self._schemas is None else self._schemas.unavailable
         return [] if unavailable is None else [f"the schema registry is unavailable ({unavailable})"]
 
     def undecodable(self) -> Mapping[str, str]:
-        """The topics of which new schemas cannot be fetched, and why."""
+        """Return the topics for which new schemas cannot be fetched, with the reason."""
         unavailable = None if self._schemas is None else self._schemas.unavailable
         if unavailable is None or self.decoder is None:
             return {}

@@ -1,14 +1,14 @@
-"""Decodes records before they are fanned out: once each, in the thread that has received them.
+"""Decodes records before the fan-out: each record once, in the thread that received it.
 
 Rules of this module:
 
-* A record is never left out and never overtakes another. One whose schema is on its way ends what is handed on: the
-  caller keeps it and what follows it of its partition, and asks again.
-* What cannot be decoded is handed on as it is, with a note that says why. So is a record whose schema the registry has
-  not given for `wait_seconds`.
-* A key is decoded if it is in the wire format, and is no error otherwise: most keys are plain text.
-* Nothing that a record holds raises, and a step ends after `STEP_SECONDS` or `STEP_BYTES`: what is left is for the
-  next one, so that whoever polls can poll.
+* No record is left out, and none overtakes another. A record whose schema is being fetched ends the result: the caller
+  keeps it and the records that follow it in the partition, and asks again.
+* A record that cannot be decoded is passed on undecoded, with a note that says why. So is a record whose schema the
+  registry has not delivered within `wait_seconds`.
+* A key is decoded if it is in the wire format. If not, that is no error: most keys are plain text.
+* Nothing in a record can raise an exception. A step ends after `STEP_SECONDS` or `STEP_BYTES` and leaves the rest to
+  the next step, so that the poller can poll.
 
 *Thread*: any, several at a time.
 """
@@ -27,36 +27,36 @@ from dispatcher.schemas.schemas import Decoder, Schemas
 from dispatcher.schemas.statistics import DecodingStatistics
 
 STEP_SECONDS = 0.1
-"""How long one step may take: the poller must poll, and the interpreter is shared with the loop."""
+"""How long one step may take: the poller must poll, and shares the interpreter with Trio's thread."""
 
 STEP_BYTES = 4 * 1024 * 1024
-"""How many bytes of JSON one step may make."""
+"""How many bytes of JSON one step may produce."""
 
 MAX_CONTENT_BYTES = 8 * 1024 * 1024
-"""Larger keys and values are not decoded: it takes a second and ten times the memory."""
+"""Larger keys and values are not decoded: decoding them takes a second and ten times the memory."""
 
 MAX_REASON_CHARACTERS = 300
 
 MAX_NAME_CHARACTERS = 300
-"""Of a schema's name: each record repeats it."""
+"""The longest name of a schema: each record repeats it."""
 
 MAX_NOTES = 10_000
-"""How many notes are kept to be shared by records."""
+"""How many notes are kept for records to share."""
 
 _NOTHING = (None, b"")
 
 Result = tuple[bytes | None, bytes]
-"""JSON, and a note."""
+"""The JSON, and a note."""
 
 
 class RecordDecoder:
     """Decodes the records of some topics.
 
     Args:
-        schemas: Has the decoders.
-        topics: How each is decoded for everybody, by name.
+        schemas: Provides the decoders.
+        topics: How the records of each topic are decoded for everybody, by topic.
         wait_seconds: How long a record waits for a registry that does not answer.
-        askable: How others are decoded for subscribers that ask.
+        askable: How the records of other topics are decoded if subscribers ask.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class RecordDecoder:
     ) -> None:
         self.topics = frozenset(topics)
         self.asked: frozenset[str] = frozenset()
-        """Those of the others for which some subscriber asks now. Replaced, never changed: threads read it."""
+        """The askable topics for which some subscriber asks now. Replaced, never changed, because threads read it."""
         self._schemas = schemas
         self._rules = {**askable, **topics}
         self._wait_seconds = wait_seconds
         self._notes: dict[tuple[str, SchemaKey], bytes] = {}
         self._known: dict[bytes, tuple[Decoder, bytes]] = {}
-        """Decoders and notes of values by the bytes that name their schemas: what most records need."""
+        """Decoders and notes of values, by the bytes that name their schemas: the short cut for most records."""
         self._evictions = 0
-        """Of the schemas, when those were found."""
+        """The count of evictions when those were found."""
         self._decoded: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
 
@@ -80,11 +80,11 @@ class RecordDecoder:
         """Decode records of one partition.
 
         Args:
-            topic: One of `topics`, or one for which subscribers may ask.
+            topic: A topic of `topics` or of `askable`.
             records: In the order of the partition.
 
         Returns:
-            The records with what was decoded, up to the first that has to wait; none if that is the first.
+            The records that are decoded, up to the first that has to wait; empty if the first record has to.
         """
         rules = self._rules[topic]
         if self._evictions != self._schemas.evictions:
@@ -100,7 +100,7 @@ class RecordDecoder:
             if value_jsons and (room_bytes <= 0 or now() >= ends_at):
                 break
             value_result = _NOTHING if value is None else self._value(value, headers, rules)
-            # A key without the magic byte is text: most are.
+            # A key without the magic byte is plain text, as most keys are.
             key_result = (
                 _NOTHING if key is None or not (headers or key[:1] == b"\x00") else self._key(key, headers, rules)
             )
@@ -143,17 +143,17 @@ class RecordDecoder:
             framed = unframe(key, headers, KEY_HEADER)
         except UndecodableError:
             return _NOTHING
-        if framed.schema == 0:  # ids begin at 1; so does a key that is a number begin
+        if framed.schema == 0:  # ids begin at 1, and a key that is a number may begin with zeros
             return _NOTHING
         return self._result("key_", framed, rules)
 
     def _result(self, prefix: str, framed: Framed, rules: Rules) -> Result | None:
-        """What was decoded, or why not; None while the schema is on its way."""
+        """Return what was decoded, or why it was not; None while the schema is being fetched."""
         schema = framed.schema
         decoder = self._schemas.decoder(schema)
         if decoder is None:
             missing = self._schemas.look_up(schema)
-            # It may have come since.
+            # The schema may have arrived meanwhile.
             decoder = self._schemas.decoder(schema)
             if decoder is None:
                 if missing is None or (
@@ -172,13 +172,13 @@ class RecordDecoder:
             self._known.clear()
         self._notes[prefix, schema] = note
         if not prefix and isinstance(schema, int):
-            # An id never changes its meaning, so neither does a decoder that was found once.
+            # An id never changes its meaning, so a decoder that was found stays right.
             self._known[b"\x00" + schema.to_bytes(4, "big")] = decoder, note
         return note
 
 
 def _decoded(decoder: Decoder, framed: Framed, note: bytes, prefix: str, rules: Rules) -> Result:
-    """What was decoded, or why not."""
+    """Return what was decoded, or why it was not."""
     _, content, indexes = framed
     if len(content) > MAX_CONTENT_BYTES:
         return None, _error(prefix, note, f"it has {len(content)} bytes; at most {MAX_CONTENT_BYTES} are allowed")

@@ -1,8 +1,8 @@
-"""Confluent's wire format: which schema a key or value was written with, and where its content begins.
+"""Confluent's wire format: names the schema of a key or value, and where its content begins.
 
-Two ways, both in use: a magic byte 0 and the schema's id (four bytes, big-endian) in front of the content; or a header
-of the record that holds a magic byte 1 and the schema's GUID, and nothing in front of the content. Protobuf has the
-indexes of the message within its file after either.
+There are two forms, both in use: a magic byte 0 and the schema's id (four bytes, big-endian) precede the content; or a
+header of the record holds a magic byte 1 and the schema's GUID, and nothing precedes the content. With Protobuf, the
+indexes of the message within its file follow the id or the GUID.
 
 Source: Confluent's documentation of Schema Registry, "Wire format", and its clients' ``HeaderSchemaIdSerializer``.
 """
@@ -14,7 +14,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.sansio.records import Headers
 
 SchemaKey = int | UUID
-"""How a registry is asked for a schema: by its id, or by its GUID. Both name the same content for ever."""
+"""What a registry knows a schema by: its id or its GUID. Neither ever changes its meaning."""
 
 KEY_HEADER = "__key_schema_id"
 VALUE_HEADER = "__value_schema_id"
@@ -22,15 +22,15 @@ VALUE_HEADER = "__value_schema_id"
 _ID_MAGIC = 0
 _GUID_MAGIC = 1
 ID_BYTES = 5
-"""A magic byte and an id."""
+"""The length of a magic byte and an id."""
 _GUID_BYTES = 17
 
 MAX_MESSAGE_INDEXES = 64
-"""Protobuf's own parsers nest 100 deep; files nest a handful."""
+"""The most indexes: Protobuf's own parsers allow 100 levels, and files nest a handful."""
 
 
 class UndecodableError(DispatcherError):
-    """A key or value cannot be decoded with its schema, now or later."""
+    """A key or value cannot be decoded with its schema, now or ever."""
 
 
 class Framed(NamedTuple):
@@ -38,9 +38,9 @@ class Framed(NamedTuple):
 
     schema: SchemaKey
     content: bytes
-    """What follows the schema's id; of Protobuf the indexes of the message come first, where an id is in front."""
+    """What follows the schema's id; with Protobuf it begins with the message's indexes."""
     indexes: bytes
-    """The same where the schema is named by a header: there the indexes follow the GUID."""
+    """The message's indexes, if a header names the schema: they follow the GUID."""
 
 
 def unframe(data: bytes, headers: Headers, header: str) -> Framed:
@@ -72,7 +72,7 @@ def message_indexes(data: bytes) -> tuple[tuple[int, ...], int]:
         UndecodableError: the bytes hold no indexes.
     """
     number, at = _zigzag(data, 0)
-    if number == 0:  # short for the first message of the file
+    if number == 0:  # the short form for the first message of the file
         return (0,), at
     if not 0 < number <= MAX_MESSAGE_INDEXES:
         raise UndecodableError(f"it names a Protobuf message by {number} indexes")

@@ -1,4 +1,4 @@
-"""JSON Schema: the content is JSON already, and what is left is to see that it is."""
+"""JSON Schema: the content is JSON already, so it is only checked to be JSON."""
 
 import orjson
 
@@ -6,13 +6,13 @@ from dispatcher.schemas.framing import UndecodableError
 
 
 class JsonDecoder:
-    """Passes JSON on as the producer wrote it, digits included; it does not validate it against its schema.
+    """Passes JSON on exactly as the producer wrote it, digits included; does not validate it against its schema.
 
     Args:
-        text: The schema as the registry has it.
+        text: The schema, as in the registry.
 
     Raises:
-        UndecodableError: the schema is no JSON.
+        UndecodableError: the schema is not JSON.
     """
 
     kind = "JSON"
@@ -33,14 +33,14 @@ class JsonDecoder:
         int64_strings: bool = False,  # noqa: ARG002 - the same
         avro_json: bool = False,  # noqa: ARG002 - the same
     ) -> bytes:
-        """The value as JSON, on one line.
+        """Return the value as JSON on one line.
 
         Raises:
-            UndecodableError: it is no JSON.
+            UndecodableError: the value is not JSON.
         """
         try:
             orjson.loads(content)
         except orjson.JSONDecodeError as error:
             raise UndecodableError(f"it is not JSON: {error}") from error
-        # Strings of JSON hold no raw line ends (RFC 8259, section 7), so these are all white space.
+        # Strings in JSON contain no raw line ends (RFC 8259, section 7), so these are all white space.
         return content.replace(b"\n", b" ").replace(b"\r", b" ")

@@ -1,7 +1,7 @@
-"""Protobuf, decoded with descriptors that protoc makes of the texts in the registry.
+"""Decodes Protobuf with descriptors that protoc makes from the texts in the registry.
 
-protoc runs in a process of its own: whatever a text does to it, the replica goes on. Parsing a message is bounded by
-Protobuf's own parser (100 levels deep); what it stands for as JSON is bounded here.
+protoc runs in a separate process: whatever a text does to it, the replica continues. Protobuf's own parser bounds the
+parsing of a message (100 levels deep); the size of its JSON is bounded here.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ COMPILE_SECONDS = 20.0
 """How long protoc may take for one schema."""
 
 MAX_VALUES = 1_000_000
-"""Values in one message: two bytes can stand for a message with a thousand fields."""
+"""The most values in one message: two bytes can stand for a message with a thousand fields."""
 
 SHORT_CHARACTERS = 256
 """Longer names of fields and values of enums count as several values: each value repeats its name as JSON."""
@@ -38,23 +38,23 @@ _WRAPPERS = {
     for name in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 }
 _AS_THE_LIBRARY = {f"google.protobuf.{name}" for name in ("Any", "Struct", "Value", "ListValue", "FieldMask", "Empty")}
-"""Well-known types that have a JSON of their own (ProtoJSON), which the library writes."""
+"""Well-known types with a special JSON form (ProtoJSON), which the library writes."""
 
 
 class ProtobufDecoder:
-    """Decodes the messages of one file.
+    """Decodes messages of one file.
 
-    Fields have the names of the file. Fields without presence are there also with their default; those with presence
-    only if the producer set them.
+    Fields have the names of the file. Fields without presence always appear, with their default if necessary; fields
+    with presence appear only if the producer set them.
 
     Args:
-        text: The file as the registry has it.
-        references: Texts of the files that it imports, by the name under which it does.
+        text: The file, as in the registry.
+        references: The files that it imports, by the name in its imports.
 
     Raises:
         UndecodableError: protoc refuses the file; the message says why.
 
-    *Thread*: any; construction runs protoc, so not the loop's.
+    *Thread*: any but Trio's, because construction runs protoc.
     """
 
     kind = "PROTOBUF"
@@ -64,7 +64,7 @@ class ProtobufDecoder:
         files = _files(text, references or {})
         longest = max((len(name) for file in files for name in _names((file,))), default=0)
         self._weight = max(1.0, longest / SHORT_CHARACTERS)
-        """How many values one counts as."""
+        """How many values one value counts as."""
         try:
             for file in files:
                 self._pool.Add(file)
@@ -87,16 +87,16 @@ class ProtobufDecoder:
         int64_strings: bool = False,
         avro_json: bool = False,  # noqa: ARG002 - of Avro
     ) -> bytes:
-        """The message as JSON.
+        """Return the message as JSON.
 
         Args:
-            content: The message, after its indexes if those are in front.
-            indexes: The indexes, where a header has them.
+            content: The message, preceded by its indexes if a schema id precedes it.
+            indexes: The indexes, if a header holds them.
             int64_strings: Integers beyond 2^53 become strings.
-            avro_json: Changes nothing.
+            avro_json: Ignored.
 
         Raises:
-            UndecodableError: the bytes are not of this schema.
+            UndecodableError: the bytes do not fit the schema.
         """
         path, used = message_indexes(indexes or content)
         message = message_factory.GetMessageClass(self._descriptor(path))()
@@ -114,8 +114,9 @@ class ProtobufDecoder:
             if not 0 <= index < len(among):
                 raise UndecodableError(f"its Protobuf file has no message at {list(path)}")
             found = among[index]
-            # Java counts what the text declares. Python and Go count the entries of maps, too, which protoc adds: that
-            # differs for a message that is nested in one with a map before it, and Java's producers are the most.
+            # Java counts the messages that the text declares. Python and Go also count the map entries that protoc
+            # adds. The results differ for a message nested beside one with a map before it, and most producers use
+            # Java.
             among = [nested for nested in found.nested_types if not nested.GetOptions().map_entry]
         if found is None:
             raise UndecodableError("its Protobuf message has no index")
@@ -123,9 +124,9 @@ class ProtobufDecoder:
 
 
 class _Writer:
-    """Turns one message into values that JSON has.
+    """Turns one message into values that JSON can express.
 
-    The library's own `json_format` would make strings of all 64-bit integers.
+    The library's own `json_format` would turn every 64-bit integer into a string.
     """
 
     def __init__(self, pool: descriptor_pool.DescriptorPool, max_values: int) -> None:
@@ -181,7 +182,7 @@ def _map_key(key: object) -> str:
 
 
 def _names(holders: Iterable[Any]) -> Iterator[str]:
-    """The names of all fields and values of enums in files or messages."""
+    """Yield the names of all fields and enum values in files or messages."""
     for holder in holders:
         yield from (value.name for kind in holder.enum_type for value in kind.value)
         if isinstance(holder, descriptor_pb2.DescriptorProto):
@@ -192,9 +193,9 @@ def _names(holders: Iterable[Any]) -> Iterator[str]:
 
 
 def _files(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.FileDescriptorProto]:
-    """Descriptors of a file and of all that it imports, each after those that it imports itself.
+    """Return descriptors of a file and of all its imports, each after the files that it imports itself.
 
-    Confluent's serializer for Python registers descriptors in base64 in place of texts, and Apicurio keeps them so.
+    Confluent's serializer for Python registers base64 descriptors instead of texts, and Apicurio keeps them like that.
     """
     binary = {name: file for name, content in {**references, _MAIN: text}.items() if (file := _descriptor_of(content))}
     if not binary:
@@ -226,7 +227,7 @@ def _files(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.File
 
 
 def _descriptor_of(content: str) -> descriptor_pb2.FileDescriptorProto | None:
-    """A descriptor in base64; None for a text, which has characters that base64 does not have."""
+    """Read a base64 descriptor; returns None for a text, which contains characters that base64 does not have."""
     try:
         return descriptor_pb2.FileDescriptorProto.FromString(b64decode(content, validate=True)) if content else None
     except (ValueError, DecodeError):
@@ -234,7 +235,7 @@ def _descriptor_of(content: str) -> descriptor_pb2.FileDescriptorProto | None:
 
 
 def _compile(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.FileDescriptorProto]:
-    """Descriptors of a file and of all that it imports, each after those that it imports itself."""
+    """Run protoc; returns descriptors of a file and of all its imports, each after the files that it imports itself."""
     with tempfile.TemporaryDirectory(prefix="dispatcher-protoc-") as folder:
         for name, content in {**references, _MAIN: text}.items():
             path = PurePosixPath(name)
@@ -247,8 +248,9 @@ def _compile(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.Fi
             except (OSError, ValueError) as error:  # too long, or a file where another name needs a folder
                 raise UndecodableError(f"its Protobuf file refers to {name[:40]!r}, which cannot be a file") from error
         output = Path(folder, "descriptors")
-        # Whoever registers schemas chooses these names, and `grpc_tools/__init__.py` is one: Python must not find its
-        # own modules there, neither as the current folder of `-m` nor as an empty entry of PYTHONPATH.
+        # Anybody who registers schemas chooses these names, and `grpc_tools/__init__.py` may be one: Python must not
+        # look for modules here, neither because it is the current folder of `-m` nor because of an empty entry in
+        # PYTHONPATH.
         command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{folder}"]
         command += [f"-I{resources.files('grpc_tools') / '_proto'}"]
         command += ["--include_imports", f"--descriptor_set_out={output}", f"{folder}/{_MAIN}"]

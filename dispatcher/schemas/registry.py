@@ -1,6 +1,6 @@
-"""A client of Schema Registry: Confluent's API, as Apicurio, Karapace and Redpanda speak it, too.
+"""A client of Schema Registry: Confluent's API, which Apicurio, Karapace and Redpanda speak, too.
 
-A schema's id names the same content for ever, so what was fetched is never asked for again (`Schemas` keeps it).
+A schema's id names the same content for ever, so a fetched schema is never asked for again (`Schemas` keeps it).
 
 Source: Confluent, "Schema Registry API Reference"; ids: ``GET /schemas/ids/{id}``, GUIDs: ``GET
 /schemas/guids/{guid}``, what a schema refers to: ``GET /subjects/{subject}/versions/{version}``.
@@ -20,47 +20,48 @@ from dispatcher.errors import DispatcherError
 from dispatcher.schemas.framing import SchemaKey, UndecodableError
 
 TIMEOUT_SECONDS = 10.0
-"""How long the registry may take for a schema and all that it refers to."""
+"""How long the registry may take for a schema and everything that it refers to."""
 
 MAX_SCHEMA_BYTES = 2 * 1024 * 1024
-"""The largest answer that is read, and the most that a schema and all that it refers to may have."""
+"""The largest response that is read, and the largest total size of a schema with everything that it refers to."""
 
 MAX_REFERENCES = 256
 """How many other schemas one schema may need."""
 
 
 class RegistryUnavailableError(DispatcherError):
-    """The registry gives no answer that can be used: a later try may get one."""
+    """The registry gives no usable answer; a later attempt may succeed."""
 
     retriable = True
 
     def __init__(self, message: str, *, is_away: bool = False) -> None:
         super().__init__(message)
         self.is_away = is_away
-        """Whether there was no answer at all, so that others need not ask at once."""
+        """Whether there was no response at all, in which case other requests need not be tried at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredSchema:
-    """A schema as the registry has it."""
+    """A schema, as in the registry."""
 
     kind: str
     """``AVRO``, ``PROTOBUF`` or ``JSON``."""
     text: str
     references: Mapping[str, str]
-    """Texts of all that it needs, by the name under which it is referred to; each after those that it needs itself."""
+    """The schemas that it needs, by the name under which they are referred to, each after those that it needs
+    itself."""
 
 
 class Registry:
     """Fetches schemas over HTTP.
 
     Args:
-        url: Of the API, such as ``http://registry:8081``.
+        url: The URL of the API, such as ``http://registry:8081``.
         user: For basic authentication.
         password: For basic authentication.
-        token: A bearer token, in place of the two.
-        ca_file: Certificates that sign the registry's, in place of the system's.
-        timeout_seconds: How long it may take for a schema and all that it refers to.
+        token: A bearer token, instead of user and password.
+        ca_file: Certificates that sign the registry's, instead of the system's.
+        timeout_seconds: How long fetching a schema and everything that it refers to may take.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class Registry:
     ) -> None:
         self._timeout_seconds = timeout_seconds
         self.url = str(httpx2.URL(url).copy_with(username=None, password=None))
-        """Without credentials, for people."""
+        """The URL without credentials, for messages."""
         self._client = httpx2.AsyncClient(
             base_url=url.rstrip("/") + "/",
             auth=(user, password or "") if user is not None else None,
-            # Uncompressed: a few kilobytes could stand for gigabytes, and httpx has no bound for what they become.
+            # Ask for uncompressed responses: a few kilobytes could expand to gigabytes, which httpx does not bound.
             headers={
                 "Accept": "application/vnd.schemaregistry.v1+json, application/json",
                 "Accept-Encoding": "identity",
@@ -87,15 +88,15 @@ class Registry:
             | ({"Authorization": f"Bearer {token}"} if token else {}),
             verify=ssl.create_default_context(cafile=ca_file) if ca_file else True,
             timeout=timeout_seconds,
-            follow_redirects=False,  # credentials go nowhere else
+            follow_redirects=False,  # credentials must not be sent anywhere else
         )
 
     async def fetch(self, key: SchemaKey) -> RegisteredSchema:
-        """Get a schema and all that it refers to.
+        """Fetch a schema and everything that it refers to.
 
         Raises:
-            UndecodableError: the registry has no such schema, or it is of no known kind.
-            RegistryUnavailableError: the registry does not answer, or with something else than the API says.
+            UndecodableError: the registry has no such schema, or it is of an unknown kind.
+            RegistryUnavailableError: the registry does not respond, or not as its API says.
 
         *Cancellation*: safe.
         """
@@ -108,12 +109,12 @@ class Registry:
             seconds = f"{self._timeout_seconds:g} s"
             raise RegistryUnavailableError(f"{self.url} gave no complete answer within {seconds}", is_away=True)
         kind = found.get("schemaType") or "AVRO"
-        if kind not in ("AVRO", "PROTOBUF", "JSON"):  # a list beside them has no hash
+        if kind not in ("AVRO", "PROTOBUF", "JSON"):  # not a set: a list has no hash
             raise UndecodableError(f"schema {key} is of the type {kind!r}, known are AVRO, PROTOBUF and JSON")
         return RegisteredSchema(kind, _text(found), references)
 
     async def close(self) -> None:
-        """Close the connections that are kept open."""
+        """Close the connections that are kept alive."""
         await self._client.aclose()
 
     async def _collect(
@@ -143,7 +144,7 @@ class Registry:
         body = b""
         try:
             async with self._client.stream("GET", path) as response:
-                # To the end, or the deadline: httpx leaves what is left early to the garbage collector.
+                # Read to the end or the deadline: httpx leaves unread responses to the garbage collector.
                 async for part in response.aiter_raw():
                     if len(body) <= MAX_SCHEMA_BYTES:
                         body += part

@@ -1,12 +1,12 @@
-"""How the records of a topic are decoded. Without the libraries of the extras."""
+"""How the records of a topic are decoded. Needs no library of the extras."""
 
 from typing import NamedTuple
 
 
 class Rules(NamedTuple):
-    """What is set for a topic."""
+    """The rules for one topic."""
 
     int64_strings: bool = False
     """Integers beyond 2^53 become strings."""
     avro_json: bool = False
-    """Avro is written in its own JSON: unions have the names of their types."""
+    """Avro values are written as Avro's own JSON: unions have the names of their types."""

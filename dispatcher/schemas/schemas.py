@@ -1,7 +1,7 @@
-"""The schemas that a replica knows: one fetch for each id, kept for good.
+"""The schemas that a replica knows: each id is fetched once and kept.
 
-*Thread*: `Schemas.decoder`, `Schemas.look_up` and `Schemas.statistics` may be called by any thread; `Schemas.run`
-belongs to Trio's. What threads share are dicts, each changed by single operations that the interpreter does whole.
+*Thread*: any thread may call `Schemas.decoder`, `Schemas.look_up` and `Schemas.statistics`; `Schemas.run` belongs to
+Trio's. Threads share dicts, and change them only by single operations that the interpreter carries out atomically.
 """
 
 import time
@@ -19,36 +19,36 @@ from dispatcher.schemas.statistics import SchemasStatistics
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 2.0
-"""How long a schema is left alone after a registry gave no answer for it."""
+"""How long to wait before a schema is asked for again after the registry gave no answer."""
 
 MISSING_SECONDS = 30.0
-"""How long a schema counts as missing before the registry is asked again: one that lags may have it by then."""
+"""How long a schema counts as missing before the registry is asked again: a lagging registry may have it by then."""
 
 FORGET_SECONDS = 15.0
-"""How long after that what a registry failed to answer says nothing any longer about what it will: nobody has asked."""
+"""How much later a failure is outdated: nobody has asked since, so the registry may be available again."""
 
 MAX_SCHEMAS = 10_000
-"""How many decoders are kept; ids are the producer's to choose, so a hostile one could name them all."""
+"""How many decoders are kept; producers choose ids, so a hostile one could name every id."""
 
 ASK_SECONDS = 5.0
-"""How often a registry that gives no answer is asked while no record asks: otherwise nobody would notice its return."""
+"""How often an unavailable registry is asked even if no record needs it: otherwise nobody would notice its return."""
 
 MAX_SCHEMAS_BYTES = 64 * 1024 * 1024
-"""How much memory all decoders may take: the README's formula has it."""
+"""How much memory all decoders may take; part of the README's formula."""
 
 BYTES_PER_CHARACTER = 10
-"""What a decoder takes for each character of its schema: 10 with Avro, 4 with Protobuf (resident memory, measured)."""
+"""The memory of a decoder per character of its schema: 10 with Avro, 4 with Protobuf (resident memory, measured)."""
 
 DECODER_OVERHEAD_BYTES = 2048
 
 FETCHES_AT_ONCE = 4
 
 LOG_SECONDS = 10.0
-"""Least time between two log lines about schemas that cannot be used."""
+"""The least time between two log lines about schemas that cannot be used."""
 
 
 class Decoder(Protocol):
-    """Decodes what was written with one schema. *Thread*: any, several at a time."""
+    """Decodes what was written with one schema. *Thread*: any, several at the same time."""
 
     kind: str
     """``AVRO``, ``PROTOBUF`` or ``JSON``."""
@@ -57,39 +57,39 @@ class Decoder(Protocol):
     def decode(
         self, content: bytes, indexes: bytes = b"", *, int64_strings: bool = False, avro_json: bool = False
     ) -> bytes:
-        """The content as JSON; `UndecodableError` if it does not fit."""
+        """Return the content as JSON; raises `UndecodableError` if it does not fit the schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A schema that there is no decoder for: why, and from when on it is worth asking again."""
+    """A schema without a decoder: why, and when it is worth asking for it again."""
 
     reason: str
     ask_again_at: float
-    """In seconds of `time.monotonic`."""
+    """A time of `time.monotonic`, in seconds."""
     since: float | None
-    """Since when the registry gives no answer, on the same clock; None if the answer was that there is no such
-    schema, or that nothing can be decoded with it."""
+    """Since when the registry has not answered, on the same clock; None if it answered that there is no such schema, or
+    if nothing can be decoded with the schema."""
 
 
 class Schemas:
-    """Keeps a decoder for each schema that was asked for.
+    """Keeps a decoder for each schema that has been asked for.
 
     Args:
-        registry: Where they come from.
+        registry: Where schemas are fetched.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._decoders: dict[SchemaKey, Decoder] = {}
         self._sizes: dict[SchemaKey, int] = {}
-        """Bytes of each."""
+        """The size of each decoder, in bytes."""
         self._size_bytes = 0
         self.evictions = 0
-        """How often decoders were let go: whoever keeps some has to let them go, too."""
+        """How often decoders were evicted: a caller that keeps decoders has to drop its own then."""
         self._missing: dict[SchemaKey, Missing] = {}
         self._wanted: dict[SchemaKey, float] = {}
-        """Since when, for each that is to be fetched or is being fetched."""
+        """Schemas to fetch or being fetched, and since when."""
         self._under_way: set[SchemaKey] = set()
         self._wake_up = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -97,22 +97,22 @@ class Schemas:
         self._unavailable: str | None = None
         self._unavailable_since = self._failed_at = 0.0
         self._away_until = 0.0
-        """Until when no connection is tried, after one has failed."""
+        """Until when no connection is tried, after one failed."""
         self._log_at = -LOG_SECONDS
 
     def decoder(self, key: SchemaKey) -> Decoder | None:
-        """The decoder of a schema, if it is known. Never waits."""
+        """Return the decoder of a schema, if it is known. Never waits."""
         return self._decoders.get(key)
 
     def look_up(self, key: SchemaKey) -> Missing | None:
-        """Have a schema fetched that is not known. Never waits.
+        """Request an unknown schema. Never waits.
 
         Returns:
-            Why there is none; None while that is not known yet.
+            Why there is no decoder; None while that is not known yet.
         """
         now = time.monotonic()
         missing, unavailable = self._missing.get(key), self._unavailable
-        # Last: it may have come since the caller has looked.
+        # Look for a decoder last: it may have arrived since the caller looked.
         is_due = missing is None or now >= missing.ask_again_at
         if is_due and key not in self._wanted and key not in self._decoders:
             if missing is not None and now >= missing.ask_again_at + FORGET_SECONDS:
@@ -127,17 +127,17 @@ class Schemas:
 
     @property
     def unavailable(self) -> str | None:
-        """Why the registry cannot be asked; None while it can."""
+        """Say why the registry cannot be asked; None while it can."""
         return self._unavailable
 
     def statistics(self) -> SchemasStatistics:
-        """A snapshot of what is known."""
+        """Return a snapshot."""
         return SchemasStatistics(
             len(self._decoders), len(self._missing), self._fetches, self._failures, self._unavailable
         )
 
     async def run(self) -> None:
-        """Fetch what is looked up, a few at a time, until cancelled. *Cancellation*: safe."""
+        """Fetch requested schemas, a few at a time, until cancelled. *Cancellation*: safe."""
         self._token = trio.lowlevel.current_trio_token()
         limiter = trio.CapacityLimiter(FETCHES_AT_ONCE)
         try:
@@ -155,7 +155,7 @@ class Schemas:
                 await self._registry.close()
 
     async def _ask_again(self) -> None:
-        """While the registry is away, ask for what it did not answer last."""
+        """While the registry is away, repeat the last question that it did not answer."""
         while True:
             await trio.sleep(ASK_SECONDS)
             if self._unavailable is not None and not self._wanted:
@@ -180,7 +180,8 @@ class Schemas:
                 self._answered()
                 self._missing.pop(key, None)
                 self._keep(key, decoder, size_bytes)
-            # Last: whoever finds it no longer wanted must find the decoder, or why there is none.
+            # Do this last: once a schema is no longer wanted, its decoder must be there, or the reason why there is
+            # none.
             del self._wanted[key]
             self._under_way.discard(key)
 
@@ -205,7 +206,7 @@ class Schemas:
         except DispatcherError:
             raise
         except Exception as error:
-            # Whoever registers schemas writes their texts and names: none of them may end the replica.
+            # Anybody who registers schemas chooses their texts and names: nothing in them may end the replica.
             log.exception("schema failed", schema=str(key))
             raise UndecodableError(f"its schema cannot be used: {type(error).__name__}: {error}") from error
 
@@ -240,7 +241,7 @@ class Schemas:
 
 
 async def _made(schema: RegisteredSchema) -> Decoder:
-    """A decoder, made in a worker thread: a large schema takes a while, and protoc a fifth of a second."""
+    """Make a decoder in a worker thread: a large schema takes a while, and protoc a fifth of a second."""
     return await trio.to_thread.run_sync(decoder_of, schema, abandon_on_cancel=True)
 
 
@@ -248,9 +249,9 @@ def decoder_of(schema: RegisteredSchema) -> Decoder:
     """Make the decoder of a schema. Blocks.
 
     Raises:
-        UndecodableError: the schema is wrong, unsafe to decode with, or the installation lacks what it needs.
+        UndecodableError: the schema is wrong or unsafe to decode with, or a library is not installed.
     """
-    # Imported when first needed: each is an extra that an installation may lack.
+    # Import libraries when they are first needed: each belongs to an extra that may not be installed.
     try:
         if schema.kind == "AVRO":
             from dispatcher.schemas.avro import AvroDecoder  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What decoding reports about itself. Without the libraries of the extras."""
+"""What decoding reports about itself. Needs no library of the extras."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class SchemasStatistics:
     fetches: int
     failures: int
     unavailable: str | None
-    """Why the registry cannot be asked, None while it can."""
+    """Why the registry cannot be asked; None while it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,11 @@ class DecodingStatistics:
     decoded: Mapping[str, int]
     """Records whose value was decoded, by topic."""
     undecoded: Mapping[str, int]
-    """Records whose value was not, by topic."""
+    """Records whose value was not decoded, by topic."""
     schemas: SchemasStatistics
     asked: frozenset[str] = frozenset()
-    """Topics that are decoded now because subscribers ask."""
+    """Topics that are decoded now because subscribers ask for it."""
 
 
 NO_DECODING = DecodingStatistics({}, {}, SchemasStatistics(0, 0, 0, 0, None))
-"""Where no topic is decoded."""
+"""The statistics when no topic is decoded."""

@@ -26,7 +26,7 @@ SAFE_INTEGER = 2**53
 """The largest integer up to which JavaScript's numbers are exact (ECMA-262, Number.MAX_SAFE_INTEGER, plus one)."""
 
 MAX_DECODED_BYTES = 32 * 1024 * 1024
-"""A small value can name large ones: what is larger than this as JSON is not decoded."""
+"""The largest JSON of one value: a small value can stand for a huge one, and is then not decoded."""
 
 _DIGITS = {"seconds": 0, "millis": 3, "micros": 6, "nanos": 9}
 
@@ -35,7 +35,7 @@ def json_of(value: object, *, int64_strings: bool) -> bytes:
     """Write a decoded value as JSON.
 
     Raises:
-        UndecodableError: JSON cannot hold it, or it is too large.
+        UndecodableError: JSON cannot express the value, or it is too large.
     """
     try:
         data = _with_int64_strings(value) if int64_strings else orjson.dumps(value, default=_other)
@@ -48,14 +48,14 @@ def json_of(value: object, *, int64_strings: bool) -> bytes:
 
 def _with_int64_strings(value: object) -> bytes:
     try:
-        # Most values hold no such integer: to find out costs nothing here.
+        # Most values contain no such integer, and this finds out at no cost.
         return orjson.dumps(value, default=_other, option=orjson.OPT_STRICT_INTEGER)
     except TypeError:
         return orjson.dumps(with_int64_strings(value), default=_other)
 
 
 def with_int64_strings(value: Any) -> Any:
-    """The same value with integers that a JavaScript number cannot hold as strings."""
+    """Return the value with integers that a JavaScript number cannot hold as strings."""
     if isinstance(value, dict):
         return {name: with_int64_strings(member) for name, member in value.items()}
     if isinstance(value, list):
@@ -66,7 +66,7 @@ def with_int64_strings(value: Any) -> Any:
 
 
 def timestamp(count: int, unit: str, *, local: bool = False) -> str:
-    """A moment as ISO 8601, at any distance from 1970: years outside 0001 to 9999 are written with six digits.
+    """Write a moment as ISO 8601, at any distance from 1970: years outside 0001 to 9999 have six digits.
 
     Args:
         count: Units since the epoch.
@@ -81,14 +81,14 @@ def timestamp(count: int, unit: str, *, local: bool = False) -> str:
 
 @lru_cache(4096)
 def _moment(seconds: int) -> str:
-    """A second since 1970 as ISO 8601: records of one moment share it."""
+    """Write a second since 1970 as ISO 8601; cached, because neighbouring records share it."""
     days, second_of_day = divmod(seconds, 86_400)
     return f"{day(days)}T{second_of_day // 3600:02}:{second_of_day // 60 % 60:02}:{second_of_day % 60:02}"
 
 
 @lru_cache(4096)
 def day(days: int) -> str:
-    """A date as ISO 8601, from days since 1970-01-01."""
+    """Write a date as ISO 8601, from days since 1970-01-01."""
     # The Gregorian calendar repeats every 400 years, which are 146,097 days.
     cycles, rest = divmod(days + 719_162, 146_097)
     found = date.fromordinal(rest + 1)
@@ -98,7 +98,7 @@ def day(days: int) -> str:
 
 
 def time_of_day(count: int, unit: str) -> str:
-    """A time of day as ISO 8601; one that no day has stays the number of its units."""
+    """Write a time of day as ISO 8601; a count outside of a day stays a number."""
     digits = _DIGITS[unit]
     seconds, fraction = divmod(count, 10**digits)
     if not 0 <= seconds < 86_400:
@@ -107,7 +107,7 @@ def time_of_day(count: int, unit: str) -> str:
 
 
 def duration(months: int, days: int, millis: int) -> str:
-    """Avro's duration as ISO 8601; its three parts do not convert into each other."""
+    """Write Avro's duration as ISO 8601; its three parts do not convert into each other."""
     text = "P" + (f"{months}M" if months else "") + (f"{days}D" if days else "")
     if millis:
         seconds, rest = divmod(millis, 1000)
@@ -116,7 +116,7 @@ def duration(months: int, days: int, millis: int) -> str:
 
 
 def duration_of(seconds: int, nanos: int) -> str:
-    """Protobuf's duration as ProtoJSON has it, such as ``1.5s``."""
+    """Write Protobuf's duration as ProtoJSON does, such as ``1.5s``."""
     total = seconds * 10**9 + nanos
     whole, fraction = divmod(abs(total), 10**9)
     digits = f".{fraction:09}".rstrip("0") if fraction else ""
@@ -124,7 +124,7 @@ def duration_of(seconds: int, nanos: int) -> str:
 
 
 def decimal(unscaled: int, scale: int) -> str:
-    """A decimal number with all its digits: ``unscaled`` times ten to the power of ``-scale``."""
+    """Write a decimal number with all its digits: ``unscaled`` times ten to the power of ``-scale``."""
     sign, digits = "-" if unscaled < 0 else "", str(abs(unscaled))
     if scale <= 0:
         return sign + digits + "0" * (-scale if unscaled else 0)
@@ -136,5 +136,5 @@ def _other(value: object) -> object:
     if isinstance(value, bytes | bytearray):
         return b64encode(value).decode()
     if isinstance(value, int):
-        return str(value)  # beyond 64 bits
+        return str(value)  # more than 64 bits
     raise TypeError(f"{type(value).__name__} has no rule")
