@@ -1,1 +1,1 @@
-"""Pure logic: no trio, no input or output, no clock, no logging. Pure functions decide, shells do."""
+"""Pure logic: no Trio, no I/O, no clock, no logging. These functions decide; the rooms around them act."""

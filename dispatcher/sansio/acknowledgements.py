@@ -1,18 +1,18 @@
-"""What one connection was sent and has not acknowledged: deliveries in, acknowledgements in, records that are done out.
+"""What one connection has been sent and not acknowledged: takes deliveries and acknowledgements, returns what is done.
 
 Rules of this module (docs/delivery.md):
 
-* An acknowledgement is cumulative by partition: every record up to the offset that it names is done. It counts up to
-  what the connection was sent. The rest of it, and partitions that are not here, are passed over and counted.
-* At most a window of records and of bytes is outstanding. One record always fits when nothing is.
-* A record that is refused (``nack``) is set aside: no acknowledgement makes it done, only its dead letter does, once
-  that is stored. Until then it has its place in the window.
-* What is sent again replaces what was outstanding from there on.
-* When a partition leaves, its records leave the window, refused ones as well. They can be acknowledged until the
+* An acknowledgement is cumulative per partition: every record up to the named offset is done. It counts only up to what
+  the connection was sent; anything past that, and partitions that are not here, are ignored and counted.
+* At most one window of records and of bytes is outstanding. When nothing is, one record of any size fits.
+* A refused record (``nack``) is set aside: an acknowledgement no longer makes it done, only the storing of its dead
+  letter does. Until then it keeps its place in the window.
+* Records that are sent again replace the outstanding records from that offset on.
+* When a partition leaves, its records leave the window, including refused ones. They can be acknowledged until the
   partition is released.
-* The client has to make progress while something waits for it. Records that were set aside do not wait for the client.
-* Work is bounded by what was sent: each record becomes done once. An acknowledgement that covers much is taken in
-  steps, or one message of a client whose window is wide would hold everybody up.
+* The client has to make progress while records wait for it. Records that were set aside do not wait for the client.
+* Work is bounded by what was sent, because each record becomes done once. A large acknowledgement is processed in
+  steps, because otherwise one message of a client with a wide window would hold everybody up.
 """
 
 import math
@@ -26,7 +26,7 @@ from dispatcher.sansio.deliveries import Delivery, Done
 from dispatcher.sansio.records import TopicPartition
 
 STEP_DELIVERIES = 256
-"""What becomes done in one step: each costs 3 to 15 µs, with what follows from it."""
+"""How many deliveries become done in one step: each costs 3 to 15 µs, everything that follows from it included."""
 
 _NOTHING: deque[Delivery] = deque()
 _LAST: Callable[[Delivery], int] = attrgetter("last")
@@ -34,13 +34,13 @@ _LAST: Callable[[Delivery], int] = attrgetter("last")
 
 @dataclass(frozen=True, slots=True)
 class AckStatistics:
-    """What one connection has acknowledged."""
+    """What one connection has acknowledged so far."""
 
     outstanding_records: int
     outstanding_bytes: int
     acked_records: int
     passed_over: int
-    """Parts of acknowledgements that named what was not sent, or partitions that are not here."""
+    """Parts of acknowledgements that named records that were not sent, or partitions that are not here."""
     nacked_records: int
 
 
@@ -48,9 +48,9 @@ class Acknowledgements:
     """The window of one connection.
 
     Args:
-        window_records: Most records outstanding.
-        window_bytes: Most bytes outstanding.
-        timeout_seconds: How long the client may make no progress while records wait for it.
+        window_records: The most records that may be outstanding.
+        window_bytes: The most bytes that may be outstanding.
+        timeout_seconds: How long the client may take without progress while records wait for it.
         step_deliveries: How many deliveries become done in one step.
     """
 
@@ -86,35 +86,35 @@ class Acknowledgements:
         self._timeout_seconds = timeout_seconds
         self._step_deliveries = step_deliveries
         self._covered: dict[TopicPartition, tuple[deque[Delivery], int]] = {}
-        """Up to which offsets the client is done, where that may not be all done here yet."""
+        """Acknowledged offsets, per partition, whose deliveries have not all been processed yet."""
         self.outstanding_records = 0
         self.outstanding_bytes = 0
         self._sent: dict[TopicPartition, deque[Delivery]] = {}
         self._departed: dict[TopicPartition, deque[Delivery]] = {}
-        """Of partitions that have left and are not released yet: out of the window."""
+        """Deliveries of partitions that have left and are not released yet: they are outside of the window."""
         self._highest: dict[TopicPartition, int] = {}
-        """The last offset that was sent of each partition that is here."""
+        """The last offset that was sent, per partition that is here."""
         self._refused: dict[TopicPartition, list[Done]] = {}
-        """What was set aside and is not stored."""
+        """Records that were set aside and whose dead letters are not stored yet."""
         self._set_aside = 0
-        """How many of the outstanding records wait for their dead letter and not for the client."""
+        """How many outstanding records wait for their dead letter instead of the client."""
         self._waiting_since = -math.inf
         self._acked = self._passed_over = self._nacked = 0
 
     def fits(self, records: int, size_bytes: int) -> bool:
-        """Whether this many records more fit into the window."""
+        """Whether this many more records and bytes fit into the window."""
         return self.outstanding_records + records <= self.window_records and (
             self.outstanding_bytes + size_bytes <= self.window_bytes or (records <= 1 and not self.outstanding_records)
         )
 
     def room(self) -> tuple[int, int]:
-        """How many records and bytes fit; one record of any size does when nothing is outstanding."""
+        """Return how many records and bytes fit; one record of any size fits when nothing is outstanding."""
         records = self.window_records - self.outstanding_records
         size_bytes = self.window_bytes - self.outstanding_bytes
         return (max(0, records), max(0, size_bytes)) if self.outstanding_records else (records, max(1, size_bytes))
 
     def sent(self, delivery: Delivery, now: float) -> None:
-        """Records were handed to the socket; those of them that were outstanding already are sent again."""
+        """Note that records were handed to the socket; any that were outstanding already are being sent again."""
         partition = delivery.partition
         sent = self._sent.get(partition)
         if sent is None:
@@ -132,13 +132,13 @@ class Acknowledgements:
     def acked(
         self, position: Mapping[TopicPartition, int], now: float, place: Callable[[TopicPartition], int | None]
     ) -> list[Done]:
-        """Take an acknowledgement, and return what is done of it in a first step; see `go_on`.
+        """Take an acknowledgement, and return what is done in a first step; `go_on` returns the rest.
 
         Args:
-            position: The last offset that is done of some partitions.
-            now: Seconds on any clock that only goes forward.
-            place: The next offset of the connection in a partition of which nothing was sent; None: it is not here. An
-                id names such partitions, too.
+            position: The last offset that is done, per partition.
+            now: Seconds on any clock that only moves forward.
+            place: Returns the connection's next offset in a partition of which it was sent nothing, because ids name
+                such partitions, too; None if the partition is not here.
         """
         for partition, offset in position.items():
             highest = self._highest.get(partition)
@@ -146,7 +146,8 @@ class Acknowledgements:
                 departed = self._departed.get(partition)
                 if departed is not None:
                     self._cover(partition, departed, offset)
-                # -1: nothing of it is done. Ids of the whole topic say so of the partition that would be added next.
+                # -1 means that nothing is done. Ids of the whole topic say that of the partition that would be added
+                # next.
                 elif offset >= 0 and ((next_offset := place(partition)) is None or offset >= next_offset):
                     self._passed_over += 1
                 continue
@@ -156,7 +157,7 @@ class Acknowledgements:
         return self.go_on(now)
 
     def go_on(self, now: float) -> list[Done]:
-        """What else is done of what was acknowledged, a step of it; empty when that is all.
+        """Return what else is done of what was acknowledged, up to one step; empty when that was all.
 
         Args:
             now: As for `acked`.
@@ -176,7 +177,7 @@ class Acknowledgements:
         return done
 
     def nacked(self, partition: TopicPartition, offset: int, now: float) -> Done | None:
-        """Set a record aside, and return it; None when it is not outstanding, or was set aside already."""
+        """Set a record aside, and return it; None if it is not outstanding, or was set aside already."""
         sent = self._sent.get(partition, _NOTHING)
         at = bisect_left(sent, offset, key=_LAST)
         covered, covered_to = self._covered.get(partition, (_NOTHING, -1))
@@ -198,14 +199,14 @@ class Acknowledgements:
         return None
 
     def stored(self, nacked: Done) -> None:
-        """The dead letter of a record that was set aside is stored: the record is done."""
+        """Note that the dead letter of a record that was set aside is stored: the record is done."""
         refused = self._refused.get(nacked.delivery.partition, [])
         if nacked in refused:
             refused.remove(nacked)
             self._forget_refused(nacked)
 
     def left(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions leave: what is outstanding of them leaves the window, and can be acknowledged until `released`."""
+        """Take partitions that leave out of the window; their records can be acknowledged until `released`."""
         for partition in partitions:
             self._highest.pop(partition, None)
             self._release_refused(partition)
@@ -216,7 +217,7 @@ class Acknowledgements:
                 self._departed[partition] = sent
 
     def released(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions are let go: nothing of them can be acknowledged any more."""
+        """Forget partitions: nothing of them can be acknowledged any longer."""
         for partition in partitions:
             departed = self._departed.pop(partition, None)
             if departed is not None and self._covered.get(partition, (None,))[0] is departed:
@@ -224,13 +225,13 @@ class Acknowledgements:
             self._release_refused(partition)
 
     def outstanding(self, partition: TopicPartition) -> Iterable[Delivery]:
-        """Deliveries of a partition that are not done, also of one that has left and is not released."""
+        """Return the deliveries of a partition that are not done, even after it has left, until it is released."""
         yield from self._departed.get(partition, ())
         yield from self._sent.get(partition, ())
 
     @property
     def expires_at(self) -> float:
-        """When the client has made no progress for too long; infinity while nothing waits for it."""
+        """When the client will have made no progress for too long; infinity while no records wait for it."""
         if self.outstanding_records == self._set_aside:
             return math.inf
         return self._waiting_since + self._timeout_seconds
@@ -248,7 +249,7 @@ class Acknowledgements:
 
     @staticmethod
     def _take(sent: deque[Delivery], offset: int, done: list[Done], most: int) -> bool:
-        """Take from a queue what is done up to an offset, what was set aside left out; returns whether that is all."""
+        """Take everything up to an offset from a queue, except what was set aside; returns whether that is all."""
         while sent and (end := (delivery := sent[0]).place_after(offset)) > delivery.begin:
             if len(done) >= most:
                 return False
@@ -265,7 +266,7 @@ class Acknowledgements:
         return True
 
     def _take_back(self, sent: deque[Delivery], first: int) -> None:
-        """What is outstanding from an offset on is sent again."""
+        """Take back outstanding records from an offset on, because they are being sent again."""
         while sent and (delivery := sent[-1]).last >= first:
             place = delivery.place_of(first)
             self._leave_window(delivery, _waiting(delivery, place, delivery.end))
@@ -276,7 +277,7 @@ class Acknowledgements:
             sent.pop()
 
     def _release_refused(self, partition: TopicPartition) -> None:
-        """Nobody says any more what becomes of dead letters of a partition: its next owner decides."""
+        """Forget a partition's dead letters that are under way: its next owner decides about these records."""
         for nacked in self._refused.pop(partition, ()):
             self._forget_refused(nacked)
 
@@ -290,5 +291,5 @@ class Acknowledgements:
 
 
 def _waiting(delivery: Delivery, begin: int, end: int) -> int:
-    """How many records between two places wait for the client."""
+    """Count the records between two places that wait for the client."""
     return end - begin - sum([begin <= place < end for place in delivery.set_aside])

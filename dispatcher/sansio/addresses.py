@@ -1,10 +1,10 @@
-"""The address of a client as proxies report it, and who counts as one client.
+"""A client's address as proxies report it, and which addresses count as one client.
 
 Rules of this module:
 
-* Only what a trusted proxy has added is believed: from the right, hop by hop, for as long as the hop before is trusted.
-  The first address that is not one of the trusted proxies is the client's.
-* What cannot be read ends the walk: the client then counts as the last hop that could be read. Nothing is guessed.
+* Only what a trusted proxy added is believed: hop by hop from the right, as long as the previous hop is trusted. The
+  first address that does not belong to a trusted proxy is the client's.
+* An unreadable hop ends the walk: the client then counts as the last hop that was readable. Nothing is guessed.
 """
 
 import ipaddress
@@ -15,19 +15,19 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 IPV6_CLIENT_BITS = 64
-"""A client of IPv6 has a whole network of this prefix at least (RFC 6177), so that is what is counted."""
+"""The prefix of IPv6 networks that count as one client: a client has at least a network of this size (RFC 6177)."""
 
 MAX_HOPS = 32
-"""Hops that are looked at; no chain of proxies is that long."""
+"""How many hops are looked at; no real chain of proxies is longer."""
 
 _PORT = re.compile(r":[0-9]{1,5}")
 _PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s",;]*)\s*')
 
 
 def read_address(text: str) -> Address | None:
-    """An address, perhaps in brackets and with a port; None when it is none, such as ``unknown`` (RFC 7239, 6.2).
+    """Read an address, perhaps in brackets and with a port; None for anything else (``unknown``; RFC 7239, 6.2).
 
-    IPv4 in IPv6 (``::ffff:192.0.2.1``) is IPv4: the same client comes over a dual-stack socket.
+    An IPv4 address in IPv6 (``::ffff:192.0.2.1``) becomes IPv4: it is the same client on a dual-stack socket.
     """
     text = text.strip()
     if text.startswith("["):
@@ -49,26 +49,26 @@ def read_address(text: str) -> Address | None:
 
 
 def is_in(address: Address | None, networks: Iterable[Network]) -> bool:
-    """Whether an address is in one of some networks."""
+    """Whether an address belongs to any of these networks."""
     return address is not None and any(
         address.version == network.version and address in network for network in networks
     )
 
 
 def client_key(address: Address) -> str:
-    """Who this is, for what is counted by client: an IPv4 address, or the /64 network of an IPv6 one."""
+    """Return the key for limits per client: an IPv4 address, or the /64 network of an IPv6 address."""
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     return str(ipaddress.ip_network((address, IPV6_CLIENT_BITS), strict=False))
 
 
 def client_behind(peer: Address, hops: Iterable[str], trusted: Sequence[Network]) -> Address:
-    """The client's address.
+    """Return the client's address.
 
     Args:
         peer: The other end of the connection.
-        hops: What proxies have written down, the last one first.
-        trusted: Networks of the trusted proxies.
+        hops: The hops that proxies have recorded, the last one first.
+        trusted: The networks of the trusted proxies.
     """
     client = peer
     for hop, _ in zip(hops, range(MAX_HOPS), strict=False):
@@ -82,24 +82,24 @@ def client_behind(peer: Address, hops: Iterable[str], trusted: Sequence[Network]
 
 
 def x_forwarded_for(fields: Sequence[str]) -> Iterator[str]:
-    """The hops of ``X-Forwarded-For`` fields, the last one first."""
+    """Yield the hops of ``X-Forwarded-For`` fields, the last one first."""
     for field in reversed(fields):
         yield from reversed(field.split(","))
 
 
 def forwarded_for(fields: Sequence[str]) -> Iterator[str]:
-    """The ``for`` of each hop of ``Forwarded`` fields (RFC 7239), the last first; empty where it cannot be read."""
+    """Yield the ``for`` of each hop of ``Forwarded`` fields (RFC 7239), the last first; empty if it is unreadable."""
     for element in _forwarded(fields):
         yield element.get("for", "")
 
 
 def forwarded_host(fields: Sequence[str]) -> str | None:
-    """The ``host`` that the last proxy has written into ``Forwarded``; None where there is none."""
+    """Return the ``host`` that the last proxy wrote into ``Forwarded``; None if there is none."""
     return next(_forwarded(fields), {}).get("host")
 
 
 def _forwarded(fields: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The elements, the last one first, each as its pairs; one that cannot be read is empty."""
+    """Yield the pairs of each element, the last element first; an unreadable one is empty."""
     for field in reversed(fields):
         for element in reversed(_split_quoted(field, ",")):
             yield _pairs(element)

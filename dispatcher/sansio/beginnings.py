@@ -1,12 +1,12 @@
-"""Where a partition begins to be read, and what its offsets have to do with the log that is there now.
+"""Where reading a partition begins, and whether its offsets belong to the log that exists now.
 
 Rules of this module:
 
-* The group's committed offset decides, if it was committed for the log that is there now. Each commit carries a `Stamp`
-  as its metadata, so that a topic that was deleted and created again is noticed by its id, not by its offsets.
-* Without a committed offset, ``auto.offset.reset`` decides only for partitions that were there when the group began
-  with their topic. A partition that was added later begins at its start: everything in it is new to the group.
-* librdkafka never decides: its own ``auto.offset.reset`` would skip records in silence (KAFKA-12478).
+* The group's committed offset decides, if it was committed for the current log. Each commit carries a `Stamp` as its
+  metadata, so that the recreation of a topic is noticed by the topic's id, not by its offsets.
+* Without a committed offset, ``auto.offset.reset`` decides, but only for partitions that existed when the group began
+  with their topic. A partition that was added later is read from its start: everything in it is new to the group.
+* librdkafka never decides: its own ``auto.offset.reset`` would skip records silently (KAFKA-12478).
 """
 
 import re
@@ -19,7 +19,7 @@ from dispatcher.sansio.records import TopicPartition
 
 
 class Policy(StrEnum):
-    """``auto.offset.reset``: where a topic begins of which the group has committed nothing."""
+    """``auto.offset.reset``: where to begin a topic of which the group has committed nothing."""
 
     EARLIEST = "earliest"
     LATEST = "latest"
@@ -27,45 +27,44 @@ class Policy(StrEnum):
 
     @classmethod
     def of(cls, value: object) -> Self:
-        """The policy by any of librdkafka's names for it."""
+        """Return the policy for any of librdkafka's names."""
         return cls(_POLICIES.get(str(value), "earliest"))
 
 
 _POLICIES = {"largest": "latest", "latest": "latest", "end": "latest", "error": "error"}
-"""Other names than `earliest` has; librdkafka has refused what is none of them."""
+"""All names of policies other than `earliest`; librdkafka has refused anything else."""
 
 
 _MARK = "dispatcher"
-"""The first word of a stamp: other tools write metadata, too, and theirs says nothing."""
+"""The first word of a stamp. Other tools write metadata, too; theirs is ignored."""
 
 _TOPIC_ID = re.compile(r"[A-Za-z0-9+/_-]{22}")
-"""A UUID in base64, as librdkafka spells it (`+` and `/`) or Kafka (`-` and `_`)."""
+"""A UUID in base64, spelled as by librdkafka (`+` and `/`) or by Kafka (`-` and `_`)."""
 
 
 class Stamp(NamedTuple):
-    """What a commit's metadata says of the topic.
+    """What a commit's metadata says about the topic.
 
-    It is ours if it begins with our mark, and trusted only on the cluster that it names: tools that copy a group's
-    offsets to another cluster copy the metadata as well (MirrorMaker's ``sync.group.offsets``), and a topic has another
-    id there.
+    A stamp begins with our mark, and counts only on the cluster that it names: tools that copy a group's offsets to
+    another cluster also copy the metadata (MirrorMaker's ``sync.group.offsets``), and there the topic has another id.
     """
 
     topic_id: str | None = None
-    """Kafka's id of the topic, None when it is not known."""
+    """Kafka's id of the topic; None if unknown."""
     partitions: int | None = None
-    """How many partitions the topic had when the group began with it, None when it is not known."""
+    """How many partitions the topic had when the group began with it; None if unknown."""
     cluster: str | None = None
-    """Kafka's id of the cluster, None when it is not known."""
+    """Kafka's id of the cluster; None if unknown."""
 
     def format(self) -> str:
-        """The stamp as metadata, empty when nothing is known."""
+        """Format the stamp as metadata; empty if nothing is known."""
         known = (("topic-id", self.topic_id), ("began-with", self.partitions), ("cluster", self.cluster))
         fields = [f"{name}={value}" for name, value in known if value is not None]
         return ";".join([_MARK, *fields]) if fields else ""
 
     @classmethod
     def parse(cls, metadata: str | None) -> Self:
-        """The stamp in some metadata, which is empty when somebody else wrote it."""
+        """Parse metadata; the stamp is empty if something else wrote the metadata."""
         mark, *rest = (metadata or "").split(";")
         if mark != _MARK:
             return cls()
@@ -78,7 +77,7 @@ class Stamp(NamedTuple):
         )
 
     def on(self, cluster: str | None) -> Self:
-        """The stamp as far as it counts on a cluster: one of another cluster says nothing."""
+        """Return the stamp as it counts on a cluster: the stamp of another cluster says nothing."""
         is_foreign = self.cluster is not None and cluster is not None and self.cluster != cluster
         return type(self)() if is_foreign else self
 
@@ -92,42 +91,42 @@ class Committed(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where reading begins; a new assignment epoch begins with it."""
+    """Where reading begins. A new epoch begins with it."""
 
     partition: TopicPartition
     offset: int
     leader_epoch: int | None = None
-    """Of the record before the offset (KIP-320), None when unknown."""
+    """The leader epoch of the record before the offset (KIP-320); None if unknown."""
     committed: bool = False
     """Whether the group has committed this offset."""
     stamp: Stamp = Stamp()
-    """What commits carry."""
+    """The metadata of commits."""
     recreated: bool = False
-    """The log is another one than the group has read."""
+    """The log is not the one that the group has read: the topic was recreated."""
     replaces: int | None = None
-    """The next offset in the old log, None when it is not known."""
+    """The next offset in the old log; None if unknown."""
     has_old_offset: bool = False
-    """The group still has an offset in the old log, which says so. It stays until something of the new one was
-    dispatched: until then the next owner has to notice, too."""
+    """The group still has an offset in the old log, marked as such. It stays until a record of the new log has been
+    dispatched: until then, the next owner has to notice the recreation, too."""
     is_unstamped: bool = False
-    """The group has committed this offset without the topic's id. It is committed once more, with the id: else nobody
-    notices that the topic was created again once its new log has grown past the offset."""
+    """The group's offset was committed without the topic's id. It is committed again with the id; otherwise nobody
+    would notice a recreation once the new log has grown past the offset."""
 
 
 class Again(NamedTuple):
-    """Where reading continues in the same log after librdkafka gave up an offset."""
+    """Where reading continues in the same log after librdkafka has given up an offset."""
 
     partition: TopicPartition
     offset: int
     gap: Gap | None = None
-    """Records that retention has deleted before they were read."""
+    """Records that retention deleted before they were read."""
 
 
 class Undecided(Enum):
-    """Why it is not known where a partition begins."""
+    """Why it is unknown where a partition begins."""
 
     NEEDS_BOUNDS = "needs-bounds"
-    """Ask for the bounds of its log."""
+    """The bounds of the partition's log have to be looked up."""
     REFUSED = "refused"
     """The group has no offset, and ``auto.offset.reset`` is ``error``."""
 
@@ -146,15 +145,15 @@ def begin(
     policy: Policy,
     bounds: Bounds | None,
 ) -> Start | Undecided:
-    """Where a partition begins that was assigned.
+    """Decide where an assigned partition begins.
 
     Args:
         partition: The partition.
-        committed: The group's offset, None when it has none.
+        committed: The group's offset; None if it has none.
         topic: The current topic: its id, and how many partitions it has.
-        others: Stamps of the group's commits for other partitions of the topic, and what this process knows of it.
+        others: Stamps of the group's commits for other partitions of the topic, and what this process knows about it.
         policy: ``auto.offset.reset``.
-        bounds: Where the log begins and ends now, None when that was not asked for yet.
+        bounds: The bounds of the log; None if they have not been looked up yet.
     """
     others = list(others)
     counts = [other.partitions for other in others if other.partitions is not None and not other_log(other, topic)]
@@ -201,16 +200,16 @@ def go_on(
     truncated: bool,
     committed: Committed | None,
 ) -> Start | Again:
-    """Where reading continues if the broker has no record at an offset, or the topic's id has changed.
+    """Decide where reading continues when the broker has no record at an offset, or the topic's id has changed.
 
     Args:
         partition: The partition.
         next_offset: The offset that was to be read next.
-        bounds: Where the log begins and ends now.
-        before: What was known of the topic up to now.
+        bounds: The bounds of the log now.
+        before: What was known about the topic so far.
         topic: The current topic.
-        truncated: librdkafka has found that the log was cut before the offset, and may have grown since (KIP-320).
-        committed: The group's offset, None when it has none: Kafka forgets it with a topic that is deleted.
+        truncated: Whether librdkafka found that the log was cut before the offset; it may have grown since (KIP-320).
+        committed: The group's offset; None if it has none: Kafka forgets it when the topic is deleted.
     """
     is_other = other_log(before, topic)
     if is_other or next_offset > bounds.end or truncated:
@@ -220,7 +219,7 @@ def go_on(
             stamp=topic if is_other else before,
             recreated=True,
             replaces=next_offset,
-            # Of an offset that does not say which log it is of the next owner would notice nothing.
+            # If the offset did not say to which log it belongs, the next owner would notice nothing.
             has_old_offset=committed is not None and other_log(committed.stamp, topic),
         )
     if next_offset < bounds.first:

@@ -3,7 +3,8 @@
 from collections.abc import Hashable
 
 MAX_KEYS = 20_000
-"""Buckets kept at most: about 3 MiB. Past this the least recently used one is forgotten, and is full again."""
+"""The most buckets that are kept: about 3 MiB. Beyond that, the least recently used one is dropped, and so becomes
+full."""
 
 
 class Budget:
@@ -12,7 +13,7 @@ class Budget:
     Args:
         amount: Tokens in a full bucket.
         per_second: How fast it fills.
-        now: It is full at this time, in seconds of a monotonic clock.
+        now: A time at which the bucket is full, in seconds of a monotonic clock.
     """
 
     __slots__ = ("_amount", "_at", "_left", "_per_second")
@@ -23,7 +24,7 @@ class Budget:
         self._at = now
 
     def spend(self, cost: float, now: float) -> bool:
-        """Take tokens; False when there are fewer, which empties the bucket."""
+        """Take tokens; if there are too few, return False and empty the bucket."""
         self._fill(now)
         self._left -= cost
         if self._left < 0:
@@ -32,7 +33,7 @@ class Budget:
         return True
 
     def try_spend(self, cost: float, now: float) -> bool:
-        """Take tokens; False when there are fewer, which takes none."""
+        """Take tokens; if there are too few, return False and take none."""
         self._fill(now)
         if self._left < cost:
             return False
@@ -40,7 +41,7 @@ class Budget:
         return True
 
     def is_full(self, now: float) -> bool:
-        """Whether nothing of it is missing."""
+        """Whether the bucket is full."""
         self._fill(now)
         return self._left >= self._amount
 
@@ -55,7 +56,7 @@ class Budgets:
     Args:
         amount: Tokens in a full bucket.
         per_second: How fast each fills.
-        max_keys: Buckets kept at most.
+        max_keys: The most buckets that are kept.
     """
 
     def __init__(self, amount: float, per_second: float, max_keys: int = MAX_KEYS) -> None:
@@ -63,17 +64,17 @@ class Budgets:
         self._per_second = per_second
         self._max_keys = max_keys
         self._budgets: dict[Hashable, Budget] = {}
-        """The one that was used the longest ago first."""
+        """The least recently used bucket comes first."""
 
     def try_spend(self, key: Hashable, cost: float, now: float) -> bool:
-        """Take tokens from the bucket of a key; False when it holds fewer, which takes none."""
+        """Take tokens from the bucket of a key; if it holds too few, return False and take none."""
         budget = self._budgets.pop(key, None) or Budget(self._amount, self._per_second, now)
         self._budgets[key] = budget
         self._forget(now)
         return budget.try_spend(cost, now)
 
     def _forget(self, now: float) -> None:
-        """Drop one full bucket per call, so that no call pays for many; and one more where there are too many."""
+        """Drop one full bucket per call, so that no call pays for many, and another one if there are too many."""
         oldest, budget = next(iter(self._budgets.items()))
         if len(self._budgets) > 1 and (budget.is_full(now) or len(self._budgets) > self._max_keys):
             del self._budgets[oldest]

@@ -2,25 +2,25 @@
 
 Rules of this module:
 
-* A reader's place is one vector: the next offset of each partition. Ids of replayed records are spelled from it, so
-  they never name what the reader was not sent, unless it was before its start.
-* The missing records of all partitions are sent before the history is read: the ids in the history name the last offset
-  of every partition.
-* A partition that the reader did not name begins, when the reader arrives, at the first undispatched offset; when it is
-  added later, at its first record: what others take in the meantime is not skipped. To a reader of the whole topic one
-  that was added after its id was spelled is added later, too, and its first record is that of the log.
-* Undispatched records are always sent, even those before the offset that was asked for: they could not be committed
-  otherwise.
+* A reader's place is one vector: the next offset of each partition. The ids of replayed records are made from it, so
+  they never cover records that the reader was not sent, except those before its start.
+* The missing records of all partitions are sent before the history is read, because ids in the history name the last
+  offset of every partition.
+* A partition that the reader did not name begins at the first undispatched offset as of the reader's arrival. A
+  partition that is added later begins at its first record, so that records that others take in the meantime are not
+  skipped. For a reader of the whole topic, a partition that was created after its id was made counts as added later,
+  and its first record is the first of its log.
+* Undispatched records are always sent, even those before the requested offset: otherwise they could not be committed.
 * An offset past everything in memory is unverified: the replica may not have read that far yet, or the topic was
   recreated. Only Kafka knows.
-* Answers are by partition. A partition without one is put off, and the others continue meanwhile.
-* A reader of the whole topic reads followed partitions, too. It is sent nothing before all of its partitions are here
-  and it is known where it begins in each, so that its first id names all of them. One that counts begins a followed
-  partition no later than the group's committed offset: if the partition becomes owned, it goes on from there.
-* A reader that does not count (an observer) begins exactly where it asked to. It may stand after what has been read:
-  it waits for that then, as one of the whole topic may whose id is newer than what is followed here.
-* An answer counts only for the lookup under way. When a partition of that lookup leaves the replica, or is
-  recreated, the lookup is dropped and asked again: its answer could be about another log.
+* Answers are per partition. A partition without an answer is postponed, and the others continue meanwhile.
+* A reader of the whole topic also reads followed partitions. It is sent nothing until all of its partitions are here
+  and each has a start, so that its first id names all of them. If it counts, it begins a followed partition no later
+  than at the group's committed offset, because it continues from there if the partition becomes owned.
+* A reader that does not count (an observer) begins exactly where it asked to. That may be past what has been read: it
+  then waits, as a reader of the whole topic does whose id is newer than what is followed here.
+* An answer counts only for the look-up under way. When a partition of the look-up leaves the replica, or is recreated,
+  the look-up is dropped and repeated, because its answer could be about another log.
 """
 
 from collections.abc import Collection, Mapping
@@ -36,16 +36,17 @@ from dispatcher.sansio.starts import Starts
 
 
 class CatchUp:
-    """A reader's way to the history.
+    """Takes one reader to the history.
 
     Args:
-        history: What it reads in the end.
-        topics: What it reads.
-        position: The last offset that it has seen of some partitions of these topics.
-        since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new reader.
-        last: How many records before their ends they begin, in place of a time.
-        whole: It reads the whole of its topics, followed partitions included.
-        counts: What it is sent is dispatched.
+        history: The history that the reader reads in the end.
+        topics: The reader's topics.
+        position: The last offset that it has seen, for some partitions of these topics.
+        since_ms: Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new
+            reader.
+        last: How many records before their ends the other partitions begin, instead of at a time.
+        whole: Whether it reads the whole of its topics, followed partitions included.
+        counts: Whether records that it is sent become dispatched.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class CatchUp:
         self._whole = whole
         self._counts = counts
         self.cursor = Cursor(topics, whole=whole)
-        """The reader's place. Its sequence is valid while no look-up is pending."""
+        """The reader's place. Its sequence is valid only while no look-up is pending."""
         self._starts = Starts(history, topics, since_ms, last, whole=whole, counts=counts)
         self._open = OpenLookups(history, self.cursor, counts=counts)
         self.pending = True
-        """Whether something has to be looked up before the history can go on."""
+        """Whether something has to be looked up before the history can continue."""
         next_offsets = self.cursor.next_offsets = history.starts(self.cursor)
         position = self._starts.named(position, next_offsets)
         if whole or self._starts.are_named:
@@ -80,29 +81,29 @@ class CatchUp:
         self._continue()
 
     def begin_earlier(self, starts: Mapping[TopicPartition, int]) -> None:
-        """Begin partitions that the reader has not named at these offsets, if they are before its own."""
+        """Move the starts of partitions that the reader has not named back to these offsets, if they are earlier."""
         for partition in [tp for tp in starts if self._knows(tp) and tp not in self._open.unresolved]:
             self._want(partition, min(starts[partition], self.cursor.next_offsets[partition]))
         self._continue()
 
     def ask(self) -> Lookup | None:
-        """What to look up next; None when nothing is, a lookup is under way, or all that is left is put off."""
+        """Return what to look up next; None if nothing is, a look-up is under way, or the rest is postponed."""
         return self._open.ask(self._starts) if self.pending else None
 
     @property
     def lookup(self) -> Lookup | None:
-        """The one under way; see `ask`."""
+        """The look-up under way; see `ask`."""
         return self._open.lookup
 
     def ask_again(self, partitions: AbstractSet[TopicPartition]) -> None:
-        """Partitions that had no answer may have one now."""
+        """Note that partitions without an answer may have one now."""
         self._open.put_off -= partitions
 
     def position(self, *, here: bool) -> dict[TopicPartition, int]:
-        """The last seen offset of each partition: what an id names, but of partitions whose start is looked up.
+        """Return the last seen offset of each partition for an id, except where the start is being looked up.
 
         Args:
-            here: Only partitions that are in the history.
+            here: Whether to leave out partitions that are not in the history.
         """
         self._history.locate(self.cursor)
         return {
@@ -112,29 +113,30 @@ class CatchUp:
         }
 
     def next_offset(self, partition: TopicPartition) -> int | None:
-        """The next offset of a partition, None when it has no start yet."""
+        """Return the next offset of a partition; None if it has no start yet."""
         if self._knows(partition):
-            # The vector names the others already. A live reader, which stays live, must not be given a whole one.
+            # The vector already names the other partitions. A live reader, which stays live, must not be given a whole
+            # vector.
             self._history.locate(self.cursor)
         return None if partition in self._open.unresolved else self.cursor.next_offsets.get(partition)
 
     def missing_records(self) -> int:
-        """About how many records lie between the reader and the head."""
+        """Return about how many records lie between the reader and the head."""
         self._history.locate(self.cursor)
         return self._history.missing_records(self.cursor)
 
     def fell_behind(self) -> None:
-        """The next record is no longer in memory."""
+        """Note that the next record is no longer in memory."""
         self._history.locate(self.cursor)
         self._continue()
 
     @property
     def expects_partitions(self) -> bool:
-        """Whether `concerns` may hold for a partition that is added to a live reader."""
+        """Whether `concerns` can be true for a partition that is added to a live reader."""
         return bool(self.cursor.next_offsets) or self._starts.are_named or self._whole
 
     def concerns(self, partition: TopicPartition, left_at: int | None) -> bool:
-        """Whether a partition that was added changes what a live reader has to be sent; see `partition_added`."""
+        """Whether an added partition changes what a live reader has to be sent; see `partition_added`."""
         return (
             partition in self.cursor.next_offsets
             or self._starts.is_elsewhere(partition)
@@ -142,11 +144,11 @@ class CatchUp:
         )
 
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
-        """A partition was added: a reader that is not live continues where it was, at its time, or at the first record.
+        """Add a partition; a reader that is not live continues where it was, at its time, or at the first record.
 
         Args:
             partition: The partition.
-            left_at: The next offset when it left, if this reader was there.
+            left_at: The next offset when the partition left, if this reader was there.
         """
         stood_at = self._starts.added(partition, self.cursor.next_offsets, left_at)
         self._history.locate(self.cursor)
@@ -157,16 +159,16 @@ class CatchUp:
             self._open.unverified[partition] = left_at
         else:
             self._open.begin(partition)
-        # Otherwise all its entries are yet to be published, so the sequence is right; unless it was followed before.
+        # Otherwise all its entries are still to be published, so the sequence is right, unless it was followed before.
         if self._whole or self.cursor.next_offsets[partition] < self._history.end(partition):
             self._continue()
         else:
             self.pending = self.pending or self._open.is_any
 
     def handed_over(self, partition: TopicPartition, first: int) -> None:
-        """A followed partition is owned now, and what comes from an offset on was not sent to anybody who counts.
+        """Note that a followed partition is owned now; from an offset on, its records were sent to nobody who counts.
 
-        A reader that counts, and stands after that offset because its id named it, goes back to it.
+        A reader that counts and whose id named later records goes back to that offset.
         """
         self._history.locate(self.cursor)
         if self._counts and partition not in self._open.unresolved and self.cursor.next_offsets[partition] > first:
@@ -175,10 +177,10 @@ class CatchUp:
             self._continue()
 
     def go_back(self, next_offsets: Mapping[TopicPartition, int]) -> None:
-        """What was looked up was not sent: it is looked up again.
+        """Go back: what was looked up was not sent, so it is looked up again.
 
         Args:
-            next_offsets: The first offset of each partition that was not sent.
+            next_offsets: The first offset that was not sent, per partition.
         """
         self._history.locate(self.cursor)
         for partition, offset in next_offsets.items():
@@ -188,12 +190,12 @@ class CatchUp:
         self.pending = self.pending or bool(self._open.missing)
 
     def restarted(self, partition: TopicPartition, next_offset: int | None, first: int) -> None:
-        """A followed partition is owned now, and its history begins again at an offset.
+        """Note that a followed partition is owned now, and that its history begins again at an offset.
 
         Args:
-            partition: The partition, which was taken out and added.
-            next_offset: Where the reader stood in it, None if that was being looked up.
-            first: Where it begins.
+            partition: The partition, which was removed and added.
+            next_offset: The reader's next offset in it; None if that was being looked up.
+            first: Where its history begins.
         """
         self._history.locate(self.cursor)
         is_unresolved = partition in self._open.unresolved
@@ -206,23 +208,23 @@ class CatchUp:
 
     @property
     def has_start(self) -> bool:
-        """Whether it is known where it begins in every partition, and all of them are here."""
+        """Whether the start in every partition is known, and all of them are here."""
         return self._starts.is_complete and not self._open.unresolved
 
     @property
     def awaits_head(self) -> bool:
-        """Whether nothing is left to look up, and it waits for others to be read: see `look_again`."""
+        """Whether nothing is left to look up and the reader waits for records to be read; see `look_again`."""
         return self.pending and not (self._starts.is_complete and self._open.is_any)
 
     def look_again(self) -> None:
-        """More has been read of some partition, or more partitions are here."""
+        """Note that some partition was read further, or that partitions were added."""
         if self.awaits_head:
             self._continue()
 
     def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions are about to leave: a reader that is not live is sent what it is owed of them when they return.
+        """Note that partitions are about to leave; a reader that is not live is sent the rest when they return.
 
-        It is owed what was read here and not handed to it, and what its id named and was never seen here.
+        The rest is what was read here and not handed to it, and what its id named and was never read here.
         """
         self._history.locate(self.cursor)
         next_offsets = self.cursor.next_offsets
@@ -234,21 +236,21 @@ class CatchUp:
         self._open.drop(partitions)
 
     def partitions_removed(self) -> None:
-        """Partitions have left the history: the last pending look-up may be gone with them."""
-        # While another is pending, readers are not looked at: there may be ten thousand.
+        """Note that partitions have left the history: the last pending look-up may have gone with them."""
+        # While a look-up is pending, the others are not checked: there may be ten thousand readers.
         self.look_again()
 
     def partition_recreated(self, partition: TopicPartition) -> None:
-        """The topic of a partition was recreated: the reader's place in the new log is unknown."""
+        """Note that the topic of a partition was recreated: the reader's place in the new log is unknown."""
         self._open.drop([partition])
         self.cursor.next_offsets.pop(partition, None)
         self.partitions_removed()
 
     def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> bool:
-        """Take the first offset since the time; a partition without one begins as for a new reader.
+        """Take the first offsets since a time; a partition without one begins as for a new reader.
 
         Returns:
-            Whether the lookup was still of interest.
+            Whether the look-up was still wanted.
         """
         if not self._open.accept(lookup, offsets):
             return False
@@ -264,10 +266,10 @@ class CatchUp:
         return True
 
     def on_log_bounds(self, lookup: LogBounds, bounds: Mapping[TopicPartition, Bounds]) -> list[Gap] | None:
-        """Take where logs begin and end.
+        """Take the bounds of logs.
 
         Returns:
-            The gaps of partitions that were recreated; None when the lookup is no longer of interest.
+            The gaps of partitions that were recreated; None if the look-up is no longer wanted.
         """
         if not self._open.accept(lookup, bounds):
             return None
@@ -284,11 +286,11 @@ class CatchUp:
     def on_chunk(
         self, lookup: ReadRanges, chunk: Chunk
     ) -> tuple[list[Gap], list[tuple[Batch, Mapping[TopicPartition, int]]]] | None:
-        """Take what was read.
+        """Take what was read from Kafka.
 
         Returns:
-            Gaps, then batches, each with the last seen offset of every partition as of that batch; None when the
-            lookup is no longer of interest.
+            Gaps, then batches, each with the last seen offset of every partition as of that batch; None if the look-up
+            is no longer wanted.
         """
         if not self._open.accept(lookup, chunk.next_offsets):
             return None
@@ -298,11 +300,11 @@ class CatchUp:
         return list(chunk.gaps), batches
 
     def _want(self, partition: TopicPartition, offset: int) -> None:
-        """Continue at an offset."""
+        """Continue a partition at an offset."""
         self.cursor.next_offsets[partition] = offset
 
     def _continue(self) -> None:
-        """Continue in the history, unless something has to be looked up before."""
+        """Continue in the history, unless something has to be looked up first."""
         self._open.find_missing()
         self.pending = self._open.is_any
         is_complete = self._starts.have_all()
@@ -312,5 +314,5 @@ class CatchUp:
             self._history.seek(self.cursor)
 
     def _knows(self, partition: TopicPartition) -> bool:
-        """Whether a partition is here, for this reader."""
+        """Whether a partition is here for this reader."""
         return self._history.knows(partition, whole=self._whole)

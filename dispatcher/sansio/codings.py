@@ -1,6 +1,6 @@
 """What clients offer: content codings (RFC 9110) and WebSocket extensions (RFC 7692).
 
-Whatever cannot be read offers nothing: the stream is then sent uncompressed, which is always right.
+An unreadable offer counts as none: the stream is then sent uncompressed, which is always right.
 """
 
 import re
@@ -15,7 +15,7 @@ _WINDOW_BITS = re.compile(r"8|9|1[0-5]")
 
 
 def accepts_gzip(fields: Iterable[str]) -> bool:
-    """Whether a client takes gzip, and would not rather have no coding (RFC 9110, section 12.5.3).
+    """Whether a client accepts gzip and does not prefer no coding (RFC 9110, section 12.5.3).
 
     Args:
         fields: The values of its ``Accept-Encoding``.
@@ -25,18 +25,18 @@ def accepts_gzip(fields: Iterable[str]) -> bool:
         coding, *parameters = [part.strip() for part in item.lower().split(";")]
         weight = _weight(parameters)
         if weight is not None:
-            # The last one counts: so do all that a proxy has appended.
+            # The last one counts, which includes anything that a proxy has appended.
             weights["gzip" if coding == "x-gzip" else coding] = weight
     gzip = weights.get("gzip", weights.get("*", 0))
     return gzip > 0 and gzip >= weights.get("identity", 0)
 
 
 def accept_deflate(fields: Iterable[str]) -> str | None:
-    """What to answer an offer of ``permessage-deflate`` with; None: no offer can be accepted.
+    """Return the response to an offer of ``permessage-deflate``; None if no offer can be accepted.
 
-    Both sides forget each message after it: the server because it sends all clients the same bytes, the client because
-    the server would hold some 40 KiB for each. An offer that asks for a smaller window than the one that all share
-    cannot be accepted; another one may follow it (RFC 7692, section 5.1).
+    Neither side keeps a context between messages: the server because it sends all clients the same bytes, the client
+    because otherwise the server would need some 40 KiB for each client. An offer that asks for a smaller window than
+    the one that all clients share cannot be accepted, but another offer may follow it (RFC 7692, section 5.1).
 
     Args:
         fields: The values of the client's ``Sec-WebSocket-Extensions``.
@@ -56,7 +56,7 @@ def accept_deflate(fields: Iterable[str]) -> str | None:
 
 
 def _weight(parameters: Iterable[str]) -> float | None:
-    """The weight of a coding, 1 unless it says otherwise; None if it cannot be read."""
+    """Return the weight of a coding, which is 1 by default; None if it cannot be read."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
@@ -65,7 +65,7 @@ def _weight(parameters: Iterable[str]) -> float | None:
 
 
 def _asked(parameters: Iterable[str]) -> Mapping[str, str] | None:
-    """The parameters of an offer; None if one of them is unknown, wrong, or there twice (RFC 7692, section 7)."""
+    """Return the parameters of an offer; None if one of them is unknown, wrong, or repeated (RFC 7692, section 7)."""
     asked: dict[str, str] = {}
     for name, value in _pairs(parameters):
         if name in asked or not _is_valid(name, value):
