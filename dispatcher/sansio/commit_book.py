@@ -1,6 +1,6 @@
-"""The book of commits: what was sent and not answered, by partition and oldest first, of whatever epoch.
+"""The book of commits: every commit that was sent and not answered, per partition, oldest first, of any epoch.
 
-An answer names a partition and an offset only, so it belongs to the oldest commit under way that fits.
+An answer names only a partition and an offset, so it belongs to the oldest matching commit under way.
 """
 
 from collections import deque
@@ -16,13 +16,13 @@ class Commit(NamedTuple):
 
     partition: TopicPartition
     epoch: int
-    """Assignment epoch of the dispatched records; a commit of an earlier epoch must not be sent."""
+    """The epoch of the dispatched records. A commit of an earlier epoch must not be sent."""
     offset: int
-    """Last dispatched + 1: the next record that the group has to read."""
+    """The last dispatched offset + 1: the next record that the group has to read."""
     leader_epoch: int | None
-    """Leader epoch of the last dispatched record (KIP-320), None when unknown."""
+    """The leader epoch of the last dispatched record (KIP-320); None if unknown."""
     metadata: str = ""
-    """What is stored beside the offset: see `beginnings.Stamp`."""
+    """What Kafka stores with the offset: see `beginnings.Stamp`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class CommitBookStatistics:
     """A snapshot of the book."""
 
     under_way: int
-    """Commits that were sent and not answered."""
+    """Commits that were sent and not answered yet."""
     sent: int
-    """Commits that were ever sent."""
+    """Commits that were sent since the start."""
 
 
 class CommitBook:
-    """Commits under way."""
+    """The commits under way."""
 
     def __init__(self) -> None:
         self._under_way: dict[TopicPartition, deque[Commit]] = {}
@@ -48,7 +48,7 @@ class CommitBook:
         self._sent += 1
 
     def take(self, partition: TopicPartition, offset: int) -> Commit | None:
-        """Remove and return the commit that an answer belongs to; None when none was under way."""
+        """Remove and return the commit that an answer belongs to; None if none was under way."""
         queue = self._under_way.get(partition, ())
         commit = next((commit for commit in queue if commit.offset == offset), None)
         if commit is not None:
@@ -62,12 +62,12 @@ class CommitBook:
         return any(commit.epoch == epoch for commit in self._under_way.get(partition, ()))
 
     def clear(self) -> None:
-        """Forget all: no answer will come."""
+        """Forget all commits: no answer will arrive."""
         self._under_way.clear()
 
     @property
     def under_way(self) -> Sequence[Commit]:
-        """Every commit that was sent and not answered, of each partition the oldest first."""
+        """Return every unanswered commit, the oldest of each partition first."""
         return [commit for queue in self._under_way.values() for commit in queue]
 
     def statistics(self) -> CommitBookStatistics:

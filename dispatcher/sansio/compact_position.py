@@ -1,7 +1,7 @@
 """The compact spelling of positions: what follows ``topic:`` in an event id that names many partitions.
 
-It is ``~`` and base64url without padding (RFC 4648, section 5) of these bytes (docs/protocol.md, "The compact
-spelling", has an example)::
+It is ``~``, followed by the base64url encoding without padding (RFC 4648, section 5) of these bytes (docs/protocol.md
+has an example in "The compact spelling")::
 
     bytes    = %x01 1*segment              ; the version, then the partitions
     segment  = ranges low width numbers
@@ -11,11 +11,11 @@ spelling", has an example)::
     numbers  = *OCTET                      ; for each partition width octets, big-endian: its offset minus the lowest
     count, gap, more = varint              ; LEB128, unsigned, at most 10 octets, as short as possible
 
-The first gap of a segment is its first partition; each later one is how many partitions are left out, at least one.
+The first gap of a segment is its first partition; each later gap is the number of partitions left out, at least one.
 
-Numbers have a fixed width and are no varints: they are packed and unpacked in C, their length is checked before any of
-them is read, and a writer can replace one of them in place. They are no longer either: 1,000 partitions whose offsets
-are less than 2^40 apart take 6,678 characters.
+Numbers have a fixed width instead of being varints: they are packed and unpacked in C, their total length is checked
+before any of them is read, and a writer can replace one of them in place. Nor are they longer: 1,000 partitions whose
+offsets are less than 2^40 apart take 6,678 characters.
 """
 
 import binascii
@@ -28,29 +28,30 @@ from collections.abc import Callable, Iterator, Sequence
 from dispatcher.errors import MalformedPositionError
 
 MARK = "~"
-"""What a compact spelling begins with; no partition's number does."""
+"""The first character of a compact spelling; no partition number begins with it."""
 
 MAX_PARTITIONS = 8192
-"""Most partitions that one position may name: without a bound, ten characters could spell a range of a billion."""
+"""The most partitions that one position may name: without a bound, ten characters could spell a range of a billion."""
 
 _VERSION = 1
 MAX_PARTITION = 2**31 - 1
 MAX_OFFSET = 2**63 - 1
 LARGE_BYTES = 5800
-"""More bytes than this come near the longest id, and are worth a second try."""
+"""More bytes than this come near the longest id, so a second attempt at a shorter spelling is worth its time."""
 
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
 
 
 Ranges = Sequence[tuple[int, int]]
-"""Partitions as first ones and those after the last ones, ascending; no two touch."""
+"""Ranges of partitions, each from its first partition to the one after its last; ascending, and none touches the
+next."""
 
 
 def ranges_of(partitions: Sequence[int]) -> Ranges:
-    """The ranges of some partitions.
+    """Return the ranges of partitions.
 
     Args:
-        partitions: Their numbers, ascending.
+        partitions: Their numbers in ascending order.
     """
     found: list[tuple[int, int]] = []
     first = following = -1
@@ -66,7 +67,7 @@ def ranges_of(partitions: Sequence[int]) -> Ranges:
 
 
 def without(ranges: Ranges, partition: int) -> Ranges:
-    """The ranges that are left without a partition that is in one of them."""
+    """Return the ranges without one of their partitions."""
     place = bisect_right(ranges, (partition, MAX_PARTITION + 1)) - 1
     first, end = ranges[place]
     left = [both for both in ((first, partition), (partition + 1, end)) if both[0] < both[1]]
@@ -74,7 +75,7 @@ def without(ranges: Ranges, partition: int) -> Ranges:
 
 
 def spell_ranges(ranges: Ranges) -> bytes:
-    """The part of a segment that names its partitions: the same as long as those are."""
+    """Spell the ranges of a segment; the result changes only when the partitions do."""
     data = spell_varint(len(ranges))
     following = 0
     for first, end in ranges:
@@ -87,7 +88,7 @@ def spell_compact(partitions: Sequence[int], offsets: Sequence[int]) -> str:
     """Spell the offsets of one topic's partitions, ``~`` included.
 
     Args:
-        partitions: Their numbers, ascending; at least one.
+        partitions: Their numbers in ascending order; at least one.
         offsets: The last seen offset of each, -1 for none.
     """
     return spell_offsets(spell_ranges(ranges_of(partitions)), offsets, lambda: partitions)
@@ -101,11 +102,11 @@ def spell_offsets(ranges: bytes, offsets: Sequence[int], partitions: Callable[[]
     Args:
         ranges: `spell_ranges` of the partitions.
         offsets: The last seen offset of each, -1 for none; at least one.
-        partitions: Returns their numbers, ascending; called only if the spelling would be near the longest.
+        partitions: Returns their numbers in ascending order; called only if the spelling would be near the longest.
     """
     data = _segment(ranges, offsets)
     if len(data) > LARGE_BYTES:
-        # A few large offsets make all of them wide: try a segment for each length.
+        # A few large offsets make all numbers wide: try one segment per width.
         numbers = partitions()
         by_length: dict[int, list[int]] = {}
         for index, offset in enumerate(offsets):
@@ -119,18 +120,18 @@ def spell_offsets(ranges: bytes, offsets: Sequence[int], partitions: Callable[[]
 
 
 def spell_segments(data: bytes) -> str:
-    """Spell what follows the version, ``~`` included."""
+    """Spell what follows the version, with ``~`` in front."""
     return MARK + urlsafe_b64encode(bytes([_VERSION]) + data).rstrip(b"=").decode()
 
 
 def read_compact(text: str) -> Iterator[tuple[int, int]]:
-    """Yield partition and offset of each pair that a compact spelling holds, ``~`` included.
+    """Yield partition and offset of each pair in a compact spelling, which begins with ``~``.
 
-    Bounded by the length of the text and by `MAX_PARTITIONS`. A partition may come twice, in two segments: refusing
-    that is up to the caller, who knows all pairs.
+    Bounded by the length of the text and by `MAX_PARTITIONS`. A partition may occur twice, in two segments: the caller,
+    who knows all pairs, has to refuse that.
 
     Raises:
-        MalformedPositionError: it is not such a spelling; the message says why.
+        MalformedPositionError: the text is no such spelling; the message says why.
     """
     reader = _Reader(_decoded(text.removeprefix(MARK)))
     version = reader.octet()
@@ -149,25 +150,25 @@ def read_compact(text: str) -> Iterator[tuple[int, int]]:
 
 
 class _Reader:
-    """Takes the parts of a segment off the front of some bytes."""
+    """Reads the parts of segments from the front of some bytes."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def has_more(self) -> bool:
-        """Whether another segment begins here."""
+        """Whether another segment follows."""
         return self._at < len(self._data)
 
     def octet(self) -> int:
-        """The next octet."""
+        """Read an octet."""
         if self._at >= len(self._data):
             raise _wrong("ends too early")
         self._at += 1
         return self._data[self._at - 1]
 
     def varint(self) -> int:
-        """An unsigned LEB128 number; one that is longer than it has to be is refused."""
+        """Read an unsigned LEB128 number; one that is longer than necessary is refused."""
         value = 0
         for shift in range(0, 70, 7):
             octet = self.octet()
@@ -179,7 +180,7 @@ class _Reader:
         raise _wrong("has a number of more than 10 octets")
 
     def ranges(self, most: int) -> list[int]:
-        """The partitions of a segment, ascending."""
+        """Read the partitions of a segment, in ascending order."""
         partitions: list[int] = []
         following = 0
         count = self.varint()
@@ -199,7 +200,7 @@ class _Reader:
         return partitions
 
     def numbers(self, count: int) -> tuple[int, ...]:
-        """As many numbers, all of the width that is given first."""
+        """Read this many numbers, preceded by their common width."""
         width = self.octet()
         if width > 8:
             raise _wrong(f"has numbers of {width} octets; at most 8 are allowed")
@@ -219,10 +220,10 @@ def _segment(ranges: bytes, offsets: Sequence[int]) -> bytes:
 
 
 def pack(offsets: Sequence[int]) -> tuple[int, int, bytearray]:
-    """The lowest of some offsets, and how far each is above it, in numbers of one width.
+    """Pack offsets as their lowest one and the distance of each from it, in numbers of one width.
 
     Returns:
-        The lowest, the width in octets, and the numbers.
+        The lowest offset, the width in octets, and the numbers.
     """
     low = min(offsets)
     width = octets_of(max(offsets) - low)
@@ -234,12 +235,12 @@ def pack(offsets: Sequence[int]) -> tuple[int, int, bytearray]:
 
 
 def octets_of(number: int) -> int:
-    """How many octets a number needs."""
+    """Return how many octets a number needs."""
     return number.bit_length() + 7 >> 3
 
 
 def spell_varint(number: int) -> bytes:
-    """An unsigned LEB128 number, as short as it can be."""
+    """Spell an unsigned LEB128 number, as short as possible."""
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)
@@ -249,7 +250,7 @@ def spell_varint(number: int) -> bytes:
 
 
 def _decoded(text: str) -> bytes:
-    """The bytes, if the text is the only one that spells them."""
+    """Decode base64url, if the text is the only one that spells these bytes."""
     if not _ALPHABET.fullmatch(text):
         raise _wrong("is not base64url")
     try:

@@ -1,17 +1,17 @@
-"""Dead letters: what they look like, and in which order they are written, retried and acknowledged.
+"""Dead letters: what they contain, and in which order they are written, retried and acknowledged.
 
 Rules of this module:
 
 * Nothing is dropped: a letter is in the book until the broker has acknowledged it, or its partition has left.
-* What fails because of its topic (missing, not authorized) makes the letters of that topic wait; one of them tries
-  again after a pause that doubles. What fails because of the letter itself (too large) makes that letter alone wait. It
-  is tried again with no other letter of its topic under way: brokers refuse a batch of them for its size as a whole, so
-  letters may have failed because of one beside them.
-* Letters of one topic are taken in the order in which they were added.
-* A record has one letter, whoever puts it aside and however often: clients refuse it, or its deadline passes. The first
-  one says why. Stored letters are remembered for a while, until the partition leaves.
-* Key, value and headers stay as they were; what is said about the record is in headers of its own, beside them. The
-  letter's timestamp is the time at which it was written: with the record's own, retention could delete it at once.
+* A failure of a topic (missing, not authorized) makes all letters of that topic wait; one of them tries again after a
+  pause that doubles. A failure of a letter (too large) makes only that letter wait. It is tried again with no other
+  letter of its topic under way: brokers refuse a batch for its size as a whole, so letters may have failed because of
+  another letter in their batch.
+* Letters of one topic are written in the order in which they were added.
+* A record gets one letter, whether clients refuse it or its deadline passes, and however often. The first cause is the
+  reason in it. Stored letters are remembered for a while, until the partition leaves.
+* Key, value and headers stay unchanged; what is said about the record is in additional headers. The letter's timestamp
+  is the time at which it was written: with the record's own, retention could delete it at once.
 """
 
 from bisect import insort
@@ -23,46 +23,46 @@ from typing import NamedTuple
 from dispatcher.sansio.records import Headers, Record, TopicPartition
 
 PREFIX = "dispatcher.dlq."
-"""How the names of the headers begin that say what the letter is about."""
+"""The prefix of the additional headers, which describe the letter."""
 
 PLACEHOLDER = "{topic}"
 """Stands for the record's topic in the name of the dead-letter topic."""
 
 DETAIL_CHARACTERS = 500
-"""Of what is said for people, this many characters are kept: clients may have said it."""
+"""How many characters of an explanation are kept: it may come from a client."""
 
 WINDOW_LETTERS = 1000
 WINDOW_BYTES = 4 * 1024 * 1024
-"""Most letters, and about as many bytes, that are with the producer at a time."""
+"""How many letters, and about how many bytes, the producer may have at a time."""
 
 ROOM_BYTES = 8 * 1024 * 1024
-"""About as many bytes the book holds before it has no room: what is refused waits where it is."""
+"""About how many bytes the book may hold: letters that do not fit wait as records in the history."""
 
 REMEMBERED_LETTERS = 10_000
-"""Stored letters that are remembered: every subscriber is sent a record, and may refuse it after another one has."""
+"""How many stored letters are remembered: every subscriber is sent a record, and each may refuse it."""
 
 RETRY_SECONDS = (1.0, 30.0)
-"""First and longest pause before a failed letter is tried again."""
+"""The first and the longest pause before a failed letter is tried again."""
 
 
 class Letter(NamedTuple):
-    """A record that goes to the dead-letter topic, and why."""
+    """A record for the dead-letter topic, and why it goes there."""
 
     partition: TopicPartition
     record: Record
     reason: str
     """One word: ``deadline``, ``nack``."""
     detail: str = ""
-    """For people."""
+    """An explanation for people."""
 
 
 def dead_letter_topic(template: str, topic: str) -> str:
-    """The dead-letter topic of a topic."""
+    """Return the name of the dead-letter topic of a topic."""
     return template.replace(PLACEHOLDER, topic)
 
 
 def headers_of(letter: Letter, *, group: str, replica: str) -> Headers:
-    """The headers of a letter: the record's own, unchanged, and what is said about it."""
+    """Return the headers of a letter: the record's own, unchanged, and those that describe the letter."""
     said = {
         "reason": letter.reason,
         "topic": letter.partition.topic,
@@ -87,7 +87,7 @@ class DeadLetterStatistics:
     waiting: int
     """Letters that the broker has not acknowledged."""
     failing: Mapping[str, str]
-    """Dead-letter topics of which the last attempt failed, and why."""
+    """Dead-letter topics whose last attempt failed, and why."""
 
 
 @dataclass(slots=True)
@@ -101,44 +101,45 @@ class _Queue:
     """The letters of one dead-letter topic."""
 
     due: list[int] = field(default_factory=list)
-    """Numbers of letters that are to be written, in order."""
+    """Numbers of the letters to write, in order."""
     under_way: int = 0
     is_alone: bool = False
-    """Whether what was taken last is to have no other letter beside it."""
+    """Whether the letter that was taken last must be alone under way."""
     pause: _Pause | None = None
-    """Since the topic failed."""
+    """The current pause, if the topic has failed."""
     reason: str | None = None
 
 
 _Key = tuple[TopicPartition, int]
-"""A record: its partition and its offset."""
+"""A record, identified by its partition and its offset."""
 
 
 class LetterBook:
-    """Says which letters to write now.
+    """Decides which letters to write now.
 
     Args:
-        template: The name of dead-letter topics (`dead_letter_topic`).
+        template: The name of dead-letter topics, a template for `dead_letter_topic`.
     """
 
     def __init__(self, template: str) -> None:
         self._template = template
         self._letters: dict[int, Letter] = {}
         self._numbers: dict[_Key, int] = {}
-        """The letter of each record that has one."""
+        """The number of each record's letter."""
         self._stored: dict[_Key, int | None] = {}
-        """Records whose letters were stored, oldest first, with their timestamps: another log has the same offsets."""
+        """Records whose letters were stored, oldest first, with their timestamps: a recreated topic uses the same
+        offsets again."""
         self._queues: dict[str, _Queue] = {}
         self._under_way: set[int] = set()
         self._alone: dict[int, _Pause] = {}
-        """Letters that failed by themselves."""
+        """Letters that failed for a reason of their own."""
         self._number = 0
         self._bytes = 0
         self._under_way_bytes = 0
         self._written: Counter[tuple[str, str]] = Counter()
 
     def add(self, letter: Letter) -> int:
-        """Enter a letter; returns its number, or that of the letter that the record has."""
+        """Enter a letter; returns its number, or the number of the letter that the record already has."""
         key = _key(letter)
         number = self._numbers.get(key)
         if number is not None and self._letters[number].record == letter.record:
@@ -151,11 +152,11 @@ class LetterBook:
         return self._number
 
     def has(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether a letter of this record waits to be stored."""
+        """Whether a letter of this record is waiting to be stored."""
         return (partition, offset) in self._numbers
 
     def remembers(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether a letter of a record with this offset was stored; another log may have one at the same offset."""
+        """Whether a letter for this offset was stored; after a recreation that may have been another record."""
         return (partition, offset) in self._stored
 
     def has_stored(self, letter: Letter) -> bool:
@@ -170,26 +171,26 @@ class LetterBook:
 
     @property
     def under_way(self) -> int:
-        """How many letters are with the producer."""
+        """How many letters the producer has."""
         return len(self._under_way)
 
     def topic_for(self, topic: str) -> str:
-        """The dead-letter topic of a topic."""
+        """Return the dead-letter topic of a topic."""
         return dead_letter_topic(self._template, topic)
 
     def topic_of(self, letter: Letter) -> str:
-        """Where a letter belongs."""
+        """Return the topic to which a letter belongs."""
         return self.topic_for(letter.partition.topic)
 
     def take(self, now: float) -> list[tuple[int, Letter]]:
-        """The letters to write now, which are under way from here on.
+        """Return the letters to write now; from now on they are under way.
 
         Args:
-            now: Seconds on any clock that only goes forward.
+            now: Seconds on any clock that only moves forward.
         """
         taken: list[int] = []
         for queue in self._queues.values():
-            # After a failure one letter finds out whether the topic takes letters again.
+            # After a failure, one letter finds out whether the topic accepts letters again.
             most = WINDOW_LETTERS if queue.pause is None else 1 if now >= queue.pause.until else 0
             if (queue.pause is not None or queue.is_alone) and queue.under_way:
                 continue
@@ -213,7 +214,7 @@ class LetterBook:
         return [(number, self._letters[number]) for number in taken]
 
     def next_at(self, now: float) -> float | None:
-        """When `take` has something next; None while nothing waits for a time. Never before now."""
+        """Return when `take` has something next; never in the past. None while nothing waits for a time."""
         times = []
         for queue in self._queues.values():
             if queue.due:
@@ -223,7 +224,7 @@ class LetterBook:
         return max(now, min(times)) if times else None
 
     def acknowledged(self, number: int) -> Letter | None:
-        """The broker has a letter; returns it, or None if nobody wants to know any more."""
+        """Note that the broker has stored a letter; returns it, or None if it was forgotten meanwhile."""
         letter = self._remove(number)
         if letter is not None:
             topic = self.topic_of(letter)
@@ -238,13 +239,13 @@ class LetterBook:
         return letter
 
     def failed(self, number: int, reason: str, now: float, *, is_its_own: bool = False) -> None:
-        """A letter was refused: it waits, and is tried again.
+        """Note that a letter was refused; it is tried again later.
 
         Args:
-            number: The letter's.
-            reason: In the broker's words.
+            number: The number of the letter.
+            reason: The reason in the broker's words.
             now: As for `take`.
-            is_its_own: The letter is at fault, and not its topic.
+            is_its_own: Whether the letter itself is at fault, and not its topic.
         """
         letter = self._letters.get(number)
         if letter is None or number not in self._under_way:
@@ -255,11 +256,11 @@ class LetterBook:
         if is_its_own:
             self._alone[number] = _longer(self._alone.get(number), now)
         elif queue.pause is None or now >= queue.pause.until:
-            # Others that fail in the same attempt change nothing.
+            # Other letters that fail in the same attempt change nothing.
             queue.pause = _longer(queue.pause, now)
 
     def interrupted(self, reason: str, now: float) -> None:
-        """The producer is gone: what was under way is written by the next one, after a pause.
+        """Note that the producer failed: the next producer writes what was under way, after a pause.
 
         Args:
             reason: Why.
@@ -269,7 +270,7 @@ class LetterBook:
             self.failed(number, reason, now)
 
     def forget(self, partitions: Collection[TopicPartition]) -> list[int]:
-        """Partitions have left: their letters are their next owner's; returns the numbers."""
+        """Forget the letters of partitions that have left; their next owner writes them. Returns the numbers."""
         gone = [number for number, letter in self._letters.items() if letter.partition in partitions]
         for number in gone:
             self._remove(number)
@@ -282,7 +283,7 @@ class LetterBook:
         return DeadLetterStatistics(dict(self._written), len(self._letters), failing)
 
     def _back(self, number: int) -> None:
-        """A letter is under way no longer, and is to be written again, in its old place."""
+        """Put a letter that is no longer under way back in its old place among the due ones."""
         letter = self._letters[number]
         queue = self._queues[self.topic_of(letter)]
         self._lay_down(number, letter, queue)

@@ -1,11 +1,11 @@
-"""Which waiting records are overdue, and what happens to them.
+"""Decides which waiting records are overdue, and what happens to them.
 
 Rules of this module:
 
-* A record is overdue when it waits, and its own timestamp is older than its topic's deadline. Each record is judged by
-  itself; those of a partition are returned in offset order.
-* A partition that was just assigned has a time of grace: subscribers need a moment to connect after a restart.
-* A gap before an overdue record has nobody to be sent to either: it goes with the record.
+* A waiting record is overdue when its own timestamp is older than the deadline of its topic allows. Each record is
+  judged separately; those of a partition are returned in offset order.
+* A partition that was just assigned has a grace period: after a restart, subscribers need a moment to connect.
+* A gap before an overdue record goes with the record: nobody is there to be sent the gap, either.
 * A record without a timestamp has no deadline.
 """
 
@@ -18,18 +18,18 @@ from dispatcher.sansio.entries import GAP, Entry
 from dispatcher.sansio.records import TopicPartition
 
 GRACE_SECONDS = 30.0
-"""The longest time of grace; where the deadline is shorter, it is as long as that."""
+"""The longest grace period; with a shorter deadline, it is as long as the deadline."""
 
 
 class Action(StrEnum):
     """What happens to overdue records."""
 
     LOG = "log"
-    """They are counted and logged, and wait on."""
+    """They are counted and logged, and keep waiting."""
     SKIP = "skip"
     """They count as dispatched."""
     DEAD_LETTER = "dead-letter"
-    """They go to the dead-letter topic, and then count as dispatched."""
+    """They are written to the dead-letter topic, and then count as dispatched."""
 
 
 class Deadline(NamedTuple):
@@ -40,34 +40,34 @@ class Deadline(NamedTuple):
 
     @property
     def grace_seconds(self) -> float:
-        """How long after its assignment nothing of a partition is overdue."""
+        """How long after its assignment a partition has no overdue records."""
         return min(self.seconds, GRACE_SECONDS)
 
     def cutoff_ms(self, now_ms: float) -> float:
-        """Records with this time or an earlier one are overdue."""
+        """Return the latest timestamp that is overdue."""
         return now_ms - 1000 * self.seconds
 
 
 class Overdue(NamedTuple):
-    """Records of one entry that are overdue."""
+    """The overdue records of one entry."""
 
     entry: Entry
     indexes: list[int]
-    """In offset order; `GAP` first for a gap that goes with them."""
+    """The records' indexes in offset order, preceded by `GAP` if a gap goes with them."""
 
     @property
     def records(self) -> list[int]:
-        """The indexes of records."""
+        """Return the indexes without `GAP`."""
         return [index for index in self.indexes if index != GAP]
 
 
 def overdue(entries: Iterable[Entry], cutoff_ms: float, passed_over: Collection[int] = ()) -> list[Overdue]:
-    """The overdue records of a partition.
+    """Return the overdue records of a partition.
 
     Args:
-        entries: Its undispatched entries, in order.
+        entries: The undispatched entries of the partition, in order.
         cutoff_ms: See `Deadline.cutoff_ms`.
-        passed_over: Sequences of entries that are being written to a subscriber.
+        passed_over: Sequences of entries to leave out, because they are being written to a subscriber.
     """
     found: list[Overdue] = []
     gaps: list[Overdue] = []
@@ -96,14 +96,14 @@ class _Held:
     epoch: int
     since: float
     logged_to: int
-    """Overdue records before this offset have been reported."""
+    """Overdue records before this offset have been reported already."""
 
 
 class DeadlineWatch:
-    """Remembers since when partitions are held, and which overdue records were reported.
+    """Remembers how long partitions have been held, and which overdue records were reported.
 
     Args:
-        deadlines: By topic.
+        deadlines: The deadline of each topic that has one.
     """
 
     def __init__(self, deadlines: Mapping[str, Deadline]) -> None:
@@ -111,11 +111,11 @@ class DeadlineWatch:
         self._held: dict[TopicPartition, _Held] = {}
 
     def look(self, partitions: Mapping[TopicPartition, int], now: float) -> dict[TopicPartition, Deadline]:
-        """The partitions in which records may be overdue.
+        """Return the partitions in which records may be overdue, with their deadlines.
 
         Args:
             partitions: The epoch of every assigned partition; others are forgotten.
-            now: Seconds on any clock that only goes forward.
+            now: Seconds on any clock that only moves forward.
         """
         self._held = {
             tp: held if (held := self._held.get(tp)) is not None and held.epoch == epoch else _Held(epoch, now, 0)
@@ -129,7 +129,7 @@ class DeadlineWatch:
         }
 
     def news(self, partition: TopicPartition, found: Iterable[Overdue]) -> int:
-        """How many overdue records were not reported before; they are from here on."""
+        """Return how many overdue records were not reported before, and note that they are now."""
         held = self._held[partition]
         offsets = [one.entry.batch.records.offsets[index] for one in found for index in one.records]
         new = [offset for offset in offsets if offset >= held.logged_to]

@@ -1,6 +1,6 @@
-"""What a client that acknowledges was sent, write by write, until it is done.
+"""What a client that acknowledges has been sent, write by write, until it is done.
 
-*Thread*: pure data; one thread at a time.
+*Thread*: pure data, for one thread at a time.
 """
 
 from bisect import bisect_left, bisect_right
@@ -13,20 +13,20 @@ from dispatcher.sansio.parking import ParkedPartition
 from dispatcher.sansio.records import Records, TopicPartition
 
 _NONE: frozenset[int] = frozenset()
-"""One for all deliveries of which nothing was refused: a window may hold as many of them as records."""
+"""Shared by all deliveries of which nothing was refused: a window may hold as many deliveries as records."""
 
 
 class Delivery:
-    """Records of one partition that one write held, in offset order.
+    """Records of one partition in one write, in offset order.
 
     Args:
-        partition: Theirs.
-        records: The records of the batch that they belong to.
-        indexes: Those of them that were sent, one at least.
-        size_bytes: What the write held of them. A record counts for an equal share of it.
-        entry: The entry of the history that holds the batch; None for records that were replayed from Kafka.
-        parked: What was parked of the partition when they were replayed.
-        stand_for: For each of these records, the offsets that are parked no more when it is done.
+        partition: The partition of the records.
+        records: All records of the batch.
+        indexes: The indexes of the records that were sent; at least one.
+        size_bytes: Their bytes in the write; each record counts for an equal share.
+        entry: The entry of the history that holds the batch; None if the records were replayed from Kafka.
+        parked: The parked ranges of the partition at the time of the replay.
+        stand_for: For each record, the offsets that are no longer parked once it is done.
     """
 
     __slots__ = (
@@ -62,23 +62,23 @@ class Delivery:
         self.parked = parked
         self.stand_for = stand_for
         self.begin, self.end = 0, len(indexes)
-        """The places of `indexes` that are outstanding; those before are done, those after were sent again."""
+        """The outstanding part of `indexes`: records before it are done, and records after it were sent again."""
         self.last = records.offsets[indexes[-1]]
         self.set_aside: set[int] | frozenset[int] = _NONE
-        """The places among them that were refused."""
+        """The places of refused records in it."""
 
     def place_of(self, offset: int) -> int:
-        """The place of the first record with this offset or a later one."""
+        """Return the place of the first record with this offset or a later one."""
         return bisect_left(self.indexes, offset, self.begin, self.end, key=self.records.offsets.__getitem__)
 
     def place_after(self, offset: int) -> int:
-        """The place of the first record with a later offset."""
+        """Return the place of the first record with a later offset."""
         if offset >= self.last:
             return self.end
         return bisect_right(self.indexes, offset, self.begin, self.end, key=self.records.offsets.__getitem__)
 
     def offset_at(self, place: int) -> int:
-        """The offset of the record at a place."""
+        """Return the offset of the record at a place."""
         return self.records.offsets[self.indexes[place]]
 
 
@@ -87,11 +87,11 @@ class Done(NamedTuple):
 
     delivery: Delivery
     first: int
-    """The place of the first of them in the delivery."""
+    """The place of the first of these records in the delivery."""
     end: int
-    """The place after the last one."""
+    """The place after the last of them."""
 
     @property
     def indexes(self) -> Sequence[int]:
-        """Their indexes in the batch."""
+        """Return their indexes in the batch."""
         return self.delivery.indexes[self.first : self.end]

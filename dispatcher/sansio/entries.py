@@ -7,19 +7,19 @@ from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import NO_RECORDS, Batch, Records, TopicPartition
 
 GAP = -1
-"""Stands for the gap of a batch among the indexes of its records."""
+"""Stands for a batch's gap among the indexes of its records."""
 
 OFFSET_BYTES = 8
-"""What an entry holds for each partition of the replica: an offset in its snapshot."""
+"""What an entry costs per partition of the replica: an offset in its snapshot."""
 
 
 class Part:
-    """What one write holds of one batch, unframed: the records of several parts are joined, and framed together.
+    """One batch's share of a write, unframed: the records of several parts are joined and framed together.
 
     Args:
-        gap: What comes before the records; empty for nothing.
-        records: The records as the wire joins them; empty for none.
-        has_ids: Whether each record carries the position, so that a write need not.
+        gap: The gap event before the records; empty if there is no gap.
+        records: The records, joined as on the wire; empty if there are none.
+        has_ids: Whether each record carries the position, so that the write itself need not.
     """
 
     __slots__ = ("gap", "has_ids", "records")
@@ -30,7 +30,7 @@ class Part:
         self.has_ids = has_ids
 
     def __len__(self) -> int:
-        """Its size in bytes, without what framing adds."""
+        """Return the size in bytes, without the framing."""
         return len(self.gap) + len(self.records)
 
 
@@ -38,10 +38,10 @@ class Entry(Moment):
     """One batch in the history, with what was encoded from it.
 
     Args:
-        sequence: Its number in the history.
-        batch: What it holds.
-        snapshot: The newest offset of every partition when the batch was published, its own included.
-        version: The version of the history's partitions that the snapshot is about; see `History.ahead`.
+        sequence: The entry's number in the history.
+        batch: The batch that it holds.
+        snapshot: The newest offset of every partition when the batch was published, this batch included.
+        version: The version of the history's set of partitions for which the snapshot was made; see `History.ahead`.
     """
 
     __slots__ = (
@@ -62,29 +62,30 @@ class Entry(Moment):
         self.batch = batch
         self.version = version
         self.encoded: dict[object, Part] = {}
-        """Ready-made bytes by feed: encoded once, the same object for every subscriber."""
+        """Encoded bytes by feed: encoded once, and the same object for every subscriber."""
         self.size_bytes = batch.size_bytes + OFFSET_BYTES * len(snapshot.offsets)
         self.record_count = len(batch.records)
-        """Number of records, known also when they are gone."""
+        """The number of records, known even after they have been dropped."""
         self.dispatched = False
-        """Whether each of its records was sent to some subscriber that counts, or settled."""
+        """Whether every record was settled, or sent to some subscriber that counts."""
         self.pending: set[int] | None = None
-        """Indexes of the records that were neither dispatched nor settled; None: all of them. See `settle`."""
+        """Indexes of the records that are neither dispatched nor settled; None means all of them. See `settle`."""
         self.parked = False
-        """Whether some of its records are parked, or were: such are not dispatched, and it need not stay for them."""
+        """Whether any record is or was parked: parked records are not dispatched, and do not keep the entry in
+        memory."""
         self.waiting = True
         """Whether it has to stay until it is dispatched. Entries of followed partitions need not."""
         self.removed = False
-        """Its partition has left the replica: it is not handed out again."""
+        """Whether its partition has left the replica; such an entry is not handed out again."""
 
     def settle(self, indexes: Iterable[int]) -> set[int]:
         """Note that some records were dispatched, or are wanted by nobody.
 
         Args:
-            indexes: Theirs; `GAP` for the gap before them.
+            indexes: The indexes of the records, and `GAP` for the gap before them.
 
         Returns:
-            Those of which it was not noted before.
+            The indexes for which this was not noted before.
         """
         if self.pending is None:
             self.pending = set(range(GAP if self.batch.gap else 0, self.record_count))
@@ -94,24 +95,24 @@ class Entry(Moment):
 
     @property
     def first_pending(self) -> int:
-        """The first offset of those that were neither dispatched nor settled."""
+        """Return the first offset that is neither dispatched nor settled."""
         batch, pending = self.batch, self.pending
         if not pending or not pending.isdisjoint((GAP, 0)):
             return batch.covers_from
         return batch.records.offsets[min(pending)]
 
     def forget(self) -> None:
-        """Let go of all that takes room: a subscriber's channel may still hold it for bytes that are to be sent."""
+        """Drop everything large: a subscriber's channel may still hold the entry for bytes that are to be sent."""
         self.encoded.clear()
         self.batch.records = NO_RECORDS
 
 
 class Selection(Moment):
-    """The records of an entry that one filter wants; beside an entry it is what is offered, sent and dispatched.
+    """The records of an entry that one filter wants; offered, sent and dispatched like an entry.
 
     Args:
         entry: The entry.
-        indexes: Of the records, in order; `GAP` first if the gap goes with them.
+        indexes: The indexes of the records, in order, preceded by `GAP` if the gap goes with them.
     """
 
     __slots__ = ("dispatched", "entry", "indexes", "ranges", "record_count")
@@ -121,7 +122,7 @@ class Selection(Moment):
         self.entry = entry
         self.indexes = indexes
         self.ranges = covered(entry.batch, indexes)
-        """The offsets that a commit may pass once these records were dispatched."""
+        """The ranges of offsets that a commit may pass once these records are dispatched."""
         self.record_count = len(indexes) - (indexes[0] == GAP)
         self.dispatched = False
 
@@ -137,15 +138,15 @@ class Selection(Moment):
 
 
 def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None) -> list[tuple[int, int]]:
-    """The ranges of offsets (the end excluded) for which some records of a batch stand, in order, joined.
+    """Return the ranges of offsets (end excluded) that some records of a batch stand for, in order and joined.
 
-    Offsets without a record belong to the record after them, as in `Batch.covers_from`. What is before that is not ours
-    to commit: a partition that was followed has been handed over in the middle of the batch.
+    Offsets without a record belong to the record after them, as in `Batch.covers_from`. Offsets before that are not
+    ours to commit: a followed partition was handed over in the middle of the batch.
 
     Args:
         batch: The batch.
-        indexes: Of the records.
-        records: Those of the batch, which may have let go of them.
+        indexes: The indexes of the records.
+        records: The batch's records, if the batch itself may have dropped them.
     """
     offsets = (batch.records if records is None else records).offsets
     ranges: list[tuple[int, int]] = []
@@ -167,18 +168,18 @@ def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None
 
 
 Offered = Entry | Selection
-"""All records of an entry, or some."""
+"""All records of an entry, or some of them."""
 
 EncodedEntry = tuple[Offered, Part]
-"""An entry and its bytes for the feed: when the history lets the entry go, these bytes are all that is held."""
+"""An entry and its bytes for the feed: once the history has evicted the entry, only these bytes are held."""
 
 
 class Round:
-    """What is offered to each live subscriber of a feed, and all that is the same for each.
+    """What is offered to every live subscriber of a feed, with everything that is the same for all of them.
 
     Args:
-        items: Entries in order, one at least, each with its bytes.
-        data: All of them as one write.
+        items: Entries in order, each with its bytes; at least one.
+        data: The bytes of all entries as one write.
     """
 
     __slots__ = ("data", "entries", "first_sequence", "items", "last", "last_sequence", "record_count", "size_bytes")
@@ -194,15 +195,15 @@ class Round:
 
 
 class Cursor:
-    """A reader's place.
+    """The place of a reader.
 
-    For a reader that is not live it is a vector, the next offset of every partition, and the sequence follows from it.
-    A live one is at the head, and holds the moment up to which it was handed everything: that is shared, so it costs
-    nothing per partition.
+    The cursor of a reader that is not live is a vector, the next offset of every partition; its sequence follows from
+    that. A live reader is at the head, and its cursor holds the moment up to which it was handed everything. Moments
+    are shared, so this costs nothing per partition.
 
     Args:
-        topics: What it reads.
-        whole: Also of partitions that the replica follows.
+        topics: The topics that the reader reads.
+        whole: Whether it also reads partitions that the replica follows.
     """
 
     __slots__ = ("first_offset", "next_offsets", "seen", "sequence", "topics", "whole")
@@ -211,15 +212,16 @@ class Cursor:
         self.topics = topics
         self.whole = whole
         self.sequence = 0
-        """Every entry up to this one was handed to it, or is not for it."""
+        """Every entry up to this one was handed to the reader, or is not for it."""
         self.next_offsets: dict[TopicPartition, int] = {}
-        """The next offset of every partition; of a live reader, only of those that are not in the history."""
+        """The next offset of every partition; for a live reader, only of partitions that are not in the history."""
         self.seen: Moment | None = None
-        """The moment up to which it was handed everything, while the vector does not say so; see `History.locate`."""
+        """The moment up to which the reader was handed everything, while the vector is not kept; see
+        `History.locate`."""
         self.first_offset = 0
-        """The first offset that it needs of the entry that it was handed last."""
+        """The first offset that the reader needs of the entry that it was handed last."""
 
     def return_to(self, entry: Entry, offset: int) -> None:
-        """The next entry to read is the one that it was handed last, from an offset on."""
+        """Make the next entry the one that the reader was handed last, from an offset on."""
         self.next_offsets[entry.batch.partition] = offset
         self.sequence = entry.sequence - 1

@@ -1,8 +1,8 @@
 """Reads filters: the CloudEvents Subscriptions dialect as JSON, and short query parameters.
 
-The dialect is that of the CloudEvents Subscriptions API, section 3.2.4.1 (``exact``, ``prefix``, ``suffix``, ``all``,
-``any``, ``not``), and ``in`` and ``exists`` besides, over ``key``, ``partition``, ``header.NAME`` and JSON pointers
-(RFC 6901). A list of filters, as subscriptions there have it, is ``all``. An error names the place of what is wrong.
+The dialect is the one of the CloudEvents Subscriptions API, section 3.2.4.1 (``exact``, ``prefix``, ``suffix``,
+``all``, ``any``, ``not``), extended by ``in`` and ``exists``. It applies to ``key``, ``partition``, ``header.NAME`` and
+JSON pointers (RFC 6901). A list of filters means ``all``, as in that API. Errors say where in the filter they are.
 """
 
 import re
@@ -15,11 +15,11 @@ from dispatcher.errors import BadRequestError
 from dispatcher.sansio.filters import Filter, Not, Place, Term, all_of, any_of, text_of
 
 MAX_FILTER_BYTES = 2048
-"""Of all that a request says about its filter."""
+"""The size of everything in a request that belongs to its filter."""
 
 MAX_DEPTH = 8
 MAX_VALUES = 64
-"""Values that one filter compares with: its leaves."""
+"""The most values that one filter may compare with."""
 
 MAX_PARTITION_DIGITS = 10
 
@@ -32,17 +32,17 @@ _OPERATORS = "use one of exact, prefix, suffix, in, exists, all, any, not"
 
 
 class FilterError(BadRequestError):
-    """A filter is wrong; the message begins with the place."""
+    """A filter is wrong; the message begins with the place of the error."""
 
 
 def read_parameters(arguments: Mapping[str, Sequence[str]]) -> Filter | None:
-    """The filter of a request: the same name again is OR, different names are AND; None: there is none.
+    """Read the filter of a request: repeated names mean OR, different names AND. None if there is no filter.
 
     Args:
-        arguments: Query parameters with their values, among others; see `PARAMETERS`.
+        arguments: All query parameters with their values; see `PARAMETERS`.
 
     Raises:
-        FilterError: with the place, such as ``header[1]``.
+        FilterError: the message names the place, such as ``header[1]``.
     """
     given = {name: arguments[name] for name in PARAMETERS if name in arguments}
     try:
@@ -55,7 +55,7 @@ def read_parameters(arguments: Mapping[str, Sequence[str]]) -> Filter | None:
     parts: list[Filter] = []
     for name, values in given.items():
         terms = [_PARAMETERS[name](f"{name}[{number}]", value, count) for number, value in enumerate(values)]
-        # The same header or field again is OR, as the same name is; another one is AND.
+        # The same header or field again means OR, like the same parameter; different ones mean AND.
         by_place: dict[object, list[Filter]] = {}
         for term in terms:
             by_place.setdefault(getattr(term, "place", None) if name in {"header", "field"} else None, []).append(term)
@@ -64,14 +64,14 @@ def read_parameters(arguments: Mapping[str, Sequence[str]]) -> Filter | None:
 
 
 def read_filter(document: AnyType, place: str = "filter") -> Filter:
-    """A filter in the dialect.
+    """Read a filter in the dialect.
 
     Args:
         document: Parsed JSON.
-        place: What errors call it.
+        place: What errors call the document.
 
     Raises:
-        FilterError: with the place, such as ``filter/all/0/exact``.
+        FilterError: the message names the place, such as ``filter/all/0/exact``.
     """
     return _read(document, place, 1, _Count())
 

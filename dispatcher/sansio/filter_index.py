@@ -1,8 +1,8 @@
-"""Finds the filters that want a record, at the cost of those that do and not of all.
+"""Finds the filters that want a record; the cost depends on how many these are, not on how many there are in all.
 
-The most selective exact comparison that a record has to pass is the anchor of a filter: filters are looked up by the
-record's key, headers and JSON values, and by the beginning of its key. What is left of a filter is evaluated for the
-records that its anchor lets through. Filters without an anchor are evaluated for every record.
+The anchor of a filter is the most selective exact comparison that a record has to pass. Filters are looked up by the
+record's key, headers and JSON values, and by the prefixes of its key. The rest of a filter is evaluated only for
+records that pass its anchor. Filters without an anchor are evaluated for every record.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -22,11 +22,11 @@ _RANKS = {
     ("key", "prefix"): 3,
     ("partition", "exact"): 4,
 }
-"""How selective a comparison is, the most selective first."""
+"""How selective comparisons are; the most selective come first."""
 
 
 def anchors(record_filter: Filter) -> Sequence[Term]:
-    """Comparisons of which a record must pass one for the filter to want it; empty: none can be named."""
+    """Return comparisons of which a record must pass one to be wanted; empty if there are none to name."""
     if isinstance(record_filter, Term):
         return [record_filter] if (record_filter.place.kind, record_filter.operator) in _RANKS else ()
     if isinstance(record_filter, All):
@@ -43,7 +43,7 @@ def _selectivity(terms: Sequence[Term]) -> tuple[int, int]:
 
 
 class _Indexed(Generic[Owner]):
-    """A filter in the index, and whose it is."""
+    """A filter in the index, with its owners."""
 
     __slots__ = ("anchors", "owners", "predicate")
 
@@ -51,7 +51,7 @@ class _Indexed(Generic[Owner]):
         self.owners: dict[Owner, None] = {}
         self.anchors = anchors(record_filter)
         self.predicate: Predicate | None = None
-        """None: to pass its anchor is all that it asks of a record."""
+        """The rest of the filter; None if a record only has to pass the anchor."""
         if not (isinstance(record_filter, Term) and self.anchors):
             self.predicate = record_filter.compile()
 
@@ -61,17 +61,17 @@ class IndexStatistics(NamedTuple):
 
     filters: int
     unindexed: int
-    """Of these, the ones that are evaluated for every record."""
+    """Filters that are evaluated for every record."""
 
 
 class FilterIndex(Generic[Owner]):
-    """The distinct filters on the records of one topic, each with its owners."""
+    """The distinct filters for the records of one topic, each with its owners."""
 
     def __init__(self) -> None:
         self._filters: dict[Filter, _Indexed[Owner]] = {}
         self._keys: dict[bytes, dict[_Indexed[Owner], None]] = {}
         self._prefixes: dict[int, dict[bytes, dict[_Indexed[Owner], None]]] = {}
-        """By length, then by the prefix."""
+        """By length, then by prefix."""
         self._headers: dict[str, dict[bytes, dict[_Indexed[Owner], None]]] = {}
         self._pointers: dict[str, dict[str, dict[_Indexed[Owner], None]]] = {}
         self._tokens: dict[str, tuple[str, ...]] = {}
@@ -82,7 +82,7 @@ class FilterIndex(Generic[Owner]):
         return len(self._filters)
 
     def add(self, record_filter: Filter, owner: Owner) -> None:
-        """Take a filter of an owner."""
+        """Add an owner's filter."""
         indexed = self._filters.get(record_filter)
         if indexed is not None:
             indexed.owners[owner] = None
@@ -110,10 +110,10 @@ class FilterIndex(Generic[Owner]):
                 found[indexed] = None
 
     def remove(self, record_filter: Filter, owner: Owner) -> None:
-        """Forget an owner, and with the last one the filter.
+        """Remove an owner, and with the last owner the filter.
 
         Raises:
-            KeyError: it does not have them.
+            KeyError: there is no such filter, or it does not have this owner.
         """
         indexed = self._filters[record_filter]
         del indexed.owners[owner]
@@ -139,11 +139,11 @@ class FilterIndex(Generic[Owner]):
 
     @property
     def owners(self) -> Iterable[Owner]:
-        """Everybody who has a filter here."""
+        """Return everybody who has a filter here."""
         return {owner: None for indexed in self._filters.values() for owner in indexed.owners}
 
     def match(self, partition: TopicPartition, records: Records) -> list[tuple[Iterable[Owner], list[int]]]:
-        """The owners whose filters want something of a batch, with the indexes of the records wanted, in order."""
+        """Return the owners whose filters want records of a batch, with the indexes of these records in order."""
         view = View(partition, records)
         matches: dict[_Indexed[Owner], list[int]] = {}
         everywhere = [*self._rest, *self._partitions.get(view.partition, ())]
@@ -176,13 +176,13 @@ def _take(found: Iterable[_Indexed[Owner]], view: View, index: int, matches: dic
     for indexed in found:
         if indexed.predicate is None or indexed.predicate(view):
             indexes = matches.setdefault(indexed, [])
-            # Two of its anchors may have led to it.
+            # Two anchors may have led to the same filter.
             if not indexes or indexes[-1] != index:
                 indexes.append(index)
 
 
 def _forget(mapping: dict[Key, dict[_Indexed[Owner], None]], key: Key, indexed: _Indexed[Owner]) -> None:
-    """Nothing empty is kept: a client makes up the keys."""
+    """Remove an entry and the mapping that it leaves empty, because clients choose the keys."""
     found = mapping.get(key)
     if found is not None:
         found.pop(indexed, None)

@@ -1,19 +1,20 @@
-"""When to pause and to resume fetching: `pause_above` and `resume_below` over what waits undispatched.
+"""When to pause and resume fetching: `pause_above` and `resume_below` bound the bytes that wait undispatched.
 
 Rules of this module:
 
-* While the bytes that wait stay at or below ``pause_above``, everything flows.
-* Above it, every partition that holds more than its fair share (``resume_below`` divided by the number of
-  partitions) is paused. A partition whose records find subscribers stays below its share and keeps flowing: a topic
-  without subscribers does not stop one that has some.
-* Above ``pause_above + resume_below`` every partition without readers is paused: many of them, each a little over
-  its share by what one poll brought, are not bounded by their shares.
-* Above ``pause_above + 2 * resume_below`` only partitions flow that have readers and no waiting records.
-* A paused partition flows again when all that waits fell below ``resume_below``; or when its own part fell to half
+* While the waiting bytes stay at or below ``pause_above``, everything flows.
+* Above it, every partition that holds more than its fair share (``resume_below`` divided by the number of partitions)
+  is paused. A partition whose records find subscribers stays below its share and keeps flowing, so a topic without
+  subscribers does not stop one that has some.
+* Above ``pause_above + resume_below``, every partition without readers is paused: shares do not bound a large number of
+  partitions of which each is over its share by one poll.
+* Above ``pause_above + 2 * resume_below``, only partitions with readers and without waiting records flow.
+* A paused partition flows again when the total has fallen below ``resume_below``, or when its own part has fallen to
+  half its share, unless one of the two ceilings holds it.
   its share, unless one of the two ceilings holds it.
 
-So records without readers never exceed ``pause_above + resume_below`` plus what one poll brings, and can never stop
-partitions that have readers.
+So records without readers never exceed ``pause_above + resume_below`` plus one poll, and can never stop partitions that
+have readers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +25,7 @@ from dispatcher.sansio.records import TopicPartition
 
 
 class FlowDecision(NamedTuple):
-    """What the shell has to do with the consumer."""
+    """What has to change in the consumer."""
 
     pause: frozenset[TopicPartition]
     resume: frozenset[TopicPartition]
@@ -37,7 +38,7 @@ class FlowStatistics:
     flowing: int
     paused: int
     held: int
-    """Paused for good, because the replica is stopping."""
+    """Partitions paused for good, because the replica is stopping."""
 
 
 class FlowControl:
@@ -45,7 +46,7 @@ class FlowControl:
 
     Args:
         pause_above: bytes that may wait before partitions are paused.
-        resume_below: bytes below which all flow again; at most ``pause_above``.
+        resume_below: bytes below which all partitions flow again; at most ``pause_above``.
     """
 
     def __init__(self, pause_above: int, resume_below: int) -> None:
@@ -65,11 +66,11 @@ class FlowControl:
 
     @property
     def not_fetched(self) -> frozenset[TopicPartition]:
-        """The partitions that are paused now, whatever for."""
+        """The partitions that are paused now, for whatever reason."""
         return frozenset(self._paused | self._held)
 
     def hold(self, partitions: Iterable[TopicPartition]) -> frozenset[TopicPartition]:
-        """Fetch nothing more of these partitions; returns what has to be paused for that."""
+        """Fetch nothing more of these partitions; returns which of them have to be paused for that."""
         newly_held = frozenset(partitions) - self._held
         self._held |= newly_held
         return newly_held
@@ -79,13 +80,13 @@ class FlowControl:
         return FlowStatistics(len(self._flowing), len(self._paused), len(self._held))
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
-        """New partitions flow, whatever was decided for them in an earlier assignment (librdkafka #1849)."""
+        """Let new partitions flow, whatever was decided for them in an earlier assignment (librdkafka #1849)."""
         partitions = set(partitions)
         self._paused -= partitions
         self._flowing |= partitions
 
     def unassigned(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions that left are neither paused nor flowing."""
+        """Forget partitions that left."""
         for partition in partitions:
             self._paused.discard(partition)
             self._flowing.discard(partition)
@@ -94,11 +95,11 @@ class FlowControl:
     def decide(
         self, waiting: Mapping[TopicPartition, int], total: int, is_read: Callable[[TopicPartition], bool]
     ) -> FlowDecision | None:
-        """Decide what to pause and to resume; None when nothing changes.
+        """Decide what to pause and to resume; None if nothing changes.
 
-        Args:
-            waiting: undispatched bytes of each partition; one that is missing has none.
-            total: their sum, kept by the caller so that the usual answer costs nothing.
+        waiting: undispatched bytes per partition; 0 for partitions that are missing.
+            total: the sum of these, kept by the caller so that the usual answer costs nothing.
+            is_read: returns whether some subscriber reads a partition.
             is_read: whether some subscriber reads a partition.
         """
         if total <= self.pause_above and not self._paused:

@@ -1,6 +1,6 @@
 """The head: the place of a reader that has been sent everything.
 
-Ids carry it: the newest offset of every assigned partition, where it is known.
+Ids of live streams name the head: the newest known offset of every assigned partition.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -10,11 +10,11 @@ from dispatcher.sansio.records import TopicPartition
 
 
 class Moment:
-    """A point in the order of what was published, and the head at that point.
+    """A point in the order of publication, with the head at that point.
 
     Args:
-        sequence: Of the newest entry then.
-        snapshot: The newest offset of each partition then.
+        sequence: The sequence of the newest entry at that point.
+        snapshot: The newest offset of each partition at that point.
     """
 
     __slots__ = ("sequence", "snapshot")
@@ -38,12 +38,12 @@ class Head:
         followed: Collection[TopicPartition] = (),
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        """These partitions are here from now on, owned or followed; what is known of those that stay is kept.
+        """Set the partitions that are here, owned or followed; keeps what is known about those that stay.
 
         Args:
-            partitions: All of them.
-            followed: Those of them that are followed.
-            counts: How many partitions topics have had at least.
+            partitions: All partitions that are here.
+            followed: Which of them are followed.
+            counts: The least number of partitions that each topic is known to have had.
         """
         known = dict(zip(self.layout.partitions, self._offsets, strict=True))
         self.layout = Layout(partitions, followed, counts)
@@ -51,7 +51,7 @@ class Head:
         self._snapshot = None
 
     def move(self, partition: TopicPartition, offset: int | None) -> None:
-        """Set the newest offset of a partition; None: it is no longer known.
+        """Set the newest offset of a partition; None if it is no longer known.
 
         Raises:
             KeyError: the partition is not assigned.
@@ -60,7 +60,7 @@ class Head:
         self._snapshot = None
 
     def snapshot(self) -> Snapshot:
-        """The head now; the same object until it moves, so that many can keep it."""
+        """Return the head; the same object until it moves, so that many can keep it."""
         if self._snapshot is None:
             self._snapshot = Snapshot(self.layout, tuple(self._offsets))
         return self._snapshot

@@ -1,14 +1,14 @@
-"""How the replica is: what happened in; its state, its last error, and the lines to log out.
+"""The health of the replica: events go in; the state, the last error and log lines come out.
 
 Rules of this module:
 
-* Three facts decide the state of a member: whether a broker is reachable, whether the group is rebalancing, and whether
-  anything is assigned. A replica that has left the group on purpose is in standby, as long as a broker is reachable.
-  `EFFECTS` is what each event does to the facts, `STATES` is what follows for a member.
-* librdkafka repeats an error for as long as its cause lasts. The log gets one line per error until all is well again.
-* An error that stays away for `ERROR_FORGOTTEN_SECONDS` is over, and so is every error once a broker is back or
-  something is assigned.
-* That all brokers are down says less than the error before it, which names the address at fault: it replaces none.
+* Three facts decide the state of a group member: whether a broker is reachable, whether the group is rebalancing, and
+  whether anything is assigned. A replica that has left the group on purpose is in standby, as long as a broker is
+  reachable. `EFFECTS` says what each event does to the facts, and `STATES` what follows from them for a member.
+* librdkafka repeats an error as long as its cause lasts. The log gets one line per error until all is well again.
+* An error that has not recurred for `ERROR_FORGOTTEN_SECONDS` is over, and so is every error once a broker is reachable
+  again or something is assigned.
+* "All brokers are down" says less than the error before it, which names the address at fault, and so replaces none.
 """
 
 import math
@@ -24,15 +24,15 @@ every 10 s."""
 
 
 _BROKER = re.compile(r"(?:GroupCoordinator: )?(?:\w+://)?(?P<address>[^\s/]+:\d+)(?:/(?P<id>\w+))?: ")
-"""How librdkafka begins what it says of a broker: ``kafka-1:9092/1: Failed to resolve ...``."""
+"""How librdkafka's messages about a broker begin: ``kafka-1:9092/1: Failed to resolve ...``."""
 
 
 def why_unreachable(bootstrap_servers: str, last_error: str | None) -> str:
-    """Say at which address no broker is reachable: it may be one that a reachable broker advertises.
+    """Say at which address no broker is reachable; it may be an address that a reachable broker advertises.
 
     Args:
         bootstrap_servers: Comma-separated addresses.
-        last_error: librdkafka's last error, if there is one.
+        last_error: librdkafka's last error, if there was one.
     """
     why = f" ({last_error})" if last_error else ""
     named = _BROKER.match(last_error or "")
@@ -49,10 +49,10 @@ class ReplicaState(StrEnum):
     STREAMING = "streaming"
     REBALANCING = "rebalancing"
     WAITING = "waiting"
-    """A member of the group, without a partition of the stream's topics."""
+    """In the group, but no partition of the stream's topics is assigned."""
     BROKER_DOWN = "broker-down"
     STANDBY = "standby"
-    """No member of the group, on purpose: it joins with the first subscriber that counts (`idle_leave_seconds`)."""
+    """Deliberately not in the group; the first subscriber that counts makes it join (`idle_leave_seconds`)."""
 
 
 class Event(Enum):
@@ -85,7 +85,7 @@ EFFECTS: Mapping[Event, Mapping[str, bool]] = {
     Event.LEFT_IDLE: {"standby": True},
     Event.REJOINING: {"standby": False, "rebalancing": True},
 }
-"""What each event does to the facts; what it does not name stays."""
+"""What each event does to the facts; facts that it does not name stay as they are."""
 
 STATES: Mapping[tuple[bool, bool, bool], ReplicaState] = {
     # Whether a broker is reachable; whether the group is rebalancing; whether anything is assigned.
@@ -101,13 +101,13 @@ STATES: Mapping[tuple[bool, bool, bool], ReplicaState] = {
 
 
 class Log(Protocol):
-    """What lines are written to, such as structlog's loggers."""
+    """The kind of logger that lines are written to, such as structlog's."""
 
     def info(self, event: str, **fields: object) -> object:
-        """A line about what is as it should be."""
+        """Log that something is as it should be."""
 
     def warning(self, event: str, **fields: object) -> object:
-        """A line about what somebody should look at."""
+        """Log something that somebody should look at."""
 
 
 class LogLine(NamedTuple):
@@ -118,7 +118,7 @@ class LogLine(NamedTuple):
     fields: Mapping[str, object] = {}
 
     def write(self, log: Log, **details: object) -> None:
-        """Write it to a log, with more that is known there."""
+        """Write the line to a log, with further details."""
         (log.warning if self.level == "warning" else log.info)(self.event, **self.fields, **details)
 
 
@@ -129,22 +129,22 @@ class HealthStatistics:
     broker_reachable: bool
     rebalancing: bool
     last_error: str | None
-    """The client's last error, None when all is well again."""
+    """The client's last error; None while all is well."""
 
 
 class Health:
-    """Follows the replica's state. Times are seconds on any clock that only goes forward."""
+    """Follows the replica's state. Times are seconds on any clock that only moves forward."""
 
     def __init__(self) -> None:
         self._facts = _Facts()
         self._last_error: str | None = None
         self._last_error_at = -math.inf
         self._logged: set[str] = set()
-        """Errors that were logged since all was well."""
+        """Errors that were logged since all was last well."""
         self._paused_for_nobody = False
 
     def state(self, *, has_partitions: bool) -> ReplicaState:
-        """The replica's state."""
+        """Return the replica's state."""
         reachable, rebalancing, standby = self._facts
         if standby and reachable:
             return ReplicaState.STANDBY
@@ -162,17 +162,17 @@ class Health:
 
     @property
     def last_error(self) -> str | None:
-        """The client's last error, None when all is well again."""
+        """The client's last error; None while all is well."""
         return self._last_error
 
     def happened(self, event: Event) -> None:
-        """Take note of an event."""
+        """Note an event."""
         self._facts = self._facts._replace(**EFFECTS[event])
         if event is Event.ASSIGNED:
             self._all_is_well()
 
     def reported(self, *, brokers_up: int, joined: bool, now: float) -> LogLine | None:
-        """Take note of the consumer's statistics; returns a line when a broker is back."""
+        """Note the consumer's statistics; returns a line when a broker is reachable again."""
         if joined:
             self.happened(Event.JOINED)
             if now >= self._last_error_at + ERROR_FORGOTTEN_SECONDS:
@@ -185,17 +185,17 @@ class Health:
         return LogLine("info", "broker reachable")
 
     def failed(self, name: str, reason: str, now: float) -> LogLine | None:
-        """Take note of an error that the client reported and survived; returns a line the first time.
+        """Note an error that the client reported and survived; returns a line the first time.
 
         Args:
             name: librdkafka's name of the error.
-            reason: librdkafka's own words. What follows ``(after`` is a time that differs with each repetition.
+            reason: librdkafka's own words. Text from ``(after`` on is a duration, which differs with each repetition.
             now: The time.
         """
         if name == "_ALL_BROKERS_DOWN":
             self.happened(Event.BROKERS_DOWN)
         elif not name.startswith("_"):
-            # Names without an underscore are brokers' answers (Kafka's protocol errors): one is reachable.
+            # Names without an underscore are errors of Kafka's protocol, so a broker has answered and is reachable.
             self.happened(Event.BROKER_UP)
         is_forgotten = now >= self._last_error_at + ERROR_FORGOTTEN_SECONDS
         if name != "_ALL_BROKERS_DOWN" or self._last_error is None or is_forgotten:
@@ -207,7 +207,7 @@ class Health:
         return LogLine("warning", "kafka client error", {"error": name, "reason": reason})
 
     def fetching(self, *, paused: bool, subscribers: int) -> LogLine | None:
-        """Take note of whether something is paused; returns a line if that is for lack of subscribers, or has ended."""
+        """Note whether something is paused; returns a line when pausing for lack of subscribers begins or ends."""
         for_nobody = paused and not subscribers
         if for_nobody == self._paused_for_nobody:
             return None
@@ -218,7 +218,7 @@ class Health:
 
     @property
     def paused_for_nobody(self) -> bool:
-        """Whether fetching is paused because nobody takes what waits."""
+        """Whether fetching is paused because nobody takes the waiting records."""
         return self._paused_for_nobody
 
     def statistics(self) -> HealthStatistics:

@@ -1,6 +1,7 @@
-"""A histogram: how long something took, counted in buckets, with the newest example of each bucket.
+"""A histogram: counts durations in buckets, and keeps the newest example of each bucket.
 
-prometheus-client's own counts one value at a time; a batch of records took the same time, and is counted at once.
+prometheus-client's histogram counts one value at a time. All records of a batch have the same value, which is counted
+for all of them at once.
 """
 
 from bisect import bisect_left
@@ -9,17 +10,18 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
-"""Upper bounds of the buckets, in seconds: from what a quiet machine needs to records that waited for a subscriber."""
+"""Upper bounds of the buckets, in seconds: from the latency on a quiet machine to records that waited for a
+subscriber."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One value of a bucket, and where to look for what happened."""
+    """One value of a bucket, with a reference to what happened."""
 
     labels: Mapping[str, str]
     value: float
     at: float
-    """Seconds since the epoch."""
+    """When it happened, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,19 @@ class HistogramStatistics:
     """A snapshot of a histogram."""
 
     bounds: Sequence[float]
-    """Upper bounds of all buckets but the last, which has none."""
+    """Upper bounds of all buckets except the last, which has none."""
     counts: Sequence[int]
-    """How many values were at most each bound; the last one: all."""
+    """How many values were at or below each bound; the last count is of all values."""
     sum: float
     examples: Sequence[Example | None]
-    """The newest of each bucket, None where there is none."""
+    """The newest example of each bucket; None if there is none."""
 
 
 class Histogram:
     """Counts values by bucket.
 
     Args:
-        bounds: Upper bounds, ascending.
+        bounds: Upper bounds in ascending order.
     """
 
     __slots__ = ("_bounds", "_counts", "_examples", "_sum")
@@ -51,12 +53,12 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float, count: int = 1) -> None:
-        """Count a value, as often as it was seen."""
+        """Count a value this many times."""
         self._counts[bisect_left(self._bounds, value)] += count
         self._sum += value * count
 
     def give_example(self, example: Example) -> None:
-        """Remember an example of the bucket that its value belongs to; it is counted elsewhere."""
+        """Remember an example in the bucket of its value, without counting it."""
         self._examples[bisect_left(self._bounds, example.value)] = example
 
     def statistics(self) -> HistogramStatistics:

@@ -2,17 +2,17 @@
 
 Rules of this module:
 
-* One sequence over all partitions: whoever reads on from a given entry sees what live subscribers saw, in the same
-  order, so the bytes encoded for them, ids included, can be reused.
-* An undispatched entry stays until it is dispatched or its partition leaves. One of a followed partition need not be
-  dispatched here, so it can go from the first moment on.
-* Dispatched entries stay while everything together is within ``history_bytes``; the one dispatched first goes
-  first, and never one that has an older entry of its partition still waiting before it.
-* A reader is never handed a hole: it gets an error when what comes next is no longer in memory, and its cursor still
+* One sequence spans all partitions: a reader that continues after a given entry sees what live subscribers saw, in the
+  same order, so the bytes encoded for them, ids included, can be reused.
+* An undispatched entry stays until it is dispatched or its partition leaves. An entry of a followed partition need not
+  be dispatched here, so it can be evicted at any time.
+* Dispatched entries stay while the total is within ``history_bytes``. The one that was dispatched first is evicted
+  first, but never while an older entry of its partition is still waiting.
+* A reader is never handed a hole: if its next records are no longer in memory it gets an error, and its cursor still
   says from which offset on it has to read Kafka.
-* An entry's id names the partitions that are assigned when it is handed out, not those of the time when it was
-  published. A partition that was added later is named with the offset before its first one: no reader of that
-  entry has been sent more of it, and an id that left it out would forget where its reader began.
+* An entry's id names the partitions that are assigned when the entry is handed out, not those assigned when it was
+  published. A partition that was added later is named with the offset before its first one: no reader of that entry has
+  been sent more of it, and an id without it would lose where its reader began.
 """
 
 from bisect import bisect_right
@@ -37,9 +37,9 @@ class HistoryStatistics:
 
     entries: int
     size_bytes: int
-    """Memory of all entries, their encoded bytes included."""
+    """Memory of all entries, including their encoded bytes."""
     waiting_bytes: int
-    """Memory of the undispatched ones."""
+    """Memory of the undispatched entries."""
     waiting_records: int
 
 
@@ -47,23 +47,23 @@ class History(HistoryPartitions):
     """The log between the poller and the subscribers.
 
     Args:
-        history_bytes: bound of everything together, as long as dispatched entries can make room.
-        max_parked_ranges: Bound of what is parked of each partition.
+        history_bytes: Bound of the total, as long as dispatched entries can be evicted.
+        max_parked_ranges: Bound of the parked ranges per partition.
     """
 
     def __init__(self, history_bytes: int, max_parked_ranges: int = 1) -> None:
         super().__init__()
         self.history_bytes = history_bytes
         self.parked = ParkedRanges(max_parked_ranges)
-        """What is neither dispatched nor kept: it is read again for whoever wants it."""
+        """Ranges that are neither dispatched nor kept: they are read again for subscribers that want them."""
         self.head = 0
-        """Sequence of the newest entry; the first one has 1."""
+        """Sequence of the newest entry; the first entry has 1."""
         self._entries: dict[int, Entry] = {}
         self._sequences: list[int] = []
         self._dispatched: deque[Entry] = deque()
         self._head = Head()
         self._moment: Moment | None = None
-        """The head now, for those that become live before it moves."""
+        """The current head, kept for readers that become live before it moves."""
         self._trimmed_to = 0
         """The newest trimmed sequence: a reader past it has missed nothing."""
 
@@ -73,20 +73,20 @@ class History(HistoryPartitions):
         return self._head.layout
 
     def lay_out(self, partitions: Collection[TopicPartition], followed: Collection[TopicPartition] = ()) -> None:
-        """These partitions are here from now on; those that have left were removed before.
+        """Set the partitions that are here; those that have left were removed before.
 
         Args:
-            partitions: All of them.
-            followed: Those of them that are followed; each changes by `follow`, `disown` or `own` as well.
+            partitions: All partitions that are here.
+            followed: Which of them are followed; each such change also needs `follow`, `disown` or `own`.
         """
         self._head.lay_out(partitions, followed, self.counts)
         self._moment = None
 
     def follow(self, partition: TopicPartition, offset: int) -> None:
-        """A partition that is not here is followed from an offset on.
+        """Follow a partition that is not here, from an offset on.
 
         Raises:
-            KeyError: it is in no layout (`lay_out`).
+            KeyError: the partition is in no layout (`lay_out`).
         """
         self._head.move(partition, offset - 1)
         self._open(partition, offset, self.head).is_followed = True
@@ -94,7 +94,7 @@ class History(HistoryPartitions):
         self._moment = None
 
     def disown(self, partitions: Collection[TopicPartition]) -> None:
-        """Owned partitions are followed from now on: their entries stay, and wait for nothing any more."""
+        """Follow partitions that were owned: their entries stay, and no longer wait for anything."""
         self.parked.forget(partitions)
         for tp in partitions:
             partition = self._partitions[tp]
@@ -107,17 +107,18 @@ class History(HistoryPartitions):
         self.trim()
 
     def own(self, tp: TopicPartition, epoch: int, hand_over: HandOver) -> bool:
-        """A followed partition is owned from now on, if its entries reach up to where it goes on.
+        """Own a partition that was followed, if its entries reach up to where it continues.
 
-        What counts at once is dispatched; what does not, from the committed offset on, waits in the new epoch.
+        What counts already is dispatched; the rest, from the committed offset on, waits in the new epoch.
 
         Args:
             tp: The partition.
-            epoch: Of its assignment.
-            hand_over: Where it goes on, and what counts.
+            epoch: The epoch of its assignment.
+            hand_over: Where it continues, and what counts.
 
         Returns:
-            Whether it is: otherwise nothing has changed, and the partition has to be taken out and begin again.
+            Whether the partition is owned now. Otherwise nothing has changed, and it has to be removed and to begin
+                again.
         """
         partition = self._partitions[tp]
         if not partition.begins <= hand_over.counted_to <= partition.ends:
@@ -132,10 +133,10 @@ class History(HistoryPartitions):
         return True
 
     def append(self, batch: Batch) -> Entry:
-        """Put a batch at the end of the log, undispatched, and make room for it.
+        """Append a batch to the log, undispatched, and make room for it.
 
         Raises:
-            KeyError: its partition is not assigned (`lay_out`).
+            KeyError: the batch's partition is not assigned (`lay_out`).
         """
         self._head.move(batch.partition, batch.next_offset - 1)
         self.head += 1
@@ -149,13 +150,13 @@ class History(HistoryPartitions):
         partition.append(entry)
         self.size_bytes += entry.size_bytes
         self.trim()
-        # Not before: where what waits leaves no room a followed one would go at once, and nobody has been offered it.
+        # Not earlier: if waiting entries leave no room, a followed one would be evicted before anybody was offered it.
         self._dispatched.extend(() if entry.waiting else (entry,))
         self.waiting_bytes += entry.size_bytes if entry.waiting else 0
         return entry
 
     def encode(self, entry: Entry, feed: object, encode: Callable[[Entry], Part]) -> Part:
-        """The entry's part of a write for a feed, made when first asked for and counted in the history's bound."""
+        """Return the entry's part of a write for a feed; it is encoded when first needed, and counted in the bound."""
         data = entry.encoded.get(feed)
         if data is None:
             data = entry.encoded[feed] = encode(entry)
@@ -164,7 +165,7 @@ class History(HistoryPartitions):
         return data
 
     def dispatched(self, entry: Entry) -> bool:
-        """Mark an entry as dispatched; False when it was already, or has left."""
+        """Mark an entry as dispatched; returns False if it was already, or has left."""
         if entry.dispatched or entry.removed:
             return False
         entry.dispatched = True
@@ -172,7 +173,7 @@ class History(HistoryPartitions):
         return True
 
     def release(self, entry: Entry) -> None:
-        """Let an entry go when there is no room: all of it is dispatched, settled or parked."""
+        """Allow an entry to be evicted: all of it is dispatched, settled or parked."""
         if entry.waiting and not entry.removed:
             self._partitions[entry.batch.partition].release(entry)
             self.waiting_bytes -= entry.size_bytes
@@ -180,7 +181,7 @@ class History(HistoryPartitions):
             self.trim()
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
-        """Take note that the log was read up to an offset, and that the new part holds no record.
+        """Note that the log was read up to an offset, and that the new part holds no record.
 
         Raises:
             KeyError: the partition is not assigned (`lay_out`).
@@ -191,7 +192,7 @@ class History(HistoryPartitions):
         self._moment = None
 
     def snapshot(self) -> Snapshot:
-        """The head now: the newest offset of each assigned partition."""
+        """Return the head: the newest offset of each assigned partition."""
         return self._head.snapshot()
 
     def seek(self, cursor: Cursor) -> None:
@@ -200,7 +201,7 @@ class History(HistoryPartitions):
         cursor.sequence = self.head if first is None else first.sequence - 1
 
     def became_live(self, cursor: Cursor) -> None:
-        """A reader has been handed everything: keep of its vector only partitions that are not in the history."""
+        """Note that a reader has been handed everything; its vector keeps only partitions that are not here."""
         if self._moment is None:
             self._moment = Moment(self.head, self._head.snapshot())
         cursor.seen = self._moment
@@ -208,7 +209,7 @@ class History(HistoryPartitions):
         cursor.next_offsets = {tp: n for tp, n in cursor.next_offsets.items() if not self.knows(tp, whole=whole)}
 
     def next(self, cursor: Cursor) -> Entry | None:
-        """The next entry for a cursor, None at the head; the cursor moves past it.
+        """Return the next entry for a cursor, which moves past it; None at the head.
 
         Raises:
             FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.
@@ -216,9 +217,9 @@ class History(HistoryPartitions):
         return next(self.ahead(cursor), None)
 
     def ahead(self, cursor: Cursor) -> Iterator[Entry]:
-        """All entries for a cursor, which moves past each of them, and to the head in the end.
+        """Yield all entries for a cursor, which moves past each of them, and finally to the head.
 
-        Nothing may be appended, removed or trimmed before the last one that is taken.
+        Nothing may be appended, removed or trimmed until the last entry has been taken.
 
         Raises:
             FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.
@@ -242,10 +243,10 @@ class History(HistoryPartitions):
         cursor.sequence = self.head
 
     def remove(self, partitions: Collection[TopicPartition]) -> None:
-        """Take partitions out: their entries are not handed out again, and no id names them.
+        """Remove partitions: their entries are not handed out again, and ids no longer name them.
 
         Readers of the remaining entries may never have been handed the earlier records of these partitions: an id that
-        named them would make their new owner skip those records. Entries are mended when they are handed out.
+        named them would make their new owner skip those records. Entries are corrected when they are handed out.
         """
         self.parked.forget(partitions)
         for partition in partitions:
@@ -277,12 +278,12 @@ class History(HistoryPartitions):
             del self._entries[entry.sequence]
             self.size_bytes -= entry.size_bytes
             entry.forget()
-            tries = len(self._dispatched)  # those after it in its partition can go now
+            tries = len(self._dispatched)  # later entries of its partition can be evicted now
         self._compact()
 
     @property
     def is_counted(self) -> bool:
-        """Whether the counts on which its bounds rest are possible ones; anything else is a bug."""
+        """Whether the counts on which the bounds rest are possible; if not, there is a bug."""
         return 0 <= self.waiting_bytes <= self.size_bytes
 
     def statistics(self) -> HistoryStatistics:
@@ -295,7 +296,7 @@ class History(HistoryPartitions):
         )
 
     def _renew(self, entry: Entry) -> None:
-        """Make an entry's snapshot one of the present partitions, and drop what was encoded with the old one."""
+        """Give an entry a snapshot of the present partitions, and drop what was encoded with the old snapshot."""
         before, entry.version = entry.snapshot, self._version
         layout = self._head.layout
         offsets = self._offsets_at(entry, layout.partitions)
@@ -305,7 +306,7 @@ class History(HistoryPartitions):
         entry.encoded.clear()
 
     def _after(self, sequence: int) -> Entry | None:
-        """The first entry after a sequence, None at the head."""
+        """Return the first entry after a sequence; None at the head."""
         at = bisect_right(self._sequences, sequence)
         while at < len(self._sequences):
             entry = self._entries.get(self._sequences[at])
@@ -315,6 +316,6 @@ class History(HistoryPartitions):
         return None
 
     def _compact(self) -> None:
-        """Sequences of entries that left are dropped once they are the most, which keeps this cheap."""
+        """Drop the sequences of entries that left once these are the majority, which keeps the cost low."""
         if len(self._sequences) > 64 and len(self._sequences) > 2 * len(self._entries):
             self._sequences = list(self._entries)

@@ -1,4 +1,4 @@
-"""One partition of the history: which of its entries are in memory, and which of them are undispatched."""
+"""One partition of the history: which entries are in memory, and which of them are undispatched."""
 
 from bisect import bisect_right
 from collections import deque
@@ -19,9 +19,9 @@ class HistoryPartition:
     """The entries of one partition, in offset order.
 
     Args:
-        partition: Which one.
+        partition: The partition.
         offset: The first offset of this assignment.
-        since: The newest sequence when it was added: entries up to this one do not name it.
+        since: The newest sequence when the partition was added: entries up to this one do not name it.
     """
 
     __slots__ = (
@@ -44,7 +44,7 @@ class HistoryPartition:
         self.begins = offset
         """The first offset that is in memory."""
         self.ends = offset
-        """The offset after the last one."""
+        """The offset after the last one in memory."""
         self.is_followed = False
         """Whether it is read without being owned, for readers of the whole topic: its entries wait for nothing."""
         self.entries: deque[Entry] = deque()
@@ -59,12 +59,12 @@ class HistoryPartition:
         return next(iter(self.waiting.values())).first_pending if self.waiting else self.ends
 
     def some_from(self, entry: Entry, number: int) -> list[Entry]:
-        """An entry and those that follow it, as many as that."""
+        """Return an entry and those that follow it, at most this many in all."""
         start = bisect_right(self.entries, entry.batch.next_offset - 1, key=_next_offset)
         return list(islice(self.entries, start, start + number))
 
     def append(self, entry: Entry) -> None:
-        """Put an undispatched entry at the end."""
+        """Append an undispatched entry."""
         self.ends = entry.batch.next_offset
         self.entries.append(entry)
         entry.waiting = not self.is_followed
@@ -77,7 +77,7 @@ class HistoryPartition:
         self.waiting_records += entry.record_count
 
     def wait_no_longer(self) -> list[Entry]:
-        """It is followed from now on; returns the entries that were waiting."""
+        """Make the partition followed; returns the entries that were waiting."""
         self.is_followed = True
         waited = list(self.waiting.values())
         for entry in waited:
@@ -87,7 +87,7 @@ class HistoryPartition:
         return waited
 
     def wait_again(self, epoch: int, hand_over: HandOver) -> None:
-        """It is owned from now on: what was sent to nobody waits in this epoch, from the committed offset on."""
+        """Make the partition owned: from the committed offset on, what was sent to nobody waits in this epoch."""
         self.is_followed = False
         for entry in self.entries:
             batch = entry.batch
@@ -98,19 +98,19 @@ class HistoryPartition:
                 entry.waiting = not entry.dispatched
                 entry.parked = False
                 if entry.waiting:
-                    # Filters may have left out what lies between records that count.
+                    # Filters may have left out records between those that count.
                     entry.pending = hand_over.pending(batch)
                     self._wait(entry)
 
     def release(self, entry: Entry) -> None:
-        """An entry waits no longer."""
+        """Note that an entry no longer waits."""
         entry.waiting = False
         del self.waiting[entry.sequence]
         self.waiting_bytes -= entry.size_bytes
         self.waiting_records -= entry.record_count
 
     def waiting_between(self, first: int, end: int) -> list[Entry]:
-        """The undispatched entries with offsets from the first to the end (exclusive)."""
+        """Return the undispatched entries with offsets from the first to the end (exclusive)."""
         found = []
         at = self._place(first)
         while at < len(self.entries) and (entry := self.entries[at]).batch.covers_from < end:
@@ -120,16 +120,16 @@ class HistoryPartition:
         return found
 
     def first_from(self, offset: int) -> Entry | None:
-        """The first entry in memory that holds an offset or a later one; None when there is none."""
+        """Return the first entry in memory that holds this offset or a later one; None if there is none."""
         at = self._place(offset)
         return self.entries[at] if at < len(self.entries) else None
 
     def _place(self, offset: int) -> int:
-        """Where that entry is. A search, because each look at a long backlog entry by entry takes milliseconds."""
+        """Return the index of that entry. A binary search: a linear one through a long backlog takes milliseconds."""
         return bisect_right(self.entries, offset, key=_next_offset)
 
     def offset_at(self, moment: Moment) -> int:
-        """The newest offset at a moment; the one before its first if it was added later."""
+        """Return the newest offset at a moment; the one before the first offset if the partition was added later."""
         if moment.sequence <= self.since:
             return self.origin - 1
         return cast("int", moment.snapshot.offsets[moment.snapshot.layout.indexes[self.partition]])

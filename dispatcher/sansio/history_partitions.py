@@ -1,6 +1,6 @@
-"""The partitions that are in the history: which are here, owned or followed, and what of each is in memory.
+"""The partitions of the history: which are here, owned or followed, and how much of each is in memory.
 
-What the history asks of all of them, or of those that one reader reads; the log itself is `History`.
+Answers questions about all partitions, or about those that one reader reads; `History` is the log itself.
 """
 
 from collections import Counter
@@ -14,35 +14,36 @@ from dispatcher.sansio.records import TopicPartition
 
 
 class HistoryPartitions:
-    """What is known of the partitions of a replica; `History` adds their entries."""
+    """What is known about the replica's partitions; `History` adds their entries."""
 
     def __init__(self) -> None:
         self._partitions: dict[TopicPartition, HistoryPartition] = {}
         self._followed: set[TopicPartition] = set()
-        """Those of them that are followed."""
+        """Partitions that are followed."""
         self._expected: Mapping[str, int] = {}
-        """How many partitions each topic has, as far as that is known."""
+        """How many partitions each topic has, if that is known."""
         self._known: Counter[str] = Counter()
-        """How many of them are here."""
+        """How many partitions of each topic are known here."""
         self.counts: Mapping[str, int] = {}
-        """How many partitions of each topic, from the first one on, were here at once: the most up to now.
+        """For each topic, the largest number of partitions, counted from partition 0 on, that were here at the same
+        time.
 
-        Another object each time that there are more, so that many can keep one.
+        Replaced by another object whenever it grows, so that many can keep one.
         """
         self._version = 0
-        """Changes with each partition that is added or removed."""
+        """Changes whenever a partition is added or removed."""
         self.size_bytes = 0
-        """Memory of all entries, what was encoded of them included."""
+        """Memory of all entries, including their encoded bytes."""
         self.waiting_bytes = 0
-        """The same of those that are not dispatched."""
+        """Memory of the undispatched entries."""
 
     def expect(self, topics: Mapping[str, int]) -> None:
-        """Take note of how many partitions topics have."""
+        """Note how many partitions topics have."""
         self._expected = topics
 
     @property
     def expected(self) -> Mapping[str, int]:
-        """How many partitions each topic has, as far as that is known."""
+        """How many partitions each topic has, if that is known."""
         return self._expected
 
     def is_complete(self, topics: frozenset[str]) -> bool:
@@ -50,11 +51,11 @@ class HistoryPartitions:
         return all(topic in self._expected and self._known[topic] >= self._expected[topic] for topic in topics)
 
     def knows(self, partition: TopicPartition, *, whole: bool = True) -> bool:
-        """Whether it is known from which offset on a partition is in memory.
+        """Whether the offset is known from which on a partition is in memory.
 
         Args:
             partition: The partition.
-            whole: False: and it is owned.
+            whole: If False, the partition must also be owned.
         """
         return partition in self._partitions and (whole or partition not in self._followed)
 
@@ -63,42 +64,42 @@ class HistoryPartitions:
         return partition in self._followed
 
     def begin(self, partition: TopicPartition) -> int:
-        """The first offset of a known partition that is in memory: what is before it has to be read from Kafka."""
+        """Return a known partition's first offset in memory: everything before it has to be read from Kafka."""
         return self._partitions[partition].begins
 
     def end(self, partition: TopicPartition) -> int:
-        """The offset after the last one of a known partition."""
+        """Return the offset after a known partition's last one in memory."""
         return self._partitions[partition].ends
 
     def ends(self, cursor: Cursor) -> dict[TopicPartition, int]:
-        """The offset after the last one of each known partition that a cursor reads."""
+        """Return the end of each known partition that a cursor reads."""
         return {tp: partition.ends for tp, partition in self._read_by(cursor)}
 
     def start(self, partition: TopicPartition) -> int:
-        """Where a new reader begins a known partition: at the first offset that nobody has been sent, else its end."""
+        """Return where a new reader begins a known partition: its first undispatched offset, or else its end."""
         return self._partitions[partition].first_waiting
 
     def starts(self, cursor: Cursor) -> dict[TopicPartition, int]:
-        """Where a new reader begins each known partition that it reads."""
+        """Return where a new reader begins each known partition that it reads."""
         return {tp: partition.first_waiting for tp, partition in self._read_by(cursor)}
 
     def behind(self, cursor: Cursor) -> list[TopicPartition]:
-        """Partitions whose next offset is no longer in memory."""
+        """Return the partitions whose next offset is no longer in memory."""
         next_offsets = cursor.next_offsets
         return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] < partition.begins]
 
     def beyond(self, cursor: Cursor) -> list[TopicPartition]:
-        """Partitions whose next offset is after what has been read of them."""
+        """Return the partitions whose next offset lies past everything that has been read of them."""
         next_offsets = cursor.next_offsets
         return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] > partition.ends]
 
     def missing_records(self, cursor: Cursor) -> int:
-        """About how many records lie between a cursor, whose vector is known, and the head."""
+        """Return about how many records lie between a cursor with a known vector and the head."""
         next_offsets = cursor.next_offsets
         return sum(max(0, partition.ends - next_offsets[tp]) for tp, partition in self._read_by(cursor))
 
     def locate(self, cursor: Cursor) -> None:
-        """Write down the vector of a reader that was live; does nothing when it is known."""
+        """Fill in the vector of a reader that was live; does nothing if the vector is known."""
         seen, cursor.seen = cursor.seen, None
         if seen is not None:
             for tp, partition in self._read_by(cursor):
@@ -106,34 +107,34 @@ class HistoryPartitions:
                     cursor.next_offsets[tp] = partition.offset_at(seen) + 1
 
     def waiting(self) -> dict[TopicPartition, int]:
-        """Undispatched bytes of each partition."""
+        """Return the undispatched bytes of each partition."""
         return {tp: partition.waiting_bytes for tp, partition in self._partitions.items()}
 
     def waiting_records(self, partition: TopicPartition) -> int:
-        """Undispatched records of one partition."""
+        """Return the number of undispatched records of a partition."""
         found = self._partitions.get(partition)
         return 0 if found is None else found.waiting_records
 
     def waiting_of(self, partition: TopicPartition) -> Collection[Entry]:
-        """The undispatched entries of a partition, in order."""
+        """Return the undispatched entries of a partition, in order."""
         found = self._partitions.get(partition)
         return () if found is None else found.waiting.values()
 
     def waiting_entries(self, topic: str) -> list[Entry]:
-        """The undispatched entries of a topic."""
+        """Return the undispatched entries of a topic."""
         return [e for tp, found in self._partitions.items() if tp.topic == topic for e in found.waiting.values()]
 
     def waiting_between(self, partition: TopicPartition, first: int, end: int) -> list[Entry]:
-        """The undispatched entries of a partition with offsets from the first to the end (exclusive)."""
+        """Return a partition's undispatched entries with offsets from the first to the end (exclusive)."""
         found = self._partitions.get(partition)
         return [] if found is None else found.waiting_between(first, end)
 
     def from_entry(self, entry: Entry, number: int) -> list[Entry]:
-        """An entry and those that follow it in its partition, as many as that."""
+        """Return an entry and those that follow it in its partition, at most this many in all."""
         return self._partitions[entry.batch.partition].some_from(entry, number)
 
     def decided(self, entry: Entry, asked: Decoded) -> None:
-        """Keep what the records of an entry, which is here still, were decoded to for those that ask."""
+        """Keep the decoded records of an entry that is still here, for subscribers that ask for them."""
         entry.batch.records = entry.batch.records.with_asked(asked)
         self._resize(entry, asked.size_bytes)
 
@@ -145,7 +146,7 @@ class HistoryPartitions:
             self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
     def _first_wanted(self, cursor: Cursor) -> Entry | None:
-        """The oldest entry that a cursor's vector wants, None when it is at the head."""
+        """Return the oldest entry that a cursor's vector wants; None if the cursor is at the head."""
         found: Entry | None = None
         for tp, partition in self._read_by(cursor):
             if (start := cursor.next_offsets[tp]) < partition.ends:
@@ -155,7 +156,7 @@ class HistoryPartitions:
         return found
 
     def _offsets_at(self, moment: Moment, partitions: Iterable[TopicPartition]) -> tuple[int | None, ...]:
-        """The newest offset of each partition at a moment, None of one that is not known here."""
+        """Return the newest offset of each partition at a moment; None for partitions that are not known here."""
         return tuple(
             None if (found := self._partitions.get(tp)) is None else found.offset_at(moment) for tp in partitions
         )
@@ -169,7 +170,7 @@ class HistoryPartitions:
         return opened
 
     def _count(self, topic: str) -> None:
-        """A partition has come: look whether there were never as many."""
+        """Note that a partition was added: there may be more at the same time than ever before."""
         count = before = self.counts.get(topic, 0)
         while TopicPartition(topic, count) in self._partitions:
             count += 1
@@ -177,14 +178,14 @@ class HistoryPartitions:
             self.counts = {**self.counts, topic: count}
 
     def _read_by(self, cursor: Cursor) -> Iterator[tuple[TopicPartition, HistoryPartition]]:
-        """The known partitions that a cursor reads."""
+        """Yield the known partitions that a cursor reads."""
         topics, whole = cursor.topics, cursor.whole
         for tp, partition in self._partitions.items():
             if tp.topic in topics and (whole or not partition.is_followed):
                 yield tp, partition
 
     def _leave(self, partition: TopicPartition) -> HistoryPartition | None:
-        """A partition is here no longer; returns what was here of it, None if nothing was."""
+        """Remove a partition; returns what was here of it, None if nothing was."""
         removed = self._partitions.pop(partition, None)
         if removed is not None:
             self._version += 1

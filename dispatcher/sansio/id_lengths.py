@@ -1,4 +1,4 @@
-"""How long the ids of a stream may become: decided by its partitions alone, so that every replica says the same."""
+"""How long the ids of a stream may become. Only its partitions decide that, so every replica gives the same answer."""
 
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
@@ -8,22 +8,23 @@ from dispatcher.sansio.compact_position import ranges_of, spell_ranges
 from dispatcher.sansio.position import MAX_POSITION_CHARACTERS
 
 OFFSET_OCTETS = 5
-"""What each offset is counted with: the offsets of a topic's partitions are taken to be less than 2^40 apart."""
+"""The size of an offset in this estimate: the offsets of a topic's partitions are assumed to be less than 2^40
+apart."""
 
 _VERSION_OCTETS = 1
 _LOW_OCTETS = 9
 _WIDTH_OCTETS = 1
 _OWN_DIGITS = 10 + 19
-"""Of the largest partition and the largest offset."""
+"""The digits of the largest partition and the largest offset."""
 
 
 def longest_id(partitions: Mapping[str, Collection[int]]) -> int:
-    """The most characters that an id takes, unless it is a short one, spelled plainly.
+    """Return the most characters that an id takes, unless it is short and spelled plainly.
 
-    A record's own pair is included, and of each topic the partition that would be added next.
+    Includes a record's own pair and, for each topic, the partition that would be added next.
 
     Args:
-        partitions: The partitions that it names, by topic, ascending.
+        partitions: The partitions that the id names, by topic, in ascending order.
     """
     characters = 0
     for topic, numbers in partitions.items():
@@ -40,14 +41,14 @@ def ids_fit(partitions: Mapping[str, Collection[int]]) -> bool:
 
 
 def check_whole_topics(topics: AbstractSet[str], counts: Mapping[str, int]) -> None:
-    """Refuse a stream of whole topics whose ids could not name all of its partitions.
+    """Refuse a stream of whole topics if ids could not name all of their partitions.
 
     Args:
-        topics: Those of the stream.
-        counts: How many partitions topics have, as far as that is known.
+        topics: The stream's topics.
+        counts: How many partitions topics have, if that is known.
 
     Raises:
-        BadRequestError: They could not.
+        BadRequestError: ids could not name them all.
     """
     characters = longest_id({topic: range(counts[topic]) for topic in topics if topic in counts})
     if characters > MAX_POSITION_CHARACTERS:
