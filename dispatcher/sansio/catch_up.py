@@ -42,8 +42,7 @@ class CatchUp:
         history: The history that the reader reads in the end.
         topics: The reader's topics.
         position: The last offset that it has seen, for some partitions of these topics.
-        since_ms: Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new
-            reader.
+        since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new reader.
         last: How many records before their ends the other partitions begin, instead of at a time.
         whole: Whether it reads the whole of its topics, followed partitions included.
         counts: Whether records that it is sent become dispatched.
@@ -115,8 +114,7 @@ class CatchUp:
     def next_offset(self, partition: TopicPartition) -> int | None:
         """Return the next offset of a partition; None if it has no start yet."""
         if self._knows(partition):
-            # The vector already names the other partitions. A live reader, which stays live, must not be given a whole
-            # vector.
+            # The vector already names the other partitions. A live reader must not be given a whole vector.
             self._history.locate(self.cursor)
         return None if partition in self._open.unresolved else self.cursor.next_offsets.get(partition)
 

@@ -1,13 +1,13 @@
-"""Filters: which records of its topics a subscriber is sent.
+"""Filters: which records of its topics a subscriber gets.
 
 Rules of this module:
 
 * A filter is a tree of comparisons, `All`, `Any` and `Not`; `filter_dialect` reads it from a request or a grant.
-* Everything is compared as text: a key and a header as their UTF-8, a partition as its number, and what a JSON pointer
-  finds as its text: of a string its content, of a number, ``true``, ``false`` and ``null`` their JSON.
-* What is missing is equal to nothing. A JSON array or object exists, and has no text.
-* A tree is compiled to closures once, since evaluating a tree would cost ten times as much for each record.
-* Trees that mean the same in another order are equal, so that their subscribers share one feed.
+* Everything is compared as text: keys and headers as UTF-8, a partition as its number, and what a JSON pointer finds as
+  its text, which is the content of a string, or the JSON of a number, ``true``, ``false`` or ``null``.
+* A missing value equals nothing. A JSON array or object exists, but has no text.
+* A tree is compiled to closures once, because evaluating a tree would cost ten times as much per record.
+* Trees with the same meaning are equal whatever their order, so that their subscribers share one feed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,29 +20,29 @@ import orjson
 from dispatcher.sansio.records import Records, TopicPartition
 
 MISSING = object()
-"""What a JSON pointer finds where there is nothing."""
+"""The result of a JSON pointer that finds nothing."""
 
 
 class Place(NamedTuple):
     """Where a comparison looks."""
 
     kind: str
-    """``key``, ``partition``, ``header``, ``pointer``, or ``topic`` (grants alone have it)."""
+    """``key``, ``partition``, ``header``, ``pointer``, or ``topic`` (only in grants)."""
     name: str = ""
-    """Of the header, or the JSON pointer."""
+    """The header's name, or the JSON pointer."""
 
     def __str__(self) -> str:
         return {"header": f"header.{self.name}", "pointer": self.name}.get(self.kind, self.kind)
 
 
 class View:
-    """One record of a batch at a time, as filters look at it; its JSON is parsed once, and only if one asks.
+    """Shows filters one record of a batch at a time; its JSON is parsed once, and only if a filter needs it.
 
-    Of a topic that is decoded it is what was decoded: a value that was not holds nothing that a pointer could find.
+    For decoded topics it shows the decoded record: in a value that was not decoded, pointers find nothing.
 
     Args:
-        partition: Of the batch.
-        records: Its records.
+        partition: The batch's partition.
+        records: The batch's records.
     """
 
     __slots__ = ("_headers", "_json", "_keys", "_values", "headers", "key", "partition", "topic", "value")
@@ -60,13 +60,13 @@ class View:
         self.headers: Sequence[tuple[str, bytes | None]] = ()
 
     def at(self, index: int) -> "View":
-        """Look at one record; the same object each time."""
+        """Move to a record; returns this object."""
         self.key, self.value, self.headers = self._keys[index], self._values[index], self._headers[index]
         self._json = None if self.value is None else _UNPARSED
         return self
 
     def find(self, tokens: Sequence[str]) -> AnyType:
-        """What a JSON pointer finds in the record's value, else `MISSING` (RFC 6901, section 4)."""
+        """Return what a JSON pointer finds in the record's value, or `MISSING` (RFC 6901, section 4)."""
         found = self._json
         if found is _UNPARSED:
             try:
@@ -93,20 +93,20 @@ Predicate = Callable[[View], bool]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One comparison with one or several values; one of them is enough."""
+    """One comparison with one or several values, of which one has to match."""
 
     place: Place
     operator: str
     """``exact``, ``prefix``, ``suffix`` or ``exists``."""
     values: tuple[str, ...] = ()
-    """Sorted; none with ``exists``."""
+    """The values, sorted; empty for ``exists``."""
 
     def compile(self) -> Predicate:
-        """A function of a record."""
+        """Return a predicate for records."""
         return _COMPILERS[self.place.kind](self)
 
     def dialect(self) -> AnyType:
-        """As JSON in the dialect."""
+        """Return the filter as JSON in the dialect."""
         if self.operator == "exists":
             return {"exists": {str(self.place): True}}
         if len(self.values) == 1:
@@ -118,47 +118,47 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class All:
-    """Every one of them."""
+    """A record has to pass every part."""
 
     parts: "tuple[Filter, ...]"
 
     def compile(self) -> Predicate:
-        """A function of a record."""
+        """Return a predicate for records."""
         return _all([part.compile() for part in self.parts])
 
     def dialect(self) -> AnyType:
-        """As JSON in the dialect."""
+        """Return the filter as JSON in the dialect."""
         return {"all": [part.dialect() for part in self.parts]}
 
 
 @dataclass(frozen=True, slots=True)
 class Any:
-    """One of them at least."""
+    """A record has to pass at least one part."""
 
     parts: "tuple[Filter, ...]"
 
     def compile(self) -> Predicate:
-        """A function of a record."""
+        """Return a predicate for records."""
         return _any([part.compile() for part in self.parts])
 
     def dialect(self) -> AnyType:
-        """As JSON in the dialect."""
+        """Return the filter as JSON in the dialect."""
         return {"any": [part.dialect() for part in self.parts]}
 
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """The opposite."""
+    """A record must not pass the part."""
 
     part: "Filter"
 
     def compile(self) -> Predicate:
-        """A function of a record."""
+        """Return a predicate for records."""
         predicate = self.part.compile()
         return lambda view: not predicate(view)
 
     def dialect(self) -> AnyType:
-        """As JSON in the dialect."""
+        """Return the filter as JSON in the dialect."""
         return {"not": self.part.dialect()}
 
 
@@ -166,12 +166,12 @@ Filter = Term | All | Any | Not
 
 
 def all_of(parts: "Iterable[Filter]") -> "Filter":
-    """Every one of them: one at least."""
+    """Combine filters, at least one, so that a record has to pass all of them."""
     return _joined(All, parts)
 
 
 def any_of(parts: "Iterable[Filter]") -> "Filter":
-    """One of them at least: one at least. Comparisons with the same place are one with several values."""
+    """Combine filters, at least one, so that a record has to pass one of them; merges comparisons of one place."""
     merged: dict[tuple[Place, str], set[str]] = {}
     others: list[Filter] = []
     for part in parts:
@@ -184,10 +184,11 @@ def any_of(parts: "Iterable[Filter]") -> "Filter":
 
 
 def granted(filters: "dict[str, Sequence[Filter]]") -> "Filter | None":
-    """What grants allow, as one filter.
+    """Combine what grants allow into one filter.
 
     Args:
-        filters: Of each topic those of which a record must match one; none: every record of it is allowed.
+        filters: By topic, the filters of which a record must pass at least one; if empty, every record of it is
+            allowed.
     """
     if not any(filters.values()):
         return None
@@ -198,7 +199,7 @@ def granted(filters: "dict[str, Sequence[Filter]]") -> "Filter | None":
 
 
 def on_topic(record_filter: "Filter", topic: str) -> "Filter | bool":
-    """What a filter asks of the records of one topic; True: nothing, False: what none of them has."""
+    """Reduce a filter to one topic; True if all of the topic's records pass, False if none can."""
     if isinstance(record_filter, Term):
         return topic in record_filter.values if record_filter.place.kind == "topic" else record_filter
     if isinstance(record_filter, Not):
@@ -297,12 +298,12 @@ _COMPILERS: dict[str, Callable[[Term], Predicate]] = {
 
 
 def pointer_tokens(pointer: str) -> tuple[str, ...]:
-    """The reference tokens of a JSON pointer (RFC 6901, sections 3 and 4)."""
+    """Return the reference tokens of a JSON pointer (RFC 6901, sections 3 and 4)."""
     return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:])
 
 
 def text_of(value: AnyType) -> str | None:
-    """The text of a JSON value; None when it has none: an array, an object, or nothing."""
+    """Return the text of a JSON value; None for an array, an object, or a missing value."""
     if isinstance(value, str):
         return value
     if value is MISSING or isinstance(value, (dict, list)):
@@ -311,7 +312,7 @@ def text_of(value: AnyType) -> str | None:
 
 
 def _key_text(key: bytes | None, found: bytes | None) -> bytes | None:
-    """A decoded key as it is compared: the content of a string, what else as its JSON."""
+    """Return a decoded key as it is compared: the content of a string, or otherwise its JSON."""
     if found is None:
         return key
     text: AnyType = orjson.loads(found) if found.startswith(b'"') else None
@@ -319,5 +320,5 @@ def _key_text(key: bytes | None, found: bytes | None) -> bytes | None:
 
 
 def _is_index(token: str) -> bool:
-    """Whether a reference token names an element: digits without a leading zero (RFC 6901, section 4)."""
+    """Whether a reference token is an array index: digits without a leading zero (RFC 6901, section 4)."""
     return token.isascii() and token.isdecimal() and (len(token) == 1 or not token.startswith("0")) and len(token) < 10

@@ -1,6 +1,6 @@
-"""Which records of the group's consumer are known already: a partition that was followed is owned now.
+"""Records that the group's consumer delivers although they are known: a partition that was followed is owned now.
 
-The group's consumer begins at the committed offset, and the history has what the follower read after it.
+The group's consumer begins at the committed offset, and the history already has what the follower read after it.
 """
 
 from bisect import bisect_left
@@ -10,21 +10,21 @@ from dispatcher.sansio.records import NO_RECORDS, Records, TopicPartition
 
 
 class KnownRecords:
-    """Up to which offset each partition's records are known."""
+    """Remembers up to which offset each partition's records are known."""
 
     def __init__(self) -> None:
         self._ends: dict[TopicPartition, int] = {}
 
     def note(self, partition: TopicPartition, end: int) -> None:
-        """What comes before an offset is known."""
+        """Note that everything before an offset is known."""
         self._ends[partition] = end
 
     def forget(self, partition: TopicPartition) -> None:
-        """Nothing of a partition is known."""
+        """Note that nothing of a partition is known."""
         self._ends.pop(partition, None)
 
     def news(self, partition: TopicPartition, records: Records) -> Records:
-        """What of the group's records is not known from the follower."""
+        """Return the group's records without those that are known from the follower."""
         known_to = self._ends.get(partition)
         if known_to is None:
             return records
@@ -34,7 +34,7 @@ class KnownRecords:
         return records[bisect_left(records.offsets, known_to) :]
 
     def news_of_gap(self, gap: Gap) -> Gap | None:
-        """The same of records that have expired."""
+        """Return a gap without its known part; None if all of it is known."""
         known_to = self._ends.get(gap.partition)
         if known_to is None or known_to <= gap.first:
             return gap

@@ -1,13 +1,13 @@
-"""How far the group's commits are from the end of each log, as far as that is known.
+"""How far the group's commits are from the end of each log, where that is known.
 
 Rules of this module:
 
-* What is not known is None, never 0.
-* Lag counts up to the high watermark: records of an open transaction wait as well, though nobody can read them yet. The
-  last stable offset is given beside it.
-* librdkafka learns watermarks from fetch responses alone. One that no fetch confirms any more (paused, no leader) soon
-  says nothing, however often the statistics repeat it.
-* What was reported before an assignment says nothing about it.
+* Unknown values are None, never 0.
+* Lag counts up to the high watermark: records of an open transaction also wait, although nobody can read them yet. The
+  last stable offset is reported beside it.
+* librdkafka learns watermarks only from fetch responses. A watermark that fetches no longer confirm (because the
+  partition is paused or has no leader) soon becomes meaningless, even though the statistics keep repeating it.
+* Reports from before an assignment say nothing about it.
 """
 
 from collections.abc import Iterable
@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from dispatcher.sansio.records import TopicPartition
 
 FRESH_SECONDS = 10.0
-"""How long a watermark counts after a fetch confirmed it last: partitions that flow control pauses for a moment keep
-theirs, and those whose records wait for a subscriber do not."""
+"""How long a watermark counts after a fetch last confirmed it. Partitions that flow control pauses for a moment keep
+theirs; partitions whose records wait for a subscriber do not."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """What is known of one partition's log and of the group's place in it; None: unknown."""
+    """What is known about a partition's log and the group's place in it; unknown values are None."""
 
     committed: int | None
     """The group's committed offset."""
     log_end: int | None
-    """The high watermark: the next offset that a producer will get."""
+    """The high watermark: the offset that the next produced record will get."""
     last_stable_offset: int | None
-    """The first offset of the oldest open transaction, else the high watermark: nothing from here on can be read."""
+    """The first offset of the oldest open transaction, or else the high watermark: nothing from here on can be read."""
     lag_records: int | None
     """Offsets from the committed one to the high watermark."""
 
@@ -47,22 +47,22 @@ _NOTHING = _Reported(None, None, None, 0.0)
 
 
 def lag_of(committed: int | None, log_end: int, last_stable_offset: int | None = None) -> PartitionLag:
-    """The lag of a partition whose end is known.
+    """Return the lag of a partition whose end is known.
 
-    A commit past the end belongs to another log, such as that of a topic that was deleted and made again.
+    A commit past the end belongs to another log, such as that of a topic that was recreated.
     """
     is_known = committed is not None and committed <= log_end
     return PartitionLag(committed, log_end, last_stable_offset, log_end - (committed or 0) if is_known else None)
 
 
 class LagTracker:
-    """Keeps what was reported of each partition since it was assigned."""
+    """Keeps what has been reported about each partition since it was assigned."""
 
     def __init__(self) -> None:
         self._reported: dict[TopicPartition, _Reported] = {}
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions were assigned or have left: what was reported of them is out of date."""
+        """Forget what was reported about partitions that were assigned or have left: it is outdated."""
         for partition in partitions:
             self._reported.pop(partition, None)
 
@@ -76,14 +76,14 @@ class LagTracker:
         fetched: bool,
         now: float,
     ) -> None:
-        """Take what the statistics report of a partition.
+        """Take what the statistics report about a partition.
 
         Args:
             partition: The partition.
-            committed: The group's committed offset, None when there is none or it is not known.
-            log_end: The high watermark, None when it is not known or no leader can be asked.
-            last_stable_offset: The last stable offset, None likewise.
-            fetched: Whether the partition is being fetched, so that its watermarks are of this moment.
+            committed: The group's committed offset; None if there is none or it is unknown.
+            log_end: The high watermark; None if it is unknown or no leader can be asked.
+            last_stable_offset: The last stable offset; None likewise.
+            fetched: Whether the partition is being fetched, which makes its watermarks current.
             now: Seconds of a monotonic clock.
         """
         before = self._reported.get(partition, _NOTHING)
@@ -97,12 +97,12 @@ class LagTracker:
     def lag(
         self, partition: TopicPartition, *, committed: int | None, next_offset: int | None, now: float
     ) -> PartitionLag:
-        """What is known now.
+        """Return what is known now.
 
         Args:
             partition: The partition.
-            committed: The offset that the broker confirmed in this assignment; None: what was reported counts.
-            next_offset: The next offset to be received, None before the first record: the log reaches at least to it.
+            committed: The offset that the broker confirmed in this assignment; None to use the reported one.
+            next_offset: The next offset to receive; None before the first record. The log reaches at least up to it.
             now: Seconds of the same clock.
         """
         found = self._reported.get(partition, _NOTHING)

@@ -1,4 +1,4 @@
-"""What has to be looked up in Kafka before a reader can go on: three questions, each about some partitions."""
+"""What has to be looked up in Kafka before a reader can continue: three kinds of questions about some partitions."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -12,36 +12,37 @@ from dispatcher.sansio.records import TopicPartition
 class OffsetsForTime:
     """Where does a reader begin these partitions?
 
-    Compared by identity, as each lookup is: the same one, asked later, may have another answer.
+    Look-ups are compared by identity, because the same question may have another answer later.
     """
 
     partitions: AbstractSet[TopicPartition]
     since_ms: int | None
-    """What came since a time: milliseconds since the epoch, `EARLIEST` or `NOW`. None: no time was named."""
+    """The time from which on records are wanted: ms since the epoch, `EARLIEST` or `NOW`. None if no time was named."""
     last: int | None = None
-    """The newest records of each, by number; None: no number was named."""
+    """How many of the newest records of each partition are wanted. None if no number was named."""
     committed: AbstractSet[TopicPartition] = frozenset()
-    """Those of them of which the group's committed offset is the answer, if that is smaller or nothing was named."""
+    """Partitions whose answer is the group's committed offset, if that is lower or if neither time nor number was
+    named."""
     exact: bool = False
-    """Where nothing came since the time, the answer is the end of the log."""
+    """Whether the end of the log is the answer when no record has this time or a later one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogBounds:
-    """Where do the logs of these partitions begin and end?"""
+    """Where the logs of these partitions begin and end."""
 
     partitions: AbstractSet[TopicPartition]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadRanges:
-    """What is the next part of these ranges?"""
+    """The next part of these ranges."""
 
     ranges: Mapping[TopicPartition, Range]
 
     @property
     def partitions(self) -> AbstractSet[TopicPartition]:
-        """What it is about."""
+        """The partitions of the look-up."""
         return self.ranges.keys()
 
 

@@ -1,12 +1,13 @@
-"""Sets of offsets of one partition, in little memory whatever their pattern.
+"""Sets of offsets of one partition that need little memory, whatever their pattern.
 
 Rules of this module:
 
-* Offsets are kept in blocks of `BLOCK_OFFSETS`. A block that is held in part is a bitmap; consecutive blocks that are
-  held wholly are one run. So each set is spelled in one way only, and what is added and removed again leaves no trace.
-* A set has at most one item for each block between its first and its last offset, and at most three for each of its
-  ranges: it needs little for a long range, and where held and other offsets alternate, 300 bytes for 1,024 of them.
-  A list of ranges would need 130 bytes for each range, 60 KiB where every second offset is held.
+* Offsets are stored in blocks of `BLOCK_OFFSETS`. A block that is partly in the set is a bitmap; consecutive blocks
+  that are wholly in it form one run. So every set has exactly one representation, and adding and removing the same
+  offsets leaves no trace.
+* A set has at most one item per block between its first and its last offset, and at most three per range. A long range
+  needs little memory; where every second offset is in the set, 1,024 offsets take 300 bytes. A list of ranges would
+  take 130 bytes per range, which is 60 KiB in that case.
 """
 
 import math
@@ -14,22 +15,22 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 OffsetRange = tuple[int, int]
-"""First offset, and the one after the last."""
+"""The first offset, and the one after the last."""
 
 BLOCK_OFFSETS = 1024
-"""Offsets of one block: its bitmap takes about as much as the objects around it."""
+"""How many offsets a block spans: its bitmap takes about as much memory as the objects around it."""
 
 _WHOLE = (1 << BLOCK_OFFSETS) - 1
 
 
 class OffsetSet:
-    """A set of offsets; its length is how many items it is made of."""
+    """A set of offsets; its length is the number of its items."""
 
     __slots__ = ("_items",)
 
     def __init__(self) -> None:
         self._items: list[tuple[int, int, int]] = []
-        """First block, the one after the last, and the bitmap: of several blocks it is `_WHOLE`. Sorted."""
+        """First block, the block after the last, and the bitmap, which is `_WHOLE` for several blocks. Sorted."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -39,18 +40,18 @@ class OffsetSet:
         """The first offset.
 
         Raises:
-            IndexError: there is none.
+            IndexError: the set is empty.
         """
         block, _, bits = self._items[0]
         return block * BLOCK_OFFSETS + _zeros(bits)
 
     @property
     def offsets(self) -> int:
-        """How many there are: each item is counted."""
+        """How many offsets are in the set; costs the number of items."""
         return sum((last - first) * bits.bit_count() for first, last, bits in self._items)
 
     def add(self, start: int, end: int) -> None:
-        """Add a range, of which some may be there. Costs 0.5 µs in the last block, more elsewhere."""
+        """Add a range that may overlap the set. Costs 0.5 µs in the last block, more elsewhere."""
         block, skipped = divmod(start, BLOCK_OFFSETS)
         length = end - start
         if 0 < length < BLOCK_OFFSETS - skipped:
@@ -64,7 +65,7 @@ class OffsetSet:
                 self._change(first, mask, 0)
 
     def remove(self, start: int, end: int) -> None:
-        """Remove what there is of a range. Costs as much."""
+        """Remove a range; costs the same as adding one."""
         block, skipped = divmod(start, BLOCK_OFFSETS)
         length = end - start
         if 0 < length < BLOCK_OFFSETS - skipped:
@@ -77,13 +78,13 @@ class OffsetSet:
                 self._change(first, 0, mask)
 
     def ranges(self, start: int, end: int) -> Iterator[OffsetRange]:
-        """What there is of a range: in order, disjoint, not touching."""
+        """Yield the parts of a range that are in the set: in order, disjoint, not touching."""
         open_from, open_to = -1, -1
         at = self._at(start // BLOCK_OFFSETS)
         while at < len(self._items) and self._items[at][0] * BLOCK_OFFSETS < end:
             block, after, bits = self._items[at]
             if bits != _WHOLE:
-                # What is outside is not looked at: a bitmap may hold hundreds of ranges.
+                # Cut off what is outside first: a bitmap may hold hundreds of ranges.
                 base = block * BLOCK_OFFSETS
                 before = max(0, start - base)
                 bits = bits >> before << before & ((1 << min(end - base, BLOCK_OFFSETS)) - 1)
@@ -99,7 +100,7 @@ class OffsetSet:
             yield open_from, open_to
 
     def last_ranges(self, number: int) -> list[OffsetRange]:
-        """The last ranges, in order; at most about this many, and those that touch at blocks may be two."""
+        """Return about this many last ranges, in order; ranges that touch between blocks may count twice."""
         found: list[OffsetRange] = []
         for item in reversed(self._items):
             if len(found) >= number:
@@ -108,7 +109,7 @@ class OffsetSet:
         return found[::-1]
 
     def end_of(self, offset: int) -> int:
-        """The first offset from this one on that is not in the set."""
+        """Return the first offset from this one on that is not in the set."""
         block = offset // BLOCK_OFFSETS
         at = self._at(block)
         while at < len(self._items) and self._items[at][0] <= block:
@@ -124,7 +125,7 @@ class OffsetSet:
         return offset
 
     def advance(self, offset: int) -> int:
-        """Remove all before an offset, and the range that begins at it; returns where that ends, or the offset."""
+        """Remove everything before an offset, and the range that begins there; returns its end, or else the offset."""
         items = self._items
         if not items:
             return offset
@@ -143,7 +144,7 @@ class OffsetSet:
         return block * BLOCK_OFFSETS + place
 
     def _at(self, block: int) -> int:
-        """Where the first item is that holds a block or comes after it."""
+        """Return the index of the first item that holds this block or a later one."""
         items = self._items
         if not items or items[-1][0] <= block:
             return len(items) - 1 if items and items[-1][1] > block else len(items)
@@ -151,7 +152,7 @@ class OffsetSet:
         return at - 1 if at and items[at - 1][1] > block else at
 
     def _change(self, block: int, added: int, removed: int) -> None:
-        """Add offsets of one block and remove others."""
+        """Add some offsets of one block and remove others."""
         items, at = self._items, self._at(block)
         if at == len(items) or items[at][0] > block:
             if added:
@@ -182,7 +183,7 @@ class OffsetSet:
         self._items[at:end] = left
 
     def _insert(self, first: int, last: int) -> None:
-        """Put a run of whole blocks where there is none of them."""
+        """Insert a run of whole blocks of which the set has none."""
         at = self._at(first)
         if at < len(self._items) and self._items[at][0] == last and self._items[at][2] == _WHOLE:
             last = self._items.pop(at)[1]
@@ -193,7 +194,7 @@ class OffsetSet:
 
 
 def _blocks(start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """A range over several blocks: the first one, the one after the last, and which of their offsets."""
+    """Split a range into blocks: yields the first block, the block after the last, and a bitmap."""
     first, skipped = divmod(start, BLOCK_OFFSETS)
     last, more = divmod(end, BLOCK_OFFSETS)
     if first == last:
@@ -208,7 +209,7 @@ def _blocks(start: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _runs(first: int, last: int, bits: int) -> Iterator[OffsetRange]:
-    """The ranges of one item."""
+    """Yield the ranges of one item."""
     offset = first * BLOCK_OFFSETS
     if bits == _WHOLE:
         yield offset, last * BLOCK_OFFSETS
@@ -224,5 +225,5 @@ def _runs(first: int, last: int, bits: int) -> Iterator[OffsetRange]:
 
 
 def _zeros(bits: int) -> int:
-    """How many zeros its binary digits end with: it is not 0."""
+    """Count the trailing zeros of a number's binary digits; the number must not be 0."""
     return (bits & -bits).bit_length() - 1

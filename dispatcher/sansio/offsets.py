@@ -1,20 +1,20 @@
-"""Which offsets may be committed: dispatched runs in, commits out and their answers in, per assignment epoch.
+"""Which offsets may be committed, per epoch: takes dispatched ranges and the answers to commits, returns commits.
 
 Rules of this module:
 
 * A commit carries the offset after the last record of the longest dispatched run that starts where the assignment
   began. It never passes a record that was received and not dispatched.
-* Where an assignment began is committed before anything else if the group has no offset there: what comes before the
-  first dispatch would otherwise be skipped by a restart with ``auto.offset.reset=latest``.
-* Every beginning of a partition is a new epoch. What belongs to an earlier epoch changes nothing, except that an
-  earlier commit which may have arrived after a newer one makes the newer one be sent once more.
-* An offset that was committed without the metadata that belongs to it is sent once more, with it.
-* One commit of each partition's present epoch is under way at a time. All commits under way are in one book.
+* If the group has no offset in a partition, the offset at which the assignment began is committed first. Otherwise a
+  restart with ``auto.offset.reset=latest`` would skip everything before the first dispatch.
+* Every beginning of a partition is a new epoch. Whatever belongs to an earlier epoch changes nothing, with one
+  exception: if an earlier commit may have arrived after a newer one, the newer one is sent again.
+* An offset that was committed without the metadata that belongs to it is committed again, with the metadata.
+* Each partition has at most one commit of its present epoch under way. One book holds all commits under way.
 * Illegal input raises and changes nothing.
 * Offsets without a record (compacted, aborted, control records) lie inside the range that a batch covers
   (`Batch.covers_from`), so they are dispatched with the record after them. Records that expired before they were read
   are dispatched with the gap that reports them.
-* What is done for each crossing costs what changed in it, not the number of partitions.
+* The cost of a crossing depends on what changed in it, not on the number of partitions.
 """
 
 import math
@@ -27,31 +27,31 @@ from dispatcher.sansio.commit_book import Commit, CommitBook
 from dispatcher.sansio.records import TopicPartition
 
 RECOMMIT_SECONDS = 5.0
-"""How long after a commit that nobody answered the offset is committed once more: until then the broker may still take
-the old request, and with it an older offset. Seen 1.6 s after the client had given up (docs/rebalance.md)."""
+"""How long after an unanswered commit the offset is committed again: until then the broker may still process the old
+request, and store an older offset. Seen 1.6 s after the client had given up (docs/rebalance.md)."""
 
 AT_ONCE = -math.inf
-"""When to commit once more what waits for nothing."""
+"""The time of a repeated commit that need not wait."""
 
 MAX_RANGES = 1_000
-"""About the most ranges that a partition which is followed from now on takes along (`ownership`)."""
+"""About the most ranges that a partition takes along when it becomes followed (`ownership`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatistics:
-    """What is known of one assigned partition; offsets are None until it is known where it begins."""
+    """What is known about one assigned partition; offsets are None until its start is known."""
 
     epoch: int
     received_to: int | None
-    """Offset after the last received record."""
+    """The offset after the last received record."""
     dispatched_to: int | None
-    """Offset after the last record of the dispatched run: what may be committed."""
+    """The offset after the last record of the dispatched run, which is what may be committed."""
     committed: int | None
-    """Offset that the broker has confirmed in this assignment, or had before."""
+    """The offset that the broker has confirmed, in this assignment or before it."""
 
 
 class OffsetTracker:
-    """Follows every assigned partition from received to dispatched to committed."""
+    """Follows every assigned partition from received through dispatched to committed."""
 
     def __init__(self) -> None:
         self._assignments: dict[TopicPartition, Assignment] = {}
@@ -60,12 +60,12 @@ class OffsetTracker:
         self._changed: dict[TopicPartition, None] = {}
         """Partitions that may have something to commit and have no commit of this epoch under way."""
         self._again: dict[TopicPartition, float] = {}
-        """When to commit partitions once more whose offset an older commit may have set back."""
+        """When to commit partitions again whose offset an older commit may have set back."""
 
     def assigned(self, partition: TopicPartition) -> int:
-        """Begin a new epoch for a partition and return it; an earlier one is forgotten.
+        """Begin a new epoch for a partition and return it; an earlier epoch is forgotten.
 
-        Nothing is received of it before `began`.
+        No record of the partition is received before `began`.
         """
         self._epoch += 1
         self._changed.pop(partition, None)
@@ -83,17 +83,17 @@ class OffsetTracker:
         commit_again: bool = False,
         metadata: str = "",
     ) -> int:
-        """Take note of where a partition begins, in a new epoch, which is returned.
+        """Note where a partition begins, in a new epoch, which is returned.
 
         Args:
             partition: An assigned partition.
-            offset: The first offset that is read.
-            leader_epoch: Of the record before it (KIP-320), None when unknown.
+            offset: The first offset to be read.
+            leader_epoch: The leader epoch of the record before it (KIP-320); None if unknown.
             committed: Whether the group has committed it.
-            commit_beginning: Whether to commit it, if the group has not. Not where the group's offset belongs to
-                another log, which the next owner has to notice as long as nothing of the new one was dispatched.
-            commit_again: Whether to commit it once more if the group has, because that commit lacks the metadata.
-            metadata: What commits carry.
+            commit_beginning: Whether to commit it, if the group has not. False if the group's offset belongs to another
+                log: the next owner has to notice that until a record of the new log has been dispatched.
+            commit_again: Whether to commit it again although the group has, because that commit lacks the metadata.
+            metadata: The metadata of commits.
 
         Raises:
             KeyError: the partition is not assigned.
@@ -117,22 +117,22 @@ class OffsetTracker:
         return epoch
 
     def described(self, partition: TopicPartition, metadata: str) -> None:
-        """Let commits of a partition carry other metadata; what was committed without it is committed once more."""
+        """Give a partition's commits other metadata; what was committed without it is committed again."""
         if (assignment := self._assignments.get(partition)) is not None and assignment.metadata != metadata:
             assignment.metadata = metadata
             self._again[partition] = AT_ONCE
 
     def epoch(self, partition: TopicPartition) -> int | None:
-        """The epoch of the partition's present assignment, None when it is not assigned or has not begun."""
+        """Return the epoch of the partition's present assignment; None if it is not assigned or has not begun."""
         assignment = self._assignments.get(partition)
         return None if assignment is None or assignment.first is None else assignment.epoch
 
     def received(
         self, partition: TopicPartition, first_offset: int, next_offset: int, leader_epoch: int | None = None
     ) -> int:
-        """Take note of a range of the log, and return the offset from which it covers the log.
+        """Note that a range of the log was received, and return the offset from which on it covers the log.
 
-        Offsets that go backwards begin a new epoch: the log is another one, and what was dispatched of the old one says
+        Offsets that go backwards begin a new epoch: the log is another one, and what was dispatched of the old log says
         nothing about it. The poller begins such logs itself, so this is a second line of defence.
 
         Raises:
@@ -154,10 +154,10 @@ class OffsetTracker:
         return covers_from
 
     def ended(self, partition: TopicPartition, end: int) -> None:
-        """Take note that the log has no record between the last received one and its end.
+        """Note that the log has no record between the last received one and its end.
 
-        What lies there, control records and aborted ones, counts as dispatched. So does an end that comes before any
-        record: between the beginning and that end nothing is to be read.
+        Whatever lies there, control records and aborted ones, counts as dispatched. The same holds for an end without
+        any record before it: there is nothing to read between the beginning and that end.
         """
         assignment = self._assignments.get(partition)
         if assignment is None or assignment.first is None or end <= assignment.received_to:
@@ -166,10 +166,10 @@ class OffsetTracker:
         self.dispatched(partition, assignment.epoch, start, end)
 
     def dispatched(self, partition: TopicPartition, epoch: int, start: int, end: int) -> None:
-        """Take note that every record in ``start`` to ``end`` (exclusive) was dispatched; repeats are fine.
+        """Note that every record from ``start`` to ``end`` (exclusive) was dispatched; repeats are fine.
 
         Raises:
-            ValueError: the range was never received in this epoch.
+            ValueError: the range was not received in this epoch.
         """
         assignment = self._assignments.get(partition)
         if assignment is None or assignment.epoch != epoch:
@@ -187,10 +187,10 @@ class OffsetTracker:
         self._note_change(partition, assignment)
 
     def committable(self, now: float) -> list[Commit]:
-        """What was dispatched and is neither under way nor confirmed, and what is due once more.
+        """Return commits for what was dispatched and is neither under way nor confirmed, and for what is due again.
 
         Args:
-            now: Seconds on any clock that only goes forward.
+            now: Seconds on any clock that only moves forward.
         """
         due = dict(self._changed)
         for partition, at in self._again.items():
@@ -200,7 +200,7 @@ class OffsetTracker:
         return [self._assignments[partition].commit(partition) for partition in due]
 
     def sent(self, commits: Iterable[Commit], now: float) -> None:
-        """Enter commits into the book: they are under way."""
+        """Enter commits that are being sent into the book."""
         for commit in commits:
             self.book.enter(commit)
             if self._present(commit) is not None:
@@ -211,17 +211,17 @@ class OffsetTracker:
     def answered(
         self, partition: TopicPartition, offset: int, now: float, *, stored: bool, may_arrive: bool = False
     ) -> Commit | None:
-        """Take the answer to the oldest commit under way that fits.
+        """Take the answer to the oldest matching commit under way.
 
         Args:
             partition: The partition.
-            offset: The offset that was to be committed.
+            offset: The offset of the commit.
             now: As for `committable`.
-            stored: The broker has stored it.
-            may_arrive: It was given up, and may still arrive.
+            stored: Whether the broker has stored it.
+            may_arrive: Whether it was given up but may still arrive.
 
         Returns:
-            The commit; None when none was under way.
+            The commit; None if none was under way.
         """
         commit = self.book.take(partition, offset)
         assignment = self._assignments.get(partition)
@@ -229,27 +229,27 @@ class OffsetTracker:
             return commit
         is_ours = commit.epoch == assignment.epoch
         if stored and is_ours:
-            # One of an epoch is under way at a time, so this is never below the one before.
+            # An epoch has one commit under way at a time, so this is never below the previous one.
             assignment.committed = commit.offset
         elif stored or may_arrive:
-            # The broker has, or may come to have, an older offset than the one that it confirmed to us.
+            # The broker has, or will have, an older offset than the one that it confirmed to us.
             self._again[partition] = now if stored else now + RECOMMIT_SECONDS
         elif is_ours and not assignment.has_news:
-            # It was a commit once more, and it failed.
+            # It was a repeated commit, and it failed.
             self._again[partition] = now
         self._note_change(partition, assignment)
         return commit
 
     def forget_answers(self) -> None:
-        """No commit under way will be answered: the consumer that sent them is gone."""
+        """Note that no commit under way will be answered, because the consumer that sent them is gone."""
         self.book.clear()
         for partition, assignment in self._assignments.items():
             self._note_change(partition, assignment)
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> list[Commit]:
-        """Forget these partitions and return what must be committed before they are let go.
+        """Forget these partitions, and return what must be committed before they are released.
 
-        A commit that is under way is returned again: to commit an offset twice does no harm.
+        A commit that is under way is returned again: committing an offset twice does no harm.
         """
         commits = []
         for partition in partitions:
@@ -261,7 +261,7 @@ class OffsetTracker:
         return commits
 
     def lost(self, partitions: Iterable[TopicPartition]) -> None:
-        """Forget these partitions; another member has them, so nothing of theirs may be committed."""
+        """Forget these partitions; another member has them, so none of their offsets may be committed."""
         for partition in partitions:
             self._forget(partition)
 
@@ -276,33 +276,33 @@ class OffsetTracker:
         return not self._assignments
 
     def is_assigned(self, partition: TopicPartition) -> bool:
-        """Whether a partition is assigned, begun or not."""
+        """Whether a partition is assigned, whether or not its start is known."""
         return partition in self._assignments
 
     @property
     def begun(self) -> frozenset[TopicPartition]:
-        """The assigned partitions of which it is known where they begin."""
+        """The assigned partitions whose start is known."""
         return frozenset(tp for tp, assignment in self._assignments.items() if assignment.first is not None)
 
     def dispatched_ranges(self, partition: TopicPartition) -> Sequence[tuple[int, int]]:
-        """What was dispatched in this assignment: first offsets, and the ones after the last; the newest of many."""
+        """Return what was dispatched in this assignment as ranges (ends exclusive); of many, only the newest."""
         assignment = self._assignments.get(partition)
         if assignment is None or assignment.first is None:
             return ()
         return [(assignment.first, assignment.dispatched_to), *assignment.above.last_ranges(MAX_RANGES)]
 
     def dispatched_to(self, partition: TopicPartition) -> int | None:
-        """The offset after all that was dispatched without a hole; None when it is not known where it begins."""
+        """Return the offset after everything dispatched without a hole; None while the start is unknown."""
         assignment = self._assignments.get(partition)
         return None if assignment is None or assignment.first is None else assignment.dispatched_to
 
     def committed(self, partition: TopicPartition) -> int | None:
-        """The offset that the broker has confirmed in this assignment, None when there is none."""
+        """Return the offset that the broker has confirmed in this assignment; None if there is none."""
         assignment = self._assignments.get(partition)
         return None if assignment is None else assignment.committed
 
     def statistics(self) -> dict[TopicPartition, PartitionStatistics]:
-        """A snapshot of every assigned partition."""
+        """Return a snapshot of every assigned partition."""
         return {
             partition: PartitionStatistics(
                 epoch=assignment.epoch,
@@ -328,7 +328,7 @@ class OffsetTracker:
 
 
 def merge(runs: list[tuple[int, int]], start: int, end: int) -> None:
-    """Put a range into sorted disjoint ranges, joining those that it touches."""
+    """Insert a range into sorted disjoint ranges, and join it with those that it touches."""
     at = bisect_right(runs, (start, end))
     while at > 0 and runs[at - 1][1] >= start:
         at -= 1

@@ -1,7 +1,7 @@
-"""What a reader still has to look up, partition by partition, and the one lookup that is under way.
+"""What a reader still has to look up, partition by partition, and the one look-up that is under way.
 
-An answer counts only for the lookup under way. It is by partition: what it leaves out is put off, and the others
-continue meanwhile. A partition that leaves, or is recreated, ends the lookup that includes it.
+An answer counts only for the look-up under way. Answers are per partition: a partition without one is postponed, and
+the others continue meanwhile. A partition that leaves, or is recreated, ends the look-up that includes it.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,12 +15,12 @@ from dispatcher.sansio.starts import Starts
 
 
 class OpenLookups:
-    """What lies between a reader and the history.
+    """What has to be looked up before a reader can use the history.
 
     Args:
-        history: What it reads in the end.
+        history: The history that it reads in the end.
         cursor: Its place, whose vector says what is missing.
-        counts: What it is sent is dispatched.
+        counts: Whether records that it is sent become dispatched.
     """
 
     __slots__ = ("_counts", "_cursor", "_history", "lookup", "missing", "put_off", "unresolved", "unverified")
@@ -30,23 +30,24 @@ class OpenLookups:
         self._cursor = cursor
         self._counts = counts
         self.unresolved: set[TopicPartition] = set()
-        """Partitions that begin at a time whose offset is unknown. Until then their next offset is a new reader's."""
+        """Partitions that begin at a time whose offset is unknown. Until it is known, their next offset is that of a
+        new reader."""
         self.unverified: dict[TopicPartition, int] = {}
-        """Partitions that may have been recreated: by then their log ends before this offset."""
+        """Partitions that may have been recreated: if they were, their log ends before this offset."""
         self.missing: set[TopicPartition] = set()
         """Partitions whose next offset is not in memory."""
         self.put_off: set[TopicPartition] = set()
-        """Partitions that had no answer when they were asked for: the others go on meanwhile."""
+        """Partitions that had no answer when they were asked about; the others continue meanwhile."""
         self.lookup: Lookup | None = None
-        """The one under way; see `ask`."""
+        """The look-up under way; see `ask`."""
 
     @property
     def is_any(self) -> bool:
-        """Whether something has to be looked up, put off or not."""
+        """Whether something has to be looked up, postponed or not."""
         return bool(self.unresolved or self.unverified or self.missing)
 
     def ask(self, starts: Starts) -> Lookup | None:
-        """What to look up next; None when nothing is, a lookup is under way, or all that is left is put off."""
+        """Return what to look up next; None if nothing is, a look-up is under way, or the rest is postponed."""
         if self.lookup is not None:
             return None
         if unresolved := self.unresolved - self.put_off:
@@ -61,7 +62,7 @@ class OpenLookups:
         return self.lookup
 
     def accept(self, lookup: Lookup, answered: Mapping[TopicPartition, object]) -> bool:
-        """Whether an answer is to the lookup under way, which it ends; what it leaves out is put off."""
+        """Whether an answer belongs to the look-up under way, which it ends; postpones partitions without one."""
         if lookup is not self.lookup:
             return False
         self.lookup = None
@@ -69,7 +70,7 @@ class OpenLookups:
         return True
 
     def begin(self, partition: TopicPartition) -> None:
-        """Continue in a partition of the history, if its next offset is certainly one of this log."""
+        """Continue in a partition of the history, if its next offset certainly belongs to this log."""
         next_offset = self._cursor.next_offsets.get(partition)
         if next_offset is not None and next_offset > self._history.end(partition):
             self.unverified[partition] = next_offset
@@ -77,9 +78,9 @@ class OpenLookups:
             self.lower(partition)
 
     def lower(self, partition: TopicPartition) -> None:
-        """Continue no later than a new reader would: from there on, records are undispatched.
+        """Continue no later than a new reader would, because records from there on are undispatched.
 
-        An observer continues at its place, and so does a reader of a followed partition, which others dispatch.
+        An observer continues at its place, and so does a reader of a followed partition, whose records others dispatch.
         """
         start = self._history.start(partition)
         next_offset = self._cursor.next_offsets.get(partition, start)
@@ -90,12 +91,12 @@ class OpenLookups:
             self.missing.add(partition)
 
     def find_missing(self) -> None:
-        """Find the partitions whose next offset is not in memory, also those that have left it meanwhile."""
-        # No read starts at an unverified offset: it may be one of another log.
+        """Find the partitions whose next offset is not in memory, including those that were evicted meanwhile."""
+        # No read starts at an unverified offset, because it may belong to another log.
         self.missing = set(self._history.behind(self._cursor)) - self.unresolved - self.unverified.keys()
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
-        """End all look-ups of partitions; a lookup that includes one of them is made again, without it."""
+        """End all look-ups of partitions; a look-up that includes one of them is repeated without it."""
         self.unresolved.difference_update(partitions)
         self.missing.difference_update(partitions)
         self.put_off.difference_update(partitions)

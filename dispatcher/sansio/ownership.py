@@ -1,13 +1,13 @@
-"""Which partitions a replica owns, which it follows, and what counts when a followed one becomes owned.
+"""Which partitions a replica owns, which it follows, and what counts when it becomes the owner of a followed one.
 
 Rules of this module (docs/guarantees.md, "The whole topic"):
 
-* A partition is owned (the group has assigned it, and it has begun), followed (read without the group, for streams of
-  the whole topic), or neither; never two of them.
-* Only the owner commits. A followed record is never committed here: what was sent of it is kept as ranges.
-* When a followed partition becomes owned, reading begins at the group's committed offset. What this replica's
-  subscribers were sent from there on counts at once; what they were not sent is waiting.
-* Each time a partition begins to be followed is an epoch of its own: what was read in an earlier one is dropped.
+* A partition is owned (assigned by the group, with a known start), followed (read outside of the group, for streams of
+  the whole topic), or neither; never both.
+* Only the owner commits. Followed records are never committed here: what was sent of them is kept as ranges.
+* When a followed partition becomes owned, reading begins at the group's committed offset. Whatever this replica's
+  subscribers were sent from there on counts at once; the rest is waiting.
+* Each time a partition begins to be followed is a separate epoch: what was read in an earlier one is dropped.
 """
 
 import math
@@ -22,12 +22,12 @@ from dispatcher.sansio.offsets import merge
 from dispatcher.sansio.records import Batch, TopicPartition
 
 MAX_RANGES = 1_000
-"""Ranges kept for each followed partition. More come from subscribers that begin in many places at once; the lowest are
-forgotten first, which repeats records at the worst."""
+"""How many ranges are kept per followed partition. More arise only when subscribers begin in many places at once; then
+the lowest are forgotten first, which at worst repeats records."""
 
 
 class Role(StrEnum):
-    """What a replica has to do with a partition."""
+    """What a partition is to this replica."""
 
     OWNED = "owned"
     FOLLOWED = "followed"
@@ -36,36 +36,36 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """A followed partition becomes owned."""
+    """What happens when a followed partition becomes owned."""
 
     begins: int
     """The group's committed offset: nothing before it is ours to commit."""
     counted: Sequence[OffsetRange]
-    """What subscribers that count were sent from there on: sorted, disjoint, not touching."""
+    """What subscribers that count were sent from there on, as ranges: sorted, disjoint, not touching."""
 
     @property
     def counted_to(self) -> int:
-        """The first offset that was not sent to anybody."""
+        """The first offset that nobody was sent."""
         first, end = next(iter(self.counted), (self.begins, self.begins))
         return end if first <= self.begins else self.begins
 
     def counts(self, start: int, end: int) -> bool:
-        """Whether all of a range counts, or lies before the committed offset."""
+        """Whether all of a range counts or lies before the committed offset."""
         start = max(start, self.begins)
         at = bisect_right(self.counted, (start, math.inf)) - 1
         return start >= end or (at >= 0 and end <= self.counted[at][1])
 
     def pending(self, batch: Batch) -> set[int] | None:
-        """The indexes of a batch's records, `GAP` for its gap, that do not count; None: none of it does."""
+        """Return the indexes of a batch's records, and `GAP` for its gap, that do not count; None means all of them."""
         if not any(first < batch.next_offset and batch.covers_from < end for first, end in self.counted):
             return None
         indexes = range(GAP if batch.gap is not None else 0, len(batch.records))
         return {index for index in indexes if not all(self.counts(*one) for one in covered(batch, [index]))}
 
     def handed_to(self, under_way: Iterable[OffsetRange]) -> int:
-        """The first offset that was neither sent to anybody nor is in a write under way.
+        """Return the first offset that nobody was sent and that is not in a write under way.
 
-        A subscriber that stands after it was not sent it: its id named it, and it has to be sent it again.
+        A subscriber that is past it because its id named later records was not sent it, and has to be sent it now.
         """
         handed = list(self.counted)
         for start, end in under_way:
@@ -81,7 +81,7 @@ class _Followed:
 
 
 class Ownership:
-    """Follows every partition of the topics through owned, followed and neither."""
+    """Follows every partition of the topics through its roles: owned, followed and neither."""
 
     def __init__(self) -> None:
         self._owned: set[TopicPartition] = set()
@@ -89,7 +89,7 @@ class Ownership:
         self._epoch = 0
 
     def role(self, partition: TopicPartition) -> Role:
-        """What the replica has to do with a partition now."""
+        """Return what a partition is to this replica now."""
         if partition in self._followed:
             return Role.FOLLOWED
         return Role.OWNED if partition in self._owned else Role.NEITHER
@@ -105,22 +105,22 @@ class Ownership:
         return self._owned
 
     def epoch(self, partition: TopicPartition) -> int | None:
-        """The epoch in which a partition is followed now, None when it is not."""
+        """Return the epoch in which a partition is followed now; None if it is not."""
         followed = self._followed.get(partition)
         return None if followed is None else followed.epoch
 
     def to_follow(self, topics: Mapping[str, int], assigned: Collection[TopicPartition]) -> frozenset[TopicPartition]:
-        """Partitions that have to be followed and are not.
+        """Return the partitions that have to be followed and are not.
 
         Args:
-            topics: How many partitions each topic has of which somebody wants the whole.
-            assigned: What the group has assigned, begun or not.
+            topics: How many partitions each topic has, for topics of which somebody reads the whole.
+            assigned: The partitions that the group has assigned, begun or not.
         """
         wanted = {TopicPartition(topic, number) for topic, count in topics.items() for number in range(count)}
         return frozenset(wanted.difference(assigned, self._followed, self._owned))
 
     def follow(self, partition: TopicPartition, taken: Iterable[OffsetRange] = ()) -> int:
-        """A partition is followed from now on; returns the epoch.
+        """Follow a partition from now on; returns the epoch.
 
         Args:
             partition: A partition that is not followed.
@@ -134,38 +134,38 @@ class Ownership:
         return self._epoch
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions are neither owned nor followed from now on."""
+        """Give partitions up: from now on they are neither owned nor followed."""
         for partition in partitions:
             self._owned.discard(partition)
             self._followed.pop(partition, None)
 
     def own(self, partition: TopicPartition) -> None:
-        """A partition that was not followed is owned from now on."""
+        """Own a partition that was not followed."""
         self.drop([partition])
         self._owned.add(partition)
 
     def taken(self, partition: TopicPartition, start: int, end: int) -> None:
-        """Some subscriber that counts was sent all of a range (the end exclusive); of other partitions: ignored."""
+        """Note that a subscriber that counts was sent a whole range (end exclusive); ignored unless followed."""
         followed = self._followed.get(partition)
         if followed is not None and start < end:
             merge(followed.taken, start, end)
             del followed.taken[:-MAX_RANGES]
 
     def committed(self, partition: TopicPartition, offset: int) -> None:
-        """The owner has committed: what was sent before that offset is of no further interest."""
+        """Note the owner's commit: what was sent before that offset no longer matters."""
         followed = self._followed.get(partition)
         if followed is not None:
             followed.taken = _from(followed.taken, offset)
 
     def hand_over(self, partition: TopicPartition, committed: int) -> HandOver:
-        """A followed partition is owned from now on.
+        """Own a partition that was followed.
 
         Args:
             partition: A followed partition.
-            committed: Where its assignment begins: the group's committed offset.
+            committed: Where its assignment begins: at the group's committed offset.
 
         Raises:
-            KeyError: it is not followed.
+            KeyError: the partition is not followed.
         """
         followed = self._followed.pop(partition)
         self._owned.add(partition)

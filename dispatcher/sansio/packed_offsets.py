@@ -1,7 +1,7 @@
-"""The offsets of many partitions as compact positions spell them, kept from one position to the next.
+"""The offsets of many partitions in the spelling of compact positions, kept from one position to the next.
 
-A record moves the offset of one partition. Its number is replaced in place, and the others are copied as bytes: with
-1,000 partitions that costs a third of packing all of them.
+A record changes the offset of one partition. Its number is replaced in place, and the others are copied as bytes: with
+1,000 partitions that costs a third of packing all of them again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +16,11 @@ from dispatcher.sansio.compact_position import (
 )
 
 MOST_CHANGES = 4
-"""More changed offsets than this are not looked for one by one: all are packed again."""
+"""If more offsets than this have changed, they are not replaced one by one: all are packed again."""
 
 
 class PackedOffsets:
-    """The numbers of one segment (`compact_position`), with the offsets that they stand for."""
+    """The numbers of one segment (`compact_position`), with the offsets that they represent."""
 
     __slots__ = ("_low", "_numbers", "_offsets", "_replaced", "_width")
 
@@ -29,23 +29,23 @@ class PackedOffsets:
         self._numbers = bytearray()
         self._low = self._width = 0
         self._replaced = 0
-        """How many numbers were replaced since all were packed."""
+        """How many numbers have been replaced since all were packed."""
 
     def take(self, offsets: Sequence[int | None]) -> bool:
-        """Make these the offsets; returns False, and keeps the old ones, if one is None.
+        """Set the offsets; if one is None, return False and keep the old ones.
 
         Args:
-            offsets: The last seen offset of each partition, -1 for none; at least one.
+            offsets: The last seen offset of each partition, -1 if nothing was seen; at least one.
         """
         return self._replace(offsets) or self._pack(offsets)
 
     def spell(self, ranges: bytes, left_out: int | None, partitions: Callable[[], Sequence[int]]) -> str:
-        """Spell them, ``~`` included.
+        """Spell the offsets, with ``~`` in front.
 
         Args:
-            ranges: `spell_ranges` of the partitions, without the one that is left out.
-            left_out: Index of a partition that is named apart.
-            partitions: Returns the numbers of the others, ascending; see `spell_offsets`.
+            ranges: `spell_ranges` of the partitions, except the one that is left out.
+            left_out: The index of a partition that is named separately.
+            partitions: Returns the numbers of the others in ascending order; see `spell_offsets`.
         """
         numbers, width = self._numbers, self._width
         if left_out is not None:
@@ -57,8 +57,8 @@ class PackedOffsets:
         return spell_offsets(ranges, offsets, partitions)
 
     def _replace(self, offsets: Sequence[int | None]) -> bool:
-        """Replace the numbers that have changed; False if too many have, or if they do not fit."""
-        # As the lowest offset rises, numbers get longer than they have to be: each is packed again now and then.
+        """Replace the numbers that have changed; returns False if too many have, or if they do not fit."""
+        # As the lowest offset rises, numbers become wider than necessary, so all are packed again now and then.
         if len(offsets) != len(self._offsets) or self._replaced >= len(offsets):
             return False
         low, width = self._low, self._width
@@ -84,7 +84,10 @@ class PackedOffsets:
 
 
 def _changed(old: Sequence[object], new: Sequence[object]) -> Iterator[int]:
-    """The indexes at which two sequences of one length differ, by halving: most of both are the very same objects."""
+    """Yield the indexes at which two sequences of equal length differ.
+
+    Halves them: most items are identical objects.
+    """
     first, end = 0, len(old)
     while old[first:] != new[first:]:
         low, high = first, end

@@ -1,16 +1,16 @@
-"""Parked records: offsets that nobody present wants, or may have, and that wait in Kafka.
+"""Parked records: offsets that nobody present wants or is allowed to see, and that wait in Kafka.
 
 Rules of this module:
 
-* A parked record is neither dispatched nor in memory for good: a commit stops before it, and whoever wants it has it
-  read again.
-* Which offsets are parked is kept for each reason in blocks and runs (`offset_set`): records that are parked and others
-  may alternate for hours. A partition has at most `max_ranges` of these in all. What does not fit is not parked, and
-  waits in memory as if nobody were present, until fetching pauses.
-* To take records out of the middle of a long run makes more of it. What does not fit then stays parked although it was
-  sent, which repeats it at the worst.
-* What is parked of a partition belongs to one assignment. A partition that leaves takes it along, and what was sent of
-  it counts no more.
+* A parked record is not dispatched and need not stay in memory: commits stop before it, and it is read again for any
+  subscriber that wants it.
+* Parked offsets are stored per reason in blocks and runs (`offset_set`), because parked and other records may alternate
+  for hours. A partition has at most `max_ranges` of these in all. Records that do not fit are not parked: they wait in
+  memory as if nobody were present, until fetching pauses.
+* Taking records out of the middle of a long run makes two of it. If there is no room for that, records stay parked
+  although they were sent, which at worst repeats them.
+* Parked ranges belong to one assignment of their partition. They are gone when the partition leaves, and records of
+  them that are sent later no longer count.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,33 +25,33 @@ class Reason(StrEnum):
     """Why records are parked."""
 
     UNMATCHED = "unmatched"
-    """Somebody present may have them, and nobody present wants them."""
+    """Somebody present may see them, but nobody present wants them."""
     NOT_GRANTED = "not-granted"
-    """Nobody present may have them."""
+    """Nobody present may see them."""
     OBSERVED = "observed"
     """Only observers are present, and memory is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedStatistics:
-    """What is parked of one partition."""
+    """What is parked in one partition."""
 
     ranges: int
-    """What it uses of `max_parked_ranges`: runs and blocks."""
+    """How much of `max_parked_ranges` is in use: runs and blocks."""
     offsets: int
-    """In all of these together."""
+    """How many offsets are parked."""
     first_offset: int
     reasons: Mapping[str, int]
-    """Number of offsets by reason."""
+    """How many offsets are parked for each reason."""
     is_full: bool
-    """Whether records that are to be parked wait in memory, since there are as many ranges as there may be."""
+    """Whether records that should be parked wait in memory, because there are as many ranges as allowed."""
 
 
 class ParkedPartition:
-    """What is parked of one partition in one assignment.
+    """What is parked in one partition, in one assignment.
 
     Args:
-        epoch: Of the assignment.
+        epoch: The epoch of the assignment.
         max_ranges: Bound of the runs and blocks.
     """
 
@@ -60,10 +60,10 @@ class ParkedPartition:
     def __init__(self, epoch: int, max_ranges: int) -> None:
         self._max_ranges = max_ranges
         self._by_reason: dict[Reason, OffsetSet] = {}
-        """Those that are not empty."""
+        """The parked offsets by reason; empty sets are removed."""
         self.epoch = epoch
         self.is_full = False
-        """Whether something did not fit since there was room last."""
+        """Whether something did not fit since there was last room."""
 
     def __len__(self) -> int:
         return sum(map(len, self._by_reason.values()))
@@ -75,11 +75,11 @@ class ParkedPartition:
 
     @property
     def offsets(self) -> int:
-        """How many are parked."""
+        """How many offsets are parked."""
         return sum(found.offsets for found in self._by_reason.values())
 
     def park(self, ranges: Sequence[OffsetRange], reason: Reason) -> bool:
-        """Park ranges that are not parked, in order; returns whether they fit: else none of them is."""
+        """Park ranges that are not parked, in order; returns whether they fit. If they do not, nothing is parked."""
         found = self._by_reason.setdefault(reason, OffsetSet())
         for start, end in ranges:
             found.add(start, end)
@@ -92,7 +92,7 @@ class ParkedPartition:
         return fits
 
     def take(self, start: int, end: int) -> list[OffsetRange]:
-        """Somebody was sent every record of a range; returns what of it was parked, and is no more."""
+        """Note that somebody was sent every record of a range; returns the parts that were parked until now."""
         taken = []
         for reason, found in tuple(self._by_reason.items()):
             for first, last in tuple(found.ranges(start, end)):
@@ -107,7 +107,7 @@ class ParkedPartition:
         return sorted(taken)
 
     def free(self, start: int, end: int) -> Iterator[OffsetRange]:
-        """What of a range is not parked, in order."""
+        """Yield the parts of a range that are not parked, in order."""
         parked = [one for found in self._by_reason.values() for one in found.ranges(start, end)]
         for first, last in sorted(parked):
             if start < first:
@@ -127,7 +127,7 @@ class ParkedPartition:
 
 
 class ParkedRanges:
-    """What is parked, by partition.
+    """What is parked, per partition.
 
     Args:
         max_ranges: Bound of the runs and blocks of each partition.
@@ -141,15 +141,15 @@ class ParkedRanges:
         return bool(self._partitions)
 
     def find(self, partition: TopicPartition) -> ParkedPartition | None:
-        """What is parked of a partition, None when nothing is."""
+        """Return what is parked in a partition; None if nothing is."""
         return self._partitions.get(partition)
 
     def is_current(self, partition: TopicPartition, parked: ParkedPartition) -> bool:
-        """Whether this is still what is parked of a partition."""
+        """Whether this is still what is parked in the partition."""
         return self._partitions.get(partition) is parked
 
     def park(self, partition: TopicPartition, epoch: int, ranges: Sequence[OffsetRange], reason: Reason) -> bool:
-        """Park ranges of a partition, in order; returns whether they fit: else none of them is parked."""
+        """Park ranges of a partition, in order; returns whether they fit. If they do not, nothing is parked."""
         parked = self._partitions.get(partition)
         if parked is None or parked.epoch != epoch:
             parked = self._partitions[partition] = ParkedPartition(epoch, self._max_ranges)
@@ -158,7 +158,7 @@ class ParkedRanges:
         return fits
 
     def take(self, partition: TopicPartition, start: int, end: int) -> list[OffsetRange]:
-        """Somebody was sent every record of a range; returns what of it was parked, and is no more."""
+        """Note that somebody was sent every record of a range; returns the parts that were parked until now."""
         parked = self._partitions.get(partition)
         if parked is None:
             return []
@@ -167,16 +167,16 @@ class ParkedRanges:
         return taken
 
     def starts(self, topics: frozenset[str]) -> dict[TopicPartition, int]:
-        """The first parked offset of each partition of some topics that has one."""
+        """Return the first parked offset of each partition of some topics that has one."""
         return {tp: parked.first for tp, parked in self._partitions.items() if tp.topic in topics}
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions leave, or begin again."""
+        """Forget what is parked in partitions that leave, or begin again."""
         for partition in partitions:
             self._partitions.pop(partition, None)
 
     def statistics(self) -> dict[TopicPartition, ParkedStatistics]:
-        """A snapshot of each partition with parked records."""
+        """Return a snapshot of each partition with parked records."""
         return {tp: parked.statistics() for tp, parked in self._partitions.items()}
 
     def _drop_if_empty(self, partition: TopicPartition) -> None:

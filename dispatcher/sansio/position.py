@@ -1,4 +1,4 @@
-"""Positions: the last seen offset of every partition of a stream, and their spelling as event ids.
+"""Positions: the last seen offset of every partition of a stream, spelled as event ids.
 
 Grammar (docs/protocol.md, "Event ids")::
 
@@ -8,8 +8,8 @@ Grammar (docs/protocol.md, "Event ids")::
     compact   = "~" 1*( ALPHA / DIGIT / "-" / "_" )  ; see `compact_position`
     offset    = "-1" / 1*DIGIT          ; -1: nothing seen yet, the log is read from its start
 
-A topic may come more than once, each of its partitions only once. A partition whose position is not known yet is left
-out.
+A topic may occur more than once, but each of its partitions only once. A partition whose position is not known yet is
+left out.
 """
 
 import re
@@ -34,23 +34,24 @@ from dispatcher.sansio.packed_offsets import PackedOffsets
 from dispatcher.sansio.records import TopicPartition
 
 MAX_POSITION_CHARACTERS = 8192
-"""Browsers and proxies send the id back as a header; proxies take 8 KiB for all headers together."""
+"""Browsers and proxies send the id back in a header, and proxies accept 8 KiB for all headers together."""
 
 SHORT_CHARACTERS = 256
-"""Longer positions are spelled compactly, and only once for each write."""
+"""Longer positions are spelled compactly, and only once per write."""
 
 PLAIN_CHARACTERS = 4096
-"""Clients spell a longer position compactly: half of what proxies take is left to the other headers."""
+"""Clients spell longer positions compactly, which leaves half of what proxies accept to the other headers."""
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _SMALL_PAIR = r"(?:0|[1-9][0-9]{0,5})=(?:-1|0|[1-9][0-9]{0,17})"
 _SMALL_PAIRS = re.compile(f"{_SMALL_PAIR}(?:,{_SMALL_PAIR})*")
-"""Pairs that need no further look: each number is below its bound. Most are: acknowledgements name many of them."""
+"""Pairs that need no further check, because each number is below its bound. Most are; acknowledgements name many
+pairs."""
 
 
 def is_topic(text: str) -> bool:
-    """Whether Kafka lets a topic have this name."""
+    """Whether Kafka accepts this name for a topic."""
     return _TOPIC.fullmatch(text) is not None and text not in {".", ".."}
 
 
@@ -58,7 +59,7 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
     """Read an event id back.
 
     Raises:
-        MalformedPositionError: it is not a position; the message says what is wrong with which part.
+        MalformedPositionError: the text is not a position; the message says what is wrong with which part.
     """
     if not text:
         raise MalformedPositionError("the event id is empty")
@@ -99,16 +100,16 @@ def _checked_pairs(pairs: str) -> Iterator[tuple[int, int]]:
 
 
 def counts_begun_with(position: Mapping[TopicPartition, int]) -> dict[str, int]:
-    """How many partitions topics had when this position was spelled, of those of which it says so.
+    """Return how many partitions topics had when this position was spelled, for topics about which it says so.
 
-    Ids of the whole topic name, after all its partitions, the one that would be added next, as not seen yet. Others do
-    not name all from the first one on, or have an offset of the last.
+    After all partitions of a topic, ids of the whole topic name the one that would be added next, as not seen yet.
+    Other ids lack some of the first partitions, or have an offset of the last one.
     """
     last: dict[str, int] = {}
     named = Counter(topic for topic, _ in position)
     for topic, number in position:
         last[topic] = max(number, last.get(topic, 0))
-    # As many different ones as there are up to the last one are all of them.
+    # If there are as many different partitions as the last number requires, all of them are there.
     return {
         topic: number
         for topic, number in last.items()
@@ -117,9 +118,9 @@ def counts_begun_with(position: Mapping[TopicPartition, int]) -> dict[str, int]:
 
 
 def shortest_position(position: Mapping[TopicPartition, int]) -> str:
-    """Spell a position plainly if that takes at most `PLAIN_CHARACTERS`, else compactly.
+    """Spell a position plainly if that takes at most `PLAIN_CHARACTERS`, and compactly otherwise.
 
-    Empty when there is nothing to spell, or when nothing that is taken back can hold it.
+    Empty if there is nothing to spell, or if it does not fit into the longest id that is accepted.
     """
     plain = format_position(position) if position else ""
     if len(plain) <= PLAIN_CHARACTERS:
@@ -129,7 +130,7 @@ def shortest_position(position: Mapping[TopicPartition, int]) -> str:
 
 
 def format_position(position: Mapping[TopicPartition, int], own: TopicPartition | None = None) -> str:
-    """Spell a position plainly; the pair of ``own`` comes first, since the first pair alone names the record."""
+    """Spell a position plainly. The pair of ``own`` comes first, because the first pair alone names the record."""
     topics: dict[str, list[str]] = {} if own is None else {own.topic: [f"{own.partition}={position[own]}"]}
     for partition in sorted(position):
         if partition != own:
@@ -138,12 +139,12 @@ def format_position(position: Mapping[TopicPartition, int], own: TopicPartition 
 
 
 class Layout:
-    """An order of partitions that many snapshots share, with what their spelling has in common.
+    """An order of partitions that many snapshots share, with the common parts of their spellings.
 
     Args:
-        partitions: In any order.
-        followed: Those of them that the replica does not own: streams of the replica's partitions do not name them.
-        counts: How many partitions topics have had at least; None: it is not known which are all.
+        partitions: Partitions in any order.
+        followed: Which of them the replica does not own; streams of the replica's own partitions do not name these.
+        counts: The least number of partitions that topics have had; None if it is unknown which partitions are all.
     """
 
     __slots__ = (
@@ -168,13 +169,13 @@ class Layout:
         self.partitions = tuple(sorted(partitions))
         self.indexes = {partition: index for index, partition in enumerate(self.partitions)}
         self.pairs = tuple(f",{partition.partition}=%d" for partition in self.partitions)
-        """How each partition is spelled, its offset left open."""
+        """The spelling of each partition, with a place for its offset."""
         self.spans: dict[str, tuple[int, int]] = {}
-        """Where each topic's partitions begin and end: sorted, they are side by side."""
+        """Where each topic's partitions begin and end; they are sorted, so a topic's are adjacent."""
         for index, (topic, _) in enumerate(self.partitions):
             self.spans[topic] = (self.spans.get(topic, (index, 0))[0], index + 1)
         self.next_pairs: dict[str, str] = {}
-        """Of topics of which all partitions are here: how the one that would be added next is spelled."""
+        """For topics whose partitions are all here: the spelling of the partition that would be added next."""
         if counts is not None:
             for topic, (first, end) in self.spans.items():
                 if self.partitions[end - 1].partition == end - first - 1 and end - first >= counts.get(topic, 0):
@@ -184,22 +185,22 @@ class Layout:
         self._packed: dict[int, PackedOffsets] = {}
         """By the first partition of a span."""
         self.owned: Layout = self
-        """The layout of what is left without the followed ones."""
+        """The layout without the followed partitions."""
         self.owned_indexes: tuple[int, ...] = ()
-        """Where in this layout those of `owned` are, if it is another one."""
+        """The indexes in this layout of the partitions of `owned`, if that is another layout."""
         if followed:
             owned = [partition for partition in self.partitions if partition not in followed]
             self.owned = Layout(owned)
             self.owned_indexes = tuple(self.indexes[partition] for partition in owned)
 
     def numbers(self, first: int, end: int, own: int | None) -> list[int]:
-        """The numbers of a span's partitions, without one that is named apart."""
+        """Return the numbers of a span's partitions, except one that is named separately."""
         return [self.partitions[index].partition for index in range(first, end) if index != own]
 
     def compact(self, first: int, end: int, own: int | None) -> bytes:
-        """How compact spellings name the partitions of a span, without one that is named apart.
+        """Return how compact spellings name the partitions of a span, except one that is named separately.
 
-        Costs what there are ranges, not what there are partitions: with 1,000 of them each is named apart in turn.
+        Costs the number of ranges, not of partitions: with 1,000 partitions, each is named separately in turn.
         """
         ranges = self._ranges.get(first)
         if ranges is None:
@@ -210,7 +211,7 @@ class Layout:
         return spell_ranges(without(ranges, self.partitions[own].partition))
 
     def packed(self, first: int) -> PackedOffsets:
-        """The offsets of the span that begins there as they were spelled last."""
+        """Return the offsets, as spelled last, of the span that begins at this partition."""
         packed = self._packed.get(first)
         if packed is None:
             packed = self._packed[first] = PackedOffsets()
@@ -218,11 +219,11 @@ class Layout:
 
 
 class Snapshot:
-    """The offsets of a layout's partitions at one moment: taking one copies a tuple only.
+    """The offsets of a layout's partitions at one moment. Taking a snapshot only copies a tuple.
 
     Args:
         layout: The order of partitions.
-        offsets: Last seen offset of each, None where it is not known.
+        offsets: The last seen offset of each partition; None if unknown.
     """
 
     __slots__ = ("layout", "offsets")
@@ -232,22 +233,22 @@ class Snapshot:
         self.offsets = offsets
 
     def owned(self) -> "Snapshot":
-        """The same without followed partitions."""
+        """The same snapshot without followed partitions."""
         layout = self.layout
         if layout.owned is layout:
             return self
         return Snapshot(layout.owned, tuple([self.offsets[index] for index in layout.owned_indexes]))
 
     def short_suffix(self, own: int, topics: frozenset[str] | None = None, *, whole: bool = False) -> str | None:
-        """What follows ``topic:partition=offset`` in the ids of a batch, None when such ids would be long.
+        """Return what follows ``topic:partition=offset`` in the ids of a batch; None if such ids would be long.
 
-        The ids of one batch differ only in the offset of its own partition, so all else is spelled once.
-        Costs 0.8 µs with 6 partitions, and 0.3 µs where there are too many (``timeit``, CPython 3.11).
+        The ids of one batch differ only in the offset of its partition, so everything else is spelled once.
+        Costs 0.8 µs with 6 partitions, and 0.3 µs if there are too many (``timeit``, CPython 3.11).
 
         Args:
-            own: Index of the batch's partition in the layout.
+            own: The index of the batch's partition in the layout.
             topics: Only these topics; None for all.
-            whole: The stream has all partitions of its topics: see `counts_begun_with`.
+            whole: Whether the stream has all partitions of its topics: see `counts_begun_with`.
         """
         spans = self.layout.spans
         topic, partition = self.layout.partitions[own]
@@ -264,18 +265,18 @@ class Snapshot:
         return suffix if length <= SHORT_CHARACTERS else None
 
     def format(self, topics: frozenset[str] | None = None, own: int | None = None, *, whole: bool = False) -> str:
-        """Spell the whole position: plainly if that is short, else compactly.
+        """Spell the whole position: plainly if that is short, and compactly otherwise.
 
-        Costs what one changed offset costs: see `PackedOffsets`.
+        Costs only what one changed offset costs: see `PackedOffsets`.
 
         Args:
             topics: Only these topics; None for all.
-            own: Index of the partition whose pair comes first, and plainly: it names a record.
-            whole: The stream has all partitions of its topics: see `counts_begun_with`.
+            own: The index of the partition whose pair comes first and is spelled plainly, because it names a record.
+            whole: Whether the stream has all partitions of its topics: see `counts_begun_with`.
 
         Returns:
-            Empty when nothing is known. When it would be longer than what is taken back: the pair of `own` alone, or
-            empty without one.
+            The position; empty if nothing is known. If it would be longer than what is accepted: the pair of `own`
+            alone, or empty without an `own`.
         """
         layout = self.layout
         own_pair, own_topic = "", None
@@ -300,12 +301,12 @@ class Snapshot:
         return position if fits else own_pair
 
     def _next(self, topic: str) -> str:
-        """``,partition=-1`` of the one that would be added next, empty unless all others are known."""
+        """Return ``,partition=-1`` for the partition that would be added next; empty unless all others are known."""
         first, end = self.layout.spans[topic]
         return "" if None in self.offsets[first:end] else self.layout.next_pairs.get(topic, "")
 
     def _plain(self, first: int, end: int, own: int | None) -> str:
-        """``,partition=offset`` of each partition in a span whose offset is known, but of one that is named apart."""
+        """Return ``,partition=offset`` for each known offset in a span, except that of a partition named separately."""
         pairs, offsets = self.layout.pairs[first:end], self.offsets[first:end]
         if own is not None and first <= own < end:
             pairs, offsets = (
@@ -315,12 +316,13 @@ class Snapshot:
         try:
             return "".join(pairs) % offsets
         except TypeError:
-            # Some offset is None. Looking for it first would cost a busy replica, which knows all, more than this does.
+            # An offset is None. Checking beforehand would cost a busy replica, which knows all offsets, more than this
+            # does.
             known = [(pair, offset) for pair, offset in zip(pairs, offsets, strict=True) if offset is not None]
             return "".join([pair % offset for pair, offset in known])
 
     def _compact(self, first: int, end: int, own: int | None) -> str:
-        """The compact spelling of a span, without one partition that is named apart; empty when nothing is left."""
+        """Return the compact spelling of a span, except one partition named separately; empty if nothing is left."""
         if own is not None and not first <= own < end:
             own = None
         if end - first == (own is not None):
@@ -342,5 +344,5 @@ def _number(text: str, what: str, most: int) -> int:
 
 
 def _shown(text: str) -> str:
-    """A part of an id as an error shows it: quoted, and not at the length that a client chose."""
+    """Quote a part of an id for an error message, shortened because clients choose its length."""
     return ascii(text if len(text) <= 40 else f"{text[:40]}…")

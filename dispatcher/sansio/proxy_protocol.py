@@ -1,8 +1,8 @@
-"""The PROXY protocol, versions 1 and 2: what a proxy says of its client before the client's first byte.
+"""The PROXY protocol, versions 1 and 2: what a proxy says about its client before the client's first byte.
 
 *Source*: HAProxy, doc/proxy-protocol.txt (2.1 for version 1, 2.2 for version 2).
 
-The header is required where it is expected and never looked for elsewhere, as that document demands (section 2).
+The header is required where it is expected and never looked for elsewhere, as the specification demands (section 2).
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 
 MAX_V1_BYTES = 107
 MAX_V2_BYTES = 4096
-"""Longest header of version 2 that is read: addresses take 52 bytes of it, the rest are TLVs, which are passed over."""
+"""The longest header of version 2 that is read: addresses take 52 bytes, and the rest are TLVs, which are skipped."""
 
 _V1 = re.compile(
     rb"PROXY (?:UNKNOWN(?: [^\r\n]*)?|(TCP4|TCP6) ([0-9a-fA-F:.]+) ([0-9a-fA-F:.]+) ([0-9]+) ([0-9]+))\r\n"
@@ -25,28 +25,28 @@ _V1 = re.compile(
 _FIXED_BYTES = 16
 _LOCAL, _PROXY = 0x20, 0x21
 _ADDRESS_BYTES = {0x1: 12, 0x2: 36}
-"""What IPv4 and IPv6 take: two addresses and two ports."""
+"""The size of two addresses and two ports, for IPv4 and IPv6."""
 _UNIX_BYTES = 216
 
 
 class ProxyHeaderError(Exception):
-    """The bytes are no PROXY header, or one that breaks its rules."""
+    """The bytes are not a PROXY header, or break its rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """A whole header."""
+    """A complete header."""
 
     size_bytes: int
     client: Address | None
-    """The client's address; None where the proxy speaks for itself, as its health checks do (LOCAL, UNKNOWN)."""
+    """The client's address; None if the proxy speaks for itself, as in health checks (LOCAL, UNKNOWN)."""
 
 
 def read_header(data: bytes) -> ProxyHeader | None:
-    """Read the header at the beginning of a connection's bytes; None while some of it is missing.
+    """Read the header at the beginning of a connection's bytes; returns None while part of it is missing.
 
     Raises:
-        ProxyHeaderError: no bytes that follow could make it a header.
+        ProxyHeaderError: no further bytes could make it a header.
     """
     if data[: len(SIGNATURE)] == SIGNATURE[: len(data)]:
         return _read_v2(data)
@@ -100,5 +100,5 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
 
 
 def _plain(address: Address) -> Address:
-    """IPv4 in IPv6 as IPv4."""
+    """Return IPv4 in IPv6 as IPv4."""
     return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address

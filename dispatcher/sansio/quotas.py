@@ -1,10 +1,10 @@
-"""Bounded numbers of things that clients hold, such as connections, shared out fairly by who holds them.
+"""Bounded numbers of things that clients hold, such as connections, shared fairly among the holders.
 
 Rules of this module:
 
 * There are never more than `total`, and no holder has more than its bound.
-* The last tenth is reserved for holders that have little: whoever has more than a hundredth of the whole cannot take
-  it. So one holder alone can never lock out all others, whatever the settings are.
+* The last tenth is reserved for holders that have little: a holder with more than a hundredth of the total cannot take
+  from it. So no holder can lock out all others, whatever the settings are.
 """
 
 from collections.abc import Hashable
@@ -15,18 +15,18 @@ RESERVED_PART = 10
 """One part in this many is reserved."""
 
 LITTLE_PART = 100
-"""What one part in this many is counts as little."""
+"""One part in this many counts as little."""
 
 
 class Refusal(Enum):
-    """Why one more is refused."""
+    """Why a holder is refused one more."""
 
     FULL = auto()
-    """All are taken."""
+    """All of them are taken."""
     HOLDER_FULL = auto()
-    """This holder has as many as any may have."""
+    """This holder has as many as any holder may have."""
     RESERVED = auto()
-    """The rest is reserved for holders that have fewer than this one."""
+    """The rest is reserved for holders that have less than this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ class QuotaStatistics:
     taken: int = 0
     holders: int = 0
     most: int = 0
-    """What the holder with the most has."""
+    """How many the holder with the most has."""
 
 
 class Quota:
     """Counts what each holder has.
 
     Args:
-        total: How many there may be.
-        per_holder: How many one holder may have; 0 for no bound of its own.
+        total: How many there may be in all.
+        per_holder: How many one holder may have; 0 for no bound per holder.
     """
 
     def __init__(self, total: int, per_holder: int = 0) -> None:
@@ -54,7 +54,7 @@ class Quota:
         self._counts: dict[Hashable, int] = {}
 
     def refusal(self, holder: Hashable) -> Refusal | None:
-        """Why this holder cannot have one more; None when it can."""
+        """Say why this holder cannot have one more; None if it can."""
         held = self._counts.get(holder, 0)
         if self.taken >= self.total:
             return Refusal.FULL
@@ -66,21 +66,21 @@ class Quota:
         return None
 
     def take(self, holder: Hashable) -> None:
-        """This holder has one more; `refusal` is the caller's to ask."""
+        """Give this holder one more; the caller has to ask `refusal` first."""
         self.taken += 1
         self._counts[holder] = self._counts.get(holder, 0) + 1
 
     def release(self, holder: Hashable) -> None:
-        """This holder has one less."""
+        """Take one from this holder."""
         self.taken -= 1
         left = self._counts.pop(holder) - 1
         if left:
             self._counts[holder] = left
 
     def held(self, holder: Hashable) -> int:
-        """How many a holder has."""
+        """Return how many a holder has."""
         return self._counts.get(holder, 0)
 
     def statistics(self) -> QuotaStatistics:
-        """A snapshot. Costs the number of holders."""
+        """Return a snapshot. Costs the number of holders."""
         return QuotaStatistics(self.taken, len(self._counts), max(self._counts.values(), default=0))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from dispatcher.sansio.records import Batch, TopicPartition
 
 EARLIEST = -2
-"""Instead of a time: from the first record that is there (Kafka's own number for it in ListOffsets)."""
+"""Instead of a time: from the first record that exists (Kafka's own number for it in ListOffsets)."""
 
 
 NOW = -1
@@ -15,12 +15,12 @@ NOW = -1
 
 
 class Range(NamedTuple):
-    """Offsets of one partition that a subscriber still has to be sent."""
+    """Offsets of one partition that a subscriber still needs."""
 
     first: int
-    """The next one."""
+    """The first offset."""
     end: int
-    """The first one that is no longer part of it."""
+    """The offset after the last one."""
 
 
 class Bounds(NamedTuple):
@@ -28,38 +28,38 @@ class Bounds(NamedTuple):
 
     first: int
     end: int
-    """The offset of the next record that will be written."""
+    """The offset that the next record will get."""
 
 
 class Gap(NamedTuple):
-    """Offsets that will never be sent; the next record is past the last of them."""
+    """Offsets that will never be sent; the next record comes after the last of them."""
 
     partition: TopicPartition
     first: int
     last: int
-    """Below `first` when the partition is another log now."""
+    """Below `first` if the topic was recreated."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of some ranges."""
+    """The records of a part of some ranges."""
 
     batches: Sequence[Batch]
-    """In the order in which Kafka gave them; each partition's in offset order."""
+    """In the order in which Kafka delivered them; each partition's in offset order."""
     next_offsets: Mapping[TopicPartition, int]
-    """Where each partition continues; at the end of its range none of it is left. Offsets without a record (compacted,
-    aborted, control records) are skipped. Partitions that could not be read now are left out."""
+    """Where each partition continues; the end of its range means that nothing of it is left. Offsets without a record
+    (compacted, aborted, control records) are skipped. Partitions that could not be read now are left out."""
     gaps: Sequence[Gap]
-    """What is missing, to be sent before the first record after it."""
+    """What is missing. Each gap is to be sent before the first record after it."""
 
     def with_positions(
         self, position: Mapping[TopicPartition, int]
     ) -> list[tuple[Batch, Mapping[TopicPartition, int]]]:
-        """Each batch, with the last seen offset of every partition as of that batch.
+        """Return each batch with the last seen offset of every partition as of that batch.
 
         Args:
-            position: The last seen offset of every partition before all of them.
+            position: The last seen offset of every partition before the first batch.
         """
         seen = dict(position)
         found: list[tuple[Batch, Mapping[TopicPartition, int]]] = []
@@ -70,5 +70,5 @@ class Chunk:
 
 
 def recreated(partition: TopicPartition, next_offset: int, first_offset: int) -> Gap:
-    """The gap to send when a topic was recreated: nothing lies between the old next offset and the new log's first."""
+    """Return the gap of a recreated topic: nothing lies between the old next offset and the new log's first."""
     return Gap(partition, next_offset, first_offset - 1, "recreated")

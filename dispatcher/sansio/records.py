@@ -14,15 +14,15 @@ RECORD_OVERHEAD_BYTES = 240
 """What one record costs in this process besides its payload: the objects that hold it.
 
 Two ``bytes`` headers (66), an ``int`` or two (32 each), a slot in each of five columns (40), and what the allocator
-rounds up: resident memory grew by 106 to 181 bytes a record (values of 50 to 5,000 bytes, with and without keys,
-CPython 3.11 on 64 bits), and by 40 more where offsets are not consecutive.
+rounds up: resident memory grew by 106 to 181 bytes per record (values of 50 to 5,000 bytes, with and without keys,
+CPython 3.11 on 64 bits), and by 40 more if offsets are not consecutive.
 """
 
 HEADER_OVERHEAD_BYTES = 160
-"""The same of a header."""
+"""The same for a header."""
 
 BATCH_OVERHEAD_BYTES = 1024
-"""What a batch costs besides its records, with its place in the history and its indexes."""
+"""What a batch costs besides its records, including its place in the history and its indexes."""
 
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -40,11 +40,12 @@ class TopicPartition(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One Kafka record; its topic and partition are its batch's."""
+    """One Kafka record; its batch has the topic and the partition."""
 
     offset: int
     timestamp_ms: int | None
-    """Milliseconds since the epoch (create or append time, as the topic is set), None when the record has none."""
+    """Milliseconds since the epoch (creation or append time, as the topic is configured); None if the record has
+    none."""
     key: bytes | None
     value: bytes | None
     """None is a tombstone."""
@@ -52,19 +53,19 @@ class Record(NamedTuple):
 
 
 class Records(Sequence[Record]):
-    """Records by column: what is done to all of them is done to a column at a time, without an object for each.
+    """Records in columns: operations on all of them work on one column at a time, without an object per record.
 
-    As a sequence it gives a `Record` at a time, for code that wants one. Its parts are as long as each other.
+    As a sequence it yields `Record` objects, for code that needs them. All columns have the same length.
 
     Args:
-        offsets: See `Record`, as for the others. A ``range`` where they are consecutive, as they mostly are.
-        timestamps_ms: In milliseconds since the epoch.
-        keys: None where there is none.
-        values: None where it is a tombstone.
-        headers: Empty where there are none.
-        decoded: What keys and values were decoded to, where topics ask for it.
-        asked: The same where subscribers ask for it: the others are sent what Kafka delivered.
-        spelling: How keys and values are written that were not.
+        offsets: The offsets; a ``range`` if they are consecutive, as they mostly are.
+        timestamps_ms: Milliseconds since the epoch.
+        keys: None for a record without a key.
+        values: None for a tombstone.
+        headers: Empty for a record without headers.
+        decoded: The decoded keys and values, if the topic's settings ask for them.
+        asked: The decoded keys and values, if only subscribers ask for them: others are sent what Kafka delivered.
+        spelling: How keys and values that were not decoded are written.
     """
 
     __slots__ = ("asked", "decoded", "headers", "keys", "offsets", "size_bytes", "spelling", "timestamps_ms", "values")
@@ -90,7 +91,7 @@ class Records(Sequence[Record]):
         self.decoded = decoded
         self.asked = asked
         self.size_bytes = RECORD_OVERHEAD_BYTES * len(offsets) + self._length(values) + self._length(keys)
-        """Memory that they hold, payload and overhead."""
+        """Memory of payload and overhead."""
         if any(headers):
             for name, content in chain.from_iterable(headers):
                 self.size_bytes += HEADER_OVERHEAD_BYTES + len(name) + len(content or b"")
@@ -101,7 +102,7 @@ class Records(Sequence[Record]):
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "Records":
-        """These records."""
+        """Return these records in columns."""
         columns = tuple(zip(*records, strict=True))
         return cls(*columns) if columns else NO_RECORDS
 
@@ -126,7 +127,7 @@ class Records(Sequence[Record]):
         return Record(*(column[index] for column in columns))  # type: ignore[arg-type] # the same
 
     def take(self, indexes: Sequence[int]) -> "Records":
-        """Some of them, one at least."""
+        """Return some of the records, at least one."""
         columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
         decoded, asked = self.decoded and self.decoded.take(indexes), self.asked and self.asked.take(indexes)
         taken = ([column[index] for index in indexes] for column in columns)
@@ -134,26 +135,26 @@ class Records(Sequence[Record]):
 
     @property
     def shown_values(self) -> Sequence[bytes | None]:
-        """The values as JSON where they were decoded, else as Kafka delivered them."""
+        """The values as JSON if they were decoded, or else as Kafka delivered them."""
         decoded = self.decoded
         if decoded is None:
             return self.values
         return [value if found is None else found for value, found in zip(self.values, decoded.values, strict=True)]
 
     def with_decoded(self, decoded: Decoded) -> "Records":
-        """The same records with what they were decoded to."""
+        """Return the same records with their decoded keys and values."""
         return Records(self.offsets, self.timestamps_ms, self.keys, self.values, self.headers, decoded=decoded)
 
     def with_asked(self, asked: Decoded | None) -> "Records":
-        """The same records with what they were decoded to for subscribers that ask."""
+        """Return the same records, with decoded keys and values for subscribers that ask for them."""
         return Records(self.offsets, self.timestamps_ms, self.keys, self.values, self.headers, asked=asked)
 
     def as_asked(self) -> "Records":
-        """The same records for subscribers that ask for what they were decoded to."""
+        """Return the same records as they look to subscribers that ask for decoded ones."""
         return self if self.asked is None else self.with_decoded(self.asked)
 
     def spelled(self, spelling: Spelling) -> "Records":
-        """The same records for an encoder, which writes their keys and values in this way."""
+        """Return the same records for an encoder that writes keys and values in this way."""
         keys = as_text(self.keys) if spelling.key == "text" else self.keys
         values = as_text(self.values) if spelling.value == "text" else self.values
         return Records(
@@ -169,13 +170,13 @@ NO_RECORDS = Records((), (), (), (), ())
 
 
 class Batch:
-    """Consecutive records of one partition taken in one poll, in offset order, at least one.
+    """Consecutive records of one partition from one poll, in offset order; at least one.
 
-    A gap may come before the records, and then there need not be any: the batch stands for the offsets of the gap.
+    A gap may precede the records, and then there need not be any: the batch represents the offsets of the gap.
 
-    ``covers_from`` to ``next_offset`` (exclusive) is the range that this batch stands for. It starts where the
-    batch before ended, so offsets without a record (compacted, aborted, control records) belong to the batch
-    after them and never leave a hole in what can be committed.
+    ``covers_from`` to ``next_offset`` (exclusive) is the range that the batch represents. It starts where the previous
+    batch ended, so offsets without a record (compacted, aborted, control records) belong to the batch after them and
+    never leave a hole in what can be committed.
     """
 
     __slots__ = (
@@ -211,22 +212,22 @@ class Batch:
             raise ValueError("a batch holds at least one record, or a gap")
         self.partition = partition
         self.records = records
-        """Empty once the history has let the batch go; its offsets stay known."""
+        """Empty once the history has evicted the batch; its offsets stay known."""
         self.epoch = epoch
-        """The assignment epoch in which the batch was taken."""
+        """The epoch of the assignment in which the batch was received."""
         self.covers_from = first_offset if covers_from is None else covers_from
         self.leader_epoch = leader_epoch
-        """Leader epoch of the last record (KIP-320), None when unknown."""
+        """The leader epoch of the last record (KIP-320); None if unknown."""
         self.gap = gap
-        """What subscribers have to be sent before the records."""
+        """A gap that subscribers have to be sent before the records."""
         self.first_offset = first_offset
-        """Offset of the first record, or of the gap."""
+        """The offset of the first record, or the first offset of the gap."""
         self.next_offset = next_offset
-        """Offset after the last record: what a commit of this batch carries."""
+        """The offset after the last record, which a commit of this batch carries."""
         self.taken_at: float | None = None
-        """When it crossed into this replica's thread, on a clock that only goes forward; None: it is followed."""
+        """When it arrived in Trio's thread, on a clock that only moves forward; None for a followed partition."""
         self.size_bytes = BATCH_OVERHEAD_BYTES + records.size_bytes
-        """Memory that it holds."""
+        """Memory that the batch takes."""
 
     def __repr__(self) -> str:
         return f"<Batch {self.partition} {self.first_offset}..{self.next_offset - 1} epoch {self.epoch}>"

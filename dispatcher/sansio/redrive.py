@@ -1,11 +1,11 @@
-"""Which dead letters go back to their topics, and which of them have been there.
+"""Which dead letters are redriven to their topics, and which already have been.
 
 Rules of this module:
 
-* What was redriven is known by the offsets that a group has committed on the dead-letter topic: all letters before the
-  committed offset, and those that the commit's metadata names. So a run may leave letters out, and another run does not
-  redrive one twice.
-* A record goes back as it first was: without the headers that say why it was a letter.
+* The offsets that a group commits on the dead-letter topic record what was redriven: all letters before the committed
+  offset, and those that the commit's metadata names. So one run may leave letters out, and another run redrives no
+  letter twice.
+* A record returns as it originally was: without the headers that describe the letter.
 """
 
 import re
@@ -18,25 +18,25 @@ from dispatcher.sansio.offsets import merge
 from dispatcher.sansio.records import Headers, TopicPartition
 
 METADATA = "dispatcher-redrive;"
-"""How the metadata of commits begins that name letters."""
+"""The prefix of commit metadata that names letters."""
 
 METADATA_CHARACTERS = 4000
-"""Brokers take 4,096 bytes (``offset.metadata.max.bytes``)."""
+"""Brokers accept 4,096 bytes (``offset.metadata.max.bytes``)."""
 
 _RANGES = re.compile(rf"{re.escape(METADATA)}(\d+-\d+(?:,\d+-\d+)*)?")
 
 
 class Origin(NamedTuple):
-    """What a letter says of its record."""
+    """What a letter says about its record."""
 
     partition: TopicPartition
     reason: str
     headers: Headers
-    """Of the record."""
+    """The record's own headers."""
 
 
 def origin_of(headers: Sequence[tuple[str, bytes | None]]) -> Origin | None:
-    """Read the headers of a letter; None if they are not those of one."""
+    """Read the headers of a letter; None if they are not those of a letter."""
     said = {name.removeprefix(PREFIX): value for name, value in headers if name.startswith(PREFIX)}
     try:
         topic = (said["topic"] or b"").decode()
@@ -52,19 +52,19 @@ def origin_of(headers: Sequence[tuple[str, bytes | None]]) -> Origin | None:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which letters are redriven; all of what is said must be so."""
+    """Which letters to redrive; a letter has to meet all conditions."""
 
     topics: frozenset[str]
-    """Of their records."""
+    """The topics of their records."""
     reasons: Collection[str] = ()
-    """Empty: any."""
+    """The reasons; empty for any."""
     since_ms: float | None = None
-    """When the letter was written, at the earliest."""
+    """Letters written at this time or later."""
     until_ms: float | None = None
-    """And before."""
+    """Letters written before this time."""
 
     def has(self, origin: Origin | None, written_ms: float) -> bool:
-        """Whether a letter is wanted."""
+        """Whether a letter is to be redriven."""
         return (
             origin is not None
             and origin.partition.topic in self.topics
@@ -75,10 +75,10 @@ class Wanted:
 
 
 class Done:
-    """What was redriven of one partition of a dead-letter topic.
+    """What was redriven from one partition of a dead-letter topic.
 
     Args:
-        offset: The committed offset: all letters before it were.
+        offset: The committed offset: all letters before it were redriven.
         metadata: The commit's metadata.
     """
 
@@ -95,7 +95,7 @@ class Done:
         return offset < self.offset or any(start <= offset < end for start, end in self._runs)
 
     def add(self, start: int, end: int) -> None:
-        """Letters from an offset to another one (exclusive) were redriven, or there are none."""
+        """Note that letters from an offset up to another one (exclusive) were redriven, or do not exist."""
         start = max(start, self.offset)
         if start >= end:
             return
@@ -105,10 +105,10 @@ class Done:
 
     @property
     def metadata(self) -> str:
-        """For the commit."""
+        """The metadata of the commit."""
         return METADATA + ",".join(f"{start}-{end - 1}" for start, end in self._runs)
 
     @property
     def is_too_long(self) -> bool:
-        """Whether a commit cannot name what was left out: another run must take those letters first."""
+        """Whether a commit cannot name all that was left out: another run must redrive those letters first."""
         return len(self.metadata) > METADATA_CHARACTERS

@@ -1,12 +1,12 @@
-"""When Kafka will delete the oldest record that waits, by its topic's retention time and retention size.
+"""When Kafka will delete the oldest waiting record, by its topic's retention time and retention size.
 
 Rules of this module:
 
-* What is not known is None, never 0. Infinity means never.
-* Kafka deletes whole segments: by time, when the newest record of the segment is older than ``retention.ms``; by size,
-  the oldest segment while all others still hold ``retention.bytes``. So no record goes before its own time says, and
-  what is computed here is the earliest moment: an alarm may be early, and not late.
-* Sizes are estimates: the records before compression, and as many of them as there are offsets.
+* Unknown values are None, never 0. Infinity means never.
+* Kafka deletes whole segments. By time: once the newest record of the segment is older than ``retention.ms``. By size:
+  the oldest segment, while all others still hold ``retention.bytes``. So no record is deleted before its own time is
+  up, and what is computed here is the earliest moment: an alarm may be early, but not late.
+* Sizes are estimates: they assume uncompressed records, and one record per offset.
 * Compaction is no loss: it keeps the newest value of each key.
 """
 
@@ -20,21 +20,21 @@ from dispatcher.sansio.ranges import Bounds
 from dispatcher.sansio.records import RECORD_OVERHEAD_BYTES, Record, Records, TopicPartition
 
 LOG_OVERHEAD_BYTES = 70
-"""What a record that is alone in its batch takes in Kafka's log besides key, value and headers (61 of the batch)."""
+"""What a record that is alone in its batch takes in Kafka's log besides key, value and headers (the batch takes 61)."""
 
 GROWTH_SAMPLES = 12
-"""How many log ends of each partition are kept, to see how fast it grows."""
+"""How many log ends are kept per partition to measure how fast it grows."""
 
 NEAR_SECONDS = 3600.0
-"""Less headroom than this is near; so is less than half of the retention time, if that is shorter."""
+"""Less headroom than this is near, and so is less than half of the retention time, if that is shorter."""
 
 
 class Retention(NamedTuple):
-    """How long a topic keeps records; None: for ever, in this respect."""
+    """How long a topic keeps records; None: no limit of this kind."""
 
     seconds: float | None
     size_bytes: int | None
-    """Of each partition."""
+    """The limit of each partition."""
 
     @classmethod
     def of(cls, configs: Mapping[str, str | None]) -> "Retention | None":
@@ -54,32 +54,32 @@ class Retention(NamedTuple):
         return cls(seconds if seconds >= 0 else None, size_bytes if size_bytes >= 0 else None)
 
     def is_near(self, headroom_seconds: float | None) -> bool:
-        """Whether what has this headroom is soon deleted."""
+        """Whether records with this headroom will be deleted soon."""
         share = math.inf if self.seconds is None else self.seconds / 2
         return headroom_seconds is not None and headroom_seconds < min(NEAR_SECONDS, share)
 
 
 class Waiting(NamedTuple):
-    """The oldest record of a partition that waits."""
+    """The oldest waiting record of a partition."""
 
     offset: int
     timestamp_ms: int | None
     record_bytes: float
-    """What such a record takes in Kafka's log, about."""
+    """About what such a record takes in Kafka's log."""
 
     @classmethod
     def of(cls, record: Record, record_bytes: float) -> "Waiting":
-        """From a record and the memory that such a record holds."""
+        """Make one from a record and the memory that such a record takes."""
         return cls(record.offset, record.timestamp_ms, record_bytes - RECORD_OVERHEAD_BYTES + LOG_OVERHEAD_BYTES)
 
 
 class Outlook(NamedTuple):
-    """What is known of the oldest record of a partition that waits; None: unknown."""
+    """What is known about a partition's oldest waiting record; unknown values are None."""
 
     waiting_seconds: float | None
-    """How old it is; 0 where nothing waits."""
+    """How old it is; 0 if nothing waits."""
     headroom_seconds: float | None
-    """How long Kafka keeps it at least; None also where nothing waits."""
+    """How long Kafka keeps it at least; None also if nothing waits."""
 
 
 NOTHING_WAITS = Outlook(0.0, None)
@@ -87,7 +87,7 @@ UNKNOWN = Outlook(None, None)
 
 
 def oldest(entries: Iterable[Entry]) -> Waiting | None:
-    """The oldest waiting record of a partition, from its undispatched entries in order; None: there is none."""
+    """Find the oldest waiting record of a partition in its undispatched entries, in order; None if nothing waits."""
     for entry in entries:
         records: Records = entry.batch.records
         index = 0 if entry.pending is None else min((one for one in entry.pending if one >= 0), default=len(records))
@@ -97,39 +97,39 @@ def oldest(entries: Iterable[Entry]) -> Waiting | None:
 
 
 class RetentionWatch:
-    """Follows how logs grow, and says how long what waits in them is safe."""
+    """Measures how fast logs grow, and estimates how long their waiting records are safe."""
 
     def __init__(self) -> None:
         self._samples: dict[TopicPartition, deque[tuple[float, Bounds]]] = {}
 
     def measured(self, found: Mapping[TopicPartition, Bounds], now: float) -> None:
-        """Take the bounds of logs; what was known of other logs is forgotten.
+        """Take the bounds of logs; forgets what was known about other logs.
 
         Args:
-            found: By partition.
-            now: Seconds on any clock that only goes forward.
+            found: The bounds by partition.
+            now: Seconds on any clock that only moves forward.
         """
         self._samples = {tp: self._samples.get(tp, deque(maxlen=GROWTH_SAMPLES)) for tp in found}
         for tp, bounds in found.items():
             samples = self._samples[tp]
             if samples and bounds.end < samples[-1][1].end:
-                samples.clear()  # another log
+                samples.clear()  # the topic was recreated
             samples.append((now, bounds))
 
     def bounds(self, partition: TopicPartition) -> Bounds | None:
-        """The newest bounds of a log; None: unknown."""
+        """Return the newest bounds of a log; None if unknown."""
         samples = self._samples.get(partition)
         return samples[-1][1] if samples else None
 
     def outlook(
         self, partition: TopicPartition, waiting: Waiting, retention: Retention | None, now_ms: float
     ) -> Outlook:
-        """What is known of a partition's oldest record that waits.
+        """Return what is known about a partition's oldest waiting record.
 
         Args:
             partition: The partition.
             waiting: That record.
-            retention: Its topic's; None: unknown.
+            retention: The retention of its topic; None if unknown.
             now_ms: Milliseconds since the epoch.
         """
         age = None if waiting.timestamp_ms is None else max(0.0, (now_ms - waiting.timestamp_ms) / 1000)

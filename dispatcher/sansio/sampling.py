@@ -1,8 +1,8 @@
-"""Which records are traced: what ``OTEL_TRACES_SAMPLER`` means for records, and the producer that a record names.
+"""Chooses the records to trace: what ``OTEL_TRACES_SAMPLER`` means for records, and who produced a record.
 
 A record's header ``traceparent`` (W3C Trace Context) names the span of its producer. Samplers whose name begins with
-``parentbased_`` do as that producer did. Records without the header are roots: a ratio of them is chosen by counting,
-so the others cost nothing each.
+``parentbased_`` decide as that producer did. Records without the header are roots: a ratio of them is chosen by
+counting, so the others cost nothing.
 
 *Source*: OpenTelemetry specification, "General SDK configuration"; W3C Trace Context, section 3.2.
 """
@@ -18,12 +18,12 @@ HEADER = "traceparent"
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _SAMPLED_DIGITS = b"13579bdf"
-"""The last digit of the flags where the bit *sampled* is set."""
+"""The last digits of the flags that have the bit *sampled*."""
 _LENGTH = 55
-"""Of a ``traceparent`` of version 00."""
+"""The length of a ``traceparent`` of version 00."""
 _ALL = 2**64
 _RATIO_MASK = _ALL - 1
-"""A ratio is taken of the lower half of a trace id, which is random (specification, TraceIdRatioBased)."""
+"""A ratio applies to the lower half of a trace id, which is random (specification, TraceIdRatioBased)."""
 
 DEFAULT = "parentbased_always_on"
 """The specification's default."""
@@ -38,7 +38,7 @@ class Producer(NamedTuple):
 
 
 def read_traceparent(value: bytes | None) -> Producer | None:
-    """The producer that a header names; None where it is none (specification, 3.2.2: then it is ignored)."""
+    """Read a ``traceparent`` header; None if it is invalid and so ignored (specification, 3.2.2)."""
     found = _TRACEPARENT.fullmatch(value or b"")
     if found is None or found[1] == b"ff" or (found[1] == b"00" and found[5]):
         return None
@@ -47,23 +47,23 @@ def read_traceparent(value: bytes | None) -> Producer | None:
 
 
 class Chosen(NamedTuple):
-    """A record that is traced."""
+    """A record to trace."""
 
     number: int
-    """Among the records that were asked about."""
+    """Its index among the given records."""
     producer: Producer | None
 
 
 class Sampling:
-    """Chooses records.
+    """Chooses records to trace.
 
     Args:
         name: A value of ``OTEL_TRACES_SAMPLER``.
-        ratio: Of ``OTEL_TRACES_SAMPLER_ARG``, for samplers that have one.
-        random: Numbers from 0 up to 1.
+        ratio: The ratio in ``OTEL_TRACES_SAMPLER_ARG``, for samplers that have one.
+        random: Returns random numbers from 0 up to 1.
 
     Raises:
-        ValueError: there is no such sampler, or the ratio is none.
+        ValueError: there is no such sampler, or the ratio is invalid.
     """
 
     def __init__(self, name: str, ratio: float, random: Callable[[], float]) -> None:
@@ -80,20 +80,20 @@ class Sampling:
         self._bound = round(self._ratio * _ALL)
         self._random = random
         self._skip = self._next()
-        """Roots until the next one that is chosen; None: there is none."""
+        """How many roots to skip before the next chosen one; None: no root is chosen."""
 
     def choose(self, headers: Sequence[Headers]) -> Sequence[Chosen]:
-        """Those of some records that are traced, in order.
+        """Return the records to trace, in order.
 
         Args:
-            headers: Of each record.
+            headers: The headers of each record.
         """
         if not any(headers):
             return [Chosen(index, None) for index in self._roots(range(len(headers)))]
         roots: list[int] = []
         chosen: list[Chosen] = []
         for index, one in enumerate(headers):
-            # Without a call: this is done for every record.
+            # Not a function call, because this runs for every record.
             for name, value in one:
                 if name == HEADER:
                     content = value
@@ -102,7 +102,7 @@ class Sampling:
                 roots.append(index)
                 continue
             if self._follows_producer and content and len(content) == _LENGTH and content[-1] not in _SAMPLED_DIGITS:
-                # Most producers sample few: their other records must cost little.
+                # Most producers sample few records: the other records must cost little.
                 continue
             producer = read_traceparent(content)
             if producer is None:
@@ -120,7 +120,7 @@ class Sampling:
         self._skip = None if skip is None else skip - number
 
     def _next(self) -> int | None:
-        """How many roots are passed over before the next (geometric distribution)."""
+        """Return how many roots to skip before the next one (geometric distribution)."""
         if self._bound in {0, _ALL}:
             return 0 if self._bound else None
         return int(math.log(1.0 - self._random()) / math.log1p(-self._ratio))

@@ -1,10 +1,11 @@
-"""How keys and values that were not decoded are written, where a topic's settings say so instead of the bytes."""
+"""How keys and values that were not decoded are written, if a topic's settings name another way than the default."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Encoding = Literal["auto", "text", "base64"]
-"""``auto``: text if the bytes are UTF-8, otherwise base64; ``text``: what is not UTF-8 becomes U+FFFD; ``base64``."""
+"""``auto``: text if the bytes are UTF-8, and base64 otherwise. ``text``: U+FFFD replaces invalid UTF-8. ``base64``:
+always base64."""
 
 
 class Spelling(NamedTuple):
@@ -18,7 +19,7 @@ AUTO = Spelling()
 
 
 def as_text(column: Sequence[bytes | None]) -> Sequence[bytes | None]:
-    """The same bytes where they are UTF-8, and UTF-8 with U+FFFD in place of what is not."""
+    """Return the same bytes, with U+FFFD in place of anything that is not UTF-8."""
     return [None if one is None else one if _is_utf8(one) else one.decode(errors="replace").encode() for one in column]
 
 
