@@ -1,16 +1,16 @@
-"""Partitions that are not fetched although their leader has records: seen by asking, restarted, else reported.
+"""Partitions that are not fetched although their leader has records: detected by asking, restarted, and else reported.
 
-librdkafka may stop fetching a partition without an error: one whose topic was recreated while a broker was away
+librdkafka may stop fetching a partition without an error: a partition whose topic was recreated while a broker was away
 (librdkafka 2.16.0: only a new client fetches it, see tests/test_stalled_partitions.py), or one that was paused,
 reassigned and resumed (confluentinc/librdkafka#5591).
 
 Rules of this module:
 
-* A partition is a suspect when its next offset stood still between two looks and its leader says that records follow.
-* It is stalled when it has stood still for `STALLED_SECONDS` more and the client's queue was empty in that time: a
-partition whose queue is full, or that is paused, waits for its turn.
-* A stalled partition is restarted once. If that does not help either, the consumer has to be rebuilt; rebuilds are
-  rare (`REBUILD_SECONDS`), because one stuck partition must not keep the others from flowing.
+* A partition is a suspect when its next offset did not move between two checks and its leader says that records follow.
+* A suspect is stalled when it has not moved for `STALLED_SECONDS` more, and the client's queue was empty in that time:
+  a partition that is paused, or whose queue is full, just waits its turn.
+* A stalled partition is restarted once. If that does not help, the consumer has to be rebuilt. Rebuilds are rare
+  (`REBUILD_SECONDS`), because one stuck partition must not keep the others from flowing.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,17 +20,18 @@ from typing import NamedTuple
 from dispatcher.sansio.records import TopicPartition
 
 LOOK_SECONDS = 5.0
-"""How often the leaders are asked about partitions that stand still. One request per leader has all of them."""
+"""How often leaders are asked about partitions that do not move. One request per leader covers all of its
+partitions."""
 
 STALLED_SECONDS = 3.0
-"""How long a partition may stand still after its leader said that records follow, and again after its restart."""
+"""How long a partition may stand still after its leader said that records follow, and again after a restart."""
 
 REPEAT_SECONDS = 15.0
-"""How often a partition is reported that a restart has not helped."""
+"""How often a partition that a restart has not helped is reported."""
 
 REBUILD_SECONDS = (10.0, 300.0)
-"""Least time between two rebuilds for stalled partitions: at first, and at most. It doubles each time, and starts over
-after ten times the longest."""
+"""The least time between two rebuilds because of stalled partitions: at first, and at most. It doubles with each
+rebuild, and starts over after ten times the longest."""
 
 
 class Stall(NamedTuple):
@@ -39,9 +40,9 @@ class Stall(NamedTuple):
     partition: TopicPartition
     next_offset: int
     log_end: int
-    """What its leader said."""
+    """The end of the log, according to its leader."""
     was_restarted: bool
-    """Whether a restart did not help."""
+    """Whether the partition had been restarted before, in vain."""
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class _Suspect:
     log_end: int
     due_at: float
     was_idle: bool = False
-    """Whether the client's queue was empty since then."""
+    """Whether the client's queue has been empty since then."""
     was_restarted: bool = False
 
 
@@ -59,14 +60,14 @@ class StallWatch:
 
     def __init__(self) -> None:
         self._seen: dict[TopicPartition, int] = {}
-        """Next offsets at the last look."""
+        """Next offsets at the last check."""
         self._look_at = 0.0
         self._suspects: dict[TopicPartition, _Suspect] = {}
 
     def look(
         self, next_offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition], now: float
     ) -> Collection[TopicPartition]:
-        """Partitions whose leaders have to be asked where the log ends; none before the next look is due."""
+        """Return the partitions whose leaders have to be asked where the log ends; none until the next check is due."""
         if now < self._look_at:
             return ()
         self._look_at = now + LOOK_SECONDS
@@ -75,7 +76,7 @@ class StallWatch:
         return still
 
     def answered(self, log_ends: Mapping[TopicPartition, int], now: float) -> None:
-        """Take the leaders' answers to the last look, without those that did not answer."""
+        """Take the leaders' answers to the last check; leaders that did not answer are left out."""
         for partition, log_end in log_ends.items():
             next_offset = self._seen.get(partition)
             if next_offset is not None and log_end > next_offset:
@@ -91,13 +92,13 @@ class StallWatch:
         *,
         idle: bool,
     ) -> list[Stall]:
-        """The partitions that are stalled now, each once: restart those that were not restarted.
+        """Return the partitions that are stalled now, each once; those that were not restarted yet have to be.
 
         Args:
-            next_offsets: Of all partitions that are fetched.
-            paused: Those of them that are paused.
+            next_offsets: The next offset of every partition that is fetched.
+            paused: Which of them are paused.
             now: The time.
-            idle: The client's queue was empty just now.
+            idle: Whether the client's queue was empty just now.
         """
         found = []
         for partition, suspect in tuple(self._suspects.items()):
@@ -119,11 +120,11 @@ class StallStatistics:
     restarts: int
     """Partitions that were restarted."""
     rebuilds: int
-    """Consumers that were rebuilt because a restart had not helped."""
+    """Consumers that were rebuilt because restarting a partition had not helped."""
 
 
 class StallLimit:
-    """Decides when stalled partitions are worth a new consumer; lives longer than a consumer."""
+    """Decides when stalled partitions justify a new consumer; lives longer than a consumer."""
 
     def __init__(self) -> None:
         self._restarts = 0
@@ -132,7 +133,7 @@ class StallLimit:
         self._pause_seconds = REBUILD_SECONDS[0]
 
     def take(self, stalls: Iterable[Stall], now: float) -> str | None:
-        """Take what is stalled; returns why the consumer has to be rebuilt, None if it has not."""
+        """Take stalled partitions; returns why the consumer has to be rebuilt, None if it need not be."""
         stuck = []
         for stall in stalls:
             if stall.was_restarted:

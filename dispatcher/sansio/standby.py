@@ -1,18 +1,18 @@
 """When a replica without subscribers leaves its group, and when it joins again (``idle_leave_seconds``).
 
-Partitions follow subscribers this way: a lone client on one of three replicas makes that one the owner of all.
+This way partitions follow subscribers: a lone client on one of three replicas makes that replica the owner of all.
 
 Rules of this module:
 
-* Only subscribers that count keep a replica in the group, and only one that has stayed for `STAYED_SECONDS` brings it
-  back: health checks and scanners move no partition.
-* A group must not become empty, because Kafka deletes the offsets of an empty group after a time. So a replica that
-  owns every partition stays, and one that cannot know whether it does stays, too.
-* That alone would not do when all subscribers leave at once: two replicas with half of the partitions each could leave
-  in the same moment. So the owner of the first partition, of which there is one, leaves only when all others that
-  became idle at the same time have left: then it owns everything, and stays.
-* If a group is found empty all the same, such as after a crash of its last member, a replica joins again.
-* Only a settled group is left: what is under way may be about to give this replica everything.
+* Only subscribers that count keep a replica in the group, and only one that has stayed for `STAYED_SECONDS` brings the
+  replica back: health checks and scanners move no partition.
+* A group must not become empty, because Kafka eventually deletes the offsets of an empty group. So a replica that owns
+  every partition stays, and so does one that cannot know whether it owns every partition.
+* That alone would not suffice when all subscribers leave at once: two replicas with half of the partitions each could
+  leave at the same moment. So the owner of the first partition (there is only one) leaves only after all others that
+  became idle at the same time: by then it owns everything, and stays.
+* If the group is found empty nevertheless, for example after its last member crashed, a replica joins again.
+* A replica leaves only a settled group: an ongoing rebalance may be about to give it everything.
 
 Times are seconds on any clock that only goes forward.
 """
@@ -23,20 +23,20 @@ from enum import Enum
 from typing import NamedTuple
 
 STAYED_SECONDS = 1.0
-"""How long one subscriber must have been connected before the replica joins."""
+"""How long a subscriber must have been connected before the replica joins."""
 
 SETTLED_SECONDS = 1.0
-"""How long the assignment must have been the same before the replica leaves."""
+"""How long the assignment must have been unchanged before the replica leaves."""
 
 GROWN_SECONDS = 60.0
-"""How long a replica stays after a topic got partitions: the group assigns them later than they are seen."""
+"""How long a replica stays after a topic got more partitions: the group assigns them later than they become visible."""
 
 SPREAD_SHARE = 0.5
-"""The share of the idle time over which the moments of leaving are spread."""
+"""Replicas leave at different moments, spread over this share of the idle time."""
 
 MAX_LEAVES = 3
 LEAVES_SECONDS = 600.0
-"""After this many leaves within this time, a replica that has joined again stays for this time."""
+"""After this many leaves within this time, a replica that has rejoined stays for this time."""
 
 
 class Step(Enum):
@@ -47,18 +47,18 @@ class Step(Enum):
 
 
 class Seen(NamedTuple):
-    """What the replica sees of itself at one moment."""
+    """What the replica observes about itself at one moment."""
 
     taker: int | None = None
-    """The number of the subscriber that counts and has been connected for longest; None: there is none."""
+    """The number of the longest connected subscriber that counts; None if there is none."""
     settled: bool = True
-    """A member of the group, with no rebalance under way."""
+    """Whether the replica is a member of the group and no rebalance is under way."""
     assignment: Hashable = None
-    """Another value with each assignment."""
+    """A value that differs for each assignment."""
     owned: int = 0
-    """How many partitions are assigned."""
+    """How many partitions are assigned to it."""
     partitions: int | None = None
-    """How many partitions all its topics have; None while that of some topic is not known."""
+    """How many partitions its topics have in all; None until that is known for every topic."""
     owns_first: bool = False
     """Whether the first partition of the first topic is assigned."""
 
@@ -68,9 +68,9 @@ class StandbyStatistics:
     """A snapshot."""
 
     is_standby: bool
-    """Whether the replica has left its group on purpose."""
+    """Whether the replica has left its group deliberately."""
     leaves: int
-    """How often it has, since the start."""
+    """How often it has left since the start."""
 
 
 class Standby:
@@ -78,8 +78,8 @@ class Standby:
 
     Args:
         idle_seconds: How long a replica stays without a subscriber that counts.
-        visible_seconds: How long it takes until the members of a group see that one has left.
-        share: A random number of 0 to 1 with each call.
+        visible_seconds: How long it takes until the other members of a group see that one has left.
+        share: Returns a random number from 0 to 1.
     """
 
     def __init__(self, idle_seconds: float, visible_seconds: float, share: Callable[[], float]) -> None:
@@ -89,7 +89,7 @@ class Standby:
         self._is_standby = False
         self._leaves = 0
         self._left_at: list[float] = []
-        """When it left, within the last `LEAVES_SECONDS`."""
+        """When it left, as far as that was within the last `LEAVES_SECONDS`."""
         self._stays_until = 0.0
         self._idle_since: float | None = None
         self._delay_seconds = 0.0
@@ -102,15 +102,15 @@ class Standby:
 
     @property
     def is_standby(self) -> bool:
-        """Whether the replica has left, or is to leave."""
+        """Whether the replica has left its group, or is about to."""
         return self._is_standby
 
     def observe(self, now: float, seen: Seen) -> Step | None:
-        """Take what is seen now; returns what to do, once."""
+        """Take an observation; returns what to do, once."""
         return self._watch_takers(now, seen) if self._is_standby else self._watch_idleness(now, seen)
 
     def group_is_empty(self, now: float) -> Step | None:
-        """The group of a replica in standby has no member: returns what to do."""
+        """Note that the group of a replica in standby has no members; returns what to do."""
         return self._join(now) if self._is_standby else None
 
     def statistics(self) -> StandbyStatistics:

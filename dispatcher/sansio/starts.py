@@ -1,8 +1,8 @@
-"""Where a reader begins: the time or the number of records that it named, and where that is not known yet.
+"""Where a reader begins: at the time or number of records that it named, and where that is still unknown.
 
-Each partition that the reader did not name begins there once. One of the whole topic keeps that until all partitions of
-its topics have been here. What is added to a topic later, also between two connections of a reader, begins at its first
-record: ids of the whole topic say how many partitions it had.
+Each partition that the reader did not name begins there, once. For a reader of the whole topic this holds until all
+partitions of its topics have been here. Partitions that are added to a topic later, even between two connections of the
+reader, begin at their first record: ids of the whole topic say how many partitions there were.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,21 +14,20 @@ from dispatcher.sansio.position import counts_begun_with
 from dispatcher.sansio.records import TopicPartition
 
 MORE_PARTITIONS = 100
-"""How many partitions beyond those that a topic is known to have an id may name: they may just have been added."""
+"""How many partitions an id may name beyond those that a topic is known to have: they may have just been added."""
 
 
 def usable(
     position: Mapping[TopicPartition, int], topics: AbstractSet[str], counts: Mapping[str, int]
 ) -> dict[TopicPartition, int]:
-    """The part of a position that a reader can use: what else it names is of other topics, or does not exist.
+    """Return the part of a position that a reader can use, without other topics and partitions that do not exist.
 
-    A reader keeps 170 bytes for each partition that it has named and that is not here, and an id of 18 characters can
-    name 8,192.
+    A reader keeps 170 bytes for each named partition that is not here, and an id of 18 characters can name 8,192.
 
     Args:
-        position: What the id says.
-        topics: What is read.
-        counts: How many partitions each topic has, as far as that is known.
+        position: The position in its id.
+        topics: The topics that it reads.
+        counts: How many partitions each topic has, if that is known.
     """
     return {
         tp: offset
@@ -38,15 +37,15 @@ def usable(
 
 
 class Starts:
-    """What a reader named as its start, and for which partitions that was answered.
+    """What a reader named as its start, and for which partitions that has been resolved.
 
     Args:
-        history: What it reads.
-        topics: What it reads of it.
-        since_ms: In ms since the epoch, `EARLIEST` or `NOW`; None: as for a new reader.
-        last: How many records before their ends partitions begin, in place of a time.
-        whole: It reads the whole of its topics, followed partitions included.
-        counts: What it is sent is dispatched.
+        history: The history that it reads.
+        topics: The topics that it reads.
+        since_ms: A time in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new reader.
+        last: How many records before their ends partitions begin, instead of at a time.
+        whole: Whether it reads the whole of its topics, followed partitions included.
+        counts: Whether records that it is sent become dispatched.
     """
 
     __slots__ = (
@@ -77,12 +76,13 @@ class Starts:
         self._last = last
         self._counts = counts
         self._begun_with: Mapping[str, int] = {}
-        """How many partitions topics had when the reader began, on whatever replica, as far as that is known."""
+        """How many partitions topics had when the reader began, on whatever replica; only topics for which that is
+        known."""
         self.whole = whole
         self.is_complete = not whole
-        """Whether every partition of its topics was here once: one that is added after that begins at its start."""
+        """Whether every partition of its topics has been here: partitions added after that begin at their start."""
         self.resolved: set[TopicPartition] = set()
-        """Partitions that were named, or began at the time: once each. Empty without a time."""
+        """Partitions that the reader named, or whose start by time is known. Empty without a time."""
 
     @property
     def are_named(self) -> bool:
@@ -92,11 +92,11 @@ class Starts:
     def named(
         self, position: Mapping[TopicPartition, int], partitions: Iterable[TopicPartition]
     ) -> Mapping[TopicPartition, int]:
-        """The last offset that the reader has seen of what its id names, and of partitions that are new to it.
+        """Return the last seen offset of each partition that the id names, and of those that are new to the reader.
 
         Args:
-            position: What its id says.
-            partitions: Those that are here.
+            position: The position in its id.
+            partitions: The partitions that are here.
         """
         if not self.whole:
             return position
@@ -106,27 +106,27 @@ class Starts:
         return named
 
     def have_all(self) -> bool:
-        """Whether every partition of its topics is here, or was once."""
+        """Whether every partition of its topics is here, or has been."""
         if not self.is_complete and self._history.is_complete(self._topics):
             self.is_complete = True
-            # What is added from now on begins at its start: a live reader keeps nothing for each partition.
+            # Partitions that are added from now on begin at their start, so a live reader keeps nothing per partition.
             self.resolved.clear()
             self._begun_with = self._history.counts
         return self.is_complete
 
     def is_new(self, partition: TopicPartition) -> bool:
-        """Whether a partition was added to its topic after this reader had begun: it begins at its first record."""
+        """Whether a partition was added to its topic after this reader began, so that it begins at its first record."""
         count = self._begun_with.get(partition.topic) if self.whole else None
         return count is not None and partition.partition >= count
 
     def added(
         self, partition: TopicPartition, next_offsets: dict[TopicPartition, int], left_at: int | None
     ) -> int | None:
-        """A partition has come: returns where the reader stands in it, None where that is not known yet.
+        """Note that a partition was added; returns the reader's next offset in it, None if it is not known yet.
 
         Args:
             partition: The partition.
-            next_offsets: Where the reader stands; a partition that is new to it is added.
+            next_offsets: The reader's next offsets; a partition that is new to the reader is added.
             left_at: The next offset when it left, if the reader was there.
         """
         if left_at is None and partition not in next_offsets and self.is_new(partition):
@@ -136,7 +136,7 @@ class Starts:
         return next_offsets.get(partition, left_at)
 
     def is_unknown(self, partition: TopicPartition) -> bool:
-        """Whether where it begins in a partition has to be looked up."""
+        """Whether the reader's start in a partition has to be looked up."""
         if partition in self.resolved or self.is_new(partition):
             return False
         if self.whole:
@@ -144,10 +144,10 @@ class Starts:
         return self.are_named
 
     def is_elsewhere(self, partition: TopicPartition) -> bool:
-        """Whether it does not begin a partition that has come where that begins in the history, or may not."""
+        """Whether the reader begins an added partition elsewhere than the history does, or may do so."""
         return self.is_unknown(partition) or (self.is_new(partition) and self._history.begin(partition) > 0)
 
     def lookup(self, partitions: AbstractSet[TopicPartition]) -> OffsetsForTime:
-        """The question where it begins some partitions."""
+        """Return the question where the reader begins these partitions."""
         committed = frozenset(filter(self._history.is_followed, partitions)) if self._counts else frozenset()
         return OffsetsForTime(frozenset(partitions), self._since_ms, self._last, committed, exact=not self._counts)

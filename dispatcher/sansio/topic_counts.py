@@ -1,12 +1,12 @@
-"""How many partitions topics have, as readers of whole topics know it, and from where on one is read that was added.
+"""How many partitions topics have, for readers of whole topics, and which partitions are new to these readers.
 
 Rules of this module:
 
-* A topic has as many partitions as any answer has said: a broker that lags says fewer.
-* One that does not exist, or may not be seen, has none: readers of several topics would wait for it otherwise.
-* A partition is new if its topic was read before it was there; such a one is read from its start.
-* A topic that is followed is not created by being away for a moment: a broker that lags may not know it. If it was
-  recreated, the follower finds its logs shorter than they were.
+* A topic has as many partitions as the highest answer so far: a broker that lags reports fewer.
+* A topic that does not exist, or may not be described, has none: otherwise readers of several topics would wait for it.
+* A partition is new if its topic was read before the partition existed; it is read from its start.
+* A topic that is followed does not count as created because it was briefly missing: a lagging broker may not know it.
+  If it really was recreated, the follower finds its logs shorter than they were.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,12 +30,12 @@ class TopicCounts:
     def counted(
         self, found: Mapping[str, int], broken: Mapping[str, str], whole: AbstractSet[str], followed: AbstractSet[str]
     ) -> dict[str, int]:
-        """Take the counts that brokers have answered; returns what is known now.
+        """Take the counts that brokers reported; returns what is known now.
 
         Args:
-            found: The answers; topics without one are left out.
-            broken: What is wrong with topics.
-            whole: Topics of which somebody reads the whole.
+            found: The counts; topics without an answer are left out.
+            broken: What is wrong with topics, by topic.
+            whole: Topics that somebody reads the whole of.
             followed: Topics with partitions that are followed.
         """
         for topic, count in found.items():
@@ -45,17 +45,17 @@ class TopicCounts:
                 self._counts[topic] = 0
             if broken[topic] in _ABSENT and topic in whole - followed:
                 self._begun_with[topic] = 0
-        # Only readers that waited for a topic have to be sent all of it: for later ones its log may be long.
+        # Only readers that waited for a topic have to be sent all of it: for later readers its log may be long.
         created = {topic for topic, begun_with in self._begun_with.items() if not begun_with}
         self.forget(created - whole - followed)
         return dict(self._counts)
 
     def is_new(self, partition: TopicPartition) -> bool:
-        """Whether a partition that begins to be followed was added after its topic began to be read."""
+        """Whether a partition that begins to be followed was added after its topic was first read."""
         begun_with = self._begun_with.setdefault(partition.topic, self._counts[partition.topic])
         return partition.partition >= begun_with
 
     def forget(self, topics: Collection[str]) -> None:
-        """Let go of topics that nobody reads the whole of: the next reader begins with what is there then."""
+        """Forget topics that nobody reads the whole of: the next reader begins with the partitions that exist then."""
         for topic in topics:
             self._begun_with.pop(topic, None)

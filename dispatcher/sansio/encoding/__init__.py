@@ -1,1 +1,1 @@
-"""Wire formats: records and control events become the bytes of SSE and of WebSocket messages."""
+"""Wire formats: encode records and control events as bytes of SSE or of WebSocket messages."""

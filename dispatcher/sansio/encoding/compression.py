@@ -1,17 +1,17 @@
-"""Compression of what is the same for many subscribers: a piece is compressed once, and each of them is sent it.
+"""Compresses what is the same for many subscribers: each piece is compressed once and sent to all of them.
 
-That works because no piece refers to the ones before it:
+That works because no piece refers to the pieces before it:
 
-* A WebSocket message under ``permessage-deflate`` without context takeover (RFC 7692, section 7.2.1) is decompressed by
-  itself.
-* The body of ``Content-Encoding: gzip`` is one gzip member: its head is sent per connection (`GZIP_HEAD`), and what
-  follows are blocks of deflate, cut at byte boundaries. A connection is sent the blocks that concern it, in any
-  selection. The member has no end: its checksum would be another one for each connection, and the last chunk of the
-  response says that it is whole. A member or a frame of zstd per write would be simpler, but curl and browsers stop
-  after the first one.
+* A WebSocket message under ``permessage-deflate`` without context takeover (RFC 7692, section 7.2.1) is decompressed on
+  its own.
+* The body of ``Content-Encoding: gzip`` is one gzip member. Its head is sent per connection (`GZIP_HEAD`); it is
+  followed by blocks of deflate, cut at byte boundaries. A connection is sent the blocks that concern it, in any
+  selection. The member has no end, because its checksum would differ per connection; the last chunk of the response
+  says that it is complete. One gzip member or zstd frame per write would be simpler, but curl and browsers stop after
+  the first one.
 
-Pieces that are small, or that compression makes no smaller, are sent as they are: as plain messages, and in deflate's
-stored blocks.
+Pieces that are small, or that compression does not make smaller, are sent uncompressed: as plain messages, and in
+stored blocks of deflate.
 """
 
 import struct
@@ -31,26 +31,26 @@ GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 """The head of a gzip member without name and time, from an unknown system (RFC 1952, section 2.3)."""
 
 STORED_BYTES = 65535
-"""Most bytes of a stored block (RFC 1951, section 3.2.4)."""
+"""The largest stored block (RFC 1951, section 3.2.4)."""
 
 LARGE_BYTES = 64 * 1024
-"""A larger piece is compressed at the fastest level. At level 6 one of 256 KiB takes 3 ms, during which nothing else
-happens; at level 1 it takes 1.1 ms, and becomes a quarter larger."""
+"""A larger piece is compressed at the fastest level. At level 6 a piece of 256 KiB takes 3 ms, during which nothing
+else happens; at level 1 it takes 1.1 ms and becomes a quarter larger."""
 
 _FLUSH = b"\x00\x00\xff\xff"
-"""What a flush ends with: an empty stored block."""
+"""The end of a flush: an empty stored block."""
 
 
 class Deflater:
-    """Compresses pieces, each of which is decompressed without those before it.
+    """Compresses pieces so that each can be decompressed without those before it.
 
-    One compressor is used for all of them, and forgets each piece after it (``Z_FULL_FLUSH``). That takes 11 µs for 400
-    bytes; to make a compressor takes 65 µs more.
+    All pieces use one compressor, which forgets each piece afterwards (``Z_FULL_FLUSH``). That takes 11 µs for 400
+    bytes; creating a compressor would take 65 µs more.
 
-    *Thread*: one.
+    *Thread*: one at a time.
 
     Args:
-        level: zlib's, 1 to 9.
+        level: zlib's level, 1 to 9.
         min_bytes: Smaller pieces are not compressed.
     """
 
@@ -61,10 +61,10 @@ class Deflater:
         self._compressor = _compressor(level)
         self._fast = _compressor(1)
         self.input_bytes = self.output_bytes = 0
-        """Of all pieces, those included that were not compressed: before and after."""
+        """The bytes of all pieces before and after, including those that were not compressed."""
 
     def deflate(self, data: bytes) -> bytes | None:
-        """A piece as blocks of deflate, which end with an empty stored one; None: it is to be sent as it is."""
+        """Return a piece as deflate blocks that end with an empty stored block; None if it is to be sent as it is."""
         self.input_bytes += len(data)
         if len(data) >= self._min_bytes:
             compressor = self._fast if len(data) > LARGE_BYTES else self._compressor
@@ -76,11 +76,11 @@ class Deflater:
         return None
 
     def segment(self, data: bytes) -> bytes:
-        """A piece of a gzip member's body."""
+        """Return a piece of a gzip member's body."""
         return self.deflate(data) or stored(data)
 
     def message(self, payload: bytes) -> bytes:
-        """A text message, compressed if that helps: without the end of the flush (RFC 7692, section 7.2.1)."""
+        """Return a text message, compressed if that helps, without the end of the flush (RFC 7692, section 7.2.1)."""
         compressed = self.deflate(payload)
         if compressed is None:
             return frames.text_frame(payload)
@@ -88,17 +88,17 @@ class Deflater:
 
 
 def stored(data: bytes) -> bytes:
-    """Bytes as they are, in stored blocks (RFC 1951, section 3.2.4)."""
+    """Return bytes uncompressed, in stored blocks (RFC 1951, section 3.2.4)."""
     if len(data) <= STORED_BYTES:
         return b"\x00" + struct.pack("<HH", len(data), len(data) ^ 0xFFFF) + data
     return b"".join([stored(data[start : start + STORED_BYTES]) for start in range(0, len(data), STORED_BYTES)])
 
 
 class Compression:
-    """The wire formats in which pieces are compressed.
+    """The compressing variants of wire formats.
 
     Args:
-        level: zlib's, 1 to 9.
+        level: zlib's level, 1 to 9.
         min_bytes: Smaller pieces are not compressed.
     """
 
@@ -112,12 +112,12 @@ class Compression:
         self._websocket = _compressed(WEBSOCKET, "deflate", deflater.message)
 
     def sse(self, plain: Wire) -> Wire:
-        """What ``Content-Encoding: gzip`` makes of a wire format in chunks; its connections begin with `GZIP_HEAD`."""
+        """Return a chunked wire format under ``Content-Encoding: gzip``; its connections begin with `GZIP_HEAD`."""
         return self._sse[plain]
 
     @property
     def websocket(self) -> Wire:
-        """What ``permessage-deflate`` makes of WebSocket messages."""
+        """Return the wire format of WebSocket messages under ``permessage-deflate``."""
         return self._websocket
 
 

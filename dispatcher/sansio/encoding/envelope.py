@@ -11,13 +11,14 @@ from dispatcher.sansio.records import Batch, Headers
 
 
 def envelope_columns(batch: Batch, offsets: Column) -> Sequence[Column]:
-    """The members of each record's object, without its braces.
+    """Return the members of each record's object, without its braces.
 
-    What is not UTF-8 is sent in base64, under a name that says so. What was decoded is sent as JSON, under another.
+    Anything that is not UTF-8 is sent in base64, under a name that says so. Decoded data is sent as JSON, under another
+    name.
 
     Args:
         batch: The records.
-        offsets: Theirs, as JSON.
+        offsets: The records' offsets as JSON.
     """
     records = batch.records
     decoded, spelling = records.decoded, records.spelling
@@ -60,10 +61,10 @@ def _decoded_members(
     *,
     opaque: bool,
 ) -> Sequence[Column]:
-    """What was decoded, else the bytes as ever, each with what there is to say about it."""
+    """Return decoded data, or else the bytes as usual, each with its note."""
     prefix = f',"{name}_json":'.encode()
     if None not in jsons:
-        # Most batches have one schema, and so one note.
+        # Most batches have one schema, and therefore one note.
         note = notes[0]
         return prefix, cast("Sequence[bytes]", jsons), note if notes.count(note) == len(notes) else notes
     if not any(notes) and not any(jsons):
@@ -78,7 +79,7 @@ def _decoded_members(
 
 
 def _headers(headers: Headers) -> Sequence[dict[str, str | None]]:
-    """A list of objects, because Kafka keeps order and allows one name many times."""
+    """Return a list of objects, because Kafka keeps the order of headers and allows repeated names."""
     return [{"key": name, **_member("value", content)} for name, content in headers]
 
 

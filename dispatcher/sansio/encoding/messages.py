@@ -19,33 +19,33 @@ def state_payload(
     heartbeat_seconds: float,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the replica is doing, which partitions it has, and how often it sends a heartbeat at least; and more."""
+    """Return what the replica is doing, its partitions, how often it sends a heartbeat at least, and more."""
     payload = {"state": state, "replica": replica, "assigned": assigned, "heartbeat_seconds": heartbeat_seconds}
     return payload | dict(more or {})
 
 
 def gap_payload(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> dict[str, Any]:
-    """Offsets ``from`` to ``to`` (inclusive) will not be sent."""
+    """Return a message which says that the offsets ``from`` to ``to`` (inclusive) will not be sent."""
     return {"topic": topic, "partition": partition, "from": from_offset, "to": to_offset, "reason": reason}
 
 
 def goodbye_payload(code: int, reason: str, retry_ms: int) -> dict[str, Any]:
-    """Why the server ends the stream, and how long to wait before the next one."""
+    """Return a message which says why the server ends the stream, and when to reconnect."""
     return {"code": code, "reason": reason, "retry_ms": retry_ms}
 
 
 def record_columns(batch: Batch, _id_suffix: str | None) -> Sequence[Column]:
-    """The envelope of each record, for a part of a message.
+    """Return the envelope of each record, for a part of a message.
 
-    They have no ids: topic, partition and offset name a record, and the message has the position.
-    Costs 0.3 µs per record at 200-byte values in batches of 500, 3 µs for one by itself (``time.thread_time``,
+    Records have no ids: topic, partition and offset name a record, and the message carries the position.
+    Costs 0.3 µs per record at 200-byte values in batches of 500, 3 µs for a single record (``time.thread_time``,
     CPython 3.11).
     """
     return b"{", *envelope_columns(batch, json_numbers(batch.records.offsets)), b"}"
 
 
 def join_records(parts: Sequence[bytes], position: str) -> bytes:
-    """One message with the records of one write, and the position that they lead to."""
+    """Return one message with the records of one write, and with the position after them."""
     return b'{"type":"records","id":"%b","records":[%b]}' % (position.encode(), b",".join(parts))
 
 
@@ -61,7 +61,7 @@ def encode_state(
 
 
 def encode_first_state(state: bytes, _retry_ms: int, position: str, record_filter: bytes = b"") -> bytes:
-    """The first message of a stream: its ``id`` is where the stream begins, if known; with the filter, if any."""
+    """Return the first message of a stream; its ``id`` is the stream's start, if known. Includes the filter, if any."""
     if record_filter:
         state = b'%b,"filter":%b}' % (state[:-1], record_filter)
     return b'%b,"id":"%b"}' % (state[:-1], position.encode()) if position else state
@@ -78,15 +78,15 @@ def encode_goodbye(code: int, reason: str, retry_ms: int) -> bytes:
 
 
 def encode_expiring(seconds: int) -> bytes:
-    """The token of the stream expires in this many seconds: the client may send another one."""
+    """Return a message which says that the token expires in this many seconds: the client may send another one."""
     return orjson.dumps({"type": "expiring", "seconds": seconds})
 
 
 def encode_nacked(event_id: str, *, dead_letter: bool) -> bytes:
-    """A record that the client refused is done with: it is in the dead-letter topic, or in none."""
+    """Return a message about a refused record: it is done, and a dead letter was written, or not."""
     return orjson.dumps({"type": "nacked", "id": event_id, "dead_letter": dead_letter})
 
 
 def encode_heartbeat(position: str) -> bytes:
-    """A heartbeat that a browser can see, as it cannot see pings; with the position to resume from, if any."""
+    """Return a heartbeat that browsers can see, unlike pings; it carries the position to resume from, if any."""
     return orjson.dumps({"type": "heartbeat", "id": position} if position else {"type": "heartbeat"})

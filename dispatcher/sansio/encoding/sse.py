@@ -2,12 +2,11 @@ r"""The text/event-stream encoder (WHATWG HTML, section 9.2).
 
 Rules of this module:
 
-* Every event ends with a blank line, so a stream may be cut anywhere. Each carries its own ``id`` while ids are short;
-  with long
-  ones only the last event of a write does. The others have none, which leaves ``lastEventId`` where it was.
+* Every event ends with a blank line, so a stream may be cut anywhere. While ids are short, each event carries its own
+  ``id``. When ids are long, only the last event of a write has one; the others leave ``lastEventId`` unchanged.
 * ``\r\n``, ``\r`` and ``\n`` all end a line in SSE, so each of them begins a new ``data:`` line, and an EventSource
-  gives ``\n`` back for all three. ``format=envelope`` keeps them apart.
-* A topic's name and the numbers around it cannot hold a line end, so ids need no escaping.
+  returns ``\n`` for all three. ``format=envelope`` preserves them.
+* Topic names and the numbers around them contain no line ends, so ids need no escaping.
 """
 
 from base64 import b64encode
@@ -25,13 +24,13 @@ from dispatcher.sansio.records import Batch
 def value_event_columns(batch: Batch, id_suffix: str | None) -> Sequence[Column]:
     """``format=value``: the record's value is the event's data.
 
-    A null value is ``event: tombstone``, one that is not UTF-8 is ``event: binary`` with base64 data. What was decoded
-    is data as JSON.
+    A null value becomes ``event: tombstone``, and a value that is not UTF-8 ``event: binary`` with base64 data. A
+    decoded value becomes data as JSON.
     Costs 0.12 µs per record at 200-byte values in batches of 500 (``time.thread_time``, CPython 3.11).
 
     Args:
         batch: The records.
-        id_suffix: What follows a record's own pair in its id; None for no ids.
+        id_suffix: What follows a record's own pair in its id; None for events without ids.
     """
     records = batch.records
     values = records.shown_values
@@ -53,24 +52,24 @@ def value_event_columns(batch: Batch, id_suffix: str | None) -> Sequence[Column]
 
 
 def envelope_event_columns(batch: Batch, id_suffix: str | None) -> Sequence[Column]:
-    """``format=envelope``: the data is one JSON object with everything that the record holds.
+    """``format=envelope``: the data is one JSON object with the whole record.
 
     Costs 0.35 µs per record at 200-byte values in batches of 500 (``time.thread_time``, CPython 3.11).
 
     Args:
         batch: The records.
-        id_suffix: What follows a record's own pair in its id; None for no ids.
+        id_suffix: What follows a record's own pair in its id; None for events without ids.
     """
     offsets = json_numbers(batch.records.offsets)
     return *_ids(batch, id_suffix), b"data: {", *envelope_columns(batch, offsets), b"}\n\n"
 
 
 def join_events(parts: Sequence[bytes], position: str) -> bytes:
-    """The events of one write.
+    """Return the events of one write.
 
     Args:
-        parts: Events, one part at least.
-        position: The id of the last one, whose part was encoded without ids; empty where each has its own.
+        parts: Encoded events; at least one part.
+        position: The id of the last event, whose part was encoded without ids; empty if every event has its own.
     """
     if not position:
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -90,10 +89,10 @@ def encode_state(
 
 
 def encode_first_state(state: bytes, retry_ms: int, position: str, record_filter: bytes = b"") -> bytes:
-    """The first event of a stream: how long to wait before reconnecting, where it begins, if known, and its filter.
+    """Return the first event of a stream: the delay before reconnecting, its start (if known), and its filter.
 
-    One event holds all of it: some clients take a block of ``retry:`` alone for an empty message, which by the
-    standard it is not.
+    One event holds all of this: some clients take a block with only ``retry:`` for an empty message, although the
+    standard says that it is none.
     """
     if record_filter:
         state = b'%b,"filter":%b}\n\n' % (state.removesuffix(b"}\n\n"), record_filter)
@@ -101,17 +100,17 @@ def encode_first_state(state: bytes, retry_ms: int, position: str, record_filter
 
 
 def encode_gap(topic: str, partition: int, from_offset: int, to_offset: int, reason: str) -> bytes:
-    """Offsets ``from`` to ``to`` (inclusive) will not be sent; the records that follow are past them."""
+    """Return a gap event: ``from`` to ``to`` (inclusive) will not be sent; the records that follow are past them."""
     return _control("gap", gap_payload(topic, partition, from_offset, to_offset, reason))
 
 
 def encode_goodbye(code: int, reason: str, retry_ms: int) -> bytes:
-    """The last event of a stream; its ``retry`` field spreads clients over time."""
+    """Return the last event of a stream; its ``retry`` field spreads clients over time."""
     return b"retry: %d\n" % retry_ms + _control("goodbye", goodbye_payload(code, reason, retry_ms))
 
 
 def encode_heartbeat(position: str) -> bytes:
-    """A heartbeat: an ``id`` alone moves ``lastEventId`` and fires no event; a comment when there is none."""
+    """Return a heartbeat: an ``id`` alone moves ``lastEventId`` and fires no event. Without an id it is a comment."""
     return b"id: %b\n\n" % position.encode() if position else b":\n\n"
 
 
@@ -126,12 +125,12 @@ def _ids(batch: Batch, id_suffix: str | None) -> Sequence[Column]:
 
 
 def _plain(values: Sequence[bytes | None]) -> bool:
-    """Whether each value is one line of UTF-8, as nearly all are: one look at all of them together."""
+    """Whether each value is one line of UTF-8, as nearly all are; checks all of them together."""
     try:
         joined = b"\x00".join(cast("Sequence[bytes]", values))
         if not joined.isascii():
             joined.decode()
-    except (TypeError, UnicodeDecodeError):  # one is None, or not UTF-8
+    except (TypeError, UnicodeDecodeError):  # a value is None, or not UTF-8
         return False
     return b"\n" not in joined and b"\r" not in joined
 

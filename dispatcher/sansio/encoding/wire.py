@@ -1,7 +1,7 @@
-"""Wire formats: for each, how records and control events become the bytes for a socket.
+"""Wire formats: how each turns records and control events into the bytes for a socket.
 
-Bytes are ready-made down to the framing of HTTP/1.1 (a chunk) or RFC 6455 (an unmasked frame), both of which are
-stateless on the server's side. So one encoding serves every subscriber of the same format.
+The bytes are complete, including the framing of HTTP/1.1 (a chunk) or RFC 6455 (an unmasked frame), which is stateless
+on the server's side. So one encoding serves every subscriber of the same format.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +13,23 @@ from dispatcher.sansio.records import Batch
 
 
 def _unframed(data: bytes) -> bytes:
-    """HTTP/1.0 knows no chunks: the end of the connection is the end of the body."""
+    """HTTP/1.0 has no chunks: the end of the connection ends the body."""
     return data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wire:
-    """One wire format; compared by identity, so it can be part of a key."""
+    """One wire format. Compared by identity, so it can be part of a key."""
 
     name: str
     record_columns: Callable[[Batch, str | None], Sequence[Column]]
-    """The records of a batch in columns, with the suffix of their ids, or without ids."""
+    """Encodes the records of a batch in columns, with the suffix of their ids, or without ids."""
     separator: bytes
-    """What is between two records."""
+    """The bytes between two records."""
     join_records: Callable[[Sequence[bytes], str], bytes]
-    """The parts of one write, with the position that they lead to, unframed."""
+    """Joins the parts of one write, unframed, with the position after them."""
     has_record_ids: bool
-    """Whether each record carries an id, as long as ids are short: then a write has no position of its own."""
+    """Whether each record carries an id while ids are short; a write then has no position of its own."""
     encode_state: Callable[..., bytes]
     """See `messages.state_payload`."""
     encode_first_state: Callable[[bytes, int, str, bytes], bytes]
@@ -38,39 +38,39 @@ class Wire:
     encode_heartbeat: Callable[[str], bytes]
     frame: Callable[[bytes], bytes]
     before_heartbeat: bytes = b""
-    """What goes before each heartbeat, framed."""
+    """Bytes before each heartbeat, framed."""
     plain: "Wire | None" = None
-    """Of a format whose frames are compressed, or are none: the one whose unframed bytes are the same."""
+    """For a format whose frames are compressed or absent: the format with the same unframed bytes."""
 
     compresses: bool = False
-    """Whether framing compresses: its result is kept, and shared by other subscribers."""
+    """Whether framing compresses: its result is then kept, and shared with other subscribers."""
 
     @property
     def unframed(self) -> "Wire":
-        """The format under which unframed bytes are kept."""
+        """The format under which unframed bytes are cached."""
         return self.plain or self
 
     def encode_records(self, batch: Batch, id_suffix: str | None) -> bytes:
-        """The records of a batch as a part of a write, unframed; with the suffix of their ids, or without ids."""
+        """Encode the records of a batch as a part of a write, unframed, with the suffix of their ids or without ids."""
         columns, separator = self.record_columns(batch, id_suffix), self.separator
         if not separator:
             return interleaved(len(batch.records), *columns)
         return interleaved(len(batch.records), separator, *columns)[len(separator) :]
 
     def encode_each(self, batch: Batch, id_suffix: str | None) -> Sequence[bytes]:
-        """The same for each record by itself: any of them, joined by the separator, are a part of a write."""
+        """Encode each record separately: any of them, joined by the separator, form a part of a write."""
         return each(len(batch.records), *self.record_columns(batch, id_suffix))
 
     def records(self, parts: Sequence[bytes], position: str) -> bytes:
-        """The records of one write, from their parts; the position is empty where each of them carries an id."""
+        """Encode the records of one write from their parts; the position is empty if each record carries an id."""
         return self.frame(self.join_records(parts, position))
 
     def state(self, state: str, replica: str, assigned: Mapping[str, Sequence[int]], heartbeat_seconds: float) -> bytes:
-        """What the replica is doing, which partitions it has, and how often it sends a heartbeat at least."""
+        """Encode what the replica is doing, its partitions, and how often it sends a heartbeat at least."""
         return self.frame(self.encode_state(state, replica, assigned, heartbeat_seconds))
 
     def first_state(self, state: bytes, retry_ms: int, position: str, record_filter: bytes = b"") -> bytes:
-        """The first state of a stream: a state that is encoded and not framed, and what is the stream's own.
+        """Encode the first state of a stream: an encoded, unframed state, with what belongs only to this stream.
 
         Args:
             state: The state.
@@ -81,15 +81,15 @@ class Wire:
         return self.frame(self.encode_first_state(state, retry_ms, position, record_filter))
 
     def gap(self, topic: str, partition: int, first_offset: int, last_offset: int, reason: str) -> bytes:
-        """Offsets that will not be sent."""
+        """Encode offsets that will not be sent."""
         return self.frame(self.encode_gap(topic, partition, first_offset, last_offset, reason))
 
     def heartbeat(self, position: str) -> bytes:
-        """A sign of life, with the position to resume from, if any."""
+        """Encode a sign of life, with the position to resume from, if any."""
         return self.before_heartbeat + self.frame(self.encode_heartbeat(position))
 
     def goodbye(self, code: int, reason: str, retry_ms: int) -> bytes:
-        """The last event of a stream."""
+        """Encode the last event of a stream."""
         return self.frame(self.encode_goodbye(code, reason, retry_ms))
 
 
@@ -130,7 +130,7 @@ WEBSOCKET = Wire(
 
 
 def sse_wire(*, envelope: bool, chunked: bool) -> Wire:
-    """The SSE wire for a request: ``format=envelope`` or not, HTTP/1.1 (chunked) or HTTP/1.0."""
+    """Return the SSE wire for a request: ``format=envelope`` or not, HTTP/1.1 (chunked) or HTTP/1.0."""
     if envelope:
         return SSE_ENVELOPE if chunked else SSE_ENVELOPE_UNFRAMED
     return SSE_VALUE if chunked else SSE_VALUE_UNFRAMED
