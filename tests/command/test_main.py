@@ -37,6 +37,13 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> Result:
     return CliRunner().invoke(cli.main, arguments, env=environment)
 
 
+def loaded(command: str) -> click.Command:
+    """A command of it."""
+    found = cli.main.get_command(click.Context(cli.main), command)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def no_logging_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logging set up by a command would outlive its test."""
@@ -104,6 +111,34 @@ class TestConfig:
         assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
+class TestLoading:
+    """Each command loads what it needs."""
+
+    @pytest.mark.parametrize("command", ["tail", "status", "subscribers"])
+    def test_commands_of_clients_do_without_the_settings(self, command: str) -> None:
+        """They start in a fraction of the time."""
+        code = (
+            "import sys; from dispatcher.command.main import main\n"
+            f"main(['{command}', '--help'], standalone_mode=False)\n"
+            "sys.exit(bool({'pydantic', 'structlog', 'dispatcher.settings'} & set(sys.modules)))"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+    def test_help_names_every_command(self) -> None:
+        """Also those that are not loaded yet."""
+        code = "from dispatcher.command.main import main; main(['--help'])"
+        printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        names = [line.split()[0] for line in printed.partition("Commands:\n")[2].splitlines()]
+        assert names == ["config", "demo", "redrive", "serve", "status", "subscribers", "tail"]
+
+    def test_a_misspelt_command_is_compared_with_all(self) -> None:
+        """The message names the one that was meant, whichever is loaded."""
+        code = "from dispatcher.command.main import main; main(['tial'])"
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "'tail'" in done.stderr
+
+
 class TestWrongSettings:
     """Exit code 2, all on stderr, nothing started."""
 
@@ -151,7 +186,7 @@ class TestHelp:
     @pytest.mark.parametrize("command", ["serve", "config", "demo"])
     def test_every_setting_is_an_option(self, command: str) -> None:
         """By its own name; the demo has a broker of its own."""
-        parameters = cli.main.commands[command].params
+        parameters = loaded(command).params
         options = {option for parameter in parameters for option in parameter.opts}
         expected = {f"--{name.replace('_', '-')}" for name in Settings.model_fields if name != "kafka"}
         if command == "demo":
