@@ -69,6 +69,18 @@ def test_what_failed_runs_again_alone_and_is_named(
     assert f"late: test_some.py::test_that_is_late; alone {verdict}" in lines
 
 
+def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
+    """Whatever the environment says: hundreds of processes run the same code."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = tests\n")
+    test = "import pytest, sys\n@pytest.mark.tests\ndef test_it(): assert not sys.flags.dont_write_bytecode\n"
+    (tmp_path / "test_some.py").write_text(test)
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "TESTBED_SPREAD": "0"}
+    command = [sys.executable, "-m", "testbed.tiers", "--only", "tests"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
     """Something is broken then, and running it again would only take time."""
     few = {f"test_{number}": False for number in range(MOST_UNSTABLE)}
