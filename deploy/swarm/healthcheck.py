@@ -1,8 +1,8 @@
-"""Docker's health check: exit code 0 when ``/readyz`` says that the replica is ready, or that it has been.
+"""Docker's health check: exit code 0 if ``/readyz`` says that the replica is ready, or has been.
 
-Swarm sends nobody to a task that is not healthy yet, waits for it in a rolling update, and kills one that no longer
-is. So it has to be ready once. After that it only has to answer: when Kafka is away, no replica is ready, and to kill
-all of them would disconnect every subscriber and bring Kafka back no sooner.
+Swarm sends no clients to a task that is not healthy yet, waits for it in a rolling update, and kills a task that
+becomes unhealthy. So a task has to be ready once. After that it only has to answer: when Kafka is unreachable, no
+replica is ready, and killing all of them would disconnect every subscriber without bringing Kafka back sooner.
 """
 
 import socket
