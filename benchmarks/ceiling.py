@@ -14,7 +14,7 @@ from benchmarks.tables import amount, median
 PAGE = "performance"
 SUBSCRIBERS = 1000
 ROUNDS = 20
-COLUMNS = ("connections", "records a write", "records/s taken", "MiB/s taken")
+COLUMNS = ("connections", "records per write", "records/s taken", "MiB/s taken")
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -23,13 +23,13 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     turns, seconds = (1, 1.0) if quick else (5, 3.0)
     with Load() as load:
         for burst in BURSTS:
-            tell(f"{burst} records a write")
+            tell(f"{burst} records per write")
             rows.append({"burst": burst, "per_second": taken(load, burst, turns, seconds)})
     return rows
 
 
 def taken(load: Load, burst: int, turns: int, seconds: float) -> list[float]:
-    """Records a second that reached the load generator, of some turns."""
+    """Records per second that reached the load generator, of some turns."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.bare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as bare:
@@ -65,4 +65,4 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
     """For the picture."""
-    return {"records a second": {f"{row['burst']} a write": median(row["per_second"]) for row in rows}}
+    return {"records per second": {f"{row['burst']} per write": median(row["per_second"]) for row in rows}}

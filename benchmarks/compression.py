@@ -39,7 +39,7 @@ LEVELS = (None, 1, 6, 9)
 """None: off."""
 OFFERS = {"sse": "Accept-Encoding: gzip", "websocket": "Sec-WebSocket-Extensions: permessage-deflate"}
 
-COLUMNS = ("records a write", "protocol", "level", "bytes a record", "of plain", "CPU a write", "more than plain")
+COLUMNS = ("records per write", "protocol", "level", "bytes per record", "of plain", "CPU per write", "more than plain")
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -191,9 +191,9 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture: bytes a record, by level."""
+    """For the picture: bytes per record, by level."""
     return {
-        f"bytes a record, {burst} records a write (SSE)": {
+        f"bytes per record, {burst} records per write (SSE)": {
             "off" if row["level"] is None else f"level {row['level']}": row["bytes_a_record"]
             for row in rows
             if (row["burst"], row["protocol"]) == (burst, "sse")

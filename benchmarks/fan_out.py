@@ -23,7 +23,7 @@ RECORD_BYTES = VALUE_BYTES + 30
 
 COLUMNS = (
     "subscribers",
-    "records a write",
+    "records per write",
     "protocol",
     "deliveries/CPU s",
     "bare loop",
@@ -41,7 +41,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     with KafkaCluster(1) as cluster, Load() as load:
         for subscribers in (1000,) if quick else SUBSCRIBERS:
             for burst, bursts_per_second in zip(BURSTS, BURSTS_PER_SECOND[subscribers], strict=True):
-                tell(f"{subscribers} subscribers, {burst} records a write")
+                tell(f"{subscribers} subscribers, {burst} records per write")
                 limit = bare_loop(load, subscribers, burst, bursts_per_second, windows)
                 for protocol in ("sse", "websocket"):
                     topic = cluster.create_topic(f"fan-out-{subscribers}-{burst}-{protocol}", 1)
@@ -128,7 +128,7 @@ def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float
     """For the picture: what one CPU second delivers to the most subscribers that all points have."""
     most = 1000
     return {
-        f"deliveries per CPU second, {most:,} subscribers, {burst} records a write": {
+        f"deliveries per CPU second, {most:,} subscribers, {burst} records per write": {
             **{row["protocol"]: median(row["per_cpu_second"]) for row in rows if is_at(row, most, burst)},
             "bare loop": median(next((row["bare"] for row in rows if is_at(row, most, burst)), [])),
         }

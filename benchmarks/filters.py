@@ -26,10 +26,10 @@ from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.records import Batch, Record
 
 PAGE = "performance"
-COLUMNS = ("subscribers", "filters", "CPU µs a record", "beside one without a filter", "deliveries a record")
+COLUMNS = ("subscribers", "filters", "CPU µs per record", "beside one without a filter", "deliveries per record")
 PARTITIONS = 6
 POLL_RECORDS = 24
-"""Records of one crossing: at 2,000 a second, those of 12 ms."""
+"""Records of one crossing: at 2,000 per second, those of 12 ms."""
 
 VALUE = b'{"n":1,"text":"' + b"x" * 180 + b'"}'
 
@@ -114,7 +114,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
     """What is drawn."""
     return {
-        "CPU µs a record": {
+        "CPU µs per record": {
             f"{row['filters']:,} filters" if row["filters"] else "no filter": median(row["cpu_us"]) for row in rows
         }
     }

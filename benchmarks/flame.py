@@ -17,7 +17,7 @@ SAMPLES_PER_SECOND = 400
 @click.command(context_settings={"show_default": True})
 @click.option("--protocol", type=click.Choice(["sse", "websocket"]), default="sse")
 @click.option("--subscribers", type=click.IntRange(1, 10_000), default=1000)
-@click.option("--per-second", type=click.IntRange(1), default=500, help="Records a second.")
+@click.option("--per-second", type=click.IntRange(1), default=500, help="Records per second.")
 @click.option("--at-once", type=click.IntRange(1), default=10, help="Records that are produced at once.")
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("docs/pictures/flame.svg"))
 def main(protocol: str, subscribers: int, per_second: int, at_once: int, picture: Path) -> None:

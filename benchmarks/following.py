@@ -21,7 +21,13 @@ from testbed.broker.cluster import KafkaCluster
 from testbed.replicas import Replica
 
 PAGE = "performance"
-COLUMNS = ("records", "CPU a record", "of an owned one", "bytes from brokers, of those written", "followed partitions")
+COLUMNS = (
+    "records",
+    "CPU per record",
+    "of an owned one",
+    "bytes from brokers, of those written",
+    "followed partitions",
+)
 
 SUBSCRIBERS = 10
 PER_SECOND = 2000

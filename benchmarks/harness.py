@@ -81,7 +81,7 @@ class Feeder:
     Args:
         bootstrap_servers: Where to.
         topic: Where to.
-        per_second: Records a second.
+        per_second: Records per second.
         burst: Records at once; one produce request each.
         partitions: Bursts go to them in turn.
         first_partition: The first of them.

@@ -70,7 +70,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def bare(bootstrap_servers: str, topic: str, records: int) -> float:
-    """Records a second of ``consume`` and nothing else; every value is looked at, as anybody would."""
+    """Records per second of ``consume`` and nothing else; every value is looked at, as anybody would."""
     properties = {"bootstrap.servers": bootstrap_servers, "auto.offset.reset": "earliest"}
 
     def take(consumer: Consumer) -> int:
@@ -80,7 +80,7 @@ def bare(bootstrap_servers: str, topic: str, records: int) -> float:
 
 
 def made(bootstrap_servers: str, topic: str, records: int) -> float:
-    """Records a second of the dispatcher's own way to take records, by itself: nothing follows it."""
+    """Records per second of the dispatcher's own way to take records, by itself: nothing follows it."""
     settings = Settings(bootstrap_servers=bootstrap_servers, topics=(topic,), group_id="made")
 
     def take(consumer: Consumer) -> int:

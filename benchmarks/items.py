@@ -1,8 +1,8 @@
 """Lightstreamer's second scenario: thousands of clients that want one of 40 items each, beside Centrifugo.
 
-100 records a second in all, over 40 keys; each client has one of them, so each record is for a fortieth of the clients.
-The dispatcher is asked by a filter (``key=``), Centrifugo by a channel for each key. Each service serves all clients
-alone, in turns.
+100 records per second in all, over 40 keys. Each client has one key, so each record is for a fortieth of the clients.
+Clients ask the dispatcher by a filter (``key=``), and Centrifugo by a channel for each key. The two take turns, each
+with all clients.
 """
 
 import random
@@ -144,7 +144,7 @@ def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float
     """What is drawn."""
     measured = [row for row in rows if row["windows"]]
     return {
-        "CPU µs a delivery": {f"{row['peer']}, {row['protocol']}": cpu_us(row) for row in measured},
+        "CPU µs per delivery": {f"{row['peer']}, {row['protocol']}": cpu_us(row) for row in measured},
         "p99 latency, ms": {
             f"{row['peer']}, {row['protocol']}": median(w["latency_us"].get("p99", 0) for w in row["windows"]) / 1000
             for row in measured

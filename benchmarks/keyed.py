@@ -149,7 +149,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
     return (
         head,
         f"{row['rate']:g}",
-        "CPU a record",
+        "CPU per record",
         f"{alone:.0f} µs",
         f"{with_filters:.0f} µs",
         f"{with_filters / alone:.2f}",
@@ -171,7 +171,7 @@ def p99(turn: Mapping[str, Any]) -> float:
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
     """What is drawn."""
     return {
-        "CPU µs a record": {
+        "CPU µs per record": {
             f"{row['count']:,} filters": median(map(cpu_us, row["beside"])) for row in rows if "plain" not in row
         }
         | {"no filter": median(cpu_us(turn) for row in rows if "plain" not in row for turn in row["alone"])}

@@ -109,7 +109,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
             topic = cluster.create_topic(f"page-{protocol}", PARTITIONS)
             service = Dispatcher.start(cluster.bootstrap_servers, topic)
             try:
-                tell(f"{protocol}: {RATE:,.0f} records a second")
+                tell(f"{protocol}: {RATE:,.0f} records per second")
                 with Feeder(
                     cluster.bootstrap_servers, topic, per_second=RATE, burst=BURST, partitions=PARTITIONS
                 ) as feeder:

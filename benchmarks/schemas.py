@@ -146,7 +146,7 @@ def _fill(bootstrap_servers: str, topic: str, some: Sequence[bytes], records: in
 def _per_second(
     load: Load, bootstrap_servers: str, topic: str, records: int, settings: Mapping[str, object]
 ) -> tuple[float, float]:
-    """Records a second of all records to one WebSocket, and the service's processor microseconds of a record."""
+    """Records per second of all records to one WebSocket, and the service's processor microseconds of a record."""
     service = Dispatcher.start(bootstrap_servers, topic, **settings)
     try:
         meter = Meter(*service.pids)
@@ -256,9 +256,9 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
     raw, decoded = median(row["raw"]), median(row["decoded"])
     if row["per_second"]:
         added = median(row["decoded_cpu_us"]) - median(row["raw_cpu_us"])
-        words = f"{amount(raw)} records/s", f"{amount(decoded)} records/s", f"{added:.1f} µs of CPU a record"
+        words = f"{amount(raw)} records/s", f"{amount(decoded)} records/s", f"{added:.1f} µs of CPU per record"
     else:
-        words = f"{raw:.1f} µs a record", f"{decoded:.1f} µs a record", f"{decoded - raw:.1f} µs a record"
+        words = f"{raw:.1f} µs per record", f"{decoded:.1f} µs per record", f"{decoded - raw:.1f} µs per record"
     return row["schema"], f"{row['subscribers']:,}", *words
 
 
