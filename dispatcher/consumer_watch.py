@@ -1,4 +1,4 @@
-"""Keeps what the group's consumer reports: whether it has joined, what it has fetched, and how far it lags.
+"""Keeps what the group's consumer reports: whether it has joined, what it has fetched, lags, and perhaps lacks.
 
 *Thread*: Trio's.
 """
@@ -7,19 +7,27 @@ from collections.abc import Collection, Iterable, Mapping
 
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.lag import LagTracker, PartitionLag
+from dispatcher.sansio.lost_answers import LostAnswers
 from dispatcher.sansio.offsets import PartitionStatistics
 from dispatcher.sansio.records import TopicPartition
 
 
 class ConsumerWatch:
-    """Keeps the consumer's last report, and the lags that follow from all of them."""
+    """Keeps the consumer's last report, and the lags that follow from all of them.
 
-    def __init__(self) -> None:
+    Args:
+        protocol: The group's protocol; None for librdkafka's default.
+    """
+
+    def __init__(self, protocol: object = None) -> None:
         self._last: ConsumerStatistics | None = None
+        self._lost_answers = LostAnswers(matter=protocol == "consumer")
         self._lags = LagTracker()
 
-    def reported(self, statistics: ConsumerStatistics, not_fetched: Collection[TopicPartition], now: float) -> None:
-        """Take a report.
+    def reported(
+        self, statistics: ConsumerStatistics, not_fetched: Collection[TopicPartition], now: float
+    ) -> str | None:
+        """Take a report; returns why the consumer has to be rebuilt, or None.
 
         Args:
             statistics: The report.
@@ -36,6 +44,11 @@ class ConsumerWatch:
                 fetched=partition not in not_fetched,
                 now=now,
             )
+        return self._lost_answers.reported(statistics.coordinator_timeouts, joined=statistics.joined, now=now)
+
+    def fenced(self) -> None:
+        """The group went on without the member, which joins from scratch."""
+        self._lost_answers.fenced()
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """Partitions were assigned again: the figures about them are out of date."""
@@ -44,6 +57,7 @@ class ConsumerWatch:
     def left(self, partitions: Iterable[TopicPartition]) -> None:
         """The consumer is being closed, and had these partitions."""
         self._last = None
+        self._lost_answers.left()
         self.forget(partitions)
 
     @property

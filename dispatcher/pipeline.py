@@ -74,7 +74,7 @@ class Pipeline:
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
         self._settings = settings
-        self._consumer = ConsumerWatch()
+        self._consumer = ConsumerWatch(settings.kafka.get("group.protocol"))
         self._health = Health()
         self._stalls = StallLimit()
         self._membership = Membership(
@@ -157,15 +157,16 @@ class Pipeline:
         """Take the result of a poll, and return what the thread must do."""
         self._crossings += 1
         self._last_exchange_at = time.monotonic()
+        rebuild = None
         if result.statistics is not None:
-            self._take_statistics(result.statistics)
+            rebuild = self._take_statistics(result.statistics)
         for name, reason in result.errors:
             self._log(self._health.failed(name, reason, time.monotonic()))
             if name == "GROUP_AUTHORIZATION_FAILED":
                 self._membership.refused()
         if result.assigned is not None:
             self._take_assigned(result.assigned)
-        rebuild = self._commits.answered(result.commit_answers, trio.current_time())
+        rebuild = self._commits.answered(result.commit_answers, trio.current_time()) or rebuild
         if result.stalls:
             rebuild = self._take_stalls(result.stalls) or rebuild
         self._intake.take(result)
@@ -219,6 +220,7 @@ class Pipeline:
         """Forget these partitions: they have another owner, so nothing is committed for them."""
         log.warning("partitions lost", partitions=[str(partition) for partition in partitions])
         self._rebalances += 1
+        self._consumer.fenced()
         self._health.happened(Event.REVOKED)
         disowned = self._following.disowned(partitions)
         self._offsets.lost(partitions)
@@ -294,10 +296,10 @@ class Pipeline:
     def _replayed(self, partition: TopicPartition, first: int, end: int) -> None:
         self._following.taken(partition, first, end)
 
-    def _take_statistics(self, statistics: ConsumerStatistics) -> None:
+    def _take_statistics(self, statistics: ConsumerStatistics) -> str | None:
         now = time.monotonic()
-        self._consumer.reported(statistics, self._flow.not_fetched | self._held, now)
         self._log(self._health.reported(brokers_up=statistics.brokers_up, joined=statistics.joined, now=now))
+        return self._consumer.reported(statistics, self._flow.not_fetched | self._held, now)
 
     def _take_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         log.info("assigned", partitions=[str(partition) for partition in sorted(partitions)])

@@ -107,7 +107,7 @@ class GroupConsumer:
         """Join the group, and poll until the commands say stop. The consumer is closed afterwards.
 
         Raises:
-            KafkaClientError: the consumer cannot be made, or has failed.
+            KafkaClientError: the consumer cannot be made, has failed, or has to be replaced for another reason.
             Exception: whatever the downstream or a callback raised; what was dispatched is committed.
         """
         try:
@@ -133,7 +133,9 @@ class GroupConsumer:
                 on_revoke=self._guard(self._on_revoke),
                 on_lost=self._guard(self._on_lost),
             )
-            self._poll_until_stopped(consumer, beginnings)
+            rebuild = self._poll_until_stopped(consumer, beginnings)
+            if rebuild is not None:
+                self._drain(list(self._assignment.next_offsets))
         except KafkaException as error:
             # pause, resume and commit raise when they cannot do their work, for example after a fatal error.
             failed = _client_error(error.args[0])
@@ -143,11 +145,14 @@ class GroupConsumer:
             raise
         finally:
             self._leave(consumer, failed)
+        if rebuild is not None:
+            raise KafkaClientError(KafkaError._FATAL, "_FATAL", rebuild)  # noqa: SLF001 - its public spelling
 
-    def _poll_until_stopped(self, consumer: Consumer, beginnings: Beginnings) -> None:
+    def _poll_until_stopped(self, consumer: Consumer, beginnings: Beginnings) -> str | None:
+        """Returns why the consumer has to be rebuilt, or None. It can commit either way."""
         commands = Commands()
         stalls = StallDetector(beginnings.log_ends)
-        while not commands.stop:
+        while not commands.stop and commands.rebuild is None:
             trio.from_thread.check_cancelled()
             self._begin(consumer, beginnings.take())
             self._restart(consumer, stalls.check(self._assignment, time.monotonic(), idle=self._is_idle))
@@ -166,7 +171,9 @@ class GroupConsumer:
                 else trio.from_thread.run_sync(self._downstream.exchange, result)
             )
             self._raise_callback_error()
-            self._apply(consumer, commands)
+            self._commits.send(consumer, commands.commit)
+            self._assignment.control_flow(consumer, commands.pause, commands.resume)
+        return None if commands.stop else commands.rebuild
 
     def _take_result(self) -> PollResult:
         result, self._result = self._result, PollResult()
@@ -237,12 +244,6 @@ class GroupConsumer:
             self._left.update(partitions)
             self._assignment.restart(consumer, partitions)
 
-    def _apply(self, consumer: Consumer, commands: Commands) -> None:
-        if commands.rebuild is not None:
-            raise KafkaClientError(KafkaError._FATAL, "_FATAL", commands.rebuild)  # noqa: SLF001 - its public spelling
-        self._commits.send(consumer, commands.commit)
-        self._assignment.control_flow(consumer, commands.pause, commands.resume)
-
     def _leave(self, consumer: Consumer, failed: KafkaClientError | None) -> None:
         """Commit what was dispatched, wait a bounded time for the answer, and leave the group."""
         try:
@@ -286,15 +287,19 @@ class GroupConsumer:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
         revoked = self._forget_unannounced(from_client(partitions))
-        trio.from_thread.run_sync(self._downstream.revoking, revoked)
-        deadline = time.monotonic() + self._drain_seconds
-        # Polling beats an event here: it happens once per rebalance, and leaves nothing to clean up.
-        while not trio.from_thread.run_sync(self._downstream.drained, revoked) and time.monotonic() < deadline:
-            threading.Event().wait(0.005)
+        self._drain(revoked)
         commits = trio.from_thread.run_sync(self._downstream.revoked, revoked)
         # Asynchronous but safe: librdkafka finishes outstanding commits before it releases partitions.
         self._commits.send(consumer, commits)
         self._assignment.let_go(consumer, revoked)
+
+    def _drain(self, partitions: Sequence[TopicPartition]) -> None:
+        """Wait a bounded time until no current write dispatches records of these partitions."""
+        trio.from_thread.run_sync(self._downstream.revoking, partitions)
+        deadline = time.monotonic() + self._drain_seconds
+        # Polling beats an event here: it happens once per rebalance, and leaves nothing to clean up.
+        while not trio.from_thread.run_sync(self._downstream.drained, partitions) and time.monotonic() < deadline:
+            threading.Event().wait(0.005)
 
     def _on_lost(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
         lost = self._forget_unannounced(from_client(partitions))

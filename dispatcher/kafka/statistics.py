@@ -30,6 +30,8 @@ class ConsumerStatistics:
     joined: bool
     """Whether the member has an assignment, which may be empty."""
     partitions: Mapping[TopicPartition, FetchStatistics]
+    coordinator_timeouts: int = 0
+    """Requests to the group's coordinator that were not answered in time, since the consumer was made."""
 
 
 def parse_statistics(text: str | bytes) -> ConsumerStatistics | None:
@@ -61,6 +63,8 @@ def _parse(document: Mapping[str, Any]) -> ConsumerStatistics:
             # librdkafka keeps an internal partition -1 for messages without one.
             if partition["partition"] >= 0
         },
+        # The coordinator has a connection of its own, listed under this name.
+        coordinator_timeouts=document.get("brokers", {}).get("GroupCoordinator", {}).get("req_timeouts", 0),
     )
 
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 import trio
 
-from dispatcher.kafka.bridge import Commands, PollResult
+from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Again, Start
@@ -230,11 +230,11 @@ class Told:
 
 def test_who_resumes_what_was_paused_wakes_its_fetcher() -> None:
     """By itself it wakes up to a second later. What is new was not paused: that is fetched anyway."""
-    poller, consumer = Pipeline(Settings(client_id="replica")).make_consumer(), Told()
+    assignment, consumer = Pipeline(Settings(client_id="replica")).make_consumer()._assignment, Told()
     first, second, new = (TopicPartition("ofa_assets", number) for number in range(3))
-    poller._apply(cast("Any", consumer), Commands(pause=[first, second]))
-    poller._apply(cast("Any", consumer), Commands(resume=[first, new]))
-    poller._apply(cast("Any", consumer), Commands(resume=[first, new]))
+    assignment.control_flow(cast("Any", consumer), [first, second], [])
+    assignment.control_flow(cast("Any", consumer), [], [first, new])
+    assignment.control_flow(cast("Any", consumer), [], [first, new])
     assert consumer.told == [("pause", [0, 1]), ("resume", [0, 2]), ("wake", [0]), ("resume", [0, 2])]
 
 

@@ -48,3 +48,12 @@ def test_a_document_without_partitions_is_no_error() -> None:
     statistics = parse_statistics(b"{}")
     assert statistics is not None
     assert (statistics.brokers_up, statistics.partitions) == (0, {})
+
+
+def test_requests_to_the_coordinator_that_timed_out_are_counted() -> None:
+    """Not those to other brokers, and none before there is a coordinator."""
+    brokers = {"GroupCoordinator": {"nodeid": 1, "state": "UP", "req_timeouts": 2}, "a:1/0": {"req_timeouts": 5}}
+    for known, timeouts in ((brokers, 2), ({}, 0)):
+        statistics = parse_statistics(orjson.dumps({"brokers": known}))
+        assert statistics is not None
+        assert statistics.coordinator_timeouts == timeouts
