@@ -171,7 +171,7 @@ class Membership:
             log.info("leaving the group: no subscribers", idle_leave_seconds=self._settings.idle_leave_seconds)
             self._is_leaving = True
         elif step is Step.JOIN:
-            log.info("joining the group again", subscribers=self._hub.subscribers)
+            log.info("rejoining the group", subscribers=self._hub.subscribers)
             self._is_returning = True
             self._happened(Event.REJOINING)
             self._join.set()

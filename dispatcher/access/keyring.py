@@ -161,11 +161,13 @@ class Keyring:
             self.failures += 1
             self._failed += 1
             reason = str(error) or f"there was no answer within {FETCH_SECONDS:g} s"
-            log.warning("issuer's keys not fetched", reason=reason, keys=len(self.keys), failures=self.failures)
+            log.warning(
+                "issuer's keys could not be fetched", reason=reason, keys=len(self.keys), failures=self.failures
+            )
         else:
             before, self.keys, self.failures = self.keys, keys, 0
             if keys.thumbprints != before.thumbprints:
-                log.info("issuer's keys", keys=len(keys), new=len(keys.thumbprints - before.thumbprints))
+                log.info("issuer's keys fetched", keys=len(keys), new=len(keys.thumbprints - before.thumbprints))
                 self.on_change()
         finally:
             fetched, self._fetched, self._is_fetching = self._fetched, trio.Event(), False

@@ -154,7 +154,7 @@ async def spread_subscribers(hub: Hub, seconds: float, is_joined: Callable[[], b
         existing = [topic for topic, count in hub.history.expected.items() if count]
         without = hub.without_partitions(sending_on.assigned_somewhere(existing)) if stable else []
         if sending_on.observe(anybody=bool(without)):
-            log.info("sending subscribers on: no partition of their topics is assigned here", number=len(without))
+            log.info("sending subscribers to other replicas: they would get nothing here", number=len(without))
             # Partitions may be assigned here before the last one has left.
             await _send_away(without, seconds, goodbyes.send_on, lambda one: hub.has_partitions(one.feed.topics))
 

@@ -146,7 +146,7 @@ def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except ValueError as error:
         # The SDK forgives most values that are wrong, and raises for some.
-        log.warning("traces are off: OpenTelemetry refuses a value of its variables", reason=str(error))
+        log.warning("traces are off: OpenTelemetry rejects one of its variables", reason=str(error))
         return None
     sampling = _sampling(environment)
     protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")

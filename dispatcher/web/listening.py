@@ -81,7 +81,7 @@ async def accept_for_ever(
             now = trio.current_time()
             if now - logged_at >= LOG_SECONDS:
                 logged_at = now
-                log.error("accepting paused: out of descriptors", error=os.strerror(error.errno))  # noqa: TRY400
+                log.error("accepting paused: out of file descriptors", error=os.strerror(error.errno))  # noqa: TRY400
             make_room()
             await trio.sleep(REST_SECONDS)
         else:

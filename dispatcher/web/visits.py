@@ -194,7 +194,7 @@ class Visits:
             await trio.sleep(max(1.0, reported_at + REPORT_SECONDS - trio.current_time()))
             reported_at = trio.current_time()
             number, self._unreported, self._has_unreported = self._unreported, 0, trio.Event()
-            log.info("streams ended, left out of the log", number=number)
+            log.info("access log lines left out", number=number)
 
 
 def printable(text: str) -> str:

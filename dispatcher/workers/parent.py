@@ -181,7 +181,7 @@ class _Parent:
         if self._stopping.is_set():
             # A worker that was stopped before it served had nothing to finish.
             if code not in {None, 0, -signal.SIGTERM, -signal.SIGKILL} or (code != 0 and member.has_served):
-                log.error("worker ended in disorder", worker=member.name, reason=describe(code))
+                log.error("worker did not stop cleanly", worker=member.name, reason=describe(code))
                 self._exit_code = self._exit_code or 1
         elif not any(one.has_been_up for one in self._members):
             # No worker could start: trying again would not help.

@@ -164,7 +164,7 @@ class ParentLink:
         try:
             answer = await makers[question["what"]]()
         except Exception:  # a page that fails must not end the replica
-            log.exception("page failed", what=question["what"])
+            log.exception("answer to the parent failed", what=question["what"])
             answer = b""
         await self._channel.send({"answer": question["ask"]}, answer)
 

@@ -63,7 +63,7 @@ def test_variables_that_the_sdk_refuses_turn_traces_off(
     with capture_logs() as lines:
         assert open_tracing(Settings(), environment) is None
     assert [(line["log_level"], line["event"]) for line in lines] == [
-        ("warning", "traces are off: OpenTelemetry refuses a value of its variables")
+        ("warning", "traces are off: OpenTelemetry rejects one of its variables")
     ]
 
 

@@ -360,7 +360,7 @@ async def test_accepting_rests_without_descriptors(autojump_clock: trio.testing.
     with capture_logs() as lines:
         await accept_for_ever(Listener(), lambda _: None, lambda: rooms.append(1))  # type: ignore[arg-type]
     assert len(rooms) == 1000
-    assert [line["event"] for line in lines] == ["accepting paused: out of descriptors"] * 2
+    assert [line["event"] for line in lines] == ["accepting paused: out of file descriptors"] * 2
     assert autojump_clock.current_time() >= 99
 
 
