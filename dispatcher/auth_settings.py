@@ -155,7 +155,7 @@ class AuthSettings(BaseModel):
         known = PUBLIC_KEY_ALGORITHMS + SHARED_KEY_ALGORITHMS
         for algorithm in algorithms:
             if algorithm not in known:
-                raise ValueError(f"{algorithm!r} is none of {', '.join(known)}")
+                raise ValueError(f"{algorithm!r} is not one of {', '.join(known)}")
         return algorithms
 
     @field_validator("auth_cookie")

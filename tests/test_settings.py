@@ -533,7 +533,7 @@ WRONG_AUTH: dict[str, tuple[dict[str, Any], str, str]] = {
         "leave out user and password",
     ),
     "port": (AUTH | {"auth_jwks_url": "https://x:99999"}, "auth_jwks_url", "https://login"),
-    "algorithm": (AUTH | {"auth_algorithms": "RS256,none"}, "auth_algorithms", "'none' is none of"),
+    "algorithm": (AUTH | {"auth_algorithms": "RS256,none"}, "auth_algorithms", "'none' is not one of"),
     "HS without a secret": (AUTH | {"auth_algorithms": "HS256"}, "auth_algorithms", "auth_secret_file"),
     "RS with a secret": (
         AUTH | {"auth_algorithms": "RS256", "auth_secret_file": "/s"},

@@ -54,7 +54,7 @@ class UrlSource:
             raise UnusableKeysError(f"{url} is not a JSON object")
         if metadata.get("issuer") != self._issuer:
             # OpenID Connect Discovery 1.0, section 4.3: otherwise one issuer could vouch for the keys of another.
-            raise UnusableKeysError(f"{url} is the metadata of {metadata.get('issuer')!a}, and auth_issuer another one")
+            raise UnusableKeysError(f"{url} is the metadata of {metadata.get('issuer')!a}, not of auth_issuer")
         jwks_url = metadata.get("jwks_uri")
         if not isinstance(jwks_url, str):
             raise UnusableKeysError(f"{url} names no jwks_uri")

@@ -138,9 +138,9 @@ def check(token: str, keys: SignatureKeys, policy: Policy, now: float) -> Outcom
         signer = _find_signer(signed, candidates)
         if signer is None and (signed.kid is None or not keys.knows(signed.kid)):
             # This includes tokens without a `kid`: the issuer may have got another key since.
-            return UnknownKey("its key is none of the issuer's")
+            return UnknownKey("its key is not one of the issuer's")
         if signer is None:
-            raise _WrongError("its signature does not match" if candidates else "its key is of another algorithm")  # noqa: TRY301
+            raise _WrongError("its signature does not match" if candidates else "its key is for another algorithm")  # noqa: TRY301
         claims = _decode(signed.payload, "payload")
         subject, expires_at = _check_claims(claims, policy, now)
     except _WrongError as error:
@@ -150,7 +150,7 @@ def check(token: str, keys: SignatureKeys, policy: Policy, now: float) -> Outcom
         return valid
     if now - expires_at <= RECENT_SECONDS:
         return Expired(valid)
-    return Refused("it has expired more than a day ago")
+    return Refused("it expired more than a day ago")
 
 
 def _read(token: str, policy: Policy) -> _Signed:
@@ -178,10 +178,10 @@ def _check_header(header: Mapping[str, Any], policy: Policy) -> tuple[str, str |
             raise _WrongError(f"its header has {field}, which is not accepted")
     kind = header.get("typ")
     if ANY_TYPE not in policy.types and not (isinstance(kind, str) and _media_type(kind) in policy.types):
-        raise _WrongError(f"its type (typ) is none of auth_types ({', '.join(sorted(policy.types))})")
+        raise _WrongError(f"its type (typ) is not in auth_types ({', '.join(sorted(policy.types))})")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in policy.algorithms:
-        raise _WrongError(f"its algorithm (alg) is none of auth_algorithms ({', '.join(sorted(policy.algorithms))})")
+        raise _WrongError(f"its algorithm (alg) is not in auth_algorithms ({', '.join(sorted(policy.algorithms))})")
     kid = header.get("kid")
     if kid is not None and not isinstance(kid, str):
         raise _WrongError("the name of its key (kid) is not a string")
@@ -200,7 +200,7 @@ def _check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> tupl
         raise _WrongError("it is not meant for this dispatcher: its audience (aud) is not in auth_audience")
     expires_at = _time(claims, "exp")
     if expires_at is None:
-        raise _WrongError("it has no end (exp)")
+        raise _WrongError("it has no expiry (exp)")
     for name in ("nbf", "iat"):
         begins_at = _time(claims, name)
         if begins_at is not None and begins_at > now + SKEW_SECONDS:

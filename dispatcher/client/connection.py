@@ -213,8 +213,8 @@ def _read(transport: Transport, data: bytes) -> list[Received]:
         raise
     except Exception as error:
         # This runs in the user's process, which must survive any bytes that confuse a parser below us.
-        log.debug("what the server sent cannot be read", exc_info=True)
-        raise MalformedMessageError(f"what the server sent cannot be read: {error!a}") from error
+        log.debug("the server sent malformed data", exc_info=True)
+        raise MalformedMessageError(f"the server sent malformed data: {error!a}") from error
 
 
 def _cannot_connect(error: OSError | trio.BrokenResourceError) -> Reconnect | Fail:
@@ -225,5 +225,5 @@ def _cannot_connect(error: OSError | trio.BrokenResourceError) -> Reconnect | Fa
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Fail(WrongServerError(f"its certificate is not trusted: {cause.verify_message}"))
     if isinstance(cause, ssl.SSLError):
-        return Reconnect(f"no TLS there: {cause.reason or cause}")
+        return Reconnect(f"the server does not speak TLS: {cause.reason or cause}")
     return Reconnect(f"no connection: {getattr(cause, 'strerror', None) or cause}")

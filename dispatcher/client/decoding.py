@@ -190,7 +190,7 @@ def _by_topic(payload: Mapping[str, Any], name: str) -> Iterable[tuple[str, Any]
 
 def _partitions(numbers: Any) -> tuple[int, ...]:
     if not isinstance(numbers, list):
-        raise TypeError("assigned is no list")
+        raise TypeError("assigned is not a list")
     return tuple(_number(number, "assigned", 0, MAX_PARTITION) for number in numbers)
 
 

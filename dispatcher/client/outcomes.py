@@ -103,4 +103,4 @@ def _reason(status: int, headers: Mapping[str, str], body: bytes) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
-        return "no status that HTTP knows"
+        return "not a status of HTTP"

@@ -30,7 +30,7 @@ class Tokens:
 
     def __init__(self, token: Token | None) -> None:
         if isinstance(token, str) and not _TOKEN.fullmatch(token):
-            raise WrongAddressError("the token has characters that no token may have, such as a line end")
+            raise WrongAddressError("the token has characters that tokens cannot contain, such as a line end")
         self._token = token
         self._was_refused = False
 

@@ -90,7 +90,7 @@ def status(url: str, form: str, ca_file: Path | None, *, show_all: bool) -> None
 @click.option("--topic", multiple=True, help="Only streams of this topic. Repeatable.")
 @click.option("--state", multiple=True, help="Only streams in this state: live, catching-up. Repeatable.")
 @click.option("--address", multiple=True, help="Only streams from this address. Repeatable.")
-@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Show this many at most.")
+@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Show at most this many.")
 @_common
 def subscribers(url: str, token_file: str, form: str, ca_file: Path | None, *, limit: int, **selectors: Any) -> None:
     """List a replica's subscribers: who they are, where they connect from, what they read, and how far they have got.
@@ -137,7 +137,7 @@ def _pages(port: Port, query: Sequence[tuple[str, str]], limit: int) -> tuple[li
         if following is None or len(found) >= limit:
             return found, int(document.get("total", len(found)))
         if not isinstance(following, int) or following <= after:
-            raise NoAnswerError(f"{clean(port.url)} answers with a page that does not end")
+            raise NoAnswerError(f"{clean(port.url)} sends pages without end")
         after = following
 
 

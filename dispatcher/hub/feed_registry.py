@@ -64,7 +64,7 @@ class FeedRegistry:
         cost = (feed.shared not in self._encodings) + _is_unindexed(feed)
         if cost and len(self._encodings) + self._unindexed + cost > self._max_feeds:
             self.refused += 1
-            raise TooManyError(f"this replica serves {self._max_feeds} distinct feeds already (max_feeds)")
+            raise TooManyError(f"this replica already serves {self._max_feeds} distinct feeds (max_feeds)")
 
     def add(self, feed: Feed) -> bool:
         """Count one more subscriber; returns whether it is the feed's first."""

@@ -110,7 +110,7 @@ class Registry:
             raise RegistryUnavailableError(f"{self.url} gave no complete answer within {seconds}", is_away=True)
         kind = found.get("schemaType") or "AVRO"
         if kind not in ("AVRO", "PROTOBUF", "JSON"):  # not a set: a list has no hash
-            raise UndecodableError(f"schema {key} is of the type {kind!r}, known are AVRO, PROTOBUF and JSON")
+            raise UndecodableError(f"schema {key} is of the type {kind!r}, use AVRO, PROTOBUF or JSON")
         return RegisteredSchema(kind, _text(found), references)
 
     async def close(self) -> None:

@@ -263,9 +263,7 @@ def decoder_of(schema: RegisteredSchema) -> Decoder:
             return ProtobufDecoder(schema.text, schema.references)
     except ImportError as error:
         extra = schema.kind.lower()
-        raise UndecodableError(
-            f"this installation lacks the extra for it: pip install 'kafka-dispatcher[{extra}]'"
-        ) from error
+        raise UndecodableError(f"install the extra that it needs: pip install 'kafka-dispatcher[{extra}]'") from error
     from dispatcher.schemas.json_schema import JsonDecoder  # noqa: PLC0415
 
     return JsonDecoder(schema.text)

@@ -161,7 +161,7 @@ class AckInbound(Inbound):
             partition, offset, reason if isinstance(reason, str) else "", answer
         ):
             raise refusal(
-                BAD_REQUEST, f"there is no dead-letter topic for {partition.topic}: a nack has no place to go"
+                BAD_REQUEST, f"there is no dead-letter topic for {partition.topic}, so its records cannot be refused"
             )
 
     def _apply(self) -> None:

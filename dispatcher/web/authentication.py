@@ -133,7 +133,7 @@ class Authentication:
         settings = await trio.to_thread.run_sync(self._read_settings)
         changed = [name for name in FIXED if getattr(settings, name) != getattr(self._settings, name)]
         if changed:
-            remedy = "restart to change it: streams that are open depend on it"
+            remedy = "restart to change it: open streams depend on it"
             raise SettingsError([SettingsProblem(name, "changed", remedy) for name in changed])
         check_filters(settings.auth_grants)
         await self._keyring.refresh()
@@ -213,17 +213,17 @@ class Authentication:
         """End a stream that is no longer allowed, or whose token now allows other records."""
         valid = session.verdict.valid
         if valid.key not in self._keyring.keys.thumbprints:
-            session.forbid("the key of the token is withdrawn")
+            session.forbid("the token's key has been withdrawn")
             return
         audience = valid.claims.get("aud")
         if self._policy.audiences.isdisjoint([audience] if isinstance(audience, str) else audience or []):
-            session.forbid("the token's audience is no longer taken")
+            session.forbid("the token's audience is no longer accepted")
             return
         principal = self._principal(valid)
         if set(principal.allowed_topics(session.action, session.topics)) != session.topics:
             session.forbid("the token no longer allows what the stream reads")
         elif principal.grant(session.action, session.topics) != session.grant:
-            session.replace_by("the token allows other records of these topics now: reconnect")
+            session.replace_by("the token now allows other records of these topics: reconnect")
         else:
             session.verdict = Verdict(valid, principal)
 
@@ -241,7 +241,7 @@ class Authentication:
         verdict, has_expired = outcome
         new, old = verdict.principal, session.verdict.principal
         if not new.is_same_bearer(old):
-            session.forbid("the new token is one of another subject")
+            session.forbid("the new token belongs to another subject")
         elif has_expired:
             session.replace_by("the new token has expired, too: get another one, then reconnect")
         elif not new.has_same_grants(old):

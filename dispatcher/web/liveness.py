@@ -123,7 +123,7 @@ class Liveness:
                     self._slow, self._fine_bytes = True, FINE_BYTES
                 return
             if self.look() in {Progress.NONE, Progress.IDLE}:
-                raise SubscriberStalledError(f"the connection took no byte for {self.stall_timeout_seconds:g} s")
+                raise SubscriberStalledError(f"the connection accepted no byte for {self.stall_timeout_seconds:g} s")
 
     def look(self) -> Progress:
         """Report what the peer has done since the last look. Costs one system call."""

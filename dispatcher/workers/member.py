@@ -96,9 +96,9 @@ class Member:
     def reasons(self) -> list[str]:
         """Why the worker is not ready."""
         if self._life is None:
-            return ["it has ended, and is started again"]
+            return ["it has ended and is being restarted"]
         if self._life.silence.seconds >= UNHEARD_SECONDS and self._life.is_up:
-            return ["its loop hangs"]
+            return ["its event loop hangs"]
         return list(self._life.reasons)
 
     @property

@@ -65,7 +65,7 @@ def test_a_status_nobody_knows() -> None:
     """It is one of its hundred."""
     verdict = answered(499, {}, b"")
     assert isinstance(verdict, Fail)
-    assert str(verdict.error) == "HTTP 499: no status that HTTP knows"
+    assert str(verdict.error) == "HTTP 499: not a status of HTTP"
 
 
 @pytest.mark.parametrize("status", [200, 204, 206])

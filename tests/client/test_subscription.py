@@ -246,7 +246,7 @@ async def test_no_tls_where_it_was_expected() -> None:
             listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
             port = listeners[0].socket.getsockname()[1]
             async with subscribe(f"https://127.0.0.1:{port}", max_failures=1, **QUICK) as stream:
-                with pytest.raises(UnreachableError, match="2 attempts in a row failed; the last: no TLS there"):
+                with pytest.raises(UnreachableError, match="2 attempts in a row failed; the last: the server does not speak TLS"):
                     await anext(stream)
             nursery.cancel_scope.cancel()
 

@@ -75,7 +75,7 @@ def test_grants_in_the_token_are_explained(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         (token(aud="billing"), "audience (aud)"),
-        (sign(claims(), signing_key("ES256", 1)), "its key is none of the issuer's"),
+        (sign(claims(), signing_key("ES256", 1)), "its key is not one of the issuer's"),
         (token(exp=time.time() - 60), "it has expired"),
         ("x", "three parts"),
     ],

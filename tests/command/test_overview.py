@@ -111,7 +111,7 @@ async def test_every_page_is_asked_for(tmp_path: Path) -> None:
     with saying(200, page(1, 1)) as url:
         endless = run("subscribers", url, "--token-file", str(path))
         assert endless.exit_code == 3
-        assert "does not end" in endless.stderr
+        assert "without end" in endless.stderr
 
 
 def test_what_goes_wrong_is_said_in_one_line(replica: Replica, tmp_path: Path) -> None:

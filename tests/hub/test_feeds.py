@@ -83,7 +83,7 @@ def test_feeds_are_bounded_by_what_they_cost() -> None:
         registry.check(feed)
         registry.add(feed)
     for refused in (feed_of(WEBSOCKET, TOPICS), feed_of(SSE_VALUE, TOPICS, read_filter({"suffix": {"key": "1"}}))):
-        with pytest.raises(TooManyError, match=r"2 distinct feeds already \(max_feeds\)"):
+        with pytest.raises(TooManyError, match=r"already serves 2 distinct feeds \(max_feeds\)"):
             registry.check(refused)
     registry.check(kept[-1])
     assert counts(registry) == (1001, 1, 1, 2)
