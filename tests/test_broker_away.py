@@ -52,7 +52,7 @@ async def test_broker_comes_after_the_start(
         assert sorted(record.own for record in records) == [(p, o) for p in range(2) for o in range(500, 1000)]
 
 
-async def test_who_comes_back_while_the_broker_is_away_is_sent_all_of_it_later(
+async def test_clients_that_return_while_the_broker_is_away_get_everything_later(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
     """Also when the session has timed out meanwhile, so that the partitions leave and come back."""

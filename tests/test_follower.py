@@ -16,7 +16,7 @@ from tests.conftest import Kafka
 from tests.test_whole_topic import PARTITIONS, PlainReader, produce, shares
 
 
-async def test_records_that_expire_before_they_are_followed_are_told_as_a_gap(
+async def test_records_that_expire_before_they_are_followed_are_reported_as_a_gap(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
     """Each hole has its gap, of owned and of followed partitions, and the stream goes on after it."""

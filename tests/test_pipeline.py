@@ -75,7 +75,7 @@ async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
 
 
 @pytest.mark.parametrize(("leave", "told"), [("lost", "rebalancing"), ("leaving", "broker-down")])
-async def test_a_live_stream_is_told_nothing_else_when_partitions_leave(
+async def test_a_live_stream_gets_only_a_state_when_partitions_leave(
     nursery: trio.Nursery, leave: str, told: str
 ) -> None:
     """The state in which they had left said `catching-up`, or `waiting`, which was wrong."""
@@ -97,7 +97,7 @@ async def test_a_live_stream_is_told_nothing_else_when_partitions_leave(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_consumer_that_is_given_up_is_told_to_subscribers() -> None:
+async def test_subscribers_learn_that_a_consumer_is_given_up() -> None:
     """Not `waiting`, which would mean that the group has nothing for this replica."""
     pipeline = Pipeline(Settings(client_id="replica"))
     pipeline.exchange(PollResult(assigned=[ONE], statistics=healthy()))
@@ -220,7 +220,7 @@ async def test_records_of_a_partition_that_has_not_begun_are_dropped() -> None:
     assert pipeline.statistics().partitions[ONE].received_to is None
 
 
-async def test_what_expired_waits_for_somebody_to_be_told() -> None:
+async def test_a_gap_waits_for_a_subscriber() -> None:
     """Its offsets are settled with the gap: nothing is committed beyond it while nobody was sent it."""
     pipeline = Pipeline(Settings(client_id="replica"))
     pipeline.exchange(

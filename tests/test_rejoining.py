@@ -48,7 +48,7 @@ async def test_a_suspended_process_rejoins(kafka: Kafka, replicas: Callable[...,
     replica.wait_for("committed", lambda s: s["partitions"] and all(p["lag"] == 0 for p in s["partitions"]))
 
 
-async def test_a_fenced_consumer_is_built_anew(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+async def test_a_fenced_consumer_is_rebuilt(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
     """Another process takes its group.instance.id: the old one is fenced for good, and serves again when it can."""
     topic = kafka.create_topic(PARTITIONS)
     settings = {"group_instance_id": "slot-1"}

@@ -73,7 +73,7 @@ async def test_a_subscriber_slower_than_the_memory_misses_nothing(
     assert replica.status()["replays"]["records"] > 0
 
 
-async def test_what_has_expired_is_told(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+async def test_expired_records_are_reported(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
     """Kafka has deleted records that the client has not seen: a gap precedes the first record after it."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings=SMALL)
@@ -127,7 +127,7 @@ async def test_since_a_time(kafka: Kafka, replicas: Callable[..., Replica], prot
 
 
 @pytest.mark.parametrize("heard", [False, True], ids=["at once", "after the group has heard of its end"])
-async def test_a_topic_that_was_made_anew_is_told(kafka: Kafka, replicas: Callable[..., Replica], heard: bool) -> None:
+async def test_a_recreated_topic_is_reported(kafka: Kafka, replicas: Callable[..., Replica], heard: bool) -> None:
     """To connected subscribers and to those that return with an id of the old one; then all of the new one is sent."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic)

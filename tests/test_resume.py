@@ -214,7 +214,7 @@ async def test_no_id_names_what_has_not_come_of_a_partition_that_has_left(nurser
         assert max(position.get(ONE, 0) for position in ids) == most
 
 
-async def test_a_partition_that_was_away_is_told_though_the_socket_was_full(nursery: trio.Nursery) -> None:
+async def test_a_partition_that_was_away_is_reported_though_the_socket_was_full(nursery: trio.Nursery) -> None:
     """Otherwise its records would jump without a word."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
@@ -269,7 +269,7 @@ async def test_an_end_without_a_record_is_a_place_too(nursery: trio.Nursery) -> 
     assert back.values == ["1", "2"]
 
 
-async def test_who_leaves_while_it_is_read_for_is_forgotten(nursery: trio.Nursery) -> None:
+async def test_a_subscriber_that_leaves_during_its_replay_is_forgotten(nursery: trio.Nursery) -> None:
     """The chunk that comes for it afterwards goes nowhere."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
@@ -385,7 +385,7 @@ def _message_ids(data: bytes, last_id: str) -> tuple[list[str], str]:
     return pairs, last_id
 
 
-async def test_statistics_tell_who_is_sent_what_was_read_again(nursery: trio.Nursery) -> None:
+async def test_statistics_count_subscribers_that_get_a_replay(nursery: trio.Nursery) -> None:
     """While something is missing, and not afterwards."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
@@ -479,7 +479,7 @@ async def test_no_id_forgets_a_partition_that_came_after_the_records_in_memory(n
     assert [parse_position(event_id)[TWO] for event_id, _, _ in back.events] == [1, 1, 1, 1]
 
 
-async def test_a_partition_that_was_recreated_while_it_was_away_is_told(nursery: trio.Nursery) -> None:
+async def test_a_partition_recreated_while_away_is_reported(nursery: trio.Nursery) -> None:
     """To those that were there when it left, also when its new log is longer; to a new subscriber it is no news."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)

@@ -232,7 +232,7 @@ def test_a_path_of_a_claim_ends_where_there_is_no_object() -> None:
     assert claim({"a": "b"}, "a.b") is None
 
 
-def test_only_so_many_grants_count() -> None:
+def test_a_bounded_number_of_grants_counts() -> None:
     """The token is bounded, and so is what is made of it."""
     found = claims(authorization_details=[grant("orders")] * 100 + [grant("auditor")])
     assert allowed(found) == "orders"

@@ -134,7 +134,7 @@ def test_a_wrong_token_is_refused(name: str) -> None:
     assert not any(part in outcome.reason for part in text.split(".") if len(part) > 8)
 
 
-def test_a_token_that_has_ended_is_told_apart() -> None:
+def test_a_recently_expired_token_has_an_outcome_of_its_own() -> None:
     """For a day its bearer needs no more than a new one; all else about it has to be right."""
     for ago, kind in ((0, Expired), (1, Expired), (DAY - 1, Expired), (DAY + 1, Refused)):
         assert isinstance(checked(token(exp=int(NOW), iat=int(NOW) - 60), now=int(NOW) + ago), kind), ago
@@ -142,7 +142,7 @@ def test_a_token_that_has_ended_is_told_apart() -> None:
     assert isinstance(checked(token(exp=NOW - 10)[:-5] + "AAAAA"), Refused)
 
 
-def test_a_key_that_nobody_knows_is_told_apart() -> None:
+def test_an_unknown_key_has_an_outcome_of_its_own() -> None:
     """The issuer may have a new one; nothing else of such a token was looked at."""
     assert isinstance(checked(sign(claims(), signing_key("ES256", 1))), UnknownKey)
     assert isinstance(checked(sign(claims(aud="billing"), signing_key("ES256", 1))), UnknownKey)

@@ -79,7 +79,7 @@ def script() -> Iterator[Callable[[list[str]], subprocess.Popen[str]]]:
 
 
 @pytest.mark.usefixtures("java_and_maven")
-def test_witness_tells_what_a_group_committed(kafka: Kafka) -> None:
+def test_witness_reports_what_a_group_committed(kafka: Kafka) -> None:
     """While the member is there, after it has left, and when there never was such a group."""
     at = kafka.bootstrap_servers
     topic = kafka.create_topic(3)
@@ -208,7 +208,7 @@ def test_failed_start_shows_why(own_cluster: Callable[..., KafkaCluster]) -> Non
     assert ended(cluster.pid(0), 0)
 
 
-def test_wrong_property_is_told(own_cluster: Callable[..., KafkaCluster]) -> None:
+def test_wrong_property_is_reported(own_cluster: Callable[..., KafkaCluster]) -> None:
     """The error holds the reason that Kafka gave when it ended."""
     with pytest.raises(RuntimeError, match=r"process\.roles"):
         own_cluster(1, {"process.roles": "nonsense"}).start()

@@ -87,7 +87,7 @@ def test_what_was_acknowledged_where_it_is_only_followed_comes_again() -> None:
     assert (books.unexcused, books.excused) == (0, 1), books.evidence
 
 
-def test_what_the_owner_is_told_after_others_were_comes_again_until_then() -> None:
+def test_what_the_owner_gets_acknowledged_after_others_did_is_repeated_until_then() -> None:
     """Acknowledged where it is followed, sent by the owner, and acknowledged there: in this order it is no fault."""
     books = AckBooks()
     work(books, "a", 1.0, range(3))

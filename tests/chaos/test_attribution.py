@@ -105,7 +105,7 @@ def test_a_repeat_is_put_down_to_what_the_logs_say(  # noqa: PLR0917 - pytest pa
     assert cause(lines, commits, incidents, killed, slowness) == expected
 
 
-def test_the_fault_behind_an_owner_that_says_no_last_word_is_its_own() -> None:
+def test_an_owner_without_a_last_word_had_a_fault_of_its_own() -> None:
     """Not the last one of the run, whichever that is."""
     incidents = [fault("kill -9", 5, 15, "a"), fault("SIGSTOP", 6, 12, "c")]
     assert cause(OPEN, [(7, 3)], incidents, [("a", 5)]) == "kill -9"

@@ -37,7 +37,7 @@ def test_all_is_well() -> None:
     assert found(books) == {}
 
 
-def test_expired_records_that_a_gap_tells_of() -> None:
+def test_expired_records_that_a_gap_reports() -> None:
     """They are no longer owed to anybody."""
     books, connection = books_with()
     receive(books, connection, 0)
@@ -48,7 +48,7 @@ def test_expired_records_that_a_gap_tells_of() -> None:
     assert books.gaps == {"expired": 1}
 
 
-def test_expired_records_that_nobody_tells_of() -> None:
+def test_expired_records_that_no_gap_reports() -> None:
     """A hole within one connection, whatever states come between: the partition was there all the time."""
     books, connection = books_with()
     receive(books, connection, 0)
@@ -109,7 +109,7 @@ def test_a_topic_made_again_is_owed_from_its_beginning() -> None:
     assert found(books) == {Broken.NOT_RECREATED: 1, Broken.LOST: 3}
 
 
-def test_a_topic_made_again_and_told() -> None:
+def test_a_recreated_topic_that_is_reported() -> None:
     """The gap comes first, then the new log."""
     books, connection = books_with(3)
     receive(books, connection, 0, 1)
@@ -121,7 +121,7 @@ def test_a_topic_made_again_and_told() -> None:
     assert found(books) == {}
 
 
-def test_a_topic_made_again_and_told_late() -> None:
+def test_a_recreated_topic_that_is_reported_late() -> None:
     """Records of the new log from the old place come first, then the gap, then all of the new log."""
     books, connection = books_with(3)
     receive(books, connection, 0, 1, 2)

@@ -84,7 +84,7 @@ def test_a_repeat_within_a_connection() -> None:
     assert faults(judge) == {Fault.REPEATED: 2}
 
 
-def test_a_hole_behind_a_state_that_lists_the_partition() -> None:
+def test_a_hole_after_a_state_that_lists_the_partition() -> None:
     """Nobody has seen it leave."""
     judge = Judge()
     view = view_of(judge)

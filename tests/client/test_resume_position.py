@@ -64,7 +64,7 @@ def test_the_same_other_pairs_of_another_topic() -> None:
     assert parse_position(seen.format()) == parse_position("t:0=0,1=-1;u:1=-1,2=1")
 
 
-def test_the_same_other_pairs_after_a_topic_was_made_anew() -> None:
+def test_the_same_other_pairs_after_a_topic_was_recreated() -> None:
     """What was read once is read again when it no longer holds."""
     seen = ResumePosition()
     assert seen.record(record("t:0=500,1=7"))
@@ -73,7 +73,7 @@ def test_the_same_other_pairs_after_a_topic_was_made_anew() -> None:
     assert seen.record(record("t:0=0,1=7"))
 
 
-def test_a_gap_behind_what_was_seen_takes_nothing_back() -> None:
+def test_a_gap_before_what_was_seen_takes_nothing_back() -> None:
     """It was sent again, as after a reconnect."""
     seen = ResumePosition(parse_position("t:0=10"))
     seen.gap(Gap("t", 0, 3, 9, "expired"))

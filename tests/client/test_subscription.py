@@ -118,7 +118,7 @@ async def test_an_exception_of_the_block_arrives_as_it_is() -> None:
             raise ZeroDivisionError
 
 
-async def test_a_wrong_argument_is_told_at_once() -> None:
+async def test_a_wrong_argument_raises_at_once() -> None:
     """Before anything is sent; a `ValueError` for who catches those."""
     with pytest.raises(WrongAddressError, match="use http://HOST:PORT"):
         async with subscribe("127.0.0.1:8000"):
@@ -246,7 +246,9 @@ async def test_no_tls_where_it_was_expected() -> None:
             listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
             port = listeners[0].socket.getsockname()[1]
             async with subscribe(f"https://127.0.0.1:{port}", max_failures=1, **QUICK) as stream:
-                with pytest.raises(UnreachableError, match="2 attempts in a row failed; the last: the server does not speak TLS"):
+                with pytest.raises(
+                    UnreachableError, match="2 attempts in a row failed; the last: the server does not speak TLS"
+                ):
                     await anext(stream)
             nursery.cancel_scope.cancel()
 

@@ -92,7 +92,7 @@ async def test_the_table_of_cases() -> None:
                 nursery.start_soon(run_case, case, f"{server.url}/{case['name']}/tail/{PATHS[transport]}")
 
 
-async def test_it_goes_on_behind_an_id_and_tells_the_next() -> None:
+async def test_it_resumes_after_an_id_and_prints_the_next_one() -> None:
     """What one run told at its end is where the next one begins."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server:
@@ -131,7 +131,7 @@ async def tailing(*arguments: str, **keywords: Any) -> AsyncIterator[trio.Proces
 
 
 @pytest.mark.parametrize("case", ["plain", "half-open"])
-async def test_it_ends_when_who_reads_the_pipe_has_left(case: str) -> None:
+async def test_it_ends_when_the_reader_of_the_pipe_has_left(case: str) -> None:
     """Without an error message, even if no further record arrives that could not be written."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server, tailing(f"{server.url}/{case}/run/events", "--quiet") as process:
@@ -143,7 +143,7 @@ async def test_it_ends_when_who_reads_the_pipe_has_left(case: str) -> None:
             assert await process.stderr.receive_some() == b""
 
 
-async def test_ctrl_c_is_130_and_tells_where_to_go_on() -> None:
+async def test_ctrl_c_is_130_and_prints_where_to_resume() -> None:
     """No traceback; the position names what was written, except perhaps a record that Ctrl-C came right after."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server, tailing(f"{server.url}/plain/run/ws") as process:
@@ -287,7 +287,7 @@ async def test_headers_go_along() -> None:
     assert b"\r\nAuthorization: Bearer x:y\r\n" in head
 
 
-async def test_a_full_disk_is_told() -> None:
+async def test_a_full_disk_is_reported() -> None:
     """Exit code 1, and one line."""
     with trio.fail_after(seconds(60)), FULL.open("wb") as full:  # noqa: ASYNC230 - a device that is not waited for
         async with case_server() as server, tailing(f"{server.url}/plain/run/ws", "--quiet", stdout=full) as process:

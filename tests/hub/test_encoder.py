@@ -246,7 +246,7 @@ def test_no_more_records_are_looked_at_than_are_wanted() -> None:
     assert wanted_indexes(feed, batch, 0) == [0, 2, 4, 6]
 
 
-def test_a_compressed_write_is_made_once_for_all_who_are_sent_it() -> None:
+def test_a_compressed_write_is_made_once_for_all_its_subscribers() -> None:
     """And what that saves is known; without compression there is nothing to report."""
     compression = Compression(6, 1)
     desk = Desk(compression)

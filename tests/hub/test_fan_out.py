@@ -50,7 +50,7 @@ async def test_a_partition_that_leaves_within_a_round_is_handed_to_nobody_else(
     assert (first.values, second.values) == (["0", "1"], ["1"])
 
 
-async def test_who_leaves_within_a_round_is_offered_nothing_more(
+async def test_a_subscriber_that_leaves_within_a_round_is_offered_nothing_more(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand clients that are cut at once must not end the replica."""
@@ -107,7 +107,7 @@ async def test_those_that_acknowledge_are_sent_a_round_after_the_others(nursery:
     assert order == ["plain", "acks"]
 
 
-async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery) -> None:
+async def test_publishing_waits_for_late_rounds(nursery: trio.Nursery) -> None:
     """They hold a bounded number of bytes, and say when they have handed out all of them."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
@@ -126,7 +126,7 @@ async def test_publishing_waits_for_rounds_that_are_behind(nursery: trio.Nursery
     assert [len(value) for value in transport.values] == [fan_out.CONGESTED_BYTES - 1000, fan_out.CONGESTED_BYTES]
 
 
-async def test_behind_a_long_round_others_have_their_share(
+async def test_after_a_long_round_other_tasks_get_their_share(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is published meanwhile leaves together, when they have had it or nobody wants the loop."""
@@ -233,7 +233,7 @@ def values_of(write: bytes) -> list[str]:
     return alone.values
 
 
-async def test_a_round_lingers_for_nobody_who_waits_for_it(
+async def test_a_round_that_somebody_waits_for_does_not_linger(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     """The poller waits for it, or many bytes do: it begins at once; so does a new state."""

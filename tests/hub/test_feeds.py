@@ -54,7 +54,7 @@ def test_a_feed_is_one_for_as_long_as_somebody_has_it() -> None:
     assert len(_feeds) == before
 
 
-def test_a_registry_knows_who_wants_what() -> None:
+def test_a_registry_knows_which_feeds_want_what() -> None:
     """Filters by topic, and whether some feed wants everything of it."""
     registry = FeedRegistry(10)
     one, rest, all_of_it = feed_of(SSE_VALUE, TOPICS, ONE), feed_of(WEBSOCKET, TOPICS, REST), feed_of(SSE_VALUE, TOPICS)

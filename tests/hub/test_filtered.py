@@ -113,7 +113,7 @@ async def test_without_anybody_records_wait_and_a_newcomer_settles_what_it_does_
     assert bench.unmatched() == {"assets": 3}
 
 
-async def test_somebody_who_wants_everything_leaves_nothing_to_settle(nursery: trio.Nursery, bench: KeyedBench) -> None:
+async def test_a_subscriber_without_a_filter_leaves_nothing_to_settle(nursery: trio.Nursery, bench: KeyedBench) -> None:
     """What the one without a filter has not taken yet waits for it; when it leaves, the others are asked again."""
     everything = RecordingTransport()
     async with trio.open_nursery() as inner:

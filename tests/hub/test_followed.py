@@ -125,7 +125,7 @@ async def test_a_partition_that_becomes_owned_goes_on_without_a_repeat(bench: Fo
     assert bench.ranges[TWO] >= {2}
 
 
-async def test_what_nobody_who_counts_has_had_is_sent_to_whoever_stands_after_it(bench: FollowingBench) -> None:
+async def test_records_that_no_counting_subscriber_got_are_sent_to_readers_past_them(bench: FollowingBench) -> None:
     """An observer has had it, and another reader's id names it: that one goes back."""
     bench.publish_keys("a", "b", "c", partition=TWO)
     observer, after = bench.stream(OBSERVING), bench.stream(WHOLE, {ONE: -1, TWO: 2})

@@ -363,7 +363,7 @@ async def test_heartbeats_come_in_time_and_carry_the_position(
     assert 2 <= sum(b"\x89\x00" in write for write in websocket.writes) <= 3
 
 
-async def test_state_is_told_on_change_only(nursery: trio.Nursery) -> None:
+async def test_states_are_sent_only_on_change(nursery: trio.Nursery) -> None:
     """Each change once, however often it is set."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
@@ -568,7 +568,7 @@ async def test_whoever_acknowledges_has_a_window_and_leaves_what_is_parked_to_th
         assert bench.hub.statistics().acking.subscribers == 2 - number
 
 
-async def test_rounds_that_are_behind_hold_the_poller_back(nursery: trio.Nursery) -> None:
+async def test_late_rounds_hold_the_poller_back(nursery: trio.Nursery) -> None:
     """Until all was offered."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)

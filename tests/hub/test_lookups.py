@@ -56,7 +56,7 @@ class Ends(RecordedLog):
         return {partition: Bounds(0, 10) for partition in partitions}
 
 
-async def test_who_doubts_is_told_of_no_partition_that_it_has_not_asked_about(nursery: trio.Nursery) -> None:
+async def test_answers_hold_only_the_partitions_that_were_asked_about(nursery: trio.Nursery) -> None:
     """When the answer arrives it may be past that end, in a partition that was assigned meanwhile."""
     answers, first, second = Lookups(Ends(), 1000), Doubter(), Doubter()
     nursery.start_soon(answers.run)

@@ -111,7 +111,7 @@ async def test_with_nobody_present_records_wait_in_memory(nursery: trio.Nursery,
     assert bench.hub.history.waiting_bytes == 0
 
 
-async def test_what_somebody_wanted_who_leaves_is_parked(nursery: trio.Nursery, bench: KeyedBench) -> None:
+async def test_what_a_leaving_subscriber_wanted_is_parked(nursery: trio.Nursery, bench: KeyedBench) -> None:
     """It has not taken it."""
     await connect(nursery, bench, wanting("a"))
     async with trio.open_nursery() as inner:

@@ -33,7 +33,7 @@ class Members:
         return subscriber
 
 
-async def test_topics_are_read_by_those_who_count_and_observed_by_the_others() -> None:
+async def test_topics_are_read_by_subscribers_that_count_and_observed_by_the_others() -> None:
     """Until the last of them has left; whoever leaves twice has left once."""
     members = Members()
     registry = members.registry
@@ -159,7 +159,7 @@ async def test_where_each_reader_of_a_recreated_topic_was_is_known() -> None:
     assert [offset for _, offset in members.registry.next_offsets(ONE)] == [8, None, None], "only once"
 
 
-async def test_who_could_be_sent_on_or_sampled() -> None:
+async def test_subscribers_that_could_be_sent_away_or_sampled() -> None:
     """Readers of their own partitions of these topics alone: not observers, nor readers of the whole topic."""
     members = Members()
     one, both = members.add(), members.add(BOTH)

@@ -193,7 +193,7 @@ async def test_a_partition_that_leaves_ends_the_question_about_it() -> None:
 
 
 @pytest.mark.parametrize("next_offset", [12, None])
-async def test_a_topic_that_was_recreated_is_told_with_a_gap_to_those_who_had_read_it(next_offset: int | None) -> None:
+async def test_readers_of_a_recreated_topic_get_a_gap(next_offset: int | None) -> None:
     """Whoever has had nothing of the old log begins with the new one."""
     way = Way()
     way.resumption.partition_recreated(ONE, next_offset, 0)
@@ -287,7 +287,7 @@ async def test_a_replay_without_a_find_says_how_far_it_is() -> None:
     assert nowhere.output() == b""
 
 
-async def test_a_reader_that_falls_behind_is_replayed_to() -> None:
+async def test_a_reader_that_falls_behind_gets_a_replay() -> None:
     """What it needs next has left memory."""
     way = Way(history_bytes=1)
     for _ in range(3):

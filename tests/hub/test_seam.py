@@ -13,7 +13,7 @@ from dispatcher.sansio.records import Batch, Record, TopicPartition
 from tests.hub.test_hub import FEED, GOODBYE, ONE, TWO, Bench, RecordedLog, RecordingTransport, settle, subscribed
 
 
-async def test_who_has_left_is_told_no_goodbye() -> None:
+async def test_subscribers_that_have_left_get_no_goodbye() -> None:
     """Subscribers are sent away over a time, and some leave by themselves meanwhile: that ends nobody else."""
     bench = Bench()
     subscriber = bench.hub.subscribe(FEED, RecordingTransport())
@@ -22,7 +22,7 @@ async def test_who_has_left_is_told_no_goodbye() -> None:
     assert bench.hub.subscribers == 0
 
 
-async def test_who_is_ahead_of_the_replica_and_falls_behind_misses_nothing(nursery: trio.Nursery) -> None:
+async def test_a_reader_ahead_of_the_replica_that_falls_behind_misses_nothing(nursery: trio.Nursery) -> None:
     """Its id names an offset that was not read yet; what was published meanwhile has left the memory when it looks."""
     sizes = {"history_bytes": 20_000, "pause_above_bytes": 10_000, "resume_below_bytes": 5_000}
     bench = Bench(**sizes, subscriber_buffer_bytes=200)
@@ -164,7 +164,7 @@ class ExpiringBench(Bench):
     log = Expiring
 
 
-async def test_a_gap_comes_behind_the_records_before_it(nursery: trio.Nursery) -> None:
+async def test_a_gap_is_sent_after_the_records_before_it(nursery: trio.Nursery) -> None:
     """Told before, it would move clients behind records that have not come: they would drop them as repeats."""
     bench = ExpiringBench()
     nursery.start_soon(bench.hub.run)
@@ -178,7 +178,7 @@ async def test_a_gap_comes_behind_the_records_before_it(nursery: trio.Nursery) -
     assert told == ["5", "6", "gap", "18", "19", "20"]
 
 
-async def test_who_is_live_while_a_partition_begins_anew_is_sent_nothing_again(nursery: trio.Nursery) -> None:
+async def test_a_live_reader_gets_no_repeats_when_a_partition_begins_again(nursery: trio.Nursery) -> None:
     """It had left: asked where it was in that, it kept its place in all others, and went back there later."""
     sizes = {"history_bytes": 5_000, "pause_above_bytes": 4_000, "resume_below_bytes": 2_000}
     bench = Bench(**sizes, subscriber_buffer_bytes=200)

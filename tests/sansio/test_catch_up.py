@@ -294,7 +294,7 @@ def test_a_reader_that_had_all_of_a_partition_begins_it_again_as_a_new_one() -> 
     assert (catch_up.pending, sequences(history, catch_up)) == (False, [3])
 
 
-def test_a_reader_that_fell_behind_goes_on_from_its_vector() -> None:
+def test_a_reader_that_fell_behind_continues_from_its_vector() -> None:
     """What has left the memory is asked for; that of a live one comes from the last entry that it was handed."""
     history = laid_out(1)
     (seen,) = append(history, A, 5)

@@ -194,7 +194,7 @@ def test_an_entry_does_not_go_before_an_older_one_of_its_partition() -> None:
     assert read(history, cursor(history, ASSETS, a=1, b=0)) == [2, 3]
 
 
-def test_those_behind_one_that_goes_go_with_it() -> None:
+def test_entries_after_an_evicted_one_can_be_evicted() -> None:
     """Dispatched before it, they had to wait for it."""
     history = Log(ONE_BYTES)
     first, second, third = append(history, A, A, A)

@@ -402,7 +402,7 @@ def test_the_model_finds_faults_that_are_put_in_on_purpose(fault: type[OffsetTra
         run_some(fault)
 
 
-def test_a_partition_begins_where_it_was_told() -> None:
+def test_a_partition_begins_at_the_given_offset() -> None:
     """Nothing is known of it before; then its beginning is what is to be committed, once."""
     tracker = OffsetTracker()
     epoch = tracker.assigned(ONE)

@@ -111,7 +111,7 @@ def test_an_id_holds_what_is_known_of_the_streams_topics(
         ("assets:0=1;assets:0=2", "assets:0 is named twice"),
     ],
 )
-def test_what_is_wrong_is_told(text: str, reason: str) -> None:
+def test_problems_are_reported(text: str, reason: str) -> None:
     """Each malformed id has a reason that a person can act on."""
     with pytest.raises(MalformedPositionError, match=reason):
         parse_position(text)

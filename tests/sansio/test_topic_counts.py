@@ -47,7 +47,7 @@ def test_partitions_that_were_added_while_somebody_reads_are_new() -> None:
     assert not is_new(counts, 2)
 
 
-def test_a_topic_that_was_created_is_not_new_to_those_who_come_later() -> None:
+def test_a_created_topic_is_not_new_to_later_readers() -> None:
     """Nobody reads it any more, and its log may have become long."""
     counts = TopicCounts()
     counts.counted({}, {"a": "missing"}, A, NOBODY)

@@ -99,7 +99,7 @@ def test_what_cannot_be_asked_is_unknown() -> None:
     assert watched.topic.healthy
 
 
-def test_records_that_find_no_taker_leave_a_topic_behind() -> None:
+def test_a_topic_is_behind_when_nobody_takes_its_records() -> None:
     """It is degraded, but nothing that subscribers are sent: they are the ones who mend it."""
     watched = Watched()
     watched.probe(paused=tuple(range(12)))

@@ -336,7 +336,7 @@ def test_text_frames_are_read_by_wsproto(length: int) -> None:
 
 
 @given(st.lists(st.binary(max_size=125), min_size=1, max_size=3), st.data())
-def test_pongs_are_told_from_all_else(payloads: list[bytes], data: st.DataObject) -> None:
+def test_pongs_are_distinguished_from_everything_else(payloads: list[bytes], data: st.DataObject) -> None:
     """Whole ones, as wsproto makes them: not a part of one, and not with another frame before or after it."""
     client = Connection(ConnectionType.CLIENT)
     pongs = b"".join(client.send(Pong(payload)) for payload in payloads)

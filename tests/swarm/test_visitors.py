@@ -13,13 +13,13 @@ def test_the_time_counts_from_the_stop_of_the_replica() -> None:
     assert (back.stops, back.largest_wave, back.most_at_once) == ({"a": 2}, 2, 2)
 
 
-def test_who_is_not_live_again_is_counted() -> None:
+def test_subscribers_that_are_not_live_again_are_counted() -> None:
     """A visit in which records never flowed is no return."""
     back = returns([[Visit("a", 0.0, 0.1, 10.0, RESTART), Visit("b", 11.0, None, 12.0, CUT)]], 5.0, 20.0)
     assert (back.seconds, back.never, back.cut) == ((), 1, 1)
 
 
-def test_who_is_sent_on_has_no_stop_to_come_back_from() -> None:
+def test_subscribers_sent_to_another_replica_wait_for_no_stop() -> None:
     """Its replica goes on."""
     back = returns([[Visit("a", 0.0, 0.1, 10.0, TRY_LATER), Visit("b", 11.0, 11.5, None, CUT)]], 5.0, 20.0)
     assert (back.stops, back.seconds, back.spread) == ({}, (), 1)

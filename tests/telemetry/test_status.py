@@ -79,7 +79,7 @@ async def test_statistics_of_an_earlier_assignment_say_nothing_about_the_next() 
     assert pipeline.statistics().lags[ONE].lag_records is None
 
 
-async def test_many_who_ask_at_once_share_a_page() -> None:
+async def test_simultaneous_requests_share_a_page() -> None:
     """One that is being made when they come is not theirs; the next one answers all of them."""
     pipeline, status = counting()
     async with trio.open_nursery() as nursery:

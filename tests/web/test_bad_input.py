@@ -261,7 +261,7 @@ async def test_pings_that_are_never_answered(replica: Replica) -> None:
     await wait_for(replica, subscribers=0)
 
 
-async def test_pipelined_bytes_behind_a_stream(replica: Replica) -> None:
+async def test_pipelined_bytes_after_a_stream_request(replica: Replica) -> None:
     """Sent with the request they are refused, sent later they end the connection (trap W8)."""
     async with raw(replica, EVENTS + EVENTS) as stream:
         assert b"nothing may follow" in await read_until(stream, b"nothing may follow")
@@ -378,7 +378,7 @@ async def come_and_go(replica: Replica, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", list(ENDINGS))
-async def test_after_many_of_each_nothing_is_left_behind(replica: Replica, ending: str) -> None:
+async def test_after_many_of_each_nothing_is_left(replica: Replica, ending: str) -> None:
     """No descriptor, task or subscriber, and the replica answers as before."""
     process = psutil.Process(replica.process.pid)
     before = await wait_for(replica, subscribers=0, connections=1)

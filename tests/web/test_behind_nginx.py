@@ -162,7 +162,9 @@ async def last_word(client: SseStream | WsStream) -> int:
 
 
 @pytest.mark.parametrize("protocol", ["sse", "ws"])
-async def test_who_leaves_the_proxy_leaves_the_dispatcher(transport: str, protocol: str, tmp_path: Path) -> None:
+async def test_a_client_that_leaves_the_proxy_leaves_the_dispatcher(
+    transport: str, protocol: str, tmp_path: Path
+) -> None:
     """The proxy closes its side, and the place is free."""
     house = HouseBehindNginx(transport, tmp_path, documented())
     async with house.serving():

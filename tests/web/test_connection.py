@@ -24,7 +24,7 @@ ANSWERED_IN_ANOTHER_WAY = {
 
 
 @pytest.mark.parametrize("request_bytes", list(ANSWERED_IN_ANOTHER_WAY.values()), ids=list(ANSWERED_IN_ANOTHER_WAY))
-async def test_nothing_is_dispatched_behind_an_error(
+async def test_nothing_is_dispatched_after_an_error(
     kafka: Kafka, replicas: Callable[..., Replica], request_bytes: bytes
 ) -> None:
     """Hypercorn has answered 400 without a word to the app: records written after that would be committed, and lost."""

@@ -140,14 +140,14 @@ REFUSED: dict[str, tuple[int, Fields, dict[str, Any], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", PASS)
-def test_who_is_answered(name: str) -> None:
+def test_requests_that_are_answered(name: str) -> None:
     """Clients that are no browsers, pages of ours, and what the settings allow."""
     fields, settings = PASS[name]
     assert verdict(*fields, **settings).status is None
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_who_is_refused(name: str) -> None:
+def test_requests_that_are_refused(name: str) -> None:
     """With a status, and a reason that has both sides of the comparison and the setting."""
     status, fields, settings, words = REFUSED[name]
     decided = verdict(*fields, **settings)

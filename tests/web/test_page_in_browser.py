@@ -476,7 +476,7 @@ async def test_acknowledgements_and_dead_letters_are_shown(monkeypatch: pytest.M
         assert "Dead letters: 5 written, 7 waiting." in shown
 
 
-async def test_gaps_and_rebalances_are_told() -> None:
+async def test_gaps_and_rebalances_are_shown() -> None:
     """Both stand in the list of what happened, and the badge follows the state."""
     async with open_page() as house:
         house.hub.unassigned([TWO])

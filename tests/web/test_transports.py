@@ -271,7 +271,7 @@ async def test_a_ping_while_data_waits(transport: str) -> None:
         assert (pongs, sizes) == ([b"anyone?"], [LARGE_BYTES, LARGE_BYTES])
 
 
-async def test_each_subscriber_tells_its_transport(transport: str) -> None:
+async def test_each_subscriber_reports_its_transport(transport: str) -> None:
     """As `/status` shows it."""
     house = House(transport)
     async with house.serving(), house.sse(), house.ws():
@@ -281,7 +281,7 @@ async def test_each_subscriber_tells_its_transport(transport: str) -> None:
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b""], ids=["not TLS", "nothing"])
-async def test_who_does_not_shake_hands_is_let_go(said: bytes) -> None:
+async def test_a_connection_without_a_handshake_is_closed(said: bytes) -> None:
     """And delays nobody."""
     house = House("tls", request_timeout_seconds=2)
     async with house.serving(), house.sse():
