@@ -51,20 +51,20 @@ def reasons(found: dict[str, Any], rules: list[dict[str, Any]] | None = None) ->
     ],
 )
 def test_topics_are_names_or_prefixes(patterns: list[str], topics: str) -> None:
-    """With one final star; a dot is a character like any other."""
+    """A topic in a grant is a name, or a prefix with one final star; a dot is an ordinary character."""
     assert allowed(claims(authorization_details=[grant(*patterns)])) == topics
     assert allowed(claims(), [{"require": {}, "topics": patterns}]) == topics
 
 
 def test_a_star_elsewhere_is_no_pattern() -> None:
-    """Nothing is allowed by what is not understood."""
+    """A star in another place is not understood, so it allows nothing."""
     assert not matches("a*b", "axb")
     for pattern in ("a*b", "**", "*a", "", "a b", "a" * 250):
         assert allowed(claims(authorization_details=[grant(pattern)])) == ""
 
 
 def test_actions_are_those_that_are_named() -> None:
-    """A grant in a token allows no more than it says; one of the settings that names none, both ways of reading."""
+    """A grant in a token allows the actions that it names; one in the settings may name none, to allow both."""
     observing = claims(authorization_details=[grant("orders", actions=("observe", "fly"))])
     assert allowed(observing) == ""
     assert allowed(observing, action="observe") == "orders"
@@ -89,14 +89,14 @@ def test_actions_are_those_that_are_named() -> None:
     ],
 )
 def test_what_is_not_understood_allows_nothing(detail: Any) -> None:
-    """And is reported, with the place."""
+    """A grant that is not understood allows nothing, and is reported with its place."""
     found = claims(authorization_details=[detail])
     assert allowed(found) == ""
     assert len(reasons(found)) == 1
 
 
 def test_grants_for_another_resource_are_passed_over() -> None:
-    """RFC 9396: one token may hold grants of several types."""
+    """Grants of other types are ignored: one token may hold several types (RFC 9396)."""
     other = {"type": "payment_initiation", "actions": ["subscribe"], "topics": ["orders"]}
     assert allowed(claims(authorization_details=[other, grant("auditor")])) == "auditor"
     assert reasons(claims(authorization_details=[other])) == []
@@ -104,7 +104,7 @@ def test_grants_for_another_resource_are_passed_over() -> None:
 
 
 def test_grants_are_alternatives() -> None:
-    """Those of the token and those of the settings."""
+    """A caller may do what any grant allows, in the token or in the settings."""
     found = claims(authorization_details=[grant("auditor"), grant("audit.eu", actions=("observe",))])
     assert allowed(found, RULES) == "orders auditor"
 
@@ -132,7 +132,7 @@ def test_grants_are_alternatives() -> None:
     ],
 )
 def test_a_rule_requires_claims(require: dict[str, Any], matched: bool) -> None:
-    """All claims, each with one of the values; scopes are separated by spaces, and no other claim is."""
+    """All required claims must have one of their values; only scopes are separated by spaces."""
     found = claims(
         groups=["ops", "web"],
         realm_access={"roles": ["reader"]},
@@ -146,7 +146,7 @@ def test_a_rule_requires_claims(require: dict[str, Any], matched: bool) -> None:
 
 
 def test_claims_go_into_filters() -> None:
-    """As text; one with several values where a list may be."""
+    """Claims are filled into filters as text; one with several values where a list is allowed."""
     rule: dict[str, Any] = {
         "require": {},
         "topics": ["*"],
@@ -174,7 +174,7 @@ def test_claims_go_into_filters() -> None:
 
 @pytest.mark.parametrize("value", [None, [], {}, ["a", 1.5], "${claims.tenant}"])
 def test_a_missing_claim_matches_nothing(value: object) -> None:
-    """Neither does one that is no text; a claim is never read as a template itself."""
+    """A claim that is missing or is not text matches nothing, and a claim is never read as a template."""
     rule = {"require": {}, "topics": ["*"], "filter": {"prefix": {"key": "x${claims.tenant}"}}}
     found = claims(tenant=value)
     if value == "${claims.tenant}":
@@ -186,7 +186,7 @@ def test_a_missing_claim_matches_nothing(value: object) -> None:
 
 
 def test_a_grant_without_a_filter_allows_all_of_a_topic() -> None:
-    """Alternatives: what one grant hides another may show."""
+    """Grants are alternatives: one without a filter shows what another one hides."""
     filtered = grant("orders", "auditor", filter={"exact": {"key": "a"}})
     both = principal(claims(authorization_details=[filtered, grant("orders")]))
     assert both.filters("subscribe", "orders") == []
@@ -206,7 +206,7 @@ def test_a_grant_without_a_filter_allows_all_of_a_topic() -> None:
     ],
 )
 def test_a_filter_that_cannot_be_read_allows_nothing(wanted: dict[str, Any], reason: str) -> None:
-    """With the place, in a token and where a claim makes it too large."""
+    """An unreadable filter is reported with its place, also if a claim makes it too large."""
     found = claims(tenant="t1", many=[str(n) for n in range(65)])
     rule = {"require": {}, "topics": ["*"], "filter": wanted}
     assert allowed(found, [rule]) == ""
@@ -216,7 +216,7 @@ def test_a_filter_that_cannot_be_read_allows_nothing(wanted: dict[str, Any], rea
 
 
 def test_filters_of_the_settings_are_checked_before_anybody_has_a_token() -> None:
-    """Whatever the claims are; a partition may be one."""
+    """Filters in the settings are checked at the start for any claims, which may stand for partitions."""
     right = {"all": [{"exact": {"partition": "${claims.p}"}}, {"in": {"key": ["a-${claims.k}", "${claims.many}"]}}]}
     wrong = {"exact": {"tenant": "${claims.tenant}"}}
     rules = [GrantRule(require={}, topics=("*",), filter=one) for one in (None, right, wrong)]
@@ -226,13 +226,13 @@ def test_filters_of_the_settings_are_checked_before_anybody_has_a_token() -> Non
 
 
 def test_a_path_of_a_claim_ends_where_there_is_no_object() -> None:
-    """The whole name comes first."""
+    """The whole name of a claim is looked up before its parts."""
     assert claim({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
     assert claim({"a": {"b": 2}}, "a.b") == 2
     assert claim({"a": "b"}, "a.b") is None
 
 
 def test_a_bounded_number_of_grants_counts() -> None:
-    """The token is bounded, and so is what is made of it."""
+    """The token is bounded, and so is the number of grants read from it."""
     found = claims(authorization_details=[grant("orders")] * 100 + [grant("auditor")])
     assert allowed(found) == "orders"

@@ -41,7 +41,7 @@ def unsigned(header: object, payload: object, signature: str = "") -> str:
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
 def test_a_right_token_is_valid(algorithm: str) -> None:
-    """With its claims, its subject, its end, and the key that signed it."""
+    """A valid token yields its claims, its subject, its expiry, and the key that signed it."""
     key = signing_key(algorithm)
     outcome = checked(sign(claims(exp=int(NOW) + DAY), algorithm=algorithm))
     assert isinstance(outcome, Valid)
@@ -50,7 +50,7 @@ def test_a_right_token_is_valid(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["PS256", "PS512", "RS384", "ES384", "ES512", "Ed25519", "HS256", "HS512"])
 def test_every_algorithm_can_be_allowed(algorithm: str) -> None:
-    """And is refused where it is not."""
+    """Each algorithm is accepted if the settings allow it, and refused otherwise."""
     shared = algorithm.startswith("HS")
     settings: dict[str, Any] = {"auth_algorithms": algorithm, "auth_secret_file": "/run/secret" if shared else ""}
     keys = read_secret(SECRET + b"\n", [algorithm]) if shared else read_keys(jwks(signing_key(algorithm)))
@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[Callable[[], str], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_token_is_refused(name: str) -> None:
-    """With the reason, which holds nothing of the token."""
+    """The reason of a refusal contains nothing of the token."""
     make, reason = WRONG[name]
     text = make()
     outcome = checked(text)
@@ -135,7 +135,7 @@ def test_a_wrong_token_is_refused(name: str) -> None:
 
 
 def test_a_recently_expired_token_has_an_outcome_of_its_own() -> None:
-    """For a day its bearer needs no more than a new one; all else about it has to be right."""
+    """For a day its bearer only needs a new token; everything else about it has to be right."""
     for ago, kind in ((0, Expired), (1, Expired), (DAY - 1, Expired), (DAY + 1, Refused)):
         assert isinstance(checked(token(exp=int(NOW), iat=int(NOW) - 60), now=int(NOW) + ago), kind), ago
     assert isinstance(checked(token(exp=NOW - 10, aud="billing")), Refused)
@@ -143,14 +143,14 @@ def test_a_recently_expired_token_has_an_outcome_of_its_own() -> None:
 
 
 def test_an_unknown_key_has_an_outcome_of_its_own() -> None:
-    """The issuer may have a new one; nothing else of such a token was looked at."""
+    """The issuer may have a new key; nothing else of such a token has been looked at."""
     assert isinstance(checked(sign(claims(), signing_key("ES256", 1))), UnknownKey)
     assert isinstance(checked(sign(claims(aud="billing"), signing_key("ES256", 1))), UnknownKey)
     assert isinstance(checked(sign(claims(), typ="JWT", kid="new")), Refused)
 
 
 def test_an_issuer_that_names_no_keys_may_have_another_one() -> None:
-    """Seen with oidc-provider-mock: it rotates, and no token of its says so."""
+    """oidc-provider-mock rotates its keys, and its tokens do not say so."""
     for keys in (read_keys(jwks(signing_key("ES256"))), read_keys(pem("ES256"))):
         kid = None if keys.knows("ES256-0") else "of-tokens-alone"
         assert isinstance(checked(sign(claims(), kid=kid), keys), Valid)
@@ -158,7 +158,7 @@ def test_an_issuer_that_names_no_keys_may_have_another_one() -> None:
 
 
 def test_without_a_name_the_key_must_be_the_only_one() -> None:
-    """RFC 7515 leaves ``kid`` optional."""
+    """A token without ``kid`` is accepted only if one key is possible (RFC 7515 leaves ``kid`` optional)."""
     assert isinstance(checked(sign(claims(), kid=None)), Valid)
     two = read_keys(jwks(signing_key("ES256"), signing_key("ES256", 1)))
     assert isinstance(checked(sign(claims(), kid=None), two), Refused)
@@ -175,12 +175,12 @@ def test_without_a_name_the_key_must_be_the_only_one() -> None:
     ],
 )
 def test_types_are_those_of_the_settings(types: str, kind: str | None, taken: bool) -> None:
-    """Media types: ``application/`` may be left out, and case makes no difference (RFC 7515, section 4.1.9)."""
+    """Media types are compared without ``application/`` and without case (RFC 7515, section 4.1.9)."""
     assert isinstance(checked(sign(claims(), typ=kind), auth_types=types), Valid if taken else Refused)
 
 
 def test_keys_that_cannot_be_used_are_passed_over() -> None:
-    """Weak, symmetric, for encryption, of unknown kinds, broken: the others of the set count."""
+    """Weak, symmetric, encryption, unknown and broken keys are ignored; the others of the set count."""
     from joserfc.jwk import RSAKey
 
     good = signing_key("ES256").as_dict(private=False)
@@ -203,20 +203,20 @@ def test_keys_that_cannot_be_used_are_passed_over() -> None:
 
 
 def test_a_key_may_come_as_pem() -> None:
-    """It has no name, and takes tokens with any."""
+    """A PEM key has no name, and checks tokens with any name."""
     for algorithm in ("RS256", "ES256", "EdDSA"):
         keys = read_keys(pem(algorithm))
         assert isinstance(checked(sign(claims(), algorithm=algorithm), keys), Valid)
 
 
 def test_a_byte_order_mark_is_no_part_of_keys() -> None:
-    """Editors on Windows write one."""
+    """A byte order mark, which editors on Windows write, is ignored."""
     for document in (pem("ES256"), jwks()):
         assert isinstance(checked(sign(claims()), read_keys(b"\xef\xbb\xbf" + document)), Valid)
 
 
 def test_a_secret_is_as_long_as_the_hash() -> None:
-    """RFC 7518, section 3.2; the reason does not hold the secret."""
+    """A shorter secret is refused (RFC 7518, section 3.2), and the reason does not contain it."""
     with pytest.raises(UnusableKeysError, match="has 31 bytes, HS256 needs 32"):
         read_secret(b"x" * 31 + b"\r\n", ["HS256"])
     with pytest.raises(UnusableKeysError, match="HS512"):
@@ -225,7 +225,7 @@ def test_a_secret_is_as_long_as_the_hash() -> None:
 
 @given(st.one_of(st.text(max_size=200), st.lists(st.binary(max_size=60), min_size=3, max_size=3)))
 def test_whatever_comes_has_an_outcome(said: str | list[bytes]) -> None:
-    """Nothing that a client sends raises."""
+    """Nothing that a client sends raises an exception."""
     if not isinstance(said, str):
         said = ".".join(urlsafe_b64encode(part).decode().rstrip("=") for part in said)
     assert isinstance(checked(said), Refused | UnknownKey)
@@ -233,14 +233,14 @@ def test_whatever_comes_has_an_outcome(said: str | list[bytes]) -> None:
 
 @given(st.dictionaries(st.sampled_from(FIELDS), st.none() | st.integers(-(2**53), 2**53) | st.text()))
 def test_whatever_header_comes_has_an_outcome(header: dict[str, object]) -> None:
-    """JSON of any kind."""
+    """A header with JSON of any kind has an outcome."""
     text = unsigned(HEADER | header, claims(), "AAAA")
     assert isinstance(checked(text), Refused | UnknownKey)
 
 
 @given(st.integers(0, 400), st.integers(0, 7))
 def test_no_bit_of_a_token_can_be_changed(at: int, bit: int) -> None:
-    """Any other bit, any other outcome than valid."""
+    """A token with any bit changed is not valid."""
     text = RIGHT.encode()
     changed = bytearray(text)
     changed[at % len(text)] ^= 1 << bit

@@ -37,7 +37,7 @@ def policy_of(group: dict[str, Any]) -> Policy:
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: str(group["algorithm"]))
 def test_a_valid_vector_is_signed(group: dict[str, Any]) -> None:
-    """And then refused for its payload, which is no object."""
+    """Its signature is accepted; the token is then refused for its payload, which is not an object."""
     keys = keys_of(group)
     for vector in group["valid"]:
         [key] = keys.candidates(group["key"]["kid"], group["algorithm"])
@@ -48,7 +48,7 @@ def test_a_valid_vector_is_signed(group: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("group", "name"), VECTORS, ids=[f"{group['algorithm']}-{name}" for group, name in VECTORS])
 def test_an_invalid_vector_is_refused(group: dict[str, Any], name: str) -> None:
-    """Before its payload is looked at; the signature does not pass for one either."""
+    """It is refused before its payload is looked at, and its signature is not accepted either."""
     vector = group["invalid"][name]
     keys = keys_of(group)
     outcome = check(vector, keys, policy_of(group), 0.0)

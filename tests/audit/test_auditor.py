@@ -71,7 +71,7 @@ async def audit(kafka: Kafka, code: str) -> Report:
 
 @pytest.mark.timeout(300)
 async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows that a fault must show in are red, the others are not, and nothing at all is without a fault.
+    """Exactly the rows in which a fault must show are red, and without a fault none is.
 
     Side by side: each fault has a topic, a group and a replica of its own.
     """

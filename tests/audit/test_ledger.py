@@ -25,7 +25,7 @@ def bad_rows(report: Report) -> list[str]:
 
 
 def test_all_is_well() -> None:
-    """Every record once, commits below what was received."""
+    """Every record arrives once, and commits stay below what was received."""
     ledger = ledger_with()
     receive(ledger, 0, 1, 2, 3)
     ledger.sampled({0: 4}, 2.0)
@@ -38,7 +38,7 @@ def test_all_is_well() -> None:
 
 
 def test_nothing_produced_or_sampled_is_not_clean() -> None:
-    """An audit of nothing proves nothing."""
+    """An audit without records or samples proves nothing, so it fails."""
     assert not Ledger().report().clean
     ledger = ledger_with()
     receive(ledger, 0, 1, 2, 3)
@@ -46,7 +46,7 @@ def test_nothing_produced_or_sampled_is_not_clean() -> None:
 
 
 def test_a_record_that_nobody_received_is_lost() -> None:
-    """Also when it is the last one."""
+    """A record that nobody received is lost, even the last one."""
     ledger = ledger_with()
     receive(ledger, 0, 1)
     receive(ledger, 2, connection=ledger.opened("b"))
@@ -54,7 +54,7 @@ def test_a_record_that_nobody_received_is_lost() -> None:
 
 
 def test_two_subscribers_of_one_process_are_no_repeat() -> None:
-    """Fan-out is what it is for."""
+    """Two subscribers of one process may get the same record: that is fan-out."""
     ledger = ledger_with(processes=("a", "a"))
     receive(ledger, 0, 1)
     receive(ledger, 0, 1, connection=1)
@@ -62,7 +62,7 @@ def test_two_subscribers_of_one_process_are_no_repeat() -> None:
 
 
 def test_a_second_process_repeats() -> None:
-    """Once for each record, however many of its subscribers get it; the first sender is named."""
+    """A second process counts as one repeat per record, however many subscribers get it; the first sender is named."""
     ledger = ledger_with(processes=("a", "b", "b"))
     receive(ledger, 0, 1)
     receive(ledger, 1, connection=1, at=5.0)
@@ -72,7 +72,7 @@ def test_a_second_process_repeats() -> None:
 
 
 def test_records_out_of_order_and_left_out() -> None:
-    """On one connection, with no change of the assignment told."""
+    """Holes and disorder on one connection are found while no state reports a change."""
     ledger = ledger_with()
     receive(ledger, 0, 2, 1, 3)
     report = ledger.report()
@@ -81,7 +81,7 @@ def test_records_out_of_order_and_left_out() -> None:
 
 
 def test_after_a_state_a_partition_may_go_on_anywhere() -> None:
-    """It left the replica and came back."""
+    """After a state, a partition may continue anywhere: it left the replica and returned."""
     ledger = ledger_with()
     receive(ledger, 0)
     ledger.told_state(0)
@@ -93,7 +93,7 @@ def test_after_a_state_a_partition_may_go_on_anywhere() -> None:
 
 
 def test_a_record_with_another_number_is_altered() -> None:
-    """Whichever of its copies it is."""
+    """A record with another number is altered, whichever copy it is."""
     ledger = ledger_with(processes=("a", "a"))
     ledger.received(0, 0, 0, 101, 1.0)
     receive(ledger, 1)
@@ -102,7 +102,7 @@ def test_a_record_with_another_number_is_altered() -> None:
 
 
 def test_a_commit_past_a_record_that_nobody_has_is_ahead() -> None:
-    """Also when the record comes later, and also when there is no such record yet."""
+    """Such a commit is ahead even if the record arrives or is produced later."""
     ledger = ledger_with()
     receive(ledger, 0)
     ledger.sampled({0: 2}, 2.0)
@@ -112,7 +112,7 @@ def test_a_commit_past_a_record_that_nobody_has_is_ahead() -> None:
 
 
 def test_what_waited_in_a_frozen_socket_was_dispatched() -> None:
-    """It read nothing while the commit was seen; what comes after its thaw is judged again."""
+    """A frozen client read nothing while the commit was seen; what arrives after its thaw is judged again."""
     ledger = ledger_with(6)
     receive(ledger, 0)
     ledger.frozen(0, 1.5)
@@ -127,7 +127,7 @@ def test_what_waited_in_a_frozen_socket_was_dispatched() -> None:
 
 
 def test_what_was_in_a_proxy_was_dispatched() -> None:
-    """It comes soon, and by a connection that was there before the commit was seen."""
+    """A record in a proxy arrives soon, on a connection that existed before the commit was seen."""
     ledger = Ledger(proxy_seconds=2.0)
     for n in range(4):
         ledger.produced(0, n, 100 + n)
@@ -141,7 +141,7 @@ def test_what_was_in_a_proxy_was_dispatched() -> None:
 
 
 def test_a_commit_below_an_earlier_one_went_backwards() -> None:
-    """The same offset again is fine."""
+    """A lower commit went backwards; the same offset again is fine."""
     ledger = ledger_with()
     for offset in (2, 2, 1, 3):
         ledger.committed(0, offset)
@@ -150,7 +150,7 @@ def test_a_commit_below_an_earlier_one_went_backwards() -> None:
 
 
 def test_silence_is_measured_between_first_receipts_while_records_are_produced() -> None:
-    """A repeat breaks no silence."""
+    """A repeat does not end a silence."""
     ledger = ledger_with(processes=("a", "b"))
     receive(ledger, 0, at=1.0)
     receive(ledger, 0, connection=1, at=2.0)

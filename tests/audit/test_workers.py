@@ -16,7 +16,7 @@ from tests.workers.test_processes import NOWHERE, SETTINGS
 
 @pytest.mark.timeout(300)
 async def test_each_worker_counts_as_a_process() -> None:
-    """A stream is of the worker that its state names; one that was killed has ended, and the next has another name."""
+    """The state names a stream's worker; a killed worker has ended, and its successor has another name."""
     replica = await trio.to_thread.run_sync(lambda: Replica(NOWHERE, "assets", settings=SETTINGS))
     try:
         found: set[str] = set()

@@ -80,7 +80,7 @@ def script() -> Iterator[Callable[[list[str]], subprocess.Popen[str]]]:
 
 @pytest.mark.usefixtures("java_and_maven")
 def test_witness_reports_what_a_group_committed(kafka: Kafka) -> None:
-    """While the member is there, after it has left, and when there never was such a group."""
+    """It reports while the member is there, after it has left, and if there never was such a group."""
     at = kafka.bootstrap_servers
     topic = kafka.create_topic(3)
     group = f"group-{topic}"
@@ -130,7 +130,7 @@ def test_witness_reports_what_a_group_committed(kafka: Kafka) -> None:
 
 @pytest.mark.usefixtures("java_and_maven")
 def test_witness_never_says_nothing_when_it_could_not_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error, although Kafka's tool ends with exit code 0: no empty answer that a test could take for the truth."""
+    """A failed question raises, although Kafka's tool exits with 0: no test takes it for an empty answer."""
     # What the tool does when no broker answers; for real it takes 30 s.
     tool = tmp_path / "java"
     tool.write_text("#!/bin/sh\necho\necho 'Error: Executing consumer group command failed due to Timed out'\n")
@@ -142,7 +142,7 @@ def test_witness_never_says_nothing_when_it_could_not_ask(tmp_path: Path, monkey
 
 @pytest.mark.usefixtures("java_and_maven")
 def test_topics_and_their_records_come_and_go(kafka: Kafka) -> None:
-    """Kafka's own tools agree that a topic was created, cut and deleted."""
+    """Kafka's own tools agree that a topic was created, truncated and deleted."""
     at = kafka.bootstrap_servers
     topic = kafka.create_topic(1)
     produce_numbered(at, topic, 5, 1)
@@ -157,7 +157,7 @@ def test_topics_and_their_records_come_and_go(kafka: Kafka) -> None:
 
 
 def test_node_comes_back_with_its_data_and_port(own_cluster: Callable[..., KafkaCluster]) -> None:
-    """Killed, stopped in good order or paused, a node comes back as it was; the thread that started it may end."""
+    """A node that was killed, stopped or paused returns as it was, even if the thread that started it has ended."""
     cluster = own_cluster(1, FORGET_SOON)
     starter = threading.Thread(target=cluster.start)
     starter.start()
@@ -185,7 +185,7 @@ def test_node_comes_back_with_its_data_and_port(own_cluster: Callable[..., Kafka
 
 
 def test_three_nodes_go_on_without_one(own_cluster: Callable[..., KafkaCluster]) -> None:
-    """Topics are on all three; with one killed, records are still stored and read; it comes back."""
+    """Topics are on all three nodes; with one killed, records are still stored and read, and it returns."""
     cluster = own_cluster(3, FORGET_SOON)
     cluster.start()
     assert {0, 1, 2} == set(cluster.admin.list_topics(timeout=SECONDS).brokers)
@@ -200,7 +200,7 @@ def test_three_nodes_go_on_without_one(own_cluster: Callable[..., KafkaCluster])
 
 
 def test_failed_start_shows_why(own_cluster: Callable[..., KafkaCluster]) -> None:
-    """The error holds the reason that the node logged; one that ended by itself is not left behind."""
+    """The error contains the reason that the node logged, and a node that ended by itself leaves nothing."""
     cluster = own_cluster()
     host, _, port = cluster.bootstrap_servers.partition(":")
     with socket.create_server((host, int(port))), pytest.raises(RuntimeError, match="Address already in use"):
@@ -209,14 +209,14 @@ def test_failed_start_shows_why(own_cluster: Callable[..., KafkaCluster]) -> Non
 
 
 def test_wrong_property_is_reported(own_cluster: Callable[..., KafkaCluster]) -> None:
-    """The error holds the reason that Kafka gave when it ended."""
+    """The error contains the reason that Kafka gave when it ended."""
     with pytest.raises(RuntimeError, match=r"process\.roles"):
         own_cluster(1, {"process.roles": "nonsense"}).start()
 
 
 @pytest.mark.usefixtures("java_and_maven")
 def test_no_node_outlives_its_parent(script: Callable[[list[str]], subprocess.Popen[str]]) -> None:
-    """Also when the parent has no chance to stop it: kill -9."""
+    """A node ends with its parent, even after kill -9."""
     code = (
         "import threading; from testbed.broker.cluster import KafkaCluster\n"
         "with KafkaCluster() as cluster: print(cluster.pid(0)); threading.Event().wait()"
@@ -235,7 +235,7 @@ def test_no_node_outlives_its_parent(script: Callable[[list[str]], subprocess.Po
 
 @pytest.mark.usefixtures("java_and_maven")
 def test_broker_for_hand_use(script: Callable[[list[str]], subprocess.Popen[str]]) -> None:
-    """``python -m testbed.broker`` says where it is, has the topics, and on SIGTERM ends with 0 and without a trace."""
+    """``python -m testbed.broker`` prints its address, has the topics, and exits with 0 on SIGTERM, leaving nothing."""
     hand = script(["-u", "-m", "testbed.broker", "--topic", "one:1", "--topic", "two:2"])
     assert hand.stdout is not None
     lines = [hand.stdout.readline().strip() for _ in range(5)]

@@ -13,7 +13,7 @@ NEEDS_A_BROKER = "tests/broker/test_cluster.py::test_topics_and_their_records_co
 
 @pytest.mark.parametrize(("ci", "outcome", "exit_code"), [("", "SKIPPED", 0), ("true", "ERROR", 1)])
 def test_without_java(tmp_path: Path, ci: str, outcome: str, exit_code: int) -> None:
-    """Skipped with one clear line, or with CI=true an error; the summary says what to install."""
+    """Tests are skipped with one clear line, or fail with CI=true, and the summary says what to install."""
     environment = {**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "CI": ci}
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", NEEDS_A_BROKER],

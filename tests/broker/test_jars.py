@@ -36,7 +36,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_two_processes_fetch_once(cache: Path) -> None:
-    """The second one waits for the first and takes what it fetched; one line tells people what takes so long."""
+    """The second process waits for the first and uses its jars; one line says what takes long."""
     command = [
         sys.executable,
         "-c",
@@ -50,7 +50,7 @@ def test_two_processes_fetch_once(cache: Path) -> None:
 
 
 def test_a_failed_fetch_leaves_nothing(cache: Path) -> None:
-    """The error holds what Maven said, and the next try starts afresh."""
+    """The error contains Maven's message, and the next attempt starts from scratch."""
     (cache / "fail").touch()
     with pytest.raises(RuntimeError, match="no such artifact"):
         jars()
@@ -59,7 +59,7 @@ def test_a_failed_fetch_leaves_nothing(cache: Path) -> None:
 
 
 def test_maven_is_needed_only_until_the_jars_are_there(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing is named, and no more than that."""
+    """The error names what is missing, and nothing else."""
     folder = jars()
     monkeypatch.setenv("PATH", str(cache))
     assert missing_tools() == ["java"]

@@ -39,7 +39,7 @@ class Unanswered:
 
 @pytest.mark.parametrize("request_name", ["delete_topics", "create_topics"])
 def test_a_topic_is_made_again_though_an_answer_does_not_arrive(kafka: Kafka, request_name: str) -> None:
-    """What was carried out without an answer is not taken for the topic of before, and not for a failure."""
+    """A creation whose answer was lost is taken neither for the old topic nor for a failure."""
     topic = kafka.create_topic(1)
     admin = Unanswered(kafka, request_name)
     topics.recreate(admin, topic, 2)  # type: ignore[arg-type] # it has the methods of one

@@ -53,7 +53,7 @@ async def serving(answer: bytes) -> AsyncIterator[Server]:
     ],
 )
 async def test_what_a_websocket_server_sends(monkeypatch: pytest.MonkeyPatch, answer: bytes, bad: bool) -> None:
-    """Records after a Close frame, a pong in the midst of a message, and one to no ping are found by every client."""
+    """Every client finds records after a Close frame, a pong within a message, and an unasked pong."""
     monkeypatch.setattr(abuse, "STAY_SECONDS", 0.2)
     clients = Abuse("t")
     async with serving(answer) as server:
@@ -69,7 +69,7 @@ async def test_what_a_server_answers_to_odd_requests(
     answer: bytes,
     bad: bool,
 ) -> None:
-    """HTTP or nothing: what is closed without an answer breaks no protocol."""
+    """Only HTTP, or nothing, is an answer: closing without an answer breaks no protocol."""
     monkeypatch.setattr(abuse, "STAY_SECONDS", 0.2)
     clients = Abuse("t")
     async with serving(answer) as server:

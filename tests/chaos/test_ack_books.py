@@ -25,7 +25,7 @@ def work(books: AckBooks, process: str, at: float, offsets: range, *, is_sure: b
 
 @pytest.mark.parametrize(("commit", "at", "ahead"), [(3, 2.0, 0), (4, 2.0, 1), (3, 0.9, 3), (2, 1.0, 0)])
 def test_a_commit_ahead_of_acknowledgements(commit: int, at: float, ahead: int) -> None:
-    """It passes what nobody had said to be done when it was stored; half an acknowledgement may have arrived."""
+    """A commit past records that nobody had acknowledged is found; half an acknowledgement may have arrived."""
     books = AckBooks()
     work(books, "a", 1.0, range(3), is_sure=False)
     books.judge_commits([Stored(0, commit, at)])
@@ -55,7 +55,7 @@ def handed_over(ending: str) -> list[Line]:
 def test_what_was_acknowledged_and_is_sent_again(  # noqa: PLR0917 - pytest passes names
     ending: str, stored: int, offset: int, named: dict[int, int], faults: bool, unexcused: int
 ) -> None:
-    """Only a fault excuses it, or the wish of a client whose id names less."""
+    """Only a fault excuses it, or a client whose id names less."""
     books = AckBooks()
     work(books, "a", 1.0, range(3))
     later = client(books, "b", 6.0, named)
@@ -68,7 +68,7 @@ def test_what_was_acknowledged_and_is_sent_again(  # noqa: PLR0917 - pytest pass
 
 
 def test_what_was_acknowledged_out_of_turn_comes_again() -> None:
-    """What precedes it was not acknowledged here, and no hole may be left."""
+    """An earlier record was not acknowledged here, and no hole may remain."""
     books = AckBooks()
     work(books, "a", 1.0, range(2, 4))
     client(books, "b", 6.0).record(0, 3, 6.1)
@@ -77,7 +77,7 @@ def test_what_was_acknowledged_out_of_turn_comes_again() -> None:
 
 
 def test_what_was_acknowledged_where_it_is_only_followed_comes_again() -> None:
-    """That the replica becomes the owner later, and is further then, makes it no acknowledgement of the owner."""
+    """It is no acknowledgement of the owner, even if the replica becomes the owner later."""
     books = AckBooks()
     work(books, "a", 1.0, range(3))
     client(books, "b", 2.0).record(0, 1, 2.1)
@@ -88,7 +88,7 @@ def test_what_was_acknowledged_where_it_is_only_followed_comes_again() -> None:
 
 
 def test_what_the_owner_gets_acknowledged_after_others_did_is_repeated_until_then() -> None:
-    """Acknowledged where it is followed, sent by the owner, and acknowledged there: in this order it is no fault."""
+    """An acknowledgement on a follower, then by the owner's client, in this order, is no fault."""
     books = AckBooks()
     work(books, "a", 1.0, range(3))
     client(books, "b", 2.0).record(0, 1, 2.1)
@@ -103,7 +103,7 @@ def test_what_the_owner_gets_acknowledged_after_others_did_is_repeated_until_the
 
 @pytest.mark.parametrize(("assigned_at", "unexcused"), [(2.0, 1), (0.5, 0)])
 def test_a_client_that_works_learns_late_that_a_partition_was_added(assigned_at: float, unexcused: int) -> None:
-    """What was acknowledged between the assignment and that was perhaps on its way to the client before."""
+    """Acknowledgements between the assignment and its state may concern what was sent before."""
     books = AckBooks()
     work(books, "a", 1.0, range(3))
     late = books.opened("b", {}, 10, 0.0)
@@ -119,7 +119,7 @@ def test_a_client_that_works_learns_late_that_a_partition_was_added(assigned_at:
 def test_a_connection_begins_where_the_partition_is_followed_until_it_is_owned(
     opened_at: float, unexcused: int
 ) -> None:
-    """Where it begins was decided when it was opened, whatever the replica has when the record is sent."""
+    """Its start is decided when it is opened, whatever the replica has later."""
     books = AckBooks()
     work(books, "a", 1.0, range(3))
     client(books, "b", opened_at).record(0, 1, 6.0)
@@ -130,7 +130,7 @@ def test_a_connection_begins_where_the_partition_is_followed_until_it_is_owned(
 
 @pytest.mark.parametrize(("counted_to", "unexcused"), [(2, 1), (1, 0)])
 def test_what_counts_at_a_hand_over_need_not_be_acknowledged_once_more(counted_to: int, unexcused: int) -> None:
-    """What follows it and was acknowledged is the owner's to commit."""
+    """Later acknowledged records are the owner's to commit."""
     books = AckBooks()
     work(books, "b", 6.0, range(2, 4))
     client(books, "a", 8.0).record(0, 3, 8.1)
@@ -145,7 +145,7 @@ def test_what_counts_at_a_hand_over_need_not_be_acknowledged_once_more(counted_t
 
 
 def test_more_than_the_window() -> None:
-    """Counts what was sent and not acknowledged; what a partition takes along counts no longer."""
+    """Counts what was sent and not acknowledged, without partitions that have left."""
     books = AckBooks()
     one = client(books, "a", 1.0, window=2)
     for offset in range(2):

@@ -101,18 +101,18 @@ def test_a_repeat_is_put_down_to_what_the_logs_say(  # noqa: PLR0917 - pytest pa
     expected: str,
     slowness: float,
 ) -> None:
-    """To the way in which the owner before let go, and to a fault only while it was in force."""
+    """A repeat is explained by how the previous owner let go, and by a fault only while it was in force."""
     assert cause(lines, commits, incidents, killed, slowness) == expected
 
 
 def test_an_owner_without_a_last_word_had_a_fault_of_its_own() -> None:
-    """Not the last one of the run, whichever that is."""
+    """The fault is the owner's, not just the last one of the run."""
     incidents = [fault("kill -9", 5, 15, "a"), fault("SIGSTOP", 6, 12, "c")]
     assert cause(OPEN, [(7, 3)], incidents, [("a", 5)]) == "kill -9"
 
 
 def test_tenures_end_as_the_logs_say() -> None:
-    """Asked, lost, killed, or not at all; lines may come in any order."""
+    """A tenure ends by a revoke, a loss, a kill, or not at all, whatever the order of the lines."""
     lines = [*had("c", 5), *had("b", 3, 4, ending="partitions lost"), *had("a", 1, 2), *had("d", 6)]
     found = tenures(lines, [("c", 5.5)])
     assert [(one.process, one.ending) for one in found] == [
@@ -135,7 +135,7 @@ def test_tenures_end_as_the_logs_say() -> None:
     ],
 )
 def test_a_commit_that_steps_back(offset: int, error: str, at: float, later: bool, late: bool) -> None:
-    """Is a late one only if librdkafka had given up that very one before, and Kafka's log has it put right."""
+    """It is a late commit only if librdkafka had given up that very commit, and Kafka's log shows the correction."""
     line = Line(at, "a", "commit not stored", 0, offset, error)
     commits = [Stored(0, 8, 9.5), Stored(0, 5, 10.0), *([Stored(0, 9, 12.0)] if later else [])]
     assert Attribution([line], commits, [], [], []).is_late(Backwards(0, 5, 8, 10_000)) == late
@@ -156,7 +156,7 @@ def test_a_commit_that_steps_back(offset: int, error: str, at: float, later: boo
 def test_a_commit_that_follows_a_late_one_of_the_previous_owner(
     stored_at: float, sent_at: float, incidents: list[Incident], later: bool, late: bool
 ) -> None:
-    """The new owner began before that commit was stored, and its own first one is lower."""
+    """The new owner began before the late commit was stored, so its own first one is lower."""
     commits = [Stored(0, 2, 5.0), Stored(0, 8, stored_at), Stored(0, 5, 12.0)]
     if later:
         commits.append(Stored(0, 9, 14.0))

@@ -93,7 +93,7 @@ async def run_beside(kafka: Kafka, code: str) -> list[Beside]:
 
 @pytest.mark.timeout(300)
 async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three in one replica, and none in another, side by side: each has topics and a group of its own."""
+    """Three faults in one replica are found and none in another, side by side with separate topics and groups."""
     monkeypatch.setattr(filtered, "SETTLE_SECONDS", 20.0)
     monkeypatch.setattr(ackers, "WORK_SECONDS", 0.5)
     found: dict[str, list[Beside]] = {}

@@ -28,7 +28,7 @@ def found(books: Books) -> dict[Broken, int]:
 
 
 def test_all_is_well() -> None:
-    """Every record comes to somebody, some of them to a connection that begins later, some before they are known."""
+    """Every record reaches somebody, perhaps a later connection, perhaps before the books know the record."""
     books, connection = books_with(3)
     receive(books, connection, 0, 1, 2, 3)
     other = books.opened()
@@ -38,7 +38,7 @@ def test_all_is_well() -> None:
 
 
 def test_expired_records_that_a_gap_reports() -> None:
-    """They are no longer owed to anybody."""
+    """Expired records in a reported gap are no longer owed to anybody."""
     books, connection = books_with()
     receive(books, connection, 0)
     books.expired(0, 4)
@@ -49,7 +49,7 @@ def test_expired_records_that_a_gap_reports() -> None:
 
 
 def test_expired_records_that_no_gap_reports() -> None:
-    """A hole within one connection, whatever states come between: the partition was there all the time."""
+    """A hole within one connection is a fault, whatever states arrive: the partition was never away."""
     books, connection = books_with()
     receive(books, connection, 0)
     books.expired(0, 4)
@@ -59,7 +59,7 @@ def test_expired_records_that_no_gap_reports() -> None:
 
 
 def test_a_gap_to_nobody_leaves_them_owed() -> None:
-    """A new connection begins after them, and no gap was reported to it."""
+    """A new connection that begins after expired records got no gap, so they stay owed."""
     books, _ = books_with()
     books.expired(0, 4)
     receive(books, books.opened(), 4, 5)
@@ -67,7 +67,7 @@ def test_a_gap_to_nobody_leaves_them_owed() -> None:
 
 
 def test_a_gap_about_records_that_are_there() -> None:
-    """It takes from readers what they would have been sent."""
+    """A gap over existing records withholds them from readers, and is a fault."""
     books, connection = books_with()
     books.expired(0, 2)
     books.gap(connection, 0, 0, 3, "expired")
@@ -76,7 +76,7 @@ def test_a_gap_about_records_that_are_there() -> None:
 
 
 def test_a_gap_that_begins_too_late() -> None:
-    """What lies before it is left out as well."""
+    """Records before the beginning of the gap are missing as well."""
     books, connection = books_with()
     receive(books, connection, 0)
     books.expired(0, 4)
@@ -86,7 +86,7 @@ def test_a_gap_that_begins_too_late() -> None:
 
 
 def test_a_partition_that_leaves_may_go_on_anywhere() -> None:
-    """And its new log needs no word then."""
+    """After it left, a partition may continue anywhere, and its new log needs no report."""
     books, connection = books_with(2)
     receive(books, connection, 0, 1)
     books.state(connection, set())
@@ -99,7 +99,7 @@ def test_a_partition_that_leaves_may_go_on_anywhere() -> None:
 
 
 def test_a_topic_made_again_is_owed_from_its_beginning() -> None:
-    """The old position is a place in the new log, and still everything before it is owed."""
+    """Everything before the old position in the new log is owed, too."""
     books, connection = books_with(3)
     receive(books, connection, 0, 1, 2)
     books.remade()
@@ -110,7 +110,7 @@ def test_a_topic_made_again_is_owed_from_its_beginning() -> None:
 
 
 def test_a_recreated_topic_that_is_reported() -> None:
-    """The gap comes first, then the new log."""
+    """The gap is sent first, then the new log."""
     books, connection = books_with(3)
     receive(books, connection, 0, 1)
     books.remade()
@@ -122,7 +122,7 @@ def test_a_recreated_topic_that_is_reported() -> None:
 
 
 def test_a_recreated_topic_that_is_reported_late() -> None:
-    """Records of the new log from the old place come first, then the gap, then all of the new log."""
+    """Records after the old position come first, then the gap, then the whole new log."""
     books, connection = books_with(3)
     receive(books, connection, 0, 1, 2)
     books.remade()
@@ -135,7 +135,7 @@ def test_a_recreated_topic_that_is_reported_late() -> None:
 
 
 def test_a_connection_that_ends_needs_no_gap() -> None:
-    """The one after it begins where it asks to; what it is not sent is owed all the same."""
+    """The next connection begins where it asks to; records that it is not sent stay owed."""
     books, connection = books_with(1)
     receive(books, connection, 0)
     books.remade()
@@ -147,14 +147,14 @@ def test_a_connection_that_ends_needs_no_gap() -> None:
 
 
 def test_records_again_on_one_connection() -> None:
-    """A repeat within it is none of what at-least-once allows."""
+    """At-least-once does not allow repeats within one connection."""
     books, connection = books_with(2)
     receive(books, connection, 0, 1, 1)
     assert found(books) == {Broken.DISORDER: 1}
 
 
 def test_a_topic_is_new_to_an_owner_that_has_never_had_it() -> None:
-    """Not to one that had the partition before the topic was made again, nor while nobody has it."""
+    """It is not new to an owner that had it before the recreation, nor while nobody has it."""
     before, after = (1.0, "one"), (3.0, "two")
     assert is_new_to_its_owner([after, before], remade_at=2)
     assert not is_new_to_its_owner([before, after, (2.5, "one")], remade_at=2)
@@ -162,7 +162,7 @@ def test_a_topic_is_new_to_an_owner_that_has_never_had_it() -> None:
 
 
 def test_what_was_written_before_an_owner_to_whom_the_topic_is_new_is_not_owed() -> None:
-    """Of that partition alone."""
+    """This holds only for that owner's partition."""
     books, _ = books_with()
     books.produced(1, 0)
     books.new_to_its_owner(0)

@@ -17,7 +17,7 @@ READERS = 20
 
 @pytest.mark.timeout(600)
 async def test_two_minutes_of_chaos(own_cluster: Callable[..., KafkaCluster], tmp_path: Path) -> None:
-    """Nothing lost, nothing out of order, no commit ahead, no repeat from a planned change, and readers as promised."""
+    """Nothing is lost or out of order, no commit is ahead, and planned changes repeat nothing."""
     cluster = own_cluster(3)
     cluster.start()
     outcome = await run_chaos(cluster, SEED, SECONDS, "classic", print, lambda _: None, readers=READERS)

@@ -6,7 +6,7 @@ from tests.chaos.schedule import Kind
 
 
 def test_what_is_listed_can_be_asked_for() -> None:
-    """What happens and what runs beside, each by its name."""
+    """Every event and companion that is listed can be selected by its name."""
     arguments = [word for name in Name for word in ("--beside", str(name))]
     arguments += [word for kind in Kind for word in ("--only", kind.option)]
     parameters = main.make_context("chaos", arguments).params

@@ -72,7 +72,7 @@ async def crowd_with(kafka: Kafka, code: str) -> Verdict:
 
 @pytest.mark.timeout(300)
 async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what it must show as, and without what it cannot show as.
+    """Each fault shows where it must, and nowhere else.
 
     Side by side: each fault has topics, a group and a replica of its own.
     """

@@ -51,20 +51,20 @@ async def judged(*streams: Sequence[int]) -> Judge:
 
 
 async def test_one_that_comes_after_another_was_sent_what_was_parked() -> None:
-    """It has no id, so it begins at what is committed by then; both together are owed everything."""
+    """A client without an id begins at the committed offset; together both are owed everything."""
     judge = await judged(range(FIRST_PARKED, END), range(FIRST_PARKED + 2, END))
     assert judge.verdict().faults == {}, judge.evidence
     assert left_parked({1: FIRST_PARKED}, judge.begun, {1: END}) == {}
 
 
 async def test_what_none_of_them_was_sent_is_found() -> None:
-    """The first two parked records, which have come to neither."""
+    """Two parked records that neither client was sent are found."""
     judge = await judged(range(FIRST_PARKED + 2, END), range(FIRST_PARKED + 3, END))
     assert left_parked({1: FIRST_PARKED}, judge.begun, {1: END}) == {1: 2}
 
 
 def test_what_is_left_parked() -> None:
-    """Parked records count that come before the first one that any of them was sent."""
+    """Parked records count if they precede the first record that any client was sent."""
     assert left_parked({0: 9, 1: 9, 2: 9}, {0: 9, 1: 12}, {0: 14, 1: 14, 2: 14}) == {1: 3, 2: 5}
     assert left_parked({0: 9}, {0: 3}, {0: 14}) == {}
     assert left_parked({0: 9}, {}, {0: 9}) == {}

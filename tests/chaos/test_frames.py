@@ -29,7 +29,7 @@ GOOD = [
 
 @pytest.mark.parametrize("step", [1, 3, 100_000])
 def test_good_frames_in_pieces(step: int) -> None:
-    """All three kinds of length, between them pings and pongs, a close at the end."""
+    """Frames with all three kinds of length are read, with pings and pongs between them and a close at the end."""
     data = b"".join(frame(*one) for one in GOOD)
     frames = Frames()
     assert [one for at in range(0, len(data), step) for one in frames.feed(data[at : at + step])] == GOOD
@@ -56,13 +56,13 @@ def test_good_frames_in_pieces(step: int) -> None:
     ],
 )
 def test_what_a_server_must_not_send(data: bytes) -> None:
-    """Each is an error as soon as it is there."""
+    """Each violation is an error as soon as it arrives."""
     with pytest.raises(FrameError):
         list(Frames().feed(data))
 
 
 def test_a_pong_in_the_midst_of_a_frame_is_found() -> None:
-    """It shifts the payload: what is left over of it begins no frame."""
+    """The pong shifts the payload, so the rest of it is not a frame."""
     whole = frame(TEXT, b'{"type":"records","records":[]}' * 20)
     corrupt = whole[:100] + frame(PONG, b"7") + whole[100:]
     with pytest.raises(FrameError):

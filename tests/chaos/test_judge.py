@@ -26,7 +26,7 @@ def faults(judge: Judge) -> dict[Fault, int]:
 
 
 def test_all_is_well() -> None:
-    """In order from where it begins, cut, resumed, with a repeat across the cut."""
+    """A stream in order, with a cut, a resume and a repeat across the cut, is judged clean."""
     judge = Judge()
     view = view_of(judge)
     receive(view, 5, 6, 7)
@@ -42,7 +42,7 @@ def test_all_is_well() -> None:
 
 
 def test_nothing_read_or_resumed_is_not_clean() -> None:
-    """Readers who read nothing prove nothing."""
+    """Readers that read or resumed nothing prove nothing."""
     judge = Judge()
     assert not judge.verdict().clean
     view = view_of(judge)
@@ -52,7 +52,7 @@ def test_nothing_read_or_resumed_is_not_clean() -> None:
 
 
 def test_records_left_out() -> None:
-    """This many, at one place that no gap has reported."""
+    """Missing records are counted, and the place is named where no gap reports them."""
     judge = Judge()
     receive(view_of(judge), 0, 3, 4)
     assert faults(judge) == {Fault.LEFT_OUT: 2, Fault.UNANNOUNCED: 1}
@@ -61,21 +61,21 @@ def test_records_left_out() -> None:
 
 
 def test_two_records_swapped() -> None:
-    """The later one leaves a hole, the earlier one comes out of order; what follows is judged on."""
+    """The later record leaves a hole, and the earlier one is out of order; judging continues after them."""
     judge = Judge()
     receive(view_of(judge), 0, 2, 1, 3)
     assert faults(judge) == {Fault.LEFT_OUT: 1, Fault.UNANNOUNCED: 1, Fault.OUT_OF_ORDER: 1}
 
 
 def test_a_record_before_the_first() -> None:
-    """It is no repeat: nobody has had it on this connection."""
+    """A record before the first one is out of order, not a repeat: nobody got it on this connection."""
     judge = Judge()
     receive(view_of(judge), 5, 4, 6)
     assert faults(judge) == {Fault.OUT_OF_ORDER: 1}
 
 
 def test_a_repeat_within_a_connection() -> None:
-    """Also after a state that lists the partition, as those about catching up do."""
+    """A repeat within a connection is a fault, even after a state that lists the partition."""
     judge = Judge()
     view = view_of(judge)
     receive(view, 0, 1, 1)
@@ -85,7 +85,7 @@ def test_a_repeat_within_a_connection() -> None:
 
 
 def test_a_hole_after_a_state_that_lists_the_partition() -> None:
-    """Nobody has seen it leave."""
+    """The hole is a fault, because nobody saw the partition leave."""
     judge = Judge()
     view = view_of(judge)
     receive(view, 0)
@@ -95,7 +95,7 @@ def test_a_hole_after_a_state_that_lists_the_partition() -> None:
 
 
 def test_a_partition_that_left_may_come_again_anywhere() -> None:
-    """And is judged from there on."""
+    """A partition that returns is judged from where it continues."""
     judge = Judge()
     view = view_of(judge)
     receive(view, 0, 1)
@@ -112,7 +112,7 @@ def test_a_partition_that_left_may_come_again_anywhere() -> None:
 
 
 def test_a_partition_that_was_away_unseen() -> None:
-    """Another connection has seen it leave since this one began, and a state was sent: it may start over."""
+    """It may start over if another connection saw it leave and a state was sent since."""
     judge = Judge()
     view, witness = view_of(judge), view_of(judge)
     receive(view, 0, 1)
@@ -131,7 +131,7 @@ def test_a_partition_that_was_away_unseen() -> None:
 
 
 def test_a_partition_that_left_another_replica_excuses_nothing() -> None:
-    """Nor does one that has left this replica, while no state was sent since its last record."""
+    """Only this replica's departures count, and only after a state."""
     judge = Judge()
     view, other, witness = judge.opened("r", "b", None, 1.0), view_of(judge), judge.opened("w", "b", None, 1.0)
     for one in (view, witness):
@@ -149,14 +149,14 @@ def test_a_partition_that_left_another_replica_excuses_nothing() -> None:
 
 
 def test_a_hole_across_a_resume() -> None:
-    """The first record is past the one that the id asks for."""
+    """The first record after a resume must follow the id."""
     judge = Judge()
     receive(view_of(judge, {0: 7}), 9)
     assert faults(judge) == {Fault.ACROSS: 1, Fault.UNANNOUNCED: 1}
 
 
 def test_a_named_partition_that_comes_later_goes_on_from_there() -> None:
-    """The replica did not have it at first; once it has left, the name counts no more."""
+    """A partition that arrives later continues from the id, until it has left once."""
     judge = Judge()
     view = judge.opened("r", "a", {0: 7, 1: 3}, 1.0)
     view.state({1}, 1.0)
@@ -169,7 +169,7 @@ def test_a_named_partition_that_comes_later_goes_on_from_there() -> None:
 
 
 def test_an_id_that_is_ahead_of_what_came() -> None:
-    """Who resumed with it would never see what lies between."""
+    """A client that resumed with such an id would miss the records in between."""
     judge = Judge()
     view = view_of(judge)
     receive(view, 5, 6)
@@ -178,7 +178,7 @@ def test_an_id_that_is_ahead_of_what_came() -> None:
 
 
 def test_an_id_that_is_ahead_of_the_one_before_it() -> None:
-    """What the former id named, and nothing has come of: as before, it may be named, and no further."""
+    """An id may repeat what the previous id named without records, but name nothing beyond."""
     judge = Judge()
     view = view_of(judge, {0: 7, 1: 3})
     view.closed({0: 7, 1: 3}, cut=True)
@@ -189,7 +189,7 @@ def test_an_id_that_is_ahead_of_the_one_before_it() -> None:
 
 
 def test_an_id_that_is_ahead_in_a_partition_that_has_left() -> None:
-    """The replica knows how far it had read; this connection has not come as far."""
+    """The replica knows how far it had read, but this connection is not there yet."""
     judge = Judge()
     view = view_of(judge)
     receive(view, 5, 6)
@@ -204,7 +204,7 @@ def test_an_id_that_is_ahead_in_a_partition_that_has_left() -> None:
 
 
 def test_an_announced_gap_is_no_hole() -> None:
-    """Within a connection, after a named offset, and at the beginning."""
+    """A reported gap is no hole within a connection, after a named offset, or at the start."""
     judge = Judge()
     view = view_of(judge, {0: 2})
     view.gap(0, 3, 5, "expired")
@@ -220,7 +220,7 @@ def test_an_announced_gap_is_no_hole() -> None:
 
 
 def test_a_gap_must_say_what_is_left_out() -> None:
-    """It begins too late, leaves out what follows it, or ends before it begins."""
+    """A gap that begins too late, covers later records, or ends before it begins is a fault."""
     judge = Judge()
     view = view_of(judge, {1: 2})
     receive(view, 0)
@@ -235,7 +235,7 @@ def test_a_gap_must_say_what_is_left_out() -> None:
 
 
 def test_connections_are_counted_by_process() -> None:
-    """For the formula of memory."""
+    """Connections are counted per process, for the memory formula."""
     judge = Judge()
     view = view_of(judge)
     view_of(judge)
@@ -244,7 +244,7 @@ def test_connections_are_counted_by_process() -> None:
 
 
 def test_a_partition_that_came_back_may_be_named_where_it_began_again() -> None:
-    """Its id says where the replica took it up; one that left and did not come back is named no further than seen."""
+    """Ids may name where the replica took it up; otherwise only what was seen."""
     for states, expected in (((), {Fault.ACROSS: 3, Fault.UNANNOUNCED: 1}), (({0}, set()), {})):
         judge = Judge()
         view = view_of(judge)
@@ -256,7 +256,7 @@ def test_a_partition_that_came_back_may_be_named_where_it_began_again() -> None:
 
 
 def test_a_connection_that_breaks_its_protocol() -> None:
-    """Is a fault by itself, whatever records came on it."""
+    """It is a fault by itself, whatever records arrived."""
     judge = Judge()
     view = view_of(judge)
     receive(view, 0)
@@ -266,7 +266,7 @@ def test_a_connection_that_breaks_its_protocol() -> None:
 
 
 def test_the_whole_topic_goes_on_exactly_after_what_is_sent_again() -> None:
-    """What a connection or its id has had may come again, and is counted; a hole after it is one as before."""
+    """Repeats across connections are counted; a hole after them is a hole."""
     judge = Judge()
     view = judge.opened("r", "a", {1: 6}, 1.0, whole=True)
     view.state({0, 1}, 1.0)
@@ -283,7 +283,7 @@ def test_the_whole_topic_goes_on_exactly_after_what_is_sent_again() -> None:
 
 
 def test_a_partition_that_leaves_a_replica_excuses_nothing_of_the_whole_topic() -> None:
-    """It is followed from then on: streams of the whole topic see no difference."""
+    """It is followed from then on, so streams of the whole topic see no difference."""
     judge = Judge()
     view = judge.opened("r", "a", None, 1.0, whole=True)
     view.state({0}, 1.0)
@@ -296,7 +296,7 @@ def test_a_partition_that_leaves_a_replica_excuses_nothing_of_the_whole_topic() 
 
 
 def test_observers_are_counted() -> None:
-    """And judged as everybody is."""
+    """Observers are counted, and judged like everybody else."""
     judge = Judge()
     view = judge.opened("r", "a", None, 1.0, observes=True)
     view.state({0}, 1.0)
@@ -311,7 +311,7 @@ def even(offset: int) -> bool:
 
 
 def test_a_filter_is_owed_what_matches_and_nothing_else() -> None:
-    """Between two records, before the last id, and across a resume."""
+    """This holds between two records, before the last id, and across a resume."""
     judge = Judge()
     view = judge.opened("r", "a", {0: 3}, 1.0, wants=even)
     view.state({0}, 1.0)

@@ -50,26 +50,26 @@ async def found(
 
 
 async def test_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records that come when nobody is there wait."""
+    """Records that arrive while nobody is connected wait."""
     leftovers = await found(monkeypatch, Left())
     assert leftovers.good
     assert {value for _, value, _ in leftovers.rows()} == {"0"}
 
 
 async def test_a_subscriber_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is still counted when there was time to forget it."""
+    """A subscriber that is still counted after there was time to forget it is a fault."""
     assert (await found(monkeypatch, Left(subscribers=2))).subscribers == {"replica-1/1": 2}
 
 
 async def test_records_dispatched_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They count, though every client has gone."""
+    """Records that count although every client has left are a fault."""
     leftovers = await found(monkeypatch, Left(dispatches=3))
     assert leftovers.dispatched == {"replica-1/1": 3}
     assert not leftovers.good
 
 
 async def test_violations_of_those_that_run_and_of_those_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the metric, and by the last log line of each invariant."""
+    """Violations are counted by the metric, and by the last log line of each invariant."""
     logged = tuple(("replica-2/2", {"invariant": "b", "count": count}) for count in (1, 5))
     leftovers = await found(monkeypatch, Left(violations=4), logged)
     assert leftovers.violations == {"replica-1/1": {"a": 4}, "replica-2/2": {"b": 5}}

@@ -27,14 +27,14 @@ def of_replicas(events: list[Event]) -> list[Event]:
 
 @given(seed=SEEDS)
 def test_the_same_seed_gives_the_same_schedule(seed: int) -> None:
-    """So that a run that failed can be had again."""
+    """A failed run can be repeated with its seed."""
     assert schedule(seed, 180, REPLICAS) == schedule(seed, 180, REPLICAS)
     assert schedule(seed, 180, REPLICAS) != schedule(seed + 1, 180, REPLICAS)
 
 
 @given(seed=SEEDS, seconds=st.sampled_from([120.0, 180.0]))
 def test_some_replica_is_undisturbed_and_two_brokers_are_there(seed: int, seconds: float) -> None:
-    """At every moment; and all is undone before the end."""
+    """This holds at every moment, and everything is undone before the end."""
     events = schedule(seed, seconds, REPLICAS)
     assert [event.at for event in events] == sorted(event.at for event in events)
     for event in events:
@@ -46,19 +46,19 @@ def test_some_replica_is_undisturbed_and_two_brokers_are_there(seed: int, second
 
 @given(seed=SEEDS)
 def test_three_minutes_have_every_kind(seed: int) -> None:
-    """So that ten seeds have tried each many times."""
+    """Ten seeds therefore try each kind many times."""
     assert {event.kind for event in schedule(seed, 180, REPLICAS)} == set(Kind) - OF_WORKERS
 
 
 @given(seed=SEEDS, kinds=st.sets(st.sampled_from(list(Kind))))
 def test_only_what_is_asked_for_happens(seed: int, kinds: set[Kind]) -> None:
-    """Without a kind there is none of it, and what happens aside changes nothing of the rest."""
+    """A kind that is left out does not happen, and companions change nothing else."""
     assert {event.kind for event in schedule(seed, 180, REPLICAS, kinds=kinds)} <= kinds
     rest = [event for event in schedule(seed, 180, REPLICAS) if event.kind not in ASIDE]
     assert rest == schedule(seed, 180, REPLICAS, kinds=set(Kind) - ASIDE - OF_WORKERS)
 
 
 def test_every_kind_is_explained() -> None:
-    """``--help`` lists them all, each under a name that can be typed."""
+    """``--help`` lists every kind under a name that can be typed."""
     assert set(EXPLAINED) == set(Kind)
     assert all(kind.option.replace("-", "").isalpha() for kind in Kind)

@@ -25,7 +25,7 @@ def view_of(offset: int) -> View:
 
 @pytest.mark.parametrize("selection", [NOBODYS, EVERYBODYS, *DRAWN], ids=lambda one: one.query)
 def test_what_a_reader_is_owed_is_what_its_filter_matches(selection: Selection) -> None:
-    """The same records, and some but not all of them."""
+    """The judge and the filter agree, on some but not all records."""
     chosen = read_parameters(parse_qs(selection.query.removeprefix("&")))
     assert chosen is not None
     matches = chosen.compile()

@@ -51,7 +51,7 @@ def shown(items: list[Item]) -> list[tuple[object, object]]:
 
 @pytest.mark.parametrize("step", [1, 7, 100, 100_000])
 def test_sse_in_pieces(step: int) -> None:
-    """Chunked, with a heartbeat that moves the id and is no record."""
+    """A chunked stream is read, and a heartbeat that moves the id is no record."""
     parser = SseParser()
     assert shown(read(parser, b"b\r\nretry: 1000\n\n\r\n" + stream(SSE_VALUE), step)) == ITEMS
     assert parser.last_id == f"{TOPIC}:0=6,3=19"
@@ -59,7 +59,7 @@ def test_sse_in_pieces(step: int) -> None:
 
 @pytest.mark.parametrize("step", [1, 7, 100_000])
 def test_a_state_that_carries_a_position(step: int) -> None:
-    """Whatever the order of its lines: where the stream begins is where it is resumed when nothing else came."""
+    """The stream resumes where it began if nothing else arrived, whatever the order of the lines."""
     for lines in ("retry: 1\nid: t:0=-1\nevent: state\ndata: {}\n\n", "event: state\ndata: {}\nid: t:0=-1\n\n"):
         parser = SseParser()
         assert read(parser, lines.encode(), step) == [Control("state", {})]
@@ -68,7 +68,7 @@ def test_a_state_that_carries_a_position(step: int) -> None:
 
 @pytest.mark.parametrize("step", [1, 7, 100, 100_000])
 def test_websocket_in_pieces(step: int) -> None:
-    """Frames of all three kinds of length, pings and a close, and a heartbeat that moves the id."""
+    """Frames of all lengths, pings, a close and a heartbeat that moves the id are read."""
     parser = WebSocketParser()
     read(parser, stream(WEBSOCKET), step)
     assert parser.last_id == f"{TOPIC}:0=6,3=19"
@@ -83,7 +83,7 @@ def test_websocket_in_pieces(step: int) -> None:
 
 @pytest.mark.parametrize(("parser", "wire"), [(SseParser(), SSE_VALUE), (WebSocketParser(), WEBSOCKET)])
 def test_what_is_cut_does_not_count(parser: Parser, wire: Wire) -> None:
-    """Neither the record nor its id."""
+    """An incomplete event counts neither as a record nor for its id."""
     first, second = (records_of(wire, offset) for offset in (17, 18))
     cut = second.rindex(b"0") if wire is WEBSOCKET else second.rindex(b"\n\n") + 1
     assert list(parser.feed(first + second[:cut])) == [(3, 17)]
@@ -91,6 +91,6 @@ def test_what_is_cut_does_not_count(parser: Parser, wire: Wire) -> None:
 
 
 def test_the_pairs_of_an_id() -> None:
-    """A topic's digits are none; nothing seen yet is -1."""
+    """Digits in a topic's name are not offsets; -1 means that nothing was seen."""
     assert pairs(f"{TOPIC}:3=17,0=-1,12=5") == {3: 17, 0: -1, 12: 5}
     assert pairs("") == {}

@@ -65,7 +65,7 @@ async def trial(cluster: KafkaCluster, kind: Kind, code: str) -> Trials:
 async def test_faults_put_in_on_purpose_are_found(
     own_cluster: Callable[..., KafkaCluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gap that is not told, and the first records of a new partition that nobody gets, side by side."""
+    """A gap that is not reported, and lost first records of a new partition, are both found."""
     monkeypatch.setattr(trials_module, "SETTLE_SECONDS", 2.0)
     cluster = own_cluster()
     cluster.start()
@@ -106,7 +106,7 @@ async def replica_that_replays(*came: int) -> AsyncIterator[SimpleNamespace]:
 async def test_a_replay_that_a_bad_partition_holds_up(
     monkeypatch: pytest.MonkeyPatch, came: tuple[int, ...], held_up: int
 ) -> None:
-    """Every healthy partition of the replica has to come; the one without a leader is not waited for."""
+    """Every healthy partition must arrive without waiting for the one without a leader."""
     monkeypatch.setenv(VARIABLE, "1" if not held_up else "0.02")
     made = Trials(cast("KafkaCluster", None), "t", frozenset({Kind.LEADERLESS}))
     for partition in range(PARTITIONS[Kind.LEADERLESS]):

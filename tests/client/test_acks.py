@@ -50,7 +50,7 @@ async def taking(stream: Subscription) -> AsyncIterator[list[Record]]:
 
 
 async def test_a_record_is_acknowledged_when_the_next_one_is_asked_for() -> None:
-    """The body of the loop is done with it then; what the body raised on is not acknowledged."""
+    """The loop's body is done with it then; a record whose body raised is not acknowledged."""
     house = AckHouse()
     async with house.serving():
         house.batch(5)
@@ -68,7 +68,7 @@ async def test_a_record_is_acknowledged_when_the_next_one_is_asked_for() -> None
 
 
 async def test_a_window_of_bytes_is_kept() -> None:
-    """One record always fits into it."""
+    """A single record always fits into the window."""
     house = AckHouse()
     async with house.serving():
         house.batch(3)
@@ -81,7 +81,7 @@ async def test_a_window_of_bytes_is_kept() -> None:
 
 
 async def test_the_longest_run_is_acknowledged() -> None:
-    """A record that is done before others waits for them; the position is that of the run."""
+    """A record that is done early waits for those before it, and the position is that of the run."""
     house = AckHouse()
     async with house.serving():
         async with subscribe(address(house), ack="manual") as stream:
@@ -100,7 +100,7 @@ async def test_the_longest_run_is_acknowledged() -> None:
 
 
 async def test_what_comes_again_is_acknowledged_again_and_not_handed_out() -> None:
-    """The connection ends with records in the caller's hands: they are acknowledged on the next one."""
+    """Records that the caller still had when the connection ended are acknowledged on the next one."""
     house = AckHouse()
     async with house.serving(), subscribe(address(house), ack="manual") as stream:
         house.batch(3)
@@ -119,7 +119,7 @@ async def test_what_comes_again_is_acknowledged_again_and_not_handed_out() -> No
 
 
 async def test_a_refused_record_is_done_when_the_server_answers() -> None:
-    """And refused again on the next connection if it did not: that one is answered when the letter is stored."""
+    """Without an answer it is refused again on the next connection, until its letter is stored."""
     house = AckHouse()
     letters = house.hub.acking.dead_letters = Letters("assets")
     async with house.serving(), subscribe(address(house), ack="manual") as stream:
@@ -142,7 +142,7 @@ async def test_a_refused_record_is_done_when_the_server_answers() -> None:
 
 
 async def test_tail_acknowledges_each_line_that_it_has_written() -> None:
-    """As many as it was to print; the others wait for the next one."""
+    """Records beyond the requested number are not acknowledged."""
     house = AckHouse()
     async with house.serving(within_seconds=40):
         house.batch(5)
@@ -169,7 +169,7 @@ async def test_tail_acknowledges_each_line_that_it_has_written() -> None:
 
 
 async def test_acknowledgements_need_a_websocket_and_to_be_asked_for() -> None:
-    """Both are said at once."""
+    """Wrong uses are reported at once."""
     with pytest.raises(WrongAddressError, match="use transport websocket"):
         async with subscribe("http://127.0.0.1:1", ack="auto", transport="sse"):
             pass
@@ -197,7 +197,7 @@ def acks() -> tuple[Acks, list[str]]:
 
 
 async def test_gaps_and_positions_wait_for_the_records_before_them(acks: tuple[Acks, list[str]]) -> None:
-    """A position that leads past what is not done would lose it."""
+    """A position past a record that is not done would lose the record."""
     ledger, said = acks
     ledger.came(record(0))
     ledger.came(Gap("assets", 0, 1, 4, "expired"))
@@ -215,7 +215,7 @@ async def test_gaps_and_positions_wait_for_the_records_before_them(acks: tuple[A
 
 
 async def test_nothing_of_a_log_is_acknowledged_once_another_has_taken_its_place(acks: tuple[Acks, list[str]]) -> None:
-    """Offsets begin again: an acknowledgement of an old record would be one of new records."""
+    """Offsets start over, so an old acknowledgement would hit new records."""
     ledger, said = acks
     old = [dataclasses.replace(record(offset), value=b"old") for offset in range(4)]
     for each in old:
@@ -238,7 +238,7 @@ async def test_nothing_of_a_log_is_acknowledged_once_another_has_taken_its_place
 
 
 async def test_an_answer_that_means_nothing_changes_nothing(acks: tuple[Acks, list[str]]) -> None:
-    """Of a record that was not refused, or of none."""
+    """Answers about records that were not refused, or about none, are ignored."""
     ledger, _ = acks
     ledger.came(record(0))
     for answer in ("", "nonsense", "assets:0=0", "assets:0=9"):
@@ -256,7 +256,7 @@ async def test_acknowledgements_are_joined_while_one_is_sent(
     nursery: trio.Nursery,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
 ) -> None:
-    """The newest is sent when the connection is free again."""
+    """The newest position is sent once the connection is free again."""
     said: list[str] = []
     gate = trio.Event()
 
@@ -285,7 +285,7 @@ async def test_records_of_one_message_are_acknowledged_together(
     nursery: trio.Nursery,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
 ) -> None:
-    """At once when all that came is done, so a window of one record waits for nothing; else after a moment."""
+    """They are acknowledged at once when all are done, otherwise after a moment."""
     ledger, said = acks
     nursery.start_soon(ledger.run)
     for offset in range(500):

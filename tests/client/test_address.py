@@ -28,12 +28,12 @@ from dispatcher.sansio.position import parse_position
     ],
 )
 def test_what_goes_on_the_wire(url: str, transport: Any, wire: str) -> None:
-    """The path of the transport after the path of the URL, envelopes for SSE, all else as it was."""
+    """The request has the URL's path plus the transport's, envelopes for SSE, and everything else unchanged."""
     assert read_address(url, transport=transport).address.url == wire
 
 
 def test_options_win_over_the_query() -> None:
-    """As with every command line."""
+    """An option overrides the parameter of the same name."""
     subscribed = read_address(
         "ws://h?topic=a&since=5&last_event_id=a:0=1", topics=["b"], since="earliest", last_event_id="b:0=2"
     )
@@ -42,7 +42,7 @@ def test_options_win_over_the_query() -> None:
 
 
 def test_what_is_wanted_goes_into_the_query() -> None:
-    """Repeated where there are several values; in place of what the URL says by the same name."""
+    """Filters are repeated per value, and replace the URL's parameters of the same name."""
     wanted = filter_parameters(
         keys=["a", "b&c"],
         record_headers={"tenant": "t1"},
@@ -59,7 +59,7 @@ def test_what_is_wanted_goes_into_the_query() -> None:
 
 
 def test_what_values_are_decoded_to_goes_into_the_query() -> None:
-    """In place of what the URL says; without the option the URL's stays."""
+    """The option replaces the URL's parameter, which otherwise stays."""
     assert read_address("ws://h?decode=avro-json", decode="json").address.target == "/ws?decode=json"
     assert read_address("ws://h?decode=json").address.target == "/ws?decode=json"
 
@@ -73,13 +73,13 @@ def test_what_values_are_decoded_to_goes_into_the_query() -> None:
     ],
 )
 def test_what_no_parameter_can_say_is_wrong_at_once(wanted: dict[str, Any], reason: str) -> None:
-    """Before anything is sent: another filter would be another view."""
+    """It raises before anything is sent, because another filter would be another view."""
     with pytest.raises(WrongAddressError, match=reason):
         filter_parameters(**wanted)
 
 
 def test_a_position_in_the_query_is_where_it_begins_once() -> None:
-    """It must not be in the address of each reconnect."""
+    """It is used once, and not in the address of each reconnect."""
     subscribed = read_address("http://h?last_event_id=a:0=1,1=5")
     assert subscribed.address.target == "/events?format=envelope"
     assert subscribed.position == parse_position("a:0=1,1=5")
@@ -94,12 +94,12 @@ def test_a_position_in_the_query_is_where_it_begins_once() -> None:
     ],
 )
 def test_times(since: datetime | int, query: str) -> None:
-    """As Python has them; a plus arrives as one."""
+    """Times are accepted as Python has them, and a plus arrives as a plus."""
     assert read_address("ws://h", since=since).address.target == f"/ws?since={query}"
 
 
 def test_credentials() -> None:
-    """Those of the URL are sent, and never shown."""
+    """Credentials in the URL are sent, and never shown."""
     address = read_address("http://user:pass%3Aword@h").address
     assert address.authorization == "Basic dXNlcjpwYXNzOndvcmQ="
     assert address.url == "http://h/events?format=envelope"
@@ -114,7 +114,7 @@ def test_credentials() -> None:
     ],
 )
 def test_a_time_to_begin_at(url: str, asked: str) -> None:
-    """One that the caller has chosen stays."""
+    """A time that the caller has chosen is kept."""
     address = read_address(url).address
     assert address.with_since(5).url == asked
     assert address.with_since(5).with_since(6).url == asked
@@ -131,14 +131,14 @@ def test_a_time_to_begin_at(url: str, asked: str) -> None:
     ],
 )
 def test_redirects(location: str, url: str, kept: bool) -> None:
-    """Credentials are for their origin."""
+    """Credentials are sent only to their own origin."""
     there = read_address("https://user:word@h/").address.follow(location)
     assert (there.url, there.authorization is not None) == (url, kept)
 
 
 @pytest.mark.parametrize("location", ["http://h/x", "ftp://h/x", "https://h:x/"])
 def test_redirects_that_are_not_followed(location: str) -> None:
-    """TLS is not left by a redirect."""
+    """A redirect from TLS to plain text is refused."""
     with pytest.raises(WrongAddressError):
         read_address("https://h/").address.follow(location)
 
@@ -158,6 +158,6 @@ def test_redirects_that_are_not_followed(location: str) -> None:
     ],
 )
 def test_what_cannot_be_right(url: str, options: dict[str, Any]) -> None:
-    """Said before anything is sent."""
+    """A wrong address raises before anything is sent."""
     with pytest.raises(WrongAddressError):
         read_address(url, **options)

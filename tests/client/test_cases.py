@@ -99,7 +99,7 @@ def check_fatal(fatal: dict[str, Any] | None, error: SubscriptionError | None) -
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("name", cases())
 async def test_case(name: str, transport: Literal["sse", "websocket"]) -> None:
-    """Each case of the table, on each transport."""
+    """Each case of the table holds on each transport."""
     case = cases()[name]
     if case.get("only", transport) != transport:
         pytest.skip(f"for {case['only']} only")
@@ -111,7 +111,7 @@ async def test_case(name: str, transport: Literal["sse", "websocket"]) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_cut_at_any_byte_loses_and_repeats_nothing(transport: Literal["sse", "websocket"]) -> None:
-    """Cut after the first byte, the second, and so on to the end of the stream."""
+    """The stream is cut after every single byte, and each time resumed."""
     case = cases()["cut-at-any-byte"]
     with trio.fail_after(seconds(170)):
         async with case_server() as server:

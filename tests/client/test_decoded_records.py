@@ -23,7 +23,7 @@ def received(**members: Any) -> Record:
 
 
 def test_a_decoded_value_is_json_and_no_tombstone() -> None:
-    """Also where it is null; a decoded key that is a string is its content."""
+    """A decoded null is no tombstone, and a decoded string key is its content."""
     record = received(value_json={"n": 2**53 + 1}, schema=SCHEMA, key_json="k1", key_schema=SCHEMA)
     assert (record.json(), record.schema, record.decode_error) == ({"n": 2**53 + 1}, SCHEMA, None)
     assert received(value_json=None, schema=SCHEMA).value == b"null"
@@ -31,7 +31,7 @@ def test_a_decoded_value_is_json_and_no_tombstone() -> None:
 
 @pytest.mark.parametrize(("key", "expected"), [("k1", b"k1"), (7, b"7"), ({"a": 1}, b'{"a":1}')])
 def test_a_decoded_key_is_bytes(key: Any, expected: bytes) -> None:
-    """A string is its content, anything else its JSON."""
+    """A decoded string key is its content, and any other its JSON."""
     record = {
         "topic": "t",
         "partition": 0,
@@ -47,7 +47,7 @@ def test_a_decoded_key_is_bytes(key: Any, expected: bytes) -> None:
 
 
 def test_an_undecoded_value_says_why() -> None:
-    """Its bytes are those of Kafka."""
+    """It has the bytes that Kafka delivered, and the reason."""
     record = received(value_base64="AAE=", schema={"id": 9}, decode_error="the registry has no schema 9")
     assert (record.value, record.schema, record.decode_error) == (
         b"\x00\x01",
@@ -60,7 +60,7 @@ def test_an_undecoded_value_says_why() -> None:
 
 
 def test_tail_shows_the_name_of_the_schema() -> None:
-    """On a terminal before the value; in JSON lines as the protocol has it."""
+    """The name precedes the value on a terminal, and JSON lines have it as the protocol does."""
     record = received(value_json={"n": 1}, schema=SCHEMA)
     assert pretty(record).plain.endswith('shop.Order {"n":1}')
     line = orjson.loads(as_json(record))
@@ -70,6 +70,6 @@ def test_tail_shows_the_name_of_the_schema() -> None:
 
 @pytest.mark.parametrize("members", [{"schema": 1}, {"decode_error": {}}, {"schema": "x"}])
 def test_members_of_another_kind_are_refused(members: dict[str, Any]) -> None:
-    """As any other member."""
+    """Members about decoding are checked like all others."""
     with pytest.raises(MalformedMessageError):
         received(value="v", **members)

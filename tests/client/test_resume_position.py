@@ -20,14 +20,14 @@ def record(event_id: str, topic: str = "t") -> Record:
 
 
 def test_repeats_are_known_by_the_first_pair() -> None:
-    """What is not above the highest offset of its partition came before."""
+    """A record at or below the highest offset of its partition is a repeat."""
     seen = ResumePosition()
     ids = ["t:0=5", "t:1=0,0=5", "t:0=5,1=0", "t:0=4,1=0", "t:0=7,1=0", "t:1=0,0=7", "t:1=1,0=7"]
     assert [seen.record(record(event_id)) for event_id in ids] == [True, True, False, False, True, False, True]
 
 
 def test_partitions_of_other_replicas_are_kept() -> None:
-    """An id that does not name them takes nothing away."""
+    """An id that does not name them removes nothing."""
     seen = ResumePosition(parse_position("t:0=10,1=20"))
     seen.record(record("t:2=0"))
     seen.record(record("t:0=11,2=0"))
@@ -35,7 +35,7 @@ def test_partitions_of_other_replicas_are_kept() -> None:
 
 
 def test_what_other_pairs_say_counts_only_upwards() -> None:
-    """A replica that has just got a partition may know less of it than the client."""
+    """A replica that has just got a partition may know less about it than the client."""
     seen = ResumePosition(parse_position("t:0=10,1=-1"))
     seen.record(record("t:1=0,0=8"))
     seen.move_to("t:0=9,2=-1")
@@ -44,7 +44,7 @@ def test_what_other_pairs_say_counts_only_upwards() -> None:
 
 
 def test_what_only_other_pairs_named_is_no_repeat() -> None:
-    """It was sent to somebody else: where a crash brings it again, this client gets it for the first time."""
+    """It was sent to somebody else; if a crash repeats it, this client gets it for the first time."""
     seen = ResumePosition()
     assert seen.record(record("t:0=1,1=50"))
     assert seen.record(record("t:1=49,0=1"))
@@ -52,12 +52,12 @@ def test_what_only_other_pairs_named_is_no_repeat() -> None:
 
 
 def test_what_was_given_back_is_a_repeat() -> None:
-    """A position that was stored is about what this client has seen."""
+    """A stored position covers what this client has seen."""
     assert not ResumePosition(parse_position("t:0=1,1=50")).record(record("t:1=50,0=1"))
 
 
 def test_the_same_other_pairs_of_another_topic() -> None:
-    """They are read as well: partition 1 of `u` is not that of `t`."""
+    """They are read as well, because partition 1 of `u` is not that of `t`."""
     seen = ResumePosition()
     assert seen.record(record("t:0=0,1=-1"))
     assert seen.record(record("u:2=1,1=-1", "u"))
@@ -65,7 +65,7 @@ def test_the_same_other_pairs_of_another_topic() -> None:
 
 
 def test_the_same_other_pairs_after_a_topic_was_recreated() -> None:
-    """What was read once is read again when it no longer holds."""
+    """Pairs that were read once are read again when they no longer hold."""
     seen = ResumePosition()
     assert seen.record(record("t:0=500,1=7"))
     seen.gap(Gap("t", 0, 501, -1, "recreated"))
@@ -74,7 +74,7 @@ def test_the_same_other_pairs_after_a_topic_was_recreated() -> None:
 
 
 def test_a_gap_before_what_was_seen_takes_nothing_back() -> None:
-    """It was sent again, as after a reconnect."""
+    """Such a gap was sent again, as after a reconnect."""
     seen = ResumePosition(parse_position("t:0=10"))
     seen.gap(Gap("t", 0, 3, 9, "expired"))
     assert seen.format() == "t:0=10"
@@ -82,13 +82,13 @@ def test_a_gap_before_what_was_seen_takes_nothing_back() -> None:
 
 @pytest.mark.parametrize("event_id", ["t:0=12", "t:1=1", "x:0=1", "t:0=1,", "t:0=1;t", "t:0=1,0=1"])
 def test_an_id_that_names_another_record(event_id: str) -> None:
-    """Nothing could be resumed from it."""
+    """It is refused, because nothing could be resumed from it."""
     with pytest.raises(MalformedPositionError):
         ResumePosition().record(Record(event_id, "t", 0, 1, None, None, b""))
 
 
 def test_a_position_that_is_too_long_keeps_what_moved_last() -> None:
-    """What no server would take back is no use."""
+    """A position that no server accepts would be useless."""
     seen = ResumePosition({TopicPartition("a" * 200, n): 10**15 for n in range(2000)})
     seen.record(record("b:7=1", "b"))
     position = parse_position(seen.format())
@@ -98,7 +98,7 @@ def test_a_position_that_is_too_long_keeps_what_moved_last() -> None:
 
 
 def test_a_position_that_is_too_long_is_spelled_in_a_few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server may name 65,536 partitions that fit nowhere: the loop of the host does not stand still for it."""
+    """65,536 partitions that cannot fit do not hold up the caller's event loop."""
     spelled: list[int] = []
 
     def spell(position: Mapping[TopicPartition, int]) -> str:
@@ -119,7 +119,7 @@ def test_a_position_that_is_too_long_is_spelled_in_a_few_tries(monkeypatch: pyte
 
 
 def test_new_partitions_for_ever_are_not_all_kept() -> None:
-    """A server may name a new one with each record or gap: the oldest are forgotten, the newest are not."""
+    """If a server keeps naming new partitions, the oldest are forgotten and the newest are not."""
     position = ResumePosition()
     for n in range(MAX_KEPT + 10):
         assert position.record(Record(f"t:{n}=1", "t", n, 1, None, None, b""))

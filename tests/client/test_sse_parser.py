@@ -63,7 +63,7 @@ def _blocks(lines: list[str]) -> list[list[str]]:
     lines=LINES, ends=st.lists(ENDS, min_size=21, max_size=21), mark=st.booleans(), cuts=st.sets(st.integers(0, 200))
 )
 def test_any_stream_in_any_parts(lines: list[bytes], ends: list[bytes], mark: bool, cuts: set[int]) -> None:
-    """Whatever the ends of lines are and wherever it is cut, the events are those of the whole."""
+    """The events are the same whatever the line ends are and wherever the stream is cut."""
     stream = b"\xef\xbb\xbf" * mark + b"".join(line + end for line, end in zip(lines, ends, strict=False))
     if stream.endswith(b"\r"):
         stream += b"\n"
@@ -73,21 +73,21 @@ def test_any_stream_in_any_parts(lines: list[bytes], ends: list[bytes], mark: bo
 
 
 def test_the_last_event_counts_with_its_blank_line_only() -> None:
-    """A cut in the middle leaves nothing behind, not even an id."""
+    """A cut within an event leaves nothing of it, not even its id."""
     parser = SseParser()
     assert parser.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n") == [ServerEvent("message", "a", "1", id="1")]
     assert parser.last_id == "1"
 
 
 def test_a_carriage_return_ends_a_line_at_once() -> None:
-    """Nobody waits for the line feed that may follow."""
+    """The parser does not wait for a line feed that may follow."""
     parser = SseParser()
     assert parser.feed(b"data: a\r\r") == [ServerEvent("message", "a", "")]
     assert parser.feed(b"\ndata: b\r\r") == [ServerEvent("message", "b", "")]
 
 
 def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines that never end, and lines without number, hold a bounded number of bytes."""
+    """Endless lines, or endlessly many lines, take a bounded number of bytes."""
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     for part in (b"data: 12345", b"data: 12345\n"):
         with pytest.raises(WrongServerError, match="an event of more than"):

@@ -19,7 +19,7 @@ def received(**members: object) -> State:
 
 @pytest.mark.parametrize(("members", "expected"), [({}, True), ({"resumable": False}, False), ({"resumable": 0}, True)])
 def test_a_state_says_whether_ids_name_all_partitions(members: dict[str, object], expected: bool) -> None:
-    """They do, unless it says so; ``tail`` says it, too."""
+    """They do unless the state says otherwise, and ``tail`` shows it, too."""
     state = received(**members)
     assert state.resumable is expected
     assert ("too many for one id" in _told(state)) is not expected

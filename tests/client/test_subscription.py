@@ -73,7 +73,7 @@ def records(*ids: str) -> bytes:
 
 
 async def test_cancelling_a_wait_loses_no_record() -> None:
-    """Whenever it is cancelled: while it connects, between parts of an event, between records."""
+    """It may be cancelled while it connects, within an event, or between records."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server, subscribe(f"{server.url}/byte-by-byte/run/ws", **QUICK) as stream:
             came: list[str] = []
@@ -95,7 +95,7 @@ async def test_cancelling_a_wait_loses_no_record() -> None:
 
 
 async def test_it_connects_though_nobody_waits_for_long() -> None:
-    """A caller that asks again and again for a moment gets there as well."""
+    """A caller that repeatedly waits for only a moment gets connected as well."""
 
     async def answer(stream: trio.abc.Stream, _: bytes) -> None:
         await trio.sleep(0.2)
@@ -112,14 +112,14 @@ async def test_it_connects_though_nobody_waits_for_long() -> None:
 
 
 async def test_an_exception_of_the_block_arrives_as_it_is() -> None:
-    """Not in a group, though there is a nursery."""
+    """It is not wrapped in a group, although there is a nursery."""
     with pytest.raises(ZeroDivisionError):
         async with subscribe("http://127.0.0.1:1"):
             raise ZeroDivisionError
 
 
 async def test_a_wrong_argument_raises_at_once() -> None:
-    """Before anything is sent; a `ValueError` for who catches those."""
+    """It raises before anything is sent, and is also a `ValueError`."""
     with pytest.raises(WrongAddressError, match="use http://HOST:PORT"):
         async with subscribe("127.0.0.1:8000"):
             raise AssertionError
@@ -127,7 +127,7 @@ async def test_a_wrong_argument_raises_at_once() -> None:
 
 
 async def test_after_the_block_there_is_nothing_to_take() -> None:
-    """Also when something had come."""
+    """Nothing can be taken after the block, even if something had arrived."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server:
             async with subscribe(f"{server.url}/plain/run") as stream:
@@ -138,7 +138,7 @@ async def test_after_the_block_there_is_nothing_to_take() -> None:
 
 
 async def test_what_ended_it_is_raised_each_time() -> None:
-    """After all that had come before."""
+    """The error is raised after everything that arrived before it, and on every further call."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server, subscribe(f"{server.url}/goodbye-4401/run") as stream:
             assert (await anext(stream)).id == "assets:0=0"
@@ -157,7 +157,7 @@ async def test_gaps_are_logged_where_nobody_takes_them(caplog: pytest.LogCapture
 
 
 async def test_a_caller_that_takes_nothing_slows_the_server_down() -> None:
-    """One chunk waits, one is in hand; all else stays with the server."""
+    """One chunk waits and one is in hand; the rest stays with the server."""
     sent = 0
 
     async def flood(stream: trio.abc.Stream, _: bytes) -> None:
@@ -183,7 +183,7 @@ async def test_a_caller_that_takes_nothing_slows_the_server_down() -> None:
 
 
 async def test_the_position_is_of_what_was_taken() -> None:
-    """What has been read ahead is not in it."""
+    """Records that were only read ahead are not in the position."""
 
     async def answer(stream: trio.abc.Stream, _: bytes) -> None:
         await stream.send_all(HEAD + records("a:0=0", "a:0=1", "a:0=2") + b"id: a:0=2,1=-1\n\n" + records("a:1=0,0=2"))
@@ -200,7 +200,7 @@ async def test_the_position_is_of_what_was_taken() -> None:
 
 
 async def test_the_position_of_the_first_state_is_there_with_the_state() -> None:
-    """A caller that has taken no record yet can store it; with the later states nothing moves."""
+    """A caller without a record can store it; later states do not move it."""
     state = payload({"state": "streaming", "id": "a:0=41,1=-1"}, "envelope", 15.0)
 
     async def answer(stream: trio.abc.Stream, _: bytes) -> None:
@@ -220,7 +220,7 @@ async def test_the_position_of_the_first_state_is_there_with_the_state() -> None
 
 @pytest.mark.parametrize("scheme", ["https", "wss"])
 async def test_tls(scheme: str) -> None:
-    """With a certificate that is trusted; without, it gives up and says why."""
+    """It connects if the certificate is trusted, and otherwise gives up with the reason."""
 
     async def refuse(stream: trio.abc.Stream, _: bytes) -> None:
         await stream.send_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
@@ -236,7 +236,7 @@ async def test_tls(scheme: str) -> None:
 
 
 async def test_no_tls_where_it_was_expected() -> None:
-    """It may be there the next time: tried again, as often as is allowed."""
+    """It may be there the next time, so it is retried as often as allowed."""
 
     async def answer(stream: trio.SocketStream) -> None:
         await stream.send_all(b"220 mail.example.org\r\n")
@@ -255,7 +255,7 @@ async def test_no_tls_where_it_was_expected() -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "ws"])
 async def test_headers_and_credentials_stay_with_their_origin(scheme: str) -> None:
-    """A redirect to somebody else takes the position along, and nothing that is secret."""
+    """A redirect to another origin gets the position, but no secret."""
     heads: list[bytes] = []
 
     async def refuse(stream: trio.abc.Stream, head: bytes) -> None:
@@ -297,7 +297,7 @@ class SlowNames(trio.abc.HostnameResolver):
 
 
 async def test_a_slow_name_server() -> None:
-    """The look-up counts as a part of connecting."""
+    """The name look-up counts towards the connection timeout."""
     names = SlowNames()
     trio.socket.set_custom_hostname_resolver(names)
     with trio.fail_after(seconds(60)):
@@ -315,7 +315,7 @@ async def test_a_slow_name_server() -> None:
 
 
 async def test_a_caller_that_leaves_while_there_is_something_to_take() -> None:
-    """What waits to be handed out then is let go, and is no error."""
+    """Whatever waits to be handed out is dropped without an error."""
     with trio.fail_after(seconds(30)):
         async with subscribe("http://127.0.0.1:9", **QUICK) as stream:
             while not stream._send.statistics().tasks_waiting_send:  # noqa: ASYNC110 - it tells nobody
@@ -338,7 +338,7 @@ async def test_a_caller_that_leaves_while_there_is_something_to_take() -> None:
     ],
 )
 async def test_what_no_dispatcher_says(said: bytes) -> None:
-    """It is a reason to try again, later and later, and never handed out; the last attempt has it in its error."""
+    """It is retried with growing delays and never handed out; the last attempt's error contains it."""
 
     async def answer(stream: trio.abc.Stream, _: bytes) -> None:
         await stream.send_all(HEAD + said)
@@ -362,7 +362,7 @@ async def test_what_no_dispatcher_says(said: bytes) -> None:
     ],
 )
 def test_a_message_that_no_dispatcher_sends(message: dict[str, Any]) -> None:
-    """It is an error of the tree, whatever it holds."""
+    """Whatever it contains, the error belongs to the client's error tree."""
 
     def hear() -> None:
         for heard in read_message(orjson.dumps(message).decode()):
@@ -377,14 +377,14 @@ def test_a_message_that_no_dispatcher_sends(message: dict[str, Any]) -> None:
     "message", [{}, {"type": None}, {"type": []}, {"type": {}}, {"type": "weather", "records": [1]}]
 )
 def test_a_message_of_a_later_version_is_ignored(message: dict[str, Any]) -> None:
-    """Whatever its type is."""
+    """Messages of an unknown type are ignored."""
     assert read_message(orjson.dumps(message).decode()) == []
 
 
 @pytest.mark.parametrize("said", [b"-ERR unknown command 'GET'\r\n", b"HTTP/1.1 fine\r\n\r\n"])
 @pytest.mark.parametrize("scheme", ["http", "ws"])
 async def test_what_does_not_speak_http(scheme: str, said: bytes) -> None:
-    """It gives up: another attempt would find the same."""
+    """The client gives up, because another attempt would find the same."""
 
     async def answer(stream: trio.abc.Stream, _: bytes) -> None:
         await stream.send_all(said)
@@ -396,7 +396,7 @@ async def test_what_does_not_speak_http(scheme: str, said: bytes) -> None:
 
 
 async def test_states_and_gaps_come_in_order_with_the_records() -> None:
-    """Each where it happened."""
+    """Each of them arrives where it happened."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server, subscribe(f"{server.url}/gap-recreated/run/ws", **QUICK) as stream:
             told: list[str] = []
@@ -416,7 +416,7 @@ async def test_states_and_gaps_come_in_order_with_the_records() -> None:
     ["http://[bad", "http://a..b/", "gopher://x/", "http://host:99999/", "http://ho st/", "", "http://\u2100.example/"],
 )
 async def test_a_redirect_to_nowhere(location: str) -> None:
-    """The server is wrong: an error of the client's own, with the address in it."""
+    """The client raises its own error, which contains the address."""
 
     async def answer(stream: trio.abc.Stream, _: bytes) -> None:
         head = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
@@ -443,21 +443,21 @@ async def test_a_redirect_to_nowhere(location: str) -> None:
     ],
 )
 async def test_what_cannot_be_asked_is_an_error_at_once(url: str, options: dict[str, Any]) -> None:
-    """Before anything is sent, as one error and not in a group."""
+    """It raises before anything is sent, as a single error and not in a group."""
     with pytest.raises(WrongAddressError):
         async with subscribe(url, **options):
             pass  # pragma: no cover
 
 
 def test_an_international_name_is_asked_for_in_ascii() -> None:
-    """RFC 3490: so do name servers and the Host header know it."""
+    """Name servers and the Host header use the ASCII form (RFC 3490)."""
     address = read_address("http://b\u00fccher.example:81/?topic=\u00fc").address
     assert (address.host, address.authority) == ("xn--bcher-kva.example", "xn--bcher-kva.example:81")
     assert address.target.isascii()
 
 
 async def test_records_before_a_wrong_id_are_handed_out_once() -> None:
-    """They came in the same bytes; the next connection is asked for what follows them."""
+    """They arrived in the same bytes, so the next connection asks for what follows them."""
     asked: list[bytes] = []
 
     async def answer(stream: trio.abc.Stream, request: bytes) -> None:
@@ -475,7 +475,7 @@ async def test_records_before_a_wrong_id_are_handed_out_once() -> None:
 
 
 async def test_other_tasks_have_their_turns_while_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty bytes can name 8,192 partitions, and a piece of a stream thousands of such ids."""
+    """Twenty bytes can name 8,192 partitions, and a chunk can hold thousands of such ids."""
     monkeypatch.setattr("dispatcher.client.subscription.BUSY_SECONDS", 0.0)
     number = 500
     wide = f"id: t:{spell_compact([*range(100)], [1] * 100)}\n\n".encode()
@@ -510,7 +510,7 @@ async def test_other_tasks_have_their_turns_while_it_reads(monkeypatch: pytest.M
 
 
 async def test_a_generator_around_it_may_be_closed() -> None:
-    """GeneratorExit is no error of anybody, and comes out as itself, not in a group."""
+    """GeneratorExit is no error, and leaves the block as itself, not in a group."""
     async with case_server() as server:
 
         async def generate() -> AsyncGenerator[Record, None]:

@@ -28,7 +28,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["timestamp"]))
 @pytest.mark.usefixtures("zone")
 def test_each_case(case: dict[str, Any]) -> None:
-    """How the number is read, and what is shown of it."""
+    """Each case of the table is read and shown as it says."""
     moment = read_timestamp(case["timestamp"])
     assert (moment and moment.ms, moment and moment.unit) == (case.get("ms"), case.get("unit"))
     assert time_of_day(case["timestamp"]) == case["text"]
@@ -37,7 +37,7 @@ def test_each_case(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Etc/GMT+12"], indirect=True)
 @pytest.mark.usefixtures("zone")
 def test_every_number_of_64_bits_in_every_zone() -> None:
-    """Nothing fails, wherever the reader is, at the edges of what has a date too."""
+    """Every number can be shown in every time zone, including those without a date."""
 
     @given(st.integers(-(2**63), 2**63 - 1) | st.sampled_from([case["timestamp"] for case in CASES]))
     def check(timestamp: int | None) -> None:

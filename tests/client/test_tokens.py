@@ -37,7 +37,7 @@ def url(house: Guarded) -> str:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_token_opens_the_stream(issuer: Issuer, transport: Transport) -> None:
-    """A text, or what a function returns; a wrong one ends the subscription."""
+    """A token is a text or returned by a function; a wrong one ends the subscription."""
     house = Guarded(issuer)
 
     async def fresh() -> str:
@@ -57,7 +57,7 @@ async def test_a_token_opens_the_stream(issuer: Issuer, transport: Transport) ->
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_refused_token_is_replaced_once(issuer: Issuer, transport: Transport) -> None:
-    """A function is asked again; when that one is refused too, the subscription is over."""
+    """A function is asked once more; if that token is refused, too, the subscription ends."""
     house = Guarded(issuer)
     wrong = tampered(issuer.token())
     asked: list[str] = []
@@ -82,7 +82,7 @@ async def test_a_refused_token_is_replaced_once(issuer: Issuer, transport: Trans
 
 
 async def test_a_websocket_outlives_its_token(issuer: Issuer) -> None:
-    """It sends the next one when the server asks for it, and the connection stays."""
+    """It sends the next token when the server asks for it, and the connection stays open."""
     house = Guarded(issuer)
     given: list[str] = []
 
@@ -100,7 +100,7 @@ async def test_a_websocket_outlives_its_token(issuer: Issuer) -> None:
 
 
 async def test_a_stream_of_events_resumes_with_the_next_token(issuer: Issuer) -> None:
-    """Each record once."""
+    """Each record arrives once."""
     house = Guarded(issuer)
 
     async def fresh() -> str:
@@ -120,7 +120,7 @@ async def test_a_stream_of_events_resumes_with_the_next_token(issuer: Issuer) ->
 
 
 async def test_a_function_that_fails_is_asked_again() -> None:
-    """Its issuer may be away for a while; the state says so, and what it raised ends nothing."""
+    """Its issuer may be down for a while; the state says so, and the exception ends nothing."""
     heads = []
 
     async def answer(stream: trio.abc.Stream, head: bytes) -> None:
@@ -149,7 +149,7 @@ async def test_a_function_that_fails_is_asked_again() -> None:
 
 
 async def test_a_token_follows_no_redirect_to_another_origin() -> None:
-    """Neither does the one that a function returns for it."""
+    """Neither a text nor a function's token is sent to another origin."""
     heads: list[bytes] = []
 
     async def there(stream: trio.abc.Stream, head: bytes) -> None:
@@ -176,7 +176,7 @@ async def test_a_token_follows_no_redirect_to_another_origin() -> None:
 
 
 async def test_what_cannot_be_a_token_is_refused_at_once() -> None:
-    """And so is a token beside a header that would be another one."""
+    """So is a token beside an Authorization header."""
     for options in ({"token": "a b"}, {"token": "a\r\nX: y"}, {"token": "a", "headers": {"AUTHORIZATION": "b"}}):
         with pytest.raises(WrongAddressError) as raised:
             async with subscribe("http://127.0.0.1", **options):
@@ -185,7 +185,7 @@ async def test_what_cannot_be_a_token_is_refused_at_once() -> None:
 
 
 async def test_tail_reads_its_token_from_a_file(issuer: Issuer, tmp_path: Path) -> None:
-    """Again for each connection; a file that is not there is wrong usage."""
+    """It reads the file for each connection; a missing file is wrong usage."""
     house = Guarded(issuer)
     path = tmp_path / "token"
     command = [sys.executable, "-m", "dispatcher", "tail", "--count=1", "--format={offset}"]
@@ -208,6 +208,6 @@ async def test_tail_reads_its_token_from_a_file(issuer: Issuer, tmp_path: Path) 
 
 
 def test_the_case_of_an_expired_token_is_one_of_all_clients() -> None:
-    """In the table that the clients share."""
+    """The case is in the table that all clients share."""
     cases = orjson.loads((Path(__file__).parents[1] / "client_cases" / "cases.json").read_bytes())
     assert any(case["name"] == "goodbye-4419" for case in cases["cases"])

@@ -23,7 +23,7 @@ async def visit(
 
 
 async def test_a_client_that_saw_nothing_before_the_cut_is_sent_all_of_it_again() -> None:
-    """A page that had read nothing when its connection failed comes back without an id."""
+    """A page that read nothing before the cut returns without an id."""
     with trio.fail_after(seconds(10)):
         async with case_server() as server:
             first = await visit(server, "two-replicas")
@@ -36,7 +36,7 @@ async def test_a_client_that_saw_nothing_before_the_cut_is_sent_all_of_it_again(
 
 
 async def test_a_client_that_saw_a_part_before_the_cut_is_sent_the_rest() -> None:
-    """The old log's records do not come again after the gap that says that it is gone."""
+    """Records of the old log do not return after the gap that ends it."""
     with trio.fail_after(seconds(10)):
         async with case_server() as server:
             first = await visit(server, "gap-recreated")
@@ -46,7 +46,7 @@ async def test_a_client_that_saw_a_part_before_the_cut_is_sent_the_rest() -> Non
 
 
 async def test_a_client_that_went_on_past_a_gap_goes_on_to_the_next_connection() -> None:
-    """A position may be the last id, or the end of a gap after it: an `EventSource` has the first of the two."""
+    """A position may be the last id (`EventSource`), or the end of a gap after it."""
     for position in ("assets:0=2", "assets:0=9"):
         with trio.fail_after(seconds(10)):
             async with case_server() as server:

@@ -15,7 +15,7 @@ FEW = [seed for seed in range(60) if seed % 10]
 
 
 async def test_both_clients_hand_out_every_record_once() -> None:
-    """Records, gaps and ids of each stream are what the history owed (`nox -s histories` plays more of them)."""
+    """Records, gaps and ids are those that the history owes (`nox -s histories` plays more)."""
     played, wrong = await play_all(FEW)
     assert wrong == []
     assert played >= 3 * len(FEW)  # Node may be without WebSocket
@@ -55,7 +55,7 @@ _record, _gap = ResumePosition.record, ResumePosition.gap
 async def test_histories_find_a_fault_that_is_put_in(
     monkeypatch: pytest.MonkeyPatch, method: str, fault: Callable[..., Any]
 ) -> None:
-    """Each of these is what a client was once, or might be."""
+    """Each fault is one that a client once had, or might have."""
     monkeypatch.setattr(ResumePosition, method, fault)
     async with history_server() as server:
         outcomes = await play_all_to_python(server, FEW)

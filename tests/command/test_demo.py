@@ -137,7 +137,7 @@ class TestRate:
     ],
 )
 def test_the_invitation_names_addresses_that_can_be_opened(address: tuple[str, int], netloc: str) -> None:
-    """Pages, the lines to type, and how to stop."""
+    """It lists the pages, the commands to type, and how to stop."""
     console = Console(width=100)
     with console.capture() as capture:
         console.print(invitation(address, 20))
@@ -181,7 +181,7 @@ def first(url: str, number: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("more", [(), ("--workers=2",)])
 def test_the_demo_serves_events_and_ctrl_c_ends_it_with_0(more: tuple[str, ...]) -> None:
-    """A whole run, as a user sees it: settings from flags, events over SSE, and a clean stop."""
+    """A whole run as a user sees it: settings from flags, events over SSE, and a clean stop."""
     with demo(*more) as (process, address):
         assert 1 in [event["version"] for event in first(f"{address}events", 100)]
         process.send_signal(signal.SIGINT)
@@ -189,7 +189,7 @@ def test_the_demo_serves_events_and_ctrl_c_ends_it_with_0(more: tuple[str, ...])
 
 
 def test_the_demo_honours_since() -> None:
-    """Each partition begins with its first record of that time or a later one, although others have had it.
+    """Each partition begins at its first record of that time or later, even if others have had it.
 
     To an observer: a subscriber that counts is also sent older records that nobody has had.
     """

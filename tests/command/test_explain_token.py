@@ -41,7 +41,7 @@ def explained(tmp_path: Path, text: str, *, keys: bytes | None = None) -> tuple[
 
 
 def test_what_a_token_may_is_said(tmp_path: Path) -> None:
-    """With the grants that allow it, and those that do not."""
+    """The output lists the grants that allow something, and those that do not."""
     code, said = explained(tmp_path, f"Bearer {token()}\n")
     assert code == 0
     assert "subject  'alice'" in said
@@ -51,7 +51,7 @@ def test_what_a_token_may_is_said(tmp_path: Path) -> None:
 
 
 def test_filters_are_shown_with_the_claims_in_them(tmp_path: Path) -> None:
-    """And a claim that is missing is named."""
+    """A missing claim is named."""
     auditor = {"scope": "", "groups": ["auditors"]}
     code, said = explained(tmp_path, token(**auditor, tenant="t1"))
     assert code == 0
@@ -63,7 +63,7 @@ def test_filters_are_shown_with_the_claims_in_them(tmp_path: Path) -> None:
 
 
 def test_grants_in_the_token_are_explained(tmp_path: Path) -> None:
-    """With their place."""
+    """Each grant is shown with its place."""
     details = [grant("audit.*", actions=("admin",)), {**grant("orders"), "until": "noon"}]
     code, said = explained(tmp_path, token(scope="", authorization_details=details))
     assert code == 0
@@ -81,14 +81,14 @@ def test_grants_in_the_token_are_explained(tmp_path: Path) -> None:
     ],
 )
 def test_a_token_that_is_refused_says_why(tmp_path: Path, text: str, reason: str) -> None:
-    """Exit code 1."""
+    """The reason is printed, and the exit code is 1."""
     code, said = explained(tmp_path, text)
     assert code == 1
     assert reason in said
 
 
 def test_what_cannot_be_read_is_wrong_usage(tmp_path: Path) -> None:
-    """Exit code 2: the token, the keys, or no issuer."""
+    """An unreadable token or key file, or no issuer, is exit code 2."""
     code, said = explained(tmp_path, token(), keys=orjson.dumps({"keys": []}))
     assert code == 2
     assert "auth_keys_file" in said

@@ -252,7 +252,7 @@ class TestExitCodes:
 
 
 def test_a_port_that_is_taken_is_one_clear_line() -> None:
-    """An operator's most common error gets no traceback."""
+    """The most common error of operators shows no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         command = [sys.executable, "-m", "dispatcher", "serve", "--bind", bind, "--log-format", "json"]

@@ -63,7 +63,7 @@ def saying(status: int, *bodies: bytes) -> Iterator[str]:
 
 
 def test_status_is_json_in_a_pipe_and_a_table_for_people(replica: Replica) -> None:
-    """Both name the broker that is not there, and exit with 1: the replica is not ready."""
+    """Both name the missing broker and exit with 1, because the replica is not ready."""
     piped = run("status", replica.operations_url)
     assert piped.exit_code == 1
     assert orjson.loads(piped.stdout)["replica"] == replica.client_id
@@ -81,7 +81,7 @@ def test_status_is_json_in_a_pipe_and_a_table_for_people(replica: Replica) -> No
 
 
 async def test_subscribers_are_listed(replica: Replica, tmp_path: Path) -> None:
-    """One line of JSON each, selected as asked; a table has the same."""
+    """Selected subscribers are listed as JSON, one per line, or as a table."""
     path = tmp_path / "token"
     path.write_text(SECRET)
     asked = ("subscribers", replica.operations_url, "--token-file", str(path))
@@ -98,7 +98,7 @@ async def test_subscribers_are_listed(replica: Replica, tmp_path: Path) -> None:
 
 
 async def test_every_page_is_asked_for(tmp_path: Path) -> None:
-    """Up to the limit; a server whose pages never end is no dispatcher."""
+    """Pages are read up to the limit; a server whose pages never end is refused."""
     path = tmp_path / "token"
     path.write_text(SECRET)
 
@@ -115,7 +115,7 @@ async def test_every_page_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_is_said_in_one_line(replica: Replica, tmp_path: Path) -> None:
-    """With an exit code: 2 for what the caller can change, 3 for no answer; never a traceback."""
+    """Exit code 2 means wrong usage, 3 no answer, and there is never a traceback."""
     good, wrong, empty = (tmp_path / name for name in ("good", "wrong", "empty"))
     good.write_text(SECRET)
     wrong.write_text("x" * 20)
@@ -151,7 +151,7 @@ ODD: tuple[Any, ...] = (
 
 @pytest.mark.parametrize("document", ODD)
 def test_a_server_that_is_no_dispatcher_harms_nobody(document: Any) -> None:
-    """Nothing of what it says reaches the terminal as it is, and nothing ends in a traceback."""
+    """Its text reaches the terminal only cleaned, and nothing ends in a traceback."""
     with saying(200, orjson.dumps(document)) as url:
         result = run("status", url, "--format", "table")
         assert result.exit_code in {1, 3}, result.exception

@@ -8,7 +8,7 @@ from dispatcher.command.redrive import table_of
 
 
 def test_reasons_of_letters_are_text() -> None:
-    """They are neither markup nor orders for the terminal, whatever somebody has written into a letter."""
+    """Markup and terminal sequences in a letter's reason are printed as text."""
     reasons = ["[/x]", "[red]late[/]", "\x1b]0;title\x07", "too\nlong"]
     console = Console(width=200, force_terminal=True, color_system=None)
     with console.capture() as capture:

@@ -71,7 +71,7 @@ def check(case: dict[str, Any], result: Result, connections: Sequence[dict[str, 
 
 
 async def test_the_table_of_cases() -> None:
-    """All that every client has to stand, as JSON lines, words on standard error, and exit codes.
+    """Each case that all clients share gives its JSON lines, messages on standard error, and exit code.
 
     Every other case on the other transport: what is below passes all of them on both (tests/client).
     """
@@ -93,7 +93,7 @@ async def test_the_table_of_cases() -> None:
 
 
 async def test_it_resumes_after_an_id_and_prints_the_next_one() -> None:
-    """What one run told at its end is where the next one begins."""
+    """The id that one run printed is where the next run begins."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server:
             url = f"{server.url}/two-replicas/run/events"
@@ -132,7 +132,7 @@ async def tailing(*arguments: str, **keywords: Any) -> AsyncIterator[trio.Proces
 
 @pytest.mark.parametrize("case", ["plain", "half-open"])
 async def test_it_ends_when_the_reader_of_the_pipe_has_left(case: str) -> None:
-    """Without an error message, even if no further record arrives that could not be written."""
+    """It ends without an error message, even if no further record arrives."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server, tailing(f"{server.url}/{case}/run/events", "--quiet") as process:
             assert process.stdout is not None
@@ -144,7 +144,7 @@ async def test_it_ends_when_the_reader_of_the_pipe_has_left(case: str) -> None:
 
 
 async def test_ctrl_c_is_130_and_prints_where_to_resume() -> None:
-    """No traceback; the position names what was written, except perhaps a record that Ctrl-C came right after."""
+    """There is no traceback; the position covers all written records but perhaps the last."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server, tailing(f"{server.url}/plain/run/ws") as process:
             assert process.stdout is not None
@@ -158,7 +158,7 @@ async def test_ctrl_c_is_130_and_prints_where_to_resume() -> None:
 
 
 async def test_on_a_terminal_it_is_for_people() -> None:
-    """Colour, one line a record, and nothing in a record that a terminal would obey."""
+    """Colour, one line per record, and nothing in a record that a terminal would obey."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "TZ": "UTC"}
     environment.pop("NO_COLOR", None)
@@ -197,19 +197,19 @@ RECORD = Record("t:0=7,1=8", "t", 0, 7, 1795429533864, b"k", b"v", (("h", b"1"),
     ],
 )
 def test_templates(text: str, line: bytes) -> None:
-    """Named fields, and the escapes that a shell leaves alone."""
+    """Templates have named fields, and the escapes that a shell leaves alone."""
     assert tail_text.template(text)(RECORD) == line
 
 
 def test_a_template_takes_bytes_as_they_are() -> None:
-    """A key or a value need not be text, nor be there; the time may be missing, too."""
+    """Keys and values may be missing or not be text, and the time may be missing, too."""
     line = tail_text.template("{key}|{value}|{timestamp}|{time}")
     assert line(Record("t:0=7", "t", 0, 7, None, b"\xff{id}", None)) == b"\xff{id}|||-"
 
 
 @pytest.mark.parametrize("timestamp", [1795429533864250, 1795429533864250125, 2**63 - 1, -(2**63), -1, 0])
 def test_any_timestamp_is_shown(timestamp: int) -> None:
-    """Microseconds and nanoseconds too, and what has no date (tests/client/test_timestamps.py)."""
+    """Microseconds, nanoseconds and times without a date are shown (tests/client/test_timestamps.py)."""
     record = Record("t:0=7", "t", 0, 7, timestamp, None, b"")
     assert tail_text.template("{time}")(record) == (time_of_day(timestamp) or "-").encode()
     assert tail_text.template("{timestamp}")(record) == str(timestamp).encode()
@@ -217,7 +217,7 @@ def test_any_timestamp_is_shown(timestamp: int) -> None:
 
 
 def test_json_lines_are_envelopes() -> None:
-    """As the protocol has them, base64 where it has to be."""
+    """Lines are envelopes as in the protocol, with base64 where necessary."""
     binary = b64encode(b"\xff").decode()
     assert orjson.loads(tail_text.as_json(RECORD)) == {
         "id": "t:0=7,1=8",
@@ -262,7 +262,7 @@ class TestUsage:
 
 
 async def test_unreachable_is_4_after_the_retries() -> None:
-    """It tells why each attempt failed."""
+    """It prints why each attempt failed."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         with trio.fail_after(seconds(60)):
@@ -275,7 +275,7 @@ async def test_unreachable_is_4_after_the_retries() -> None:
 
 
 async def test_headers_go_along() -> None:
-    """For what stands before a dispatcher and asks who comes."""
+    """Request headers are sent, for example for a proxy that authenticates."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
     with trio.fail_after(seconds(60)):
@@ -288,7 +288,7 @@ async def test_headers_go_along() -> None:
 
 
 async def test_a_full_disk_is_reported() -> None:
-    """Exit code 1, and one line."""
+    """The exit code is 1, with one line of explanation."""
     with trio.fail_after(seconds(60)), FULL.open("wb") as full:  # noqa: ASYNC230 - a device that is not waited for
         async with case_server() as server, tailing(f"{server.url}/plain/run/ws", "--quiet", stdout=full) as process:
             assert process.stderr is not None

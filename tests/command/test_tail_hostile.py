@@ -69,7 +69,7 @@ def record(offset: int, **more: Any) -> bytes:
 
 @given(st.text(max_size=30))
 def test_clean_text_is_visible(text: str) -> None:
-    """Whatever it was; and visible ASCII stays as it is."""
+    """Cleaned text is visible whatever it was, and visible ASCII stays unchanged."""
     assert all(each.isprintable() or each == "\t" or each.isspace() for each in clean(text))
     assert not set(clean(text)) & set("\x1b\x9b\r\n\x00\u202e\u200b\u2028\u0085")
     assert clean("plain ~ text\t1") == "plain ~ text\t1"
@@ -77,7 +77,7 @@ def test_clean_text_is_visible(text: str) -> None:
 
 @pytest.mark.parametrize("form", ["pretty", "json", "value", "{topic} {key} {value}"])
 async def test_a_terminal_gets_nothing_but_text(form: str) -> None:
-    """200 hostile records: escapes, OSC 52, directions, what is not visible, NUL; and a value of 20 MB."""
+    """200 hostile records (escapes, OSC 52, directions, invisible characters, NUL) and 20 MB become text."""
     many = [record(n, value=HOSTILE[n % len(HOSTILE)], key=HOSTILE[(n + 1) % len(HOSTILE)]) for n in range(200)]
     large = [record(200, large_bytes=20_000_000)] if form == "pretty" else []
     ours, theirs = pty.openpty()
@@ -103,7 +103,7 @@ async def test_a_terminal_gets_nothing_but_text(form: str) -> None:
 
 
 def test_a_template_means_the_same_everywhere() -> None:
-    """Its own tabs and lines are the user's; only fields are made safe, and only for a terminal."""
+    """Tabs and line ends of the template stay; fields are cleaned only for a terminal."""
     row = Record("t:0=7", "t", 0, 7, None, b"\x1b", b"a\nb")
     shown = template(r"{key}\t{value}\n|", lambda field: clean(field.decode()).encode())
     assert shown(row) == b"\\x1b\ta\\nb\n|"
@@ -111,14 +111,14 @@ def test_a_template_means_the_same_everywhere() -> None:
 
 
 def test_json_hides_nothing_and_stays_json() -> None:
-    """The same bytes on a terminal and in a pipe."""
+    """The bytes are the same on a terminal and in a pipe."""
     line = as_json(Record("t:0=7", "t", 0, 7, None, "\u202e\x7f".encode(), "é\U000e0041".encode()))
     assert b"\\u202e\\u007f" in line
     assert "é\\udb40\\udc41".encode() in line
 
 
 async def test_the_line_to_copy_only_resumes() -> None:
-    """A server whose ids and topics hold quotes and commands gets none of them into it."""
+    """Quotes and commands in a server's ids and topics do not get into the line to copy."""
     evil = "t'|touch pwned|'"
     state = orjson.dumps({"state": evil, "replica": evil})
     said = (f"id: {evil}:0=1\n\n".encode(), b"event: state\ndata: " + state + b"\n\n")
@@ -136,7 +136,7 @@ async def test_the_line_to_copy_only_resumes() -> None:
 
 
 async def test_what_a_server_says_of_itself_is_text() -> None:
-    """The names of its replica, states and topics, and the reason of its goodbye: on standard error nothing else."""
+    """Replica, states, topics and the goodbye's reason are printed as plain text on standard error."""
     evil = "".join(HOSTILE)
     state = orjson.dumps({"state": evil, "replica": evil, "assigned": {evil: [0]}})
     goodbye = orjson.dumps({"code": 4400, "reason": evil})
@@ -150,7 +150,7 @@ async def test_what_a_server_says_of_itself_is_text() -> None:
 
 
 async def test_a_reader_that_does_not_read_hinders_no_signal() -> None:
-    """20 MB for a pipe that is full: SIGTERM ends it, and the position does not name what was not written."""
+    """With 20 MB for a full pipe, SIGTERM ends it, and the position omits what was not written."""
     with trio.fail_after(seconds(60)):
         async with sending(STATE, record(0), record(1, large_bytes=20_000_000)) as url, tailing(url) as process:
             assert process.stdout is not None
@@ -164,7 +164,7 @@ async def test_a_reader_that_does_not_read_hinders_no_signal() -> None:
 
 
 async def test_a_pipe_that_does_not_block_is_waited_for() -> None:
-    """Its other end may have made it so."""
+    """A pipe may be non-blocking because of its other end."""
     with trio.fail_after(seconds(60)):
         async with sending(STATE, record(0, large_bytes=2_000_000), record(1)) as url:
             reads, writes = os.pipe()
@@ -180,7 +180,7 @@ async def test_a_pipe_that_does_not_block_is_waited_for() -> None:
 
 
 async def test_a_terminal_without_unicode() -> None:
-    """What it cannot show is escaped."""
+    """Characters that it cannot show are escaped."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     with trio.fail_after(seconds(60)):
         async with sending(STATE, record(0, value="é 🦊")) as url:
@@ -191,7 +191,7 @@ async def test_a_terminal_without_unicode() -> None:
 
 @pytest.mark.parametrize(("closed", "code"), [("1>&-", 1), ("2>&-", 0), ("2>/dev/full", 0), ("1>/dev/full", 1)])
 async def test_outputs_that_are_not_there(closed: str, code: int) -> None:
-    """Documented exit codes, and no traceback."""
+    """Closed outputs give the documented exit codes and no traceback."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server:
             command = f"{shlex.join([*COMMAND, f'{server.url}/plain/run/events', '-n', '2'])} {closed}"
@@ -201,7 +201,7 @@ async def test_outputs_that_are_not_there(closed: str, code: int) -> None:
 
 
 async def test_nobody_reads_standard_error() -> None:
-    """Records go on, and so does the exit code."""
+    """Records continue, and the exit code stays the same."""
     with trio.fail_after(seconds(60)):
         async with case_server() as server:
             reads, writes = os.pipe()
@@ -213,7 +213,7 @@ async def test_nobody_reads_standard_error() -> None:
 
 
 async def test_ctrl_c_at_any_moment_of_a_start() -> None:
-    """130 and no traceback, from the moment at which the package is loaded."""
+    """The exit code is 130 without a traceback, from the loading of the package on."""
     code = (
         "import sys; sys.argv[1:] = ['tail', 'http://127.0.0.1:1']; from dispatcher.__main__ import main\n"
         "from dispatcher.command.interrupts import interrupts_end_quietly\n"
@@ -241,7 +241,7 @@ async def test_ctrl_c_at_any_moment_of_a_start() -> None:
     [["-H", "X: é"], ["-H", "X: a\r\nY: b"], ["-H", "X Y: a"], ["--connect-timeout", "nan"], ["--from-id", "t:~AQ"]],
 )
 def test_what_no_request_can_hold_is_wrong_usage(arguments: list[str]) -> None:
-    """Exit code 2, before anything is sent."""
+    """It is exit code 2, before anything is sent."""
     result = CliRunner().invoke(main, ["tail", "http://127.0.0.1:1", *arguments])
     assert result.exit_code == 2, result.output
     assert re.search("Error: .", result.stderr)
