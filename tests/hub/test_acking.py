@@ -161,7 +161,7 @@ def make(nursery: trio.Nursery) -> Make:
 
 
 async def test_what_was_sent_is_not_dispatched_and_what_was_acknowledged_is(make: Make) -> None:
-    """With ``commit_on = "acked"``: up to the acknowledged offset of each partition, also within a batch."""
+    """With ``commit_on = "acked"``, acknowledged offsets count per partition, even within a batch."""
     bench = make()
     acker = Acker(bench, 100)
     await settle()
@@ -182,7 +182,7 @@ async def test_what_was_sent_is_not_dispatched_and_what_was_acknowledged_is(make
 async def test_an_acknowledgement_that_covers_much_is_taken_in_steps_and_as_a_whole_when_the_subscriber_leaves(
     make: Make,
 ) -> None:
-    """A step leaves the rest outstanding; what a client acknowledged before it left counts."""
+    """A step leaves the rest outstanding; acknowledgements from before the client left count."""
     bench = make()
     acker = Acker(bench, 10 * STEP_DELIVERIES)
     await settle()
@@ -199,7 +199,7 @@ async def test_an_acknowledgement_that_covers_much_is_taken_in_steps_and_as_a_wh
 
 
 async def test_a_fault_while_the_last_acknowledgement_is_counted_leaves_nothing_of_the_subscriber(make: Make) -> None:
-    """It has left all the same: its buffer is closed, and its place free."""
+    """It has left nevertheless: its buffer is closed, and its place is free."""
     bench = make()
     acker = Acker(bench, 10 * STEP_DELIVERIES)
     await settle()
@@ -218,7 +218,7 @@ async def test_a_fault_while_the_last_acknowledgement_is_counted_leaves_nothing_
 
 
 async def test_what_another_connection_was_sent_is_not_acknowledged(make: Make) -> None:
-    """An id that another client was sent counts up to what this one was; the other one's window stays as it is."""
+    """Another client's id counts up to what this client was sent; the other window is unchanged."""
     bench = make()
     wide, narrow = Acker(bench, 10), Acker(bench, 1)
     await settle()
@@ -233,7 +233,7 @@ async def test_what_another_connection_was_sent_is_not_acknowledged(make: Make) 
 
 
 async def test_the_window_is_kept_to_the_record(make: Make) -> None:
-    """A batch goes out in parts, live and from the history; each message's id leads to its last record."""
+    """A batch is sent in parts, live and from the history, and each message's id covers its last record."""
     bench = make()
     acker = Acker(bench, 3)
     await settle()
@@ -259,7 +259,7 @@ async def test_the_window_is_kept_to_the_record(make: Make) -> None:
 
 
 async def test_the_window_is_kept_in_bytes(make: Make) -> None:
-    """At most that many are outstanding; a record that is larger than all of it goes alone."""
+    """At most that many bytes are outstanding, except for a single larger record."""
     bench = make()
     acker = Acker(bench, 1000, 2000)
     await settle()
@@ -281,7 +281,7 @@ async def test_the_window_is_kept_in_bytes(make: Make) -> None:
 
 
 async def test_what_nobody_acknowledged_is_sent_to_the_next_one_and_nothing_before(make: Make) -> None:
-    """Also when the first one stopped within a batch; its own id may say less."""
+    """This holds if the first one stopped within a batch, and if the new one's id names less."""
     bench = make()
     first = Acker(bench, 100)
     await settle()
@@ -298,7 +298,7 @@ async def test_what_nobody_acknowledged_is_sent_to_the_next_one_and_nothing_befo
 
 
 async def test_an_observer_moves_nothing_and_keeps_no_partition_fetched(make: Make) -> None:
-    """Neither one that said so, nor one that reads other topics as well."""
+    """This holds for declared observers, and for those that only read other topics, too."""
     bench = make()
     for feed in (
         feed_of(WEBSOCKET, TOPICS, acks=True, counts=False),
@@ -316,7 +316,7 @@ async def test_an_observer_moves_nothing_and_keeps_no_partition_fetched(make: Ma
 
 
 async def test_where_what_is_written_counts_acknowledgements_move_the_window_alone(make: Make) -> None:
-    """The default: a record is dispatched when the socket took it, in parts, too."""
+    """By default a record is dispatched when the socket took it, also in parts."""
     bench = make(topic_tables={})
     acker = Acker(bench, 3)
     await settle()
@@ -328,7 +328,7 @@ async def test_where_what_is_written_counts_acknowledgements_move_the_window_alo
 
 
 async def test_a_gap_needs_no_acknowledgement(make: Make) -> None:
-    """It counts when it was sent: nobody can process it."""
+    """A gap counts when it is sent, because nobody can process it."""
     bench = make()
     acker = Acker(bench, 2)
     await settle()
@@ -344,7 +344,7 @@ async def test_a_gap_needs_no_acknowledgement(make: Make) -> None:
 
 
 async def test_a_filter_acknowledges_what_it_was_sent_and_the_rest_is_settled(make: Make) -> None:
-    """What no present one wants counts at once; what one was sent waits for it."""
+    """Unwanted records count at once; sent ones wait for their acknowledgement."""
     bench = make()
     acker = Acker(bench, 2, feed=feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "1"}}), acks=True))
     await settle()
@@ -361,7 +361,7 @@ async def test_a_filter_acknowledges_what_it_was_sent_and_the_rest_is_settled(ma
 
 
 async def test_what_is_parked_and_not_acknowledged_goes_to_the_next_one(make: Make) -> None:
-    """Also while another subscriber stays that asked for the same records and began after them."""
+    """This holds even while another subscriber with the same request, which began later, stays."""
     table = {"commit_on": "acked", "unmatched": "park"}
     bench = make(topic_tables={"assets": table}, history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
     odd = feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "1"}}), acks=True)
@@ -385,7 +385,7 @@ async def test_what_is_parked_and_not_acknowledged_goes_to_the_next_one(make: Ma
 
 
 async def test_a_replay_keeps_to_the_window(make: Make) -> None:
-    """What is read from Kafka is held until there is room, and the history follows without a hole."""
+    """Records read from Kafka are held until there is room, and the history follows without a hole."""
     bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
     first = Acker(bench, 1000)
     await settle()
@@ -405,7 +405,7 @@ async def test_a_replay_keeps_to_the_window(make: Make) -> None:
 
 
 async def test_what_is_held_and_given_back_does_not_count_as_sent(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A followed partition is replayed when another one leaves: what there was no room for is looked up again."""
+    """When another partition leaves during a replay, held records are looked up again."""
     bench = make(topic_tables={}, history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
     counted: set[int] = set()
     monkeypatch.setattr(bench.hub, "_on_replayed", lambda _partition, first, end: counted.update(range(first, end)))
@@ -434,7 +434,7 @@ async def test_what_is_held_and_given_back_does_not_count_as_sent(make: Make, mo
 
 
 async def test_what_a_filter_left_out_is_not_under_way_when_a_partition_becomes_owned(make: Make) -> None:
-    """Acknowledgements are awaited of what it was sent; the records between them go to a reader that stands after."""
+    """Records that the filter left out go to a reader past them."""
     bench = make()
     bench.hub.unassigned([TWO])
     bench.hub.reached(ONE, 0)
@@ -460,7 +460,7 @@ async def test_silence_ends_the_stream(
     make: Make,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
 ) -> None:
-    """Though the window has room: 4408, once the time since the last progress is over. A quiet topic ends nothing."""
+    """Without progress the stream ends with 4408, even if the window has room; a quiet topic ends nothing."""
     bench = make()
     acker = Acker(bench, 100, timeout_seconds=3)
     await settle()
@@ -480,7 +480,7 @@ async def test_silence_ends_the_stream(
 
 
 async def test_partitions_that_leave_are_acknowledged_for_a_moment(make: Make) -> None:
-    """Until they are released; then an acknowledgement is of an earlier assignment, and counts for nothing."""
+    """Acknowledgements count until the partitions are released, and are ignored afterwards."""
     bench = make()
     acker = Acker(bench, 4)
     await settle()
@@ -514,7 +514,7 @@ async def test_a_stop_waits_for_what_is_outstanding_and_sends_nothing_more(
     make: Make,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
 ) -> None:
-    """For `ack_drain_seconds`: whoever acknowledges by then goes at once, the others then."""
+    """Clients leave as they acknowledge, and the others after `ack_drain_seconds`."""
     bench = make()
     prompt, slow = Acker(bench, 10), Acker(bench, 10)
     await settle()
@@ -534,7 +534,7 @@ async def test_a_stop_waits_for_what_is_outstanding_and_sends_nothing_more(
 
 
 async def test_a_refused_record_goes_to_the_dead_letters_and_then_it_is_done(make: Make) -> None:
-    """Not before: an acknowledgement of what follows does not cover it. The client is answered."""
+    """A later acknowledgement does not cover it, and the client is answered."""
     bench = make()
     acker = Acker(bench, 10)
     letters = bench.hub.acking.dead_letters = Letters("assets")
@@ -558,7 +558,7 @@ async def test_a_refused_record_goes_to_the_dead_letters_and_then_it_is_done(mak
 
 
 async def test_a_record_that_is_refused_again_before_its_letter_is_stored_has_one_letter(make: Make) -> None:
-    """Whether by another subscriber, or by a client that left and came back: all that are there are answered."""
+    """All present clients that refused it are answered."""
     bench = make()
     letters = bench.hub.acking.dead_letters = Letters("assets")
     answers: list[str] = []
@@ -590,7 +590,7 @@ async def test_a_record_that_is_refused_again_before_its_letter_is_stored_has_on
 
 
 async def test_a_letter_of_a_partition_that_leaves_holds_up_no_later_one(make: Make) -> None:
-    """Nobody says what becomes of it: refused again in another assignment, the record has another letter."""
+    """Its fate is unknown, so a refusal in a later assignment gets another letter."""
     bench = make()
     letters = bench.hub.acking.dead_letters = Letters("assets")
     acker = Acker(bench, 10)
@@ -612,7 +612,7 @@ async def test_a_letter_of_a_partition_that_leaves_holds_up_no_later_one(make: M
 
 
 async def test_letters_of_those_that_left_are_bounded(make: Make) -> None:
-    """What a client refuses, leaves and refuses next would fill memory while no letter is stored: it is to return."""
+    """Clients that refuse, leave and return cannot fill memory while no letter is stored."""
     bench = make(topic_tables={})
     letters = bench.hub.acking.dead_letters = Letters("assets")
     gone, stays = Acker(bench, 10), Acker(bench, 10)
@@ -639,7 +639,7 @@ async def test_letters_of_those_that_left_are_bounded(make: Make) -> None:
 
 
 async def test_a_letter_that_is_stored_takes_no_room(make: Make) -> None:
-    """Who refuses such a record again is answered, and stays, also when no other letter may be added."""
+    """A client that refuses such a record again is answered, even if no other letter fits."""
     bench = make(topic_tables={})
     letters = bench.hub.acking.dead_letters = Letters("assets")
     gone, stays = Acker(bench, 10), Acker(bench, 10)
@@ -661,7 +661,7 @@ async def test_the_time_until_a_silent_client_is_ended_moves_without_a_new_timer
     make: Make,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
 ) -> None:
-    """A timer for each acknowledgement would be a tenth of its cost: one that rings too soon is set again."""
+    """One timer is reset when it fires too early: one per acknowledgement would cost a tenth."""
     bench = make()
     acker = Acker(bench, 10, timeout_seconds=10)
     await settle()
@@ -700,7 +700,7 @@ async def test_a_refusal_without_a_place_to_go_is_none(make: Make) -> None:
 
 
 async def test_records_that_the_history_let_go_of_are_read_again(make: Make) -> None:
-    """A live one whose buffer outlives the history has them from Kafka: it may refuse any of them."""
+    """A live client whose buffer outlives the history may refuse any of its records."""
     bench = make(topic_tables={}, history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
     slow, fast = Acker(bench, 1000), Acker(bench, 1000)
     await settle()
@@ -716,7 +716,7 @@ async def test_records_that_the_history_let_go_of_are_read_again(make: Make) -> 
 
 
 async def test_a_partition_that_leaves_during_a_replay_goes_on_where_it_was(make: Make) -> None:
-    """What was looked up and held is looked up again: no record is left out, none comes twice."""
+    """Held records are looked up again: none is left out, and none repeated."""
     bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
     first = Acker(bench, 1000)
     await settle()
@@ -782,7 +782,7 @@ def seen(acker: Acker) -> list[object]:
 
 
 async def test_a_replay_is_cut_to_the_window_and_its_gaps_keep_their_place(nursery: trio.Nursery) -> None:
-    """A gap is sent after the records before it; where the stream stands says so, too."""
+    """A gap is sent after the records before it, and the position agrees."""
     bench = GappedBench(nursery)
     acker = Acker(bench, 2, position={ONE: -1})
     await settle()
@@ -801,7 +801,7 @@ async def test_a_replay_is_cut_to_the_window_and_its_gaps_keep_their_place(nurse
 
 
 async def test_a_topic_that_is_recreated_during_a_replay_begins_again(nursery: trio.Nursery) -> None:
-    """What is held of the old log is sent to nobody, and the client knows from where on."""
+    """Held records of the old log are dropped, and the client learns where the new one begins."""
     bench = GappedBench(nursery)
     acker = Acker(bench, 2, position={ONE: -1})
     await settle()
@@ -815,7 +815,7 @@ async def test_a_topic_that_is_recreated_during_a_replay_begins_again(nursery: t
 
 
 async def test_a_replay_that_a_filter_wants_nothing_of_says_how_far_it_is(nursery: trio.Nursery) -> None:
-    """A resume should not look at all of that again; what is held is not passed over by that."""
+    """A resume need not search all of it again, and held records are not skipped."""
     bench = GappedBench(nursery)
     never, odd = (
         Acker(bench, 1, position={ONE: -1}, feed=feed_of(WEBSOCKET, TOPICS, read_filter(wanted), acks=True))
@@ -831,7 +831,7 @@ async def test_a_replay_that_a_filter_wants_nothing_of_says_how_far_it_is(nurser
 
 
 async def test_of_memory_a_filter_passes_over_what_it_does_not_want(make: Make) -> None:
-    """Whatever the window."""
+    """Unwanted records are skipped whatever the window."""
     bench = make()
     for _ in range(3):
         bench.batch(1)
@@ -855,7 +855,7 @@ async def test_a_record_larger_than_the_window_goes_alone_out_of_a_batch(make: M
 
 
 async def test_a_write_out_of_memory_ends_at_its_bound(make: Make) -> None:
-    """And the next one goes on there."""
+    """The next write continues there."""
     bench = make(write_bytes=1)
     for _ in range(3):
         bench.batch(1)
@@ -866,7 +866,7 @@ async def test_a_write_out_of_memory_ends_at_its_bound(make: Make) -> None:
 
 
 async def test_an_acknowledgement_of_what_precedes_the_stream_is_no_error(make: Make) -> None:
-    """Clients name every partition of their last id; what is not here, or was not read yet, is passed over."""
+    """Clients name every partition of their last id; absent ones are ignored."""
     bench = make()
     bench.hub.reached(TWO, 3)
     acker = Acker(bench, 10)
@@ -880,7 +880,7 @@ async def test_an_acknowledgement_of_what_precedes_the_stream_is_no_error(make: 
 
 
 async def test_while_a_replay_holds_nothing_a_quiet_filter_is_sent_its_position(make: Make) -> None:
-    """So a resume does not look at all of that again."""
+    """A resume then need not search all of it again."""
     bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
     first = Acker(bench, 1000)
     await settle()
@@ -896,7 +896,7 @@ async def test_while_a_replay_holds_nothing_a_quiet_filter_is_sent_its_position(
 
 
 async def test_a_round_comes_too_late_for_one_that_is_not_live_and_too_soon_for_none(make: Make) -> None:
-    """It reads the history meanwhile; a round that it has taken already finds a full window, and moves it nowhere."""
+    """A round that was already taken finds a full window, and moves nothing."""
     bench = make()
     acker = Acker(bench, 1)
     await settle()
@@ -914,7 +914,7 @@ async def test_a_round_comes_too_late_for_one_that_is_not_live_and_too_soon_for_
 
 
 async def test_what_is_outstanding_is_under_way_where_acknowledgements_count(nursery: trio.Nursery) -> None:
-    """With a filter, what it left out is not; elsewhere only a write that has not ended is."""
+    """Without records that a filter left out; elsewhere only unfinished writes count."""
     bench = GappedBench(nursery)
     odd = feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "1"}}), acks=True)
     everything, chosen, observing = (
@@ -937,7 +937,7 @@ async def test_what_is_outstanding_is_under_way_where_acknowledgements_count(nur
 
 
 async def test_a_goodbye_that_asks_nobody_to_return_waits_for_nothing(make: Make) -> None:
-    """Nor does a second one, and a wait that ends too soon ends no stream."""
+    """Neither does a second goodbye, and a wait that ends too early ends no stream."""
     bench = make()
     refused, twice = Acker(bench, 10), Acker(bench, 10)
     await settle()
@@ -954,7 +954,7 @@ async def test_a_goodbye_that_asks_nobody_to_return_waits_for_nothing(make: Make
 
 
 async def test_of_a_followed_partition_that_leaves_nothing_is_acknowledged(make: Make) -> None:
-    """Its new owner sends it; the window has room again."""
+    """Its new owner sends its records, and the window has room again."""
     bench = make()
     bench.hub.unassigned([TWO])
     bench.hub.reached(ONE, 0)
@@ -972,7 +972,7 @@ async def test_of_a_followed_partition_that_leaves_nothing_is_acknowledged(make:
 
 
 async def test_a_followed_partition_that_begins_again_during_a_replay_is_sent_once(make: Make) -> None:
-    """It became owned at an offset that is not in memory: what was held is looked up again from where the stream is."""
+    """Held records are looked up again when its owned start is not in memory."""
     bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
     bench.hub.unassigned([TWO])
     bench.replays.log += [(TWO, Record(offset, None, None, b"x", ())) for offset in range(12)]
@@ -993,7 +993,7 @@ async def test_a_followed_partition_that_begins_again_during_a_replay_is_sent_on
 
 
 async def test_a_letter_that_is_stored_after_its_partition_has_left_is_answered_all_the_same(make: Make) -> None:
-    """The client has refused the record, and it is in the dead-letter topic; a plain subscriber leaves no trace."""
+    """The refused record is in the dead-letter topic, so its client is answered."""
     bench = make()
     letters = bench.hub.acking.dead_letters = Letters("assets")
     acker, answers = Acker(bench, 10), list[bool]()

@@ -148,7 +148,7 @@ def numbers(transport: RecordingTransport) -> list[int]:
 async def test_those_that_ask_get_json_and_the_others_what_kafka_delivered(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Decoded once for all that ask, whatever they get it as, and by whoever polled."""
+    """Records are decoded once for all that ask, in whatever format, whoever polled."""
     raw, first, second = [await connect(nursery, bench, feed) for feed in (RAW, ASKING, ASKING)]
     other = await connect(nursery, bench, asking(ODD))
     assert bench.decoder.asked == TOPICS
@@ -166,7 +166,7 @@ async def test_those_that_ask_get_json_and_the_others_what_kafka_delivered(
 async def test_what_was_published_before_the_first_one_asked_is_decoded_then(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Once, and kept with its entry, whose memory it counts towards; from a position on as from the beginning."""
+    """It is decoded once and kept with its entry, counting towards the entry's memory."""
     raw = await connect(nursery, bench, RAW)
     for number in (2, 1, 3):
         bench.put(number)
@@ -190,7 +190,7 @@ async def test_what_was_published_before_the_first_one_asked_is_decoded_then(
 async def test_a_record_that_waits_holds_those_that_ask_in_order_and_nobody_else(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """They are sent nothing that follows, and are not live; then all of it follows."""
+    """They are not live until its schema arrives, and then get everything that followed."""
     raw, first = await connect(nursery, bench, RAW), await connect(nursery, bench, ASKING)
     bench.decoder.withheld = {2}
     for _ in range(5):
@@ -217,7 +217,7 @@ async def test_a_record_that_waits_holds_those_that_ask_in_order_and_nobody_else
 async def test_what_waits_is_not_dispatched_while_all_present_ask(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Nor what follows it; a part of a batch that could be decoded waits with the rest."""
+    """Neither are the records after it, even of the same batch."""
     only = await connect(nursery, bench, ASKING)
     bench.decoder.withheld = {1}
     bench.put(3, polled=True)
@@ -235,7 +235,7 @@ async def test_what_waits_is_not_dispatched_while_all_present_ask(
 async def test_filters_of_those_that_ask_look_at_what_was_decoded(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Until then nothing is settled: nobody knows what is wanted. Those of the others look at what Kafka delivered."""
+    """Until then nothing is settled; the filters of the others see what Kafka delivered."""
     odd = await connect(nursery, bench, asking(ODD))
     raw = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, read_filter(ODD)))
     bench.decoder.withheld = {0}
@@ -252,7 +252,7 @@ async def test_filters_of_those_that_ask_look_at_what_was_decoded(
 async def test_a_filter_that_comes_later_settles_what_waits(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Decoded for that, also beyond what its socket has taken."""
+    """Waiting records are decoded for the filter, even beyond what its socket has taken."""
     bench.put(2)
     bench.put(2)
     stuck = RecordingTransport()
@@ -272,7 +272,7 @@ async def test_a_filter_that_comes_later_settles_what_waits(
 async def test_what_a_grant_says_of_fields_is_decided_on_decoded_values(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """What the grant hides is parked, and read again, decoded, for one that may have it."""
+    """Hidden records are parked, and replayed decoded for a client that may see them."""
     grant, other = read_filter(ODD), read_filter(EVEN)
     some = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, None, grant, decodes=TOPICS))
     bench.put(4)
@@ -287,7 +287,7 @@ async def test_what_a_grant_says_of_fields_is_decided_on_decoded_values(
 async def test_what_is_read_again_from_kafka_is_decoded_for_those_that_ask(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A record that waits ends what is given of its partition; others go on. Those that do not ask get the bytes."""
+    """A waiting record ends the result of its partition only; others get the bytes."""
     bench = AskedBench(history_bytes=1000, pause_above_bytes=1000, resume_below_bytes=1)
     nursery.start_soon(bench.hub.run)
     await connect(nursery, bench, RAW)
@@ -311,7 +311,7 @@ async def test_what_is_read_again_from_kafka_is_decoded_for_those_that_ask(
 async def test_what_leaves_memory_while_it_waits_is_read_again(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Others have taken it, so the history lets it go; whoever waited asks Kafka for it."""
+    """If others took it and the history evicted it, waiting readers ask Kafka for it."""
     bench = AskedBench(history_bytes=6_000, pause_above_bytes=5_000, resume_below_bytes=1000)
     nursery.start_soon(bench.hub.run)
     raw, asks = await connect(nursery, bench, RAW), await connect(nursery, bench, ASKING)
@@ -330,7 +330,7 @@ async def test_what_leaves_memory_while_it_waits_is_read_again(
 async def test_a_partition_that_leaves_while_it_waits_holds_nobody(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Those that ask go on with what is left, and get it when the partition returns."""
+    """Those that ask continue with the rest, and get it when the partition returns."""
     asks = await connect(nursery, bench, ASKING)
     bench.decoder.withheld = {0}
     bench.put(1, polled=True)
@@ -361,7 +361,7 @@ class Steps(trio.abc.Instrument):
 async def test_entries_that_leave_at_once_are_dropped_in_many_steps(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A registry may have been away for as long as it takes to publish a hundred thousand: others need the loop."""
+    """A hundred thousand may have piled up while a registry was down, and others need the loop."""
     await connect(nursery, bench, ASKING)
     bench.decoder.withheld = {0}
     for _ in range(100 * LOOK_AHEAD):
@@ -390,7 +390,7 @@ class Looks:
 
 
 async def test_a_topic_that_nobody_asks_for_is_not_decoded(bench: AskedBench) -> None:
-    """An entry may have been published while the last one that asked was leaving."""
+    """This holds even for an entry published while the last subscriber that asked was leaving."""
     bench.hub.asked.ask(bench.hub.history.append(Batch(ONE, [Record(0, None, None, b"0", ())])))
     await settle()
     assert not bench.decoder.tried
@@ -399,7 +399,7 @@ async def test_a_topic_that_nobody_asks_for_is_not_decoded(bench: AskedBench) ->
 async def test_a_gap_after_a_record_that_waits_wakes_nobody(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """There is nothing to decode in it; each of those that ask would look at the history ten times a second."""
+    """A gap holds nothing to decode, so readers need not look at the history ten times a second."""
     history, decoder = History(1_000_000), Decoder()
     history.lay_out([ONE])
     entry = history.append(Batch(ONE, Records.of([Record(0, None, None, b"0", ())])))
@@ -417,7 +417,7 @@ async def test_a_gap_after_a_record_that_waits_wakes_nobody(
 async def test_when_the_last_one_that_asks_leaves_nothing_more_is_decoded(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """What waited is forgotten, also by whoever decodes."""
+    """Waiting entries are forgotten, also by the decoding thread."""
     scope = trio.CancelScope()
 
     async def visit() -> None:
@@ -453,7 +453,7 @@ def follow(bench: AskedBench) -> None:
 async def test_the_whole_topic_is_decoded_too(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Of followed partitions what waits holds those of the whole topic alone."""
+    """A waiting record of a followed partition holds only readers of the whole topic."""
     follow(bench)
     whole, own = await connect(nursery, bench, asking(whole=True)), await connect(nursery, bench, ASKING)
     bench.put(1, TWO, polled=True)
@@ -471,7 +471,7 @@ async def test_the_whole_topic_is_decoded_too(
 async def test_a_filtered_reader_gets_what_was_not_decided_when_its_partition_became_owned(
     nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """What its filter says of it is not known, so it does not count as sent."""
+    """What its filter says is unknown, so the record does not count as sent."""
     follow(bench)
     odd = await connect(nursery, bench, asking(ODD, whole=True))
     bench.decoder.withheld = {1}
@@ -487,7 +487,7 @@ async def test_a_filtered_reader_gets_what_was_not_decided_when_its_partition_be
 
 
 async def test_one_that_acknowledges_can_ask_too(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
-    """Its window holds what it was sent, decoded; it stands before what waits."""
+    """Its window holds decoded records, and it stays before the waiting one."""
 
     class Acked(AckBench, AskedBench):
         """Both."""
@@ -513,7 +513,7 @@ async def test_one_that_acknowledges_can_ask_too(nursery: trio.Nursery, autojump
 async def test_whatever_happens_each_is_sent_all_of_it_in_order(
     seed: int, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Polls that decode or do not, schemas that come and go, small memory, readers that come and leave."""
+    """Polls, schemas and readers come and go in any order, with little memory."""
     choose = random.Random(seed)  # noqa: S311 - the same each time
     memory = {
         "history_bytes": choose.choice([2_000, 20_000, 10**6]),

@@ -49,7 +49,7 @@ def written(wire: Wire, partitions: int, records: int, apart: int = SPREAD) -> b
     [(10, EVEN, 1.4), (10, SPREAD, 1.4), (10, FAR, 1.4), (1, EVEN, 3.5), (1, SPREAD, 3.8), (1, FAR, 5.2)],
 )
 def test_many_partitions_cost_little_more_than_few(wire: Wire, records: int, apart: int, times: float) -> None:
-    """A position is sent once per write, and spelled compactly where it is long."""
+    """A position is sent once per write, and spelled compactly if it is long."""
     few, many = written(wire, FEW, records, apart), written(wire, MANY, records, apart)
     assert len(few) > records * VALUE_BYTES
     assert len(many) <= times * len(few)
@@ -57,7 +57,7 @@ def test_many_partitions_cost_little_more_than_few(wire: Wire, records: int, apa
 
 @WIRES
 def test_every_partition_is_named_all_the_same(wire: Wire) -> None:
-    """Whoever is cut after the write resumes every partition."""
+    """A client that is cut after the write resumes every partition."""
     text = written(wire, MANY, 10).decode(errors="ignore")
     marks = ("id: ", "\n") if wire is not WEBSOCKET else ('"id":"', '"')
     position = text.rpartition(marks[0])[2].partition(marks[1])[0]
@@ -67,7 +67,7 @@ def test_every_partition_is_named_all_the_same(wire: Wire) -> None:
 
 
 async def test_a_thousand_busy_partitions_resume_exactly_over_any_replica(nursery: trio.Nursery) -> None:
-    """A reader that is cut again and again, and comes back to another replica, has each record once."""
+    """A reader that is cut again and again gets each record once, on any replica."""
     chance = random.Random(1000)  # noqa: S311 - the same each time
     topic = ONE.topic
     partitions = [TopicPartition(topic, number) for number in range(1000)]

@@ -41,7 +41,7 @@ def items_of(sizes: Sequence[int]) -> list[EncodedEntry]:
 
 
 def test_readers_from_anywhere_share_all_but_the_first_piece() -> None:
-    """The history is cut at the same entries for each of them, so their number adds little work."""
+    """The history is cut at the same entries for all of them, so more readers add little work."""
     joining = Joining()
     items = items_of([10] * 10 * GROUP_ENTRIES)
     for start in range(5):
@@ -51,7 +51,7 @@ def test_readers_from_anywhere_share_all_but_the_first_piece() -> None:
 
 
 def test_large_entries_are_pieces_of_their_own() -> None:
-    """Readers that began elsewhere have been handed the small ones before them in other company."""
+    """Other readers may have got the small entries before them in other groups."""
     joining = Joining()
     items = items_of([10, 10, LARGE_BYTES, 10, LARGE_BYTES, LARGE_BYTES - 1])
     joining.writes.write(FEED, items)
@@ -59,7 +59,7 @@ def test_large_entries_are_pieces_of_their_own() -> None:
 
 
 def test_a_round_is_one_piece_and_is_kept_for_those_that_could_not_take_it() -> None:
-    """Subscribers whose sockets were full when it was offered write the same bytes."""
+    """Subscribers with full sockets write the same bytes later."""
     joining = Joining()
     items = items_of([10] * (GROUP_ENTRIES + 1))
     data = joining.writes.round(FEED, items)
@@ -69,7 +69,7 @@ def test_a_round_is_one_piece_and_is_kept_for_those_that_could_not_take_it() -> 
 
 
 def test_parts_that_were_encoded_again_are_other_ones() -> None:
-    """After a change of the partitions their ids say something else."""
+    """After a change of partitions, their ids are different."""
     joining = Joining()
     (first,), (second,) = items_of([10]), items_of([10])
     joining.writes.write(FEED, [first])
@@ -78,7 +78,7 @@ def test_parts_that_were_encoded_again_are_other_ones() -> None:
 
 
 def test_what_was_not_used_for_longest_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is kept is bounded; one write always is, however large."""
+    """The total is bounded, but one write is always kept, however large."""
     monkeypatch.setattr(compressed_writes, "KEPT_BYTES", 100)
     joining = Joining()
     first, second, third, large = items_of([20, 20, 20, 500])

@@ -35,7 +35,7 @@ def batch(partition: TopicPartition, first: int, number: int) -> Batch:
 
 
 def test_each_record_is_counted_and_traced_once() -> None:
-    """In parts, out of order, and when a range comes again."""
+    """This holds for parts, for disorder, and for repeated ranges."""
     times, tracer = DispatchTimes(), EveryOther()
     times.tracer = tracer
     one = batch(ONE, 10, 6)
@@ -52,7 +52,7 @@ def test_each_record_is_counted_and_traced_once() -> None:
 
 
 def test_a_write_has_the_newest_span_of_its_own_records_as_its_example() -> None:
-    """The next write, of other records, has none."""
+    """A later write with other records has no example."""
     times = DispatchTimes()
     times.tracer = EveryOther()
     one = batch(ONE, 0, 1)
@@ -67,7 +67,7 @@ def test_a_write_has_the_newest_span_of_its_own_records_as_its_example() -> None
 
 
 def test_followed_records_are_neither_counted_nor_traced() -> None:
-    """Their owner does that."""
+    """Their owner counts and traces them."""
     times = DispatchTimes()
     times.tracer = EveryOther()
     times.dispatched(batch(ONE, 0, 3), 3, [(0, 3)])
@@ -75,7 +75,7 @@ def test_followed_records_are_neither_counted_nor_traced() -> None:
 
 
 def test_what_is_never_dispatched_makes_room() -> None:
-    """Partitions that leave are forgotten, and the newest push the oldest out: tracing never ends."""
+    """Partitions that leave are forgotten, and new records push out the oldest, so tracing never stops."""
     times, tracer = DispatchTimes(), EveryOther()
     times.tracer = tracer
     times.taken(batch(TWO, 0, 2))
@@ -92,7 +92,7 @@ def test_what_is_never_dispatched_makes_room() -> None:
 
 
 def test_spans_of_one_step_cost_no_more_than_a_step_may() -> None:
-    """The first subscriber after an hour takes all that waits: a span costs 50 µs, and a step of the loop 5 ms."""
+    """The first subscriber after an hour takes many records; a span costs 50 µs, a step may take 5 ms."""
     times, tracer = DispatchTimes(), EveryOther()
     times.tracer = tracer
     waiting = batch(ONE, 0, 10_000)
@@ -103,7 +103,7 @@ def test_spans_of_one_step_cost_no_more_than_a_step_may() -> None:
 
 
 def test_without_a_tracer_nothing_is_kept() -> None:
-    """The histogram counts all the same."""
+    """The histogram counts nevertheless."""
     times = DispatchTimes()
     one = batch(ONE, 0, 5)
     times.taken(one)

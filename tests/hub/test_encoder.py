@@ -70,7 +70,7 @@ def frames(data: bytes) -> list[dict[str, Any]]:
 
 
 def test_an_entry_is_encoded_once_for_all_whose_bytes_are_the_same() -> None:
-    """Observers without a filter have the bytes of the others; another format is another encoding."""
+    """Observers without a filter share bytes with the others; another format does not."""
     desk = Desk()
     entry = desk.entry("ab")
     part = desk.encoder.entry(FEED, entry)
@@ -81,7 +81,7 @@ def test_an_entry_is_encoded_once_for_all_whose_bytes_are_the_same() -> None:
 
 
 def test_ids_name_followed_partitions_for_readers_of_the_whole_topic_alone() -> None:
-    """The others could not resume there."""
+    """Other readers could not resume there."""
     desk = Desk()
     entry = desk.entry("a")
     for whole, names in ((False, False), (True, True)):
@@ -93,7 +93,7 @@ def test_ids_name_followed_partitions_for_readers_of_the_whole_topic_alone() -> 
 
 
 def test_entries_share_a_write_and_a_gap_stands_between_the_records() -> None:
-    """In a WebSocket a message ends at a gap, and has the position that it leads to."""
+    """A WebSocket message ends at a gap, and has the position up to it."""
     desk = Desk()
     entries = [desk.entry("a"), desk.entry("b"), desk.entry("c", gap=2), desk.entry("", gap=1)]
     for wire in (SSE_VALUE, WEBSOCKET):
@@ -113,7 +113,7 @@ def test_entries_share_a_write_and_a_gap_stands_between_the_records() -> None:
 
 
 def test_the_rest_of_an_entry_begins_where_its_reader_stands() -> None:
-    """After a record, or within a gap."""
+    """A reader may be after any record, or within a gap."""
     desk = Desk()
     entry = desk.entry("abc", gap=3)
     found = [
@@ -126,7 +126,7 @@ def test_the_rest_of_an_entry_begins_where_its_reader_stands() -> None:
 
 
 def test_a_filter_is_sent_what_it_wants_of_an_entry_and_every_gap() -> None:
-    """From the offset on at which its reader stands; nothing at all if nothing is wanted."""
+    """Encoding begins at its reader's offset, and is empty if nothing is wanted."""
     desk = Desk()
     feed = feed_of(SSE_VALUE, TOPICS, A)
 
@@ -152,7 +152,7 @@ def test_a_filter_is_sent_what_it_wants_of_an_entry_and_every_gap() -> None:
 
 
 def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() -> None:
-    """Each is sent its own of them, with the gap if that goes with them."""
+    """Each gets its own records of it, and the gap if that belongs to them."""
     desk = Desk()
     entry = desk.entry("abc", gap=1)
     encoded = desk.encoder.choose(FEED, entry.batch, entry.snapshot, [0, 2])
@@ -170,7 +170,7 @@ def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() 
 
 
 def test_the_position_of_some_records_is_that_of_the_last_one_unless_the_entry_ends_with_them() -> None:
-    """A client with a window is sent the others later: its id may not name them before."""
+    """The id must not name records that are sent later."""
     desk = Desk()
     desk.entry("z", TWO)
     entry, feed = desk.entry("abc", gap=1), feed_of(WEBSOCKET, TOPICS)
@@ -186,7 +186,7 @@ def test_the_position_of_some_records_is_that_of_the_last_one_unless_the_entry_e
 
 
 def test_what_was_replayed_has_a_position_of_its_own() -> None:
-    """What the subscriber has seen of other partitions, also of those that have left since."""
+    """It covers what the subscriber has seen of other partitions, even of those that left since."""
     desk = Desk()
     gone = TopicPartition("assets", 7)
     batch = desk.batch("ab", gap=1)
@@ -201,7 +201,7 @@ def test_what_was_replayed_has_a_position_of_its_own() -> None:
 
 
 def test_keys_and_values_are_written_as_their_topic_says() -> None:
-    """Live, and for one subscriber; a batch without records stays as it is."""
+    """This holds live and for single subscribers; a batch without records is unchanged."""
     desk = Desk(spelling=Spelling(value="base64"))
     feed = feed_of(WEBSOCKET, TOPICS)
     entry = desk.entry("a")
@@ -213,7 +213,7 @@ def test_keys_and_values_are_written_as_their_topic_says() -> None:
 
 
 def test_a_batch_that_goes_out_record_by_record_is_written_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each time only what is sent: a client with a small window would cost a batch for each record otherwise."""
+    """Otherwise a small window would make each record cost a batch."""
     written: list[int] = []
 
     def write_out(column: Sequence[bytes | None]) -> Sequence[bytes | None]:
@@ -229,7 +229,7 @@ def test_a_batch_that_goes_out_record_by_record_is_written_out_once(monkeypatch:
 
 
 def test_no_more_records_are_looked_at_than_are_wanted() -> None:
-    """A client with a small window and a filter would cost a batch for each record otherwise."""
+    """Otherwise a small window and a filter would make each record cost a batch."""
     looked_at: list[object] = []
     wanting = feed_of(SSE_VALUE, TOPICS, A)
     assert wanting.predicate is not None
@@ -247,7 +247,7 @@ def test_no_more_records_are_looked_at_than_are_wanted() -> None:
 
 
 def test_a_compressed_write_is_made_once_for_all_its_subscribers() -> None:
-    """And what that saves is known; without compression there is nothing to report."""
+    """The savings are counted; without compression there is nothing to report."""
     compression = Compression(6, 1)
     desk = Desk(compression)
     wire: Wire = compression.websocket

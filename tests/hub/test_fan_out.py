@@ -37,7 +37,7 @@ class ObservedTransport(RecordingTransport):
 async def test_a_partition_that_leaves_within_a_round_is_handed_to_nobody_else(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its new owner sends its records; what else is in the round goes on."""
+    """Its new owner sends its records, and the rest of the round continues."""
     monkeypatch.setattr(fan_out, "SLICE", 1)
     bench = Bench()
     nursery.start_soon(bench.hub.run)
@@ -76,7 +76,7 @@ async def test_a_subscriber_that_leaves_within_a_round_is_offered_nothing_more(
 
 
 async def test_within_a_round_no_heartbeat_names_what_is_still_to_be_offered(nursery: trio.Nursery) -> None:
-    """A round serves one feed after the other: subscribers of the last one are behind until its turn."""
+    """Feeds are served in turn, so the last feed's subscribers are behind until then."""
     bench, other = Bench(), feed_of(WEBSOCKET, FEED.topics)
     nursery.start_soon(bench.hub.run)
     heartbeats: list[bytes] = []
@@ -93,7 +93,7 @@ async def test_within_a_round_no_heartbeat_names_what_is_still_to_be_offered(nur
 
 
 async def test_those_that_acknowledge_are_sent_a_round_after_the_others(nursery: trio.Nursery) -> None:
-    """Whoever came first: what they say of it is read when the others have it."""
+    """Their acknowledgements are read when the others have the round."""
     bench, acks = Bench(), feed_of(WEBSOCKET, FEED.topics, acks=True)
     nursery.start_soon(bench.hub.run)
     order: list[str] = []
@@ -108,7 +108,7 @@ async def test_those_that_acknowledge_are_sent_a_round_after_the_others(nursery:
 
 
 async def test_publishing_waits_for_late_rounds(nursery: trio.Nursery) -> None:
-    """They hold a bounded number of bytes, and say when they have handed out all of them."""
+    """Rounds hold a bounded number of bytes, and report when all of them are handed out."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -129,7 +129,7 @@ async def test_publishing_waits_for_late_rounds(nursery: trio.Nursery) -> None:
 async def test_after_a_long_round_other_tasks_get_their_share(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is published meanwhile leaves together, when they have had it or nobody wants the loop."""
+    """What is published meanwhile leaves together, after their share or when nobody wants the loop."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -173,7 +173,7 @@ class GreedyTransport(RecordingTransport):
 
 
 async def test_what_a_socket_takes_in_part_goes_out_first_and_whole(nursery: trio.Nursery) -> None:
-    """Cut at every byte of a round; it counts as dispatched with its last byte, also when its partition has left."""
+    """At every cut, it counts as dispatched with its last byte, even if its partition has left."""
     whole = RecordingTransport()
     whole.gate.set()
     bench = Bench()
@@ -210,7 +210,7 @@ async def test_what_a_socket_takes_in_part_goes_out_first_and_whole(nursery: tri
 async def test_the_first_record_after_a_pause_leaves_at_once_and_those_after_it_share_a_write(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """With `linger_ms`, which is the time between two rounds."""
+    """`linger_ms` is the time between two rounds."""
     del autojump_clock
     bench = Bench(linger_ms=100, heartbeat_seconds=1000)
     nursery.start_soon(bench.hub.run)
@@ -236,7 +236,7 @@ def values_of(write: bytes) -> list[str]:
 async def test_a_round_that_somebody_waits_for_does_not_linger(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """The poller waits for it, or many bytes do: it begins at once; so does a new state."""
+    """It begins at once for the poller, for many bytes, and for a new state."""
     del autojump_clock
     bench = Bench(linger_ms=1000, heartbeat_seconds=1000)
     nursery.start_soon(bench.hub.run)
@@ -264,7 +264,7 @@ async def test_a_round_that_somebody_waits_for_does_not_linger(
 
 
 async def test_filters_are_offered_what_they_want_and_gaps_and_the_others_all_of_it(nursery: trio.Nursery) -> None:
-    """In one round; a filter that wants nothing of it has the gap alone."""
+    """A filter that wants nothing of the round gets only its gaps."""
     bench = KeyedBench()
     nursery.start_soon(bench.hub.run)
     everything = await connect(nursery, bench, FEED)
@@ -280,7 +280,7 @@ async def test_filters_are_offered_what_they_want_and_gaps_and_the_others_all_of
 
 
 async def test_a_followed_partition_is_offered_to_readers_of_the_whole_topic(nursery: trio.Nursery) -> None:
-    """With a filter or without: the others have not been promised anything of it."""
+    """Other readers get nothing of it, with or without a filter."""
     bench, followed = KeyedBench(), TopicPartition("assets", 2)
     nursery.start_soon(bench.hub.run)
     bench.hub.expect({"assets": 3})
@@ -300,7 +300,7 @@ async def test_a_followed_partition_is_offered_to_readers_of_the_whole_topic(nur
 
 
 async def test_what_is_withdrawn_is_caught_up_with(nursery: trio.Nursery) -> None:
-    """By those alone that have not taken all of it: the others stay live."""
+    """Only subscribers that have not taken all of it catch up; the others stay live."""
     bench, other = Bench(), feed_of(SSE_VALUE, frozenset({"other"}))
     nursery.start_soon(bench.hub.run)
     transports = [RecordingTransport() for _ in range(2)]
@@ -319,7 +319,7 @@ async def test_what_is_withdrawn_is_caught_up_with(nursery: trio.Nursery) -> Non
 
 
 async def test_a_long_round_is_cut_into_writes(nursery: trio.Nursery) -> None:
-    """Each holds a bounded number of bytes for every subscriber."""
+    """Each write has a bounded number of bytes for every subscriber."""
     bench = Bench(write_bytes=1)
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -333,7 +333,7 @@ async def test_a_long_round_is_cut_into_writes(nursery: trio.Nursery) -> None:
 
 
 async def test_a_feed_is_forgotten_with_its_last_live_subscriber() -> None:
-    """Another one keeps it; whoever was not live was not in it."""
+    """It stays while another live one has it; others were never in it."""
     bench = Bench()
     fan_out_ = bench.hub._fan_out
     first, second = (bench.hub.subscribe(FEED, RecordingTransport()) for _ in range(2))
@@ -350,7 +350,7 @@ async def test_a_feed_is_forgotten_with_its_last_live_subscriber() -> None:
 async def test_many_states_leave_the_loop_to_others_between_slices(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And everybody is sent the newest."""
+    """Everybody still gets the newest state."""
     monkeypatch.setattr(fan_out, "STATE_SLICE", 1)
     bench = Bench()
     nursery.start_soon(bench.hub.run)
@@ -367,7 +367,7 @@ async def test_many_states_leave_the_loop_to_others_between_slices(
 async def test_many_feeds_of_few_leave_the_loop_to_others_as_well(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each feed is offered its part, whatever was between them."""
+    """Each feed is offered its part, whatever ran in between."""
     monkeypatch.setattr(fan_out, "SLICE", 1)
     bench = Bench()
     nursery.start_soon(bench.hub.run)
@@ -383,7 +383,7 @@ async def test_many_feeds_of_few_leave_the_loop_to_others_as_well(
 
 
 async def test_how_long_each_write_took_to_be_offered_is_measured() -> None:
-    """If somebody wants to know."""
+    """The time is measured if a histogram asks for it."""
     bench = Bench()
     wrote: list[float] = []
 
@@ -419,7 +419,7 @@ class FilteredFeed:
 
 
 def test_what_is_not_decoded_yet_costs_nothing_for_those_that_do_not_ask() -> None:
-    """While a registry is away that is every record of a topic, and thousands of feeds may want a key each."""
+    """While a registry is down that is every record, with thousands of feeds."""
     bench = Bench()
     found = FanOut(bench.hub.encoder, 1000, lambda *_: None, list)
     feeds = [FilteredFeed() for _ in range(10)]
@@ -431,7 +431,7 @@ def test_what_is_not_decoded_yet_costs_nothing_for_those_that_do_not_ask() -> No
 
 
 async def test_those_that_ask_read_what_is_not_decoded_yet_from_the_history() -> None:
-    """Of a topic that they ask for, and of a followed partition only if they have the whole topic."""
+    """This holds for topics that they ask for, and for followed partitions of whole topics."""
     bench, topics = Bench(), FEED.topics
     fan_out = FanOut(bench.hub.encoder, 1000, lambda *_: None, list)
     feeds = [FEED, feed_of(SSE_VALUE, topics, decodes=topics), feed_of(SSE_VALUE, topics, whole=True, decodes=topics)]

@@ -30,7 +30,7 @@ def counts(registry: FeedRegistry) -> tuple[int, int, int, int]:
 
 
 def test_present_subscribers_are_counted_by_what_they_ask_for() -> None:
-    """By topic, one of two topics for both; observers, filters, acknowledgements and whole topics."""
+    """They are counted by topic, also as observers, filtered, acknowledging, and for the whole topic."""
     registry = FeedRegistry(10)
     both = frozenset({"assets", "orders"})
     filtered = feed_of(SSE_VALUE, TOPICS, ONE)
@@ -43,7 +43,7 @@ def test_present_subscribers_are_counted_by_what_they_ask_for() -> None:
 
 
 def test_a_feed_is_one_for_as_long_as_somebody_has_it() -> None:
-    """The same request is the same feed, and a feed without subscribers is forgotten."""
+    """Equal requests share a feed, and a feed without subscribers is forgotten."""
     gc.collect()
     before = len(_feeds)
     feed = feed_of(SSE_VALUE, frozenset({"a", "b"}), ONE)
@@ -55,7 +55,7 @@ def test_a_feed_is_one_for_as_long_as_somebody_has_it() -> None:
 
 
 def test_a_registry_knows_which_feeds_want_what() -> None:
-    """Filters by topic, and whether some feed wants everything of it."""
+    """It knows the filters of each topic, and whether some feed wants everything."""
     registry = FeedRegistry(10)
     one, rest, all_of_it = feed_of(SSE_VALUE, TOPICS, ONE), feed_of(WEBSOCKET, TOPICS, REST), feed_of(SSE_VALUE, TOPICS)
     for feed in (one, one, rest, all_of_it):
@@ -75,7 +75,7 @@ def test_a_registry_knows_which_feeds_want_what() -> None:
 
 
 def test_feeds_are_bounded_by_what_they_cost() -> None:
-    """Formats with their topics and filters without an index count; a thousand keys of one format are one feed."""
+    """Formats, topics and filters without an index count; a thousand keys of one format are one feed."""
     registry = FeedRegistry(2)
     kept = [feed_of(SSE_VALUE, TOPICS, read_filter({"exact": {"key": str(n)}})) for n in range(1000)]
     kept.append(feed_of(SSE_VALUE, TOPICS, REST))
@@ -90,7 +90,7 @@ def test_feeds_are_bounded_by_what_they_cost() -> None:
 
 
 async def test_one_feed_too_many_is_refused(nursery: trio.Nursery) -> None:
-    """Another format is another encoding of every record."""
+    """Another format counts as another feed, because it encodes every record again."""
     bench = Bench(max_feeds=1)
     nursery.start_soon(bench.hub.run)
     with subscribed(bench.hub, feed_of(SSE_VALUE, TOPICS), RecordingTransport()):
@@ -122,7 +122,7 @@ def registered(*feeds: Feed) -> FeedRegistry:
 
 
 def test_grants_say_which_records_those_present_may_have() -> None:
-    """Together; as soon as one of them may have all, there is nothing that nobody may have."""
+    """If one subscriber may see everything, no record is hidden from all."""
     tenant, wanting = feed_of(SSE_VALUE, TOPICS, None, ONE), feed_of(SSE_VALUE, TOPICS, ONE, REST)
     registry = registered(tenant, wanting)
     assert (registry.has_grants("assets"), registry.is_read("assets")) == (True, True)
@@ -139,7 +139,7 @@ def test_grants_say_which_records_those_present_may_have() -> None:
 
 
 def test_a_grant_of_a_whole_topic_is_as_good_as_none_there() -> None:
-    """It may name other topics."""
+    """This holds even if it names other topics as well."""
     both = frozenset({"assets", "other"})
     grant = granted({"assets": (), "other": (ONE,)})
     registry = registered(feed := feed_of(SSE_VALUE, both, None, grant))
@@ -149,7 +149,7 @@ def test_a_grant_of_a_whole_topic_is_as_good_as_none_there() -> None:
 
 
 def test_observers_may_want_and_have_what_they_like_without_a_trace() -> None:
-    """What they do not want is not settled, and what they may not have is not parked."""
+    """Nothing is settled or parked because of them."""
     observing = [feed_of(SSE_VALUE, TOPICS, wanted, counts=False) for wanted in (None, ONE)]
     both = frozenset({"assets", "other"})
     partly = feed_of(SSE_VALUE, both, ONE, observed=TOPICS)
@@ -162,7 +162,7 @@ def test_observers_may_want_and_have_what_they_like_without_a_trace() -> None:
 
 
 def test_a_feed_counts_for_its_topics_but_those_that_it_observes() -> None:
-    """Observers count for none."""
+    """An observer counts for no topic."""
     both = frozenset({"assets", "other"})
     assert feed_of(SSE_VALUE, both).counted == both
     assert feed_of(SSE_VALUE, both, counts=False).counted == frozenset()
@@ -172,7 +172,7 @@ def test_a_feed_counts_for_its_topics_but_those_that_it_observes() -> None:
 
 
 def test_feeds_have_their_bytes_in_common_where_those_are_the_same() -> None:
-    """Filters have their own; observers, those that acknowledge and compressed ones have those of the plain feed."""
+    """Filters have separate bytes; observing, acknowledging and compressed feeds share the plain ones."""
     plain = feed_of(SSE_VALUE, TOPICS)
     assert plain.key is feed_of(SSE_VALUE, TOPICS, counts=False).key is feed_of(SSE_VALUE, TOPICS, acks=True).key
     assert plain.key is plain
@@ -183,7 +183,7 @@ def test_feeds_have_their_bytes_in_common_where_those_are_the_same() -> None:
 
 
 def test_feeds_that_ask_have_decoded_records_and_wait_for_them() -> None:
-    """Of the topics that they ask for; the others have what Kafka delivered, and wait for nothing."""
+    """Only for topics that they ask for; others get what Kafka delivered, without waiting."""
     asking, plain = feed_of(SSE_VALUE, TOPICS, decodes=TOPICS), feed_of(SSE_VALUE, TOPICS)
     records = Records.of(BATCH.records)
     decoded = records.with_asked(DECODED)
@@ -195,7 +195,7 @@ def test_feeds_that_ask_have_decoded_records_and_wait_for_them() -> None:
 
 
 def test_what_filters_say_of_a_batch_that_is_not_decoded_is_open_for_feeds_that_ask() -> None:
-    """Until then they want all of it; afterwards their filters look at what was decoded, those of others never do."""
+    """They want all of it until it is decoded; other filters never see decoded data."""
     wanted = read_filter({"exact": {"/n": "1"}})
     asking, plain = feed_of(SSE_VALUE, TOPICS, wanted, decodes=TOPICS), feed_of(SSE_VALUE, TOPICS, wanted)
     registry = registered(asking)

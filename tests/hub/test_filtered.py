@@ -84,7 +84,7 @@ def ids(transport: RecordingTransport) -> list[str]:
 
 
 async def test_each_is_sent_what_it_wants_and_the_rest_is_settled(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """Two filters that overlap, in one batch; ids name every record before, wanted or not."""
+    """Two filters overlap in one batch; ids name every earlier record, wanted or not."""
     a, b = await connect(nursery, bench, wanting("a", "x")), await connect(nursery, bench, wanting("b", "x"))
     bench.publish_keys("a", "n", "b", "x", "n")
     bench.publish_keys("n", partition=TWO)
@@ -101,7 +101,7 @@ async def test_each_is_sent_what_it_wants_and_the_rest_is_settled(nursery: trio.
 async def test_without_anybody_records_wait_and_a_newcomer_settles_what_it_does_not_want(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:
-    """Nobody is present, so nobody has asked not to be sent anything."""
+    """Only a present subscriber can settle a record."""
     for _ in range(3):
         bench.publish_keys("a", "n")
     await settle()
@@ -114,7 +114,7 @@ async def test_without_anybody_records_wait_and_a_newcomer_settles_what_it_does_
 
 
 async def test_a_subscriber_without_a_filter_leaves_nothing_to_settle(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """What the one without a filter has not taken yet waits for it; when it leaves, the others are asked again."""
+    """Records wait for it; when it leaves, the filters of the others decide."""
     everything = RecordingTransport()
     async with trio.open_nursery() as inner:
         await inner.start(bench.serve, everything)
@@ -133,7 +133,7 @@ async def test_a_subscriber_without_a_filter_leaves_nothing_to_settle(nursery: t
 async def test_what_is_wanted_waits_for_its_socket_until_that_one_leaves(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:
-    """It is not settled while the one who wants it is present."""
+    """It is not settled while the subscriber that wants it is present."""
     async with trio.open_nursery() as inner:
         await connect(inner, bench, wanting("b"), reads=False)
         a = await connect(nursery, bench, wanting("a"))
@@ -149,7 +149,7 @@ async def test_what_is_wanted_waits_for_its_socket_until_that_one_leaves(
 
 
 async def test_what_a_grant_hides_waits(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """Of two tenants one is present: it settles what it does not want of its own records, and none of the other's."""
+    """Of two tenants, the present one settles only records of its own."""
     mine = {"prefix": {"key": "mine."}}
     tenant = await connect(nursery, bench, wanting("mine.a", grant=mine))
     bench.publish_keys("mine.a", "mine.b", "other.a")
@@ -166,7 +166,7 @@ async def test_what_a_grant_hides_waits(nursery: trio.Nursery, bench: KeyedBench
 async def test_of_a_followed_partition_readers_of_the_whole_topic_have_what_they_want(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:
-    """The others have nothing of it, not even its gaps; and what nobody wants of it is not ours to settle."""
+    """Other readers get nothing of it, and unwanted records are not ours to settle."""
     followed = TopicPartition("assets", 2)
     bench.offsets[followed] = 0
     bench.hub.followed.follow(followed, 0)
@@ -189,7 +189,7 @@ async def test_of_a_followed_partition_readers_of_the_whole_topic_have_what_they
 
 
 async def test_a_gap_is_sent_to_everybody_whatever_they_want(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """Live, and out of the history: records that nobody will be sent may have been wanted."""
+    """Live and from the history: the missing records may have been wanted."""
     live = await connect(nursery, bench, wanting("a"))
     bench.publish_keys("n", gap=2)
     bench.publish_keys("a", gap=3)
@@ -205,7 +205,7 @@ async def test_a_gap_is_sent_to_everybody_whatever_they_want(nursery: trio.Nurse
 
 
 async def test_the_state_echoes_the_filter(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """The first one of a stream, for the client alone: what it may have is not said."""
+    """The first state contains the client's filter, but not its grant."""
     plain = await connect(nursery, bench, wanting(grant={"exact": {"key": "secret"}}))
     filtered = await connect(nursery, bench, wanting("b", "a"))
     websocket = await connect(nursery, bench, feed_of(WEBSOCKET, TOPICS, read_filter({"exists": {"/a": True}})))
@@ -218,7 +218,7 @@ async def test_the_state_echoes_the_filter(nursery: trio.Nursery, bench: KeyedBe
 
 
 async def test_memory_and_kafka_are_read_through_the_filter(nursery: trio.Nursery) -> None:
-    """A resume: nothing of it is left out or repeated, and an id comes with each chunk in which nothing was wanted."""
+    """A resume leaves nothing out and repeats nothing, and chunks without a match carry an id."""
     bench = KeyedBench(history_bytes=4_000, pause_above_bytes=2_000, resume_below_bytes=1_000)
     nursery.start_soon(bench.hub.run)
     everything = await connect(nursery, bench, wanting())
@@ -242,7 +242,7 @@ async def test_memory_and_kafka_are_read_through_the_filter(nursery: trio.Nurser
 async def test_a_long_search_in_memory_lets_others_have_the_loop_and_says_how_far_it_is(
     nursery: trio.Nursery, bench: KeyedBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ten entries without a match: the stream stays short of live until all of them were looked at."""
+    """The stream is not live until all entries were looked at."""
     monkeypatch.setattr(resumption, "LOOK_RECORDS", 4)
     monkeypatch.setattr(resumption, "SILENT_RECORDS", 8)
     everything = await connect(nursery, bench, wanting())
@@ -259,7 +259,7 @@ async def test_a_long_search_in_memory_lets_others_have_the_loop_and_says_how_fa
 
 
 async def test_a_quiet_filtered_stream_is_moved_on_by_heartbeats(nursery: trio.Nursery) -> None:
-    """After a rebalance it looks at nothing again that it has not wanted, and asks Kafka for nothing."""
+    """After a rebalance it searches nothing again, and asks Kafka for nothing."""
     bench = KeyedBench(history_bytes=4_000, pause_above_bytes=2_000, resume_below_bytes=1_000)
     nursery.start_soon(bench.hub.run)
     quiet = await connect(nursery, bench, wanting("a"))
@@ -280,7 +280,7 @@ async def test_a_quiet_filtered_stream_is_moved_on_by_heartbeats(nursery: trio.N
 
 
 async def test_a_partition_that_is_added_is_read_from_where_a_filtered_reader_named_it(nursery: trio.Nursery) -> None:
-    """It is live by then: it catches up with that partition, and with what came of others."""
+    """A live reader catches up with that partition, and with new records of others."""
     bench = KeyedBench(history_bytes=4_000, pause_above_bytes=2_000, resume_below_bytes=1_000)
     nursery.start_soon(bench.hub.run)
     bench.hub.unassigned([TWO])
@@ -297,7 +297,7 @@ async def test_a_partition_that_is_added_is_read_from_where_a_filtered_reader_na
 async def test_many_feeds_do_not_hold_the_loop(
     nursery: trio.Nursery, bench: KeyedBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A round of many feeds yields as one of many subscribers does."""
+    """A round of many feeds yields like one of many subscribers."""
     monkeypatch.setattr("dispatcher.hub.fan_out.SLICE", 2)
     yields: list[int] = []
     fan_out = bench.hub._fan_out
@@ -322,7 +322,7 @@ def entries_of(hub: Hub) -> Sequence[Any]:
 
 
 async def test_a_partition_that_leaves_takes_its_selections_with_it(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """A write that was under way is reported to the tracker; what waits in a channel is dropped."""
+    """A started write is reported to the tracker; waiting ones are dropped."""
     slow = await connect(nursery, bench, wanting("a"), reads=False)
     bench.publish_keys("a", "n", "a")
     await settle()
@@ -339,7 +339,7 @@ async def test_a_partition_that_leaves_takes_its_selections_with_it(nursery: tri
 async def test_an_id_beyond_what_was_read_is_sent_all_of_it_when_its_partition_becomes_owned(
     nursery: trio.Nursery, bench: KeyedBench, keys: tuple[str, ...]
 ) -> None:
-    """The partition was followed and not read yet: what comes before the id was sent to nobody."""
+    """Nobody was sent the records before the id, so this reader gets them."""
     bench.hub.unassigned([ONE, TWO])
     records = [Record(n, None, b"a", str(n).encode(), ()) for n in range(8)]
     bench.replays.log += [(ONE, record) for record in records]
@@ -359,7 +359,7 @@ async def test_an_id_beyond_what_was_read_is_sent_all_of_it_when_its_partition_b
 async def test_a_filter_that_wants_nothing_of_what_was_read_goes_on_where_that_ends(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:
-    """Its id named a later offset when the partition became owned: what is between was sent to nobody."""
+    """Nobody was sent the records up to the id's offset, so the filter looks at them."""
     bench.hub.unassigned([ONE, TWO])
     records = [Record(n, None, b"b" if n < 4 else b"a", str(n).encode(), ()) for n in range(8)]
     bench.replays.log += [(ONE, record) for record in records]

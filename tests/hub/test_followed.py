@@ -59,7 +59,7 @@ def bench(nursery: trio.Nursery) -> FollowingBench:
 async def test_a_partition_that_is_followed_from_now_on_goes_on_for_readers_of_the_whole_topic(
     bench: FollowingBench,
 ) -> None:
-    """Live and catching up; for the others it has left."""
+    """Live or catching up; for other readers it has left."""
     whole, own = bench.stream(), bench.stream(FEED)
     slow_whole, slow_own = bench.stream(reads=False), bench.stream(FEED, reads=False)
     bench.publish_keys("a")
@@ -77,7 +77,7 @@ async def test_a_partition_that_is_followed_from_now_on_goes_on_for_readers_of_t
 
 
 async def test_a_followed_partition_that_leaves_is_handed_to_nobody(bench: FollowingBench) -> None:
-    """When it is followed again, what was read of it here is owed; to drop what is not followed changes nothing."""
+    """When it is followed again, readers are owed what was read of it here."""
     bench.publish_keys("z")
     whole, own = bench.stream(), bench.stream(FEED)
     waiting = [bench.stream(feed, reads=False) for feed in (WHOLE, FEED)]
@@ -97,7 +97,7 @@ async def test_a_followed_partition_that_leaves_is_handed_to_nobody(bench: Follo
 
 
 async def test_a_followed_topic_that_is_recreated_begins_again_with_a_gap(bench: FollowingBench) -> None:
-    """For readers of the whole topic, who had read the old log."""
+    """The gap is for readers of the whole topic, which had read the old log."""
     whole, own = bench.stream(), bench.stream(FEED)
     await settled()
     bench.publish_keys("a", "b", partition=TWO)
@@ -113,7 +113,7 @@ async def test_a_followed_topic_that_is_recreated_begins_again_with_a_gap(bench:
 
 
 async def test_a_partition_that_becomes_owned_goes_on_without_a_repeat(bench: FollowingBench) -> None:
-    """For its other readers it comes with all that is in memory; readers of other topics notice nothing."""
+    """For its other readers it arrives with everything in memory; other topics are unaffected."""
     whole, own, other = bench.stream(), bench.stream(FEED), bench.stream(ELSEWHERE)
     await settled()
     bench.publish_keys("a", "b", partition=TWO)
@@ -126,7 +126,7 @@ async def test_a_partition_that_becomes_owned_goes_on_without_a_repeat(bench: Fo
 
 
 async def test_records_that_no_counting_subscriber_got_are_sent_to_readers_past_them(bench: FollowingBench) -> None:
-    """An observer has had it, and another reader's id names it: that one goes back."""
+    """An observer had them, and another reader's id names them: that reader goes back."""
     bench.publish_keys("a", "b", "c", partition=TWO)
     observer, after = bench.stream(OBSERVING), bench.stream(WHOLE, {ONE: -1, TWO: 2})
     await settled()
@@ -141,7 +141,7 @@ async def test_records_that_no_counting_subscriber_got_are_sent_to_readers_past_
 async def test_a_write_that_fails_after_the_partition_became_owned_is_made_up_for_by_others(
     bench: FollowingBench,
 ) -> None:
-    """They stand after it: what it would have counted for was sent to nobody then."""
+    """Readers past it get its records, which nobody was sent."""
     bench.publish_keys("a", "b", "c", partition=TWO)
     writing, beside = (bench.stream(reads=False) for _ in range(2))
     await settled()
@@ -165,7 +165,7 @@ async def test_a_write_that_fails_after_the_partition_became_owned_is_made_up_fo
 async def test_a_write_that_succeeds_or_a_partition_that_leaves_again_sends_nobody_back(
     bench: FollowingBench, leaves: bool
 ) -> None:
-    """Then there is nothing to make up for."""
+    """There is nothing to make up for."""
     bench.publish_keys("a", "b", "c", partition=TWO)
     writing, passing = bench.stream(reads=False), bench.stream(ELSEWHERE)
     await settled()
@@ -185,7 +185,7 @@ async def test_a_write_that_succeeds_or_a_partition_that_leaves_again_sends_nobo
 
 
 async def test_memory_that_does_not_reach_where_the_group_goes_on_begins_again(nursery: trio.Nursery) -> None:
-    """Each reader of the whole topic goes on where it stood, and has nothing twice."""
+    """Readers of the whole topic continue where they were, without repeats."""
     bench = FollowingBench(nursery, 12)
     bench.replays.log += [(TWO, Record(n, None, b"a", str(n).encode(), ())) for n in range(12)]
     whole = bench.stream(WHOLE, {ONE: -1, TWO: 11})
@@ -200,7 +200,7 @@ async def test_memory_that_does_not_reach_where_the_group_goes_on_begins_again(n
 
 
 async def test_a_filter_goes_back_for_what_it_wants_of_what_nobody_has_had(bench: FollowingBench) -> None:
-    """Not for what is under way to itself, nor for what another filter wants; one that wants nothing of it goes on."""
+    """Not for its own write under way, nor for what only other filters want."""
     bench.publish_keys("a", "b", "a", "c", partition=TWO)
     after = [bench.stream(wants(key), {ONE: -1, TWO: 3}) for key in ("a", "b", "none")]
     first = bench.stream(wants("a"), {ONE: -1, TWO: 0})

@@ -29,7 +29,7 @@ LONG = (TOO_MANY_RETRY_MS + RETRY_SPREAD_MS[0], TOO_MANY_RETRY_MS + RETRY_SPREAD
 def test_each_reason_has_its_code_and_its_time(
     make: Callable[[], Goodbye], code: int, between: tuple[int, int], says: str
 ) -> None:
-    """A client knows by the code whether to return, and returns within the time that the reason allows."""
+    """The code tells a client whether to return, and the reason determines the delay."""
     made = [make() for _ in range(50)]
     assert {goodbye.code for goodbye in made} == {code}
     assert all(between[0] <= goodbye.retry_ms <= between[1] for goodbye in made)

@@ -202,7 +202,7 @@ async def settle() -> None:
 
 
 async def test_what_waits_goes_to_the_first_subscriber_and_then_it_is_live(nursery: trio.Nursery) -> None:
-    """Catching up, then streaming, in order and without a repeat; every batch is dispatched once."""
+    """It catches up and then streams, in order and without a repeat, and every batch is dispatched once."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     bench.publish(ONE, TWO, ONE)
@@ -226,7 +226,7 @@ async def test_what_waits_goes_to_the_first_subscriber_and_then_it_is_live(nurse
 
 
 async def test_what_waits_during_a_write_joins_the_next_one(nursery: trio.Nursery) -> None:
-    """And all subscribers are handed the very same bytes."""
+    """All subscribers are handed the very same bytes."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     first, second = RecordingTransport(), RecordingTransport()
@@ -245,7 +245,7 @@ async def test_what_waits_during_a_write_joins_the_next_one(nursery: trio.Nurser
 
 
 async def test_a_full_channel_sends_the_subscriber_back_to_catching_up(nursery: trio.Nursery) -> None:
-    """It delays nobody, holds nothing, and gets all of it in order when it takes again."""
+    """It delays nobody, holds nothing, and gets everything in order when it reads again."""
     bench = Bench(subscriber_buffer_bytes=100)
     nursery.start_soon(bench.hub.run)
     slow, fast = RecordingTransport(), RecordingTransport()
@@ -265,7 +265,7 @@ async def test_a_full_channel_sends_the_subscriber_back_to_catching_up(nursery: 
 
 
 async def test_a_broken_write_is_not_dispatched(nursery: trio.Nursery) -> None:
-    """What a broken socket was given goes to the next subscriber."""
+    """Records that a broken socket was given go to the next subscriber."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     bench.publish(ONE, TWO)
@@ -282,7 +282,7 @@ async def test_a_broken_write_is_not_dispatched(nursery: trio.Nursery) -> None:
 
 
 async def test_a_cancelled_write_is_not_dispatched() -> None:
-    """The subscriber is gone, and what it held counts for nothing."""
+    """The subscriber is gone, and what it held does not count."""
     bench = Bench()
     bench.publish(ONE)
     async with trio.open_nursery() as nursery:
@@ -297,7 +297,7 @@ async def test_a_cancelled_write_is_not_dispatched() -> None:
 
 
 async def test_a_revoked_partition_is_handed_to_nobody(nursery: trio.Nursery) -> None:
-    """The write under way finishes and counts; what waited after it is dropped, the other partition goes on."""
+    """The write under way finishes and counts; later records are dropped, and other partitions continue."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -319,7 +319,7 @@ async def test_a_revoked_partition_is_handed_to_nobody(nursery: trio.Nursery) ->
 
 
 async def test_goodbye_is_said_after_the_write_under_way(nursery: trio.Nursery) -> None:
-    """Nobody new is taken, and everybody has left when it was said."""
+    """New subscribers are refused, and everybody has left once it is said."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -338,7 +338,7 @@ async def test_heartbeats_come_in_time_and_carry_the_position(
     nursery: trio.Nursery,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - pytest-trio looks for it among the arguments
 ) -> None:
-    """Each stream gets one every `heartbeat_seconds`, also a busy one: a WebSocket's answer is what counts."""
+    """Even a busy stream gets one every `heartbeat_seconds`, because a WebSocket's answer counts."""
     bench = Bench(heartbeat_seconds=10)
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -364,7 +364,7 @@ async def test_heartbeats_come_in_time_and_carry_the_position(
 
 
 async def test_states_are_sent_only_on_change(nursery: trio.Nursery) -> None:
-    """Each change once, however often it is set."""
+    """Each change is sent once, however often the state is set."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -381,7 +381,7 @@ async def test_states_are_sent_only_on_change(nursery: trio.Nursery) -> None:
 
 
 async def test_a_batch_that_leaves_the_history_when_it_is_dispatched(nursery: trio.Nursery) -> None:
-    """The history is full, so it is trimmed at once, and what was dispatched is known all the same."""
+    """A full history evicts the batch at once, and its dispatch is counted nevertheless."""
     bench = Bench(history_bytes=1, pause_above_bytes=1, resume_below_bytes=1)
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -395,7 +395,7 @@ async def test_a_batch_that_leaves_the_history_when_it_is_dispatched(nursery: tr
 
 
 async def test_a_heartbeat_names_no_position_ahead_of_the_records_beside_it(nursery: trio.Nursery) -> None:
-    """Cut between the two, the client would resume after a record that it never got."""
+    """A client cut between the two would skip a record that it never got."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -415,7 +415,7 @@ async def test_a_heartbeat_names_no_position_ahead_of_the_records_beside_it(nurs
 
 
 async def test_what_was_revoked_holds_no_records(nursery: trio.Nursery) -> None:
-    """A slow subscriber's channel may hold the entry on; its records and other formats' bytes are let go."""
+    """A slow subscriber's channel may keep the entry, but records and other formats' bytes are freed."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -433,7 +433,7 @@ async def test_what_was_revoked_holds_no_records(nursery: trio.Nursery) -> None:
 
 
 async def test_the_hub_knows_which_topics_are_read() -> None:
-    """As long as a subscriber is there."""
+    """A topic is read as long as a subscriber of it is there."""
     bench = Bench()
     assert not bench.hub.has_readers("assets")
     with subscribed(bench.hub, FEED, RecordingTransport()):
@@ -443,7 +443,7 @@ async def test_the_hub_knows_which_topics_are_read() -> None:
 
 
 async def test_a_full_or_stopping_replica_takes_nobody(nursery: trio.Nursery) -> None:
-    """Whoever is refused goes to another one."""
+    """A refused subscriber goes to another replica."""
     bench = Bench(max_subscribers=1)
     nursery.start_soon(bench.hub.run)
     with (
@@ -457,7 +457,7 @@ async def test_a_full_or_stopping_replica_takes_nobody(nursery: trio.Nursery) ->
 
 
 async def test_a_recreated_topic_begins_again_for_everybody(nursery: trio.Nursery) -> None:
-    """With a gap for whoever had read the old log, or was to begin where it ended."""
+    """Readers of the old log, and those that were to begin at its end, get a gap."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     reader, newcomer = RecordingTransport(), RecordingTransport()
@@ -480,7 +480,7 @@ async def test_a_recreated_topic_begins_again_for_everybody(nursery: trio.Nurser
 
 
 async def test_what_is_wrong_with_topics_is_said_when_it_changes(nursery: trio.Nursery) -> None:
-    """Once, and again when it is over."""
+    """It is sent once, and again when it is over."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -511,7 +511,7 @@ async def test_how_many_partitions_topics_have_is_said_when_it_changes(nursery: 
 
 
 async def test_offsets_without_a_record_are_known_to_be_read(nursery: trio.Nursery) -> None:
-    """A partition may begin with them, or go on: what others may be sent does not wait for a record."""
+    """A partition may begin or continue with them, and nobody waits for a record there."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -528,7 +528,7 @@ async def test_offsets_without_a_record_are_known_to_be_read(nursery: trio.Nurse
 
 
 async def test_filters_are_matched_once_for_all_and_what_nobody_wants_is_settled(nursery: trio.Nursery) -> None:
-    """A filter that comes or goes is a reason to look at what waits again."""
+    """When a filter arrives or leaves, waiting records are looked at again."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     wanted = feed_of(SSE_VALUE, FEED.topics, read_filter({"exists": {"key": True}}))
@@ -542,7 +542,7 @@ async def test_filters_are_matched_once_for_all_and_what_nobody_wants_is_settled
 
 
 async def test_whoever_wants_a_whole_topic_or_leaves_is_noticed() -> None:
-    """Its partitions are followed for as long as it is there; others change nothing."""
+    """Its partitions are followed while such a reader is there; others change nothing."""
     bench = Bench()
     found = []
     for feed in (FEED, feed_of(SSE_VALUE, FEED.topics, whole=True)):
@@ -556,7 +556,7 @@ async def test_whoever_wants_a_whole_topic_or_leaves_is_noticed() -> None:
 
 
 async def test_whoever_acknowledges_has_a_window_and_leaves_what_is_parked_to_the_next(nursery: trio.Nursery) -> None:
-    """Also while others of the same feed stay."""
+    """This holds even while others with the same feed stay."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     feed = feed_of(WEBSOCKET, FEED.topics, acks=True)
@@ -569,7 +569,7 @@ async def test_whoever_acknowledges_has_a_window_and_leaves_what_is_parked_to_th
 
 
 async def test_late_rounds_hold_the_poller_back(nursery: trio.Nursery) -> None:
-    """Until all was offered."""
+    """It waits until everything was offered."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -587,7 +587,7 @@ async def test_late_rounds_hold_the_poller_back(nursery: trio.Nursery) -> None:
 
 
 async def test_a_partition_that_leaves_without_having_begun_is_left_nowhere() -> None:
-    """Nothing was read of it here, so nobody is owed anything."""
+    """Nothing of it was read here, so nobody is owed anything."""
     bench = Bench()
     bench.hub.reached(ONE, 3)
     bench.hub.unassigned([ONE, TWO])
@@ -596,7 +596,7 @@ async def test_a_partition_that_leaves_without_having_begun_is_left_nowhere() ->
 
 
 async def test_an_id_of_more_partitions_than_are_known_lets_them_be_counted_now(nursery: trio.Nursery) -> None:
-    """One that names a partition as not seen yet says nothing, nor does one for the replica's own partitions."""
+    """An id that names a partition as not seen yet does not, nor does one without scope=topic."""
     bench = Bench()
     bench.hub.expect({"assets": 2})
     whole = feed_of(SSE_VALUE, frozenset({"assets"}), whole=True)

@@ -68,7 +68,7 @@ def opened(transport: RecordingTransport) -> RecordingTransport:
 
 
 async def test_a_state_goes_to_the_socket_at_once_and_once() -> None:
-    """With nothing new, nothing is sent; nor to one that has left."""
+    """Nothing is sent without news, or to a subscriber that has left."""
     transport = opened(RecordingTransport())
     listener = Listener(Bench(), transport)
     for _ in range(2):
@@ -82,7 +82,7 @@ async def test_a_state_goes_to_the_socket_at_once_and_once() -> None:
 
 
 async def test_a_state_that_the_socket_does_not_take_is_left_to_the_task() -> None:
-    """All of it if the socket took nothing, and the rest if it took a part."""
+    """The task sends all of it, or the rest if the socket took a part."""
     for transport, news in ((RecordingTransport(), True), (opened(Halving()), False)):
         listener = Listener(Bench(), transport)
         listener.send_state()
@@ -94,7 +94,7 @@ async def test_a_state_that_the_socket_does_not_take_is_left_to_the_task() -> No
 
 
 async def test_a_heartbeat_goes_to_the_socket_at_once_or_with_the_next_write() -> None:
-    """At once only after the present state, because it may name a partition of it."""
+    """It goes at once only after the present state, because it may name that state's partitions."""
     transport = opened(RecordingTransport())
     listener = Listener(Bench(), transport)
     listener.heartbeat(HEARTBEAT)
@@ -110,7 +110,7 @@ async def test_a_heartbeat_goes_to_the_socket_at_once_or_with_the_next_write() -
 
 
 async def test_a_heartbeat_moves_one_whose_filter_wants_nothing_to_the_head() -> None:
-    """When it catches up it does not look at all of that again; one that is not live stays where it is."""
+    """It need not search all of it again; a reader that is not live stays where it is."""
     bench = Bench()
     places = []
     for live in (True, False):
@@ -129,7 +129,7 @@ async def _handed_out(bench: Bench) -> None:
 
 
 async def test_a_stream_of_the_whole_topic_begins_with_its_position() -> None:
-    """In the first state if it is known by then, else in a heartbeat after it."""
+    """The first state has it if it is known by then; otherwise a heartbeat follows with it."""
     at_once = Listener(Bench(), RecordingTransport(), WHOLE, live=False)
     assert at_once.beginning(begins=False) == []
     assert len(at_once.beginning(begins=True)) == 1
@@ -144,7 +144,7 @@ async def test_a_stream_of_the_whole_topic_begins_with_its_position() -> None:
 
 
 async def test_its_place_is_spelled_as_an_id() -> None:
-    """Of one that has seen a partition."""
+    """The place of a reader that has seen a partition has an id."""
     bench = Bench()
     bench.publish(ONE)
     assert Listener(bench, RecordingTransport(), live=False)._position()

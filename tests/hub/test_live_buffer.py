@@ -42,7 +42,7 @@ async def test_it_holds_no_more_bytes_than_its_bound_but_for_one_large_entry() -
 
 
 async def test_it_says_whether_it_is_within_its_bound() -> None:
-    """A large entry that may be in it is within; what `put` would have refused is not, nor a count below zero."""
+    """One allowed large entry is within; entries that `put` would refuse and negative counts are not."""
     large, small = items(500, 60)
     buffer = LiveBuffer(100)
     for item in (small, large):
@@ -57,7 +57,7 @@ async def test_it_says_whether_it_is_within_its_bound() -> None:
 
 
 async def test_it_holds_no_more_entries_than_its_bound_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an entry costs beside its bytes is bounded, too."""
+    """The overhead of entries is bounded, too."""
     monkeypatch.setattr(live_buffer, "CHANNEL_ENTRIES", 2)
     buffer = LiveBuffer(10**6)
     assert [buffer.put(item) for item in items(1, 1, 1)] == [True, True, False]
@@ -65,7 +65,7 @@ async def test_it_holds_no_more_entries_than_its_bound_however_small(monkeypatch
 
 
 async def test_a_write_joins_entries_up_to_its_size_and_has_one_at_least() -> None:
-    """The cursor is past all that was taken."""
+    """The cursor is then past everything that was taken."""
     entries = items(10, 10, 10, 500)
     buffer, cursor = LiveBuffer(1000), Cursor(frozenset({"assets"}))
     for item in entries:
@@ -80,7 +80,7 @@ async def test_a_write_joins_entries_up_to_its_size_and_has_one_at_least() -> No
 
 
 async def test_entries_of_a_partition_that_has_left_are_passed_over() -> None:
-    """Its new owner sends them; the cursor moves on all the same."""
+    """Its new owner sends them; the cursor moves on nevertheless."""
     gone, here = items(10, 10)
     buffer, cursor = LiveBuffer(1000), Cursor(frozenset({"assets"}))
     buffer.put(gone)
@@ -92,7 +92,7 @@ async def test_entries_of_a_partition_that_has_left_are_passed_over() -> None:
 
 
 async def test_a_wait_ends_with_an_entry_which_the_next_write_begins_with(nursery: trio.Nursery) -> None:
-    """Not lost between the two."""
+    """The entry is not lost between the two."""
     first, second = items(10, 10)
     buffer, waited = LiveBuffer(1000), trio.Event()
 
@@ -111,7 +111,7 @@ async def test_a_wait_ends_with_an_entry_which_the_next_write_begins_with(nurser
 
 
 async def test_a_wake_ends_the_wait_and_is_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one before the wait; a full channel needs none, because there is something to do."""
+    """A wake before the wait ends it, too; a full channel needs none, because there is work anyway."""
     monkeypatch.setattr(live_buffer, "CHANNEL_ENTRIES", 2)
     first, second = items(10, 10)
     buffer = LiveBuffer(1000)
@@ -125,7 +125,7 @@ async def test_a_wake_ends_the_wait_and_is_no_entry(monkeypatch: pytest.MonkeyPa
 
 
 async def test_whoever_falls_back_reads_the_history_instead() -> None:
-    """What it held goes, and so does the entry that has just ended its wait."""
+    """Everything in the buffer is dropped, even the entry that has just ended its wait."""
     first, second, later = items(10, 10, 10)
     buffer = LiveBuffer(20)
     buffer.put(first)
@@ -140,7 +140,7 @@ async def test_whoever_falls_back_reads_the_history_instead() -> None:
 
 
 async def test_a_wait_ends_with_an_error_when_the_subscriber_has_left() -> None:
-    """Its task holds nothing up."""
+    """Its task does not hang."""
     buffer = LiveBuffer(20)
     buffer.close()
     with pytest.raises(trio.ClosedResourceError):

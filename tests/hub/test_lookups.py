@@ -57,7 +57,7 @@ class Ends(RecordedLog):
 
 
 async def test_answers_hold_only_the_partitions_that_were_asked_about(nursery: trio.Nursery) -> None:
-    """When the answer arrives it may be past that end, in a partition that was assigned meanwhile."""
+    """By the time of the answer a new partition may be past that end."""
     answers, first, second = Lookups(Ends(), 1000), Doubter(), Doubter()
     nursery.start_soon(answers.run)
     answers.ask(first, LogBounds(frozenset({ONE})))
@@ -76,7 +76,7 @@ class Half(RecordedLog):
 
 
 async def test_a_partition_without_an_answer_keeps_no_other_waiting(nursery: trio.Nursery) -> None:
-    """Whoever asked for both has the one answer, and may ask for the other again after a pause."""
+    """The reader gets the other answer, and may ask again after a pause."""
     answers, both, one = Lookups(Half(), 1000), Doubter(), Doubter()
     nursery.start_soon(answers.run)
     answers.ask(both, LogBounds(frozenset({ONE, TWO})))
@@ -92,7 +92,7 @@ async def test_a_partition_without_an_answer_keeps_no_other_waiting(nursery: tri
 async def test_between_two_turns_of_others_a_slice_is_answered(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a restart everybody asks at once: ten thousand with a hundred partitions each held the loop for 1.1 s."""
+    """After a restart, ten thousand readers with a hundred partitions each held the loop for 1.1 s."""
     monkeypatch.setattr(lookups, "ANSWER_SLICE", 10)
     answers, askers = Lookups(Ends(), 1000), [Doubter() for _ in range(50)]
     nursery.start_soon(answers.run)
@@ -191,7 +191,7 @@ async def test_a_start_is_found_by_time_by_number_or_by_what_the_group_has(
     starts: Mapping[TopicPartition, int | None],
     calls: list[str],
 ) -> None:
-    """Kafka is asked for no more than it takes; of two starts the earlier one counts."""
+    """Kafka is asked only what is necessary, and the earlier of two starts counts."""
     log, client = Known(), Asker()
     answers = Lookups(log, 1000)
     nursery.start_soon(answers.run)
@@ -204,7 +204,7 @@ async def test_a_start_is_found_by_time_by_number_or_by_what_the_group_has(
 async def test_without_the_offset_of_the_group_there_is_no_start_yet(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """To begin at the time alone would leave out what nobody was dispatched."""
+    """Beginning at the time alone would leave out undispatched records."""
     del autojump_clock
     log, client = Known(), Asker()
     del log.group[TWO]
@@ -218,7 +218,7 @@ async def test_without_the_offset_of_the_group_there_is_no_start_yet(
 
 
 async def test_what_many_ask_for_at_once_is_looked_up_once(nursery: trio.Nursery) -> None:
-    """And what comes meanwhile is looked up together after it."""
+    """Questions that arrive meanwhile are looked up together afterwards."""
     log = Known()
     log.gate = trio.Event()
     answers, clients = Lookups(log, 1000), [Asker() for _ in range(6)]
@@ -235,7 +235,7 @@ async def test_what_many_ask_for_at_once_is_looked_up_once(nursery: trio.Nursery
 
 
 async def test_whoever_has_left_is_answered_nothing(nursery: trio.Nursery) -> None:
-    """Before it was looked up, while others are answered, while its read was under way, and before it may ask again."""
+    """A subscriber may leave before, during and after its look-up."""
     log = Known()
     log.gate = trio.Event()
     answers = Lookups(log, 1000)
@@ -259,7 +259,7 @@ async def test_whoever_has_left_is_answered_nothing(nursery: trio.Nursery) -> No
 
 
 async def test_a_read_that_is_no_longer_wanted_is_cancelled(nursery: trio.Nursery) -> None:
-    """Others in line have its place."""
+    """Others in line get its place."""
     log = Known()
     log.gate = trio.Event()
     answers, client = Lookups(log, 1000), Asker()
@@ -274,7 +274,7 @@ async def test_a_read_that_is_no_longer_wanted_is_cancelled(nursery: trio.Nurser
 async def test_those_without_an_answer_ask_again_one_after_the_other(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Ten thousand that wait for one broker must not hold the loop; one that has left meanwhile is passed over."""
+    """Ten thousand that wait for one broker must not hold the loop; departed ones are skipped."""
     del autojump_clock
     answers, clients = Lookups(Half(), 1000), [Doubter() for _ in range(3)]
     nursery.start_soon(answers.run)
@@ -306,7 +306,7 @@ class HalfRead(RecordedLog):
 async def test_what_was_read_is_handed_over_and_what_was_not_is_asked_for_again(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A partition whose broker is away keeps no other one waiting."""
+    """A partition whose broker is down delays no other."""
     del autojump_clock
     answers, client = Lookups(HalfRead(), 1000), Asker()
     nursery.start_soon(answers.run)
@@ -331,7 +331,7 @@ class Decoding(AskedDecoding):
 
 
 async def test_what_was_read_is_decoded_for_those_that_ask(nursery: trio.Nursery) -> None:
-    """Before they are handed it; the others have what Kafka delivered."""
+    """It is decoded before it is handed over; others get what Kafka delivered."""
     decoding, asking, plain = Decoding(), Asker(), Asker()
     asking.decodes = frozenset({"assets"})
     answers = Lookups(HalfRead(), 1000, decoding)

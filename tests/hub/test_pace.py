@@ -15,7 +15,7 @@ RECORD_BYTES = 200_000
 
 
 async def test_a_flood_waits_for_itself() -> None:
-    """A hundred requests of one address are ahead of an honest one by a turn, not by a hundred; none is forgotten."""
+    """A hundred requests of one address delay an honest one by one turn, and none is forgotten."""
     pace, passed = Pace(PER_TURN), list[str]()
 
     async def one(holder: str) -> None:
@@ -37,7 +37,7 @@ async def test_a_flood_waits_for_itself() -> None:
 
 
 async def test_one_that_is_cancelled_leaves_the_line() -> None:
-    """Whether others of its address wait or not; the others pass in their turn."""
+    """The others pass in their turn, whether or not they share its address."""
     pace, passed = Pace(0), list[str]()
 
     async def one(holder: str, scope: trio.CancelScope) -> None:
@@ -60,7 +60,7 @@ async def test_one_that_is_cancelled_leaves_the_line() -> None:
 
 
 async def test_one_that_was_let_pass_has_left_the_line() -> None:
-    """Cancelled in the same step, it passes all the same, and takes nobody else with it."""
+    """If it is cancelled in the same step, it still passes, and takes nobody's turn."""
     pace, passed = Pace(1), list[str]()
     await pace.pass_by("first")
 
@@ -86,7 +86,7 @@ async def test_one_that_was_let_pass_has_left_the_line() -> None:
 
 
 async def test_a_turn_that_nobody_has_taken_needs_no_line() -> None:
-    """As many as may pass at once do, without being let pass; the next one waits for the next turn."""
+    """As many as one turn allows pass at once; the next one waits."""
     pace, passed = Pace(PER_TURN), list[int]()
 
     async def one(number: int) -> None:
@@ -124,7 +124,7 @@ class Noted(RecordingTransport):
 
 
 async def test_subscribers_that_catch_up_take_turns() -> None:
-    """A hundred of one address with much to read do not hold up the one of another address, and all get all."""
+    """A hundred with one address and much to read delay no other, and all get everything."""
     bench, order, flood = Bench(), list[str](), 100
     for number in range(20):
         bench.hub.publish(Batch(ONE, (Record(number, None, None, b"x" * RECORD_BYTES, ()),)))

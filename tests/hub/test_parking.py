@@ -45,7 +45,7 @@ async def publish_pairs(bench: KeyedBench, number: int) -> None:
 
 
 async def test_what_nobody_wants_is_parked_and_comes_to_whoever_does(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """Thirty times what memory holds: the commit stops at the first, and nothing of it waits in memory."""
+    """With thirty times the memory, commits stop at the first parked record."""
     a = await connect(nursery, bench, wanting("a"))
     await publish_pairs(bench, 60)
     assert a.values == [str(2 * n) for n in range(60)]
@@ -63,7 +63,7 @@ async def test_what_nobody_wants_is_parked_and_comes_to_whoever_does(nursery: tr
 
 
 async def test_of_two_tenants_the_one_that_is_away_gets_all_of_its_records(nursery: trio.Nursery) -> None:
-    """Where unmatched records are settled, too: the one that is present settles its own, and none of the other's."""
+    """The present one settles only its own records, even if the topic settles unmatched ones."""
     bench = KeyedBench(**SMALL)
     nursery.start_soon(bench.hub.run)
     mine = await connect(nursery, bench, wanting("mine.a", grant=MINE))
@@ -83,7 +83,7 @@ async def test_of_two_tenants_the_one_that_is_away_gets_all_of_its_records(nurse
 
 
 async def test_what_is_parked_and_still_in_memory_is_read_there(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """By readers with filters and without."""
+    """This holds for readers with and without filters."""
     await connect(nursery, bench, wanting("a"))
     bench.publish_keys("a", "b", "n")
     await settle()
@@ -100,7 +100,7 @@ async def test_what_is_parked_and_still_in_memory_is_read_there(nursery: trio.Nu
 
 
 async def test_with_nobody_present_records_wait_in_memory(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """Fetching pauses, as it does without filters; the first to come parks what it does not want."""
+    """Fetching pauses as without filters, and the first subscriber parks what it does not want."""
     for _ in range(3):
         bench.publish_keys("a", "n")
     await settle()
@@ -112,7 +112,7 @@ async def test_with_nobody_present_records_wait_in_memory(nursery: trio.Nursery,
 
 
 async def test_what_a_leaving_subscriber_wanted_is_parked(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """It has not taken it."""
+    """It had not taken these records."""
     await connect(nursery, bench, wanting("a"))
     async with trio.open_nursery() as inner:
         await connect(inner, bench, wanting("b"), reads=False)
@@ -129,7 +129,7 @@ async def test_what_a_leaving_subscriber_wanted_is_parked(nursery: trio.Nursery,
 async def test_whoever_resumes_gets_what_comes_after_its_id_and_nothing_before(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:
-    """Parked or not: what it takes of that is parked no more; so it is with a time."""
+    """Parked records that it takes are no longer parked; the same holds for a start by time."""
     await connect(nursery, bench, wanting("a"))
     await publish_pairs(bench, 20)
     resumed = await connect(nursery, bench, wanting("n"), {ONE: 30})
@@ -152,7 +152,7 @@ async def test_whoever_resumes_gets_what_comes_after_its_id_and_nothing_before(
 async def test_a_second_reader_of_a_feed_that_has_looked_reads_nothing_again(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:
-    """What was parked since its first one came is not for it, and before that it has looked."""
+    """Records parked since the first one arrived are not for this feed."""
     await connect(nursery, bench, wanting("a"))
     for _ in range(30):
         bench.publish_keys("a", "n")
@@ -174,7 +174,7 @@ async def test_a_second_reader_of_a_feed_that_has_looked_reads_nothing_again(
 
 
 async def test_beyond_the_bound_records_wait_in_memory_until_there_is_room(nursery: trio.Nursery) -> None:
-    """So fetching of that partition pauses; another one goes on, and whoever takes some makes room."""
+    """Fetching of that partition pauses, others continue, and any reader makes room."""
     bench = KeyedBench(**PARKS, max_parked_ranges=4)
     nursery.start_soon(bench.hub.run)
     await connect(nursery, bench, wanting("a"))
@@ -200,7 +200,7 @@ async def test_beyond_the_bound_records_wait_in_memory_until_there_is_room(nurse
 async def test_what_is_sent_after_the_partition_left_counts_for_nothing(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:
-    """The write was under way; by then the same offsets are of another assignment, and parked again."""
+    """By then, the same offsets belong to another assignment and are parked again."""
     await connect(nursery, bench, wanting("a"))
     await publish_pairs(bench, 30)
     bench.replays.gate = trio.Event()
@@ -224,7 +224,7 @@ async def test_what_is_sent_after_the_partition_left_counts_for_nothing(
 
 
 async def test_what_is_put_aside_is_parked_no_more(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """It was parked while its dead letter was under way: no new subscriber begins at it."""
+    """No new subscriber begins at a record that was parked while its letter was under way."""
     bench.publish_keys("n", "n")
     (entry,) = bench.hub.history.waiting_entries("assets")
     ranges = covered(entry.batch, [0])
@@ -241,7 +241,7 @@ async def test_what_is_put_aside_is_parked_no_more(nursery: trio.Nursery, bench:
 async def test_a_batch_of_an_earlier_assignment_takes_nothing_from_what_is_parked(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:
-    """Its offsets are parked again since: neither parked nor dispatched, they would never be committed."""
+    """Otherwise its offsets would be neither parked nor dispatched, and never be committed."""
     await connect(nursery, bench, wanting("a"))
     bench.publish_keys("n", "n")
     await settle()
@@ -254,7 +254,7 @@ async def test_a_batch_of_an_earlier_assignment_takes_nothing_from_what_is_parke
 async def test_expired_records_are_parked_no_more_once_a_gap_says_so(
     nursery: trio.Nursery, bench: KeyedBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commit passes them."""
+    """Commits then pass them."""
     await connect(nursery, bench, wanting("a"))
     await publish_pairs(bench, 30)
     read = bench.replays.read
@@ -275,7 +275,7 @@ async def test_expired_records_are_parked_no_more_once_a_gap_says_so(
 async def test_whoever_observes_a_topic_beside_others_takes_nothing_of_what_is_parked(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It counts for another topic. It begins now, and a gap that it is sent lets no commit pass."""
+    """It counts for another topic; it begins now, and its gaps let no commit pass."""
     bench = KeyedBench(**SMALL, topics=["assets", "orders"], topic_tables={"assets": {"commit_on": "acked"}})
     nursery.start_soon(bench.hub.run)
     await connect(nursery, bench, OBSERVING)
@@ -299,7 +299,7 @@ async def test_whoever_observes_a_topic_beside_others_takes_nothing_of_what_is_p
 
 
 async def test_observers_park_nothing_and_take_nothing(nursery: trio.Nursery, bench: KeyedBench) -> None:
-    """Looking is not consuming."""
+    """Watching is not consuming."""
     some = wanting("a")
     observing: Feed = feed_of(some.wire, some.topics, some.filter, counts=False)
     await connect(nursery, bench, observing)
@@ -315,7 +315,7 @@ async def test_observers_park_nothing_and_take_nothing(nursery: trio.Nursery, be
 
 
 async def test_observers_go_on_when_nobody_takes_and_memory_is_full(nursery: trio.Nursery) -> None:
-    """What waits leaves memory, moves no offset, and is read again for the first subscriber that counts."""
+    """Records leave memory uncommitted, and are replayed for the first subscriber that counts."""
     bench = KeyedBench(**SMALL)
     nursery.start_soon(bench.hub.run)
     observer = await connect(nursery, bench, OBSERVING)
@@ -338,7 +338,7 @@ async def test_observers_go_on_when_nobody_takes_and_memory_is_full(nursery: tri
 
 @pytest.mark.parametrize("action", ["skip", "dead-letter"])
 async def test_to_look_keeps_no_record_from_its_deadline(nursery: trio.Nursery, action: str) -> None:
-    """What is parked has no deadline, so what waits stays in memory, where it is looked at."""
+    """Parked records have no deadline, so waiting ones stay in memory while observers look."""
     bench = KeyedBench(
         **SMALL,
         topics=["assets"],
@@ -357,7 +357,7 @@ async def test_to_look_keeps_no_record_from_its_deadline(nursery: trio.Nursery, 
 
 
 async def test_what_is_observed_waits_in_memory_while_somebody_takes_or_a_gap_waits(nursery: trio.Nursery) -> None:
-    """A subscriber that counts takes in its own time; a gap is nowhere but in memory, and precedes what follows it."""
+    """A gap exists only in memory, and precedes what follows it."""
     bench = KeyedBench(**SMALL)
     nursery.start_soon(bench.hub.run)
     await connect(nursery, bench, OBSERVING)
@@ -382,7 +382,7 @@ async def test_what_is_observed_waits_in_memory_while_somebody_takes_or_a_gap_wa
 async def test_no_more_is_parked_at_once_than_the_loop_can_bear(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest follows with the next crossings; what does not fit into the bound of ranges waits."""
+    """The rest follows with later crossings, and records beyond the bound wait."""
     monkeypatch.setattr(settlement, "PARKED_RECORDS", 3)
     bench = KeyedBench(**SMALL)
     nursery.start_soon(bench.hub.run)

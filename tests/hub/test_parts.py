@@ -27,7 +27,7 @@ def parts_of(replayed: list[tuple[TopicPartition, int, int]], **settings: object
 
 
 def test_a_replica_serves_in_the_states_in_which_somebody_is_sent_records() -> None:
-    """In others, a stream begins without a position."""
+    """In other states, a stream begins without a position."""
     parts = parts_of([])
     serving = set()
     for state in ReplicaState:
@@ -37,7 +37,7 @@ def test_a_replica_serves_in_the_states_in_which_somebody_is_sent_records() -> N
 
 
 def test_replayed_ranges_are_reported_unless_only_acknowledgements_count() -> None:
-    """What a client has not acknowledged may not be committed."""
+    """Unacknowledged records may not be committed."""
     replayed: list[tuple[TopicPartition, int, int]] = []
     parts_of(replayed).replayed([(ONE, 1, 2), (TWO, 3, 4)])
     assert replayed == [(ONE, 1, 2), (TWO, 3, 4)]
@@ -47,13 +47,13 @@ def test_replayed_ranges_are_reported_unless_only_acknowledgements_count() -> No
 
 
 def test_compression_is_made_where_it_is_on() -> None:
-    """Off, it costs nothing."""
+    """If it is off, it costs nothing."""
     assert parts_of([], compression="off").encoder.statistics().compression is None
     assert parts_of([], compression="on").encoder.statistics().compression is not None
 
 
 async def test_what_is_present_is_known_by_number_topic_and_scope(nursery: trio.Nursery) -> None:
-    """One that counts, one of the whole topic, and an observer."""
+    """Subscribers that count, that read a whole topic, and that observe are distinguished."""
     bench = Bench()
     hub = bench.hub
     nursery.start_soon(hub.run)
@@ -73,7 +73,7 @@ async def test_what_is_present_is_known_by_number_topic_and_scope(nursery: trio.
 
 
 async def test_how_subscribers_become_live_is_counted(nursery: trio.Nursery) -> None:
-    """From memory or from Kafka; falling back and stalling are counted, too."""
+    """From memory and from Kafka are counted separately, and so are falling back and stalling."""
     bench = Bench()
     hub = bench.hub
     nursery.start_soon(hub.run)
@@ -93,7 +93,7 @@ async def test_how_subscribers_become_live_is_counted(nursery: trio.Nursery) -> 
 
 
 async def test_a_first_write_is_known_until_it_is_dispatched(nursery: trio.Nursery) -> None:
-    """Then it is counted; parked records that were replayed are reported to the settlement."""
+    """Then it is counted, and replayed parked records are reported to the settlement."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -113,7 +113,7 @@ async def test_a_first_write_is_known_until_it_is_dispatched(nursery: trio.Nurse
 
 
 async def test_whoever_gets_nothing_here_is_known_by_the_topics_that_others_have() -> None:
-    """Not those of a topic of which this replica has a partition; and whether there is any other replica at all."""
+    """A topic with a partition here does not count, and there must be another replica."""
     hub = Bench().hub
     hub.expect({"assets": 2, "other": 1})
     assert not hub.owns_everything
@@ -144,13 +144,13 @@ async def test_what_was_not_decoded_is_decoded_for_those_that_ask_and_then_their
 
 
 def test_a_topic_has_partitions_here_or_has_not() -> None:
-    """Whatever other topics have."""
+    """Other topics make no difference."""
     hub = Bench().hub
     assert [hub.has_partitions({topic}) for topic in ("assets", "other")] == [True, False]
 
 
 def test_a_feed_is_released_with_its_last_subscriber() -> None:
-    """Not while another subscriber has it."""
+    """It stays while another subscriber has it."""
     parts = parts_of([])
     for _ in range(2):
         parts._feeds.add(FEED)

@@ -82,7 +82,7 @@ def find(fault: str) -> bool:
 
 @pytest.mark.timeout(600)
 async def test_the_model_finds_each_fault() -> None:
-    """Each within ten thousand examples; with these seeds, at most a few dozen.
+    """Each is found within ten thousand examples; with these seeds, within a few dozen.
 
     Side by side, and each in a process of its own: what Hypothesis draws depends on which modules are loaded.
     """

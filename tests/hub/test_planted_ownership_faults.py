@@ -65,7 +65,7 @@ def writes_under_way_count(self: FollowedPartitions, partition: TopicPartition) 
 def test_the_model_finds_a_fault(
     monkeypatch: pytest.MonkeyPatch, owner: type, name: str, fault: Callable[..., object]
 ) -> None:
-    """A missing hand-over, a double one, a commit of followed records, and their neighbours."""
+    """Faults are missing and double hand-overs, commits of followed records, and the like."""
     monkeypatch.setattr(owner, name, fault)
     is_found = False
     try:

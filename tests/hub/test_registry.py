@@ -34,7 +34,7 @@ class Members:
 
 
 async def test_topics_are_read_by_subscribers_that_count_and_observed_by_the_others() -> None:
-    """Until the last of them has left; whoever leaves twice has left once."""
+    """This lasts until the last of them has left, and leaving twice counts once."""
     members = Members()
     registry = members.registry
     assert (registry.first_taker, registry.takers, len(registry)) == (None, 0, 0)
@@ -55,7 +55,7 @@ async def test_topics_are_read_by_subscribers_that_count_and_observed_by_the_oth
 
 
 async def test_whole_topics_are_those_of_which_somebody_has_the_whole() -> None:
-    """For as long as it is there."""
+    """A topic counts as long as such a reader is there."""
     members = Members()
     members.add()
     whole = members.add(WHOLE)
@@ -65,7 +65,7 @@ async def test_whole_topics_are_those_of_which_somebody_has_the_whole() -> None:
 
 
 async def test_states_are_counted_as_subscribers_go_and_come_back() -> None:
-    """Those that named a partition which is not here are expecting it, though they are live."""
+    """Readers that named an absent partition expect it although they are live."""
     members = Members()
     registry = members.registry
     plain, expecting = members.add(), members.add(FEED, {TopicPartition("assets", 7): 3})
@@ -79,7 +79,7 @@ async def test_states_are_counted_as_subscribers_go_and_come_back() -> None:
 
 
 async def test_whoever_awaits_the_head_is_asked_to_look_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are left alone, and so is one that has left."""
+    """Others, and those that have left, are not asked."""
     members = Members()
     looked: list[Resumption] = []
 
@@ -110,7 +110,7 @@ def visits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int | None]]:
 async def test_a_partition_that_comes_back_is_continued_where_it_had_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They know where it had left; those that came since do not, nor readers of other topics."""
+    """Only readers that were there when it left know where."""
     members, found = Members(), visits(monkeypatch)
     before = members.add()
     members.add(ELSEWHERE)
@@ -127,7 +127,7 @@ async def test_a_partition_that_comes_back_is_continued_where_it_had_left(
 async def test_a_log_that_ends_before_it_had_left_is_doubted_by_live_subscribers_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It may be another one."""
+    """It may be a recreated topic."""
     members, found = Members(), visits(monkeypatch)
     live = members.add()
     members.registry.became_live(live)
@@ -137,7 +137,7 @@ async def test_a_log_that_ends_before_it_had_left_is_doubted_by_live_subscribers
 
 
 async def test_a_partition_may_come_for_some_scopes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A followed one is there for readers of the whole topic, and had not left for the others."""
+    """A followed partition arrives only for readers of the whole topic."""
     members, found = Members(), visits(monkeypatch)
     own, whole = members.add(), members.add(WHOLE)
     members.registry.partition_left(ONE, 5)
@@ -148,7 +148,7 @@ async def test_a_partition_may_come_for_some_scopes_alone(monkeypatch: pytest.Mo
 
 
 async def test_where_each_reader_of_a_recreated_topic_was_is_known() -> None:
-    """By its own place, or by where the partition had left if it was there then."""
+    """Its own place says so, or the place where the partition left."""
     members = Members()
     named, before = members.add(FEED, {ONE: 7}), members.add()
     members.add(ELSEWHERE)
@@ -160,7 +160,7 @@ async def test_where_each_reader_of_a_recreated_topic_was_is_known() -> None:
 
 
 async def test_subscribers_that_could_be_sent_away_or_sampled() -> None:
-    """Readers of their own partitions of these topics alone: not observers, nor readers of the whole topic."""
+    """Only readers of their replica's partitions of these topics, not observers or whole-topic readers."""
     members = Members()
     one, both = members.add(), members.add(BOTH)
     members.add(OBSERVING)
@@ -171,7 +171,7 @@ async def test_subscribers_that_could_be_sent_away_or_sampled() -> None:
 
 
 async def test_first_writes_are_those_of_subscribers_that_count() -> None:
-    """By the sequence of the entry."""
+    """They are counted by the sequence of the entry."""
     members = Members()
     taker, observer = members.add(), members.add(OBSERVING)
     first, second = (members.hub.history.append(Batch(tp, (Record(0, None, None, b"", ()),))) for tp in (ONE, TWO))

@@ -46,7 +46,7 @@ class Reader(Replayed):
 
 
 def test_a_gap_is_sent_before_the_records_after_it_and_after_those_before() -> None:
-    """It moves clients past its last offset; what is after all records is sent last."""
+    """It moves clients past its last offset; a gap after all records is sent last."""
     reader = Reader(FEED)
     gaps = tuple(Gap(ONE, first, first, "expired") for first in (4, 1, 8))
     sent = reader.put(batch(ONE, "a", "b"), batch(ONE, "c", first=5), gaps=gaps, to={ONE: 9})
@@ -58,7 +58,7 @@ def test_a_gap_is_sent_before_the_records_after_it_and_after_those_before() -> N
 
 
 def test_of_followed_partitions_all_that_was_read_counts() -> None:
-    """Up to where the chunk ends; of owned ones the batches themselves do, and of observers nothing."""
+    """Everything up to the end of the chunk counts; of owned partitions only the batches, of observers nothing."""
     reader = Reader(WHOLE)
     assert reader.put(batch(ONE, "a"), batch(TWO, "b"), to={ONE: 5, TWO: 6})
     assert reader.take_replayed_ranges() == [(TWO, 1, 6)]
@@ -69,7 +69,7 @@ def test_of_followed_partitions_all_that_was_read_counts() -> None:
 
 
 def test_of_followed_partitions_a_filter_counts_what_it_has_not_left_out() -> None:
-    """Its records with what lies before each, and gaps; nothing of a batch of which it wants no record."""
+    """Its records count with the offsets before each, and so do gaps."""
     wanted = wanting("a").wanted
     assert wanted is not None
     reader = Reader(feed_of(SSE_VALUE, TOPICS, wanted, whole=True))
@@ -82,7 +82,7 @@ def test_of_followed_partitions_a_filter_counts_what_it_has_not_left_out() -> No
 
 
 def test_what_was_parked_is_reported_once_it_is_sent() -> None:
-    """Records and gaps, to one that counts; an observer takes nothing out of what is parked."""
+    """Records and gaps sent to a counting subscriber are reported; an observer's are not."""
     for counts in (True, False):
         reader = Reader(FEED if counts else feed_of(SSE_VALUE, TOPICS, counts=False))
         parked = reader.history.parked
@@ -94,7 +94,7 @@ def test_what_was_parked_is_reported_once_it_is_sent() -> None:
 
 
 def test_replayed_records_are_spelled_as_their_topic_says() -> None:
-    """With a filter and without one."""
+    """This holds with and without a filter."""
     for feed in (FEED, wanting("a")):
         sent = Reader(feed, Spelling(value="base64")).put(batch(ONE, "a"), to={ONE: 5})
         assert b"event: binary\ndata: Mg==\n" in sent[0]

@@ -102,7 +102,7 @@ def chunk(ranges: Mapping[TopicPartition, Range], *batches: Batch) -> Chunk:
 
 
 async def test_what_is_missing_is_replayed_before_memory_is_read() -> None:
-    """One question at a time; whether Kafka was needed is known at the end."""
+    """One question is open at a time, and at the end it is known whether Kafka was needed."""
     way = Way(position={ONE: 7})
     way.publish()
     reader = way.resumption
@@ -133,7 +133,7 @@ TOPICS_OF = frozenset({ONE})
 
 
 async def test_where_a_time_begins_is_looked_up() -> None:
-    """What came since is sent, as far as it is in memory or in Kafka."""
+    """Records since that time are sent, from memory or from Kafka."""
     way = Way(since_ms=5)
     way.publish()
     question = way.asked()
@@ -147,7 +147,7 @@ async def test_where_a_time_begins_is_looked_up() -> None:
 
 
 async def test_a_place_past_the_end_is_doubted_and_a_recreated_log_begins_again() -> None:
-    """The client is sent a gap that says so."""
+    """The client gets a gap that says so."""
     way = Way(position={ONE: 500})
     question = way.asked()
     assert isinstance(question, LogBounds)
@@ -157,7 +157,7 @@ async def test_a_place_past_the_end_is_doubted_and_a_recreated_log_begins_again(
 
 
 async def test_partitions_without_an_answer_are_asked_for_again() -> None:
-    """When the look-ups say so."""
+    """The look-ups say when."""
     way = Way(position={ONE: 7})
     question = way.asked()
     assert isinstance(question, ReadRanges)
@@ -172,7 +172,7 @@ async def test_partitions_without_an_answer_are_asked_for_again() -> None:
 
 
 async def test_a_partition_that_leaves_ends_the_question_about_it() -> None:
-    """Others in line are served sooner; a question about others goes on."""
+    """Others in line are served sooner, and other questions continue."""
     way = Way(position={ONE: 7})
     way.asked()
     way.resumption.partitions_removing([TWO])
@@ -194,7 +194,7 @@ async def test_a_partition_that_leaves_ends_the_question_about_it() -> None:
 
 @pytest.mark.parametrize("next_offset", [12, None])
 async def test_readers_of_a_recreated_topic_get_a_gap(next_offset: int | None) -> None:
-    """Whoever has had nothing of the old log begins with the new one."""
+    """A reader that got nothing of the old log just begins with the new one."""
     way = Way()
     way.resumption.partition_recreated(ONE, next_offset, 0)
     assert (b"recreated" in way.output()) is (next_offset is not None)
@@ -202,7 +202,7 @@ async def test_readers_of_a_recreated_topic_get_a_gap(next_offset: int | None) -
 
 
 async def test_a_followed_partition_that_is_owned_now_is_sent_from_where_nobody_was() -> None:
-    """A reader that stands after that goes back; one whose memory begins again goes on where it stood."""
+    """A reader past that goes back; one whose memory begins again continues where it was."""
     way = Way(WHOLE, {ONE: 9, TWO: 9, THREE: 12})
     way.publish("aaaa", THREE)
     reader = way.resumption
@@ -215,7 +215,7 @@ async def test_a_followed_partition_that_is_owned_now_is_sent_from_where_nobody_
 
 
 async def test_a_reader_waits_for_the_head_and_looks_again() -> None:
-    """One of the whole topic whose id is newer than what is followed here."""
+    """A reader of the whole topic may have an id newer than what is followed here."""
     way = Way(WHOLE, {ONE: 9, TWO: 9, THREE: 12})
     reader = way.resumption
     question = way.asked()
@@ -231,7 +231,7 @@ async def test_a_reader_waits_for_the_head_and_looks_again() -> None:
 
 
 async def test_of_an_entry_that_it_has_had_in_part_the_rest_is_taken() -> None:
-    """Of a followed partition it does not count with the whole entry: others may not have had what comes before."""
+    """Of a followed partition the entry does not count as a whole, because others may lack its beginning."""
     for feed, in_part in (
         (FEED, []),
         (WHOLE, [(THREE, 12)]),
@@ -251,7 +251,7 @@ async def test_of_an_entry_that_it_has_had_in_part_the_rest_is_taken() -> None:
 
 
 async def test_a_write_has_one_entry_at_least_and_is_bounded() -> None:
-    """In bytes for all, and in what a filter looks at for those that have one."""
+    """Writes are bounded in bytes, and for filters also in what they look at."""
     way = Way()
     for _ in range(3):
         way.publish()
@@ -259,7 +259,7 @@ async def test_a_write_has_one_entry_at_least_and_is_bounded() -> None:
 
 
 async def test_a_search_without_a_find_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An id alone, so a resume does not look at all of that again; at the head, a heartbeat does."""
+    """An id alone avoids a second search after a resume; at the head, a heartbeat carries it."""
     monkeypatch.setattr(resumption, "LOOK_RECORDS", 4)
     monkeypatch.setattr(resumption, "SILENT_RECORDS", 8)
     way = Way(wanting("b"))
@@ -276,7 +276,7 @@ async def test_a_search_without_a_find_says_how_far_it_is(monkeypatch: pytest.Mo
 
 
 async def test_a_replay_without_a_find_says_how_far_it_is() -> None:
-    """Also where it does not know a place yet: then there is nothing to say."""
+    """While a place is unknown, there is nothing to say."""
     way = Way(wanting("b"), {ONE: 4})
     question = way.asked()
     assert isinstance(question, ReadRanges)
@@ -288,7 +288,7 @@ async def test_a_replay_without_a_find_says_how_far_it_is() -> None:
 
 
 async def test_a_reader_that_falls_behind_gets_a_replay() -> None:
-    """What it needs next has left memory."""
+    """The next record that it needs has left memory."""
     way = Way(history_bytes=1)
     for _ in range(3):
         way.history.dispatched(way.publish())
@@ -300,7 +300,7 @@ async def test_a_reader_that_falls_behind_gets_a_replay() -> None:
 
 
 async def test_a_quiet_filter_goes_to_the_head_without_a_look() -> None:
-    """It wants nothing of what is between."""
+    """It wants nothing of what lies between."""
     way = Way(wanting("b"))
     way.publish()
     way.resumption.skip_to_head()
@@ -309,7 +309,7 @@ async def test_a_quiet_filter_goes_to_the_head_without_a_look() -> None:
 
 
 async def test_parked_records_before_its_start_are_begun_with() -> None:
-    """Where there are any; whether it has looked is known in either case."""
+    """With or without parked records, it is known that the reader has looked."""
     for starts, first in (({ONE: 4}, 4), ({}, 10)):
         way = Way()
         way.resumption.begin_at_parked(starts)
@@ -317,7 +317,7 @@ async def test_parked_records_before_its_start_are_begun_with() -> None:
 
 
 async def test_whoever_has_left_wakes_nobody() -> None:
-    """Its question is cancelled, and what is held of it is free."""
+    """Its question is cancelled, and what was held for it is freed."""
     way = Way(position={ONE: 7})
     way.asked()
     with trio.CancelScope() as way.resumption.lookup_scope:
@@ -330,7 +330,7 @@ async def test_whoever_has_left_wakes_nobody() -> None:
 
 
 async def test_one_that_asks_waits_before_what_is_not_decoded() -> None:
-    """It is not at the head meanwhile, and reads on when that was decoded."""
+    """Meanwhile it is not at the head; it continues once the record is decoded."""
     way = Way(feed_of(SSE_VALUE, TOPICS, decodes=TOPICS))
     entry = way.publish("ab")
     reader = way.resumption

@@ -14,7 +14,7 @@ from tests.hub.test_hub import FEED, GOODBYE, ONE, TWO, Bench, RecordedLog, Reco
 
 
 async def test_subscribers_that_have_left_get_no_goodbye() -> None:
-    """Subscribers are sent away over a time, and some leave by themselves meanwhile: that ends nobody else."""
+    """Some leave by themselves while subscribers are being sent away, which must end nobody else."""
     bench = Bench()
     subscriber = bench.hub.subscribe(FEED, RecordingTransport())
     bench.hub.unsubscribe(subscriber)
@@ -23,7 +23,7 @@ async def test_subscribers_that_have_left_get_no_goodbye() -> None:
 
 
 async def test_a_reader_ahead_of_the_replica_that_falls_behind_misses_nothing(nursery: trio.Nursery) -> None:
-    """Its id names an offset that was not read yet; what was published meanwhile has left the memory when it looks."""
+    """What was published past its id has left memory by the time it looks."""
     sizes = {"history_bytes": 20_000, "pause_above_bytes": 10_000, "resume_below_bytes": 5_000}
     bench = Bench(**sizes, subscriber_buffer_bytes=200)
     nursery.start_soon(bench.hub.run)
@@ -47,7 +47,7 @@ async def test_a_reader_ahead_of_the_replica_that_falls_behind_misses_nothing(nu
 
 
 async def test_what_is_encoded_for_other_feeds_stays_within_the_bound(nursery: trio.Nursery) -> None:
-    """On a quiet topic nothing else makes room: a subscriber that reads the memory in another format does."""
+    """On a quiet topic, encoding for another format has to make room itself."""
     bench = Bench(history_bytes=20_000, pause_above_bytes=10_000, resume_below_bytes=5_000)
     nursery.start_soon(bench.hub.run)
     transport = RecordingTransport()
@@ -68,7 +68,7 @@ async def test_what_is_encoded_for_other_feeds_stays_within_the_bound(nursery: t
 
 
 async def test_nothing_is_kept_of_feeds_that_nobody_reads(nursery: trio.Nursery) -> None:
-    """There are as many as sets of topics that clients name, and a quiet replica may run for months."""
+    """Clients can name many sets of topics, and a quiet replica may run for months."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     for number in range(50):
@@ -97,7 +97,7 @@ async def test_nothing_is_kept_of_feeds_that_nobody_reads(nursery: trio.Nursery)
 async def test_what_is_owed_of_partitions_that_leave_is_sent_when_they_come_back(
     nursery: trio.Nursery, reads: str
 ) -> None:
-    """As when the session has timed out and the same replica has them again: others have taken it, this one has not."""
+    """After a lost session others have taken it, but this subscriber has not."""
     sizes = {"history_bytes": 5_000, "pause_above_bytes": 4_000, "resume_below_bytes": 2_000}
     bench = Bench(**({"write_bytes": 1} if reads == "memory" else sizes))
     nursery.start_soon(bench.hub.run)
@@ -122,7 +122,7 @@ async def test_what_is_owed_of_partitions_that_leave_is_sent_when_they_come_back
 
 
 async def test_no_id_names_a_partition_that_leaves_before_it_is_known_where_it_begins(nursery: trio.Nursery) -> None:
-    """Nothing of it has come: who resumed behind its head would never get what came since the time."""
+    """A client resuming with its end would miss everything since the time."""
     bench = Bench(history_bytes=5_000, pause_above_bytes=4_000, resume_below_bytes=2_000)
     nursery.start_soon(bench.hub.run)
     others, late = RecordingTransport(), RecordingTransport()
@@ -165,7 +165,7 @@ class ExpiringBench(Bench):
 
 
 async def test_a_gap_is_sent_after_the_records_before_it(nursery: trio.Nursery) -> None:
-    """Told before, it would move clients behind records that have not come: they would drop them as repeats."""
+    """An earlier gap would make clients drop those records as repeats."""
     bench = ExpiringBench()
     nursery.start_soon(bench.hub.run)
     bench.number = 20
@@ -179,7 +179,7 @@ async def test_a_gap_is_sent_after_the_records_before_it(nursery: trio.Nursery) 
 
 
 async def test_a_live_reader_gets_no_repeats_when_a_partition_begins_again(nursery: trio.Nursery) -> None:
-    """It had left: asked where it was in that, it kept its place in all others, and went back there later."""
+    """It kept its place in all other partitions, and returned there later."""
     sizes = {"history_bytes": 5_000, "pause_above_bytes": 4_000, "resume_below_bytes": 2_000}
     bench = Bench(**sizes, subscriber_buffer_bytes=200)
     nursery.start_soon(bench.hub.run)

@@ -77,7 +77,7 @@ class Books:
 
 
 def test_the_first_socket_that_counts_dispatches_and_every_one_is_a_delivery() -> None:
-    """Observers deliver and dispatch nothing; without a subscriber nothing is counted."""
+    """Observers deliver without dispatching, and without a subscriber nothing is counted."""
     books = Books(FEED)
     entry = books.publish("ab")
     dispatched = books.settlement.dispatched
@@ -91,7 +91,7 @@ def test_the_first_socket_that_counts_dispatches_and_every_one_is_a_delivery() -
 
 
 def test_a_filter_dispatches_what_it_was_sent_and_the_entry_is_done_with_its_last_record() -> None:
-    """Whichever filter takes it."""
+    """Any filter may take the last record."""
     books = Books(wanting("a"), wanting("b"))
     entry = books.publish("aba")
     for feed, indexes in ((wanting("a"), [0, 2]), (wanting("b"), [1]), (wanting("b"), [1])):
@@ -101,7 +101,7 @@ def test_a_filter_dispatches_what_it_was_sent_and_the_entry_is_done_with_its_las
 
 
 def test_a_selection_of_a_partition_that_was_handed_over_in_between_counts_from_there_on() -> None:
-    """What comes before is not ours to commit."""
+    """Earlier offsets are not ours to commit."""
     books = Books(wanting("a"))
     entry = books.publish("aa")
     selection = Selection(entry, [0, 1])
@@ -112,7 +112,7 @@ def test_a_selection_of_a_partition_that_was_handed_over_in_between_counts_from_
 
 
 def test_what_nobody_present_wants_is_settled_and_counted() -> None:
-    """Not what one of them wants all of, nor what was dispatched, nor without anybody who counts."""
+    """Not if one of them wants everything, if it was dispatched, or without a counting subscriber."""
     books = Books(wanting("a"))
     books.publish("abb")
     assert (books.done, dict(books.settlement.unmatched)) == ([1, 2], {"assets": 2})
@@ -129,14 +129,14 @@ def test_what_nobody_present_wants_is_settled_and_counted() -> None:
 
 
 def test_a_whole_entry_that_nobody_wants_waits_no_more() -> None:
-    """It leaves memory with the others that are done."""
+    """It can be evicted like other finished entries."""
     books = Books(wanting("a"))
     books.publish("bb")
     assert (books.done, books.history.waiting_bytes) == ([0, 1], 0)
 
 
 def test_where_a_topic_parks_what_nobody_wants_is_parked() -> None:
-    """And what nobody present may have, in every topic."""
+    """In every topic, records that nobody present may see are parked as well."""
     books = Books(wanting("a"), **PARKS)
     books.publish("ab")
     books.publish("bb")
@@ -150,7 +150,7 @@ def test_where_a_topic_parks_what_nobody_wants_is_parked() -> None:
 
 
 def test_what_is_parked_is_parked_no_more_when_a_socket_takes_it() -> None:
-    """Out of memory, or read again."""
+    """The record may come from memory or from a replay."""
     books = Books(wanting("a"), **PARKS)
     entry = books.publish("abb")
     books.settlement.dispatched(wanting("a"), [Selection(entry, [0])], 1)
@@ -164,7 +164,7 @@ def test_what_is_parked_is_parked_no_more_when_a_socket_takes_it() -> None:
 
 
 def test_acknowledgements_alone_count_where_the_topic_says_so() -> None:
-    """What a socket takes changes nothing; a gap, which nobody can acknowledge, counts when it was sent."""
+    """A socket's write changes nothing; a gap, which cannot be acknowledged, counts when sent."""
     books = Books(ACKS, **ACKED)
     entry = books.publish("ab", gap=2)
     books.settlement.dispatched(FEED, [entry], 1)
@@ -186,7 +186,7 @@ def test_acknowledgements_alone_count_where_the_topic_says_so() -> None:
 
 
 def test_what_only_observers_see_is_parked_when_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest first, and no more at once than the loop can bear; what comes after a gap waits with it."""
+    """The oldest are parked first, in bounded steps; records after a gap wait with it."""
     monkeypatch.setattr(settlement, "PARKED_RECORDS", 3)
     books = Books(OBSERVING)
     for _ in range(2):
@@ -205,7 +205,7 @@ def test_what_only_observers_see_is_parked_when_memory_is_full(monkeypatch: pyte
 
 
 def test_where_a_deadline_puts_records_aside_nothing_is_parked_for_observers() -> None:
-    """What is parked has no deadline."""
+    """Parked records would have no deadline."""
     table = {"undelivered_deadline_seconds": 60, "on_deadline": "skip"}
     books = Books(OBSERVING, topics=["assets"], topic_tables={"assets": table})
     books.publish("a")
@@ -214,7 +214,7 @@ def test_where_a_deadline_puts_records_aside_nothing_is_parked_for_observers() -
 
 
 def test_what_is_put_aside_may_be_passed_by_commits() -> None:
-    """Wherever its partition is by then; of one that was handed over, from where the group goes on."""
+    """This holds wherever its partition is; after a hand-over, from the group's offset on."""
     books = Books(FEED)
     entry = books.publish("abc")
     books.settlement.put_aside(entry, [0], covered(entry.batch, [0]))
@@ -233,7 +233,7 @@ def test_what_is_put_aside_may_be_passed_by_commits() -> None:
 async def test_feeds_that_come_or_go_have_what_waits_looked_at_again(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slice at a time; topics without filters are not looked at, nor what was done meanwhile."""
+    """Slice by slice, only in topics with filters, and without what was finished meanwhile."""
     del autojump_clock
     monkeypatch.setattr(settlement, "SLICE_RECORDS", 1)
     books = Books()
@@ -262,7 +262,7 @@ async def test_feeds_that_come_or_go_have_what_waits_looked_at_again(
 async def test_what_has_to_be_decoded_before_a_filter_can_decide_is_asked_for(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Until then nothing of it is settled."""
+    """Until it is decoded, nothing of it is settled."""
     del autojump_clock
     books = Books()
     nursery.start_soon(books.settlement.run)

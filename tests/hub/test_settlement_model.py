@@ -158,14 +158,14 @@ def run(steps: list[Any], *, parks: bool = False) -> None:
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
 @given(STEPS)
 def test_what_may_be_committed_was_taken_or_is_wanted_by_nobody_present(steps: list[Any]) -> None:
-    """And everything that was wanted is sent, once and in order; nothing is kept back that may go."""
+    """Wanted records are sent once, in order, and nothing is kept back needlessly."""
     run(steps)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
 @given(STEPS)
 def test_where_a_topic_parks_what_may_be_committed_was_taken(steps: list[Any]) -> None:
-    """The rest is parked, and nothing of it waits in memory while somebody is present; whoever comes gets it."""
+    """The rest is parked, not in memory while somebody is present, and sent to later subscribers."""
     run(steps, parks=True)
 
 
@@ -248,7 +248,7 @@ def _commits_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_model_finds_planted_faults(
     fault: Callable[[pytest.MonkeyPatch], None], parks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of them, within some thousand plays: one play in seventy shows the one that hides best."""
+    """Each is found within some thousand plays: one play in seventy shows the rarest."""
     fault(monkeypatch)
 
     def fails(steps: list[Any]) -> bool:

@@ -51,7 +51,7 @@ CRASHED = [(1, 4, 30)] * (REMEMBERED_SAMPLES - STABLE_SAMPLES) + [(2, 4, 30)]
 def test_as_many_stay_for_each_partition_as_before(
     before: tuple[int, int], then: list[tuple[int, int, int]], number: int
 ) -> None:
-    """Once the group has settled; nobody is sent away twice."""
+    """The group must have settled, and nobody is sent away twice."""
     spread = Spread()
     gone = [spread.observe(1, *before) for _ in range(REMEMBERED_SAMPLES)]
     gone += [spread.observe(*sample) for sample in then]
@@ -63,7 +63,7 @@ def test_as_many_stay_for_each_partition_as_before(
 
 
 def test_nobody_goes_during_a_rebalance() -> None:
-    """However long that takes."""
+    """Nobody is sent away, however long the rebalance takes."""
     spread = Spread()
     for _ in range(REMEMBERED_SAMPLES):
         spread.observe(1, 6, 30)
@@ -72,7 +72,7 @@ def test_nobody_goes_during_a_rebalance() -> None:
 
 
 def test_whoever_gets_nothing_is_sent_on_once_that_is_certain() -> None:
-    """Later and later while a balancer returns clients, and soon again after a while without any."""
+    """Intervals grow while a balancer returns clients, and shrink after a while without any."""
     sending_on = SendingOn()
     went = [n for n in range(200) if sending_on.observe(anybody=True)]
     assert [b - a for a, b in zip([-1, *went], went, strict=False)] == [5, 10, 20, 40, 60, 60]
@@ -93,7 +93,7 @@ def test_a_topic_that_is_created_later_may_be_assigned_here_soon() -> None:
 
 
 def test_a_topic_that_is_created_again_is_new() -> None:
-    """The group has to assign it first, and a replica that will have some of it has none until then."""
+    """The group has to assign it first, and no replica has its partitions until then."""
     sending_on = SendingOn()
     assert sending_on.assigned_somewhere(["old", "deleted"]) == {"old", "deleted"}
     assert sending_on.assigned_somewhere(["old"]) == {"old"}
@@ -126,7 +126,7 @@ def sent_away(transports: Sequence[RecordingTransport], reason: str) -> list[boo
 async def test_after_another_one_has_joined_the_surplus_goes(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """As many stay for each partition as before; while this replica has all of them, there is nowhere to go."""
+    """The number per partition stays; while this replica owns everything, there is nowhere to go."""
     del autojump_clock
     bench = Bench(heartbeat_seconds=1000)
     bench.hub.expect({"assets": 4})
@@ -144,7 +144,7 @@ async def test_after_another_one_has_joined_the_surplus_goes(
 async def test_whoever_gets_nothing_here_is_sent_on_and_nobody_else(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Not while a rebalance is under way; streams of the whole topic and observers stay."""
+    """Not during a rebalance, and not whole-topic readers or observers."""
     del autojump_clock
     bench = Bench(heartbeat_seconds=1000)
     bench.hub.expect({"assets": 2, "gone": 0})
@@ -162,7 +162,7 @@ async def test_whoever_gets_nothing_here_is_sent_on_and_nobody_else(
 async def test_whoever_has_not_gone_stays_when_partitions_are_assigned(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Sending on takes a while, and a rebalance may come meanwhile."""
+    """Sending subscribers away takes a while, and a rebalance may happen meanwhile."""
     del autojump_clock
     bench = Bench(heartbeat_seconds=1000)
     bench.hub.expect({"assets": 2})
@@ -180,7 +180,7 @@ async def test_whoever_has_not_gone_stays_when_partitions_are_assigned(
 async def test_nobody_is_sent_on_before_the_replica_has_joined(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A consumer that was rebuilt joins when the session of the one before it has ended: nobody has its partitions."""
+    """A rebuilt consumer joins only after its predecessor's session, whose partitions nobody has."""
     del autojump_clock
     bench = Bench(heartbeat_seconds=1000)
     bench.hub.expect({"assets": 2})
@@ -199,7 +199,7 @@ async def test_nobody_is_sent_on_before_the_replica_has_joined(
 
 
 async def test_without_a_time_nobody_is_ever_sent_away() -> None:
-    """With `spread_seconds = 0`."""
+    """`spread_seconds = 0` turns this off."""
     with trio.fail_after(seconds(5)):
         await spread_subscribers(Bench().hub, 0, lambda: True)
 
@@ -207,7 +207,7 @@ async def test_without_a_time_nobody_is_ever_sent_away() -> None:
 async def test_a_replica_without_partitions_sends_its_subscribers_on(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """By default; streams of the whole topic and observers stay, and so does everybody at a replica that has some."""
+    """Whole-topic readers and observers stay, and so does everybody where there are partitions."""
     topic = kafka.create_topic(1)
     code = "import dispatcher.hub.spreading as s; s.SAMPLE_SECONDS = 0.1"
     keywords = {"settings": {"spread_seconds": Settings().spread_seconds}, "code": code}
@@ -242,7 +242,7 @@ async def test_a_replica_without_partitions_sends_its_subscribers_on(
 async def test_half_of_the_subscribers_go_when_a_second_replica_joins(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """They get goodbye 1013, the others stay, and the new replica sends nobody away."""
+    """They get goodbye 1013; the others stay, and the new replica sends nobody away."""
     topic = kafka.create_topic(PARTITIONS)
     keywords = {
         "settings": {"spread_seconds": 0.1},

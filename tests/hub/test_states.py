@@ -64,7 +64,7 @@ async def many(nursery: trio.Nursery, bench: Bench, number: int) -> list[Countin
 
 
 async def test_between_two_turns_of_others_a_slice_is_sent_the_state(nursery: trio.Nursery) -> None:
-    """Three thousand at once held `/livez` for half a second; and no task wakes for it."""
+    """Sending to three thousand at once held `/livez` for half a second; no task wakes for it."""
     bench = Bench()
     transports = await many(nursery, bench, 5 * fan_out.STATE_SLICE)
     bench.hub.set_state(ReplicaState.REBALANCING)
@@ -83,7 +83,7 @@ async def test_between_two_turns_of_others_a_slice_is_sent_the_state(nursery: tr
 async def test_the_state_comes_before_the_records_that_it_names(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are published in the same step, while none but the first slice has been sent the state."""
+    """They are published in the same step, when only the first slice has the state."""
     monkeypatch.setattr(fan_out, "STATE_SLICE", 1)
     bench = Bench()
     transports = await many(nursery, bench, 5)
@@ -98,7 +98,7 @@ async def test_the_state_comes_before_the_records_that_it_names(
 
 
 async def test_no_heartbeat_overtakes_the_state(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its position no longer names what has left: before the state says so, a client would take it for forgotten."""
+    """A position without departed partitions would look to clients as if these were forgotten."""
     monkeypatch.setattr(fan_out, "STATE_SLICE", 1)
     bench = Bench()
     transports = await many(nursery, bench, 3)
@@ -117,7 +117,7 @@ async def test_no_heartbeat_overtakes_the_state(nursery: trio.Nursery, monkeypat
 async def test_every_state_in_which_partitions_left_is_sent(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though they are back before the slice of a subscriber has come: its place in them is no longer the same."""
+    """This holds even if they return before a subscriber's slice, because its place in them changed."""
     monkeypatch.setattr(fan_out, "STATE_SLICE", 1)
     bench = Bench()
     transports = await many(nursery, bench, 4)
@@ -134,7 +134,7 @@ async def test_every_state_in_which_partitions_left_is_sent(
 
 
 async def test_a_state_that_a_socket_takes_in_part_comes_whole() -> None:
-    """Cut at every byte, with a record after it."""
+    """It is cut at every byte, with a record after it."""
     whole = len(Bench().hub.announcements.data(FEED, catching_up=False)) + 10
     for most_bytes in range(whole):
         bench = Bench()
@@ -156,7 +156,7 @@ async def test_a_state_that_a_socket_takes_in_part_comes_whole() -> None:
 async def test_whoever_leaves_within_a_pass_is_sent_nothing(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its channel is closed by then: that must not end the replica."""
+    """Its channel is closed by then, which must not end the replica."""
     monkeypatch.setattr(fan_out, "STATE_SLICE", 1)
     bench = Bench()
     await many(nursery, bench, 20)
@@ -180,7 +180,7 @@ async def test_whoever_leaves_within_a_pass_is_sent_nothing(
 def test_a_replica_in_standby_streams_what_it_follows(
     whole: bool, followed: Sequence[TopicPartition], state: str
 ) -> None:
-    """To streams of the whole topic; it sends the others that it has left its group."""
+    """Whole-topic streams get it; others learn that the replica has left its group."""
     announcements = Announcements(ReplicaState.WAITING, "replica", 15)
     announcements.change(ReplicaState.STANDBY, [], followed)
     feed = feed_of(WEBSOCKET, frozenset({"assets"}), whole=whole)
@@ -201,14 +201,14 @@ WEBSOCKET_FEED = feed_of(WEBSOCKET, frozenset({"assets"}))
 
 
 def test_a_replica_without_partitions_of_a_feed_lets_it_wait() -> None:
-    """Those of other topics are not this client's concern."""
+    """Partitions of other topics make no difference to this client."""
     announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
     announcements.change(ReplicaState.STREAMING, [TopicPartition("other", 0)])
     assert data_of(announcements, WEBSOCKET_FEED)["state"] == "waiting"
 
 
 def test_a_state_says_what_is_wrong_with_the_topics_of_its_stream() -> None:
-    """And nothing of others; nor that ids are too long to resume with, unless they are."""
+    """Other topics are left out, and so are too long ids unless there are any."""
     announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
     announcements.change(ReplicaState.STREAMING, [ONE], degraded={"assets": "under-replicated", "other": "no-leader"})
     found = data_of(announcements, WEBSOCKET_FEED)
@@ -219,7 +219,7 @@ def test_a_state_says_what_is_wrong_with_the_topics_of_its_stream() -> None:
 
 
 def test_the_first_state_names_what_the_request_asked_for_in_vain() -> None:
-    """For this stream alone: others are sent the bytes that they share."""
+    """Only this stream's state has it; others share their bytes."""
     announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
     announcements.change(ReplicaState.STREAMING, [ONE])
     first = b"".join(SentState(announcements, ["sinse"]).news(FEED, "", catching_up=False))
@@ -228,7 +228,7 @@ def test_the_first_state_names_what_the_request_asked_for_in_vain() -> None:
 
 
 def test_the_first_state_echoes_the_filter() -> None:
-    """As the server has understood it."""
+    """It contains the filter as the server understood it."""
     announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
     feed = feed_of(SSE_VALUE, frozenset({"assets"}), read_filter({"exact": {"key": "1"}}))
     assert b'"exact"' in b"".join(SentState(announcements).news(feed, "", catching_up=False))
@@ -237,7 +237,7 @@ def test_the_first_state_echoes_the_filter() -> None:
 async def test_heartbeats_are_spread_over_their_interval_and_made_once(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Each live subscriber has one per interval, in its slice; those of one feed share the bytes."""
+    """Each live subscriber gets one per interval, and subscribers of a feed share the bytes."""
     del autojump_clock
     bench = Bench(heartbeat_seconds=10)
     transports = await many(nursery, bench, 2 * HEARTBEAT_SLICES)
@@ -255,7 +255,7 @@ async def test_heartbeats_are_spread_over_their_interval_and_made_once(
 
 
 async def test_whoever_is_silent_is_ended_at_every_tick() -> None:
-    """Whether its own heartbeat is due or not."""
+    """This does not depend on whether its own heartbeat is due."""
     bench = Bench()
     asked: list[float] = []
 
@@ -270,7 +270,7 @@ async def test_whoever_is_silent_is_ended_at_every_tick() -> None:
 
 
 async def test_buffers_are_checked_with_the_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A buffer above its bound, and counts that cannot be, are counted and logged; all that is well is not."""
+    """A buffer above its bound and impossible counts are counted and logged; correct ones are not."""
     violated: list[dict[str, object]] = []
     monkeypatch.setattr(invariants, "violated", lambda _invariant, **more: violated.append(more))
     bench = Bench()
@@ -285,7 +285,7 @@ async def test_buffers_are_checked_with_the_heartbeats(monkeypatch: pytest.Monke
 
 
 async def test_the_position_of_a_heartbeat_is_that_of_its_scope() -> None:
-    """Only a reader of the whole topic may resume with a followed partition; nobody is ahead of what is offered."""
+    """Only whole-topic readers may resume with a followed partition, and no position is ahead of what is offered."""
     bench = Bench()
     bench.hub.followed.follow(THREE, 5)
     bench.publish(ONE)
@@ -296,7 +296,7 @@ async def test_the_position_of_a_heartbeat_is_that_of_its_scope() -> None:
 
 
 def test_a_stream_knows_whether_it_was_sent_the_present_state() -> None:
-    """Also when its socket has taken nothing of it after all."""
+    """This is right even if its socket took nothing of it in the end."""
     announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
     sent = SentState(announcements)
     assert (sent.is_first, sent.is_current) == (True, False)

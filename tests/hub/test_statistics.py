@@ -18,7 +18,7 @@ from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
 
 
 async def test_each_part_of_the_hub_reports_what_it_has_done(nursery: trio.Nursery) -> None:
-    """Two live subscribers of one feed, and one that is replayed to by a Kafka that does not answer."""
+    """There are two live subscribers of one feed, and one whose replay gets no answer."""
     bench = Bench(history_bytes=2_500, pause_above_bytes=2_000, resume_below_bytes=1_000)
     nursery.start_soon(bench.hub.run)
     live = [RecordingTransport() for _ in range(2)]
@@ -69,14 +69,14 @@ class Seen:
 
 
 async def test_a_census_of_nobody_is_all_zero() -> None:
-    """And costs nothing."""
+    """An empty census costs nothing."""
     figures, seconds = await Census(list, lambda: 2).take()
     assert figures == CensusStatistics(replaying=0, behind_records_median=0, behind_records_worst=0, buffered_bytes=0)
     assert seconds >= 0
 
 
 async def test_a_census_counts_live_ones_by_their_channels_and_others_by_offsets() -> None:
-    """Whoever has left counts for nothing."""
+    """Subscribers that have left do not count."""
     gone = Seen(1000)
     gone.closed = True
     everybody = [Seen(1), Seen(2), Seen(30, live=False, replaying=True), Seen(4, live=False), gone]
@@ -87,7 +87,7 @@ async def test_a_census_counts_live_ones_by_their_channels_and_others_by_offsets
 
 
 async def test_a_small_census_is_taken_each_time_and_a_large_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a moment: it has yielded the loop, so it costs something."""
+    """A large one yields the loop and has a cost, so it is kept for a moment."""
     everybody = [Seen(1) for _ in range(10)]
     census = Census(lambda: everybody, lambda: 2)
     assert [(await census.take())[0].buffered_bytes, everybody.pop().buffered_bytes] == [10, 1]
@@ -103,7 +103,7 @@ async def test_a_small_census_is_taken_each_time_and_a_large_one_is_kept(monkeyp
 
 
 async def test_of_very_many_that_catch_up_a_sample_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look costs as much as there are partitions; whoever leaves meanwhile is not looked at."""
+    """Each look costs as much as there are partitions, and departed subscribers are skipped."""
     monkeypatch.setattr(statistics, "SLICE", 6)
     monkeypatch.setattr(statistics, "SAMPLE", 30)
     everybody = [Seen(7, live=False) for _ in range(100)]

@@ -90,7 +90,7 @@ async def test_a_round_goes_to_a_free_socket_at_once(nursery: trio.Nursery) -> N
 
 
 async def test_what_a_socket_takes_in_part_is_finished_by_the_task(nursery: trio.Nursery) -> None:
-    """It counts as dispatched with its last byte, and not before."""
+    """It counts as dispatched with its last byte, and not earlier."""
     bench = Bench()
     transport = GreedyTransport(10**6)
     stream = Stream(bench, nursery, opened(transport))
@@ -107,7 +107,7 @@ async def test_what_a_socket_takes_in_part_is_finished_by_the_task(nursery: trio
 
 
 async def test_a_busy_socket_is_offered_through_the_channel_until_that_is_full(nursery: trio.Nursery) -> None:
-    """Then it catches up from where it is: nothing is lost, nothing comes twice."""
+    """Then it catches up from where it is, without loss or repeat."""
     bench = Bench(subscriber_buffer_bytes=200)
     stream = Stream(bench, nursery, opened())
     await settle()
@@ -128,7 +128,7 @@ async def test_a_busy_socket_is_offered_through_the_channel_until_that_is_full(n
 
 
 async def test_one_that_catches_up_takes_no_offer(nursery: trio.Nursery) -> None:
-    """It reads the history; how far it is behind is counted in offsets."""
+    """It reads the history, and its lag is counted in offsets."""
     bench = Bench()
     stream = Stream(bench, nursery)
     bench.publish(ONE, TWO)
@@ -142,7 +142,7 @@ async def test_one_that_catches_up_takes_no_offer(nursery: trio.Nursery) -> None
 
 
 async def test_where_it_is_can_be_asked_at_any_time(nursery: trio.Nursery) -> None:
-    """Live it is at the end of each log; before, and of what is not here, where its way leads."""
+    """A live subscriber is at the end of each log; any other is where its cursor says."""
     bench = Bench()
     bench.publish(ONE)
     gone = TopicPartition("assets", 7)
@@ -155,7 +155,7 @@ async def test_where_it_is_can_be_asked_at_any_time(nursery: trio.Nursery) -> No
 
 
 async def test_a_partition_that_concerns_a_live_one_sends_it_back(nursery: trio.Nursery) -> None:
-    """One that it named; others are in the next round, and it stays live."""
+    """Only a partition that it named does; others are in the next round."""
     bench = Bench()
     bench.hub.unassigned([TWO])
     stream = Stream(bench, nursery, opened(), position={TWO: 4})
@@ -175,7 +175,7 @@ async def test_a_partition_that_concerns_a_live_one_sends_it_back(nursery: trio.
 
 
 async def test_one_that_is_sent_back_goes_live_again_without_a_repeat(nursery: trio.Nursery) -> None:
-    """What it was offered and has not taken is in the history."""
+    """Offers that it has not taken are in the history."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     stream = Stream(bench, nursery, opened())
@@ -191,7 +191,7 @@ async def test_one_that_is_sent_back_goes_live_again_without_a_repeat(nursery: t
 
 
 async def test_what_is_under_way_is_what_would_be_dispatched(nursery: trio.Nursery) -> None:
-    """Of a partition that is still here, by one that counts; with a filter, what it wants and no more."""
+    """Only of present partitions, by a subscriber that counts, and only what its filter wants."""
     bench = KeyedBench()
     nursery.start_soon(bench.hub.run)
     bench.publish_keys("a", "b", "a")
@@ -209,7 +209,7 @@ async def test_what_is_under_way_is_what_would_be_dispatched(nursery: trio.Nurse
 
 
 async def test_a_client_that_leaves_ends_its_stream_without_a_word(nursery: trio.Nursery) -> None:
-    """The write under way is finished, and whoever has left is sent no goodbye."""
+    """The write under way is finished, and no goodbye is sent."""
     bench = Bench()
     stream = Stream(bench, nursery)
     bench.publish(ONE)
@@ -225,7 +225,7 @@ async def test_a_client_that_leaves_ends_its_stream_without_a_word(nursery: trio
 
 
 async def test_the_first_reason_to_end_counts(nursery: trio.Nursery) -> None:
-    """The client is sent one goodbye, which its server reports as well."""
+    """The client gets one goodbye, which the server also reports."""
     bench = Bench()
     stream = Stream(bench, nursery, opened())
     await settle()
@@ -258,7 +258,7 @@ class Ending(RecordingTransport):
 
 
 async def test_what_a_stalled_client_was_given_is_not_dispatched(nursery: trio.Nursery) -> None:
-    """It is cut, and counted."""
+    """The client is disconnected and counted."""
     bench = Bench()
     bench.publish(ONE)
     stream = Stream(bench, nursery, Ending(SubscriberStalledError("too slow")))
@@ -270,7 +270,7 @@ async def test_what_a_stalled_client_was_given_is_not_dispatched(nursery: trio.N
 async def test_nothing_is_dispatched_by_a_transport_that_has_ended(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it says of the write: that invariant is watched, and the stream is over."""
+    """The invariant is checked whatever the transport says about the write, and the stream is over."""
     violated: list[object] = []
     monkeypatch.setattr(invariants, "violated", lambda invariant, **_more: violated.append(invariant))
     bench = Bench()
@@ -282,7 +282,7 @@ async def test_nothing_is_dispatched_by_a_transport_that_has_ended(
 
 
 async def test_of_a_followed_partition_the_end_of_an_entry_counts_as_a_replay(nursery: trio.Nursery) -> None:
-    """Others may never have been sent what comes before; once the partition is owned, all that is left was sent."""
+    """Others may lack its beginning; once the partition is owned, all the rest counts."""
     for owned in (False, True):
         bench = Bench()
         replayed: list[tuple[TopicPartition, int, int]] = []
@@ -309,7 +309,7 @@ async def test_of_a_followed_partition_the_end_of_an_entry_counts_as_a_replay(nu
 
 
 async def test_a_stream_of_the_whole_topic_begins_when_all_its_partitions_are_here(nursery: trio.Nursery) -> None:
-    """Its first id names all of them: before that it is sent nothing, and looks again as soon as more is read."""
+    """Its first id names all of them, so nothing is sent before that."""
     bench, third = Bench(), TopicPartition("assets", 2)
     nursery.start_soon(bench.hub.run)
     bench.hub.expect({"assets": 3})
@@ -325,7 +325,7 @@ async def test_a_stream_of_the_whole_topic_begins_when_all_its_partitions_are_he
 
 
 async def test_a_filter_that_looks_at_much_leaves_the_loop_to_others(nursery: trio.Nursery) -> None:
-    """And finds what it wants in the end."""
+    """It finds what it wants in the end."""
     bench = KeyedBench()
     for _ in range(8):
         bench.publish_keys(*"n" * 300)
@@ -337,7 +337,7 @@ async def test_a_filter_that_looks_at_much_leaves_the_loop_to_others(nursery: tr
 
 
 async def test_what_was_parked_is_parked_no_more_once_its_socket_took_it(nursery: trio.Nursery) -> None:
-    """Not when it was read."""
+    """Reading it is not enough."""
     bench = KeyedBench(**SMALL, **PARKS)
     nursery.start_soon(bench.hub.run)
     Stream(bench, nursery, opened(), feed=wanting("a"))
@@ -354,7 +354,7 @@ async def test_what_was_parked_is_parked_no_more_once_its_socket_took_it(nursery
 
 
 async def test_one_that_has_more_to_read_lets_others_go_first_after_each_write(nursery: trio.Nursery) -> None:
-    """When a turn is used up, it waits for the next one."""
+    """When its turn is used up, it waits for the next one."""
     bench = Bench()
     size = bench.settings.write_bytes
     for number in range(2 * CATCH_UP_WRITES_PER_TURN):
