@@ -48,7 +48,7 @@ def nowhere(_partition: TopicPartition) -> int | None:
 
 
 def test_an_acknowledgement_is_cumulative_by_partition() -> None:
-    """Every record up to the offset is done, once; other partitions are not touched."""
+    """Every record up to the offset becomes done once, and other partitions are unaffected."""
     acks = window()
     acks.sent(delivery(ONE, 5, 6, 9), 0)
     acks.sent(delivery(ONE, 10, 11), 0)
@@ -63,7 +63,7 @@ def test_an_acknowledgement_is_cumulative_by_partition() -> None:
 
 
 def test_what_was_not_sent_is_passed_over_and_counted() -> None:
-    """Offsets beyond what was sent count up to there; partitions that are not here count for nothing."""
+    """Offsets past what was sent count up to there; absent partitions are ignored."""
     acks = window()
     acks.sent(delivery(ONE, 1, 2), 0)
     place = {TWO: 40}.get
@@ -76,7 +76,7 @@ def test_what_was_not_sent_is_passed_over_and_counted() -> None:
 
 
 def test_an_id_of_the_whole_topic_can_be_acknowledged_as_it_is() -> None:
-    """It names the partition that would be added next, which is not here, and says that nothing of it was seen."""
+    """It names the partition that would be added next as not seen yet, which is ignored."""
     acks = window()
     acks.sent(delivery(ONE, 1, 2), 0)
     assert offsets(acks.acked(parse_position("orders:0=2,1=-1"), 0, nowhere)) == [1, 2]
@@ -84,7 +84,7 @@ def test_an_id_of_the_whole_topic_can_be_acknowledged_as_it_is() -> None:
 
 
 def test_the_window_counts_records_and_bytes() -> None:
-    """What is outstanding has to fit into both; one record of any size fits into an empty window."""
+    """Both bounds hold, and one record of any size fits into an empty window."""
     acks = window(records=3, size_bytes=25)
     assert acks.room() == (3, 25)
     assert acks.fits(1, 10**9)
@@ -103,7 +103,7 @@ def test_the_window_counts_records_and_bytes() -> None:
 
 
 def test_the_client_has_to_make_progress_while_something_waits_for_it() -> None:
-    """The time begins with what is sent into an empty window, and again with each progress."""
+    """The time starts with records sent into an empty window, and again with each progress."""
     acks = window(timeout_seconds=30)
     assert acks.expires_at == math.inf
     acks.sent(delivery(ONE, 1, 2, 3), 100)
@@ -118,7 +118,7 @@ def test_the_client_has_to_make_progress_while_something_waits_for_it() -> None:
 
 
 def test_a_refused_record_is_done_with_its_dead_letter_alone() -> None:
-    """It has its place in the window until then, and does not wait for the client."""
+    """Until then it has its place in the window, and does not wait for the client."""
     acks = window(records=4)
     acks.sent(delivery(ONE, 1, 2, 3, 4), 0)
     refused = acks.nacked(ONE, 2, 5)
@@ -139,7 +139,7 @@ def test_a_refused_record_is_done_with_its_dead_letter_alone() -> None:
 
 
 def test_an_acknowledgement_that_covers_much_is_taken_in_steps() -> None:
-    """Nothing of it is lost or done twice, whatever is acknowledged, refused and sent in between."""
+    """Nothing is lost or done twice, whatever is acknowledged, refused and sent in between."""
     acks = window(step_deliveries=2)
     for offset in range(6):
         acks.sent(delivery(ONE, offset), 0)
@@ -159,7 +159,7 @@ def test_an_acknowledgement_that_covers_much_is_taken_in_steps() -> None:
 def test_what_an_acknowledgement_has_covered_is_done_although_its_partition_leaves_and_not_once_it_is_released() -> (
     None
 ):
-    """Nor does it count for what is sent of the partition after it has come back."""
+    """Nor does it count for records sent after the partition returns."""
     acks = window(step_deliveries=1)
     for offset in range(4):
         acks.sent(delivery(ONE, offset), 0)
@@ -176,7 +176,7 @@ def test_what_an_acknowledgement_has_covered_is_done_although_its_partition_leav
 
 
 def test_an_offset_without_a_record_is_no_record_to_refuse() -> None:
-    """Between two records there is nothing."""
+    """An offset between two records cannot be refused."""
     acks = window()
     acks.sent(delivery(ONE, 1, 5), 0)
     assert acks.nacked(ONE, 3, 0) is None
@@ -201,7 +201,7 @@ def test_what_is_sent_again_replaces_what_was_outstanding_from_there_on() -> Non
 
 
 def test_partitions_that_leave_free_the_window_and_may_be_acknowledged_for_a_moment() -> None:
-    """Until they are released; then they are passed over."""
+    """After their release, acknowledgements of them are ignored."""
     acks = window()
     acks.sent(delivery(ONE, 1, 2, 3), 0)
     acks.sent(delivery(TWO, 1), 0)
@@ -219,7 +219,7 @@ def test_partitions_that_leave_free_the_window_and_may_be_acknowledged_for_a_mom
 
 
 def test_records_chosen_by_a_filter_are_found_by_their_offsets() -> None:
-    """Those between them were not sent."""
+    """Records between them were not sent."""
     acks = window()
     acks.sent(delivery(ONE, 1, 2, 3, 4, 5, indexes=[0, 2, 4]), 0)
     assert acks.nacked(ONE, 2, 0) is None
@@ -375,7 +375,7 @@ class TestPlain(Plain.TestCase):  # type: ignore[misc,valid-type] # as Hypothesi
 
 
 def test_refused_records_at_both_ends_are_left_out_and_free_the_window_when_their_partition_is_released() -> None:
-    """Their dead letters may be stored after that: it changes nothing."""
+    """Letters that are stored after that change nothing."""
     acks = window()
     acks.sent(delivery(ONE, 1, 2, 3), 0)
     refused = [acks.nacked(ONE, offset, 0) for offset in (1, 3)]

@@ -43,7 +43,7 @@ TRUSTED = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
     ],
 )
 def test_an_address(text: str, address: str | None) -> None:
-    """With brackets and a port where proxies write them; nothing else is one."""
+    """Brackets and a port are accepted as proxies write them; anything else is no address."""
     assert read_address(text) == (None if address is None else ip_address(address))
 
 
@@ -63,7 +63,7 @@ def test_an_address(text: str, address: str | None) -> None:
     ],
 )
 def test_the_right_most_untrusted_hop(peer: str, fields: list[str], client: str) -> None:
-    """Only what trusted proxies have added counts; what cannot be read ends the walk."""
+    """Only what trusted proxies added counts, and an unreadable hop ends the walk."""
     assert client_behind(ip_address(peer), x_forwarded_for(fields), TRUSTED) == ip_address(client)
 
 
@@ -83,7 +83,7 @@ def test_the_right_most_untrusted_hop(peer: str, fields: list[str], client: str)
     ],
 )
 def test_forwarded(fields: list[str], client: str, host: str | None) -> None:
-    """RFC 7239, quoted strings and all; an element that cannot be read names nobody."""
+    """Fields follow RFC 7239 with quoted strings, and an unreadable element names nobody."""
     assert client_behind(ip_address("10.0.0.1"), forwarded_for(fields), TRUSTED) == ip_address(client)
     assert forwarded_host(fields) == host
 
@@ -95,7 +95,7 @@ def test_a_chain_without_end_is_not_walked() -> None:
 
 
 def test_who_counts_as_one_client() -> None:
-    """An IPv4 address, and the network of an IPv6 one."""
+    """An IPv4 address, or the network of an IPv6 address, is one client."""
     assert client_key(ip_address("192.0.2.1")) == "192.0.2.1"
     assert (
         client_key(ip_address("2001:db8:1:2:3::1")) == client_key(ip_address("2001:db8:1:2::9")) == "2001:db8:1:2::/64"
@@ -103,7 +103,7 @@ def test_who_counts_as_one_client() -> None:
 
 
 def test_networks() -> None:
-    """Versions are not compared with each other, and what is no address is in none."""
+    """IPv4 and IPv6 are never compared, and a missing address is in no network."""
     assert is_in(ip_address("10.1.2.3"), TRUSTED)
     assert not is_in(ip_address("::10.1.2.3"), TRUSTED)
     assert not is_in(None, TRUSTED)
@@ -112,7 +112,7 @@ def test_networks() -> None:
 @settings(max_examples=100)
 @given(st.lists(st.text(alphabet='for=;," \\[]:.0123456789abx', max_size=60), max_size=4))
 def test_nonsense_is_never_an_error(fields: list[str]) -> None:
-    """Whatever a header holds, the answer is the peer or an address."""
+    """Whatever a header contains, the answer is the peer or an address."""
     for hops in (x_forwarded_for(fields), forwarded_for(fields)):
         client_behind(ip_address("10.0.0.1"), hops, TRUSTED)
     forwarded_host(fields)

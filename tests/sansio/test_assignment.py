@@ -21,12 +21,12 @@ A = TopicPartition("assets", 0)
     ],
 )
 def test_news_is_what_the_broker_has_not_confirmed(assignment: Assignment, *, has_news: bool) -> None:
-    """Nothing before it is known where it begins; its beginning, where that has to be committed."""
+    """There is none before the start is known; the start itself is news if it has to be committed."""
     assert assignment.has_news is has_news
 
 
 def test_a_commit_carries_the_leader_epoch_of_its_last_record() -> None:
-    """None before the first change, and no epoch that begins at the offset or after it."""
+    """It has none before the first change, and none that begins at its offset or later."""
     epochs: list[tuple[int, int | None]] = [(0, 3), (5, 4), (8, 5)]
     assignment = Assignment(2, first=0, dispatched_to=8, leader_epochs=epochs, metadata="id")
     assert assignment.commit(A) == Commit(A, 2, 8, 4, "id")

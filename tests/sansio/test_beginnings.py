@@ -25,7 +25,7 @@ ID = "AAAA+AAA/AcAA_AAA-AABw"
 
 
 def test_stamps_are_read_back() -> None:
-    """Whatever of them is known."""
+    """Stamps are parsed as they were formatted, whatever is known."""
     for stamp in (Stamp(), Stamp(ID), Stamp(ID, 3), Stamp(None, 3), Stamp(ID, 3, "cluster"), Stamp(None, None, "c")):
         assert Stamp.parse(stamp.format()) == stamp
     assert Stamp(ID, 3).format() == f"dispatcher;topic-id={ID};began-with=3"
@@ -46,12 +46,12 @@ def test_stamps_are_read_back() -> None:
     ],
 )
 def test_metadata_of_other_tools_says_nothing(metadata: str | None) -> None:
-    """Not even with our names in it: only what begins with our mark is read, and what looks as we write it."""
+    """Only metadata with our mark and in our format is read."""
     assert Stamp.parse(metadata) == Stamp()
 
 
 def test_a_stamp_that_was_copied_to_another_cluster_says_nothing_there() -> None:
-    """A topic has another id there, and its offsets would be taken for those of a topic that was recreated."""
+    """The topic has another id there, which would look like a recreation."""
     stamp = Stamp(ID, 3, "here")
     assert stamp.on("there") == Stamp()
     assert stamp.on("here") == stamp.on(None) == stamp
@@ -59,7 +59,7 @@ def test_a_stamp_that_was_copied_to_another_cluster_says_nothing_there() -> None
 
 
 def test_only_ids_that_are_known_differ() -> None:
-    """An unknown id says nothing."""
+    """An unknown id proves nothing."""
     assert other_log(OLD, NEW)
     assert not any((other_log(OLD, OLD), other_log(Stamp(), NEW), other_log(OLD, Stamp())))
 
@@ -69,12 +69,12 @@ def test_only_ids_that_are_known_differ() -> None:
     [("smallest", "earliest"), (None, "earliest"), ("end", "latest"), ("largest", "latest"), ("error", "error")],
 )
 def test_policies_have_all_of_librdkafkas_names(value: object, policy: str) -> None:
-    """Those that mean `earliest` are the rest."""
+    """Names that mean neither `latest` nor `error` mean `earliest`."""
     assert Policy.of(value) is Policy(policy)
 
 
 def test_a_committed_offset_of_this_log_decides() -> None:
-    """Whatever the policy; its stamp is kept, and what is known now is added."""
+    """This holds for every policy; its stamp is kept, and completed with what is known now."""
     for stamp in (NEW, Stamp("new", 5), Stamp()):
         start = begin(ONE, Committed(7, 4, stamp), topic=NEW, others=[], policy=Policy.ERROR, bounds=None)
         assert start == Start(
@@ -90,7 +90,7 @@ def test_a_committed_offset_of_this_log_decides() -> None:
 
 
 def test_a_committed_offset_of_another_log_is_replaced_by_the_start_of_this_one() -> None:
-    """The topic's id tells; also of a partition of which the group had committed nothing."""
+    """The topic's id decides, even for partitions without a commit."""
     for committed, others, replaces in ((Committed(7, 4, OLD), [], 7), (None, [OLD], None)):
         for policy in Policy:
             arguments = {"topic": NEW, "others": others, "policy": policy}
@@ -116,7 +116,7 @@ def test_a_committed_offset_of_another_log_is_replaced_by_the_start_of_this_one(
 def test_the_policy_decides_for_partitions_that_were_there_at_first(
     policy: Policy, others: list[Stamp], expected: int | None
 ) -> None:
-    """One that was added later begins at its start."""
+    """A partition that was added later begins at its start."""
     start = begin(ONE, None, topic=NEW, others=others, policy=policy, bounds=BOUNDS)
     if expected is None:
         assert start is Undecided.REFUSED
@@ -128,7 +128,7 @@ def test_the_policy_decides_for_partitions_that_were_there_at_first(
 
 
 def test_an_offset_that_has_expired_leaves_a_gap() -> None:
-    """Up to the first record that is there; the log is the same."""
+    """The gap ends before the first record that exists, in the same log."""
     decision = go_on(ONE, 1, BOUNDS, before=NEW, topic=NEW, truncated=False, committed=None)
     assert decision == Again(ONE, 3, Gap(ONE, 1, 2, "expired"))
 
@@ -141,7 +141,7 @@ def test_an_offset_that_is_there_is_asked_for_again(next_offset: int) -> None:
 
 
 def test_another_log_is_read_from_its_start() -> None:
-    """By the topic's id, by an end before the offset, or because the log was cut below it and has grown since."""
+    """It is recognized by the topic's id, by an end before the offset, or by a truncation."""
     for before, next_offset, truncated, stamp in ((OLD, 5, False, NEW), (NEW, 10, False, NEW), (NEW, 5, True, NEW)):
         for committed in (None, Committed(2, None, before), Committed(2, None, Stamp())):
             decision = go_on(

@@ -7,7 +7,7 @@ from dispatcher.sansio.budgets import Budget, Budgets
 
 
 def test_a_bucket_that_is_overdrawn_is_empty() -> None:
-    """What was too much is not owed: it fills from 0."""
+    """The excess is not owed: the bucket fills from 0."""
     budget = Budget(10, 1, now=0)
     assert budget.spend(10, 0)
     assert not budget.spend(5, 0)
@@ -17,20 +17,20 @@ def test_a_bucket_that_is_overdrawn_is_empty() -> None:
 
 
 def test_what_is_refused_costs_nothing() -> None:
-    """A client that asks too often is served at the rate that it may have."""
+    """A client that asks too often is served at its allowed rate."""
     budget = Budget(1, 1, now=0)
     assert [budget.try_spend(1, now / 10) for now in range(31)].count(True) == 4
 
 
 def test_each_key_has_its_own_bucket() -> None:
-    """One that is empty changes nothing for another."""
+    """An empty bucket changes nothing for other keys."""
     budgets = Budgets(2, 1)
     assert [budgets.try_spend("a", 1, 0) for _ in range(3)] == [True, True, False]
     assert budgets.try_spend("b", 1, 0)
 
 
 def test_full_buckets_are_forgotten() -> None:
-    """Memory follows the clients of the last moments, not all that ever came."""
+    """Memory depends on recent clients, not on all that ever connected."""
     budgets = Budgets(2, 1)
     for number in range(1000):
         budgets.try_spend(number, 1, now=number)
@@ -38,7 +38,7 @@ def test_full_buckets_are_forgotten() -> None:
 
 
 def test_there_are_never_more_than_the_bound() -> None:
-    """A flood from a million addresses at one moment does not grow the process."""
+    """A flood from a million addresses at once does not grow the process."""
     budgets = Budgets(2, 1, max_keys=10)
     for number in range(1000):
         assert budgets.try_spend(number, 1, now=0)
@@ -48,7 +48,7 @@ def test_there_are_never_more_than_the_bound() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 3)), max_size=60))
 def test_never_more_than_the_burst_and_the_rate(steps: list[tuple[float, float]]) -> None:
-    """Whatever the order of events, what was granted is at most the full bucket and what has filled since."""
+    """In any order of events, at most the full bucket and its refill are granted."""
     budgets, now, granted = Budgets(5, 2), 0.0, 0.0
     for wait, cost in steps:
         now += wait

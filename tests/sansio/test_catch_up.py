@@ -79,7 +79,7 @@ def sequences(history: History, catch_up: CatchUp) -> list[int]:
 
 
 def test_a_new_reader_begins_with_what_is_new() -> None:
-    """Nothing has to be looked up; its position is known before its first record."""
+    """Nothing has to be looked up, and its position is known before its first record."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {}, None)
     assert (catch_up.pending, catch_up.ask()) == (False, None)
@@ -90,7 +90,7 @@ def test_a_new_reader_begins_with_what_is_new() -> None:
 
 
 def test_what_is_missing_is_asked_for_until_it_is_there() -> None:
-    """A part, and the rest; ids on the way name every partition."""
+    """It arrives in parts, and ids on the way name every partition."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
     lookup = read_lookup(catch_up)
@@ -111,7 +111,7 @@ def test_what_is_missing_is_asked_for_until_it_is_there() -> None:
 
 
 def test_ids_name_nothing_of_what_waits() -> None:
-    """During a replay: a client that is cut there comes back for it, though another has taken it by then."""
+    """A client that is cut during a replay returns for waiting records, even if others took them."""
     history = history_of(a=5, b=9)
     waiting = append(history, B, 10, 11, dispatch=False)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
@@ -125,7 +125,7 @@ def test_ids_name_nothing_of_what_waits() -> None:
 
 
 def test_what_leaves_the_memory_while_something_is_looked_up_is_asked_for() -> None:
-    """Where it begins was fixed when it came."""
+    """The reader's start was fixed when it arrived."""
     history = laid_out(1)
     append(history, A, 5)
     (waiting,) = append(history, B, 9, dispatch=False)
@@ -154,7 +154,7 @@ def test_an_answer_that_is_about_another_log_is_ignored() -> None:
 
 
 def test_answers_are_ignored_when_their_partition_has_left_and_is_back() -> None:
-    """Each is about the time before: the log may be another, and end elsewhere."""
+    """The log may be another one by then, with another end."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
     stale = bounds_lookup(catch_up)
@@ -178,7 +178,7 @@ def test_answers_are_ignored_when_their_partition_has_left_and_is_back() -> None
 
 
 def test_a_question_about_others_goes_on_when_a_partition_leaves() -> None:
-    """Nobody has to ask again."""
+    """It need not be asked again."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
     lookup = read_lookup(catch_up)
@@ -189,7 +189,7 @@ def test_a_question_about_others_goes_on_when_a_partition_leaves() -> None:
 
 
 def test_a_time_is_looked_up_for_what_no_id_names_and_once() -> None:
-    """Where nothing came since then, the partition begins with what is new; until then no id names it."""
+    """A partition without later records begins with new ones; until the answer, ids leave it out."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {B: 3}, 1000)
     lookup = time_lookup(catch_up)
@@ -210,7 +210,7 @@ def test_a_time_is_looked_up_for_what_no_id_names_and_once() -> None:
 
 
 def test_a_time_passes_over_nothing_that_waits() -> None:
-    """Nor what is newer than the memory: it could not be committed, or would be missing."""
+    """Waiting records, and those newer than memory, are not skipped."""
     history = history_of(a=5)
     append(history, A, 6, dispatch=False)
     for offset in (7, 100):
@@ -220,7 +220,7 @@ def test_a_time_passes_over_nothing_that_waits() -> None:
 
 
 def test_a_partition_that_was_named_never_begins_at_the_time() -> None:
-    """Neither when it leaves and comes back while its records are read, nor when it came late and comes again."""
+    """Not when it leaves and returns during a read, and not when it arrives late or again."""
     history = history_of(a=5, b=5)
     catch_up = CatchUp(history, TOPICS, {A: 1, B: 1}, 1000)
     assert read_lookup(catch_up).ranges == {A: Range(2, 5), B: Range(2, 5)}
@@ -244,7 +244,7 @@ def test_a_partition_that_was_named_never_begins_at_the_time() -> None:
 
 
 def test_an_offset_past_the_memory_is_unverified_until_kafka_is_asked() -> None:
-    """The replica has not read that far yet, or the topic was recreated, which is then read from its start."""
+    """The replica may lag, or the topic was recreated, and is then read from its start."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
     lookup = bounds_lookup(catch_up)
@@ -258,7 +258,7 @@ def test_an_offset_past_the_memory_is_unverified_until_kafka_is_asked() -> None:
 
 
 def test_a_partition_that_comes_back_before_its_end_is_unverified() -> None:
-    """Repeats, or another log: a reader that was there when it left has to know; nobody else is held up by it."""
+    """Only readers that were there when it left have to know whether it is another log."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {}, None)
     history.became_live(catch_up.cursor)
@@ -270,7 +270,7 @@ def test_a_partition_that_comes_back_before_its_end_is_unverified() -> None:
 
 
 def test_a_reader_that_is_owed_something_goes_on_there_if_the_log_is_the_same() -> None:
-    """It had not been handed all of it when the partition left: the gap begins where it stood."""
+    """Otherwise the gap begins where the reader was."""
     for ends_at, gaps, first in ((7, [], 3), (4, [Gap(A, 3, -1, "recreated")], 0)):
         history = history_of(a=3)
         append(history, A, 6)
@@ -284,7 +284,7 @@ def test_a_reader_that_is_owed_something_goes_on_there_if_the_log_is_the_same() 
 
 
 def test_a_reader_that_had_all_of_a_partition_begins_it_again_as_a_new_one() -> None:
-    """Its new owner has sent the rest, or this replica does, from where the group stands."""
+    """Its new owner sent the rest, or this replica does so from the group's offset."""
     history = history_of(a=5, b=5)
     catch_up = CatchUp(history, TOPICS, {}, None)
     leave(history, catch_up, A)
@@ -295,7 +295,7 @@ def test_a_reader_that_had_all_of_a_partition_begins_it_again_as_a_new_one() -> 
 
 
 def test_a_reader_that_fell_behind_continues_from_its_vector() -> None:
-    """What has left the memory is asked for; that of a live one comes from the last entry that it was handed."""
+    """Evicted records are looked up; a live reader's vector comes from its last entry."""
     history = laid_out(1)
     (seen,) = append(history, A, 5)
     catch_up = CatchUp(history, TOPICS, {}, None)
@@ -306,7 +306,7 @@ def test_a_reader_that_fell_behind_continues_from_its_vector() -> None:
 
 
 def test_a_partition_that_is_added_while_something_is_looked_up_begins_with_its_first() -> None:
-    """Whatever others take of it meanwhile."""
+    """Others may take its records meanwhile."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
     lookup: Lookup = read_lookup(catch_up)
@@ -320,7 +320,7 @@ def test_a_partition_that_is_added_while_something_is_looked_up_begins_with_its_
 
 
 def test_a_partition_without_an_answer_does_not_hold_up_the_others() -> None:
-    """What it needs is asked for again when it may be; until then what is missing of the others is read."""
+    """It is asked about again when allowed, and the others are read meanwhile."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {}, 1000)
     lookup = time_lookup(catch_up)
@@ -337,7 +337,7 @@ def test_a_partition_without_an_answer_does_not_hold_up_the_others() -> None:
 
 
 def test_an_unverified_offset_that_has_no_answer_does_not_hold_up_the_others() -> None:
-    """Nothing is read on from it until Kafka has said which log it is about."""
+    """It is not read on from before Kafka has said to which log it belongs."""
     history = history_of(a=5, b=9)
     catch_up = CatchUp(history, TOPICS, {A: 1, B: 20}, None)
     lookup = bounds_lookup(catch_up)
@@ -347,7 +347,7 @@ def test_an_unverified_offset_that_has_no_answer_does_not_hold_up_the_others() -
 
 
 def test_what_is_put_off_may_leave() -> None:
-    """It is asked for at once when it is back."""
+    """It is asked about at once when it returns."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {A: 1}, None)
     catch_up.on_chunk(read_lookup(catch_up), Chunk((), {}, ()))
@@ -370,7 +370,7 @@ def of_the_whole(history: History, position: dict[TopicPartition, int] | None = 
 
 
 def test_a_reader_of_the_whole_topic_waits_for_all_of_its_partitions() -> None:
-    """Its first id names all of them; so nothing is read again before, either."""
+    """Its first id names all of them, so nothing is replayed earlier."""
     history = history_of(a=5)
     history.expect({"assets": 2})
     catch_up = of_the_whole(history, {A: 1})
@@ -388,7 +388,7 @@ def test_a_reader_of_the_whole_topic_waits_for_all_of_its_partitions() -> None:
 
 
 def test_a_partition_that_is_added_later_begins_at_its_start() -> None:
-    """Whatever time the reader named; a live one goes on as it is if that is where the partition begins in memory."""
+    """This holds for any named time; a live reader continues unless its start is not in memory."""
     history = history_of(a=5)
     history.expect({"assets": 1})
     catch_up = CatchUp(history, TOPICS, {A: 5}, 1_000, whole=True)
@@ -408,7 +408,7 @@ def test_a_partition_that_is_added_later_begins_at_its_start() -> None:
 def test_a_partition_that_was_added_since_an_id_begins_at_the_start_of_its_log(
     owned: bool, since_ms: int | None
 ) -> None:
-    """Here before the reader or after it, whatever others have consumed; an id that does not say so looks it up."""
+    """An id that does not count its partitions looks the start up."""
     history = history_of(a=5)
     history.expect({"assets": 2})
     late = CatchUp(history, TOPICS, {A: 5, B: -1}, since_ms, whole=True, counts=False)
@@ -430,7 +430,7 @@ def test_a_partition_that_was_added_since_an_id_begins_at_the_start_of_its_log(
 
 
 def test_a_live_reader_goes_back_for_what_it_lacks_of_a_partition_that_is_added() -> None:
-    """Others may have consumed the first records before the partition comes to this replica; it is new only once."""
+    """Others may have consumed its first records before; it is new only once."""
     history = history_of(a=5)
     history.expect({"assets": 1})
     catch_up = of_the_whole(history, {A: 5})
@@ -448,7 +448,7 @@ def test_a_live_reader_goes_back_for_what_it_lacks_of_a_partition_that_is_added(
 
 
 def test_an_id_that_is_newer_than_what_is_followed_waits_for_it() -> None:
-    """Once it is certain that the log is the same; the id never steps back."""
+    """The log must be certain to be the same, and the id never moves back."""
     history = laid_out()
     history.expect({"assets": 1})
     follow(history, A, 4)
@@ -464,7 +464,7 @@ def test_an_id_that_is_newer_than_what_is_followed_waits_for_it() -> None:
 
 
 def test_an_observer_begins_exactly_where_it_says() -> None:
-    """Not with what nobody has taken, and it may stand after what has been read here."""
+    """It is not moved to undispatched records, and may be past what was read here."""
     history = laid_out()
     append(history, A, 0, 1, dispatch=False)
     catch_up = CatchUp(history, TOPICS, {}, None, last=1, counts=False)
@@ -487,7 +487,7 @@ def handed_over(counts: bool) -> tuple[History, CatchUp]:
 
 
 def test_whoever_counts_goes_back_to_what_nobody_was_sent() -> None:
-    """At a hand-over; observers go on where they are, and so does who has not come that far."""
+    """At a hand-over, observers and earlier readers stay where they are."""
     for counts, expected in ((True, 1), (False, 3)):
         history, catch_up = handed_over(counts)
         assert history.own(A, 1, HandOver(0, [(0, 1)]))
@@ -498,7 +498,7 @@ def test_whoever_counts_goes_back_to_what_nobody_was_sent() -> None:
 
 
 def test_a_partition_that_begins_again_at_a_hand_over() -> None:
-    """After what was read here: the rest is read again; before: whoever counts goes back, others wait."""
+    """Past what was read here, the rest is replayed; before it, counting readers go back."""
     for first, counts, missing, waits in (
         (6, True, {A: Range(3, 6)}, False),
         (1, True, {}, False),
@@ -517,7 +517,7 @@ def test_a_partition_that_begins_again_at_a_hand_over() -> None:
 
 
 def test_a_start_that_is_being_looked_up_stays_so_when_the_partition_begins_again() -> None:
-    """It is asked for again, since the answer could be about another place."""
+    """The question is repeated, because the answer could be about another place."""
     history = laid_out()
     history.expect({"assets": 1})
     follow(history, A, 0)
@@ -535,7 +535,7 @@ def test_a_start_that_is_being_looked_up_stays_so_when_the_partition_begins_agai
 
 
 def test_what_was_looked_up_and_not_sent_is_looked_up_again() -> None:
-    """From the first offset that was not sent; a partition that is not here keeps its place for when it returns."""
+    """It begins at the first unsent offset; an absent partition keeps its place."""
     history = history_of(a=10, b=10)
     catch_up = CatchUp(history, TOPICS, {A: 4}, None)
     lookup = read_lookup(catch_up)
@@ -550,7 +550,7 @@ def test_what_was_looked_up_and_not_sent_is_looked_up_again() -> None:
 
 
 def test_a_reader_begins_earlier_where_that_is_known_and_before_its_own_start() -> None:
-    """Not in a partition that is not here, nor in one whose start is looked up."""
+    """Absent partitions and starts being looked up are left alone."""
     history = history_of(a=5)
     catch_up = CatchUp(history, TOPICS, {}, None)
     catch_up.begin_earlier({A: 8, B: 1})

@@ -41,7 +41,7 @@ ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_take
     ],
 )
 def test_gzip_by_weight(fields: list[str], accepted: bool) -> None:
-    """The weight counts, 0 is a refusal, and so is what cannot be read (RFC 9110, section 12.5.3)."""
+    """The weight decides; 0 and unreadable values mean no (RFC 9110, section 12.5.3)."""
     assert accepts_gzip(fields) is accepted
 
 
@@ -77,5 +77,5 @@ def test_gzip_by_weight(fields: list[str], accepted: bool) -> None:
     ],
 )
 def test_deflate_without_context_takeover(fields: list[str], answer: str | None) -> None:
-    """The first offer that can be kept is accepted; one that is wrong or asks for a smaller window is none."""
+    """The first offer that can be kept is accepted; wrong ones and smaller windows are skipped."""
     assert accept_deflate(fields) == answer

@@ -7,7 +7,7 @@ ONE, TWO = TopicPartition("assets", 1), TopicPartition("assets", 2)
 
 
 def test_an_answer_belongs_to_the_oldest_commit_that_fits() -> None:
-    """Two of the same offset, of two assignments, are answered in the order in which they were sent."""
+    """Equal offsets of two assignments are answered in the order in which they were sent."""
     book = CommitBook()
     earlier, other, later = Commit(ONE, 1, 7, None), Commit(ONE, 1, 9, None), Commit(ONE, 2, 7, None)
     for commit in (earlier, other, later):
@@ -23,7 +23,7 @@ def test_an_answer_belongs_to_the_oldest_commit_that_fits() -> None:
 
 
 def test_nothing_is_answered_after_the_book_was_cleared() -> None:
-    """The consumer is gone, with every answer that was still to come."""
+    """The consumer is gone, and so are its outstanding answers."""
     book = CommitBook()
     book.enter(Commit(ONE, 1, 7, None))
     book.clear()

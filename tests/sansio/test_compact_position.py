@@ -26,7 +26,7 @@ pairs = st.dictionaries(st.integers(0, 2**31 - 1) | st.integers(0, 40), offsets,
 
 @pytest.mark.parametrize("case", SHARED["read"], ids=lambda case: case["about"])
 def test_shared_ids_are_read(case: dict[str, Any]) -> None:
-    """Each gives the position that every client has to make of it."""
+    """Each gives the position that every client has to read from it."""
     position = {str(partition): str(offset) for partition, offset in parse_position(case["id"]).items()}
     if "range" in case:
         topic, count, offset = (case["range"][name] for name in ("topic", "partitions", "offset"))
@@ -37,14 +37,14 @@ def test_shared_ids_are_read(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", SHARED["refused"], ids=lambda case: case["about"])
 def test_shared_ids_are_refused(case: dict[str, Any]) -> None:
-    """Each is wrong in one way, and the message says something."""
+    """Each is wrong in one way, and the error says which."""
     with pytest.raises(MalformedPositionError, match=r"."):
         parse_position(case["id"])
 
 
 @given(pairs)
 def test_what_is_spelled_is_read_back(position: dict[int, int]) -> None:
-    """Any partitions and offsets."""
+    """Any partitions and offsets survive spelling and reading."""
     numbers = sorted(position)
     text = spell_compact(numbers, [position[number] for number in numbers])
     assert dict(read_compact(text)) == position
@@ -53,20 +53,20 @@ def test_what_is_spelled_is_read_back(position: dict[int, int]) -> None:
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])  # long lists, on a busy machine
 @given(st.lists(st.integers(0, 2**20) | offsets, min_size=800, max_size=900))
 def test_large_ones_are_spelled_in_the_shorter_of_two_ways(many: list[int]) -> None:
-    """A few large offsets among small ones make a segment of their own."""
+    """A few large offsets among small ones get a segment of their own."""
     text = spell_compact(range(len(many)), many)
     assert dict(read_compact(text)) == dict(enumerate(many))
 
 
 def test_a_few_large_offsets_do_not_make_all_wide() -> None:
-    """1,000 partitions, three of them with offsets above 2^60."""
+    """There are 1,000 partitions, three of them with offsets above 2^60."""
     many = [number if number % 400 else 2**60 + number for number in range(1000)]
     assert len(spell_compact(range(1000), many)) < 3000
 
 
 @pytest.mark.parametrize(("topic", "apart"), [("t" * 249, 2**40), ("ofa_assets", 2**46)])
 def test_a_busy_topic_of_a_thousand_partitions_fits(topic: str, apart: int) -> None:
-    """With the own pair in front, into what proxies and the parser take."""
+    """With its own pair in front, it fits what proxies and the parser accept."""
     position = {TopicPartition(topic, number): number * (apart // 1000) for number in range(1000)}
     own = TopicPartition(topic, 500)
     text = f"{own}={position.pop(own)};{shortest_position(position)}"
@@ -76,7 +76,7 @@ def test_a_busy_topic_of_a_thousand_partitions_fits(topic: str, apart: int) -> N
 
 @given(st.text(alphabet="~AQ_-EIgz0", max_size=60) | st.binary(max_size=60).map(lambda data: f"~{data.hex()}"))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    """Nothing else is raised, and nothing is large."""
+    """No other exception is raised, and no result is large."""
     try:
         position = parse_position(f"t:{text}")
     except MalformedPositionError:
@@ -86,12 +86,12 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 @given(st.dictionaries(st.builds(TopicPartition, st.sampled_from("abc"), st.integers(0, 900)), offsets, max_size=20))
 def test_the_shortest_spelling_is_plain_for_few(position: dict[TopicPartition, int]) -> None:
-    """What was read before is spelled as before."""
+    """Short positions keep their plain spelling."""
     assert shortest_position(position) == (format_position(position) if position else "")
 
 
 def test_the_shortest_spelling_of_many_is_compact() -> None:
-    """And what no spelling holds is empty: too many partitions, too many bytes."""
+    """It is empty if no spelling can hold the position: too many partitions or bytes."""
     position = {TopicPartition(topic, number): number for number in range(1000) for topic in ("a", "b")}
     text = shortest_position(position)
     assert text.startswith("a:~")
@@ -106,6 +106,6 @@ def test_the_shortest_spelling_of_many_is_compact() -> None:
 
 @given(st.sets(st.integers(0, 30), min_size=1), st.data())
 def test_a_partition_leaves_its_range(numbers: set[int], data: st.DataObject) -> None:
-    """Ranges without one partition are those of the others, whether it was at an end, in the middle or alone."""
+    """The others' ranges remain, whether it was at an end, in the middle or alone."""
     one = data.draw(st.sampled_from(sorted(numbers)))
     assert without(ranges_of(sorted(numbers)), one) == ranges_of(sorted(numbers - {one}))

@@ -53,7 +53,7 @@ def read_messages(data: bytes) -> Sequence[str]:
 def test_any_selection_of_segments_is_the_body_of_one_gzip_member(
     pieces: list[bytes], level: int, min_bytes: int, data: st.DataObject
 ) -> None:
-    """Each connection is sent other pieces; each piece can be read as soon as it is there."""
+    """Each connection gets other pieces, and each piece can be read at once."""
     deflater = Deflater(level, min_bytes)
     segments = [deflater.segment(piece) for piece in pieces]
     wanted = data.draw(st.lists(st.integers(0, len(pieces) - 1), max_size=20))
@@ -74,7 +74,7 @@ def test_messages_are_read_in_any_order(texts: list[str], level: int, min_bytes:
 
 
 def test_pieces_of_every_size() -> None:
-    """Around every bound: of small ones, of stored blocks, of large ones, and of lengths in frames."""
+    """Sizes around every bound survive: small pieces, stored blocks, large pieces, and frame lengths."""
     deflater = Deflater(6, 256)
     for size in (1, 125, 126, 255, 256, 300, 65534, 65535, 65536, 65537, LARGE_BYTES + 1, 2 * 65535, 2 * 65535 + 1):
         for piece in (NOISE[:size], b"abcdefgh" * (size // 8) + b"x" * (size % 8)):
@@ -85,7 +85,7 @@ def test_pieces_of_every_size() -> None:
 
 
 def test_what_is_small_or_would_grow_is_sent_as_it_is() -> None:
-    """Five bytes are added to a segment, none to a message; both are counted as they are."""
+    """This adds five bytes to a segment and none to a message, and counts both."""
     deflater = Deflater(6, 256)
     noise, small = NOISE[:1000], b"a" * 255
     for piece in (noise, small):
@@ -100,7 +100,7 @@ def test_what_is_small_or_would_grow_is_sent_as_it_is() -> None:
 
 
 def test_a_large_piece_is_compressed_fast() -> None:
-    """At level 1, whatever the level is: it would hold up all others."""
+    """It uses level 1, whatever the setting, because it would hold up everything else."""
     words = [b"%x" % number for number in NOISE[:LARGE_BYTES]]
     piece = b" ".join(words)
     assert len(piece) > LARGE_BYTES
@@ -109,14 +109,14 @@ def test_a_large_piece_is_compressed_fast() -> None:
 
 
 def test_the_head_is_one_of_gzip() -> None:
-    """With an end, which no stream has, the member is a file of gzip."""
+    """With an end, which no stream has, the member is a gzip file."""
     end = b"\x03\x00" + zlib.crc32(b"data").to_bytes(4, "little") + (4).to_bytes(4, "little")
     assert gzip.decompress(GZIP_HEAD + stored(b"data") + end) == b"data"
 
 
 @pytest.mark.parametrize("plain", [SSE_VALUE, SSE_ENVELOPE])
 def test_every_event_passes_through_the_coding(plain: Wire) -> None:
-    """What comes out of the chunks, inflated, is what the plain format has in its own."""
+    """Chunks inflate to what the plain format has in its own chunks."""
     compressed = Compression(6, 256).sse(plain)
     reader = zlib.decompressobj(31)
     reader.decompress(GZIP_HEAD)
@@ -127,7 +127,7 @@ def test_every_event_passes_through_the_coding(plain: Wire) -> None:
 
 
 def test_every_message_passes_through_the_extension() -> None:
-    """A ping stays as it is; all else says the same as without."""
+    """A ping is unchanged, and everything else says the same as without compression."""
     compressed = Compression(6, 256).websocket
     for ours, theirs in zip(everything(compressed), everything(WEBSOCKET), strict=True):
         assert ours.startswith(PING) == theirs.startswith(PING)

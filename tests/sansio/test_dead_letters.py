@@ -35,7 +35,7 @@ def book(*letters: Letter) -> LetterBook:
 
 
 def test_what_a_letter_says_is_beside_the_records_own_headers() -> None:
-    """Which stay as they are, in their order; what is unknown is left out."""
+    """The record's headers stay unchanged and in order; unknown values are left out."""
     said = dict(headers_of(letter(7)._replace(detail="too late"), group="g", replica="r")[2:])
     assert headers_of(letter(7), group="g", replica="r")[:2] == (("tenant", b"t1"), ("tenant", None))
     assert said == {
@@ -57,13 +57,13 @@ def test_what_a_letter_says_is_beside_the_records_own_headers() -> None:
 
 
 def test_the_dead_letter_topic_may_be_one_for_all() -> None:
-    """Or one for each topic."""
+    """The template may name one topic for all, or one for each topic."""
     assert dead_letter_topic("{topic}.dlq", "assets") == "assets.dlq"
     assert dead_letter_topic("graveyard", "assets") == "graveyard"
 
 
 def test_letters_are_taken_once_and_in_order() -> None:
-    """Until they are acknowledged, or refused."""
+    """A letter is under way until it is acknowledged or refused."""
     found = book(letter(0), letter(1))
     assert [one.record.offset for _, one in found.take(0)] == [0, 1]
     assert found.take(0) == []
@@ -78,7 +78,7 @@ def test_letters_are_taken_once_and_in_order() -> None:
 
 
 def test_a_topic_that_fails_is_tried_by_one_letter_after_longer_and_longer_pauses() -> None:
-    """All of its letters wait meanwhile, those of other topics do not; then all are written in their order."""
+    """Other topics continue; afterwards all letters are written in order."""
     found = book(letter(0), letter(1), letter(2))
     now, expected = 0.0, FIRST
     assert len(found.take(now)) == 3
@@ -129,7 +129,7 @@ def test_a_letter_that_is_at_fault_itself_holds_up_no_other() -> None:
 
 
 def test_letters_that_were_refused_for_one_beside_them_are_written() -> None:
-    """A broker refuses a batch for its size, as a whole: each is tried again by itself, and the large one waits on."""
+    """Each is tried again alone, because brokers refuse a whole batch for its size."""
     found = book(*(letter(n) for n in range(5)))
     now, large = 0.0, 3
     written: list[int] = []
@@ -150,7 +150,7 @@ def test_letters_that_were_refused_for_one_beside_them_are_written() -> None:
 
 
 def test_what_a_lost_producer_had_is_written_by_the_next_one() -> None:
-    """After a pause; nothing of it is forgotten."""
+    """It is written after a pause, and nothing is forgotten."""
     found = book(letter(0), letter(1))
     found.take(0)
     found.interrupted("fenced", 0)
@@ -159,7 +159,7 @@ def test_what_a_lost_producer_had_is_written_by_the_next_one() -> None:
 
 
 def test_a_partition_that_leaves_takes_its_letters_along() -> None:
-    """An answer to one of them says nothing any more."""
+    """Answers to its letters no longer mean anything."""
     found = book(letter(0), letter(0, TWO), letter(1))
     found.take(0)
     assert found.forget([ONE]) == [1, 3]
@@ -169,7 +169,7 @@ def test_a_partition_that_leaves_takes_its_letters_along() -> None:
 
 
 def test_the_producer_has_a_window_and_the_book_has_a_bound() -> None:
-    """In letters and in bytes; whoever can wait is asked to."""
+    """Both are bounded in letters and bytes; what can wait has to."""
     many = book(*(letter(n) for n in range(WINDOW_LETTERS + 5)))
     assert len(many.take(0)) == WINDOW_LETTERS
     assert many.take(0) == []
@@ -187,7 +187,7 @@ def test_the_producer_has_a_window_and_the_book_has_a_bound() -> None:
 
 
 def test_a_record_has_one_letter() -> None:
-    """Whoever puts it aside, also after it was stored; a record of another log at its offset has one of its own."""
+    """This holds for every cause, even after storing; a record of another log gets its own letter."""
     found = book(letter(0))
     assert found.has(ONE, 0)
     assert not found.has(ONE, 1)
@@ -211,7 +211,7 @@ def test_a_record_has_one_letter() -> None:
 
 
 def test_stored_letters_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest ones: memory is bounded."""
+    """Only the newest are remembered, so memory is bounded."""
     monkeypatch.setattr(dead_letters, "REMEMBERED_LETTERS", 2)
     found = book(letter(0), letter(1), letter(2))
     for number, _ in found.take(0):

@@ -24,7 +24,7 @@ def indexes(found: list[Overdue]) -> list[tuple[int, list[int]]]:
 
 
 def test_each_record_is_judged_by_its_own_time() -> None:
-    """Those without a time, and those that were settled, are never overdue."""
+    """Records without a time, and settled ones, are never overdue."""
     first, second = entry(1, 100, 300, 200), entry(2, None, 50, 201)
     assert indexes(overdue([first, second], 200)) == [(1, [0, 2]), (2, [1])]
     first.settle([0])
@@ -38,7 +38,7 @@ def test_what_is_being_written_is_passed_over() -> None:
 
 
 def test_a_gap_goes_with_the_overdue_record_after_it() -> None:
-    """In its batch or in one before; without such a record it waits for a subscriber."""
+    """The gap may be in an earlier batch; without such a record it waits for a subscriber."""
     alone, own, young = entry(1, gap=True), entry(2, 100, gap=True), entry(3, 300, gap=True)
     found = overdue([alone, own, young], 200)
     assert indexes(found) == [(1, [GAP]), (2, [GAP, 0])]
@@ -53,7 +53,7 @@ def test_a_gap_goes_with_the_overdue_record_after_it() -> None:
 
 
 def test_a_partition_that_was_just_assigned_has_a_time_of_grace() -> None:
-    """As long as the deadline, at most half a minute; each assignment begins it again."""
+    """It is as long as the deadline, at most half a minute, and starts with each assignment."""
     short, long = Deadline(5, Action.SKIP), Deadline(3600, Action.LOG)
     assert (short.grace_seconds, long.grace_seconds, long.cutoff_ms(3_600_001)) == (5, GRACE_SECONDS, 1)
     watch = DeadlineWatch({"assets": short})
@@ -67,7 +67,7 @@ def test_a_partition_that_was_just_assigned_has_a_time_of_grace() -> None:
 
 
 def test_an_overdue_record_is_reported_as_one_news() -> None:
-    """However often it is found."""
+    """It is reported once, however often it is found."""
     watch = DeadlineWatch({"assets": Deadline(0.001, Action.LOG)})
     watch.look({ONE: 1}, 0)
     first, second = entry(1, 100, 100), entry(2, 100)

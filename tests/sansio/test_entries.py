@@ -23,7 +23,7 @@ def entry(batch: Batch, sequence: int = 1) -> Entry:
 
 
 def test_an_entry_knows_which_of_its_records_are_pending() -> None:
-    """Each of them is noted once, in any order, and the first that is left is known."""
+    """Each is noted once, in any order, and the first remaining one is known."""
     found = entry(Batch(TP, records(5, 6, 9), covers_from=4))
     assert found.first_pending == 4
     assert found.settle([1, 2]) == {1, 2}
@@ -34,14 +34,14 @@ def test_an_entry_knows_which_of_its_records_are_pending() -> None:
 
 
 def test_the_first_that_is_pending_may_be_in_the_middle() -> None:
-    """Its own offset then, since those before it were dispatched."""
+    """Its own offset counts then, because those before it were dispatched."""
     found = entry(Batch(TP, records(5, 6, 9)))
     found.settle([0])
     assert found.first_pending == 6
 
 
 def test_a_gap_is_pending_beside_the_records() -> None:
-    """It is sent before them, so it is the first."""
+    """It is sent before them, so it comes first."""
     found = entry(Batch(TP, records(5, 6), gap=RETENTION, covers_from=3))
     assert found.settle([0]) == {0}
     assert found.first_pending == 3
@@ -50,7 +50,7 @@ def test_a_gap_is_pending_beside_the_records() -> None:
 
 
 def test_what_an_entry_holds_can_be_let_go() -> None:
-    """Its sizes and offsets stay known to those that have it in a channel."""
+    """Sizes and offsets stay known to holders of the entry."""
     found = entry(Batch(TP, records(5, 6)))
     size_bytes = found.size_bytes
     assert size_bytes == found.batch.size_bytes + OFFSET_BYTES
@@ -61,7 +61,7 @@ def test_what_an_entry_holds_can_be_let_go() -> None:
 
 
 def test_a_selection_stands_beside_its_entry() -> None:
-    """The same place and batch, and only some of the records; the gap is none."""
+    """It has the same place and batch, some of the records, and perhaps the gap."""
     whole = entry(Batch(TP, records(5, 6, 7), gap=RETENTION, covers_from=3))
     found = Selection(whole, [GAP, 0, 2])
     assert (found.sequence, found.snapshot, found.batch, found.record_count) == (1, HERE, whole.batch, 2)
@@ -87,12 +87,12 @@ def test_a_selection_stands_beside_its_entry() -> None:
 def test_records_stand_for_the_offsets_before_them(
     batch: Batch, indexes: list[int], expected: list[tuple[int, int]]
 ) -> None:
-    """Offsets without a record belong to the next one, a gap has its own, and what is before the batch is not ours."""
+    """Empty offsets belong to the next record, a gap has its own, and earlier ones are not ours."""
     assert covered(batch, indexes) == expected
 
 
 def test_records_that_a_batch_has_let_go_of_may_be_given() -> None:
-    """The history forgets them while a subscriber still writes them."""
+    """A subscriber may still be writing records that the history has dropped."""
     batch = Batch(TP, records(5, 6, 9))
     kept = batch.records
     entry(batch).forget()
@@ -100,7 +100,7 @@ def test_records_that_a_batch_has_let_go_of_may_be_given() -> None:
 
 
 def test_a_round_counts_what_it_has() -> None:
-    """Once for all subscribers that it is offered to."""
+    """It counts once for all subscribers that it is offered to."""
     first, second = entry(Batch(TP, records(5, 6))), Selection(entry(Batch(TP, records(7, 8)), 2), [1])
     part = Part(b"gap", b"records", has_ids=False)
     found = Round([(first, part), (second, part)], b"all of it")
@@ -110,13 +110,13 @@ def test_a_round_counts_what_it_has() -> None:
 
 
 def test_a_new_cursor_has_been_handed_nothing() -> None:
-    """It has topics, and no place yet."""
+    """It has topics, but no place yet."""
     cursor = Cursor(frozenset({"assets"}), whole=True)
     assert (cursor.sequence, cursor.next_offsets, cursor.seen, cursor.whole) == (0, {}, None, True)
 
 
 def test_a_cursor_returns_to_the_entry_that_it_was_handed_last() -> None:
-    """It reads it again, from the offset named."""
+    """It reads the entry again from the given offset."""
     cursor = Cursor(frozenset({"assets"}))
     cursor.sequence, cursor.next_offsets = 3, {TP: 7}
     cursor.return_to(entry(Batch(TP, records(5, 6)), sequence=3), 6)

@@ -117,7 +117,7 @@ def _texts(place: str, record: Record) -> list[str | None]:
 def test_the_index_finds_what_every_filter_by_itself_wants(
     documents: list[Any], records: list[Record], removed: int
 ) -> None:
-    """For any filters and records, also after one of the filters has left."""
+    """This holds for any filters and records, also after a filter was removed."""
     index: FilterIndex[int] = FilterIndex()
     batch = Records.of([record._replace(offset=offset) for offset, record in enumerate(records)])
     for number, document in enumerate(documents):
@@ -156,7 +156,7 @@ def random_document(choose: random.Random, depth: int = 3) -> Any:
 
 
 def test_ten_thousand_random_filters_want_what_each_by_itself_wants() -> None:
-    """Forty thousand pairs of a filter and a record, in indexes of five hundred filters."""
+    """Forty thousand pairs of filter and record agree, in indexes of five hundred filters."""
     choose = random.Random(21)  # noqa: S311 - the same each time
     values = (None, b"{", b'{"a":"ab","b":[1]}', b'{"a":{"b":"a"}}', b'{"a":true,"b":["b"]}', b'{"a":1}')
     for _ in range(20):
@@ -187,7 +187,7 @@ def test_ten_thousand_random_filters_want_what_each_by_itself_wants() -> None:
 def test_what_is_left_of_a_filter_for_a_topic_wants_the_same(
     grants: list[tuple[str, Any]], document: Any, negated: bool
 ) -> None:
-    """For any grants beside any filter, of each topic and of one that is in none of them."""
+    """This holds for any grants beside any filter, also for a topic without a grant."""
     of_topics: dict[str, Sequence[Filter]] = {"b": (), "c": ()}
     for topic, one in grants:
         of_topics[topic] = [*of_topics.get(topic, ()), read_filter(one)]
@@ -219,13 +219,13 @@ def test_what_is_left_of_a_filter_for_a_topic_wants_the_same(
     ids=str,
 )
 def test_a_filter_is_found_by_its_most_selective_comparison(document: Any, expected: list[Any]) -> None:
-    """By key before header before field; an alternative without one has to be evaluated for every record."""
+    """Keys precede headers and fields; an alternative without any is evaluated for every record."""
     found = [term.dialect() for term in anchors(read_filter(document))]
     assert sorted(found, key=str) == sorted(expected, key=str)
 
 
 def test_equal_filters_are_one() -> None:
-    """Two owners of equal filters; the filter stays until the last of them has left."""
+    """It has two owners, and stays until the last one has left."""
     index: FilterIndex[str] = FilterIndex()
     wanted = read_filter({"not": {"exact": {"key": "a"}}})
     index.add(wanted, "one")
@@ -241,7 +241,7 @@ def test_equal_filters_are_one() -> None:
 
 
 def test_a_record_that_two_anchors_lead_to_is_found_once() -> None:
-    """And anchors that filters share are let go of once, the last filter's with its key."""
+    """Shared anchors are removed once, with the last filter."""
     index = FilterIndex[str]()
     either = read_filter({"any": [{"exact": {"key": "a"}}, {"exact": {"header.h": "1"}}]})
     same_key = read_filter(
@@ -272,7 +272,7 @@ def test_a_record_that_two_anchors_lead_to_is_found_once() -> None:
 
 
 def test_each_kind_of_anchor_leads_to_its_record() -> None:
-    """Key, prefix, header and pointer, one filter each."""
+    """Key, prefix, header and pointer each find one filter."""
     index = FilterIndex[str]()
     documents = {
         "key": {"exact": {"key": "ab"}},
@@ -288,7 +288,7 @@ def test_each_kind_of_anchor_leads_to_its_record() -> None:
 
 
 def test_a_filter_that_goes_leaves_others_of_its_place() -> None:
-    """They are found by the same pointer, until the last one has gone."""
+    """The others are found by the same pointer until the last one is removed."""
     index = FilterIndex[str]()
     wanted = {value: read_filter({"exact": {"/a": value}}) for value in ("x", "y")}
     for owner, record_filter in wanted.items():
@@ -301,7 +301,7 @@ def test_a_filter_that_goes_leaves_others_of_its_place() -> None:
 
 
 def test_a_filter_that_was_removed_is_found_no_more_at_any_place() -> None:
-    """And leaves nothing: clients make up keys, prefixes and names."""
+    """It leaves nothing, because clients choose keys, prefixes and names."""
     documents = [
         {"prefix": {"key": "a"}},
         {"exact": {"key": "ab"}},
@@ -322,7 +322,7 @@ def test_a_filter_that_was_removed_is_found_no_more_at_any_place() -> None:
 
 
 def test_owners_are_named_once_however_many_filters_they_have() -> None:
-    """In the order in which their filters were added; somebody without a filter is none."""
+    """They are in the order of their first filter."""
     index: FilterIndex[str] = FilterIndex()
     one, two = read_filter({"exact": {"key": "a"}}), read_filter({"exact": {"key": "b"}})
     for record_filter, owner in ((one, "first"), (two, "second"), (two, "first")):

@@ -190,14 +190,14 @@ def from_parameters(**values: str | list[str]) -> Filter:
 
 @pytest.mark.parametrize(("document", "expected", "event"), [case[1:] for case in CLOUD_EVENTS], ids=str)
 def test_the_cases_of_cloud_events(document: Any, expected: bool, event: dict[str, str]) -> None:
-    """Its prefix, suffix and exact filters, alone and joined."""
+    """Its prefix, suffix and exact filters match, alone and joined."""
     headers = tuple((name, value.encode()) for name, value in event.items() if name != "id")
     key = event["id"].encode() if "id" in event else None
     assert matches(document, view(key, headers=headers)) is expected
 
 
 def test_pointers_of_rfc_6901() -> None:
-    """Each finds what section 5 says, and nothing where there is nothing."""
+    """Each pointer finds what section 5 says, or nothing."""
     document, examples = RFC_6901
     for pointer, expected in examples.items():
         found = view(value=document).find(pointer_tokens(pointer))
@@ -205,7 +205,7 @@ def test_pointers_of_rfc_6901() -> None:
 
 
 def test_json_values_are_compared_as_text() -> None:
-    """Numbers, true, false and null by their JSON; lists and objects exist, and are equal to nothing."""
+    """Numbers, true, false and null match by their JSON; lists and objects exist but equal nothing."""
     record = view(value=b'{"s":"5","n":5,"f":5.5,"b":true,"z":null,"l":[1],"o":{}}')
     for pointer, value in (("/s", "5"), ("/n", "5"), ("/n", 5), ("/f", 5.5), ("/b", True), ("/z", None), ("/l/0", 1)):
         assert matches({"exact": {pointer: value}}, record), pointer
@@ -221,14 +221,14 @@ def test_json_values_are_compared_as_text() -> None:
 
 
 def test_values_that_are_not_json_have_no_fields() -> None:
-    """A tombstone, text, and JSON that is cut."""
+    """This covers tombstones, plain text and truncated JSON."""
     for value in (None, b"text", b'{"a":', b"", b"\xff"):
         assert not matches({"exists": {"/a": True}}, view(value=value))
     assert view(value=None).find(()) is MISSING
 
 
 def test_keys_and_headers() -> None:
-    """A header may come more than once, and without a value; a key may be missing, or be no UTF-8."""
+    """A header may be repeated or have no value; a key may be missing or not be UTF-8."""
     record = view(b"order-1", headers=(("h", b"a"), ("h", b"b"), ("n", None)))
     assert matches({"in": {"key": ["x", "order-1"]}}, record)
     assert matches({"suffix": {"key": "-1"}}, record)
@@ -249,7 +249,7 @@ def test_keys_and_headers() -> None:
 
 
 def test_parameters_are_or_within_a_name_and_and_between_names() -> None:
-    """The same header or field again is OR as well; another one is AND."""
+    """The same header or field repeated is OR, different ones are AND."""
     record = view(b"a1", b'{"t":"x","u":1}', (("h", b"1"), ("g", b"2")))
     for wanted in (
         from_parameters(key=["b", "a1"]),
@@ -271,7 +271,7 @@ def test_parameters_are_or_within_a_name_and_and_between_names() -> None:
 
 
 def test_filters_that_mean_the_same_are_equal() -> None:
-    """Another order, a repeat, and another way to say it."""
+    """Order, repeats and other spellings make no difference."""
     assert from_parameters(key=["a", "b"]) == from_parameters(key=["b", "a", "b"])
     assert from_parameters(key=["a", "b"]) == read_filter({"in": {"key": ["b", "a"]}})
     assert read_filter({"any": [{"prefix": {"key": "a"}}, {"prefix": {"key": "b"}}]}).dialect() == {
@@ -295,7 +295,7 @@ def test_filters_that_mean_the_same_are_equal() -> None:
     ids=str,
 )
 def test_a_filter_is_said_in_the_dialect(document: Any) -> None:
-    """What a filter says of itself is read as the same filter."""
+    """Its output in the dialect is read as the same filter."""
     found = read_filter(document)
     assert read_filter(found.dialect()) == found
     assert read_filter(orjson.loads(orjson.dumps(found.dialect()))) == found
@@ -354,7 +354,7 @@ def test_what_is_wrong_is_named_with_its_place(parameters: dict[str, str | list[
 
 
 def test_what_grants_allow_is_one_filter() -> None:
-    """Per topic one of several filters, or every record; nothing is left to filter when all of it is allowed."""
+    """A topic has one of several filters, or none; if all is allowed, nothing is filtered."""
     acme = read_filter({"exact": {"header.tenant": "acme"}})
     assert granted({"orders": [], "audit": []}) is None
     allowed = granted({"orders": [acme], "audit": []})
@@ -367,7 +367,7 @@ def test_what_grants_allow_is_one_filter() -> None:
 
 
 def test_what_is_left_of_a_filter_for_a_topic() -> None:
-    """All of it without grants; with them what they ask for there, everything, or nothing."""
+    """Grants reduce to their part for the topic, to everything, or to nothing."""
     key, field = read_filter(EXACT), read_filter({"exact": {"/a": "x"}})
     grants = granted({"orders": [key], "audit": [], "logs": [field, key]})
     assert grants is not None
@@ -388,7 +388,7 @@ def test_what_is_left_of_a_filter_for_a_topic() -> None:
 
 
 def test_decoded_records_are_looked_at_as_what_they_were_decoded_to() -> None:
-    """Keys and values; what was not decoded holds nothing that a pointer finds, whatever its bytes are."""
+    """Pointers find nothing in values that were not decoded, whatever their bytes."""
     records = Records.of(Record(n, 1, b"\x00raw", b'{"a": "raw"}', ()) for n in range(4))
     decoded = Decoded(
         (None, b'"k\\n1"', b"7", b'{"id":1}'), (b'{"a":"yes"}', None, b"[]", b'{"a":1}'), (b"",) * 4, (b"",) * 4

@@ -22,7 +22,7 @@ def nothing(_: TopicPartition) -> bool:
 
 
 def test_all_flows_up_to_the_mark() -> None:
-    """At the mark nothing happens, above it all that hold more than their share are paused."""
+    """Above the mark, partitions that hold more than their share are paused."""
     flow = FlowControl(100, 50)
     flow.assigned([A, B])
     assert flow.decide({A: 60, B: 40}, 100, everything) is None
@@ -32,7 +32,7 @@ def test_all_flows_up_to_the_mark() -> None:
 
 
 def test_all_flow_again_below_the_mark() -> None:
-    """Not before what waits has fallen below `resume_below`."""
+    """They resume only once the waiting bytes are below `resume_below`."""
     flow = FlowControl(100, 50)
     flow.assigned([A])
     flow.decide({A: 101}, 101, everything)
@@ -42,7 +42,7 @@ def test_all_flow_again_below_the_mark() -> None:
 
 
 def test_a_topic_without_listeners_does_not_stop_one_with_listeners() -> None:
-    """What flows away stays below its share and is never paused."""
+    """A partition whose records are taken stays below its share, and is never paused."""
     flow = FlowControl(100, 40)
     flow.assigned([A, B])
     assert FlowDecision(frozenset({A}), NONE) == flow.decide({A: 110, B: 5}, 115, everything)
@@ -52,7 +52,7 @@ def test_a_topic_without_listeners_does_not_stop_one_with_listeners() -> None:
 
 
 def test_what_nobody_reads_is_paused_above_the_ceiling() -> None:
-    """What one poll brings to each of many partitions does not add up; below the ceiling the small ones flow."""
+    """One poll of each of many partitions does not add up; below it the small ones flow."""
     flow = FlowControl(100, 40)
     flow.assigned([A, B, C])
     assert flow.decide({A: 130}, 130, nothing) == FlowDecision(frozenset({A}), NONE)
@@ -61,7 +61,7 @@ def test_what_nobody_reads_is_paused_above_the_ceiling() -> None:
 
 
 def test_what_nobody_reads_never_stops_what_somebody_reads() -> None:
-    """Not even when it holds more than both ceilings: of what is read one poll at a time comes, and flows away."""
+    """Even above both ceilings, a read partition gets one poll at a time."""
     flow = FlowControl(100, 40)
     flow.assigned([A, B])
 
@@ -76,7 +76,7 @@ def test_what_nobody_reads_never_stops_what_somebody_reads() -> None:
 
 
 def test_an_assignment_forgets_what_was_paused_before() -> None:
-    """Paused, revoked, assigned again: it flows, and it is not resumed twice (librdkafka #1849)."""
+    """A partition that was paused, revoked and assigned again flows, without a resume (librdkafka #1849)."""
     flow = FlowControl(100, 50)
     flow.assigned([A])
     flow.decide({A: 101}, 101, everything)
@@ -88,7 +88,7 @@ def test_an_assignment_forgets_what_was_paused_before() -> None:
 
 
 def test_marks_must_be_in_order() -> None:
-    """`resume_below` above `pause_above` would pause and resume without end."""
+    """`resume_below` above `pause_above` would pause and resume endlessly."""
     with pytest.raises(ValueError, match="not within"):
         FlowControl(10, 11)
 
@@ -100,7 +100,7 @@ def test_marks_must_be_in_order() -> None:
 def test_what_waits_is_bounded_and_never_stuck(
     steps: list[tuple[TopicPartition, int]], read: set[TopicPartition]
 ) -> None:
-    """Whatever comes and goes: the bound holds, what is paused is what was decided, and empty means flowing."""
+    """In any sequence the bound holds, decisions match the state, and an empty partition flows."""
     flow = FlowControl(100, 50)
     flow.assigned([A, B, C, D])
     waiting = dict.fromkeys([A, B, C, D], 0)
@@ -126,7 +126,7 @@ def test_what_waits_is_bounded_and_never_stuck(
 
 
 def test_what_is_held_is_paused_once_and_for_good() -> None:
-    """The replica is stopping; a partition that leaves and comes back is held again."""
+    """While the replica stops, a partition that returns is held again."""
     flow = FlowControl(100, 50)
     flow.assigned([A, B])
     flow.decide({A: 101}, 101, everything)

@@ -49,7 +49,7 @@ def after(*events: Event) -> Health:
     ],
 )
 def test_the_state_follows_from_what_happened(events: list[Event], empty: State, assigned: State) -> None:
-    """With nothing assigned, and with something."""
+    """This is checked with and without assigned partitions."""
     assert after(*events).state(has_partitions=False) is empty
     assert after(*events).state(has_partitions=True) is assigned
     if State.STANDBY in {empty, assigned}:
@@ -67,7 +67,7 @@ def test_every_order_of_events_has_a_state(events: list[Event], has_partitions: 
 
 
 def test_an_error_is_logged_once_until_all_is_well() -> None:
-    """Librdkafka repeats it with another time in it, for as long as its cause lasts."""
+    """The client repeats it, with another time in it, as long as its cause lasts."""
     health = Health()
     first, second = (
         "broker 3: Connect failed (after 1ms in state UP)",
@@ -83,7 +83,7 @@ def test_an_error_is_logged_once_until_all_is_well() -> None:
 
 
 def test_an_error_is_over_when_it_has_not_recurred() -> None:
-    """As long as it recurs, a member that has its assignment is still not well."""
+    """While it recurs, a member with its assignment is still not well."""
     health = Health()
     health.happened(Event.BROKER_UP)
     health.failed("_TRANSPORT", "away", 10.0)
@@ -96,7 +96,7 @@ def test_an_error_is_over_when_it_has_not_recurred() -> None:
 
 
 def test_a_broker_that_comes_back_is_logged_and_ends_every_error() -> None:
-    """Once; and the error that says that all are away makes the state at once."""
+    """This happens once; the error that all brokers are down sets the state at once."""
     health = Health()
     assert health.reported(brokers_up=0, joined=False, now=0.0) is None
     assert health.reported(brokers_up=1, joined=False, now=1.0) == LogLine("info", "broker reachable")
@@ -108,7 +108,7 @@ def test_a_broker_that_comes_back_is_logged_and_ends_every_error() -> None:
 
 
 def test_that_all_brokers_are_down_hides_no_address() -> None:
-    """The error before it names what is at fault, until it has not recurred for as long as others."""
+    """The error before it names what is at fault, until that has not recurred."""
     health = Health()
     unresolved = (
         "kafka-1:9092/1: Failed to resolve 'kafka-1:9092': Name or service not known (after 0ms in state CONNECT)"
@@ -134,14 +134,14 @@ def test_that_all_brokers_are_down_hides_no_address() -> None:
     ],
 )
 def test_an_address_that_a_broker_advertises_is_named(error: str | None, address: str) -> None:
-    """In place of the one that was given, which may be reachable."""
+    """It replaces the configured address, which may be reachable."""
     said = why_unreachable("a:1,b:2", error)
     advertised = "" if address == "a:1,b:2" else ", as a broker of a:1,b:2 advertises itself"
     assert said == f"no Kafka broker is reachable at {address}{advertised}{f' ({error})' if error else ''}"
 
 
 def test_an_error_that_a_broker_answered_with_shows_that_one_is_reachable() -> None:
-    """A group that may not be joined was reported as a broker that is away."""
+    """A forbidden group used to be reported as a missing broker."""
     health = Health()
     health.failed("GROUP_AUTHORIZATION_FAILED", "JoinGroup failed: Group authorization failed", 1.0)
     assert health.broker_reachable
@@ -151,7 +151,7 @@ def test_an_error_that_a_broker_answered_with_shows_that_one_is_reachable() -> N
 
 
 def test_fetching_that_is_paused_for_lack_of_subscribers_is_logged_when_it_begins_and_ends() -> None:
-    """Not when slow subscribers are the reason."""
+    """Pauses because of slow subscribers are not logged."""
     health = Health()
     assert health.fetching(paused=True, subscribers=1) is None
     assert health.fetching(paused=True, subscribers=0) == LogLine("warning", "fetching paused: no subscribers")
@@ -162,7 +162,7 @@ def test_fetching_that_is_paused_for_lack_of_subscribers_is_logged_when_it_begin
 
 
 def test_a_line_is_written_at_its_level() -> None:
-    """With what the place that writes it knows."""
+    """The writer adds the details that it knows."""
     log = structlog.testing.CapturingLogger()
     LogLine("info", "fetching resumed", {"a": 1}).write(log, b=2)
     LogLine("warning", "topic degraded").write(log)

@@ -8,7 +8,7 @@ from dispatcher.sansio.histogram import Example, Histogram
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0, 9.0]), st.integers(0, 3))))
 def test_counts_are_cumulative_and_bounds_belong_to_their_bucket(values: list[tuple[float, int]]) -> None:
-    """As Prometheus wants it: each count is of the values that are at most the bound; the last one is all."""
+    """Each count covers values up to its bound, and the last count is of all."""
     histogram = Histogram([1.0, 2.0])
     for value, count in values:
         histogram.observe(value, count)
@@ -19,7 +19,7 @@ def test_counts_are_cumulative_and_bounds_belong_to_their_bucket(values: list[tu
 
 
 def test_an_example_is_of_the_bucket_of_its_value_and_the_newest_stays() -> None:
-    """Prometheus refuses one whose value is not in the bucket."""
+    """Prometheus refuses an example outside of its bucket."""
     histogram = Histogram([1.0, 2.0])
     old, new, late = Example({"a": "1"}, 1.0, 7), Example({"a": "2"}, 0.2, 8), Example({"a": "3"}, 5.0, 9)
     for example in (old, new, late):

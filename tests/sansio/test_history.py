@@ -61,7 +61,7 @@ def part(records: bytes) -> Part:
 
 
 def test_a_new_cursor_gets_what_nobody_has_taken() -> None:
-    """From the first undispatched entry of each partition on, and everything that comes later."""
+    """It begins at the first undispatched entry of each partition, and gets everything later."""
     history = Log(10**6)
     first, second, third, fourth = append(history, A, B, A, B)
     for entry in (first, second, fourth):
@@ -74,7 +74,7 @@ def test_a_new_cursor_gets_what_nobody_has_taken() -> None:
 
 
 def test_a_cursor_reads_its_topics_only() -> None:
-    """Entries of other topics are passed over."""
+    """Entries of other topics are skipped."""
     history = Log(10**6)
     append(history, OTHER, A, OTHER, A)
     assert read(history, cursor(history, ASSETS)) == [2, 4]
@@ -82,7 +82,7 @@ def test_a_cursor_reads_its_topics_only() -> None:
 
 
 def test_a_reader_that_was_live_stands_after_what_it_was_handed() -> None:
-    """Of its topics; before the first of partitions added since; those that are not here keep their offset."""
+    """Later partitions begin at their first record, and absent ones keep their offset."""
     history = Log(10**6)
     history.reached(A, 7)
     reader = cursor(history, ASSETS)
@@ -111,7 +111,7 @@ def test_a_reader_that_was_live_stands_after_what_it_was_handed() -> None:
 
 
 def test_those_that_become_live_at_the_same_head_share_it() -> None:
-    """A thousand partitions cost a live reader nothing, and the head is taken again when it has moved."""
+    """Thousands of partitions cost a live reader nothing, and a moved head is taken again."""
     history = Log(10**6)
     history.reached(A, 6)
     history.append(batch(A, 6))
@@ -127,7 +127,7 @@ def test_those_that_become_live_at_the_same_head_share_it() -> None:
 
 
 def test_ids_of_entries_name_the_partitions_that_are_here_when_they_are_handed_out() -> None:
-    """One that came later, with the offset before its first: an id without it would forget where a reader began."""
+    """A later partition is named with the offset before its first."""
     history = Log(10**6)
     (first,) = append(history, A)
     history.encode(first, "feed", lambda _: part(b"old"))
@@ -152,7 +152,7 @@ def test_ids_of_entries_name_the_partitions_that_are_here_when_they_are_handed_o
 
 
 def test_a_cursor_begins_within_an_entry() -> None:
-    """Some of its records lie before the reader's start."""
+    """Some of the entry's records precede the reader's start."""
     history = Log(10**6)
     entry = history.append(Batch(A, [Record(offset, None, None, b"", ()) for offset in (4, 5, 9)]))
     reader = cursor(history, ASSETS, a=6)
@@ -162,7 +162,7 @@ def test_a_cursor_begins_within_an_entry() -> None:
 
 
 def test_dispatched_entries_go_when_room_is_needed() -> None:
-    """Those that wait stay; a reader that has not read what was evicted learns of it, and is not moved."""
+    """Waiting ones stay; a reader that missed an evicted entry gets an error, and is not moved."""
     history = Log(3 * ONE_BYTES)
     first, second, *_ = append(history, A, B, A)
     reader = cursor(history, ASSETS)
@@ -184,7 +184,7 @@ def test_dispatched_entries_go_when_room_is_needed() -> None:
 
 
 def test_an_entry_does_not_go_before_an_older_one_of_its_partition() -> None:
-    """A later batch that was dispatched first stays after the one that waits."""
+    """A later batch that was dispatched first stays after the waiting one."""
     history = Log(2 * ONE_BYTES)
     first, second = append(history, A, A)
     history.dispatched(second)
@@ -195,7 +195,7 @@ def test_an_entry_does_not_go_before_an_older_one_of_its_partition() -> None:
 
 
 def test_entries_after_an_evicted_one_can_be_evicted() -> None:
-    """Dispatched before it, they had to wait for it."""
+    """They were dispatched earlier, and had to wait for it."""
     history = Log(ONE_BYTES)
     first, second, third = append(history, A, A, A)
     history.dispatched(third)
@@ -206,7 +206,7 @@ def test_entries_after_an_evicted_one_can_be_evicted() -> None:
 
 
 def test_an_entry_counts_the_partitions_whose_offsets_it_keeps() -> None:
-    """A thousand of them are more than a small record."""
+    """A thousand offsets take more memory than a small record."""
     history = History(10**6)
     history.lay_out([TopicPartition("assets", number) for number in range(1000)])
     history.append(batch(A, 0))
@@ -214,7 +214,7 @@ def test_an_entry_counts_the_partitions_whose_offsets_it_keeps() -> None:
 
 
 def test_encoded_bytes_are_made_once_and_counted() -> None:
-    """They are part of the history's memory, and of what waits while the entry waits."""
+    """They count as memory of the history, and of the waiting entries while the entry waits."""
     history = Log(10**6)
     (entry,) = append(history, A)
     calls: list[Entry] = []
@@ -235,7 +235,7 @@ def test_encoded_bytes_are_made_once_and_counted() -> None:
 
 
 def test_a_removed_partition_is_handed_to_nobody() -> None:
-    """Its entries leave, dispatched or not; what is dispatched late changes nothing."""
+    """Its entries leave, dispatched or not, and late dispatches change nothing."""
     history = Log(10**6)
     first, second, third = append(history, A, B, A)
     history.dispatched(first)
@@ -265,7 +265,7 @@ def test_an_entry_is_dispatched_once() -> None:
 def test_what_is_handed_out_is_a_run_without_hole_or_repeat(
     steps: Sequence[tuple[TopicPartition, int]], entries: int
 ) -> None:
-    """Under any order of append, dispatch, read and trim; a hole is an error, never silent; memory is bounded."""
+    """In any order of append, dispatch, read and trim, holes raise, and memory is bounded."""
     history = Log(entries * ONE_BYTES)
     for partition in (A, B, OTHER):
         history.reached(partition, 0)
@@ -308,7 +308,7 @@ def test_sequences_of_entries_that_left_are_forgotten() -> None:
 
 
 def test_the_head_is_the_newest_offset_of_each_partition() -> None:
-    """Offsets without a record move it too, and a reader that stands before them has nothing to get."""
+    """Offsets without a record move it, too, and a reader before them has nothing to get."""
     history = Log(10**6)
     append(history, A)
     history.reached(A, 5)
@@ -346,7 +346,7 @@ def test_followed_entries_wait_for_nothing_and_go_first() -> None:
 
 
 def test_a_followed_entry_is_there_to_be_offered_however_much_waits() -> None:
-    """It goes with the next one, not in the step that appends it: then nobody could be offered it."""
+    """It is evicted with the next entry, not in the step that appends it."""
     history = Log(1)
     followed(history, B, 0)
     append(history, A)
@@ -357,7 +357,7 @@ def test_a_followed_entry_is_there_to_be_offered_however_much_waits() -> None:
 
 
 def test_followed_partitions_are_for_readers_of_the_whole_topic_alone() -> None:
-    """In bytes, in positions, and in what is known."""
+    """This holds for entries, positions, and everything that is known."""
     history = Log(10**6)
     followed(history, B, 0)
     first, second = append(history, A, B)
@@ -371,7 +371,7 @@ def test_followed_partitions_are_for_readers_of_the_whole_topic_alone() -> None:
 
 
 def test_a_partition_that_is_owned_no_more_goes_on_in_place() -> None:
-    """Its entries stay, and wait for nobody; a write that ends later is the first all the same."""
+    """Its entries stay without waiting; a write that ends later still counts as the first."""
     history = Log(10**6)
     first, second = append(history, A, A)
     history.dispatched(first)
@@ -384,7 +384,7 @@ def test_a_partition_that_is_owned_no_more_goes_on_in_place() -> None:
 
 
 def test_what_counts_at_a_hand_over_is_dispatched_and_the_rest_waits() -> None:
-    """In the new epoch, and not before the committed offset."""
+    """The rest waits in the new epoch, from the committed offset on."""
     history = Log(10**6)
     followed(history, A, 0)
     before, counted, open_, later = append(history, A, A, A, A)
@@ -399,7 +399,7 @@ def test_what_counts_at_a_hand_over_is_dispatched_and_the_rest_waits() -> None:
 
 @pytest.mark.parametrize("counted", [[], [(1, 9)]])
 def test_a_hand_over_outside_of_what_is_in_memory(counted: list[tuple[int, int]]) -> None:
-    """Before the first entry, or after the last one, the partition has to begin again: nothing has changed."""
+    """Before the first entry or after the last one, nothing changes and the partition begins again."""
     history = Log(10**6)
     followed(history, A, 2)
     assert not history.own(A, 7, HandOver(1, counted))
@@ -407,7 +407,7 @@ def test_a_hand_over_outside_of_what_is_in_memory(counted: list[tuple[int, int]]
 
 
 def test_a_topic_is_complete_when_all_of_its_partitions_are_here() -> None:
-    """As many as it is known to have."""
+    """All means as many as the topic is known to have."""
     history = Log(10**6)
     assert not history.is_complete(ASSETS)
     history.expect({"assets": 2})
@@ -430,7 +430,7 @@ def test_readers_may_stand_after_what_was_read() -> None:
 
 
 def test_a_selection_leaves_with_its_entry() -> None:
-    """A subscriber's channel may still hold it: it is not sent then."""
+    """A subscriber's channel may still hold it, but it is not sent."""
     history = Log(10**6)
     (entry,) = append(history, A)
     selection = Selection(entry, [0])
@@ -440,7 +440,7 @@ def test_a_selection_leaves_with_its_entry() -> None:
 
 
 def test_what_waits_between_two_offsets_is_found() -> None:
-    """Entries that reach into the range, and are not dispatched."""
+    """Undispatched entries that overlap the range are found."""
     history = Log(10**6)
     entries = append(history, A, A, A, A)
     history.dispatched(entries[1])
@@ -450,7 +450,7 @@ def test_what_waits_between_two_offsets_is_found() -> None:
 
 
 def test_entries_that_follow_one_in_its_partition_are_found() -> None:
-    """With it, and as many as that."""
+    """The entry itself is included, and the number is bounded."""
     history = Log(10**6)
     first, _, second, third = append(history, A, B, A, A)
     assert history.from_entry(first, 2) == [first, second]

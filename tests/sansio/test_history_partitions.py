@@ -23,7 +23,7 @@ def append(history: History, partition: TopicPartition, offset: int) -> Entry:
 
 
 def test_a_topic_is_complete_when_as_many_partitions_are_here_as_it_has() -> None:
-    """One of which that is unknown is not complete, and no topic that lost a partition."""
+    """A topic with an unknown number, or with a missing partition, is not."""
     history = laid_out()
     assert not history.is_complete(TOPICS)
     history.expect({"assets": 2})
@@ -37,7 +37,7 @@ def test_a_topic_is_complete_when_as_many_partitions_are_here_as_it_has() -> Non
 
 
 def test_a_followed_partition_is_known_only_to_readers_of_the_whole_topic() -> None:
-    """An owned one to all; one of which nothing was read to nobody."""
+    """An owned one is known to all, and an unread one to nobody."""
     history = laid_out()
     append(history, A, 5)
     assert history.is_followed(B)
@@ -49,7 +49,7 @@ def test_a_followed_partition_is_known_only_to_readers_of_the_whole_topic() -> N
 
 
 def test_a_cursor_lags_by_what_lies_between_its_offsets_and_the_ends() -> None:
-    """Offsets before the memory, and after the end, are found; other topics do not count."""
+    """Offsets before memory and past the end are found; other topics do not count."""
     history = laid_out()
     append(history, A, 5)
     append(history, OTHER, 7)
@@ -60,7 +60,7 @@ def test_a_cursor_lags_by_what_lies_between_its_offsets_and_the_ends() -> None:
 
 
 def test_a_reader_that_was_live_is_located_where_it_was_then() -> None:
-    """What was published since is still to be handed to it; one that was not live stays where it is."""
+    """Later entries are still to be handed to it; other readers stay where they are."""
     history = laid_out()
     append(history, A, 5)
     cursor = Cursor(TOPICS, whole=True)
@@ -74,7 +74,7 @@ def test_a_reader_that_was_live_is_located_where_it_was_then() -> None:
 
 
 def test_what_waits_is_found_by_partition_topic_and_offset() -> None:
-    """Nothing waits of a partition that is not here, nor of one that is followed."""
+    """Nothing waits in absent or followed partitions."""
     history = laid_out()
     first, second = append(history, A, 5), append(history, A, 9)
     append(history, B, 20)
@@ -86,7 +86,7 @@ def test_what_waits_is_found_by_partition_topic_and_offset() -> None:
 
 
 def test_entries_are_followed_by_those_of_their_partition() -> None:
-    """Not by those of others in between, and by no more of them than was asked for."""
+    """Entries of other partitions are skipped, and the number is bounded."""
     history = laid_out()
     first, _, second, third = (append(history, tp, n) for tp, n in ((A, 5), (OTHER, 0), (A, 6), (A, 9)))
     assert history.from_entry(first, 2) == [first, second]
@@ -94,7 +94,7 @@ def test_entries_are_followed_by_those_of_their_partition() -> None:
 
 
 def test_what_records_are_decoded_to_counts_as_memory() -> None:
-    """Of the entry, of the history, and of what waits in it."""
+    """It counts for the entry, the history, and the waiting bytes."""
     history = laid_out()
     entry = append(history, A, 5)
     size_bytes = entry.size_bytes
@@ -106,7 +106,7 @@ def test_what_records_are_decoded_to_counts_as_memory() -> None:
 
 
 def test_a_cursor_begins_before_the_oldest_entry_that_it_wants() -> None:
-    """At the head it wants none, nor of offsets that are not in memory."""
+    """It wants none at the head, and none for offsets that are not in memory."""
     history = laid_out()
     append(history, A, 5)
     append(history, A, 6)
@@ -122,7 +122,7 @@ def test_a_cursor_begins_before_the_oldest_entry_that_it_wants() -> None:
 
 
 def test_an_entry_handed_out_later_names_the_partitions_of_then() -> None:
-    """One of which nothing is known has no offset in it, one that was added later that before its first."""
+    """Unknown partitions have no offset; later ones have the offset before their first."""
     history = laid_out()
     entry = append(history, A, 5)
     append(history, B, 20)

@@ -22,7 +22,7 @@ layouts = st.dictionaries(st.text("abc._-", min_size=3, max_size=249), numbers, 
 @settings(max_examples=40, deadline=None)
 @given(layouts, st.integers(-1, LARGEST - APART), st.data())
 def test_no_id_is_longer(named: dict[str, set[int] | range], low: int, data: st.DataObject) -> None:
-    """Whatever the partitions, and wherever their offsets are within 2^40 of each other."""
+    """This holds for any partitions whose offsets are within 2^40 of each other."""
     partitions = [TopicPartition(topic, number) for topic, numbers in named.items() for number in numbers]
     if not partitions:
         return
@@ -38,7 +38,7 @@ def test_no_id_is_longer(named: dict[str, set[int] | range], low: int, data: st.
 
 @pytest.mark.parametrize("count", [300, 1000, 1190])
 def test_the_longest_id_is_hardly_shorter(count: int) -> None:
-    """Nothing is refused that does not come near the limit."""
+    """Nothing is refused that is not near the limit."""
     layout = Layout([TopicPartition("assets", number) for number in range(count)])
     offsets = tuple(2 * APART - number % 2 * (APART - 1) for number in range(count))
     text = Snapshot(layout, offsets).format(own=count // 2)
@@ -47,7 +47,7 @@ def test_the_longest_id_is_hardly_shorter(count: int) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_what_to_do() -> None:
-    """Topics are counted together, and those that a stream has not are not counted."""
+    """All topics of the stream count together, and no others."""
     counts = {"a": 1000, "b": 1000, "c": 3}
     check_whole_topics({"a", "c"}, counts)
     check_whole_topics({"a", "unknown"}, counts)

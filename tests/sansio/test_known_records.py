@@ -15,7 +15,7 @@ def records(*offsets: int) -> Records:
 
 
 def test_records_that_the_history_has_are_left_out() -> None:
-    """Up to the end of what is known, also within a batch; after that everything is news."""
+    """Known records are left out, even within a batch; later ones are news."""
     known = KnownRecords()
     assert list(known.news(A, records(3)).offsets) == [3]
     known.note(A, 5)
@@ -25,7 +25,7 @@ def test_records_that_the_history_has_are_left_out() -> None:
 
 
 def test_a_partition_that_is_forgotten_brings_news_only() -> None:
-    """Another log has taken its place, or it has left."""
+    """Its log was replaced, or it has left."""
     known = KnownRecords()
     known.note(A, 5)
     known.forget(A)
@@ -38,7 +38,7 @@ def test_a_partition_that_is_forgotten_brings_news_only() -> None:
     [(None, 3), (3, 3), (5, 5), (7, 7), (8, None)],
 )
 def test_of_a_gap_the_part_that_was_followed_is_left_out(known_to: int | None, first: int | None) -> None:
-    """Subscribers have been sent its records, or the gap itself."""
+    """Subscribers have got its records, or the gap itself."""
     known = KnownRecords()
     if known_to is not None:
         known.note(A, known_to)

@@ -27,7 +27,7 @@ def lag(
 
 
 def test_nothing_is_known_before_a_report() -> None:
-    """A partition that was just assigned has no lag of 0, also when it had another one before it left."""
+    """A partition that was just assigned has no lag of 0, even if it had one before it left."""
     tracker = LagTracker()
     assert lag(tracker) == UNKNOWN
     reported(tracker, 3, 3, 3)
@@ -36,14 +36,14 @@ def test_nothing_is_known_before_a_report() -> None:
 
 
 def test_lag_counts_up_to_the_high_watermark() -> None:
-    """What an open transaction holds back waits as well; the last stable offset tells it apart."""
+    """Records of open transactions wait as well; the last stable offset shows them separately."""
     tracker = LagTracker()
     reported(tracker, 10, 15, 10)
     assert lag(tracker) == PartitionLag(10, 15, 10, 5)
 
 
 def test_without_a_commit_the_lag_is_unknown() -> None:
-    """Where the group stands is not known, though the log's end is."""
+    """The group's place is unknown, although the end of the log is known."""
     tracker = LagTracker()
     reported(tracker, None, 15, None)
     assert lag(tracker) == PartitionLag(None, 15, None, None)
@@ -57,7 +57,7 @@ def test_what_this_replica_knows_is_newer_than_what_was_reported() -> None:
 
 
 def test_a_watermark_that_no_fetch_confirms_counts_for_a_moment_only() -> None:
-    """While fetching is paused the reports repeat the last one, however much is produced."""
+    """While fetching is paused, reports repeat the last one, however much is produced."""
     tracker = LagTracker()
     reported(tracker, 10, 15, 15, now=100)
     reported(tracker, 12, 15, 15, fetched=False, now=101)
