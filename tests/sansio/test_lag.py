@@ -68,7 +68,7 @@ def test_a_watermark_that_no_fetch_confirms_counts_for_a_moment_only() -> None:
 
 
 def test_without_a_leader_the_log_end_is_unknown_at_once() -> None:
-    """Nobody can be asked; the group's commit stays known."""
+    """Nobody can be asked, but the group's commit stays known."""
     tracker = LagTracker()
     reported(tracker, 10, 15, 15)
     reported(tracker, 10, None, None)
@@ -76,7 +76,7 @@ def test_without_a_leader_the_log_end_is_unknown_at_once() -> None:
 
 
 def test_a_commit_beyond_the_end_belongs_to_another_log() -> None:
-    """As when the topic was deleted and made again: a lag of 0 would hide all that is in it."""
+    """After a recreation, a lag of 0 would hide everything in the new log."""
     tracker = LagTracker()
     reported(tracker, 1000, 8, 8)
     assert lag(tracker) == PartitionLag(1000, 8, 8, None)

@@ -8,11 +8,11 @@ A = TopicPartition("assets", 0)
 
 
 def test_each_question_names_its_partitions() -> None:
-    """Whatever is asked, it is known of which partitions an answer may be."""
+    """Whatever the question, its partitions are known."""
     for lookup in (OffsetsForTime({A}, NOW), LogBounds({A}), ReadRanges({A: Range(1, 3)})):
         assert lookup.partitions == {A}
 
 
 def test_two_questions_are_never_the_same() -> None:
-    """What was asked before may have another answer now."""
+    """The same question may have another answer later."""
     assert LogBounds(frozenset({A})) != LogBounds(frozenset({A}))

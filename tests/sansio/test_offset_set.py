@@ -28,7 +28,7 @@ def spelled(offsets: set[int]) -> list[tuple[int, int]]:
 def test_a_set_holds_what_was_added_and_not_removed(
     steps: list[tuple[bool, int, int]], window: tuple[int, int]
 ) -> None:
-    """Whatever the order, with few items; its ranges are those of the offsets."""
+    """In any order, with few items, its ranges are those of the offsets."""
     found, expected = OffsetSet(), set[int]()
     for adds, start, length in steps:
         offsets = range(start, start + length)
@@ -62,7 +62,7 @@ def test_a_set_holds_what_was_added_and_not_removed(
 
 
 def test_a_range_of_any_length_is_little() -> None:
-    """Offsets that compaction has taken are within ranges; a million of millions costs what three do."""
+    """Offsets removed by compaction are inside ranges; a million of millions costs as much as three."""
     found = OffsetSet()
     found.add(5, 10**12 + 3)
     assert (len(found), found.offsets, found.first) == (3, 10**12 - 2, 5)
@@ -74,7 +74,7 @@ def test_a_range_of_any_length_is_little() -> None:
 
 
 def test_nothing_is_added_of_a_range_without_offsets() -> None:
-    """As of a position that is where it was."""
+    """A position that has not moved gives an empty range."""
     found = OffsetSet()
     found.add(7, 7)
     found.remove(7, 7)
@@ -85,7 +85,7 @@ def test_nothing_is_added_of_a_range_without_offsets() -> None:
 
 
 def test_a_set_is_used_up_from_its_beginning() -> None:
-    """As by what is dispatched: to the end of its block, and into the next one."""
+    """Dispatching removes offsets up to the end of a block, and into the next one."""
     found, end = OffsetSet(), BLOCK_OFFSETS
     for first, after in ((2, 4), (6, 8), (end - 2, end + 2), (end + 5, end + 6)):
         found.add(first, after)
@@ -100,7 +100,7 @@ def test_a_set_is_used_up_from_its_beginning() -> None:
 
 
 def test_the_last_ranges_are_the_newest() -> None:
-    """About as many as are asked for: no block is cut."""
+    """About the requested number is returned, because no block is cut."""
     found = OffsetSet()
     for block in range(10):
         found.add(block * BLOCK_OFFSETS + 1, block * BLOCK_OFFSETS + 2)
@@ -112,7 +112,7 @@ def test_the_last_ranges_are_the_newest() -> None:
 
 
 def test_what_an_offset_set_is_made_of() -> None:
-    """Whole blocks are one item, parts of a block another; what is added or removed twice changes nothing."""
+    """Whole blocks form one item, partial ones each another, and repeats change nothing."""
     found, block = OffsetSet(), BLOCK_OFFSETS
     found.add(1, block)
     found.add(0, 1)

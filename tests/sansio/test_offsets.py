@@ -271,7 +271,7 @@ def begun(offset: int = 0, *, committed: bool = False, commit_beginning: bool = 
 
 
 def test_an_end_without_a_present_assignment_changes_nothing() -> None:
-    """It may come in the same poll as the revoke, or before it is known where the partition begins."""
+    """It may arrive in the same poll as the revoke, or before the start is known."""
     tracker = OffsetTracker()
     tracker.ended(ONE, 7)
     tracker.assigned(ONE)
@@ -280,7 +280,7 @@ def test_an_end_without_a_present_assignment_changes_nothing() -> None:
 
 
 def test_every_order_of_events_commits_what_the_model_commits() -> None:
-    """Assigned, received, dispatched, sent, answered or not, revoked, lost: the same offsets as the model."""
+    """For any sequence of events, the offsets are those of the model."""
     run(OffsetTracker, examples=200)
 
 
@@ -397,13 +397,13 @@ class KeepsBeginnings(OffsetTracker):
     ids=lambda f: f.__name__,
 )
 def test_the_model_finds_faults_that_are_put_in_on_purpose(fault: type[OffsetTracker]) -> None:
-    """The property test above fails for a tracker with a usual fault."""
+    """The property test above fails for trackers with common faults."""
     with pytest.raises((AssertionError, ValueError, KeyError)):
         run_some(fault)
 
 
 def test_a_partition_begins_at_the_given_offset() -> None:
-    """Nothing is known of it before; then its beginning is what is to be committed, once."""
+    """Nothing is known before; then its start is what is to be committed, once."""
     tracker = OffsetTracker()
     epoch = tracker.assigned(ONE)
     assert [] == tracker.committable(0) == tracker.revoked([ONE])
@@ -427,7 +427,7 @@ def test_a_partition_begins_at_the_given_offset() -> None:
 
 
 def test_a_beginning_is_committed_until_the_broker_takes_it() -> None:
-    """A rebalance refuses it, and a revoke does not forget it."""
+    """Neither a refusal in a rebalance nor a revoke makes the tracker forget it."""
     tracker, epoch = begun(5)
     tracker.sent(tracker.committable(0), 0)
     tracker.answered(ONE, 5, 0, stored=False)
@@ -436,7 +436,7 @@ def test_a_beginning_is_committed_until_the_broker_takes_it() -> None:
 
 
 def test_a_beginning_that_replaces_an_offset_of_another_log_waits_for_a_dispatch() -> None:
-    """Until then the group's old offset tells the next owner that the log is another one."""
+    """Until then, the old offset lets the next owner notice the recreation."""
     tracker, epoch = begun(commit_beginning=False)
     tracker.received(ONE, 0, 2)
     assert tracker.committable(0) == []
@@ -445,14 +445,14 @@ def test_a_beginning_that_replaces_an_offset_of_another_log_waits_for_a_dispatch
 
 
 def test_received_and_nothing_dispatched_commits_nothing() -> None:
-    """Nobody took anything."""
+    """Records that nobody took are not committed."""
     tracker, _ = begun(5, committed=True)
     tracker.received(ONE, 5, 9)
     assert tracker.committable(0) == []
 
 
 def test_runs_join_when_the_hole_between_them_is_filled() -> None:
-    """Ranges that come out of order, touch and overlap become one run."""
+    """Ranges that arrive out of order, touch or overlap become one run."""
     tracker, epoch = begun(committed=True)
     tracker.received(ONE, 0, 100)
     for start, end in ((40, 50), (10, 20), (60, 70), (20, 40), (45, 65), (5, 12), (90, 100)):
@@ -463,7 +463,7 @@ def test_runs_join_when_the_hole_between_them_is_filled() -> None:
 
 
 def test_offsets_that_go_backwards_begin_a_new_epoch() -> None:
-    """A recreated topic: what was dispatched of the old one says nothing about the new one."""
+    """The topic was recreated, so dispatches of the old log say nothing about the new one."""
     tracker, old = begun(100, committed=True)
     tracker.received(ONE, 100, 110)
     tracker.received(ONE, 0, 10)
@@ -473,7 +473,7 @@ def test_offsets_that_go_backwards_begin_a_new_epoch() -> None:
 
 
 def test_commits_carry_the_leader_epoch_of_the_last_dispatched_record() -> None:
-    """KIP-320: the leader epoch belongs to the record before the committed offset."""
+    """It belongs to the record before the committed offset (KIP-320)."""
     tracker, epoch = begun(committed=True)
     tracker.described(ONE, "m")
     tracker.received(ONE, 0, 10, leader_epoch=1)
@@ -486,7 +486,7 @@ def test_commits_carry_the_leader_epoch_of_the_last_dispatched_record() -> None:
 
 
 def test_a_commit_without_its_metadata_is_sent_once_more() -> None:
-    """Whether it was committed before, is under way, or has just been confirmed; not where the metadata is the same."""
+    """This holds at any stage of the first commit, but not if the metadata is the same."""
     tracker = OffsetTracker()
     tracker.assigned(ONE)
     epoch = tracker.began(ONE, 5, leader_epoch=3, committed=True, commit_again=True, metadata="m")
@@ -507,7 +507,7 @@ def test_a_commit_without_its_metadata_is_sent_once_more() -> None:
 
 
 def test_what_an_earlier_assignment_committed_late_is_set_right() -> None:
-    """A commit under way when the partition was lost is stored after the new one: the new one is sent once more."""
+    """If it is stored after the new commit, the new one is sent again."""
     tracker, old = begun(committed=True)
     tracker.received(ONE, 0, 5)
     tracker.dispatched(ONE, old, 0, 5)
@@ -528,7 +528,7 @@ def test_what_an_earlier_assignment_committed_late_is_set_right() -> None:
 
 
 def test_a_commit_that_was_given_up_is_followed_by_another_some_seconds_later() -> None:
-    """It may arrive after the one that took its place, and set the offset back."""
+    """It may still arrive after its successor, and set the offset back."""
     tracker, epoch = begun(5)
     tracker.sent(tracker.committable(0), 0)
     tracker.answered(ONE, 5, 0, stored=False, may_arrive=True)
@@ -544,7 +544,7 @@ def test_a_commit_that_was_given_up_is_followed_by_another_some_seconds_later() 
 
 
 def test_answers_that_fit_no_commit_change_nothing() -> None:
-    """Of another offset, of a partition that left, or of a consumer that is gone."""
+    """They name another offset, a departed partition, or a dead consumer."""
     tracker, epoch = begun(5)
     assert tracker.answered(ONE, 5, 0, stored=True) is None
     tracker.sent(tracker.committable(0), 0)
@@ -557,7 +557,7 @@ def test_answers_that_fit_no_commit_change_nothing() -> None:
 
 @pytest.mark.parametrize(("first", "end"), [(5, 5), (6, 5), (-1, 3)])
 def test_an_illegal_range_raises_and_changes_nothing(first: int, end: int) -> None:
-    """An empty, reversed or negative range is refused."""
+    """Empty, reversed and negative ranges are refused."""
     tracker, _ = begun()
     with pytest.raises(ValueError, match="not a range"):
         tracker.received(ONE, first, end)
@@ -566,7 +566,7 @@ def test_an_illegal_range_raises_and_changes_nothing(first: int, end: int) -> No
 
 @pytest.mark.parametrize(("start", "end"), [(0, 11), (5, 5), (-1, 3)])
 def test_what_was_never_received_cannot_be_dispatched(start: int, end: int) -> None:
-    """A range outside of what came is refused."""
+    """A range that was not received is refused."""
     tracker, epoch = begun(committed=True)
     with pytest.raises(ValueError, match="was not received"):
         tracker.dispatched(ONE, epoch, 0, 1)
@@ -577,7 +577,7 @@ def test_what_was_never_received_cannot_be_dispatched(start: int, end: int) -> N
 
 
 def test_a_partition_that_is_not_assigned() -> None:
-    """It has no epoch, and records of it, or a beginning, are an error."""
+    """It has no epoch, and a start or records of it raise."""
     tracker = OffsetTracker()
     assert tracker.epoch(ONE) is None
     assert tracker.is_empty
@@ -592,7 +592,7 @@ def test_a_partition_that_is_not_assigned() -> None:
 
 
 def test_what_was_dispatched_of_a_partition_that_is_not_here_is_nothing() -> None:
-    """Neither before it is assigned nor before it has begun."""
+    """This holds before it is assigned, and before its start is known."""
     tracker = OffsetTracker()
     assert tracker.dispatched_ranges(ONE) == ()
     assert tracker.dispatched_to(ONE) is None
@@ -602,7 +602,7 @@ def test_what_was_dispatched_of_a_partition_that_is_not_here_is_nothing() -> Non
 
 
 def test_what_was_dispatched_is_the_run_from_the_beginning_and_those_after_it() -> None:
-    """In order, each with the offset after its last record."""
+    """Runs are in order, each with the offset after its last record."""
     tracker = OffsetTracker()
     tracker.assigned(ONE)
     epoch = tracker.began(ONE, 3)
@@ -626,7 +626,7 @@ def test_what_was_dispatched_is_the_run_from_the_beginning_and_those_after_it() 
     ],
 )
 def test_a_range_joins_those_that_it_touches(added: tuple[int, int], runs: list[tuple[int, int]]) -> None:
-    """So ranges stay few, in order, and apart."""
+    """So ranges stay few, ordered and apart."""
     found = [(5, 8), (10, 12)]
     merge(found, *added)
     assert found == runs

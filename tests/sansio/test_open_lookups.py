@@ -33,7 +33,7 @@ def asked(lookups: OpenLookups, starts: Starts) -> Lookup:
 
 
 def test_starts_are_looked_up_before_bounds_and_bounds_before_records() -> None:
-    """One at a time; an answer ends the lookup, and nothing is left in the end."""
+    """One look-up is open at a time, an answer ends it, and finally none is left."""
     lookups, _, starts = reader(a=2, b=2)
     assert not lookups.is_any
     lookups.find_missing()
@@ -59,7 +59,7 @@ def test_starts_are_looked_up_before_bounds_and_bounds_before_records() -> None:
 
 
 def test_an_answer_to_an_earlier_lookup_does_not_count() -> None:
-    """Its partitions may have left since, or be another log."""
+    """Its partitions may have left or been recreated since."""
     lookups, _, starts = reader(a=2)
     lookups.missing.add(A)
     lookup = asked(lookups, starts)
@@ -70,7 +70,7 @@ def test_an_answer_to_an_earlier_lookup_does_not_count() -> None:
 
 
 def test_a_lookup_of_other_partitions_stays_when_one_leaves() -> None:
-    """Only one that includes the partition is made again."""
+    """Only a look-up that includes the partition is repeated."""
     lookups, _, starts = reader(a=2)
     lookups.missing.add(A)
     lookup = asked(lookups, starts)
@@ -82,7 +82,7 @@ def test_a_lookup_of_other_partitions_stays_when_one_leaves() -> None:
 
 
 def test_partitions_without_an_answer_are_put_off() -> None:
-    """They are asked for again when they may have an answer, and the others meanwhile."""
+    """They are asked about again when allowed, and the others meanwhile."""
     lookups, _, starts = reader(a=2, b=2)
     lookups.find_missing()
     assert lookups.accept(asked(lookups, starts), {A: 5})
@@ -118,7 +118,7 @@ def test_a_reader_of_the_whole_topic_reads_nothing_before_all_its_partitions_are
 def test_a_reader_continues_no_later_than_what_is_undispatched(
     *, counts: bool, next_offset: int, continues_at: int, unverified: bool, missing: bool
 ) -> None:
-    """An observer continues where it was; an offset past the end is verified first, one before the history is read."""
+    """Observers continue where they were; offsets past the end are verified, earlier ones replayed."""
     lookups, cursor, _ = reader(counts=counts, a=next_offset)
     lookups.begin(A)
     assert cursor.next_offsets[A] == continues_at

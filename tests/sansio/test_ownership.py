@@ -13,7 +13,7 @@ A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
 
 
 def test_a_partition_has_one_role_at_a_time() -> None:
-    """Whatever it had before."""
+    """A new role replaces any earlier one."""
     roles = Ownership()
     assert roles.role(A) is Role.NEITHER
     roles.own(A)
@@ -27,7 +27,7 @@ def test_a_partition_has_one_role_at_a_time() -> None:
 
 
 def test_each_time_it_is_followed_is_an_epoch_of_its_own() -> None:
-    """What was read in an earlier one is recognized."""
+    """Records that were read in an earlier epoch are recognized."""
     roles = Ownership()
     assert roles.epoch(A) is None
     first = roles.follow(A)
@@ -38,7 +38,7 @@ def test_each_time_it_is_followed_is_an_epoch_of_its_own() -> None:
 
 
 def test_what_has_to_be_followed() -> None:
-    """Every partition of the topics that nobody here has, owned or assigned or followed."""
+    """Every partition of the topics that is not owned, assigned or followed here."""
     roles = Ownership()
     roles.own(A)
     c, d = TopicPartition("assets", 2), TopicPartition("assets", 3)
@@ -48,7 +48,7 @@ def test_what_has_to_be_followed() -> None:
 
 
 def test_what_was_sent_from_the_committed_offset_on_counts() -> None:
-    """Of what was sent while it was owned, too; what lies before is of no interest."""
+    """This includes what was sent while it was owned; earlier offsets do not matter."""
     roles = Ownership()
     roles.follow(A, [(0, 5)])
     roles.taken(A, 5, 8)
@@ -64,7 +64,7 @@ def test_what_was_sent_from_the_committed_offset_on_counts() -> None:
 
 
 def test_what_was_sent_after_a_hole_counts_nothing_before_it() -> None:
-    """Nobody was sent the committed offset itself: it is where reading goes on."""
+    """Nobody was sent the committed offset itself, so reading continues there."""
     roles = Ownership()
     roles.follow(A)
     roles.taken(A, 7, 9)
@@ -74,7 +74,7 @@ def test_what_was_sent_after_a_hole_counts_nothing_before_it() -> None:
 
 
 def test_a_write_under_way_is_not_sent_again() -> None:
-    """It counts when it ends; whoever stands after what nobody was even handed goes back."""
+    """It counts when it ends; readers past what nobody was handed go back."""
     hand_over = HandOver(3, [(3, 5), (9, 10)])
     assert hand_over.handed_to([]) == 5
     assert hand_over.handed_to([(0, 3), (5, 7)]) == 7
@@ -83,7 +83,7 @@ def test_a_write_under_way_is_not_sent_again() -> None:
 
 
 def test_what_the_owner_has_committed_is_forgotten() -> None:
-    """Of a partition that is not followed nothing is kept."""
+    """Nothing is kept of partitions that are not followed."""
     roles = Ownership()
     roles.follow(A)
     roles.taken(A, 0, 10)
@@ -93,7 +93,7 @@ def test_what_the_owner_has_committed_is_forgotten() -> None:
 
 
 def test_ranges_are_bounded() -> None:
-    """The lowest are forgotten, which repeats them at the worst."""
+    """The lowest are forgotten, which at worst repeats records."""
     roles = Ownership()
     roles.follow(A)
     for number in range(ownership.MAX_RANGES + 5):
@@ -111,7 +111,7 @@ def test_ranges_are_bounded() -> None:
 def test_counting_is_set_arithmetic(
     taken: list[tuple[int, int]], under_way: list[tuple[int, int]], committed: int
 ) -> None:
-    """Against sets of offsets."""
+    """Results agree with sets of offsets."""
     roles = Ownership()
     roles.follow(A)
     sent: set[int] = set()
@@ -128,7 +128,7 @@ def test_counting_is_set_arithmetic(
 
 
 def test_of_a_batch_that_counts_in_part_the_rest_is_pending() -> None:
-    """Record by record, each with the offsets before it that have none, from the committed offset on."""
+    """Each record includes the empty offsets before it, from the committed offset on."""
     batch = Batch(A, [Record(offset, None, None, None, ()) for offset in (2, 3, 6, 7)], covers_from=1)
     assert HandOver(0, [(20, 30)]).pending(batch) is None
     assert HandOver(0, [(3, 4), (5, 7)]).pending(batch) == {0, 2, 3}

@@ -27,7 +27,7 @@ def spelled(packed: PackedOffsets, count: int, left_out: int | None = None) -> s
 
 @given(st.lists(st.dictionaries(st.integers(0, 39), OFFSETS, max_size=20), max_size=8), st.none() | st.integers(0, 39))
 def test_whatever_moves_is_read_back(moves: list[dict[int, int]], left_out: int | None) -> None:
-    """One offset or many, upwards or down, near or far: each spelling names the offsets of its moment."""
+    """After any movement of offsets, the spelling names the current ones."""
     packed, offsets = PackedOffsets(), [1000] * 40
     for move in ({}, *moves):
         for index, offset in move.items():
@@ -38,7 +38,7 @@ def test_whatever_moves_is_read_back(moves: list[dict[int, int]], left_out: int 
 
 
 def test_one_that_moves_is_replaced_in_place() -> None:
-    """The result is the same as if all were packed again, and soon is as short."""
+    """The result equals packing everything again, and is soon as short."""
     packed, offsets = PackedOffsets(), list(range(100, 400))
     packed.take(tuple(offsets))
     for index in range(300):
@@ -49,7 +49,7 @@ def test_one_that_moves_is_replaced_in_place() -> None:
 
 
 def test_more_changes_than_are_looked_for() -> None:
-    """All are packed again."""
+    """If more offsets changed, all are packed again."""
     packed = PackedOffsets()
     packed.take((5,) * 100)
     changed = (7,) * (MOST_CHANGES + 1) + (5,) * (99 - MOST_CHANGES)
@@ -59,7 +59,7 @@ def test_more_changes_than_are_looked_for() -> None:
 
 @pytest.mark.parametrize("before", [(), (1, 2, 3)])
 def test_an_offset_that_is_not_known(before: tuple[int, ...]) -> None:
-    """It is refused, and what was there before stays."""
+    """It is refused, and the previous offsets stay."""
     packed = PackedOffsets()
     if before:
         packed.take(before)
@@ -69,7 +69,7 @@ def test_an_offset_that_is_not_known(before: tuple[int, ...]) -> None:
 
 
 def test_few_large_offsets_among_many_small_ones() -> None:
-    """Near the longest position they are spelled apart, as they are without being kept."""
+    """Near the longest position they are spelled separately, as without packing."""
     packed, offsets = PackedOffsets(), [7] * 1000
     offsets[3] = 2**62
     packed.take(tuple(offsets))

@@ -25,7 +25,7 @@ STEPS = st.lists(
 @given(steps=STEPS, max_ranges=st.integers(1, 8))
 @settings(max_examples=60)
 def test_what_was_parked_and_not_taken_is_parked(steps: list[tuple[bool, int, int, Reason]], max_ranges: int) -> None:
-    """Whatever the order, and never in more runs and blocks than the bound."""
+    """This holds in any order, within the bound of runs and blocks."""
     parked, expected = ParkedPartition(1, max_ranges), dict[int, Reason]()
     for parks, start, length, reason in steps:
         offsets = set(range(start, start + length))
@@ -55,7 +55,7 @@ def test_what_was_parked_and_not_taken_is_parked(steps: list[tuple[bool, int, in
 
 
 def test_an_hour_of_records_that_alternate_is_parked() -> None:
-    """Records in each block of 1,024 fit: with the default bound ten million offsets, more than an hour's."""
+    """Every block of 1,024 offsets fits: ten million with the default bound."""
     max_ranges = 1_000
     parked, bound = ParkedPartition(1, max_ranges), max_ranges * BLOCK_OFFSETS
     for block in range(bound // BLOCK_OFFSETS):
@@ -72,7 +72,7 @@ def test_an_hour_of_records_that_alternate_is_parked() -> None:
 
 
 def test_a_partition_takes_its_ranges_along() -> None:
-    """When it leaves, or begins again in another epoch; what was found before is not current any more."""
+    """When it leaves or begins again, what was found before is outdated."""
     ranges = ParkedRanges(10)
     assert not ranges
     assert ranges.park(ONE, 1, [(3, 5), (7, 8)], Reason.UNMATCHED)
@@ -93,7 +93,7 @@ def test_a_partition_takes_its_ranges_along() -> None:
 
 
 def test_what_does_not_fit_is_not_parked_until_there_is_room() -> None:
-    """All ranges of a batch, or none; one in a block in which others are parked for the same reason needs no room."""
+    """All ranges of a batch are parked or none; a block that is in use needs no room."""
     ranges, far = ParkedRanges(2), 10 * BLOCK_OFFSETS
     assert ranges.park(ONE, 1, [(0, 1), (far, far + 1)], Reason.UNMATCHED)
     assert not ranges.park(ONE, 1, [(3, 4), (2 * far, 2 * far + 1)], Reason.UNMATCHED)
@@ -118,7 +118,7 @@ def test_nothing_before_the_beginning_of_an_assignment_is_covered() -> None:
 
 
 def test_without_room_the_middle_of_a_long_run_stays_parked() -> None:
-    """It was sent, and is repeated at the worst; with room, and from either end, more can be taken."""
+    """It was sent, and is repeated at worst; its ends can always be taken."""
     parked, end = ParkedPartition(1, 3), 20 * BLOCK_OFFSETS
     parked.park([(0, end)], Reason.UNMATCHED)
     assert [parked.take(offset, offset + 1) for offset in (5 * BLOCK_OFFSETS, end // 2)] == [

@@ -34,7 +34,7 @@ def test_the_example_of_the_design() -> None:
 
 
 def test_several_topics() -> None:
-    """Topics are apart by a semicolon, the own one first."""
+    """Topics are separated by semicolons, and the record's own comes first."""
     position = {TopicPartition("a", 0): 1, TopicPartition("b", 0): -1, TopicPartition("b", 1): 5}
     assert format_position(position, TopicPartition("b", 1)) == "b:1=5,0=-1;a:0=1"
     assert format_position(position) == "a:0=1;b:0=-1,1=5"
@@ -42,7 +42,7 @@ def test_several_topics() -> None:
 
 @given(positions, st.data())
 def test_what_is_spelled_is_read_back(position: dict[TopicPartition, int], data: st.DataObject) -> None:
-    """And its first pair is the record's own."""
+    """The first pair is the record's own."""
     own = data.draw(st.sampled_from(sorted(position)))
     text = format_position(position, own)
     assert position == parse_position(text)
@@ -51,7 +51,7 @@ def test_what_is_spelled_is_read_back(position: dict[TopicPartition, int], data:
 
 
 def test_a_snapshot_leaves_out_what_is_unknown_and_other_topics() -> None:
-    """A partition without a position is not in the id; a stream's id has its topics only."""
+    """Ids lack partitions without a position, and topics of other streams."""
     layout = Layout([TopicPartition("b", 0), TopicPartition("a", 0), TopicPartition("a", 1), TopicPartition("a", 2)])
     snapshot = Snapshot(layout, (7, None, 9, 3))
     assert snapshot.short_suffix(0) == ",2=9;b:0=3"
@@ -66,7 +66,7 @@ def test_a_snapshot_leaves_out_what_is_unknown_and_other_topics() -> None:
 def test_an_id_holds_what_is_known_of_the_streams_topics(
     position: dict[TopicPartition, int | None], data: st.DataObject
 ) -> None:
-    """Whatever is unknown, and whichever topics the stream has."""
+    """This holds for any unknown partitions and any topics."""
     layout = Layout(position)
     snapshot = Snapshot(layout, tuple(position[partition] for partition in layout.partitions))
     own = data.draw(st.sampled_from(layout.partitions))
@@ -119,7 +119,7 @@ def test_problems_are_reported(text: str, reason: str) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_position_or_an_error(text: str) -> None:
-    """Nothing else is ever raised."""
+    """No other exception is raised."""
     try:
         position = parse_position(text)
     except MalformedPositionError:
@@ -135,7 +135,7 @@ def snapshot_of(number: int, spread: int) -> Snapshot:
 
 @pytest.mark.parametrize("own", [None, 0, 150, 299])
 def test_a_long_position_is_spelled_compactly(own: int | None) -> None:
-    """It is about a sixth as long, and its first pair is the record's own all the same."""
+    """It is about a sixth as long, and still begins with the record's own pair."""
     snapshot = snapshot_of(300, 100)
     partitions = snapshot.layout.partitions
     text = snapshot.format(own=own)
@@ -146,7 +146,7 @@ def test_a_long_position_is_spelled_compactly(own: int | None) -> None:
 
 
 def test_a_long_position_leaves_out_what_is_unknown() -> None:
-    """As a short one does."""
+    """It does so like a short one."""
     known = snapshot_of(300, 100)
     snapshot = Snapshot(known.layout, (None, *known.offsets[1:100], *[None] * 200))
     expected = dict(zip(known.layout.partitions[1:100], known.offsets[1:100], strict=True))
@@ -155,7 +155,7 @@ def test_a_long_position_leaves_out_what_is_unknown() -> None:
 
 
 def test_other_topics_of_a_long_position_are_apart() -> None:
-    """Each is spelled by itself, and those that a stream has not are left out."""
+    """Each topic is spelled separately, and other streams' topics are left out."""
     layout = Layout([TopicPartition(topic, number) for topic in ("a", "b", "c") for number in range(60)])
     snapshot = Snapshot(layout, tuple(range(180)))
     position = parse_position(snapshot.format(frozenset({"a", "c"}), 5))
@@ -163,20 +163,20 @@ def test_other_topics_of_a_long_position_are_apart() -> None:
 
 
 def test_an_id_is_never_longer_than_one_that_is_taken_back() -> None:
-    """An EventSource whose id is refused gives up for good: a record's own pair alone is better than that."""
+    """An EventSource with a refused id gives up for good, so a single pair is better."""
     for snapshot in (snapshot_of(3000, 2**40), snapshot_of(8193, 1)):
         assert snapshot.format(own=7) == f"assets:7={snapshot.offsets[7]}"
         assert snapshot.format() == ""
 
 
 def test_a_thousand_partitions_of_a_busy_topic_fit() -> None:
-    """Their ids stay below what proxies take, however far apart their offsets are within a year of a busy topic."""
+    """With a year's distance between offsets, ids stay below what proxies accept."""
     assert len(snapshot_of(1000, 2**30).format(own=7)) <= MAX_POSITION_CHARACTERS
 
 
 @given(positions)
 def test_clients_spell_long_positions_compactly(position: dict[TopicPartition, int]) -> None:
-    """And short ones plainly, which every server reads."""
+    """Short positions are spelled plainly, which every server can read."""
     assert parse_position(shortest_position(position)) == position
     assert shortest_position(position) == format_position(position)
     many = {TopicPartition("assets", number): number for number in range(1000)}
@@ -186,7 +186,7 @@ def test_clients_spell_long_positions_compactly(position: dict[TopicPartition, i
 
 
 def test_a_position_of_few_partitions_may_be_long() -> None:
-    """Their offsets make it so; each of them may be the own one, however many were before."""
+    """Large offsets make it long, and any partition may be the record's own."""
     position = {TopicPartition("assets", number): 2**60 + number for number in range(64)}
     layout = Layout(position)
     snapshot = Snapshot(layout, tuple(position.values()))
@@ -198,7 +198,7 @@ def test_a_position_of_few_partitions_may_be_long() -> None:
 
 
 def test_streams_of_the_replicas_own_partitions_do_not_name_followed_ones() -> None:
-    """A snapshot of a replica that follows has another one in it, without them."""
+    """Snapshots contain another snapshot without followed partitions."""
     partitions = [TopicPartition("assets", number) for number in range(3)]
     snapshot = Snapshot(Layout(partitions, [partitions[1]]), (5, 6, 7))
     assert snapshot.format() == "assets:0=5,1=6,2=7"
@@ -208,7 +208,7 @@ def test_streams_of_the_replicas_own_partitions_do_not_name_followed_ones() -> N
 
 
 def test_what_spelling_has_in_common_is_kept_for_64_of_the_partitions() -> None:
-    """However many a busy topic has, an id of each of them is right."""
+    """Ids of all other partitions are right as well."""
     snapshot = snapshot_of(80, 2**60)
     expected = dict(zip(snapshot.layout.partitions, snapshot.offsets, strict=True))
     for own in [*range(80), *range(80)]:
@@ -218,7 +218,7 @@ def test_what_spelling_has_in_common_is_kept_for_64_of_the_partitions() -> None:
 
 
 def test_no_id_names_more_partitions_than_are_taken() -> None:
-    """Spelled in many parts it would be short enough."""
+    """Spelled in many parts, it would be short enough."""
     text = ";".join(f"topic-{number}:{spell(range(MAX_PARTITIONS // 2 + 1))}" for number in range(2))
     assert len(text) <= MAX_POSITION_CHARACTERS
     with pytest.raises(MalformedPositionError, match=f"more than {MAX_PARTITIONS} partitions"):
@@ -237,7 +237,7 @@ WHOLE_LAYOUTS = pytest.mark.parametrize(
 
 @WHOLE_LAYOUTS
 def test_ids_of_the_whole_topic_say_how_many_partitions_there_are(count: int, topics: list[str]) -> None:
-    """Plain or compact, with or without a record's own pair: the next one is named as not seen yet."""
+    """Plain or compact, they name the next partition as not seen yet."""
     layout = Layout([TopicPartition(topic, number) for topic in topics for number in range(count)], counts={})
     snapshot = Snapshot(layout, tuple(range(5, 5 + len(layout.partitions))))
     ids = [snapshot.format(whole=True), snapshot.format(own=0, whole=True)]
@@ -262,7 +262,7 @@ def test_ids_of_the_whole_topic_say_how_many_partitions_there_are(count: int, to
 def test_ids_do_not_say_how_many_partitions_there_are_where_that_is_not_certain(
     numbers: tuple[int, ...], counts: dict[str, int] | None, offsets: tuple[int | None, ...]
 ) -> None:
-    """Whoever came back with such an id would be sent a partition from its start that it has had."""
+    """Otherwise a client would get a known partition again from its start."""
     snapshot = Snapshot(Layout([TopicPartition("a", number) for number in numbers], counts=counts), offsets)
     assert counts_begun_with(parse_position(snapshot.format(whole=True))) == {}
 
@@ -280,7 +280,7 @@ def test_ids_do_not_say_how_many_partitions_there_are_where_that_is_not_certain(
     ],
 )
 def test_an_id_says_how_many_partitions_there_were_or_not(text: str, counts: dict[str, int]) -> None:
-    """It does if it names all from the first one on, and the last of them as not seen yet."""
+    """It does if it names all from the first on, and the last as not seen yet."""
     assert counts_begun_with(parse_position(text)) == counts
 
 
@@ -299,7 +299,7 @@ class Asked(dict[TopicPartition, int]):
 
 
 def test_what_an_id_says_of_counts_costs_what_the_id_is_long() -> None:
-    """Anybody may send one of many topics: each may name a high partition alone."""
+    """A hostile id may name one high partition for each of many topics."""
     position = Asked({TopicPartition(f"t{number}", 9_000): -1 for number in range(50)})
     position.update({TopicPartition("long", number): 5 for number in range(1_000)})
     assert counts_begun_with(position) == {}
@@ -315,7 +315,7 @@ def test_what_an_id_says_of_counts_costs_what_the_id_is_long() -> None:
     ids=["plain", "compact"],
 )
 def test_reading_a_long_id_costs_three_calls_per_partition(text: str) -> None:
-    """It was 2 ms of the loop for an id of 8 KiB, when each number was looked at by itself."""
+    """Checking each number separately took 2 ms for an id of 8 KiB."""
     calls = 0
 
     def count(_frame: object, event: str, _argument: object) -> None:

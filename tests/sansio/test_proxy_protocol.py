@@ -43,7 +43,7 @@ HEADERS = [
 
 @pytest.mark.parametrize(("header", "client"), HEADERS)
 def test_a_header(header: bytes, client: str | None) -> None:
-    """It is read whole, whatever follows it, and from no part of it."""
+    """It is read whole, whatever follows it, and never from a part."""
     expected = ProxyHeader(len(header), None if client is None else ip_address(client))
     assert read_header(header) == read_header(header + b"GET / HTTP/1.1\r\n") == expected
     assert [read_header(header[:end]) for end in range(len(header))] == [None] * len(header)
@@ -73,7 +73,7 @@ def test_a_header(header: bytes, client: str | None) -> None:
     ],
 )
 def test_what_is_no_header(data: bytes, reason: str) -> None:
-    """It is refused, never taken for something else."""
+    """It is refused, and never mistaken for something else."""
     with pytest.raises(ProxyHeaderError, match=reason):
         read_header(data)
 
@@ -83,7 +83,7 @@ def test_what_is_no_header(data: bytes, reason: str) -> None:
     st.one_of(st.binary(max_size=80), st.binary(max_size=40).map(SIGNATURE.__add__), st.binary().map(b"PROXY ".__add__))
 )
 def test_nonsense_is_refused_or_needs_more(data: bytes) -> None:
-    """Nothing else is ever raised, and what is read is there."""
+    """No other exception is raised, and a header that is read is really there."""
     try:
         header = read_header(data)
     except ProxyHeaderError:

@@ -15,7 +15,7 @@ def fill(quota: Quota, holder: str) -> int:
 
 
 def test_one_holder_never_takes_all() -> None:
-    """The last tenth stays for others, without any setting."""
+    """The last tenth stays for others, whatever the settings."""
     quota = Quota(1000)
     assert fill(quota, "greedy") == 900
     assert quota.refusal("greedy") is Refusal.RESERVED
@@ -30,7 +30,7 @@ def test_a_small_quota_has_nothing_reserved() -> None:
 
 
 def test_a_bound_for_each_holder() -> None:
-    """It counts what a holder has now."""
+    """It counts what a holder has at the moment."""
     quota = Quota(1000, per_holder=3)
     assert fill(quota, "a") == 3
     assert quota.refusal("a") is Refusal.HOLDER_FULL
@@ -39,7 +39,7 @@ def test_a_bound_for_each_holder() -> None:
 
 
 def test_statistics() -> None:
-    """How many, by how many, and the most of one."""
+    """They show how many there are, of how many holders, and the most of one."""
     quota = Quota(10)
     assert quota.statistics() == QuotaStatistics(0, 0, 0)
     for holder in "aab":
@@ -56,7 +56,7 @@ def test_statistics() -> None:
     st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=120),
 )
 def test_bounds_hold_whatever_happens(total: int, per_holder: int, steps: list[tuple[str, bool]]) -> None:
-    """Counts are what was taken and not released, and no bound is ever passed."""
+    """Counts equal what was taken and not released, and no bound is exceeded."""
     quota, model = Quota(total, per_holder), dict.fromkeys("abcd", 0)
     for holder, takes in steps:
         if takes and quota.refusal(holder) is None:

@@ -24,7 +24,7 @@ FEW = (
 
 
 def test_records_come_back_as_they_were() -> None:
-    """One by one, some of them, all of them, none of them."""
+    """This holds for single records, slices, all, and none."""
     records = Records.of(FEW)
     assert tuple(records) == FEW
     assert (records[0], records[-1], len(records)) == (FEW[0], FEW[-1], 3)
@@ -34,7 +34,7 @@ def test_records_come_back_as_they_were() -> None:
 
 
 def test_records_are_as_large_as_all_that_they_hold() -> None:
-    """Payload, and what objects around it cost."""
+    """The size includes the payload, and the objects around it."""
     names_and_contents = 2 * HEADER_OVERHEAD_BYTES + len("hhx")
     assert Records.of(FEW).size_bytes == 3 * RECORD_OVERHEAD_BYTES + len("kvvalue") + names_and_contents
     assert Records.of(FEW)[1:].size_bytes == 2 * RECORD_OVERHEAD_BYTES + len("value")
@@ -50,13 +50,13 @@ def test_a_batch_covers_the_offsets_before_its_first_record() -> None:
 
 
 def test_an_empty_batch_is_refused() -> None:
-    """There is nothing to dispatch in it."""
+    """It would have nothing to dispatch."""
     with pytest.raises(ValueError, match="at least one"):
         Batch(ONE, ())
 
 
 def test_a_batch_may_stand_for_a_gap() -> None:
-    """Then it covers the offsets of the gap; a gap before records belongs to them."""
+    """It covers the gap's offsets; a gap before records belongs to their batch."""
     partition = TopicPartition("assets", 0)
     gap = Gap(partition, 3, 7, "expired")
     alone = Batch(partition, NO_RECORDS, gap=gap)
@@ -66,7 +66,7 @@ def test_a_batch_may_stand_for_a_gap() -> None:
 
 
 def test_values_are_shown_as_what_they_were_decoded_to() -> None:
-    """Where they were; parts of the records have their parts of it, and it counts as memory."""
+    """Parts keep their decoded values, which count as memory."""
     plain = Records.of(Record(5 + n, 1_000, b"k", b"v", ()) for n in range(3))
     assert plain.shown_values is plain.values
     decoded = plain.with_decoded(Decoded((None,) * 3, (b"1", None, b"3"), (b"",) * 3, (b"",) * 3))
@@ -77,7 +77,7 @@ def test_values_are_shown_as_what_they_were_decoded_to() -> None:
 
 
 def test_records_are_spelled_for_an_encoder() -> None:
-    """Text is made of what is not UTF-8; base64 is left to the encoder, and all else stays as it is."""
+    """Invalid UTF-8 becomes text on request, and base64 is left to the encoder."""
     records = Records.of([Record(0, 1, b"\xff", b"\xff", ())])
     text, mixed = records.spelled(Spelling("text", "text")), records.spelled(Spelling("base64", "auto"))
     assert (text.keys, text.values) == ([b"\xef\xbf\xbd"], [b"\xef\xbf\xbd"])

@@ -12,13 +12,13 @@ OWN = (("tenant", b"t1"), ("tenant", None))
 
 
 def test_a_letter_says_where_its_record_was() -> None:
-    """And the record's own headers are as they were."""
+    """The record's own headers are unchanged."""
     letter = Letter(ONE, Record(7, 5, None, None, OWN), "deadline")
     assert origin_of(headers_of(letter, group="g", replica="r")) == Origin(ONE, "deadline", OWN)
 
 
 def test_what_is_no_letter_has_no_origin() -> None:
-    """Somebody else's record, or headers that are wrong."""
+    """This covers foreign records and wrong headers."""
     right: dict[str, bytes | None] = {"topic": b"assets", "partition": b"3", "reason": b"nack"}
     wrong: list[dict[str, bytes | None]] = [
         {},
@@ -36,7 +36,7 @@ def test_what_is_no_letter_has_no_origin() -> None:
 
 
 def test_options_leave_letters_out() -> None:
-    """By topic, by reason, and by the time at which they were written."""
+    """Letters are selected by topic, reason, and time of writing."""
     found = Origin(ONE, "nack", ())
     topics = frozenset({"assets"})
     assert Wanted(topics).has(found, 5)
@@ -61,7 +61,7 @@ def test_what_was_redriven_survives_a_commit(first: int, steps: list[tuple[int, 
 
 
 def test_metadata_of_others_names_nothing_and_ours_is_bounded() -> None:
-    """A tool may have committed; a broker takes 4,096 bytes."""
+    """Other tools may commit, and brokers accept 4,096 bytes."""
     for metadata in (None, "", "x", "dispatcher-redrive;1-", "dispatcher-redrive;"):
         assert Done(3, metadata).metadata == "dispatcher-redrive;"
     assert not Done(0).is_too_long

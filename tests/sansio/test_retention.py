@@ -49,7 +49,7 @@ def waiting(offset: int = 0, age_seconds: float | None = 10, record_bytes: float
 def test_a_topics_configuration_says_how_long_it_keeps_records(
     configs: tuple[str | None, ...], expected: Retention | None
 ) -> None:
-    """Compaction alone keeps records for ever; a broker that leaves something out has said nothing."""
+    """Compacted topics keep records for ever; missing values mean nothing."""
     names = ("cleanup.policy", "retention.ms", "retention.bytes")
     assert Retention.of(dict(zip(names, configs, strict=True))) == expected
 
@@ -67,12 +67,12 @@ def test_a_topics_configuration_says_how_long_it_keeps_records(
     ],
 )
 def test_little_headroom_is_near(retention: Retention, headroom: float | None, near: bool) -> None:
-    """An hour, or half of a shorter retention time; what is unknown is not near."""
+    """Near is an hour, or half of a shorter retention time; unknown headroom is not near."""
     assert retention.is_near(headroom) is near
 
 
 def test_the_oldest_waiting_record_is_the_first_that_is_pending() -> None:
-    """What filters have settled, and gaps, are passed over."""
+    """Settled records and gaps are skipped."""
     assert oldest([]) is None
     gap = entry(gap=Gap(ONE, 0, 4, "expired"), first=5)
     assert oldest([gap]) is None
@@ -97,7 +97,7 @@ def test_time_runs_out_by_the_records_own_time() -> None:
 
 
 def test_what_is_unknown_has_no_number() -> None:
-    """Neither a retention that nobody may ask for, nor a record without a time, nor a size before it was measured."""
+    """Retention, a record's time or a size may be unknown."""
     watch = RetentionWatch()
     assert watch.outlook(ONE, waiting(), None, NOW_MS) == Outlook(10, None)
     assert watch.outlook(ONE, waiting(age_seconds=None), Retention(60, None), NOW_MS) == Outlook(None, None)
@@ -106,7 +106,7 @@ def test_what_is_unknown_has_no_number() -> None:
 
 
 def test_size_runs_out_as_fast_as_the_log_grows() -> None:
-    """100 records of 100 bytes fit; 40 are there, and 2 per second come: 30 s."""
+    """100 records of 100 bytes fit; 40 are there, and 2 per second arrive, which leaves 30 s."""
     watch = RetentionWatch()
     size = Retention(None, 10_000)
     watch.measured({ONE: Bounds(0, 20)}, 0)
@@ -120,7 +120,7 @@ def test_size_runs_out_as_fast_as_the_log_grows() -> None:
 
 
 def test_a_record_that_is_gone_has_no_headroom() -> None:
-    """Whatever the retention says: somebody else may have deleted it."""
+    """Somebody else may have deleted it, whatever the retention is."""
     watch = RetentionWatch()
     watch.measured({ONE: Bounds(5, 20)}, 0)
     assert watch.outlook(ONE, waiting(offset=4), None, NOW_MS) == Outlook(10, 0)
@@ -128,7 +128,7 @@ def test_a_record_that_is_gone_has_no_headroom() -> None:
 
 
 def test_measurements_are_bounded_and_of_one_log() -> None:
-    """The newest ones count; a log that ends earlier than before is another one; others are forgotten."""
+    """The newest ones count, and a log that ends earlier than before is another one."""
     watch = RetentionWatch()
     for second in range(3 * GROWTH_SAMPLES):
         watch.measured({ONE: Bounds(0, 1000 if second < GROWTH_SAMPLES else 1000 + second)}, second)

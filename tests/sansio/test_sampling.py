@@ -35,7 +35,7 @@ UNSAMPLED = SAMPLED[:-1] + b"0"
     ],
 )
 def test_a_producer_is_read_as_the_w3c_says(value: bytes | None, expected: Producer | None) -> None:
-    """Later versions by their first four fields; whatever is malformed is ignored."""
+    """Later versions are read by their first four fields, and malformed headers are ignored."""
     assert read_traceparent(value) == expected
 
 
@@ -56,7 +56,7 @@ def chosen(name: str, ratio: float, some: Sequence[Headers]) -> list[tuple[int, 
 
 
 def test_the_parent_decides_for_its_records_and_the_root_for_the_others() -> None:
-    """What a producer has not sampled is not traced; a header that is none leaves the record a root."""
+    """Unsampled producers are not traced, and an invalid header makes a root."""
     some = headers(SAMPLED, UNSAMPLED, None, b"nonsense", SAMPLED, b"00-" + UNSAMPLED[3:-1] + b"2")
     assert chosen("parentbased_always_on", 1, some) == [(0, True), (2, False), (3, False), (4, True)]
     assert chosen("parentbased_always_off", 1, some) == [(0, True), (4, True)]
@@ -65,7 +65,7 @@ def test_the_parent_decides_for_its_records_and_the_root_for_the_others() -> Non
 
 
 def test_a_ratio_of_producers_is_taken_by_their_trace_ids() -> None:
-    """So every service that has the same ratio samples the same traces."""
+    """So all services with the same ratio sample the same traces."""
     low = b"00-" + b"f" * 16 + b"0" * 15 + b"1" + SAMPLED[35:-1] + b"0"
     high = b"00-" + b"0" * 16 + b"f" * 16 + SAMPLED[35:]
     assert chosen("traceidratio", 0.5, headers(low, high)) == [(0, True)]
@@ -74,7 +74,7 @@ def test_a_ratio_of_producers_is_taken_by_their_trace_ids() -> None:
 
 @pytest.mark.parametrize("ratio", [0.01, 0.5])
 def test_a_ratio_of_roots_is_chosen_whatever_the_size_of_batches(ratio: float) -> None:
-    """Batches of one record, and of many, with and without other headers."""
+    """Batches may have one record or many, with or without other headers."""
     sizes = numbers(2)
     sampling = Sampling("traceidratio", ratio, numbers(3).random)
     seen = found = 0
@@ -89,7 +89,7 @@ def test_a_ratio_of_roots_is_chosen_whatever_the_size_of_batches(ratio: float) -
 
 
 def test_all_and_none_of_the_roots() -> None:
-    """Also without any header at all."""
+    """This holds without any header as well."""
     none: Sequence[Headers] = ((),) * 3
     assert chosen("always_on", 1, none) == [(0, False), (1, False), (2, False)]
     assert chosen("traceidratio", 1, none) == [(0, False), (1, False), (2, False)]
@@ -100,13 +100,13 @@ def test_all_and_none_of_the_roots() -> None:
     ("name", "ratio"), [("jaeger_remote", 1.0), ("", 1.0), ("traceidratio", 1.1), ("always_on", -1.0)]
 )
 def test_a_sampler_that_is_none_is_refused(name: str, ratio: float) -> None:
-    """The reason names what there is."""
+    """The reason names the existing samplers."""
     with pytest.raises(ValueError, match=r"sampler|ratio"):
         Sampling(name, ratio, random.random)
 
 
 @pytest.mark.parametrize("ratio", [5e-324, 1e-307, 1e-30])
 def test_a_ratio_too_small_to_matter_chooses_nothing(ratio: float) -> None:
-    """A trace id could not be below it either; the distance to the next record would be more than a number holds."""
+    """No trace id is below it, and the distance to the next record overflows."""
     sampling = Sampling("traceidratio", ratio, numbers(5).random)
     assert [sampling.choose(((),) * 1000) for _ in range(20)] == [[]] * 20

@@ -78,7 +78,7 @@ def events(batch: Batch) -> list[tuple[str, str]]:
 def test_each_spelling(
     spelling: Spelling, keys: list[dict[str, Any]], values: list[dict[str, Any]], data: list[tuple[str, str]]
 ) -> None:
-    """In envelopes, messages and events: the settings decide, and a tombstone stays one."""
+    """In envelopes, messages and events the settings decide, and a tombstone stays one."""
     batch = written(spelling)
     found = envelopes(batch)
     assert [{name: one[name] for name in one if name.startswith("key")} for one in found] == keys
@@ -87,7 +87,7 @@ def test_each_spelling(
 
 
 def test_what_was_decoded_stays_json() -> None:
-    """Only what was not is written as the settings say."""
+    """Only values that were not decoded follow the settings."""
     decoded = Decoded([None] * 4, [b'{"n":1}', None, None, None], [b""] * 4, [b"", b',"decode_error":"x"', b"", b""])
     batch = written(Spelling("base64", "base64"), decoded)
     found = envelopes(batch)
@@ -98,7 +98,7 @@ def test_what_was_decoded_stays_json() -> None:
 
 
 def test_parts_of_records_keep_their_spelling() -> None:
-    """Slices, and records picked for a filter."""
+    """This holds for slices, and for records picked for a filter."""
     records = written(Spelling(value="base64")).records
     assert records[1:].spelling == records.take([0]).spelling == Spelling(value="base64")
 
@@ -106,5 +106,5 @@ def test_parts_of_records_keep_their_spelling() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.none() | st.binary(max_size=20) | st.text(max_size=20).map(str.encode)))
 def test_text_is_utf8(column: list[bytes | None]) -> None:
-    """Whatever the bytes; what is UTF-8 already is not touched."""
+    """Any bytes become UTF-8, and valid UTF-8 is unchanged."""
     assert as_text(column) == [None if one is None else one.decode(errors="replace").encode() for one in column]

@@ -25,7 +25,7 @@ def suspected(next_offset: int = 5, log_end: int = 9) -> StallWatch:
 
 
 def test_leaders_are_asked_about_partitions_that_stand_still() -> None:
-    """Not about those that are paused, or new, or moved since the last look; and no sooner than a look is due."""
+    """Not about paused, new or moved ones, and not before a check is due."""
     watch = StallWatch()
     paused = TopicPartition("assets", 3)
     assert list(watch.look({ONE: 5, TWO: 5, paused: 5}, {paused}, 0.0)) == []
@@ -34,7 +34,7 @@ def test_leaders_are_asked_about_partitions_that_stand_still() -> None:
 
 
 def test_a_partition_that_stands_still_before_records_is_restarted_once() -> None:
-    """And reported as one that a restart has not helped after as long again."""
+    """After the same time again, it is reported as not helped."""
     watch = suspected()
     due = 10.0 + STALLED_SECONDS
     assert watch.stalled({ONE: 5}, (), due - 0.1, idle=True) == []
@@ -48,7 +48,7 @@ def test_a_partition_that_stands_still_before_records_is_restarted_once() -> Non
 
 
 def test_a_partition_that_moves_leaves_or_is_paused_is_not_stalled() -> None:
-    """Whatever it was suspected of; what is suspected of it later is counted from then."""
+    """Earlier suspicions are dropped, and later ones start over."""
     for next_offsets, paused in (({ONE: 6}, ()), ({}, ()), ({ONE: 5}, {ONE})):
         watch = suspected()
         assert watch.stalled(next_offsets, paused, 10.0, idle=True) == []
@@ -60,21 +60,21 @@ def test_a_partition_that_moves_leaves_or_is_paused_is_not_stalled() -> None:
 
 
 def test_a_partition_behind_a_full_queue_is_not_stalled() -> None:
-    """Its records wait for their turn, until the queue has been empty once."""
+    """Its records wait their turn until the queue has been empty once."""
     watch = suspected()
     assert watch.stalled({ONE: 5}, (), 100.0, idle=False) == []
     assert [stall.partition for stall in watch.stalled({ONE: 5}, (), 101.0, idle=True)] == [ONE]
 
 
 def test_a_quiet_partition_is_not_stalled() -> None:
-    """Its leader has nothing more, or does not answer, or the partition left while it was asked."""
+    """Its leader has nothing more, does not answer, or the partition has left."""
     watch = suspected(next_offset=9, log_end=9)
     watch.answered({TWO: 7}, 10.0)
     assert watch.stalled({ONE: 9, TWO: 0}, (), 100.0, idle=True) == []
 
 
 def test_a_consumer_is_rebuilt_when_a_restart_has_not_helped() -> None:
-    """At most once in a while, which doubles while it goes on, and is forgotten after a long rest."""
+    """Pauses between rebuilds double, and start over after a long rest."""
     limit = StallLimit()
     first, again, other = Stall(ONE, 5, 9, False), Stall(ONE, 5, 9, True), Stall(TWO, 0, 3, True)
     assert limit.take([first], 0.0) is None

@@ -49,7 +49,7 @@ def test_an_idle_replica_leaves_after_the_idle_time_and_a_random_delay(share: fl
 
 
 def test_the_owner_of_the_first_partition_leaves_when_the_others_have_had_time_to() -> None:
-    """Later than any of them, whatever its delay, and later than a rebalance that one of them caused."""
+    """It leaves later than any other could, and than their rebalances."""
     assert first_step(standby(), lambda _: HALF._replace(owns_first=True)) == (IDLE * 1.5 + VISIBLE, Step.LEAVE)
     rebalanced = first_step(standby(), lambda now: HALF._replace(owns_first=True, assignment=now >= 14.5))
     assert rebalanced == (IDLE * 1.5 + VISIBLE, Step.LEAVE)
@@ -68,7 +68,7 @@ def test_the_owner_of_the_first_partition_leaves_when_the_others_have_had_time_t
     ids=["owns everything", "knows too little", "unsettled", "has a subscriber"],
 )
 def test_what_keeps_a_replica_in_the_group(seen: Seen) -> None:
-    """One that owns everything, does not know whether it does, rebalances, or has a subscriber that counts."""
+    """Owning everything, not knowing so, a rebalance, or a subscriber that counts."""
     assert first_step(standby(), lambda _: seen) is None
     machine = standby()
     first_step(machine, lambda _: seen)
@@ -84,13 +84,13 @@ def test_a_rebalance_under_way_is_awaited() -> None:
 
 
 def test_a_subscriber_starts_the_idle_time_over() -> None:
-    """Idle is the time since the last one left."""
+    """Idle time is counted from when the last one left."""
     seen = first_step(standby(), lambda now: HALF._replace(taker=1 if 5.0 <= now < 7.0 else None))
     assert seen == (7.0 + IDLE, Step.LEAVE)
 
 
 def test_a_topic_that_has_grown_keeps_a_replica_for_a_while() -> None:
-    """The partition is seen before the group assigns it: who owned everything owns everything in a moment."""
+    """The new partition is visible before the group assigns it."""
     everything = Seen(owned=6, partitions=6)
     grown = first_step(standby(), lambda now: everything._replace(partitions=6 if now < 30.0 else 7))
     assert grown == (30.0 + GROWN_SECONDS, Step.LEAVE)
@@ -99,7 +99,7 @@ def test_a_topic_that_has_grown_keeps_a_replica_for_a_while() -> None:
 
 
 def test_a_replica_joins_with_the_first_subscriber_that_has_stayed() -> None:
-    """Short visits move no partition, even if one follows the other."""
+    """Short visits move no partition, even one after another."""
     machine = standby()
     now = after_leaving(machine)
     assert machine.statistics() == StandbyStatistics(is_standby=True, leaves=1)
@@ -116,7 +116,7 @@ def test_a_replica_joins_with_the_first_subscriber_that_has_stayed() -> None:
 
 
 def test_a_replica_joins_a_group_that_is_empty() -> None:
-    """Its offsets would expire; a member does nothing about that."""
+    """Otherwise its offsets would expire; a member does nothing."""
     machine = standby()
     assert machine.group_is_empty(0.0) is None
     now = after_leaving(machine)
@@ -182,7 +182,7 @@ class Group:
 def test_a_group_whose_subscribers_all_leave_at_once_is_never_empty(
     replicas: list[tuple[float, float, float]], until: float
 ) -> None:
-    """Whatever the delays, and however late each member sees that another has left: in the end one owns everything."""
+    """For any delays and views of the members, one owns everything in the end."""
     group = Group([share for share, _, _ in replicas], [delay for _, delay, _ in replicas])
     now = 0.0
     while now < until + 60.0:
@@ -194,7 +194,7 @@ def test_a_group_whose_subscribers_all_leave_at_once_is_never_empty(
 
 
 def test_without_the_rule_of_the_first_partition_a_group_would_become_empty() -> None:
-    """The model finds the fault that the rule is for: two replicas with half of the partitions leave together."""
+    """The model finds two half-owners that leave together."""
     group = Group([0.5, 0.5], [1.0, 1.0])
     for machine in group.machines:
         decide = machine.observe

@@ -26,7 +26,7 @@ def test_a_reader_that_names_no_start_looks_nothing_up() -> None:
 
 
 def test_a_named_start_is_looked_up_once_for_each_partition() -> None:
-    """A time and a number of records are named alike."""
+    """Times and numbers of records are treated alike."""
     for starts in (Starts(followed(), TOPICS, NOW), Starts(followed(), TOPICS, None, last=10)):
         assert starts.are_named
         assert starts.is_unknown(A)
@@ -36,7 +36,7 @@ def test_a_named_start_is_looked_up_once_for_each_partition() -> None:
 
 
 def test_a_reader_of_the_whole_topic_looks_up_followed_partitions_until_all_are_here() -> None:
-    """What is added after that begins at its first record."""
+    """Partitions added after that begin at their first record."""
     history = followed()
     starts = Starts(history, TOPICS, None, whole=True)
     assert starts.is_unknown(A)
@@ -59,7 +59,7 @@ def test_only_a_reader_that_counts_begins_followed_partitions_at_their_committed
 
 
 def test_what_an_id_names_beyond_its_topics_is_not_kept() -> None:
-    """Partitions that were added a moment ago are; and all, while it is not known how many a topic has."""
+    """Recently added partitions are kept, and all while the number is unknown."""
     position = {TopicPartition(topic, number): number for topic in ("assets", "other") for number in range(8192)}
     assert len(usable(position, TOPICS, {})) == 8192
     kept = usable(position, TOPICS, {"assets": 6, "other": 6})

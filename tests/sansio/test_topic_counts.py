@@ -15,7 +15,7 @@ def is_new(counts: TopicCounts, number: int) -> bool:
 
 
 def test_a_topic_never_has_fewer_partitions_than_some_broker_has_said() -> None:
-    """Brokers learn of a partition one after the other, and some do not answer."""
+    """Brokers learn of partitions at different times, and some do not answer."""
     counts = TopicCounts()
     assert counts.counted({"a": 6}, {}, NOBODY, NOBODY) == {"a": 6}
     assert counts.counted({"a": 4, "b": 1}, {}, NOBODY, NOBODY) == {"a": 6, "b": 1}
@@ -27,7 +27,7 @@ def test_a_topic_never_has_fewer_partitions_than_some_broker_has_said() -> None:
     [("missing", 0), ("deleted", 0), ("unauthorized", 0), ("leaderless", 6), ("registry", 6)],
 )
 def test_a_topic_that_is_not_there_has_no_partitions_until_it_is(reason: str, known: int) -> None:
-    """What is wrong in another way changes nothing, and neither does what is said of a topic that was found."""
+    """Other problems, and problems of found topics, change nothing."""
     counts = TopicCounts()
     assert counts.counted({"a": 6}, {"a": reason}, NOBODY, NOBODY) == {"a": 6}
     assert counts.counted({}, {"a": reason}, NOBODY, NOBODY) == {"a": known}
@@ -35,7 +35,7 @@ def test_a_topic_that_is_not_there_has_no_partitions_until_it_is(reason: str, kn
 
 
 def test_partitions_that_were_added_while_somebody_reads_are_new() -> None:
-    """Those that the topic had before are not; it stays so until the follower has let go of the topic."""
+    """They stay new until the follower has released the topic."""
     counts = TopicCounts()
     counts.counted({"a": 2}, {}, A, NOBODY)
     assert not is_new(counts, 1)
@@ -58,7 +58,7 @@ def test_a_created_topic_is_not_new_to_later_readers() -> None:
 
 
 def test_a_topic_that_a_broker_does_not_know_for_a_moment_is_not_new() -> None:
-    """It is followed, and what begins to be followed later would be read from the start of a log that may be long."""
+    """Otherwise a long log would be read from its start."""
     counts = TopicCounts()
     counts.counted({"a": 6}, {}, A, NOBODY)
     assert not is_new(counts, 0)
@@ -74,7 +74,7 @@ def test_a_topic_that_a_broker_does_not_know_for_a_moment_is_not_new() -> None:
 def test_a_topic_that_is_created_while_somebody_waits_for_it_is_new(
     reason: str, whole: frozenset[str], new: bool
 ) -> None:
-    """All of it; one that was only hidden is not, and neither is one that nobody waited for."""
+    """Hidden topics, and those that nobody waited for, are not."""
     counts = TopicCounts()
     counts.counted({}, {"a": reason}, whole, NOBODY)
     counts.counted({"a": 1}, {}, A, NOBODY)

@@ -59,7 +59,7 @@ class Watched:
 def test_a_topic_is_degraded_for_as_long_as_a_broker_says_so(
     probe: TopicProbe, existing: tuple[str, ...], reason: str, detail: str
 ) -> None:
-    """One line when it begins, one when it ends; since when it lasts is kept."""
+    """One line marks the beginning and one the end, and the start time is kept."""
     watched = Watched()
     (line,) = watched.probe(probe, existing=existing)
     assert (line.level, line.event, line.fields["reason"]) == ("warning", "topic degraded", reason)
@@ -73,7 +73,7 @@ def test_a_topic_is_degraded_for_as_long_as_a_broker_says_so(
 
 
 def test_a_topic_that_was_there_is_deleted_not_missing() -> None:
-    """And another line tells when that turns into something else."""
+    """A change of the reason is another line."""
     watched = Watched()
     watched.probe()
     watched.probe(TopicProbe(Finding.ABSENT), existing=("order",))
@@ -83,7 +83,7 @@ def test_a_topic_that_was_there_is_deleted_not_missing() -> None:
 
 
 def test_what_cannot_be_asked_is_unknown() -> None:
-    """Neither healthy nor degraded: at the start, while no broker answers, and where one cannot say who may read."""
+    """At the start, without an answer, and if a broker cannot say who may read."""
     watched = Watched()
     assert watched.topic == Condition(None, None, "not asked yet", 0.0)
     assert watched.probe(TopicProbe(Finding.SILENT, error="timed out")) == []
@@ -100,7 +100,7 @@ def test_what_cannot_be_asked_is_unknown() -> None:
 
 
 def test_a_topic_is_behind_when_nobody_takes_its_records() -> None:
-    """It is degraded, but nothing that subscribers are sent: they are the ones who mend it."""
+    """It is degraded, but subscribers are not sent that, because they are the remedy."""
     watched = Watched()
     watched.probe(paused=tuple(range(12)))
     assert watched.topic.reason is Reason.BEHIND
@@ -120,7 +120,7 @@ def test_a_topic_is_behind_when_nobody_takes_its_records() -> None:
     ],
 )
 def test_the_group_is_judged_by_what_may_be_done_with_it(probe: GroupProbe, joined: bool, healthy: bool | None) -> None:
-    """A member that may not ask about its group is one all the same."""
+    """A member that may not ask about its group is still a member."""
     watched = Watched()
     lines = watched.probe(group=probe, joined=joined)
     assert watched.health.group.healthy is healthy
@@ -129,7 +129,7 @@ def test_the_group_is_judged_by_what_may_be_done_with_it(probe: GroupProbe, join
 
 
 def test_a_topic_is_degraded_while_its_schemas_cannot_be_fetched() -> None:
-    """It comes after what is wrong with the topic, and before records that wait; subscribers are sent it."""
+    """Problems of the topic itself come first, waiting records last."""
     watched = Watched()
     watched.probe(undecodable="answered 503", paused=(1,))
     assert str(watched.topic.reason) == "registry"

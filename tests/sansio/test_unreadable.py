@@ -17,7 +17,7 @@ BOTH = frozenset({A, B})
 
 
 def test_a_partition_that_failed_rests_and_the_others_do_not() -> None:
-    """And nothing is known of partitions that nobody has asked for."""
+    """Partitions that nobody asked about are unknown."""
     unreadable = Unreadable()
     unreadable.read(BOTH)
     unreadable.failed([A], 10)
@@ -26,7 +26,7 @@ def test_a_partition_that_failed_rests_and_the_others_do_not() -> None:
 
 
 def test_after_its_rest_one_attempt_is_due_for_everybody() -> None:
-    """The second to ask finds it resting again."""
+    """The second question finds it resting again."""
     unreadable = Unreadable()
     unreadable.failed([A], 10)
     after = 10 + REST_SECONDS
@@ -35,7 +35,7 @@ def test_after_its_rest_one_attempt_is_due_for_everybody() -> None:
 
 
 def test_failures_in_a_row_double_the_rest_and_the_patience_up_to_a_bound() -> None:
-    """A broker that is slow is waited for longer, one that is away is asked less often."""
+    """Slow brokers get more time, and missing ones are asked less often."""
     unreadable, now = Unreadable(), 0.0
     for failures in range(1, 20):
         unreadable.failed([A], now)
@@ -48,7 +48,7 @@ def test_failures_in_a_row_double_the_rest_and_the_patience_up_to_a_bound() -> N
 
 
 def test_a_leader_that_answers_makes_it_readable_and_a_record_makes_it_well() -> None:
-    """Until something was read the failures count: a broker may answer, and still be slow to give records."""
+    """Failures count until something was read."""
     unreadable = Unreadable()
     unreadable.failed([A], 10)
     unreadable.answered([A, B])
@@ -59,7 +59,7 @@ def test_a_leader_that_answers_makes_it_readable_and_a_record_makes_it_well() ->
 
 
 def test_a_failure_that_nobody_asks_about_is_forgotten() -> None:
-    """Topics come and go; what is kept of them must not grow."""
+    """Topics are created and deleted, and the memory for them must not grow."""
     unreadable = Unreadable()
     unreadable.failed([A], 0)
     unreadable.failed([B], REST_SECONDS + FORGOTTEN_SECONDS + 1)

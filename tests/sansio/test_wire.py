@@ -147,20 +147,20 @@ def check_everywhere(found: Sequence[Record]) -> None:
 
 @given(records)
 def test_any_record_in_every_format(found: tuple[Record, ...]) -> None:
-    """Null, empty, line ends, NUL, what is not UTF-8, in key, value and headers: all come back."""
+    """Null, empty, line ends, NUL and invalid UTF-8 survive in keys, values and headers."""
     check_everywhere(found)
 
 
 @pytest.mark.parametrize("value", AWKWARD, ids=lambda value: repr(value)[:20])
 def test_awkward_values_keys_and_headers(value: bytes | None) -> None:
-    """Each by itself, and among plain ones."""
+    """Each is tried alone, and among ordinary ones."""
     awkward = Record(1, 5, value, value, (("name", value), ("name", b"again"), ("", b"")))
     check_everywhere([awkward])
     check_everywhere([Record(0, 5, b"k", b"v", ()), awkward, Record(2, 5, b"k", b"w", ())])
 
 
 def test_what_was_decoded_is_json_in_every_format() -> None:
-    """With what there is to say about it; what was not stays as it is."""
+    """Notes are included, and records that were not decoded are unchanged."""
     found = [
         Record(0, 5, b"k", b"\x00raw", ()),
         Record(1, 5, b"\x00raw", b"\xff", ()),
@@ -192,7 +192,7 @@ def test_what_was_decoded_is_json_in_every_format() -> None:
 
 @pytest.mark.parametrize("notes", [(b',"schema":1', b',"schema":1'), (b',"schema":1', b',"schema":2')])
 def test_records_that_are_all_decoded_have_each_its_note(notes: tuple[bytes, bytes]) -> None:
-    """Most batches have one schema, some change it."""
+    """Most batches have one schema, but some change it."""
     found = Records.of([Record(n, 5, b"k", b"\x00", ()) for n in range(2)])
     decoded = Decoded((None, None), (b"1", b"2"), (b"", b""), notes)
     envelopes = envelopes_of(Batch(ONE, found.with_decoded(decoded)))
@@ -205,7 +205,7 @@ def envelopes_of(batch: Batch) -> list[dict[str, Any]]:
 
 
 def test_what_the_settings_call_bytes_is_base64_in_every_format() -> None:
-    """Also text; what was decoded stays JSON, and a tombstone stays one."""
+    """This holds for text, too; decoded values stay JSON, and tombstones stay."""
     found = [Record(0, 5, b"k", b"v", ()), Record(1, 5, b"k", b"\x00raw", ()), Record(2, 5, None, None, ())]
     raw = Records.of(found).with_decoded(
         Decoded((None,) * 3, (None, b'{"a":1}', None), (b"",) * 3, (b',"decode_error":"why"', b"", b""))
@@ -223,7 +223,7 @@ def test_what_the_settings_call_bytes_is_base64_in_every_format() -> None:
 
 
 def test_a_character_cut_in_two_by_its_records_is_binary_in_both() -> None:
-    """Values are looked at together, and still judged each by itself."""
+    """Values are checked together, but judged separately."""
     check_everywhere([Record(1, 5, None, b"\xe2", ()), Record(2, 5, None, b"\x98\x83", ())])
 
 
@@ -247,7 +247,7 @@ def test_control_events() -> None:
 
 
 def test_a_first_state_says_where_the_stream_begins_and_by_which_filter() -> None:
-    """Beside what every state says; neither, where there is none."""
+    """Both are left out if there are none."""
     record_filter = b'{"exact":{"key":"a"}}'
     source = EventSource().feed(SSE_VALUE_UNFRAMED.first_state(STATE_EVENT, 1000, "assets:3=5", record_filter))
     assert (source.last_event_id, source.retry) == ("assets:3=5", 1000)
@@ -269,7 +269,7 @@ def test_formats_that_differ_by_their_frames_share_what_is_unframed() -> None:
 
 
 def test_a_heartbeat_moves_the_last_event_id_and_fires_nothing() -> None:
-    """Before there is a position it is a comment."""
+    """Without a position it is a comment."""
     source = EventSource().feed(sse.encode_heartbeat("assets:3=5"))
     assert (source.last_event_id, source.events) == ("assets:3=5", [])
     assert sse.encode_heartbeat("") == b":\n\n"
@@ -326,7 +326,7 @@ def test_an_empty_chunk_is_refused() -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65535, 65536, 1024 * 1024])
 def test_text_frames_are_read_by_wsproto(length: int) -> None:
-    """At every form of the length."""
+    """This is checked for every form of the length."""
     client = Connection(ConnectionType.CLIENT)
     assert frames.compressed_text_frame(b"x" * length)[1:] == frames.text_frame(b"x" * length)[1:]
     client.receive_data(frames.text_frame(b"x" * length) + frames.ping_frame())
@@ -337,7 +337,7 @@ def test_text_frames_are_read_by_wsproto(length: int) -> None:
 
 @given(st.lists(st.binary(max_size=125), min_size=1, max_size=3), st.data())
 def test_pongs_are_distinguished_from_everything_else(payloads: list[bytes], data: st.DataObject) -> None:
-    """Whole ones, as wsproto makes them: not a part of one, and not with another frame before or after it."""
+    """Only whole pongs count, without other frames before or after them."""
     client = Connection(ConnectionType.CLIENT)
     pongs = b"".join(client.send(Pong(payload)) for payload in payloads)
     other = client.send(data.draw(st.sampled_from([Ping(), TextMessage(""), BytesMessage(b"")])))
@@ -349,7 +349,7 @@ def test_pongs_are_distinguished_from_everything_else(payloads: list[bytes], dat
 
 
 def test_control_frames_are_read_by_wsproto() -> None:
-    """Answers to pings, and closes with and without a code; a reason is cut to what fits, at a character."""
+    """Pongs, and closes with and without a code, are read; a long reason is cut at a character."""
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(frames.pong_frame(b"anyone?") + frames.close_frame(4400, "é" * 100))
     pong, close = client.events()
@@ -361,7 +361,7 @@ def test_control_frames_are_read_by_wsproto() -> None:
 
 
 def test_heartbeats_are_frames_of_their_transport() -> None:
-    """A chunk for SSE; for WebSocket a ping, which proves that the client lives, and what the client can see."""
+    """SSE gets a chunk; WebSocket gets a ping that clients must answer, and a visible message."""
     assert frames.chunk(b"id: assets:3=5\n\n") == sse_wire(envelope=False, chunked=True).heartbeat("assets:3=5")
     for position, message in {
         "assets:3=5": b'{"type":"heartbeat","id":"assets:3=5"}',
@@ -372,7 +372,7 @@ def test_heartbeats_are_frames_of_their_transport() -> None:
 
 @pytest.mark.parametrize("envelope", [False, True])
 def test_http_1_0_gets_the_same_without_chunks(envelope: bool) -> None:
-    """The chunks hold what HTTP/1.0 gets bare."""
+    """The bytes are those inside the chunks."""
     batch = Batch(ONE, (Record(1, 2, b"k", b"v", ()),))
 
     def everything(wire: Wire) -> list[bytes]:
@@ -389,7 +389,7 @@ def test_http_1_0_gets_the_same_without_chunks(envelope: bool) -> None:
 
 
 def test_the_first_state_carries_where_the_stream_begins() -> None:
-    """One event or message, with the time to wait before reconnecting; no id while no start is known."""
+    """It has the reconnect delay, and an id only if the start is known."""
     for position in ("assets:0=-1,1=7", ""):
         state = sse.encode_state("streaming", "replica", {"assets": [0]}, 15.0)
         source = EventSource().feed(sse.encode_first_state(state, 1000, position))
@@ -437,7 +437,7 @@ def read_by_wsproto(data: bytes) -> tuple[list[bytes], bool]:
     cut=st.integers(0, 20),
 )
 def test_messages_are_those_that_wsproto_reads_and_the_rest_is_left(texts: list[str], mask: bytes, cut: int) -> None:
-    """Of any length and mask; one that has come in part waits in the rest."""
+    """This holds for any length and mask; partial messages stay in the rest."""
     data = b"".join(spoken(FIN_TEXT, text.encode(), mask) for text in texts)
     data = data[: len(data) - cut]
     found, rest = frames.leading_texts(data)
@@ -462,7 +462,7 @@ def test_whatever_comes_is_read_as_wsproto_reads_it(data: bytes, begins: bytes) 
 
 
 def test_other_frames_are_left_to_wsproto() -> None:
-    """Parts of messages, other kinds, compressed, not ASCII, unmasked, and with a length that is spelled too long."""
+    """These are partial, other, compressed, non-ASCII, unmasked, and oddly encoded frames."""
     hello = spoken(FIN_TEXT, b"hello")
     for other in (
         spoken(TEXT, b"hel") + spoken(CONTINUATION, b"lo"),

@@ -68,12 +68,12 @@ def logical(kind: str, logical_type: str, **more: Any) -> dict[str, Any]:
     ids=lambda part: part["logicalType"] if isinstance(part, dict) else "",
 )
 def test_logical_types(schema: Any, value: Any, expected: Any) -> None:
-    """Each as the table of docs/schemas.md has it."""
+    """Each is written as the table in docs/schemas.md says."""
     assert decoded(schema, value) == (str(value) if expected is None else expected)
 
 
 def test_primitives_unions_and_what_is_nested() -> None:
-    """Unions are bare; bytes and fixed are base64; enums are their symbols."""
+    """Unions are bare, bytes and fixed are base64, and enums are their symbols."""
     schema = {
         "type": "record",
         "name": "com.example.All",
@@ -113,7 +113,7 @@ def test_primitives_unions_and_what_is_nested() -> None:
 
 
 def test_references_are_known_by_their_names() -> None:
-    """Each after those that it needs itself."""
+    """Each schema follows those that it needs itself."""
     first = '{"type": "enum", "name": "a.Colour", "symbols": ["RED"]}'
     second = '{"type": "record", "name": "a.Car", "fields": [{"name": "colour", "type": "a.Colour"}]}'
     made = AvroDecoder('{"type": "array", "items": "a.Car"}', (first, second))
@@ -123,7 +123,7 @@ def test_references_are_known_by_their_names() -> None:
 
 
 def test_what_refers_to_itself_is_read_in_python() -> None:
-    """Fastavro's reader in C would end the process when its stack is used up; this one raises."""
+    """The library's reader in C would end the process with a stack overflow; this one raises."""
     value = {"next": {"next": None, "n": 2}, "n": 1}
     assert decoded(LIST, value) == value
     made = decoder(LIST)
@@ -134,7 +134,7 @@ def test_what_refers_to_itself_is_read_in_python() -> None:
 
 
 def test_deep_schemas_are_read_in_python() -> None:
-    """The same, without recursion."""
+    """This holds for deep schemas without recursion, too."""
     schema: Any = "int"
     for _ in range(avro.MAX_DEPTH + 1):
         schema = {"type": "array", "items": schema}
@@ -160,13 +160,13 @@ NO_BOUND = {"type": "array", "items": "null"}
     ],
 )
 def test_schemas_that_may_harm_are_refused(schema: Any, reason: str) -> None:
-    """A few bytes would stand for as many values as there is memory."""
+    """A few bytes would stand for as many values as fit into memory."""
     with pytest.raises(UndecodableError, match=reason):
         decoder(schema)
 
 
 def test_records_that_contain_themselves_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The content says how many there are, and each holds all of its fields."""
+    """The content decides their number, and each holds all of its fields."""
     branches = [{"name": name, "type": ["null", "A"]} for name in "lr"]
     fields = [{"name": f"f{n}", "type": "null"} for n in range(90)]
     with pytest.raises(UndecodableError, match="a record that contains itself, in which 2 bytes stand for"):
@@ -186,7 +186,7 @@ def test_records_that_contain_themselves_are_measured(monkeypatch: pytest.Monkey
     ],
 )
 def test_long_names_count_as_many_values(items: Any) -> None:
-    """As JSON a byte would become a million."""
+    """Otherwise one byte would become a million as JSON."""
     value: Any = ["A" * 1_000_000 if items["type"] == "enum" else {"A" * 1_000_000: 0}] * 1_100
     schema = {"type": "array", "items": items}
     with pytest.raises(UndecodableError, match="may hold more than"):
@@ -195,14 +195,14 @@ def test_long_names_count_as_many_values(items: Any) -> None:
 
 @pytest.mark.parametrize("scale", [257, 2**40])
 def test_decimals_with_very_many_places_are_refused(scale: int) -> None:
-    """All of them would be written."""
+    """All of the places would be written."""
     with pytest.raises(UndecodableError, match=f"^its Avro schema has decimals of {scale} places"):
         decoder(logical("bytes", "decimal", precision=scale, scale=scale)).decode(b"\x02\x01")
 
 
 @pytest.mark.parametrize("mark", ['"__fastavro_parsed"', r'"\u005f_fastavro_parsed"'])
 def test_a_schema_cannot_say_that_it_was_checked(mark: str) -> None:
-    """The library takes the word of one that it has parsed, and of two types with one name only one is measured."""
+    """The library would believe it, and measure only one of two types with the same name."""
     types = [{"type": "record", "name": "N", "fields": [{"name": "f", "type": kind}]} for kind in ("int", NO_BOUND)]
     schema = {
         "type": "record",
@@ -219,7 +219,7 @@ def test_a_schema_cannot_say_that_it_was_checked(mark: str) -> None:
 
 
 def test_a_schema_with_exponentially_many_values_is_refused() -> None:
-    """Each record holds the one before ten times."""
+    """Each record holds the previous one ten times."""
     schema: Any = {"type": "record", "name": "R0", "fields": [{"name": "a", "type": "null"}]}
     named = [schema]
     for n in range(1, 8):
@@ -231,13 +231,13 @@ def test_a_schema_with_exponentially_many_values_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 2_000 + "]" * 2_000, '{"type": ' * 3_000 + '"int"' + "}" * 3_000])
 def test_texts_that_are_no_schemas_are_refused(text: str) -> None:
-    """Also those that are nested too deep."""
+    """This includes texts that are nested too deep."""
     with pytest.raises(UndecodableError):
         AvroDecoder(text)
 
 
 def test_values_that_may_be_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By their length, before they are read."""
+    """Their length decides, before they are read."""
     schema = {"type": "array", "items": "int"}
     monkeypatch.setattr(avro, "MAX_VALUES", 3_000)
     made = decoder(schema)
@@ -248,7 +248,7 @@ def test_values_that_may_be_too_many_are_refused(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("content", [b"", b"\x02", b"\x02a\x00\x00", b"\xff" * 20, b"\x01"])
 def test_bytes_of_another_schema_are_refused(content: bytes) -> None:
-    """Cut short, too long, impossible."""
+    """They are cut short, too long, or impossible."""
     with pytest.raises(UndecodableError, match=r"does not fit its Avro schema|left over"):
         decoder({"type": "record", "name": "R", "fields": [{"name": "s", "type": "string"}]}).decode(content)
 
@@ -269,7 +269,7 @@ FIELDS = st.recursive(
 @settings(max_examples=60)
 @given(st.lists(FIELDS, max_size=4), st.binary(max_size=200))
 def test_any_bytes_give_json_or_a_reason(kinds: list[Any], content: bytes) -> None:
-    """Whatever the schema; nothing else is raised."""
+    """For any schema, no other exception is raised."""
     fields = [{"name": f"f{number}", "type": kind} for number, kind in enumerate(kinds)]
     with suppress(UndecodableError):
         made = decoder({"type": "record", "name": "R", "fields": fields})

@@ -41,7 +41,7 @@ def decoded(schema: Any, content: bytes, *, int64_strings: bool = False) -> Any:
 
 
 def test_unions_have_tags_and_bytes_are_characters() -> None:
-    """Full names of types that have one, and the names of the others; null alone; logical types as numbers."""
+    """Named types use their full names, null stays bare, and logical types are numbers."""
     value = {
         "either": ("shop.Suit", "CLUBS"),
         "more": [1, {"a": b"\x00\xff"}, ("shop.Suit", "CLUBS")],
@@ -70,7 +70,7 @@ def test_unions_have_tags_and_bytes_are_characters() -> None:
 )
 @pytest.mark.parametrize("kind", ["float", "double"])
 def test_numbers_that_json_does_not_have(kind: str, value: float, expected: object) -> None:
-    """As Avro's encoder in Java writes them."""
+    """They are written as Avro's encoder in Java writes them."""
     assert decoded(kind, written(kind, value)) == expected
 
 
@@ -98,7 +98,7 @@ def nests_records_in_a_map(schema: Any, records: int | None = None) -> bool:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_fastavro_reads_it_back(seed: int) -> None:
-    """Whatever the schema: as what it reads from the bytes."""
+    """For any schema, the result equals what it reads from the bytes."""
     generator = SchemaGenerator(seed)
     schema = {"type": "record", "name": "Outer", "fields": [{"name": "value", "type": generator.avro()}]}
     content = generator.avro_value(schema)
@@ -113,7 +113,7 @@ def test_fastavro_reads_it_back(seed: int) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 200))
 def test_any_bytes_give_json_or_a_reason(data: bytes, seed: int) -> None:
-    """Nothing else is raised, and nothing is left over."""
+    """No other exception is raised, and no bytes are left over."""
     for schema in (EVERYTHING, SchemaGenerator(seed).avro()):
         try:
             decoder = AvroDecoder(orjson.dumps(schema).decode())
@@ -128,7 +128,7 @@ def test_any_bytes_give_json_or_a_reason(data: bytes, seed: int) -> None:
 
 
 def test_deep_values_are_refused() -> None:
-    """By Python's own limit, which raises."""
+    """Python's own recursion limit raises."""
     chain = {"type": "record", "name": "Chain", "fields": [{"name": "next", "type": ["null", "Chain"]}]}
     with pytest.raises(UndecodableError, match="RecursionError"):
         decoded(chain, b"\x02" * 50_000 + b"\x00")

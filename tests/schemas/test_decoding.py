@@ -84,7 +84,7 @@ ENCODED_LARGE = bytes([0x82, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20])
 
 
 def test_each_value_is_decoded_with_its_own_schema() -> None:
-    """Several live at once in a topic; a tombstone has nothing to decode."""
+    """A topic may have several schemas, and a tombstone has nothing to decode."""
     known = Known()
     made = decoder(known)
     found = made.decode(
@@ -113,7 +113,7 @@ def test_long_names_of_schemas_are_cut() -> None:
 
 
 def test_large_integers_are_strings_where_the_topic_says_so() -> None:
-    """Those beyond 2^53 only."""
+    """Only integers beyond 2^53 are."""
     value = framed(LONG, ENCODED_LARGE)
     assert [members(decoder(strings=strings).decode("orders", records(value)))[0] for strings in (False, True)] == [
         {"value_json": {"n": n}, "schema": {"id": 1, "type": "AVRO", "name": "a.L"}} for n in (LARGE, str(LARGE))
@@ -121,7 +121,7 @@ def test_large_integers_are_strings_where_the_topic_says_so() -> None:
 
 
 def test_keys_are_decoded_if_they_are_in_the_wire_format() -> None:
-    """Other keys are what they are: text, numbers whose first bytes are zero, nothing."""
+    """Other keys stay: text, numbers that begin with zero bytes, and missing ones."""
     keys = [framed(TEXT, b"\x02k"), b"plain", (5).to_bytes(8, "big"), None, framed(UNKNOWN, b"k"), b""]
     found = members(decoder().decode("orders", records(*[None] * 6, keys=keys)))
     assert found == [
@@ -135,7 +135,7 @@ def test_keys_are_decoded_if_they_are_in_the_wire_format() -> None:
 
 
 def test_headers_name_schemas_too() -> None:
-    """Of key and value apart."""
+    """Keys and values have separate headers."""
     known = Known()
     headers = (
         (VALUE_HEADER, b"\x01" + bytes.fromhex(GUID) + b"\x00"),
@@ -160,7 +160,7 @@ def test_headers_name_schemas_too() -> None:
     ],
 )
 def test_what_cannot_be_decoded_is_handed_on_with_the_reason(value: bytes, schema: Any, reason: str) -> None:
-    """And those around it are decoded."""
+    """The records around it are decoded."""
     good = framed(LONG, b"\x02")
     made = decoder()
     first, bad, last = members(made.decode("orders", records(good, value, good)))
@@ -173,7 +173,7 @@ def test_what_cannot_be_decoded_is_handed_on_with_the_reason(value: bytes, schem
 
 @pytest.mark.parametrize("part", ["key", "value"])
 def test_a_schema_on_its_way_ends_what_is_handed_on(part: str) -> None:
-    """In order: nothing after it overtakes it, whichever of the two has to wait."""
+    """Nothing overtakes the record, whether its key or its value has to wait."""
     known = Known()
     made = decoder(known)
     waiting = framed(ON_ITS_WAY, b"\x06")
@@ -188,7 +188,7 @@ def test_a_schema_on_its_way_ends_what_is_handed_on(part: str) -> None:
 
 
 def test_a_registry_that_is_away_is_waited_for_and_no_longer() -> None:
-    """From when on it was away."""
+    """The wait is counted from the beginning of the outage."""
     value = records(framed(AWAY, b"x"))
     assert len(decoder(wait_seconds=1e9).decode("orders", value)) == 0
     (found,) = members(decoder(wait_seconds=5).decode("orders", value))
@@ -196,7 +196,7 @@ def test_a_registry_that_is_away_is_waited_for_and_no_longer() -> None:
 
 
 def test_a_schema_that_comes_during_the_look_up_is_used() -> None:
-    """Whatever the look-up has answered."""
+    """This holds whatever the look-up has answered."""
 
     class Late(Known):
         def look_up(self, key: SchemaKey) -> Missing | None:
@@ -210,7 +210,7 @@ def test_a_schema_that_comes_during_the_look_up_is_used() -> None:
 
 
 def test_a_step_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In time and bytes: whoever polls must poll. At least one record is decoded."""
+    """Time and bytes are bounded so that the poller can poll, but at least one record is decoded."""
     wanted = records(*[framed(LONG, b"\x02")] * 5)
     monkeypatch.setattr(decoding, "STEP_BYTES", 10)
     assert len(decoder().decode("orders", wanted)) == 2
@@ -220,7 +220,7 @@ def test_a_step_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_too_large_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would take the interpreter for long."""
+    """Decoding it would occupy the interpreter for long."""
     monkeypatch.setattr(decoding, "MAX_CONTENT_BYTES", 10)
     found = members(decoder().decode("orders", records(framed(TEXT, b"\x14" + b"x" * 10), framed(TEXT, b"\x02x"))))
     assert "it has 11 bytes; at most 10 are allowed" in found[0]["decode_error"]
@@ -228,7 +228,7 @@ def test_what_is_too_large_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_error_of_a_library_costs_its_record_only() -> None:
-    """Whatever it raises; the reason is bounded, and is text."""
+    """Any exception becomes a bounded reason in text."""
 
     class Ill(JsonDecoder):
         def decode(self, content: bytes, indexes: bytes = b"", **rules: bool) -> bytes:  # noqa: ARG002
@@ -243,7 +243,7 @@ def test_an_error_of_a_library_costs_its_record_only() -> None:
 
 
 def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And right after they were dropped."""
+    """They are right even after they were dropped."""
     monkeypatch.setattr(decoding, "MAX_NOTES", 1)
     made = decoder()
     wanted = records(*[framed(LONG, b"\x02"), framed(TEXT, b"\x02x")] * 3)
@@ -265,7 +265,7 @@ POISON = (
 @settings(max_examples=200)
 @given(st.lists(POISON, max_size=4), POISON)
 def test_a_poisoned_record_costs_itself(poison: list[bytes], key: bytes) -> None:
-    """Whatever bytes: every record is handed on, in order, and the good ones are decoded."""
+    """For any bytes, every record is passed on in order, and good ones are decoded."""
     made = decoder(KNOWN)
     values = [GOOD, *(value for one in poison for value in (one, GOOD))]
     found = made.decode("orders", records(*values, keys=[key] * len(values)))
@@ -282,7 +282,7 @@ KNOWN = Known()
 
 
 def test_a_decoder_that_was_let_go_is_not_used_from_elsewhere() -> None:
-    """It would take its memory beside the bound."""
+    """It would use memory outside of the bound."""
     known = Known()
     decoding = decoder(known)
     assert members(decoding.decode("orders", records(framed(LONG, b"\x02"))))[0]["value_json"] == {"n": 1}
@@ -293,7 +293,7 @@ def test_a_decoder_that_was_let_go_is_not_used_from_elsewhere() -> None:
 
 
 def test_decoders_are_kept_beside_the_schemas_also_after_some_were_let_go() -> None:
-    """Otherwise each value would be looked up again, for as long as the replica runs."""
+    """Otherwise each value would be looked up again for ever."""
     known = Known()
     decoding = decoder(known)
     for evictions in (1, 2):

@@ -22,7 +22,7 @@ def test_the_schema_has_a_name_if_it_has_a_title() -> None:
 @settings(max_examples=30)
 @given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), st.lists))
 def test_values_stay_as_they_were_written(value: object) -> None:
-    """On one line, digits included."""
+    """They are put on one line, digits included."""
     content = orjson.dumps(value, option=orjson.OPT_INDENT_2)
     decoded = JsonDecoder("{}").decode(content)
     assert orjson.loads(decoded) == value
@@ -30,18 +30,18 @@ def test_values_stay_as_they_were_written(value: object) -> None:
 
 
 def test_digits_are_not_touched() -> None:
-    """Not rounded, and not rewritten."""
+    """Numbers are neither rounded nor rewritten."""
     assert JsonDecoder("{}").decode(b'{"n":\r\n1.00000000000000000001}') == b'{"n":  1.00000000000000000001}'
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"NaN", b"{}{}", b'"\n"', b"[" * 5000])
 def test_other_bytes_are_refused(content: bytes) -> None:
-    """With a reason."""
+    """The error has a reason."""
     with pytest.raises(UndecodableError, match="it is not JSON"):
         JsonDecoder("{}").decode(content)
 
 
 def test_a_schema_that_is_no_json_is_refused() -> None:
-    """Somebody registered it all the same."""
+    """Somebody may register one nevertheless."""
     with pytest.raises(UndecodableError, match="its JSON Schema is not JSON"):
         JsonDecoder("{")

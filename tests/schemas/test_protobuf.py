@@ -72,7 +72,7 @@ ORDER_INDEXES = b"\x02\x02"
 
 
 def test_every_kind_of_field(shop: ProtobufDecoder) -> None:
-    """Names of the file; integers are numbers; well-known types as ProtoJSON; the set member of a oneof alone."""
+    """Fields have the file's names, integers are numbers, and well-known types follow ProtoJSON."""
     value = {
         "id": str(2**53 + 1),
         "large": str(2**64 - 1),
@@ -142,7 +142,7 @@ def test_every_kind_of_field(shop: ProtobufDecoder) -> None:
 def test_indexes_lead_to_the_message(
     shop: ProtobufDecoder, indexes: bytes, content: bytes, expected: dict[str, Any]
 ) -> None:
-    """In front of the message or in a header, and however deep it is nested."""
+    """They may be in front or in a header, and lead to any depth."""
     assert orjson.loads(shop.decode(indexes + content)) == expected
     assert orjson.loads(shop.decode(content, indexes)) == expected
 
@@ -160,13 +160,13 @@ def test_indexes_lead_to_the_message(
     ],
 )
 def test_bytes_of_another_schema_are_refused(shop: ProtobufDecoder, data: bytes, reason: str) -> None:
-    """With a reason."""
+    """The error has a reason."""
     with pytest.raises(UndecodableError, match=reason):
         shop.decode(data)
 
 
 def test_messages_nested_too_deep_are_refused(shop: ProtobufDecoder) -> None:
-    """By Protobuf's own parser."""
+    """Protobuf's own parser refuses them."""
     content = b""
     for _ in range(150):
         length = len(content)
@@ -188,7 +188,7 @@ def test_a_message_with_too_many_values_is_refused(shop: ProtobufDecoder, monkey
 
 @pytest.mark.parametrize("item", [b"\x10\x00", b"\x0a\x00"])
 def test_long_names_count_as_many_values(item: bytes) -> None:
-    """As JSON two bytes would become 60,000."""
+    """Otherwise two bytes would become 60,000 as JSON."""
     name = "a" * 60_000
     text = f"""
         syntax = "proto3";
@@ -214,7 +214,7 @@ def test_long_names_count_as_many_values(item: bytes) -> None:
     ],
 )
 def test_files_that_are_wrong_are_refused(text: str, references: dict[str, str], reason: str) -> None:
-    """With what protoc says, and nothing is written outside of its folder."""
+    """The error contains protoc's message, and nothing is written outside of its folder."""
     with pytest.raises(UndecodableError, match=reason):
         ProtobufDecoder(text, references)
 
@@ -224,7 +224,7 @@ def test_files_that_are_wrong_are_refused(text: str, references: dict[str, str],
 def test_names_of_files_are_no_modules(
     module: str, python_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is both Protobuf and Python is read by protoc alone, whatever name a schema refers to it by."""
+    """Only protoc reads a file that is also Python, whatever name a schema uses for it."""
     monkeypatch.setenv("PYTHONPATH", python_path)
     witness = tmp_path / "ran"
     both = f"syntax = \"proto3\" // exec(\"open('{witness}', 'w').close()\") \\\n;\n"
@@ -239,7 +239,7 @@ def encoded(made: ProtobufDecoder, name: str) -> str:
 
 
 def test_files_may_be_descriptors(shop: ProtobufDecoder) -> None:
-    """In base64; what they import as well, or as texts, or what protoc brings along."""
+    """Descriptors are base64, and may import descriptors, texts, and protoc's own files."""
     main, money = encoded(shop, "registry-schema.proto"), encoded(shop, "common/money.proto")
     content = message(shop, "shop.Order", {"id": 1, "prices": [{"units": 5}], "at": "2024-01-02T03:04:05Z"})
     expected = shop.decode(ORDER_INDEXES + content)
@@ -254,7 +254,7 @@ def test_files_may_be_descriptors(shop: ProtobufDecoder) -> None:
 
 @pytest.mark.parametrize("fields", [{"dependency": ["a.proto"]}, {"message_type": [{"name": "not a name"}]}])
 def test_descriptors_that_are_wrong_are_refused(fields: dict[str, Any]) -> None:
-    """Files that import each other, and names that are none."""
+    """This covers circular imports and impossible names."""
     main = descriptor_pb2.FileDescriptorProto(name="x", **fields)
     other = descriptor_pb2.FileDescriptorProto(name="a.proto", dependency=["a.proto"])
     texts = [b64encode(file.SerializeToString()).decode() for file in (main, other)]
@@ -263,7 +263,7 @@ def test_descriptors_that_are_wrong_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_a_compiler_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a text does to it."""
+    """This holds whatever a text does to it."""
     monkeypatch.setattr(protobuf, "COMPILE_SECONDS", 0.001)
     with pytest.raises(UndecodableError, match="protoc took more than"):
         ProtobufDecoder('syntax = "proto3"; message A {}')
@@ -272,7 +272,7 @@ def test_a_compiler_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch
 @settings(max_examples=100)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_json_or_a_reason(data: bytes) -> None:
-    """Nothing else is raised."""
+    """No other exception is raised."""
     made = _made()
     for indexes in (b"", ORDER_INDEXES, b"\x00"):
         with suppress(UndecodableError):

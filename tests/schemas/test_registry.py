@@ -15,7 +15,7 @@ GUID = UUID("0190a3a4-7bd1-7e6a-9d2b-1c2d3e4f5a6b")
 
 
 async def test_schemas_are_found_by_id_and_by_guid() -> None:
-    """Avro is what names no type."""
+    """A schema without a type is Avro."""
     async with serve_registry() as server:
         server.add(7, '"int"')
         server.add(GUID, "{}", "JSON")
@@ -26,7 +26,7 @@ async def test_schemas_are_found_by_id_and_by_guid() -> None:
 
 
 async def test_all_that_a_schema_refers_to_is_found() -> None:
-    """Each after what it needs itself, asked for once, under each name by which it is referred to."""
+    """Each follows what it needs itself, and is fetched once, under each of its names."""
     async with serve_registry() as server:
         server.add(1, "main", "PROTOBUF", [("a.proto", "sub a", 3), ("b.proto", "b", 1), ("c.proto", "b", 1)])
         server.add_version("sub a", 3, "a", "PROTOBUF", [("b.proto", "b", 1)])
@@ -39,7 +39,7 @@ async def test_all_that_a_schema_refers_to_is_found() -> None:
 
 
 async def test_credentials_are_sent() -> None:
-    """User and password, or a token; the address that people are shown has neither."""
+    """User and password, or a token, are sent; the address in messages has neither."""
     async with serve_registry() as server:
         server.add(1, '"int"')
         for registry in (Registry(server.url, user="me", password="secret"), Registry(server.url, token="abc")):  # noqa: S106
@@ -91,7 +91,7 @@ BAD_REFERENCE = b'{"schema": "x", "references": [{"name": "a"}]}'
 async def test_a_registry_that_fails_may_answer_later(
     change: Callable[[RegistryServer], None], reason: str, is_away: bool
 ) -> None:
-    """Each failure is said as what it is; the next fetch gets the schema."""
+    """Each failure has its own message, and the next fetch succeeds."""
     async with serve_registry() as server:
         server.add(1, '"int"')
         change(server)
@@ -117,7 +117,7 @@ async def test_nobody_listens() -> None:
 
 
 async def test_what_the_registry_does_not_have_is_no_outage() -> None:
-    """Neither is a kind of schema that nobody knows, nor an answer without end."""
+    """Neither are unknown kinds of schemas, and endless answers."""
     async with serve_registry() as server:
         server.add(2, "x", "XML")
         server.add(3, '"' + "x" * registry_module.MAX_SCHEMA_BYTES + '"')
@@ -138,7 +138,7 @@ async def test_what_the_registry_does_not_have_is_no_outage() -> None:
 
 
 async def test_references_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A schema that needs more is not decoded with."""
+    """A schema that needs more is not used."""
     monkeypatch.setattr(registry_module, "MAX_REFERENCES", 3)
     async with serve_registry() as server:
         server.add(1, "x", references=[(f"r{n}", f"s{n}", 1) for n in range(4)])
@@ -151,7 +151,7 @@ async def test_references_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_what_a_schema_refers_to_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it together."""
+    """The total size counts."""
     monkeypatch.setattr(registry_module, "MAX_SCHEMA_BYTES", 400)
     async with serve_registry() as server:
         text = f'"{"x" * 110}"'

@@ -53,7 +53,7 @@ async def found_decoder(schemas: Schemas, key: SchemaKey) -> Decoder:
 
 
 async def test_one_fetch_for_each_schema() -> None:
-    """However many ask while it is under way, and after it has come."""
+    """This holds however many ask, during the fetch and after it."""
     async with serve_registry() as server:
         server.add(1, '"int"')
         server.held = trio.Event()
@@ -70,7 +70,7 @@ async def test_one_fetch_for_each_schema() -> None:
 
 
 async def test_a_schema_that_has_come_meanwhile_is_not_fetched_again() -> None:
-    """A thread asks for it that has looked just before it came: its bytes would be counted twice, and for good."""
+    """A thread that looked just before would count its bytes twice, for good."""
     async with serve_registry() as server:
         for key in (1, 2):
             server.add(key, '"int"')
@@ -82,7 +82,7 @@ async def test_a_schema_that_has_come_meanwhile_is_not_fetched_again() -> None:
 
 
 async def test_each_kind_has_its_decoder() -> None:
-    """By what the registry says of it."""
+    """The registry says which kind a schema is."""
     async with serve_registry() as server:
         server.add(1, '{"type": "enum", "name": "a.E", "symbols": ["A"]}')
         server.add(2, 'syntax = "proto3"; package a; message M {}', "PROTOBUF")
@@ -94,7 +94,7 @@ async def test_each_kind_has_its_decoder() -> None:
 
 
 async def test_what_was_looked_up_before_the_start_is_fetched() -> None:
-    """Threads may be earlier."""
+    """Threads may start earlier than the loop's task."""
     async with serve_registry() as server:
         server.add(1, '"int"')
         schemas = Schemas(Registry(server.url))
@@ -106,7 +106,7 @@ async def test_what_was_looked_up_before_the_start_is_fetched() -> None:
 
 
 async def test_threads_look_schemas_up() -> None:
-    """As the poller's does: the loop wakes for it."""
+    """The loop wakes up for a request from the poller's thread."""
     async with serve_registry() as server:
         server.add(1, '"int"')
         async with running(server) as schemas:
@@ -115,7 +115,7 @@ async def test_threads_look_schemas_up() -> None:
 
 
 async def test_a_schema_that_is_not_there_is_asked_for_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at once, however often somebody wants it; a registry that lagged has it then."""
+    """Not at once, however often it is wanted; a lagging registry has it by then."""
     async with serve_registry() as server:
         async with running(server) as schemas:
             missing = await found(schemas, 1)
@@ -134,7 +134,7 @@ async def test_a_schema_that_is_not_there_is_asked_for_again_later(monkeypatch: 
 
 
 async def test_a_schema_that_cannot_be_decoded_with_says_why() -> None:
-    """It is known to be wrong, and others are not concerned."""
+    """It is known to be wrong, and others are unaffected."""
     async with serve_registry() as server:
         server.add(1, '{"type": "array", "items": "null"}')
         server.add(2, '"int"')
@@ -146,7 +146,7 @@ async def test_a_schema_that_cannot_be_decoded_with_says_why() -> None:
 
 
 async def test_a_schema_that_nobody_foresaw_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong while a decoder is made is said of its schema, and the others are fetched."""
+    """Any failure to make a decoder is reported for its schema only."""
 
     def fail(text: str) -> None:
         raise MemoryError(text)
@@ -162,7 +162,7 @@ async def test_a_schema_that_nobody_foresaw_ends_nothing(monkeypatch: pytest.Mon
 
 
 async def test_an_outage_is_counted_from_its_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it lasts, the time does not begin again; a registry that answers again ends it."""
+    """While it lasts its start stays, and an answer ends it."""
     monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0)
     async with serve_registry() as server:
         server.add(1, '"int"')
@@ -188,7 +188,7 @@ async def test_an_outage_is_counted_from_its_begin(monkeypatch: pytest.MonkeyPat
 
 
 async def test_an_outage_that_nobody_has_looked_at_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry that was away long ago may be back: the next record waits for it as the first one did."""
+    """The registry may be back, so the next record waits like the first."""
     monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0)
     monkeypatch.setattr(schemas_module, "FORGET_SECONDS", 0)
     async with serve_registry() as server:
@@ -205,7 +205,7 @@ async def test_an_outage_that_nobody_has_looked_at_is_forgotten(monkeypatch: pyt
 
 
 async def test_while_nobody_is_there_connections_are_tried_rarely() -> None:
-    """A hundred schemas that are wanted are not a hundred attempts."""
+    """A hundred wanted schemas do not cause a hundred attempts."""
     async with serve_registry() as server:
         server.is_away = True
         async with running(server) as schemas:
@@ -231,7 +231,7 @@ async def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_a_registry_that_is_away_is_asked_also_while_no_record_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a topic without new records would be degraded long after the registry's return."""
+    """Otherwise a quiet topic would stay degraded after the registry's return."""
     monkeypatch.setattr(schemas_module, "ASK_SECONDS", 0.01)
     monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0)
     async with serve_registry() as server:
@@ -250,7 +250,7 @@ async def test_a_registry_that_is_away_is_asked_also_while_no_record_asks(monkey
 
 
 async def test_what_is_known_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large schemas are let go sooner than small ones; the newest is always kept."""
+    """Large schemas are evicted sooner, and the newest is always kept."""
     monkeypatch.setattr(schemas_module, "MAX_SCHEMAS_BYTES", 3 * schemas_module.DECODER_OVERHEAD_BYTES)
     async with serve_registry() as server:
         for key in (1, 2):

@@ -26,7 +26,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))  # noqa: DTZ001 - Hypothesis wants them naive
 def test_timestamps_are_those_of_python_where_it_has_them(moment: datetime) -> None:
-    """For the years 1 to 9999, to the microsecond."""
+    """This covers the years 1 to 9999, to the microsecond."""
     micros = (moment.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
     assert timestamp(micros, "micros") == moment.strftime("%Y").rjust(4, "0") + moment.strftime("-%m-%dT%H:%M:%S.%fZ")
     assert timestamp(micros, "micros", local=True) + "Z" == timestamp(micros, "micros")
@@ -34,7 +34,7 @@ def test_timestamps_are_those_of_python_where_it_has_them(moment: datetime) -> N
 
 @given(st.dates())
 def test_dates_are_those_of_python_where_it_has_them(found: date) -> None:
-    """From days since 1970."""
+    """Dates count from 1970."""
     assert day((found - date(1970, 1, 1)).days) == found.isoformat()
 
 
@@ -50,7 +50,7 @@ def test_dates_are_those_of_python_where_it_has_them(found: date) -> None:
     ],
 )
 def test_timestamps_far_away(count: int, unit: str, expected: str) -> None:
-    """Years that Python's own dates do not have (ISO 8601's expanded representation)."""
+    """Years outside Python's range use ISO 8601's expanded form."""
     assert timestamp(count, unit) == expected
 
 
@@ -59,7 +59,7 @@ def test_timestamps_far_away(count: int, unit: str, expected: str) -> None:
     [(0, "millis", "00:00:00.000"), (86_399_999_999, "micros", "23:59:59.999999"), (86_400_000, "millis", "86400000")],
 )
 def test_times_of_day(count: int, unit: str, expected: str) -> None:
-    """One that no day has stays its number."""
+    """A count outside of a day stays a number."""
     assert time_of_day(count, unit) == expected
 
 
@@ -77,13 +77,13 @@ def test_durations_of_avro(parts: tuple[int, int, int], expected: str) -> None:
     [(0, 0, "0s"), (3, 4_000_000, "3.004s"), (-1, -500_000_000, "-1.5s"), (0, -1, "-0.000000001s")],
 )
 def test_durations_of_protobuf(seconds: int, nanos: int, expected: str) -> None:
-    """As ProtoJSON writes them, without digits that say nothing."""
+    """They follow ProtoJSON, without trailing zeros."""
     assert duration_of(seconds, nanos) == expected
 
 
 @given(st.integers(-(10**40), 10**40), st.integers(0, 30))
 def test_decimals_have_all_their_digits(unscaled: int, scale: int) -> None:
-    """And the number that they stand for."""
+    """They also equal the number that they stand for."""
     written = decimal(unscaled, scale)
     sign, digits, exponent = Decimal(written).as_tuple()
     assert int("".join(map(str, digits))) * (-1 if sign else 1) == unscaled
@@ -92,33 +92,33 @@ def test_decimals_have_all_their_digits(unscaled: int, scale: int) -> None:
 
 
 def test_a_negative_scale_is_written_out() -> None:
-    """In zeros."""
+    """It becomes zeros."""
     assert (decimal(12, -3), decimal(0, -3)) == ("12000", "0")
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_integers_are_exact_in_either_spelling(number: int) -> None:
-    """As numbers; and where asked for as strings when a JavaScript number cannot hold them."""
+    """They are numbers, or on request strings if JavaScript cannot hold them."""
     assert json_of({"n": [number]}, int64_strings=False) == b'{"n":[%d]}' % number
     is_string = abs(number) > SAFE_INTEGER
     assert orjson.loads(json_of({"n": [number]}, int64_strings=True)) == {"n": [str(number) if is_string else number]}
 
 
 def test_bytes_are_base64_and_what_is_no_number_is_null() -> None:
-    """As docs/schemas.md has it; true is no integer."""
+    """This follows docs/schemas.md, and true is not an integer."""
     found = {"b": b"\x00\xff", "nan": float("nan"), "inf": float("-inf"), "yes": True}
     assert json_of(found, int64_strings=True) == b'{"b":"AP8=","nan":null,"inf":null,"yes":true}'
 
 
 @pytest.mark.parametrize("value", [object(), {"a": {1, 2}}, "\ud800", 2**64])
 def test_what_json_cannot_hold_is_refused(value: object) -> None:
-    """Rather than written in some way that nobody can read back."""
+    """It is not written in a form that nobody can read back."""
     with pytest.raises(UndecodableError, match="cannot be written as JSON"):
         json_of(value, int64_strings=False)
 
 
 def test_what_is_nested_too_deep_is_refused() -> None:
-    """Whether integers are rewritten or not."""
+    """This holds whether or not integers are rewritten."""
     value: object = 1
     for _ in range(5_000):
         value = [value]
@@ -128,7 +128,7 @@ def test_what_is_nested_too_deep_is_refused() -> None:
 
 
 def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small value can name large ones."""
+    """A small value can stand for large ones."""
     monkeypatch.setattr(values, "MAX_DECODED_BYTES", 10)
     assert json_of("12345678", int64_strings=False) == b'"12345678"'
     with pytest.raises(UndecodableError, match="as JSON it has 11 bytes"):
