@@ -35,7 +35,7 @@ async def committed(kafka: Kafka, replica: Replica, offset: int) -> None:
 async def test_a_killed_replica_has_committed_nothing_that_was_not_acknowledged(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """With records sent, written and not acknowledged: the next replica sends exactly these, to whoever comes."""
+    """The next replica sends exactly the unacknowledged records, to any subscriber."""
     topic = kafka.create_topic(1)
     first = replicas(
         kafka.bootstrap_servers, topic, client_id="first", settings=acked(topic), kafka={"session.timeout.ms": 6000}
@@ -64,7 +64,7 @@ async def test_a_killed_replica_has_committed_nothing_that_was_not_acknowledged(
 async def test_a_client_that_does_not_acknowledge_is_ended_and_resumes(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """The window is kept, silence ends the stream with 4408, and observers commit nothing (Nakadi's list)."""
+    """The window holds, silence ends with 4408, and observers commit nothing (Nakadi's list)."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, settings=acked(topic, ack_timeout_seconds=1))
     await trio.to_thread.run_sync(replica.wait_until_ready)
@@ -84,7 +84,7 @@ async def test_a_client_that_does_not_acknowledge_is_ended_and_resumes(
 
 
 async def test_a_revoke_waits_for_acknowledgements(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """A replica that joins takes partitions over: what was acknowledged meanwhile is committed, and nothing is lost."""
+    """When a replica joins, acknowledgements in time are committed, and nothing is lost."""
     topic = kafka.create_topic(2)
     settings = acked(topic, ack_drain_seconds=5)
     first = replicas(kafka.bootstrap_servers, topic, client_id="first", settings=settings)

@@ -25,7 +25,7 @@ from dispatcher.authorities import Authority, is_address, is_loopback, read_auth
     ],
 )
 def test_an_authority(text: str, authority: Authority) -> None:
-    """A host in one spelling, and a port if there is one."""
+    """A host has one spelling, and perhaps a port."""
     assert read_authority(text) == authority
 
 
@@ -60,7 +60,7 @@ def test_an_authority(text: str, authority: Authority) -> None:
     ],
 )
 def test_what_is_no_authority(text: str) -> None:
-    """Userinfo, paths, percent signs, spaces and broken addresses among them."""
+    """Userinfo, paths, percent signs, spaces and broken addresses are refused."""
     assert read_authority(text) is None
 
 
@@ -80,7 +80,7 @@ def test_what_is_no_authority(text: str) -> None:
     ],
 )
 def test_an_origin(text: str, spelling: str) -> None:
-    """In one spelling; other schemes stay as they are."""
+    """An origin has one spelling, and other schemes are unchanged."""
     origin = read_origin(text)
     assert origin is not None
     assert origin.text == spelling
@@ -111,7 +111,7 @@ def test_an_origin(text: str, spelling: str) -> None:
     ],
 )
 def test_what_is_no_origin(text: str) -> None:
-    """URLs with more than scheme, host and port, several origins, patterns."""
+    """URLs with more than scheme, host and port, several origins, and patterns are refused."""
     assert read_origin(text) is None
 
 
@@ -137,13 +137,13 @@ def test_what_is_no_origin(text: str) -> None:
     ],
 )
 def test_loopback_and_addresses(host: str, loopback: bool, address: bool) -> None:
-    """Names that look like addresses are none."""
+    """Names that look like addresses are not."""
     assert (is_loopback(host), is_address(host)) == (loopback, address)
 
 
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
-    """Nothing raises, and what was read is read again as the same."""
+    """Nothing raises, and a result is read again as the same."""
     authority = read_authority(text)
     if authority is not None:
         host, port = authority
@@ -155,7 +155,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 @given(st.ip_addresses())
 def test_every_address_is_one(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    """In whatever of its spellings."""
+    """This holds for all of its spellings."""
     for text in {str(address), address.exploded}:
         authority = read_authority(text if address.version == 4 else f"[{text}]")
         assert authority is not None

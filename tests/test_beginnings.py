@@ -67,7 +67,7 @@ def committed(kafka: Kafka, replica: Replica) -> dict[int, int | None]:
 async def test_records_that_expire_while_fetching_is_paused_are_reported(
     kafka: Kafka, replicas: Callable[..., Replica], protocol: str, reset: str
 ) -> None:
-    """One connection gets what was fetched, a gap up to what is there, and all of that: no offset is left out."""
+    """One connection gets fetched records, a gap and the rest, so no offset is left out."""
     topic = kafka.create_topic(1)
     small = {"pause_above_bytes": "64KiB", "resume_below_bytes": "32KiB"}
     properties = {**PROTOCOLS[protocol], "auto.offset.reset": reset, "queued.max.messages.kbytes": 64}
@@ -93,7 +93,7 @@ async def test_records_that_expire_while_fetching_is_paused_are_reported(
 async def test_a_committed_offset_that_has_expired_is_reported(
     kafka: Kafka, replicas: Callable[..., Replica], reset: str
 ) -> None:
-    """To the first subscriber that comes, over either protocol; until then nothing is committed beyond the gap."""
+    """The first subscriber gets the gap; until then nothing is committed beyond it."""
     topic = kafka.create_topic(1)
     properties = {"auto.offset.reset": reset}
     replica = replicas(kafka.bootstrap_servers, topic, kafka=properties)
@@ -122,7 +122,7 @@ async def test_a_committed_offset_that_has_expired_is_reported(
 async def test_a_gap_at_the_end_of_the_log_is_reported_without_a_record(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """All records expired: subscribers are sent the gap at once, and then its offsets are committed."""
+    """If all records expired, subscribers get the gap at once, and its offsets are committed."""
     topic = kafka.create_topic(1)
     small = {"pause_above_bytes": "64KiB", "resume_below_bytes": "32KiB"}
     replica = replicas(kafka.bootstrap_servers, topic, settings=small, kafka={"queued.max.messages.kbytes": 64})
@@ -141,7 +141,7 @@ async def test_a_gap_at_the_end_of_the_log_is_reported_without_a_record(
 async def test_a_topic_that_was_recreated_and_refilled_is_read_from_its_start(
     kafka: Kafka, replicas: Callable[..., Replica], protocol: str, partitions: int
 ) -> None:
-    """The offset in the old log is within the new one, so only the topic's id tells; no record of the new is lost."""
+    """The old offset exists in the new log, so only the topic's id shows the difference."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, kafka=PROTOCOLS[protocol])
     replica.wait_until_ready()
@@ -170,7 +170,7 @@ async def test_a_topic_that_was_recreated_and_refilled_is_read_from_its_start(
 async def test_a_topic_that_was_recreated_between_two_runs_is_noticed(
     kafka: Kafka, replicas: Callable[..., Replica], listens: bool
 ) -> None:
-    """The committed offset carries the id of the topic that it belongs to; whoever comes first is sent the gap."""
+    """The committed offset has its topic's id, and the first subscriber gets the gap."""
     topic = kafka.create_topic(1)
     before = kafka.admin.describe_topics(TopicCollection([topic]))[topic].result(10).topic_id
     group = f"group-{topic}"
@@ -195,7 +195,7 @@ async def test_a_topic_that_was_recreated_between_two_runs_is_noticed(
 async def test_an_offset_that_does_not_say_which_topic_it_is_of_is_committed_once_more(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Also while nobody listens: else a topic that is created again and has grown past it would be read from there."""
+    """Otherwise a recreated topic that outgrew it would be read from there."""
     topic = kafka.create_topic(1)
     await produce(kafka, topic, 0, 8)
     servers = {"bootstrap.servers": kafka.bootstrap_servers}
@@ -218,7 +218,7 @@ async def test_an_offset_that_does_not_say_which_topic_it_is_of_is_committed_onc
 async def test_records_that_wait_survive_a_restart_with_latest(
     kafka: Kafka, replicas: Callable[..., Replica], protocol: str
 ) -> None:
-    """Where the group began is committed before anything is dispatched, so a restart goes on there."""
+    """The group's start is committed before any dispatch, so a restart continues there."""
     topic = kafka.create_topic(2)
     properties = {**PROTOCOLS[protocol], "auto.offset.reset": "latest"}
     first = replicas(kafka.bootstrap_servers, topic, kafka=properties)
@@ -242,7 +242,7 @@ async def test_records_that_wait_survive_a_restart_with_latest(
 async def test_a_partition_that_is_added_begins_at_its_start(
     kafka: Kafka, replicas: Callable[..., Replica], protocol: str
 ) -> None:
-    """Also with ``latest``: what was written before the group noticed the partition is new to it."""
+    """With ``latest`` as well, records from before its discovery are new to the group."""
     topic = kafka.create_topic(1)
     properties = {
         **PROTOCOLS[protocol],
@@ -266,7 +266,7 @@ async def test_a_partition_that_is_added_begins_at_its_start(
 async def test_a_topic_that_was_recreated_survives_a_restart_with_latest(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Kafka has forgotten the group's offsets with the old topic, so what waits of the new one needs one of its own."""
+    """Kafka forgot the group's offsets, so waiting records of the new log need one."""
     topic = kafka.create_topic(1)
     properties = {"auto.offset.reset": "latest", "session.timeout.ms": 6000}
     first = replicas(kafka.bootstrap_servers, topic, kafka=properties)

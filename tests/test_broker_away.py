@@ -17,7 +17,7 @@ TOPIC = "assets"
 async def test_broker_comes_after_the_start(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """The server listens, tells why it is not ready, tells subscribers, and records flow when the broker comes."""
+    """The server says why it is not ready, also to subscribers, and records flow when the broker is up."""
     cluster = own_cluster()
     replica = replicas(cluster.bootstrap_servers, TOPIC)
     ready = replica.get("/readyz")
@@ -55,7 +55,7 @@ async def test_broker_comes_after_the_start(
 async def test_clients_that_return_while_the_broker_is_away_get_everything_later(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """Also when the session has timed out meanwhile, so that the partitions leave and come back."""
+    """This holds even if the session timed out, so that partitions leave and return."""
     cluster = own_cluster()
     await trio.to_thread.run_sync(cluster.start)
     cluster.create_topic(TOPIC, 2)

@@ -83,7 +83,7 @@ def is_committed(status: Mapping[str, Any], end: int) -> bool:
 async def test_each_record_is_delivered_or_a_dead_letter_under_kill_9(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Two crashes while letters are written, and a subscriber in between: never neither, and few of them twice."""
+    """After two crashes and a subscriber in between, none is neither, and few are both."""
     topic = kafka.create_topic(2)
     letters = f"{topic}.dlq"
     create(kafka.admin, letters, 2)
@@ -122,7 +122,7 @@ async def test_each_record_is_delivered_or_a_dead_letter_under_kill_9(
 
 
 def test_overdue_records_are_skipped_or_logged(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """As the settings say: the skipped ones are committed, and the logged ones wait; little memory is no obstacle."""
+    """Skipped ones are committed and logged ones wait, even with little memory."""
     skipped, logged = kafka.create_topic(1), kafka.create_topic(1)
     no_room = {"pause_above_bytes": 2_000, "resume_below_bytes": 1_000, "poll_records": 5}
     one = replicas(kafka.bootstrap_servers, skipped, settings={**deadline(skipped, "skip", 0.5), **no_room})
@@ -140,7 +140,7 @@ def test_overdue_records_are_skipped_or_logged(kafka: Kafka, replicas: Callable[
 def test_a_topic_that_fills_the_memory_does_not_hide_overdue_records(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """A topic without a deadline has all the memory: what waits of another one in Kafka alone is read all the same."""
+    """Records of another topic that are only in Kafka are read nevertheless."""
     full, skipped = kafka.create_topic(1), kafka.create_topic(1)
     settings = {**deadline(skipped, "skip", 0.5), "pause_above_bytes": 1, "resume_below_bytes": 1}
     replica = replicas(kafka.bootstrap_servers, f"{full},{skipped}", settings=settings)
@@ -167,7 +167,7 @@ def cluster(own_cluster: Callable[..., KafkaCluster]) -> KafkaCluster:
 def test_a_dead_letter_topic_that_takes_no_letters_loses_none(
     cluster: KafkaCluster, replicas: Callable[..., Replica]
 ) -> None:
-    """Missing, or not to be written: records wait, alarms say so, no topic is created; later all are written."""
+    """If it is missing or refuses, records wait with alarms, and all are written later."""
     create(cluster.admin, "orders")
     replica = replicas(cluster.bootstrap_servers, "orders", settings=deadline("orders", "dead-letter"))
     produce(cluster.bootstrap_servers, "orders", 0, 50, 1)

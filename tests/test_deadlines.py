@@ -110,7 +110,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_commit_passes_a_letter_when_it_is_acknowledged(nursery: trio.Nursery) -> None:
-    """In whatever order that is, never past one that is not; each is sent once, however often it is found."""
+    """It never passes an unacknowledged one; each is sent once, however often it is found."""
     bench = Bench("dead-letter")
     nursery.start_soon(bench.deadlines.run)
     bench.publish(5, 3, Gap(ONE, 0, 4, "expired"))
@@ -132,7 +132,7 @@ async def test_a_commit_passes_a_letter_when_it_is_acknowledged(nursery: trio.Nu
 
 
 async def test_what_finds_no_room_waits_where_it_is(nursery: trio.Nursery) -> None:
-    """And is sent when there is room again."""
+    """It is sent when there is room again."""
     bench = Bench("dead-letter")
     bench.door.room = 2
     nursery.start_soon(bench.deadlines.run)
@@ -147,7 +147,7 @@ async def test_what_finds_no_room_waits_where_it_is(nursery: trio.Nursery) -> No
 
 
 async def test_a_letter_of_a_partition_that_leaves_counts_until_it_has_left(nursery: trio.Nursery) -> None:
-    """In the drain of a revoke it does; after that, and in another assignment, it says nothing."""
+    """It counts during the drain of a revoke, and means nothing afterwards."""
     bench = Bench("dead-letter")
     nursery.start_soon(bench.deadlines.run)
     bench.publish(0, 2)
@@ -183,7 +183,7 @@ async def test_what_is_being_written_is_not_put_aside(nursery: trio.Nursery) -> 
 
 
 async def test_skipped_records_are_committed(nursery: trio.Nursery) -> None:
-    """As if they had been dispatched; they leave memory."""
+    """They count as dispatched, and leave memory."""
     bench = Bench("skip")
     nursery.start_soon(bench.deadlines.run)
     bench.publish(0, 2)
@@ -194,7 +194,7 @@ async def test_skipped_records_are_committed(nursery: trio.Nursery) -> None:
 
 
 async def test_a_stop_puts_nothing_more_aside(nursery: trio.Nursery) -> None:
-    """What waits is the next owner's."""
+    """Waiting records are left to the next owner."""
     bench = Bench("skip")
     bench.deadlines.stop()
     nursery.start_soon(bench.deadlines.run)
@@ -205,7 +205,7 @@ async def test_a_stop_puts_nothing_more_aside(nursery: trio.Nursery) -> None:
 
 
 async def test_a_deadline_that_only_reports_lets_everything_wait(nursery: trio.Nursery) -> None:
-    """Each record is counted as overdue, and counted only one time."""
+    """Each overdue record is counted once."""
     bench = Bench("log")
     nursery.start_soon(bench.deadlines.run)
     bench.publish(0, 2)

@@ -60,7 +60,7 @@ async def in_thread(function: Callable[..., Any], *arguments: Any, **keywords: A
 async def test_a_partition_waits_for_its_schema_in_order_and_others_go_on(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Live, and read again by one that comes later; what waits is not committed, and nothing is skipped."""
+    """Live and replayed, waiting records are not committed, and none is skipped."""
     topic = kafka.create_topic(2)
     async with serve_registry() as server:
         server.add(1, orjson.dumps(FIRST).decode())
@@ -105,7 +105,7 @@ async def test_a_partition_waits_for_its_schema_in_order_and_others_go_on(
 
 
 async def test_a_registry_that_stays_away_is_waited_for_once(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Then records are sent as they are, with the reason, in order; those of known schemas never noticed."""
+    """Then records are sent undecoded in order; known schemas are unaffected."""
     topic = kafka.create_topic(1)
     async with serve_registry() as server:
         server.is_away = True
@@ -143,7 +143,7 @@ async def test_a_registry_that_stays_away_is_waited_for_once(kafka: Kafka, repli
 async def test_whatever_a_registry_answers_order_is_kept_and_nothing_skipped(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """401, 403, 503, garbage and no answer hold their partitions, and are asked rarely; 404 is said of its record."""
+    """Errors, garbage and silence hold their partitions; only 404 concerns its record."""
     topic = kafka.create_topic(6)
     paths = [f"/schemas/ids/{number}" for number in range(10, 16)]
     async with serve_registry() as server:
@@ -192,7 +192,7 @@ async def test_whatever_a_registry_answers_order_is_kept_and_nothing_skipped(
 async def test_those_that_ask_get_json_of_a_topic_that_no_setting_names(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """While the registry is away they wait, in order, and nobody else does; live, from the log, and with a filter."""
+    """During an outage only they wait; it works live, from the log, and with a filter."""
     topic = kafka.create_topic(1)
     async with serve_registry() as server:
         server.add(1, orjson.dumps(FIRST).decode())

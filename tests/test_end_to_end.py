@@ -18,7 +18,7 @@ PARTITIONS = 6
 async def test_every_subscriber_gets_every_record_once_and_in_order(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """100,000 records, 5 SSE and 5 WebSocket subscribers; what Kafka says is committed is the log end."""
+    """100,000 records for 5 SSE and 5 WebSocket subscribers; the committed offset is the log end."""
     topic = kafka.create_topic(PARTITIONS)
     # Ten readers in one Python process are slower than the dispatcher: the history holds what they have not read.
     replica = replicas(kafka.bootstrap_servers, topic, settings={"history_bytes": "1GiB"})

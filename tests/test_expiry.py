@@ -55,7 +55,7 @@ def metric(replica: Replica, name: str) -> dict[str, float]:
 async def test_the_alarm_is_before_the_loss_and_the_gap_after_it(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Nobody listens, and retention comes near: metric, status and log say so; later a subscriber is sent the gap."""
+    """Metric, status and log warn before retention; later a subscriber gets the gap."""
     topic = kafka.create_topic(1, {"retention.ms": str(HOUR_MS), "segment.ms": "100"})
     produce_aged(kafka, topic, 40, HOUR_MS * 5 // 6)
     replica = replicas(kafka.bootstrap_servers, topic, settings=NO_ROOM)
@@ -86,7 +86,7 @@ async def test_the_alarm_is_before_the_loss_and_the_gap_after_it(
 
 
 def test_what_a_paused_partition_has_in_kafka_alone_is_known(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Another partition fills the memory: the age of what was never fetched is asked for."""
+    """If another partition fills the memory, the age of unfetched records is looked up."""
     topic = kafka.create_topic(2, {"retention.ms": "-1", "retention.bytes": "-1"})
     replica = replicas(kafka.bootstrap_servers, topic, settings=NO_ROOM)
     replica.wait_until_ready()

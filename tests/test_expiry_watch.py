@@ -48,7 +48,7 @@ class OneLog:
 async def test_a_parked_record_is_older_than_what_waits_in_memory_after_it(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it has been read its age is unknown, rather than that of a younger record which nobody has to fear for."""
+    """Until it is read, the age is unknown instead of that of a younger record."""
     monkeypatch.setattr(expiry_watch_module, "LOOK_SECONDS", 0.001)
     monkeypatch.setattr(expiry_watch_module, "CONFIG_SECONDS", 1e9)
     table = {"assets": {"unmatched": "park"}}

@@ -42,7 +42,7 @@ async def read(
 async def test_streams_have_what_they_want_and_commits_reach_the_end(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """By key, and by the beginning of a key; one leaves and comes back with its id, when its records are committed."""
+    """By key and key prefix; one leaves and resumes after its records are committed."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic)
     replica.wait_until_ready()
@@ -86,7 +86,7 @@ async def test_streams_have_what_they_want_and_commits_reach_the_end(
 async def test_parked_records_stop_nobody_and_come_whole_to_whoever_wants_them(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """The one who is present has its own; the commit waits at the first parked record, and then reaches the end."""
+    """Commits wait at the first parked record, and then reach the end."""
     topic = kafka.create_topic(PARTITIONS)
     settings = {"topic_tables": f'{{"{topic}":{{"unmatched":"park"}}}}', "history_bytes": "64KiB"}
     small = {"pause_above_bytes": "32KiB", "resume_below_bytes": "16KiB"}
@@ -129,7 +129,7 @@ async def test_parked_records_stop_nobody_and_come_whole_to_whoever_wants_them(
 
 
 async def test_a_wrong_filter_dispatches_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """400 with the place."""
+    """The response is 400 with the place."""
     topic = kafka.create_topic(1)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)
     replica = replicas(kafka.bootstrap_servers, topic)
@@ -144,7 +144,7 @@ async def test_a_wrong_filter_dispatches_nothing(kafka: Kafka, replicas: Callabl
 async def test_streams_of_the_whole_topic_have_what_they_want_whoever_owns_what(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """From two replicas, and from the one that is left: each record once, and the commits reach the end of the log."""
+    """From two replicas or the last one, each record arrives once, and commits reach the end."""
     topic = kafka.create_topic(PARTITIONS)
     both = [replicas(kafka.bootstrap_servers, topic, client_id=name) for name in ("one", "two")]
     for replica in both:

@@ -19,7 +19,7 @@ from tests.test_whole_topic import PARTITIONS, PlainReader, produce, shares
 async def test_records_that_expire_before_they_are_followed_are_reported_as_a_gap(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Each hole has its gap, of owned and of followed partitions, and the stream goes on after it."""
+    """Owned and followed holes each have a gap, and the stream continues."""
     topic = kafka.create_topic(PARTITIONS)
     first = replicas(kafka.bootstrap_servers, topic, client_id="first")
     second = await trio.to_thread.run_sync(lambda: replicas(kafka.bootstrap_servers, topic, client_id="second"))
@@ -52,7 +52,7 @@ async def test_records_that_expire_before_they_are_followed_are_reported_as_a_ga
 async def test_a_leader_that_is_away_delays_what_is_followed_and_loses_nothing(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """The only broker dies and comes back: one connection, no hole, no repeat."""
+    """The only broker dies and returns: one connection, no hole, no repeat."""
     cluster = own_cluster()
     cluster.start()
     topic = "followed"
@@ -83,7 +83,7 @@ async def test_a_leader_that_is_away_delays_what_is_followed_and_loses_nothing(
 async def test_a_topic_that_is_not_there_keeps_nothing_of_the_others_from_anybody(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Streams of the whole of both begin without it; when it is created they get it from its first record on."""
+    """Streams begin without it, and get it from its first record once it exists."""
     topic, later = kafka.create_topic(1), f"later-{uuid.uuid4()}"
     replica = replicas(kafka.bootstrap_servers, f"{topic},{later}")
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)

@@ -96,7 +96,7 @@ def tail(url: str) -> list[str]:
 
 @pytest.mark.parametrize("proxy", [nginx, haproxy])
 def test_a_proxy_passes_streams_and_asks_event_sources_to_retry(proxy: Proxy, tmp_path: Path) -> None:
-    """Both transports and the page pass, what is for operators does not; without a replica SSE gets `retry:`."""
+    """Both transports and the page pass, operators' pages do not; without a replica SSE gets `retry:`."""
     port, replica, nobody = free_port(), free_port(), free_port()
     command, environment = proxy(tmp_path, port, (replica, nobody))
     url = f"http://127.0.0.1:{port}"
@@ -116,7 +116,7 @@ def test_a_proxy_passes_streams_and_asks_event_sources_to_retry(proxy: Proxy, tm
 
 
 def test_the_systemd_unit_is_valid_and_hardened(tmp_path: Path) -> None:
-    """The tools of systemd read it without a word, and rate its exposure below 2 of 10."""
+    """Tools of systemd accept it without a warning, and rate its exposure below 2 of 10."""
     program = need("systemd-analyze", package="systemd")
     text = (DEPLOY / "systemd" / "dispatcher.service").read_text()
     unit = tmp_path / "dispatcher.service"
@@ -130,7 +130,7 @@ def test_the_systemd_unit_is_valid_and_hardened(tmp_path: Path) -> None:
 
 
 def test_compose_gives_each_replica_valid_settings() -> None:
-    """What Compose puts into the environment is loaded as a replica would; names differ, the edge knows all of them."""
+    """The environment loads as settings; names differ, and the edge knows all of them."""
     stack = yaml.safe_load((DEPLOY / "compose" / "compose.yml").read_text())
     replicas = {name: service for name, service in stack["services"].items() if name.startswith("replica-")}
     loaded = [load({}, _substituted(service["environment"])).settings for service in replicas.values()]
@@ -143,7 +143,7 @@ def test_compose_gives_each_replica_valid_settings() -> None:
 
 
 def test_compose_reads_the_file() -> None:
-    """Version 1 as well, which Debian has, and which refuses what it does not know; every service is in the answer."""
+    """Version 1 (in Debian), which refuses what it does not know, lists every service, too."""
     path = DEPLOY / "compose" / "compose.yml"
     answer = subprocess.check_output([need("docker-compose"), "-f", str(path), "config", "--services"], text=True)
     assert sorted(answer.split()) == ["edge", "kafka", "replica-1", "replica-2", "topic"]
@@ -154,7 +154,7 @@ def _substituted(environment: Mapping[str, object]) -> dict[str, str]:
 
 
 def test_kubernetes_manifests_fit_the_settings() -> None:
-    """The settings file is valid; probes ask the port of the operators; Pods have more time to stop than they need."""
+    """The settings are valid, probes use the operators' port, and Pods have enough time to stop."""
     folder = DEPLOY / "kubernetes"
     settings = load({}, {"DISPATCHER_BIND": "0.0.0.0:8000"}, folder / "dispatcher.toml").settings
     manifests = {each["kind"]: each for each in yaml.safe_load_all((folder / "dispatcher.yml").read_text())}
@@ -173,7 +173,7 @@ def test_kubernetes_manifests_fit_the_settings() -> None:
 
 
 def test_kustomize_builds_what_is_applied() -> None:
-    """The ConfigMap that the Deployment mounts is the one that is made."""
+    """The ConfigMap that the Deployment mounts is the one that is generated."""
     built = subprocess.check_output([need("kubectl"), "kustomize", str(DEPLOY / "kubernetes")], text=True)
     manifests = {each["kind"]: each for each in yaml.safe_load_all(built)}
     (volume,) = manifests["Deployment"]["spec"]["template"]["spec"]["volumes"]

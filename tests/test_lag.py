@@ -20,7 +20,7 @@ def lag_metric(replica: Replica) -> list[str]:
 
 
 async def test_an_open_transaction_hides_no_waiting_record(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Lag ends at the high watermark; the last stable offset stands beside it."""
+    """Lag counts to the high watermark, and the last stable offset is shown beside it."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic)
     replica.wait_until_ready()
@@ -46,7 +46,7 @@ async def test_an_open_transaction_hides_no_waiting_record(kafka: Kafka, replica
 
 
 def test_a_group_without_a_commit_has_no_lag_of_zero(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """How far it is behind is not known while nothing says where it stands."""
+    """Its lag is unknown while nothing says where it is."""
     topic = kafka.create_topic(1)
     produce_numbered(kafka.bootstrap_servers, topic, 10, 1)
     replica = replicas(kafka.bootstrap_servers, topic)
@@ -59,7 +59,7 @@ def test_a_group_without_a_commit_has_no_lag_of_zero(kafka: Kafka, replicas: Cal
 
 
 def test_while_fetching_is_paused_the_lag_becomes_unknown(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Nobody listens: librdkafka repeats the watermark of the last fetch, whatever is produced since."""
+    """The client repeats the watermark of the last fetch, whatever is produced."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, settings=NO_ROOM)
     replica.wait_for("the end of the empty log", lambda s: s["partitions"] and s["partitions"][0]["log_end"] == 0)
@@ -74,7 +74,7 @@ def test_while_fetching_is_paused_the_lag_becomes_unknown(kafka: Kafka, replicas
 async def test_while_the_broker_is_away_the_lag_is_unknown(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """It was 0 when the broker went, and nobody knows what it is now; afterwards it is known again."""
+    """It was 0 before, unknown during the outage, and known again afterwards."""
     cluster = own_cluster()
     await trio.to_thread.run_sync(cluster.start)
     cluster.create_topic("assets", 1)

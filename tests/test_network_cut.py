@@ -34,7 +34,7 @@ def namespace() -> Iterator[Namespace]:
 async def test_cut_off_for_longer_than_the_session(
     namespace: Namespace, own_cluster: Callable[..., KafkaCluster], protocol: str
 ) -> None:
-    """No record is lost, the other replica takes over, nothing of the old assignment is committed after it."""
+    """No record is lost, another replica takes over, and the old assignment commits nothing more."""
     session = {"group.consumer.session.timeout.ms": SESSION_SECONDS * 1000}
     cluster = own_cluster(properties=session, host=namespace.broker_host)
     cluster.start()

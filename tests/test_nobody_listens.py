@@ -26,7 +26,7 @@ ONE_SUBSCRIBER_BYTES = 1 * MIB + (256 + 64) * 1024
 
 
 async def test_records_wait_in_kafka_until_somebody_comes(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """200,000 records of 1 KiB: no offset moves, memory is bounded, the member stays, then one subscriber gets all."""
+    """With 200,000 records of 1 KiB no offset moves, memory is bounded, and one subscriber gets all."""
     topic = kafka.create_topic(PARTITIONS)
     timeouts = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500, "max.poll.interval.ms": 4000}
     replica = replicas(kafka.bootstrap_servers, topic, kafka=timeouts)
@@ -71,7 +71,7 @@ async def test_records_wait_in_kafka_until_somebody_comes(kafka: Kafka, replicas
 async def test_an_observer_goes_on_while_nobody_takes_what_is_there(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """More than memory holds: it is sent all, no offset moves, and the first subscriber that counts gets all, too."""
+    """It gets more than memory holds without moving an offset; a counting subscriber gets all, too."""
     topic, number = kafka.create_topic(PARTITIONS), 20_000
     small = {"history_bytes": 2 * MIB, "pause_above_bytes": MIB, "resume_below_bytes": MIB // 2}
     replica = replicas(kafka.bootstrap_servers, topic, settings=small)

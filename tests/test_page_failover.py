@@ -152,7 +152,7 @@ async def scene(
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_a_killed_replica_costs_no_record(kafka: Kafka, replicas: Callable[..., Replica], transport: str) -> None:
-    """Reconnecting, catching up, live; what the killed one had comes from the other, and nothing comes twice."""
+    """The page reconnects and catches up; the other replica sends everything, and nothing repeats."""
     async with scene(kafka, replicas, f"&transport={transport}") as stage:
         victim = await stage.replica()
         # What it had dispatched and not committed would come from the other one as well.
@@ -167,7 +167,7 @@ async def test_a_killed_replica_costs_no_record(kafka: Kafka, replicas: Callable
 
 
 async def test_a_stopped_replica_says_goodbye(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """The badge tells that the replica restarts, and the page goes on with the other one."""
+    """The badge says that the replica restarts, and the page continues with the other one."""
     async with scene(kafka, replicas) as stage:
         (await stage.replica()).signal(signal.SIGTERM)
         await stage.write(HALF)
@@ -178,7 +178,7 @@ async def test_a_stopped_replica_says_goodbye(kafka: Kafka, replicas: Callable[.
 
 
 async def test_a_connection_that_only_looks_open_is_given_up(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """A balancer that passes nothing on: silence for two heartbeats, and the page takes another connection."""
+    """After two heartbeats of silence from a balancer, the page reconnects."""
     async with scene(kafka, replicas) as stage:
         stage.balancer.fall_silent()
         await stage.write(HALF)
@@ -190,7 +190,7 @@ async def test_a_connection_that_only_looks_open_is_given_up(kafka: Kafka, repli
 
 
 async def test_an_hour_of_sleep_costs_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """A laptop that wakes up an hour later looks at its clock, takes a new connection, and misses nothing."""
+    """A laptop that wakes up checks its clock, reconnects, and misses nothing."""
     async with scene(kafka, replicas, heartbeat_seconds=30) as stage:
         stage.balancer.fall_silent()
         await stage.page.run("{ const now = Date.now; Date.now = () => now() + 3_600_000; }")
@@ -202,7 +202,7 @@ async def test_an_hour_of_sleep_costs_nothing(kafka: Kafka, replicas: Callable[.
 
 
 async def test_a_rebalance_costs_no_record(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """A third replica takes partitions, then two leave: the time line tells each, the connection is the same one."""
+    """One replica joins and two leave; the time line shows each, on the same connection."""
     async with scene(kafka, replicas) as stage:
         await stage.join("three")
         await stage.page.until(LIVE)
@@ -221,7 +221,7 @@ async def test_a_rebalance_costs_no_record(kafka: Kafka, replicas: Callable[...,
 
 
 async def test_a_reload_goes_on_at_another_replica(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """What it had shown does not come again; what others were sent while it was away, and committed, does come."""
+    """Shown records do not return, but those that were sent to others meanwhile do."""
     async with scene(kafka, replicas) as stage:
         before = await stage.replica()
         async with open_sse(before) as other:
@@ -239,7 +239,7 @@ async def test_a_reload_goes_on_at_another_replica(kafka: Kafka, replicas: Calla
 async def test_a_broker_restart_costs_no_record(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """The badge tells that no broker can be reached, on the same connection, and then goes live by itself."""
+    """The badge says that no broker is reachable, and goes live again on the same connection."""
     cluster = own_cluster()
     await trio.to_thread.run_sync(cluster.start)
     # Neither a second without a heartbeat nor one without a partition ends the connection: that is for other tests.
@@ -259,7 +259,7 @@ async def test_a_broker_restart_costs_no_record(
 
 
 async def test_the_page_only_looks_until_its_reader_takes_part(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Its badge says of what it is live; what it was sent waits for others, and is committed when it takes part."""
+    """Until then, records that it shows wait for others; afterwards they are committed."""
     topic = kafka.create_topic(PARTITIONS)
     replica = await trio.to_thread.run_sync(replicas, kafka.bootstrap_servers, topic)
     await trio.to_thread.run_sync(

@@ -45,7 +45,7 @@ def healthy() -> ConsumerStatistics:
 async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One broker of several blinked: nothing else would ever clear it, because nothing is assigned."""
+    """Nothing else would clear the error, because nothing is assigned."""
     settings = Settings(client_id="standby")
     pipeline = Pipeline(settings)
     operations = ReplicaStatus(settings, pipeline, lambda: AccessStatistics(0))
@@ -60,7 +60,7 @@ async def test_a_replica_without_partitions_is_ready_again_after_a_passing_error
 
 
 async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
-    """All members of a group rebalance at once: an edge that heard "not ready" from each would have nobody left."""
+    """Otherwise an edge would have no replica left, because all members rebalance at once."""
     settings = Settings(client_id="replica")
     pipeline = Pipeline(settings)
     operations = ReplicaStatus(settings, pipeline, lambda: AccessStatistics(0))
@@ -78,7 +78,7 @@ async def test_a_replica_with_partitions_stays_ready_in_a_rebalance() -> None:
 async def test_a_live_stream_gets_only_a_state_when_partitions_leave(
     nursery: trio.Nursery, leave: str, told: str
 ) -> None:
-    """The state in which they had left said `catching-up`, or `waiting`, which was wrong."""
+    """That state used to say `catching-up` or `waiting`, which was wrong."""
     pipeline, transport = Pipeline(Settings(client_id="replica")), RecordingTransport()
     nursery.start_soon(pipeline.hub.run)
     pipeline.exchange(PollResult(assigned=[ONE, TWO], statistics=healthy()))
@@ -98,7 +98,7 @@ async def test_a_live_stream_gets_only_a_state_when_partitions_leave(
 
 
 async def test_subscribers_learn_that_a_consumer_is_given_up() -> None:
-    """Not `waiting`, which would mean that the group has nothing for this replica."""
+    """The state is not `waiting`, which would mean that the group has nothing for this replica."""
     pipeline = Pipeline(Settings(client_id="replica"))
     pipeline.exchange(PollResult(assigned=[ONE], statistics=healthy()))
     assert pipeline.statistics().state is ReplicaState.STREAMING
@@ -107,7 +107,7 @@ async def test_subscribers_learn_that_a_consumer_is_given_up() -> None:
 
 
 async def test_a_stop_ends_a_consumer_that_fails_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its backoff is longer than `shutdown_seconds`, and it fails before it hears any order."""
+    """Its backoff is longer than `shutdown_seconds`, and it fails before it gets any order."""
 
     def fail(_: GroupConsumer) -> None:
         raise KafkaClientError(-150, "_FATAL", "put in on purpose")
@@ -169,7 +169,7 @@ class NothingBegins:
 
 
 async def test_a_consumer_that_can_neither_be_closed_nor_made_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Subscribers stay connected meanwhile, such as while the file of a certificate is being replaced."""
+    """Subscribers stay connected, for example while a certificate file is replaced."""
     monkeypatch.setattr(group_consumer_module, "Consumer", Ill)
     monkeypatch.setattr(group_consumer_module, "Beginnings", NothingBegins)
     monkeypatch.setattr(poller_module, "REBUILD_SECONDS", (0.01, 0.01))
@@ -201,7 +201,7 @@ async def test_a_partition_that_comes_back_while_fetching_is_stopped_is_paused_a
 
 
 async def test_where_an_assignment_begins_is_committed_with_its_stamp() -> None:
-    """At the crossing that says so, before anything was received; later commits carry what is known by then."""
+    """It is committed at once, before any record; later commits carry what is known by then."""
     pipeline = Pipeline(Settings(client_id="replica", commit_interval_seconds=0.01))
     (commit,) = pipeline.exchange(PollResult(assigned=[ONE], starts=[Start(ONE, 5, stamp=Stamp(None, 2))])).commit
     assert (commit.offset, commit.metadata) == (5, "dispatcher;began-with=2")
@@ -221,7 +221,7 @@ async def test_records_of_a_partition_that_has_not_begun_are_dropped() -> None:
 
 
 async def test_a_gap_waits_for_a_subscriber() -> None:
-    """Its offsets are settled with the gap: nothing is committed beyond it while nobody was sent it."""
+    """Its offsets are settled with it, so nothing is committed beyond it before."""
     pipeline = Pipeline(Settings(client_id="replica"))
     pipeline.exchange(
         PollResult(assigned=[ONE], starts=[Start(ONE, 5, committed=True)], gaps=[Gap(ONE, 5, 8, "expired")])
@@ -234,7 +234,7 @@ async def test_a_gap_waits_for_a_subscriber() -> None:
 
 
 async def test_a_log_that_began_again_with_nobody_there_says_so_before_its_first_record() -> None:
-    """Once, and not if the partition left before."""
+    """It says so once, and not if the partition left before."""
     pipeline = Pipeline(Settings(client_id="replica"))
     again = Start(ONE, 0, recreated=True, replaces=5)
     pipeline.exchange(PollResult(assigned=[ONE], starts=[again]))
@@ -247,7 +247,7 @@ async def test_a_log_that_began_again_with_nobody_there_says_so_before_its_first
 
 
 async def test_a_start_that_comes_after_everything_was_let_go_changes_nothing() -> None:
-    """The consumer failed between two polls, and the last crossing brings what had become known."""
+    """The consumer failed between two polls, and its last crossing brings the start."""
     pipeline = Pipeline(Settings(client_id="replica"))
     pipeline.exchange(PollResult(assigned=[ONE]))
     pipeline.leaving()

@@ -120,7 +120,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_refused_record_whose_deadline_passes_has_one_letter(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client's, and the client is answered; what was not refused has one of the deadline's."""
+    """It is the client's, which is answered; other records get the deadline's."""
     bench = Bench(nursery, monkeypatch)
     subscriber = bench.connect()
     await settle()
@@ -143,7 +143,7 @@ async def test_a_refused_record_whose_deadline_passes_has_one_letter(
 async def test_a_record_that_is_refused_after_its_deadline_has_one_letter(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deadline's, whether it waits or is stored; every client that refuses the record is answered."""
+    """It is the deadline's, waiting or stored, and every client that refuses is answered."""
     bench = Bench(nursery, monkeypatch)
     first, second = bench.connect(), bench.connect()
     await settle()
@@ -166,7 +166,7 @@ async def test_a_record_that_is_refused_after_its_deadline_has_one_letter(
 async def test_a_refused_record_is_not_skipped_before_its_letter_is_stored(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash would leave it nowhere; what nobody has refused is skipped."""
+    """A crash would lose it; records that nobody refused are skipped."""
     bench = Bench(nursery, monkeypatch, "skip")
     subscriber = bench.connect()
     await settle()

@@ -44,7 +44,7 @@ def write_letters(kafka: Kafka, topic: str, reasons: list[str], first: int = 0) 
 
 
 def test_letters_go_back_once_and_as_they_were(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """From a deadline that passed to the topic again: key, value, headers and partition, however often it is run."""
+    """Key, value, headers and partition return to the topic, however often it is run."""
     topic = kafka.create_topic(2)
     create(kafka.admin, f"{topic}.dlq", 2)
     replica = replicas(kafka.bootstrap_servers, topic, settings=deadline(topic, "dead-letter", 0.5))
@@ -68,7 +68,7 @@ def test_letters_go_back_once_and_as_they_were(kafka: Kafka, replicas: Callable[
 
 
 def test_what_is_left_out_is_there_for_another_run(kafka: Kafka) -> None:
-    """By reason and by number; new letters after that are redriven as well."""
+    """Letters are left out by reason and number, and later letters are redriven as well."""
     topic = kafka.create_topic(2)
     create(kafka.admin, f"{topic}.dlq")
     write_letters(kafka, topic, ["nack", "deadline", "nack", "deadline", "nack"])
@@ -88,7 +88,7 @@ def test_what_is_left_out_is_there_for_another_run(kafka: Kafka) -> None:
 
 
 def test_a_run_that_is_cut_off_redrives_nothing_twice(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next run fences it: its next transaction is for nothing, and those before count."""
+    """The next run fences it; its open transaction is void, and earlier ones count."""
     topic = kafka.create_topic(2)
     create(kafka.admin, f"{topic}.dlq")
     write_letters(kafka, topic, ["nack"] * 20)
@@ -106,7 +106,7 @@ def test_a_run_that_is_cut_off_redrives_nothing_twice(kafka: Kafka, monkeypatch:
 
 
 def test_what_is_missing_is_named(kafka: Kafka) -> None:
-    """Exit code 1 without a dead-letter topic, 2 for a time that is none."""
+    """A missing dead-letter topic is exit code 1, an invalid time 2."""
     topic = kafka.create_topic(1)
     missing = run(kafka, topic)
     assert (missing.returncode, f"{topic}.dlq" in missing.stderr) == (1, True), missing.stderr

@@ -28,7 +28,7 @@ from tests.test_redrive import run
 async def test_what_clients_refuse_is_one_letter_and_is_redriven(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Two clients refuse a record: one letter, with the first one's reason. Its redrive brings it to both again."""
+    """Two clients refuse a record: one letter has the first reason, and its redrive reaches both."""
     topic = kafka.create_topic(1)
     letters = f"{topic}.dlq"
     create(kafka.admin, letters)
@@ -67,7 +67,7 @@ async def test_what_clients_refuse_is_one_letter_and_is_redriven(
 
 
 def test_a_letter_that_is_too_large_waits_and_holds_up_no_other(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Also of those that shared a batch with it; nothing is dropped, and all is written once the topic takes it."""
+    """Nothing is dropped, even from the same batch, and all is written later."""
     topic = kafka.create_topic(1)
     letters = f"{topic}.dlq"
     create(kafka.admin, letters)
@@ -89,7 +89,7 @@ def test_a_letter_that_is_too_large_waits_and_holds_up_no_other(kafka: Kafka, re
 
 
 async def test_a_producer_that_fails_for_good_loses_no_letter(kafka: Kafka, nursery: trio.Nursery) -> None:
-    """What it had not confirmed is written by the next one, and may be there twice."""
+    """The next producer writes unconfirmed letters, which may be there twice."""
     topic = kafka.create_topic(1)
     create(kafka.admin, f"{topic}.dlq")
     properties = {"bootstrap.servers": kafka.bootstrap_servers}

@@ -192,7 +192,7 @@ def written(client: SchemaRegistryClient, topic: str) -> list[tuple[bytes, Any, 
 async def test_what_producers_wrote_arrives_as_json(
     kafka: Kafka, registry: Apicurio, replicas: Callable[..., Replica]
 ) -> None:
-    """Avro: logical types, unions, recursion, five versions at once; Protobuf: nested, references; JSON Schema."""
+    """Avro with five versions at once, nested Protobuf with references, and JSON Schema."""
     topic = kafka.create_topic(1)
     with SchemaRegistryClient({"url": registry.url}) as client:
         values = await trio.to_thread.run_sync(written, client, topic)

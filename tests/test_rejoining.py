@@ -33,7 +33,7 @@ async def read_on(kafka: Kafka, topic: str, stream: SseStream, first: int) -> No
 
 @pytest.mark.parametrize("protocol", list(SHORT))
 async def test_a_suspended_process_rejoins(kafka: Kafka, replicas: Callable[..., Replica], protocol: str) -> None:
-    """Past session timeout and `max.poll.interval.ms` it has lost its partitions; it gets them back by itself."""
+    """After session timeout and `max.poll.interval.ms` it lost its partitions, and gets them back by itself."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, kafka={"group.protocol": protocol, **SHORT[protocol]})
     replica.wait_until_ready()
@@ -49,7 +49,7 @@ async def test_a_suspended_process_rejoins(kafka: Kafka, replicas: Callable[...,
 
 
 async def test_a_fenced_consumer_is_rebuilt(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Another process takes its group.instance.id: the old one is fenced for good, and serves again when it can."""
+    """Another process took its group.instance.id; the old one is fenced, and serves again when it can."""
     topic = kafka.create_topic(PARTITIONS)
     settings = {"group_instance_id": "slot-1"}
     replica = replicas(kafka.bootstrap_servers, topic, settings=settings, kafka=SHORT["classic"])
@@ -68,7 +68,7 @@ async def test_a_fenced_consumer_is_rebuilt(kafka: Kafka, replicas: Callable[...
 async def test_a_static_member_restarts_and_no_partition_moves(
     kafka: Kafka, replicas: Callable[..., Replica], protocol: str
 ) -> None:
-    """Within the session timeout: the other replica neither loses nor gets anything, and no record is lost."""
+    """Within the session timeout, the other replica keeps its partitions, and no record is lost."""
     topic = kafka.create_topic(PARTITIONS)
     if protocol == "consumer":
         # A restart may take longer than the few seconds of the brokers here; 45 s is the classic protocol's default.

@@ -32,14 +32,14 @@ async def wrong(url: str) -> int:
 
 
 def test_everything_names_one_version() -> None:
-    """The package, the npm package, the image, the changelog and the docs; another one is refused with the place."""
+    """Packages, image, changelog and docs agree; another version is refused with the place."""
     check_versions(dispatcher.__version__, dated=False)
     with pytest.raises(ReleaseError, match=r"package\.json"):
         check_versions("9.9.9")
 
 
 def test_wheel_and_tarball_work_where_nothing_else_is(tmp_path: Path) -> None:
-    """Installed by pip and npm they run the demo, its readers, and the examples; types are those of `mypy --strict`."""
+    """Installed by pip and npm, they run the demo, its readers and examples, with strict types."""
     need("npm")
     need("node")
     try:

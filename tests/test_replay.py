@@ -31,7 +31,7 @@ async def produce(kafka: Kafka, topic: str, first: int, number: int) -> None:
 async def test_a_client_comes_back_and_has_every_record_once(
     kafka: Kafka, replicas: Callable[..., Replica], settings: dict[str, object], protocol: str
 ) -> None:
-    """Others have taken and committed what came meanwhile; it gets that, in order, and then what is new."""
+    """It gets what others took meanwhile, in order, and then what is new."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings=settings)
     with trio.fail_after(seconds(60)):
@@ -61,7 +61,7 @@ async def test_a_client_comes_back_and_has_every_record_once(
 async def test_a_subscriber_slower_than_the_memory_misses_nothing(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """It reads nothing until everything has left the memory; then it gets all of it, on the same connection."""
+    """Everything it needs has left memory, and arrives on the same connection."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings={**SMALL, "subscriber_buffer_bytes": 20_000})
     with trio.fail_after(seconds(90)):
@@ -74,7 +74,7 @@ async def test_a_subscriber_slower_than_the_memory_misses_nothing(
 
 
 async def test_expired_records_are_reported(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Kafka has deleted records that the client has not seen: a gap precedes the first record after it."""
+    """A gap precedes the first record after those that Kafka deleted."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings=SMALL)
     with trio.fail_after(seconds(90)):
@@ -92,7 +92,7 @@ async def test_expired_records_are_reported(kafka: Kafka, replicas: Callable[...
 
 @pytest.mark.parametrize("protocol", ["sse", "websocket"])
 async def test_since_a_time(kafka: Kafka, replicas: Callable[..., Replica], protocol: str) -> None:
-    """From the first record, from a time in either spelling, and from a time that has not come yet."""
+    """From the first record, from a time in either spelling, and from a future time."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic, settings=SMALL)
 
@@ -128,7 +128,7 @@ async def test_since_a_time(kafka: Kafka, replicas: Callable[..., Replica], prot
 
 @pytest.mark.parametrize("heard", [False, True], ids=["at once", "after the group has heard of its end"])
 async def test_a_recreated_topic_is_reported(kafka: Kafka, replicas: Callable[..., Replica], heard: bool) -> None:
-    """To connected subscribers and to those that return with an id of the old one; then all of the new one is sent."""
+    """Connected and returning subscribers get a gap, and then the whole new log."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic)
     with trio.fail_after(seconds(120)):

@@ -40,7 +40,7 @@ async def resumed(bench: Bench, nursery: trio.Nursery, **offsets: int) -> Record
 
 
 async def test_what_is_in_memory_comes_from_memory(nursery: trio.Nursery) -> None:
-    """Each partition after its own offset, then live; Kafka is not asked."""
+    """Each partition continues after its own offset, then live, without asking Kafka."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -55,7 +55,7 @@ async def test_what_is_in_memory_comes_from_memory(nursery: trio.Nursery) -> Non
 
 
 async def test_what_is_no_longer_in_memory_is_read_again(nursery: trio.Nursery) -> None:
-    """Replay, history, live: each record once and in order, and every id names both partitions."""
+    """Replay, history and live give each record once in order; every id names both partitions."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -76,7 +76,7 @@ async def test_what_is_no_longer_in_memory_is_read_again(nursery: trio.Nursery) 
 
 
 async def test_what_nobody_has_taken_comes_in_any_case(nursery: trio.Nursery) -> None:
-    """Its client has seen it from another replica, which died before it could commit: repeated, or never committed."""
+    """The client saw it on a replica that died before committing: it is repeated, or never committed."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     bench.publish(ONE, ONE, ONE)
@@ -86,7 +86,7 @@ async def test_what_nobody_has_taken_comes_in_any_case(nursery: trio.Nursery) ->
 
 
 async def test_a_subscriber_that_is_too_slow_for_the_memory_goes_on(nursery: trio.Nursery) -> None:
-    """Its state is always `catching-up`, and it misses nothing."""
+    """Its state stays `catching-up`, and it misses nothing."""
     bench = Bench(subscriber_buffer_bytes=100, **TINY)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -109,7 +109,7 @@ async def test_a_subscriber_that_is_too_slow_for_the_memory_goes_on(nursery: tri
 
 
 async def test_a_partition_that_comes_later_goes_on_from_its_place(nursery: trio.Nursery) -> None:
-    """Named by a client before this replica had it, and honoured during the same connection."""
+    """A client named it before the replica had it; the same connection honours that."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -131,7 +131,7 @@ async def test_a_partition_that_comes_later_goes_on_from_its_place(nursery: trio
 
 
 async def test_since_a_time_each_partition_begins_there_once(nursery: trio.Nursery) -> None:
-    """Also one that comes later; a named position goes before it; one that comes again goes on as for anybody."""
+    """Named positions take precedence, later partitions begin there, returning ones do not."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -161,7 +161,7 @@ async def test_since_a_time_each_partition_begins_there_once(nursery: trio.Nurse
 
 
 async def test_what_comes_while_it_is_read_for_is_not_passed_over(nursery: trio.Nursery) -> None:
-    """Also of partitions that its id does not name, and of one that comes meanwhile, though others have taken it."""
+    """This includes unnamed and newly added partitions, even if others took the records."""
     bench = Bench(history_bytes=3500, pause_above_bytes=2000, resume_below_bytes=1000)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -188,7 +188,7 @@ async def test_what_comes_while_it_is_read_for_is_not_passed_over(nursery: trio.
 
 
 async def test_no_id_names_what_has_not_come_of_a_partition_that_has_left(nursery: trio.Nursery) -> None:
-    """From the history, from a channel, and from a round: otherwise an id would tell its new owner that it is done."""
+    """Otherwise its new owner would skip records, from history, channel or round."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     live = await dispatched(bench, nursery)
@@ -215,7 +215,7 @@ async def test_no_id_names_what_has_not_come_of_a_partition_that_has_left(nurser
 
 
 async def test_a_partition_that_was_away_is_reported_though_the_socket_was_full(nursery: trio.Nursery) -> None:
-    """Otherwise its records would jump without a word."""
+    """Otherwise its records would jump without a report."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     slow = await dispatched(bench, nursery)
@@ -235,7 +235,7 @@ async def test_a_partition_that_was_away_is_reported_though_the_socket_was_full(
 
 
 async def test_what_was_read_of_a_partition_that_has_left_is_sent_to_nobody(nursery: trio.Nursery) -> None:
-    """It leaves while the chunk is on its way."""
+    """It leaves while the chunk is under way."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -253,7 +253,7 @@ async def test_what_was_read_of_a_partition_that_has_left_is_sent_to_nobody(nurs
 
 
 async def test_an_end_without_a_record_is_a_place_too(nursery: trio.Nursery) -> None:
-    """Nothing came in this assignment: the end of the log tells up to where Kafka has to be read again."""
+    """Without any record, the end of the log says how far Kafka must be read again."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -270,7 +270,7 @@ async def test_an_end_without_a_record_is_a_place_too(nursery: trio.Nursery) -> 
 
 
 async def test_a_subscriber_that_leaves_during_its_replay_is_forgotten(nursery: trio.Nursery) -> None:
-    """The chunk that comes for it afterwards goes nowhere."""
+    """The chunk that arrives for it later is dropped."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -324,7 +324,7 @@ class CutTransport(RecordingTransport):
 def test_a_client_that_is_cut_anywhere_has_every_record_once(
     cuts: list[int], published: list[TopicPartition], tiny: bool, other: bool, feed: Feed
 ) -> None:
-    """It comes back with its last id, cut at any byte; repeats are dropped by the first pair of the id."""
+    """It resumes from any byte with its last id, and drops repeats by the id's first pair."""
 
     async def main() -> None:
         bench = Bench(**(TINY if tiny else {}))
@@ -386,7 +386,7 @@ def _message_ids(data: bytes, last_id: str) -> tuple[list[str], str]:
 
 
 async def test_statistics_count_subscribers_that_get_a_replay(nursery: trio.Nursery) -> None:
-    """While something is missing, and not afterwards."""
+    """They count while something is missing, and not afterwards."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -402,7 +402,7 @@ async def test_statistics_count_subscribers_that_get_a_replay(nursery: trio.Nurs
 
 
 async def test_the_first_state_carries_the_position_at_which_the_stream_begins(nursery: trio.Nursery) -> None:
-    """A client that is cut before its first record resumes exactly there, though another has taken what waited."""
+    """A client cut before its first record resumes there, even if others took it."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     bench.publish(ONE, TWO, ONE)
@@ -427,7 +427,7 @@ async def test_the_first_state_carries_the_position_at_which_the_stream_begins(n
 
 
 async def test_the_first_state_names_what_is_elsewhere_and_nothing_that_is_looked_up(nursery: trio.Nursery) -> None:
-    """An EventSource keeps the last id that it was given: one without these would lose them."""
+    """An EventSource keeps only the last id, and would otherwise lose these."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     await dispatched(bench, nursery)
@@ -445,7 +445,7 @@ async def test_the_first_state_names_what_is_elsewhere_and_nothing_that_is_looke
 
 
 async def test_no_id_names_what_waits_while_other_partitions_are_read(nursery: trio.Nursery) -> None:
-    """A client that is cut there would lose it on resume when another has taken it."""
+    """A client cut there would lose records that others took."""
     bench = Bench(**TINY)
     nursery.start_soon(bench.hub.run)
     taker = await dispatched(bench, nursery)
@@ -469,7 +469,7 @@ async def test_no_id_names_what_waits_while_other_partitions_are_read(nursery: t
 
 
 async def test_no_id_forgets_a_partition_that_came_after_the_records_in_memory(nursery: trio.Nursery) -> None:
-    """A client that is cut after one of them would begin that partition where a new one does."""
+    """A client cut there would begin it as a new client does."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     bench.publish(ONE, ONE)
@@ -480,7 +480,7 @@ async def test_no_id_forgets_a_partition_that_came_after_the_records_in_memory(n
 
 
 async def test_a_partition_recreated_while_away_is_reported(nursery: trio.Nursery) -> None:
-    """To those that were there when it left, also when its new log is longer; to a new subscriber it is no news."""
+    """Readers that were there when it left get the gap, even if the new log is longer."""
     bench = Bench()
     nursery.start_soon(bench.hub.run)
     live = await dispatched(bench, nursery)

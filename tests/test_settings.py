@@ -502,20 +502,20 @@ class TestSecrets:
     [(1, "1"), (1000, "1000"), (1024, "1 KiB"), (1536, "1536"), (64 * MIB, "64 MiB"), (MIB + 1, "1048577")],
 )
 def test_a_size_is_shown_without_loss(size: int, expected: str) -> None:
-    """A unit is used where it is exact, so that what is shown can be given again."""
+    """A unit is used only if it is exact, so the output is valid input."""
     settings = Settings(write_bytes=ByteSize(size))
     assert expected == display(settings.write_bytes)
     assert settings == load({"write_bytes": expected, "client_id": settings.client_id}, {}).settings
 
 
 def test_the_reference_is_current() -> None:
-    """docs/settings.md says what the class says; ``nox -s settings`` writes it."""
+    """docs/settings.md matches the class; ``nox -s settings`` writes it."""
     assert reference() == (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ['rack "4"', "a\\b", "a\nb", ""])
 def test_a_client_id_that_breaks_the_statistics_is_refused(name: str) -> None:
-    """Librdkafka writes it into its JSON as it is."""
+    """The client library writes it into its JSON unescaped."""
     with pytest.raises(ValidationError):
         Settings(client_id=name)
 
@@ -589,7 +589,7 @@ WRONG_AUTH: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("name", WRONG_AUTH)
 def test_a_wrong_setting_of_auth_is_reported(name: str) -> None:
-    """With its key, down to the grant, and what would be right; together with whatever else is wrong."""
+    """The report has its key, down to the grant, and the remedy, with all other problems."""
     given, key, remedy = WRONG_AUTH[name]
     with pytest.raises(SettingsError) as raised:
         load(given | {"poll_records": "0"}, {})
@@ -601,7 +601,7 @@ def test_a_wrong_setting_of_auth_is_reported(name: str) -> None:
 
 
 def test_auth_is_a_table_in_a_file(tmp_path: Path) -> None:
-    """With its grants; the names with ``auth_`` work there, too, and what is unknown is hidden: it may be a secret."""
+    """Grants and ``auth_`` names work in it; unknown keys are hidden, because they may be secrets."""
     path = tmp_path / "dispatcher.toml"
     table = """
         auth_types = ["JWT"]
@@ -631,7 +631,7 @@ def test_auth_is_a_table_in_a_file(tmp_path: Path) -> None:
 
 
 def test_grants_go_through_the_environment_as_json() -> None:
-    """As `dispatcher config` shows them."""
+    """`dispatcher config` shows them in the same form."""
     grants = '[{"require":{"scope":"r"},"topics":["a"],"actions":["observe"]}]'
     settings = load(
         {}, {"DISPATCHER_AUTH_ISSUER": "https://x", "DISPATCHER_AUTH_AUDIENCE": "a,b", "DISPATCHER_AUTH_GRANTS": grants}

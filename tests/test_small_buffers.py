@@ -24,7 +24,7 @@ ALL_AT_ONE = {
 
 
 async def test_everything_flows_through_buffers_of_size_1(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Two subscribers get every record once and in order; one record at a time is undispatched."""
+    """Two subscribers get every record once in order, with one undispatched record at a time."""
     topic = kafka.create_topic(2)
     replica = replicas(kafka.bootstrap_servers, topic, settings=ALL_AT_ONE)
     replica.wait_until_ready()
@@ -58,7 +58,7 @@ async def test_everything_flows_through_buffers_of_size_1(kafka: Kafka, replicas
 async def test_a_history_of_size_1_holds_what_one_subscriber_has_not_taken(
     kafka: Kafka, replicas: Callable[..., Replica], transport: str
 ) -> None:
-    """What waits is never trimmed, however small the history: alone, a subscriber gets everything."""
+    """Waiting records are never trimmed, so a lone subscriber gets everything."""
     topic = kafka.create_topic(2)
     replica = replicas(kafka.bootstrap_servers, topic, settings={**ALL_AT_ONE, "history_bytes": 1})
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 2)

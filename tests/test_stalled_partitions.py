@@ -45,7 +45,7 @@ def produce_when_paused(replica: Replica, servers: str, topic: str) -> None:
 async def test_a_partition_that_stays_paused_unseen_is_restarted(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Its leader says that records are there, and none come: it is fetched again from where it was."""
+    """Its leader has records and none arrive, so it is fetched again from where it was."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, code=STAYS_PAUSED)
     await trio.to_thread.run_sync(produce_when_paused, replica, kafka.bootstrap_servers, topic)
@@ -62,7 +62,7 @@ async def test_a_partition_that_stays_paused_unseen_is_restarted(
 async def test_a_partition_that_a_restart_does_not_help_gets_another_consumer(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Subscribers stay connected, and nothing is lost or left out."""
+    """Subscribers stay connected, and nothing is lost."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, code=STAYS_PAUSED + RESTARTS_NOTHING)
     await trio.to_thread.run_sync(produce_when_paused, replica, kafka.bootstrap_servers, topic)
@@ -80,7 +80,7 @@ async def test_a_partition_that_a_restart_does_not_help_gets_another_consumer(
 async def test_a_topic_recreated_twice_while_a_broker_is_away_is_read(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """Librdkafka 2.16.0 stopped fetching one of its partitions for good; all of the last log is owed."""
+    """With librdkafka 2.16.0, fetching stopped for one partition for good; the whole last log is owed."""
     cluster = own_cluster(3)
     cluster.start()
     topic = cluster.create_topic("assets", 3)

@@ -39,7 +39,7 @@ async def started(kafka: Kafka, replicas: Callable[..., Replica], topic: str, na
 
 
 async def test_partitions_follow_subscribers(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """One client on one of three replicas: it owns all, and nothing waits; a second one comes, and they share again."""
+    """With one client on three replicas, its replica owns all; with a second one they share again."""
     topic = kafka.create_topic(PARTITIONS)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 60, PARTITIONS)
     first, second, third = await started(kafka, replicas, topic, ["first", "second", "third"])
@@ -72,7 +72,7 @@ async def test_partitions_follow_subscribers(kafka: Kafka, replicas: Callable[..
 async def test_a_group_that_all_subscribers_leave_at_once_is_never_empty(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Twice: one replica stays and owns everything, and its waiting records go to the next subscriber."""
+    """Twice, one replica stays as the owner of everything, and serves the next subscriber."""
     topic = kafka.create_topic(PARTITIONS)
     both = await started(kafka, replicas, topic, ["first", "second"])
     # A third leave within ten minutes would make a replica stay, and the start may have been the first.
@@ -101,7 +101,7 @@ async def _read(replica: Replica) -> None:
 async def test_after_a_crash_whoever_is_ahead_of_the_last_commit_makes_nothing_wait(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Kill -9 of an owner with dispatches that it had not committed: its reader moves on with its id, and repeats."""
+    """After kill -9 of an owner, its reader moves on and gets repeats."""
     topic = kafka.create_topic(PARTITIONS)
     short = {"session.timeout.ms": 1000}
 
@@ -136,7 +136,7 @@ async def test_after_a_crash_whoever_is_ahead_of_the_last_commit_makes_nothing_w
 async def test_a_replica_in_standby_joins_a_group_whose_last_member_has_died(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Without any subscriber: Kafka would delete the offsets of a group that stays empty."""
+    """Otherwise Kafka would delete the offsets of the empty group."""
     topic = kafka.create_topic(PARTITIONS)
     code = "import dispatcher.membership as module\nmodule.LAG_SECONDS = 0.5"
     both = [

@@ -23,7 +23,7 @@ SHUTDOWN_SECONDS = 5
 async def test_stop_while_one_client_reads_nothing(
     kafka: Kafka, replicas: Callable[..., Replica], number: signal.Signals
 ) -> None:
-    """Exit 0 in time, the others are sent goodbye, and what was dispatched is committed."""
+    """The exit code is 0 in time, others get a goodbye, and dispatched records are committed."""
     topic = kafka.create_topic(2)
     # The history holds what the WebSocket has to read after the other one.
     settings = {"shutdown_seconds": SHUTDOWN_SECONDS, "history_bytes": "256MiB"}
@@ -53,7 +53,7 @@ async def test_stop_while_one_client_reads_nothing(
 
 
 async def test_not_ready_while_stopping(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """While a stuck client holds the stop, the replica answers that it is not ready, and takes nobody new."""
+    """While a stuck client delays the stop, the replica is not ready and refuses new clients."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, settings={"shutdown_seconds": 10})
     replica.wait_until_ready()
@@ -73,7 +73,7 @@ async def test_not_ready_while_stopping(kafka: Kafka, replicas: Callable[..., Re
 
 
 async def test_crash_of_the_hub(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Exit 1, with a log line that tells why, and exactly what was dispatched is committed."""
+    """The exit code is 1, the log says why, and exactly what was dispatched is committed."""
     topic = kafka.create_topic(1)
     fault = (
         "from dispatcher.hub.hub import Hub\n"
@@ -112,7 +112,7 @@ WORDS_AT_HALF_TIME = "import dispatcher.process\ndispatcher.process.LAST_WORDS_S
 async def test_a_stop_while_no_broker_answers(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """Exit 0 where all is committed; otherwise exit 1, with a line, when `shutdown_seconds` are over."""
+    """If everything is committed the exit code is 0, otherwise 1 after `shutdown_seconds`, with a log line."""
     cluster = own_cluster()
     await trio.to_thread.run_sync(cluster.start)
     cluster.create_topic("assets", 2)
@@ -165,7 +165,7 @@ def test_a_stop_as_soon_as_it_listens(replicas: Callable[..., Replica]) -> None:
 
 
 def test_a_reload_as_soon_as_it_listens(replicas: Callable[..., Replica]) -> None:
-    """It serves on, as at any later moment: without a handler SIGHUP ends a process."""
+    """It continues to serve; without a handler, SIGHUP would end the process."""
     replica = replicas("127.0.0.1:9", "assets", code=SIGNAL_AT_ONCE % "SIGHUP")
     assert replica.status()["state"] == "broker-down"
     replica.signal(signal.SIGTERM)

@@ -39,7 +39,7 @@ def configure(folder: Path, scope: str) -> Path:
 async def test_whoever_is_refused_moves_no_offset(
     kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path
 ) -> None:
-    """Each kind of wrong token, by both protocols; then the right one gets the very first record."""
+    """Each kind of wrong token is refused on both protocols; a valid one gets the very first record."""
     topic = kafka.create_topic(1)
     path = configure(tmp_path, "orders:read")
     replica = replicas(kafka.bootstrap_servers, topic, settings={"config": path})
@@ -76,7 +76,7 @@ async def test_whoever_is_refused_moves_no_offset(
 
 
 async def test_grants_are_read_again_on_sighup(kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path) -> None:
-    """A stream that they no longer allow ends with 4403; a file with mistakes changes nothing."""
+    """A stream that they no longer allow ends with 4403, and a wrong file changes nothing."""
     topic = kafka.create_topic(1)
     path = configure(tmp_path, "orders:read")
     replica = replicas(kafka.bootstrap_servers, topic, settings={"config": path})

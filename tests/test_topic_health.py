@@ -130,7 +130,7 @@ async def test_what_is_wrong_with_a_topic_is_said_for_as_long_as_it_lasts(
 async def test_a_group_that_may_not_be_joined_is_named(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """Not the topic, and not the brokers."""
+    """Neither the topic nor the brokers are blamed."""
     cluster = own_cluster(1, AUTHORIZER)
     cluster.start()
     cluster.create_topic("assets", 1)
@@ -151,7 +151,7 @@ async def test_a_group_that_may_not_be_joined_is_named(
 async def test_a_topic_without_a_leader_is_named_with_its_brokers(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica]
 ) -> None:
-    """Until the broker is back; a topic beside it is healthy all the time."""
+    """It is named until the broker is back; another topic stays healthy."""
     cluster = own_cluster(3)
     cluster.start()
     cluster.create_topic("healthy", 1)
@@ -169,7 +169,7 @@ async def test_a_topic_without_a_leader_is_named_with_its_brokers(
 
 
 async def test_a_broker_that_does_not_answer_leaves_topics_unknown(replicas: Callable[..., Replica]) -> None:
-    """Nothing is said of them: not healthy, not degraded, and no series in the metrics."""
+    """They are neither healthy nor degraded, and have no series."""
     replica = replicas("127.0.0.1:1", "assets")
     status = await trio.to_thread.run_sync(
         replica.wait_for, "asked", lambda s: "no broker" in (s["topic_health"]["assets"]["detail"] or "")
@@ -182,7 +182,7 @@ async def test_a_broker_that_does_not_answer_leaves_topics_unknown(replicas: Cal
 async def test_an_address_that_a_broker_advertises_in_vain_is_named(
     own_cluster: Callable[..., KafkaCluster], replicas: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not the address that was given, at which that broker answers."""
+    """The configured address, at which that broker answers, is not."""
     cluster = own_cluster(1, {"advertised.listeners": "PLAINTEXT://127.0.0.1:1"})
     monkeypatch.setattr(cluster, "wait_until_ready", lambda: None)  # it never is, for clients
     await trio.to_thread.run_sync(cluster.start)

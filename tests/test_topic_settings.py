@@ -31,7 +31,7 @@ def problems(toml: str, **environment: str) -> dict[str, str]:
 
 
 def test_tables_in_a_file_name_the_topics() -> None:
-    """``[topics.NAME]`` stands for ``topics`` and for what is set for each, in the file's order."""
+    """``[topics.NAME]`` stands for ``topics`` and for each topic's settings, in the file's order."""
     Path("dispatcher.toml").write_text(REGISTRY + '[topics.orders]\ndecode = "json"\n[topics."audit.log"]\n')
     loaded = load({}, {})
     assert loaded.settings.topics == ("orders", "audit.log")
@@ -41,7 +41,7 @@ def test_tables_in_a_file_name_the_topics() -> None:
 
 
 def test_topics_of_a_stronger_source_choose_among_the_tables() -> None:
-    """A flag that serves fewer topics needs no other file; what it names without a table has the defaults."""
+    """A flag can serve fewer topics, and topics without a table get defaults."""
     Path("dispatcher.toml").write_text(REGISTRY + '[topics.orders]\ndecode = "json"\n[topics.audit]\n')
     settings = load({"topics": "orders,more"}, {}).settings
     assert settings.topics == ("orders", "more")
@@ -49,7 +49,7 @@ def test_topics_of_a_stronger_source_choose_among_the_tables() -> None:
 
 
 def test_the_environment_has_tables_as_json() -> None:
-    """And registry secrets by file, as every setting."""
+    """Registry secrets can be files, like every setting."""
     Path("secret").write_text(f"{SECRET}\n")
     settings = load(
         {},
@@ -99,14 +99,14 @@ def test_the_environment_has_tables_as_json() -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_a_remedy(toml: str, key: str, remedy: str) -> None:
-    """Each problem by itself, at its place; values that may be secret stay out."""
+    """Each problem is listed at its place, without values that may be secret."""
     found = problems(toml)
     assert [key] == list(found)
     assert remedy in found[key]
 
 
 def test_tables_are_made_from_keyword_arguments_too() -> None:
-    """As tests and other Python code do."""
+    """Tests and other Python code use them."""
     settings = Settings(
         topics=("orders",),
         topic_tables={"orders": TopicTable(decode="json")},
@@ -116,7 +116,7 @@ def test_tables_are_made_from_keyword_arguments_too() -> None:
 
 
 def test_encodings_are_those_that_are_set() -> None:
-    """Without one the bytes decide, and nothing is looked up for the topic."""
+    """Otherwise the bytes decide, and nothing is looked up for the topic."""
     Path("dispatcher.toml").write_text(
         '[topics.a]\nencoding = "base64"\n[topics.b]\nkey_encoding = "text"\n[topics.c]\n'
     )

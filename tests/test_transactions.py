@@ -30,7 +30,7 @@ def produce_transactions(bootstrap_servers: str, topic: str, ends: str) -> None:
 
 @pytest.mark.parametrize("ends", ["cac", "cca", "acaa"])
 async def test_the_commit_comes_to_the_log_end(kafka: Kafka, replicas: Callable[..., Replica], ends: str) -> None:
-    """Only committed records come; whatever comes last in the log, the group is at its end, and nothing repeats."""
+    """Only committed records arrive; whatever is last in the log, the group reaches its end."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic)
     replica.wait_until_ready()
@@ -50,7 +50,7 @@ async def test_the_commit_comes_to_the_log_end(kafka: Kafka, replicas: Callable[
 async def test_an_aborted_transaction_is_committed_without_any_record(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """With nobody there: nothing waits for a subscriber that is not a record."""
+    """Without subscribers, nothing waits for an offset that has no record."""
     topic = kafka.create_topic(PARTITIONS)
     await trio.to_thread.run_sync(produce_transactions, kafka.bootstrap_servers, topic, "aa")
     replica = replicas(kafka.bootstrap_servers, topic)

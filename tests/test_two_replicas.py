@@ -25,7 +25,7 @@ JOIN_IN_ROUND, STOP_IN_ROUND = 3, 8
 async def test_a_join_and_a_planned_stop_lose_and_repeat_nothing(
     kafka: Kafka, replicas: Callable[..., Replica], protocol: str
 ) -> None:
-    """One subscriber on each replica, records all the while; what is committed at the end is the log end."""
+    """Each replica has a subscriber, records keep arriving, and finally the log end is committed."""
     topic = kafka.create_topic(PARTITIONS)
     properties = {"group.protocol": protocol}
     seen: Counter[tuple[int, int]] = Counter()

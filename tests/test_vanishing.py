@@ -23,7 +23,7 @@ IN_BUFFERS_BYTES = 512 * 1024
 async def test_the_next_subscriber_gets_what_the_first_did_not_take(
     kafka: Kafka, replicas: Callable[..., Replica], end: str
 ) -> None:
-    """The only subscriber vanishes in the middle: nothing is lost, and nothing is committed that no one took."""
+    """The only subscriber vanishes: nothing is lost, and only what it took is committed."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic, settings=SETTINGS)
     replica.wait_until_ready()

@@ -112,7 +112,7 @@ def start_a_taker_on_each(replicas: list[Replica], nursery: trio.Nursery) -> Non
 async def test_a_lone_reader_has_the_whole_topic_through_every_change_of_owner(
     kafka: Kafka, replicas: Callable[..., Replica], protocol: str
 ) -> None:
-    """Two replicas, one reader: all records, none twice; nothing is committed for the owner that has no subscriber."""
+    """It gets all records once; an owner without subscribers commits nothing."""
     topic = kafka.create_topic(PARTITIONS)
     properties = {"group.protocol": protocol}
     first = replicas(kafka.bootstrap_servers, topic, kafka=properties, client_id="first")
@@ -154,7 +154,7 @@ async def test_a_lone_reader_has_the_whole_topic_through_every_change_of_owner(
 async def test_readers_of_the_whole_topic_lose_nothing_whatever_happens_to_replicas(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Behind a balancer, while replicas are killed, stopped and joined and a partition is added: all of it, in order.
+    """Behind a balancer they get everything in order through all changes.
 
     An observer has all of it, too, from where it begins, and none twice.
     """
@@ -217,7 +217,7 @@ async def test_readers_of_the_whole_topic_lose_nothing_whatever_happens_to_repli
 
 
 async def test_observers_alone_move_no_offset(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """What they are sent is not dispatched: it waits for somebody who counts, and is committed then."""
+    """Records wait for a subscriber that counts, and are committed then."""
     topic = kafka.create_topic(PARTITIONS)
     replica = replicas(kafka.bootstrap_servers, topic)
     await trio.to_thread.run_sync(shares, replica, PARTITIONS)

@@ -36,7 +36,7 @@ def is_committed(status: dict[str, Any]) -> bool:
 async def test_a_worker_that_is_killed_costs_its_clients_nothing(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Plain readers over one port: no hole, all records, all of them committed, and one signal stops everything."""
+    """All records arrive without a hole and are committed, and one signal stops everything."""
     topic = kafka.create_topic(PARTITIONS)
     properties = {"session.timeout.ms": 6000}
     replica = await trio.to_thread.run_sync(

@@ -65,7 +65,7 @@ def prometheus(folder: Path, **targets: str) -> Iterator[str]:
 
 
 async def test_every_panel_has_data(kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path) -> None:
-    """Each query of each panel gives series, of a replica with a subscriber at an edge."""
+    """Each query of each panel returns series, for a replica with a subscriber behind an edge."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic)
     await trio.to_thread.run_sync(replica.wait_until_ready)
@@ -91,7 +91,7 @@ async def test_every_panel_has_data(kafka: Kafka, replicas: Callable[..., Replic
 
 
 def test_grafana_can_tell_panels_and_queries_apart() -> None:
-    """Ids and letters are unique, and everything has a place of its own on the grid."""
+    """Ids and letters are unique, and no two panels overlap."""
     numbers = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(numbers) == len(set(numbers))
     taken: set[tuple[int, int]] = set()
@@ -107,7 +107,7 @@ def test_grafana_can_tell_panels_and_queries_apart() -> None:
 
 
 def test_panels_ask_the_data_source_that_is_provisioned() -> None:
-    """By its uid; and it asks the Prometheus of the stack, at the port that this listens on."""
+    """They use its uid, and it uses the stack's Prometheus at the port that this listens on."""
     (source,) = read("datasource.yml")["datasources"]
     asked = [one["datasource"] for panel in PANELS for one in (panel, *panel["targets"])]
     assert [one for one in asked if one != {"type": source["type"], "uid": source["uid"]}] == []
@@ -117,7 +117,7 @@ def test_panels_ask_the_data_source_that_is_provisioned() -> None:
 
 
 def test_a_number_has_the_colours_of_its_own() -> None:
-    """Grafana's usual ones turn red at 80, also for what is good."""
+    """Grafana's default colours turn red at 80, even if that is good."""
     for panel in PANELS:
         if panel["type"] == "stat":
             first, *others = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
@@ -126,7 +126,7 @@ def test_a_number_has_the_colours_of_its_own() -> None:
 
 
 def test_grafana_and_prometheus_find_their_files() -> None:
-    """Each is mounted where the other file says that it is."""
+    """Each file is mounted where the other file expects it."""
     monitoring = stack("stack.monitoring.yml")
     mounted = {
         one["target"]: FOLDER / monitoring["configs"][one["source"]]["file"]
@@ -148,7 +148,7 @@ def test_grafana_and_prometheus_find_their_files() -> None:
 
 
 def test_prometheus_looks_for_services_that_there_are() -> None:
-    """Under their names in Docker's DNS."""
+    """It uses their names in Docker's DNS."""
     jobs = read("prometheus.yml")["scrape_configs"]
     names = {name for job in jobs for found in job.get("dns_sd_configs", []) for name in found["names"]}
     assert names == set(stack("stack.yml")["services"])

@@ -86,7 +86,7 @@ async def until(answers: Callable[[], bool]) -> None:
 
 
 async def test_an_event_source_outlives_a_time_without_replicas(tmp_path: Path) -> None:
-    """It is asked to return, because it would take an error for the end; everybody else gets the truth."""
+    """It gets `retry:`, because an error would end it; everybody else gets an error."""
     with edge(tmp_path) as front:
         await until(lambda: front.get("/events").status_code == 200)
         events = front.get("/events?topic=a")
@@ -99,7 +99,7 @@ async def test_an_event_source_outlives_a_time_without_replicas(tmp_path: Path) 
 async def test_streams_pass_and_operations_do_not(
     kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path
 ) -> None:
-    """Records reach both kinds of subscribers; metrics and the like stay inside."""
+    """Records reach both kinds of subscribers; metrics and the like are not forwarded."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic)
     await trio.to_thread.run_sync(replica.wait_until_ready)
@@ -121,7 +121,7 @@ async def test_streams_pass_and_operations_do_not(
 async def test_replicas_see_the_address_of_the_client(
     kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path
 ) -> None:
-    """The edge's own word, and nothing of what the client says of itself: limits by address hold there, too."""
+    """Only the edge's header counts, not the client's, so limits by address hold."""
     settings = {"trusted_proxies": "127.0.0.1", "max_subscribers_per_address": 1}
     replica = replicas(kafka.bootstrap_servers, kafka.create_topic(1), settings=settings)
     replica.wait_until_ready()

@@ -18,7 +18,7 @@ MONITORING = Path(__file__).parents[2] / "deploy/swarm/monitoring"
 
 
 def test_every_metric_exists(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """By the very name that a running replica, or the parent of workers, gives it."""
+    """A running replica, or the parent of workers, has every metric under the name used."""
     replica = replicas(kafka.bootstrap_servers, kafka.create_topic(1))
     replica.wait_until_ready()
     of_workers = trio.run(WorkersStatus(Settings(), []).metrics_page).decode()
@@ -31,7 +31,7 @@ def test_every_metric_exists(kafka: Kafka, replicas: Callable[..., Replica]) -> 
 
 
 def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
-    """And not when they should not: Prometheus's own tool plays the cases of alerts.test.yml."""
+    """They do not fire otherwise: Prometheus's own tool plays the cases of alerts.test.yml."""
     for path in (MONITORING / "alerts.yml", Path(__file__).parent / "alerts.test.yml"):
         shutil.copy(path, tmp_path)
     command = [need("promtool", package="prometheus"), "test", "rules", "alerts.test.yml"]

@@ -36,7 +36,7 @@ def settings() -> Settings:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_variable_has_a_default_and_every_config_a_file(path: Path) -> None:
-    """So that four commands are enough; secrets are the user's own."""
+    """So four commands are enough; secrets are up to the user."""
     assert re.findall(r"\$\{\w+\}", path.read_text()) == []
     content = stack(path.name)
     configs = content.get("configs", {})
@@ -47,13 +47,13 @@ def test_every_variable_has_a_default_and_every_config_a_file(path: Path) -> Non
 
 
 def test_a_replica_ends_by_itself_before_it_is_killed() -> None:
-    """And Swarm waits for it no longer than a minute."""
+    """Swarm waits for it no longer than a minute."""
     grace = int(stack("stack.yml")["services"]["dispatcher"]["stop_grace_period"].removesuffix("s"))
     assert settings().shutdown_seconds < grace < 60
 
 
 def test_operators_have_a_port_within_the_network() -> None:
-    """Prometheus asks there, no port of a replica is published, and the edge passes nothing of it on."""
+    """Prometheus uses it, no port of a replica is published, and the edge does not forward it."""
     port = settings().operations_bind.rpartition(":")[2]
     jobs = yaml.safe_load((FOLDER / "monitoring/prometheus.yml").read_text())["scrape_configs"]
     job = next(job for job in jobs if job["job_name"] == "dispatcher")
@@ -64,7 +64,7 @@ def test_operators_have_a_port_within_the_network() -> None:
 
 
 def test_the_memory_limit_holds_the_formula_of_the_readme() -> None:
-    """At the worst, with as many subscribers as are let in."""
+    """It holds in the worst case, with the maximum number of subscribers."""
     ours = settings()
     each = ours.subscriber_buffer_bytes + ours.write_bytes + 64 * 1024
     fixed = 117 * MIB + ours.history_bytes + int(1.4 * 8 * MIB) + (8 + 28) * MIB + ours.replay_concurrency * 12 * MIB
@@ -74,7 +74,7 @@ def test_the_memory_limit_holds_the_formula_of_the_readme() -> None:
 
 
 def test_an_update_notices_a_replica_that_is_never_ready() -> None:
-    """A task that fails after the monitor is no failure of the update."""
+    """Failures after the monitor's time are not noticed."""
     times = re.findall(r"--(interval|start-period|retries)=(\d+)", (FOLDER / "Dockerfile").read_text())
     check = {name: int(number) for name, number in times}
     update = stack("stack.yml")["services"]["dispatcher"]["deploy"]["update_config"]
@@ -82,7 +82,7 @@ def test_an_update_notices_a_replica_that_is_never_ready() -> None:
 
 
 def test_the_health_check_is_good_when_the_replica_is_ready(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """And bad when it never was, and where nobody answers."""
+    """It is bad if the replica never was ready, or does not answer."""
     never = replicas("127.0.0.1:1", "ofa_assets")
     ready = replicas(kafka.bootstrap_servers, kafka.create_topic(1))
     ready.wait_until_ready()
@@ -96,7 +96,7 @@ def is_healthy(port: int) -> bool:
 
 
 def test_the_examples_of_tokens_are_settings(tmp_path: Path) -> None:
-    """The table that is commented out, and the file for tokens that an application signs itself."""
+    """This covers the commented table, and the file for an application's own tokens."""
     text = (FOLDER / "dispatcher.toml").read_text()
     begin = text.index("# [auth]\n")
     lines = text[begin : text.index("# With a secret", begin)].splitlines()

@@ -30,7 +30,7 @@ async def sleeper() -> None:
 
 @pytest.mark.parametrize("slice_tasks", [1, 500])
 async def test_the_tree_has_one_line_for_all_that_wait_at_one_place(slice_tasks: int) -> None:
-    """A thousand subscribers are one line with their number, under the task that has them."""
+    """A thousand subscribers are one line with their number, under their parent task."""
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(sleeper)
@@ -47,7 +47,7 @@ async def test_the_tree_has_one_line_for_all_that_wait_at_one_place(slice_tasks:
 
 
 async def test_tasks_that_end_while_the_tree_is_read_are_no_trouble() -> None:
-    """The loop has its turn between two slices, in which tasks come and go."""
+    """The loop runs between slices, and tasks start and end in between."""
 
     async def brief() -> None:
         await trio.lowlevel.checkpoint()
@@ -74,7 +74,7 @@ class Numbers:
 
 
 def test_snapshots_become_what_a_line_can_hold() -> None:
-    """Keys are text, sets are lists, and what nobody knows is said in its own words."""
+    """Keys become text, sets become lists, and unknown values use their own text."""
     numbers = Numbers({TopicPartition("t", 3): 1}, Color.RED, frozenset({7}))
     assert plain(numbers) == {"by_partition": {"t:3": 1}, "color": "red", "seen": [7]}
     assert plain([(1, 2.5), True, None, "text", object]) == [[1, 2.5], True, None, "text", str(object)]
@@ -82,7 +82,7 @@ def test_snapshots_become_what_a_line_can_hold() -> None:
 
 
 def test_each_object_reports_once_however_it_is_reached() -> None:
-    """By the path of its attributes; what is not of this package, and what collections hold, is left alone."""
+    """Objects are named by their attributes; foreign ones and collections are skipped."""
     shared = Invariants()
     shared.__dict__["itself"] = shared
     owner = Invariants()
@@ -91,7 +91,7 @@ def test_each_object_reports_once_however_it_is_reached() -> None:
 
 
 async def test_a_report_that_cannot_be_made_ends_nothing() -> None:
-    """The replica says why, and the next signal is answered."""
+    """The failure is logged, and the next signal is answered."""
 
     def fail() -> Mapping[str, object]:
         raise ValueError("put in on purpose")
@@ -108,7 +108,7 @@ async def test_a_report_that_cannot_be_made_ends_nothing() -> None:
 
 
 async def test_a_log_that_nobody_reads_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker thread writes, and it is left behind when the replica stops."""
+    """A worker thread writes the report, and is abandoned when the replica stops."""
     go_on, writing = threading.Event(), threading.Event()
 
     def write(*_arguments: Any) -> None:
@@ -129,7 +129,7 @@ async def test_a_log_that_nobody_reads_holds_nobody_up(monkeypatch: pytest.Monke
 
 
 def test_it_is_written_whatever_level_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator who asked for it sees it, with ``log_level = "error"`` too."""
+    """An operator who asked for it gets it even with ``log_level = "error"``."""
     monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
     with structlog.testing.capture_logs() as lines:
         inspection._write(["<init>"], {"here": Numbers({}, Color.RED, frozenset())})
@@ -141,7 +141,7 @@ def test_it_is_written_whatever_level_is_logged(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_running_replica_reports_and_serves_on(replicas: Callable[..., Replica]) -> None:
-    """The task tree, every object and a sample of subscribers; afterwards it serves as before."""
+    """It reports the task tree, every object and a sample of subscribers, and continues to serve."""
     # Nobody listens there: a replica serves without a broker.
     replica = replicas("127.0.0.1:9", "topic")
     async with open_sse(replica) as stream:

@@ -52,7 +52,7 @@ def read_until(descriptor: int, text: bytes) -> bytes:
 
 
 def test_lines_come_in_order(pipe: tuple[int, int]) -> None:
-    """Each whole."""
+    """Each line is complete."""
     outlet = Outlet(pipe[1])
     for number in range(100):
         outlet.emit(line(f"line {number}"))
@@ -61,7 +61,7 @@ def test_lines_come_in_order(pipe: tuple[int, int]) -> None:
 
 
 def test_a_pipe_that_nobody_reads_drops_lines(pipe: tuple[int, int]) -> None:
-    """Nothing waits, memory is bounded, and a later line says how many are missing."""
+    """Nothing waits, memory is bounded, and a later line has the number of missing lines."""
     outlet = Outlet(pipe[1])
     for _ in range(2 * MAX_QUEUED_BYTES // 1000):
         outlet.emit(line("x" * 1000))
@@ -76,14 +76,14 @@ def test_a_pipe_that_nobody_reads_drops_lines(pipe: tuple[int, int]) -> None:
 
 
 def test_the_end_does_not_wait_for_it(pipe: tuple[int, int]) -> None:
-    """A process that ends flushes its log, for a bounded time."""
+    """A process that ends flushes its log within a bounded time."""
     outlet = Outlet(pipe[1])
     outlet.emit(line("x" * 100_000))
     outlet.flush()
 
 
 def test_nowhere_to_write(pipe: tuple[int, int]) -> None:
-    """No descriptor, and a reader that has gone: lines are counted, and nothing is raised."""
+    """Without a descriptor or a reader, lines are counted and nothing is raised."""
     without = Outlet(None)
     without.emit(line("x"))
     assert without.dropped_lines == 1
@@ -95,7 +95,7 @@ def test_nowhere_to_write(pipe: tuple[int, int]) -> None:
 
 
 def test_a_kind_of_line_has_a_budget() -> None:
-    """What is left out is counted; another kind has its own, and what no client can cause has none."""
+    """Dropped lines are counted per kind; lines that no client can cause have no budget."""
     lines = ClientLines()
     assert [lines.left_out_before("a") for _ in range(10)] == [0] * BURST + [None] * 5
     assert lines.left_out_before("b") == 0
@@ -134,7 +134,7 @@ def malformed(port: int) -> None:
 
 
 def test_a_replica_whose_log_nobody_reads(pipe: tuple[int, int]) -> None:
-    """It goes on answering, counts what it could not say, and SIGTERM ends it with 0."""
+    """It continues to answer, counts dropped lines, and exits with 0 on SIGTERM."""
     os.set_blocking(pipe[1], False)
     with suppress(BlockingIOError):
         while True:
@@ -153,7 +153,7 @@ def test_a_replica_whose_log_nobody_reads(pipe: tuple[int, int]) -> None:
 
 
 def test_a_client_cannot_fill_the_log(replicas: Callable[..., Replica]) -> None:
-    """100 broken requests are a handful of lines, and the count of the rest."""
+    """100 broken requests become a handful of lines, and a count of the rest."""
     replica = replicas(NO_BROKER, TOPIC)
     for number in range(100):
         malformed(replica.port)
@@ -166,7 +166,7 @@ def test_a_client_cannot_fill_the_log(replicas: Callable[..., Replica]) -> None:
 
 
 def test_what_a_client_says_moves_no_cursor_of_a_terminal(tmp_path: Path) -> None:
-    """A refused path can hold any character, and the log for people shows which."""
+    """A refused path may contain any character, which the log for people shows."""
     with (tmp_path / "log").open("wb") as log:
         process, port = start(log.fileno(), "--log-format", "console")
     try:
@@ -209,7 +209,7 @@ ReplicaStatus.why_not_ready = lambda self: time.sleep(600)
 
 
 def test_a_loop_that_is_held_cannot_hold_the_end(replicas: Callable[..., Replica]) -> None:
-    """The last resort stands outside: SIGTERM ends the process with 1 when `shutdown_seconds` have passed."""
+    """The last resort is a separate timer: after `shutdown_seconds` the process exits with 1."""
     replica = replicas(NO_BROKER, TOPIC, settings={"shutdown_seconds": 2}, code=HELD)
     with pytest.raises(httpx2.TimeoutException):
         httpx2.get(f"{replica.url}/readyz", timeout=1)
@@ -231,7 +231,7 @@ def serial_number(replica: Replica) -> int:
 
 
 def test_a_hangup_reads_the_certificate_again(replicas: Callable[..., Replica], tmp_path: Path) -> None:
-    """Without a terminal; one that cannot be read changes nothing, and is an error in the log."""
+    """This works without a terminal; an unreadable file changes nothing, and is logged as an error."""
     path = tmp_path / "certificate.pem"
     authority = trustme.CA()
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
@@ -252,6 +252,6 @@ def test_a_hangup_reads_the_certificate_again(replicas: Callable[..., Replica], 
 
 @pytest.mark.parametrize("event", sorted(CLIENT_EVENTS))
 def test_what_is_bounded_is_logged_by_that_name(event: str) -> None:
-    """A renamed event would lose its bound without a word."""
+    """A renamed event would silently lose its bound."""
     files = Path(dispatcher.__file__).parent.rglob("*.py")
     assert any(f'"{event}"' in path.read_text() for path in files if path.name != "rates.py")

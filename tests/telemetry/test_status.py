@@ -45,7 +45,7 @@ def counting() -> tuple[CountingPipeline, ReplicaStatus]:
 
 
 async def test_each_page_takes_one_snapshot_and_readiness_none() -> None:
-    """Readiness is part of every page, and is asked every few seconds by orchestrators."""
+    """Readiness is on every page, and orchestrators ask for it every few seconds."""
     pipeline, status = counting()
     assert status.why_not_ready() == []
     assert pipeline.snapshots == 0
@@ -56,7 +56,7 @@ async def test_each_page_takes_one_snapshot_and_readiness_none() -> None:
 
 
 async def test_what_is_unknown_is_null_and_has_no_series() -> None:
-    """Of a partition of which statistics say nothing yet, as right after it was assigned."""
+    """A partition that was just assigned is not in the statistics yet."""
     _, status = counting()
     one, two = orjson.loads(await status.status_page())["partitions"]
     names = ("committed", "log_end", "last_stable_offset", "lag")
@@ -72,7 +72,7 @@ async def test_what_is_unknown_is_null_and_has_no_series() -> None:
 
 
 async def test_statistics_of_an_earlier_assignment_say_nothing_about_the_next() -> None:
-    """A partition that left and came back has another log end and another commit by now."""
+    """A partition that left and returned has another log end and commit."""
     pipeline, _ = counting()
     pipeline.lost([ONE])
     pipeline.exchange(PollResult(assigned=[ONE]))
@@ -80,7 +80,7 @@ async def test_statistics_of_an_earlier_assignment_say_nothing_about_the_next() 
 
 
 async def test_simultaneous_requests_share_a_page() -> None:
-    """One that is being made when they come is not theirs; the next one answers all of them."""
+    """A page being made when they arrive is too old; the next one answers all of them."""
     pipeline, status = counting()
     async with trio.open_nursery() as nursery:
         for _ in range(1_000):
@@ -117,7 +117,7 @@ class Dear:
 
 
 async def test_asking_without_a_pause_takes_a_bounded_share_of_the_loop() -> None:
-    """A thousand requests per second for a minute, for a page that takes 10 ms: most get the last one again."""
+    """Of a thousand requests per second for a page of 10 ms, most get the last one again."""
     dear = Dear(0.010)
     for _ in range(60_000):
         dear.clock.now += 0.001
@@ -128,7 +128,7 @@ async def test_asking_without_a_pause_takes_a_bounded_share_of_the_loop() -> Non
 
 
 async def test_whoever_asks_seldom_gets_a_page_of_this_moment() -> None:
-    """A person who reloads, a probe and a scrape, each second."""
+    """A person, a probe and a scrape ask once a second each."""
     dear = Dear(0.010)
     pages = []
     for _ in range(10):
@@ -138,7 +138,7 @@ async def test_whoever_asks_seldom_gets_a_page_of_this_moment() -> None:
 
 
 async def test_a_page_that_was_not_made_is_made_for_the_next_one() -> None:
-    """Whoever leaves while a page is made for him takes nothing from others."""
+    """A client that leaves while its page is made takes nothing from others."""
     dear = Dear(0.0)
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -185,7 +185,7 @@ async def census_of(everybody: Sequence[Somebody], partitions: int) -> tuple[sta
 
 
 async def test_no_step_of_a_census_looks_at_more_than_a_slice() -> None:
-    """Ten thousand that catch up in a hundred partitions were a million look-ups in one step."""
+    """Ten thousand readers of a hundred partitions took a million look-ups in one step."""
     found, steps = await census_of([Somebody(SubscriberState.CATCHING_UP) for _ in range(10_000)], 100)
     assert max(steps) * 101 <= statistics.SLICE + 101
     assert sum(steps) * 101 <= statistics.SAMPLE
@@ -193,7 +193,7 @@ async def test_no_step_of_a_census_looks_at_more_than_a_slice() -> None:
 
 
 async def test_a_census_of_few_is_exact_and_of_this_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever fits into one slice is counted for each who asks; more counts for a second."""
+    """What fits into one slice is counted each time; a larger census is kept for a second."""
     everybody = [Somebody(SubscriberState.LIVE, n) for n in range(5)] + [Somebody(SubscriberState.CATCHING_UP)]
     census = Census(lambda: everybody, lambda: 2)
     assert (await census.take())[0] == statistics.CensusStatistics(1, 2, 7, 10)
@@ -206,18 +206,18 @@ async def test_a_census_of_few_is_exact_and_of_this_moment(monkeypatch: pytest.M
 
 
 async def test_a_census_of_nobody() -> None:
-    """A replica that nobody has come to yet."""
+    """This is a replica before its first subscriber."""
     assert (await Census(list, lambda: 0).take())[0] == statistics.CensusStatistics(0, 0, 0, 0)
 
 
 def test_every_metric_has_a_name_of_its_own() -> None:
-    """A name that came twice would be refused by Prometheus, with all else."""
+    """Prometheus would refuse a repeated name, and with it everything else."""
     names = [row.name for row in ROWS]
     assert len(names) == len(set(names))
 
 
 async def test_status_names_the_next_offset_and_its_old_name() -> None:
-    """`position` is the same for one more release."""
+    """`position` has the same value for one more release."""
     pipeline, status = counting()
     snapshot, _ = await status._take()
     (one, _) = status_of(pipeline.hub._settings, snapshot)["partitions"]

@@ -26,7 +26,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def test_a_replica_says_that_it_is_ready_alive_and_stopping(manager: socket.socket) -> None:
-    """`dispatcher demo` as systemd would start it: ready once it listens, then alive, and a stop with exit code 0."""
+    """`dispatcher demo`, started as by systemd, is ready once it listens, and stops with exit code 0."""
     environment = {**os.environ, "NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "200000"}
     environment.pop("WATCHDOG_PID", None)
     command = [sys.executable, "-m", "dispatcher", "demo", "--bind", "127.0.0.1:0", "--log-format", "json"]
@@ -44,7 +44,7 @@ def test_a_replica_says_that_it_is_ready_alive_and_stopping(manager: socket.sock
 
 
 def test_an_abstract_socket_is_found(tmp_path: Path) -> None:
-    """A leading @ stands for a null byte (sd_notify(3))."""
+    """A leading @ means a null byte (sd_notify(3))."""
     name = f"@{tmp_path}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0{name[1:]}")
@@ -70,7 +70,7 @@ def test_the_watchdog_is_for_this_process_only(environment: dict[str, str], expe
 
 
 async def test_without_systemd_nothing_is_sent_and_nothing_waits() -> None:
-    """Also when its variables are left over, and when its socket is gone."""
+    """This holds if its variables are left over, and if its socket is gone."""
     for environment in ({}, {"WATCHDOG_USEC": "1000"}):
         systemd = Systemd(environment)
         systemd.ready()
@@ -81,7 +81,7 @@ async def test_without_systemd_nothing_is_sent_and_nothing_waits() -> None:
 async def test_a_loop_that_hangs_sends_no_sign_of_life(
     manager: socket.socket, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """One sign at once, and one for each half of the time."""
+    """A running loop sends one at once, and one in each half of the time."""
     del autojump_clock
     manager.setblocking(False)
     with trio.move_on_after(3.5):

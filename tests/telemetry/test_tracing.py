@@ -30,7 +30,7 @@ ONE = TopicPartition("assets", 3)
 
 
 def test_without_its_variables_nothing_is_traced() -> None:
-    """Nor with those that turn it off."""
+    """The same holds for variables that turn it off."""
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
     for environment in (
         {},
@@ -43,7 +43,7 @@ def test_without_its_variables_nothing_is_traced() -> None:
 
 
 def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator of Kubernetes may set the variables for every Pod: that must not end the service."""
+    """Variables that are set for every Pod must not end the service."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with capture_logs() as lines:
         assert open_tracing(Settings(), {"OTEL_TRACES_EXPORTER": "otlp"}) is None
@@ -57,7 +57,7 @@ def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_variables_that_the_sdk_refuses_turn_traces_off(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They may be meant for other services: a queue that is shorter than the SDK's batch, a number that is none."""
+    """They may be meant for other services: a queue shorter than a batch, or not a number."""
     environment = {"OTEL_TRACES_EXPORTER": "otlp", variable: value}
     monkeypatch.setenv(variable, value)
     with capture_logs() as lines:
@@ -89,7 +89,7 @@ async def traced(collector: Collector, monkeypatch: pytest.MonkeyPatch, environm
 
 
 async def test_a_span_is_linked_to_its_producer_and_says_which_record_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The specification's default: as the producer did; records without one are traced."""
+    """By default it follows the producer's decision, and traces records without one."""
     with open_collector() as collector:
         times = await traced(collector, monkeypatch, {})
         linked, root = collector.wait_for(2)
@@ -116,7 +116,7 @@ async def test_a_span_is_linked_to_its_producer_and_says_which_record_it_is(monk
 
 
 async def test_the_sampler_and_the_name_are_what_the_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sampler that nobody knows is the default, with a warning."""
+    """An unknown sampler means the default, with a warning."""
     wrong = {"OTEL_TRACES_SAMPLER": "xray", "OTEL_SERVICE_NAME": "edge", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     with open_collector() as collector, capture_logs() as lines:
         await traced(collector, monkeypatch, wrong)
@@ -132,7 +132,7 @@ async def test_the_sampler_and_the_name_are_what_the_variables_say(monkeypatch: 
 
 
 async def test_a_flood_of_sampled_records_is_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default traces every record without a producer: a busy topic must not pay for that with its latency."""
+    """By default all records without a producer are traced, which must not cost latency."""
     monkeypatch.setattr(tracing, "SPANS_AT_ONCE", 5)
     monkeypatch.setattr(tracing, "SPANS_PER_SECOND", 0)
     found = open_tracing(Settings(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
@@ -144,7 +144,7 @@ async def test_a_flood_of_sampled_records_is_bounded_and_counted(monkeypatch: py
 
 
 async def test_a_collector_that_is_away_delays_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last spans have a moment, and no more."""
+    """The last spans get a moment, and no more."""
     monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.01)
     collector = Collector("http://127.0.0.1:1")
     times = await traced(collector, monkeypatch, {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"})
@@ -164,7 +164,7 @@ def exemplars(page: str) -> dict[str, Exemplar]:
 async def test_a_record_of_a_real_kafka_is_traced_to_its_dispatch(
     kafka: Kafka, replicas: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The span is at the collector once, for three subscribers; the envelope and the metrics name it."""
+    """The collector gets one span for three subscribers; envelope and metrics name it."""
     topic = kafka.create_topic(1)
     with open_collector() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{collector.url}/v1/traces")

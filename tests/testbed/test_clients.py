@@ -8,7 +8,7 @@ from testbed.clients import SseStream
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 20"])
 async def test_a_connection_that_ends_before_its_response_is_broken(sent: bytes) -> None:
-    """As when a replica is killed after it has accepted: that is no violation of HTTP by a replica that lives."""
+    """A replica may be killed after it has accepted; a living one does not violate HTTP."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
     async def answer(stream: trio.SocketStream) -> None:

@@ -37,21 +37,21 @@ def test_that_is_wrong():
 
 @pytest.mark.parametrize("error", LATE)
 def test_a_deadline_that_passed_is_late_in_a_group_as_well(error: Exception) -> None:
-    """Nurseries wrap errors in groups, one in another."""
+    """Nurseries wrap errors in nested groups."""
     assert is_late(error)
     assert is_late(ExceptionGroup("of a nursery", [ExceptionGroup("of another", [error]), error]))
 
 
 @pytest.mark.parametrize("error", [None, AssertionError(), OSError(), pytest.fail.Exception("no")])
 def test_anything_else_is_not(error: BaseException | None) -> None:
-    """One error of another kind is enough for a group not to be late."""
+    """One error of another kind makes a group not late."""
     assert not is_late(error)
     if isinstance(error, Exception):
         assert not is_late(ExceptionGroup("of a nursery", [TooLateError(), error]))
 
 
 def test_failures_are_written_down_with_their_kind(tmp_path: Path) -> None:
-    """A test that hangs is cancelled within its own run, so that the next one of the process is not touched."""
+    """A hanging test is cancelled within its own run, so the next one is unaffected."""
     (tmp_path / "test_some.py").write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "testbed.deadlines", "-o", "trio_mode=true"]
     environment = {"PATH": "", "PYTHONPATH": ":".join(sys.path), VARIABLE: str(tmp_path / "failures")}

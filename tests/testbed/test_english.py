@@ -19,7 +19,7 @@ from testbed.english import by_folder, lowered, over, search
     ],
 )
 def test_a_habit_is_found(text: str, habit: str) -> None:
-    """With its place, and what to write instead."""
+    """It is reported with its place, and with what to write instead."""
     (find,) = search("dispatcher/web/page/client.js", f"first\n{text}\n")
     assert (find.line, find.habit, find.folder) == (2, habit, "dispatcher/web")
     assert str(find).startswith(f"dispatcher/web/page/client.js:2: {habit}: ")
@@ -40,12 +40,12 @@ def test_a_habit_is_found(text: str, habit: str) -> None:
     ],
 )
 def test_right_uses_are_left_alone(text: str) -> None:
-    """Behind is for lag and for proxies; a question may begin with its word."""
+    """Some uses are right, as for lag and proxies, or at the start of a question."""
     assert list(search("docs/page.md", text)) == []
 
 
 def test_a_budget_only_falls() -> None:
-    """A folder without one has none, and lowering gives nothing back."""
+    """A folder without a budget has none, and lowering raises nothing."""
     folders = by_folder(
         [*search("docs/a.md", "anew\nanew"), *search("tests/web/b.py", "anew"), *search("c.md", "anew")]
     )

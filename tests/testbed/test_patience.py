@@ -6,7 +6,7 @@ from testbed.patience import DEFAULT, VARIABLE, seconds
 
 
 def test_a_deadline_is_a_multiple_of_the_factor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the variable says, read when the deadline is asked for; generous without it."""
+    """The variable is read for each deadline, and the default is generous."""
     monkeypatch.delenv(VARIABLE, raising=False)
     assert seconds(10) == 10 * DEFAULT > 10
     monkeypatch.setenv(VARIABLE, "0.5")
@@ -15,7 +15,7 @@ def test_a_deadline_is_a_multiple_of_the_factor(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "soon"])
 def test_a_factor_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """A deadline that has passed already would fail every test with another reason."""
+    """Otherwise every test would fail with a misleading reason."""
     monkeypatch.setenv(VARIABLE, value)
     with pytest.raises(ValueError, match=VARIABLE if value != "soon" else "soon"):
         seconds(10)

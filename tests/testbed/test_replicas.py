@@ -19,7 +19,7 @@ def children() -> set[int]:
 
 @pytest.mark.parametrize(("code", "patience"), [(NEVER_LISTENS, "0.01"), ("raise SystemExit(3)", "3")])
 def test_no_process_outlives_a_start_that_failed(monkeypatch: pytest.MonkeyPatch, code: str, patience: str) -> None:
-    """It has ended when the error is raised, and is no unfinished business that a later test is warned of."""
+    """It has ended when the error is raised, so no later test gets a warning."""
     monkeypatch.setenv(VARIABLE, patience)
     before = children()
     with pytest.raises(AssertionError, match="did not start listening"):

@@ -10,13 +10,13 @@ SOURCE = Path(__file__).parents[2] / "dispatcher"
 
 
 def test_no_file_and_no_class_is_too_large() -> None:
-    """Past that, a part with a name and tests of its own wants to come out."""
+    """Beyond that, a part should move to a file with tests of its own."""
     assert too_large(SOURCE) == []
 
 
 @pytest.mark.parametrize(("more", "found"), [(0, 0), (1, 1)])
 def test_a_file_and_a_class_are_too_large_from_one_line_on(tmp_path: Path, more: int, found: int) -> None:
-    """Both are named, with their lines and the most that there may be."""
+    """Both are named with their lines and the maximum."""
     (tmp_path / "room").mkdir()
     (tmp_path / "room" / "long.py").write_text("\n" * (FILE_LINES + more))
     body = "    x = 1\n" * (CLASS_LINES - 1 + more)

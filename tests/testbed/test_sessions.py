@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_workflow_runs_every_tier_and_check() -> None:
-    """Each session of its matrix is in the noxfile, and no tier of the tests is left out."""
+    """Each session of its matrix is in the noxfile, and every tier of tests is included."""
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     named = {name for job in jobs.values() for name in job["strategy"]["matrix"].get("session", ())}
     sessions = set(re.findall(r"^@nox\.session.*\ndef (\w+)\(", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
@@ -20,7 +20,7 @@ def test_the_workflow_runs_every_tier_and_check() -> None:
 
 
 def test_the_workflow_tries_every_supported_python() -> None:
-    """Those of the classifiers in pyproject.toml."""
+    """They are the classifiers in pyproject.toml."""
     jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
     classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
     supported = [text.rpartition(" ")[2] for text in classifiers if re.search(r":: 3\.\d+$", text)]

@@ -53,7 +53,7 @@ def test_that_is_wrong():
 def test_what_failed_runs_again_alone_and_is_named(
     tmp_path: Path, more: str, exit_code: int, summary: list[str], verdict: str
 ) -> None:
-    """A test that then passes fails nothing, and one that fails again does."""
+    """A test that then passes fails nothing; one that fails again does."""
     options = "addopts = -p pytest_timeout -p testbed.deadlines\nmarkers = tests\n"
     (tmp_path / "pytest.ini").write_text(f"[pytest]\n{options}")
     (tmp_path / "test_some.py").write_text(TESTS + more)
@@ -70,7 +70,7 @@ def test_what_failed_runs_again_alone_and_is_named(
 
 
 def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
-    """Whatever the environment says: hundreds of processes run the same code."""
+    """This holds whatever the environment says, because hundreds of processes run the same code."""
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = tests\n")
     test = "import pytest, sys\n@pytest.mark.tests\ndef test_it(): assert not sys.flags.dont_write_bytecode\n"
     (tmp_path / "test_some.py").write_text(test)
@@ -82,7 +82,7 @@ def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
 
 
 def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
-    """Something is broken then, and running it again would only take time."""
+    """Something is broken then, and another run would only take time."""
     few = {f"test_{number}": False for number in range(MOST_UNSTABLE)}
     assert Outcome("tests", 1, {}, few | {"test_late": True}).is_worth_another_run
     assert not Outcome("tests", 1, {}, few | {"test_wrong": False}).is_worth_another_run
@@ -91,7 +91,7 @@ def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
 
 
 def test_a_variable_says_how_many_processes_a_tier_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names some of the tiers, and the others stay as they are."""
+    """It names some tiers, and the others stay unchanged."""
     monkeypatch.setenv("TESTBED_WORKERS", "soak=4 tests=1")
     monkeypatch.delenv("TESTBED_SPREAD", raising=False)
     assert spread("soak")[:2] == ["-n", "4"]

@@ -103,7 +103,7 @@ class AckClient(WsStream):
 
 
 async def test_the_window_of_the_request_is_kept_and_ids_of_both_spellings_are_taken() -> None:
-    """A message's own id, a record's pair, and a compact one."""
+    """A message's id, a record's pair and a compact id are accepted."""
     house = AckHouse()
     async with house.serving(), house.client("?ack=client&window=4") as client:
         house.batch(20)
@@ -121,7 +121,7 @@ async def test_the_window_of_the_request_is_kept_and_ids_of_both_spellings_are_t
 
 
 async def test_what_was_acknowledged_before_the_client_left_counts() -> None:
-    """Also in the same segment as its close frame; what it did not acknowledge goes to the next one."""
+    """This holds in the same segment as its close frame; the rest goes to the next client."""
     house = AckHouse()
     async with house.serving():
         house.batch(5)
@@ -138,7 +138,7 @@ async def test_what_was_acknowledged_before_the_client_left_counts() -> None:
 
 @pytest.mark.parametrize("leaves", [False, True])
 async def test_an_acknowledgement_that_covers_much_counts_as_a_whole(leaves: bool) -> None:
-    """It is taken in steps: those that are left when the client leaves, at once."""
+    """Steps that remain when the client leaves are taken at once."""
     number = 2 * STEP_DELIVERIES + 1
     house = AckHouse()
     async with house.serving():
@@ -153,7 +153,7 @@ async def test_an_acknowledgement_that_covers_much_counts_as_a_whole(leaves: boo
 
 @pytest.mark.parametrize("says", [b"", b'{"type":"ack","id":"assets:0='])
 async def test_a_client_that_dies_before_or_within_its_acknowledgement_has_acknowledged_nothing(says: bytes) -> None:
-    """Its half frame is nothing, and all of it is sent to the next one."""
+    """Half a frame is ignored, and the next client gets everything."""
     house = AckHouse()
     async with house.serving():
         house.batch(3)
@@ -181,7 +181,7 @@ async def test_a_client_that_dies_before_or_within_its_acknowledgement_has_ackno
     ],
 )
 async def test_what_is_no_id_ends_the_stream(text: str) -> None:
-    """4400, with the reason; and so does a refusal where there is no dead-letter topic."""
+    """It ends with 4400 and the reason, and so does a refusal without a dead-letter topic."""
     house = AckHouse()
     async with house.serving(), house.client() as client:
         house.batch(1)
@@ -193,7 +193,7 @@ async def test_what_is_no_id_ends_the_stream(text: str) -> None:
 
 
 async def test_what_is_strange_and_harmless_is_passed_over() -> None:
-    """Other words, other partitions, offsets that were not sent, the same again, the wrong order."""
+    """Other words, partitions, unsent offsets, repeats and disorder are ignored."""
     house = AckHouse()
     async with house.serving(), house.client() as client:
         house.batch(4)
@@ -207,7 +207,7 @@ async def test_what_is_strange_and_harmless_is_passed_over() -> None:
 
 
 async def test_silence_ends_the_stream_and_resuming_sends_it_again() -> None:
-    """4408, after `ack_timeout_seconds` without progress."""
+    """It ends with 4408 after `ack_timeout_seconds` without progress."""
     house = AckHouse(ack_timeout_seconds=0.2)
     async with house.serving():
         house.batch(3)
@@ -223,7 +223,7 @@ async def test_silence_ends_the_stream_and_resuming_sends_it_again() -> None:
 
 
 async def test_a_refused_record_is_answered_when_its_dead_letter_is_stored() -> None:
-    """With its own pair; one that was not sent has no answer."""
+    """The answer has its own pair; unsent records get none."""
     house = AckHouse()
     letters = house.hub.acking.dead_letters = Letters("assets")
     async with house.serving(), house.client() as client:
@@ -241,7 +241,7 @@ async def test_a_refused_record_is_answered_when_its_dead_letter_is_stored() -> 
 
 
 async def test_a_dead_letter_may_be_stored_when_its_client_has_left() -> None:
-    """The record is done, and nobody is answered: least of all whoever has the descriptor of its socket now."""
+    """The record is done, and no later owner of its socket's descriptor is answered."""
     house = AckHouse()
     letters = house.hub.acking.dead_letters = Letters("assets")
     async with house.serving():
@@ -261,7 +261,7 @@ async def test_a_dead_letter_may_be_stored_when_its_client_has_left() -> None:
 
 
 async def test_acknowledgements_without_end_are_read_at_a_pace_and_disturb_nobody() -> None:
-    """Tens of thousands at once: all of them count, the client is not cut off, and the loop is free in between."""
+    """Tens of thousands count, the client stays connected, and the loop runs in between."""
     house = AckHouse(ack_window_bytes="16MiB")
     number = 20_000
     async with house.serving(within_seconds=40), house.client(f"?ack=client&window={number}") as client:
@@ -289,7 +289,7 @@ async def test_acknowledgements_without_end_are_read_at_a_pace_and_disturb_nobod
     [("assets:0=1", False), (f"assets:{spell_compact(range(8192), [5] * 8192)}", True)],
 )
 def test_what_an_id_names_costs_as_well(event_id: str, is_wide: bool) -> None:
-    """A few characters can name thousands of partitions: such ids are read one at a time, and slowly."""
+    """Ids that name thousands of partitions in a few characters are read one at a time, slowly."""
     inbound = AckInbound(0.0)
     for _ in range(10):
         inbound.on_client_data(frame(TEXT, b'{"type":"ack","id":"%b"}' % event_id.encode()), 0.0)
@@ -299,7 +299,7 @@ def test_what_an_id_names_costs_as_well(event_id: str, is_wide: bool) -> None:
 
 
 async def test_what_a_client_said_before_the_stream_began_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when an id that names many partitions makes the steps shorter."""
+    """This holds even if an id with many partitions shortens the steps."""
     wide = f"assets:{spell_compact(range(8192), [5] * 8192)}"
     said = frame(TEXT, b'{"type":"ack","id":"%b"}' % wide.encode()) + frame(TEXT, b" " * 1500) + frame(PING, b"read")
     run = SubscriberStream.run
@@ -318,7 +318,7 @@ async def test_what_a_client_said_before_the_stream_began_is_read_to_its_end(mon
 
 
 async def test_without_the_parameter_acknowledgements_mean_nothing() -> None:
-    """Where only they count, such a client observes; it says what it likes."""
+    """Where only they count, such a client is an observer."""
     house = AckHouse()
     house.batch(1)
     async with house.serving(), house.client("") as client:
@@ -344,7 +344,7 @@ async def test_without_the_parameter_acknowledgements_mean_nothing() -> None:
     ],
 )
 async def test_what_is_wrong_with_a_request_is_said(query: str, reason: str) -> None:
-    """4400 before anything is sent."""
+    """The code is 4400, before anything is sent."""
     house = AckHouse()
     async with house.serving(), house.client(query) as client:
         assert await client.end() == 4400
@@ -353,7 +353,7 @@ async def test_what_is_wrong_with_a_request_is_said(query: str, reason: str) -> 
 
 
 async def test_server_sent_events_cannot_acknowledge() -> None:
-    """400, which says where they can."""
+    """The response is 400, and says how to acknowledge."""
     house = AckHouse()
     async with house.serving(), house.connected() as stream:
         await stream.send_all(b"GET /events?ack=client HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -365,7 +365,7 @@ async def test_server_sent_events_cannot_acknowledge() -> None:
 
 
 async def test_a_stop_waits_for_acknowledgements_for_a_moment() -> None:
-    """What is acknowledged by then counts, and the stream ends with 1012."""
+    """Acknowledgements in time count, and the stream ends with 1012."""
     house = AckHouse(ack_drain_seconds=5)
     async with house.serving(), house.client() as client:
         house.batch(2)

@@ -101,7 +101,7 @@ class Administered(House):
 
 
 async def test_without_a_token_file_or_grants_there_is_no_admin(tmp_path: Path) -> None:
-    """404 on the port for operators, and always on the public one."""
+    """The response is 404 on the operators' port, and always on the public one."""
     house = Administered(tmp_path, has_file=False)
     async with house.serving():
         assert (await house.ask("GET", "subscribers")).status_code == 404
@@ -126,7 +126,7 @@ REFUSED = {
 
 
 async def test_whoever_may_not_changes_nothing(tmp_path: Path) -> None:
-    """Each kind of wrong request, for each action: refused with its status, and every stream lives on."""
+    """Each kind of wrong request for each action gets its status, and every stream continues."""
     house = Administered(tmp_path)
     actions = [("GET", "subscribers"), ("DELETE", "subscribers/1"), ("POST", "disconnect?all=1"), ("POST", "drain")]
     async with house.serving(60), house.stream():
@@ -152,7 +152,7 @@ async def three_streams(house: Administered) -> AsyncIterator[tuple[SseStream, S
 
 
 async def test_subscribers_are_listed_by_what_they_are(tmp_path: Path) -> None:
-    """Each with its members; by topic, address and state; a page at a time, and none twice."""
+    """They are selected by topic, address and state, page by page, without repeats."""
     house = Administered(tmp_path)
     async with house.serving(60), three_streams(house):
         whole = (await house.ask("GET", "subscribers")).json()
@@ -199,7 +199,7 @@ WRONG = (
 
 
 async def test_a_misspelled_request_means_nobody(tmp_path: Path) -> None:
-    """400 with the reason: a selector with a typo must not disconnect everybody."""
+    """The response is 400: a mistyped selector must not disconnect everybody."""
     house = Administered(tmp_path)
     async with house.serving(60), house.stream():
         await house.live()
@@ -212,7 +212,7 @@ async def test_a_misspelled_request_means_nobody(tmp_path: Path) -> None:
 
 
 async def test_one_subscriber_is_disconnected_and_no_other(tmp_path: Path) -> None:
-    """With a goodbye: 1013 if it may come back, 4403 if it may not."""
+    """The goodbye is 1013 if it may return, and 4403 if not."""
     house = Administered(tmp_path)
     async with house.serving(60), three_streams(house) as (first, second, _third):
         assert (await house.ask("DELETE", "subscribers/1")).json() == {"disconnected": 1}
@@ -224,7 +224,7 @@ async def test_one_subscriber_is_disconnected_and_no_other(tmp_path: Path) -> No
 
 
 async def test_many_subscribers_are_disconnected_by_what_they_are(tmp_path: Path) -> None:
-    """Those of one topic, then all."""
+    """First those of one topic, and then all."""
     house = Administered(tmp_path)
     async with house.serving(60), three_streams(house) as (first, second, _third):
         assert (await house.ask("POST", f"disconnect?topic={OTHER.topic}")).json() == {"disconnected": 2}
@@ -235,7 +235,7 @@ async def test_many_subscribers_are_disconnected_by_what_they_are(tmp_path: Path
 
 
 async def test_a_drained_replica_has_nobody_and_takes_nobody(tmp_path: Path) -> None:
-    """Goodbyes over the time that was named, then 1013 for newcomers, until the drain is cancelled."""
+    """Goodbyes are spread over the given time, and newcomers get 1013, until it is cancelled."""
     house = Administered(tmp_path)
     async with house.serving(60):
         async with three_streams(house) as (first, _second, _third):
@@ -256,7 +256,7 @@ async def test_a_drained_replica_has_nobody_and_takes_nobody(tmp_path: Path) -> 
 
 
 async def test_a_drain_that_is_cancelled_ends_no_more_streams(tmp_path: Path) -> None:
-    """Also one that is cancelled in the step in which it was ordered."""
+    """This holds even if it is cancelled in the step that ordered it."""
     house = Administered(tmp_path)
     async with house.serving(60), three_streams(house):
         house.drain.begin(3600, stops=True)
@@ -272,7 +272,7 @@ async def test_a_drain_that_is_cancelled_ends_no_more_streams(tmp_path: Path) ->
 
 
 async def test_a_drain_can_end_with_a_stop(tmp_path: Path) -> None:
-    """When the last one has left."""
+    """The stop follows when the last subscriber has left."""
     house = Administered(tmp_path)
     async with house.serving(60), house.stream():
         await house.live()
@@ -292,7 +292,7 @@ async def test_a_stop_during_a_drain_waits_for_nobody_in_vain(tmp_path: Path) ->
 
 
 async def test_a_grant_for_every_topic_makes_an_administrator(tmp_path: Path) -> None:
-    """Of an issuer's token; part of the topics, a filter, another action or the past do not."""
+    """Part of the topics, a filter, another action or an expired token do not."""
     (tmp_path / "keys.json").write_bytes(jwks())
     house = Administered(
         tmp_path,
@@ -321,7 +321,7 @@ async def test_a_grant_for_every_topic_makes_an_administrator(tmp_path: Path) ->
 
 
 def test_a_token_in_the_place_of_its_path_is_not_echoed() -> None:
-    """A slip that happens."""
+    """This is an easy mistake to make."""
     settings = Settings(admin_token_file="4f1c-no-path", operations_bind="127.0.0.1:9000")  # noqa: S106 - it is none
     with pytest.raises(SettingsError, match="admin_token_file") as caught:
         AdminAccess(settings)
@@ -330,7 +330,7 @@ def test_a_token_in_the_place_of_its_path_is_not_echoed() -> None:
 
 @pytest.mark.parametrize("content", [b"short", b"two words that are long enough", b"\xff" * 32, None])
 def test_a_token_that_can_be_guessed_stops_the_start(content: bytes | None, tmp_path: Path) -> None:
-    """So does a file that cannot be read; the message says what would be right and not what is in it."""
+    """So does an unreadable file; the message says what is right, without the contents."""
     path = tmp_path / "token"
     if content is not None:
         path.write_bytes(content)
@@ -341,7 +341,7 @@ def test_a_token_that_can_be_guessed_stops_the_start(content: bytes | None, tmp_
 
 
 async def test_the_token_can_be_replaced_while_it_runs(tmp_path: Path) -> None:
-    """By SIGHUP; a file that became unusable changes nothing."""
+    """SIGHUP reads it again, and a file that became unusable changes nothing."""
     house = Administered(tmp_path)
     async with house.serving(60):
         house.token_file.write_text("new" * 20)
@@ -357,7 +357,7 @@ async def test_the_token_can_be_replaced_while_it_runs(tmp_path: Path) -> None:
 async def test_a_replica_that_is_drained_is_not_ready_and_stops_when_asked(
     replicas: Callable[..., Replica], tmp_path: Path
 ) -> None:
-    """The whole process: the reason on the port for operators, then exit code 0."""
+    """The operators' port has the reason, and the process exits with 0."""
     (tmp_path / "token").write_text(SECRET)
     replica = replicas(
         "127.0.0.1:9",

@@ -173,7 +173,7 @@ def encoded(token: str) -> str:
 
 
 async def test_each_way_of_a_token_opens_a_stream(issuer: Issuer) -> None:
-    """Header, cookie, subprotocol, which is not echoed, and query where that is allowed."""
+    """Header, cookie, subprotocol (not echoed), and query if allowed."""
     house = Guarded(issuer, auth_query_parameter=True)
     token = issuer.token()
     async with house.serving():
@@ -250,7 +250,7 @@ ATTACKS: dict[str, tuple[int, Make]] = {
 
 
 async def test_whoever_may_not_gets_nothing(issuer: Issuer) -> None:
-    """The right code, by SSE and WebSocket, with the reason; nothing is dispatched, and nobody subscribes."""
+    """SSE and WebSocket get the right code and reason, and nothing is dispatched."""
     house = Guarded(issuer)
     async with house.serving():
         house.publish(ONE)
@@ -276,7 +276,7 @@ async def test_whoever_may_not_gets_nothing(issuer: Issuer) -> None:
 
 
 async def test_a_token_in_the_query_is_refused_unless_allowed(issuer: Issuer) -> None:
-    """Even a right one: addresses are kept in too many places."""
+    """Even a valid one is, because addresses are kept in many places."""
     house = Guarded(issuer)
     async with house.serving():
         detail = problem(await house.ask(f"/events?access_token={issuer.token()}", "GET"), 401)
@@ -284,7 +284,7 @@ async def test_a_token_in_the_query_is_refused_unless_allowed(issuer: Issuer) ->
 
 
 async def test_a_thousand_unknown_keys_cause_one_fetch(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their names are the clients' to invent; a rotated key is found by the first one."""
+    """Clients can invent key names; a rotated key is found by the first token."""
     monkeypatch.setattr(keyring, "UNKNOWN_KEY_SECONDS", math.inf)  # the thousand may take longer than that
     house = Guarded(issuer, auth_refresh_seconds=DAY)
     statuses = []
@@ -312,7 +312,7 @@ async def test_a_thousand_unknown_keys_cause_one_fetch(issuer: Issuer, monkeypat
 
 
 async def test_a_rotated_key_is_found_at_once(issuer: Issuer) -> None:
-    """By the first token that names it; tokens of a key that was withdrawn are refused from then on."""
+    """The first token that names it finds it, and tokens of a withdrawn key are refused."""
     house = Guarded(issuer)
     old = issuer.token()
     async with house.serving():
@@ -332,7 +332,7 @@ def _claims(issuer: Issuer) -> dict[str, Any]:
 
 
 async def test_an_issuer_that_is_away_costs_nothing_once_keys_are_here(issuer: Issuer) -> None:
-    """The last good keys stay; a refresh that fails changes nothing."""
+    """The last good keys stay, and a failed refresh changes nothing."""
     house = Guarded(issuer, auth_refresh_seconds=0.01)
     async with house.serving():
         async with house.stream(issuer.token()) as stream:
@@ -348,7 +348,7 @@ async def test_an_issuer_that_is_away_costs_nothing_once_keys_are_here(issuer: I
     "document", [b"{", b"[]", b'{"issuer":"https://evil.example","jwks_uri":"/jwks"}', b"x" * 10**6]
 )
 async def test_without_keys_clients_are_asked_to_come_back(issuer: Issuer, document: bytes) -> None:
-    """SSE: 200, ``retry``, goodbye 1013; WebSocket: 503. An error status would end an EventSource for good."""
+    """SSE gets 200, ``retry`` and 1013, because errors end an EventSource; WebSocket gets 503."""
     issuer.answers["/.well-known/openid-configuration"] = document
     house = Guarded(issuer)
     async with house.serving():
@@ -366,7 +366,7 @@ async def test_without_keys_clients_are_asked_to_come_back(issuer: Issuer, docum
 
 
 async def test_a_token_that_has_just_ended_is_no_error(issuer: Issuer) -> None:
-    """200, ``retry`` and goodbye 4419: the client gets a new one; a wrong request is still a wrong request."""
+    """The client gets 200, ``retry`` and 4419; a wrong request is still an error."""
     house = Guarded(issuer)
     ended = issuer.token(exp=time.time() - 60)
     async with house.serving():
@@ -384,7 +384,7 @@ async def test_a_token_that_has_just_ended_is_no_error(issuer: Issuer) -> None:
 
 
 async def test_a_stream_ends_with_its_token_and_resumes_exactly(issuer: Issuer) -> None:
-    """Goodbye 4419 after the write under way; with a new token and the last id every record comes once."""
+    """Goodbye 4419 follows the write under way; a new token and the last id repeat nothing."""
     house = Guarded(issuer)
     async with house.serving():
         house.publish(ONE)
@@ -407,7 +407,7 @@ async def test_a_stream_ends_with_its_token_and_resumes_exactly(issuer: Issuer) 
 
 
 async def test_a_websocket_is_warned_and_goes_on_with_a_new_token(issuer: Issuer) -> None:
-    """For the same subject; what is no token is ignored."""
+    """The new token must have the same subject, and other messages are ignored."""
     house = Guarded(issuer)
     async with house.serving():
         async with house.ws_with(issuer.token(exp=int(time.time()) + 3)) as ws:
@@ -424,7 +424,7 @@ async def test_a_websocket_is_warned_and_goes_on_with_a_new_token(issuer: Issuer
 
 
 async def test_short_tokens_are_not_asked_for_without_end(issuer: Issuer) -> None:
-    """One that lives for less than the warning is half used before the next one is asked for."""
+    """A token that is shorter than the warning is used by half before the next is asked for."""
     house = Guarded(issuer)
     async with house.serving(), house.ws_with(issuer.token(exp=int(time.time()) + 20)) as ws:
         await ws.next("expiring")
@@ -451,7 +451,7 @@ RENEWALS: dict[str, tuple[int, Callable[[Issuer], object]]] = {
 
 @pytest.mark.parametrize("name", RENEWALS)
 async def test_a_renewal_that_is_not_right_ends_the_stream(issuer: Issuer, name: str) -> None:
-    """With a goodbye and a close of the same code."""
+    """Goodbye and close have the same code."""
     code, make = RENEWALS[name]
     house = Guarded(issuer)
     async with house.serving(), house.ws_with(issuer.token()) as ws:
@@ -463,7 +463,7 @@ async def test_a_renewal_that_is_not_right_ends_the_stream(issuer: Issuer, name:
 
 
 async def test_topics_are_those_that_the_grants_allow(issuer: Issuer) -> None:
-    """Without ``topic=`` all of them; ids and states name no other, whatever id the client came with."""
+    """Without ``topic=`` these are all; ids and states name no other, whatever id was sent."""
     house = Guarded(issuer)
     both = issuer.token(authorization_details=[grant("ord*")])
     async with house.serving():
@@ -487,7 +487,7 @@ async def test_topics_are_those_that_the_grants_allow(issuer: Issuer) -> None:
 
 
 async def test_after_a_reload_streams_that_are_no_longer_allowed_end(issuer: Issuer) -> None:
-    """4403, also when the key is withdrawn; the others go on and notice nothing."""
+    """They get 4403, also for a withdrawn key; others notice nothing."""
     house = Guarded(issuer)
     async with (
         house.serving(),
@@ -511,7 +511,7 @@ async def test_after_a_reload_streams_that_are_no_longer_allowed_end(issuer: Iss
 
 
 async def test_cookies_count_only_for_origins_that_are_named(issuer: Issuer) -> None:
-    """`*` allows without credentials, and a browser's WebSocket sends cookies all the same."""
+    """`*` excludes credentials, but a browser's WebSocket sends cookies anyway."""
     house = Guarded(issuer, allowed_origins="*, https://app.example.org")
     cookie = f"Cookie: {COOKIE}={issuer.token()}"
     async with house.serving():
@@ -524,7 +524,7 @@ async def test_cookies_count_only_for_origins_that_are_named(issuer: Issuer) -> 
 
 
 async def test_a_signature_is_checked_once_for_each_token(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found right is remembered, up to a bound in bytes; what was found wrong is not."""
+    """Valid tokens are remembered up to a bound in bytes; invalid ones are not."""
     from dispatcher.access.keys import IssuerKey
 
     checked = []
@@ -550,7 +550,7 @@ async def test_a_signature_is_checked_once_for_each_token(issuer: Issuer, monkey
 
 
 async def test_what_is_open_to_anybody_stays_so(issuer: Issuer) -> None:
-    """Page, files and health checks."""
+    """The page, its files and health checks need no token."""
     house = Guarded(issuer)
     async with house.serving():
         for path in ("/", "/client.js", "/livez"):

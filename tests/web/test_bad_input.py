@@ -104,7 +104,7 @@ def problem(response: httpx2.Response, status: int) -> str:
     ],
 )
 def test_a_wrong_request_for_events(replica: Replica, query: str, headers: dict[str, str], reason: str) -> None:
-    """400, with a reason that tells what would be right, before any stream begins."""
+    """The response is 400 with the remedy, before any stream begins."""
     assert reason in problem(httpx2.get(f"{replica.url}/events{query}", headers=headers), 400)
 
 
@@ -117,7 +117,7 @@ def test_a_wrong_request_for_events(replica: Replica, query: str, headers: dict[
     ],
 )
 async def test_a_wrong_request_for_a_websocket(replica: Replica, query: str, reason: str) -> None:
-    """The upgrade succeeds and the close code says why: a browser cannot see the status of a refused upgrade."""
+    """The upgrade succeeds and the close code says why, because browsers hide failed upgrades."""
     async with open_ws(replica, query) as websocket:
         with trio.fail_after(seconds(10)):
             assert await ws_close_code(websocket) == 4400
@@ -126,7 +126,7 @@ async def test_a_wrong_request_for_a_websocket(replica: Replica, query: str, rea
 
 
 def test_wrong_method_and_wrong_path(replica: Replica) -> None:
-    """405 tells what is allowed, 404 where to look."""
+    """405 says what is allowed, and 404 where to look."""
     response = httpx2.post(f"{replica.url}/events", content=b"x" * 100_000)
     assert "Allow header" in problem(response, 405)
     assert "GET" in response.headers["allow"]
@@ -134,7 +134,7 @@ def test_wrong_method_and_wrong_path(replica: Replica) -> None:
 
 
 async def test_a_header_of_100_kib(replica: Replica) -> None:
-    """431, readable although the client sends more than was read."""
+    """The response is 431, readable although the client keeps sending."""
     async with raw(replica, EVENTS[:-2] + b"X: " + b"x" * 100 * 1024 + b"\r\n\r\n") as stream:
         said = await answer(stream)
     assert said.startswith(b"HTTP/1.1 431 ")
@@ -143,21 +143,21 @@ async def test_a_header_of_100_kib(replica: Replica) -> None:
 
 @pytest.mark.parametrize("size_bytes", [17_000, 40_000, 60_000])
 async def test_a_long_head_in_one_segment(replica: Replica, size_bytes: int) -> None:
-    """431 as well: its bound is for heads, not for pieces of them."""
+    """The response is 431 as well: the bound is for heads, not for segments."""
     async with raw(replica, EVENTS[:-2] + b"X: " + b"x" * size_bytes + b"\r\n\r\n") as stream:
         assert (await answer(stream)).startswith(b"HTTP/1.1 431 ")
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.2", b"1.9"])
 async def test_no_host(replica: Replica, version: bytes) -> None:
-    """400 in each version that has it, and no line of an error in the log."""
+    """Each version that requires it gets 400, and the log has no error."""
     async with raw(replica, b"GET /livez HTTP/%b\r\n\r\n" % version) as stream:
         assert (await answer(stream)).startswith(b"HTTP/1.1 400 ")
     assert '"level": "error"' not in replica.log
 
 
 async def test_two_lengths(replica: Replica) -> None:
-    """400, and nothing after it is read as another request (RFC 9112, section 6.3)."""
+    """The response is 400, and nothing after it is read as another request (RFC 9112, section 6.3)."""
     smuggled = b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     both = b"POST /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with raw(replica, both + smuggled) as stream:
@@ -167,20 +167,20 @@ async def test_two_lengths(replica: Replica) -> None:
 
 
 def test_no_answer_is_guessed_at(replica: Replica) -> None:
-    """Browsers take values for what the header says they are, on every path."""
+    """On every path, browsers must use the declared content type."""
     for path in ("/livez", "/readyz", "/status", "/metrics", "/", "/client.js", "/nothing"):
         assert replica.get(path).headers["x-content-type-options"] == "nosniff"
     assert httpx2.head(f"{replica.url}/events").headers["x-content-type-options"] == "nosniff"
 
 
 async def test_what_is_not_http(replica: Replica) -> None:
-    """400."""
+    """The response is 400."""
     async with raw(replica, b"\x16\x03\x01 hello\r\n\r\n") as stream:
         assert (await answer(stream)).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_http_2_by_prior_knowledge(replica: Replica) -> None:
-    """505 with a reason, and the connection ends (trap W7)."""
+    """The response is 505 with a reason, and the connection ends (trap W7)."""
     async with raw(replica, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n") as stream:
         said = await answer(stream)
     assert said.startswith(b"HTTP/1.1 505 ")
@@ -188,7 +188,7 @@ async def test_http_2_by_prior_knowledge(replica: Replica) -> None:
 
 
 async def test_http_2_by_upgrade(replica: Replica) -> None:
-    """The upgrade is ignored, and the answer comes in HTTP/1.1 (trap W7)."""
+    """The upgrade is ignored, and the response is HTTP/1.1 (trap W7)."""
     upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
     async with raw(replica, EVENTS[:-2] + upgrade) as stream:
         said = await read_until(stream, b"broker-down")
@@ -196,14 +196,14 @@ async def test_http_2_by_upgrade(replica: Replica) -> None:
 
 
 def test_permessage_deflate_is_not_negotiated(replica: Replica) -> None:
-    """The client offers it and works without."""
+    """The client offers it and works without it."""
     with connect(f"ws://127.0.0.1:{replica.port}/ws", compression="deflate", proxy=None) as websocket:
         assert json.loads(websocket.recv())["state"] == "broker-down"
         assert websocket.protocol.extensions == []
 
 
 async def test_head_is_headers_only(replica: Replica) -> None:
-    """No subscriber comes of it (trap W9)."""
+    """It creates no subscriber (trap W9)."""
     await wait_for(replica, subscribers=0)
     response = await trio.to_thread.run_sync(httpx2.head, f"{replica.url}/events")
     assert response.status_code == 200
@@ -212,7 +212,7 @@ async def test_head_is_headers_only(replica: Replica) -> None:
 
 
 async def test_binary_and_long_messages(replica: Replica) -> None:
-    """1003 and 1009: the client learns what it did."""
+    """The codes 1003 and 1009 tell the client what it did."""
     async with open_ws(replica) as websocket:
         await websocket.send_message(b"\x00binary")
         with trio.fail_after(seconds(10)):
@@ -231,7 +231,7 @@ async def send_long(websocket: WebSocketConnection) -> None:
 
 
 async def test_messages_that_nobody_asked_for(replica: Replica) -> None:
-    """100 of them are passed over, and the disconnect is seen (trap W4)."""
+    """100 of them are ignored, and the disconnect is noticed (trap W4)."""
     async with open_ws(replica) as websocket:
         for n in range(100):
             await websocket.send_message(f"message {n}")
@@ -241,7 +241,7 @@ async def test_messages_that_nobody_asked_for(replica: Replica) -> None:
 
 
 async def test_a_message_that_looks_like_a_pong_in_the_middle(replica: Replica) -> None:
-    """Pongs are passed over unread, but only where a frame begins: this binary message gets 1003 like any other."""
+    """Pongs are skipped only at the start of a frame, so this binary message gets 1003."""
     pong = b"\x8a\x80\0\0\0\0"
     async with raw(replica, UPGRADE % (b"", b"")) as stream:
         await read_until(stream, b"broker-down")
@@ -262,7 +262,7 @@ async def test_pings_that_are_never_answered(replica: Replica) -> None:
 
 
 async def test_pipelined_bytes_after_a_stream_request(replica: Replica) -> None:
-    """Sent with the request they are refused, sent later they end the connection (trap W8)."""
+    """Sent with the request they are refused; later they end the connection (trap W8)."""
     async with raw(replica, EVENTS + EVENTS) as stream:
         assert b"nothing may follow" in await read_until(stream, b"nothing may follow")
     async with raw(replica, EVENTS) as stream:
@@ -283,7 +283,7 @@ async def test_half_closed_clients(replica: Replica) -> None:
 
 
 async def test_finished_connections_go_away(replica: Replica) -> None:
-    """With `Connection: close` at once; kept alive, the next request is answered (trap W1)."""
+    """They end at once with `Connection: close`; kept alive, the next request is answered (trap W1)."""
     for path in (b"/livez", b"/status", b"/nothing"):
         async with raw(replica, b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path) as stream:
             assert (await answer(stream)).startswith(b"HTTP/1.1 ")
@@ -293,7 +293,7 @@ async def test_finished_connections_go_away(replica: Replica) -> None:
 
 
 async def test_http_1_0_gets_the_stream_without_chunks(replica: Replica) -> None:
-    """Its end is the end of the connection."""
+    """The end of the connection ends the stream."""
     async with raw(replica, b"GET /events HTTP/1.0\r\n\r\n") as stream:
         said = await read_until(stream, b"broker-down")
     head, body = said.split(b"\r\n\r\n", 1)
@@ -302,7 +302,7 @@ async def test_http_1_0_gets_the_stream_without_chunks(replica: Replica) -> None
 
 
 async def test_a_stream_outlives_quarts_response_timeout(replicas: Callable[..., Replica]) -> None:
-    """Quart ends a response after a time, cleanly, as if it were whole; not ours (trap P4)."""
+    """Quart would end a response after a time as if it were complete (trap P4)."""
     code = "from dispatcher.web.app import App\nApp.default_config = {**App.default_config, 'RESPONSE_TIMEOUT': 0.2}"
     replica = replicas(NO_BROKER, TOPIC, settings={"heartbeat_seconds": 0.3}, code=code)
     async with raw(replica, EVENTS) as stream:
@@ -379,7 +379,7 @@ async def come_and_go(replica: Replica, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", list(ENDINGS))
 async def test_after_many_of_each_nothing_is_left(replica: Replica, ending: str) -> None:
-    """No descriptor, task or subscriber, and the replica answers as before."""
+    """No descriptor, task or subscriber remains, and the replica answers as before."""
     process = psutil.Process(replica.process.pid)
     before = await wait_for(replica, subscribers=0, connections=1)
     log = len(replica.log)
@@ -413,7 +413,7 @@ async def wait_for(
 
 
 async def test_too_many_subscribers_and_a_full_replica(replicas: Callable[..., Replica]) -> None:
-    """SSE: 200, retry, goodbye, end; WebSocket: 503 with Retry-After before the upgrade."""
+    """SSE gets 200, retry and goodbye; WebSocket gets 503 with Retry-After before the upgrade."""
     replica = replicas(NO_BROKER, TOPIC, settings={"max_subscribers": 1})
     async with open_sse(replica) as first:
         await first.next_control("state")
@@ -436,7 +436,7 @@ AWKWARD = [None, b"\xff\xfe", b"", b"a\rb", b"a\nb", b"a\r\nb", b"a\x00b", "é\u
 
 
 async def test_awkward_records(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Null, not UTF-8, empty, line ends, NUL, 1 MiB: as value, key and header, on every format, to the end."""
+    """Null, invalid UTF-8, empty, line ends, NUL and 1 MiB, as value, key and header, in every format."""
     from confluent_kafka import Producer
 
     topic = kafka.create_topic(1, {"max.message.bytes": str(8 * 1024 * 1024)})

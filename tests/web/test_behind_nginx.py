@@ -103,7 +103,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 async def test_sse_needs_no_configuration(transport: str, tmp_path: Path) -> None:
-    """Each record comes when it is there, though nginx would buffer by itself; a goodbye ends the answer."""
+    """Each record arrives at once although nginx buffers by default; a goodbye ends the response."""
     house = HouseBehindNginx(transport, tmp_path, AS_IT_COMES)
     async with house.serving(), house.sse() as client:
         for number in range(3):
@@ -116,7 +116,7 @@ async def test_sse_needs_no_configuration(transport: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("protocol", ["sse", "ws"])
 async def test_records_and_the_last_word_pass_through(transport: str, protocol: str, tmp_path: Path) -> None:
-    """The backlog, live records at once, and why the stream ends."""
+    """The backlog, live records and the reason for the end all pass through."""
     house = HouseBehindNginx(transport, tmp_path, documented())
     async with house.serving():
         house.publish(ONE, TWO)
@@ -132,7 +132,7 @@ async def test_records_and_the_last_word_pass_through(transport: str, protocol: 
 
 
 async def test_the_origin_is_compared_with_what_the_client_asked_for(transport: str, tmp_path: Path) -> None:
-    """The proxy passes the Host on with its port, so a page of the proxy's own origin may stream, and no other."""
+    """The proxy forwards Host with its port, so only pages of its origin may stream."""
     house = HouseBehindNginx(transport, tmp_path, documented())
     async with house.serving():
         for host, origin, status in (
@@ -165,7 +165,7 @@ async def last_word(client: SseStream | WsStream) -> int:
 async def test_a_client_that_leaves_the_proxy_leaves_the_dispatcher(
     transport: str, protocol: str, tmp_path: Path
 ) -> None:
-    """The proxy closes its side, and the place is free."""
+    """The proxy closes its side, which frees the place."""
     house = HouseBehindNginx(transport, tmp_path, documented())
     async with house.serving():
         async with house.sse() if protocol == "sse" else house.ws():
@@ -177,7 +177,7 @@ async def test_a_client_that_leaves_the_proxy_leaves_the_dispatcher(
 async def test_a_client_that_does_not_read_holds_back_what_is_dispatched(
     transport: str, protocol: str, tmp_path: Path
 ) -> None:
-    """Its buffer is all that nginx takes: the record is dispatched when the client has nearly all of it."""
+    """The proxy takes only its buffer, so the record is dispatched when nearly all of it is read."""
     house = HouseBehindNginx(transport, tmp_path, documented())
     async with house.serving(), house.sse() if protocol == "sse" else house.ws() as client:
         await house.live()

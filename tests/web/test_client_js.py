@@ -67,17 +67,17 @@ def run_tests(name: str, **environment: str) -> int:
 
 
 def test_its_logic_in_node() -> None:
-    """Against a server whose answers are written byte by byte."""
+    """The server writes its responses byte by byte."""
     assert run_tests("client.test.js") > 30
 
 
 def test_it_does_its_host_no_harm_in_node() -> None:
-    """Waits that nobody would want, secrets that redirects lead away, what it stores, listeners that stay."""
+    """This covers absurd delays, secrets in redirects, storage, and remaining listeners."""
     assert run_tests("host.test.js") >= 19
 
 
 def test_its_acknowledgements_in_node() -> None:
-    """The longest run of which all is done, refusals, and what comes again after a reconnect."""
+    """The longest finished run, refusals, and repeats after a reconnect are acknowledged."""
     assert run_tests("acks.test.js") >= 7
 
 
@@ -87,7 +87,7 @@ def is_under_way(house: AckHouse, number: int) -> bool:
 
 
 async def test_a_real_dispatcher_commits_what_it_acknowledges() -> None:
-    """Work takes random times, connections are cut, one record is refused: each is worked on once, and all are done."""
+    """Despite random times, cuts and a refusal, each record is processed once."""
     house = AckHouse()
     letters = house.hub.acking.dead_letters = StoredLetters("assets")
     flags = flags_of_node("--experimental-websocket")
@@ -110,34 +110,34 @@ async def test_a_real_dispatcher_commits_what_it_acknowledges() -> None:
 
 
 def test_the_page_shows_any_timestamp() -> None:
-    """The cases that all clients share."""
+    """The cases are those that all clients share."""
     assert run_tests("times.test.js", TZ="UTC") > 20
 
 
 def test_the_page_shows_any_record_in_bounds() -> None:
-    """Nesting and size cost no more than what is shown."""
+    """Nested and large records cost no more than what is shown."""
     assert run_tests("detail.test.js") >= 4
 
 
 def test_the_badge_of_the_page() -> None:
-    """By state and by what is wrong with topics: of what it is live, and of what it is not."""
+    """It says what the page is live for, by state and by problems of topics."""
     assert run_tests("badge.test.js") >= 5
 
 
 def test_the_filter_box_of_the_page() -> None:
-    """What is text, what is a filter for the replica, and how it is spelled in an address."""
+    """It distinguishes text from filters, and spells filters in the address."""
     assert run_tests("filter_box.test.js") >= 3
 
 
 async def test_it_passes_the_table_of_cases() -> None:
-    """The one that all clients share."""
+    """All clients share this table."""
     async with case_server() as server:
         passed = await trio.to_thread.run_sync(partial(run_tests, "cases.test.js", CASES_URL=server.url))
     assert passed > 30
 
 
 def test_it_is_small() -> None:
-    """Minified, as a bundler puts it into a page, it stays below 16 KiB, 7.5 compressed."""
+    """Minified by a bundler, it stays below 16 KiB, and 7.5 compressed."""
     need("npx")
     done = run("npx", "--yes", ESBUILD, "--bundle", "--format=esm", "--minify", str(CLIENT))
     if done.returncode != 0:
@@ -147,5 +147,5 @@ def test_it_is_small() -> None:
 
 
 def test_it_has_no_dependencies() -> None:
-    """It imports nothing, so a page can take it as it is."""
+    """It imports nothing, so a page can use it directly."""
     assert re.search(r"^\s*import\b|\bimport\(|\brequire\(", CLIENT.read_text(), re.MULTILINE) is None

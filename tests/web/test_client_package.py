@@ -74,7 +74,7 @@ def install(package: Path) -> Path:
 
 
 def test_it_holds_what_it_says(package: Path) -> None:
-    """The module, its types and a README, and none of the page's own files; the version is that of the dispatcher."""
+    """It has the module, its types and a README, not the page's files, in the dispatcher's version."""
     with tarfile.open(package) as archive:
         names = {Path(name).name for name in archive.getnames()}
     assert names == {"package.json", "README.md", "client.js", "client.d.ts"}
@@ -94,7 +94,7 @@ def test_node_imports_it_by_its_name(package: Path) -> None:
 
 @pytest.mark.parametrize("resolution", ["nodenext", "bundler"])
 def test_typescript_takes_its_types(package: Path, resolution: str) -> None:
-    """Strictly, as Node and as bundlers find them; and what is wrong is refused."""
+    """They work strictly for Node and bundlers, and wrong uses are refused."""
     folder = install(package)
     (folder / "use.ts").write_text(CONSUMER)
     shutil.copy(PAGE / "client.d.ts", folder)

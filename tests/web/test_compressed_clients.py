@@ -114,7 +114,7 @@ async def running(words: Sequence[str]) -> AsyncIterator[Reading]:
 
 @pytest.mark.parametrize("client", ["curl", "node", "httpx2", "websockets", "go"])
 async def test_clients_read_record_by_record(client: str, tmp_path: Path) -> None:
-    """Each record before the next one is published, and the end as one that was meant."""
+    """Each record arrives before the next one is published, and the end is a regular one."""
     house = House("socket", compression="on")
     async with house.serving(within_seconds=60):
         url = "http://{}:{}".format(*house.server.addresses[0])
@@ -134,7 +134,7 @@ async def test_clients_read_record_by_record(client: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("protocol", ["sse", "ws"])
 async def test_through_nginx_as_documented(protocol: str, tmp_path: Path) -> None:
-    """It passes on what the client offers and what the dispatcher sends, at once."""
+    """It forwards the client's offer and the dispatcher's bytes at once."""
     house = HouseBehindNginx("socket", tmp_path, documented(), compression="on")
     async with house.serving(), gzip_client(house) if protocol == "sse" else deflate_client(house) as client:
         await house.live()
@@ -149,7 +149,7 @@ async def test_through_nginx_as_documented(protocol: str, tmp_path: Path) -> Non
 
 
 async def test_through_nginx_as_it_comes(tmp_path: Path) -> None:
-    """It may speak HTTP/1.0 to the dispatcher, which then does not compress: records pass at once all the same."""
+    """With HTTP/1.0 to the dispatcher, streams are not compressed, and records still pass at once."""
     house = HouseBehindNginx("socket", tmp_path, AS_IT_COMES, compression="on")
     async with house.serving(), house.sse() as client:
         for number in range(RECORDS):

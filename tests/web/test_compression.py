@@ -84,7 +84,7 @@ async def deflate_client(house: House, target: str = "/ws") -> AsyncIterator[Def
 
 @pytest.mark.parametrize("protocol", ["sse", "ws"])
 async def test_everything_comes_out_record_by_record(transport: str, protocol: str) -> None:
-    """The backlog, live records, heartbeats and the goodbye, each as soon as it is sent; then the proper end."""
+    """Backlog, live records, heartbeats and goodbye arrive when sent, and the end is regular."""
     house = House(transport, compression="on", heartbeat_seconds=0.5)
     async with house.serving():
         house.publish(ONE, TWO)
@@ -135,7 +135,7 @@ async def test_a_replay_comes_out_whole(protocol: str) -> None:
     [("on", ""), ("on", "br, deflate"), ("on", "gzip;q=0"), ("off", "gzip")],
 )
 async def test_others_get_plain_events(compression: str, accepted: str) -> None:
-    """A client that does not offer gzip, or refuses it, and every client where compression is off."""
+    """These are clients without gzip, and all clients if compression is off."""
     house = House("socket", compression=compression)
     async with house.serving(), house.connected() as stream:
         house.publish(ONE)
@@ -149,7 +149,7 @@ async def test_others_get_plain_events(compression: str, accepted: str) -> None:
 
 @pytest.mark.parametrize("compression", ["on", "off"])
 async def test_others_get_plain_messages(compression: str) -> None:
-    """Without an offer that can be kept, no extension is accepted, and no frame has a reserved bit."""
+    """Without an acceptable offer there is no extension and no reserved bit."""
     house = House("socket", compression=compression)
     small_window = OFFER.replace(b"client_max_window_bits", b"server_max_window_bits=9")
     offers = [b"\r\n", OFFER if compression == "off" else small_window]
@@ -167,7 +167,7 @@ async def test_others_get_plain_messages(compression: str) -> None:
 
 
 async def test_http_1_0_is_not_compressed() -> None:
-    """Without chunks nothing says that a body without a checksum is whole."""
+    """Without chunks, nothing shows that a body without a checksum is complete."""
     house = House("socket", compression="on")
     async with house.serving(), house.connected() as stream:
         await stream.send_all(b"GET /events HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n")
@@ -179,7 +179,7 @@ async def test_http_1_0_is_not_compressed() -> None:
 
 
 async def test_head_names_the_coding() -> None:
-    """As GET would, and makes no subscriber."""
+    """It answers as GET would, without a subscriber."""
     house = House("socket", compression="on")
     async with house.serving(), house.connected() as stream:
         for accepted, coded in ((b"gzip", True), (b"br", False)):
@@ -193,7 +193,7 @@ async def test_head_names_the_coding() -> None:
 
 
 async def test_a_write_is_compressed_once_for_all() -> None:
-    """Three live subscribers of a feed, and one of the same records without compression, which are encoded once."""
+    """Three subscribers of a feed share it; one without compression has its own encoding."""
     house = House("socket", compression="on")
     async with house.serving(), AsyncExitStack() as stack:
         one, two, three = [await stack.enter_async_context(gzip_client(house)) for _ in range(3)]
@@ -219,7 +219,7 @@ def metrics(replica: Replica) -> dict[str, float]:
 
 
 async def test_bytes_before_and_after_are_metrics(replicas: Callable[..., Replica]) -> None:
-    """Of the state of a stream, which is long enough; nothing where compression is off."""
+    """A stream's state is long enough to count; without compression nothing does."""
     on = {"compression": "on", "compression_min_bytes": 10}
     replica, off = replicas(NO_BROKER, "assets", settings=on), replicas(NO_BROKER, "assets")
     stream = await trio.open_tcp_stream(*replica.address)
@@ -235,7 +235,7 @@ async def test_bytes_before_and_after_are_metrics(replicas: Callable[..., Replic
 
 
 async def test_random_records_come_out_byte_for_byte() -> None:
-    """All four streams say the same: values of any size and content, in rounds of any number."""
+    """All four streams agree for values of any size and content."""
     chance = random.Random(22)  # noqa: S311 - it has to be the same each time
     house = House("socket", compression="on", compression_min_bytes=100)
     texts: list[str] = []
@@ -308,7 +308,7 @@ SAID: Mapping[str, tuple[bytes, int | None]] = {
 
 @pytest.mark.parametrize("said", SAID)
 async def test_what_a_client_sends_compressed(said: str) -> None:
-    """It is inflated up to its bound, and refused with the code that fits; the stream of one that may stay goes on."""
+    """It is inflated up to a bound, or refused with a fitting code, and other streams continue."""
     data, code = SAID[said]
     house = House("socket", compression="on")
     async with house.serving(), deflate_client(house) as client:
@@ -342,7 +342,7 @@ async def test_without_the_extension_a_compressed_message_is_an_error(transport:
 
 
 async def test_the_head_of_the_coding_is_sent_once_and_first() -> None:
-    """Before any event; a ping of WebSocket stays what it is."""
+    """It precedes every event, and a WebSocket ping is unchanged."""
     house = House("socket", compression="on", compression_min_bytes=1_000_000)
     async with house.serving(), house.connected() as stream:
         await stream.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n")

@@ -28,7 +28,7 @@ OPEN = """void (() => {
 
 
 async def test_event_source_and_websocket_read_record_by_record() -> None:
-    """Each record before the next one is published, and why the stream ends."""
+    """Each record arrives before the next is published, and the reason for the end arrives, too."""
     house = House("socket", compression="on")
     app = create_app(house.hub, house.settings, cast("Operations", Told()))
     house.server = Server(app, house.settings, lambda: house.hub.subscribers)

@@ -27,7 +27,7 @@ ANSWERED_IN_ANOTHER_WAY = {
 async def test_nothing_is_dispatched_after_an_error(
     kafka: Kafka, replicas: Callable[..., Replica], request_bytes: bytes
 ) -> None:
-    """Hypercorn has answered 400 without a word to the app: records written after that would be committed, and lost."""
+    """Hypercorn answers 400 without the app; records written after that would be lost."""
     topic = kafka.create_topic(1)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, 1)
     replica = replicas(kafka.bootstrap_servers, topic)

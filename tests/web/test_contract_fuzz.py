@@ -71,7 +71,7 @@ def sent(client: httpx2.Client, base: str, case: Any) -> httpx2.Response:
 
 
 def test_no_response_is_one_that_the_contract_does_not_name(replicas: Callable[..., Replica], tmp_path: Path) -> None:
-    """Each operation on its port, by an administrator, with values of the schema and others; no seed changes it."""
+    """Each operation is called on its port with valid and other values; the seed is fixed."""
     (tmp_path / "token").write_text(SECRET)
     settings = {"operations_bind": "127.0.0.1:0", "admin_token_file": tmp_path / "token"}
     replica = replicas("127.0.0.1:9", "assets", settings=settings)

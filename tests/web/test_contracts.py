@@ -63,7 +63,7 @@ def members(name: str) -> set[str]:
 
 
 def test_the_package_serves_what_docs_say() -> None:
-    """The copies are current, of this version, and the JSON Schema is one."""
+    """The copies are current and of this version, and the JSON Schema is valid."""
     for name, text in copies().items():
         assert (PACKAGE / name).read_text(encoding="utf-8") == text, "python -m testbed.contracts --write"
     assert (OPENAPI["openapi"], OPENAPI["info"]["version"]) == ("3.2.0", __version__)
@@ -87,7 +87,7 @@ def references(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("document", [OPENAPI, ASYNCAPI, MESSAGES], ids=["openapi", "asyncapi", "messages"])
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
-    """Within the document, or into the messages' schema, which is served beside it."""
+    """It leads within the document, or into the messages' schema beside it."""
     found = set(references(document))
     assert found
     for reference in found:
@@ -99,7 +99,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 
 def test_every_route_is_described(tmp_path: Path) -> None:
-    """Of both ports, with its methods; and what is described is served."""
+    """Both ports' routes and methods are, and everything described is served."""
     house = Administered(tmp_path)
     operations = cast("Operations", None)
     admin = Admin(OwnStreams(house.visits, house.drain), house.access)
@@ -120,7 +120,7 @@ def test_every_route_is_described(tmp_path: Path) -> None:
 
 
 def test_what_the_encoders_write_is_as_the_schema_says() -> None:
-    """Records with every kind of key and value, gaps, goodbyes, notices."""
+    """Records with every kind of key and value, gaps, goodbyes and notices are valid."""
     texts: tuple[bytes | None, ...] = (None, b"", "ü".encode(), b"\xff")
     records = tuple(
         Record(number, None if number == 0 else 17 + number, key, value, (("h", header),))
@@ -157,7 +157,7 @@ async def next_text(ws: WsStream) -> str:
 
 
 async def test_what_streams_are_sent_is_as_the_schema_says(tmp_path: Path) -> None:
-    """Over SSE and WebSocket: states, records, a goodbye."""
+    """States, records and a goodbye over SSE and WebSocket are valid."""
     house = Administered(tmp_path)
     async with (
         house.serving(60),
@@ -198,7 +198,7 @@ async def test_what_streams_are_sent_is_as_the_schema_says(tmp_path: Path) -> No
 
 
 def test_the_clients_types_name_the_same_members() -> None:
-    """Those of TypeScript, and of Python, which spells some of them differently."""
+    """TypeScript's and Python's do, although Python spells some differently."""
     types = (ROOT / "dispatcher/web/page/client.d.ts").read_text()
 
     def interface(name: str) -> set[str]:
@@ -273,7 +273,7 @@ HEADERS: Mapping[str, Mapping[str, str]] = {
 async def test_the_running_service_answers_as_the_contract_says(
     replicas: Callable[..., Replica], tmp_path: Path
 ) -> None:
-    """Each operation, on the port that has it, with right and wrong queries, by those who may and those who may not."""
+    """Each operation is called on its port, with right and wrong queries and callers."""
     (tmp_path / "token").write_text(SECRET)
     settings = {"operations_bind": "127.0.0.1:0", "admin_token_file": tmp_path / "token"}
     replica = replicas("127.0.0.1:9", "assets", settings=settings)

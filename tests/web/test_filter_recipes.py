@@ -26,7 +26,7 @@ STATES = ("open", "closed", "new", "lost")
 
 
 def test_each_row_of_the_table_is_a_filter() -> None:
-    """What it says to write is read as a filter, except what no filter is."""
+    """Each recipe is read as a filter, except where none exists."""
     rows = re.search(r"^## I want.*?\n\n(.*?)\n\n", PAGE, re.MULTILINE | re.DOTALL)
     assert rows is not None
     queries = re.findall(r"`\?([^`]+)`", rows[1])
@@ -38,7 +38,7 @@ def test_each_row_of_the_table_is_a_filter() -> None:
 
 
 async def test_the_recipes_are_sent_what_they_ask_for(tmp_path: Path) -> None:
-    """With curl, tail, Python and JavaScript: the records that match, and no other."""
+    """curl, tail, Python and JavaScript get the matching records only."""
     assert sorted(RECIPES) == ["filtered-tail.sh", "filtered.mjs", "filtered.py", "filtered.sh"]
     package = tmp_path / "node_modules" / "kafka-dispatcher"
     package.mkdir(parents=True)

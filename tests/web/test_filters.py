@@ -77,7 +77,7 @@ async def events(stream: SseStream, kind: str, number: int) -> list[Event]:
     ],
 )
 async def test_a_request_is_sent_what_it_asks_for(query: str, expected: dict[str, object]) -> None:
-    """With both protocols, live and from memory, in one write with records for others; the state echoes the filter."""
+    """On both protocols, live and from memory, beside others; the state echoes the filter."""
     house = KeyedHouse("plain")
     async with house.serving(), house.connected() as one, house.connected() as other:
         sse, socket = SseStream(one), Asking(other)
@@ -102,7 +102,7 @@ async def test_a_request_is_sent_what_it_asks_for(query: str, expected: dict[str
 
 
 async def test_the_python_client_and_tail_ask_for_what_they_want() -> None:
-    """They are sent what matches; a wrong filter is refused with its place."""
+    """They get what matches, and a wrong filter is refused with its place."""
     house = KeyedHouse("plain")
 
     async def tail(url: str, arguments: list[str], code: int, said: str) -> None:
@@ -149,7 +149,7 @@ def test_what_tail_cannot_ask_for_is_wrong_usage(arguments: list[str], reason: s
     ],
 )
 async def test_a_wrong_filter_is_refused_with_its_place(query: str, reason: str | None) -> None:
-    """400 with the reason; on WebSocket the same with 4400. Nothing is settled for such a request."""
+    """The code is 400, or 4400 on WebSocket, and nothing is settled."""
     house = KeyedHouse("plain")
     async with house.serving(), house.connected() as one, house.connected() as other:
         house.publish_keys("a")
@@ -175,7 +175,7 @@ async def test_a_wrong_filter_is_refused_with_its_place(query: str, reason: str 
 
 
 async def test_one_feed_more_than_there_may_be_is_answered_with_4429() -> None:
-    """Made by one client, by both protocols; what a thousand feeds keep of records is within the history's bound."""
+    """A thousand feeds of one client stay within the history's bound."""
     house = KeyedHouse("plain", max_feeds=3, history_bytes=20_000, pause_above_bytes=10_000, resume_below_bytes=5_000)
     async with house.serving(), AsyncExitStack() as stack:
         for number in range(2):

@@ -42,7 +42,7 @@ def of(tenant: str | None, issuer: Issuer) -> str:
 
 
 async def test_a_stream_has_what_its_grant_allows_and_its_filter_wants(issuer: Issuer) -> None:
-    """Live and from memory, by SSE and WebSocket; another tenant's records wait, and come to it whole."""
+    """Another tenant's records wait, and reach that tenant completely."""
     house = KeyedGuarded(issuer)
     async with house.serving(), house.stream(of("a", issuer)) as all_of_a:
         async with house.ws_with(of("a", issuer), "?key=a.2&key=b.1") as some_of_a:
@@ -60,7 +60,7 @@ async def test_a_stream_has_what_its_grant_allows_and_its_filter_wants(issuer: I
 
 
 async def test_a_stream_of_the_whole_topic_is_narrowed_as_well(issuer: Issuer) -> None:
-    """By its grant and its filter; the state echoes the filter alone."""
+    """Grant and filter both apply, and the state echoes only the filter."""
     house = KeyedGuarded(issuer)
     house.hub.expect({"assets": 2})
     for partition in (ONE, TWO):
@@ -80,7 +80,7 @@ async def test_a_stream_of_the_whole_topic_is_narrowed_as_well(issuer: Issuer) -
 
 
 async def test_a_token_without_the_claim_is_refused(issuer: Issuer) -> None:
-    """What is missing matches nothing."""
+    """A missing claim matches nothing."""
     house = KeyedGuarded(issuer)
     async with house.serving():
         for tenant, query, reason in (
@@ -95,7 +95,7 @@ async def test_a_token_without_the_claim_is_refused(issuer: Issuer) -> None:
 
 
 async def test_one_grant_with_a_filter_and_one_without_are_alternatives(issuer: Issuer) -> None:
-    """By topic: a part of one, all of the other."""
+    """They allow part of one topic and all of another."""
     house = KeyedGuarded(issuer)
     details = [grant("assets", filter={"exact": {"key": "x"}}), grant("orders")]
     async with house.serving():
@@ -120,7 +120,7 @@ async def test_one_grant_with_a_filter_and_one_without_are_alternatives(issuer: 
 async def test_a_reload_ends_the_streams_whose_records_are_others_now(
     issuer: Issuer, rules: list[dict[str, Any]], code: int
 ) -> None:
-    """Fewer or more: they come back with what they have. None: they must not. The same in other words: they stay."""
+    """With other records they may return, with none they may not; equal grants change nothing."""
     house = KeyedGuarded(issuer)
     async with house.serving(), house.ws_with(of("a", issuer)) as ws:
         await ws.next("state")

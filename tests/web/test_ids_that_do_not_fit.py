@@ -23,7 +23,7 @@ def house_with(owned: int, expected: int) -> House:
 
 
 async def test_the_whole_of_too_many_partitions_is_refused() -> None:
-    """400 and 4400, with what to do; HEAD is answered as GET is."""
+    """The code is 400 or 4400 with the remedy, and HEAD is answered like GET."""
     house = house_with(2, MANY)
     async with house.serving():
         for method in (b"GET", b"HEAD"):
@@ -46,7 +46,7 @@ async def test_the_whole_of_too_many_partitions_is_refused() -> None:
 
 @pytest.mark.parametrize("owned", [2, MANY])
 async def test_a_stream_of_a_replica_says_whether_ids_name_all_of_it(owned: int) -> None:
-    """Over both protocols; nothing is said where they do, however many partitions the topic has."""
+    """On both protocols, it says so only if they do not."""
     house = house_with(owned, MANY)
     async with house.serving(), house.connected() as stream, house.connected() as other:
         sse = SseStream(stream)
@@ -60,7 +60,7 @@ async def test_a_stream_of_a_replica_says_whether_ids_name_all_of_it(owned: int)
 
 
 async def test_partitions_that_are_added_make_ids_too_long() -> None:
-    """A stream of the whole topic goes on, and its next state says so."""
+    """A stream of the whole topic continues, and its next state says so."""
     house = house_with(2, 2)
     for number in range(2):
         house.hub.reached(TopicPartition(ONE.topic, number), 0)

@@ -28,7 +28,7 @@ def take(intake: Intake, holder: str, *, idle: bool) -> tuple[Place, Socket] | N
 
 
 def test_idle_connections_make_room_for_an_address_with_streams() -> None:
-    """Seen with 256 descriptors: a health check from an address with 50 streams was closed, for those of a flooder."""
+    """A flood used to close the health check of an address with 50 streams."""
     intake = Intake(200)
     for _ in range(50):
         assert take(intake, "honest", idle=False)
@@ -40,7 +40,7 @@ def test_idle_connections_make_room_for_an_address_with_streams() -> None:
 
 
 def test_the_last_tenth_is_not_taken_with_the_idle_connections_of_smaller_holders() -> None:
-    """One that has most of them ends its own idle ones, or is refused."""
+    """The largest holder ends its own idle ones, or is refused."""
     intake = Intake(200)
     quiet = take(intake, "quiet", idle=True)
     for _ in range(179):
@@ -51,7 +51,7 @@ def test_the_last_tenth_is_not_taken_with_the_idle_connections_of_smaller_holder
 
 
 def test_the_longest_idle_of_those_with_most_makes_room() -> None:
-    """When all places are taken; one that has had a request meanwhile has been idle since then only."""
+    """Idle time counts from the last request."""
     intake = Intake(20)
     taken = [take(intake, holder, idle=True) for holder in ["few"] * 2 + ["many"] * 15]
     sockets = [one[1] for one in taken if one is not None]
@@ -67,7 +67,7 @@ def test_the_longest_idle_of_those_with_most_makes_room() -> None:
 
 
 def test_a_place_that_made_room_is_released_once() -> None:
-    """Its connection ends a moment later, and gives back nothing that another has by then."""
+    """Its connection ends a moment later, and must not free another one's place."""
     intake = Intake(20)
     holders = ["idle"] + ["busy"] * 16 + ["one", "two", "three"]
     taken = [take(intake, holder, idle=holder == "idle") for holder in holders]
@@ -85,7 +85,7 @@ def test_a_place_that_made_room_is_released_once() -> None:
 
 @pytest.mark.parametrize(("has_idle", "is_accepted"), [(True, True), (False, False)])
 def test_in_the_last_tenth_a_holder_gives_up_its_own(has_idle: bool, is_accepted: bool) -> None:
-    """Its newest connection takes the place of its oldest idle one, and of nobody else's who has fewer."""
+    """Its new connection replaces its oldest idle one, not that of a smaller holder."""
     intake = Intake(20)
     quiet = take(intake, "quiet", idle=True)
     own = [take(intake, "greedy", idle=has_idle and number == 5) for number in range(17)]

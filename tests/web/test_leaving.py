@@ -54,7 +54,7 @@ LEAVING: dict[str, Callable[[trio.SocketStream], Awaitable[None]]] = {
 @pytest.mark.parametrize("leaving", list(LEAVING))
 @pytest.mark.parametrize("request_name", list(REQUESTS))
 async def test_a_client_that_has_left_takes_nothing(request_name: str, leaving: str) -> None:
-    """Noticed at once, whatever the request said; a record that comes later is dispatched to the next subscriber."""
+    """This is noticed at once, and later records go to the next subscriber."""
     house = House("socket")
     async with house.serving():
         stream = await trio.open_tcp_stream(*house.server.addresses[0])
@@ -74,7 +74,7 @@ async def test_a_client_that_has_left_takes_nothing(request_name: str, leaving: 
 
 
 async def test_clients_that_leave_before_they_are_answered() -> None:
-    """100 of each: none stays subscribed, and each connection goes."""
+    """After 100 of each, none stays subscribed, and no connection remains."""
     before = invariants.statistics()[Invariant.SUBSCRIBERS_HAVE_CONNECTIONS]
     house = House("socket")
     async with house.serving(), house.sse() as witness:
@@ -101,7 +101,7 @@ async def test_clients_that_leave_before_they_are_answered() -> None:
 async def test_a_client_that_left_before_it_was_answered_takes_nothing_that_waits(
     request_name: str, leaving: str
 ) -> None:
-    """Its request and the end of its side are there at the same moment; the record goes to the next subscriber."""
+    """Its request and its end arrive together; the record goes to the next one."""
     house = House("socket")
     async with house.serving():
         house.publish(ONE)
@@ -125,7 +125,7 @@ async def test_a_client_that_left_before_it_was_answered_takes_nothing_that_wait
 
 
 async def test_a_subscriber_without_a_connection_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is looked for whenever a connection ends, and not found where all is well."""
+    """Every end of a connection checks this, and finds nothing when all is well."""
     violated: list[tuple[object, dict[str, object]]] = []
     monkeypatch.setattr(invariants, "violated", lambda invariant, **more: violated.append((invariant, more)))
     house = House("socket")
@@ -180,7 +180,7 @@ VIOLATIONS = {
 
 @pytest.mark.parametrize("violation", list(VIOLATIONS))
 async def test_a_client_that_breaks_the_protocol_learns_why(transport: str, violation: str) -> None:
-    """`goodbye`, then a close with the same code, then the end; nothing counts as dispatched after that."""
+    """It gets `goodbye` and a close with the same code, and nothing counts afterwards."""
     said, code = VIOLATIONS[violation]
     house = House(transport)
     async with house.serving(), house.ws() as client:
@@ -208,7 +208,7 @@ async def test_a_client_that_breaks_the_protocol_learns_why(transport: str, viol
 
 
 async def test_a_long_message_is_not_kept() -> None:
-    """Of a message that never ends at most its bound is read, in steps; the rest waits in the client's kernel."""
+    """Of an endless message at most the bound is read; the rest stays in the client's kernel."""
     house = House("socket")
     async with house.serving(), house.ws() as client:
         await house.live()
@@ -224,7 +224,7 @@ async def test_a_long_message_is_not_kept() -> None:
 
 @pytest.mark.parametrize("code", [None, 1000, 1001, 3000, 4999])
 async def test_a_client_that_closes_is_answered(transport: str, code: int | None) -> None:
-    """With its own code (RFC 6455, section 5.5.1), and without a goodbye."""
+    """The close has its own code (RFC 6455, section 5.5.1), without a goodbye."""
     house = House(transport)
     async with house.serving(), house.ws() as client:
         await house.live()
@@ -238,7 +238,7 @@ async def test_a_client_that_closes_is_answered(transport: str, code: int | None
 
 
 async def test_a_client_that_closes_and_reads_no_more_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write under way has a moment to end; what it did not finish was not dispatched."""
+    """A started write has a moment to finish; otherwise it was not dispatched."""
     monkeypatch.setattr("dispatcher.web.streams.LEAVE_SECONDS", 0.1)
     house = House("socket")
     async with house.serving(), house.ws(4096) as client:
@@ -251,7 +251,7 @@ async def test_a_client_that_closes_and_reads_no_more_is_let_go(monkeypatch: pyt
 
 
 async def test_frames_that_come_byte_by_byte(transport: str) -> None:
-    """Messages are passed over, pings are answered, in whatever parts they come."""
+    """Messages are ignored and pings answered, in any fragments."""
     house = House(transport)
     async with house.serving(), house.ws() as client:
         await house.live()
@@ -266,7 +266,7 @@ async def test_frames_that_come_byte_by_byte(transport: str) -> None:
 
 
 async def test_bytes_that_come_with_the_answer_to_the_handshake() -> None:
-    """What the client says while its stream begins is not lost: it is read as the first frames."""
+    """They are not lost, and read as the first frames."""
     house = House("socket")
     async with house.serving():
         stream = await trio.open_tcp_stream(*house.server.addresses[0])

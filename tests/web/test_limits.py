@@ -116,7 +116,7 @@ class TestOperationsPort:
 
 
 async def test_idle_connections_lock_nobody_out(start: Callable[..., Replica]) -> None:
-    """300 of them with 256 descriptors: health checks and subscribers come through, and the log is short."""
+    """With 300 of them and 256 descriptors, others are served, and the log is short."""
     replica = start(few_descriptors=True, request_timeout_seconds=600)
     async with AsyncExitStack() as idle:
         for _ in range(300):
@@ -132,7 +132,7 @@ async def test_idle_connections_lock_nobody_out(start: Callable[..., Replica]) -
 
 
 async def test_streams_of_one_address_leave_room(start: Callable[..., Replica]) -> None:
-    """It has what it wants but for the last tenth, of connections and of subscribers."""
+    """It cannot have the last tenth of connections and subscribers."""
     replica = start(max_subscribers=50, max_connections=500)
     async with trio.open_nursery() as nursery:
         live: list[str] = []
@@ -154,7 +154,7 @@ async def test_streams_of_one_address_leave_room(start: Callable[..., Replica]) 
 
 
 async def test_held_handshakes_lock_nobody_out(start: Callable[..., Replica]) -> None:
-    """They count as connections, and make room as idle ones do."""
+    """They count as connections, and make room like idle ones."""
     replica = start(max_connections=16, request_timeout_seconds=600, **certificate().settings)
     async with AsyncExitStack() as held:
         for _ in range(40):
@@ -168,7 +168,7 @@ async def test_held_handshakes_lock_nobody_out(start: Callable[..., Replica]) ->
 
 @pytest.mark.parametrize("begun", [b"", LIVEZ[:-1]], ids=["silent", "slow"])
 async def test_a_head_has_some_time(start: Callable[..., Replica], begun: bytes) -> None:
-    """A client that says nothing, and one that sends a byte now and then, are closed alike."""
+    """Silent clients, and those that send a byte now and then, are closed."""
     replica = start(request_timeout_seconds=0.5)
     async with raw(replica.port) as stream:
         with trio.fail_after(seconds(10)), suppress(trio.BrokenResourceError):
@@ -180,7 +180,7 @@ async def test_a_head_has_some_time(start: Callable[..., Replica], begun: bytes)
 
 
 async def test_the_second_head_has_the_same_time(start: Callable[..., Replica]) -> None:
-    """A connection that is kept alive may not send its next request slower."""
+    """A kept connection may not send its next request more slowly."""
     replica = start(request_timeout_seconds=0.5)
     keep_alive = LIVEZ.replace(b"Connection: close\r\n", b"")
     async with raw(replica.port, keep_alive) as stream:
@@ -193,7 +193,7 @@ async def test_the_second_head_has_the_same_time(start: Callable[..., Replica]) 
 
 
 async def test_subscribers_per_address(start: Callable[..., Replica]) -> None:
-    """SSE is asked to come back in a minute, a WebSocket is closed with 4429; another address is served."""
+    """SSE is asked to return in a minute, WebSocket gets 4429, and other addresses are served."""
     replica = start(max_subscribers_per_address=1)
     async with sse(replica.port, "127.0.0.5") as first:
         assert (await first_event(first))[0] == "state"
@@ -222,7 +222,7 @@ async def test_subscribers_per_address(start: Callable[..., Replica]) -> None:
 
 
 async def test_connects_per_second(start: Callable[..., Replica]) -> None:
-    """Ten seconds' worth at once, then 4429, for that address alone; what is refused takes no place."""
+    """After ten seconds' worth at once, this address gets 4429, and takes no place."""
     replica = start(connects_per_second_per_address=0.01)
     codes = []
     for source in ("127.0.0.5", "127.0.0.5", "127.0.0.6"):
@@ -232,7 +232,7 @@ async def test_connects_per_second(start: Callable[..., Replica]) -> None:
 
 
 async def test_how_often_and_how_far_back(start: Callable[..., Replica]) -> None:
-    """`since` is bounded by number, and by time; event ids are not."""
+    """`since` is bounded by number and by time; event ids are not."""
     replica = start(since_per_minute=1, max_since_seconds=3600)
     kinds = []
     for query in ("?since=9999999999999", "?since=9999999999999", "", "?last_event_id=assets:0=1"):
@@ -328,7 +328,7 @@ class TestProxies:
 
 
 async def test_tls_clients_that_leave_are_no_errors(start: Callable[..., Replica]) -> None:
-    """One line for what is no TLS, none for a client that leaves, and never a traceback."""
+    """Only what is not TLS is logged, in one line, and never as a traceback."""
     replica = start(heartbeat_seconds=0.05, **certificate().settings)
     for number in range(20):
         async with raw(replica.port) as stream:
@@ -346,7 +346,7 @@ async def test_tls_clients_that_leave_are_no_errors(start: Callable[..., Replica
 
 
 async def test_accepting_rests_without_descriptors(autojump_clock: trio.testing.MockClock) -> None:
-    """It continues once there are some, and says so once per minute; idle connections make room."""
+    """It resumes when there are some, logs once per minute, and idle connections make room."""
     errors = [OSError(24, "Too many open files")] * 1000 + [OSError(103, "aborted"), trio.ClosedResourceError()]
     rooms = []
 
@@ -365,7 +365,7 @@ async def test_accepting_rests_without_descriptors(autojump_clock: trio.testing.
 
 
 async def test_both_versions_of_ip(start: Callable[..., Replica]) -> None:
-    """``[::]`` listens for IPv4 as well, and a client of it has its IPv4 address."""
+    """``[::]`` also accepts IPv4, and such a client has its IPv4 address."""
     if not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
     replica = start(bind="[::]:0", max_subscribers_per_address=1)

@@ -12,7 +12,7 @@ from tests.web.test_transports import House
 
 
 async def test_connections_are_accepted_in_bursts() -> None:
-    """Those that wait already take a turn of the loop per burst, and not one each: a flood is in front of everybody."""
+    """One turn of the loop accepts a burst, because a flood is ahead of everybody."""
     turns, accepted_in = 0, list[int]()
 
     async def count_turns() -> None:
@@ -45,7 +45,7 @@ async def test_connections_are_accepted_in_bursts() -> None:
 
 
 async def test_connections_that_make_room_before_their_first_turn_are_closed(transport: str) -> None:
-    """One turn accepts a burst, each of which takes the place of the one before; none lives on uncounted."""
+    """Each may replace the one before, and none stays uncounted."""
     house = House(transport, max_connections=16)
     with capture_logs() as lines:
         async with house.serving(), AsyncExitStack() as streams:

@@ -62,7 +62,7 @@ async def write(house: House, tabs: list[Page]) -> None:
 
 
 async def test_more_tabs_than_connections() -> None:
-    """All load and are live: three over event streams, the others over WebSockets; each is handed each record once.
+    """All are live, three over SSE and the others over WebSocket, and each gets each record once.
 
     A tab that is closed gives its place to the next one.
     """
@@ -78,7 +78,7 @@ async def test_more_tabs_than_connections() -> None:
 
 
 async def test_headers_of_the_page_stay_with_event_streams() -> None:
-    """A WebSocket could not send them, so such a stream takes a place if one is free, and none otherwise."""
+    """WebSockets cannot send headers, so such a stream uses a free place or none."""
     async with serving() as (house, browser):
         tabs = [await open_tab(house, browser, "{ headers: { 'X-Tenant': 'a' } }") for _ in range(4)]
         assert await transports(tabs) == ["sse"] * 4
@@ -86,7 +86,7 @@ async def test_headers_of_the_page_stay_with_event_streams() -> None:
 
 
 async def test_an_event_stream_beyond_the_places_where_no_websocket_works() -> None:
-    """Behind a proxy that passes no WebSocket on, the attempt after the one that failed is an event stream."""
+    """After a failed WebSocket, the next attempt is an event stream."""
     async with serving() as (house, browser):
         tabs = [await open_tab(house, browser) for _ in range(3)]
         page = await browser.new_page()

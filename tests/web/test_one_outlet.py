@@ -75,7 +75,7 @@ class Client:
 
 @pytest.mark.parametrize("transport", ["socket", "tls"])
 async def test_pings_beside_records_on_full_sockets(transport: str) -> None:
-    """Every frame is whole, every record comes once and in order, and closes have their codes."""
+    """Every frame is whole, records arrive once in order, and closes have their codes."""
     house = House(transport, history_bytes=256 * 1024 * 1024)
     clients: list[Client] = []
     broken: list[str] = []

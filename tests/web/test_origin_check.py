@@ -57,7 +57,7 @@ class Allowing(House):
 @pytest.mark.parametrize("path", ["/events", "/events?since=x", "/ws", "/status", "/metrics", "/nothing", "/a//b"])
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "DELETE"])
 async def test_a_page_of_another_origin_gets_403(path: str, method: str) -> None:
-    """Whatever it asks for, with both sides and the setting, and without a word of CORS."""
+    """The response shows both sides and the setting, without CORS headers."""
     house = Allowing()
     async with house.serving():
         answer = await house.ask(path, method, Origin=STRANGER)
@@ -72,7 +72,7 @@ async def test_a_page_of_another_origin_gets_403(path: str, method: str) -> None
 
 
 async def test_another_host_gets_421() -> None:
-    """It names the host, and the setting."""
+    """The response names the host and the setting."""
     house = Allowing()
     async with house.serving():
         for path in ("/events", "/status", "/nothing"):
@@ -88,7 +88,7 @@ async def test_another_host_gets_421() -> None:
     [b"user@localhost", b"localhost, evil.example", b"local host", b"[::1", b"%6cocalhost", b"localhost/", b"\xff"],
 )
 async def test_a_host_that_is_none_gets_400(host: bytes) -> None:
-    """On any path, without a traceback in the log."""
+    """This holds on any path, without a traceback in the log."""
     house = Allowing()
     async with house.serving():
         with structlog.testing.capture_logs() as logs:
@@ -100,7 +100,7 @@ async def test_a_host_that_is_none_gets_400(host: bytes) -> None:
 
 @pytest.mark.parametrize("host", [b"x" * 64, b"a..b", b"." * 300, b"x" * 2000 + b":80"])
 async def test_a_host_that_is_no_name_is_another_host(host: bytes) -> None:
-    """DNS has no labels that are empty or longer than 63 bytes; such requests are refused, and log no error."""
+    """DNS labels are not empty or above 63 bytes; such requests are refused and not logged as errors."""
     house = Allowing()
     async with house.serving():
         with structlog.testing.capture_logs() as logs:
@@ -113,7 +113,7 @@ async def test_a_host_that_is_no_name_is_another_host(host: bytes) -> None:
 
 
 async def test_the_host_of_an_absolute_target_counts() -> None:
-    """RFC 9112, section 3.2.2: a proxy may send the target so, and the ``Host`` beside it is ignored."""
+    """A proxy may send it, and the ``Host`` beside it is ignored (RFC 9112, section 3.2.2)."""
     house = Allowing()
     async with house.serving():
         for target, host, status in (
@@ -131,7 +131,7 @@ async def test_the_host_of_an_absolute_target_counts() -> None:
 @pytest.mark.parametrize("target", [b"?topic=assets", b"http://[::1/events", b"http:///events", b"livez", b"mailto:a"])
 @pytest.mark.parametrize("request_bytes", [b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n", UPGRADE])
 async def test_a_target_that_is_none_gets_400(target: bytes, request_bytes: bytes) -> None:
-    """Any client can send them at any rate: they put no traceback into the log."""
+    """Clients can send any number of them without a traceback in the log."""
     house = Allowing()
     async with house.serving():
         with structlog.testing.capture_logs() as logs:
@@ -141,7 +141,7 @@ async def test_a_target_that_is_none_gets_400(target: bytes, request_bytes: byte
 
 
 async def test_a_websocket_is_refused_before_the_upgrade() -> None:
-    """By an HTTP answer with the reason; nobody has subscribed."""
+    """It gets an HTTP response with the reason, and nobody has subscribed."""
     house = Allowing()
     async with house.serving():
         house.publish(ONE)
@@ -170,7 +170,7 @@ async def test_a_refusal_leaves_the_connection_usable() -> None:
 
 
 async def test_an_allowed_origin_can_read_every_answer() -> None:
-    """Also errors: a page that cannot read them cannot tell what is wrong."""
+    """This includes errors, so that a page can tell what is wrong."""
     house = Allowing(allowed_origins=APP)
     async with house.serving():
         for path, method, status in (
@@ -189,7 +189,7 @@ async def test_an_allowed_origin_can_read_every_answer() -> None:
 
 
 async def test_a_preflight_is_answered() -> None:
-    """With what client.js and EventSource's polyfills send."""
+    """It covers what client.js and EventSource polyfills send."""
     house = Allowing(allowed_origins=APP)
     async with house.serving():
         asks = {"Access_Control_Request_Method": "GET", "Access_Control_Request_Headers": "authorization,last-event-id"}
@@ -202,7 +202,7 @@ async def test_a_preflight_is_answered() -> None:
 
 @pytest.mark.parametrize("path", ["/client.js", "/client.d.ts"])
 async def test_client_js_can_be_imported_from_anywhere(path: str) -> None:
-    """Also by pages that embed nothing without leave (COEP)."""
+    """This includes pages with COEP, which embed nothing without permission."""
     house = Allowing()
     async with house.serving():
         answer = await house.ask(path, Origin=STRANGER, Sec_Fetch_Site="cross-site", Host="rebound.example")
@@ -213,7 +213,7 @@ async def test_client_js_can_be_imported_from_anywhere(path: str) -> None:
 
 
 async def test_refusals_are_logged_at_a_bounded_rate() -> None:
-    """One line says why; a page that tries a thousand times makes no more of them."""
+    """One line says why, and a thousand attempts add no more."""
     house = Allowing()
     async with house.serving():
         with structlog.testing.capture_logs() as logs:
@@ -237,7 +237,7 @@ async def test_refusals_are_logged_at_a_bounded_rate() -> None:
 def test_one_warning_where_every_name_is_answered(
     replicas: Callable[..., Replica], settings: dict[str, str], warns: bool
 ) -> None:
-    """At the start, with the setting that ends it."""
+    """It is logged at the start, with the setting that ends it."""
     replica = replicas("127.0.0.1:9", "assets", settings=settings)
     replica.signal(signal.SIGTERM)
     assert replica.wait() == 0
@@ -269,7 +269,7 @@ console.log(200); process.exit();
 async def test_clients_that_are_no_browsers_notice_nothing(
     kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path
 ) -> None:
-    """The first record, for curl, Go's net/http, Node's fetch, httpx and two WebSocket clients, by name and address."""
+    """curl, Go, Node, httpx and two WebSocket clients get records, by name and address."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 1, 1)

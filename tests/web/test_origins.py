@@ -141,14 +141,14 @@ REFUSED: dict[str, tuple[int, Fields, dict[str, Any], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", PASS)
 def test_requests_that_are_answered(name: str) -> None:
-    """Clients that are no browsers, pages of ours, and what the settings allow."""
+    """Non-browsers, our own pages, and whatever the settings allow are answered."""
     fields, settings = PASS[name]
     assert verdict(*fields, **settings).status is None
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_requests_that_are_refused(name: str) -> None:
-    """With a status, and a reason that has both sides of the comparison and the setting."""
+    """The reason has the status, both sides of the comparison, and the setting."""
     status, fields, settings, words = REFUSED[name]
     decided = verdict(*fields, **settings)
     assert (decided.status, decided.headers) == (status, {"Cache-Control": "no-store"})
@@ -157,7 +157,7 @@ def test_requests_that_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(FREE))
 def test_what_every_page_may_get(path: str) -> None:
-    """The page, its files, client.js, and whether the replica lives: by GET, and in no other way."""
+    """GET of the page, its files, client.js and liveness is allowed, and nothing else."""
     bad = (site("cross-site"), origin("https://stranger.example"), ("Host", "rebound.example"))
     assert verdict(*bad, path=path) == verdict(*bad, path=path, method="HEAD") == Verdict()
     for method in ("POST", "OPTIONS", "PUT", "DELETE", "get"):
@@ -169,7 +169,7 @@ def test_what_every_page_may_get(path: str) -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PROPFIND"])
 def test_everything_else_is_checked(path: str, method: str) -> None:
-    """Also what is not there: a later version may have it."""
+    """This includes unknown paths, which a later version may serve."""
     assert verdict(site("cross-site"), path=path, method=method).status == 403
     assert verdict(origin("https://stranger.example"), path=path, method=method).status == 403
     assert verdict(("Host", "rebound.example"), path=path, method=method).status == 421
@@ -178,13 +178,13 @@ def test_everything_else_is_checked(path: str, method: str) -> None:
 
 @pytest.mark.parametrize("path", ["/status", "/metrics"])
 def test_a_person_may_look_at_figures(path: str) -> None:
-    """A browser over plain HTTP to a name says nothing of itself; these consume nothing, and no page can read them."""
+    """Over plain HTTP browsers send no proof, but these consume nothing and no page can read them."""
     assert verdict(AGENT, path=path).status is None
     assert verdict(AGENT, path=path, method="POST").status == 403
 
 
 def test_the_headers_of_an_allowed_origin() -> None:
-    """The origin echoed, with credentials; `Vary` says that the answer depends on it."""
+    """The origin is echoed with credentials, and `Vary` names it."""
     assert verdict(origin(APP), allowed_origins=APP).headers == {
         "Vary": "Origin",
         "Access-Control-Allow-Origin": APP,
@@ -196,7 +196,7 @@ def test_the_headers_of_an_allowed_origin() -> None:
 
 
 def test_a_star_has_no_credentials() -> None:
-    """Unless the origin is listed by name, too."""
+    """Credentials are allowed only if the origin is listed by name, too."""
     headers = verdict(origin("https://any.example"), allowed_origins=f"*,{APP}").headers
     assert headers["Access-Control-Allow-Origin"] == "*"
     assert "Access-Control-Allow-Credentials" not in headers
@@ -204,7 +204,7 @@ def test_a_star_has_no_credentials() -> None:
 
 
 def test_a_preflight() -> None:
-    """Answered at once for an allowed origin, whatever the path; another OPTIONS goes to its handler."""
+    """It is answered at once on any path; other OPTIONS reach their handler."""
     asks = ("Access-Control-Request-Method", "GET")
     decided = verdict(origin(APP), asks, method="OPTIONS", allowed_origins=APP)
     assert (decided.status, decided.detail) == (204, "")
@@ -216,7 +216,7 @@ def test_a_preflight() -> None:
 
 
 def test_a_long_value_is_cut_in_the_reason() -> None:
-    """A client cannot have its own text sent back at length."""
+    """A client cannot have long text of its own echoed."""
     assert len(verdict(origin("x" * 10_000)).detail) < 1000
 
 
@@ -235,7 +235,7 @@ any_settings = st.fixed_dictionaries(
 
 @given(any_fields, any_method, any_settings)
 def test_no_page_of_a_stranger_passes(fields: Fields, method: str, settings: dict[str, str]) -> None:
-    """Whatever else a request has: what browsers say of such a page is never overlooked, and nothing raises."""
+    """Whatever else a request has, browsers' signs of such a page count, and nothing raises."""
     others = [(name, value) for name, value in fields if name not in {"Origin", "Host"}]
     stranger = "https://stranger.example"
     for more in ([site("cross-site"), *others], [*others, site("same-site")]):
@@ -248,7 +248,7 @@ def test_no_page_of_a_stranger_passes(fields: Fields, method: str, settings: dic
 
 @given(any_fields, any_method, any_settings)
 def test_credentials_are_for_one_listed_origin(fields: Fields, method: str, settings: dict[str, str]) -> None:
-    """Whatever a request has, the answer allows them to nobody else, and a refusal allows nothing."""
+    """No request gets them for another origin, and a refusal allows nothing."""
     decided = verdict(*fields, method=method, **settings)
     if decided.status in {400, 403, 421}:
         assert decided.detail

@@ -21,7 +21,7 @@ def get(url: str, tag: str) -> httpx2.Response:
 
 @pytest.mark.parametrize("path", FILES)
 async def test_a_file_is_served_once_and_then_said_to_be_the_same(path: str) -> None:
-    """It has its type and an ETag, and who names the ETag gets 304 without a body."""
+    """It has a type and an ETag, and a request with the ETag gets 304."""
     house = House("plain")
     async with house.serving():
         host, port = house.server.addresses[0]
@@ -41,7 +41,7 @@ async def test_a_file_is_served_once_and_then_said_to_be_the_same(path: str) -> 
 
 @pytest.mark.parametrize("path", FILES)
 async def test_nothing_from_elsewhere_can_run(path: str) -> None:
-    """The policy allows scripts, styles and connections of this origin alone, and nobody frames the page."""
+    """The policy allows scripts, styles and connections of this origin only, and no framing."""
     house = House("plain")
     async with house.serving():
         host, port = house.server.addresses[0]
@@ -61,7 +61,7 @@ async def test_nothing_from_elsewhere_can_run(path: str) -> None:
 
 
 def test_the_page_takes_nothing_from_elsewhere() -> None:
-    """No address of another host, no inline script, style or handler: the policy would refuse them."""
+    """There is no foreign address and nothing inline, which the policy would refuse."""
     for name, _ in FILES.values():
         text = (FOLDER / name).read_text()
         assert re.findall(r"(?:src|href)=\"(?:https?:)?//", text) == [], name

@@ -15,7 +15,7 @@ BROWSERS = [["frozen-server", "offline", "background", "full-storage", "frozen-b
 
 @pytest.mark.parametrize("names", BROWSERS, ids=["a-user", "who-denies-storage"])
 async def test_a_page_is_live_again_by_itself(kafka: Kafka, replicas: Callable[..., Replica], names: list[str]) -> None:
-    """And nothing is missing, nor handed out twice."""
+    """Nothing is missing or repeated."""
     topic = kafka.create_topic(PARTITIONS)
     with trio.fail_after(seconds(120)):
         replica = await trio.to_thread.run_sync(replicas, kafka.bootstrap_servers, topic)

@@ -151,7 +151,7 @@ async def staged(
 async def test_a_page_of_another_origin_takes_nothing(
     kafka: Kafka, replicas: Callable[..., Replica], bind: str, page_host: str, target_host: str
 ) -> None:
-    """Whatever in a browser can make a request: each of them is refused, and no offset moves."""
+    """Every way to make a request in a browser is refused, and no offset moves."""
     async with staged(kafka, replicas, bind) as scene:
         target = f"http://{target_host}:{scene.replica.port}"
         attacks = dict(ATTACKS)
@@ -167,7 +167,7 @@ async def test_a_page_of_another_origin_takes_nothing(
 async def test_a_name_that_points_here_is_no_way_in(
     kafka: Kafka, replicas: Callable[..., Replica], attack: str
 ) -> None:
-    """DNS rebinding: the stranger's page is then of the same origin as the replica, but its name is not ours."""
+    """With DNS rebinding the page has the replica's origin, but its name is not ours."""
     async with staged(kafka, replicas) as scene:
         rebound = f"http://rebound.example:{scene.replica.port}"
         # Its name pointed elsewhere when the page was loaded; here /client.js stands for what was loaded.
@@ -189,7 +189,7 @@ SUBSCRIBE = """
 async def test_an_allowed_page_reads_with_client_js(
     kafka: Kafka, replicas: Callable[..., Replica], transport: str
 ) -> None:
-    """It imports the module from the replica, and subscribes with credentials and a header that needs a preflight."""
+    """It imports the module, and subscribes with credentials and a preflight."""
     async with staged(kafka, replicas, allowed_origins="http://127.0.0.1:{stranger}") as scene:
         await scene.write()
         url = scene.replica.url
@@ -206,7 +206,7 @@ async def test_an_allowed_page_reads_with_client_js(
 async def test_an_allowed_page_reads_with_an_event_source(
     kafka: Kafka, replicas: Callable[..., Replica], allowed: str, credentials: str
 ) -> None:
-    """With credentials, unless only the star allows it; and it can read why a request is wrong."""
+    """Credentials need a listed origin, and the page can read errors."""
     async with staged(kafka, replicas, allowed_origins=allowed) as scene:
         await scene.write()
         page = await scene.page_at(f"http://127.0.0.1:{scene.strangers_port}/")
@@ -224,7 +224,7 @@ async def test_an_allowed_page_reads_with_an_event_source(
 
 
 async def test_a_person_may_type_the_address(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """Of a stream, on loopback; over plain HTTP to a name it looks as an image of a stranger does, and is refused."""
+    """On loopback it streams; by name over plain HTTP it is refused like a stranger's image."""
     async with staged(kafka, replicas, "0.0.0.0") as scene:  # noqa: S104
         await scene.write()
         page = await scene.page_at(f"http://stream.example:{scene.replica.port}/events")
@@ -238,7 +238,7 @@ async def test_a_person_may_type_the_address(kafka: Kafka, replicas: Callable[..
 async def test_client_js_says_that_it_is_probably_cors(
     kafka: Kafka, replicas: Callable[..., Replica], transport: str
 ) -> None:
-    """A browser shows a page no reason; a server that answers /livez and nothing else has refused."""
+    """Browsers hide the reason; if only /livez answers, the server has refused."""
     async with staged(kafka, replicas) as scene:
         url = scene.replica.url
         page = await scene.page_at(f"http://127.0.0.1:{scene.strangers_port}/")
@@ -250,7 +250,7 @@ async def test_client_js_says_that_it_is_probably_cors(
 
 
 async def test_the_page_works_by_name_over_plain_http(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """There a browser sends no Sec-Fetch-Site: the replica's own page streams, and shows its status."""
+    """Browsers send no Sec-Fetch-Site there, and the replica's own page still works."""
     async with staged(kafka, replicas, "0.0.0.0", allowed_hosts="stream.example") as scene:  # noqa: S104
         await scene.write()
         for transport in ("sse", "websocket"):
@@ -270,7 +270,7 @@ async def test_the_page_works_by_name_over_plain_http(kafka: Kafka, replicas: Ca
 
 
 async def test_what_remains_is_written_down(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """A no-cors fetch that names event streams, over plain HTTP to a name, looks as the page's own EventSource does."""
+    """Over plain HTTP, a no-cors fetch for event streams looks like the page's own EventSource."""
     async with staged(kafka, replicas, "0.0.0.0") as scene:  # noqa: S104
         target = f"http://stream.example:{scene.replica.port}"
         # The browser may end a response that the page cannot read before anything was dispatched: it is a race.

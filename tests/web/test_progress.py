@@ -20,7 +20,7 @@ NO_BROKER = "127.0.0.1:9"
 @pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 @pytest.mark.parametrize("protocol", ["sse", "ws"])
 async def test_a_client_that_vanishes_is_let_go(replicas: Callable[..., Replica], protocol: str) -> None:
-    """No FIN, no reset, no acknowledgement: it stays through ten heartbeats, and ends soon after its way is cut."""
+    """Without FIN, reset or acknowledgement, it stays while alive and ends soon after its network is cut."""
     settings = {"heartbeat_seconds": 0.2, "stall_timeout_seconds": 1}
     with Namespace() as namespace:
         replica = replicas(
@@ -72,7 +72,7 @@ async def fill(server: trio.socket.SocketType) -> None:
 
 
 async def test_what_a_look_finds() -> None:
-    """Nothing waits, nothing moves, something moves."""
+    """Nothing waits, nothing moves, or something moves."""
     server, client = await pair()
     with server, client.socket:
         liveness = Liveness(server, 1)
@@ -86,7 +86,7 @@ async def test_what_a_look_finds() -> None:
 
 
 async def test_acknowledgements_are_progress_where_the_socket_makes_no_room(nursery: trio.Nursery) -> None:
-    """The kernel wakes a writer when a large part is free; a peer that reads less than that has not stalled."""
+    """The kernel wakes a writer late; a slow reader has not stalled."""
     server, client = await pair()
     with server, client.socket:
         await fill(server)

@@ -15,7 +15,7 @@ TOPIC = "assets"
 
 
 async def test_each_refusal_is_counted_by_its_reason(replicas: Callable[..., Replica], tmp_path: Path) -> None:
-    """One request for each reason, by HTTP or WebSocket; those without one stay at 0, and are there."""
+    """Each reason has a request over HTTP or WebSocket, and unused reasons are shown as 0."""
     (tmp_path / "keys.json").write_bytes(jwks())
     replica = replicas(
         "127.0.0.1:9",

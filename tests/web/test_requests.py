@@ -48,7 +48,7 @@ def since(text: str) -> int | None:
     ],
 )
 def test_a_time(text: str, expected_ms: int) -> None:
-    """Every spelling that RFC 3339 has, to the millisecond."""
+    """Every spelling of RFC 3339 is accepted, to the millisecond."""
     assert since(text) == expected_ms
 
 
@@ -88,7 +88,7 @@ def test_a_time(text: str, expected_ms: int) -> None:
     ],
 )
 def test_what_is_no_time(text: str) -> None:
-    """The rest of ISO 8601 among it: it is refused with what would be right, and never taken for another time."""
+    """The rest of ISO 8601 is refused with the remedy, and never misread."""
     with pytest.raises(BadRequestError, match=r"is not a time: use earliest, now, -10m \(or s, h, d\), 2026-01-31T"):
         since(text)
 
@@ -98,7 +98,7 @@ OFFSETS = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minute
 
 @given(st.datetimes(datetime(1970, 1, 3), datetime(9999, 12, 29), timezones=OFFSETS))  # noqa: DTZ001 - bounds
 def test_every_time_is_read_to_the_millisecond(time: datetime) -> None:
-    """No float loses one: the same as by whole numbers."""
+    """The result equals that with whole numbers: no float loses one."""
     expected = (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
     assert since(time.isoformat(timespec="microseconds")) == expected
     assert since(time.isoformat(" ", timespec="microseconds").lower()) == expected
@@ -107,7 +107,7 @@ def test_every_time_is_read_to_the_millisecond(time: datetime) -> None:
 
 @given(st.text() | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9:.,Zz+ -]{1,20}", fullmatch=True))
 def test_any_text_is_a_time_or_refused(text: str) -> None:
-    """Nothing else is raised."""
+    """No other exception is raised."""
     try:
         since_ms = since(text)
     except BadRequestError:
@@ -117,7 +117,7 @@ def test_any_text_is_a_time_or_refused(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("-10m", 600), ("-0s", 0), ("-2h", 7200), ("-1d", 86_400)])
 def test_a_duration_before_now(text: str, seconds: int) -> None:
-    """Counted from the request."""
+    """It is counted from the request."""
     before = clock.time()
     since_ms = since(text)
     assert since_ms is not None
@@ -125,12 +125,12 @@ def test_a_duration_before_now(text: str, seconds: int) -> None:
 
 
 def test_a_duration_reaches_back_to_1970_at_most() -> None:
-    """There is no time before that."""
+    """There is no earlier time."""
     assert since("-999999999d") == 0
 
 
 def test_scope_and_observers() -> None:
-    """The scope is the setting's where none is named; an observer begins now if it names nothing else."""
+    """The setting decides unless a scope is named; an observer begins now by default."""
     assert not read_query({}, None, ["assets"]).whole
     assert read_query({}, None, ["assets"], default_scope="topic").whole
     assert not read_query({"scope": ["replica"]}, None, ["assets"], default_scope="topic").whole
@@ -162,13 +162,13 @@ def test_scope_and_observers() -> None:
     ],
 )
 def test_what_is_refused(arguments: dict[str, list[str]], reason: str) -> None:
-    """A known parameter with a wrong value, and a name that is nearly a known one."""
+    """Known parameters with wrong values, and misspelled names, are refused."""
     with pytest.raises(BadRequestError, match=reason):
         read_query(arguments, None, ["assets"])
 
 
 def test_what_nobody_knows_is_ignored_by_name() -> None:
-    """Polyfills and proxies add parameters of their own; a name is shown, and no more of it than is sensible."""
+    """Polyfills and proxies add parameters; their names are logged, shortened."""
     query = read_query({"_": ["1"], "token": ["x"], "t\x1b" + "x" * 99: ["1"], "topic": ["assets"]}, None, ["assets"])
     assert query.ignored[:2] == ("_", "token")
     assert query.ignored[2].startswith("t\\x1bxxx")
@@ -176,7 +176,7 @@ def test_what_nobody_knows_is_ignored_by_name() -> None:
 
 
 def test_the_last_id_by_the_name_that_polyfills_give_it() -> None:
-    """The parameter of ours wins over the alias, and the header over both."""
+    """Our parameter overrides the alias, and the header overrides both."""
     position = {TopicPartition("assets", 0): 7}
     assert read_query({"lastEventId": ["assets:0=7"]}, None, ["assets"]).position == position
     both = {"lastEventId": ["assets:0=1"], "last_event_id": ["assets:0=7"]}
@@ -185,7 +185,7 @@ def test_the_last_id_by_the_name_that_polyfills_give_it() -> None:
 
 
 def test_clients_make_sure_that_their_topics_are_decoded() -> None:
-    """Where neither the settings decode a topic nor clients can ask for it, nobody gets raw records in its place."""
+    """If a topic cannot be decoded, the request is refused instead of sending raw records."""
     query = {"topic": ["a", "b"], "decode": ["json"]}
     assert read_query(query, None, ["a", "b", "c"], decoded={"a": "json", "b": "json"}).topics == {"a", "b"}
     with pytest.raises(BadRequestError, match="topic b is not decoded this way here: its settings need decode = "):

@@ -37,7 +37,7 @@ async def look(sessions: Sessions) -> None:
 
 
 async def test_a_stream_that_ends_while_others_are_warned_leaves_the_table() -> None:
-    """It was due in the same second, and nobody has come to it yet."""
+    """It was due in the same second, but not reached yet."""
     sessions, warned = Sessions(renew), list[int]()
 
     def notify() -> None:
@@ -51,7 +51,7 @@ async def test_a_stream_that_ends_while_others_are_warned_leaves_the_table() -> 
 
 
 async def test_a_stream_is_in_the_table_until_it_ends() -> None:
-    """Also while others of its second are warned, or a reload in between would pass it over."""
+    """Otherwise a reload during warnings would miss it."""
     sessions, seen = Sessions(renew), list[int]()
     streams = opened(sessions, 3, lambda: seen.append(len(sessions.open)))
     await look(sessions)

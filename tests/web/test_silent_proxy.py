@@ -78,7 +78,7 @@ async def silent_proxy(
 
 
 async def test_a_page_takes_a_websocket_and_loses_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """It has no position and no id; the records were dispatched to its silent stream and committed."""
+    """It has no id, and its silent stream's records were committed."""
     with trio.fail_after(seconds(150)):
         async with silent_proxy(kafka, replicas) as (proxy, write), open_browser() as browser:
             page = await browser.new_page()
@@ -93,7 +93,7 @@ async def test_a_page_takes_a_websocket_and_loses_nothing(kafka: Kafka, replicas
 
 
 async def test_the_python_client_asks_again_and_loses_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """The same, once the proxy passes streams on."""
+    """It succeeds once the proxy forwards streams."""
     with trio.fail_after(seconds(150)):
         async with (
             silent_proxy(kafka, replicas) as (proxy, write),

@@ -51,7 +51,7 @@ async def serving(app: ASGIFramework) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 async def test_a_stream_goes_on_when_the_app_is_done() -> None:
-    """The app ends its answer, and the end is kept back until the stream has run."""
+    """The end of the app's response is held back until the stream has run."""
     stream = RecordedStream()
 
     async def app(scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -69,7 +69,7 @@ async def test_a_stream_goes_on_when_the_app_is_done() -> None:
 
 @pytest.mark.parametrize("leaves_stream", [False, True])
 async def test_an_app_that_fails_is_answered_for(leaves_stream: bool) -> None:
-    """500; a stream that was left is closed and never run; the server goes on."""
+    """The response is 500, its stream is closed without running, and the server continues."""
     stream = RecordedStream()
 
     async def app(scope: Scope, _receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
@@ -114,7 +114,7 @@ def open_stream(bench: Bench, limits: Limits, session: BrokenSession | None = No
 
 
 async def test_a_stream_whose_session_cannot_be_opened_holds_nothing() -> None:
-    """Neither a subscriber nor a place: nobody would ever close it."""
+    """Neither a subscriber nor a place is left, which nobody would close."""
     bench, limits = Bench(), Limits(Settings())
     before = limits.statistics()
     with pytest.raises(RuntimeError, match="no session"):
@@ -124,7 +124,7 @@ async def test_a_stream_whose_session_cannot_be_opened_holds_nothing() -> None:
 
 
 async def test_a_stream_that_the_hub_refuses_holds_no_place() -> None:
-    """Its address would have one less with each attempt, for good."""
+    """Otherwise each attempt would cost its address a place for good."""
     bench, limits = Bench(max_subscribers=1), Limits(Settings())
     open_stream(bench, limits)
     before = limits.statistics()

@@ -52,7 +52,7 @@ async def read_to_end(stream: trio.SocketStream) -> bytes:
 async def test_a_stream_takes_two_tasks_and_its_head_goes_out_with_its_first_state(
     request_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One task for the connection, from the request to the last record, and one that listens; one write."""
+    """One task is the connection's, one listens, and one write suffices."""
     writes: list[bytes] = []
     send = Liveness.send
 
@@ -77,7 +77,7 @@ async def test_a_stream_takes_two_tasks_and_its_head_goes_out_with_its_first_sta
 
 @pytest.mark.parametrize("request_name", list(REQUESTS))
 async def test_a_client_that_ended_its_side_with_its_request_takes_nothing(request_name: str) -> None:
-    """Nobody reads while the request is answered, and yet a record that waits is not dispatched to it."""
+    """A waiting record is not dispatched to it."""
     house = House("socket")
     async with house.serving():
         house.publish(ONE)
@@ -88,7 +88,7 @@ async def test_a_client_that_ended_its_side_with_its_request_takes_nothing(reque
 
 
 async def test_a_frame_right_after_a_handshake_is_refused() -> None:
-    """A client may send nothing before its handshake is answered: 400, and it is no subscriber."""
+    """Before the handshake's response this is 400, without a subscriber."""
     house = House("socket")
     async with house.serving():
         house.publish(ONE)
@@ -99,7 +99,7 @@ async def test_a_frame_right_after_a_handshake_is_refused() -> None:
 
 
 async def test_a_request_is_answered_although_its_body_never_ends() -> None:
-    """Requests with a body have a task of their own: the answer does not wait for what never comes."""
+    """Requests with a body have a separate task, which need not wait for it."""
     house = House("socket")
     async with house.serving():
         stream = connect(house, b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n1234")
@@ -108,7 +108,7 @@ async def test_a_request_is_answered_although_its_body_never_ends() -> None:
 
 
 async def test_requests_in_one_segment_are_answered_one_after_the_other() -> None:
-    """The connection is kept between them, and the last one ends it as it asks."""
+    """The connection stays open until the last one asks to close it."""
     house = House("socket")
     async with house.serving():
         plain = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -78,7 +78,7 @@ class Scene:
 
 
 async def test_each_way_of_a_token_in_a_browser() -> None:
-    """From the dispatcher's own origin, from an allowed one with credentials, and from a stranger's."""
+    """From the own origin, from an allowed one with credentials, and from a stranger's."""
     with trio.fail_after(seconds(60)):
         async with open_issuer() as issuer, open_edge([], FILES) as allowed, open_edge([], FILES) as stranger:
             origins = [f"http://127.0.0.1:{edge.address[1]}" for edge in (allowed, stranger)]

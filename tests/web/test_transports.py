@@ -185,7 +185,7 @@ def sip(monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
 
 @pytest.mark.parametrize("protocol", ["sse", "ws"])
 async def test_writes_that_are_taken_in_part_at_every_byte(transport: str, protocol: str) -> None:
-    """Records of the backlog and live ones come whole and in order, wherever the socket cuts them."""
+    """Backlog and live records arrive whole and in order, wherever the socket cuts them."""
     house = House(transport)
     async with house.serving():
         for most_bytes in range(1, 90):
@@ -214,7 +214,7 @@ async def next_values(client: SseStream | WsStream, number: int) -> list[str]:
 
 @pytest.mark.parametrize("protocol", ["sse", "ws"])
 async def test_a_disconnect_in_the_middle_of_a_frame(transport: str, protocol: str) -> None:
-    """The record was not dispatched: the next subscriber gets it."""
+    """The record was not dispatched, so the next subscriber gets it."""
     house = House(transport)
     async with house.serving():
         async with house.sse(4096) if protocol == "sse" else house.ws(4096) as client:
@@ -231,7 +231,7 @@ async def test_a_disconnect_in_the_middle_of_a_frame(transport: str, protocol: s
 
 
 async def test_a_stream_that_ends_while_its_socket_is_full(transport: str) -> None:
-    """What was begun comes whole, then the reason, then the end: the last chunk, or the close with its code."""
+    """The started write is completed, then the reason and the proper end follow."""
     house = House(transport)
     goodbye = Goodbye(1012, "the replica restarts", 1500)
     async with house.serving(), house.sse(4096) as sse, house.ws(4096) as ws:
@@ -253,7 +253,7 @@ async def test_a_stream_that_ends_while_its_socket_is_full(transport: str) -> No
 
 
 async def test_a_ping_while_data_waits(transport: str) -> None:
-    """Hypercorn's pong goes out between two frames of ours, never within one."""
+    """Hypercorn's pong is sent between two of our frames, never within one."""
     house = House(transport)
     async with house.serving(), house.ws(4096) as client:
         await house.live()
@@ -272,7 +272,7 @@ async def test_a_ping_while_data_waits(transport: str) -> None:
 
 
 async def test_each_subscriber_reports_its_transport(transport: str) -> None:
-    """As `/status` shows it."""
+    """`/status` shows it."""
     house = House(transport)
     async with house.serving(), house.sse(), house.ws():
         await house.live(2)
@@ -282,7 +282,7 @@ async def test_each_subscriber_reports_its_transport(transport: str) -> None:
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b""], ids=["not TLS", "nothing"])
 async def test_a_connection_without_a_handshake_is_closed(said: bytes) -> None:
-    """And delays nobody."""
+    """It delays nobody."""
     house = House("tls", request_timeout_seconds=2)
     async with house.serving(), house.sse():
         stream = await trio.open_tcp_stream(*house.server.addresses[0])
@@ -294,7 +294,7 @@ async def test_a_connection_without_a_handshake_is_closed(said: bytes) -> None:
 
 
 async def test_the_kernel_holds_no_more_than_the_setting(transport: str) -> None:
-    """`socket_unsent_bytes` is set on each connection: Trio sets another value on what it accepts."""
+    """`socket_unsent_bytes` is set per connection, because Trio sets another value."""
     house = House(transport, socket_unsent_bytes=54321)
     async with house.serving(), house.sse():
         (connection,) = house.server._connections
@@ -303,7 +303,7 @@ async def test_the_kernel_holds_no_more_than_the_setting(transport: str) -> None
 
 @pytest.mark.parametrize("leave", ["half closed", "reset"])
 async def test_handshakes_that_are_cut(leave: str) -> None:
-    """At any byte of the client's first message: many of them leave no connection, descriptor or subscriber."""
+    """Cut at any byte of the first message, they leave no connection, descriptor or subscriber."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
         certificate().client.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1").do_handshake()
@@ -323,7 +323,7 @@ async def test_handshakes_that_are_cut(leave: str) -> None:
 
 
 async def test_tls_speaks_http_1_1_only() -> None:
-    """Offered h2 as well, it chooses what has backpressure (trap W7)."""
+    """If h2 is offered as well, it chooses HTTP/1.1, which has backpressure (trap W7)."""
     house = House("tls")
     context = certificate().client
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -342,7 +342,7 @@ def lengthened(chain: str, folder: Path) -> str:
 
 
 async def test_a_handshake_that_stalls_ends_its_own_connection(tmp_path: Path) -> None:
-    """A client that takes none of the server's handshake for `stall_timeout_seconds` ends nobody else's connection."""
+    """A client that reads nothing for `stall_timeout_seconds` affects nobody else."""
     house = House("tls", stall_timeout_seconds=0.2, socket_unsent_bytes=1024)
     chain = lengthened(house.settings.tls_certificate, tmp_path)
     house.server._tls = sockets.tls_context(house.settings.model_copy(update={"tls_certificate": chain}))
@@ -362,7 +362,7 @@ async def test_a_handshake_that_stalls_ends_its_own_connection(tmp_path: Path) -
 
 
 async def test_a_last_word_that_stalls_ends_its_own_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that stops reading when TLS is to end is cut, and the server continues."""
+    """A client that stops reading at the end of TLS is disconnected."""
 
     async def stall(_stream: object) -> None:
         await trio.lowlevel.checkpoint()
@@ -379,7 +379,7 @@ async def test_a_last_word_that_stalls_ends_its_own_connection(monkeypatch: pyte
 
 @pytest.mark.parametrize("version", [b"1.2", b"2.0"])
 async def test_a_later_version_is_answered_as_1_1(version: bytes) -> None:
-    """RFC 9110, section 2.5: chunks and frames are those that the head of the answer announces."""
+    """Chunks and frames are those that the response's head announces (RFC 9110, section 2.5)."""
     for request, head, begin in (
         (b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 200 ", rb"[0-9a-f]+\r\nretry: "),
         (UPGRADE, b"HTTP/1.1 101 ", rb"\x81"),
@@ -395,7 +395,7 @@ async def test_a_later_version_is_answered_as_1_1(version: bytes) -> None:
 
 
 async def test_an_aborted_connection_takes_nothing(transport: str) -> None:
-    """Also when only the rest of a write was left to send, and the connection is aborted before that begins."""
+    """This holds if only the rest of a write was left when it was aborted."""
     house = House(transport)
     async with house.serving(), house.sse():
         await house.live()

@@ -118,7 +118,7 @@ ENDINGS: Mapping[str, tuple[str, Callable[..., Awaitable[None]], Mapping[str, ob
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_each_end_is_one_line_that_says_why(ending: str, lines: Lines) -> None:
-    """However a stream ends, its line names the cause, and there is no second one."""
+    """However a stream ends, its one line names the cause."""
     transport, end, expected = ENDINGS[ending]
     house = Observed(stall_timeout_seconds=0.5)
     async with house.serving(), house.sse(4096) if transport == "sse" else house.ws() as client:
@@ -133,7 +133,7 @@ async def test_each_end_is_one_line_that_says_why(ending: str, lines: Lines) -> 
 
 
 async def test_the_line_says_whose_stream_it_was_and_how_much_it_took(lines: Lines) -> None:
-    """Address, agent, topics, records, and the bytes that the client's kernel acknowledged."""
+    """It has address, agent, topics, records, and acknowledged bytes."""
     house = Observed()
     async with house.serving(), house.named("teapot/1.0 \x7f" + "x" * 200) as client:
         await house.live()
@@ -159,7 +159,7 @@ async def test_the_line_says_whose_stream_it_was_and_how_much_it_took(lines: Lin
 
 
 async def test_a_storm_of_ends_is_counted_not_written(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most 50 lines a second, then one with the number of those left out."""
+    """At most 50 lines per second are written, then one with the number left out."""
     monkeypatch.setattr(visits, "SHORT_SECONDS", 0)
     house = Observed(shutdown_seconds=60)
     number = LINES_PER_SECOND + 7
@@ -189,7 +189,7 @@ async def test_a_storm_of_ends_is_counted_not_written(lines: Lines, monkeypatch:
 
 
 async def test_short_streams_of_one_address_do_not_fill_the_log(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens and closes streams without end gets a few lines; the next address has its own."""
+    """Such an address gets a few lines, and the next one has its own."""
     monkeypatch.setattr(visits, "SHORT_LINES_PER_SECOND", 0)
     monkeypatch.setattr(visits, "SHORT_SECONDS", math.inf)
     house = Observed()
@@ -208,7 +208,7 @@ async def test_short_streams_of_one_address_do_not_fill_the_log(lines: Lines, mo
 
 
 async def test_the_access_log_can_be_off(lines: Lines) -> None:
-    """Addresses and subjects are personal data: with `access_log = false` ends are counted and not logged."""
+    """With `access_log = false`, ends are counted but not logged, because they hold personal data."""
     house = Observed(access_log=False)
     async with house.serving(), house.sse() as client:
         await leave(house, client)
@@ -217,6 +217,6 @@ async def test_the_access_log_can_be_off(lines: Lines) -> None:
 
 
 def test_what_a_client_says_of_itself_is_printable() -> None:
-    """No escape sequence, no newline, nothing endless."""
+    """There are no escape sequences, line ends, or endless texts."""
     assert printable("a\x1b[0m\né\u202e") == r"a\x1b[0m\n\xe9\u202e"
     assert len(printable("x" * 10_000)) < SHOWN_CHARACTERS + 10

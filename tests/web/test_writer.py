@@ -10,7 +10,7 @@ from dispatcher.web.writer import Writer
 
 
 async def test_many_notices_wait_in_one_place_and_go_out_in_order() -> None:
-    """A client that refuses every record of its window is answered as often: no answer may copy those before it."""
+    """Refusing a whole window causes as many answers, so none may copy the others."""
     ours, theirs = trio.socket.socketpair()
     with ours, theirs:
         writer = Writer(PlainSocket(trio.SocketStream(ours), stall_timeout_seconds=60))
@@ -34,7 +34,7 @@ async def test_many_notices_wait_in_one_place_and_go_out_in_order() -> None:
 
 
 async def test_nothing_passes_the_rest_of_a_write() -> None:
-    """Also when the socket has room again by then: the rest goes first, whatever wants to go out at once."""
+    """The rest goes first, even if the socket has room again."""
     ours, theirs = trio.socket.socketpair()
     with ours, theirs:
         peer = PlainSocket(trio.SocketStream(ours), stall_timeout_seconds=60)

@@ -116,7 +116,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("limit", range(1, 7))
 async def test_each_stream_of_each_worker_is_on_one_page(limit: int) -> None:
-    """By worker, then by number; every page but the last one is full, and names where the next one begins."""
+    """Pages are ordered by worker and number, full, and name the beginning of the next one."""
     streams = Parent([Worker("1", [1, 3, 4]), Worker("2"), Worker("3", [2, 7])]).streams
     seen: list[int] = []
     after: int | None = 0
@@ -131,7 +131,7 @@ async def test_each_stream_of_each_worker_is_on_one_page(limit: int) -> None:
 
 
 async def test_one_stream_is_ended_where_it_is() -> None:
-    """The same number of another worker stays; what no worker has is not found."""
+    """The same number of another worker stays, and unknown numbers are not found."""
     one, two = Worker("1", [5]), Worker("2", [5])
     streams = Parent([one, two]).streams
     assert await streams.disconnect_one(2 * NUMBERS + 5, returns=True) == {"disconnected": 1}
@@ -143,7 +143,7 @@ async def test_one_stream_is_ended_where_it_is() -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_worker_that_does_not_answer_is_named() -> None:
-    """The others are listed, ended and drained; one stream of the silent one is unavailable."""
+    """The others act; a single stream of the silent one is unavailable."""
     one, two = Worker("1", [1, 2]), Worker("2", [5], hangs=True)
     parent = Parent([one, two])
     page = await parent.streams.page(EVERYBODY, 0, 10)
@@ -159,7 +159,7 @@ async def test_a_worker_that_does_not_answer_is_named() -> None:
 
 
 async def test_a_process_that_starts_during_a_drain_is_drained() -> None:
-    """It has carried out nothing, and is given the order at its first sign of life; the end of the drain as well."""
+    """It gets the order, and later the end of the drain, at its first report."""
     one, two = Worker("1", [1]), Worker("2", [1, 2])
     parent = Parent([one, two])
     async with parent.running():
@@ -178,7 +178,7 @@ async def test_a_process_that_starts_during_a_drain_is_drained() -> None:
 
 
 async def test_all_stop_together_once_nobody_is_left() -> None:
-    """Not before the last stream of the last worker has ended, and once: a second stop would mean "immediately"."""
+    """They stop once, after the last stream: a second stop would mean "immediately"."""
     one, two = Worker("1", [1]), Worker("2", [1, 2])
     parent = Parent([one, two])
     async with parent.running():
@@ -199,7 +199,7 @@ async def test_all_stop_together_once_nobody_is_left() -> None:
 
 
 async def test_what_a_worker_showed_before_the_order_stops_nobody() -> None:
-    """An empty worker that has not carried out the order may be taking streams."""
+    """An empty worker without the order may still accept streams."""
     one, two = Worker("1", hangs=True), Worker("2")
     parent = Parent([one, two])
     async with parent.running(), trio.open_nursery() as nursery:

@@ -12,7 +12,7 @@ from dispatcher.workers.orders import STOP, Orders, decode_settings, encode_sett
 
 
 async def test_messages_and_pages_arrive_whole_and_in_order() -> None:
-    """Of any length, both ways."""
+    """This holds for any length, in both directions."""
     one, other = (Channel(sock) for sock in socket.socketpair())
     page = os.urandom(3_000_000)
     with trio.fail_after(60):
@@ -31,7 +31,7 @@ async def test_messages_and_pages_arrive_whole_and_in_order() -> None:
 
 
 async def test_an_end_that_reads_nothing_holds_nobody_up() -> None:
-    """What is posted to it is dropped when the queue is full."""
+    """When its queue is full, posted messages are dropped."""
     one, other = (Channel(sock) for sock in socket.socketpair())
     assert [one.post({"number": number}) for number in range(MAX_QUEUED + 2)].count(False) == 2
     one.close()
@@ -39,7 +39,7 @@ async def test_an_end_that_reads_nothing_holds_nobody_up() -> None:
 
 
 async def test_an_end_that_is_gone_is_noticed() -> None:
-    """By whoever reads, and by whoever waits for room."""
+    """Readers, and senders that wait for room, notice it."""
     one, other = (Channel(sock) for sock in socket.socketpair())
     other.close()
     with trio.fail_after(60):
@@ -53,7 +53,7 @@ async def test_an_end_that_is_gone_is_noticed() -> None:
 
 
 def test_orders_and_settings_arrive_as_they_were() -> None:
-    """Secrets among them, on one line."""
+    """They are on one line, and include secrets."""
     settings = Settings(kafka={"sasl.password": "hunter2\n"}, poll_records=7)
     orders = Orders("1", settings, (5, 6), 7, is_embedded=True)
     line = orders.encode()
@@ -63,7 +63,7 @@ def test_orders_and_settings_arrive_as_they_were() -> None:
 
 
 def test_lines_end_with_the_pipe() -> None:
-    """However they are cut; what has no end of line is none."""
+    """They may be cut anywhere, and an unfinished line is ignored."""
     reading, writing = os.pipe()
     os.write(writing, b"orders\nst")
     lines = read_lines(reading)

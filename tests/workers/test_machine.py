@@ -45,7 +45,7 @@ from dispatcher.workers.machine import read_machine
 def test_limits_of_all_groups_count(
     tmp_path: Path, groups: str, files: Mapping[str, str], expected: tuple[float | None, int | None]
 ) -> None:
-    """The least one of each kind; what is not there, and "no limit", is none."""
+    """The lowest of each kind counts; missing ones and "no limit" do not."""
     root = tmp_path / "cgroup"
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,6 @@ def test_limits_of_all_groups_count(
 
 
 def test_without_cgroups_there_is_no_limit(tmp_path: Path) -> None:
-    """Such as on another operating system."""
+    """This is the case on other operating systems."""
     machine = read_machine(tmp_path / "nothing", tmp_path)
     assert (machine.quota, machine.memory_bytes) == (None, None)

@@ -63,7 +63,7 @@ def samples(text: bytes) -> dict[tuple[str, str, str], float]:
 
 
 async def test_metrics_keep_their_numbers_and_get_the_worker() -> None:
-    """Counters by worker, labels as they were, one family of each name."""
+    """Counters are per worker with their labels, and each name has one family."""
     merged = await status_of(
         Answering("1", {"metrics": metrics(10, 3)}), Answering("2", {"metrics": metrics(20, 4)})
     ).metrics_page()
@@ -79,7 +79,7 @@ async def test_metrics_keep_their_numbers_and_get_the_worker() -> None:
 async def test_a_worker_that_does_not_answer_is_down_and_waited_for_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its metric says so, and the others' pages are there."""
+    """Its metric says so, and the others' pages are included."""
     monkeypatch.setattr(pages, "ANSWER_SECONDS", 0.05)
     status = status_of(Answering("1", {"metrics": metrics(10, 3)}), Answering("2", hangs=True), Answering("3", {}))
     found = samples(await status.metrics_page())
@@ -108,7 +108,7 @@ def condition(health: str, reason: str | None = None, detail: str = "") -> dict[
 
 
 async def test_the_status_says_how_topics_and_the_group_are() -> None:
-    """As the worker sees them that sees the worst; what one of them does not know, is unknown."""
+    """The worst view counts, and an unknown one makes it unknown."""
     denied, unknown = condition("degraded", "unauthorized", "grant READ"), condition("unknown", None, "not asked yet")
     healthy = condition("healthy")
     first = {"topic_health": {"a": healthy, "b": healthy, "c": healthy}, "group_health": unknown, "state": "waiting"}
@@ -125,7 +125,7 @@ async def test_the_status_says_how_topics_and_the_group_are() -> None:
 
 
 async def test_the_status_has_every_worker_and_sums() -> None:
-    """All partitions, each with its worker, in order."""
+    """All partitions are listed in order, each with its worker."""
     status = status_of(Answering("1", {"status": a_status(1, 7)}), Answering("2", {"status": a_status(2, 3)}))
     page = orjson.loads(await status.status_page())
     assert page["replica"] == "edge"
@@ -145,12 +145,12 @@ async def test_the_status_has_every_worker_and_sums() -> None:
 
 
 def test_sums_pass_over_what_is_unknown() -> None:
-    """And over members that only some workers have."""
+    """Members that only some workers have are summed over those."""
     assert sum_of([{"a": 1, "b": {"c": None}}, {"a": 2, "b": {"c": 3, "d": 4}}]) == {"a": 3, "b": {"c": 3, "d": 4}}
 
 
 def test_it_is_ready_when_one_worker_is() -> None:
-    """The others' reasons are what is degraded; what several say is said once."""
+    """The others' reasons count as degraded, and equal ones are merged."""
     lost = "no Kafka broker is reachable"
     status = status_of(
         Answering("1", reasons=[lost]), Answering("2", has_been_ready=True), Answering("3", reasons=[lost])

@@ -39,12 +39,12 @@ def make_settings(**more: Any) -> Settings:
     ],
 )
 def test_auto_is_one_for_each_whole_core(workers: object, machine: Machine, expected: int) -> None:
-    """By affinity and quota, whichever is less; a number is taken as it is."""
+    """The lower of affinity and quota counts; a number is used as given."""
     assert number_of_workers(make_settings(workers=workers), machine) == expected
 
 
 def test_each_worker_has_a_name_of_its_own() -> None:
-    """For Kafka and subscribers; a static member stays static."""
+    """Kafka and subscribers see it, and a static member stays static."""
     settings = make_settings(client_id="edge", group_instance_id="slot")
     names = [(one.client_id, one.group_instance_id) for one in (settings_of(settings, n, 2) for n in (1, 2))]
     assert names == [("edge-1", "slot-1"), ("edge-2", "slot-2")]
@@ -53,7 +53,7 @@ def test_each_worker_has_a_name_of_its_own() -> None:
 
 @given(st.integers(1, 64), st.integers(1, 100_000), st.integers(0, 1000), st.floats(0, 1000))
 def test_limits_are_shared_out(workers: int, subscribers: int, each: int, rate: float) -> None:
-    """Together the workers have at least what is allowed, and each less than one more than its share."""
+    """Together the workers have at least the limit, each rounded up."""
     settings = make_settings(
         max_subscribers=subscribers,
         max_subscribers_per_address=each,
@@ -70,20 +70,20 @@ def test_limits_are_shared_out(workers: int, subscribers: int, each: int, rate: 
 
 
 def test_no_limit_stays_no_limit() -> None:
-    """0 means so for limits of one address."""
+    """0 means that for limits per address."""
     share = settings_of(make_settings(), 2, 2)
     assert (share.max_subscribers_per_address, share.connects_per_second_per_address) == (0, 0)
 
 
 def test_the_memory_is_that_of_the_readme() -> None:
-    """With the defaults and 500 subscribers: 100 + 64 + 11.2 + 8 + 9 + 28 + 2 + 20 + 48 MiB, and 1.3125 MiB each."""
+    """With defaults and 500 subscribers: 100 + 64 + 11.2 + 8 + 9 + 28 + 2 + 20 + 48 MiB, 1.3125 each."""
     assert most_memory_bytes(make_settings(max_subscribers=500)) / MIB == pytest.approx(290.2 + 656.25)
     more = make_settings(max_subscribers=500, kafka={"queued.max.messages.kbytes": "16384"}, compression="on")
     assert most_memory_bytes(more) / MIB == pytest.approx(290.2 + 11.2 + 8 + 656.25)
 
 
 def test_workers_that_do_not_fit_are_refused_with_the_numbers() -> None:
-    """The subscribers are shared out, all else is there once per worker."""
+    """Subscribers are divided, everything else is per worker."""
     settings = make_settings(workers=2, max_subscribers=500)
     assert memory_problem(settings, 2, Machine(2, memory_bytes=1317 * MIB)) is None
     assert memory_problem(settings, 2, Machine(2)) is None
@@ -95,14 +95,14 @@ def test_workers_that_do_not_fit_are_refused_with_the_numbers() -> None:
 
 
 def test_a_worker_is_started_again_at_once_then_after_longer_and_longer_pauses() -> None:
-    """Until it has lived for a minute."""
+    """A minute of life resets the pause."""
     restarts = Restarts()
     assert [restarts.pause_seconds(1) for _ in range(9)] == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
     assert [restarts.pause_seconds(lived) for lived in (60, 1, 59)] == [0, 0.5, 1]
 
 
 def test_silence_is_counted_in_looks() -> None:
-    """So a machine that slept has heard nothing for one look, not for an hour."""
+    """A machine that slept has missed one check, not an hour."""
     silence = Silence(0.5)
     assert [silence.look() for _ in range(3)] == [0.5, 1.0, 1.5]
     silence.heard()

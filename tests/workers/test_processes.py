@@ -88,7 +88,7 @@ def running() -> Iterator[Replica]:
 
 
 def test_operators_get_one_answer_for_all(running: Replica) -> None:
-    """Status, metrics and readiness; `bind` has none of them."""
+    """It has status, metrics and readiness, which `bind` does not serve."""
     status = running.status()
     assert [worker["worker"] for worker in workers_of(status)] == ["1", "2"]
     text = httpx2.get(f"{running.operations_url}/metrics", timeout=seconds(10)).text
@@ -104,7 +104,7 @@ def test_operators_get_one_answer_for_all(running: Replica) -> None:
 
 
 def test_both_workers_take_connections(running: Replica) -> None:
-    """The kernel spreads them, sooner or later to both; streams name the worker that they have reached."""
+    """The kernel spreads them, and streams name the worker that they reached."""
     found: set[str] = set()
 
     def reach() -> bool:
@@ -123,7 +123,7 @@ def admin(replica: Replica, method: str, path: str, bearer: str = SECRET) -> htt
 
 
 def test_administrators_see_and_end_streams_of_all_workers(replicas: Start, tmp_path: Path) -> None:
-    """Listed, one ended, all ended, drained also in a process that starts later, and stopped together when empty."""
+    """Streams are listed, ended, drained in late processes, too, and stopped together."""
     (tmp_path / "token").write_text(SECRET)
     settings = {**SETTINGS, "admin_token_file": tmp_path / "token"}
     replica = replicas(NOWHERE, "assets", settings=settings)
@@ -166,7 +166,7 @@ def test_administrators_see_and_end_streams_of_all_workers(replicas: Start, tmp_
 
 
 def test_a_second_service_on_the_port_fails_clearly(running: Replica) -> None:
-    """With as many workers, which could share the port, and with one."""
+    """This holds with as many workers, which could share the port, and with one."""
     for workers in ("2", "1"):
         command = [sys.executable, "-m", "dispatcher", "serve", "--bootstrap-servers", NOWHERE, "--log-format=json"]
         command += ["--workers", workers, "--default-scope=topic", "--operations-bind=127.0.0.1:0"]
@@ -177,7 +177,7 @@ def test_a_second_service_on_the_port_fails_clearly(running: Replica) -> None:
 
 
 def test_signals_are_passed_on_and_lines_name_the_worker(running: Replica) -> None:
-    """SIGHUP reads files again, SIGUSR1 reports, in every worker; nothing ends."""
+    """SIGHUP reloads and SIGUSR1 reports in every worker, and nothing ends."""
     before = pids(running)
 
     def workers_that_logged(event: str) -> set[object]:
@@ -191,7 +191,7 @@ def test_signals_are_passed_on_and_lines_name_the_worker(running: Replica) -> No
 
 
 def test_a_worker_that_is_killed_comes_back_and_nobody_waits_for_it(running: Replica) -> None:
-    """The others take connections meanwhile; its port stays, and it is counted."""
+    """The others accept meanwhile, its port stays, and it is counted."""
     before = pids(running)
     os.kill(before["1"], signal.SIGKILL)
     running.wait_for("another process", lambda status: workers_of(status)[0]["restarts"] == 1)
@@ -203,7 +203,7 @@ def test_a_worker_that_is_killed_comes_back_and_nobody_waits_for_it(running: Rep
 
 
 def test_a_worker_that_cannot_be_started_ends_nobody(replicas: Start) -> None:
-    """The parent is out of descriptors when it has to start one again: it tries later, and the others go on."""
+    """The parent lacks descriptors for a restart, tries later, and the others continue."""
     replica = replicas(NOWHERE, "assets", settings=SETTINGS)
     before = pids(replica)
     parent = replica.process.pid
@@ -220,7 +220,7 @@ def test_a_worker_that_cannot_be_started_ends_nobody(replicas: Start) -> None:
 
 
 def test_a_worker_that_hangs_is_ended_and_the_others_serve(replicas: Start) -> None:
-    """Stopped by a signal: it gets no new connections, then no more time. Both limits are shorter here."""
+    """Suspended, it first gets no connections and is then killed; limits are shortened here."""
     code = "from dispatcher.workers import member; member.UNHEARD_SECONDS, member.SILENT_SECONDS = 2.0, 4.0"
     replica = replicas(NOWHERE, "assets", settings=SETTINGS, code=code)
     before = pids(replica)
@@ -233,7 +233,7 @@ def test_a_worker_that_hangs_is_ended_and_the_others_serve(replicas: Start) -> N
 
 
 def test_no_worker_outlives_its_parent(replicas: Start) -> None:
-    """Killed by force: the workers stop as on SIGTERM."""
+    """After kill -9 of the parent, workers stop as on SIGTERM."""
     replica = replicas(NOWHERE, "assets", settings=SETTINGS)
     workers = pids(replica)
     replica.signal(signal.SIGKILL)
@@ -244,7 +244,7 @@ def test_no_worker_outlives_its_parent(replicas: Start) -> None:
 
 
 def test_a_worker_that_cannot_stop_is_not_waited_for(replicas: Start) -> None:
-    """SIGTERM while one hangs: it is killed when the time is over, and the exit code says so."""
+    """One that hangs at SIGTERM is killed in the end, and the exit code says so."""
     replica = replicas(NOWHERE, "assets", settings={**SETTINGS, "shutdown_seconds": 2})
     workers = pids(replica)
     os.kill(workers["2"], signal.SIGSTOP)
@@ -255,7 +255,7 @@ def test_a_worker_that_cannot_stop_is_not_waited_for(replicas: Start) -> None:
 
 
 def test_when_no_worker_can_start_the_parent_ends() -> None:
-    """It tries nothing again: the settings are wrong, or the machine is, and the exit code is the worker's."""
+    """It does not retry, because settings or machine are wrong, and passes the exit code on."""
     code = (
         "import sys; from dispatcher.workers import member;"
         "member.START_CODE = 'raise SystemExit(3)';"
@@ -271,7 +271,7 @@ def test_when_no_worker_can_start_the_parent_ends() -> None:
 
 
 def test_one_signal_stops_all_of_them(running: Replica) -> None:
-    """Exit code 0 and nothing is left, also while one has just started again. The last test that uses these workers."""
+    """The exit code is 0, even just after a restart. This must be the last test with these workers."""
     workers = pids(running)
     starts = len(running.logged("worker started"))
     os.kill(workers["1"], signal.SIGKILL)

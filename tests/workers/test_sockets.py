@@ -58,14 +58,14 @@ def accept_all(sock: socket.socket) -> int:
 
 
 def test_connections_are_spread_over_the_workers(groups: Groups) -> None:
-    """By the kernel: of 200 each gets a good part."""
+    """The kernel does so: each gets a good part of 200."""
     found = accepted_by(groups, 200)
     assert sum(found.values()) == 200
     assert min(found.values()) > 20
 
 
 def test_a_worker_that_listens_no_more_gets_none_until_it_listens_again(groups: Groups) -> None:
-    """On the same socket, so also where its process hangs, and on the same port."""
+    """It keeps socket and port, even while its process hangs."""
     end_listening(groups[0])
     assert accepted_by(groups, 50) == {0: 0, 1: 50}
     end_listening(groups[0])  # once more changes nothing
@@ -76,7 +76,7 @@ def test_a_worker_that_listens_no_more_gets_none_until_it_listens_again(groups: 
 
 
 def test_when_no_worker_listens_connections_are_refused(groups: Groups) -> None:
-    """At once, so that a client tries elsewhere."""
+    """They are refused at once, so that a client tries elsewhere."""
     for group in groups:
         end_listening(group)
     with pytest.raises(ConnectionRefusedError):
@@ -85,7 +85,7 @@ def test_when_no_worker_listens_connections_are_refused(groups: Groups) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_second_service_on_the_port_is_refused(groups: Groups, workers: int) -> None:
-    """Although the kernel would let it share the port, and say nothing."""
+    """The kernel would silently let it share the port."""
     with pytest.raises(OSError, match=f"in use: 127.0.0.1 port {port_of(groups)}"):
         open_sockets("127.0.0.1", port_of(groups), workers)
 
@@ -102,7 +102,7 @@ def families(groups: Sequence[Sequence[socket.socket]]) -> list[list[int]]:
 
 
 def test_two_colons_mean_both_versions_of_the_protocol() -> None:
-    """As with one process; where the machine has no IPv6, nothing does."""
+    """This is as with one process; it needs a machine with IPv6."""
     try:
         opened = open_sockets("::", 0, 2)
     except OSError:
@@ -116,7 +116,7 @@ def test_two_colons_mean_both_versions_of_the_protocol() -> None:
 
 
 def test_all_addresses_of_a_name_have_one_port() -> None:
-    """Whatever addresses the machine has for it."""
+    """This holds for whatever addresses the machine has for it."""
     opened = open_sockets("localhost", 0, 3)
     try:
         assert len({sock.getsockname()[1] for group in opened for sock in group}) == 1

@@ -19,7 +19,7 @@ WITHOUT_FLOODS = (
 
 
 async def test_the_python_client_raises_nothing_but_its_own_errors() -> None:
-    """Whatever is said, and it comes back after what passes: a few attempts of each."""
+    """Whatever a server says, and after passing errors it returns."""
     outcomes: list[Outcome] = []
     with trio.fail_after(seconds(60)):
         async with servers() as addresses:
