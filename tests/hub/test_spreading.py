@@ -230,7 +230,8 @@ async def test_a_replica_without_partitions_sends_its_subscribers_on(
         open_sse(owner) as taker,
         open_sse(other) as stream,
     ):
-        goodbye = await stream.next_control("goodbye")
+        with trio.fail_after(seconds(30)):
+            goodbye = await stream.next_control("goodbye")
         assert (goodbye["code"], "no partition of these topics" in str(goodbye["reason"])) == (1013, True)
         await trio.to_thread.run_sync(lambda: other.wait_for("two stay", lambda s: s["subscribers"]["total"] == 2))
         await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 1, 1)
