@@ -162,7 +162,7 @@ async def test_a_topic_without_a_leader_is_named_with_its_brokers(
     cluster.kill_node(2)
     ill = {"healthy": None, "fragile": "leaderless"}
     status = await trio.to_thread.run_sync(replica.wait_for, "leaderless", lambda s: reasons(s) == ill)
-    expected = "topic fragile: partitions 1 have no leader; they are on brokers 2"
+    expected = "topic fragile: partition 1 has no leader: start broker 2"
     assert status["topic_health"]["fragile"]["detail"] == expected
     cluster.start_node(2)
     await trio.to_thread.run_sync(replica.wait_for, "healthy", lambda s: reasons(s) == well, 60)

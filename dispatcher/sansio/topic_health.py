@@ -191,13 +191,16 @@ def _of_existing(
         return Reason.UNAUTHORIZED, f"topic {name} may not be read: grant READ on it"
     if probe.leaderless:
         brokers = sorted({broker for replicas in probe.leaderless.values() for broker in replicas})
-        where = f"; they are on brokers {_numbers(brokers)}" if brokers else ""
-        return Reason.LEADERLESS, f"topic {name}: partitions {_numbers(sorted(probe.leaderless))} have no leader{where}"
+        partitions = sorted(probe.leaderless)
+        lack = f"{_named('partition', partitions)} {'has' if len(partitions) == 1 else 'have'} no leader"
+        remedy = f": start {_named('broker', brokers)}" if brokers else ""
+        return Reason.LEADERLESS, f"topic {name}: {lack}{remedy}"
     if undecodable is not None:
         return Reason.REGISTRY, f"topic {name}: the schema registry is unavailable ({undecodable})"
     if waiting:
-        words = "are not fetched, because subscribers do not take their records"
-        return Reason.BEHIND, f"topic {name}: partitions {_numbers(waiting)} {words}"
+        verb, whose = ("is", "its") if len(waiting) == 1 else ("are", "their")
+        words = f"{verb} not fetched, because subscribers do not take {whose} records"
+        return Reason.BEHIND, f"topic {name}: {_named('partition', waiting)} {words}"
     return None, ""
 
 
@@ -220,6 +223,7 @@ def _kept(before: Condition, after: Condition) -> Condition:
     return Condition(after.healthy, after.reason, after.detail, before.since if same else after.since)
 
 
-def _numbers(numbers: Sequence[int]) -> str:
+def _named(noun: str, numbers: Sequence[int]) -> str:
     few = ", ".join(map(str, numbers[:10]))
-    return few if len(numbers) <= 10 else f"{few} and {len(numbers) - 10} more"
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    return f"{noun if len(numbers) == 1 else f'{noun}s'} {few}{more}"

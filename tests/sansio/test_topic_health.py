@@ -52,8 +52,13 @@ class Watched:
         (TopicProbe(Finding.ABSENT), ("order", "bills"), "missing", "topic orders does not exist: did you mean order?"),
         (TopicProbe(Finding.DENIED, error="denied"), (), "unauthorized", "may not be described, or does not exist (de"),
         (TopicProbe(Finding.FOUND, may_read=False), (), "unauthorized", "topic orders may not be read: grant READ on"),
-        (TopicProbe(Finding.FOUND, True, {2: [1, 3], 0: [1]}), (), "leaderless", "0, 2 have no leader; they are on br"),
-        (TopicProbe(Finding.FOUND, True, {2: []}), (), "leaderless", "topic orders: partitions 2 have no leader"),
+        (
+            TopicProbe(Finding.FOUND, True, {2: [1, 3], 0: [1]}),
+            (),
+            "leaderless",
+            "0, 2 have no leader: start brokers 1, 3",
+        ),
+        (TopicProbe(Finding.FOUND, True, {2: []}), (), "leaderless", "topic orders: partition 2 has no leader"),
     ],
 )
 def test_a_topic_is_degraded_for_as_long_as_a_broker_says_so(
@@ -106,6 +111,8 @@ def test_a_topic_is_behind_when_nobody_takes_its_records() -> None:
     assert watched.topic.reason is Reason.BEHIND
     assert "partitions 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more are not fetched" in watched.topic.detail
     assert watched.health.broken == {}
+    watched.probe(paused=(3,))
+    assert watched.topic.detail.endswith("partition 3 is not fetched, because subscribers do not take its records")
 
 
 @pytest.mark.parametrize(
