@@ -195,8 +195,7 @@ class Tail:
                     if self._left == 0:
                         return
             elif isinstance(event, Gap):
-                offsets = f"{event.topic}:{event.partition} offsets {event.from_offset} to {event.to_offset}"
-                self.say(f"gap: {offsets} will not come ({event.reason})", "bold yellow")
+                self.say(f"gap: {_missing(event)} ({event.reason})", "bold yellow")
             elif not self._options.quiet and event.name != "closed":
                 # The caller prints why it was closed.
                 self.say(_told(event), _STYLES.get(event.name, "dim"))
@@ -310,6 +309,13 @@ def _has_descriptor() -> bool:
         return sys.stdout.fileno() >= 0
     except OSError:
         return False  # as within a test
+
+
+def _missing(gap: Gap) -> str:
+    partition = f"{gap.topic}:{gap.partition}"
+    if gap.reason == "recreated":
+        return f"{partition} is a new log, which begins at offset {gap.to_offset + 1}"
+    return f"{partition} offsets {gap.from_offset} to {gap.to_offset} will not come"
 
 
 def _told(state: State) -> str:

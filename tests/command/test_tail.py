@@ -56,8 +56,10 @@ def check(case: dict[str, Any], result: Result, connections: Sequence[dict[str, 
     assert [own_pair(line["id"]) for line in result.lines] == expect.get("records", []), name
     assert result.code == (3 if "fatal" in expect else 0), name
     for gap in expect.get("gaps", ()):
-        offsets = f"{gap['topic']}:{gap['partition']} offsets {gap['from']} to {gap['to']}"
-        assert f"-- gap: {offsets} will not come ({gap['reason']})" in result.told, name
+        partition, is_new = f"{gap['topic']}:{gap['partition']}", gap["reason"] == "recreated"
+        missing = f"{partition} offsets {gap['from']} to {gap['to']} will not come"
+        words = f"{partition} is a new log, which begins at offset {gap['to'] + 1}" if is_new else missing
+        assert f"-- gap: {words} ({gap['reason']})" in result.told, name
     for state in expect.get("states", ()):
         assert f"-- {state.replace('streaming', 'live')} on case (" in result.told, name
     assert expect.get("fatal", {}).get("reason", "") in result.told, name
