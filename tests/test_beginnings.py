@@ -7,7 +7,7 @@ from collections.abc import Callable
 import confluent_kafka
 import pytest
 import trio
-from confluent_kafka import TopicCollection
+from confluent_kafka import Consumer, TopicCollection, TopicPartition
 from confluent_kafka.cimpl import NewPartitions
 
 from testbed.broker.witness import delete_records
@@ -285,3 +285,41 @@ async def test_a_topic_that_was_recreated_survives_a_restart_with_latest(
         with trio.fail_after(seconds(60)):
             records = await sse_records(stream, 8)
     assert [int(record.data) for record in records] == list(range(8))
+
+
+def reset_offsets(kafka: Kafka, group: str, topic: str) -> None:
+    """Set the group's offset of partition 0 back to the start, as an operator does while no replica runs."""
+    operator = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group, "log_level": 2})
+    operator.commit(offsets=[TopicPartition(topic, 0, 0)], asynchronous=False)
+    operator.close()
+
+
+@pytest.mark.parametrize("scope", ["replica", "topic"])
+async def test_after_a_reset_the_state_names_what_a_client_is_sent_again(
+    kafka: Kafka, replicas: Callable[..., Replica], scope: str
+) -> None:
+    """A client drops these records, since its id names them; then come those that are new."""
+    topic = kafka.create_topic(1)
+    first = replicas(kafka.bootstrap_servers, topic)
+    await produce(kafka, topic, 0, 10)
+    async with open_sse(first) as stream:
+        with trio.fail_after(seconds(60)):
+            await sse_records(stream, 10)
+        await in_thread(first.wait_for, "all committed", lambda s: s["partitions"][0]["committed"] == 10)
+    first.signal(signal.SIGTERM)
+    await in_thread(first.wait)
+    await in_thread(reset_offsets, kafka, first.group, topic)
+    second = replicas(kafka.bootstrap_servers, topic)
+    async with open_sse(second, f"?scope={scope}&last_event_id={topic}:0=9") as stream:
+        await produce(kafka, topic, 10, 1)
+        came: list[object] = []
+        with trio.fail_after(seconds(60)):
+            while (0, 10) not in came:
+                event = await stream.next_event()
+                assert event is not None
+                if event.type == "message":
+                    came.append(event.own)
+                elif event.type == "state" and (repeats := json.loads(event.data).get("repeats")):
+                    came += repeats
+    again = {"topic": topic, "partition": 0, "from": 0, "to": 9}
+    assert came == [again, *((0, offset) for offset in range(11))]

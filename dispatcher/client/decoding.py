@@ -20,6 +20,7 @@ from dispatcher.client.events import (
     Received,
     Reconnect,
     Record,
+    Repeated,
     RetryTime,
     State,
     StateName,
@@ -179,6 +180,7 @@ def _state(payload: Mapping[str, Any]) -> Received:
         partitions=counts,
         scope=scope if isinstance(scope, str) else None,
         resumable=payload.get("resumable") is not False,
+        repeats=tuple(map(_repeated, _optional(payload, "repeats", list) or ())),
     )
     return StateReceived(state, heartbeat_seconds, str(payload.get("id") or ""))
 
@@ -192,6 +194,12 @@ def _partitions(numbers: Any) -> tuple[int, ...]:
     if not isinstance(numbers, list):
         raise TypeError("assigned is not a list")
     return tuple(_number(number, "assigned", 0, MAX_PARTITION) for number in numbers)
+
+
+def _repeated(payload: Mapping[str, Any]) -> Repeated:
+    first = _integer(payload, "from", 0, MAX_OFFSET)
+    to = _integer(payload, "to", first, MAX_OFFSET)
+    return Repeated(_topic(payload), _integer(payload, "partition", 0, MAX_PARTITION), first, to)
 
 
 def _gap(payload: Mapping[str, Any]) -> Received:

@@ -67,6 +67,20 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """Offsets that the position names, and that are sent again: nobody's dispatch of them is committed.
+
+    After a crash, or after an operator has reset the group's offsets. The subscription drops these records.
+    """
+
+    topic: str
+    partition: int
+    from_offset: int
+    to_offset: int
+    """The last of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """How the subscription does, in words that people can be shown.
 
@@ -88,6 +102,8 @@ class State:
     """``replica`` or ``topic``, as the replica reports."""
     resumable: bool = True
     """Whether each id names all partitions of the stream; if not, the client's own position does."""
+    repeats: tuple[Repeated, ...] = ()
+    """What is sent again, in the first state that knows it."""
     retry_in_seconds: float | None = None
     """The time until the next attempt, while waiting for it."""
 

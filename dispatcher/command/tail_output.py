@@ -331,6 +331,9 @@ def _told(state: State) -> str:
         parts.append(f", {sum(map(len, state.assigned.values()))} of {whole} partitions")
     if not state.resumable:
         parts.append("; too many for one id")
+    if state.repeats:
+        number = sum(one.to_offset - one.from_offset + 1 for one in state.repeats)
+        parts.append(f"; sent again, and dropped: {number} offsets that the position names")
     return "".join(parts)
 
 

@@ -263,10 +263,10 @@ class AckedSubscriber(Subscriber):
             self.acks.sent(delivery, now)
         self._set_time()
 
-    def _state(self, begins_at: str = "") -> Iterator[bytes]:
-        """The replica's state; it does not say `catching-up` to a client that only its window holds back."""
-        catching_up = self.state is SubscriberState.CATCHING_UP and not self._was_live
-        return self._sent_state.news(self.feed, begins_at, catching_up=catching_up)
+    @property
+    def _says_catching_up(self) -> bool:
+        """Not to a client that only its window holds back."""
+        return self.state is SubscriberState.CATCHING_UP and not self._was_live
 
     def _window_moved(self) -> None:
         """The window has room again, or its deadline has changed."""

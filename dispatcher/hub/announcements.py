@@ -15,6 +15,7 @@ from dispatcher.hub.goodbyes import RETRY_MS
 from dispatcher.hub.statistics import AnnouncementStatistics, SubscriberState
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.id_lengths import ids_fit
+from dispatcher.sansio.ranges import Range
 from dispatcher.sansio.records import TopicPartition
 
 FEATURES = (
@@ -107,13 +108,21 @@ class Announcement:
             encoded = self._encoded[feed, catching_up] = (data, feed.wire.frame(data))
         return encoded
 
-    def content(self, feed: Feed, *, catching_up: bool, ignored: Sequence[str] = ()) -> bytes:
+    def content(
+        self,
+        feed: Feed,
+        *,
+        catching_up: bool,
+        ignored: Sequence[str] = (),
+        repeats: Sequence[tuple[TopicPartition, Range]] = (),
+    ) -> bytes:
         """The state for a feed without its chunk or frame, encoded now.
 
         Args:
             feed: What the subscriber gets.
             catching_up: Whether it is catching up.
             ignored: Unknown parameters of its request.
+            repeats: What it is sent again although its position names it.
         """
         assigned = _by_topic(self._partitions, feed)
         followed = _by_topic(self._followed, feed) if feed.whole else {}
@@ -138,6 +147,11 @@ class Announcement:
             more["degraded"] = degraded
         if ignored:
             more["ignored"] = list(ignored)
+        if repeats:
+            more["repeats"] = [
+                {"topic": topic, "partition": partition, "from": again.first, "to": again.end - 1}
+                for (topic, partition), again in repeats
+            ]
         return feed.wire.encode_state(state, self._replica, assigned, self._heartbeat_seconds, more)
 
     def forget(self, feed: Feed) -> None:
@@ -200,13 +214,25 @@ class Announcements:
         """The present state, encoded for a feed."""
         return self._present.data(feed, catching_up=catching_up)
 
-    def first_data(self, feed: Feed, position: str, *, catching_up: bool, ignored: Sequence[str] = ()) -> bytes:
+    def data_with(self, feed: Feed, repeats: Sequence[tuple[TopicPartition, Range]], *, catching_up: bool) -> bytes:
+        """The same, with what one stream is sent again although its position names it."""
+        return feed.wire.frame(self._present.content(feed, catching_up=catching_up, repeats=repeats))
+
+    def first_data(
+        self,
+        feed: Feed,
+        position: str,
+        *,
+        catching_up: bool,
+        ignored: Sequence[str] = (),
+        repeats: Sequence[tuple[TopicPartition, Range]] = (),
+    ) -> bytes:
         """The same, with the position at which this stream begins and the client's filter.
 
         A client that is cut off before its first record resumes at that position.
         """
-        if ignored:
-            content = self._present.content(feed, catching_up=catching_up, ignored=ignored)
+        if ignored or repeats:
+            content = self._present.content(feed, catching_up=catching_up, ignored=ignored, repeats=repeats)
         else:
             content = self._present.unframed(feed, catching_up=catching_up)
         echo = b"" if feed.filter is None else orjson.dumps(feed.filter.dialect())
@@ -250,7 +276,14 @@ class SentState:
         """Whether it was sent the replica's present state."""
         return self._sent is not None and self._sent[0] == self._announcements.version
 
-    def news(self, feed: Feed, position: str, *, catching_up: bool) -> Iterator[bytes]:
+    def news(
+        self,
+        feed: Feed,
+        position: str,
+        *,
+        catching_up: bool,
+        repeats: Sequence[tuple[TopicPartition, Range]] = (),
+    ) -> Iterator[bytes]:
         """The present state if it was not sent yet, preceded by every unsent state in which partitions had left.
 
         The latter are sent even if newer states followed before the socket took anything.
@@ -259,18 +292,23 @@ class SentState:
             feed: What the subscriber gets.
             position: Where the stream begins; its first state carries it.
             catching_up: Whether the subscriber is.
+            repeats: What it is sent again although its position names it: then the state is sent once more.
         """
         announcements = self._announcements
         present = (announcements.version, catching_up)
         if self._sent is None:
             self._departure = announcements.last_departure
-            yield announcements.first_data(feed, position, catching_up=catching_up, ignored=self._ignored)
+            yield announcements.first_data(
+                feed, position, catching_up=catching_up, ignored=self._ignored, repeats=repeats
+            )
         else:
             while (departure := self._departure.next_departure) is not None:
                 self._departure = departure
                 if departure.version != announcements.version:
                     yield departure.data(feed, catching_up=True)
-            if present != self._sent:
+            if repeats:
+                yield announcements.data_with(feed, repeats, catching_up=catching_up)
+            elif present != self._sent:
                 yield announcements.data(feed, catching_up=catching_up)
         self._sent = present
 

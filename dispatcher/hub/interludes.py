@@ -15,6 +15,8 @@ from dispatcher.hub.resumption import Resumption
 from dispatcher.hub.source import Source
 from dispatcher.hub.statistics import SubscriberState
 from dispatcher.hub.transport import Transport
+from dispatcher.sansio.ranges import Range
+from dispatcher.sansio.records import TopicPartition
 
 
 class Interludes:
@@ -101,24 +103,32 @@ class Interludes:
         """Its position, as an id."""
         return self._source.encoder.snapshot(self.resumption.position()).format(whole=self.feed.whole)
 
-    def _beginning(self, begins_at: str, *, begins: bool) -> Iterator[bytes]:
-        """The first state of a stream of the whole topic, once its start is known in every partition.
+    def _news(self, begins_at: str, *, begins: bool) -> Iterator[bytes]:
+        """The state, if it is new or names repeats, with the position at which the stream begins, if it is the first.
 
-        If that takes long, or the replica cannot find out now, the state is sent without a position, which follows in a
-        heartbeat before any record.
+        A stream of the whole topic begins once its start is known in every partition. If that takes long, or the
+        replica cannot find out now, the state is sent without a position, which follows in a heartbeat before any
+        record.
         """
-        if begins:
+        if self._has_begun:
+            yield from self._state(begins_at, self.resumption.repeats.take())
+        elif begins:
             self._has_begun = True
             is_first = self._sent_state.is_first
-            yield from self._state(begins_at)
+            yield from self._state(begins_at, self.resumption.repeats.take())
             if not is_first:
                 yield self.feed.wire.heartbeat(begins_at)
         elif self._heartbeat_due or not self._sent_state.is_first or not self._source.is_serving:
             yield from self._state()
 
-    def _state(self, begins_at: str = "") -> Iterator[bytes]:
-        """The replica's state if it is new; the very first one says where the stream begins."""
-        return self._sent_state.news(self.feed, begins_at, catching_up=self.state is SubscriberState.CATCHING_UP)
+    def _state(self, begins_at: str = "", repeats: Sequence[tuple[TopicPartition, Range]] = ()) -> Iterator[bytes]:
+        """The replica's state if it is new, or names repeats; the very first one says where the stream begins."""
+        return self._sent_state.news(self.feed, begins_at, catching_up=self._says_catching_up, repeats=repeats)
+
+    @property
+    def _says_catching_up(self) -> bool:
+        """Whether the state says that it is catching up."""
+        return self.state is SubscriberState.CATCHING_UP
 
     def _heartbeat(self) -> Iterator[bytes]:
         """A heartbeat if one is due; after the records, because it may name the position that they lead to."""

@@ -70,8 +70,8 @@ class Resumption(Replayed):
         self._catch_up = CatchUp(
             history, feed.topics, position, since_ms, last=last, whole=feed.whole, counts=feed.counts
         )
-        self.cursor = self._catch_up.cursor
-        """Where the subscriber is in the history."""
+        self.cursor, self.repeats = self._catch_up.cursor, self._catch_up.repeats
+        """Where the subscriber is in the history, and what it is sent again although its position names it."""
         self.looks_at_parked = False
         """Whether it began at the parked records: when it has caught up, none of them is for its feed."""
         self.in_part: list[tuple[Entry, int]] = []

@@ -200,8 +200,7 @@ class Subscriber(Interludes):
             found = self.resumption.take_replay_output()
             taken = [] if found or self.resumption.pending else self._take()
             records = [self._source.encoder.write(self.feed, taken)] if taken else []
-            beginning = self._state(begins_at) if self._has_begun else self._beginning(begins_at, begins=begins)
-            buffers = [*beginning, *found, *records, *self._heartbeat()]
+            buffers = [*self._news(begins_at, begins=begins), *found, *records, *self._heartbeat()]
             if buffers:
                 begins_at = ""
                 entries = [entry for entry, _ in taken]

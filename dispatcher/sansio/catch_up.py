@@ -66,6 +66,8 @@ class CatchUp:
         """The reader's place. Its sequence is valid only while no look-up is pending."""
         self._starts = Starts(history, topics, since_ms, last, whole=whole, counts=counts)
         self._open = OpenLookups(history, self.cursor, counts=counts)
+        self.repeats = self._open.repeats
+        """What it is sent again although its position names it."""
         self.pending = True
         """Whether something has to be looked up before the history can continue."""
         next_offsets = self.cursor.next_offsets = history.starts(self.cursor)
@@ -171,7 +173,7 @@ class CatchUp:
         self._history.locate(self.cursor)
         if self._counts and partition not in self._open.unresolved and self.cursor.next_offsets[partition] > first:
             self._open.drop([partition])
-            self._want(partition, first)
+            self._open.repeat_from(partition, first)
             self._continue()
 
     def go_back(self, next_offsets: Mapping[TopicPartition, int]) -> None:
@@ -200,8 +202,9 @@ class CatchUp:
         self._open.drop([partition])
         if is_unresolved:
             self._open.unresolved.add(partition)
-        stands_at = first if next_offset is None else next_offset
-        self._want(partition, min(stands_at, first) if self._counts else stands_at)
+        self._want(partition, first if next_offset is None else next_offset)
+        if self._counts:
+            self._open.repeat_from(partition, first)
         self._continue()
 
     @property
@@ -226,9 +229,7 @@ class CatchUp:
         """
         self._history.locate(self.cursor)
         next_offsets = self.cursor.next_offsets
-        for partition in partitions:
-            if partition not in next_offsets or not self._knows(partition):
-                continue
+        for partition in filter(self._knows, next_offsets.keys() & partitions):
             if partition in self._open.unresolved or next_offsets[partition] == self._history.end(partition):
                 del next_offsets[partition]
         self._open.drop(partitions)
@@ -259,7 +260,7 @@ class CatchUp:
             offset = offsets[partition]
             if offset is not None:
                 self._want(partition, offset)
-                self._open.lower(partition)
+                self._open.lower(partition, was_seen=False)
         self._continue()
         return True
 
@@ -274,10 +275,10 @@ class CatchUp:
         gaps = []
         for partition in lookup.partitions & bounds.keys():
             first, end = bounds[partition]
-            if self._open.unverified.pop(partition) > end:
+            if is_recreated := self._open.unverified.pop(partition) > end:
                 gaps.append(recreated(partition, self.cursor.next_offsets[partition], first))
                 self._want(partition, first)
-            self._open.lower(partition)
+            self._open.lower(partition, was_seen=not is_recreated)
         self._continue()
         return gaps
 

@@ -11,6 +11,7 @@ from dispatcher.sansio.history import History
 from dispatcher.sansio.lookups import LogBounds, Lookup, ReadRanges
 from dispatcher.sansio.ranges import Range
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.repeats import Repeats
 from dispatcher.sansio.starts import Starts
 
 
@@ -23,7 +24,17 @@ class OpenLookups:
         counts: Whether records that it is sent become dispatched.
     """
 
-    __slots__ = ("_counts", "_cursor", "_history", "lookup", "missing", "put_off", "unresolved", "unverified")
+    __slots__ = (
+        "_counts",
+        "_cursor",
+        "_history",
+        "lookup",
+        "missing",
+        "put_off",
+        "repeats",
+        "unresolved",
+        "unverified",
+    )
 
     def __init__(self, history: History, cursor: Cursor, *, counts: bool = True) -> None:
         self._history = history
@@ -40,6 +51,8 @@ class OpenLookups:
         """Partitions that had no answer when they were asked about; the others continue meanwhile."""
         self.lookup: Lookup | None = None
         """The look-up under way; see `ask`."""
+        self.repeats = Repeats()
+        """What the reader is sent again although its position names it."""
 
     @property
     def is_any(self) -> bool:
@@ -75,20 +88,32 @@ class OpenLookups:
         if next_offset is not None and next_offset > self._history.end(partition):
             self.unverified[partition] = next_offset
         else:
-            self.lower(partition)
+            self.lower(partition, was_seen=True)
 
-    def lower(self, partition: TopicPartition) -> None:
+    def lower(self, partition: TopicPartition, *, was_seen: bool) -> None:
         """Continue no later than a new reader would, because records from there on are undispatched.
 
         An observer continues at its place, and so does a reader of a followed partition, whose records others dispatch.
+
+        Args:
+            partition: The partition.
+            was_seen: Whether its next offset follows what the reader has seen, rather than a time that it named.
         """
         start = self._history.start(partition)
         next_offset = self._cursor.next_offsets.get(partition, start)
         if self._counts and not self._history.is_followed(partition):
+            if was_seen:
+                self.repeats.note(partition, start, next_offset)
             next_offset = min(next_offset, start)
         self._cursor.next_offsets[partition] = next_offset
         if next_offset < self._history.begin(partition):
             self.missing.add(partition)
+
+    def repeat_from(self, partition: TopicPartition, first: int) -> None:
+        """Continue at an offset at the latest, although the reader's position names what follows it."""
+        next_offset = self._cursor.next_offsets[partition]
+        self.repeats.note(partition, first, next_offset)
+        self._cursor.next_offsets[partition] = min(first, next_offset)
 
     def find_missing(self) -> None:
         """Find the partitions whose next offset is not in memory, including those that were evicted meanwhile."""
@@ -100,6 +125,7 @@ class OpenLookups:
         self.unresolved.difference_update(partitions)
         self.missing.difference_update(partitions)
         self.put_off.difference_update(partitions)
+        self.repeats.forget(partitions)
         for partition in partitions:
             self.unverified.pop(partition, None)
         if self.lookup is not None and not self.lookup.partitions.isdisjoint(partitions):

@@ -5,7 +5,7 @@ import pytest
 
 from dispatcher.client import State
 from dispatcher.client.decoding import read_message
-from dispatcher.client.events import StateReceived
+from dispatcher.client.events import Repeated, StateReceived
 from dispatcher.command.tail_output import _told
 
 
@@ -23,3 +23,13 @@ def test_a_state_says_whether_ids_name_all_partitions(members: dict[str, object]
     state = received(**members)
     assert state.resumable is expected
     assert ("too many for one id" in _told(state)) is not expected
+
+
+def test_a_state_says_what_is_sent_again() -> None:
+    """Both name how much; without it, nothing is."""
+    ranges = [("assets", 0, 20, 99), ("b", 1, 5, 5)]
+    names = ("topic", "partition", "from", "to")
+    state = received(repeats=[dict(zip(names, one, strict=True)) for one in ranges])
+    assert state.repeats == tuple(Repeated(*one) for one in ranges)
+    assert "sent again, and dropped: 81 offsets that the position names" in _told(state)
+    assert (received().repeats, "sent again" in _told(received())) == ((), False)

@@ -58,7 +58,7 @@ class Listener(Interludes):
 
     def beginning(self, *, begins: bool) -> list[bytes]:
         """What its task would send at the beginning."""
-        return list(self._beginning("0:1", begins=begins))
+        return list(self._news("0:1", begins=begins))
 
 
 def opened(transport: RecordingTransport) -> RecordingTransport:
@@ -141,6 +141,18 @@ async def test_a_stream_of_the_whole_topic_begins_with_its_position() -> None:
     bench = Bench()
     bench.hub.set_state(ReplicaState.BROKER_DOWN)
     assert len(Listener(bench, RecordingTransport(), WHOLE, live=False).beginning(begins=False)) == 1
+
+
+async def test_the_task_names_once_what_is_sent_again() -> None:
+    """A state that goes to the socket at once does not: the socket might take nothing of it."""
+    transport = opened(RecordingTransport())
+    listener = Listener(Bench(), transport)
+    listener.resumption.repeats.note(ONE, 3, 9)
+    listener.send_state()
+    assert b"repeats" not in transport.writes[0]
+    (state,) = listener.beginning(begins=False)
+    assert b'"repeats":[{"topic":"assets","partition":0,"from":3,"to":8}]' in state
+    assert listener.beginning(begins=False) == []
 
 
 async def test_its_place_is_spelled_as_an_id() -> None:

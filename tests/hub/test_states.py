@@ -17,9 +17,11 @@ from dispatcher.invariants import invariants
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.ranges import Range
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_fan_out import GreedyTransport
-from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle, unchunked
+from tests.sansio.test_wire import EventSource
 
 THREE = TopicPartition("assets", 2)
 
@@ -225,6 +227,43 @@ def test_the_first_state_names_what_the_request_asked_for_in_vain() -> None:
     first = b"".join(SentState(announcements, ["sinse"]).news(FEED, "", catching_up=False))
     assert b'"ignored":["sinse"]' in first
     assert b"ignored" not in b"".join(SentState(announcements).news(FEED, "", catching_up=False))
+
+
+def test_a_state_names_what_one_stream_is_sent_again() -> None:
+    """In its first state or in one more, and once; others are sent the bytes that they share."""
+    announcements = Announcements(ReplicaState.STREAMING, "replica", 15)
+    announcements.change(ReplicaState.STREAMING, [ONE])
+    sent = SentState(announcements)
+    again = {"topic": "assets", "partition": 0, "from": 20, "to": 99}
+    for _ in range(2):
+        (data,) = sent.news(FEED, "assets:0=19", catching_up=True, repeats=[(ONE, Range(20, 100))])
+        (event,) = EventSource().feed(unchunked(data)).events
+        assert orjson.loads(event[2])["repeats"] == [again]
+    assert list(sent.news(FEED, "", catching_up=True)) == []
+    assert b"repeats" not in b"".join(SentState(announcements).news(FEED, "", catching_up=True))
+
+
+@pytest.mark.parametrize("assigned_first", [True, False])
+async def test_a_stream_whose_partition_begins_before_its_id_says_so(
+    nursery: trio.Nursery, assigned_first: bool
+) -> None:
+    """Whether the partition is here when it connects or is added later; before the first record that it has seen."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transport = RecordingTransport()
+    transport.gate.set()
+    if not assigned_first:
+        await nursery.start(bench.serve, transport, {ONE: 2})
+        await settle()
+    bench.publish(*[ONE] * 4)
+    if assigned_first:
+        await nursery.start(bench.serve, transport, {ONE: 2})
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    said = [orjson.loads(data).get("repeats") if kind == "state" else data for _, kind, data in transport.events]
+    again = [{"topic": "assets", "partition": 0, "from": 0, "to": 2}]
+    assert [each for each in said if each] == [again, "0", "1", "2", "3", "4"]
 
 
 def test_the_first_state_echoes_the_filter() -> None:

@@ -252,8 +252,10 @@ def test_an_offset_past_the_memory_is_unverified_until_kafka_is_asked() -> None:
     assert catch_up.on_log_bounds(lookup, {A: Bounds(0, 8), B: Bounds(0, 0)}) == []
     assert catch_up.next_offset(A) == 6, "what comes next has to be sent, to be committed"
     assert not catch_up.pending
+    assert catch_up.repeats.take() == [(A, Range(6, 8))], "although its id names it"
     catch_up = CatchUp(history, TOPICS, {A: 7}, None)
     assert catch_up.on_log_bounds(bounds_lookup(catch_up), {A: Bounds(2, 6)}) == [Gap(A, 8, 1, "recreated")]
+    assert list(catch_up.repeats.take()) == [], "these are other records"
     assert read_lookup(catch_up).ranges == {A: Range(2, 5)}
 
 
@@ -495,6 +497,7 @@ def test_whoever_counts_goes_back_to_what_nobody_was_sent() -> None:
         assert catch_up.cursor.next_offsets == {A: expected}
         catch_up.handed_over(A, 3)
         assert catch_up.cursor.next_offsets == {A: expected}
+        assert list(catch_up.repeats.take()) == ([(A, Range(1, 3))] if counts else [])
 
 
 def test_a_partition_that_begins_again_at_a_hand_over() -> None:
@@ -514,6 +517,7 @@ def test_a_partition_that_begins_again_at_a_hand_over() -> None:
         assert (lookup.ranges if isinstance(lookup, ReadRanges) else {}) == missing
         assert catch_up.awaits_head is waits
         assert catch_up.cursor.next_offsets[A] == (min(3, first) if counts else 3)
+        assert list(catch_up.repeats.take()) == ([(A, Range(1, 3))] if counts and first == 1 else [])
 
 
 def test_a_start_that_is_being_looked_up_stays_so_when_the_partition_begins_again() -> None:

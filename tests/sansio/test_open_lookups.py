@@ -107,19 +107,44 @@ def test_a_reader_of_the_whole_topic_reads_nothing_before_all_its_partitions_are
 
 
 @pytest.mark.parametrize(
-    ("counts", "next_offset", "continues_at", "unverified", "missing"),
+    ("counts", "next_offset", "continues_at", "unverified", "missing", "repeats"),
     [
-        (True, 9, 9, True, False),
-        (True, 6, 5, False, False),
-        (False, 6, 6, False, False),
-        (True, 2, 2, False, True),
+        (True, 9, 9, True, False, []),
+        (True, 6, 5, False, False, [(A, Range(5, 6))]),
+        (False, 6, 6, False, False, []),
+        (True, 2, 2, False, True, []),
     ],
 )
 def test_a_reader_continues_no_later_than_what_is_undispatched(
-    *, counts: bool, next_offset: int, continues_at: int, unverified: bool, missing: bool
+    *,
+    counts: bool,
+    next_offset: int,
+    continues_at: int,
+    unverified: bool,
+    missing: bool,
+    repeats: list[tuple[TopicPartition, Range]],
 ) -> None:
     """Observers continue where they were; offsets past the end are verified, earlier ones replayed."""
     lookups, cursor, _ = reader(counts=counts, a=next_offset)
     lookups.begin(A)
     assert cursor.next_offsets[A] == continues_at
     assert (A in lookups.unverified, A in lookups.missing) == (unverified, missing)
+    assert list(lookups.repeats.take()) == repeats
+
+
+def test_only_what_a_position_names_is_repeated() -> None:
+    """A reader that asked for a time has seen nothing before it; and what leaves is not announced."""
+    lookups, _, _ = reader(a=6, b=6)
+    lookups.lower(A, was_seen=False)
+    lookups.lower(B, was_seen=True)
+    lookups.drop([B])
+    assert list(lookups.repeats.take()) == []
+
+
+def test_a_reader_is_taken_back_and_never_forward() -> None:
+    """At a hand-over: what it skips it would never be sent."""
+    lookups, cursor, _ = reader(a=9, b=3)
+    lookups.repeat_from(A, 5)
+    lookups.repeat_from(B, 5)
+    assert cursor.next_offsets == {A: 5, B: 3}
+    assert lookups.repeats.take() == [(A, Range(5, 9))]

@@ -476,13 +476,19 @@ async def test_acknowledgements_and_dead_letters_are_shown(monkeypatch: pytest.M
         assert "Dead letters: 5 written, 7 waiting." in shown
 
 
-async def test_gaps_and_rebalances_are_shown() -> None:
-    """Both stand in the list of what happened, and the badge follows the state."""
+async def test_rebalances_and_repeats_are_shown() -> None:
+    """Both are in the list of what happened, and the badge follows the state."""
     async with open_page() as house:
         house.hub.unassigned([TWO])
         await house.page.until("document.querySelector('#events [data-kind=rebalance]') !== null")
         text = await house.page.run("document.querySelector('#events [data-kind=rebalance]').innerText")
         assert "1 revoked: replica has 1 now" in text
+        (subscriber,) = house.hub._registry.everybody.values()
+        for partition in (ONE, TWO):
+            subscriber.resumption.repeats.note(partition, 3, 9)
+        subscriber.leave_live()
+        again = "document.querySelector('#events').innerText.includes('assets:0, 3 to 8 (and of 1 other partition)')"
+        await house.page.until(again)
 
 
 async def test_a_burst_of_states_is_shown_as_its_last_one() -> None:

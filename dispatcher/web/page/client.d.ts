@@ -64,6 +64,8 @@ export interface StreamState {
   readonly resumable?: boolean;
   /** What is wrong with topics of the stream, by topic, such as "missing", "leaderless" or "registry"; absent when nothing is. */
   readonly degraded?: Readonly<Record<string, string>>;
+  /** Offsets `from` to `to` that are sent again although the position names them, in one state; they are dropped. */
+  readonly repeats?: readonly { readonly topic: string; readonly partition: number; readonly from: number; readonly to: number }[];
   /** Time until the next attempt. */
   readonly retry_ms?: number;
   /** Failed attempts in a row. */

@@ -483,17 +483,18 @@ export function subscribe(url, options) {
     worked = true;
     if (type === "heartbeat" || type === "records") passed(id);
     else if (type === "state") {
-      const { state, replica, assigned, partitions, scope, resumable, degraded, heartbeat_seconds: seconds } = message;
+      const { state, replica, assigned, partitions, scope, resumable, degraded, repeats, heartbeat_seconds: seconds } = message;
       if (typeof state !== "string") throw new Error("a state without a name");
       const lists = [...Object.values(assigned ?? {}), Object.values(partitions ?? {})];
       const areMaps = [assigned, partitions].every((each) => typeof (each ?? {}) === "object" && !Array.isArray(each));
       const areNumbers = lists.every((list) => Array.isArray(list) && list.every(isPartition));
-      if (!areMaps || !areNumbers) throw new Error("a state with partitions that are none");
+      const areRanges = [...(repeats ?? [])].every((one) => nameOf(one) && one.from <= one.to);
+      if (!areMaps || !areNumbers || !areRanges) throw new Error("a state with partitions that are none");
       passed(id);
       livesSince ??= Date.now();
       wasRefused = false;
       if (seconds > 0 && seconds < 86_400) heartbeatMs = seconds * 1000;
-      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {}, partitions, scope, resumable, degraded });
+      tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {}, partitions, scope, resumable, degraded, repeats });
     } else if (type === "gap") {
       miss(message, text);
     } else if (type === "nacked") answered(message.id);

@@ -63,6 +63,7 @@ function onRecord(record) {
 /** A burst of states is shown as its last one: each of them costs layout. */
 function onState(told) {
   state = told.state;
+  if (told.repeats?.length) sentAgain(told.repeats);
   const isWaiting = newest !== undefined;
   newest = told;
   if (isWaiting) return;
@@ -139,6 +140,11 @@ function rebalanced(replica, assigned) {
     timeline.mark("rebalance", "another replica", `${replica}, with ${count(partitions.length)} partitions`);
   }
   before = now;
+}
+
+function sentAgain([{ topic, partition, from, to }, ...more]) {
+  const others = more.length ? ` (and of ${count(more.length)} other partition${more.length > 1 ? "s" : ""})` : "";
+  timeline.mark("rebalance", "sent again", `${topic}:${partition}, ${count(from)} to ${count(to)}${others}: not committed`);
 }
 
 function onGap({ topic, partition, from, to, reason }) {
