@@ -45,6 +45,11 @@ UNTIL_REBALANCING = """new Promise((go) => {
 """The state may be over before a condition is looked at again."""
 NOTHING_WRONG = "document.querySelector('.partitions') !== null && document.querySelector('.troubles') === null"
 SOMETHING_WRONG = "document.querySelector('.troubles') !== null"
+TO_THE_GAPS = """{
+  const events = document.querySelector("#events");
+  events.scrollTop = events.querySelector("[data-kind=gap]").offsetTop - events.firstElementChild.offsetTop;
+}"""
+"""What came after them, such as the rebalances of the replicas that start, is listed above."""
 RECORDS = "document.querySelectorAll('#records > li').length"
 
 
@@ -243,6 +248,7 @@ async def a_bad_hour(studio: Studio) -> None:
         await page.until("document.querySelector('#events [data-kind=gap]') !== null", 90)
         await page.until(state("live"))
         await settled(page, 20)
+        await page.run(TO_THE_GAPS)
         await studio.take("gaps", await page.shot())
         await page.open("about:blank")
 
