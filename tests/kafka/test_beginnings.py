@@ -93,7 +93,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return cluster
 
 
-def test_brokers_without_topic_ids_tell_none(cluster: Cluster) -> None:
+def test_brokers_without_topic_ids_report_none(cluster: Cluster) -> None:
     """Theirs is all zeros: stored as an id, it would be another one once the brokers have ids."""
     cluster.topic_id = Uuid(0, 0)
     clock = Clock()
@@ -109,7 +109,7 @@ def test_brokers_without_topic_ids_tell_none(cluster: Cluster) -> None:
     assert not found.pending
 
 
-def test_a_partition_without_a_leader_is_told_and_holds_up_no_other(cluster: Cluster) -> None:
+def test_a_partition_without_a_leader_is_reported_and_holds_up_no_other(cluster: Cluster) -> None:
     """Not at once, since leaders change, and then now and then for as long as it lasts."""
     cluster.silent = {TWO}
     clock = Clock()
@@ -140,7 +140,7 @@ def test_a_leader_that_does_not_answer_in_time_is_asked_again(cluster: Cluster) 
     assert [(start.partition, start.offset) for start in found.take() + found.take()] == [(ONE, 0)]
 
 
-def test_a_client_that_cannot_be_made_anew_goes_on_with_the_old_one(cluster: Cluster) -> None:
+def test_a_client_that_cannot_be_recreated_continues_with_the_old_one(cluster: Cluster) -> None:
     """It is tried again with the next question; the group's consumer, which is well, stays as it is."""
     found = Beginnings({}, ["assets"], Clock())
     found.disconnected()

@@ -31,7 +31,7 @@ def dispatched_to(offset: int) -> OffsetTracker:
 
 
 @pytest.mark.parametrize("code", list(BY_CODE), ids=str)
-def test_a_commit_that_failed_is_told_and_tried_again(code: int) -> None:
+def test_a_failed_commit_is_reported_and_tried_again(code: int) -> None:
     """One log line with the code and what it means, one count, and the same offset again after the interval."""
     assert outcome_of(code) is BY_CODE[code]
     coordinator = CommitCoordinator(dispatched_to(7), 1.0)

@@ -228,7 +228,7 @@ class Told:
         raise confluent_kafka.KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT))
 
 
-def test_who_resumes_what_was_paused_wakes_its_fetcher() -> None:
+def test_resuming_a_partition_wakes_its_fetcher() -> None:
     """By itself it wakes up to a second later. What is new was not paused: that is fetched anyway."""
     assignment, consumer = Pipeline(Settings(client_id="replica")).make_consumer()._assignment, Told()
     first, second, new = (TopicPartition("ofa_assets", number) for number in range(3))
@@ -333,7 +333,7 @@ async def test_a_record_of_the_old_log_taken_before_another_begins_within_the_sa
     assert poller._assignment.next_offsets[zero] == 0
 
 
-async def test_who_goes_on_in_the_same_log_goes_on_where_it_is_by_then() -> None:
+async def test_a_partition_that_stays_in_its_log_continues_where_it_is_by_then() -> None:
     """Records came while it was found out that the topic is the same: they are not read again."""
     _, poller, consumer = await begun_pipeline()
     one = TopicPartition("ofa_assets", 1)

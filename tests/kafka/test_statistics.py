@@ -32,7 +32,7 @@ def test_offsets_of_a_partition_that_is_fetched() -> None:
     )
 
 
-def test_a_broker_that_is_away_tells_no_log_end() -> None:
+def test_a_broker_that_is_away_reports_no_log_end() -> None:
     """The last one is repeated for as long as it is away: by its state, or by a leader that is nobody."""
     assert parsed(document(state="TRY_CONNECT")) == FetchStatistics(10, None, None, 7)
     assert parsed(document(broker=-1)) == FetchStatistics(10, None, None, 7)

@@ -25,7 +25,7 @@ async def test_a_client_with_many_requests_delays_another_by_one_turn() -> None:
     assert (turns.taken, turns.waiting) == (0, 0)
 
 
-async def test_whoever_is_cancelled_in_line_leaves_no_turn_behind() -> None:
+async def test_a_cancelled_request_in_line_leaves_no_turn() -> None:
     """Whether the turn was on its way already or not."""
     turns, taken = Turns(1), list[str]()
     async with trio.open_nursery() as nursery:
