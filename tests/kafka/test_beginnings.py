@@ -94,7 +94,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 def test_brokers_without_topic_ids_report_none(cluster: Cluster) -> None:
-    """Theirs is all zeros: stored as an id, it would be another one once the brokers have ids."""
+    """Their ids are all zeros, which would look like a recreation once brokers have ids."""
     cluster.topic_id = Uuid(0, 0)
     clock = Clock()
     found = Beginnings({}, ["assets"], clock)
@@ -110,7 +110,7 @@ def test_brokers_without_topic_ids_report_none(cluster: Cluster) -> None:
 
 
 def test_a_partition_without_a_leader_is_reported_and_holds_up_no_other(cluster: Cluster) -> None:
-    """Not at once, since leaders change, and then now and then for as long as it lasts."""
+    """Not at once, because leaders change, and then from time to time while it lasts."""
     cluster.silent = {TWO}
     clock = Clock()
     found = Beginnings({}, ["assets"], clock)
@@ -129,7 +129,7 @@ def test_a_partition_without_a_leader_is_reported_and_holds_up_no_other(cluster:
 
 
 def test_a_leader_that_does_not_answer_in_time_is_asked_again(cluster: Cluster) -> None:
-    """Its answer holds no offset to begin at: taken for one, it ended the process."""
+    """Its answer has no offset; taking it for one used to end the process."""
     cluster.late = {ONE}
     clock = Clock()
     found = Beginnings({}, ["assets"], clock)
@@ -141,7 +141,7 @@ def test_a_leader_that_does_not_answer_in_time_is_asked_again(cluster: Cluster) 
 
 
 def test_a_client_that_cannot_be_recreated_continues_with_the_old_one(cluster: Cluster) -> None:
-    """It is tried again with the next question; the group's consumer, which is well, stays as it is."""
+    """The next question tries again, and the group's healthy consumer is unaffected."""
     found = Beginnings({}, ["assets"], Clock())
     found.disconnected()
     for partition in (ONE, TWO):
@@ -174,7 +174,7 @@ def test_a_partition_whose_offset_is_not_known_holds_up_no_other(cluster: Cluste
 
 
 def test_an_offset_that_a_broker_refuses_again_and_again_is_looked_into_ever_less_often(cluster: Cluster) -> None:
-    """The leader has it: asking as fast as the broker refuses would keep the poller and both brokers busy."""
+    """Asking at the broker's pace would occupy the poller and both brokers."""
     cluster.offsets = [group_offset(ONE, 4)]
     clock = Clock()
     found = Beginnings({}, ["assets"], clock)
@@ -195,7 +195,7 @@ def test_an_offset_that_a_broker_refuses_again_and_again_is_looked_into_ever_les
 
 
 def test_offsets_that_were_copied_from_another_cluster_are_taken_as_they_are(cluster: Cluster) -> None:
-    """Their topic had another id there, which does not mean that it was recreated here."""
+    """Another id there does not mean that the topic was recreated here."""
     foreign = Stamp("BAAAAAAAAAcAAAAAAAAABw", 2, "elsewhere").format()
     own = Stamp("BAAAAAAAAAcAAAAAAAAABw", 2, "here").format()
     cluster.offsets = [group_offset(ONE, 4, foreign), group_offset(TWO, 4, own)]
@@ -208,7 +208,7 @@ def test_offsets_that_were_copied_from_another_cluster_are_taken_as_they_are(clu
 
 @pytest.mark.parametrize("policy", [Policy.LATEST, Policy.ERROR])
 def test_a_topic_that_was_recreated_before_this_member_had_any_of_it(cluster: Cluster, policy: Policy) -> None:
-    """Kafka forgets the group's offsets with the topic, and all that the new one has is new to the group."""
+    """Kafka forgot the group's offsets, and everything in the new topic is new to the group."""
     cluster.policy = policy
     clock = Clock()
     found = Beginnings({}, ["assets"], clock)
@@ -223,7 +223,7 @@ def test_a_topic_that_was_recreated_before_this_member_had_any_of_it(cluster: Cl
 
 
 def test_a_topic_that_has_not_changed_begins_where_the_settings_say(cluster: Cluster) -> None:
-    """That a member has seen it before says nothing of what the group has read."""
+    """What a member has seen says nothing about what the group has read."""
     cluster.policy = Policy.LATEST
     found = Beginnings({}, ["assets"], Clock())
     assert found.watch({}) == {}

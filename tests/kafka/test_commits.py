@@ -32,7 +32,7 @@ def dispatched_to(offset: int) -> OffsetTracker:
 
 @pytest.mark.parametrize("code", list(BY_CODE), ids=str)
 def test_a_failed_commit_is_reported_and_tried_again(code: int) -> None:
-    """One log line with the code and what it means, one count, and the same offset again after the interval."""
+    """One log line has code and meaning, it is counted, and the offset is sent again after the interval."""
     assert outcome_of(code) is BY_CODE[code]
     coordinator = CommitCoordinator(dispatched_to(7), 1.0)
     (commit,) = coordinator.due(10.0)
@@ -52,7 +52,7 @@ def test_a_failed_commit_is_reported_and_tried_again(code: int) -> None:
     [(-195, True), (-185, True), (-180, True), (7, True), (14, True), (15, True), (16, True), (22, False), (29, False)],
 )
 def test_a_commit_that_may_still_be_stored_is_put_right(code: int, again: bool) -> None:
-    """The newer offset is committed once more some seconds later: the older one may have arrived after it."""
+    """The newer offset is committed again some seconds later, in case the older one arrived after it."""
     tracker = dispatched_to(7)
     coordinator = CommitCoordinator(tracker, 1.0)
     (commit,) = coordinator.due(10.0)
@@ -66,7 +66,7 @@ def test_a_commit_that_may_still_be_stored_is_put_right(code: int, again: bool) 
 
 @pytest.mark.parametrize("code", [0, KafkaError._NO_OFFSET], ids=str)
 def test_a_commit_that_was_stored_is_not_sent_again(code: int) -> None:
-    """Also when the broker had nothing to store."""
+    """This holds even if the broker had nothing to store."""
     coordinator = CommitCoordinator(dispatched_to(7), 1.0)
     assert [commit.offset for commit in coordinator.due(10.0)] == [7]
     assert coordinator.answered([CommitAnswer(ONE, 7, code)], 10.0) is None
@@ -75,7 +75,7 @@ def test_a_commit_that_was_stored_is_not_sent_again(code: int) -> None:
 
 
 def test_one_commit_is_on_its_way_at_a_time() -> None:
-    """What is dispatched meanwhile goes with the next one."""
+    """What is dispatched meanwhile is in the next one."""
     tracker = dispatched_to(7)
     coordinator = CommitCoordinator(tracker, 1.0)
     (commit,) = coordinator.due(10.0)
@@ -87,7 +87,7 @@ def test_one_commit_is_on_its_way_at_a_time() -> None:
 
 
 def test_a_late_answer_says_nothing_of_the_next_assignment() -> None:
-    """The partition was lost and came back before the broker answered: what is new is committed as it is."""
+    """The partition was lost and returned before the answer, and its new commits are unaffected."""
     tracker = dispatched_to(7)
     coordinator = CommitCoordinator(tracker, 1.0)
     (old,) = coordinator.due(10.0)
@@ -101,7 +101,7 @@ def test_a_late_answer_says_nothing_of_the_next_assignment() -> None:
 
 
 def test_commits_of_partitions_that_were_lost_hold_back_nothing() -> None:
-    """Their answers may take a minute; what others dispatched meanwhile is committed."""
+    """Their answers may take a minute; other dispatches are committed meanwhile."""
     tracker = dispatched_to(7)
     coordinator = CommitCoordinator(tracker, 1.0)
     coordinator.due(10.0)
@@ -116,7 +116,7 @@ def test_commits_of_partitions_that_were_lost_hold_back_nothing() -> None:
 
 
 def test_what_is_committed_on_revoke_is_in_the_book() -> None:
-    """Its answer counts, though the partition has left."""
+    """Its answer counts, although the partition has left."""
     coordinator = CommitCoordinator(dispatched_to(7), 1.0)
     (commit,) = coordinator.revoked([ONE], 10.0)
     assert commit.offset == 7
@@ -125,7 +125,7 @@ def test_what_is_committed_on_revoke_is_in_the_book() -> None:
 
 
 def test_a_commit_that_is_refused_for_ever_is_logged_now_and_then() -> None:
-    """One line for each code and `LOG_SECONDS`, with the number of failures; at the level debug, one for each."""
+    """One line per code and `LOG_SECONDS` has the number of failures; debug has one for each."""
     coordinator = CommitCoordinator(dispatched_to(7), 0.2)
     with capture_logs() as lines:
         for tenth in range(int(10 * LOG_SECONDS) + 1):
@@ -139,7 +139,7 @@ def test_a_commit_that_is_refused_for_ever_is_logged_now_and_then() -> None:
 
 
 def test_a_commit_never_steps_back() -> None:
-    """A tracker that would do so is a fault of ours: the commit is not sent, and the violation is counted."""
+    """If the tracker has such a fault, the commit is not sent, and the violation is counted."""
 
     class StepsBack(OffsetTracker):
         def committable(self, now: float) -> list[Commit]:

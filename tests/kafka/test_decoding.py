@@ -30,7 +30,7 @@ MESSAGES: st.SearchStrategy[Any] = st.builds(
 
 @given(messages=st.lists(MESSAGES), batch_bytes=st.integers(1, 4).map(RECORD_OVERHEAD_BYTES.__mul__))
 def test_every_message_is_a_record_of_its_partition(messages: list[Any], batch_bytes: int) -> None:
-    """In order, with all that it holds; a group ends before offsets go backwards, and is cut if it is too large."""
+    """Records are in order and complete; groups end before offsets go backwards, or when too large."""
     groups = list(grouped(messages, batch_bytes))
     for partition in {TopicPartition(str(message.topic()), int(message.partition() or 0)) for message in messages}:
         own = [message for message in messages if (message.topic(), message.partition()) == partition]
@@ -57,7 +57,7 @@ def test_every_message_is_a_record_of_its_partition(messages: list[Any], batch_b
 
 
 def test_consecutive_offsets_stay_a_range() -> None:
-    """Which takes no room, and is cut as what it stands for."""
+    """A range takes no memory, and slices like the offsets."""
     make = cast("Any", Message)
     found = [
         make(topic="a", partition=0, offset=offset, timestamp=(TIMESTAMP_CREATE_TIME, 1)) for offset in range(5, 9)
@@ -67,7 +67,7 @@ def test_consecutive_offsets_stay_a_range() -> None:
 
 
 def test_a_header_name_that_is_not_utf_8_is_seen_at_any_time(kafka: Kafka) -> None:
-    """Also behind many others: CPython checks less of what a function of C returns once it has been called often."""
+    """CPython checks a C function's result less strictly once it has been called often."""
     topic = kafka.create_topic(1)
     produce_numbered(kafka.bootstrap_servers, topic, 100, 1)
     produce_with_header_name(kafka.bootstrap_servers, topic, b"\xff\xfe", b"unreadable")

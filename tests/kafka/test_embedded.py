@@ -42,7 +42,7 @@ def consume(bootstrap_servers: str, topics: list[str], number: int) -> list[tupl
 
 
 def test_what_is_produced_is_consumed_in_order() -> None:
-    """Every record comes once, to the partition of its key, in the order in which it was written."""
+    """Every record arrives once, in the partition of its key, in the order of writing."""
     with EmbeddedBroker(["assets"]) as broker:
         for number in range(RECORDS):
             broker.produce("assets", b"%d" % (number % 10), b"%d" % number, [("source", b"test")])
@@ -56,7 +56,7 @@ def test_what_is_produced_is_consumed_in_order() -> None:
 
 
 def test_topics_are_there_from_the_start() -> None:
-    """A consumer that must not create topics finds them, with 4 partitions each, before the first record."""
+    """A consumer that must not create topics finds them, with 4 partitions each."""
     with EmbeddedBroker(["a", "b"]) as broker:
         consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "test"})
         try:
@@ -73,7 +73,7 @@ def test_the_address_is_on_loopback() -> None:
 
 
 def test_tombstones_and_records_without_a_key_can_be_written() -> None:
-    """Null is a key and a value like others, and two brokers in one process do not meet."""
+    """Null is an ordinary key or value, and two brokers in one process are separate."""
     with EmbeddedBroker(["a"]) as broker, EmbeddedBroker(["a"]) as other:
         assert broker.bootstrap_servers != other.bootstrap_servers
         broker.produce("a", b"key", None)
@@ -83,7 +83,7 @@ def test_tombstones_and_records_without_a_key_can_be_written() -> None:
 
 
 def test_the_first_record_since_a_time() -> None:
-    """As Kafka looks it up: the lowest offset whose time is not before it, also where a clock was set back."""
+    """As in Kafka, it is the lowest offset with this time or later, even if a clock was set back."""
     index = TimeIndex()
     times = [10, 10, 20, 15, 20, 30, 5, 31]
     for offset, time_ms in enumerate(times):
@@ -94,7 +94,7 @@ def test_the_first_record_since_a_time() -> None:
 
 
 def test_times_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest ones."""
+    """The newest ones are kept."""
     monkeypatch.setattr(embedded, "MAX_TIMES", 10)
     index = TimeIndex()
     for offset in range(1000):
@@ -104,7 +104,7 @@ def test_times_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_time_is_looked_up_where_it_is_known() -> None:
-    """The broker itself answers -1 to each such question."""
+    """The broker itself would answer -1 to each such question."""
     partition = TopicPartition("assets", 0)
     with EmbeddedBroker(["assets"]) as broker:
         properties = {"bootstrap.servers": broker.bootstrap_servers, "group.id": "replay"}

@@ -42,7 +42,7 @@ def following(decoder: Decoder, partitions: Collection[TopicPartition]) -> Itera
 
 
 def test_records_that_wait_precede_what_a_broker_does_not_have() -> None:
-    """What has expired is skipped up to the first record there is: what was read before it is not."""
+    """Expired records are skipped up to the first existing one; records read before are not."""
     decoder = Decoder(b"a")
     with following(decoder, [ONE, TWO]) as (follower, consumer):
         held = HeldRecords(decoder)
@@ -61,7 +61,7 @@ def test_records_that_wait_precede_what_a_broker_does_not_have() -> None:
 
 
 def test_a_partition_that_starts_over_is_not_reported_for_what_came_before() -> None:
-    """Its records are read again, in another epoch."""
+    """Its records are read again in another epoch."""
     decoder = Decoder()
     with following(decoder, [ONE]) as (follower, consumer):
         held = follower._held = HeldRecords(decoder)

@@ -55,7 +55,7 @@ def offsets(result: PollResult, partition: TopicPartition = ONE) -> list[int]:
 
 
 def test_what_is_known_is_decoded_at_once() -> None:
-    """Other topics stay as they are."""
+    """Records of other topics are unchanged."""
     held = HeldRecords(Decoder(b"a"))
     plain = group(PLAIN, 7, b"x")
     result = passed(held, group(ONE, 1, b"a1", b"a2"), plain, ends={ONE: 9, PLAIN: 12})
@@ -67,7 +67,7 @@ def test_what_is_known_is_decoded_at_once() -> None:
 
 
 def test_a_record_that_waits_holds_its_partition_alone() -> None:
-    """What came before it is passed on, what follows waits, and other partitions go on."""
+    """Earlier records are passed on, later ones wait, and other partitions continue."""
     decoder = Decoder(b"a")
     held = HeldRecords(decoder)
     result = passed(held, group(ONE, 1, b"a", b"b", b"a"), group(TWO, 5, b"a"), ends={ONE: 9, TWO: 8})
@@ -85,7 +85,7 @@ def test_a_record_that_waits_holds_its_partition_alone() -> None:
 
 
 def test_gaps_keep_their_place() -> None:
-    """Within a poll, gaps come before records: one that follows a record waits for the next poll."""
+    """Gaps precede records within a poll, so a gap after a record waits for the next poll."""
     decoder = Decoder()
     held = HeldRecords(decoder)
     expired = Gap(ONE, 4, 8, "expired")
@@ -100,7 +100,7 @@ def test_gaps_keep_their_place() -> None:
 
 
 def test_partitions_that_leave_are_forgotten() -> None:
-    """Whoever has them next reads from the committed offset."""
+    """Their next owner reads from the committed offset."""
     decoder = Decoder()
     held = HeldRecords(decoder)
     passed(held, group(ONE, 1, b"b"), group(TWO, 1, b"b"))
@@ -111,7 +111,7 @@ def test_partitions_that_leave_are_forgotten() -> None:
 
 
 def test_a_call_is_bounded_and_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has no turn waits for the next poll, which begins with it."""
+    """What had no turn waits for the next poll, which begins with it."""
     monkeypatch.setattr(held_module, "PASS_SECONDS", 0)
     held = HeldRecords(Decoder(b"a"))
     assert passed(held, group(ONE, 1, b"a")).groups == []
@@ -123,7 +123,7 @@ def test_a_call_is_bounded_and_takes_turns(monkeypatch: pytest.MonkeyPatch) -> N
 @settings(max_examples=60)
 @given(st.data())
 def test_everything_is_passed_on_once_and_in_order(data: st.DataObject) -> None:
-    """Whatever polls bring, and whenever schemas come."""
+    """This holds for any polls, and for any arrival of schemas."""
     decoder = Decoder(b"a")
     held = HeldRecords(decoder)
     brought: dict[TopicPartition, list[int]] = {ONE: [], TWO: []}
@@ -145,7 +145,7 @@ def test_everything_is_passed_on_once_and_in_order(data: st.DataObject) -> None:
 
 
 def test_a_chunk_ends_before_what_waits() -> None:
-    """Its partition continues there; one that has nothing to give has no answer; other topics stay as they are."""
+    """Its partition continues there; one with nothing to give has no answer."""
     batches = [
         Batch(ONE, group(ONE, 5, b"a", b"b").records, leader_epoch=3),
         Batch(ONE, group(ONE, 7, b"a").records),
@@ -165,7 +165,7 @@ def test_a_chunk_ends_before_what_waits() -> None:
 
 
 def test_what_subscribers_ask_for_is_decoded_beside_what_kafka_delivered() -> None:
-    """What has to wait is passed on all the same, in order: nobody but those that ask waits for it."""
+    """Waiting records are passed on in order: only subscribers that ask wait."""
     decoder = Decoder(b"a")
     decoder.topics = frozenset()
     held = HeldRecords(decoder)
@@ -186,7 +186,7 @@ def test_what_subscribers_ask_for_is_decoded_beside_what_kafka_delivered() -> No
 
 
 def test_what_subscribers_ask_for_delays_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not decoded in time is passed on as it is."""
+    """What is not decoded in time is passed on undecoded."""
     monkeypatch.setattr(held_module, "ASKED_SECONDS", 0)
     decoder = Decoder(b"a")
     decoder.topics, decoder.asked = frozenset(), frozenset({"orders"})
@@ -195,7 +195,7 @@ def test_what_subscribers_ask_for_delays_no_poll(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_chunk_is_decoded_for_one_that_asks() -> None:
-    """Beside what Kafka delivered, and up to what waits; what is decoded for everybody was decoded before."""
+    """Decoded data is added up to the first waiting record; topics for everybody were decoded before."""
     decoder = Decoder(b"a")
     decoder.topics = frozenset({"plain"})
     batches = [Batch(ONE, group(ONE, 5, b"a", b"b").records), Batch(PLAIN, group(PLAIN, 1, b"x").records)]

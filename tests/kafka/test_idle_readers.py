@@ -27,7 +27,7 @@ DEAD: dict[str, str | int | float | bool] = {
 
 
 async def test_idle_consumers_queue_no_log_lines_while_a_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are taken every second, so that nothing grows; before, only a read took them."""
+    """They are polled every second, so that nothing piles up until the next read."""
     monkeypatch.setattr(replay, "SERVE_SECONDS", 0.05)
     lines: list[str] = []
     enough = trio.Event()
@@ -54,7 +54,7 @@ async def test_idle_consumers_queue_no_log_lines_while_a_broker_is_away(monkeypa
 
 
 async def test_a_consumer_that_is_taken_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was idle when the look at the idle ones began, and reads for the first time when its turn comes."""
+    """It was idle when the round began, and is in use when its turn comes."""
     rests, is_taken = trio.Event(), threading.Event()
     token = trio.lowlevel.current_trio_token()
     rest = replay._rest
@@ -123,7 +123,7 @@ os._exit(0)
 
 
 def test_threads_are_counted_for_every_client() -> None:
-    """For too few, the check passes, and librdkafka aborts the process later on."""
+    """If too few were counted, librdkafka would abort the process later."""
     result = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, timeout=60, check=True)
     assert 0 <= int(result.stdout) <= 8
 
@@ -141,7 +141,7 @@ main()
 
 @pytest.mark.parametrize("mebibytes", [500, 700, 1000])
 def test_too_little_address_space_is_an_error_of_the_start(mebibytes: int) -> None:
-    """With a reason, and not an abort in the client library once the first client asks for a replay."""
+    """It has a reason, and is no abort when a client first asks for a replay."""
     code = LIMITED.format(import_first="", limit="RLIMIT_AS", value=mebibytes << 20)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
@@ -150,7 +150,7 @@ def test_too_little_address_space_is_an_error_of_the_start(mebibytes: int) -> No
 
 
 def test_too_few_threads_are_an_error_of_the_start() -> None:
-    """The limit is of the user, whoever that is here: root has none, so the process becomes nobody."""
+    """The limit is per user, and root has none, so the test's process becomes nobody."""
     become = "import os\nimport dispatcher.command.main, dispatcher.supervisor\nos.setresuid(61234, 61234, 61234)"
     code = LIMITED.format(import_first=become, limit="RLIMIT_NPROC", value=10)
     if os.getuid():

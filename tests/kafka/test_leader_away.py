@@ -76,7 +76,7 @@ async def read_all(replays: Replays, partition: TopicPartition) -> list[float]:
 
 
 async def test_a_partition_without_a_leader_keeps_nobody_waiting(cluster: KafkaCluster) -> None:
-    """Sixty wait for it: the others' bounds, times and records are read, and its own when it is back."""
+    """Sixty wait for it; the others' bounds, times and records are read, and its own once it is back."""
     node = leaders_of(cluster)[0]
     bad = TopicPartition(TOPIC, 0)
     healthy = [TopicPartition(TOPIC, n) for n, leader in leaders_of(cluster).items() if leader != node]
@@ -111,7 +111,7 @@ async def test_a_partition_without_a_leader_keeps_nobody_waiting(cluster: KafkaC
 async def test_a_subscriber_without_that_partition_catches_up_beside_those_with_it(
     cluster: KafkaCluster, replicas: Callable[..., Replica]
 ) -> None:
-    """Through the whole house; those that lack it wait with their connection open, and have all of it in the end."""
+    """In a whole replica, those that lack it wait connected, and finally get everything."""
     cluster.create_topic("healthy", 1, replication_factor=1)
     node = next(node for node in range(3) if node != leaders_of(cluster, "healthy")[0])
     bad = next(number for number, leader in leaders_of(cluster).items() if leader == node)
@@ -145,7 +145,7 @@ async def test_a_subscriber_without_that_partition_catches_up_beside_those_with_
 async def test_a_leader_change_while_a_replay_nears_the_end_is_no_truncation(
     own_cluster: Callable[..., KafkaCluster],
 ) -> None:
-    """New leaders know their high watermark late: no gap comes, and every record does, change after change."""
+    """New leaders learn their high watermark late; no gap is sent, and every record is."""
     cluster = own_cluster(3)
     await trio.to_thread.run_sync(cluster.start)
     cluster.create_topic("changing", 1, replication_factor=3)
@@ -173,7 +173,7 @@ async def test_a_leader_change_while_a_replay_nears_the_end_is_no_truncation(
 
 
 async def test_a_thousand_partitions_are_one_question(cluster: KafkaCluster) -> None:
-    """Each with its own answer; one that does not exist is left out."""
+    """Each has its own answer, and one that does not exist is left out."""
     cluster.create_topic("large", 1000, replication_factor=1)
     leaders = Leaders({"bootstrap.servers": cluster.bootstrap_servers, "group.id": "replays"})
     partitions = [TopicPartition("large", number) for number in range(1001)]

@@ -44,7 +44,7 @@ def make(template: str) -> DeadLetters:
 async def test_letters_wait_while_there_is_no_thread_to_write_them(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no reason to end the process; they are written when there is one."""
+    """That does not end the process, and they are written once there is a thread."""
     monkeypatch.setattr(book, "RETRY_SECONDS", (0.001, 0.001))
     letters, writer, stored = make("{topic}.dlq"), FailingWriter(3), trio.Event()
     monkeypatch.setattr(letters, "_writer", writer)
@@ -58,7 +58,7 @@ async def test_letters_wait_while_there_is_no_thread_to_write_them(
 
 
 def test_a_producer_that_has_failed_for_good_is_replaced() -> None:
-    """It reports the same error again when it is let go of, which ends neither the process nor the next one."""
+    """It repeats its error when it is closed, which ends neither the process nor the next one."""
     writer = LetterWriter({"bootstrap.servers": "127.0.0.1:1"}, Leaders({}), group="group", replica="replica")
     producer = writer._open()
     writer._known.add("assets.dlq")
@@ -71,7 +71,7 @@ def test_a_producer_that_has_failed_for_good_is_replaced() -> None:
 
 
 def test_no_topic_is_its_own_dead_letter_topic() -> None:
-    """A refused record would come again as a letter, for ever."""
+    """A refused record would return as a letter for ever."""
     letters = make("assets.dlq")
     assert letters.takes("assets")
     assert not letters.takes("assets.dlq")

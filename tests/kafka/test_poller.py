@@ -52,7 +52,7 @@ RAISES_IN = {
 async def test_a_callback_that_raises_loses_no_record(
     kafka: Kafka, replicas: Callable[..., Replica], callback: str
 ) -> None:
-    """The replica ends with 1 and does not hang; what it had not dispatched goes to the next one (trap K1)."""
+    """The replica exits with 1 and does not hang; undispatched records go to the next one (trap K1)."""
     topic = kafka.create_topic(PARTITIONS)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS)
     seen = set()
@@ -80,7 +80,7 @@ async def test_a_callback_that_raises_loses_no_record(
 async def test_a_partition_that_was_paused_revoked_and_assigned_again_flows(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
-    """Nobody listens, so all are paused; half of them go to another replica and come back; then all flow (trap K5)."""
+    """Without subscribers all are paused; half move away and return, and then all flow (trap K5)."""
     topic = kafka.create_topic(PARTITIONS)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, RECORDS, PARTITIONS, 1000)
     small = {"pause_above_bytes": "64KiB", "resume_below_bytes": "32KiB"}
@@ -102,7 +102,7 @@ async def test_a_partition_that_was_paused_revoked_and_assigned_again_flows(
 
 
 async def test_a_header_name_that_is_no_text_stops_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
-    """The record arrives, without its headers, and so does the next one; one log line reports it."""
+    """The record arrives without its headers, so does the next one, and one log line reports it."""
     topic = kafka.create_topic(1)
     replica = replicas(kafka.bootstrap_servers, topic)
     await trio.to_thread.run_sync(
@@ -119,7 +119,7 @@ async def test_a_header_name_that_is_no_text_stops_nothing(kafka: Kafka, replica
 
 
 async def test_offsets_that_go_backwards_within_a_poll_begin_a_new_group() -> None:
-    """The topic was recreated while records of the old one were waiting: each log is kept apart."""
+    """The topic was recreated while records were waiting, so the two logs are kept apart."""
     pipeline = Pipeline(Settings(client_id="replica"))
     partition = TopicPartition("ofa_assets", 0)
     pipeline.exchange(PollResult(assigned=[partition], starts=[Start(partition, 8)]))
@@ -191,7 +191,7 @@ class LeavingGroup:
     ids=["stored", "rebalancing, then loading", "not allowed", "fenced", "expelled", "no answer"],
 )
 async def test_the_last_commit_is_sent_until_the_broker_takes_it(answers: list[int], sent: int) -> None:
-    """A replica that stops in the midst of a rebalance would leave all that it dispatched since to be repeated."""
+    """Otherwise a stop during a rebalance would repeat everything dispatched since."""
     group = LeavingGroup(answers)
     await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # it is enough of a consumer
     assert group.sent == [7] * sent
@@ -200,7 +200,7 @@ async def test_the_last_commit_is_sent_until_the_broker_takes_it(answers: list[i
 
 @pytest.mark.parametrize("departs", ["_on_lost", "_on_revoke"])
 async def test_the_last_commit_is_not_sent_again_for_what_has_left(departs: str) -> None:
-    """Brokers accept it from a member that has rejoined, and it would move the new owner's offset backwards."""
+    """Brokers would accept it from a rejoined member, and move the new owner's offset back."""
     group = LeavingGroup([27, 0], departs)
     await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # the same
     assert group.sent == [7]
@@ -229,7 +229,7 @@ class Told:
 
 
 def test_resuming_a_partition_wakes_its_fetcher() -> None:
-    """By itself it wakes up to a second later. What is new was not paused: that is fetched anyway."""
+    """By itself it wakes up to a second later. New partitions were not paused, and are fetched anyway."""
     assignment, consumer = Pipeline(Settings(client_id="replica")).make_consumer()._assignment, Told()
     first, second, new = (TopicPartition("ofa_assets", number) for number in range(3))
     assignment.control_flow(cast("Any", consumer), [first, second], [])
@@ -304,7 +304,7 @@ async def begun_pipeline() -> tuple[Pipeline, GroupConsumer, Rebalancing]:
 
 
 async def test_a_record_taken_before_a_revoke_within_the_same_poll_is_dropped() -> None:
-    """Its partition is assigned again before the poll ends, at another offset: it is none of the new assignment."""
+    """Its partition is assigned again in the same poll, at another offset."""
     pipeline, poller, consumer = await begun_pipeline()
     await trio.to_thread.run_sync(poller._poll, cast("Any", consumer), 0.1)
     assert [(group.partition.partition, list(group.records.offsets)) for group in poller._result.groups] == [(1, [7])]
@@ -334,7 +334,7 @@ async def test_a_record_of_the_old_log_taken_before_another_begins_within_the_sa
 
 
 async def test_a_partition_that_stays_in_its_log_continues_where_it_is_by_then() -> None:
-    """Records came while it was found out that the topic is the same: they are not read again."""
+    """Records that arrived during the check are not read again."""
     _, poller, consumer = await begun_pipeline()
     one = TopicPartition("ofa_assets", 1)
     poller._sort([confluent_kafka.Message(topic="ofa_assets", partition=1, offset=7, value=b"")])
@@ -349,7 +349,7 @@ def end_of(offset: int) -> confluent_kafka.Message:
 
 
 async def test_an_end_is_reported_in_each_assignment() -> None:
-    """A quiet partition that comes back at an earlier offset reports the end that it has reported before."""
+    """A quiet partition that returns at an earlier offset reports its end again."""
     _, poller, consumer = await begun_pipeline()
     zero = TopicPartition("ofa_assets", 0)
     poller._sort([end_of(52)])
@@ -363,7 +363,7 @@ async def test_an_end_is_reported_in_each_assignment() -> None:
 
 
 async def test_an_offset_that_the_broker_does_not_have_is_looked_into() -> None:
-    """Where to go on is asked from the record after the last one that came, and of no partition that has left."""
+    """Only present partitions are asked about, from the record after the last received one."""
     _, poller, _ = await begun_pipeline()
     for code in (confluent_kafka.KafkaError._AUTO_OFFSET_RESET, confluent_kafka.KafkaError._LOG_TRUNCATION):
         error = confluent_kafka.KafkaError(code, "gone")
@@ -374,7 +374,7 @@ async def test_an_offset_that_the_broker_does_not_have_is_looked_into() -> None:
 
 
 def test_statistics_that_cannot_be_read_are_skipped() -> None:
-    """Since librdkafka does not escape names; the last document that could be read stays, and the process goes on."""
+    """The client does not escape names; the last readable document stays, and the process continues."""
     poller = Pipeline(Settings(client_id="replica")).make_consumer()
     poller._on_statistics('{"brokers": {"a": {"state": "UP"}}}')
     for text in ('{"client_id": "a"b"}', "", "[]", '{"topics": {"a": {"partitions": {"0": {}}}}}', '{"brokers": 1}'):

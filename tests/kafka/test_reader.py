@@ -84,7 +84,7 @@ GONE = KafkaError._AUTO_OFFSET_RESET
 def test_an_early_end_is_a_truncated_log_only_if_the_leader_says_so(
     bounds: Bounds | None, gaps: list[Gap], next_offset: int
 ) -> None:
-    """A leader that was just elected reports a high watermark that lags behind: a replay near the end meets it."""
+    """A replay near the end meets new leaders whose high watermark lags."""
     chunk, _ = read(bounds, record(0), record(1), event(EOF, 2))
     assert [list(batch.records.offsets) for batch in chunk.batches] == [[0], [1]]
     assert (chunk.gaps, chunk.next_offsets) == (gaps, {ONE: next_offset})
@@ -104,14 +104,14 @@ def test_an_early_end_is_a_truncated_log_only_if_the_leader_says_so(
 def test_an_offset_out_of_range_is_a_gap_only_if_the_leader_says_so(
     bounds: Bounds | None, gaps: list[Gap], next_offsets: Mapping[TopicPartition, int]
 ) -> None:
-    """What the leader still has is requested again; what has expired is a gap, up to the first record that is there."""
+    """Existing records are requested again, and expired ones become a gap."""
     chunk, consumer = read(bounds, event(GONE, 0))
     assert (chunk.gaps, chunk.next_offsets) == (gaps, next_offsets)
     assert consumer.assigned[1:] == ([(0, 4)] if next_offsets == {ONE: 4} else [])
 
 
 def test_an_offset_past_the_end_is_a_truncated_log() -> None:
-    """The log was cut below what was read of it."""
+    """The log was cut below what had been read of it."""
     chunk, _ = read(Bounds(0, 1), record(0), record(1), event(GONE, 2))
     assert (chunk.gaps, chunk.next_offsets) == ([Gap(ONE, 2, 9, "truncated")], {ONE: 10})
 
@@ -129,7 +129,7 @@ class Burst(Scripted):
 
 
 def test_a_reader_that_took_too_much_fetches_nothing_while_it_rests() -> None:
-    """Nobody continues where it is. It fetched on, and threw away a queue of records per second."""
+    """It used to fetch on, and discard a queue of records per second."""
     large = [Message(topic="assets", partition=0, offset=number, value=b"x" * 1000) for number in (1, 2, 3)]
     reader = Reader({}, 1000, lambda _: {})
     consumer = Burst([record(0), *large])
@@ -172,7 +172,7 @@ class Stuck:
 async def test_an_empty_poll_gives_the_reader_back_while_others_are_in_line(
     monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, others: int, longest: float
 ) -> None:
-    """Within 50 ms; then the partition rests, and whoever asks for it again occupies no reader."""
+    """Within 50 ms it is free, and the partition rests and occupies no reader."""
     stuck = Stuck()
     monkeypatch.setattr(replay, "Reader", lambda *_: stuck)
     replays = Replays({"bootstrap.servers": "127.0.0.1:9"}, concurrency=1, batch_bytes=1000)

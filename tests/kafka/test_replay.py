@@ -42,7 +42,7 @@ def replays_of(kafka: Kafka, concurrency: int = CONCURRENCY) -> Replays:
 
 
 async def test_there_are_as_many_readers_as_chunks_at_a_time(kafka: Kafka, made: list[object]) -> None:
-    """The README's formula counts them, wherever those who ask stand, and whatever they ask."""
+    """The README's formula counts them, whatever is asked for."""
     topic = kafka.create_topic(PARTITIONS)
     await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 600, PARTITIONS)
     replays = replays_of(kafka)
@@ -59,7 +59,7 @@ async def test_there_are_as_many_readers_as_chunks_at_a_time(kafka: Kafka, made:
 
 
 async def test_a_replay_that_gets_nothing_says_so() -> None:
-    """It is asked for again after a pause: a broker that is away must not hold the readers."""
+    """It is asked for again after a pause, because an unreachable broker must not occupy the readers."""
     properties = {"bootstrap.servers": "127.0.0.1:9", "group.id": "replays"}
     replays = Replays(properties, concurrency=1, batch_bytes=1000)
     with trio.fail_after(seconds(30)):
@@ -70,7 +70,7 @@ async def test_a_replay_that_gets_nothing_says_so() -> None:
 
 
 async def test_a_client_that_leaves_while_in_line_takes_no_reader_with_it(kafka: Kafka, made: list[object]) -> None:
-    """Let go of without a word, its consumer would be closed by whoever collects it, in Trio's thread."""
+    """A dropped consumer would be closed by the garbage collector, in Trio's thread."""
     replays = replays_of(kafka, concurrency=1)
     async with trio.open_nursery() as nursery:
         async with replays._turns.turn(None):
@@ -83,7 +83,7 @@ async def test_a_client_that_leaves_while_in_line_takes_no_reader_with_it(kafka:
 
 @pytest.mark.parametrize("what", ["tombstones", "headers"])
 async def test_a_chunk_is_bounded_by_what_its_records_hold(kafka: Kafka, what: str) -> None:
-    """Records without a value hold memory as well, and so do keys and headers."""
+    """Records without a value, keys and headers take memory, too."""
     topic = kafka.create_topic(1)
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
     headers: list[tuple[str, str | bytes | None]] | None = [("name", bytes(1000))] if what == "headers" else None
@@ -104,7 +104,7 @@ async def test_a_chunk_is_bounded_by_what_its_records_hold(kafka: Kafka, what: s
 
 
 async def test_a_chunk_is_bounded_when_large_records_follow_small_ones(kafka: Kafka) -> None:
-    """The next ones are taken to be as large as the last ones: those that are too many are fetched again."""
+    """Sizes are estimated from the last records, and surplus ones are fetched again."""
     topic = kafka.create_topic(2)
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
     for number in range(1000):
@@ -128,7 +128,7 @@ async def test_a_chunk_is_bounded_when_large_records_follow_small_ones(kafka: Ka
 
 
 async def test_headers_that_nobody_can_read_are_left_out_here_too(kafka: Kafka) -> None:
-    """Asked for a second time, the client library would return what it left half done."""
+    """Asked a second time, the client library would return a half-built result."""
     topic = kafka.create_topic(1)
     await trio.to_thread.run_sync(produce_with_header_name, kafka.bootstrap_servers, topic, b"\xff\xfe", b"unreadable")
     replays = replays_of(kafka)
@@ -163,7 +163,7 @@ class OneRecord:
 def test_a_reader_that_fails_with_records_in_its_hands_does_not_go_on_after_them(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    """Its consumer is past them: whoever asks for the same again would never be sent them."""
+    """Its consumer is past them, so the next reader would miss them."""
     reader, consumer = Reader({}, 1000, lambda _: {}), OneRecord()
     reader._consumer = cast("Any", consumer)
     ranges = {TopicPartition("assets", 0): Range(0, 9)}

@@ -25,7 +25,7 @@ def parsed(text: bytes) -> FetchStatistics:
 
 
 def test_offsets_of_a_partition_that_is_fetched() -> None:
-    """The end of the log and the last stable offset apart, and negative numbers for what is not known."""
+    """Log end and last stable offset are distinguished, and negative numbers mean unknown."""
     assert parsed(document()) == FetchStatistics(10, 15, 12, 7)
     assert parsed(document(committed_offset=-1001, hi_offset=-1001, ls_offset=-1001)) == FetchStatistics(
         None, None, None, 7
@@ -33,18 +33,18 @@ def test_offsets_of_a_partition_that_is_fetched() -> None:
 
 
 def test_a_broker_that_is_away_reports_no_log_end() -> None:
-    """The last one is repeated for as long as it is away: by its state, or by a leader that is nobody."""
+    """The last one is repeated; the broker's state, or a missing leader, shows the outage."""
     assert parsed(document(state="TRY_CONNECT")) == FetchStatistics(10, None, None, 7)
     assert parsed(document(broker=-1)) == FetchStatistics(10, None, None, 7)
 
 
 def test_what_is_left_of_an_earlier_assignment_is_unknown() -> None:
-    """A partition that is not fetched yet still has the offsets of the time before it left."""
+    """A partition that is not fetched yet still shows the offsets from before it left."""
     assert parsed(document(fetch_state="offset-query")) == FetchStatistics(None, None, None, 7)
 
 
 def test_a_document_without_partitions_is_no_error() -> None:
-    """As before the first metadata."""
+    """This is the case before the first metadata."""
     statistics = parse_statistics(b"{}")
     assert statistics is not None
     assert (statistics.brokers_up, statistics.partitions) == (0, {})

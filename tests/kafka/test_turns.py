@@ -14,7 +14,7 @@ async def take(turns: Turns, client: str, taken: list[str]) -> None:
 
 
 async def test_a_client_with_many_requests_delays_another_by_one_turn() -> None:
-    """Also when all of them came first."""
+    """This holds even if all of them came first."""
     turns, taken = Turns(1), list[str]()
     async with trio.open_nursery() as nursery, turns.turn("first"):
         for client in ["storm"] * 5 + ["honest"]:
@@ -26,7 +26,7 @@ async def test_a_client_with_many_requests_delays_another_by_one_turn() -> None:
 
 
 async def test_a_cancelled_request_in_line_leaves_no_turn() -> None:
-    """Whether the turn was on its way already or not."""
+    """It makes no difference whether its turn was about to begin."""
     turns, taken = Turns(1), list[str]()
     async with trio.open_nursery() as nursery:
         scopes = [trio.CancelScope() for _ in range(3)]
@@ -58,7 +58,7 @@ async def test_a_cancelled_request_in_line_leaves_no_turn() -> None:
 
 
 async def test_an_owner_with_many_clients_delays_another_by_one_turn() -> None:
-    """Nine streams of one address take turns with one another, and as one with an honest stream."""
+    """Nine streams of one address take turns among themselves, and count as one."""
     turns, taken = Turns(1), list[object]()
 
     async def one(client: tuple[str, int]) -> None:
@@ -77,7 +77,7 @@ async def test_an_owner_with_many_clients_delays_another_by_one_turn() -> None:
 
 
 async def test_one_that_is_cancelled_leaves_nothing() -> None:
-    """Neither its client's line nor its owner's."""
+    """Neither its client's line nor its owner's remains."""
     turns = Turns(1)
     async with turns.turn(("a", 1)):
         with trio.move_on_after(0.01):

@@ -49,7 +49,7 @@ AT_ONCE = 6
 
 
 def test_every_block_of_the_page_is_run() -> None:
-    """A block without a name, or with one that nothing runs, would rot."""
+    """A block without a name, or one that nothing runs, would rot."""
     texts = blocks()
     assert number_of_fences() == len(texts)
     parts = {"useStream.jsx", "main.jsx", "seen.py", "pack.sh", "look.sh"}
@@ -60,7 +60,7 @@ def test_every_block_of_the_page_is_run() -> None:
 
 
 def test_what_people_are_shown_has_every_state() -> None:
-    """The page names the states of client.d.ts, with the words of client.js where those are always the same."""
+    """The page has the states of client.d.ts, with client.js's words where they are fixed."""
     folder = Path(page.__file__).parent
     union = re.search(r"type StateName =(.*?);", (folder / "client.d.ts").read_text(), re.DOTALL)
     words = re.search(r"const WORDS = {(.*?)}", (folder / "client.js").read_text(), re.DOTALL)
@@ -122,7 +122,7 @@ class Verdicts:
 
 
 async def test_processes_have_the_duties_of_the_table(recipes: Recipes, tmp_path: Path) -> None:
-    """What is printed, in order; where it resumed; how long it waited; that it gave up and said so."""
+    """What they print in order, where they resume, how long they wait, and how they give up."""
     verdicts, limit = Verdicts(), trio.CapacityLimiter(AT_ONCE)
 
     async def play(recipe: str, duty: str, name: str) -> None:
@@ -151,7 +151,7 @@ async def test_processes_have_the_duties_of_the_table(recipes: Recipes, tmp_path
 
 
 async def test_pages_have_the_duties_of_the_table(recipes: Recipes) -> None:
-    """The same in Chromium."""
+    """The same holds in Chromium."""
     verdicts = Verdicts()
     async with case_server() as server, open_browser() as browser, trio.open_nursery() as nursery:
         host, port = server.url.removeprefix("http://").split(":")
@@ -184,7 +184,7 @@ async def test_pages_have_the_duties_of_the_table(recipes: Recipes) -> None:
 
 @pytest.mark.parametrize("recipe", ["with_httpx.py", "with_websockets.py", "main.go", "follow.sh"])
 async def test_a_cut_anywhere_loses_and_repeats_nothing(recipes: Recipes, tmp_path: Path, recipe: str) -> None:
-    """Cut in the middle of an id, of a value, and between the lines of an event."""
+    """Cuts are within an id, within a value, and between the lines of an event."""
     verdicts, limit = Verdicts(), trio.CapacityLimiter(AT_ONCE)
     case = cases()["cut-at-any-byte"]
 
@@ -206,7 +206,7 @@ async def test_a_cut_anywhere_loses_and_repeats_nothing(recipes: Recipes, tmp_pa
 
 
 async def test_the_shell_runs_nothing_of_what_a_server_sends(recipes: Recipes, tmp_path: Path) -> None:
-    """Ids, times to wait and members of a gap are data, whatever bash would make of them as an expression."""
+    """Ids, delays and members of a gap are data, even if bash would evaluate them."""
     home = tmp_path / "hostile"
     command = "a[$(touch pwned)]"
     wrong = {"topic": command, "partition": command, "from": 0}

@@ -111,7 +111,7 @@ def with_half(status: dict[str, Any]) -> bool:
 async def test_every_record_once_whatever_ends(
     kafka: Kafka, replicas: Callable[..., Replica], recipes: Recipes, tmp_path: Path
 ) -> None:
-    """Every connection is cut, recipes' own processes are killed, a replica is killed, another one stopped.
+    """Connections are cut, recipes killed, one replica is killed, and another is stopped.
 
     What one connection misses was dispatched to a witness and committed: only clients that ask for it get it.
     """

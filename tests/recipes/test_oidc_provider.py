@@ -240,7 +240,7 @@ async def staged(installed: Installed, token_seconds: int) -> AsyncIterator[tupl
 
 
 async def test_log_in_stream_rotate_and_away(installed: Installed) -> None:
-    """A stream goes on whatever the provider does; a new key is found at once; while it is away its last keys count."""
+    """A stream continues whatever the provider does; new keys are found at once, old ones stay valid."""
     async with staged(installed, 600) as (provider, house):
         alice = await provider.log_in("alice")
         async with subscribe(url(house), token=alice, **QUICK) as stream:
@@ -279,7 +279,7 @@ def _has_token_after(house: Guarded, moment: float) -> bool:
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_a_token_ends_while_it_streams(installed: Installed, transport: Any) -> None:
-    """The client logs in again, and each record comes once: over a WebSocket without a break."""
+    """The client logs in again, and each record arrives once: on a WebSocket without a break."""
     async with staged(installed, 12) as (provider, house):
 
         async def log_in() -> str:
@@ -302,7 +302,7 @@ async def test_a_token_ends_while_it_streams(installed: Installed, transport: An
 
 
 async def test_another_subject_is_refused(installed: Installed) -> None:
-    """A WebSocket that alice opened is not bob's to go on with."""
+    """A WebSocket that alice opened cannot be continued by bob."""
     async with staged(installed, 600) as (provider, house):
         alice, bob = await provider.log_in("alice"), await provider.log_in("bob")
         async with house.ws_with(alice) as ws:
@@ -312,7 +312,7 @@ async def test_another_subject_is_refused(installed: Installed) -> None:
 
 
 async def test_tokens_for_others_are_refused(installed: Installed) -> None:
-    """One that is for the application, or opaque; where services get tokens of their own, these open streams."""
+    """Tokens for the application and opaque ones are refused; a service's own token opens streams."""
     async with staged(installed, 600) as (provider, house):
         assert (await house.ask(Authorization=f"Bearer {await provider.wrong_token()}")).status_code == 401
         if isinstance(provider, Rfc9068):

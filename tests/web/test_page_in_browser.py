@@ -106,7 +106,7 @@ async def shown(page: Page, number: int) -> None:
 
 
 async def test_records_are_listed_and_open_to_their_json() -> None:
-    """The newest is on top; opened it shows headers and indented JSON, whose numbers are what was written."""
+    """The newest is on top; an open record shows headers and indented JSON with the original numbers."""
     async with open_page() as house:
         house.write(b"first")
         house.write(b'{"id":12345678901234567890,"list":[1,{}],"text":"a:b,{c}\\"d"}', b"key-1")
@@ -122,7 +122,7 @@ async def test_records_are_listed_and_open_to_their_json() -> None:
 
 
 async def test_everything_from_a_record_is_text() -> None:
-    """Markup in a value, a key and a header is shown as it was written, and nothing of it runs."""
+    """Markup in values, keys and headers is shown as written, and nothing of it runs."""
     async with open_page() as house:
         attack = '<img src=x onerror="window.caught=1"><script>window.caught=1</script>'
         house.write(attack.encode(), attack.encode())
@@ -136,7 +136,7 @@ async def test_everything_from_a_record_is_text() -> None:
 
 
 async def test_a_large_record_does_no_harm() -> None:
-    """One of 1 MiB is listed by its beginning, and opened only in part, so the page stays quick."""
+    """A record of 1 MiB is listed by its beginning and opened in part, so the page stays responsive."""
     async with open_page() as house:
         house.write(b'{"text":"' + b"x" * MIB + b'"}')
         house.write(b"y" * MIB)
@@ -152,7 +152,7 @@ async def test_a_large_record_does_no_harm() -> None:
 
 
 async def test_what_is_kept_while_paused_is_bounded_in_bytes() -> None:
-    """Large records take the place of more than their number: those of 8 MiB are kept, cut as they are shown."""
+    """Large records take the place of several; records of 8 MiB are kept, cut as shown."""
     async with open_page() as house:
         await house.page.press("p")
         await house.page.until("document.querySelector('#note').textContent === 'paused, 0 new'")
@@ -165,7 +165,7 @@ async def test_what_is_kept_while_paused_is_bounded_in_bytes() -> None:
 
 
 async def test_null_and_bytes_are_named() -> None:
-    """A tombstone and a value that is not UTF-8 are told apart from text."""
+    """Tombstones and values that are not UTF-8 are distinguished from text."""
     async with open_page() as house:
         house.write(None, b"gone")
         house.write(b"\xff\x00")
@@ -174,7 +174,7 @@ async def test_null_and_bytes_are_named() -> None:
 
 
 async def test_any_timestamp_and_any_offset_is_shown() -> None:
-    """Microseconds and nanoseconds as times, what has no date as a number; offsets above 2^53 as they are.
+    """Other units become times, impossible times numbers, and offsets above 2^53 keep all digits.
 
     A record opens whatever its time is, and the latency takes no unknown unit for a time.
     """
@@ -206,7 +206,7 @@ async def test_any_timestamp_and_any_offset_is_shown() -> None:
 
 
 async def test_the_filter_looks_at_every_record() -> None:
-    """By text and by key; what came before is looked at too, and without a filter all of it is there again."""
+    """It searches text and keys of earlier records, too, and without a filter everything is shown again."""
     async with open_page() as house:
         for n in range(6):
             house.write(f"value {n} Apple".encode(), f"key-{n % 2}".encode())
@@ -224,7 +224,7 @@ async def test_the_filter_looks_at_every_record() -> None:
 
 
 async def test_the_filter_box_runs_on_the_replica() -> None:
-    """Enter asks the replica for these records alone, and in an empty box for all again; the address has the filter."""
+    """Enter asks the replica for these records, and an empty box for all; the address has the filter."""
     async with open_page() as house:
         page = house.page
         house.write(b"first", b"mine")
@@ -252,7 +252,7 @@ async def test_the_filter_box_runs_on_the_replica() -> None:
 
 
 async def test_it_is_paused_and_goes_on_by_keyboard() -> None:
-    """Key p holds the list still and says how much is new; arrows move, Enter opens, Escape closes."""
+    """Key p holds the list and shows the number of new records; arrows move, Enter opens, Escape closes."""
     async with open_page() as house:
         house.write(b"one")
         house.write(b"two")
@@ -271,7 +271,7 @@ async def test_it_is_paused_and_goes_on_by_keyboard() -> None:
 
 
 async def test_the_keyboard_in_the_list_holds_it_still() -> None:
-    """Where it stands does not move away under it; Escape leaves the record, then the list, which goes on."""
+    """The focused record does not move; Escape leaves the record, and then the list."""
     async with open_page() as house:
         house.write(b"one")
         house.write(b"two")
@@ -290,7 +290,7 @@ async def test_the_keyboard_in_the_list_holds_it_still() -> None:
 
 
 async def test_tab_goes_from_top_to_bottom_and_passes_the_list_in_one_step() -> None:
-    """As it is seen: the links, the filter, the button, the list, the partitions; not two hundred records."""
+    """Links, filter, button, list and partitions follow, not two hundred records."""
     async with open_page() as house:
         for n in range(50):
             house.write(str(n).encode())
@@ -308,7 +308,7 @@ async def test_tab_goes_from_top_to_bottom_and_passes_the_list_in_one_step() -> 
 
 
 async def test_a_screen_reader_hears_what_lasts_and_nothing_else() -> None:
-    """One region speaks: the state once it has lasted, not each figure, record or attempt."""
+    """One region announces a state once it has lasted, and no figure, record or attempt."""
     async with open_page() as house:
         said = r"/^live, [^:]+: records arrive as they are written$/.test(document.querySelector('#said').textContent)"
         await house.page.until(said)
@@ -332,7 +332,7 @@ async def test_nothing_is_cut_off_at_high_zoom(width: int) -> None:
 
 
 async def test_a_reload_goes_on_where_the_page_was() -> None:
-    """Nothing is shown twice, and nothing that arrived meanwhile is missing; a new tab starts over."""
+    """Nothing is repeated or missing, and a new tab starts over."""
     async with open_page() as house:
         for n in range(3):
             house.write(f"before {n}".encode())
@@ -492,7 +492,7 @@ async def test_rebalances_and_repeats_are_shown() -> None:
 
 
 async def test_a_burst_of_states_is_shown_as_its_last_one() -> None:
-    """20,000 of them were laid out one by one, for 10 s in which the page did nothing else."""
+    """Drawing 20,000 states one by one used to block the page for 10 s."""
     count = """window.changes = 0;
         const options = { subtree: true, attributeFilter: ["data-state"] };
         new MutationObserver((seen) => (changes += seen.length)).observe(document, options);"""
@@ -507,7 +507,7 @@ async def test_a_burst_of_states_is_shown_as_its_last_one() -> None:
 
 
 async def test_over_a_websocket_too() -> None:
-    """?transport=websocket in the page's address is passed on."""
+    """The parameter ?transport=websocket in the page's address is passed on."""
     async with open_page("?observe=0&transport=websocket") as house:
         house.write(b"one")
         await shown(house.page, 1)

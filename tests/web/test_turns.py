@@ -71,7 +71,7 @@ async def noted_steps(
 
 
 async def test_clients_that_flood_share_the_steps_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many they are, a few steps of what they say are read in a turn of the loop; in the end all is read."""
+    """A turn of the loop reads a few steps in all, however many clients there are; finally all is read."""
     flood = FRAME * (STEPS * STEP_BYTES // len(FRAME))
     steps = await noted_steps(monkeypatch, REQUESTS["websocket"], flood, CLIENTS * STEPS)
     # The first step of each is read at once.
@@ -83,7 +83,7 @@ async def test_clients_that_flood_share_the_steps_of_a_turn(monkeypatch: pytest.
 async def test_clients_that_acknowledge_at_the_same_moment_share_the_steps_of_a_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However little each of them says: an acknowledgement may let much be committed, and be followed by records."""
+    """Even short acknowledgements may release many commits and records."""
     request = REQUESTS["websocket"].replace(b"/ws", b"/ws?ack=client")
     steps = await noted_steps(monkeypatch, request, ACKNOWLEDGEMENT, CLIENTS)
     assert max(Counter(turn for _, turn in steps).values()) <= 4 * REQUESTS_PER_TURN < CLIENTS
@@ -91,7 +91,7 @@ async def test_clients_that_acknowledge_at_the_same_moment_share_the_steps_of_a_
 
 @pytest.mark.parametrize("way", ["pipelined", "completed at once"])
 async def test_requests_take_turns_however_they_come(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those that come together with the one before, and those whose heads were begun earlier."""
+    """This includes pipelined requests, and heads that began earlier."""
     turns, begun = Turns(), list[int]()
     serve = Tasks.serve
 
@@ -118,7 +118,7 @@ async def test_requests_take_turns_however_they_come(way: str, monkeypatch: pyte
 async def test_a_request_that_is_broken_from_its_beginning_does_not_reach_the_app(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its answer is 400 already; a body that is whole is passed on."""
+    """It gets 400 at once; a complete body is passed on."""
     served = list[str]()
     serve = Tasks.serve
 
