@@ -1,1 +1,1 @@
-"""What ``nox -s bench`` runs: each module is one benchmark."""
+"""The benchmarks of ``nox -s bench``, one per module."""

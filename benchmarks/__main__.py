@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run benchmarks on a real Kafka, print a table each, and keep what was measured."""
+"""``python -m benchmarks``: run benchmarks on a real Kafka, print a table for each, and keep the measurements."""
 
 import json
 import os
@@ -75,7 +75,7 @@ BENCHMARKS = {
     "peers": peers,
 }
 WHEN_ASKED_FOR = {"items", "machine", "peers"}
-"""They build other projects' services first: run by name, or with ``--peers``."""
+"""These build other projects' services first, so they run only by name, or with ``--peers``."""
 NOT_QUICK = {
     "attacks",
     "compression",
@@ -88,13 +88,13 @@ NOT_QUICK = {
     "rebalance",
     "page",
 }
-"""They take a minute and more even when they are quick: not part of a quick run of all, which stays below three."""
+"""These take a minute and more even when quick, so a quick run of all, which takes less than three, leaves them out."""
 RESULTS = Path("build/benchmarks")
 DOCS = Path("docs")
 
 
 def environment() -> Mapping[str, object]:
-    """What the figures depend on."""
+    """Return the conditions on which the figures depend."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cores": os.cpu_count(),
@@ -110,7 +110,7 @@ def environment() -> Mapping[str, object]:
 
 
 def write_into(path: Path, name: str, text: str) -> None:
-    """Replace what stands between a benchmark's two marks in a page."""
+    """Replace the text between a benchmark's two marks in a page."""
     begin, end = f"<!-- {name}: written by nox -s bench -->", f"<!-- {name}: end -->"
     whole = path.read_text()
     path.write_text(
@@ -119,13 +119,13 @@ def write_into(path: Path, name: str, text: str) -> None:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a page."""
+    """Return a table for a page."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw(name: str, series: Mapping[str, Mapping[str, float]], folder: Path) -> Path:
-    """One picture: by unit, what is to be compared, as bars."""
+    """Draw one picture with bars; figures with the same unit are compared."""
     figure, every = plt.subplots(1, len(series), figsize=(5 * len(series), 3.2), squeeze=False)
     for axes, (unit, bars) in zip(every[0], series.items(), strict=True):
         axes.barh(list(bars), list(bars.values()), color="#2f6f9f")
@@ -151,7 +151,7 @@ def draw(name: str, series: Mapping[str, Mapping[str, float]], folder: Path) -> 
 def main(names: Sequence[str], *, quick: bool, write: bool, with_peers: bool) -> None:
     """Run the benchmarks NAMES, or all but peers. Figures go to build/benchmarks/ as JSON.
 
-    Without names a quick run stays below three minutes: it leaves out those that take long even so.
+    Without names, a quick run takes less than three minutes: it leaves out benchmarks that take long even when quick.
     """
     if quick and write:
         raise click.UsageError("figures of a quick run are none for docs/: --quick or --write")

@@ -1,4 +1,4 @@
-"""What acknowledgements cost others: latency of 1,000 plain subscribers beside 100 that acknowledge, and without."""
+"""How acknowledgements affect others: latency of 1,000 plain subscribers, with and without 100 that acknowledge."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,18 +29,18 @@ BESIDE = {
     "beside": {"request": ACKS, "acks": True},
     "beside plain": {"request": dispatcher_requests()["websocket"]},
 }
-"""What else is connected, in turns. As many plain WebSockets show what more subscribers cost, whatever they say."""
+"""The other connections, in turns. An equal number of plain WebSockets shows the cost of more subscribers as such."""
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """In turns, on one server: without, beside those that acknowledge, beside plain ones, and so on.
+    """Measure in turns on one server: alone, beside clients that acknowledge, beside plain ones, and so on.
 
-    Where only acknowledgements are committed, one subscriber acknowledges all the time: records would wait otherwise.
+    If only acknowledgements are committed, one subscriber always acknowledges, because records would wait otherwise.
     """
     turns, seconds = (1, 2.0) if quick else (7, 6.0)
     plain, acking = (100, 10) if quick else (PLAIN, ACKING)
     rows = []
-    # Those that acknowledge are in a process of their own, so their work is not in the latency of the others.
+    # Clients that acknowledge are in a separate process, so their work does not affect the measured latency.
     with KafkaCluster(1) as cluster, Load() as load, Load() as others:
         for commit_on in ("written", "acked"):
             topic = cluster.create_topic(f"acks-{commit_on}", 4)
@@ -74,7 +74,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people: medians of the turns."""
+    """Return one row for people, with medians of the turns."""
 
     def of(side: str, place: str) -> float:
         return median(turn[place] for turn in row[side])
@@ -93,7 +93,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {
         f"p99 latency of {PLAIN:,} plain subscribers, ms, {row['commit_on']}": {
             side: median(turn["p99"] / 1000 for turn in row[side]) for side in BESIDE

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.attackers KIND PORT SECONDS``: hostile clients, all with one address that nobody else has."""
+"""``python -m benchmarks.attackers KIND PORT SECONDS``: hostile clients that share an address with nobody else."""
 
 import json
 import random
@@ -21,7 +21,7 @@ TINY_FRAMES = b"\x81\x80\x00\x00\x00\x00" * 10_922
 """64 KiB of text frames without a payload."""
 EARLIEST = b"GET /events?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n"
 FEED = "GET /events?filter=%7B%22suffix%22%3A%7B%22key%22%3A%22.{}%22%7D%7D HTTP/1.1\r\nHost: localhost\r\n\r\n"
-"""With a filter that no index finds: each number is a feed of its own."""
+"""A request with a filter that no index finds, so each number makes another feed."""
 FEEDS = 1000
 MALFORMED = b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
 ACKS = UPGRADE.replace(b"/ws", b"/ws?ack=client&window=100000")
@@ -36,7 +36,7 @@ counts = {"connections": 0, "refused": 0, "acks": 0}
 
 
 async def connected(port: int, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
-    """One connection, until either side ends it."""
+    """Keep one connection until either side ends it."""
     try:
         stream = await trio.open_tcp_stream("127.0.0.1", port, local_address=ADDRESS)
     except OSError:
@@ -51,14 +51,14 @@ async def connected(port: int, talk: Callable[[trio.SocketStream], Awaitable[Non
 
 
 async def for_ever(port: int, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
-    """The same again and again."""
+    """Repeat this for ever."""
     while True:
         await connected(port, talk)
         await trio.sleep(0.01)
 
 
 async def at_rate(port: int, per_second: float, talk: Callable[[trio.SocketStream], Awaitable[None]]) -> None:
-    """New connections at a rate, whatever becomes of those before; at most 500 at a time."""
+    """Open connections at this rate, whatever becomes of earlier ones; at most 500 at the same time."""
     limit = trio.CapacityLimiter(500)
 
     async def one() -> None:
@@ -75,7 +75,7 @@ async def at_rate(port: int, per_second: float, talk: Callable[[trio.SocketStrea
 
 
 async def flood(stream: trio.SocketStream) -> None:
-    """4 MB/s of tiny frames once the handshake is done."""
+    """Send 4 MB/s of tiny frames after the handshake."""
     await stream.send_all(UPGRADE)
     await stream.receive_some(65536)
     while True:
@@ -84,13 +84,13 @@ async def flood(stream: trio.SocketStream) -> None:
 
 
 async def stay(stream: trio.SocketStream) -> None:
-    """Half a head, and nothing more."""
+    """Send half a head, and then nothing."""
     await stream.send_all(HALF_A_HEAD)
     await stream.receive_some(1)
 
 
 async def replay(stream: trio.SocketStream) -> None:
-    """Everything from the beginning, read for a second."""
+    """Read everything from the beginning, for a second."""
     await stream.send_all(EARLIEST)
     with trio.move_on_after(1):
         while await stream.receive_some(65536):
@@ -98,14 +98,14 @@ async def replay(stream: trio.SocketStream) -> None:
 
 
 async def take_feed(number: int, stream: trio.SocketStream) -> None:
-    """A feed that nobody else has, for as long as the server likes."""
+    """Use a feed that nobody else has, as long as the server allows."""
     await stream.send_all(FEED.format(number).encode())
     while await stream.receive_some(65536):
         pass
 
 
 async def break_off(stream: trio.SocketStream) -> None:
-    """A request that is none."""
+    """Send an invalid request."""
     await stream.send_all(MALFORMED)
     with trio.move_on_after(1):
         while await stream.receive_some(65536):
@@ -113,7 +113,7 @@ async def break_off(stream: trio.SocketStream) -> None:
 
 
 async def acknowledge(connections: int, stream: trio.SocketStream) -> None:
-    """Its share of `ACKS_PER_SECOND`: right ones, and all that can be wrong with one; counted when they were read."""
+    """Send one connection's share of `ACKS_PER_SECOND`, right and wrong ones, and count those that were read."""
     await stream.send_all(ACKS)
     last, answers = b"", b""
 
@@ -141,7 +141,7 @@ async def acknowledge(connections: int, stream: trio.SocketStream) -> None:
 
 
 def _acks(last: bytes) -> list[bytes]:
-    """Of all that came, of less than that in any order, of what was not sent, and of what this connection has not."""
+    """Return right acknowledgements, lower ones, and those of unsent records and absent partitions."""
     topic, _, pairs = last.partition(b":")
     partition, _, offset = pairs.partition(b",")[0].partition(b"=")
     sent = int(offset)
@@ -151,7 +151,7 @@ def _acks(last: bytes) -> list[bytes]:
 
 
 async def main(kind: str, port: int, seconds: float) -> None:
-    """Attack for a time, and print how often."""
+    """Attack for this long, and print how often."""
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
             if kind == "frames":

@@ -1,9 +1,9 @@
-"""What hostile clients cost the others: latency, liveness, memory, the log, and the end of the process.
+"""How hostile clients affect others: latency, liveness, memory, the log, and the end of the process.
 
-The attackers share the machine with those that they attack. So each attack runs twice: on another replica first, where
-it costs others no more than the processors that attackers and attacked have, and then on theirs.
+The attackers share the machine with their victims. So each attack runs twice: first on another replica, where it only
+costs the victims processor time, and then on theirs.
 
-``BENCH_ATTACKS`` names some of them: ``BENCH_ATTACKS=frames,idle``.
+``BENCH_ATTACKS`` selects attacks: ``BENCH_ATTACKS=frames,idle``.
 """
 
 import json
@@ -27,7 +27,7 @@ SUBSCRIBERS = 50
 RATE = 100.0
 OLD_RECORDS = 20_000
 CAUGHT_UP_SECONDS = 5
-"""Clients that acknowledge first read what waits for them: that is over by then."""
+"""Clients that acknowledge first read what waits for them, which is finished after this time."""
 
 COLUMNS = (
     "attack",
@@ -69,7 +69,7 @@ threading.Thread(target=stop_reading, daemon=True).start()
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Each attack on a replica of its own, from an address of its own."""
+    """Run each attack on a separate replica, from a separate address."""
     seconds = 10.0 if quick else 30.0
     rows = []
     kinds = [kind for kind in os.environ.get("BENCH_ATTACKS", "").split(",") if kind] or list(ATTACKS)
@@ -78,7 +78,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
             tell(ATTACKS[kind])
             topic = cluster.create_topic(f"attacks-{kind}", 4)
             if not kind.startswith("acks"):
-                # Those who acknowledge would read all of it first, which is another attack.
+                # Clients that acknowledge would read all of it first, which is another attack.
                 produce_numbered(cluster.bootstrap_servers, topic, OLD_RECORDS, 4)
             with ExitStack() as running:
                 replica, other = (_start(kind, name, cluster, topic, running) for name in ("others", "elsewhere"))
@@ -110,7 +110,7 @@ def _attack(  # noqa: PLR0917 - what there is
     load.open(kind, SUBSCRIBERS, replica.address, dispatcher_requests()["sse"])
     meter = Meter(replica.process.pid)
     with Feeder(cluster.bootstrap_servers, topic, per_second=RATE, partitions=4):
-        time.sleep(5)  # what was there before is dispatched
+        time.sleep(5)  # earlier records are dispatched by then
         before = watch(load, meter, seconds / 2)
         attackers = _attackers(kind, other, seconds / 2)
         time.sleep(1)
@@ -148,7 +148,7 @@ def _attack(  # noqa: PLR0917 - what there is
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     return (
         ATTACKS[row["attack"]],
         f"{row['connections']:,}" + (f", {row['acks_per_second']:,.0f} acks/s" if row["acks"] else ""),
@@ -164,7 +164,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """The latency of others, before and during."""
+    """Return the latency of others before and during the attack."""
     return {
         "p99 in ms": {
             f"{row['attack']}, {when}": row[f"{when}_us"] / 1000

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.bare``: the machine's limit, a bare loop of non-blocking sends to every socket.
+"""``python -m benchmarks.bare``: the machine's limit, measured by a bare loop of non-blocking sends to every socket.
 
 Accepts connections and answers each with the head of a stream. For each line on stdin (``BYTES RECORDS TIMES PAUSE``)
 it sends each of them TIMES writes of RECORDS records of BYTES bytes, with a pause of PAUSE seconds between the rounds,
@@ -15,7 +15,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
 
 def main() -> None:
-    """Until stdin ends."""
+    """Serve until stdin ends."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     connections: list[socket.socket] = []
 
@@ -40,12 +40,12 @@ def main() -> None:
                     full += connection.send(data) < len(data)
                 except BlockingIOError:
                     full += 1
-            time.sleep(float(pause))  # the readers' turn: a full socket would measure them
+            time.sleep(float(pause))  # lets the readers run, because a full socket would measure them
         tell(json.dumps({"cpu_seconds": time.process_time() - began, "full": full}))
 
 
 def tell(line: str) -> None:
-    """Answer."""
+    """Print an answer."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

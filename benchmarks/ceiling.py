@@ -1,4 +1,4 @@
-"""What the load generator can take: where a figure comes near this, it is the load generator's."""
+"""The ceiling of the load generator: a figure near it shows the generator's limit, not the service's."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ COLUMNS = ("connections", "records per write", "records/s taken", "MiB/s taken")
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A bare loop of sends that never rests, to all connections of the load generator."""
+    """Send to all connections of the load generator in a bare loop that never pauses."""
     rows = []
     turns, seconds = (1, 1.0) if quick else (5, 3.0)
     with Load() as load:
@@ -29,7 +29,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def taken(load: Load, burst: int, turns: int, seconds: float) -> list[float]:
-    """Records per second that reached the load generator, of some turns."""
+    """Return the records per second that reached the load generator, for each turn."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.bare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as bare:
@@ -53,7 +53,7 @@ def taken(load: Load, burst: int, turns: int, seconds: float) -> list[float]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people: medians."""
+    """Return one row for people, with medians."""
     per_second = median(row["per_second"])
     return (
         f"{SUBSCRIBERS:,}",
@@ -64,5 +64,5 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {"records per second": {f"{row['burst']} per write": median(row["per_second"]) for row in rows}}

@@ -1,8 +1,8 @@
 """Bytes on the wire and CPU per write, over records per write and levels of compression, without Kafka.
 
-A hub and a server in this process publish envelopes of believable JSON to the load generator's sockets: bytes are what
-it reads, chunks and frames included. CPU is that of a write to a thousand subscribers but for the system calls, which
-are the same with compression and without: their transports take everything.
+A hub and a server in this process publish envelopes of realistic JSON to the load generator's sockets: bytes are what
+it reads, including chunks and frames. CPU is the time of a write to a thousand subscribers without the system calls,
+which are the same with and without compression: the transports accept everything.
 """
 
 import json
@@ -34,16 +34,16 @@ TOPIC = "ofa_assets"
 SUBSCRIBERS = 1000
 READERS = 100
 BURSTS: Mapping[int, float] = {1: 50, 10: 50, 100: 10}
-"""Records per write, and how many writes per second."""
+"""Records per write, and the number of writes per second."""
 LEVELS = (None, 1, 6, 9)
-"""None: off."""
+"""None means off."""
 OFFERS = {"sse": "Accept-Encoding: gzip", "websocket": "Sec-WebSocket-Extensions: permessage-deflate"}
 
 COLUMNS = ("records per write", "protocol", "level", "bytes per record", "of plain", "CPU per write", "more than plain")
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The whole benchmark."""
+    """Run the whole benchmark."""
     seconds, writes = (0.5, 10) if quick else (2.0, 200)
     rows: list[dict[str, Any]] = []
     for level in LEVELS:
@@ -82,7 +82,7 @@ async def _measure(level: int | None, subscribers: int, seconds: float) -> list[
                 await trio.to_thread.run_sync(
                     partial(load.open, compressed=level is not None), "all", subscribers, (host, port), request
                 )
-                for _ in range(10):  # until nothing goes out in fine pieces any more (`web.liveness`)
+                for _ in range(10):  # until nothing is sent in small pieces any more (`web.liveness`)
                     noise = random.randbytes(32 * 1024).hex().encode()  # noqa: S311
                     hub.publish(Batch(TopicPartition(TOPIC, 0), (Record(offset, None, None, noise, ()),)))
                     offset += 1
@@ -108,7 +108,7 @@ async def _measure(level: int | None, subscribers: int, seconds: float) -> list[
 
 
 async def _received(load: Load) -> int:
-    """The bytes that the load generator has read since it was asked last, when no more come."""
+    """Return the bytes that the load generator has read since the last question, once no more arrive."""
     total = 0
     while True:
         await trio.sleep(0.1)
@@ -119,7 +119,7 @@ async def _received(load: Load) -> int:
 
 
 async def _cpu_us(level: int | None, protocol: str, burst: int, writes: int) -> float:
-    """CPU of one write to all subscribers, in µs: the least, because what else the machine does can only add to it."""
+    """Return the CPU time of one write to all subscribers in µs: the minimum, because other work can only add to it."""
     hub = Hub(_settings(level), lambda _batch, _start, _end: None, NeverAnswering())
     wire = SSE_ENVELOPE if protocol == "sse" else WEBSOCKET
     if (compression := hub.encoder.compression) is not None:
@@ -155,7 +155,7 @@ def _batch(offset: int, burst: int) -> Batch:
 
 @cache
 def _values(number: int) -> Sequence[tuple[int, bytes, bytes]]:
-    """Time, key and value of records as a fleet of vehicles may send them: envelopes of about 410 bytes."""
+    """Return time, key and value of records like those of a fleet of vehicles: envelopes of about 410 bytes."""
     chance = random.Random(22)  # noqa: S311 - the same for each level
     found = []
     for n in range(number):
@@ -178,7 +178,7 @@ def _values(number: int) -> Sequence[tuple[int, bytes, bytes]]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     return (
         str(row["burst"]),
         row["protocol"],
@@ -191,7 +191,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture: bytes per record, by level."""
+    """Return the figures for the picture: bytes per record, by level."""
     return {
         f"bytes per record, {burst} records per write (SSE)": {
             "off" if row["level"] is None else f"level {row['level']}": row["bytes_a_record"]

@@ -1,7 +1,7 @@
-"""What it costs to connect: processor time of the service per connection, without tokens and with one that is known.
+"""The cost of connecting: the service's CPU time per connection, without tokens and with a known token.
 
-``BENCH_BESIDE`` names the folder of another checkout, such as one of an older commit. Both run in this
-environment, on one broker, and take turns, so the load of the machine falls on both alike.
+``BENCH_BESIDE`` names the folder of another checkout, such as an older commit. Both run in this environment on one
+broker and take turns, so the machine's load affects both alike.
 """
 
 import os
@@ -61,16 +61,16 @@ class Service:
         )
 
     def status(self) -> Mapping[str, Any]:
-        """``/status``."""
+        """Return ``/status``."""
         found: Mapping[str, Any] = httpx2.get("http://{}:{}/status".format(*self.address), timeout=30).json()
         return found
 
     def subscribers(self) -> int:
-        """How many there are."""
+        """How many subscribers there are."""
         return int(self.status()["subscribers"]["total"])
 
     def wait_until_ready(self) -> None:
-        """Until it has its partitions."""
+        """Wait until it has its partitions."""
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -84,7 +84,7 @@ class Service:
             time.sleep(0.1)
 
     def end(self) -> None:
-        """End it."""
+        """End the service."""
         self.process.kill()
         self.process.wait()
         self._log.close()
@@ -124,7 +124,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
             "protocol": protocol,
             "connections": each,
             "cpu_us": median(found),
-            # Rounds of both take turns: the difference of two neighbours says more than that of two medians.
+            # Rounds of both take turns: the difference of neighbours says more than that of two medians.
             "token_us": median([one - other for one, other in zip(found, costs[HERE, protocol], strict=True)])
             if name is WITH_TOKENS
             else None,
@@ -136,7 +136,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def _require_tokens(folder: Path) -> Path:
-    """A file of settings with which a request needs a token."""
+    """Return a settings file with which requests need a token."""
     path, keys = folder / "dispatcher.toml", folder / "keys.json"
     keys.write_bytes(jwks())
     path.write_text(
@@ -147,7 +147,7 @@ def _require_tokens(folder: Path) -> Path:
 
 
 def _with_token(request: str) -> str:
-    """The request with a token that every connection has: its verdict is known after the first."""
+    """Return the request with a token that all connections share, so only the first one is verified."""
     return request.replace("\r\n\r\n", f"\r\nAuthorization: Bearer {_token()}\r\n\r\n")
 
 
@@ -157,11 +157,11 @@ def _token() -> str:
 
 
 def connect(load: Load, service: Service, request: str, connections: int) -> float:
-    """Microseconds of the service's processor time per connection, until all have been answered."""
+    """Return the service's CPU microseconds per connection, until all have been answered."""
     meter = Meter(service.process.pid)
     before = meter.cpu_seconds()
     load.open("connect", connections, service.address, request)
-    # A stream begins after its head: its first state is a part of the price.
+    # A stream begins after its head, so its first state is part of the cost.
     while service.subscribers() < connections:
         time.sleep(0.1)
     time.sleep(0.3)
@@ -173,7 +173,7 @@ def connect(load: Load, service: Service, request: str, connections: int) -> flo
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     return (
         row["tree"],
         row["protocol"],
@@ -185,5 +185,5 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {"µs of CPU to connect": {f"{row['protocol']}, {row['tree']}": row["cpu_us"] for row in rows}}

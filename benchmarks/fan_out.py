@@ -17,9 +17,9 @@ PAGE = "performance"
 SUBSCRIBERS = (1, 100, 1000, 5000)
 BURSTS = (1, 10, 100)
 BURSTS_PER_SECOND = {1: (100, 100, 100), 100: (100, 100, 50), 1000: (50, 50, 10), 5000: (6, 6, 2)}
-"""By subscribers, for each of `BURSTS`: about half of what one core can do."""
+"""By number of subscribers, for each of `BURSTS`: about half of what one core can do."""
 RECORD_BYTES = VALUE_BYTES + 30
-"""An event: the value, its id, and what is around them."""
+"""The size of an event: the value, its id, and the bytes around them."""
 
 COLUMNS = (
     "subscribers",
@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The whole benchmark."""
+    """Run the whole benchmark."""
     rows: list[dict[str, Any]] = []
     windows, seconds = (1, 1.0) if quick else (5, 3.0)
     with KafkaCluster(1) as cluster, Load() as load:
@@ -55,7 +55,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
                             meter = Meter(*service.pids)
                             seen = [watch(load, meter, seconds) for _ in range(windows)]
                             late_seconds = feeder.late_seconds
-                            # By itself: 50 requests per second cost as much CPU as a small fan-out.
+                            # In a separate window: 50 requests per second cost as much CPU as a small fan-out.
                             with Probe(service.address) as probe:
                                 time.sleep(2 * seconds)
                         load.close("all")
@@ -76,7 +76,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def summary(windows: Sequence[Window]) -> dict[str, Any]:
-    """Medians of some windows; deliveries per CPU second of each."""
+    """Return the medians of some windows, and the deliveries per CPU second of each."""
     groups = [window.groups["all"] for window in windows]
     return {
         "per_cpu_second": [window.per_cpu_second for window in windows],
@@ -89,7 +89,7 @@ def summary(windows: Sequence[Window]) -> dict[str, Any]:
 
 
 def bare_loop(load: Load, subscribers: int, burst: int, bursts_per_second: float, windows: int) -> list[float]:
-    """Deliveries per CPU second of a loop that does nothing but send (`benchmarks.bare`), at the same rate."""
+    """Return the deliveries per CPU second of a loop that only sends (`benchmarks.bare`), at the same rate."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.bare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as bare:
@@ -109,7 +109,7 @@ def bare_loop(load: Load, subscribers: int, burst: int, bursts_per_second: float
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     ours, bare = statistics.median(row["per_cpu_second"]), statistics.median(row["bare"])
     return (
         f"{row['subscribers']:,}",
@@ -125,7 +125,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture: what one CPU second delivers to the most subscribers that all points have."""
+    """Return the figures for the picture: deliveries per CPU second to the most subscribers that all points have."""
     most = 1000
     return {
         f"deliveries per CPU second, {most:,} subscribers, {burst} records per write": {

@@ -1,8 +1,8 @@
-"""What a record costs with filters: one key each for as many subscribers, beside one subscriber without a filter.
+"""The cost of a record with filters: as many subscribers with one key each, beside one subscriber without a filter.
 
-Without Kafka and sockets, as ``benchmarks.growth``: the processor time of this process from the crossing to transports
-that take everything. Every record is wanted by exactly one subscriber, so the figures differ by what it takes to find
-that one, and by a write of its own.
+Runs without Kafka and sockets, like ``benchmarks.growth``, and measures this process's CPU time from the crossing to
+transports that accept everything. Exactly one subscriber wants each record, so the figures differ by the cost of
+finding that subscriber, and of a separate write.
 """
 
 # It plays the poller, so it looks into the pipeline.
@@ -29,13 +29,13 @@ PAGE = "performance"
 COLUMNS = ("subscribers", "filters", "CPU µs per record", "beside one without a filter", "deliveries per record")
 PARTITIONS = 6
 POLL_RECORDS = 24
-"""Records of one crossing: at 2,000 per second, those of 12 ms."""
+"""Records per crossing: those of 12 ms at 2,000 per second."""
 
 VALUE = b'{"n":1,"text":"' + b"x" * 180 + b'"}'
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One subscriber without a filter, then ever more of one key each."""
+    """Measure one subscriber without a filter, then more and more with one key each."""
     rows: list[dict[str, Any]] = []
     records, turns = (2_400, 1) if quick else (24_000, 3)
     for filters in (0, 100, 1_000) if quick else (0, 100, 1_000, 10_000):
@@ -48,7 +48,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 async def _measure(filters: int, records: int) -> tuple[float, float]:
-    """Processor microseconds, and deliveries, of a record."""
+    """Return CPU microseconds and deliveries per record."""
     replica = Replica(PARTITIONS)
     replica.hub.lookups._replays = NeverAnswering()
     async with trio.open_nursery() as nursery:
@@ -90,7 +90,7 @@ async def _serve(replica: Replica, feed: Feed) -> None:
 
 
 def _publish(replica: Replica, number: int, offsets: list[int], keys: Sequence[bytes]) -> None:
-    """A batch of one partition."""
+    """Publish a batch of one partition."""
     partition, first = replica.partitions[number], offsets[number]
     offsets[number] += len(keys)
     covers_from = replica.pipeline._offsets.received(partition, first, offsets[number])
@@ -100,7 +100,7 @@ def _publish(replica: Replica, number: int, offsets: list[int], keys: Sequence[b
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     filters = row["filters"]
     return (
         f"{max(1, filters):,}",
@@ -112,7 +112,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """What is drawn."""
+    """Return the figures for the picture."""
     return {
         "CPU µs per record": {
             f"{row['filters']:,} filters" if row["filters"] else "no filter": median(row["cpu_us"]) for row in rows

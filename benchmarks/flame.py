@@ -1,4 +1,4 @@
-"""``nox -s flame``: where the time goes, as a flame graph of a service under load."""
+"""``nox -s flame``: a flame graph of a service under load."""
 
 import subprocess
 import time
@@ -21,7 +21,7 @@ SAMPLES_PER_SECOND = 400
 @click.option("--at-once", type=click.IntRange(1), default=10, help="Records that are produced at once.")
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("docs/pictures/flame.svg"))
 def main(protocol: str, subscribers: int, per_second: int, at_once: int, picture: Path) -> None:
-    """Sample the threads of a service under load, for ten seconds."""
+    """Sample the threads of a service under load for ten seconds."""
     if at_once > per_second:
         raise click.UsageError("less than one production a second: there would be little to see")
     with KafkaCluster(1) as cluster, Load() as load:

@@ -1,8 +1,8 @@
-"""What streams of the whole topic cost: a followed record beside an owned one, and what brokers send to replicas.
+"""The cost of streams of the whole topic: a followed record beside an owned one, and what brokers send to replicas.
 
-Two replicas share a topic of two partitions, and subscribers of the whole topic are at the first one. Records are
-written to the partition that it owns and to the one that it follows, in turn, several times over: both are measured in
-one run, on the same connections. Before that, the same subscribers read the owned partition without a follower.
+Two replicas share a topic of two partitions, and the first one has subscribers of the whole topic. Records are written
+in turns to its owned and to its followed partition, so both are measured in one run, on the same connections. Before
+that, the same subscribers read the owned partition without a follower.
 """
 
 import os
@@ -36,7 +36,7 @@ OWNED_ALONE, OWNED, FOLLOWED = "owned, no follower", "owned, beside a follower",
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One after the other, and again."""
+    """Measure one after the other, repeatedly."""
     rounds, seconds = (2, 1.5) if quick else (6, 5.0)
     with KafkaCluster(1) as cluster, Load() as load:
         topic = cluster.create_topic("following", 2)
@@ -88,11 +88,11 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 def _round(  # noqa: PLR0917 - all of it is one place
     servers: str, topic: str, partition: int, load: Load, meter: Meter, replica: Replica, seconds: float
 ) -> tuple[Window, float]:
-    """Write to one partition for a while: the window, and what the replica received of what was written."""
+    """Write to one partition for a while; returns the window, and the bytes received per written byte."""
     broker_ports = {server.rpartition(":")[2] for server in servers.split(",")}
     before = _bytes("received", replica.process.pid, broker_ports)
     began = replica.status()["records"]["published"]
-    # The producer's first connection is made before it is asked for anything, so it has sent next to nothing.
+    # The producer connects before it is asked for anything, so it has sent next to nothing.
     with Feeder(servers, topic, per_second=PER_SECOND, burst=BURST, first_partition=partition) as feeder:
         time.sleep(0.5)
         window = watch(load, meter, seconds)
@@ -104,17 +104,17 @@ def _round(  # noqa: PLR0917 - all of it is one place
 
 
 _old_producers: Counter[str] = Counter()
-"""What the connections of this process had sent at the end of the round before."""
+"""What the connections of this process had sent at the end of the previous round."""
 
 
 def _cpu_each(window: Window, idle: Window) -> float:
-    """CPU seconds for each record, for all its deliveries together."""
+    """Return the CPU seconds per record, for all of its deliveries together."""
     busy = window.cpu_seconds - idle.cpu_seconds / idle.seconds * window.seconds
     return busy / (window.records / SUBSCRIBERS)
 
 
 def _bytes(what: str, pid: int, broker_ports: Collection[str]) -> Counter[str]:
-    """What a process has ``sent`` to brokers, or ``received``, by connection: the kernel's own counters."""
+    """Return the bytes that a process ``sent`` to brokers or ``received``, by connection, as the kernel counts them."""
     lines = subprocess.run(["ss", "-tinpH"], capture_output=True, text=True, check=True).stdout.splitlines()  # noqa: S607
     found: Counter[str] = Counter()
     for connection, details in pairwise(lines):
@@ -126,7 +126,7 @@ def _bytes(what: str, pid: int, broker_ports: Collection[str]) -> Counter[str]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     return (
         row["records"],
         f"{row['cpu_us']:.0f} µs",
@@ -137,5 +137,5 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {"µs of CPU for each record": {row["records"]: row["cpu_us"] for row in rows}}

@@ -1,11 +1,11 @@
-"""How long one step of the loop lasts as subscribers and partitions grow: status, metrics, a new state, a revoke.
+"""The longest step of the loop as subscribers and partitions grow: status, metrics, a new state, a revoke.
 
-``python -m benchmarks.growth [SUBSCRIBERS] [PARTITIONS]``, without Kafka and sockets: its transports take everything.
-An instrument of Trio's times each step of each task, so what is cut into slices counts by its slices. The figures
-are milliseconds of the longest step, and of the processor time of all steps together.
+``python -m benchmarks.growth [SUBSCRIBERS] [PARTITIONS]``, without Kafka and sockets: its transports accept everything.
+A Trio instrument times each step of each task, so work in slices counts by its slices. The figures are the milliseconds
+of the longest step, and of the CPU time of all steps together.
 """
 
-# It plays the poller, so it looks into the pipeline; and what never answers needs no arguments.
+# It plays the poller, so it uses the pipeline's internals; and parts that never answer need no arguments.
 # ruff: noqa: ARG002, SLF001
 
 import gc
@@ -49,38 +49,38 @@ class Taking:
     ended = False
 
     def end_if_silent(self, now: float) -> None:
-        """It never is."""
+        """Do nothing: it is never silent."""
 
     def try_send(self, data: bytes) -> int:
-        """Take all."""
+        """Accept everything."""
         return len(data)
 
     async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
-        """Take all."""
+        """Accept everything."""
 
 
 class NeverAnswering:
-    """A Kafka that never answers: whoever asks it stays catching up."""
+    """A Kafka that never answers, so that whoever asks it stays catching up."""
 
     async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:
-        """Never."""
+        """Never return."""
         await trio.sleep_forever()
         raise AssertionError
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
-        """Never."""
+        """Never return."""
         await trio.sleep_forever()
         raise AssertionError
 
     async def offsets_since(
         self, partitions: Collection[TopicPartition], since_ms: int
     ) -> Mapping[TopicPartition, int | None]:
-        """Never."""
+        """Never return."""
         await trio.sleep_forever()
         raise AssertionError
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """Never."""
+        """Never return."""
         await trio.sleep_forever()
         raise AssertionError
 
@@ -93,11 +93,11 @@ class Steps(trio.abc.Instrument):
         self.longest = self.total = 0.0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """A task goes on."""
+        """Note that a task continues."""
         self.began = time.thread_time()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        """It waits again."""
+        """Note that a task waits again."""
         taken = time.thread_time() - self.began
         self.longest = max(self.longest, taken)
         self.total += taken
@@ -115,14 +115,14 @@ class Replica:
         self.partitions = [TopicPartition(TOPIC, number) for number in range(partitions)]
 
     def assign(self) -> None:
-        """All partitions, as the poller would say it, and a record of each."""
+        """Assign all partitions, as the poller would, with one record each."""
         statistics = ConsumerStatistics(1, True, {})
         starts = [Start(partition, 100, committed=True) for partition in self.partitions]
         self.pipeline.exchange(PollResult(assigned=self.partitions, starts=starts, statistics=statistics))
         self.publish(100)
 
     def publish(self, first_offset: int, records: int = 1) -> None:
-        """A batch for each partition."""
+        """Publish a batch for each partition."""
         for partition in self.partitions:
             some = [Record(first_offset + n, None, None, b"x" * 100, ()) for n in range(records)]
             first = self.pipeline._offsets.received(partition, some[0].offset, some[-1].offset + 1)
@@ -130,7 +130,7 @@ class Replica:
             self.hub.publish(Batch(partition, some, epoch=epoch, covers_from=first))
 
     async def serve(self, position: Mapping[TopicPartition, int] | None) -> None:
-        """One subscriber."""
+        """Serve one subscriber."""
         subscriber = self.hub.subscribe(FEED, Taking(), position)
         try:
             with suppress(SubscriberGoneError):
@@ -140,8 +140,8 @@ class Replica:
 
 
 async def measured(name: str, act: Callable[[], Awaitable[object]], *, settle: bool = False) -> Measured:
-    """The longest step and the sum of all, while something is done and, if asked for, until all tasks wait again."""
-    # A look for cycles would count as a part of whichever step it falls into.
+    """Time an action, and if requested the work after it: returns the longest step and the sum of all steps."""
+    # A garbage collection would count as a part of whichever step it happens in.
     gc.collect()
     gc.disable()
     steps = Steps()
@@ -156,7 +156,7 @@ async def measured(name: str, act: Callable[[], Awaitable[object]], *, settle: b
 
 
 async def measure(subscribers: int, partitions: int) -> list[Measured]:
-    """All of it."""
+    """Run all measurements."""
     found: list[Measured] = []
     for who in ("live", "replaying"):
         async with trio.open_nursery() as nursery:
@@ -164,7 +164,7 @@ async def measure(subscribers: int, partitions: int) -> list[Measured]:
             hub = replica.hub
             nursery.start_soon(hub.run)
             replica.assign()
-            # What an id of long ago names is no longer in memory.
+            # Records after an old id are no longer in memory.
             position = None if who == "live" else dict.fromkeys(replica.partitions, 3)
             for _ in range(subscribers):
                 nursery.start_soon(replica.serve, position)
@@ -206,7 +206,7 @@ async def measure(subscribers: int, partitions: int) -> list[Measured]:
 
 
 def revoke_with_a_full_history(entries: int, partitions: int) -> Measured:
-    """One partition leaves a memory of many entries."""
+    """Let one partition leave a history of many entries."""
     replica = Replica(partitions)
     replica.settings = replica.settings.model_copy(update={"history_bytes": 2**34})
     replica.hub.history.history_bytes = 2**34

@@ -1,4 +1,4 @@
-"""What benchmarks share: the load generator's process, a producer of stamped records, and a process's CPU time."""
+"""The common parts of benchmarks: the load generator's process, a producer of stamped records, and CPU times."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ VALUE_BYTES = 200
 
 
 class Load:
-    """The load generator (`benchmarks.load`) in a process of its own."""
+    """The load generator (`benchmarks.load`), in a separate process."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(  # noqa: S603 - our own program
@@ -39,12 +39,12 @@ class Load:
         self._process.wait()
 
     def open(self, group: str, count: int, address: tuple[str, int], request: str, **more: object) -> Mapping[str, Any]:
-        """Open a group's connections; returns when all are answered."""
+        """Open a group's connections; returns when all have been answered."""
         host, port = address
         return self._ask(do="open", group=group, count=count, host=host, port=port, request=request, **more)
 
     def reopen(self, group: str, pause_seconds: float) -> Mapping[str, Any]:
-        """Cut all of a group, and after a pause let them come back in one moment, each with its last event id."""
+        """Cut all connections of a group, and after a pause reopen them at once, each with its last event id."""
         return self._ask(do="reopen", group=group, pause_seconds=pause_seconds)
 
     def close(self, group: str) -> None:
@@ -52,7 +52,7 @@ class Load:
         self._ask(do="close", group=group)
 
     def report(self) -> Mapping[str, Any]:
-        """What each group was sent since the last report."""
+        """Return what each group was sent since the last report."""
         return self._ask(do="report")
 
     def _ask(self, **command: object) -> Mapping[str, Any]:
@@ -71,24 +71,24 @@ class Load:
 
 
 def value(size_bytes: int = VALUE_BYTES) -> bytes:
-    """A value for `benchmarks.load`: its mark, the time, and letters."""
+    """Return a value for `benchmarks.load`: its mark, the time, and letters."""
     return f"§{time.time_ns()}".encode().ljust(size_bytes, b"x")
 
 
 class Feeder:
-    """Produces bursts of stamped records at a fixed rate, in a thread of its own.
+    """Produces bursts of stamped records at a fixed rate, in a separate thread.
 
     Args:
-        bootstrap_servers: Where to.
-        topic: Where to.
+        bootstrap_servers: The brokers to produce to.
+        topic: The topic to produce to.
         per_second: Records per second.
-        burst: Records at once; one produce request each.
-        partitions: Bursts go to them in turn.
-        first_partition: The first of them.
-        make_value: Makes a value, with `benchmarks.load`'s mark and the time.
-        headers: Those of each record.
+        burst: Records per burst, in one produce request each.
+        partitions: Bursts are sent to these in turn.
+        first_partition: The first partition.
+        make_value: Makes a value with `benchmarks.load`'s mark and the time.
+        headers: The headers of each record.
         make_key: Makes the key of a record; None: records have none.
-        make_headers: Makes the headers of a record with this key, in place of `headers`.
+        make_headers: Makes the headers of a record with this key, instead of `headers`.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Feeder:
         self._thread = threading.Thread(target=self._run)
         self.records = 0
         self.late_seconds = 0.0
-        """How far it lags its rate: the benchmark measures the producer if this grows."""
+        """How late it is, compared with its rate; if this grows, the benchmark measures the producer."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -153,28 +153,28 @@ class Feeder:
 
 
 class Meter:
-    """The CPU time and memory of processes, threads and kernel time included."""
+    """The CPU time (of all threads, kernel time included) and the memory of processes."""
 
     def __init__(self, *pids: int) -> None:
         self._processes = [psutil.Process(pid) for pid in pids]
         self._processes += [child for process in self._processes for child in process.children(recursive=True)]
 
     def cpu_seconds(self) -> float:
-        """Since they began."""
+        """CPU seconds since the processes began."""
         return sum(sum(process.cpu_times()[:2]) for process in self._processes)
 
     def resident_bytes(self) -> int:
-        """Memory that they hold."""
+        """Memory that the processes hold."""
         return sum(int(process.memory_info().rss) for process in self._processes)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What happened in a stretch of time."""
+    """What happened in a period of time."""
 
     seconds: float
     cpu_seconds: float
-    """Of the service."""
+    """CPU seconds of the service."""
     groups: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -189,7 +189,7 @@ class Window:
 
 
 def watch(load: Load, meter: Meter, seconds: float) -> Window:
-    """Let it run for a while, and tell what happened."""
+    """Let everything run for a while, and return what happened."""
     load.report()
     cpu, began = meter.cpu_seconds(), time.monotonic()
     time.sleep(seconds)
@@ -198,7 +198,7 @@ def watch(load: Load, meter: Meter, seconds: float) -> Window:
 
 
 class Probe:
-    """Asks a path again and again on one connection, as a load balancer does, and keeps the times."""
+    """Requests a path repeatedly on one connection, as a load balancer does, and keeps the times."""
 
     def __init__(self, address: tuple[str, int], path: str = "/livez", every_seconds: float = 0.02) -> None:
         self._address = address
@@ -208,7 +208,7 @@ class Probe:
         self._thread = threading.Thread(target=self._run)
         self.milliseconds: list[float] = []
         self.failed = 0
-        """Questions without an answer."""
+        """Requests without a response."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -222,7 +222,7 @@ class Probe:
 
     @property
     def p99(self) -> float:
-        """Milliseconds."""
+        """The 99th percentile in milliseconds."""
         return sorted(self.milliseconds)[int(0.99 * len(self.milliseconds))] if self.milliseconds else 0.0
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""What an idle subscriber costs: memory, CPU between heartbeats, and what it takes to come."""
+"""The cost of an idle subscriber: memory, CPU between heartbeats, and connecting."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ COLUMNS = ("protocol", "connections", "memory each", "CPU, heartbeats every 15 s
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Open them, and let them stand."""
+    """Open connections, and leave them idle."""
     rows = []
     with KafkaCluster(1) as cluster, Load() as load:
         for protocol in ("sse", "websocket"):
@@ -23,7 +23,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
                 service = Dispatcher.start(cluster.bootstrap_servers, topic)
                 try:
                     meter = Meter(*service.pids)
-                    # What the first connections bring with them is not theirs.
+                    # One-time costs of the first connections must not count.
                     load.open("first", 50, service.address, service.requests[protocol])
                     load.close("first")
                     time.sleep(1)
@@ -51,7 +51,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     return (
         row["protocol"],
         f"{row['connections']:,}",
@@ -63,7 +63,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     names = [f"{row['protocol']}, {row['connections']:,}" for row in rows]
     return {
         "KiB for each idle subscriber": {n: row["bytes_each"] / 1024 for n, row in zip(names, rows, strict=True)},

@@ -1,6 +1,6 @@
-"""How fast one subscriber is served, beside a bare ``consume`` loop in Python on the same topic.
+"""How fast one subscriber is served, compared with a bare ``consume`` loop in Python on the same topic.
 
-And beside what a part of the way would reach if it were alone: to take records from librdkafka.
+Also compared with one part of the work alone: taking records from librdkafka.
 """
 
 import gc
@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """All records of a topic, from the first to the last, in turns."""
+    """Read all records of a topic from the first to the last, in turns."""
     rows = []
     records, turns = (200_000, 1) if quick else (1_000_000, 3)
     with KafkaCluster(1) as cluster, Load() as load:
@@ -70,7 +70,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def bare(bootstrap_servers: str, topic: str, records: int) -> float:
-    """Records per second of ``consume`` and nothing else; every value is looked at, as anybody would."""
+    """Return the records per second of ``consume`` alone; every value is looked at, as any program would do."""
     properties = {"bootstrap.servers": bootstrap_servers, "auto.offset.reset": "earliest"}
 
     def take(consumer: Consumer) -> int:
@@ -80,7 +80,7 @@ def bare(bootstrap_servers: str, topic: str, records: int) -> float:
 
 
 def made(bootstrap_servers: str, topic: str, records: int) -> float:
-    """Records per second of the dispatcher's own way to take records, by itself: nothing follows it."""
+    """Return the records per second of the dispatcher's way to take records, without any further work."""
     settings = Settings(bootstrap_servers=bootstrap_servers, topics=(topic,), group_id="made")
 
     def take(consumer: Consumer) -> int:
@@ -114,7 +114,7 @@ def _per_second(properties: Mapping[str, Any], topic: str, records: int, take: C
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people: medians."""
+    """Return one row for people, with medians."""
     ours, limit = median(row["per_second"]), median(row["bare"])
     return (
         row["protocol"],
@@ -127,6 +127,6 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     ours = {row["protocol"]: median(row["per_second"]) for row in rows}
     return {"records/s": {**ours, "bare consume loop": median(value for row in rows for value in row["bare"])}}

@@ -1,4 +1,4 @@
-"""What frozen subscribers cost the healthy ones: latency of 100 beside 900 that read nothing, and without them."""
+"""How frozen subscribers affect healthy ones: latency of 100, with and without 900 that read nothing."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ COLUMNS = ("protocol", "p50, alone", "p50, beside frozen", "p99, alone", "p99, b
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """In turns, on one server: alone, beside frozen ones, alone, and so on."""
+    """Measure in turns on one server: alone, beside frozen ones, alone, and so on."""
     rows = []
     turns, seconds = (1, 2.0) if quick else (5, 6.0)
     with KafkaCluster(1) as cluster, Load() as load:
         for protocol in ("sse", "websocket"):
             topic = cluster.create_topic(f"isolation-{protocol}", 4)
-            # Nobody is closed for standing still while this is measured.
+            # Frozen connections must not be closed during the measurement.
             service = Dispatcher.start(
                 cluster.bootstrap_servers, topic, stall_timeout_seconds=600, subscriber_buffer_bytes=65536
             )
@@ -57,7 +57,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people: medians of the turns."""
+    """Return one row for people, with medians of the turns."""
 
     def of(side: str, place: str) -> float:
         return median(turn[place] for turn in row[side])
@@ -74,7 +74,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {
         f"p99 latency of {HEALTHY} healthy subscribers, ms, {row['protocol']}": {
             "alone": median(turn["p99"] / 1000 for turn in row["alone"]),

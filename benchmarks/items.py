@@ -40,7 +40,7 @@ COLUMNS = (
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Each service and protocol alone, in turns."""
+    """Measure each service and protocol alone, in turns."""
     turns, windows, seconds = (1, 1, 2.0) if quick else (2, 3, 8.0)
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     clients = 400 if quick else min(CLIENTS, descriptors - RESERVED_DESCRIPTORS)
@@ -74,7 +74,7 @@ def measure(
     windows: int,
     seconds: float,
 ) -> list[dict[str, Any]]:
-    """Some windows of one service."""
+    """Measure some windows of one service."""
     is_ours = isinstance(peer, Ours)
     request = target.requests[row["protocol"]].replace(CHANNEL, "key-@@")
     if is_ours:
@@ -114,7 +114,7 @@ def measure(
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people: medians of the windows."""
+    """Return one row for people, with medians of the windows."""
     head = row["peer"], row["protocol"], f"{row['clients']:,}"
     if not row["windows"]:
         return *head, row["reason"], "", "", "", "", "", ""
@@ -136,12 +136,12 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def cpu_us(row: Mapping[str, Any]) -> float:
-    """CPU microseconds of a delivery."""
+    """Return the CPU microseconds of a delivery."""
     return median(window["cpu_seconds"] / max(1, window["deliveries"]) * 1e6 for window in row["windows"])
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """What is drawn."""
+    """Return the figures for the picture."""
     measured = [row for row in rows if row["windows"]]
     return {
         "CPU µs per delivery": {f"{row['peer']}, {row['protocol']}": cpu_us(row) for row in measured},

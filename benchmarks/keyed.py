@@ -1,9 +1,9 @@
 """Filters on a real Kafka: thousands of subscribers with one key each, beside one without a filter.
 
 Every record has a key that exactly one of the keyed subscribers asks for, so a record is one delivery, with filters or
-without. Each number of filters has its own beside it: the same records with a single subscriber that has no filter, in
-turns, on one service. The last row is about others: a thousand subscribers without filters, alone and beside the
-keyed ones, in turns.
+without. Each number of filters is compared with a single subscriber without a filter that gets the same records, in
+turns on one service. The last row is about others: a thousand subscribers without filters, alone and beside the keyed
+ones, in turns.
 """
 
 import random
@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """In turns on one service for each number of filters."""
+    """Measure in turns, on one service for each number of filters."""
     counts, turns, seconds = ((100, 1_000), 1, 2.0) if quick else (COUNTS, 3, 8.0)
     rows = []
     with KafkaCluster(1) as cluster, Load() as load:
@@ -67,7 +67,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 @contextmanager
 def serving(cluster: KafkaCluster, name: str) -> Iterator[tuple[Dispatcher, str]]:
-    """A service with a topic of its own."""
+    """Run a service with a separate topic."""
     topic = cluster.create_topic(name, PARTITIONS)
     service = Dispatcher.start(cluster.bootstrap_servers, topic)
     try:
@@ -86,7 +86,7 @@ def beside(
     seconds: float,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Subscribers without filters, alone and beside those with a key each, in turns."""
+    """Measure subscribers without filters, alone and beside those with a key each, in turns."""
     row: dict[str, Any] = {"plain": plain, "count": count, "rate": PLAIN_RATE, "alone": [], "beside": [], "idle": []}
     with serving(cluster, "keyed-beside") as (service, topic):
         meter = Meter(*service.pids)
@@ -105,7 +105,7 @@ def beside(
 def fed(
     cluster: KafkaCluster, topic: str, keys: int, rate: float, *, load: Load, meter: Meter, seconds: float
 ) -> dict[str, Any]:
-    """What one window costs and shows while records of these keys are produced."""
+    """Produce records of these keys for one window; returns its costs and figures."""
     choose = random.Random(1)  # noqa: S311 - the same keys each time
     with Feeder(
         cluster.bootstrap_servers,
@@ -121,7 +121,7 @@ def fed(
 
 
 def figures(window: Window) -> dict[str, Any]:
-    """A window."""
+    """Return the figures of a window."""
     return {
         "seconds": window.seconds,
         "cpu_seconds": window.cpu_seconds,
@@ -131,7 +131,7 @@ def figures(window: Window) -> dict[str, Any]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     head = f"{row['count']:,} of one key each"
     if "plain" in row:
         alone, with_filters = (median(p99(turn) for turn in row[side]) / 1000 for side in ("alone", "beside"))
@@ -159,17 +159,17 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def cpu_us(turn: Mapping[str, Any]) -> float:
-    """CPU time of a record, in microseconds."""
+    """Return the CPU time of a record in microseconds."""
     return float(turn["cpu_seconds"] / turn["records"] * 1e6)
 
 
 def p99(turn: Mapping[str, Any]) -> float:
-    """Of the subscribers without filters, in microseconds."""
+    """Return the p99 latency of the subscribers without filters in microseconds."""
     return float(turn["latency_us"]["plain"]["p99"])
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """What is drawn."""
+    """Return the figures for the picture."""
     return {
         "CPU µs per record": {
             f"{row['count']:,} filters": median(map(cpu_us, row["beside"])) for row in rows if "plain" not in row

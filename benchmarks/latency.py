@@ -17,7 +17,7 @@ COLUMNS = ("records/s", "protocol", "deliveries/s", "p50", "p99", "p99.9", "CPU"
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Each rate by itself, one record at a time, on four partitions."""
+    """Measure each rate separately, one record at a time, on four partitions."""
     rows = []
     windows, seconds = (1, 2.0) if quick else (5, 5.0)
     with KafkaCluster(1) as cluster, Load() as load:
@@ -50,7 +50,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people: medians of the windows."""
+    """Return one row for people, with medians of the windows."""
     return (
         f"{row['rate']:,}",
         row["protocol"],
@@ -61,7 +61,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {
         f"{place} in ms, {SUBSCRIBERS} subscribers": {
             f"{row['protocol']}, {row['rate']:,} records/s": _median_ms(row, place) for row in rows

@@ -1,10 +1,10 @@
-"""How costs grow with partitions, topics, subscribers, sizes and resumers: each law beside its bound.
+"""How costs grow with partitions, topics, subscribers, sizes and resumers, each compared with its bound.
 
-In one process, without Kafka and sockets (`benchmarks.growth` has both replaced), so that nothing but the dispatcher's
-own work is in the figures: microseconds of the thread's processor time, and the longest step of any task.
+Runs in one process, without Kafka and sockets (`benchmarks.growth` replaces both), so the figures show only the
+dispatcher's own work: microseconds of the thread's CPU time, and the longest step of any task.
 """
 
-# It plays the poller, so it looks into the pipeline.
+# It plays the poller, so it uses the pipeline's internals.
 # ruff: noqa: SLF001
 
 import gc
@@ -44,8 +44,8 @@ class Bench:
     """A pipeline without its poller, and subscribers without connections.
 
     Args:
-        partitions: Of each topic.
-        topics: How many topics.
+        partitions: The number of partitions per topic.
+        topics: The number of topics.
         value_bytes: Size of a record's value.
     """
 
@@ -63,13 +63,13 @@ class Bench:
         self._next = dict.fromkeys(self.partitions, FIRST)
 
     def assign(self) -> None:
-        """Take all partitions."""
+        """Assign all partitions."""
         starts = [Start(partition, FIRST, committed=True) for partition in self.partitions]
         statistics = ConsumerStatistics(1, True, {})
         self.pipeline.exchange(PollResult(assigned=self.partitions, starts=starts, statistics=statistics))
 
     def publish(self, partition: TopicPartition) -> None:
-        """One record, as a poll of its own."""
+        """Publish one record, as a poll would."""
         offset = self._next[partition]
         self._next[partition] = offset + 1
         record = Record(offset, None, None, self._value, ())
@@ -78,7 +78,7 @@ class Bench:
         self.hub.publish(Batch(partition, [record], epoch=epoch, covers_from=first))
 
     async def serve(self, feed: Feed, position: Mapping[TopicPartition, int] | None = None) -> None:
-        """One subscriber."""
+        """Serve one subscriber."""
         subscriber = self.hub.subscribe(feed, Taking(), position)
         try:
             with suppress(SubscriberGoneError):
@@ -107,7 +107,7 @@ async def _measure(bench: Bench, subscribers: int, resumers: int = 0) -> dict[st
         await trio.testing.wait_all_tasks_blocked(0.01)
         gc.collect()
         held.append(tracemalloc.get_traced_memory()[0])
-        # Of the second half: what all of them share is there with the first.
+        # Only the second half counts: the first half includes what all of them share.
         found["bytes_each"] = (held[1] - held[0]) / half
         tracemalloc.stop()
         gc.disable()
@@ -119,11 +119,11 @@ async def _measure(bench: Bench, subscribers: int, resumers: int = 0) -> dict[st
             await trio.testing.wait_all_tasks_blocked()
         found["record_us"] = (time.thread_time() - began) / RECORDS * 1e6
         trio.lowlevel.remove_instrument(steps)
-        # Of several times the least: the machine may be busy with something else meanwhile.
+        # The minimum of several tries, because the machine may be busy with something else.
         found["crossing_us"] = min(_crossings(bench) for _ in range(5))
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
-        # An id of before: they read what was published since from memory.
+        # With an older id, they read what was published since from memory.
         position = dict.fromkeys(bench.partitions, FIRST)
         began = time.thread_time()
         for number in range(resumers):
@@ -145,7 +145,7 @@ def _crossings(bench: Bench) -> float:
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Let one thing grow at a time."""
+    """Let one quantity grow at a time."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     axes: Mapping[str, Sequence[tuple[int, Bench, int, int]]] = {
         "partitions": [(n, Bench(n), 100, 0) for n in (6, 60, 300, 1000)],
@@ -164,7 +164,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     return (
         row["axis"],
         f"{row['size']:,}",
@@ -176,7 +176,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {
         "µs of CPU per record": {
             f"{row['size']:,} {row['axis']}": row["record_us"] for row in rows if "resumers" not in row["axis"]

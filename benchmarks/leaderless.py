@@ -1,4 +1,4 @@
-"""What subscribers that wait for a partition without a leader cost a replay of the others: the time of each chunk."""
+"""How subscribers that wait for a partition without a leader affect a replay of others: the time of each chunk."""
 
 import math
 import time
@@ -27,7 +27,7 @@ ALONE, BESIDE = "alone", f"beside {WAITING} that wait"
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """In turns, beside the same broken cluster: alone, beside those that wait, alone, and so on."""
+    """Measure in turns beside the same broken cluster: alone, beside waiting ones, alone, and so on."""
     turns, records = (1, RECORDS // 20) if quick else (7, RECORDS)
     with KafkaCluster(3) as cluster:
         topic = cluster.create_topic("leaderless", 3, replication_factor=1)
@@ -93,7 +93,7 @@ async def _measure(
 
 
 async def _replay(replays: Replays, partition: TopicPartition, records: int) -> list[float]:
-    """Read all of a partition as a subscriber does; returns the seconds until each chunk came."""
+    """Read all of a partition as a subscriber does; returns the seconds until each chunk arrived."""
     first, seconds, began = 0, [], time.monotonic()
     while first < records:
         chunk = await replays.read({partition: Range(first, records)}, CHUNK_BYTES, "replay")
@@ -107,7 +107,7 @@ async def _replay(replays: Replays, partition: TopicPartition, records: int) -> 
 
 
 async def _wait(replays: Replays, partition: TopicPartition, client: int) -> None:
-    """Ask for a chunk again and again, as often as a subscriber does."""
+    """Keep asking for a chunk, as often as a subscriber does."""
     while True:
         await replays.read({partition: Range(0, 1)}, CHUNK_BYTES, client)
         await trio.sleep(ASK_AGAIN_SECONDS)
@@ -118,7 +118,7 @@ def _p99(seconds: Sequence[float]) -> float:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     return (
         row["replay"],
         str(row["chunks"]),
@@ -130,5 +130,5 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {"ms for a chunk, p99": {row["replay"]: row["p99_ms"] for row in rows}}

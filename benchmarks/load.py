@@ -1,11 +1,11 @@
-"""``python -m benchmarks.load``: holds thousands of subscribers in one process, and counts what they are sent.
+"""``python -m benchmarks.load``: holds thousands of subscribers in one process, and counts what they receive.
 
-One loop over epoll and plain sockets, nothing in it for each record: a record's value contains exactly one section
-sign, so records are counted by ``bytes.count``, whatever the framing. The sign is followed by the producer's clock (ns
-since the epoch, 19 digits, on the same host): latency is the time from there to the read that brought the record. A
-read is sampled by its last record, on every `SAMPLE_EVERY`-th connection.
+One loop over epoll and plain sockets, without any work per record: a record's value contains exactly one section sign,
+so ``bytes.count`` counts records, whatever the framing. The sign is followed by the producer's clock (ns since the
+epoch, 19 digits, on the same host): latency is the time from there to the read that received the record. A read is
+sampled by its last record, on every `SAMPLE_EVERY`-th connection.
 
-Commands come as JSON lines on stdin, each answered by one line on stdout:
+Commands arrive as JSON lines on stdin, and each is answered by one line on stdout:
 
     {"do": "open", "group": "a", "count": 100, "host": …, "port": …, "request": "GET …"}   when all are answered;
                                                          ``@@`` in the request is the connection's number, modulo
@@ -40,7 +40,7 @@ LAST_ID = re.compile(rb'(?:\nid: |"id":")([^\n"]+)')
 
 
 def acknowledgement(event_id: bytes) -> bytes:
-    """A client's text frame (RFC 6455, section 5.2), masked with zeros."""
+    """Return a client's text frame (RFC 6455, section 5.2), masked with zeros."""
     text = b'{"type":"ack","id":"%b"}' % event_id
     length = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2, "big")
     return b"\x81" + length + b"\0\0\0\0" + text
@@ -54,24 +54,24 @@ class Group:
     address: tuple[str, int]
     request: bytes
     frozen: bool
-    """Nothing is read after the response's head."""
+    """Whether nothing is read after the response's head."""
     pace_bytes: int
-    """Read at most this much per second on each connection; 0: everything that arrives."""
+    """The most bytes read per second on each connection; 0 means everything that arrives."""
     receive_buffer_bytes: int
     compressed: bool
-    """Its bytes alone are counted, and no ping is answered: what looks like one is none."""
+    """Whether only bytes are counted and no ping is answered, because compressed bytes can look like one."""
     keys: int
-    """Connections ask for this many different things, in turn."""
+    """Connections ask for this many different things in turn."""
     samples_all: bool
-    """Every connection is a sample: few records for each of many."""
+    """Whether every connection is sampled, because each gets few records."""
     acks: bool
-    """Each message of records is acknowledged once it was read."""
+    """Whether each message of records is acknowledged once it was read."""
     want: int = 0
     begun: int = 0
-    """How many connections were begun: the number of the next one."""
+    """How many connections were begun, which is the number of the next one."""
     connections: set["Link"] = field(default_factory=set)
     waiting: deque[bytes] = field(default_factory=deque)
-    """Last event ids of connections that are to be opened."""
+    """Last event ids of connections that are to be reopened."""
     opening: int = 0
     opened: int = 0
     refused: int = 0
@@ -83,7 +83,7 @@ class Group:
     first_record_ms: list[float] = field(default_factory=list)
 
     def report(self) -> Mapping[str, Any]:
-        """What was counted since the last report."""
+        """Return what was counted since the last report."""
         found = {
             "open": len(self.connections),
             "refused": self.refused,
@@ -100,7 +100,7 @@ class Group:
 
 
 def percentiles(samples: list[Any]) -> Mapping[str, float]:
-    """Their number, and what they are made of."""
+    """Return the number of samples, and percentiles."""
     ordered = sorted(samples)
     places = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
     mean = {"mean": sum(ordered) / len(ordered)} if ordered else {}
@@ -122,13 +122,13 @@ class Link:
         group.begun += 1
         self.sampled = group.samples_all or random.randrange(SAMPLE_EVERY) == 0 or not group.connections  # noqa: S311 - a sample
         self.head: bytes | None = b""
-        """What has come of the response's head; None when it has come."""
+        """The part of the response's head that has arrived; None once it is complete."""
         self.last = last_id
-        """The read that brought its last event id, or that id."""
+        """The read that received its last event id, or that id."""
         self.half = False
         """Whether the last read ended within a mark."""
         self.waits = True
-        """Whether it has had no record yet."""
+        """Whether it has received no record yet."""
         self.next_read = 0.0
         self.started = time.monotonic()
         self.socket = socket.socket()
@@ -137,19 +137,19 @@ class Link:
         self.socket.setblocking(False)
 
     def request(self) -> bytes:
-        """What it asks for."""
+        """The request."""
         header = b"Last-Event-ID: " + self.last + b"\r\n" if self.last else b""
         request = self.group.request.replace(b"@@", b"%d" % (self.number % self.group.keys))
         return request.replace(b"\r\n\r\n", b"\r\n" + header + b"\r\n", 1)
 
     def last_id(self) -> bytes:
-        """The last event id that it was sent."""
+        """The last event id that it received."""
         found = LAST_ID.findall(self.last)
         return found[-1] if found else b""
 
 
 class Load:
-    """The loop."""
+    """The loop of the load generator."""
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
@@ -164,12 +164,12 @@ class Load:
         self.came_back = 0.0
 
     def run(self) -> None:
-        """Until stdin ends."""
+        """Run until stdin ends."""
         self.epoll.register(self.commands, select.EPOLLIN)
         self.answer({"ready": True})
         while True:
             found = self.epoll.poll(0.01 if self.paced else 1.0)
-            # What is younger than this has the descriptor of one that was closed meanwhile: the event is not its own.
+            # A younger connection has the descriptor of one that was closed meanwhile, so the event is not its own.
             polled = time.monotonic()
             for descriptor, events in found:
                 if descriptor == self.commands:
@@ -180,7 +180,7 @@ class Load:
             self.read_paced()
 
     def command(self) -> bool:
-        """Do what is asked for; False at the end."""
+        """Carry out a command; returns False at the end."""
         data = os.read(self.commands, 65536)
         if not data:
             return False
@@ -202,7 +202,7 @@ class Load:
         return True
 
     def answer(self, found: Mapping[str, Any]) -> None:
-        """One line."""
+        """Print one line."""
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 
@@ -224,7 +224,7 @@ class Load:
         self.fill(group, asked["count"])
 
     def reopen(self, group: Group, pause_seconds: float) -> None:
-        """Cut all, and after a pause come back in one moment."""
+        """Cut all connections, and after a pause reopen them at once."""
         links = tuple(group.connections)
         group.waiting.extend(link.last_id() for link in links)
         for link in links:
@@ -234,12 +234,12 @@ class Load:
         self.fill(group, len(links))
 
     def fill(self, group: Group, want: int) -> None:
-        """Wait until this many are open."""
+        """Open connections until this many are open."""
         group.want, group.opened, self.waiting_for = want, 0, group
         self.connect(group)
 
     def connect(self, group: Group) -> None:
-        """Open some more."""
+        """Open some more connections."""
         while group.waiting and group.opening < CONNECT_AT_ONCE:
             link = Link(group, group.waiting.popleft())
             group.opening += 1
@@ -257,7 +257,7 @@ class Load:
         link.socket.close()
 
     def serve(self, link: Link, events: int) -> None:
-        """Something happened on a connection."""
+        """Handle an event on a connection."""
         try:
             if events & select.EPOLLOUT:
                 link.socket.sendall(link.request())
@@ -274,7 +274,7 @@ class Load:
             if link.head is None:
                 group.closed += 1
             else:
-                # As a browser does: it comes again.
+                # It reconnects, as a browser does.
                 group.opening -= 1
                 group.refused += 1
                 group.waiting.append(link.last)
@@ -283,7 +283,7 @@ class Load:
         self.take(link, bytes(self.view[:count]))
 
     def take(self, link: Link, data: bytes) -> None:
-        """Count what came."""
+        """Count received bytes."""
         group = link.group
         if link.head is not None:
             link.head += data
@@ -318,7 +318,7 @@ class Load:
                 group.latencies_us.append((time.time_ns() - int(stamp)) // 1000)
 
     def begun(self, link: Link, head: bytes) -> None:
-        """The response has begun."""
+        """Note that the response has begun."""
         group = link.group
         group.opening -= 1
         if head.split(b" ", 2)[1] not in {b"200", b"101"}:
@@ -334,7 +334,7 @@ class Load:
             self.answer({"opened": group.opened, "refused": group.refused})
 
     def read_paced(self) -> None:
-        """Read from those whose time has come."""
+        """Read from connections whose time has come."""
         now = time.monotonic()
         for link in tuple(self.paced):
             while link.next_read <= now:

@@ -1,7 +1,7 @@
-"""How a whole machine is used: 1, 2, 4, ... workers on one port, and Centrifugo beside them if it can be built.
+"""How a whole machine is used: 1, 2, 4, ... workers on one port, and Centrifugo if it can be built.
 
-With four cores and more, the service has one half of them, broker and load generators the other. With fewer all share
-them, and the figures say only whether more workers cost anything.
+With four cores or more, the service gets one half of them, and broker and load generators the other. With fewer, all
+share them, and the figures only show whether more workers cost anything.
 """
 
 import os
@@ -42,7 +42,7 @@ Cores = frozenset[int]
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One service after the other, on one broker."""
+    """Measure one service after the other on one broker."""
     windows, seconds = (1, 1.0) if quick else (3, 3.0)
     ours, others = share(frozenset(os.sched_getaffinity(0)))
     subscribers = 200 if quick else SUBSCRIBERS_PER_CORE * len(ours)
@@ -77,7 +77,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def share(cores: Cores) -> tuple[Cores, Cores]:
-    """The service's cores and those of broker and load generators; all for both where there are fewer than four."""
+    """Return the service's cores, and those of broker and load generators; with fewer than four, both get all."""
     ordered = sorted(cores)
     half = len(ordered) // 2
     return (frozenset(ordered[:half]), frozenset(ordered[half:])) if half > 1 else (cores, cores)
@@ -87,7 +87,7 @@ Start = Callable[[str, str, Cores], Target]
 
 
 def services(cores: int, *, quick: bool) -> Iterator[tuple[str, Start]]:
-    """What is measured, by name: as many workers as there are cores at most."""
+    """Yield what is measured, by name: at most as many workers as there are cores."""
     workers = 1
     while workers <= cores:
         yield f"dispatcher, {workers} worker{'s' if workers > 1 else ''}", starting(workers)
@@ -97,7 +97,7 @@ def services(cores: int, *, quick: bool) -> Iterator[tuple[str, Start]]:
 
 
 def starting(workers: int) -> Start:
-    """Starts the dispatcher; it is measured when all partitions have an owner."""
+    """Return a function that starts the dispatcher, and waits until all partitions have an owner."""
 
     def start(bootstrap_servers: str, topic: str, cores: Cores) -> Target:
         settings: dict[str, object] = {"max_subscribers": 20_000, "default_scope": "topic", "workers": workers}
@@ -116,14 +116,14 @@ def starting(workers: int) -> Start:
 
 
 def settled(peer: Centrifugo, bootstrap_servers: str, topic: str) -> Target:
-    """A peer that has begun to consume."""
+    """Start a peer, and wait until it consumes."""
     service = peer.start(bootstrap_servers, topic)
     time.sleep(peer.settle_seconds)
     return service
 
 
 def connect(loads: Sequence[Load], service: Target, subscribers: int) -> dict[str, Any]:
-    """Open all connections at once; how long that took, and what it cost the service."""
+    """Open all connections at once; returns how long that took, and what it cost the service."""
     meter = Meter(*service.pids)
     cpu, began = meter.cpu_seconds(), time.monotonic()
     each = subscribers // len(loads)
@@ -145,7 +145,7 @@ def measure(  # noqa: PLR0917 - one caller
     windows: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """One rate: single records, each to all."""
+    """Measure one rate: single records, each to all subscribers."""
     wanted = rate * (subscribers // len(loads)) * len(loads)
     meter = Meter(*service.pids)
     found: dict[str, Any] = {"rate": rate, "per_second": [], "cpu": [], "p50_us": [], "p99_us": []}
@@ -180,7 +180,7 @@ def measure(  # noqa: PLR0917 - one caller
 
 @contextmanager
 def on(cores: Cores) -> Iterator[None]:
-    """Within the block, this process and all that it starts run on these cores."""
+    """Within the block, run this process and everything that it starts on these cores."""
     before = os.sched_getaffinity(0)
     _pin(cores)
     try:
@@ -190,13 +190,13 @@ def on(cores: Cores) -> Iterator[None]:
 
 
 def _pin(cores: Cores) -> None:
-    # Each thread has its own, and hands it to the processes that it starts.
+    # Each thread has its own setting, and passes it on to the processes that it starts.
     for task in Path("/proc/self/task").iterdir():
         os.sched_setaffinity(int(task.name), cores)
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people: its last rate; the others are in the figures."""
+    """Return one row for people, with its last rate; the others are in the figures."""
     if not row["rates"]:
         return (row["service"], row.get("failed", ""), *[""] * (len(COLUMNS) - 2))
     last = row["rates"][-1]
@@ -215,7 +215,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     measured = [row for row in rows if row["rates"]]
     return {
         "p99 latency, ms": {row["service"]: median(row["rates"][-1]["p99_us"]) / 1000 for row in measured},

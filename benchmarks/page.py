@@ -1,4 +1,4 @@
-"""The live page under 5,000 records per second, in a real Chromium: how long a task holds it, frames, and memory."""
+"""The live page at 5,000 records per second in a real Chromium: the longest task, frames, and memory."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,22 +43,22 @@ if (window.lastFrame === undefined) {
 }
 window.lastFrame = performance.now();
 """
-"""Keeps tasks above 50 ms (the Long Tasks API tells no shorter ones) and the time between frames, from now on."""
+"""Records tasks above 50 ms (the Long Tasks API reports no shorter ones) and the times between frames."""
 
 
 async def heap_bytes(page: Page) -> int:
-    """What the page's scripts hold, without garbage."""
+    """Return the memory of the page's scripts, without garbage."""
     await page.send("HeapProfiler.collectGarbage")
     return int((await page.send("Runtime.getHeapUsage"))["usedSize"])
 
 
 async def metrics(page: Page) -> dict[str, float]:
-    """Chromium's own counters of a page, by name."""
+    """Return Chromium's own counters of a page, by name."""
     return {metric["name"]: metric["value"] for metric in (await page.send("Performance.getMetrics"))["metrics"]}
 
 
 async def watch(service: Dispatcher, feeder: Feeder, protocol: str, seconds: float) -> dict[str, Any]:
-    """Open the page, let it run, and tell what it cost."""
+    """Open the page, let it run, and return what it cost."""
     host, port = service.address
     async with open_browser() as browser:
         page = await browser.new_page()
@@ -68,7 +68,7 @@ async def watch(service: Dispatcher, feeder: Feeder, protocol: str, seconds: flo
         await page.until("document.querySelector('#badge')?.dataset.state === 'live'")
         await trio.sleep(10)
         heaps = [await heap_bytes(page)]
-        # A collection by force holds the page for longer than any of its own: those are not in the figures.
+        # A forced collection blocks the page for longer than any of its own, so these are left out of the figures.
         windows = []
         for _ in range(2):
             await page.run(WATCH)
@@ -102,7 +102,7 @@ async def watch(service: Dispatcher, feeder: Feeder, protocol: str, seconds: flo
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One page after the other, each on a server that serves nobody else."""
+    """Measure one page after the other, each on a server without other clients."""
     rows = []
     with KafkaCluster(1) as cluster:
         for protocol in ("sse", "websocket"):
@@ -122,12 +122,12 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def longest_task_ms(row: Mapping[str, Any]) -> float:
-    """0 when none was above 50 ms."""
+    """Return the longest task; 0 if none was above 50 ms."""
     return float(max((task for window in row["windows"] for task in window["tasks_ms"]), default=0))
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     windows = row["windows"]
     seconds = sum(window["seconds"] for window in windows)
     longest = longest_task_ms(row)
@@ -144,7 +144,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {
         f"heap of the page, MiB, {row['protocol']}": dict(
             zip(("after 10 s", "half", "end"), (size / 2**20 for size in row["heap_bytes"]), strict=True)

@@ -1,7 +1,7 @@
-"""Two tenants by grants, one of them present: an hour of records at speed, of which the other's are parked.
+"""Two tenants with grants, one of them present: an hour of records at full speed, with the other's parked.
 
-Records of both tenants alternate at random. All are produced as fast as the broker takes them. The tenant that is
-present has its own meanwhile, and fetching never pauses; then the other one connects, and has all of its own.
+Records of both tenants alternate at random, and are produced as fast as the broker accepts them. The present tenant
+gets its own records meanwhile, and fetching never pauses; then the other one connects, and gets all of its own.
 """
 
 import random
@@ -23,7 +23,7 @@ PAGE = "performance"
 PARTITIONS = 6
 HOUR_RECORDS = 3600 * 2_000
 PATIENCE_SECONDS = 600.0
-"""Without a single record for so long it gives up."""
+"""The benchmark gives up after this long without a single record."""
 
 CONFIG = """
 [auth]
@@ -40,7 +40,7 @@ COLUMNS = ("", "records", "took", "records/s", "CPU per record", "parked", "rang
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The one that is present first, then the other one."""
+    """Measure the present tenant first, then the other one."""
     number = 60_000 if quick else HOUR_RECORDS
     with KafkaCluster(1) as cluster, Load() as load, tempfile.TemporaryDirectory() as folder:
         keys = Path(folder) / "keys.json"
@@ -70,7 +70,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def connect(load: Load, service: Dispatcher, tenant: str) -> None:
-    """One subscriber."""
+    """Connect one subscriber."""
     request = dispatcher_requests()["sse"].replace(
         "\r\n\r\n", f"\r\nAuthorization: Bearer {token(tenant=tenant, exp=int(time.time()) + 36_000)}\r\n\r\n"
     )
@@ -78,7 +78,7 @@ def connect(load: Load, service: Dispatcher, tenant: str) -> None:
 
 
 def produce(bootstrap_servers: str, topic: str, number: int, written: dict[str, int]) -> None:
-    """Records of both tenants, at random, as fast as they are taken."""
+    """Produce records of both tenants at random, as fast as they are accepted."""
     choose = random.Random(1)  # noqa: S311 - the same each time
     producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "compression.type": "lz4"})
     counts = {"present": 0, "absent": 0}
@@ -106,7 +106,7 @@ def watch(
     is_producing: Callable[[], bool],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Until a tenant has all of its records; what the replica says meanwhile."""
+    """Watch until a tenant has all of its records; returns what the replica reports meanwhile."""
     row: dict[str, Any] = {"tenant": tenant, "records": 0, "resident_bytes": 0, "paused": 0, "full": 0, "samples": []}
     cpu, began = meter.cpu_seconds(), time.monotonic()
     moved_at = began
@@ -137,7 +137,7 @@ def watch(
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     last = row["samples"][-1]
     return (
         f"the one that was {row['tenant']}",
@@ -153,7 +153,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """What is drawn."""
+    """Return the figures for the picture."""
     return {
         "records per second": {
             f"the one that was {row['tenant']}": row["records"] / row["samples"][-1]["seconds"] for row in rows

@@ -1,7 +1,7 @@
-"""How long a partition is silent when replicas come, go and crash, for both group protocols.
+"""How long a partition is silent when replicas join, leave and crash, for both group protocols.
 
-Three replicas on a three-node Kafka, records all the while, a subscriber on each replica. Measured from outside: the
-times at which subscribers read a partition's records, and from which process.
+Three replicas on a three-node Kafka, with records all the time and a subscriber on each replica. Measured from outside:
+when subscribers receive a partition's records, and from which process.
 """
 
 import statistics
@@ -22,7 +22,7 @@ PARTITIONS = 6
 RATE = 600.0
 SESSION_SECONDS = 6
 REST_SECONDS = 1.5
-"""After each event, when all partitions have an owner again."""
+"""The pause after each event, when all partitions have an owner again."""
 
 STOCK = {
     "group.consumer.heartbeat.interval.ms": 5000,
@@ -30,7 +30,7 @@ STOCK = {
     "group.consumer.session.timeout.ms": 45_000,
     "group.consumer.min.session.timeout.ms": 45_000,
 }
-"""Kafka's defaults, which the brokers of tests do not have."""
+"""Kafka's defaults, which the brokers of the tests change."""
 
 TUNED = {
     "group.consumer.heartbeat.interval.ms": 200,
@@ -46,7 +46,7 @@ class Variant:
     broker: Mapping[str, int]
     kafka: Mapping[str, object]
     crash: bool
-    """Whether a crash is measured: with a long session timeout it is that and nothing else."""
+    """Whether to measure a crash; with a long session timeout it would measure only that."""
 
 
 VARIANTS = (
@@ -69,13 +69,13 @@ VARIANTS = (
 
 @dataclass(slots=True)
 class Samples:
-    """What one kind of event did, each time that it was tried; seconds."""
+    """The results of one kind of event, for each time that it was tried, in seconds."""
 
     variant: str
     event: str
     times: int = 0
     handed_over: list[float] = field(default_factory=list)
-    """From the event to the first record of a partition that moved, from its new owner: another process."""
+    """From the event to the first record of a moved partition from its new owner, another process."""
     moved_silence: list[float] = field(default_factory=list)
     """The longest silence of each partition that moved."""
     stayed_silence: list[float] = field(default_factory=list)
@@ -124,7 +124,7 @@ class _Probe:
         self._tell = tell
 
     async def stops_and_joins(self) -> list[Samples]:
-        """A planned stop, and then a replica that joins, again and again."""
+        """Alternate planned stops and joins of a replica."""
         stops, joins = self._samples("planned stop"), self._samples("join")
         for slot in self._slots():
             await self._observe(stops, lambda: self._fleet.stop(slot))  # noqa: B023 - awaited in this turn
@@ -132,7 +132,7 @@ class _Probe:
         return [stops, joins]
 
     async def restarts(self, event: str) -> Samples:
-        """Each replica is stopped and started at once, one after another."""
+        """Stop and immediately start each replica, one after another."""
         samples = self._samples(event)
         for _ in range(max(1, self._repeats * 2 // 5)):
             for slot in self._fleet.slots:
@@ -145,7 +145,7 @@ class _Probe:
         return samples
 
     async def crashes(self) -> Samples:
-        """Kill -9; the replica starts again when its partitions have moved."""
+        """Kill a replica with kill -9, and start it again when its partitions have moved."""
         samples = self._samples(f"crash, session timeout {SESSION_SECONDS} s")
         for slot in self._slots():
             await self._observe(samples, lambda: self._fleet.kill(slot))  # noqa: B023 - awaited in this turn
@@ -185,7 +185,7 @@ class _Probe:
 
 
 def run(*, quick: bool, tell: Tell) -> list[dict[str, object]]:
-    """The whole benchmark; rows for JSON, each with all that was measured."""
+    """Run the whole benchmark; returns rows for JSON, with everything that was measured."""
     rows: list[dict[str, object]] = []
     for broker in (STOCK, TUNED):
         with KafkaCluster(3, broker) as cluster:
@@ -200,7 +200,7 @@ COLUMNS = ("group protocol", "event", "times", "handed over", "silence, moved", 
 
 
 def cells(row: Mapping[str, object]) -> Sequence[str]:
-    """One row for people: median and worst of each."""
+    """Return one row for people, with median and worst values."""
     return (
         str(row["variant"]),
         str(row["event"]),
@@ -216,6 +216,6 @@ def _median_and_worst(samples: object) -> str:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture: medians of the default's hand-overs."""
+    """Return the figures for the picture: medians of the default's hand-overs."""
     ours = [row for row in rows if row["variant"] == VARIANTS[0].name and row["handed_over"]]
     return {"s until handed over, the default": {row["event"]: statistics.median(row["handed_over"]) for row in ours}}

@@ -1,4 +1,4 @@
-"""The storm after a restart: 1,000 subscribers come back at once with ids some seconds old."""
+"""The storm after a restart: 1,000 subscribers return at once with ids that are some seconds old."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Cut all, wait, and let all come back in the same moment, while records go on coming."""
+    """Cut all connections, wait, and reopen them at once, while records keep arriving."""
     rows = []
     with KafkaCluster(1) as cluster, Load() as load:
         for protocol, rate in product(("sse", "websocket"), RATES[:1] if quick else RATES):
@@ -76,7 +76,7 @@ def _storm(service: Dispatcher, load: Load) -> dict[str, Any]:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     first = row["first_record_ms"]
     return (
         row["protocol"],
@@ -90,7 +90,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture: medians of the turns."""
+    """Return the figures for the picture: medians of the turns."""
     return {
         f"ms from the moment to the first record, {row['protocol']}, {row['rate']:g} records/s": row["first_record_ms"]
         for row in rows

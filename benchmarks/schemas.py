@@ -1,11 +1,11 @@
-"""What it costs to decode Avro: to one subscriber on a real Kafka, and for each record beside many subscribers.
+"""The cost of decoding Avro: for one subscriber on a real Kafka, and per record with many subscribers.
 
-The first rows are all records of a topic, from the first to the last, raw and decoded in turns. The others are without
-Kafka and sockets, as ``benchmarks.filters``: the processor time of this process, from the decoder to transports that
-take everything. What decoding adds to a record is the same for one subscriber and for a thousand.
+The first rows are about all records of a topic from the first to the last, raw and decoded in turns. The others are
+measured without Kafka and sockets, like ``benchmarks.filters``: this process's CPU time from the decoder to transports
+that accept everything. Decoding adds the same to a record with one subscriber as with a thousand.
 """
 
-# It plays the poller, so it looks into the pipeline.
+# It plays the poller, so it uses the pipeline's internals.
 # ruff: noqa: SLF001
 
 import io
@@ -63,14 +63,14 @@ LOGICAL: dict[str, Any] = {
     ],
 }
 SCHEMAS = {"seven fields": PLAIN, "with a timestamp and a decimal": LOGICAL}
-"""By what they are called in the table."""
+"""The schemas by their names in the table."""
 
 
 def values(schema: Mapping[str, Any], number: int) -> Sequence[bytes]:
-    """Records of about 120 bytes, in Confluent's wire format."""
+    """Return records of about 120 bytes in Confluent's wire format."""
     choose = random.Random(1)  # noqa: S311 - the same each time
     parsed = fastavro.parse_schema({**schema})
-    # As its writer has them without its own logical types: the number and the bytes that they are.
+    # Logical types are written as the numbers and bytes that they consist of.
     found = []
     for n in range(number):
         whole = {
@@ -95,7 +95,7 @@ def _names(schema: Mapping[str, Any]) -> Sequence[str]:
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One subscriber on a real Kafka, then many in this process."""
+    """Measure one subscriber on a real Kafka, then many in this process."""
     rows: list[dict[str, Any]] = []
     records, turns = (200_000, 1) if quick else (1_000_000, 3)
     with KafkaCluster(1) as cluster, Load() as load:
@@ -134,7 +134,7 @@ def _fill(bootstrap_servers: str, topic: str, some: Sequence[bytes], records: in
     for number in range(records):
         while True:
             try:
-                # The load counts records by its mark: here it is in the key, which is text.
+                # The load generator counts records by its mark, which is in the key here, because that is text.
                 producer.produce(topic, some[number % len(some)], value(20), partition=number % 4)
             except BufferError:
                 producer.poll(0.1)
@@ -146,7 +146,7 @@ def _fill(bootstrap_servers: str, topic: str, some: Sequence[bytes], records: in
 def _per_second(
     load: Load, bootstrap_servers: str, topic: str, records: int, settings: Mapping[str, object]
 ) -> tuple[float, float]:
-    """Records per second of all records to one WebSocket, and the service's processor microseconds of a record."""
+    """Return the records per second of one WebSocket with all records, and the service's CPU per record in µs."""
     service = Dispatcher.start(bootstrap_servers, topic, **settings)
     try:
         meter = Meter(*service.pids)
@@ -171,7 +171,7 @@ def _per_second(
 
 @contextmanager
 def _registry(schema: Mapping[str, Any]) -> Iterator[str]:
-    """A registry in a thread of its own that has the schema."""
+    """Run a registry with this schema in a separate thread."""
     started, stop = threading.Event(), trio.Event()
     found: list[tuple[RegistryServer, trio.lowlevel.TrioToken]] = []
 
@@ -194,23 +194,23 @@ def _registry(schema: Mapping[str, Any]) -> Iterator[str]:
 
 
 class _Known(Schemas):
-    """Schemas that are there already."""
+    """Schemas that are known from the start."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.evictions = 0
         self._only = AvroDecoder(orjson.dumps(schema).decode())
 
     def decoder(self, key: SchemaKey) -> AvroDecoder:  # noqa: ARG002 - one for all
-        """The only one."""
+        """Return the only decoder."""
         return self._only
 
     def look_up(self, key: SchemaKey) -> Missing | None:
-        """Nothing is missing."""
+        """Return None: nothing is missing."""
         raise AssertionError(f"{key} was looked up")
 
 
 async def _measure(schema: Mapping[str, Any], subscribers: int, records: int, decode: bool) -> float:
-    """Processor microseconds of a record."""
+    """Return the CPU microseconds per record."""
     decoder = RecordDecoder(_Known(schema), {TOPIC: Rules()}, 30)
     some = values(schema, BATCH_RECORDS)
     empty = ((),) * BATCH_RECORDS
@@ -252,7 +252,7 @@ async def _serve(replica: Replica, feed: Feed) -> None:
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people: medians."""
+    """Return one row for people, with medians."""
     raw, decoded = median(row["raw"]), median(row["decoded"])
     if row["per_second"]:
         added = median(row["decoded_cpu_us"]) - median(row["raw_cpu_us"])
@@ -263,7 +263,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """What is drawn."""
+    """Return the figures for the picture."""
     return {
         "records/s to one subscriber": {
             f"{kind}, {row['schema']}": median(row[kind])

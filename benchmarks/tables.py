@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def amount(number: float) -> str:
-    """1.2 M, 155 k, 12."""
+    """Write a number as 1.2 M, 155 k or 12."""
     for size, name in ((1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {name}"
@@ -13,6 +13,6 @@ def amount(number: float) -> str:
 
 
 def median(samples: Iterable[float]) -> float:
-    """0 when there is none."""
+    """Return the median; 0 without samples."""
     found = list(samples)
     return float(statistics.median(found)) if found else 0.0

@@ -1,4 +1,4 @@
-"""What is measured: services that take a topic to subscribers, each started on the same broker."""
+"""What is measured: services that bring a topic to subscribers, each started on the same broker."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,34 +13,34 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in a table."""
+        """The service's name in a table."""
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """The address on which it listens."""
 
     @property
     def requests(self) -> Mapping[str, str]:
-        """What a client sends, by protocol."""
+        """The requests of a client, by protocol."""
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Its processes."""
+        """The ids of its processes."""
 
     @property
     def make_value(self) -> Callable[[], bytes]:
-        """Makes the value of a record."""
+        """Return a function that makes values of records."""
 
     @property
     def headers(self) -> tuple[tuple[str, bytes], ...]:
-        """Those of a record."""
+        """The headers of a record."""
 
     def end(self) -> None:
-        """End it."""
+        """End the service."""
 
 
 def dispatcher_requests(query: str = "") -> dict[str, str]:
-    """What a subscriber sends, by protocol."""
+    """Return the requests of a subscriber, by protocol."""
     return {
         "sse": f"GET /events{query} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
         "websocket": f"GET /ws{query} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -51,7 +51,7 @@ def dispatcher_requests(query: str = "") -> dict[str, str]:
 
 @dataclass
 class Dispatcher:
-    """This project, with its defaults except for what the fields say."""
+    """This project, with its defaults except for the given settings."""
 
     replica: Replica
     name: str = "dispatcher"
@@ -61,21 +61,21 @@ class Dispatcher:
 
     @classmethod
     def start(cls, bootstrap_servers: str, topic: str, **settings: object) -> "Dispatcher":
-        """Returns when it has its partitions."""
+        """Start it; returns when it has its partitions."""
         replica = Replica(bootstrap_servers, topic, settings={"max_subscribers": 20_000, **settings})
         replica.wait_until_ready()
         return cls(replica)
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """The address on which it listens."""
         return self.replica.address
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Its processes."""
+        """The ids of its processes."""
         return (self.replica.process.pid,)
 
     def end(self) -> None:
-        """End it."""
+        """End the service."""
         self.replica.end()

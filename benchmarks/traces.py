@@ -1,7 +1,7 @@
-"""What traces cost a replica: with the code for them removed, off, and on with 1 % sampled, side by side.
+"""The cost of traces for a replica: with their code removed, off, and on with 1 % sampled, side by side.
 
-Three replicas, each in a group of its own, read the same records of a real Kafka at the same time, so whatever else the
-machine does costs all of them the same. Spans go to a collector on loopback.
+Three replicas in separate groups read the same records of a real Kafka at the same time, so other load on the machine
+affects all of them alike. Spans are sent to a collector on loopback.
 """
 
 import os
@@ -35,13 +35,13 @@ def wrote(self, seconds):
     self._write_seconds.observe(seconds)
 Times.taken, Times.dispatched, Times.wrote = taken, dispatched, wrote
 """
-"""Leaves the histograms, and nothing of the traces."""
+"""Removes all code for traces, but keeps the histograms."""
 
 COLUMNS = ("subscribers", "`traceparent`", "traces", "CPU per record", "of off", "spans")
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One and many subscribers; records that name a span, and records that do not."""
+    """Measure one and many subscribers, with records that name a span and records that do not."""
     starts, windows, seconds = (1, 1, 1.0) if quick else (3, 4, 2.5)
     rows = []
     with KafkaCluster(1) as cluster, Load() as load, open_collector() as collector:
@@ -51,7 +51,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
                 for start in range(starts):
                     tell(f"{subscribers} subscribers, {'with' if named else 'without'} traceparent, start {start + 1}")
                     topic = cluster.create_topic(f"traces-{subscribers}-{named}-{start}", 1)
-                    # Which one starts first changes from start to start.
+                    # The order changes with each start.
                     order = [*found][start % 3 :] + [*found][: start % 3]
                     with services(cluster.bootstrap_servers, topic, collector, order) as replicas:
                         for name, replica in replicas.items():
@@ -82,14 +82,14 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 Window = tuple[float, float, int]
-"""CPU seconds, records and spans of a replica in a stretch of time."""
+"""CPU seconds, records and spans of a replica in a period of time."""
 
 
 @contextmanager
 def services(
     bootstrap_servers: str, topic: str, collector: Collector, order: Sequence[str]
 ) -> Iterator[dict[str, Replica]]:
-    """The three replicas, until the block ends."""
+    """Run the three replicas until the block ends."""
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
@@ -112,7 +112,7 @@ def services(
 
 
 def feeder(bootstrap_servers: str, topic: str, *, named: bool) -> Feeder:
-    """Records at a steady rate; of those that name a span, one in `SAMPLED` is sampled."""
+    """Produce records at a steady rate; of those that name a span, one in `SAMPLED` is sampled."""
     numbers = count()
 
     def parents(_key: bytes) -> tuple[tuple[str, bytes], ...]:
@@ -130,7 +130,7 @@ def feeder(bootstrap_servers: str, topic: str, *, named: bool) -> Feeder:
 
 
 def watch(load: Load, replicas: Mapping[str, Replica], collector: Collector, seconds: float) -> dict[str, Window]:
-    """Let all of them run for a while."""
+    """Let all replicas run for a while."""
     meters = {name: Meter(replica.process.pid) for name, replica in replicas.items()}
     load.report()
     before = {name: meter.cpu_seconds() for name, meter in meters.items()}
@@ -143,7 +143,7 @@ def watch(load: Load, replicas: Mapping[str, Replica], collector: Collector, sec
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     return (
         str(row["subscribers"]),
         "in each record" if row["named"] else "in none",
@@ -155,7 +155,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {
         "CPU of that without traces, %": {
             f"{row['traces']}, {row['subscribers']} subscribers, traceparent {cells(row)[1]}": 100

@@ -1,4 +1,4 @@
-"""A subscriber that was away for long: a million records behind, at its own pace, beside others that are live."""
+"""A subscriber that was away for long: a million records behind, at its own pace, beside live ones."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +27,10 @@ COLUMNS = (
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """``since=earliest`` at several paces."""
+    """Measure ``since=earliest`` at several paces."""
     rows = []
     records, seconds = (100_000, 3.0) if quick else (RECORDS, 8.0)
-    # The late client has its own process: how busy it is with reading must not show in the latency of the others.
+    # The late client has a separate process: its own work must not show in the latency of the others.
     with KafkaCluster(1) as cluster, Load() as load, Load() as behind:
         topic = cluster.create_topic("yesterday", 4)
         tell(f"producing {records:,} records")
@@ -39,7 +39,7 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
         try:
             load.open("first", 1, service.address, service.requests["sse"])
             service.replica.wait_for("the backlog", lambda status: status["records"]["dispatched"] >= records, 120)
-            # They come when the backlog has gone: the latency of what is old is not theirs.
+            # They connect when the backlog has been read, so that old records do not count in their latency.
             load.open("live", LIVE, service.address, service.requests["sse"])
             load.close("first")
             with Feeder(cluster.bootstrap_servers, topic, per_second=RATE, partitions=4):
@@ -93,7 +93,7 @@ def fill(bootstrap_servers: str, topic: str, records: int, partitions: int = 4) 
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:
-    """One row for people."""
+    """Return one row for people."""
     alone, beside = row["alone"]["p99"] / 1000, row["beside"]["p99"] / 1000
     return (
         row["pace"],
@@ -106,7 +106,7 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 
 
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
-    """For the picture."""
+    """Return the figures for the picture."""
     return {
         "records/s to who is behind": {row["pace"]: row["records_per_second"] for row in rows},
         "p99 latency of the others, ms": {
