@@ -116,7 +116,7 @@ class Kafka:
                 return
 
     def group_offsets(self, group: str) -> Offsets:
-        """What Kafka's own tool says that the group has committed; without Java, what librdkafka says."""
+        """Return what the group has committed, from Kafka's own tool, or without Java from librdkafka."""
         ask = group_offsets_without_java if missing_tools() else group_offsets
         return ask(self.bootstrap_servers, group)
 
@@ -154,7 +154,7 @@ def kafka() -> Iterator[Kafka]:
 
 @pytest.fixture
 def java_and_maven() -> None:
-    """For tests that run Kafka's own tools, or start a broker in another way than by a fixture."""
+    """Provide Java and Maven for tests that run Kafka's own tools, or start a broker without a fixture."""
     _need_java_and_maven()
 
 

@@ -211,7 +211,7 @@ async def watch(seen: Seen, replica: Replica, registry: Apicurio, writing: Writi
 
 
 def verdict(seen: Seen) -> list[tuple[str, object, bool]]:
-    """What was found, and whether it is as it should be."""
+    """Return what was found, and whether it is right."""
     (named, asks, plain), early, late = seen.readings, seen.early, seen.late
     raw = [one for one in plain.records if "value_json" in one or "decode_error" in one]
     rows: list[tuple[str, object, bool]] = [

@@ -24,7 +24,7 @@ KEYS = read_keys(jwks(signing_key("ES256"), signing_key("RS256"), signing_key("E
 
 
 def policy(**settings: object) -> Policy:
-    """For an issuer and an audience."""
+    """Return the policy for an issuer and an audience."""
     return Policy.of(Settings(auth_issuer=ISSUER, auth_audience=[AUDIENCE], **settings))  # type: ignore[arg-type]
 
 

@@ -29,7 +29,7 @@ def keys_of(group: dict[str, Any]) -> KeySet:
 
 
 def policy_of(group: dict[str, Any]) -> Policy:
-    """Whatever type is taken: theirs have none."""
+    """Return a policy that accepts any type, because the vectors have none."""
     secret = "/run/secret" if group["key"]["kty"] == "oct" else ""
     given: dict[str, Any] = {"auth_issuer": "https://x", "auth_audience": ["x"], "auth_types": "*"}
     return Policy.of(Settings(**given, auth_algorithms=group["algorithm"], auth_secret_file=secret))

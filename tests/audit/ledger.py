@@ -243,7 +243,7 @@ class Ledger:
         )
 
     def log_ends(self) -> dict[int, int]:
-        """By partition, the offset after the last record that was produced."""
+        """The offset after the last produced record, by partition."""
         return {partition: max(books.produced) + 1 for partition, books in self._partitions.items() if books.produced}
 
     def report(self) -> Report:

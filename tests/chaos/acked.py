@@ -57,7 +57,7 @@ class Acked:
 
     @property
     def judges(self) -> list[Judge]:
-        """Of its clients."""
+        """Return the judges of its clients."""
         return [self._judge]
 
     async def run(self, fleet: Fleet, seed: int, _: int) -> None:
@@ -128,7 +128,7 @@ class Acked:
 
     @property
     def evidence(self) -> Iterator[str]:
-        """What was not as it should be, in words."""
+        """Return what was wrong, in words."""
         yield from (f"ackers: {words}" for words in [*self.books.evidence, *self._judge.evidence])
         if any(self._not_committed.values()):
             yield f"ackers: not committed by partition: {self._not_committed}"

@@ -41,7 +41,7 @@ class Beside(Protocol):
 
     @property
     def judges(self) -> list[Judge]:
-        """Of its readers."""
+        """Return the judges of its readers."""
 
     async def run(self, fleet: Fleet, seed: int, slots: int) -> None:
         """Produce until `quiet`, and let clients come and go until cancelled."""
@@ -57,11 +57,11 @@ class Beside(Protocol):
 
     @property
     def evidence(self) -> Iterator[str]:
-        """What was not as it should be, in words."""
+        """Return what was wrong, in words."""
 
 
 def make(name: Name, bootstrap_servers: str, group: str, topic: str, workers: int) -> Beside:
-    """What has this name, with topics whose names begin with that of the auditor's."""
+    """Make the companion of this name, with topics whose names begin with that of the auditor's."""
     if name is Name.SCOPES:
         return Observed(bootstrap_servers, group, f"{topic}-observed")
     if name is Name.ACKS:

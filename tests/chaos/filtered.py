@@ -72,7 +72,7 @@ class Filtered:
 
     @property
     def judges(self) -> list[Judge]:
-        """Of all readers."""
+        """Return the judges of all readers."""
         return [*(topic.crowd.judge for topic in (self.settles, self.parks) if topic.crowd is not None), self._late]
 
     async def run(self, fleet: Fleet, seed: int, slots: int) -> None:
@@ -135,7 +135,7 @@ class Filtered:
 
     @property
     def evidence(self) -> Iterator[str]:
-        """What was not as it should be, in words."""
+        """Return what was wrong, in words."""
         for judge in self.judges:
             yield from (f"with filters: {words}" for words in judge.evidence)
         for topic in (self.settles, self.parks):

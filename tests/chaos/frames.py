@@ -59,7 +59,7 @@ class Frames:
             yield frame
 
     def _check_head(self, rest: bytearray) -> None:
-        """As soon as a byte is there: garbage must not be waited for as if it were a long frame."""
+        """Check a head as soon as a byte is there: garbage must not be waited for as if it were a long frame."""
         first, opcode = rest[0], rest[0] & 0xF
         if first & 0x70 or opcode not in _KNOWN:
             raise FrameError(f"no frame begins with {bytes(rest[:16]).hex()}")
@@ -72,7 +72,7 @@ class Frames:
 
     @staticmethod
     def _place(rest: bytearray) -> tuple[int, int] | None:
-        """Where the payload begins and ends; None while the length is not there."""
+        """Return where the payload begins and ends; None while the length is incomplete."""
         if len(rest) < 2:
             return None
         start = {126: 4, 127: 10}.get(rest[1], 2)

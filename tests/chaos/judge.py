@@ -144,7 +144,7 @@ class Judge:
         return View(self, reader, process, named or {}, at, whole=whole, wants=wants)
 
     def verdict(self) -> Verdict:
-        """What is known now."""
+        """Return what is known now."""
         return Verdict(
             connections=self.counts["connections"],
             cuts=self.counts["cuts"],

@@ -65,7 +65,7 @@ class Memory:
 
     @property
     def most(self) -> Mapping[str, Most]:
-        """By process."""
+        """Return the most of each process."""
         return self._most
 
     @property

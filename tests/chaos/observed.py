@@ -49,7 +49,7 @@ class Observed:
 
     @property
     def judges(self) -> list[Judge]:
-        """Of its readers."""
+        """Return the judges of its readers."""
         return [] if self._crowd is None else [self._crowd.judge]
 
     async def run(self, fleet: Fleet, seed: int, _: int) -> None:
@@ -89,6 +89,6 @@ class Observed:
 
     @property
     def evidence(self) -> Iterator[str]:
-        """What was not as it should be, in words."""
+        """Return what was wrong, in words."""
         if self._crowd is not None:
             yield from (f"observed: {words}" for words in self._crowd.judge.evidence)

@@ -294,7 +294,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
 
 
 def _settings(workers: int, tables: Mapping[str, Mapping[str, object]]) -> Mapping[str, object]:
-    """Of each replica."""
+    """Return the settings of each replica."""
     of_several = {**OF_SEVERAL, "workers": workers} if workers > 1 else {}
     of_topics = {"topic_tables": orjson.dumps(tables).decode()} if tables else {}
     return {**SETTINGS, **of_several, **of_topics}
@@ -327,7 +327,7 @@ def _judges(crowd: Crowd, beside: Sequence[Beside]) -> list[Judge]:
 
 
 def _clock() -> float:
-    """What Trio's clock lacks of the time since the epoch, as the logs have it."""
+    """Return what Trio's clock lacks of the time since the epoch, which the logs use."""
     return time.time() - trio.current_time()
 
 
@@ -374,7 +374,7 @@ def _killed(fleet: Fleet, stage: Stage, clock: float) -> Iterator[tuple[str, flo
 
 
 def _lines(fleet: Fleet, topic: str) -> Iterator[Line]:
-    """What the replicas have logged about the partitions of a topic."""
+    """Return what the replicas have logged about the partitions of a topic."""
     for process, line in fleet.logged("assigned", *Ending, "commit not stored", SLOW, HANDED_OVER):
         at = datetime.fromisoformat(line["timestamp"]).timestamp()
         partitions: Sequence[str] = line.get("partitions") or [line.get("partition", "")]

@@ -49,7 +49,7 @@ class Kind(StrEnum):
 
     @property
     def option(self) -> str:
-        """What it is called on a command line."""
+        """The name on a command line."""
         return self.name.lower().replace("_", "-")
 
 

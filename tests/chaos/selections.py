@@ -60,7 +60,7 @@ EVERYBODYS = Selection.of(lambda offset: not is_nobodys(offset), ("key_prefix", 
 
 
 def draw_selection(chance: random.Random) -> Selection:
-    """By key, header or field, by several of them, or by the whole dialect; never what nobody wants."""
+    """Draw a filter by key, header or field, by several of them, or in the dialect; one that matches something."""
     key, other = (f"k{chance.randrange(KEYS)}" for _ in range(2))
     tenant, state = f"t{chance.randrange(TENANTS)}", f"s{chance.randrange(STATES)}"
     dialect = {

@@ -87,7 +87,7 @@ class Stage:
         self.lives.append(Life(slot.name, slot.replica.identity, trio.current_time()))
 
     async def _in_turn(self, event: Event, happen: Callable[[Event], Awaitable[None]]) -> None:
-        """What happens to a replica waits until what happened to it before is over: a busy machine may be late."""
+        """Run events of one replica one after the other: a busy machine may be late."""
         async with self.turns.setdefault(event.target, trio.Lock()):
             await happen(event)
 
@@ -109,7 +109,7 @@ class Stage:
         self._ended(happened)
 
     async def _worker(self, event: Event, replica: Replica) -> None:
-        """What happens to one of several; a parent kills one that hangs for too long."""
+        """Do something to one of several workers; a parent kills one that hangs for too long."""
         workers = await trio.to_thread.run_sync(running, replica)
         if not workers:
             return

@@ -74,7 +74,7 @@ def draw(outcome: Outcome, path: Path) -> None:
 def _spans(
     outcome: Outcome, rows: Mapping[str, int], slots: Sequence[str]
 ) -> Mapping[tuple[int, str], Sequence[tuple[float, float]]]:
-    """Of each partition's row and replica: when records came, as (begin, length)."""
+    """Yield when records of each partition arrived in each replica's row, as (begin, length)."""
     bins: dict[tuple[int, str], set[int]] = {}
     for at, process, partition, _ in outcome.receipts:
         name = process.partition("/")[0]

@@ -133,7 +133,7 @@ class Trials:
         await self._fill(Kind.RETENTION, everywhere, FIRST_RECORDS)
 
     async def _until_paused(self, watch: Watch, topic: str) -> None:
-        """Until fetching is paused, or as long as it should take: readers that are frozen may leave it open."""
+        """Wait until fetching is paused, or for as long as that should take: frozen readers may prevent it."""
         with trio.move_on_after(seconds(PAUSED_SECONDS)):
             while True:
                 for slot in watch.fleet.slots:
@@ -219,7 +219,7 @@ def _assigned(fleet: Fleet, partition: str) -> Iterator[tuple[float, str]]:
 
 
 async def _status(slot: Slot) -> dict[str, Any]:
-    """What a replica says of itself; nothing when there is none, or none that answers."""
+    """Return a replica's status; empty without a replica that answers."""
     replica = slot.replica
     if replica is None:
         return {}

@@ -109,7 +109,7 @@ def take(books: Books, connection: int, event: Event) -> None:
 
 
 def value_of(generation: int, size_bytes: int = 0) -> str:
-    """What every record of a generation says."""
+    """Return the value of every record of a generation."""
     return f"{generation} ".ljust(size_bytes, ".")
 
 

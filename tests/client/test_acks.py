@@ -18,7 +18,7 @@ from tests.web.test_acks import AckHouse
 
 
 def address(house: AckHouse) -> str:
-    """Where to subscribe."""
+    """Return the address to subscribe to."""
     host, port = house.server.addresses[0]
     return f"http://{host}:{port}"
 
@@ -36,7 +36,7 @@ def cut(house: AckHouse) -> None:
 
 @asynccontextmanager
 async def taking(stream: Subscription) -> AsyncIterator[list[Record]]:
-    """Whatever comes is taken within the ``async with`` block, as a busy caller does."""
+    """Take everything that arrives within the ``async with`` block, as a busy caller does."""
     found: list[Record] = []
 
     async def take_all() -> None:

@@ -84,7 +84,7 @@ def check(case: dict[str, Any], outcome: Outcome, connections: list[dict[str, An
 
 
 def check_fatal(fatal: dict[str, Any] | None, error: SubscriptionError | None) -> None:
-    """It gave up for the right reason."""
+    """Check that the client gave up for the right reason."""
     assert (error is None) == (fatal is None), error
     if fatal is None:
         return

@@ -15,7 +15,7 @@ SCHEMA = {"id": 4, "type": "AVRO", "name": "shop.Order"}
 
 
 def received(**members: Any) -> Record:
-    """What the client makes of a record with these members."""
+    """Return what the client makes of a record with these members."""
     record = {"topic": "orders", "partition": 0, "offset": 7, "timestamp": None, "key": "k", "headers": [], **members}
     message = {"type": "records", "id": "orders:0=7", "records": [record]}
     (found,) = [one for one in read_message(orjson.dumps(message).decode()) if isinstance(one, Record)]

@@ -10,7 +10,7 @@ from dispatcher.command.tail_output import _told
 
 
 def received(**members: object) -> State:
-    """What the client makes of a state with these members."""
+    """Return what the client makes of a state with these members."""
     message = {"type": "state", "state": "streaming", "replica": "a", "assigned": {"assets": [0]}, **members}
     (found,) = read_message(orjson.dumps(message).decode())
     assert isinstance(found, StateReceived)

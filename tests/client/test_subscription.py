@@ -68,7 +68,7 @@ async def serving(handler: Handler, tls: bool = False) -> AsyncIterator[str]:
 
 
 def records(*ids: str) -> bytes:
-    """As a stream has them."""
+    """Return records as a stream has them."""
     return payload({"records": list(ids)}, "envelope", 15.0)
 
 

@@ -78,7 +78,7 @@ class History:
         """Where the client has to be, since a connection that ended as it should has said so."""
 
     def connect(self, position: Position) -> Connection:
-        """What a client is sent that comes with this position."""
+        """Return what a client is sent that connects with this position."""
         self._random = random.Random(self._seed * 1000 + self._left)  # noqa: S311
         is_last = self._left == 0
         self._left = max(0, self._left - 1)
@@ -112,7 +112,7 @@ class History:
         self._position = dict(position)
 
     def _change(self, position: Position) -> None:
-        """What happens to the topics while the client is away."""
+        """Change the topics while the client is away."""
         chance = self._random.random
         if chance() < 0.2:
             topic = self._random.choice(sorted({partition.topic for partition in self.logs}))
@@ -217,7 +217,7 @@ class Judge:
     _next: Position = field(default_factory=dict)
 
     def wrong(self, events: Sequence[dict[str, Any]]) -> list[str]:
-        """What is wrong with the records and gaps that came, in their order."""
+        """Return what is wrong with the received records and gaps, in their order."""
         wrong: list[str] = []
         for event in events:
             partition = TopicPartition(event["topic"], event["partition"])

@@ -102,7 +102,7 @@ async def play_all_to_javascript(server: HistoryServer, seeds: Sequence[int]) ->
 
 
 def judge(server: HistoryServer, outcome: dict[str, Any]) -> list[str]:
-    """What is wrong with one outcome, each with the seed and the run."""
+    """Return what is wrong with one outcome, each with the seed and the run."""
     history = server.histories[str(outcome["seed"]), outcome["run"]]
     wrong = [*history.wrong, *Judge(history.logs).wrong(outcome["events"])]
     if not history.is_over or "the history is over" not in outcome["reason"]:

@@ -128,7 +128,7 @@ class Generator:
         """Those that it made."""
 
     def pieces(self) -> Iterator[bytes]:
-        """What one connection sends, piece by piece."""
+        """Yield what one connection sends, piece by piece."""
         pick = self.random
         kind = pick.choice((self.request, self.request, self.websocket, self.proxied))
         data = kind()

@@ -269,7 +269,7 @@ def _control(number: int) -> bytes:
 
 
 def _decode(decoder: RecordDecoder, topic: str, values: Sequence[bytes], failures: list[str]) -> None:
-    """As a poller does: what waits is asked for again."""
+    """Decode as a poller does: waiting records are tried again."""
     left = Records(range(len(values)), [1] * len(values), [b"key"] * len(values), values, ((),) * len(values))
     done = 0
     while left:

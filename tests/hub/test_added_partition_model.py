@@ -110,7 +110,7 @@ class Replica:
             del self._cluster.owners[partition], self._group_at[partition]
 
     def commit(self) -> None:
-        """What was dispatched is committed."""
+        """Commit what was dispatched."""
         commits = self.offsets.committable(0)
         self.offsets.sent(commits, 0)
         self._commit(commits)
@@ -151,7 +151,7 @@ class Replica:
         return {partition: Bounds(0, self._cluster.ends[partition]) for partition in partitions}
 
     async def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> Any:
-        """It is not asked."""
+        """Never called."""
         raise AssertionError(partitions, since_ms)
 
     async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:

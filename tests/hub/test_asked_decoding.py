@@ -52,7 +52,7 @@ class Decoder:
         self.tried = 0
 
     def ask(self, topics: frozenset[str]) -> None:
-        """As `decoding_for_asking` does."""
+        """Do what `decoding_for_asking` does."""
         self.asked = topics
 
     def decode_now(self, records: Records) -> Records:
@@ -77,7 +77,7 @@ class Decoder:
         return found
 
     async def decode_chunk(self, chunk: Chunk, topics: AbstractSet[str]) -> Chunk:
-        """As the real one, without its thread."""
+        """Do what the real one does, without its thread."""
         await trio.lowlevel.checkpoint()
         return decode_chunk(self._Now(self), chunk, topics)
 
@@ -117,7 +117,7 @@ class AskedBench(Bench):
 
     @property
     def states(self) -> list[SubscriberState]:
-        """Of all subscribers, in the order in which they came."""
+        """Return the states of all subscribers, in the order in which they connected."""
         return [one.state for one in self.hub.subscriber_statistics()]
 
 

@@ -136,7 +136,7 @@ class Connection:
         self.met.add(partition)
 
     def steps(self) -> Iterator[tuple[dict[TopicPartition, int], TopicPartition | None, int, int]]:
-        """For each event its position, and the offsets that it brings of a partition: a record, or a gap."""
+        """Yield for each event its position, and the offsets that it brings of a partition: a record, or a gap."""
         for event_id, kind, value in self.transport.blocks:
             position = parse_position(event_id) if event_id else {}
             if kind == "message":
@@ -152,12 +152,12 @@ class Connection:
 
     @property
     def last_id(self) -> str:
-        """What an EventSource comes back with."""
+        """Return the id with which an EventSource reconnects."""
         ids = [event_id for event_id, _, _ in self.transport.blocks if event_id]
         return ids[-1] if ids else self.client.last_id
 
     def leave(self, assignments: Mapping[TopicPartition, int]) -> Client:
-        """What its client is owed when it comes back: of each partition that an id, or its start, has told it of."""
+        """Note what the client is owed when it returns: of each partition that an id or its start named."""
         next_offsets, named = dict(self.claims), set(self.here)
         for position, partition, _, last in self.steps():
             named |= position.keys()
@@ -352,7 +352,7 @@ class World:
                 first = position if first is None else first
 
     def _start(self, connection: Connection, partition: TopicPartition, offset: int) -> int:
-        """Where a partition is owed from: one that begins at a time begins with what is left then."""
+        """Return where a partition is owed from: one that begins at a time begins with what is left then."""
         at_time = connection.client.since_ms is not None and partition not in connection.named
         return max(offset, self.first[partition]) if at_time else offset
 

@@ -109,7 +109,7 @@ DECODED = Decoded([None] * 3, [b'{"n":%d}' % n for n in range(3)], [b""] * 3, [b
 
 
 def found(registry: FeedRegistry, batch: Batch) -> dict[Feed, list[int]]:
-    """What each feed with a filter wants of a batch."""
+    """Return what each feed with a filter wants of a batch."""
     return {feed: list(indexes) for feeds, indexes in registry.match(batch) for feed in feeds}
 
 

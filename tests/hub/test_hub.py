@@ -66,7 +66,7 @@ class RecordingTransport:
 
     @property
     def events(self) -> list[tuple[str, str, str]]:
-        """What an EventSource makes of it; an event that has come in part is none yet."""
+        """Return what an EventSource makes of it; an incomplete event does not count."""
         body = unchunked(b"".join(self.writes))
         return EventSource().feed(body[: body.rfind(b"\n\n") + 2]).events
 

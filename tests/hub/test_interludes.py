@@ -49,7 +49,7 @@ class Listener(Interludes):
         return self._unsent
 
     def news(self) -> bytes:
-        """What its task would send of the state."""
+        """Return what its task would send about the state."""
         return b"".join(self._state())
 
     def due(self) -> list[bytes]:
@@ -57,7 +57,7 @@ class Listener(Interludes):
         return list(self._heartbeat())
 
     def beginning(self, *, begins: bool) -> list[bytes]:
-        """What its task would send at the beginning."""
+        """Return what its task would send at the beginning."""
         return list(self._news("0:1", begins=begins))
 
 

@@ -163,7 +163,7 @@ class Known(RecordedLog):
         return {partition: 5 if partition == ONE else None for partition in partitions}
 
     async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """What the group has."""
+        """Return what the group has committed."""
         self.calls.append("committed")
         return {partition: self.group[partition] for partition in partitions if partition in self.group}
 
@@ -325,7 +325,7 @@ class Decoding(AskedDecoding):
         self.topics: list[AbstractSet[str]] = []
 
     async def decoded(self, chunk: Chunk, topics: frozenset[str]) -> Chunk:  # noqa: ARG002
-        """As when every record waits for its schema."""
+        """Return as if every record waited for its schema."""
         self.topics.append(topics)
         return Chunk([], {}, ())
 

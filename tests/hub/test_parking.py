@@ -30,7 +30,7 @@ def bench(nursery: trio.Nursery) -> KeyedBench:
 
 
 def parked(bench: KeyedBench) -> dict[str, Any]:
-    """What is parked of the first partition."""
+    """Return what is parked in the first partition."""
     found = bench.hub.statistics().parked.get(ONE)
     if found is None:
         return {}

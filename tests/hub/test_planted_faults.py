@@ -54,7 +54,7 @@ def ids_forget_partitions(_self: History, _entry: object) -> None:
 
 
 def readers_begin_at_the_end(self: History, cursor: Cursor) -> dict[TopicPartition, int]:
-    """What waits for somebody is passed over."""
+    """Waiting records are skipped."""
     return self.ends(cursor)
 
 

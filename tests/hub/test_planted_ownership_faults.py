@@ -31,7 +31,7 @@ hand_over = Ownership.hand_over
 
 
 def it_is_handed_over_twice(self: Ownership, partition: TopicPartition, committed: int) -> HandOver:
-    """What counted in an earlier assignment counts again, though the log was read by another owner since."""
+    """What counted in an earlier assignment counts again, although another owner read the log since."""
     found = hand_over(self, partition, committed)
     return HandOver(found.begins, [(found.begins, max((end for _, end in found.counted), default=found.begins) + 1)])
 
@@ -42,11 +42,11 @@ def followed_records_are_committed(self: Following, batch: Batch) -> None:
 
 
 def nobody_goes_back(_self: CatchUp, _partition: TopicPartition, _first: int) -> None:
-    """What nobody was sent is left out, since everybody stands after it."""
+    """Records that nobody was sent are left out, because every reader is past them."""
 
 
 def writes_under_way_count(self: FollowedPartitions, partition: TopicPartition) -> list[tuple[int, int]]:
-    """What is in memory passes for handed out."""
+    """Records in memory count as handed out."""
     return [(0, self._history.end(partition))]
 
 

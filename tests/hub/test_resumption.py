@@ -86,7 +86,7 @@ class Way:
         return self.lookups.questions[-1]
 
     def output(self) -> bytes:
-        """What is to be sent of what was looked up."""
+        """Return what is to be sent of the looked-up records."""
         return b"".join(self.resumption.take_replay_output())
 
 

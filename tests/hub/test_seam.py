@@ -151,7 +151,7 @@ class Expiring(RecordedLog):
         max_bytes: int,  # noqa: ARG002
         client: Hashable = None,  # noqa: ARG002
     ) -> Chunk:
-        """What was read before, what has expired, and what follows it."""
+        """Return what was read before, what has expired, and what follows it."""
         before, behind = (
             [Record(offset, None, None, b"%d" % offset, ()) for offset in part] for part in ((5, 6), (18, 19))
         )

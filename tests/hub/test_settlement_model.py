@@ -77,7 +77,7 @@ class Model:
                 self.unwanted.add(number)
 
     def check(self) -> None:
-        """What was sent is what was wanted, and what is committable was taken or is unwanted."""
+        """Check that what was wanted was sent, and that what may be committed was taken or is unwanted."""
         covered = self.bench.ranges.get(ONE, set())
         taken = {int(value) for reader in self.readers for value in reader.transport.values}
         may_go = taken if self.parks else taken | self.unwanted
@@ -180,7 +180,7 @@ def _ignores_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever leaves leaves its records behind."""
+    """The records of a subscriber that leaves are not looked at again."""
     monkeypatch.setattr(Settlement, "feeds_changed", lambda self, topics: None)  # noqa: ARG005
 
 
@@ -226,7 +226,7 @@ def _begins_after_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _commits_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is settled all the same."""
+    """Parked records are settled nevertheless."""
     monkeypatch.setattr(Parking, "parks", lambda self, topic: False)  # noqa: ARG005
 
 

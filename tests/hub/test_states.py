@@ -49,7 +49,7 @@ class CountingTransport(RecordingTransport):
 
 
 def states(transport: RecordingTransport) -> list[tuple[str, list[int]]]:
-    """What the stream said of the replica, without what it said of the stream alone."""
+    """Return what the stream said about the replica, without what it said about the stream."""
     told = [orjson.loads(data) for _, kind, data in transport.events if kind == "state"]
     return [(state["state"], state["assigned"].get("assets", [])) for state in told]
 

@@ -60,7 +60,7 @@ def opened(transport: RecordingTransport | None = None) -> RecordingTransport:
 
 
 def round_of(bench: Bench, subscriber: Subscriber, *entries: Entry) -> Round:
-    """What the fan-out would offer."""
+    """Return what the fan-out would offer."""
     encoder = bench.hub.encoder
     items = [(entry, encoder.entry(subscriber.feed, entry)) for entry in entries]
     return Round(items, encoder.round(subscriber.feed, items))

@@ -95,7 +95,7 @@ class Reader:
 
     @property
     def blocks(self) -> list[tuple[str, str, str]]:
-        """What has come: id, kind and data of each block."""
+        """Yield id, kind and data of each received block."""
         return list(self.transport.blocks)
 
     @property
@@ -400,7 +400,7 @@ class WholeTopic(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        """The commit interval is over."""
+        """Commit what was dispatched."""
         self._do(self.world.commit)
 
     @rule(number=st.integers(1, 4))

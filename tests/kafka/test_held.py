@@ -43,14 +43,14 @@ def group(partition: TopicPartition, offset: int, *values: bytes) -> Group:
 def passed(
     held: HeldRecords, *groups: Group, gaps: Sequence[Gap] = (), ends: dict[TopicPartition, int] | None = None
 ) -> PollResult:
-    """What a poll with this is after it was passed on."""
+    """Return what is passed on of a poll with this."""
     result = PollResult(groups=list(groups), gaps=list(gaps), ends=ends or {})
     held.pass_on(result)
     return result
 
 
 def offsets(result: PollResult, partition: TopicPartition = ONE) -> list[int]:
-    """What was passed on of a partition."""
+    """Return what was passed on of a partition."""
     return [offset for one in result.groups if one.partition == partition for offset in one.records.offsets]
 
 

@@ -25,7 +25,7 @@ def record(offset: int) -> Message:
 
 
 def event(code: int, offset: int) -> Message:
-    """What librdkafka reports of the first partition beside its records."""
+    """Return an event of librdkafka about the first partition."""
     return Message(topic="assets", partition=0, offset=offset, error=KafkaError(code, "so it is"))
 
 

@@ -7,7 +7,7 @@ from dispatcher.sansio.records import TopicPartition
 
 
 def document(broker: int = 0, fetch_state: str = "active", state: str = "UP", **partition: int) -> bytes:
-    """As librdkafka 2.16 writes it, cut down to what is read."""
+    """Return a document as librdkafka 2.16 writes it, reduced to what is read."""
     known = {"committed_offset": 10, "hi_offset": 15, "ls_offset": 12, "fetchq_size": 7}
     one = {"partition": 0, "broker": broker, "fetch_state": fetch_state, **known, **partition}
     none = {"partition": -1, "broker": -1, "fetch_state": "none"}

@@ -20,13 +20,13 @@ def number_of_fences() -> int:
 
 
 def duties() -> dict[str, dict[str, str]]:
-    """For each recipe what stands under each duty: yes, another word that the page explains, or nothing."""
+    """Return each recipe's entry for each duty: yes, another word that the page explains, or nothing."""
     head, *rows = _table("duties")
     return {row[0].strip("`"): dict(zip(head[1:], row[1:], strict=True)) for row in rows}
 
 
 def states() -> dict[str, str]:
-    """For each state the words that people are shown."""
+    """Return the words that people are shown for each state."""
     _, *rows = _table("states")
     return {row[0].strip("`* "): row[1] for row in rows}
 

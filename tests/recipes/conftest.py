@@ -11,6 +11,6 @@ from tests.recipes.running import Recipes, prepare
 
 @pytest.fixture(scope="session")
 def recipes() -> Iterator[Recipes]:
-    """What docs/clients.md has, installed and compiled."""
+    """Provide the recipes of docs/clients.md, installed and compiled."""
     with tempfile.TemporaryDirectory(prefix="recipes-") as folder:
         yield prepare(Path(folder))

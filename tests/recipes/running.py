@@ -53,7 +53,7 @@ class Recipes:
         }[recipe]
 
     def environment(self, url: str, heartbeat_seconds: float) -> Mapping[str, str]:
-        """For every recipe: `dispatcher` is on the path, and URL is where it is."""
+        """Return the environment of every recipe: `dispatcher` is on the path, and URL has its address."""
         told = {"URL": url, "HEARTBEAT_SECONDS": str(heartbeat_seconds)}
         return {**os.environ, **told, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
@@ -154,7 +154,7 @@ class Running:
 
     @property
     def told(self) -> str:
-        """What it wrote to standard error."""
+        """Return what it wrote to standard error."""
         return (self._home / "stderr").read_text()
 
     async def run_to_end(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> int:

@@ -39,7 +39,7 @@ class Scene:
         self._witnessed: set[str] = set()
 
     async def witness(self, replica: Replica, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """So every record is dispatched and committed: who does not ask for it again does not get it."""
+        """Take every record, so that all are dispatched and committed, and only a resume gets them again."""
         async with open_sse(replica) as stream:
             assert await stream.next_event() is not None
             task_status.started()
@@ -104,7 +104,7 @@ class Scene:
 
 
 def with_half(status: dict[str, Any]) -> bool:
-    """It has its half of the partitions."""
+    """Whether it has its half of the partitions."""
     return len(status["partitions"]) == PARTITIONS // 2
 
 

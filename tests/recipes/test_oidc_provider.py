@@ -114,7 +114,7 @@ class Provider:
         return True
 
     async def stop(self) -> None:
-        """It is away."""
+        """Stop the provider."""
         assert self._process is not None
         self._process.kill()
         await self._process.wait()
@@ -208,7 +208,7 @@ class Rfc9068(Provider):
         return await self.log_in("alice", "id_token")
 
     async def service_token(self) -> str:
-        """What a service gets for itself: client credentials."""
+        """Return what a service gets for itself: client credentials."""
         async with httpx2.AsyncClient() as client:
             asked = {"grant_type": "client_credentials", "scope": "orders:read"}
             answer = await client.post(self.metadata["token_endpoint"], data=asked, auth=("app", "secret"))
@@ -265,7 +265,7 @@ async def test_log_in_stream_rotate_and_away(installed: Installed) -> None:
 
 
 async def _stay_away(house: Guarded) -> None:
-    """Until the provider was asked in vain, and for as long as it is to be away."""
+    """Wait until the provider was asked in vain, and for as long as it is to be down."""
     until, failed = time.monotonic() + AWAY_SECONDS, house.authentication.statistics().failed
     await house.until(
         lambda: time.monotonic() > until and house.authentication.statistics().failed >= failed + 3,

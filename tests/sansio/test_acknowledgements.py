@@ -349,7 +349,7 @@ class Plain(RuleBasedStateMachine):
 
     @rule(partition=st.sampled_from([ONE, TWO]))
     def release(self, partition: TopicPartition) -> None:
-        """What has left is let go."""
+        """Release partitions that have left."""
         self.acks.released([partition])
         self.release_refused(partition)
         self.departed.discard(partition)
