@@ -3,6 +3,7 @@
 import click
 
 from dispatcher import __version__
+from dispatcher.command.loading import loading
 
 
 class _Commands(click.Group):
@@ -34,7 +35,8 @@ class _Commands(click.Group):
         self.add_command(subscribers)
 
     def _add_all(self) -> None:
-        from dispatcher.command.with_settings import config, demo, redrive, serve  # noqa: PLC0415 - the class says why
+        with loading():
+            from dispatcher.command.with_settings import config, demo, redrive, serve  # noqa: PLC0415 - as above
 
         for command in (config, demo, redrive, serve):
             self.add_command(command)

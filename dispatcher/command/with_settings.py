@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dispatcher.command.configuration import Loaded, load
+from dispatcher.command.loading import loading
 from dispatcher.command.redrive import Moment
 from dispatcher.command.reference import reference
 from dispatcher.command.running import refuse, run_to_exit
@@ -103,7 +104,8 @@ def serve(config_path: Path | None, **flags: Any) -> None:
 
     async def run() -> int:
         # The other commands do not need the server.
-        from dispatcher.supervisor import supervise  # noqa: PLC0415
+        with loading():
+            from dispatcher.supervisor import supervise  # noqa: PLC0415
 
         if settings.workers != 1:
             from dispatcher.workers.machine import read_machine  # noqa: PLC0415
@@ -189,8 +191,9 @@ def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None
 
     The broker runs in this process, so broker settings in the environment and the file are ignored.
     """  # noqa: D301
-    from dispatcher.command.demo import WITH_WORKERS, run_demo  # noqa: PLC0415 - the other commands do without it
-    from dispatcher.kafka.embedded import CONSUMER_PROPERTIES  # noqa: PLC0415
+    with loading():
+        from dispatcher.command.demo import WITH_WORKERS, run_demo  # noqa: PLC0415 - the other commands do without it
+        from dispatcher.kafka.embedded import CONSUMER_PROPERTIES  # noqa: PLC0415
 
     properties = tuple(f"{key}={value}" for key, value in CONSUMER_PROPERTIES.items())
     flags["kafka"] = (*properties, *flags["kafka"])

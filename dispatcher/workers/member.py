@@ -32,7 +32,14 @@ END_SECONDS = 2.0
 """How long a killed process may take to disappear."""
 AWAY_SECONDS = 2.0
 """How long connections to a worker that has ended wait for the next process."""
-START_CODE = "import sys; sys.path[:] = sys.argv[2].split('\\n'); from dispatcher.command.worker import main; main()"
+START_CODE = """\
+import sys
+sys.path[:] = sys.argv[2].split('\\n')
+from dispatcher.command.loading import loading
+with loading():
+    from dispatcher.command.worker import main
+main()
+"""
 """Makes the worker import modules from where the parent does, not from the current folder."""
 
 _MANAGERS_VARIABLES = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}

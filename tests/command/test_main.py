@@ -124,6 +124,15 @@ class TestLoading:
         )
         assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
+    def test_the_collector_looks_at_nothing_that_was_loaded(self) -> None:
+        """Modules live as long as the process; what is made later is collected as ever."""
+        code = (
+            "import gc, sys; from dispatcher.command.main import main\n"
+            "main(['serve', '--help'], standalone_mode=False)\n"
+            "sys.exit(not (gc.isenabled() and gc.get_freeze_count() > 10_000))"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
     def test_help_names_every_command(self) -> None:
         """Also those that are not loaded yet."""
         code = "from dispatcher.command.main import main; main(['--help'])"
