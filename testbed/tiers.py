@@ -34,23 +34,25 @@ from testbed import deadlines
 
 TIERS = {
     "broker": "the whole path on a real Apache Kafka",
-    "soak": "chaos, audits and recipes, which take minutes",
+    "chaos": "two minutes of chaos, and what they led to",
+    "soak": "audits and recipes, which take minutes",
     "browser": "the page and client.js in Chromium and Node",
     "tests": "logic and sockets",
     "sansio": "pure logic, with its coverage",
 }
 """By marker (tests/conftest.py gives each test one), the longest first."""
 
-SELECTED = {"tests": "tests and not sansio"}
-"""What a tier selects, if not its marker alone: ``sansio`` is the part of ``tests`` of which coverage is checked."""
+SELECTED = {"tests": "tests and not sansio", "soak": "soak and not chaos"}
+"""What a tier selects, if not its marker alone: ``sansio`` is the part of ``tests`` of which coverage is checked, and
+``chaos`` the one of ``soak`` beside which nothing runs."""
 
 COVERED = {"sansio"}
 """Tiers that run under coverage, whether it is asked for or not."""
 
-WORKERS = {"broker": 3, "tests": 2, "sansio": 2}
-"""Processes of a tier that has more than one. The others have their own load, such as chaos, or one browser.
+WORKERS = {"broker": 3, "soak": 2, "browser": 2, "tests": 3, "sansio": 2}
+"""Processes of a tier that has more than one: their tests wait for half of their time or more. Chaos uses both cores.
 
-TESTBED_WORKERS changes some of them: ``soak=2 browser=2``. TESTBED_SPREAD=0 leaves one process to each tier.
+TESTBED_WORKERS changes some of them: ``broker=6 soak=3``. TESTBED_SPREAD=0 leaves one process to each tier.
 """
 
 RESULTS = Path("build/tiers")

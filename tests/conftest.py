@@ -37,6 +37,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SOAK = ("audit/", "broker/", "chaos/", "fuzz/", "recipes/", "test_release.py")
+CHAOS = "chaos/test_chaos.py"
 BROWSER = (
     "test_page_failover.py",
     "web/test_client_js.py",
@@ -190,8 +191,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     tier, path = config.getoption("markexpr"), collection_path.relative_to(TESTS).as_posix()
     if collection_path.suffix != ".py":
         return None
-    if tier in {"soak", "browser", "sansio"}:
-        return None if path.startswith({"soak": SOAK, "browser": BROWSER}.get(tier, "sansio/")) else True
+    only: dict[str, str | tuple[str, ...]] = {
+        "soak": SOAK,
+        "soak and not chaos": SOAK,
+        "chaos": CHAOS,
+        "browser": BROWSER,
+        "sansio": "sansio/",
+    }
+    if tier in only:
+        return None if path.startswith(only[tier]) else True
     return True if tier in {"tests", "tests and not sansio", "broker"} and path.startswith((*SOAK, *BROWSER)) else None
 
 
@@ -208,6 +216,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(tier)
         if path.startswith("sansio/"):
             item.add_marker("sansio")
+        if path.startswith(CHAOS):
+            item.add_marker("chaos")
     items.sort(key=_rank)
 
 
