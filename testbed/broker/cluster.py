@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from testbed.broker import leash, topics
-from testbed.broker.jars import java, kafka_version
+from testbed.broker.jars import NODE, java, kafka_version
 from testbed.broker.storage import lay_out, new_id
 from testbed.patience import seconds
 
@@ -60,11 +60,18 @@ class KafkaCluster:
         nodes: 1 or 3.
         properties: More broker properties; they win over ours.
         host: Where clients reach the nodes.
+        record: Where a node writes an archive of its classes when it stops, if it is to (`testbed.broker.archives`).
     """
 
     def __init__(
-        self, nodes: int = 1, properties: Mapping[str, str | int] | None = None, host: str = "127.0.0.1"
+        self,
+        nodes: int = 1,
+        properties: Mapping[str, str | int] | None = None,
+        host: str = "127.0.0.1",
+        *,
+        record: Path | None = None,
     ) -> None:
+        self._record = record
         self._host = host
         self._ports = _free_ports(2 * nodes)
         self._nodes = range(nodes)
@@ -118,6 +125,10 @@ class KafkaCluster:
         Raises:
             RuntimeError: a node ended or did not answer in time; the message holds the end of its log.
         """
+        if self._record is None:
+            from testbed.broker import archives  # noqa: PLC0415 - makes them with a cluster
+
+            archives.make()
         cluster_id = new_id()
         for node in self._nodes:
             self._write_properties(node)
@@ -152,7 +163,7 @@ class KafkaCluster:
         if node in self._processes and self._processes[node].poll() is None:
             raise RuntimeError(f"Kafka node {node} runs already")
         command = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid())]
-        command += java("kafka.Kafka", self._file(node, "properties"), heap_megabytes=384)
+        command += java(NODE, self._file(node, "properties"), heap_megabytes=384, record=self._record)
         with self._file(node, "log").open("ab") as log:
             self._processes[node] = self._starter.submit(
                 subprocess.Popen,
@@ -170,8 +181,12 @@ class KafkaCluster:
         process.kill()
         process.wait()
 
-    def stop_node(self, node: int) -> None:
+    def stop_node(self, node: int, deadline_seconds: float = STOP_SECONDS) -> None:
         """Stop a node in good order.
+
+        Args:
+            node: Its number.
+            deadline_seconds: How long it may take.
 
         Raises:
             RuntimeError: it did not stop in time, and was killed; the message holds the end of its log.
@@ -179,12 +194,12 @@ class KafkaCluster:
         process = self._processes.pop(node)
         process.terminate()
         try:
-            process.wait(seconds(STOP_SECONDS))
+            process.wait(seconds(deadline_seconds))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             raise RuntimeError(
-                f"Kafka node {node} did not stop within {STOP_SECONDS:g} s:\n{self._log_end(node)}"
+                f"Kafka node {node} did not stop within {deadline_seconds:g} s:\n{self._log_end(node)}"
             ) from None
 
     def pause_node(self, node: int) -> None:

@@ -4,13 +4,16 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from testbed.broker.jars import java
+from testbed.patience import seconds
 
 TOOL_SECONDS = 60.0
+GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 
 Offsets = dict[tuple[str, int], "GroupOffset"]
 """By topic and partition."""
@@ -53,8 +56,13 @@ class ToolError(RuntimeError):
     """A tool of Kafka failed; the message holds all that it printed."""
 
 
-def group_offsets(bootstrap_servers: str, group: str) -> Offsets:
+def group_offsets(bootstrap_servers: str, group: str, *, record: Path | None = None) -> Offsets:
     """What Kafka says that a group has committed; empty when there is no such group.
+
+    Args:
+        bootstrap_servers: The brokers.
+        group: Its name.
+        record: Where the tool writes an archive of its classes, if it is to (`testbed.broker.archives`).
 
     Raises:
         ToolError: the broker could not be asked.
@@ -70,7 +78,7 @@ def group_offsets(bootstrap_servers: str, group: str) -> Offsets:
             host=_text(cells["HOST"]),
             client_id=_text(cells["CLIENT-ID"]),
         )
-        for cells in _table(_describe(bootstrap_servers, group, "--offsets"))
+        for cells in _table(_describe(bootstrap_servers, group, "--offsets", record))
     ]
     return {(row.topic, row.partition): row for row in rows}
 
@@ -161,18 +169,19 @@ def set_session_timeout(bootstrap_servers: str, group: str, seconds: float) -> N
     _run(main, "--bootstrap-server", bootstrap_servers, *entity, "--alter", "--add-config", config)
 
 
-def _describe(bootstrap_servers: str, group: str, what: str) -> str:
-    main = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+def _describe(bootstrap_servers: str, group: str, what: str, record: Path | None = None) -> str:
+    arguments = ("--bootstrap-server", bootstrap_servers, "--describe", what, "--group", group)
     try:
-        return _run(main, "--bootstrap-server", bootstrap_servers, "--describe", what, "--group", group)
+        return _run(GROUPS, *arguments, record=record)
     except ToolError as error:
         if "GroupIdNotFoundException" in str(error):
             return ""
         raise
 
 
-def _run(main: str, *arguments: str) -> str:
-    result = subprocess.run(java(main, *arguments), capture_output=True, text=True, check=False, timeout=TOOL_SECONDS)
+def _run(main: str, *arguments: str, record: Path | None = None) -> str:
+    command = java(main, *arguments, record=record)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(TOOL_SECONDS))
     # The exit code alone does not tell: most of the tools print an error and end with 0.
     if result.returncode or "error:" in result.stdout.lower():
         raise ToolError(f"{main} {' '.join(arguments)} failed:\n{result.stdout}{result.stderr}")

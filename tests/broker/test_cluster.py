@@ -15,8 +15,11 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from testbed.broker import archives
 from testbed.broker.cluster import KafkaCluster
+from testbed.broker.jars import NODE, java, kafka_version
 from testbed.broker.witness import (
+    GROUPS,
     GroupMember,
     GroupState,
     ToolError,
@@ -27,6 +30,7 @@ from testbed.broker.witness import (
     group_state,
     topic_list,
 )
+from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from tests.conftest import Kafka
 
@@ -251,3 +255,31 @@ def test_broker_for_hand_use(script: Callable[[list[str]], subprocess.Popen[str]
     assert hand.wait(SECONDS) == 0
     assert ended(node.pid, 0)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("main", [NODE, GROUPS])
+def test_classes_are_loaded_from_an_archive(main: str, tmp_path: Path, java_and_maven: None) -> None:  # noqa: ARG001
+    """A node and a tool start with less work than Java needs to load some thousand classes from jars."""
+    archives.make()
+    log = tmp_path / "classes.log"
+    program, *arguments = java(main, "--version")
+    command = [program, f"-Xlog:class+load:file={log}", *arguments]
+    subprocess.run(command, check=True, capture_output=True, timeout=seconds(SECONDS))
+    # Of the archive that is Java's own, they are from the base of two.
+    assert log.read_text().count("shared objects file (top)") > 100
+
+
+def test_an_archive_that_does_not_fit_is_left_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    java_and_maven: None,  # noqa: ARG001
+) -> None:
+    """Java then loads its classes from the jars, and writes nothing into the output of a tool."""
+    archive = tmp_path / "archive.jsa"
+    archive.write_text("nonsense")
+    monkeypatch.setattr("testbed.broker.jars.class_archive", lambda _: archive)
+    command = java(GROUPS, "--version")
+    assert f"-XX:SharedArchiveFile={archive}" in command
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds(SECONDS))
+    assert done.stdout.split() == [kafka_version()]
+    assert not done.stderr
