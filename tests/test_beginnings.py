@@ -2,12 +2,13 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable
 
 import confluent_kafka
 import pytest
 import trio
-from confluent_kafka import Consumer, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.cimpl import NewPartitions
 
 from testbed.broker.witness import delete_records
@@ -290,8 +291,18 @@ async def test_a_topic_that_was_recreated_survives_a_restart_with_latest(
 def reset_offsets(kafka: Kafka, group: str, topic: str) -> None:
     """Set the group's offset of partition 0 back to the start, as an operator does while no replica runs."""
     operator = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group, "log_level": 2})
-    operator.commit(offsets=[TopicPartition(topic, 0, 0)], asynchronous=False)
-    operator.close()
+    deadline = time.monotonic() + seconds(60)
+    while True:
+        try:
+            operator.commit(offsets=[TopicPartition(topic, 0, 0)], asynchronous=False)
+        except KafkaException:
+            # The group has members until the last one has left, or its session has ended.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            operator.close()
+            return
 
 
 @pytest.mark.parametrize("scope", ["replica", "topic"])
@@ -310,6 +321,9 @@ async def test_after_a_reset_the_state_names_what_a_client_is_sent_again(
     await in_thread(first.wait)
     await in_thread(reset_offsets, kafka, first.group, topic)
     second = replicas(kafka.bootstrap_servers, topic)
+    if scope == "topic":
+        # A partition that nobody owns yet is followed, and then record 10 comes first.
+        await in_thread(second.wait_for, "assigned", lambda s: len(s["partitions"]) == 1)
     async with open_sse(second, f"?scope={scope}&last_event_id={topic}:0=9") as stream:
         await produce(kafka, topic, 10, 1)
         came: list[object] = []
