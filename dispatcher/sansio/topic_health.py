@@ -1,14 +1,13 @@
-"""Health by topic, and of the group: what a probe found in; degraded, healthy or unknown out, with the lines to log.
+"""The health of each topic and of the group: takes what probes found, and returns conditions and lines to log.
 
 Rules of this module:
 
-* librdkafka reports a problem once. So the brokers are asked every few seconds, and a topic is degraded for as long as
+* librdkafka reports a problem only once. So the brokers are asked every few seconds, and a topic is degraded as long as
   they say so.
-* What cannot be asked is unknown. Unknown is neither healthy nor degraded.
-* A topic that was there before is *deleted*, one that never was is *missing*. Whatever is wrong with a topic itself
-  comes before what is wrong with its partitions, that before a schema registry that is away, and that before records
-  that wait.
-* Each condition has one log line when it begins, when it changes, and when it ends.
+* Without an answer, a condition is unknown, which is neither healthy nor degraded.
+* A topic that existed before is *deleted*, and one that never did is *missing*. Problems of the topic itself take
+  precedence over those of its partitions, then of the schema registry, then of records that wait.
+* Each condition is logged once when it begins, when it changes, and when it ends.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,17 +37,17 @@ class Finding(StrEnum):
     FOUND = "found"
     ABSENT = "absent"
     DENIED = "denied"
-    """It may not even be described."""
+    """Not even describing it is allowed."""
     SILENT = "silent"
-    """No answer, or none that says anything."""
+    """There was no answer, or a meaningless one."""
 
 
 class TopicProbe(NamedTuple):
-    """What was found out about one topic."""
+    """What a probe found out about one topic."""
 
     finding: Finding
     may_read: bool | None = None
-    """Whether its records may be read, None when the broker does not say."""
+    """Whether its records may be read; None if the broker does not say."""
     leaderless: Mapping[int, Sequence[int]] = {}
     """Partitions without a leader, each with the brokers that have it."""
     error: str = ""
@@ -56,33 +55,33 @@ class TopicProbe(NamedTuple):
 
 
 class GroupProbe(NamedTuple):
-    """What was found out about the group."""
+    """What a probe found out about the group."""
 
     finding: Finding
     may_read: bool | None = None
-    """Whether it may be joined, None when the broker does not say."""
+    """Whether it may be joined; None if the broker does not say."""
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How a topic, or the group, is."""
+    """The condition of a topic or of the group."""
 
     healthy: bool | None
     """None: unknown."""
     reason: Reason | None
     """Why it is degraded."""
     detail: str
-    """The same for people, with the name of what is at fault and what to do; empty when it is healthy."""
+    """The reason for people: what is at fault, by name, and what to do; empty if it is healthy."""
     since: float
-    """When it became so, in seconds since 1970."""
+    """When the condition began, in seconds since 1970."""
 
 
 class TopicHealth:
     """Keeps the condition of each topic and of the group.
 
     Args:
-        topics: What is dispatched.
+        topics: The topics to dispatch.
         group: The group's name.
         since: The time, in seconds since 1970.
     """
@@ -93,7 +92,7 @@ class TopicHealth:
         self._topics = dict.fromkeys(topics, unknown)
         self._group = unknown
         self._seen: set[str] = set()
-        """Topics that were there."""
+        """Topics that have existed."""
 
     @property
     def topics(self) -> Mapping[str, Condition]:
@@ -107,7 +106,7 @@ class TopicHealth:
 
     @property
     def broken(self) -> Mapping[str, Reason]:
-        """Topics of which records do not come, and why. *Behind* is none of it: that is for subscribers to mend."""
+        """Topics from which no records arrive, and why. *Behind* is left out, because subscribers are the remedy."""
         reasons = {name: one.reason for name, one in self._topics.items()}
         return {name: reason for name, reason in reasons.items() if reason not in {None, Reason.BEHIND}}
 
@@ -122,16 +121,16 @@ class TopicHealth:
         now: float,
         undecodable: Mapping[str, str] = {},
     ) -> list[LogLine]:
-        """Take what was found out.
+        """Take what a probe found out.
 
         Args:
-            probes: By topic.
-            group: Of the group.
-            existing: Names of topics that may be described, as far as they are known: one of them may have been meant.
-            paused: Partitions that are not fetched, because too much of them waits.
-            joined: The replica is a member of the group, whatever it may ask about it.
+            probes: The results by topic.
+            group: The result for the group.
+            existing: Names of known topics that may be described: one of them may have been meant.
+            paused: Partitions that are not fetched, because too many of their records wait.
+            joined: Whether the replica is in the group, whatever it is allowed to ask about it.
             now: Seconds since 1970.
-            undecodable: Topics of which new schemas cannot be fetched, and why.
+            undecodable: Topics whose new schemas cannot be fetched, and why.
 
         Returns:
             A line for each condition that has changed.
@@ -178,7 +177,7 @@ class TopicHealth:
         if probe.finding is Finding.FOUND and probe.may_read is not False:
             return Condition(True, None, "", now)
         if probe.finding is Finding.SILENT or (probe.finding is Finding.DENIED and joined):
-            # Who may join may still not be allowed to ask.
+            # A member may be allowed to join, but not to ask.
             return Condition(None, None, f"no broker says how group {name} is: {probe.error}", now)
         words = f" ({probe.error})" if probe.error else ""
         return Condition(False, Reason.UNAUTHORIZED, f"group {name} may not be joined{words}: grant READ on it", now)
@@ -218,7 +217,7 @@ def _change(kind: str, name: str, before: Condition, after: Condition) -> list[L
 
 
 def _kept(before: Condition, after: Condition) -> Condition:
-    """The new condition, since when it has been so."""
+    """Return the new condition, with the time of the earlier one if it has not changed."""
     same = (before.healthy, before.reason) == (after.healthy, after.reason)
     return Condition(after.healthy, after.reason, after.detail, before.since if same else after.since)
 
