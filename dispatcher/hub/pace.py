@@ -4,25 +4,44 @@ The event loop runs everything that is ready before it returns to the records. A
 same moment would delay every subscriber by a second; a write for each of 300 subscribers that are catching up, by 30
 ms. Here they wait in line: a flood from one address delays only itself, and another client's turn is among the next
 ones.
+
+A record needs about four turns from Kafka's thread to the sockets, so it is as late as turns are long. Those that wait
+here may give way: fewer pass after a longer turn, whatever made it long.
 """
 
+import time
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import trio
 
+SHORT_TURN_SECONDS = 0.0015
+"""After a turn of the loop that was not longer, as many pass as may."""
+
+LONG_TURN_SECONDS = 0.003
+"""After a turn between the two, one passes; after a longer one nobody may."""
+
 
 class Pace:
-    """Lets a fixed number of waiters pass in each turn of the loop.
+    """Lets a few waiters pass in each turn of the loop.
 
     *Thread*: Trio's. Without `run`, nobody passes once the first turn is used up.
 
     Args:
-        per_turn: The number.
+        per_turn: The maximum number.
+        skips: How many turns in a row may let nobody pass because they are long, so that there is progress even on a
+            loop that is always busy; None: as many pass after long turns as after short ones.
+        now: A clock, in seconds.
     """
 
-    def __init__(self, per_turn: int) -> None:
+    def __init__(
+        self, per_turn: int, *, skips: int | None = None, now: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._per_turn = self._left = per_turn
+        self._skips = skips
+        self._now = now
+        self._skipped = 0
+        """Turns in a row in which nobody could pass."""
         self._lines: dict[Hashable, deque[trio.Event]] = {}
         """The waiters, by holder, in the order of the holders' turns."""
         self._wake_up = trio.Event()
@@ -48,11 +67,11 @@ class Pace:
         try:
             await mine.wait()
         except trio.Cancelled:
-            # It is still in line: a waiter that was let pass is not cancelled here.
-            line = self._lines[holder]
-            line.remove(mine)
-            if not line:
-                del self._lines[holder]
+            if not mine.is_set():  # otherwise it was let pass between its cancellation and this step
+                line = self._lines[holder]
+                line.remove(mine)
+                if not line:
+                    del self._lines[holder]
             raise
 
     async def run(self) -> None:
@@ -61,11 +80,23 @@ class Pace:
             await self._wake_up.wait()
             self._wake_up = trio.Event()
             while self._lines or self._left < self._per_turn:
+                began = self._now()
                 await trio.lowlevel.checkpoint()
-                self._left = self._per_turn
+                self._left = self._share(self._now() - began)
                 while self._lines and self._left:
                     self._left -= 1
                     self._pass_on()
+
+    def _share(self, taken_seconds: float) -> int:
+        """How many may pass after a turn that took this long."""
+        if self._skips is None or taken_seconds <= SHORT_TURN_SECONDS:
+            share = self._per_turn
+        elif taken_seconds <= LONG_TURN_SECONDS or self._skipped >= self._skips:
+            share = min(1, self._per_turn)
+        else:
+            share = 0
+        self._skipped = 0 if share else self._skipped + 1
+        return share
 
     def _pass_on(self) -> None:
         holder, line = next(iter(self._lines.items()))

@@ -34,8 +34,8 @@ from dispatcher.sansio.spelling import Spelling
 from dispatcher.settings import Settings
 
 CATCH_UP_WRITES_PER_TURN = 4
-"""Writes of subscribers that are catching up, per turn of the loop: at 256 KiB and 300 µs each, live subscribers wait
-little more than a millisecond for them, some turns in a row."""
+"""Maximum number of writes of subscribers that are catching up, per turn of the loop: at 256 KiB and 300 µs each, live
+subscribers wait little more than a millisecond for them, some turns in a row. After a long turn it is one."""
 
 
 class HubParts:
@@ -69,7 +69,7 @@ class HubParts:
         spellings = {topic: Spelling(*both) for topic, both in settings.encodings.items()}
         self.encoder = Encoder(self.history, compression, spellings)
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
-        self.catch_up_pace = Pace(CATCH_UP_WRITES_PER_TURN)
+        self.catch_up_pace = Pace(CATCH_UP_WRITES_PER_TURN, skips=0)
         self._registry = Registry()
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))

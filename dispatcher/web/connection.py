@@ -61,7 +61,8 @@ class Connection:
         peer: The socket, which this object then owns.
         client: The other end, or the client that a PROXY header named instead.
         place: The connection's place, which notes whether it is idle.
-        pass_by: Waits until a request may begin, or until more may be read from a client of a stream.
+        begin: Waits until a request may begin.
+        pass_by: Waits until more may be read from the client of a stream.
         nursery: Where the app runs while a request's body is read; outlives the connection.
         request_timeout_seconds: Maximum time for a request's head.
     """
@@ -75,6 +76,7 @@ class Connection:
         *,
         client: Address,
         place: Place,
+        begin: PassBy,
         pass_by: PassBy,
         nursery: trio.Nursery,
         request_timeout_seconds: float,
@@ -85,6 +87,7 @@ class Connection:
         self.peer = peer
         self.client = client
         self._place = place
+        self._begin = begin
         self.pass_by = pass_by
         self._request_timeout_seconds = request_timeout_seconds
         self.writer = Writer(peer)
@@ -220,7 +223,7 @@ class Connection:
     async def _wait_for_turn(self) -> None:
         # Waiting in our line does not count as late. It still counts as idle: otherwise others would have to make room.
         self._reading.deadline = math.inf
-        await self.pass_by()
+        await self._begin()
 
     async def _protocol_send(self, event: Event) -> None:
         """Carry out an event of Hypercorn's protocol."""

@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable
 
 import structlog
@@ -16,8 +17,12 @@ BACKLOG = 4096
 """Connections that the kernel queues while we are busy: all of another replica's subscribers may arrive at once."""
 
 ACCEPTED_PER_TURN = 8
-"""Connections accepted per turn of the loop. With a single one, a health check would wait in the kernel's queue until
-the whole flood before it is accepted; after the accept, addresses take turns (`Pace`)."""
+"""Maximum number of connections accepted per turn of the loop. With a single one, a health check would wait in the
+kernel's queue until the whole flood before it is accepted; after the accept, addresses take turns (`Pace`)."""
+
+ACCEPT_SECONDS = 0.0005
+"""After this long no further connection is accepted in the same turn. While all places are taken, an accept also ends
+an idle connection, and eight of both would hold the loop for two milliseconds."""
 
 REST_SECONDS = 0.1
 """How long accepting pauses if the process, or the machine, has no descriptor or no memory for another connection."""
@@ -85,16 +90,19 @@ async def accept_for_ever(
             make_room()
             await trio.sleep(REST_SECONDS)
         else:
+            began = time.perf_counter()
             take(stream)
-            _accept_more(listener.socket, take)
+            _accept_more(listener.socket, take, began + ACCEPT_SECONDS)
 
 
-def _accept_more(listening: trio.socket.SocketType, take: Callable[[trio.SocketStream], None]) -> None:
-    """Accept other waiting connections, up to the bound, within the same turn of the loop."""
+def _accept_more(listening: trio.socket.SocketType, take: Callable[[trio.SocketStream], None], deadline: float) -> None:
+    """Accept other waiting connections, up to the bounds, within the same turn of the loop."""
     # Trio's own `accept` takes a turn each time.
     plain = socket.socket(listening.family, listening.type, listening.proto, fileno=listening.fileno())
     try:
         for _ in range(ACCEPTED_PER_TURN - 1):
+            if time.perf_counter() >= deadline:
+                return
             accepted, _address = plain.accept()
             take(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
     except OSError:

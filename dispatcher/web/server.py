@@ -22,7 +22,7 @@ from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.addresses import Address, client_key
 from dispatcher.sansio.proxy_protocol import ProxyHeaderError
 from dispatcher.settings import Settings
-from dispatcher.web.connection import Connection, PassBy
+from dispatcher.web.connection import Connection
 from dispatcher.web.intake import Intake, IntakeStatistics, Place
 from dispatcher.web.listening import BACKLOG, accept_for_ever, connections_within_descriptors
 from dispatcher.web.proxies import Proxies, peer_address, read_proxy_header
@@ -34,8 +34,14 @@ MAX_OPERATIONS_CONNECTIONS = 64
 """Connections to the port for operators: health checks, scrapes and people."""
 
 REQUESTS_PER_TURN = 2
-"""Requests that begin per turn of the loop: each takes a millisecond or more, in about ten steps, so about twenty are
-being handled at a time."""
+"""Maximum number of requests that begin per turn of the loop: each takes a millisecond or more, in about ten steps, so
+about twenty are being handled at a time."""
+
+SKIPPED_TURNS = 3
+"""How many long turns of the loop in a row may begin no request: who streams already comes first."""
+
+STEPS_PER_TURN = 2
+"""Steps per turn of the loop of what clients of streams send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,8 @@ class Server:
         self._proxies = Proxies() if for_operators else Proxies.of(settings)
         self._subscribers = subscribers
         self._intake = Intake(MAX_OPERATIONS_CONNECTIONS)
-        self._pace = Pace(REQUESTS_PER_TURN)
+        self._pace = Pace(REQUESTS_PER_TURN, skips=SKIPPED_TURNS)
+        self._pace_of_streams = Pace(STEPS_PER_TURN)
         self._failed_handshakes = 0
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
@@ -130,6 +137,7 @@ class Server:
         )
         async with trio.open_nursery() as pacing:
             pacing.start_soon(self._pace.run)
+            pacing.start_soon(self._pace_of_streams.run)
             await self._accept(listeners, task_status.started)
             pacing.cancel_scope.cancel()
 
@@ -189,10 +197,10 @@ class Server:
         else:
             # Before its first turn: others of the same burst may take its place.
             opened = place.connection = _Opened(stream)
-            nursery.start_soon(self._handle, nursery, opened, peer, place, partial(self._pace.pass_by, holder))
+            nursery.start_soon(self._handle, nursery, opened, peer, place, holder)
 
     async def _handle(
-        self, nursery: trio.Nursery, opened: "_Opened", peer: Address, place: Place, pass_by: PassBy
+        self, nursery: trio.Nursery, opened: "_Opened", peer: Address, place: Place, holder: Hashable
     ) -> None:
         stream = opened.stream
         secured: Socket | None = None
@@ -206,7 +214,7 @@ class Server:
                 try:
                     if self._proxies.wants_header(peer):
                         peer = await read_proxy_header(stream.socket) or peer
-                    secured = await self._secure(stream, pass_by)
+                    secured = await self._secure(stream, holder)
                 except (ProxyHeaderError, DispatcherError, ssl.SSLError, trio.BrokenResourceError, OSError) as error:
                     self._note_failed_handshake(peer, opened, error)
                 except trio.ClosedResourceError:
@@ -214,17 +222,17 @@ class Server:
             if patience.cancelled_caught:
                 self._note_failed_handshake(peer, opened, TimeoutError("it took too long"))
             if secured is not None:
-                await self._serve(nursery, secured, peer, place, pass_by)
+                await self._serve(nursery, secured, peer, place, holder)
         finally:
             if secured is None:
                 stream.socket.close()
             self._intake.release(place)
 
-    async def _secure(self, stream: trio.SocketStream, pass_by: PassBy) -> Socket:
+    async def _secure(self, stream: trio.SocketStream, holder: Hashable) -> Socket:
         patience = self._settings.stall_timeout_seconds
         if self._tls is None:
             return PlainSocket(stream, patience)
-        await pass_by()  # a handshake costs as much as a request
+        await self._pace.pass_by(holder)  # a handshake costs as much as a request
         return await tls_handshake(stream, self._tls, patience)
 
     def _note_failed_handshake(self, peer: Address, opened: "_Opened", error: Exception) -> None:
@@ -234,7 +242,7 @@ class Server:
             log.info("handshake failed", client=str(peer), reason=str(cause) or type(cause).__name__)
 
     async def _serve(
-        self, nursery: trio.Nursery, secured: Socket, peer: Address, place: Place, pass_by: PassBy
+        self, nursery: trio.Nursery, secured: Socket, peer: Address, place: Place, holder: Hashable
     ) -> None:
         timeout_seconds = self._settings.request_timeout_seconds
         connection = Connection(
@@ -244,7 +252,8 @@ class Server:
             secured,
             client=peer,
             place=place,
-            pass_by=pass_by,
+            begin=partial(self._pace.pass_by, holder),
+            pass_by=partial(self._pace_of_streams.pass_by, holder),
             nursery=nursery,
             request_timeout_seconds=timeout_seconds,
         )

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import count, pairwise
 
+import pytest
 import trio
 import trio.testing
 
-from dispatcher.hub.pace import Pace
+from dispatcher.hub.pace import LONG_TURN_SECONDS, SHORT_TURN_SECONDS, Pace
 from dispatcher.sansio.records import Batch, Record
 from tests.hub.test_hub import FEED, ONE, Bench, RecordingTransport, subscribed
 
@@ -105,6 +107,72 @@ async def test_a_turn_that_nobody_has_taken_needs_no_line() -> None:
         for number in range(PER_TURN):
             await one(number)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("skips", "turn_seconds", "expected"),
+    [
+        (3, SHORT_TURN_SECONDS / 2, [4, 4, 4, 4, 4]),
+        (3, SHORT_TURN_SECONDS * 1.1, [1, 1, 1, 1, 1]),
+        (3, LONG_TURN_SECONDS * 1.1, [0, 0, 0, 1, 0]),
+        (0, LONG_TURN_SECONDS * 1.1, [1, 1, 1, 1, 1]),
+        (None, LONG_TURN_SECONDS * 1.1, [4, 4, 4, 4, 4]),
+    ],
+)
+async def test_fewer_pass_after_a_longer_turn(skips: int | None, turn_seconds: float, expected: list[int]) -> None:
+    """Records are late by some turns of the loop, so whoever waits here gives way; but somebody passes in the end."""
+    passed = list[int]()
+    readings, waited = count(), list[int]()
+
+    def now() -> float:
+        number = next(readings)
+        if number % 2:
+            waited.append(pace.waiting)
+        return number // 2 + (number % 2) * turn_seconds
+
+    async def one(number: int) -> None:
+        await pace.pass_by("a")
+        passed.append(number)
+
+    pace, number = Pace(4, skips=skips, now=now), 24
+    for first in range(4):
+        await one(first)
+    async with trio.open_nursery() as nursery:
+        for each in range(number):
+            nursery.start_soon(one, each)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(pace.run)
+        while len(passed) < 4 + number:  # noqa: ASYNC110 - steps of the loop are what is counted
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert [before - after for before, after in pairwise(waited)][:5] == expected
+
+
+async def test_one_that_is_cancelled_and_then_let_pass_ends_as_cancelled() -> None:
+    """Seen when half heads made room for each other: it was not in line any more, and its connection failed."""
+    scope, readings = trio.CancelScope(), count()
+
+    def now() -> float:
+        if next(readings) % 2:
+            scope.cancel()  # in the very step that lets it pass
+        return 0
+
+    pace = Pace(1, now=now)
+    await pace.pass_by("a")
+
+    async def one() -> None:
+        with scope:
+            await pace.pass_by("a")
+            raise AssertionError("it was cancelled before")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(pace.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert scope.cancelled_caught
+    assert pace.waiting == 0
 
 
 class Noted(RecordingTransport):

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from dispatcher.web.inbound import STEP_BYTES, Inbound
-from dispatcher.web.server import REQUESTS_PER_TURN
+from dispatcher.web.server import REQUESTS_PER_TURN, STEPS_PER_TURN
 from dispatcher.web.tasks import Tasks
 from tests.web.test_tasks import FRAME, REQUESTS, connect, read_to_end
 from tests.web.test_transports import House
@@ -77,7 +77,7 @@ async def test_clients_that_flood_share_the_steps_of_a_turn(monkeypatch: pytest.
     # The first step of each is read at once.
     first = {inbound: number for number, (inbound, _) in reversed([*enumerate(steps)])}
     later = Counter(turn for number, (inbound, turn) in enumerate(steps) if number != first[inbound])
-    assert max(later.values()) <= 4 * REQUESTS_PER_TURN < CLIENTS
+    assert max(later.values()) <= 4 * STEPS_PER_TURN < CLIENTS
 
 
 async def test_clients_that_acknowledge_at_the_same_moment_share_the_steps_of_a_turn(
@@ -86,7 +86,7 @@ async def test_clients_that_acknowledge_at_the_same_moment_share_the_steps_of_a_
     """Even short acknowledgements may release many commits and records."""
     request = REQUESTS["websocket"].replace(b"/ws", b"/ws?ack=client")
     steps = await noted_steps(monkeypatch, request, ACKNOWLEDGEMENT, CLIENTS)
-    assert max(Counter(turn for _, turn in steps).values()) <= 4 * REQUESTS_PER_TURN < CLIENTS
+    assert max(Counter(turn for _, turn in steps).values()) <= 4 * STEPS_PER_TURN < CLIENTS
 
 
 @pytest.mark.parametrize("way", ["pipelined", "completed at once"])
