@@ -83,6 +83,50 @@ async def test_a_consumer_that_is_taken_meanwhile_is_left_alone(monkeypatch: pyt
         await replays.close()
 
 
+async def test_a_thread_that_cannot_be_started_is_one_clients_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later, when there may be threads again, the client asks again; the process goes on."""
+
+    async def fail(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    replays, one = Replays(DEAD, concurrency=1, batch_bytes=1000), TopicPartition("assets", 0)
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    assert await replays.read({one: Range(0, 10)}, 1000, "client") == replay.NOTHING
+    assert await replays.bounds([one]) == {}
+    assert replays.statistics().running == 0
+
+
+NO_CONSUMER = """
+import sys
+from confluent_kafka import KafkaError, KafkaException
+from dispatcher.kafka import reader
+
+made = []
+make = reader.Consumer
+
+def make_all_but_the_last(*arguments, **keywords):
+    made.append(arguments)
+    if len(made) == 3:
+        raise KafkaException(KafkaError(KafkaError._CRIT_SYS_RESOURCE, "no threads left"))
+    return make(*arguments, **keywords)
+
+reader.Consumer = make_all_but_the_last
+sys.argv = ["dispatcher", "serve", "--bind=127.0.0.1:0", "--bootstrap-servers=127.0.0.1:9", "--replay-concurrency=3"]
+from dispatcher.command.main import main
+main()
+"""
+
+
+def test_every_consumer_for_replays_is_made_at_the_start() -> None:
+    """One that cannot be made is an error of the start, with a reason, and not of the first client that needs it."""
+    result = subprocess.run(
+        [sys.executable, "-c", NO_CONSUMER], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 1, result.stderr
+    assert "the consumers for replays cannot be created: no threads left" in result.stderr
+
+
 COUNTED = """
 import os
 from confluent_kafka import Consumer, Producer

@@ -39,6 +39,32 @@ def test_idle_connections_make_room_for_an_address_with_streams() -> None:
     assert intake.statistics().connections.taken == 180
 
 
+def test_the_holder_with_most_idle_connections_makes_room_in_the_last_tenth() -> None:
+    """Even if somebody with fewer of them, who has less than the newcomer, was there first."""
+    intake = Intake(200)
+    small = take(intake, "small", idle=True)
+    for _ in range(50):
+        assert take(intake, "honest", idle=False)
+    flood = [taken for _ in range(150) if (taken := take(intake, "flood", idle=True))]
+    assert take(intake, "honest", idle=False)
+    assert small is not None
+    assert not small[1].aborted
+    aborted = [number for number, (_, socket) in enumerate(flood) if socket.aborted]
+    assert len(aborted) == 150 - 129 + 1 == aborted[-1] + 1
+
+
+def test_a_connection_is_idle_from_its_first_moment() -> None:
+    """It makes room even if it never sends a byte: nothing has noted then that it waits."""
+    intake = Intake(20)
+    place, socket = intake.take("silent"), Socket()
+    assert place is not None
+    place.connection = socket
+    assert intake.statistics().idle == 1
+    assert intake.evict()
+    assert socket.aborted
+    assert (intake.statistics().connections.taken, intake.statistics().idle) == (0, 0)
+
+
 def test_the_last_tenth_is_not_taken_with_the_idle_connections_of_smaller_holders() -> None:
     """The largest holder ends its own idle ones, or is refused."""
     intake = Intake(200)
