@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from dispatcher.consumer_watch import ConsumerWatch
+from dispatcher.crashes import log_crash
 from dispatcher.decoding_for_asking import DecodingForAsking
 from dispatcher.fetching import Fetching
 from dispatcher.following import Following
@@ -131,13 +132,9 @@ class Pipeline:
     async def run(self) -> None:
         """Poll and dispatch until `stop`; see `Poller.run` for cancellation and errors."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.hub.run)
-            nursery.start_soon(self._replays.run)
-            nursery.start_soon(self._following.run)
-            nursery.start_soon(self._topics.run)
-            nursery.start_soon(self._decoded.run)
-            nursery.start_soon(self.undelivered.run)
-            await self._membership.run()
+            for part in (self.hub, self._replays, self._following, self._topics, self._decoded, self.undelivered):
+                nursery.start_soon(log_crash, part.run)
+            await log_crash(self._membership.run)
             nursery.cancel_scope.cancel()
         await self._replays.close()
 

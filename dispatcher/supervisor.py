@@ -19,6 +19,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from dispatcher.crashes import log_crash
 from dispatcher.errors import DispatcherError
 from dispatcher.hub.goodbyes import restart
 from dispatcher.hub.spreading import spread_subscribers
@@ -150,7 +151,7 @@ async def supervise(
     try:
         async with trio.open_nursery() as root:
             for run in (last_resort.watch, visits.run, drain.run, partial(run_tracing, settings, pipeline.hub.times)):
-                root.start_soon(run)
+                root.start_soon(log_crash, run)
             roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
             # Before anything listens: whoever learns that the replica is up may stop it.
@@ -163,15 +164,17 @@ async def supervise(
             reload = partial(reload_each, reloads)
             await root.start(partial(reload_on_hangup, reload, hangup_stops=hangup_stops))
             if settings.operations_bind and parent is None:
-                await root.start(for_operators.serve)
+                await root.start(log_crash, for_operators.serve)
             if authentication is not None:
-                root.start_soon(authentication.run)
-            await root.start(server.serve)
+                root.start_soon(log_crash, authentication.run)
+            await root.start(log_crash, server.serve)
             _warn_of_any_host(settings)
             if parent is not None:
-                root.start_soon(parent.serve, operations, streams, reload)
-            root.start_soon(spread_subscribers, pipeline.hub, settings.spread_seconds, lambda: pipeline.health().joined)
-            root.start_soon(systemd.watch)
+                root.start_soon(log_crash, parent.serve, operations, streams, reload)
+            root.start_soon(
+                log_crash, spread_subscribers, pipeline.hub, settings.spread_seconds, lambda: pipeline.health().joined
+            )
+            root.start_soon(log_crash, systemd.watch)
             systemd.ready()
             task_status.started(server)
             await pipeline.run()

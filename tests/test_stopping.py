@@ -93,6 +93,7 @@ async def test_crash_of_the_hub(kafka: Kafka, replicas: Callable[..., Replica]) 
             exit_code = await trio.to_thread.run_sync(replica.wait)
     assert exit_code == 1
     assert "put in on purpose" in replica.log
+    assert replica.logged("crashed, stopping")
     row = kafka.group_offsets(replica.group)[topic, 0]
     assert (row.current_offset, row.log_end_offset) == (1000, 1001)
 

@@ -143,6 +143,9 @@ class GroupConsumer:
         except KafkaClientError as error:
             failed = error
             raise
+        except Exception:
+            log.exception("crashed, stopping")
+            raise
         finally:
             self._leave(consumer, failed)
         if rebuild is not None:
@@ -170,7 +173,8 @@ class GroupConsumer:
                 if commands.settle
                 else trio.from_thread.run_sync(self._downstream.exchange, result)
             )
-            self._raise_callback_error()
+            if self._callback_errors:
+                raise self._callback_errors[0]
             self._commits.send(consumer, commands.commit)
             self._assignment.control_flow(consumer, commands.pause, commands.resume)
         return None if commands.stop else commands.rebuild
@@ -262,10 +266,6 @@ class GroupConsumer:
                 if self._beginnings is not None:
                     self._beginnings.close()
                 trio.from_thread.run_sync(self._downstream.left)
-
-    def _raise_callback_error(self) -> None:
-        if self._callback_errors:
-            raise self._callback_errors[0]
 
     # Callbacks: librdkafka calls them from inside poll, consume and close, in this thread.
 
