@@ -192,7 +192,7 @@ class Attribution:
         return verdict
 
     def is_late(self, step: Backwards) -> bool:
-        """Whether a commit that stepped back is one that was given up and came late, and was put right later."""
+        """Whether a commit that stepped back was given up, or came twice, and was put right later."""
         stored = step.stored_ms / 1000
         given_up = any(
             line.event == "commit not stored"
@@ -202,7 +202,17 @@ class Attribution:
             for line in self._lines
         )
         later = [one for one in self._commits[step.partition] if one.at >= stored and one.offset >= step.before]
-        return bool(later) and (given_up or self._follows_late_one(step, stored))
+        came_before = self._was_stored_before(step, stored) or self._follows_late_one(step, stored)
+        return bool(later) and (given_up or came_before)
+
+    def _was_stored_before(self, step: Backwards, stored: float) -> bool:
+        """Whether Kafka stored the same commit before the higher one, for the same owner: it came twice.
+
+        That an owner sends no lower commit after a higher one is an invariant, which the replicas count themselves.
+        """
+        owners = [one.began for one in self._tenures[step.partition] if one.began <= stored <= one.ended]
+        earlier = [one.at for one in self._commits[step.partition] if one.offset == step.offset and one.at < stored]
+        return bool(owners and earlier) and max(owners) <= earlier[-1]
 
     def _follows_late_one(self, step: Backwards, stored: float) -> bool:
         """Whether the higher commit was one of the previous owner, and was late because a broker was away."""

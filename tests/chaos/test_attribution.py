@@ -142,6 +142,19 @@ def test_a_commit_that_steps_back(offset: int, error: str, at: float, later: boo
 
 
 @pytest.mark.parametrize(
+    ("first_at", "later", "late"),
+    [(9.2, True, True), (9.2, False, False), (8.9, True, False), (None, True, False)],
+)
+def test_a_commit_that_is_stored_twice(first_at: float | None, later: bool, late: bool) -> None:
+    """For the owner of that time, whose assignment began at 9; an equal commit of its predecessor is another one."""
+    commits = [Stored(0, 8, 9.5), Stored(0, 5, 10.0), *([Stored(0, 9, 12.0)] if later else [])]
+    if first_at is not None:
+        commits.insert(0, Stored(0, 5, first_at))
+    lines = [*had("a", 1, 8), *had("b", 9)]
+    assert Attribution(lines, commits, [], [], []).is_late(Backwards(0, 5, 8, 10_000)) == late
+
+
+@pytest.mark.parametrize(
     ("stored_at", "sent_at", "incidents", "later", "late"),
     [
         (11.5, 13.0, [fault("broker kill", 8, 9)], True, True),
