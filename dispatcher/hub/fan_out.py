@@ -95,7 +95,7 @@ class FanOut:
         self._newest: dict[Feed, int] = {}
         """For each feed with a live subscriber, the sequence of the newest entry that was published for it."""
         self._under_way: dict[Feed, list[EncodedEntry]] = {}
-        """The items that this round has not offered to everybody yet."""
+        """The items that this round has not offered to everybody yet; empty once it is withdrawn."""
         self._rounds = 0
         self._linger_seconds = linger_seconds
         self._lingers_until = -math.inf
@@ -192,9 +192,11 @@ class FanOut:
     def withdraw(self) -> None:
         """Take back what the sockets have not got yet: partitions have left, and its ids still name them.
 
-        Subscribers that have not taken all of it catch up from the history, where it is encoded again.
+        Subscribers that have not taken all of it catch up from the history, where it is encoded again. So the rest of a
+        round is for nobody, and it cannot be framed any more: its entries may have other positions by then.
         """
         self._published.clear()
+        self._under_way.clear()
         self._published_bytes = 0
         for feed, live in tuple(self._live.items()):
             for subscriber in tuple(live.values()):
@@ -238,13 +240,14 @@ class FanOut:
                 offered = 0
                 # Acknowledging subscribers are served after the others, so their answers delay nobody.
                 for feed in sorted(self._under_way, key=_ACKS):
-                    for part in self._parts(self._under_way[feed]):
+                    for part in self._parts(self._under_way.get(feed, ())):
                         if offered >= SLICE:
                             # Many feeds with few subscribers each hold the loop for as long as one feed with many.
                             offered = 0
                             await self._between_slices()
-                        offered += await self._offer(feed, part)
-                    del self._under_way[feed]
+                        if feed in self._under_way:
+                            offered += await self._offer(feed, part)
+                    self._under_way.pop(feed, None)
                 await self._leave_to_others(trio.current_time() - began)
             self._is_awaited = False
             # Waiters hold this event, perhaps since before this task began: set it, then replace it.
@@ -288,7 +291,8 @@ class FanOut:
                 part, size_bytes = [], 0
             part.append(item)
             size_bytes += len(item[1])
-        yield part
+        if part:
+            yield part
 
     async def _between_slices(self) -> None:
         """Let other tasks have the loop: anything may happen here."""
@@ -303,8 +307,10 @@ class FanOut:
         step = max(1, min(SLICE, SLICE_BYTES // round_.size_bytes))
         for start in range(0, len(subscribers), step):
             if start:
-                # A subscriber that stops being live meanwhile, as after `withdraw`, ignores the offer.
+                # A subscriber that stops being live meanwhile ignores the offer.
                 await self._between_slices()
+                if feed not in self._under_way:
+                    break
             taken = 0
             for subscriber in subscribers[start : start + step]:
                 taken += subscriber.offer(round_)

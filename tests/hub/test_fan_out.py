@@ -50,6 +50,33 @@ async def test_a_partition_that_leaves_within_a_round_is_handed_to_nobody_else(
     assert (first.values, second.values) == (["0", "1"], ["1"])
 
 
+async def test_a_partition_that_is_followed_within_a_round_is_handed_to_no_reader_of_the_replica(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers of the whole topic catch up with it, which gives its entry an id in which it is not owned."""
+    monkeypatch.setattr(fan_out, "SLICE", 1)
+    bench, disowned = Bench(), [[ONE]]
+    nursery.start_soon(bench.hub.run)
+    bench.hub.expect({"assets": 2})
+    for partition in (ONE, TWO):
+        bench.hub.reached(partition, 0)
+
+    def disown() -> None:
+        if disowned:
+            bench.hub.unassigned([ONE], disowned.pop())
+
+    whole = feed_of(SSE_VALUE, FEED.topics, whole=True)
+    first, second, own = ObservedTransport(disown), ObservedTransport(lambda: None), ObservedTransport(lambda: None)
+    for transport, feed in ((first, whole), (second, whole), (own, FEED)):
+        await nursery.start(bench.serve, transport, None, None, feed)
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    bench.publish(TWO)
+    await settle()
+    assert (first.values, second.values, own.values) == (["0", "1"], ["0", "1"], ["1"])
+
+
 async def test_a_subscriber_that_leaves_within_a_round_is_offered_nothing_more(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
