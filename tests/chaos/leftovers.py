@@ -1,6 +1,6 @@
 """What is left on replicas when every client has gone: nobody may be subscribed, and nothing dispatched to anybody."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import httpx2
@@ -16,6 +16,8 @@ FORGET_SECONDS = 15.0
 
 WAIT_SECONDS = 5.0
 INVARIANTS = "dispatcher_invariant_violations"
+CRASHES = ("crashed, stopping", "failed", "connection failed")
+"""Log events with a traceback of the dispatcher's own code."""
 
 
 @dataclass(slots=True)
@@ -28,6 +30,8 @@ class Leftovers:
     """Records that counted as dispatched when there was nobody."""
     violations: dict[str, dict[str, int]] = field(default_factory=dict)
     """Of invariants, by name: of those that run, by the metric, and of those that have ended, by their logs."""
+    crashes: dict[str, list[str]] = field(default_factory=dict)
+    """Of a process or of a connection, as the logs name them."""
 
     @property
     def good(self) -> bool:
@@ -39,6 +43,7 @@ class Leftovers:
         yield "subscribers without a connection", _some(self.subscribers), not self.subscribers
         yield "dispatched when everybody had gone", _some(self.dispatched), not self.dispatched
         yield "invariants violated", _some(self.violations), not self.violations
+        yield "crashes", _some(self.crashes), not self.crashes
 
 
 async def look(fleet: Fleet, produce: Callable[[], object]) -> Leftovers:
@@ -65,6 +70,8 @@ async def look(fleet: Fleet, produce: Callable[[], object]) -> Leftovers:
             found.dispatched[replica.identity] = more
     for process, line in fleet.logged("invariant violated"):
         found.violations.setdefault(process, {})[line["invariant"]] = line["count"]
+    for process, line in fleet.logged(*CRASHES):
+        found.crashes.setdefault(process, []).append(line["event"])
     for replica in replicas:
         answer = await trio.to_thread.run_sync(replica.metrics)
         if violations := violated(answer):
@@ -108,5 +115,5 @@ async def _status(replica: Replica) -> dict[str, dict[str, int]]:
             await trio.sleep(0.1)
 
 
-def _some(found: dict[str, int] | dict[str, dict[str, int]]) -> str:
+def _some(found: Mapping[str, object]) -> str:
     return "; ".join(f"{process}: {what}" for process, what in found.items()) or "0"

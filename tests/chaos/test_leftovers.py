@@ -44,7 +44,8 @@ async def found(
     """What is found on this replica, and in the logs of others."""
     monkeypatch.setenv(VARIABLE, "0.02")
     fleet = SimpleNamespace(
-        slots=[SimpleNamespace(replica=left), SimpleNamespace(replica=None)], logged=lambda _: logged
+        slots=[SimpleNamespace(replica=left), SimpleNamespace(replica=None)],
+        logged=lambda *events: [one for one in logged if one[1]["event"] in events],
     )
     return await look(cast("Fleet", fleet), left.produced)
 
@@ -70,6 +71,16 @@ async def test_records_dispatched_to_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_violations_of_those_that_run_and_of_those_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Violations are counted by the metric, and by the last log line of each invariant."""
-    logged = tuple(("replica-2/2", {"invariant": "b", "count": count}) for count in (1, 5))
+    logged = tuple(
+        ("replica-2/2", {"event": "invariant violated", "invariant": "b", "count": count}) for count in (1, 5)
+    )
     leftovers = await found(monkeypatch, Left(violations=4), logged)
     assert leftovers.violations == {"replica-1/1": {"a": 4}, "replica-2/2": {"b": 5}}
+
+
+async def test_crashes_of_processes_and_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another replica takes over, and no record is lost: only the logs have them."""
+    events = ("connection failed", "crashed, stopping", "stopped")
+    leftovers = await found(monkeypatch, Left(), tuple(("replica-2/2", {"event": event}) for event in events))
+    assert leftovers.crashes == {"replica-2/2": ["connection failed", "crashed, stopping"]}
+    assert not leftovers.good
