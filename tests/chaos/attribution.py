@@ -62,6 +62,9 @@ HANDED_OVER = "partition handed over"
 AROUND_SECONDS = 20.0
 """How much of the logs is shown of a step back that nothing excuses."""
 
+HELD_BACK_SECONDS = 5.0
+"""How long after its member has left a commit may still be stored."""
+
 
 class Ending(StrEnum):
     """How a tenure ended."""
@@ -202,8 +205,8 @@ class Attribution:
             for line in self._lines
         )
         later = [one for one in self._commits[step.partition] if one.at >= stored and one.offset >= step.before]
-        came_before = self._was_stored_before(step, stored) or self._follows_late_one(step, stored)
-        return bool(later) and (given_up or came_before)
+        known = (self._was_stored_before, self._was_held_back, self._follows_late_one)
+        return bool(later) and (given_up or any(excuses(step, stored) for excuses in known))
 
     def _was_stored_before(self, step: Backwards, stored: float) -> bool:
         """Whether Kafka stored the same commit before the higher one, for the same owner: it came twice.
@@ -213,6 +216,22 @@ class Attribution:
         owners = [one.began for one in self._tenures[step.partition] if one.began <= stored <= one.ended]
         earlier = [one.at for one in self._commits[step.partition] if one.offset == step.offset and one.at < stored]
         return bool(owners and earlier) and max(owners) <= earlier[-1]
+
+    def _was_held_back(self, step: Backwards, stored: float) -> bool:
+        """Whether both commits are of one owner, and a broker was away meanwhile: librdkafka held the lower one back.
+
+        It may store it after the owner has left: nothing awaits a commit once a higher one is confirmed.
+        """
+        commits = [one.at for one in self._commits[step.partition] if one.offset == step.before and one.at <= stored]
+        owners = [one for one in self._tenures[step.partition] if one.began <= stored]
+        if not commits or not owners:
+            return False
+        began, ended = owners[-1].began, owners[-1].ended
+        is_of_one = began <= commits[-1] and stored <= ended + HELD_BACK_SECONDS
+        return is_of_one and any(
+            one.is_fault and one.process is None and one.began <= stored and one.ended >= began
+            for one in self._incidents
+        )
 
     def _follows_late_one(self, step: Backwards, stored: float) -> bool:
         """Whether the higher commit was one of the previous owner, and was late because a broker was away."""

@@ -155,6 +155,24 @@ def test_a_commit_that_is_stored_twice(first_at: float | None, later: bool, late
 
 
 @pytest.mark.parametrize(
+    ("ended", "incidents", "later", "late"),
+    [
+        (9.8, [fault("broker kill", 3, 6)], True, True),
+        (9.8, [fault("broker kill", 3, 6)], False, False),
+        (9.8, [fault("SIGSTOP", 3, 6, "c")], True, False),
+        (9.8, [fault("broker kill", 0.5, 0.9)], True, False),
+        (4.9, [fault("broker kill", 3, 6)], True, False),
+    ],
+)
+def test_a_commit_that_is_held_back_while_a_broker_is_away(
+    ended: float, incidents: list[Incident], later: bool, late: bool
+) -> None:
+    """The owner leaves, and the lower one of its last two commits is stored after the higher one."""
+    commits = [Stored(0, 2, 2.0), Stored(0, 8, 4.5), Stored(0, 5, 10.0), *([Stored(0, 9, 12.0)] if later else [])]
+    assert Attribution(had("a", 1, ended), commits, [], incidents, []).is_late(Backwards(0, 5, 8, 10_000)) == late
+
+
+@pytest.mark.parametrize(
     ("stored_at", "sent_at", "incidents", "later", "late"),
     [
         (11.5, 13.0, [fault("broker kill", 8, 9)], True, True),
