@@ -133,7 +133,7 @@ class Pipeline:
         """Poll and dispatch until `stop`; see `Poller.run` for cancellation and errors."""
         async with trio.open_nursery() as nursery:
             for part in (self.hub, self._replays, self._following, self._topics, self._decoded, self.undelivered):
-                nursery.start_soon(log_crash, part.run)
+                nursery.start_soon(log_crash, part.run, name=part.run)
             await log_crash(self._membership.run)
             nursery.cancel_scope.cancel()
         await self._replays.close()

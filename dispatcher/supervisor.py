@@ -150,8 +150,14 @@ async def supervise(
     last_resort, systemd = LastResort(settings.shutdown_seconds), Systemd()
     try:
         async with trio.open_nursery() as root:
-            for run in (last_resort.watch, visits.run, drain.run, partial(run_tracing, settings, pipeline.hub.times)):
-                root.start_soon(log_crash, run)
+            for run in (
+                last_resort.watch,
+                visits.run,
+                drain.run,
+                partial(run_tracing, settings, pipeline.hub.times),
+                partial(spread_subscribers, pipeline.hub, settings.spread_seconds, lambda: pipeline.health().joined),
+            ):
+                root.start_soon(log_crash, run, name=run)
             roots = {"pipeline": pipeline, "server": server, "limits": limits, "invariants": invariants}
             await root.start(inspect_on_signal, roots, lambda: _sample(pipeline))
             # Before anything listens: whoever learns that the replica is up may stop it.
@@ -164,17 +170,14 @@ async def supervise(
             reload = partial(reload_each, reloads)
             await root.start(partial(reload_on_hangup, reload, hangup_stops=hangup_stops))
             if settings.operations_bind and parent is None:
-                await root.start(log_crash, for_operators.serve)
+                await root.start(log_crash, for_operators.serve, name=for_operators.serve)
             if authentication is not None:
-                root.start_soon(log_crash, authentication.run)
-            await root.start(log_crash, server.serve)
+                root.start_soon(log_crash, authentication.run, name=authentication.run)
+            await root.start(log_crash, server.serve, name=server.serve)
             _warn_of_any_host(settings)
             if parent is not None:
-                root.start_soon(log_crash, parent.serve, operations, streams, reload)
-            root.start_soon(
-                log_crash, spread_subscribers, pipeline.hub, settings.spread_seconds, lambda: pipeline.health().joined
-            )
-            root.start_soon(log_crash, systemd.watch)
+                root.start_soon(log_crash, parent.serve, operations, streams, reload, name=parent.serve)
+            root.start_soon(log_crash, systemd.watch, name=systemd.watch)
             systemd.ready()
             task_status.started(server)
             await pipeline.run()

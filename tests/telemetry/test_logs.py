@@ -33,9 +33,9 @@ def pipe() -> Iterator[tuple[int, int]]:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     yield reader, writer
-    for descriptor in (reader, writer):
-        with suppress(OSError):
-            os.close(descriptor)
+    # The writer stays open: an outlet's thread may still be about to write to it, and it must not be another file then.
+    with suppress(OSError):
+        os.close(reader)
 
 
 def line(text: str) -> logging.LogRecord:
