@@ -1,7 +1,7 @@
 """Reads what a client with ``ack=client`` sends: which records it is done with, and which it refuses.
 
-Acknowledgements are cumulative, so those that are read in one step count as one. A client that exceeds its budget is
-not cut off as others are: it is read at the budget's pace, and meanwhile the rest waits in the client's kernel.
+Acknowledgements are cumulative, so those read in one step count as one. Unlike other clients, one that exceeds its
+budget is not cut off: it is read at the budget's pace, and the rest waits in the client's kernel.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ ACK_STEP_BYTES = 1024
 """Maximum number of bytes examined per step: about fourteen short acknowledgements of 10 µs each."""
 
 PARTITION_COST_BYTES = 8
-"""How much of the budget each partition that an id names costs besides its bytes: thirteen characters can name 8,192
-partitions, which take some milliseconds to read."""
+"""What each partition that an id names costs, on top of the bytes of the id: thirteen characters can name 8,192
+partitions, which take a few milliseconds to read."""
 
 MANY_PARTITIONS = 1024
-"""Once a client's ids name more partitions than this in one step, only `WIDE_STEP_BYTES` of it are examined per
-step."""
+"""Once a client's ids have named more partitions than this in one step, each later step examines only
+`WIDE_STEP_BYTES`."""
 
 WIDE_STEP_BYTES = 64
 """About the length of the shortest acknowledgement that names many partitions."""
@@ -43,10 +43,10 @@ class Acknowledger(Protocol):
     """The subscriber that the client's messages are passed to."""
 
     def acked(self, position: dict[TopicPartition, int]) -> None:
-        """The client is done with every record up to these offsets: a step of that is taken."""
+        """Take the first step of this: the client is done with every record up to these offsets."""
 
     def go_on(self) -> bool:
-        """Take one more step of it; False when nothing was left."""
+        """Take one more step; False if none was left."""
 
     def nacked(self, partition: TopicPartition, offset: int, reason: str, answer: Callable[[bool], None]) -> bool:
         """The client refuses a record; returns False if there is no dead-letter topic for it."""
@@ -57,7 +57,7 @@ class AckInbound(Inbound):
 
     Args:
         now: The time in seconds, as for `on_client_data`.
-        on_message: Takes each whole message that is neither an acknowledgement nor a refusal; None: these are ignored.
+        on_message: Takes each whole message that is neither an acknowledgement nor a refusal; None ignores them.
         inflates: See `Inbound`.
     """
 
@@ -85,7 +85,7 @@ class AckInbound(Inbound):
         self._acked: dict[TopicPartition, int] = {}
         """The offsets acknowledged in this step."""
         self._owed_bytes = -float(ACK_BUDGET_BYTES)
-        """The bytes read beyond the budget; if negative, the rest of the budget."""
+        """The bytes read beyond the budget; if negative, what is left of it."""
         self._paid_at = now
         self._subscriber: Acknowledger | None = None
         self._notify: Callable[[bytes], None] | None = None
@@ -100,7 +100,7 @@ class AckInbound(Inbound):
         self._subscriber, self._notify = subscriber, notify
 
     def on_client_data(self, data: bytes, now: float) -> bytes | None:
-        """See `Inbound`. Acknowledgements before the client left count as well."""
+        """See `Inbound`. Acknowledgements count even if the client leaves, or breaks a rule, right after them."""
         self._partitions = 0
         try:
             return super().on_client_data(data, now)
@@ -111,7 +111,7 @@ class AckInbound(Inbound):
                 self.receive_bytes = WIDE_STEP_BYTES
 
     def go_on(self) -> bool:
-        """See `Inbound`: take one more step of what was acknowledged."""
+        """See `Inbound`: takes one more step of the work that acknowledgements have caused."""
         return self._subscriber is not None and self._subscriber.go_on()
 
     def rest_seconds(self, now: float) -> float:

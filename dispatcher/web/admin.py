@@ -1,4 +1,4 @@
-"""``/admin`` on the port for operators: who is connected, disconnecting them, and draining the replica.
+"""``/admin`` on the port for operators: lists clients, disconnects them, and drains the replica.
 
 The request's origin is checked first (`origin_check`), then the token (`admin_access`), before any work is done. Every
 change writes one line to the log, which names the administrator.
@@ -27,7 +27,7 @@ MAX_NUMBER = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """What administrators can see and change, and the check who is one."""
+    """What administrators can see and change, and the check of who is one."""
 
     streams: Streams
     access: AdminAccess

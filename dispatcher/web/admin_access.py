@@ -18,7 +18,7 @@ MIN_TOKEN_CHARACTERS = 16
 MAX_TOKEN_BYTES = 4096
 
 BY_FILE = "admin_token_file"
-"""The name in the log of an administrator with the token in the file."""
+"""What the log calls an administrator who uses the token in the file."""
 
 
 class AdminAccess:

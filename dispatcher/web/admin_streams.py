@@ -41,10 +41,10 @@ class Selection:
 
     @classmethod
     def of(cls, arguments: Arguments) -> "Selection":
-        """From a query.
+        """Read a query.
 
         Raises:
-            BadRequestError: a state does not exist.
+            BadRequestError: it names an unknown state.
         """
         states = [str(state) for state in SubscriberState]
         for state in arguments.get("state", ()):
@@ -86,8 +86,8 @@ class Streams(Protocol):
             returns: Whether its client may reconnect.
 
         Raises:
-            NotFoundError: there is none with this number.
-            UnavailableError: the worker that would know does not answer.
+            NotFoundError: no stream has this number.
+            UnavailableError: the worker that would have the stream does not answer.
         """
 
     async def disconnect(self, selection: Selection, *, returns: bool) -> Answer:
@@ -136,7 +136,7 @@ class OwnStreams:
         return {"disconnected": 1}
 
     async def disconnect(self, selection: Selection, *, returns: bool) -> Answer:
-        """See `Streams`. *Cancellation*: some of them have been ended."""
+        """See `Streams`. *Cancellation*: some of them may have been ended already."""
         selected = await self._select(selection)
         for visits_of_step in _steps(selected):
             for visit in visits_of_step:
@@ -155,7 +155,7 @@ class OwnStreams:
         return {"draining": False}
 
     async def _select(self, selection: Selection, after: int = 0, most: int | None = None) -> list[Visit]:
-        """The selected streams, in the order of their numbers: a snapshot, of which some may have ended meanwhile."""
+        """The selected streams, in the order of their numbers: a snapshot; some may have ended since."""
         found: list[Visit] = []
         for looked, (number, visit) in enumerate(tuple(self._visits.open.items()), 1):
             if number > after and number in self._visits.open and selection.matches(visit):

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from dispatcher.access.keyring import Keyring
 
 REMEMBERED_BYTES = 4 * 1024 * 1024
-"""Total length of the remembered tokens, which are those used last. What is kept of a token takes about four times its
-length, so 16 MiB at most."""
+"""Maximum total length of the remembered tokens, the most recently used ones. What is kept of a token takes about four
+times its length, so 16 MiB at most."""
 
 HAS_EXPIRED = "the token has expired: get a new one, then reconnect"
 
@@ -146,7 +146,7 @@ class Authentication:
     async def identify(
         self, fields: Values, cookies: Values, arguments: Mapping[str, Sequence[str]], subprotocols: Sequence[str] = ()
     ) -> Caller:
-        """Identify who makes a request. *Cancellation*: safe.
+        """Identify the caller of a request. *Cancellation*: safe.
 
         Raises:
             SeveralTokensError: it carries more than one token.

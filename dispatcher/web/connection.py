@@ -42,8 +42,8 @@ log = structlog.get_logger(__name__)
 RECEIVE_BYTES = 65536
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 16 * 1024 * 1024
-"""How much a client may still send, and for how long, after we ended a connection: closing a socket with unread bytes
-resets it, and the client would never read the answer."""
+"""How much a client may still send, and for how long, after we have ended a connection: closing a socket with unread
+bytes resets it, and the client would never read the answer."""
 
 
 PassBy = Callable[[], Awaitable[None]]
@@ -99,12 +99,12 @@ class Connection:
         self._is_kept_alive = False
         """Whether a request was answered, and no byte of the next one has arrived."""
         self._has_turn = False
-        """Whether what is being handled has waited for its turn, and no request has begun in that turn yet."""
+        """Whether the data being handled has waited for its turn, and no request has begun in that turn yet."""
         self.stream: Stream | None = None
         """The stream that a handler left, to be run after its response's head was sent. It is always closed here and
         nowhere else, and the connection serves no other request."""
         self.unread: list[bytes] = []
-        """What the client has sent since then; empty bytes mean that it closed its side."""
+        """What the client has sent since a handler left the stream; empty bytes mean that it closed its side."""
 
     async def run(self) -> None:
         """Serve until the connection ends. *Cancellation*: safe, the socket is closed."""
@@ -221,7 +221,8 @@ class Connection:
                 return
 
     async def _wait_for_turn(self) -> None:
-        # Waiting in our line does not count as late. It still counts as idle: otherwise others would have to make room.
+        # The wait for a turn does not count against the client's time. The connection still counts as idle: otherwise
+        # others would have to make room.
         self._reading.deadline = math.inf
         await self._begin()
 
@@ -243,7 +244,7 @@ class Connection:
         elif isinstance(event, Updated):
             idle = event.idle and not self._ends
             if not event.idle:
-                # A request begins. Its head may have come in parts, or together with other requests.
+                # A request begins. Its head may have arrived in parts, or together with other requests.
                 if not self._has_turn:
                     await self._wait_for_turn()
                 self._has_turn = False

@@ -1,4 +1,4 @@
-"""Drains a replica: it accepts no new streams, and open ones end over a time that an operator chooses.
+"""Drains a replica: it accepts no new streams, and ends the open ones over a time that an operator chooses.
 
 *Thread*: Trio's.
 """
@@ -89,7 +89,7 @@ class Drain:
             nursery.cancel_scope.cancel()
 
     async def _say_goodbye(self) -> None:
-        """End every stream, evenly over the time."""
+        """End all streams, spread evenly over the time."""
         subscribers = self._hub.sample_subscribers(self._hub.subscribers)
         pause_seconds = max(self.seconds / max(1, len(subscribers)), 1 / GOODBYES_PER_SECOND)
         for subscriber in subscribers:

@@ -127,8 +127,8 @@ def add_events(
         wire, headers, head = sse_wire(envelope=query.envelope, chunked=chunked), HEADERS, b""
         if (compression := hub.encoder.compression) is not None:
             headers = {**HEADERS, "Vary": "Accept-Encoding"}
-            # Only a last chunk shows that the body is whole: without chunks it would look the same as one that was cut
-            # off.
+            # Only a last chunk shows that the body is complete: without chunks, a complete body and one that was cut
+            # off look the same.
             if chunked and accepts_gzip(request.headers.getlist("Accept-Encoding")):
                 wire, head = compression.sse(wire), GZIP_HEAD
                 headers["Content-Encoding"] = "gzip"

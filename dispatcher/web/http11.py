@@ -3,7 +3,7 @@
 Hypercorn parses requests, runs the app, and writes response heads, short bodies and WebSocket handshakes. When the
 response turns out to be a stream, `Connection` continues without it. What this class changes:
 
-* HTTP/2 is refused, by prior knowledge and by ``Upgrade: h2c``: Hypercorn buffers it without a bound.
+* There is no HTTP/2, which Hypercorn buffers without a bound: prior knowledge is refused, ``Upgrade: h2c`` ignored.
 * Hypercorn does not see that a client offers permessage-deflate: its own implementation takes 107 KiB per connection
 and twice the CPU. The app sees the offer (`Connection.extensions`), and has an extension that compresses once for all
 connections.
@@ -88,7 +88,7 @@ class Http11(H11Protocol):
         self.extensions = offers
         target = request.target
         if absolute := _ABSOLUTE.fullmatch(target):
-            # The host in it counts, so the check of the `Host` has to see it.
+            # The host in the target replaces the `Host` (RFC 9112, section 3.2.2), so the check has to see that one.
             host, target = absolute.groups()
             target = target if target.startswith(b"/") else b"/" + target
             headers = [(b"host", host), *((name, value) for name, value in headers if name.lower() != b"host")]
@@ -125,7 +125,8 @@ class Http11(H11Protocol):
             await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
-        # A body that is broken from its beginning was already answered: the app must not answer it again.
+        # If a body is broken from its beginning, its request's task is scheduled but has not begun: this is the answer,
+        # and the app must not send another.
         cast("Tasks", self.task_group).drop_scheduled()
         body = problem_body(status_code)
         await self._send_h11_event(

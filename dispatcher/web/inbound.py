@@ -1,6 +1,6 @@
 """Reads what a WebSocket client sends: it need not send anything, so only the form of its messages matters.
 
-wsproto parses frames in small steps, and they are dropped at once: only the length of a message is kept. A client
+wsproto parses frames in small steps, and each frame is dropped at once: only the length of a message is kept. A client
 that sends too much in too short a time, or violates RFC 6455, gets the matching close code (docs/protocol.md).
 """
 
@@ -24,7 +24,7 @@ BUDGET_BYTES_PER_SECOND = 64 * 1024
 """How much it may send per second in the long run; more ends the stream with 1008."""
 
 FRAME_COST_BYTES = 64
-"""How much of the budget a frame costs besides its bytes: reading an empty one takes about 10 µs."""
+"""What a frame costs on top of its bytes: reading an empty one takes about 10 µs."""
 
 STEP_BYTES = 256
 """Maximum number of bytes examined per step: about 0.4 ms for frames without payload."""
@@ -50,7 +50,7 @@ class Budget:
         self._at = now
 
     def spend(self, cost: float, now: float) -> bool:
-        """Take from it; returns False if it does not hold enough, and leaves it empty."""
+        """Take this much from the bucket; if it holds less, empty it and return False."""
         self._left = min(self._amount, self._left + (now - self._at) * self._per_second) - cost
         self._at = now
         if self._left < 0:
@@ -125,7 +125,7 @@ class Inbound:
         return answer
 
     def go_on(self) -> bool:
-        """Work on at what the client has said; False when nothing was left of it."""
+        """Continue the work that the client's messages have caused; False if none was left."""
         return False
 
     def rest_seconds(self, _now: float) -> float:

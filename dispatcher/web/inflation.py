@@ -16,8 +16,8 @@ FLUSH = b"\x00\x00\xff\xff"
 """The bytes that the sender has removed from a message's end (RFC 7692, section 7.2.2)."""
 
 TRAILING_BYTES = 1 + len(FLUSH)
-"""What may follow a block that is marked as the last one: the byte before a flush (RFC 7692, section 7.2.3.4). It is
-not part of the message, and zlib would keep all of it, and copy it with each further piece."""
+"""Maximum number of bytes after a block that is marked as the last one: one before the flush (RFC 7692, section
+7.2.3.4). They are not part of the message, and zlib keeps all of them, and copies them with each further piece."""
 
 
 class Inflation(Extension):

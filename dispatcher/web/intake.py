@@ -2,7 +2,7 @@
 
 Rules of this module:
 
-* A connection counts from the moment it is accepted, also while it is silent or stuck in a TLS handshake.
+* A connection counts from the moment it is accepted, even while it is silent or stuck in a TLS handshake.
 * When all places are taken, the new connection takes the place of an idle one: the one that has been idle longest,
   among those of the holder with the most idle connections. So idle connections lock nobody out, least of all a health
   check.
@@ -34,7 +34,7 @@ class IntakeStatistics:
     evicted: int = 0
     """Idle connections that were closed to make room."""
     refused: int = 0
-    """New connections that were closed because nothing was idle."""
+    """New connections that were closed because none could be closed in their place."""
 
 
 class Place:

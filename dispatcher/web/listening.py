@@ -1,4 +1,4 @@
-"""Accepts connections: continues after any error of an accept, and pauses when descriptors run out."""
+"""Accepts connections: continues after any error of ``accept``, and pauses when descriptors run out."""
 
 import errno
 import math
@@ -17,12 +17,12 @@ BACKLOG = 4096
 """Connections that the kernel queues while we are busy: all of another replica's subscribers may arrive at once."""
 
 ACCEPTED_PER_TURN = 8
-"""Maximum number of connections accepted per turn of the loop. With a single one, a health check would wait in the
-kernel's queue until the whole flood before it is accepted; after the accept, addresses take turns (`Pace`)."""
+"""Maximum number of connections accepted per turn of the loop. With only one per turn, a health check would wait in the
+kernel's queue for the whole flood ahead of it; once connections are accepted, addresses take turns (`Pace`)."""
 
 ACCEPT_SECONDS = 0.0005
-"""After this long no further connection is accepted in the same turn. While all places are taken, an accept also ends
-an idle connection, and eight of both would hold the loop for two milliseconds."""
+"""After this long, no further connection is accepted in the same turn. While all places are taken, each accept also
+ends an idle connection, and eight of both would hold the loop for two milliseconds."""
 
 REST_SECONDS = 0.1
 """How long accepting pauses if the process, or the machine, has no descriptor or no memory for another connection."""
@@ -77,7 +77,7 @@ async def accept_for_ever(
             return
         except OSError as error:
             if error.errno == errno.EINVAL:
-                # A parent process has stopped the listening, and may start it again (`workers.sockets`).
+                # A parent process has stopped listening, and may start again (`workers.sockets`).
                 await trio.sleep(REST_SECONDS)
                 continue
             # Other errors concern only that connection, which is already gone.
@@ -106,6 +106,6 @@ def _accept_more(listening: trio.socket.SocketType, take: Callable[[trio.SocketS
             accepted, _address = plain.accept()
             take(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
     except OSError:
-        pass  # nothing waits, or the next turn gets the same error
+        pass  # no connection is waiting, or the next turn gets the same error
     finally:
         plain.detach()

@@ -1,7 +1,7 @@
 """Decides whether a peer makes progress, by what its kernel acknowledges.
 
-The kernel makes room in a socket in large steps, so a reader of a few kB/s can make a writer wait for a minute although
-it reads all the time.
+The kernel makes room in a socket in large steps, so a client that reads a few kB/s without a pause can still make a
+writer wait for a minute.
 """
 
 import os
@@ -34,7 +34,7 @@ FINE_BYTES = 256 * 1024
 by default for a client that has not begun to read. A client that takes this much without a long wait is a fast one."""
 
 LONG_WAIT_SECONDS = 1.0
-"""A client that makes a writer wait this long is a slow one."""
+"""A client that makes a writer wait this long counts as slow."""
 
 UNLIMITED = 2**30 - 1
 
@@ -43,13 +43,13 @@ class Progress(Enum):
     """What a peer's kernel has done since the last look."""
 
     IDLE = auto()
-    """Nothing waits for it, or our kernel cannot tell."""
+    """No bytes are waiting for it, or our kernel cannot tell."""
     MOVING = auto()
     """It acknowledged something, and more is waiting for room."""
     RECEIVING = auto()
     """It acknowledged something, and the rest is on its way."""
     NONE = auto()
-    """It has acknowledged nothing, although bytes wait for that."""
+    """It has acknowledged nothing, although bytes are waiting for it."""
 
 
 class Liveness:

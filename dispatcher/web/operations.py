@@ -36,7 +36,7 @@ def add_health(app: Quart, operations: Operations, *, in_public: bool = False) -
     Args:
         app: The app.
         operations: What the replica reports about itself.
-        in_public: Whether anybody may ask: then reasons, which contain addresses and errors, are left out.
+        in_public: Whether anybody may ask; reasons are then left out, because they contain addresses and errors.
     """
 
     @app.get("/livez")
@@ -60,8 +60,8 @@ def add_operations(app: Quart, operations: Operations) -> None:
     @app.get("/status")
     async def status() -> TrioResponse:
         response = _json_page(200, await operations.status_page())
-        # Repeated requests, such as the live page makes, then reach another replica if the balancer works by
-        # connection.
+        # Then repeated requests, such as those of the live page, reach other replicas even if the load balancer assigns
+        # connections, not requests.
         response.headers["Connection"] = "close"
         return response
 

@@ -4,8 +4,8 @@ Rules of this module:
 
 * A browser opens streams for any page that a person visits, and a stream consumes records. So a request that a page of
   another origin has made is refused, before any upgrade, stream or dispatch, unless `allowed_origins` has that origin.
-* A name that somebody else points at this machine (DNS rebinding) gives their page the same origin. So the ``Host`` is
-  checked, too, and first.
+* Attackers can point a name of theirs at this machine, which gives their page the same origin (DNS rebinding). So the
+  ``Host`` is checked, too, and first.
 * Clients other than browsers send neither ``Origin`` nor ``Sec-Fetch-Site``, and are not affected.
 * Whatever is not known to be harmless is refused: only the paths in `FREE` are open to every page, and only with GET.
 * A refusal names both sides of the comparison, and the setting that decides it.
@@ -57,7 +57,7 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings, bind: str = "") -> "Policy":
-        """The policy of some settings, at ``bind`` or at another address of this replica."""
+        """The policy that the settings make, for ``bind`` or for another address of this replica."""
         origins = frozenset(settings.allowed_origins) - {ANY}
         read = (read_origin(origin) for origin in origins)
         hosts = {origin.authority.host for origin in read if origin is not None and origin.authority is not None}
@@ -85,7 +85,7 @@ class Verdict:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Header fields for the response, whichever code sends it."""
     takes_cookies: bool = True
-    """Whether cookies count: `*` allows pages without credentials, but a WebSocket sends cookies anyway."""
+    """Whether cookies count: `*` allows pages only without credentials, but a WebSocket sends cookies anyway."""
 
 
 def decide(
@@ -97,7 +97,7 @@ def decide(
     *,
     forwarded_host: str | None = None,
 ) -> Verdict:
-    """Decide about a request, before any work is done for it.
+    """Decide whether a request is served, before any work is done for it.
 
     Args:
         policy: What the settings allow.
@@ -139,7 +139,7 @@ def decide(
 
 
 def _authority_fields(fields: Fields) -> list[str]:
-    """The values that name the host which the client wants; an empty ``Host`` names none."""
+    """The values that name the host that the client wants; an empty ``Host`` names none."""
     return [host for host in fields.getlist("Host") if host]
 
 
@@ -179,10 +179,10 @@ _REMEDY = "add it if its pages may use this server"
 
 
 def _silent_browser(fields: Fields) -> str | None:
-    """Why a browser is refused that sends nothing about the page that made the request.
+    """Why to refuse a browser that sends nothing about the page that made the request.
 
-    Over plain HTTP to a name, a browser sends no ``Sec-Fetch-Site``, and an image, a form or a no-cors fetch of a
-    stranger's page has no ``Origin``. An `EventSource` of our own origin has none either, but it names event streams.
+    Over plain HTTP to a host name, a browser sends no ``Sec-Fetch-Site``, and an image, a form or a no-cors fetch of a
+    foreign page has no ``Origin``. An `EventSource` of our own origin has none either, but accepts event streams.
     """
     is_browser = any(agent.startswith("Mozilla/") for agent in fields.getlist("User-Agent"))
     if not is_browser or _accepts_events(fields):

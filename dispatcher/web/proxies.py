@@ -1,4 +1,4 @@
-"""Identifies the client at the other end of a connection, or of the proxies in front, with `sansio.addresses`.
+"""Identifies the client at the other end of a connection, or beyond the proxies in front, with `sansio.addresses`.
 
 *Source*: RFC 7239; HAProxy, doc/proxy-protocol.txt.
 """

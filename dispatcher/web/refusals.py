@@ -30,7 +30,7 @@ REASONS = ("origin", *dict.fromkeys(BY_CODE.values()))
 
 
 class Refusals:
-    """Counts since the start; every reason has a count from the beginning."""
+    """Counts since the start; each reason begins at 0, so that all of them are always reported."""
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(REASONS, 0)

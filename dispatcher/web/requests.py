@@ -36,7 +36,8 @@ ALIASES = {"lastEventId": "last_event_id"}
 """Names that polyfills of EventSource give to parameters."""
 SCOPES = ("replica", "topic")
 NEAR_LETTERS = 2
-"""A name that differs from a known one by at most this many letters is a typo: a typo in `observe` must not consume."""
+"""A name that differs from a known one by at most this many letters is refused as a typo: a misspelled `observe` must
+not consume records."""
 MAX_LAST_RECORDS = 10**9
 WINDOW_RECORDS = 1000
 """How many records a client with ``ack=client`` is sent before it acknowledges, by default."""
@@ -68,7 +69,7 @@ class Query:
     since_ms: int | None
     """Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber."""
     last: int | None = None
-    """Instead of a time: how many records before their ends they begin."""
+    """Instead of a time: how many records before its end each of them begins."""
     whole: bool = False
     """Whether it includes partitions that the replica does not own."""
     observe: bool = False
@@ -158,7 +159,7 @@ def read_query(
 
 
 def as_observer(query: Query, acked_topics: AbstractSet[str]) -> Query:
-    """The query as that of an observer, if only acknowledgements count for its topics and it makes none."""
+    """The query, as an observer's if only acknowledgements count for its topics and it makes none."""
     if query.window_records is not None or query.observe or not query.topics <= acked_topics:
         return query
     names_start = query.since_ms is not None or query.last is not None

@@ -38,10 +38,10 @@ REQUESTS_PER_TURN = 2
 about twenty are being handled at a time."""
 
 SKIPPED_TURNS = 3
-"""How many long turns of the loop in a row may begin no request: who streams already comes first."""
+"""How many long turns of the loop in a row may begin no request: open streams come first."""
 
 STEPS_PER_TURN = 2
-"""Steps per turn of the loop of what clients of streams send."""
+"""Maximum number of steps per turn of the loop spent on what the clients of streams send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Server:
     async def serve(  # noqa: ASYNC128 - `_accept` does
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen and serve until `stop`; started when the sockets listen.
+        """Listen and serve until `stop`; reports that it has started once the sockets listen.
 
         *Cancellation*: closes everything at once.
 
@@ -156,7 +156,7 @@ class Server:
                     listener.socket.close()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Accept nothing more, end idle connections, and all others after the grace period."""
+        """Accept no more connections; end idle ones at once, and all others after the grace period."""
         self._accepting.cancel()
         await self._context.terminated.set()
         for connection in tuple(self._connections):
@@ -195,7 +195,7 @@ class Server:
         if place is None:
             stream.socket.close()
         else:
-            # Before its first turn: others of the same burst may take its place.
+            # Set before its first turn: other connections of the same burst may take its place.
             opened = place.connection = _Opened(stream)
             nursery.start_soon(self._handle, nursery, opened, peer, place, holder)
 
@@ -206,7 +206,7 @@ class Server:
         secured: Socket | None = None
         try:
             with suppress(OSError):
-                # Without it the kernel holds up to 4 MiB for each slow client, and what it holds counts as dispatched.
+                # Otherwise the kernel holds up to 4 MiB for each slow client, and what it holds counts as dispatched.
                 # Not inherited from the listener: Trio sets 16 KiB on each socket that it accepts.
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
                 keep_alive(stream, self._settings.stall_timeout_seconds)

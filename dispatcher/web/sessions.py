@@ -1,6 +1,6 @@
 """Streams that were opened with a token, which clients can renew after a warning, and which end when it expires.
 
-One task handles all of them, by the second in which something is due, so a stream needs no task or timer.
+One task handles all of them, sorted by the second in which something is due, so no stream needs its own task or timer.
 """
 
 import heapq
@@ -29,7 +29,7 @@ SLICE = 50
 """Maximum number of streams that end in one step of the loop: a goodbye takes half a millisecond."""
 
 LOOK_SECONDS = 5.0
-"""Maximum sleep, because the system's clock may be set."""
+"""Longest sleep, because the system's clock may be changed meanwhile."""
 
 
 class Session:
@@ -111,7 +111,7 @@ class Session:
         self._sessions.add(self, _second(expires_at))
 
     def on_message(self, text: bytes) -> None:
-        """Take a message of the client; messages without a token are ignored."""
+        """Take a message from the client; only those of the type `token` matter."""
         try:
             message: Any = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -129,8 +129,8 @@ class Session:
         """Continue with another token."""
         self.verdict = verdict
         self._is_renewing = False
-        # A shorter-lived token is half used before the next one is requested: otherwise clients and their issuer would
-        # do nothing but renew.
+        # A token that lives for less than a minute is half used before the next one is requested: otherwise clients and
+        # their issuer would do nothing but renew.
         self._schedule(min(WARNING_SECONDS, (verdict.principal.expires_at - time.time()) / 2))
 
     def refuse(self, reason: str) -> None:
@@ -198,7 +198,7 @@ class Sessions:
         """Stop checking a stream."""
         if (others := self._by_second.get(session.due)) is not None:
             others.discard(session)
-            # An empty set stays until its second: there are no more of them than seconds in which tokens expire.
+            # An empty set stays until its second is due: there is at most one for each second in which a token expires.
 
     def renew(self, session: Session, token: str) -> None:
         """Take a new token, without waiting."""

@@ -99,8 +99,8 @@ class PlainSocket:
     async def receive_some(self, max_bytes: int) -> bytes:
         """See `Socket`.
 
-        Waits first, then reads: most clients send nothing for a whole heartbeat. Trio's own method also reads before it
-        waits, and meanwhile takes 1.5 KiB more per connection.
+        Waits first, then reads: most clients send nothing for a whole heartbeat. Trio's own method tries to read before
+        it waits, and takes 1.5 KiB more per connection during the wait.
         """
         while True:
             if self.socket.fileno() < 0:
@@ -157,7 +157,7 @@ class PatientStream(trio.abc.Stream):
 
 
 class TlsSocket:
-    """TLS over a socket, its handshake done."""
+    """TLS over a socket, after the handshake."""
 
     name = "tls"
     descriptor = None
@@ -170,7 +170,7 @@ class TlsSocket:
         self.end = stream.unwrap
 
     async def send_some(self, buffers: Sequence[bytes | memoryview]) -> int:
-        """See `Socket`: about one record of TLS."""
+        """See `Socket`: sends about one TLS record."""
         part: list[bytes | memoryview] = []
         size_bytes = 0
         for buffer in buffers:
@@ -183,7 +183,7 @@ class TlsSocket:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The server's side of TLS, None without a certificate. HTTP/1.1 only, also by ALPN.
+    """The server's side of TLS, None without a certificate. ALPN offers HTTP/1.1 only.
 
     Raises:
         SettingsError: the files cannot be read, or do not hold a certificate and its key.

@@ -113,7 +113,7 @@ class Dialogue(Protocol):
         """
 
     def go_on(self) -> bool:
-        """Take one more step of the work that the client's last words make; False when nothing was left of it."""
+        """Take one more step of the work that the client's last messages caused; False if none was left."""
 
     def rest_seconds(self, now: float) -> float:
         """How long to read nothing more from the client."""
@@ -126,7 +126,7 @@ class SubscriberStream:
     """One registered subscriber, and its connection.
 
     Args:
-        hub: The hub to subscribe at.
+        hub: The hub to subscribe with.
         feed: The feed to subscribe to.
         query: The request, which says where to begin.
         connection: The connection to read from and write to.
@@ -172,8 +172,7 @@ class SubscriberStream:
         self._dialogue = dialogue
         self._silence_seconds = silence_seconds
         self._farewell: Farewell | None = None
-        # Last, because the caller has to close a stream that was made, and one that could not be made must hold
-        # nothing.
+        # Last: the caller closes every stream that was made, so one that could not be made must hold nothing.
         try:
             self._subscriber = hub.subscribe(
                 feed,
@@ -257,7 +256,7 @@ class SubscriberStream:
         return self._subscriber
 
     def notify(self, data: bytes) -> None:
-        """Send whole frames between others, unless the stream has ended."""
+        """Send whole frames between the subscriber's own, unless the stream has ended."""
         # After the end, the socket's descriptor may belong to another client.
         if not self._subscriber.closed and self._connection.writer.notify(data):
             self._subscriber.flush()
@@ -300,7 +299,7 @@ class SubscriberStream:
                 if says_more or dialogue.takes_turns:
                     # All clients that send that much together share a few steps per turn of the loop.
                     await connection.pass_by()
-                # The dialogue may examine less per step from then on.
+                # The dialogue may ask for smaller steps from now on.
                 step, start = data[start : start + dialogue.receive_bytes], start + dialogue.receive_bytes
                 connection.writer.last_activity_at = now = trio.current_time()
                 answer = dialogue.on_client_data(step, now)

@@ -22,7 +22,7 @@ Send = Callable[[ASGISendEvent | None], Awaitable[None]]
 """Hypercorn's side of a response; None ends it."""
 
 WHOLE = "dispatcher.whole"
-"""An ASGI extension of scopes: the request has no body, and no message follows it, not even that the client left."""
+"""An ASGI extension of scopes: the request has no body, and no message follows it, not even when the client leaves."""
 
 END_SECONDS = 2.0
 """How long the app may take to end after its connection has ended."""
@@ -130,7 +130,7 @@ class _WholeRequest:
     """A request that is answered in the connection's own task once Hypercorn has received it entirely.
 
     Args:
-        tasks: Serve it.
+        tasks: The tasks that serve it.
         app: Answers it.
         scope: The request.
         send: Takes the answer.
@@ -145,7 +145,7 @@ class _WholeRequest:
         self._send: Send | None = send
 
     async def put(self, message: ASGIReceiveEvent) -> None:
-        """Take a message of Hypercorn about the request: the first one begins it, the others do not matter."""
+        """Take one of Hypercorn's messages about the request: the first one begins it, the others are ignored."""
         send, self._send = self._send, None  # otherwise it and Hypercorn's stream would hold each other
         if send is not None and message["type"] in {"http.request", "websocket.connect"}:
             await self._tasks.serve(self._app, self._scope, _receive_nothing, send)

@@ -1,9 +1,9 @@
-"""Open streams as operators see them: the client and its address, the time of their start, and how each of them ended.
+"""Streams as operators see them: the client and its address, when each one began, and how it ended.
 
-A stream is a visit from the moment it has its subscriber. Its end writes one line to the access log: at most
-`LINES_PER_SECOND`, and for short streams of one address at most `SHORT_LINES`, then one every two seconds, because a
-client that opens and closes streams as fast as it can would fill the log. Lines left out are counted, and reported in a
-separate line.
+A stream is a visit from the moment it has its subscriber. When it ends, one line is written to the access log. The log
+takes at most `LINES_PER_SECOND`, and for short streams of one address at most `SHORT_LINES`, then one every two
+seconds: a client that opens and closes streams as fast as it can would fill the log. Lines left out are counted, and
+reported in a separate line.
 
 *Thread*: Trio's.
 """
@@ -29,14 +29,14 @@ LINES_PER_SECOND = 50
 SHORT_SECONDS = 10.0
 SHORT_LINES = 20
 SHORT_LINES_PER_SECOND = 0.5
-"""For shorter streams from one address: this many lines at once, and how many more per second."""
+"""For streams shorter than `SHORT_SECONDS` from one address: how many lines at once, and how many more per second."""
 
 REPORT_SECONDS = 10.0
 """Minimum time between two lines about lines that were left out."""
 
 SHOWN_TOPICS = 10
 SHOWN_CHARACTERS = 120
-"""Maximum length of a client's own words."""
+"""Maximum length of a text that the client has chosen."""
 
 
 class Ending(StrEnum):
@@ -69,7 +69,7 @@ class Visitor:
 
     @classmethod
     def of(cls, address: object, subject: str | None, agent: str) -> "Visitor":
-        """A visitor whose texts are printable, and fit into a line."""
+        """A visitor, its texts made printable and short enough for a line."""
         return cls(str(address), None if subject is None else printable(subject), printable(agent))
 
 
@@ -198,5 +198,5 @@ class Visits:
 
 
 def printable(text: str) -> str:
-    """A client's words, for terminals and logs: ASCII, with everything else escaped, and bounded."""
+    """A text from a client, for terminals and logs: ASCII, with everything else escaped, and of bounded length."""
     return ascii(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")[1:-1]

@@ -127,7 +127,7 @@ def _try_later(error: UnavailableError) -> TrioResponse:
 
 
 async def _accept_and_close(subprotocol: str | None, goodbye: Goodbye, *, tell: bool) -> None:
-    """Refuse a client: a browser cannot see the status of a refused upgrade; it sees a close code and its reason."""
+    """Accept, then close: a browser cannot see the status of a refused upgrade, but sees a close code and a reason."""
     note_refusal(goodbye.code)
     await websocket.accept(subprotocol=subprotocol)
     if tell:

@@ -6,7 +6,7 @@ anything else is sent: no byte can get between the two halves of a chunk or a fr
 Rules:
 
 * Bytes that were accepted but not sent yet (`_unsent`) are always sent first.
-* `try_send` and `reply` never wait. `send_all` does, and also sends what the two left over.
+* `try_send`, `reply` and `notify` never wait. `send_all` does, and also sends what they left over.
 * After a stream's last bytes (`end`) and after `abort` nothing is accepted.
 """
 
@@ -64,7 +64,7 @@ class Writer:
         """The time at which the peer last sent something."""
         self._lock = trio.Lock()
         self._streams = False
-        """Whether bytes may be written to the socket directly in between."""
+        """Whether bytes may be written to the socket directly, between two `send_all`: on a stream without TLS."""
         self._descriptor = -1
         self._direct_bytes = 0
         """Maximum number of bytes that may be written directly; 0 unless a stream is open and nothing waits to be
@@ -139,7 +139,7 @@ class Writer:
         return sent < len(data)
 
     async def send_all(self, buffers: Sequence[bytes | memoryview]) -> None:
-        """Hand bytes to the socket, in order, after those that it has not taken yet; returns when it took the last one.
+        """Hand bytes to the socket, in order, after those that it has not taken yet; returns once all are taken.
 
         *Backpressure*: waits while the socket is full. *Cancellation*: the connection is aborted, because a part
         may have been sent.

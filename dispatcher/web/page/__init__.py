@@ -51,7 +51,7 @@ def file_view(body: bytes, content_type: str, headers: Mapping[str, str]) -> Cal
     headers = {**headers, "ETag": f'"{etag}"'}
 
     def view() -> TrioResponse:
-        # Compared as RFC 9110, section 13.1.2, has it: weakly, since proxies that compress weaken the tag.
+        # Compared weakly, as RFC 9110 (section 13.1.2) requires: proxies that compress weaken the tag.
         if request.if_none_match.contains_weak(etag):
             return TrioResponse(b"", 304, headers)
         return TrioResponse(body, headers=headers, content_type=content_type)
