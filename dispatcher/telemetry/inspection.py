@@ -31,7 +31,7 @@ async def inspect_on_signal(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Write a report for each SIGUSR1, until cancelled; started when the signal no longer ends the process.
+    """Write a report for each SIGUSR1, until cancelled; reports a start once the signal no longer ends the process.
 
     The loop is free between slices of the task tree, and a worker thread writes the log: a stderr that nobody reads
     holds up the report, but no subscriber.
@@ -40,7 +40,7 @@ async def inspect_on_signal(
 
     Args:
         roots: The objects from which all others that have `statistics()` are reached, by name.
-        sample: Takes the statistics of a sample of numerous objects, such as subscribers, by name.
+        sample: Returns statistics of a sample of objects of which there are many, such as subscribers, by name.
         task_status: See `trio.Nursery.start`.
     """
     with trio.open_signal_receiver(signal.SIGUSR1) as signals:
@@ -60,9 +60,9 @@ async def inspect(roots: Mapping[str, object], sample: Callable[[], Mapping[str,
 
 
 async def task_tree(slice_tasks: int = SLICE_TASKS) -> list[str]:
-    """The tasks of this process; tasks of one parent with the same name that wait at the same place share a line.
+    """The tasks of this process; tasks with the same parent and name that wait at the same place share a line.
 
-    The tree is read while tasks start and end: with more than `slice_tasks` of them it is not a snapshot of one moment.
+    Tasks start and end while the tree is read: with more than `slice_tasks` of them it is not a snapshot of one moment.
     """
     lines: list[str] = []
     root = trio.lowlevel.current_root_task()
@@ -97,7 +97,7 @@ def _where(task: trio.lowlevel.Task) -> str:
 
 
 def all_statistics(roots: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """The `statistics()` of each object of this package that attributes lead to, by its path; each object once.
+    """The `statistics()` of each object of this package that can be reached through attributes, once, by its path.
 
     Collections are not searched: they may hold many objects.
     """
@@ -137,7 +137,7 @@ def _write(tree: list[str], found: Mapping[str, object]) -> None:
 
 
 def plain(value: object) -> Any:
-    """A value as a log line can hold it: names, numbers and text, however deep."""
+    """A value in types that a log line can hold: dicts, lists, numbers and text, nested to any depth."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Enum):

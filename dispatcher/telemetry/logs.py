@@ -56,7 +56,7 @@ def configure_logging(level: str, form: Literal["auto", "console", "json"], work
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            lines,  # early, so that a line that is left out costs nothing more
+            lines,  # early, so that a line that is left out costs no further work
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],

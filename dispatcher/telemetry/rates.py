@@ -15,7 +15,7 @@ from dispatcher.sansio.budgets import Budget
 
 BURST = 5
 PER_SECOND = 0.1
-"""Lines of one kind: this many at once, and one every ten seconds after that."""
+"""Lines of one kind: `BURST` at once, and after that one every ten seconds."""
 
 CLIENT_EVENTS = frozenset(
     {
@@ -58,7 +58,7 @@ class ClientLines:
         """Drop a line that exceeds its budget (a structlog processor).
 
         Raises:
-            structlog.DropEvent: it does.
+            structlog.DropEvent: the line exceeds it.
         """
         kind = event.get("event")
         if kind in CLIENT_EVENTS:

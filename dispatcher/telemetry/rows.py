@@ -82,7 +82,7 @@ def undecided(lag: PartitionLag) -> int | None:
 
 
 def degraded(conditions: Mapping[str, Condition]) -> Iterator[Sample]:
-    """For each name and reason 1 or 0; no samples for a name whose health is unknown."""
+    """1 or 0 for each name and reason; no samples for a name whose health is unknown."""
     for name, condition in conditions.items():
         if condition.healthy is not None:
             for reason in Reason:

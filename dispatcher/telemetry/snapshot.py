@@ -1,7 +1,7 @@
-"""Snapshots of the replica, from which pages are made, and a limit on the time that making them may take.
+"""Snapshots of the replica, pages made from them, and a limit on the time that making pages may take.
 
-A page is made in a worker thread from an immutable snapshot. Only the snapshot is taken in the loop,
-in slices where it looks at every subscriber (`hub.statistics.Census`).
+A page is made in a worker thread from an immutable snapshot. Only the snapshot itself is taken in the loop, and in
+slices where it has to look at every subscriber (`hub.statistics.Census`).
 """
 
 import time
@@ -60,7 +60,7 @@ class Page:
     Requests that arrive while a page is being made wait, and the next page answers all of them.
 
     Args:
-        take: Takes a snapshot; returns it with the seconds of the loop that it cost.
+        take: Takes a snapshot; returns it, and for how many seconds it has held the loop.
         render: Makes the page from a snapshot, in a worker thread.
         clock: Seconds of a monotonic clock.
     """

@@ -1,6 +1,6 @@
 """What the replica reports about itself: readiness, and the pages ``/status`` and ``/metrics``.
 
-Nothing is computed before a request, and then once per page (`telemetry.snapshot`).
+Nothing is computed until a page is requested, and then once per page (`telemetry.snapshot`).
 """
 
 import math
@@ -33,7 +33,7 @@ class ReplicaStatus:
     Args:
         settings: Name, group and limits of the replica.
         pipeline: Source of statistics, its own and its hub's.
-        access: What clients hold of `bind`.
+        access: Statistics of the connections and streams at `bind`.
         is_draining: Whether an operator drains the replica.
     """
 
@@ -65,8 +65,8 @@ class ReplicaStatus:
     def has_been_ready(self) -> bool:
         """Whether any readiness check has ever succeeded.
 
-        Docker has one health check where others have two, and kills a container that fails it. A replica waiting for a
-        broker with subscribers connected must not be killed for that; one that was never ready may be.
+        Docker has one health check where Kubernetes has two, and Swarm kills a container that fails it. A replica that
+        waits for a broker with subscribers connected must not be killed for that; one that was never ready may be.
         """
         return self._has_been_ready
 
@@ -79,7 +79,7 @@ class ReplicaStatus:
         return await (self._openmetrics if openmetrics else self._metrics).get()
 
     async def _take(self) -> tuple[Snapshot, float]:
-        """A snapshot, and the seconds of the loop that it cost."""
+        """A snapshot, and for how many seconds it has held the loop."""
         census, taken_seconds = await self._pipeline.hub.census.take()
         began = time.perf_counter()
         pipeline = self._pipeline.statistics()

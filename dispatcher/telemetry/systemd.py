@@ -1,4 +1,4 @@
-"""What systemd is notified of (sd_notify(3)): ready, alive, stopping. Without ``NOTIFY_SOCKET`` nothing is sent.
+"""Notifies systemd (sd_notify(3)): ready, alive, stopping. Without ``NOTIFY_SOCKET`` nothing is sent.
 
 Rules of this module:
 

@@ -1,8 +1,8 @@
 """Traces (extra ``[otel]``): one span for each sampled record, from its crossing to its first dispatch.
 
 Everything is set by OpenTelemetry's own variables (``OTEL_*``); without an endpoint nothing is traced and nothing is
-imported. A span is linked to its producer's, which the record's header ``traceparent`` names; it never has a span for
-each subscriber.
+imported. A span is linked to the producer's span, which the record's header ``traceparent`` names. Subscribers get no
+spans of their own.
 
 *Source*: OpenTelemetry specification, "General SDK configuration" and "OTLP exporter configuration"; semantic
 conventions for messaging.
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SPANS_PER_SECOND = 200.0
-"""Most spans: one costs 50 µs of CPU (made, encoded and sent), so this is one per cent of a core."""
+"""Maximum rate: to make, encode and send a span costs 50 µs of CPU, so these cost one per cent of a core."""
 SPANS_AT_ONCE = 100.0
-"""After a silence: as many as wait at most."""
+"""Maximum number at once, after a silence."""
 FLUSH_SECONDS = 1.0
 """How long the last spans may take when the replica stops."""
 
@@ -46,8 +46,8 @@ class Tracing:
 
     Args:
         settings: Names of the replica and its group.
-        sampling: Chooses.
-        provider: Where spans go.
+        sampling: Chooses the records.
+        provider: Sends the spans.
     """
 
     def __init__(self, settings: Settings, sampling: Sampling, provider: "TracerProvider") -> None:
@@ -68,10 +68,10 @@ class Tracing:
         self._context, self._kind = Context(), SpanKind.CONSUMER
         self._link, self._span_context, self._flags = Link, SpanContext, TraceFlags
         self.left_out = 0
-        """Records that were sampled and are over `SPANS_PER_SECOND`."""
+        """Sampled records that got no span, because of `SPANS_PER_SECOND`."""
 
     def choose(self, headers: Sequence[Headers]) -> Sequence[Chosen]:
-        """Those of some records that are traced."""
+        """Choose which of these records are traced."""
         chosen = self._sampling.choose(headers)
         if not chosen:
             return chosen
@@ -81,7 +81,7 @@ class Tracing:
         return allowed
 
     def dispatched(self, traced: Traced, ended_ns: int) -> tuple[str, str]:
-        """Take a record's span; returns the ids of trace and span."""
+        """Make and send a record's span; returns the ids of trace and span."""
         (topic, partition), producer = traced.partition, traced.producer
         links = []
         if producer is not None:
@@ -123,7 +123,7 @@ async def run_tracing(settings: Settings, times: DispatchTimes) -> None:
 
 
 def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ) -> Tracing | None:
-    """Tracing as the environment says; None where it says nothing, or what cannot be done."""
+    """Tracing as the environment asks for it; None if it does not, or asks for what cannot be done."""
     if not _is_wanted(environment):
         return None
     try:
@@ -141,11 +141,11 @@ def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ
     name = {} if "OTEL_SERVICE_NAME" in environment else {"service.name": "dispatcher"}
     resource = Resource.create({**name, "service.version": __version__, "service.instance.id": settings.client_id})
     try:
-        # Whatever gets a span was chosen before.
+        # Only records that `Tracing.choose` has chosen get a span.
         provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except ValueError as error:
-        # The SDK forgives most values that are wrong, and raises for some.
+        # The SDK ignores most wrong values, and raises for some.
         log.warning("traces are off: OpenTelemetry rejects one of its variables", reason=str(error))
         return None
     sampling = _sampling(environment)
@@ -172,7 +172,7 @@ def _given(environment: Mapping[str, str]) -> str:
 
 
 def _sampling(environment: Mapping[str, str]) -> Sampling:
-    """What the variables say; where they are wrong, the specification wants a warning and the default."""
+    """The sampling that the variables ask for; if they are wrong, the specification wants a warning and the default."""
     name = environment.get("OTEL_TRACES_SAMPLER") or DEFAULT
     argument = environment.get("OTEL_TRACES_SAMPLER_ARG") or "1"
     try:
