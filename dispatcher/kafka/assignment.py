@@ -1,11 +1,10 @@
-"""Keeps what the group consumer has to fetch: next offsets, leader epochs, and which partitions are paused.
+"""Tracks what the group consumer fetches: next offsets, leader epochs, and which partitions are paused.
 
 Rules of this module:
 
-* A partition is given to librdkafka with the offset at which it starts, once that is known (`Beginnings`), and never
-  without one.
-* librdkafka refuses to give up partitions that it was never given, so only partitions that it was given are taken back.
-* With an eager assignor librdkafka accepts only whole assignments; otherwise differences.
+* A partition is given to librdkafka only together with its start offset, once that is known (`Beginnings`).
+* librdkafka refuses to release a partition that it was never given, so only those that it was given are taken back.
+* With an eager assignor librdkafka accepts only complete assignments; otherwise, only changes to the assignment.
 
 *Thread*: the poller's only.
 """
@@ -30,7 +29,7 @@ def is_eager(properties: Mapping[str, str | int | float | bool]) -> bool:
 
 
 class Assignment:
-    """The partitions that librdkafka fetches, and where it is in each.
+    """The partitions that librdkafka fetches, and the next offset of each.
 
     Args:
         eager: Whether librdkafka accepts only whole assignments.
@@ -52,7 +51,7 @@ class Assignment:
 
     @property
     def paused(self) -> frozenset[TopicPartition]:
-        """Partitions that are not fetched for now."""
+        """Partitions that are not being fetched for now."""
         return self._paused | self._held
 
     @property
@@ -61,7 +60,7 @@ class Assignment:
         return self._held
 
     def begin(self, consumer: Consumer, decisions: Sequence[Start | Again]) -> None:
-        """Give partitions to librdkafka, each with its start offset; one that librdkafka already has starts over there.
+        """Give partitions to librdkafka, each with its start offset; one that it already has is restarted.
 
         Raises:
             KafkaException: the client has failed.
@@ -74,7 +73,7 @@ class Assignment:
                 self._leader_epochs[decision.partition] = decision.leader_epoch
             elif decision.gap is not None:
                 self._next_offsets[decision.partition] = decision.offset
-            # Otherwise it continues where it is now: records may have arrived since the look-up began.
+            # Otherwise it continues from its current offset: records may have arrived since the look-up began.
         if self._eager:
             consumer.assign([self._at_next_offset(partition) for partition in self._next_offsets])
         else:
@@ -96,7 +95,7 @@ class Assignment:
             consumer.resume(for_client(flowing))
 
     def let_go(self, consumer: Consumer, partitions: Iterable[TopicPartition]) -> None:
-        """Take partitions from librdkafka.
+        """Take partitions back from librdkafka.
 
         Raises:
             KafkaException: the client has failed.
@@ -127,7 +126,7 @@ class Assignment:
         self._paused = self._paused.difference(resume).union(pause)
 
     def hold(self, consumer: Consumer, partitions: frozenset[TopicPartition]) -> None:
-        """Stop fetching exactly these partitions; those held before continue, unless commands have paused them.
+        """Hold exactly these partitions: any others that were held are fetched again, unless commands have paused them.
 
         Raises:
             KafkaException: the client has failed, or was not given one of them.
@@ -142,7 +141,7 @@ class Assignment:
         self._held = partitions
 
     def received(self, partition: TopicPartition, next_offset: int, leader_epoch: int | None) -> bool:
-        """Note records, and return whether their leader epoch is lower than before, which is impossible in one log."""
+        """Note records; return whether the leader epoch is lower than before, which cannot happen within one log."""
         if partition in self._next_offsets:
             self._next_offsets[partition] = next_offset
         before = self._leader_epochs.get(partition)
@@ -150,7 +149,7 @@ class Assignment:
         return before is not None and leader_epoch is not None and leader_epoch < before
 
     def ended(self, partition: TopicPartition, end: int) -> bool:
-        """Note the end of a log, and return whether offsets without a record precede it; other ends need no report."""
+        """Note the end of a log; return whether offsets without a record precede it: only then need it be reported."""
         if end <= self._next_offsets.get(partition, end):
             return False
         self._next_offsets[partition] = end
@@ -176,10 +175,10 @@ class Assignment:
 
 
 def for_client(partitions: Iterable[TopicPartition]) -> list[confluent_kafka.TopicPartition]:
-    """Partitions as confluent_kafka takes them."""
+    """Convert our partitions to confluent_kafka's."""
     return [confluent_kafka.TopicPartition(*partition) for partition in partitions]
 
 
 def from_client(partitions: Iterable[confluent_kafka.TopicPartition]) -> list[TopicPartition]:
-    """Partitions in our own type."""
+    """Convert confluent_kafka's partitions to ours."""
     return [TopicPartition(partition.topic, partition.partition) for partition in partitions]

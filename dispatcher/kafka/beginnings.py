@@ -1,7 +1,7 @@
 """Finds out where partitions start, from the group's commits, the topic's id, and the start and end of the log.
 
-Only a rebalance callback waits for the answers, at most `ANSWER_SECONDS`; otherwise the poller's thread checks them
-between two polls. A partition's records flow once its start is known. Other partitions' records flow meanwhile, so an
+Only a rebalance callback waits for the answers, at most `ANSWER_SECONDS`; otherwise the poller's thread checks
+for them between polls. A partition's records flow once its start is known. Other partitions are not held up, so an
 unreachable coordinator delays only new partitions.
 
 *Thread*: the poller's only.
@@ -39,13 +39,13 @@ MAX_RETRY_SECONDS = 5.0
 """Maximum wait before a refused offset is checked again; the wait doubles from `RETRY_SECONDS`."""
 
 FORGET_SECONDS = 30.0
-"""A refusal after this long without one is checked at once."""
+"""After this long without a refusal, the next one is checked at once."""
 
 RETRY_SECONDS = 0.25
-"""How soon a request that failed is made again."""
+"""Pause before a failed request is repeated."""
 
 WATCH_SECONDS = 5.0
-"""Interval at which topics are checked: one that was deleted and created again is noticed within this time."""
+"""Interval at which topics are checked: one that was deleted and recreated is noticed within this time."""
 
 HINT_SECONDS = 0.5
 """The same, when something hints at a recreated topic."""
@@ -54,17 +54,17 @@ LOG_SECONDS = 10.0
 """Minimum time between two log lines about a partition that cannot begin."""
 
 PASSING_SECONDS = 2.0
-"""A partition whose leader has not answered for this long is logged: leaders change, and new topics have none yet."""
+"""How long a leader may be silent before its partition is logged: leaders change, and new topics have none yet."""
 
 
 @dataclass(slots=True)
 class _Restart:
-    """A partition that has started and must continue elsewhere."""
+    """A partition that has started and must continue at another offset."""
 
     next_offset: int
     truncated: bool
     due_at: float
-    """When to find out where; later each time that the answer is the same offset again."""
+    """When to look up where; later each time that the same offset is refused again."""
 
 
 class _Refused(NamedTuple):
@@ -81,7 +81,7 @@ class Beginnings:
     Args:
         properties: librdkafka's configuration of the consumer.
         topics: The subscribed topics.
-        clock: Seconds on any clock that only goes forward.
+        clock: Any monotonic clock, in seconds.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Beginnings:
         self._topics = list(topics)
         self._clock = clock
         self._known: dict[str, Stamp] = {}
-        """The stamps of topics in which this process has begun to read."""
+        """The stamps of topics that this process has begun to read."""
         self._first_seen: dict[str, Stamp] = {}
-        """Topics as this client first found them, whether or not it has begun to read them. Never renewed: if commits
-        expire after a topic was recreated, that repeats records, and loses none."""
+        """Topics as this client first found them, whether or not it has begun to read them. Never updated: if commits
+        expire after a topic was recreated, records are repeated, but none are lost."""
         self._stamps: dict[TopicPartition, Stamp] = {}
         """The stamp of every partition that has begun."""
         self._waiting: set[TopicPartition] = set()
@@ -106,7 +106,7 @@ class Beginnings:
         self._refused: dict[TopicPartition, _Refused] = {}
         """The last refusal of each partition that had one in this assignment."""
         self._bounded: set[TopicPartition] = set()
-        """Partitions whose bounds are needed."""
+        """Partitions whose log bounds are needed."""
         self._round: Round | None = None
         self._retry_at = 0.0
         self._describes = True
@@ -148,7 +148,7 @@ class Beginnings:
             return
         now = self._clock()
         before = self._refused.get(partition)
-        # A broker that lags refuses an offset that the leader has, again and again, as fast as librdkafka asks.
+        # A lagging broker refuses an offset that the leader has, over and over, as fast as librdkafka asks.
         wait = 0.0
         if before is not None and before.next_offset == next_offset and now < before.at + FORGET_SECONDS:
             wait = min(max(2 * before.wait, RETRY_SECONDS), MAX_RETRY_SECONDS)
@@ -159,7 +159,7 @@ class Beginnings:
             self._round, self._retry_at = None, 0.0
 
     def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, "Future[Any]"]:
-        """Ask where logs end, with the client of this object."""
+        """Ask where logs end, using this object's client."""
         return self._lookups.log_ends(partitions)
 
     def close(self) -> None:
@@ -171,11 +171,11 @@ class Beginnings:
         self._hinted = True
 
     def disconnected(self) -> None:
-        """A broker has disconnected: it may be a coordinator that died, see `StartLookups.renew`."""
+        """A broker has disconnected: it may be a coordinator that has died, see `StartLookups.renew`."""
         self._disconnected = True
 
     def wait(self, seconds: float) -> list[Start | Again]:
-        """Wait for decisions, up to a time."""
+        """Wait up to this many seconds for decisions."""
         deadline = self._clock() + seconds
         found = self.take()
         while self.pending and self._round is not None and (left := deadline - self._clock()) > 0:
@@ -184,7 +184,7 @@ class Beginnings:
         return found
 
     def take(self) -> list[Start | Again]:
-        """Take the decisions that can be made now, and ask for what is missing. Free while nothing is missing."""
+        """Make the decisions that are possible now, and ask for what is missing. Free if nothing is missing."""
         if not self.pending:
             return []
         self._lookups.serve()
@@ -205,7 +205,7 @@ class Beginnings:
         return found
 
     def watch(self, next_offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, Stamp]:
-        """Check the topics at a modest pace, and start over in those that were recreated.
+        """Check the topics every few seconds, and start over in those that were recreated.
 
         Args:
             next_offsets: The next offset of each partition that has begun.
@@ -246,11 +246,11 @@ class Beginnings:
 
     def _is_waited_for(self, future: "Future[Any]") -> bool:
         """Whether decisions depend on this answer."""
-        assert self._round is not None  # noqa: S101 - the future is one of its
+        assert self._round is not None  # noqa: S101 - the future belongs to it
         return self._describes or (future not in self._round.described.values() and future is not self._round.cluster)
 
     def _decide(self, answered: Round) -> tuple[list[Start | Again], bool]:
-        """Decide from answers; also returns whether more has to be asked at once."""
+        """Decide from the answers; also returns whether more must be asked at once."""
         cluster = cluster_id(answered.cluster)
         try:
             committed, unknown = committed_offsets(answered.committed, cluster)
@@ -279,7 +279,7 @@ class Beginnings:
                 others.append(self._known[partition.topic])
             topic = topics.get(partition.topic, Stamp())
             if other_log(first_seen := self._first_seen.get(partition.topic, Stamp()), topic):
-                # Kafka forgets the group's offsets with a topic that is deleted, so no commit says this.
+                # Kafka deletes the group's offsets together with a topic, so no commit reveals this.
                 others.append(first_seen)
             start = begin(
                 partition,
@@ -325,7 +325,7 @@ class Beginnings:
         try:
             self._lookups.renew()
         except KafkaException as error:
-            # A file, such as a certificate, may be missing for a moment: the old client is used meanwhile.
+            # A file, such as a certificate, may be missing for a moment: keep using the old client meanwhile.
             self._complain(self._waiting | self._restarts.keys(), error.args[0].str())
             self._disconnected = True
         else:
@@ -342,7 +342,7 @@ class Beginnings:
             self._known[start.partition.topic] = start.stamp
 
     def _complain(self, partitions: Iterable[TopicPartition], reason: str, *, after: float = 0.0) -> None:
-        """Log that partitions cannot begin, each at most once in `LOG_SECONDS`, the first time after some seconds."""
+        """Log that partitions cannot begin, each at most once per `LOG_SECONDS`, and not before `after` seconds."""
         now = self._clock()
         late = [p for p in sorted(partitions) if now >= self._tell_at.setdefault(p, now + after)]
         if late:

@@ -14,7 +14,7 @@ from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall
 
 IDLE_POLL_SECONDS = 0.1
-"""How long a poll waits for a record, which is also how long a command may wait for the thread."""
+"""How long a poll waits for a record, and so how long a command may wait for the thread."""
 
 
 @dataclass(slots=True)
@@ -22,19 +22,18 @@ class PollResult:
     """The result of one poll, as plain data for the Trio thread."""
 
     assigned: list[TopicPartition] | None = None
-    """Newly assigned partitions, perhaps none of them; None without an assignment. Each begins with a start."""
+    """Newly assigned partitions, possibly none; None if there was no assignment. A start follows for each."""
     starts: list[Start] = field(default_factory=list)
-    """Where partitions begin, before any of their records. If a partition had begun before, its log is a new one from
-    there."""
+    """Where partitions begin; each start precedes its records. A second one means that the log was replaced."""
     stamps: dict[TopicPartition, Stamp] = field(default_factory=dict)
-    """Stamps for commits of partitions from now on, where they were not known at the start."""
+    """Stamps for partitions' commits from now on, where they were unknown at the start."""
     gaps: list[Gap] = field(default_factory=list)
     """Records that expired before they were read; those in `groups` follow them."""
     groups: list[Group] = field(default_factory=list)
     ends: dict[TopicPartition, int] = field(default_factory=dict)
-    """Partitions read to their end without a record in the last offsets before it, and that end."""
+    """The log ends that were reached, where the last offsets before the end hold no record."""
     stalls: list[Stall] = field(default_factory=list)
-    """Partitions that are not fetched although they have records: restarted, unless that has not helped before."""
+    """Partitions that are not fetched although they have records: restarted, unless a restart has not helped before."""
     held: frozenset[TopicPartition] = frozenset()
     """Partitions whose records wait to be decoded; they are paused."""
     commit_answers: list[CommitAnswer] = field(default_factory=list)
@@ -52,16 +51,16 @@ class Commands:
     resume: Iterable[TopicPartition] = ()
     stop: bool = False
     rebuild: str | None = None
-    """Why the consumer must be rebuilt."""
+    """Why the consumer must be rebuilt, if it must."""
     poll_seconds: float = IDLE_POLL_SECONDS
     settle: bool = False
-    """Whether to hand over the next poll by `Downstream.exchange_after_settling`."""
+    """Whether to hand over the next result through `Downstream.exchange_after_settling`."""
 
 
 class Downstream(Protocol):
     """The Trio side of the crossing.
 
-    Every method runs in the Trio thread while the poller waits, and in one step, except `exchange_after_settling`.
+    Every method runs in the Trio thread while the poller waits, and all but `exchange_after_settling` in one step.
     """
 
     def exchange(self, result: PollResult) -> Commands:
@@ -74,7 +73,7 @@ class Downstream(Protocol):
         """Stop handing out these partitions."""
 
     def drained(self, partitions: Sequence[TopicPartition]) -> bool:
-        """Whether no current write would dispatch records of these partitions."""
+        """Whether no write in progress would dispatch records of these partitions."""
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
         """Forget these partitions and return what to commit before they are released."""
@@ -83,7 +82,7 @@ class Downstream(Protocol):
         """Forget these partitions: they have another owner."""
 
     def leaving(self) -> Sequence[Commit]:
-        """Return the last commits: no results follow."""
+        """Return the last commits: the consumer is about to close."""
 
     def left(self) -> None:
         """The consumer is closed: commits get no more answers."""

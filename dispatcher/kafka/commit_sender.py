@@ -18,7 +18,7 @@ from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.records import TopicPartition
 
 RETRY_SECONDS = 0.05
-"""Pause before the last commit is sent again, if the broker could not take it."""
+"""Pause before the last commit is sent again, if the broker could not accept it."""
 
 
 class CommitSender:
@@ -51,15 +51,13 @@ class CommitSender:
         )
 
     def send_with_retries(self, consumer: Consumer, commits: Sequence[Commit], seconds: float) -> None:
-        """Send the last commits of a member, again and again while the broker cannot take them, as during a rebalance.
+        """Send a member's last commits, and repeat them while the broker cannot accept them, as during a rebalance.
 
-        They are not sent again when the group has moved on without us, nor for partitions that have left meanwhile:
-        brokers accept such a commit from a member that has rejoined, and it would move the new owner's offset
-        backwards.
+        They are not repeated once the group has moved on without us, nor for partitions that have left meanwhile:
+        brokers accept such a commit from a member that has rejoined, and it would move the new owner's offset back.
 
         Args:
-            consumer: It is polled for the answers. A record that arrives with them was not dispatched, so it stays in
-                Kafka.
+            consumer: Polled for the answers; records that arrive with them are not dispatched, and stay uncommitted.
             commits: What to commit.
             seconds: How long to try.
 

@@ -1,10 +1,10 @@
 """The commit coordinator decides when to commit which offsets, and what the answer to a commit means.
 
-The poller's crossings into Trio drive it, at least every 0.1 s, so it needs no task or timer of its own. The book of
-the `OffsetTracker` knows the outstanding commits; offsets dispatched meanwhile are part of the partition's next commit.
+The poller's crossings into Trio drive it, at least every 0.1 s, so it needs neither a task nor a timer. The book of
+the `OffsetTracker` lists the outstanding commits; offsets dispatched meanwhile go into the partition's next commit.
 
 *Thread*: Trio's. The commits that it returns are sent by the poller thread, asynchronously: a synchronous commit
-has no timeout in librdkafka and would hold the poller while a broker is away.
+has no timeout in librdkafka and would hold up the poller while a broker is unreachable.
 """
 
 from collections import Counter
@@ -36,10 +36,10 @@ class CommitOutcome(StrEnum):
     """The group is rebalancing or has moved on without us. The offset is committed again after the interval if the
     partition is still ours by then; if it was lost, its records are dispatched again by its next owner."""
     REFUSED = "refused"
-    """Only a person can help: an authorization is missing, or a limit of the broker is reached. It is still tried
-    again."""
+    """Only an operator can help: a permission is missing, or a broker's limit was reached. The commit is still
+    retried."""
     FATAL = "fatal"
-    """This consumer will never commit again: it is replaced."""
+    """This consumer can never commit again: it is replaced."""
 
 
 _OUTCOMES = {
@@ -49,7 +49,7 @@ _OUTCOMES = {
     KafkaError._FENCED: CommitOutcome.FATAL,  # noqa: SLF001 - the same
     KafkaError._FATAL: CommitOutcome.FATAL,  # noqa: SLF001 - the same
     # Kafka's (org.apache.kafka.common.protocol.Errors). Ownership: KIP-62 for 22 and 25, KIP-429 for 27, KIP-848 for
-    # 110 and 113; a fenced static member (KIP-345) is never let in again under its old member id.
+    # 110 and 113; a fenced static member (KIP-345) is never readmitted under its old member id.
     KafkaError.ILLEGAL_GENERATION: CommitOutcome.OWNERSHIP_IN_DOUBT,
     KafkaError.UNKNOWN_MEMBER_ID: CommitOutcome.OWNERSHIP_IN_DOUBT,
     KafkaError.REBALANCE_IN_PROGRESS: CommitOutcome.OWNERSHIP_IN_DOUBT,
@@ -64,8 +64,8 @@ _OUTCOMES = {
     KafkaError.INVALID_GROUP_ID: CommitOutcome.REFUSED,
 }
 """By code, because `KafkaError.retriable` was False for every commit error that was tried. Other codes are retried:
-those of a broker that is away or new (`_TRANSPORT`, `_TIMED_OUT`, `_WAIT_COORD`; 3, 5, 7, 14, 15, 16), and unknown
-ones."""
+those of a broker that is unreachable or new (`_TRANSPORT`, `_TIMED_OUT`, `_WAIT_COORD`; 3, 5, 7, 14, 15, 16), and
+unknown ones."""
 
 
 _EXPELLED = frozenset({KafkaError.UNKNOWN_MEMBER_ID, 110, KafkaError._ASSIGNMENT_LOST})  # noqa: SLF001 - the same
@@ -89,7 +89,7 @@ _MAY_ARRIVE = frozenset(
     }
 )
 """The request was abandoned, or its answer was lost: the coordinator may have stored the offset, or may store it later.
-While a group changes its coordinator, librdkafka repeats requests by itself: an offset was stored 1.0 s after
+While a group's coordinator changes, librdkafka repeats requests by itself: an offset was stored 1.0 s after
 NOT_COORDINATOR had been reported for it, 1 ms after a newer offset (docs/rebalance.md)."""
 
 
@@ -126,7 +126,7 @@ class CommitCoordinator:
     """Decides at each crossing what to commit.
 
     Args:
-        offsets: Has the dispatched offsets, and the book of commits under way.
+        offsets: Knows the dispatched offsets, and the commits under way.
         interval_seconds: Minimum time between two commits.
     """
 
@@ -144,7 +144,7 @@ class CommitCoordinator:
         """The commits to send now, none before the interval has passed.
 
         Args:
-            now: Seconds on any clock that only goes forward.
+            now: Seconds on any monotonic clock.
         """
         if now < self._next_at:
             return ()
@@ -166,7 +166,7 @@ class CommitCoordinator:
         self._offsets.forget_answers()
 
     def answered(self, answers: Sequence[CommitAnswer], now: float) -> str | None:
-        """Take the broker's answers; returns why the consumer has to be rebuilt, or None."""
+        """Take the broker's answers; returns why the consumer must be rebuilt, or None."""
         rebuild = None
         for answer in answers:
             outcome = outcome_of(answer.code)
@@ -191,7 +191,7 @@ class CommitCoordinator:
     def _never_back(
         self, commits: Sequence[Commit], confirmed: Mapping[TopicPartition, int | None] | None = None
     ) -> Sequence[Commit]:
-        """Leave out commits that would move an offset back, which the tracker never returns."""
+        """Drop commits that would move an offset back; the tracker should never return any."""
         kept = []
         for commit in commits:
             before = self._offsets.committed(commit.partition) if confirmed is None else confirmed[commit.partition]
@@ -209,8 +209,8 @@ class CommitCoordinator:
     def _log_failure(self, answer: CommitAnswer, outcome: CommitOutcome, now: float) -> None:
         """Log one line per code and `LOG_SECONDS`, with the number of failures since the last line.
 
-        At the level debug every failure has a line: only a complete log shows which commits were abandoned, and so may
-        have arrived late.
+        At debug level every failure gets a line: only a complete log shows which commits were abandoned, and may
+        therefore have arrived late.
         """
         self._not_logged[answer.code] += 1
         is_due = now >= self._logged_at.get(answer.code, -LOG_SECONDS) + LOG_SECONDS

@@ -17,10 +17,10 @@ from dispatcher.sansio.records import Record, TopicPartition
 log = structlog.get_logger(__name__)
 
 STEP_SECONDS = 0.2
-"""How long a step waits for acknowledgements, which is also how long a letter may wait for the previous step."""
+"""How long a step waits for acknowledgements, and so how long a letter may wait for the previous step."""
 
 LOG_SECONDS = 60.0
-"""Minimum time between two log lines about a dead-letter topic that takes no letters."""
+"""Minimum time between two log lines about a dead-letter topic that accepts no letters."""
 
 
 class DeadLetters:
@@ -28,7 +28,7 @@ class DeadLetters:
 
     Args:
         properties: librdkafka's connection settings.
-        leaders: Has the client that checks whether topics exist.
+        leaders: Its client checks whether topics exist.
         template: The name of dead-letter topics.
         group: The group of this dispatcher.
         replica: The name of this replica.
@@ -52,11 +52,11 @@ class DeadLetters:
 
     @property
     def has_room(self) -> bool:
-        """Whether more letters should be sent now: *backpressure* for those that can wait where they are."""
+        """Whether to send more letters now: *backpressure* for records that can wait elsewhere."""
         return self._book.has_room
 
     def takes(self, topic: str) -> bool:
-        """Whether records of this topic have a dead-letter topic, and are not letters in it themselves."""
+        """Whether this topic has a dead-letter topic other than itself."""
         return self._book.topic_for(topic) not in {"", topic}
 
     def remembers(self, partition: TopicPartition, offset: int) -> bool:
@@ -64,7 +64,7 @@ class DeadLetters:
         return self._book.remembers(partition, offset)
 
     def send(self, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]) -> None:
-        """Write a record that a client refused to the dead-letter topic (`hub.dead_letters.DeadLetters`).
+        """Write a refused record to the dead-letter topic (`hub.dead_letters.DeadLetters`).
 
         Args:
             partition: Where the record was read.
@@ -75,12 +75,12 @@ class DeadLetters:
         self.post(Letter(partition, record, "nack", reason), on_stored)
 
     def post(self, letter: Letter, on_stored: Callable[[], None]) -> None:
-        """Write a letter to the dead-letter topic of its record.
+        """Write a letter to the dead-letter topic of its record's topic.
 
         Args:
             letter: The record, and why.
             on_stored: Called once in Trio's thread, as soon as all in-sync replicas have this letter, or an earlier one
-                of the same record. Never called if the partition leaves before that (`forget`).
+                for the same record. Never called if the partition leaves before that (`forget`).
         """
         if self._book.has_stored(letter):
             on_stored()
@@ -89,16 +89,19 @@ class DeadLetters:
         self._added.set()
 
     def has(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether a letter of this record waits to be stored, so that nothing else may settle the record."""
+        """Whether a letter for this record is waiting to be stored: then nothing else may settle the record."""
         return self._book.has(partition, offset)
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions have left: their next owner decides about their records."""
+        """Forget the letters of partitions that have left: the next owner decides about their records."""
         for number in self._book.forget(partitions):
             self._on_stored.pop(number, None)
 
     async def run(self) -> None:
-        """Write until cancelled. *Cancellation*: waits for the current step; unacknowledged letters may be stored."""
+        """Write until cancelled.
+
+        *Cancellation*: waits for the current step; unacknowledged letters may have been stored.
+        """
         try:
             while True:
                 self._added = trio.Event()
@@ -124,7 +127,7 @@ class DeadLetters:
         try:
             return await trio.to_thread.run_sync(self._writer.step, letters, STEP_SECONDS, limiter=self._limiter)
         except (RuntimeError, MemoryError) as error:
-            # "can't start new thread" is a RuntimeError: letters wait, and nothing else does.
+            # "can't start new thread" is a RuntimeError: only the letters wait.
             return Outcome(failed=str(error))
 
     def _take_acknowledged(self, number: int) -> None:

@@ -1,11 +1,11 @@
 """The demo's broker: librdkafka's mock cluster, inside this process.
 
 It runs real client code on a real socket, without set-up. It is neither durable (it keeps 5 MiB per partition, then
-drops the oldest records) nor a full Apache Kafka (no admin calls, no look-up by time), so it suits the demo and
-fault-injection tests.
+drops the oldest records) nor a full Apache Kafka (no admin calls, no look-up by time), so it is fit only for the
+demo and fault-injection tests.
 
-It answers every look-up by time with "no such record". All of its records are written in this module, so their times
-are kept here, and `EmbeddedReplays` uses them.
+It answers every look-up by time with "no such record". All of its records are written by this module, which
+therefore keeps their times for `EmbeddedReplays`.
 """
 
 import time
@@ -26,7 +26,7 @@ METADATA_SECONDS = 5.0
 FLUSH_SECONDS = 1.0
 
 CONSUMER_PROPERTIES = {
-    # Its classic groups are slow and unreliable; those of KIP-848 behave well.
+    # Its classic groups are slow and unreliable; those of KIP-848 work well.
     "group.protocol": "consumer",
     # It answers an empty fetch only after this time, even if records arrive meanwhile.
     "fetch.wait.max.ms": 10,
@@ -35,14 +35,13 @@ CONSUMER_PROPERTIES = {
 
 
 MAX_TIMES = 100_000
-"""Minimum number of times that are kept for each partition: 5 MiB hold fewer records, unless those are below 52
-bytes."""
+"""At least this many times are kept per partition: 5 MiB hold fewer records, unless these are smaller than 52 bytes."""
 
 
 class TimeIndex:
-    """Finds the first record of a partition with a given time or a later one.
+    """Finds a partition's first record at or after a given time.
 
-    Only records later than all earlier ones are kept: no other record can be the first.
+    Only records that are newer than all before them are kept: no other record can be the first.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,7 @@ class TimeIndex:
             del self._times_ms[:MAX_TIMES], self._offsets[:MAX_TIMES]
 
     def since(self, time_ms: int) -> int | None:
-        """The offset of the first record with this time or a later one, None when there is none."""
+        """The offset of the first record at or after this time; None if there is none."""
         found = bisect_left(self._times_ms, time_ms)
         return self._offsets[found] if found < len(self._offsets) else None
 
@@ -97,12 +96,12 @@ class EmbeddedBroker:
     def produce(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
     ) -> None:
-        """Write one record; the partition follows from the key.
+        """Write one record; its key selects the partition.
 
         Raises:
-            BufferError: 100,000 records are already on their way.
+            BufferError: 100,000 records are already in flight.
         """
-        # The broker confirms every record with the time 1234 (librdkafka 2.16), but stores the time that is written
+        # The broker confirms every record with the time 1234 (librdkafka 2.16), but stores the time that is set
         # here.
         time_ms = time.time_ns() // 1_000_000
         self._producer.produce(
@@ -116,7 +115,7 @@ class EmbeddedBroker:
         self._producer.poll(0)
 
     def offsets_since(self, partitions: Iterable[TopicPartition], since_ms: int) -> dict[TopicPartition, int]:
-        """By partition, the offset of the first record with this time or a later one, if there is any.
+        """By partition, the offset of the first record at or after this time, if there is one.
 
         The broker may have dropped that record already.
         """
@@ -137,7 +136,7 @@ class EmbeddedBroker:
 
 
 LookUp = Callable[[Collection[TopicPartition], int], Awaitable[Mapping[TopicPartition, int]]]
-"""By partition, the offset of the first record with this time (milliseconds) or a later one, if there is any."""
+"""By partition, the offset of the first record at or after this time (milliseconds), if there is one."""
 
 
 class EmbeddedReplays(Replays):
@@ -160,5 +159,5 @@ class EmbeddedReplays(Replays):
             return await super().offsets_since(partitions, since_ms)
         bounds = await self.bounds(partitions)
         found = await self._find(partitions, since_ms)
-        # The broker may have dropped records since: its log begins later.
+        # The broker may have dropped records since: then its log begins later.
         return {tp: max(found[tp], bounds[tp].first) if tp in found else None for tp in bounds}

@@ -1,4 +1,4 @@
-"""The follower: one thread with one consumer without a group, which reads the partitions that other replicas own.
+"""The follower: one thread with one groupless consumer, which reads the partitions that other replicas own.
 
 It serves streams of the whole topic, and is shared by all of them. Rules of this module:
 
@@ -6,9 +6,9 @@ It serves streams of the whole topic, and is shared by all of them. Rules of thi
   (`FollowCommands`), as the poller's does.
 * It commits nothing, and it can fail without any effect on the group's consumer: it is rebuilt with backoff and
   continues where the history ends.
-* It decides nothing about offsets: a broker that does not have one is reported, and the Trio side asks the leader
-  whether records have expired, the topic was recreated, or that broker merely lags.
-* Whatever is read of a partition carries the epoch in which it began to be followed (`sansio.ownership`).
+* It decides nothing about offsets: if a broker does not have one, it reports that, and the Trio side asks the leader
+  whether records have expired, the topic was recreated, or the broker merely lags.
+* Whatever is read from a partition carries the epoch in which following it began (`sansio.ownership`).
 """
 
 import random
@@ -32,7 +32,7 @@ from dispatcher.sansio.records import TopicPartition
 log = structlog.get_logger(__name__)
 
 IDLE_POLL_SECONDS = 0.1
-"""How long a poll waits for a record, which is also how long a command may wait for the thread."""
+"""How long a poll waits for a record, and so how long a command may wait for the thread."""
 
 HELD_POLL_SECONDS = 0.01
 """The same while records wait for their schema."""
@@ -48,7 +48,7 @@ PROPERTIES: Mapping[str, str | int | bool] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "enable.partition.eof": True,
-    # Its memory, which is part of the README's formula.
+    # These bound its memory, which the README's formula includes.
     "queued.max.messages.kbytes": 8192,
     "queued.min.messages": 5000,
     "fetch.max.bytes": 8 * 1024 * 1024,
@@ -69,32 +69,32 @@ class Followed:
     groups: list[tuple[int, Group]] = field(default_factory=list)
     """Records, each group with the epoch of its partition."""
     ends: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
-    """Partitions read to their end, where the last offsets had no record: epoch, and that end."""
+    """The log ends that were reached, where the last offsets before the end hold no record, each with the epoch."""
     out_of_range: list[tuple[TopicPartition, int, int]] = field(default_factory=list)
-    """Partitions whose next offset the broker does not have: epoch, and that offset. They yield nothing more."""
+    """Partitions whose next offset the broker does not have, with epoch and that offset. They yield nothing more."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each error that the client reported and survived."""
     lags: Mapping[TopicPartition, int] | None = None
-    """Offsets from the next one to the end of each log, where it is known; None if the lag was not determined."""
+    """The number of offsets left to the end of each log, where that is known; None if it was not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class FollowCommands:
-    """What the thread has to do before it polls again."""
+    """What the thread must do before it polls again."""
 
     assign: Mapping[TopicPartition, tuple[int, int]] = field(default_factory=dict)
-    """Epoch and offset at which to follow partitions, instead of earlier ones."""
+    """Partitions to follow, with the epoch and the first offset, which replace earlier ones."""
     unassign: Collection[TopicPartition] = ()
     stop: bool = False
     settle: bool = False
-    """Whether to hand over the next poll by `FollowDownstream.followed_when_settled`."""
+    """Whether to hand over the next result through `FollowDownstream.followed_when_settled`."""
 
 
 class FollowDownstream(Protocol):
     """The Trio side of the crossing."""
 
     def follow(self) -> FollowCommands:
-        """The partitions that a new consumer has to follow."""
+        """Return the partitions that a new consumer must follow."""
 
     def followed(self, result: Followed) -> FollowCommands:
         """Take the result of a poll, and return what the thread must do."""
@@ -112,7 +112,7 @@ class Follower:
         poll_records: Maximum number of records taken in one poll.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
         decoder: Decodes the records of some topics; None if no topic is decoded.
-        client_rack: Its rack (KIP-392): it reads from brokers in the same rack, if there are any.
+        client_rack: Its rack (KIP-392): it reads from brokers in that rack, if there are any.
     """
 
     def __init__(
@@ -138,9 +138,9 @@ class Follower:
         self._next_offsets: dict[TopicPartition, int] = {}
         """The next offset of each partition that was given to librdkafka."""
         self._out_of_range: dict[TopicPartition, int] = {}
-        """Partitions whose next offset a broker does not have, while earlier records wait for their schema."""
+        """Partitions whose next offset a broker does not have, if earlier records are waiting for their schema."""
         self.failures = 0
-        """How often a consumer has failed or could not be made."""
+        """How many consumers have failed or could not be created."""
 
     async def run(self) -> None:
         """Follow until a command says stop. *Cancellation*: safe, takes one poll and the consumer's ``close``."""
@@ -189,7 +189,7 @@ class Follower:
         gone = [tp for tp in {*commands.unassign, *commands.assign} if tp in self._next_offsets]
         if gone:
             if self._held is not None and (held := self._held.partitions.intersection(gone)):
-                # Waiting records are read again. librdkafka keeps the pause of a partition that is taken from it.
+                # Waiting records will be read again. librdkafka keeps a partition paused even when it is taken back.
                 self._held.drop(held)
                 consumer.resume(for_client(held))
             consumer.incremental_unassign([confluent_kafka.TopicPartition(*tp) for tp in gone])
@@ -228,7 +228,7 @@ class Follower:
         held.pass_on(passed)
         result.groups = [(self._epochs[group.partition], group) for group in passed.groups]
         result.ends = [(tp, self._epochs[tp], end) for tp, end in passed.ends.items()]
-        # The waiting records precede the report: the Trio side would continue after them.
+        # The report has to follow the waiting records: the Trio side would continue past them.
         self._out_of_range.update((tp, offset) for tp, _, offset in result.out_of_range)
         readable = self._out_of_range.keys() - held.partitions
         result.out_of_range = [(tp, self._epochs[tp], self._out_of_range[tp]) for tp in readable]
@@ -236,7 +236,7 @@ class Follower:
             consumer.pause(for_client(paused))
         if released := before - held.partitions:
             consumer.resume(for_client(released))
-            # A pause discards what is queued, including the report that a broker does not have the next offset, after
+            # A pause discards what is queued. That may be the report that a broker does not have the next offset, after
             # which librdkafka fetches nothing more.
             if again := released - readable:
                 self._begin_again(consumer, again)
@@ -244,7 +244,7 @@ class Follower:
             del self._out_of_range[tp]
 
     def _begin_again(self, consumer: Consumer, partitions: Collection[TopicPartition]) -> None:
-        """Fetch partitions from their next offset on, whatever happened to earlier fetches."""
+        """Fetch partitions from their next offset on, whatever became of earlier fetches."""
         consumer.incremental_unassign(for_client(partitions))
         consumer.incremental_assign([confluent_kafka.TopicPartition(*tp, self._next_offsets[tp]) for tp in partitions])
 
@@ -253,7 +253,7 @@ class Follower:
         lags = {}
         for tp, next_offset in self._next_offsets.items():
             _, end = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
-            if end >= 0:  # below: unknown
+            if end >= 0:  # a negative end is unknown
                 lags[tp] = max(0, end - next_offset)
         return lags
 

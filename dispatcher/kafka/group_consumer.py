@@ -6,8 +6,8 @@ Rules of this module:
   what was received (`PollResult`) and returns what the thread must do (`Commands`).
 * The thread never blocks on a full pipeline: the commands pause partitions, and it keeps polling, so the group never
   drops the member.
-* Callbacks never raise. An exception inside ``consume()`` would lose the records that it had already fetched, so it is
-  kept, and raised after the call has returned and its records have been handed over.
+* Callbacks never raise. An exception inside ``consume()`` would lose the records fetched by then, so it is kept, and
+  raised once the call has returned and its records have been handed over.
 * No call waits without a limit: commits are asynchronous, everything else has a timeout.
 * librdkafka never resets an offset by itself: it reports that the offset is out of range, and `Beginnings` says where
   to continue.
@@ -40,7 +40,7 @@ from dispatcher.sansio.stalls import Stall
 log = structlog.get_logger(__name__)
 
 UNKNOWN_POLL_SECONDS = 0.01
-"""How long a poll waits while the start of some partition is not known."""
+"""How long a poll waits while the start of some partition is unknown, or records wait to be decoded."""
 
 _HINTS = frozenset(
     {
@@ -51,10 +51,10 @@ _HINTS = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - the same
     }
 )
-"""Errors of a topic that may have been deleted, and created again."""
+"""Errors that hint at a topic that was deleted, and perhaps recreated."""
 
 _DISCONNECTS = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 - the same
-"""Errors of a broker that has gone away."""
+"""Errors that report a lost connection to a broker."""
 
 
 class GroupConsumer:
@@ -69,7 +69,7 @@ class GroupConsumer:
         poll_records: Maximum number of records taken in one poll.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
         drain_seconds: How long a revoke waits for writes that have started.
-        leave_seconds: How long the last commit may take before the member leaves the group without its answer.
+        leave_seconds: How long the last commit may take before the member leaves the group without an answer.
         decoder: Decodes the records of some topics; None if no topic is decoded.
     """
 
@@ -101,13 +101,13 @@ class GroupConsumer:
         self._is_idle = False
         """Whether the last poll found nothing."""
         self._left: set[TopicPartition] = set()
-        """Partitions that have left, or continue elsewhere, since ``poll`` took the last message."""
+        """Partitions that have left, or continue at another offset, since ``poll`` took the last message."""
 
     def run(self) -> None:
-        """Join the group, and poll until the commands say stop. The consumer is closed afterwards.
+        """Join the group, poll until the commands say stop, and close the consumer.
 
         Raises:
-            KafkaClientError: the consumer cannot be made, has failed, or has to be replaced for another reason.
+            KafkaClientError: the consumer cannot be created, has failed, or must be replaced for another reason.
             Exception: whatever the downstream or a callback raised; what was dispatched is committed.
         """
         try:
@@ -123,7 +123,7 @@ class GroupConsumer:
                 logger=LIBRDKAFKA_LOG,
             )
         except KafkaException as error:
-            # At start-up it could be made: a file, such as a certificate, may be missing for a moment.
+            # It could be created at start-up: a file, such as a certificate, may be missing for a moment.
             raise _client_error(error.args[0]) from error
         failed: KafkaClientError | None = None
         try:
@@ -152,7 +152,7 @@ class GroupConsumer:
             raise KafkaClientError(KafkaError._FATAL, "_FATAL", rebuild)  # noqa: SLF001 - its public spelling
 
     def _poll_until_stopped(self, consumer: Consumer, beginnings: Beginnings) -> str | None:
-        """Returns why the consumer has to be rebuilt, or None. It can commit either way."""
+        """Returns why the consumer must be rebuilt, or None. Either way it can still commit."""
         commands = Commands()
         stalls = StallDetector(beginnings.log_ends)
         while not commands.stop and commands.rebuild is None:
@@ -193,7 +193,7 @@ class GroupConsumer:
             if first is not None:
                 self._left.clear()
                 more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
-                # librdkafka removes messages of a partition that leaves meanwhile from `more`, but not this one.
+                # librdkafka drops messages of a partition that leaves meanwhile from `more`, but cannot drop this one.
                 kept = [] if _partition_of(first) in self._left else [first]
                 messages = kept + more
         except KafkaException as error:
@@ -220,7 +220,7 @@ class GroupConsumer:
     def _lose_offset(self, message: Message, error: KafkaError) -> None:
         """The broker has no record at the next offset: the partition waits until it is known where to continue.
 
-        Records received before this report precede it in order.
+        Records received before this report have been taken already.
         """
         partition = _partition_of(message)
         if self._beginnings is not None and partition in self._assignment.next_offsets:
@@ -228,7 +228,7 @@ class GroupConsumer:
             self._beginnings.out_of_range(partition, self._assignment.next_offsets[partition], truncated=truncated)
 
     def _begin(self, consumer: Consumer, decisions: Sequence[Start | Again], *, in_callback: bool = False) -> None:
-        """Start partitions; an assign callback has to give librdkafka a list, even an empty one."""
+        """Start partitions; an assign callback must give librdkafka a list, even an empty one."""
         if not decisions and not in_callback:
             return
         self._left.update(d.partition for d in decisions if d.partition in self._assignment.next_offsets)
@@ -242,7 +242,7 @@ class GroupConsumer:
         self._assignment.begin(consumer, decisions)
 
     def _restart(self, consumer: Consumer, stalls: Sequence[Stall]) -> None:
-        """Restart partitions that librdkafka does not fetch; commands decide about those that this has not helped."""
+        """Restart partitions that librdkafka does not fetch; if that has not helped before, commands decide."""
         self._result.stalls += stalls
         if partitions := [stall.partition for stall in stalls if not stall.was_restarted]:
             self._left.update(partitions)
@@ -273,7 +273,7 @@ class GroupConsumer:
         def guarded(*args: object) -> None:
             try:
                 callback(*args)
-            except BaseException as error:  # noqa: BLE001, ASYNC103 - kept, raised when the call has returned
+            except BaseException as error:  # noqa: BLE001, ASYNC103 - kept, and raised once the call has returned
                 self._callback_errors.append(error)
 
         return guarded
@@ -281,7 +281,7 @@ class GroupConsumer:
     def _on_assign(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
         assigned = from_client(partitions)
         self._result.assigned = [*(self._result.assigned or ()), *assigned]
-        assert self._beginnings is not None  # noqa: S101 - made with the consumer
+        assert self._beginnings is not None  # noqa: S101 - created before the consumer
         self._beginnings.assigned(assigned)
         self._begin(consumer, self._beginnings.wait(ANSWER_SECONDS), in_callback=True)
 
@@ -294,7 +294,7 @@ class GroupConsumer:
         self._assignment.let_go(consumer, revoked)
 
     def _drain(self, partitions: Sequence[TopicPartition]) -> None:
-        """Wait a bounded time until no current write dispatches records of these partitions."""
+        """Wait, for a bounded time, until no write in progress would dispatch records of these partitions."""
         trio.from_thread.run_sync(self._downstream.revoking, partitions)
         deadline = time.monotonic() + self._drain_seconds
         # Polling beats an event here: it happens once per rebalance, and leaves nothing to clean up.
@@ -307,7 +307,7 @@ class GroupConsumer:
         self._assignment.let_go(consumer, lost)
 
     def _forget_unannounced(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        """Forget partitions that were assigned and revoked within one poll: they were never announced."""
+        """Forget partitions; those that were assigned within the same poll will never be announced."""
         self._commits.left(partitions)
         self._left.update(partitions)
         if self._held is not None:

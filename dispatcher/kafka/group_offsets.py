@@ -1,4 +1,4 @@
-"""Asks what a group has committed, without being a member: the only place in this process that does.
+"""Asks for the committed offsets of a group without being a member. Nothing else in this process does.
 
 It asks through a consumer that never subscribes, not through an `AdminClient`, which aborts the process if the group's
 coordinator is killed during such a request (librdkafka 2.16, ``rd_kafka_enq_once_del_source_return:
@@ -17,7 +17,7 @@ from dispatcher.kafka.properties import admin_properties
 from dispatcher.sansio.records import TopicPartition
 
 Answers = list[confluent_kafka.TopicPartition]
-"""A committed offset for each partition, below 0 where the group has none, with its metadata and leader epoch; or an
+"""For each partition, the committed offset (negative if the group has none) with its metadata and leader epoch, or an
 error."""
 
 
@@ -36,19 +36,19 @@ class GroupOffsets:
             **kept,
             "group.id": properties.get("group.id", ""),
             "enable.auto.commit": False,
-            # Offsets of uncommitted transactions are not waited for: the previous one is right until then.
+            # Do not wait for open transactions: until they are committed, the previous offset is right.
             "isolation.level": "read_uncommitted",
-            # Nobody reads its log, so it must not collect one: the consumers report the same.
+            # Nobody reads its log, so it must not collect one: the consumers log the same problems.
             "log_level": 2,
         }
         self._consumer: Consumer | None = None
         self._opening = threading.Lock()
 
     def open(self) -> Consumer:
-        """Make the client, unless it exists.
+        """Create the client, unless it exists.
 
         Raises:
-            KafkaException: the client cannot be made.
+            KafkaException: the client cannot be created.
         """
         with self._opening:
             if self._consumer is None:
@@ -57,10 +57,10 @@ class GroupOffsets:
 
     def close(self) -> None:
         """Close the client and its connections."""
-        self._consumer = None  # an outstanding request still holds it
+        self._consumer = None  # an outstanding request keeps it alive
 
     def read(self, partitions: Collection[TopicPartition], timeout_seconds: float) -> dict[TopicPartition, int]:
-        """The group's offsets, below 0 where it has none; empty if its coordinator does not answer."""
+        """The group's offsets, negative where it has none; empty if its coordinator does not answer."""
         with suppress(KafkaException):
             found = _ask(self.open(), partitions, timeout_seconds)
             return {TopicPartition(one.topic, one.partition): one.offset for one in found if one.error is None}
@@ -84,7 +84,7 @@ class GroupOffsets:
                 consumer = self.open()
                 asked = {*partitions, *(_siblings(consumer, partitions, timeout_seconds) if siblings else ())}
                 answer.set_result(_ask(consumer, asked, timeout_seconds))
-            except Exception as error:  # noqa: BLE001 - the reader of the answer gets it
+            except Exception as error:  # noqa: BLE001 - raised for the reader of the answer
                 answer.set_exception(error)
 
         try:

@@ -3,8 +3,8 @@
 Rules of this module:
 
 * Each partition stays in order: everything that follows a waiting record waits as well, including gaps and ends.
-* The poller pauses the partitions that are held, and passes their waiting records through again with each poll. A
-decoder never waits.
+* The poller pauses the partitions that are held, and offers their waiting records to the decoder again with each poll.
+  A decoder never waits.
 * One call is bounded: records that are not decoded within `PASS_SECONDS` wait for the next poll.
 
 *Thread*: the consumer's.
@@ -25,16 +25,17 @@ PASS_SECONDS = 0.5
 """How long decoding may delay the next poll: far less than the group allows."""
 
 ASKED_SECONDS = 0.1
-"""The same for topics that subscribers ask for: the rest is decoded elsewhere, and delays nobody else."""
+"""The same for topics that only some subscribers ask to have decoded: what is left is decoded elsewhere, and delays no
+other subscriber."""
 
 
 class RecordDecoder(Protocol):
     """Decodes the records of some topics. *Thread*: any, several at a time."""
 
     topics: frozenset[str]
-    """Topics that it decodes for everybody."""
+    """Topics that it decodes for all subscribers."""
     asked: frozenset[str]
-    """Topics that some subscriber currently asks to have decoded; the others are sent what Kafka delivered."""
+    """Topics that some subscriber currently asks to have decoded; other subscribers are sent what Kafka delivered."""
 
     def decode(self, topic: str, records: Records) -> Records:
         """Decode consecutive records of a partition, up to the first that has to wait. Never waits."""
@@ -50,7 +51,7 @@ class HeldRecords:
     def __init__(self, decoder: RecordDecoder) -> None:
         self._decoder = decoder
         self._queues: dict[TopicPartition, deque[Group | Gap | int]] = {}
-        """Groups, gaps and ends in order; the first that waits is a group, or follows one that was passed on."""
+        """Groups, gaps and ends, in order; the first item is a waiting group, or follows a group that was passed on."""
 
     @property
     def partitions(self) -> frozenset[TopicPartition]:
@@ -63,7 +64,7 @@ class HeldRecords:
             self._queues.pop(partition, None)
 
     def pass_on(self, result: PollResult) -> None:
-        """Decode the result of a poll, and leave in it what need not wait, after records that waited before.
+        """Decode a poll's records: take out of its result what has to wait, and add what no longer has to.
 
         Args:
             result: Changed in place. Records of other topics stay unchanged.
@@ -87,13 +88,13 @@ class HeldRecords:
                 break
             self._pass_on(partition, result)
             if queues[partition]:
-                # Move it to the end: the next call begins with others.
+                # Move it to the end: the next call begins with other partitions.
                 queues[partition] = queues.pop(partition)
             else:
                 del queues[partition]
 
     def _at_once(self, groups: Iterable[Group]) -> Iterator[Group]:
-        """The groups that need not wait, because their topics are not decoded for everybody; the others are queued."""
+        """The groups that need not wait, because their topics are not decoded for all; the others are queued."""
         topics, asked, asked_until = self._decoder.topics, self._decoder.asked, time.monotonic() + ASKED_SECONDS
         for group in groups:
             if group.partition.topic in topics:
@@ -104,7 +105,7 @@ class HeldRecords:
                 yield group
 
     def _asked(self, group: Group) -> Iterator[Group]:
-        """Decode for subscribers that ask, as far as possible. The rest waits in the history, delaying nobody else."""
+        """Decode what needs no waiting, for subscribers that ask. The rest waits in the history, delaying only them."""
         records = group.records
         part = self._decoder.decode(group.partition.topic, records)
         if part:
@@ -113,7 +114,7 @@ class HeldRecords:
             yield group._replace(records=records[len(part) :])
 
     def _pass_on(self, partition: TopicPartition, result: PollResult) -> None:
-        """Pass on what need not wait of one partition: within a poll, gaps precede groups and ends follow them."""
+        """Pass on what one partition need not hold back: in a result, gaps precede groups, and ends follow them."""
         queue = self._queues[partition]
         has_records = False
         while queue:
@@ -141,9 +142,9 @@ def decode_chunk(decoder: RecordDecoder, chunk: Chunk, asked: AbstractSet[str] =
     """Decode replayed records, up to the first record of each partition that has to wait.
 
     Args:
-        decoder: Decodes.
+        decoder: Decodes the records.
         chunk: The replayed records.
-        asked: Topics to decode for a subscriber that asks, instead of those decoded for everybody.
+        asked: Topics to decode for a subscriber that asks, instead of those that are decoded for all.
 
     Returns:
         The chunk, without the next offsets of partitions that yield nothing yet.

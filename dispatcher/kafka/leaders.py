@@ -1,11 +1,11 @@
-"""Asks the leaders of partitions where logs begin and end, and which offset belongs to a time (Kafka's ListOffsets).
+"""Asks partition leaders where logs begin and end, and which offset belongs to a time (Kafka's ListOffsets).
 
-One request per leader carries all of its partitions, and each partition has its own answer: one without a leader fails
-at once, and the others are answered (librdkafka 2.16: 1,000 partitions of 3 brokers 40 to 60 ms, both bounds). Only a
-leader that is unreachable but still listed makes the others wait, for `ANSWER_SECONDS`.
+One request per leader carries all of its partitions, and each partition is answered separately: one without a leader
+fails at once, and the others are answered (librdkafka 2.16: both bounds of 1,000 partitions on 3 brokers in 40 to 60
+ms). Only a leader that is unreachable but still listed makes the others wait, for `ANSWER_SECONDS`.
 
 A leader that has just been elected answers only once its high watermark is certain (KIP-207), whereas the high
-watermark of a fetch may lag. So this shows whether a log was truncated.
+watermark of a fetch may lag. So these answers show whether a log was truncated.
 """
 
 import threading
@@ -31,7 +31,7 @@ ANSWER_SECONDS = 2.0
 Properties = Mapping[str, str | int | float | bool]
 
 _CLIENT_PROPERTIES: Mapping[str, str | int] = {
-    # Nobody reads its log, so it must not collect one: the consumers report the same.
+    # Nobody reads its log, so it must not collect one: the consumers log the same problems.
     "log_level": 2,
 }
 
@@ -59,10 +59,10 @@ class Leaders:
         self._opening = threading.Lock()
 
     def open(self) -> AdminClient:
-        """Make the client, unless it exists.
+        """Create the client, unless it exists.
 
         Raises:
-            KafkaException: the client cannot be made.
+            KafkaException: the client cannot be created.
         """
         with self._opening:
             if self._admin is None:
@@ -131,7 +131,7 @@ class Leaders:
         return any(group.group_id == self._group_id for group in found.valid)
 
     def offsets_since(self, partitions: Collection[TopicPartition], since_ms: int) -> dict[TopicPartition, int | None]:
-        """The offset of the first record with this time or a later one, None where there is no such record.
+        """The offset of the first record at or after this time; None where there is no such record.
 
         Partitions without an answer are left out.
 
@@ -146,7 +146,7 @@ class Leaders:
     def _ask(
         self, partitions: Collection[TopicPartition], specs: Collection[OffsetSpec], isolation: IsolationLevel
     ) -> list[dict[TopicPartition, int]]:
-        """For each spec, the offsets of the partitions that were answered."""
+        """For each spec, the offsets of the partitions that have an answer."""
         if not partitions:
             return [{} for _ in specs]
         try:
@@ -173,9 +173,9 @@ class Leaders:
 
 
 def _offset(answer: "Future[ListOffsetsResultInfo]") -> int | None:
-    """The offset, -1 where no record is that new; None without an answer."""
+    """The offset; -1 if no record is that new; None without an answer."""
     try:
-        # librdkafka has its own timeout; this one is for a client that has died.
+        # librdkafka has its own timeout; this one is for a client that is dead.
         offset = answer.result(2 * ANSWER_SECONDS).offset
     except (KafkaException, TimeoutError):
         return None

@@ -2,12 +2,12 @@
 
 Rules of this module:
 
-* No letter is abandoned: librdkafka retries for ever where it may (``message.timeout.ms=0``), without writing a letter
-twice. Letters that it refuses are reported, and the book (`sansio.dead_letters`) has them tried again.
+* No letter is abandoned: librdkafka retries for ever wherever it may (``message.timeout.ms=0``), without writing a
+  letter twice. Letters that it refuses are reported, and the book (`sansio.dead_letters`) has them retried.
 * No topic is created. A broker with ``auto.create.topics.enable`` creates what a producer asks for, so a client that
   creates nothing first checks that the topic exists.
-* There is no producer before the first letter. One that has failed for good (a fatal error) is replaced; letters that
-  it had not confirmed are written again by the next one, so they may be in the topic twice.
+* There is no producer before the first letter. One that has failed for good (a fatal error) is replaced; the next one
+  writes again what was not confirmed, so a letter may be in the topic twice.
 
 *Thread*: any, one at a time.
 """
@@ -30,14 +30,14 @@ from dispatcher.sansio.records import Headers
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 2.0
-"""Maximum wait for a broker's answer whether a topic exists."""
+"""Maximum wait for a broker to say whether a topic exists."""
 
 PROPERTIES: Mapping[str, str | int | float | bool] = {
     "enable.idempotence": True,
     "acks": "all",
     "message.timeout.ms": 0,
     "allow.auto.create.topics": False,
-    # Java's partitioner, so that records with the same key are in the partition that other producers would choose.
+    # Java's partitioner, so that records with the same key are in the partition that other producers choose.
     "partitioner": "murmur2_random",
     "linger.ms": 2,
     # The broker's limit applies, not the client's.
@@ -56,7 +56,7 @@ _OF_THE_LETTER = frozenset(
         KafkaError._INVALID_ARG,  # noqa: SLF001 - the public spelling of local codes
     }
 )
-"""Errors of a single letter: others to the same topic may succeed."""
+"""Errors of a single letter: other letters to the same topic may succeed."""
 
 
 class Refusal(NamedTuple):
@@ -83,7 +83,7 @@ class LetterWriter:
 
     Args:
         properties: librdkafka's connection settings.
-        leaders: Has the client that checks whether topics exist.
+        leaders: Its client checks whether topics exist.
         group: The group of this dispatcher, for a header.
         replica: The name of this replica, likewise.
     """
@@ -103,7 +103,7 @@ class LetterWriter:
         self._fatal: str | None = None
 
     def step(self, letters: Sequence[tuple[int, str, Letter]], wait_seconds: float) -> Outcome:
-        """Write letters, and wait until all of them are answered, or for some time.
+        """Write letters, and wait until all of them are answered or the time is up.
 
         Args:
             letters: Each with its number and its topic.
@@ -120,11 +120,11 @@ class LetterWriter:
             while self._under_way and self._fatal is None and (left := deadline - time.monotonic()) > 0:
                 producer.poll(left)
         except KafkaException as error:
-            # It cannot be made, for example because a certificate is missing for a moment, or it has failed.
+            # The producer cannot be created, for example because a certificate is missing for a moment, or has failed.
             self._fatal = error.args[0].str()
         if self._fatal is not None:
             self._outcome.failed = self._fatal
-            self.close()  # which may report the same error again
+            self.close()  # this may report the same error again
             self._fatal = None
         outcome, self._outcome = self._outcome, Outcome()
         return outcome
@@ -135,7 +135,7 @@ class LetterWriter:
         self._under_way.clear()
         self._topics.clear()
         if producer is not None:
-            # One that has failed for good reports that again.
+            # One that has failed for good reports its error again.
             with suppress(KafkaException):
                 producer.purge()
                 producer.flush(0)
@@ -146,7 +146,7 @@ class LetterWriter:
         return self._producer
 
     def _look_for(self, topic: str, numbers: Sequence[int]) -> None:
-        """Ask whether a topic exists, unless it is known; if not, its letters are refused."""
+        """Ask whether a topic exists, unless that is known; if it does not, refuse its letters."""
         if topic in self._known:
             return
         try:

@@ -23,7 +23,7 @@ class OwnedConsumer(Protocol):
         """Poll until the commands say stop.
 
         Raises:
-            KafkaClientError: another one has to take its place.
+            KafkaClientError: it must be replaced.
         """
 
 
@@ -51,8 +51,8 @@ class Poller:
     async def run(self) -> None:
         """Poll until the consumer returns.
 
-        *Cancellation*: safe. The thread commits what was dispatched and leaves the group, and then this returns: at
-        most `leave_seconds` plus the consumer's ``close`` later.
+        *Cancellation*: safe. Before this returns, the thread commits what was dispatched and leaves the group, which
+        takes at most `leave_seconds` plus the consumer's ``close``.
 
         Raises:
             Exception: whatever the downstream or a callback raised; what was dispatched is committed.
@@ -77,7 +77,7 @@ class Poller:
             return
 
     def stop(self) -> None:
-        """Stop rebuilding the consumer: its commands stop a working one, and this one that keeps failing."""
+        """Stop rebuilding the consumer. Commands stop a working one; this is for one that keeps failing."""
         self._stopping.set()
 
     def statistics(self) -> PollerStatistics:

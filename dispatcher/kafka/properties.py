@@ -1,4 +1,4 @@
-"""librdkafka's configuration: what the dispatcher owns, what it prefers, and what the user passes through."""
+"""librdkafka's configuration: what the dispatcher owns, what it prefers, and what users pass through."""
 
 import logging
 from collections.abc import Mapping
@@ -10,29 +10,29 @@ from dispatcher.setting_kafka import HIDDEN, hide_secrets
 from dispatcher.settings import Settings
 
 LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
-# While a broker is unreachable it repeats itself many times per second; the error callback logs it once.
+# librdkafka repeats itself many times per second while a broker is unreachable; the error callback logs that once.
 LIBRDKAFKA_LOG.addFilter(lambda line: not line.getMessage().startswith(("FAIL ", "ERROR ")))
 
 OWNED: Mapping[str, str | int | bool] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    # Reports the end of a log, after which only control records and aborted ones can lie.
+    # Reports when the end of a log is reached: only control records and aborted ones can follow the last record.
     "enable.partition.eof": True,
     # Lag, broker states and group state are read from the statistics: look-ups in the poll loop would block it.
     "statistics.interval.ms": 1000,
 }
-"""Properties that users cannot set (settings refuses them by name): the guarantees depend on them."""
+"""Properties that users cannot set (`settings` refuses them by name): the guarantees depend on them."""
 
 PREFERRED: Mapping[str, str | int | bool] = {
     # A new group begins with existing records: "latest" would lose those written before the first replica started. The
-    # poller gives librdkafka "error": `sansio.beginnings` decides where to begin, and what a reset leaves out.
+    # poller gives librdkafka "error": `sansio.beginnings` decides where to begin, and what a reset skips.
     "auto.offset.reset": "earliest",
     "partition.assignment.strategy": "cooperative-sticky",
-    # Members learn of a rebalance from the answer to a heartbeat, so this is the largest part of a planned hand-over;
-    # docs/rebalance.md has the figures and trade-offs.
+    # Members learn of a rebalance from the answer to a heartbeat, so this interval is the largest part of a planned
+    # hand-over; docs/rebalance.md has the figures and trade-offs.
     "heartbeat.interval.ms": 200,
     "session.timeout.ms": 10_000,
-    # Prefetched records are memory outside our own bounds; 8 MiB keep a fast subscriber fed.
+    # Prefetched records use memory outside our bounds; 8 MiB keep a fast subscriber fed.
     "queued.max.messages.kbytes": 8192,
     "queued.min.messages": 5000,
     # How long a fetcher pauses after a full queue. The queue is small, so the poller drains it in a few milliseconds:
@@ -41,9 +41,9 @@ PREFERRED: Mapping[str, str | int | bool] = {
     "fetch.wait.max.ms": 100,
     "fetch.max.bytes": 8 * 1024 * 1024,
     "reconnect.backoff.max.ms": 2000,
-    # A topic that appears after the start is found within this time.
+    # A topic that is created after the start is found within this time. After a start without a broker,
+    # reconnect.backoff decides when to try again.
     "topic.metadata.refresh.interval.ms": 10_000,
-    # After a start without a broker, reconnect.backoff decides when to try again.
     "socket.keepalive.enable": True,
     "allow.auto.create.topics": False,
 }
@@ -60,7 +60,7 @@ GROUP_ONLY = CLASSIC_ONLY | {
     "max.poll.interval.ms",
     "statistics.interval.ms",
 }
-"""Properties that mean nothing without membership."""
+"""Properties that mean nothing to a client outside a group."""
 
 
 CONSUMER_PREFIXES = (
@@ -82,7 +82,7 @@ _UNKNOWN = "No such configuration property"
 
 
 def unknown_properties(kafka: Mapping[str, object]) -> set[str]:
-    """Properties that librdkafka does not know; nothing is started to find out."""
+    """Properties that librdkafka does not know; finding out starts nothing."""
     unknown = set()
     for key, value in kafka.items():
         try:
@@ -114,7 +114,7 @@ def consumer_properties(settings: Settings) -> dict[str, str | int | float | boo
 
 
 def replay_properties(settings: Settings) -> dict[str, str | int | float | bool]:
-    """The configuration of a consumer for replays: it connects as the group's does, and joins no group."""
+    """The configuration of a consumer for replays: it connects like the group's consumer, but joins no group."""
     properties = consumer_properties(settings)
     for name in GROUP_ONLY:
         properties.pop(name, None)
@@ -122,7 +122,7 @@ def replay_properties(settings: Settings) -> dict[str, str | int | float | bool]
 
 
 def admin_properties(properties: Mapping[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-    """The configuration of the client that asks about topics and offsets: it connects as the group's consumer does."""
+    """The configuration of the client that asks about topics and offsets: it connects like the group's consumer."""
     return {
         name: value
         for name, value in properties.items()

@@ -14,10 +14,10 @@ from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, TopicPartition
 
 CHUNK_SECONDS = 1.0
-"""A chunk that is not full by then is returned as it is, also when records trickle in."""
+"""A chunk that is not full by then is returned anyway, even if records still trickle in."""
 
 EMPTY_SECONDS = 0.05
-"""A poll without a record in this time ends a chunk that has records, or that other subscribers are in line after."""
+"""A poll without a record in this time ends a chunk that has records, or while other subscribers wait in line."""
 
 MAX_MESSAGES = 10_000
 """Maximum number of messages taken from a consumer at a time."""
@@ -27,7 +27,7 @@ PROPERTIES: Mapping[str, str | int | bool] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "enable.partition.eof": True,
-    # A reader's memory, which is part of the README's formula.
+    # These bound a reader's memory, which the README's formula includes.
     "queued.max.messages.kbytes": 1024,
     "queued.min.messages": 1000,
     "fetch.max.bytes": 1024 * 1024,
@@ -40,9 +40,9 @@ _OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE} 
 
 
 class Reader:
-    """A consumer with a position.
+    """A consumer that remembers its position.
 
-    *Thread*: everything except `is_positioned_at` runs in a worker thread, one at a time.
+    *Thread*: everything but `is_positioned` and `is_positioned_at` runs in worker threads, one at a time.
 
     Args:
         properties: librdkafka's connection settings.
@@ -62,19 +62,19 @@ class Reader:
         self._consumer: Consumer | None = None
         self._positions: dict[TopicPartition, int] = {}
         self._fetches = False
-        """Whether the consumer fetches, even from where nobody continues."""
+        """Whether the consumer is fetching, even where no subscriber continues."""
         self._record_bytes = 0
         """Mean memory per record of the last messages; 0 if there were none."""
         self._overfetched = False
-        """Whether more was taken from the consumer than fits, so that its position is too far."""
+        """Whether more was taken from the consumer than fits, so that its position is past the end of the chunk."""
         self._unread: set[TopicPartition] = set()
-        """Partitions that this chunk leaves out: they fail, or the ends of their logs are not known yet."""
+        """Partitions that this chunk leaves out: they failed, or the ends of their logs are not known yet."""
 
     def open(self) -> Consumer:
-        """Make the consumer, unless it exists.
+        """Create the consumer, unless it exists.
 
         Raises:
-            KafkaException: the consumer cannot be made.
+            KafkaException: the consumer cannot be created.
         """
         if self._consumer is None:
             self._consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
@@ -92,17 +92,17 @@ class Reader:
     def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, may_wait: Callable[[float], bool]) -> Chunk:
         """Read the next part of some ranges.
 
-        The consumer is dropped if that fails.
+        If that fails, the consumer is dropped.
 
         Args:
             ranges: What to read.
             max_bytes: The last record of a chunk is the one that reaches this size.
-            may_wait: Called every `EMPTY_SECONDS` with the seconds passed: whether to continue to wait for the first
+            may_wait: Called every `EMPTY_SECONDS` with the seconds passed; says whether to keep waiting for the first
                 record.
 
         Returns:
-            A chunk without the next offsets of partitions that could not be read: errors, a leader that is away, or one
-            that has just been elected. If nothing arrived, the chunk has none at all.
+            A chunk without the next offsets of partitions that could not be read: because of errors, or because a
+            leader is unreachable or newly elected. If nothing arrived, the chunk has no next offsets at all.
 
         Raises:
             KafkaException: the consumer failed.
@@ -141,7 +141,7 @@ class Reader:
                 gaps += self._take_event(left, message, error)
         positions = {partition: self._positions.get(partition, part.end) for partition, part in ranges.items()}
         if len(left) == len(ranges) and not batches and not gaps:
-            # Nothing arrived. Its fetches continue, for a subscriber that asks for the same again.
+            # Nothing arrived. The fetches continue, for a subscriber that asks for the same again.
             self._unread |= left.keys()
         unread = {partition for partition in self._unread if positions[partition] == ranges[partition].first}
         if self._overfetched or self._unread - left.keys():
@@ -149,7 +149,7 @@ class Reader:
         return Chunk(batches, {tp: offset for tp, offset in positions.items() if tp not in unread}, gaps)
 
     def _take(self, consumer: Consumer, max_bytes: int) -> list[Message]:
-        """Wait for a message, then take as many others as fit, if they are as large as the last ones."""
+        """Wait for a message, then take as many more as fit, assuming that they are as large as the last ones."""
         first = consumer.poll(EMPTY_SECONDS)
         more = max_bytes // self._record_bytes - 1 if self._record_bytes else 0
         if first is None or more <= 0:
@@ -157,7 +157,7 @@ class Reader:
         return [first, *consumer.consume(min(more, MAX_MESSAGES), 0)]
 
     def _take_wanted(self, left: dict[TopicPartition, Range], group: Group, room_bytes: int) -> Iterator[Batch]:
-        """The wanted records of a group, up to the one that fills the chunk; the others are fetched again."""
+        """The wanted records of a group, up to the one that fills the chunk; those after it are fetched again."""
         partition, records, leader_epoch = group
         if partition not in left or self._overfetched:
             return
@@ -195,7 +195,7 @@ class Reader:
     def serve(self) -> None:
         """Take the client's log lines and errors while it rests.
 
-        They queue without a bound until somebody polls (while a broker is away, several per second).
+        They queue without a bound until the client is polled: several per second while a broker is unreachable.
         """
         while self._consumer is not None and self._consumer.poll(0) is not None:
             pass
@@ -227,10 +227,10 @@ class Reader:
         self._consumer.incremental_unassign([confluent_kafka.TopicPartition(*partition)])
 
     def _at_end(self, left: dict[TopicPartition, Range], partition: TopicPartition, end: int) -> Iterable[Gap]:
-        """A fetch has found the end of the log.
+        """A fetch has reached the end of the log.
 
         If that is before the end of the range, the log was truncated, or the leader has just been elected and does not
-        know its high watermark yet (KIP-207). So the leader is asked: it answers only when it knows.
+        know its high watermark yet (KIP-207). So the leader is asked: it answers only once it does.
         """
         part = left[partition]
         if end >= part.end:

@@ -1,7 +1,7 @@
-"""Reads a dead-letter topic, and writes records back to their topics, each once, in transactions.
+"""Reads a dead-letter topic, and writes records back to their topics, each exactly once, in transactions.
 
 A transaction contains some records and the commit that marks them as redriven, so a run that is killed at any moment
-and started again redrives no letter twice. A second run at the same time ends the first one (Kafka fences it).
+and started again redrives no letter twice. A second run at the same time makes the first one fail (Kafka fences it).
 
 *Thread*: any, one at a time; it blocks.
 """
@@ -20,7 +20,7 @@ from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.sansio.redrive import Done, Origin, Wanted, origin_of
 
 ANSWER_SECONDS = 30.0
-"""Maximum wait for any answer of a broker."""
+"""Maximum wait for any answer from a broker."""
 
 BATCH_LETTERS = 500
 """Maximum number of records in one transaction."""
@@ -35,7 +35,7 @@ class Report:
     left: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Letters that were left out, likewise; ``?`` for records without the headers of a letter."""
     before: int = 0
-    """Letters that an earlier run had redriven and this one read again."""
+    """Letters that this run read although an earlier one had redriven them."""
 
 
 class Redriving:
@@ -67,11 +67,11 @@ class Redriving:
         """The number of partitions of each of the records' topics."""
         self._done: dict[int, Done] = {}
         self._ends: dict[int, int] = {}
-        """The ends of partitions that are not read to their end yet."""
+        """The ends of the partitions that have not been read to the end yet."""
         self._read_to: dict[int, int] = {}
 
     def open(self, topics: Collection[str]) -> int:
-        """Find the letters; returns how many are to be read.
+        """Find the letters; returns how many there are to read.
 
         Args:
             topics: The topics that records may return to.
@@ -81,7 +81,7 @@ class Redriving:
         """
         try:
             if self._producer is not None:
-                # Before anything is read: from here on an earlier run can commit nothing.
+                # Before anything is read: from now on an earlier run can commit nothing.
                 self._producer.init_transactions(ANSWER_SECONDS)
             numbers = range(self._count(self._topic))
             self._partitions = {topic: self._count(topic) for topic in topics}
@@ -109,19 +109,19 @@ class Redriving:
         Args:
             wanted: Which letters.
             report: Counts them.
-            limit: Maximum number of letters; None: all.
+            limit: Maximum number of letters; None: no limit.
             rate: Maximum number of letters per second; 0: as fast as possible.
-            advance: Called with how many letters were read.
+            advance: Called with the number of letters read.
 
         Raises:
-            KafkaClientError: something failed; letters that were reported before were redriven.
+            KafkaClientError: something failed; the letters counted in `report` by then were redriven.
         """
         began, redriven = time.monotonic(), 0
         silent_since = began
         try:
             while self._ends and (limit is None or redriven < limit):
                 most = BATCH_LETTERS if limit is None else min(BATCH_LETTERS, limit - redriven)
-                # At a slow rate, a transaction for each part of a second.
+                # At a low rate, a transaction takes a fifth of a second's letters.
                 most = most if not rate else max(1, min(most, int(rate / 5)))
                 messages = self._consumer.consume(most, 0.5)
                 now = time.monotonic()
@@ -157,7 +157,7 @@ class Redriving:
             if number not in self._ends:
                 continue
             done = self._done[number]
-            done.add(self._read_to[number], offset)  # nothing lies between
+            done.add(self._read_to[number], offset)  # no letters in between
             advance(offset + 1 - self._read_to[number])
             self._read_to[number] = offset + 1
             origin = origin_of(cast("Sequence[tuple[str, bytes | None]]", message.headers() or ()))

@@ -7,11 +7,11 @@ Rules of this module:
 * A reader is held for one chunk, not for a whole replay, so a slow subscriber makes nobody wait. At most `concurrency`
   chunks are read at a time; clients in line take turns (`Turns`).
 * A reader that is asked to continue at its position has already fetched the next records.
-* Answers are by partition. A partition that yields nothing occupies a reader for 50 ms while others are in line, and
-  then rests (`Unreadable`): requests for it get no answer for now, and return at once, while its leader is asked in the
-  background whether it answers again. Readers serve only partitions that are thought to be readable.
+* Each partition is answered separately. One that yields nothing occupies a reader for 50 ms if others are in line, and
+  then rests (`Unreadable`): requests for it return at once without an answer, and its leader is asked in the background
+  whether it answers again. Readers serve only partitions that are believed to be readable.
 * Look-ups need no reader.
-* Every consumer is created at start-up. If threads or address space are short, librdkafka aborts the process; that
+* Every consumer is created at start-up. If threads or address space run short, librdkafka aborts the process; that
   should happen at start-up, not at the first request for a replay.
 """
 
@@ -37,7 +37,7 @@ from dispatcher.sansio.unreadable import Unreadable
 log = structlog.get_logger(__name__)
 
 SERVE_SECONDS = 1.0
-"""Interval at which log lines and errors of idle clients are taken."""
+"""Interval at which idle clients are polled for their log lines and errors."""
 
 REST_SECONDS = 5.0
 """A reader that was not used for this long stops fetching."""
@@ -81,7 +81,7 @@ class Replays:
         self, properties: Properties, *, concurrency: int, batch_bytes: int, decoder: RecordDecoder | None = None
     ) -> None:
         self.leaders = Leaders(properties)
-        """Looks up offsets; others may use its client."""
+        """Looks up offsets; other parts may use its client."""
         self._decoder = decoder
         self._turns = Turns(concurrency)
         self._idle = [Reader(properties, batch_bytes, self.leaders.bounds) for _ in range(concurrency)]
@@ -97,10 +97,10 @@ class Replays:
         self._records = 0
 
     def open(self) -> None:
-        """Make every consumer, and the client for look-ups. Blocks for a few milliseconds for each.
+        """Create every consumer, and the client for look-ups. Blocks for a few milliseconds for each.
 
         Raises:
-            ResourcesError: one of them cannot be made.
+            ResourcesError: one of them cannot be created.
         """
         try:
             self.leaders.open()
@@ -122,12 +122,13 @@ class Replays:
     async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:
         """Read the next part of some ranges.
 
-        *Backpressure*: waits in line for a reader. *Cancellation*: safe; at most `CHUNK_SECONDS` late once it reads.
+        *Backpressure*: waits in line for a reader. *Cancellation*: safe; once it is reading, late by at most
+        `CHUNK_SECONDS`.
 
         Args:
             ranges: The ranges to read.
             max_bytes: The last record of a chunk is the one that reaches this size.
-            client: Whose turn it is: clients take turns.
+            client: The client whose turn this takes: clients take turns.
 
         Returns:
             A chunk without the next offsets of partitions that cannot be read now, or whose next record waits for its
@@ -156,7 +157,7 @@ class Replays:
     async def offsets_since(
         self, partitions: Collection[TopicPartition], since_ms: int
     ) -> Mapping[TopicPartition, int | None]:
-        """By partition, the offset of the first record with this time or a later one; None if there is no such record.
+        """By partition, the offset of the first record at or after this time; None if there is no such record.
 
         Args:
             partitions: The partitions to look up.
@@ -224,7 +225,7 @@ class Replays:
     def _reader_at(self, ranges: Mapping[TopicPartition, Range]) -> Reader:
         """The reader that is positioned at these ranges, otherwise the one that has been idle longest.
 
-        Each turn has one.
+        There is a reader for each turn.
         """
         found = next((reader for reader in self._idle if reader.is_positioned_at(ranges)), self._idle[0])
         self._idle.remove(found)
@@ -244,7 +245,7 @@ class Replays:
         return found
 
     def _readable(self, partitions: Collection[TopicPartition]) -> frozenset[TopicPartition]:
-        """Partitions that are thought to be readable; the leaders of those that are due are asked in the background."""
+        """The partitions that are believed to be readable; leaders of others are asked in the background when due."""
         asked = self._unreadable.ask(partitions, time.monotonic())
         if asked.due:
             self._due |= asked.due
@@ -287,7 +288,7 @@ def _rest(reader: Reader) -> None:
 
 
 async def _in_thread(do: Callable[[], _Found], instead: _Found, limiter: trio.CapacityLimiter) -> _Found:
-    """Call a function in a worker thread; return `instead` if a client or the thread fails or cannot be made."""
+    """Call a function in a worker thread; return `instead` if a client or the thread fails or cannot be created."""
     try:
         return await trio.to_thread.run_sync(do, limiter=limiter)
     except (KafkaException, RuntimeError, MemoryError) as error:

@@ -19,7 +19,7 @@ from dispatcher.sansio.retention import Retention
 log = structlog.get_logger(__name__)
 
 _LIMITER = trio.CapacityLimiter(1)
-"""One request at a time, separate from Trio's other worker threads, which a waiting request must not hold up."""
+"""One request at a time, apart from Trio's other worker threads: a request that waits must not hold them up."""
 
 
 class RetentionProbe(NamedTuple):
@@ -32,12 +32,12 @@ class RetentionProbe(NamedTuple):
 
 
 class RetentionProber:
-    """Asks about topics, with the client that looks offsets up.
+    """Asks about topics, with the client that looks up offsets.
 
-    *Thread*: any, one at a time; it blocks for a little longer than `ANSWER_SECONDS`, so not Trio's.
+    *Thread*: any but Trio's, one at a time: it may block for a little longer than `ANSWER_SECONDS`.
 
     Args:
-        leaders: Has the client.
+        leaders: Its client is used.
         topics: The topics to ask about.
     """
 
@@ -54,7 +54,7 @@ class RetentionProber:
             return RetentionProbe({}, answered=False)
 
     def ask(self) -> RetentionProbe:
-        """Ask about all topics in one request, and wait; only if a broker has just answered another request."""
+        """If a broker answers at all, ask it about all topics in one request, and wait."""
         retentions: dict[str, Retention] = {}
         try:
             admin = self._leaders.open()

@@ -19,17 +19,17 @@ from dispatcher.sansio.stalls import Stall, StallWatch
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 2 * REQUEST_SECONDS
-"""After this time an answer is no longer expected: those of a replaced client never arrive."""
+"""After this time an answer is no longer expected: a replaced client's answers never arrive."""
 
 AskLogEnds = Callable[[Collection[TopicPartition]], Mapping[TopicPartition, "Future[Any]"]]
-"""Asks leaders where logs end, as the consumer's isolation level sees it."""
+"""Asks leaders where logs end at the consumer's isolation level."""
 
 
 class StallDetector:
     """Finds partitions that are not fetched although they have records.
 
     Args:
-        ask_log_ends: Asks the leaders; the answers are checked between two polls.
+        ask_log_ends: Asks the leaders; the answers are checked between polls.
     """
 
     def __init__(self, ask_log_ends: AskLogEnds) -> None:
@@ -39,11 +39,11 @@ class StallDetector:
         self._give_up_at = 0.0
 
     def check(self, assignment: Assignment, now: float, *, idle: bool) -> list[Stall]:
-        """The partitions that are stalled now, each reported once. Free between two checks while nothing is suspected.
+        """The partitions that are stalled now, each reported once. Free between checks while none is suspected.
 
         Args:
             assignment: The fetched partitions.
-            now: Seconds on any clock that only goes forward.
+            now: Seconds on any monotonic clock.
             idle: Whether the last poll found nothing.
         """
         if self._asked:
@@ -58,7 +58,7 @@ class StallDetector:
 def _known(asked: Mapping[TopicPartition, "Future[Any]"]) -> dict[TopicPartition, int]:
     found = {}
     for partition, future in asked.items():
-        # A leader that has not answered in time yields librdkafka's -1001, which is not an error, and below any offset.
+        # A leader that has not answered in time yields librdkafka's -1001, which is no error, but below any offset.
         with suppress(KafkaException):
             if future.done():
                 found[partition] = future.result().offset

@@ -1,6 +1,6 @@
 """Asks Kafka where partitions start, and reads its answers.
 
-Every answer is a future: of an `AdminClient`, or of `GroupOffsets`, which asks for what the group has committed.
+Every answer is a future: from an `AdminClient`, or from `GroupOffsets`, which asks for the committed offsets.
 
 *Thread*: the poller's only.
 """
@@ -21,7 +21,7 @@ from dispatcher.sansio.ranges import Bounds
 from dispatcher.sansio.records import TopicPartition
 
 REQUEST_SECONDS = 2.0
-"""How long a request may take before it is made again."""
+"""How long a request may take before it is repeated."""
 
 _EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call] # untyped
 
@@ -61,7 +61,7 @@ class StartLookups:
         self._properties = admin_properties(properties)
         reads_all = properties.get("isolation.level") == "read_uncommitted"
         self._isolation = IsolationLevel.READ_UNCOMMITTED if reads_all else IsolationLevel.READ_COMMITTED
-        # Kept for as long as it is used: the futures of a dropped AdminClient are never answered.
+        # Kept for as long as it is used: the futures of a dropped AdminClient never complete.
         self._admin = self._make()
         self._group = GroupOffsets(properties)
         self._group.open()
@@ -69,9 +69,9 @@ class StartLookups:
     def renew(self) -> None:
         """Replace the AdminClient.
 
-        One whose broker has died may wait for it for ever (librdkafka 2.16.0, seen for 40 s after a broker was killed
-        and restarted), whereas a new one is answered at once. The client for the group's offsets is kept: it finds a
-        new coordinator.
+        One whose broker has died may wait for that broker for ever (librdkafka 2.16.0, seen for 40 s after a broker was
+        killed and restarted), whereas a new one is answered at once. The client for the group's offsets is kept: it
+        finds a new coordinator by itself.
         """
         self._admin = self._make()
 
@@ -80,7 +80,7 @@ class StartLookups:
         self._group.close()
 
     def serve(self) -> None:
-        """Let librdkafka hand out its log lines, which it would keep otherwise."""
+        """Let librdkafka hand out its log lines, which would pile up otherwise."""
         self._admin.poll(0)
 
     def _make(self) -> AdminClient:
@@ -95,7 +95,7 @@ class StartLookups:
         return self._admin.describe_cluster(request_timeout=REQUEST_SECONDS)
 
     def committed(self, partitions: Collection[TopicPartition]) -> "Future[Answers]":
-        """The group's offsets of some partitions, and of their topics' other ones if the reset policy needs those."""
+        """The group's offsets of some partitions, and of all others of their topics if the reset policy needs them."""
         return self._group.ask(partitions, REQUEST_SECONDS, siblings=self.policy is not Policy.EARLIEST)
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
@@ -107,7 +107,7 @@ class StartLookups:
         return {partition: (low[partition], high[partition]) for partition in partitions}
 
     def log_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, "Future[Any]"]:
-        """Where logs end, as the consumer's isolation level sees it."""
+        """Where logs end at the consumer's isolation level."""
         return self._offsets(partitions, _LATEST)
 
     def _offsets(self, partitions: Iterable[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, "Future[Any]"]:
@@ -156,7 +156,7 @@ def committed_offsets(future: "Future[Answers]", cluster: str | None) -> Committ
 
 
 def cluster_id(future: "Future[Any]") -> str | None:
-    """The cluster's id, None when it is not known (yet)."""
+    """The cluster's id; None if it is not known (yet)."""
     if future.done():
         with suppress(KafkaException):
             return str(future.result().cluster_id or "") or None
@@ -164,7 +164,7 @@ def cluster_id(future: "Future[Any]") -> str | None:
 
 
 def bounds_of(low: "Future[Any]", high: "Future[Any]") -> Bounds | None:
-    """Where a log begins and ends; None when one of the two is not known.
+    """Where a log begins and ends; None if either is not known.
 
     A leader that has not answered in time yields librdkafka's -1001, "invalid", and no error.
     """

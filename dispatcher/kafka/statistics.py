@@ -14,11 +14,11 @@ class FetchStatistics:
     """One partition as the consumer's fetcher sees it."""
 
     committed: int | None
-    """The group's committed offset, None when there is none or it is not known yet."""
+    """The group's committed offset; None if there is none, or it is not known yet."""
     log_end: int | None
-    """The high watermark of the last fetch; None while it is not known, or the broker to fetch from is away."""
+    """The high watermark as of the last fetch; None if it is not known, or the broker to fetch from is unreachable."""
     last_stable_offset: int | None
-    """The end of the decided transactions; None likewise."""
+    """The first offset that an open transaction may hold back; None likewise."""
     prefetched_bytes: int
 
 
@@ -35,7 +35,7 @@ class ConsumerStatistics:
 
 
 def parse_statistics(text: str | bytes) -> ConsumerStatistics | None:
-    """Read one JSON document of ``stats_cb``; what is missing is unknown. None if it cannot be read.
+    """Read one JSON document of ``stats_cb``; what is missing counts as unknown. None if it cannot be read.
 
     librdkafka writes names into it without escaping them, such as a ``client.id`` with a quote.
     """
@@ -47,7 +47,7 @@ def parse_statistics(text: str | bytes) -> ConsumerStatistics | None:
 
 def _parse(document: Mapping[str, Any]) -> ConsumerStatistics:
     group = document.get("cgrp", {})
-    # Bootstrap addresses have the number -1, as has the leader of a partition that has none.
+    # Bootstrap addresses have the id -1, and so has the leader of a partition without one.
     up = {
         broker.get("nodeid")
         for broker in document.get("brokers", {}).values()
@@ -63,7 +63,7 @@ def _parse(document: Mapping[str, Any]) -> ConsumerStatistics:
             # librdkafka keeps an internal partition -1 for messages without one.
             if partition["partition"] >= 0
         },
-        # The coordinator has a connection of its own, listed under this name.
+        # The coordinator has a separate connection, listed under this name.
         coordinator_timeouts=document.get("brokers", {}).get("GroupCoordinator", {}).get("req_timeouts", 0),
     )
 

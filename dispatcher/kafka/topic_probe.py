@@ -1,4 +1,4 @@
-"""Asks the brokers about the health of the topics (`sansio.topic_health` judges).
+"""Asks the brokers about the health of the topics (`sansio.topic_health` judges the answers).
 
 One request per kind and probe, whatever the number of topics. No topic is ever created: a broker that creates topics
 automatically does so only for metadata requests that allow it, and these do not.
@@ -24,10 +24,10 @@ from dispatcher.sansio.topic_health import Finding, TopicProbe
 log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 2.0
-"""How long a broker may take; what it has not answered by then is unknown."""
+"""How long a broker may take; what it has not answered by then counts as unknown."""
 
 NAMES_SECONDS = 60.0
-"""How often the names of all topics are asked for while one is missing: a large cluster has many."""
+"""Interval at which all topics' names are requested while a topic is missing: a large cluster has many."""
 
 _DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED})
 _LIMITER = trio.CapacityLimiter(1)
@@ -41,17 +41,17 @@ class Probe(NamedTuple):
 
     topics: dict[str, TopicProbe]
     existing: frozenset[str]
-    """Names of topics, asked for while one is missing."""
+    """Names of all topics, requested only while a topic is missing."""
 
 
 class TopicProber:
-    """Asks about topics, with the client that looks offsets up.
+    """Asks about topics, with the client that looks up offsets.
 
-    *Thread*: any, one at a time; it blocks for a little longer than `ANSWER_SECONDS`, so not Trio's.
+    *Thread*: any but Trio's, one at a time: it may block for a little longer than `ANSWER_SECONDS`.
 
     Args:
-        leaders: Has the client.
-        topics: What is dispatched.
+        leaders: Its client is used.
+        topics: The topics to ask about.
     """
 
     def __init__(self, leaders: Leaders, topics: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ class TopicProber:
         """When to ask for descriptions again: librdkafka's mock cluster has none, and a busy broker may be late."""
 
     async def probe(self) -> Probe:
-        """Ask, in a worker thread. *Cancellation*: safe; a thread that waits for answers is left to itself."""
+        """Ask, in a worker thread. *Cancellation*: safe; a thread that waits for answers is abandoned."""
         try:
             return await trio.to_thread.run_sync(self.ask, limiter=_LIMITER, abandon_on_cancel=True)
         except RuntimeError as error:
@@ -77,12 +77,12 @@ class TopicProber:
             described = self._describe(admin)
             topics: dict[str, TopicProbe] = {}
             for name in self._topics:
-                # Where no broker answers about one topic, none will about the others: they are not waited for.
+                # If no broker answers about one topic, none will about the others: do not wait for those.
                 is_mute = any(probe.finding is Finding.SILENT for probe in topics.values())
                 topics[name] = self._topic(admin, name, described.get(name), fall_back=not is_mute)
             return Probe(topics, self._names(admin, topics))
         except (KafkaException, RuntimeError, MemoryError) as error:
-            # No broker answers, the client cannot be made, or no thread: an answer of a kind.
+            # No broker answers, or the client or a thread cannot be created: that is an answer of a kind.
             return self._silence(error)
 
     def _silence(self, error: Exception) -> Probe:
@@ -108,7 +108,7 @@ class TopicProber:
             if probe.finding is Finding.SILENT and fall_back:
                 fallback = _from_metadata(admin, name)
                 if fallback.finding is not Finding.SILENT:
-                    # A broker that answers this and not the other may be one that cannot describe topics.
+                    # A broker that answers this request but not the other may be unable to describe topics.
                     self._describe_at = time.monotonic() + NAMES_SECONDS
                 return fallback
             return probe
@@ -134,7 +134,7 @@ class TopicProber:
 
 
 def _from_metadata(admin: AdminClient, name: str) -> TopicProbe:
-    """What a metadata request says: not whether the topic may be read."""
+    """What a metadata request reveals: everything but whether the topic may be read."""
     try:
         found = admin.list_topics(name, timeout=ANSWER_SECONDS).topics[name]
     except KafkaException as error:

@@ -1,4 +1,4 @@
-"""A line in which owners take turns, and within each owner its clients, whatever the number of requests of each."""
+"""A line in which owners take turns, as do the clients of each owner, however many requests each of them has."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Hashable
@@ -8,10 +8,10 @@ import trio
 
 
 class Turns:
-    """At most a number of turns at a time.
+    """Grants a limited number of turns at a time.
 
-    Next is the owner whose last turn, or first request, was the longest ago, and among its clients the one for which
-    the same holds: an owner with a hundred clients in line delays another owner by one turn, not by a hundred.
+    The next turn goes to the owner whose last turn, or first request, was longest ago, and among its clients to the one
+    whose was: an owner with a hundred clients in line delays another owner by one turn, not by a hundred.
 
     *Thread*: Trio's.
 
@@ -23,7 +23,7 @@ class Turns:
         self.number = number
         self.taken = 0
         self._lines: dict[Hashable, dict[Hashable, deque[trio.Event]]] = {}
-        """Requests by owner and client, in the order in which these come next."""
+        """Requests by owner and client, in the order of their next turns."""
 
     @property
     def waiting(self) -> int:
@@ -32,7 +32,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, client: Hashable) -> AsyncIterator[None]:
-        """Have a turn for the body. *Backpressure*: waits in line. *Cancellation*: safe.
+        """Hold a turn for the body of the ``async with`` block. *Backpressure*: waits in line. *Cancellation*: safe.
 
         Args:
             client: The client that asks, or a pair of its owner and the client.
