@@ -13,6 +13,7 @@ How it judges:
   proxy between, the record may be there as well: it has to come soon, by a connection that was there before the commit.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ class Repeat(NamedTuple):
     offset: int
     first_process: str
     process: str
+    since: float = math.inf
+    """When the first of the records was received that led to this one without a hole; of several subscribers of the
+    second process, the latest. If that was before the process was assigned the partition, all of them continued where
+    they had left off. Infinite if not known."""
 
 
 class Receipt(NamedTuple):
@@ -43,6 +48,16 @@ class Receipt(NamedTuple):
     """What the record says of itself."""
 
 
+class _Place(NamedTuple):
+    """Where a connection is in a partition."""
+
+    offset: int
+    states: int
+    """How many states had been received before it."""
+    since: float
+    """When the first of the records before it, without a hole between them, was received."""
+
+
 @dataclass(slots=True)
 class _Connection:
     process: str
@@ -50,8 +65,8 @@ class _Connection:
     frozen_at: float | None = None
     thawed_at: float = -1.0
     states: int = 0
-    places: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """By partition: the last offset, and how many states had been received before it."""
+    places: dict[int, _Place] = field(default_factory=dict)
+    """By partition."""
 
 
 @dataclass(slots=True)
@@ -59,8 +74,6 @@ class _Partition:
     produced: dict[int, int] = field(default_factory=dict)
     """Number by offset."""
     receipts: dict[int, Receipt] = field(default_factory=dict)
-    processes: dict[int, set[str]] = field(default_factory=dict)
-    """Of the records that were sent by more than one process: which."""
     received_to: int = 0
     """Every offset below was received."""
     suspects: dict[int, float] = field(default_factory=dict)
@@ -153,7 +166,8 @@ class Ledger:
         """(at, process, partition, offset) of every first receipt by a process, in order of time."""
         self._partitions: dict[int, _Partition] = {}
         self._connections: dict[int, _Connection] = {}
-        self._repeats: list[Repeat] = []
+        self._repeats: dict[tuple[str, int, int], Repeat] = {}
+        """By process, partition and offset."""
         self._backwards: list[Backwards] = []
         self._counts: Counter[str] = Counter()
         self._silence_counts = True
@@ -190,7 +204,7 @@ class Ledger:
         """A subscriber has read a record."""
         books = self._of(partition)
         subscriber = self._connections[connection]
-        self._check_place(subscriber, partition, offset)
+        since = self._check_place(subscriber, partition, offset, at)
         receipt = books.receipts.get(offset)
         if receipt is None:
             books.receipts[offset] = Receipt(at, subscriber.process, connection, number)
@@ -205,11 +219,13 @@ class Ledger:
         if receipt.number != number:
             self._counts["altered"] += 1
         if receipt.process != subscriber.process:
-            others = books.processes.setdefault(offset, {receipt.process})
-            if subscriber.process not in others:
-                others.add(subscriber.process)
+            key = (subscriber.process, partition, offset)
+            repeat = self._repeats.get(key)
+            if repeat is None:
                 self.receipts.append((at, subscriber.process, partition, offset))
-                self._repeats.append(Repeat(at, partition, offset, receipt.process, subscriber.process))
+                self._repeats[key] = Repeat(at, partition, offset, receipt.process, subscriber.process, since)
+            elif repeat.since < since:
+                self._repeats[key] = repeat._replace(since=since)
 
     # What the broker says.
 
@@ -258,7 +274,7 @@ class Ledger:
             produced=sum(len(books.produced) for books in self._partitions.values()),
             dispatched=sum(len(books.produced.keys() & books.receipts.keys()) for books in self._partitions.values()),
             lost=tuple(self.missing()),
-            repeats=tuple(self._repeats),
+            repeats=tuple(self._repeats.values()),
             out_of_order=self._counts["out of order"],
             holes=self._counts["holes"],
             altered=altered,
@@ -274,14 +290,17 @@ class Ledger:
             silence_seconds={p: books.silence_seconds for p, books in sorted(self._partitions.items())},
         )
 
-    def _check_place(self, subscriber: _Connection, partition: int, offset: int) -> None:
+    def _check_place(self, subscriber: _Connection, partition: int, offset: int, at: float) -> float:
+        """Returns since when the connection has received records of the partition without a hole."""
         last = subscriber.places.get(partition)
-        if last is not None and last[1] == subscriber.states:
-            if offset <= last[0]:
+        if last is not None and last.states == subscriber.states:
+            if offset <= last.offset:
                 self._counts["out of order"] += 1
             else:
-                self._counts["holes"] += offset - last[0] - 1
-        subscriber.places[partition] = (offset, subscriber.states)
+                self._counts["holes"] += offset - last.offset - 1
+        since = last.since if last is not None and offset == last.offset + 1 else at
+        subscriber.places[partition] = _Place(offset, subscriber.states, since)
+        return since
 
     def _judge_suspect(self, books: _Partition, offset: int, subscriber: _Connection, at: float) -> None:
         seen_at = books.suspects.pop(offset, None)

@@ -68,7 +68,19 @@ def test_a_second_process_repeats() -> None:
     receive(ledger, 1, connection=1, at=5.0)
     receive(ledger, 1, connection=2, at=6.0)
     (repeat,) = ledger.report().repeats
-    assert repeat == (5.0, 0, 1, "a", "b")
+    assert repeat == (5.0, 0, 1, "a", "b", 6.0)
+
+
+def test_a_repeat_says_since_when_its_subscribers_have_seen_no_hole() -> None:
+    """The latest of them counts; a state in between, with which partitions leave and return, makes no difference."""
+    ledger = ledger_with(processes=("a", "b", "b"))
+    receive(ledger, 2, connection=1, at=5.0)
+    ledger.told_state(1)
+    receive(ledger, 3)
+    receive(ledger, 3, connection=1, at=6.0)
+    assert ledger.report().repeats == ((6.0, 0, 3, "a", "b", 5.0),)
+    receive(ledger, 3, connection=2, at=7.0)
+    assert ledger.report().repeats == ((6.0, 0, 3, "a", "b", 7.0),)
 
 
 def test_records_out_of_order_and_left_out() -> None:

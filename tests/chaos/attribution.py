@@ -8,8 +8,9 @@ How it judges:
 * A *tenure* is the time in which a process has a partition: from ``assigned`` in its log until ``revoking`` or
   ``partitions lost`` there, or until it was killed.
 * A repeat has two tenures: of the process that sent the record first, and of the one that sent it as well. The later
-  one begins at the group's committed offset in Kafka's log. A record before that offset was committed, and nobody may
-  send it again; from there on the earlier owner had dispatched it and not committed it.
+  one begins at the group's committed offset in Kafka's log. A record before that offset was committed, and is
+  sent again only to subscribers that were there when the partition left this process, and continue where they had left
+  off (docs/protocol.md, "States"); from there on the earlier owner had dispatched it and not committed it.
 * Why it had not, the hand-over says: the owner was killed, or had lost the partition without a word to it. An owner
   that was asked to let go commits first, so such a hand-over repeats nothing, unless nobody could commit: while a fault
   was *in force* between the first receipt of the record and the hand-over; or the owner's log says that a write of its
@@ -36,6 +37,9 @@ NOTHING = "nothing"
 
 COMMITTED = "a committed record, sent again"
 """The later owner began before the offset that was committed when it was assigned: no fault excuses that."""
+
+CONTINUED = "subscribers that continued"
+"""The partition returned to a process, and the subscribers that it had before continued where they had left off."""
 
 LOST = "partitions lost"
 """Of a replica that nobody had touched, such as on a machine that is too slow for the session."""
@@ -177,7 +181,9 @@ class Attribution:
             self._tenures[tenure.partition].append(tenure)
         self._received = {(process, partition, offset): at for at, process, partition, offset in receipts}
         self._incidents = incidents
+        self._slow = [line for line in lines if line.event == SLOW]
         self._committed: dict[tuple[str, int, float], int] = {}
+        self._ends: dict[tuple[Incident, int], float] = {}
         self.evidence: list[str] = []
         """Repeats that no fault excuses, in words."""
 
@@ -291,6 +297,8 @@ class Attribution:
         first_at = min(self._first_at(repeat), newer.began)
         in_force = [one for one in self._incidents if one.is_fault and self._in_force(one, repeat, first_at, newer)]
         if repeat.offset < committed:
+            if repeat.since < newer.began:
+                return CONTINUED, ""
             # A commit is in Kafka's log before the replicas of that log have it, and only then is it given to anybody.
             broker = [one for one in in_force if one.process is None]
             words = f"{committed} was committed when {newer.process} was assigned"
@@ -301,7 +309,7 @@ class Attribution:
                 return self._of_tenure(tenure), ""
         if in_force:
             return in_force[-1].kind, ""
-        if any(self._is_slow(line, older, newer) for line in self._lines):
+        if any(self._is_slow(line, older, newer) for line in self._slow):
             return SLOW, ""
         planned = [one for one in self._incidents if not one.is_fault and one.began <= newer.began]
         words = f"asked to let go, {older.process} had not committed it, and nothing kept it from that"
@@ -309,7 +317,7 @@ class Attribution:
 
     def _is_slow(self, line: Line, older: Tenure, newer: Tenure) -> bool:
         is_of_older = (line.process, line.partition) == (older.process, older.partition)
-        return line.event == SLOW and is_of_older and older.ended <= line.at <= newer.began
+        return is_of_older and older.ended <= line.at <= newer.began
 
     def _of_tenure(self, tenure: Tenure) -> str:
         """The fault that ended a tenure without a word to the group."""
@@ -358,6 +366,12 @@ class Attribution:
 
     def _end_of(self, incident: Incident, partition: int) -> float:
         """When a fault stopped having an effect on a partition."""
+        key = (incident, partition)
+        if key not in self._ends:
+            self._ends[key] = self._find_end(incident, partition)
+        return self._ends[key]
+
+    def _find_end(self, incident: Incident, partition: int) -> float:
         if incident.process is None:
             after = [one.at for one in self._commits[partition] if one.at >= incident.ended]
             return min(after, default=float("inf"))

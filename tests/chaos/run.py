@@ -19,7 +19,7 @@ from testbed.patience import seconds as patient_seconds
 from tests.audit.auditor import Auditor
 from tests.audit.commits import CommittedOffsets
 from tests.audit.fleet import Fleet
-from tests.audit.ledger import Report
+from tests.audit.ledger import Repeat, Report
 from tests.audit.workers import ends, identity, starts
 from tests.chaos.abuse import Abuse
 from tests.chaos.ackers import ACK_TIMEOUT_SECONDS
@@ -279,7 +279,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
         happened=tuple(stage.happened),
         lives=tuple(stage.lives),
         receipts=tuple(auditor.ledger.receipts),
-        repeats=Counter(attribution.cause(repeat._replace(at=repeat.at + _clock())) for repeat in report.repeats),
+        repeats=Counter(attribution.cause(_on_clock(repeat)) for repeat in report.repeats),
         exit_codes=stage.exit_codes,
         exit_codes_without_a_broker=stage.exit_codes_without_a_broker,
         readers=crowd.judge.verdict() if readers else None,
@@ -324,6 +324,11 @@ async def _wait_for_beginnings(servers: str, group: str, partitions: Mapping[str
 
 def _judges(crowd: Crowd, beside: Sequence[Beside]) -> list[Judge]:
     return [crowd.judge, *(judge for one in beside for judge in one.judges)]
+
+
+def _on_clock(repeat: Repeat) -> Repeat:
+    """Return a repeat with its times in seconds since the epoch."""
+    return repeat._replace(at=repeat.at + _clock(), since=repeat.since + _clock())
 
 
 def _clock() -> float:

@@ -5,7 +5,19 @@ from collections.abc import Sequence
 import pytest
 
 from tests.audit.ledger import Backwards, Repeat
-from tests.chaos.attribution import COMMITTED, LOST, NOTHING, SLOW, Attribution, Ending, Incident, Line, Stored, tenures
+from tests.chaos.attribution import (
+    COMMITTED,
+    CONTINUED,
+    LOST,
+    NOTHING,
+    SLOW,
+    Attribution,
+    Ending,
+    Incident,
+    Line,
+    Stored,
+    tenures,
+)
 
 REPEAT = Repeat(20.0, 0, 7, "a", "b")
 """Record 7 came of a at 4, and of b at 20."""
@@ -103,6 +115,13 @@ def test_a_repeat_is_put_down_to_what_the_logs_say(  # noqa: PLR0917 - pytest pa
 ) -> None:
     """A repeat is explained by how the previous owner let go, and by a fault only while it was in force."""
     assert cause(lines, commits, incidents, killed, slowness) == expected
+
+
+@pytest.mark.parametrize(("since", "found"), [(10.9, CONTINUED), (11.1, COMMITTED)])
+def test_a_committed_record_is_sent_again_to_subscribers_that_continue(since: float, found: str) -> None:
+    """They had the partition of this process before it was assigned again; others begin at what was committed."""
+    attribution = Attribution(ASKED, [Stored(0, 8, 3.0)], [(4.0, "a", 0, 7), (20.0, "b", 0, 7)], [], [])
+    assert attribution.cause(REPEAT._replace(since=since)) == found
 
 
 def test_an_owner_without_a_last_word_had_a_fault_of_its_own() -> None:
