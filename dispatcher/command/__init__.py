@@ -1,1 +1,1 @@
-"""The command line: serve, demo, tail, config; `main` is where it begins."""
+"""The command line; it begins in `main`."""

@@ -1,4 +1,4 @@
-"""Sends one request to a replica's port for operators, within a deadline and bounds; errors say what to do."""
+"""Sends requests to a replica's port for operators, with bounds on time and size; errors say what to do."""
 
 import http.client
 import ssl
@@ -69,7 +69,7 @@ class Port:
         """Request a path.
 
         Raises:
-            NoAnswerError: nothing answers, or it is not a dispatcher.
+            NoAnswerError: nothing answers, or what answers is not a dispatcher.
         """
         target = f"{self._path}{path}" + (f"?{urlencode(query)}" if query else "")
         try:

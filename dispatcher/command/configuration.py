@@ -91,7 +91,7 @@ def load(
         environment: Variables, such as `os.environ`.
         config_path: The file to read; None reads ``dispatcher.toml`` in the current folder if it exists.
         flags_only: Settings for which environment and file are ignored.
-        with_workers: Defaults of other settings for more than one worker.
+        with_workers: Defaults that other settings get if there is more than one worker.
 
     Raises:
         SettingsError: with every problem at once.
@@ -114,7 +114,7 @@ def load(
 
 
 def _keep_tables_of(given: dict[str, _Given]) -> None:
-    """Leave out the file's tables of topics that are not served because flags or the environment name others."""
+    """Drop the file's tables of topics that are not served, because flags or the environment name other topics."""
     tables, topics = given.get(TOPIC_TABLES), given.get("topics")
     if tables and topics and topics.kind and not tables.kind and isinstance(tables.value, dict):
         named = topics.value.split(",") if isinstance(topics.value, str) else topics.value
@@ -268,7 +268,7 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
                 place = given[value.setting].place if value.setting in given else "default"
                 one = given.get(value.key, _Given(value.value, "", place))
                 problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_content=one.is_content)
-                # Pydantic reports every type that the value might have had, and the errors of each.
+                # Pydantic reports the errors of every type that the setting may have.
                 if value.beside or all(problem.key != earlier.key for earlier in problems):
                     problems.append(problem)
             alone = {value.setting for value in found if value.beside is None}

@@ -1,4 +1,4 @@
-"""``dispatcher config --explain-token``: what a token allows, and why not more. The token itself is never shown."""
+"""``dispatcher config --explain-token``: what a token allows, and why no more than that. It is never shown itself."""
 
 import sys
 import time
@@ -62,7 +62,7 @@ def explain_file(path: str, settings: Settings) -> tuple[list[str], int]:
         ValueError: it is not text.
         SettingsError: the file with the keys has none.
     """
-    import trio  # noqa: PLC0415 - the other commands of `config` do without
+    import trio  # noqa: PLC0415 - nothing else in `config` needs it
 
     from dispatcher.access.keyring import FETCH_SECONDS, open_keyring  # noqa: PLC0415
     from dispatcher.access.keys import UnusableKeysError  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Modules are loaded without the cycle collector, which would look at all of them again and again and free nothing."""
+"""Modules are loaded without the cycle collector, which would examine all of them again and again and free nothing."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Within the block nothing is collected; what is there at its end is never looked at by the collector.
+    """Collect nothing within the block, and never examine the objects that exist at its end.
 
     Loading the server makes 80,000 objects that live as long as the process: 0.71 s of CPU instead of 0.83 s.
     """

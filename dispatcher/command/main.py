@@ -1,4 +1,4 @@
-"""The command line: which commands there are, each of them loaded when it is asked for."""
+"""The commands of the command line, each of which is loaded when it is used."""
 
 import click
 
@@ -41,7 +41,7 @@ class _Commands(click.Group):
         for command in (config, demo, redrive, serve):
             self.add_command(command)
         self._add_tail()
-        # A misspelt name is compared with all of them.
+        # Suggestions for a misspelt name need all of them.
         self._add_overview()
 
 

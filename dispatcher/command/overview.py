@@ -119,7 +119,7 @@ def subscribers(url: str, token_file: str, form: str, ca_file: Path | None, *, l
 
 
 def _pages(port: Port, query: Sequence[tuple[str, str]], limit: int) -> tuple[list[Any], int]:
-    """Fetch page after page, up to a number of subscribers; also returns how many there are in all."""
+    """Fetch page after page, up to this many subscribers; also returns how many there are in all."""
     found: list[Any] = []
     after = 0
     while True:
@@ -145,7 +145,7 @@ def _document(port: Port, answer: Answer, member: str) -> Mapping[str, Any]:
     """The document in an answer.
 
     Raises:
-        NoAnswerError: it is an error, or not from a dispatcher.
+        NoAnswerError: the answer is an error, or not from a dispatcher.
     """
     if answer.status != 200:
         raise NoAnswerError(f"{clean(port.url)} answers {answer.status}: {detail_of(answer)}")

@@ -25,7 +25,7 @@ EXIT_FAILED = 1
 
 
 class Moment(click.ParamType[float]):
-    """A time, as ISO 8601 with its zone, or a duration before now."""
+    """A time, in ISO 8601 with a time zone, or a duration before now."""
 
     name = "TIME"
 
@@ -80,7 +80,7 @@ def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, limit: int | N
 
 
 def table_of(redriven: Counter[tuple[str, str]], left: Counter[tuple[str, str]], *, dry_run: bool) -> Table:
-    """The result, by topic and reason. Both come from the letters, so anybody who may write letters can choose them."""
+    """The result, by topic and reason. Both are read from the letters, so whoever may write letters can choose them."""
     table = Table("topic", "reason", "would be redriven" if dry_run else "redriven", "left", box=None)
     for key in sorted(redriven | left):
         topic, reason = (escape(clean(text)) for text in key)

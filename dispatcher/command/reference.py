@@ -1,4 +1,4 @@
-"""The reference of the settings, made of their fields."""
+"""The reference of the settings, generated from their fields."""
 
 from dispatcher.setting_values import display
 from dispatcher.settings import Settings
@@ -10,7 +10,7 @@ _MADE_DEFAULTS = {
     "kafka": "empty",
     TOPIC_TABLES: "none",
 }
-"""Defaults that depend on something, in words."""
+"""Defaults that depend on the machine or on other settings, in words."""
 
 
 def reference() -> str:

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
 EXIT_INTERRUPTED = 130
-"""Ctrl-C before anything ran for which a stop would have to wait; the usual code in shells."""
+"""Ctrl-C before anything runs that needs time to stop; the usual code in shells."""
 
 _CANNOT_BIND = {errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 
@@ -46,7 +46,7 @@ def run_to_exit(run: Callable[[], Awaitable[int | None]], settings: Settings, *,
         problems = [problem for error in _leaves(group) for problem in error.problems]
     except* ResourcesError as group:
         log.error("cannot start", error=str(next(_leaves(group))))  # noqa: TRY400 - the reason is enough
-        # A normal exit of the interpreter was seen to hang if no thread could be started (CPython 3.11, `ulimit -v`).
+        # The interpreter's normal exit can hang if no thread could be started (seen in CPython 3.11, `ulimit -v`).
         logging.shutdown()
         os._exit(EXIT_FAILED)
     except* KeyboardInterrupt:

@@ -127,7 +127,7 @@ def tail(url: str, **options: Any) -> None:
 def _run(url: str, *, topics: Sequence[str], headers: Sequence[str], **options: Any) -> int:
     """Tail until it ends, and return the exit code."""
     if sys.stdout is None:
-        # Its number would be reused by the next connection.
+        # The next connection would get its descriptor number.
         return EXIT_FAILED
     with interrupts_end_quietly():
         import trio  # noqa: PLC0415 - the other commands need none of these

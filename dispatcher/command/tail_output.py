@@ -3,7 +3,7 @@
 Rules of this module:
 
 * Standard output has records and nothing else; messages about the stream go to standard error.
-* A record counts as written only when it was written whole: the position printed on exit names no other.
+* A record counts as written only once all of it was written: the position printed on exit names no other record.
 * On a terminal every byte of a record is shown as text.
 """
 
@@ -56,7 +56,7 @@ class Options:
     observe: bool | None = None
     decode: Literal["json", "avro-json"] | None = None
     ack: bool = False
-    """Whether to acknowledge each record once it was written whole."""
+    """Whether to acknowledge each record once all of it was written."""
     keys: Sequence[str] = ()
     record_headers: Mapping[str, Sequence[str]] | None = None
     fields: Mapping[str, Sequence[str]] | None = None
@@ -106,7 +106,7 @@ class Tail:
 
     @property
     def position(self) -> str:
-        """Where to resume, as of the last record that was written whole."""
+        """Where to resume, as of the last record of which all was written."""
         text = self._stream.position if self._stream else self._options.from_id or ""
         if self._unwritten is None or not text or self._options.ack:
             return text
@@ -153,7 +153,7 @@ class Tail:
             nursery.cancel_scope.cancel()
 
     def say(self, text: str, style: str = "dim") -> None:
-        """Print one line on standard error, as long as somebody reads that."""
+        """Print one line on standard error, as long as somebody reads it."""
         shown = text if len(text) <= SAID_CHARACTERS else f"{text[:SAID_CHARACTERS]}…"
         self._say(f"-- {clean(shown)}", style)
 
@@ -239,7 +239,7 @@ class Tail:
 
 
 class _Errors(Console):
-    """Standard error, whose reader may leave: rich would end the process with 1."""
+    """Standard error, whose reader may leave; rich's own class would then end the process with 1."""
 
     def on_broken_pipe(self) -> None:
         """Print nothing more."""
@@ -277,7 +277,7 @@ class Output:
 
 
 def pretty(record: Record) -> Text:
-    """A record for people: time, place, key, value; of a large one, the beginning."""
+    """A record for people: time, partition, offset, key and value; if these are long, their beginnings."""
     text = Text(no_wrap=True)
     text.append(f"{record_time(record)} {clean(record.topic)}:", style="dim")
     text.append(f"{record.partition}={record.offset} ", style="cyan")

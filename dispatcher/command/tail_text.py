@@ -83,7 +83,7 @@ def _field(record: Record, name: str) -> bytes:
 
 
 def _value(record: Record) -> dict[str, object]:
-    """The value in the members of the protocol, decoded or not, as the server sent it."""
+    """The value under the protocol's names, decoded or not, as the server sent it."""
     if record.schema is not None and record.decode_error is None and record.value is not None:
         return {"value_json": orjson.Fragment(record.value), "schema": record.schema}
     members: dict[str, object] = {**_bytes("value", record.value)}

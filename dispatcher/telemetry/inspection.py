@@ -31,7 +31,7 @@ async def inspect_on_signal(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Write a report for each SIGUSR1, until cancelled; reports a start once the signal no longer ends the process.
+    """Write a report for each SIGUSR1, until cancelled; has started once the signal no longer ends the process.
 
     The loop is free between slices of the task tree, and a worker thread writes the log: a stderr that nobody reads
     holds up the report, but no subscriber.

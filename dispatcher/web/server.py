@@ -115,7 +115,7 @@ class Server:
     async def serve(  # noqa: ASYNC128 - `_accept` does
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen and serve until `stop`; reports that it has started once the sockets listen.
+        """Listen and serve until `stop`; has started once the sockets listen.
 
         *Cancellation*: closes everything at once.
 
