@@ -1,8 +1,8 @@
 """How a subscriber that acknowledges reaches the head: it is sent no more than fits into its window.
 
-A batch of the history that does not fit is sent in parts: the cursor stays within it. Records replayed from Kafka are
-held here until there is room, at most one chunk of them. If the subscriber's partitions change meanwhile, the cursor
-returns to the first record that was not sent, and the rest is looked up again.
+A batch of the history that does not fit is sent in parts: the cursor stays inside the batch. Records replayed from
+Kafka are held here until there is room, at most one chunk of them. If the subscriber's partitions change meanwhile, the
+cursor returns to the first record that was not sent, and the rest is looked up again.
 
 *Thread*: Trio's.
 """
@@ -30,7 +30,7 @@ from dispatcher.sansio.records import Batch, TopicPartition
 
 WRITE_ENTRIES = 64
 """Maximum number of entries in one write. Each is a delivery to be acknowledged, which takes about 10 µs: with one
-record in each entry, a write of 256 KiB would hold the loop for 15 ms or more, and several have their turn at once."""
+record per entry, a write of 256 KiB would hold the loop for 15 ms or more, and several such writes may share a turn."""
 
 
 class _Held(NamedTuple):
@@ -51,7 +51,7 @@ class AckedResumption(Resumption):
 
     Args:
         acks: The window.
-        history: See `Resumption`, also for the other arguments.
+        history: See `Resumption`, as for the other arguments.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class AckedResumption(Resumption):
         return not self._held and super().is_at_head
 
     def take(self, write_bytes: int) -> list[EncodedEntry]:
-        """The next entries of the history, joined up to a size, as far as the window has room."""
+        """The next entries of the history, joined up to a size, as many as fit into the window."""
         taken: list[EncodedEntry] = []
         self.in_part = []
         self._awaits_decoding = False
@@ -107,17 +107,17 @@ class AckedResumption(Resumption):
         now = trio.current_time()
         for delivery in deliveries(taken):
             self._acks.sent(delivery, now)
-        # Only now: trimming drops records that other subscribers were sent.
+        # Only now: trimming may drop these records, if other subscribers were sent them.
         self._history.trim()
         self._is_blocked = not has_room
         return taken
 
     def look_at_window(self) -> None:
-        """The window has more room than before."""
+        """Note that the window may have room again."""
         self._is_blocked = False
 
     def take_replay_output(self) -> list[bytes]:
-        """Take the output of look-ups that precedes the history, as far as the window has room."""
+        """Take the output of look-ups that precedes the history, as much as fits into the window."""
         found = super().take_replay_output()
         now = trio.current_time()
         while self._held:
@@ -156,11 +156,11 @@ class AckedResumption(Resumption):
         return super().take_replayed_ranges() if not self._held else []
 
     def ask(self) -> None:
-        """Look up what is missing, once all that was looked up before has been sent."""
+        """Look up what is missing, once everything that was looked up before has been sent."""
         if not self._held:
             super().ask()
 
-    # Called by the hub, for which the cursor has to be where the subscriber is.
+    # Called by the hub, which needs the cursor at the first record that was not sent.
 
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
         """See `Resumption`."""
@@ -188,7 +188,7 @@ class AckedResumption(Resumption):
         super().restarted(partition, next_offset, first)
 
     def next_offset(self, partition: TopicPartition) -> int | None:
-        """The next offset of a partition, None when it has no start yet."""
+        """The next offset of a partition; None if it has no start yet."""
         return _first_offsets(self._held).get(partition, super().next_offset(partition))
 
     def position(self) -> Mapping[TopicPartition, int]:
@@ -217,7 +217,7 @@ class AckedResumption(Resumption):
                     return (entry, part), True
             indexes: Sequence[int] = range(bisect_left(offsets, first_offset), len(offsets))
         else:
-            # One record more than fits shows whether anything is left; encoding all of it each time would cost more.
+            # One record more than fits shows whether anything is left; looking at all of it each time would cost more.
             indexes = wanted_indexes(feed, batch, first_offset, records + 1)
         if not indexes and (batch.gap is None or first_offset > batch.gap.last):
             return None, True

@@ -1,4 +1,4 @@
-"""One subscriber that acknowledges: it is sent what fits into its window, and ends if it makes no progress.
+"""One subscriber that acknowledges: it is sent what fits into its window, and its stream ends if it makes no progress.
 
 While the window has room it is live like any other. A round that does not fit sends it back to the history, which it
 reads at the pace at which its client acknowledges.
@@ -35,7 +35,7 @@ MAX_REASON_CHARACTERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class AckWindow:
-    """What a client asked for, within what the settings allow."""
+    """What a client asked for, within the bounds of the settings."""
 
     records: int
     size_bytes: int
@@ -63,7 +63,8 @@ class TimedBuffer(LiveBuffer):
     def expire_at(self, when: float) -> None:
         """End the current wait, or the next one, at this time at the latest.
 
-        A current wait keeps an earlier time: the time moves with each acknowledgement, and setting a timer costs 5 µs.
+        A current wait that ends earlier is not prolonged: the time moves with each acknowledgement, and setting a timer
+        costs 5 µs.
         """
         self._expires_at = when
         if self._scope is not None and when < self._scope.deadline:
@@ -82,9 +83,9 @@ class AckedSubscriber(Subscriber):
     """A subscriber of ``ack=client``.
 
     Args:
-        number: See `Subscriber`, also for the other arguments.
+        number: See `Subscriber`, as for the other arguments.
         window: What may be outstanding.
-        acking: Where acknowledgements go.
+        acking: Receives the acknowledgements.
     """
 
     resumption: AckedResumption
@@ -150,7 +151,7 @@ class AckedSubscriber(Subscriber):
         self._window_moved()
 
     def under_way(self, partition: TopicPartition) -> Iterator[OffsetRange]:
-        """The offsets that it may still let be committed: where acknowledgements count, all outstanding ones."""
+        """The offsets that it may still cause to be committed: where acknowledgements count, all outstanding ones."""
         if partition.topic not in self._acking.topics:
             yield from super().under_way(partition)
         elif self.feed.counts_for(partition.topic):
@@ -165,7 +166,7 @@ class AckedSubscriber(Subscriber):
                     yield from covered(delivery.entry.batch, indexes, delivery.records)
 
     def end(self, goodbye: Goodbye) -> None:
-        """Say goodbye; one that asks the client to return first waits a moment for outstanding acknowledgements."""
+        """Say goodbye; if it asks the client to return, outstanding acknowledgements are awaited for a moment first."""
         is_drained = goodbye.code in {RESTART, TRY_LATER} and not math.isinf(self.acks.expires_at)
         if self._last_goodbye is not None or not is_drained or self.closed:
             super().end(goodbye)
@@ -177,11 +178,11 @@ class AckedSubscriber(Subscriber):
     # Called for what the client sends.
 
     def acked(self, position: Mapping[TopicPartition, int]) -> None:
-        """The client is done with every record up to these offsets: a step of that, see `go_on`."""
+        """The client is done with all records up to these offsets: take the first step; `go_on` takes the others."""
         self._done(self.acks.acked(position, trio.current_time(), self.resumption.place))
 
     def go_on(self) -> bool:
-        """Take one more step of what was acknowledged; False when nothing was left of it."""
+        """Take the next step of what was acknowledged; returns False if there was none left."""
         return self._done(self.acks.go_on(trio.current_time()))
 
     def nacked(self, partition: TopicPartition, offset: int, reason: str, answer: Callable[[bool], None]) -> bool:
@@ -191,10 +192,10 @@ class AckedSubscriber(Subscriber):
             partition: Its partition.
             offset: Its offset.
             reason: Why the client refuses it.
-            answer: Called at the end, with whether there is a dead letter; the stream may have ended by then.
+            answer: Called at the end with whether a dead letter was stored; the stream may have ended by then.
 
         Returns:
-            False: there is no dead-letter topic for such records.
+            False if there is no dead-letter topic for such records.
         """
         needs_letter = self._acking.takes_letters(self.feed, partition)
         letters = self._acking.dead_letters
@@ -236,7 +237,7 @@ class AckedSubscriber(Subscriber):
     # Called by its task.
 
     def _take(self) -> list[EncodedEntry]:
-        """The entries of the next write, as far as the window has room."""
+        """The entries of the next write, as many as fit into the window."""
         resumption = self.resumption
         if self.state is SubscriberState.LIVE:
             cursor = self.cursor
@@ -265,11 +266,11 @@ class AckedSubscriber(Subscriber):
 
     @property
     def _says_catching_up(self) -> bool:
-        """Not to a client that only its window holds back."""
+        """Whether the state says that it is catching up: not if only its window holds it back."""
         return self.state is SubscriberState.CATCHING_UP and not self._was_live
 
     def _window_moved(self) -> None:
-        """The window has room again, or its deadline has changed."""
+        """The window may have room again, or its deadline may have changed: act on that."""
         if self._last_goodbye is not None and math.isinf(self.acks.expires_at):
             super().end(self._last_goodbye[0])
         self._set_time()

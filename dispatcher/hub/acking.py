@@ -29,7 +29,7 @@ class Acking:
 
     Args:
         topics: Topics that commit only acknowledged records.
-        history: Where the records are.
+        history: Holds the records.
         settlement: Decides what may be committed.
         on_replayed: Called with a range of a followed partition that was acknowledged after a replay.
     """
@@ -49,8 +49,8 @@ class Acking:
         self._on_replayed = on_replayed
         self._subscribers: dict[int, AckedSubscriber] = {}
         self._letters: dict[_Key, dict[int, Callable[[], None]]] = {}
-        """For each letter that is not stored yet, what to call once it is, by the number of the subscriber that refused
-        it."""
+        """For each letter that is not stored yet, the callbacks for when it is, by the number of the subscriber that
+        refused the record."""
         self._left: set[_Key] = set()
         """The unstored letters for which no subscriber waits any longer."""
         self.timeouts = 0
@@ -81,7 +81,7 @@ class Acking:
                     del on_stored[number]
 
     def done(self, feed: "Feed", done: Iterable[Done]) -> None:
-        """Records were acknowledged, or their dead letters are stored."""
+        """Note that records were acknowledged, or that their dead letters were stored."""
         for each in done:
             delivery = each.delivery
             partition = delivery.partition
@@ -89,7 +89,7 @@ class Acking:
                 if delivery.entry is not None:
                     self._settlement.acked(delivery.entry, delivery.records, each.indexes)
                 else:
-                    # It was replayed while the partition was followed, or precedes the waiting records.
+                    # It was replayed: its partition was followed, or it precedes the waiting records.
                     offsets = [delivery.offset_at(index) for index in range(each.first, each.end)]
                     # The records between those that its filter chose were not sent.
                     ends = [(n, n + 1) for n in offsets] if feed.wanted else [(offsets[0], offsets[-1] + 1)]
@@ -101,9 +101,9 @@ class Acking:
                 self._settlement.parked_replayed([read])
 
     def takes_letters(self, feed: "Feed", partition: TopicPartition) -> bool:
-        """Whether a refused record has to go to a dead-letter topic: not if it is followed, or refused by an observer.
+        """Whether a refused record needs a dead letter: not if its partition is followed, or an observer refuses it.
 
-        Those are left to the owner of the partition, and to clients that count.
+        That is left to the owner of the partition, and to clients that count.
         """
         return feed.counts and not self._history.is_followed(partition)
 
@@ -117,16 +117,16 @@ class Acking:
     def refuse(
         self, number: int, partition: TopicPartition, record: Record, reason: str, on_stored: Callable[[], None]
     ) -> None:
-        """Write a record to the dead-letter topic, once for all that refuse it before it is stored.
+        """Write a record to the dead-letter topic, once for all clients that refuse it before it is stored.
 
         Args:
             number: The subscriber's number.
             partition: Where the record was read.
             record: The record.
             reason: Why the client refuses it.
-            on_stored: Called when it is stored; not if its partition leaves before.
+            on_stored: Called when it is stored; never if its partition leaves first.
         """
-        assert self.dead_letters is not None  # noqa: S101 - the caller has checked
+        assert self.dead_letters is not None  # noqa: S101 - the caller has checked that
         key = partition, record.offset
         waiting = self._letters.get(key)
         if waiting is not None:

@@ -122,7 +122,7 @@ class Announcement:
             feed: What the subscriber gets.
             catching_up: Whether it is catching up.
             ignored: Unknown parameters of its request.
-            repeats: What it is sent again although its position names it.
+            repeats: What it is sent again although its position covers it.
         """
         assigned = _by_topic(self._partitions, feed)
         followed = _by_topic(self._followed, feed) if feed.whole else {}
@@ -206,7 +206,7 @@ class Announcements:
         )
 
     def partitions_left(self) -> None:
-        """Chain the present state: partitions have left, so every subscriber is sent it."""
+        """Chain the present state: partitions have left, so it is sent to every subscriber."""
         self.last_departure.next_departure = self._present
         self.last_departure = self._present
 
@@ -215,7 +215,7 @@ class Announcements:
         return self._present.data(feed, catching_up=catching_up)
 
     def data_with(self, feed: Feed, repeats: Sequence[tuple[TopicPartition, Range]], *, catching_up: bool) -> bytes:
-        """The same, with what one stream is sent again although its position names it."""
+        """The same, with what one stream is sent again although its position covers it."""
         return feed.wire.frame(self._present.content(feed, catching_up=catching_up, repeats=repeats))
 
     def first_data(
@@ -227,7 +227,7 @@ class Announcements:
         ignored: Sequence[str] = (),
         repeats: Sequence[tuple[TopicPartition, Range]] = (),
     ) -> bytes:
-        """The same, with the position at which this stream begins and the client's filter.
+        """The same, with the client's filter, and the position at which this stream begins.
 
         A client that is cut off before its first record resumes at that position.
         """
@@ -264,7 +264,7 @@ class SentState:
         self._sent: tuple[int, bool] | None = None
         """The version, and whether it said that the subscriber was catching up."""
         self._departure = announcements.last_departure
-        """The last state with departed partitions that it was sent."""
+        """The last state that it was sent in which partitions had left."""
 
     @property
     def is_first(self) -> bool:
@@ -291,8 +291,8 @@ class SentState:
         Args:
             feed: What the subscriber gets.
             position: Where the stream begins; its first state carries it.
-            catching_up: Whether the subscriber is.
-            repeats: What it is sent again although its position names it: then the state is sent once more.
+            catching_up: Whether the subscriber is catching up.
+            repeats: What it is sent again although its position covers it: unless empty, the state is sent once more.
         """
         announcements = self._announcements
         present = (announcements.version, catching_up)
@@ -317,5 +317,5 @@ class SentState:
         return self._sent, self._departure
 
     def reset(self, mark: tuple[tuple[int, bool] | None, Announcement]) -> None:
-        """Nothing was sent after all."""
+        """Note that nothing was sent after all."""
         self._sent, self._departure = mark

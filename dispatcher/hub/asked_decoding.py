@@ -1,4 +1,4 @@
-"""Decodes for subscribers that ask (``decode=json``), of topics that the settings do not name.
+"""Decodes for subscribers that ask (``decode=json``), in topics that the settings do not decode for all.
 
 While a subscriber asks for such a topic, the thread that polls it decodes it, once for all that ask. The rest is
 decoded here, when a subscriber reaches it or a filter has to be evaluated: records published before the first
@@ -7,7 +7,7 @@ decoded once; the result is kept with the entry, and counted towards its size.
 
 Subscribers that ask wait at an entry that is not decoded yet, and continue when it is. The others do not wait: they are
 sent what Kafka delivered. An entry waits for earlier entries of its topic, so an unreachable registry is asked about
-one record of each topic.
+only one record per topic.
 
 *Thread*: Trio's; decoding itself is done in a worker thread.
 """
@@ -29,8 +29,7 @@ WAIT_SECONDS = 0.1
 """How often a record that waits for its schema is tried again."""
 
 LOOK_AHEAD = 64
-"""Maximum number of entries decoded in one step, and of entries of a partition after the one that a subscriber waits
-for."""
+"""Maximum number of entries decoded in one step, and of those queued when a subscriber waits for the first one."""
 
 
 class AskedDecoder(Protocol):
@@ -43,7 +42,7 @@ class AskedDecoder(Protocol):
         """Decode the beginning of each of several runs of records.
 
         Returns:
-            The decoded part of each run that was begun: none is begun after a run that has to wait, or after some time.
+            The decoded part of each run that was begun. No run is begun after one that has to wait, or after some time.
         """
 
     async def decode_chunk(self, chunk: Chunk, topics: AbstractSet[str]) -> Chunk:
@@ -54,7 +53,7 @@ class Waiting(Protocol):
     """A subscriber that cannot continue."""
 
     def decided(self) -> None:
-        """It may try again."""
+        """Let it try again."""
 
 
 class _Task:
@@ -101,7 +100,7 @@ class _Tasks:
         return bool(self._by_sequence)
 
     def add(self, entry: Entry) -> None:
-        """Add an entry, which may be in it already."""
+        """Add an entry, unless it was added already."""
         if entry.sequence not in self._by_sequence:
             self._by_sequence[entry.sequence] = _Task(entry)
             heappush(self._sequences, entry.sequence)
@@ -122,10 +121,10 @@ class _Tasks:
 class AskedDecoding:
     """The entries to decode for subscribers that ask, and the subscribers that wait.
 
-    At most one entry of each topic is decoded in part; everything else is in the history.
+    At most one entry per topic is partly decoded; all other results are in the history.
 
     Args:
-        history: Where the entries are.
+        history: Holds the entries.
         decoder: The decoder; None if subscribers cannot ask.
         on_decided: Called with each entry that was decoded.
     """
@@ -161,14 +160,14 @@ class AskedDecoding:
             self._wake_up.set()
 
     def wait(self, waiting: Waiting, entry: Entry) -> None:
-        """Have an entry decoded, and some that follow it, and then let a subscriber try again."""
+        """Have an entry decoded, and some that follow it; then let a subscriber try again."""
         self._waiting[waiting] = entry.batch.partition.topic
         for one in self._history.from_entry(entry, LOOK_AHEAD) if self._history is not None else ():
             if one.batch.records and one.batch.records.asked is None:
                 self.ask(one)
 
     def leave(self, waiting: Waiting) -> None:
-        """A subscriber has left."""
+        """Forget a subscriber that has left."""
         self._waiting.pop(waiting, None)
 
     async def decoded(self, chunk: Chunk, topics: frozenset[str]) -> Chunk:

@@ -15,13 +15,13 @@ from dispatcher.hub.feed import Feed
 from dispatcher.sansio.entries import EncodedEntry, Part
 
 GROUP_ENTRIES = 16
-"""Entries that are compressed together: single records of 400 bytes become a quarter that way."""
+"""Entries that are compressed together: single records of 400 bytes shrink to a quarter that way."""
 
 LARGE_BYTES = 16 * 1024
 """An entry of this size is compressed by itself: a larger piece would not become much smaller."""
 
 KEPT_BYTES = 8 * 1024 * 1024
-"""Maximum size of the writes that are kept, including the parts that they were made from. One write always fits."""
+"""Maximum size of the writes that are kept, including the parts from which they were made. One write always fits."""
 
 Join = Callable[[Feed, Sequence[EncodedEntry]], bytes]
 

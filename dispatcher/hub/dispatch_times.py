@@ -1,4 +1,4 @@
-"""How long records take through this replica, as histograms, and which records are traced.
+"""How long records take to pass through this replica, as histograms, and which records are traced.
 
 Work is done once per batch and once per traced record, never once per subscriber.
 
@@ -89,7 +89,7 @@ class DispatchTimes:
 
         Args:
             batch: The batch. Those of followed partitions are not counted.
-            number: How many.
+            number: How many records.
             ranges: Their offsets (the end excluded), and perhaps some that were dispatched before.
         """
         if batch.taken_at is None:

@@ -25,7 +25,7 @@ class Encoder:
     Args:
         history: Keeps bytes that many subscribers share, within its bound.
         compression: For the feeds of clients that accept it; None if it is off.
-        spellings: How keys and values of certain topics are written, where the settings decide it instead of the bytes.
+        spellings: How keys and values of certain topics are written, where the settings decide that, not the bytes.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Encoder:
         return encoded.part(feed, indexes[1:], _gap(feed, selection.batch))
 
     def wanted(self, feed: Feed, entry: Entry, first_offset: int) -> EncodedEntry | None:
-        """The records from an offset on that a filtered feed wants, encoded for one subscriber; None: no records."""
+        """The records from an offset on that a filtered feed wants, encoded for one subscriber, or None."""
         batch, gap = entry.batch, entry.batch.gap
         indexes = wanted_indexes(feed, batch, first_offset)
         has_gap = gap is not None and first_offset <= gap.last
@@ -74,8 +74,7 @@ class Encoder:
             indexes: The indexes of the records, in order; the gap before them is included unless it precedes
                 `first_offset`.
             first_offset: The first offset that the subscriber needs.
-            is_last: Whether these are the last records of the entry that it is sent: then their position is the
-                entry's.
+            is_last: Whether it is sent no later records of the entry: then their position is the entry's.
         """
         self._parts += 1
         batch, gap = entry.batch, entry.batch.gap
@@ -99,7 +98,7 @@ class Encoder:
         return self._writes.round(feed, items) if feed.wire.compresses else self._join(feed, items)
 
     def write(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
-        """The same for a socket that may not be in step with others: compressed in pieces that they share."""
+        """The same for a socket that may be out of step with others: compressed in pieces that they share."""
         return self._writes.write(feed, items) if feed.wire.compresses else self._join(feed, items)
 
     def _join(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
@@ -153,7 +152,7 @@ class Encoder:
         """Some records of a batch, to be encoded; the cost does not depend on the rest of the batch.
 
         Args:
-            feed: The feed that they are encoded for, or one that is shown the same.
+            feed: The feed for which they are encoded, or one that is shown the same.
             batch: The batch.
             snapshot: The offsets of other partitions in the ids.
             indexes: The indexes of the records, in order.

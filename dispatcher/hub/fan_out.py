@@ -1,4 +1,4 @@
-"""Hands what is published to every live subscriber, in rounds, and the replica's state to every subscriber before them.
+"""Hands what is published to every live subscriber, in rounds, and between rounds new states to every subscriber.
 
 A round is what was published since the previous one, joined for each feed: under load records share writes, and at a
 low rate each is sent at once. If a subscriber's task is waiting for work, this module writes to its socket directly,
@@ -6,12 +6,12 @@ without waking the task: the socket takes all bytes, or the rest is left to the 
 round through their channels.
 
 A round yields to the loop between slices of subscribers, and after a long round other tasks get their share of the
-loop, so that it delays nothing else. With `linger_ms` the next round also waits until that time has passed since the
+loop, so rounds do not monopolize it. With `linger_ms` the next round also waits until that time has passed since the
 previous one: the first record after a pause is sent at once, and the records after it share a write.
 
 A new state is sent in the same way before the next round begins, so a state that names a partition as assigned precedes
 its records in every stream. While rounds are slower than publishing, the poller waits (`FanOut.wait_settled`), which
-bounds the bytes that they hold.
+bounds the bytes that rounds hold.
 
 *Thread*: everything here belongs to the Trio thread.
 """
@@ -64,7 +64,7 @@ class FanOut:
         encoder: Makes the bytes that are offered.
         round_bytes: Maximum size of one round; one entry always fits.
         on_dispatched: Called with a feed, entries, and how many of its subscribers' sockets accepted all of them.
-        everybody: All subscribers, including the live ones.
+        everybody: All subscribers, live or not.
         linger_seconds: Minimum time between two rounds: what is published meanwhile shares a write.
         on_wrote: Called with how many seconds one write took to be offered to all live subscribers of a feed.
     """
@@ -190,10 +190,10 @@ class FanOut:
                     subscriber.fall_back()
 
     def withdraw(self) -> None:
-        """Take back what the sockets have not got yet: partitions have left, and its ids still name them.
+        """Take back what the sockets have not received yet: partitions have left, and its ids still name them.
 
-        Subscribers that have not taken all of it catch up from the history, where it is encoded again. So the rest of a
-        round is for nobody, and it cannot be framed any more: its entries may have other positions by then.
+        Subscribers that have not taken all of it catch up from the history, where it is encoded again. So nobody
+        needs the rest of a round, which could not be framed anyway: its entries may have other positions by then.
         """
         self._published.clear()
         self._under_way.clear()
@@ -209,7 +209,7 @@ class FanOut:
 
     @property
     def is_congested(self) -> bool:
-        """Whether to publish nothing more until `wait_settled`."""
+        """Whether to publish nothing more until `wait_settled` returns."""
         return self._published_bytes >= CONGESTED_BYTES
 
     async def wait_settled(self) -> None:
@@ -242,7 +242,7 @@ class FanOut:
                 for feed in sorted(self._under_way, key=_ACKS):
                     for part in self._parts(self._under_way.get(feed, ())):
                         if offered >= SLICE:
-                            # Many feeds with few subscribers each hold the loop for as long as one feed with many.
+                            # Many feeds with few subscribers each would hold the loop as long as one feed with many.
                             offered = 0
                             await self._between_slices()
                         if feed in self._under_way:
@@ -295,7 +295,7 @@ class FanOut:
             yield part
 
     async def _between_slices(self) -> None:
-        """Let other tasks have the loop: anything may happen here."""
+        """Let other tasks have the loop: anything may have changed afterwards."""
         await trio.lowlevel.checkpoint()
 
     async def _offer(self, feed: Feed, items: list[EncodedEntry]) -> int:

@@ -11,9 +11,9 @@ from dispatcher.sansio.records import Records
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Feed:
-    """What subscribers asked for; those with the same feed are sent the very same bytes.
+    """What subscribers asked for; all subscribers of a feed are sent the very same bytes.
 
-    Compared by identity, because it is looked up for each entry and subscriber: get it from `feed_of`.
+    Compared by identity, because it is looked up for each entry and subscriber: always use `feed_of`.
     """
 
     wire: Wire
@@ -29,16 +29,16 @@ class Feed:
     encoding: "Feed | None" = None
     """For filtered feeds and observers: the feed of the same format, topics and scope that has all records."""
     whole: bool = False
-    """Every partition of the topics (``scope=topic``), also those that the replica does not own."""
+    """Every partition of the topics (``scope=topic``), including those that the replica does not own."""
     unframed: "Feed | None" = None
-    """The feed under which the parts of its writes are kept, if it differs: compressed or not, parts are the same until
-    they are framed."""
+    """The feed under which the parts of its writes are kept, if that is another: compressed or not, parts are the same
+    until they are framed."""
     counts: bool = True
     """Whether records sent to its subscribers count as dispatched; observers (``observe=1``) have a separate feed."""
     acks: bool = False
     """Whether its subscribers acknowledge records (``ack=client``)."""
     observed: frozenset[str] = frozenset()
-    """Topics that it only observes, although it counts for others: there only acknowledgements count."""
+    """Topics that it only observes, although it counts for others: in these only acknowledgements count."""
     decodes: frozenset[str] = frozenset()
     """Topics that are decoded because it asks (``decode=json``), not because of the settings."""
 
@@ -61,7 +61,7 @@ class Feed:
 
     @property
     def shared(self) -> "Feed":
-        """The feed without filters that counts: all feeds that share it have the same states and heartbeats."""
+        """The unfiltered feed that counts: all feeds that share it have the same states and heartbeats."""
         return self.encoding or self
 
     @property

@@ -18,7 +18,7 @@ from dispatcher.sansio.records import Batch
 Counted = TypeVar("Counted", Feed, str)
 
 _TopicView = tuple[str, bool]
-"""A topic, and whether filters look at its records as decoded for feeds that ask."""
+"""A topic, and whether filters see its records as decoded for feeds that ask."""
 
 Matches = Sequence[tuple[Iterable[Feed], Sequence[int]]]
 """Feeds, and the indexes of the records of a batch that they want."""
@@ -29,7 +29,7 @@ class FeedRegistry:
 
     Args:
         max_feeds: Maximum number of feeds that cost work for every record: each distinct format with its topics, and
-            each filter that no index finds.
+            each filter that cannot be indexed.
     """
 
     def __init__(self, max_feeds: int) -> None:
@@ -39,7 +39,7 @@ class FeedRegistry:
         self._encodings: Counter[Feed] = Counter()
         """Number of feeds by the feed that they share."""
         self._unindexed = 0
-        """Number of feeds whose filter no index finds."""
+        """Number of feeds whose filter cannot be indexed."""
         self._indexes: dict[_TopicView, FilterIndex[Feed]] = {}
         """Filters, by topic and whether their feeds ask that it be decoded."""
         self._grants: dict[_TopicView, FilterIndex[Feed]] = {}
@@ -47,7 +47,7 @@ class FeedRegistry:
         self._asking: Counter[str] = Counter()
         """Number of feeds that ask that a topic be decoded, by topic."""
         self._not_granted: Counter[str] = Counter()
-        """Number of feeds that may have all of a topic but want a part of it, by topic."""
+        """Number of feeds that may have all of a topic but want only a part of it, by topic."""
         self._unfiltered: Counter[str] = Counter()
         """Number of feeds without filters, by topic."""
         self.refused = 0
@@ -139,7 +139,7 @@ class FeedRegistry:
         return _match(self._indexes, batch)
 
     def has_grants(self, topic: str) -> bool:
-        """Whether subscribers present may have a part of a topic's records, and none of them all."""
+        """Whether present subscribers may have a part of a topic's records, but none of them may have all."""
         return self._is_granted(topic) and topic not in self._not_granted and topic not in self._unfiltered
 
     def is_read(self, topic: str) -> bool:
@@ -174,7 +174,7 @@ class FeedRegistry:
 
 
 def _is_unindexed(feed: Feed) -> bool:
-    """Whether its filter is also evaluated for records that it does not want."""
+    """Whether its filter cannot be indexed, so that it is evaluated for every record."""
     if feed.wanted is None:
         return False
     parts = [on_topic(feed.wanted, topic) for topic in feed.topics]
@@ -182,7 +182,7 @@ def _is_unindexed(feed: Feed) -> bool:
 
 
 def _of_topic(wanted: Filter, topic: str) -> Filter:
-    """The part of a filter that applies to one topic, by which an index finds it; all of it if there is no grant."""
+    """The part of a filter that applies to one topic, for its index; the whole filter if there is no grant."""
     part = on_topic(wanted, topic)
     return Term(Place("topic"), "exact", (topic,) if part else ()) if isinstance(part, bool) else part
 

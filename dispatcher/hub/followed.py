@@ -1,8 +1,8 @@
-"""Followed partitions in the hub, and what changes for subscribers when one becomes owned or is no longer owned.
+"""Followed partitions in the hub, and what subscribers notice when one becomes owned or is no longer owned.
 
 Subscribers of the whole topic notice no change: a partition that is no longer owned stays in the history and continues
 there; one that becomes owned stays there, too, if its entries reach up to the offset at which it continues. For
-subscribers of the replica's own partitions it leaves and is added, as without a follower.
+subscribers of only the replica's partitions it leaves or is added, as without a follower.
 
 *Thread*: Trio's. Nothing awaits.
 """
@@ -25,9 +25,9 @@ class FollowedPartitions:
     """The partitions of the history that are not owned.
 
     Args:
-        history: Where they are.
+        history: Holds their entries.
         registry: Knows the subscribers.
-        feeds: Which feeds want which records.
+        feeds: Knows which feeds want which records.
         fan_out: Offers what is published.
         lay_out: Called when partitions were added, have left, or became owned or followed.
         on_dropped: Called with partitions that are leaving.
@@ -51,7 +51,7 @@ class FollowedPartitions:
         self._on_dropped = on_dropped
         self.partitions: set[TopicPartition] = set()
         self._unsettled: dict[TopicPartition, int] = {}
-        """Partitions that became owned during a write of their records, and up to which offset such writes go."""
+        """Partitions that became owned during a write of their records, and the offset up to which such writes go."""
 
     def follow(self, partition: TopicPartition, offset: int) -> None:
         """Follow a partition that is not in the history, from an offset on."""
@@ -61,7 +61,7 @@ class FollowedPartitions:
         self._registry.partition_added(partition, offset, whole=True)
 
     def disown(self, partitions: Collection[TopicPartition]) -> None:
-        """Follow partitions that were owned. The caller lays out."""
+        """Follow partitions that were owned. The caller updates the layout."""
         if partitions:
             self._fan_out.withdraw()
             for subscriber in self._registry.catching_up.values():
@@ -105,7 +105,7 @@ class FollowedPartitions:
                 if subscriber.feed.whole:
                     readers.append(subscriber)
                 else:
-                    # The others get the partition with entries that precede those that they were sent live.
+                    # The others are given the partition, with entries that precede what they were sent live.
                     subscriber.leave_live()
         self.partitions.discard(partition)
         if self._history.own(partition, epoch, hand_over):
@@ -148,7 +148,7 @@ class FollowedPartitions:
             del self._unsettled[partition]
 
     def _go_back(self, readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
-        """Return readers to an offset from which on nobody was sent anything, or to the first record that they want."""
+        """Return readers to an offset from which nobody was sent anything, or to the first one there that they want."""
         wanted: Mapping[Feed, Sequence[int]] | None = None
         for subscriber in readers:
             feed, place = subscriber.feed, offset
@@ -168,7 +168,7 @@ class FollowedPartitions:
 
     @staticmethod
     def _go_back_from_beyond(readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
-        """Return readers to an offset whose id named a later one that was not read here yet."""
+        """Return readers to an offset if their id named a later one, which was not read here yet."""
         for subscriber in readers:
             if subscriber.feed.counts and subscriber.state is not SubscriberState.LIVE:
                 subscriber.resumption.handed_over(partition, offset)

@@ -13,7 +13,7 @@ RENEWAL_SPREAD_MS = (5000, 15_000)
 """The same for clients that connected with an expired token: an `EventSource` retries until its cookie is renewed."""
 
 TOO_MANY_RETRY_MS = 60_000
-"""How long a client waits that has reached its limit."""
+"""How long a client that has reached its limit waits."""
 
 RESTART, TRY_LATER = 1012, 1013
 """Codes that ask the client to come back, here or elsewhere."""
@@ -84,5 +84,5 @@ def token_expired() -> Goodbye:
 
 
 def token_needed(reason: str) -> Goodbye:
-    """The client needs a different token; clients that cannot read the reason retry less often."""
+    """The client needs a different token; the long wait is for clients that cannot read the reason."""
     return Goodbye(4419, reason, random.randint(*RENEWAL_SPREAD_MS))  # noqa: S311 - as above

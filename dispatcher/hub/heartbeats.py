@@ -15,7 +15,7 @@ from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.history import History
 
 HEARTBEAT_SLICES = 10
-"""Heartbeats are spread over the interval: ten thousand at once would hold the loop for half a second."""
+"""Heartbeats are spread over the interval in slices: ten thousand at once would hold the loop for half a second."""
 
 
 class Heartbeats:
@@ -23,8 +23,8 @@ class Heartbeats:
 
     Args:
         interval_seconds: Time between two heartbeats of a subscriber.
-        history: Where the head is.
-        fan_out: Knows which feeds have records that are not offered yet.
+        history: Knows the head.
+        fan_out: Knows which feeds have records that were not offered yet.
         subscribers: The connected subscribers, by number.
     """
 
@@ -39,13 +39,13 @@ class Heartbeats:
         """Heartbeats since the start."""
 
     async def run(self) -> None:
-        """A heartbeat per interval, a slice of the subscribers at a time, until cancelled."""
+        """Send a heartbeat per interval, to a slice of the subscribers at a time, until cancelled."""
         for tick in count():
             await trio.sleep(self._interval_seconds / HEARTBEAT_SLICES)
             self.beat(tick % HEARTBEAT_SLICES)
 
     def beat(self, part: int) -> None:
-        """Send one slice of the subscribers a heartbeat, and end the streams of silent peers in all slices."""
+        """Send a heartbeat to one slice of the subscribers, and end the streams of silent peers in all slices."""
         heartbeats: dict[tuple[Feed, bool], bytes] = {}
         now = trio.current_time()
         for number, subscriber in tuple(self._subscribers.items()):

@@ -37,8 +37,8 @@ class Hub(HubParts):
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) when the first subscriber that
             counts has taken all records of the range, or no present subscriber wants them. A range may be passed more
             than once.
-        replays: Where to read what is no longer in memory.
-        on_replayed: Called with a range of a followed partition that a subscriber that counts was sent from Kafka.
+        replays: Reads what is no longer in memory.
+        on_replayed: Called with a range of a followed partition that was sent from Kafka to a subscriber that counts.
         decoder: Decodes for subscribers that ask; None if they cannot ask.
     """
 
@@ -92,10 +92,10 @@ class Hub(HubParts):
             subscriber.resumption.partitions_removed()
 
     def has_first_writes_for(self, partitions: Iterable[TopicPartition]) -> bool:
-        """Whether a write is under way that would be the first to dispatch a batch of these partitions."""
+        """Whether a write in progress would be the first to dispatch a batch of these partitions."""
         acked = self.acking.topics
         partitions = frozenset(partition for partition in partitions if partition.topic not in acked)
-        # Records that the follower has read since then have no epoch of the group.
+        # Records that the follower has read since the revoke have no epoch of the group.
         is_followed = self.history.is_followed
         return any(
             entry.batch.partition in partitions
@@ -193,9 +193,9 @@ class Hub(HubParts):
         Args:
             feed: What it asked for.
             transport: The way to its socket.
-            position: The last seen offsets of some partitions; that of an unassigned partition counts when it is added.
+            position: The last seen offsets of some partitions; that of an unassigned one takes effect when it is added.
             since_ms: Where the other partitions begin, in ms since the epoch, `EARLIEST` or `NOW`.
-            last: Or how many records before their ends.
+            last: Alternatively, how many records before their ends they begin.
             ignored: Unknown parameters of its request.
             window: Bounds of its unacknowledged records; None if it does not acknowledge.
 
@@ -237,7 +237,7 @@ class Hub(HubParts):
         """Forget a subscriber; a second call does nothing."""
         if self._registry.remove(subscriber):
             try:
-                # Counts what it has acknowledged: whatever goes wrong there must not leave the rest undone.
+                # This counts what it has acknowledged: whatever goes wrong there, the rest must still be done.
                 self.acking.remove(subscriber.number)
             finally:
                 self._forget(subscriber)
@@ -259,7 +259,7 @@ class Hub(HubParts):
                 nursery.start_soon(part.run)
 
     def say_goodbye(self, make: Callable[[], Goodbye]) -> None:
-        """End every stream after its current write, and take no new subscribers."""
+        """End every stream after its current write, and refuse new subscribers."""
         self._goodbye = make()
         for subscriber in tuple(self._registry.everybody.values()):
             subscriber.end(make())
@@ -280,11 +280,11 @@ class Hub(HubParts):
             self.history.remove(held)
 
     def _lay_out(self) -> None:
-        """Partitions were assigned or have left."""
+        """Update the layout: partitions were assigned or have left."""
         followed = self.followed.partitions
         self.history.lay_out(self._partitions | followed, followed)
         self._state_changed()
-        # A partition that became owned has waiting records.
+        # A partition that became owned may have waiting records.
         self.settlement.feeds_changed({partition.topic for partition in self._partitions})
 
     def _look_at_whole_topics(self, feed: Feed) -> None:

@@ -1,7 +1,7 @@
 """Sends one subscriber what comes between records: the replica's state, heartbeats, and the stream's first position.
 
-Each is written to the socket at once if the subscriber's task is waiting for work, otherwise with the next write. It
-may name a position, so its place among the records matters.
+Each is written to the socket at once if the subscriber's task is waiting for work, otherwise with the next write. Any
+of them may name a position, so their place among the records matters.
 
 *Thread*: Trio's.
 """
@@ -45,7 +45,7 @@ class Interludes:
         self._parked = False
         """Whether its task waits for work: then the socket is free, and new entries may be written at once."""
         self._unsent = False
-        """Whether the transport may hold bytes that have to be sent before anything else."""
+        """Whether the transport may hold bytes that must be sent before anything else."""
         self._sent_state = SentState(source.announcements, ignored)
         self._heartbeat_due = False
         self._has_begun = not feed.whole
@@ -84,7 +84,7 @@ class Interludes:
         Args:
             data: The heartbeat for a subscriber that has taken everything offered to it.
         """
-        # Its position may name other partitions than before: the state that says so has to precede it.
+        # Its position may name other partitions than before: the state that says so must precede it.
         if self._parked and self._sent_state.is_current and (sent := self.transport.try_send(data)):
             self._skip_unwanted()
             if sent < len(data):
@@ -94,7 +94,7 @@ class Interludes:
         self._wake()
 
     def _skip_unwanted(self) -> None:
-        """Note that its filter wants nothing up to the head, so that it need not look at that when it catches up."""
+        """Note that its filter wants nothing up to the head, so that it need not look there when it catches up."""
         is_whole = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
         if is_whole and self.feed.wanted is not None and not self._source.is_behind(self.feed):
             self.resumption.skip_to_head()

@@ -13,7 +13,7 @@ CHANNEL_ENTRIES = 1024
 """Maximum number of entries in a channel. `subscriber_buffer_bytes` is the real bound; this one is for tiny entries."""
 
 _open_channel = trio.open_memory_channel[EncodedEntry | None]
-"""Typed once: building the type each time would be a fifteenth of the cost of a new subscriber."""
+"""Typed once: building the type each time would make up a fifteenth of the cost of a new subscriber."""
 
 
 class LiveBuffer:
@@ -46,7 +46,7 @@ class LiveBuffer:
         return 0 <= self.size_bytes <= self._largest_bytes
 
     def put(self, item: EncodedEntry) -> bool:
-        """Take an entry; False when it is full. Never waits."""
+        """Take an entry; returns False if the buffer is full. Never waits."""
         entry, part = item
         size_bytes = self.size_bytes + len(part)
         if size_bytes > self._max_bytes:
@@ -93,7 +93,7 @@ class LiveBuffer:
             self._send_channel.send_nowait(None)
 
     async def wait(self) -> None:
-        """Return when there is an entry, or after `wake`. *Cancellation*: safe."""
+        """Return when there is an entry, or after a `wake`. *Cancellation*: safe."""
         self._first = await self._receive_channel.receive()
 
     def discard_first(self) -> None:

@@ -1,11 +1,11 @@
 """Looks up in Kafka what is not in memory: records to replay, the offset at a time, the bounds of a log.
 
-No subscriber waits for another one's answer: each read is a task, and `LogReader` bounds how many read at a time. Log
-bounds, and offsets at one time, are looked up once for all subscribers that have asked by then: after a restart that
-may be all of them.
+No subscriber waits for another one's answer: each read is a task, and `LogReader` bounds how many run at a time. Log
+bounds, and the offsets at a given time, are looked up once for all subscribers that have asked for them by then: after
+a restart that may be every subscriber.
 
-Answers are by partition. A partition without an answer is postponed briefly for that subscriber, which meanwhile asks
-for its other partitions.
+Each partition is answered separately. One without an answer is postponed briefly for that subscriber, which meanwhile
+asks for its other partitions.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from dispatcher.sansio.ranges import NOW, Bounds, Chunk, Range
 from dispatcher.sansio.records import TopicPartition
 
 ASK_AGAIN_SECONDS = 0.5
-"""How long a partition without an answer is postponed, for example while a broker is away."""
+"""How long a partition without an answer is postponed, for example while a broker is unreachable."""
 
 ASK_AGAIN_EACH_SECONDS = 0.002
 """Minimum time between two subscribers that ask again: ten thousand that wait for a broker must not hold the loop."""
@@ -35,7 +35,7 @@ class LogReader(Protocol):
     """Reads Kafka for subscribers that need records not in memory. Answers leave out partitions that have none now."""
 
     async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:
-        """The next part of some ranges; clients in line take turns."""
+        """Read the next part of some ranges; clients in line take turns."""
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         """Look up where the logs of partitions begin and end."""
@@ -43,10 +43,10 @@ class LogReader(Protocol):
     async def offsets_since(
         self, partitions: Collection[TopicPartition], since_ms: int
     ) -> Mapping[TopicPartition, int | None]:
-        """The first offset of each partition with a timestamp from a time on; None where there is none."""
+        """Look up the offset of each partition's first record at or after a time; None where there is none."""
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The group's committed offsets, or where ``auto.offset.reset`` would start if there are none."""
+        """Look up the group's committed offsets, or where ``auto.offset.reset`` would start if there are none."""
 
 
 Key = tuple[int | None, int | None] | None
@@ -57,7 +57,7 @@ class LookupClient(Hashable, Protocol):
     """Receives the answers, unless it has left meanwhile."""
 
     owner: Hashable
-    """The owner, such as an address: owners take turns, and so do the clients of each."""
+    """The owner, such as an address: owners take turns, and so do the clients of each owner."""
 
     lookup_scope: trio.CancelScope
     """The scope of look-ups for this client alone; cancelled when it leaves."""
@@ -70,13 +70,13 @@ class LookupClient(Hashable, Protocol):
     def decodes(self) -> frozenset[str]:
         """Topics that are decoded because it asks."""
 
-    # An answer may leave out partitions: `ask_again` says when to ask for them again.
+    # An answer may leave out partitions: `ask_again` is called when they may be asked for again.
 
     def on_chunk(self, lookup: ReadRanges, chunk: Chunk) -> None:
         """Take replayed records."""
 
     def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> None:
-        """Take the first offsets from a time on; None where there is none."""
+        """Take the offset of each partition's first record at or after a time; None where there is none."""
 
     def on_log_bounds(self, lookup: LogBounds, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end."""
@@ -157,7 +157,7 @@ class Lookups:
             self._reading -= 1
 
     async def _look_up(self, key: Key) -> None:
-        """Answer all look-ups with this key, until none are left."""
+        """Answer all look-ups with this key until none are left."""
         while asked := self._lookups.pop(key, None):
             lookups = [lookup for client, lookup in asked if not client.closed]
             partitions = frozenset(tp for lookup in lookups for tp in lookup.partitions)

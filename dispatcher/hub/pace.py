@@ -2,11 +2,10 @@
 
 The event loop runs everything that is ready before it returns to the records. A thousand requests that arrive at the
 same moment would delay every subscriber by a second; a write for each of 300 subscribers that are catching up, by 30
-ms. Here they wait in line: a flood from one address delays only itself, and another client's turn is among the next
-ones.
+ms. Here they wait in line: a flood from one address delays only itself, and another client soon has its turn.
 
-A record needs about four turns from Kafka's thread to the sockets, so it is as late as turns are long. Those that wait
-here may give way: fewer pass after a longer turn, whatever made it long.
+A record needs about four turns from Kafka's thread to the sockets, so long turns delay it. Waiters may give way: the
+longer a turn was, for whatever reason, the fewer of them pass after it.
 """
 
 import time
@@ -16,10 +15,10 @@ from collections.abc import Callable, Hashable
 import trio
 
 SHORT_TURN_SECONDS = 0.0015
-"""After a turn of the loop that was not longer, as many pass as may."""
+"""After a turn of the loop that was no longer than this, the full number may pass."""
 
 LONG_TURN_SECONDS = 0.003
-"""After a turn between the two, one passes; after a longer one nobody may."""
+"""After a turn between the two, one may pass; after a longer one, none."""
 
 
 class Pace:
@@ -28,9 +27,9 @@ class Pace:
     *Thread*: Trio's. Without `run`, nobody passes once the first turn is used up.
 
     Args:
-        per_turn: The maximum number.
-        skips: How many turns in a row may let nobody pass because they are long, so that there is progress even on a
-            loop that is always busy; None: as many pass after long turns as after short ones.
+        per_turn: Maximum number of waiters that pass in one turn.
+        skips: Maximum number of long turns in a row after which nobody passes: there must be progress even on a loop
+            that is always busy. None: as many pass after long turns as after short ones.
         now: A clock, in seconds.
     """
 
@@ -41,7 +40,7 @@ class Pace:
         self._skips = skips
         self._now = now
         self._skipped = 0
-        """Turns in a row in which nobody could pass."""
+        """Turns in a row after which nobody passed."""
         self._lines: dict[Hashable, deque[trio.Event]] = {}
         """The waiters, by holder, in the order of the holders' turns."""
         self._wake_up = trio.Event()
@@ -55,7 +54,7 @@ class Pace:
         """Wait for a turn, unless this one still has room. *Cancellation*: safe.
 
         Args:
-            holder: Whose turn it is.
+            holder: On whose behalf: holders take turns.
         """
         self._wake_up.set()
         if self._left and not self._lines:
@@ -67,7 +66,7 @@ class Pace:
         try:
             await mine.wait()
         except trio.Cancelled:
-            if not mine.is_set():  # otherwise it was let pass between its cancellation and this step
+            if not mine.is_set():  # otherwise it was allowed to pass between its cancellation and this step
                 line = self._lines[holder]
                 line.remove(mine)
                 if not line:

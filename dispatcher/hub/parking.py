@@ -1,7 +1,7 @@
 """Parks records that no present subscriber wants or may have: they wait in Kafka, not in memory.
 
-Commits of their partition stop before the first of them; fetching continues, and later records are served. A new
-subscriber begins at the first parked record of each partition; one with an id or a time begins there instead.
+A partition's commits stop before its first parked record; fetching continues, and later records are served. A new
+subscriber begins at the first parked record of each partition, unless it names an id or a time at which to begin.
 
 *Thread*: Trio's.
 """
@@ -53,7 +53,7 @@ def reads(
 
 
 def gap_reads(ranges: ParkedRanges, gaps: Iterable[Gap]) -> list[ParkedRead]:
-    """The parked offsets that gaps in a chunk release: the records are gone, and the gap reports it."""
+    """The parked offsets that gaps in a chunk release: the records are gone, and the gap reports that."""
     found = [(gap, ranges.find(gap.partition)) for gap in gaps if gap.first <= gap.last]
     return [ParkedRead(gap.partition, one, [(gap.first, gap.last + 1)]) for gap, one in found if one is not None]
 
@@ -62,7 +62,7 @@ class Parking:
     """Knows which records are parked, and which feeds want none of them.
 
     Args:
-        settings: Say which topics park their unmatched records.
+        settings: Decide which topics park their unmatched records.
         ranges: The parked offsets.
         on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed.
         on_room: Called with a topic whose records can be parked again.
@@ -135,7 +135,7 @@ class Parking:
         return {} if not self.ranges or feed in self._seen else self.ranges.starts(feed.counted)
 
     def has_looked(self, feed: Feed) -> None:
-        """A subscriber that began at what was parked has caught up."""
+        """Note that a subscriber that began at the parked records has caught up."""
         self._seen.add(feed)
 
     def has_left(self, feed: Feed) -> None:

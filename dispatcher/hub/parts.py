@@ -1,6 +1,6 @@
 """The parts of the hub, what subscribers need from them, and what they report.
 
-`Hub` is these parts and the order of events: assignments, batches, and subscribers that connect and leave.
+`Hub` adds the order of events: assignments, batches, and subscribers that connect and leave.
 
 *Thread*: Trio's. Nothing here awaits.
 """
@@ -34,8 +34,8 @@ from dispatcher.sansio.spelling import Spelling
 from dispatcher.settings import Settings
 
 CATCH_UP_WRITES_PER_TURN = 4
-"""Maximum number of writes of subscribers that are catching up, per turn of the loop: at 256 KiB and 300 µs each, live
-subscribers wait little more than a millisecond for them, some turns in a row. After a long turn it is one."""
+"""Maximum number of writes to subscribers that are catching up, per turn of the loop: at 256 KiB and 300 µs each, they
+delay live subscribers by little more than a millisecond, for some turns in a row. After a long turn, one passes."""
 
 
 class HubParts:
@@ -44,7 +44,7 @@ class HubParts:
     Args:
         settings: Bounds of history, channels and writes.
         on_dispatched: See `Hub`, also for the other arguments.
-        replays: Where to read what is no longer in memory.
+        replays: Reads what is no longer in memory.
         on_replayed: Called with a range of a followed partition that was sent from Kafka.
         decoder: Decodes for subscribers that ask; None if they cannot ask.
     """
@@ -219,7 +219,7 @@ class HubParts:
         return any(partition.topic in topics for partition in self._partitions)
 
     def without_partitions(self, topics: AbstractSet[str]) -> list[Subscriber]:
-        """Subscribers that count and read only topics, among these, without a partition on this replica."""
+        """Subscribers that count and read only those of these topics that have no partition on this replica."""
         elsewhere = topics - {partition.topic for partition in self._partitions}
         return self._registry.without_partitions(elsewhere) if elsewhere else []
 
@@ -228,7 +228,7 @@ class HubParts:
         return self._registry.has_readers(topic)
 
     def park_observed(self) -> None:
-        """Where only observers are present, park waiting records to make room, so that fetching need not pause."""
+        """Park waiting records of topics that are only observed, to make room, so that fetching need not pause."""
         for topic in self._registry.observed_topics():
             self.settlement.park_observed(topic)
 
@@ -248,7 +248,7 @@ class HubParts:
     def _leave_feed(self, feed: Feed) -> None:
         is_last = self._feeds.remove(feed)
         if is_last or feed.acks:
-            # Records that one of several has not acknowledged are still parked: the next one has to look at them.
+            # Records that one of several did not acknowledge are still parked: the next subscriber has to look at them.
             self.settlement.parking.has_left(feed)
         if is_last:
             self._feeds_changed(feed)

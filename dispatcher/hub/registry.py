@@ -23,8 +23,8 @@ class Registry:
         self.catching_up: dict[int, Subscriber] = {}
         """Those that are not live."""
         self._expecting: dict[int, Subscriber] = {}
-        """Live subscribers that catch up again when a partition is added that their id named, or that they read from a
-        time."""
+        """Live subscribers that catch up again when a partition is added that their id named, or that they read from
+        some time on."""
         self._left_at: dict[TopicPartition, tuple[int, int]] = {}
         """For partitions that left: the next offset, and the number of the first subscriber that connected later."""
         self._readers: Counter[str] = Counter()
@@ -82,7 +82,7 @@ class Registry:
             self._expecting[subscriber.number] = subscriber
 
     def left_live(self, subscriber: Subscriber) -> None:
-        """Note that a subscriber reads the history."""
+        """Note that a subscriber reads the history again."""
         self._expecting.pop(subscriber.number, None)
         self.catching_up[subscriber.number] = subscriber
 
@@ -141,10 +141,10 @@ class Registry:
         Args:
             partition: The partition.
             end: The offset after the last one in the history.
-            whole: Only for subscribers of the whole topic, or only for the others; None: for all.
+            whole: True: only for subscribers of the whole topic; False: only for the others; None: for all.
         """
         left_at, before_number = (None, 0) if whole else self._left_at.pop(partition, (None, 0))
-        # Live subscribers that expect nothing continue unchanged, unless the log may be another one
+        # Live subscribers that expect nothing continue unchanged, unless the log may have been replaced
         # (`CatchUp.concerns`).
         is_unverified = left_at is not None and left_at > end
         concerned = self.everybody if is_unverified else self.catching_up | self._expecting

@@ -1,4 +1,4 @@
-"""Records replayed from Kafka for one subscriber, until its socket takes them, and which of them count.
+"""Records replayed from Kafka for one subscriber, until its socket takes them, and which of those records count.
 
 Records sent from the history are counted by their entries. Replayed records have no entries: this module counts the
 offsets that they cover, in followed partitions and among parked records, and reports them once the records are sent.
@@ -67,7 +67,7 @@ class Replayed:
         Args:
             lookup: The look-up.
             chunk: The answer.
-            gaps: Those of its gaps that are to be reported.
+            gaps: Its gaps that are to be reported.
             batches: Its batches, each with the last seen offset of every partition as of that batch.
         """
         counts_followed = self._feed.whole and self._feed.counts
@@ -117,7 +117,7 @@ class Replayed:
         return reads(parked, read_to, batch, indexes) if is_counted else None
 
     def _count_selected(self, batch: Batch, indexes: Sequence[int], covers_from: int) -> None:
-        """Of a followed partition, count only the records sent: nobody was sent those that the filter left out."""
+        """In a followed partition, count only the records sent: nobody was sent those that the filter left out."""
         if self._history.is_followed(batch.partition):
             batch.covers_from = min(batch.covers_from, covers_from)
             self._replayed_ranges += [(batch.partition, first, end) for first, end in covered(batch, indexes)]

@@ -1,4 +1,4 @@
-"""Takes one subscriber to the head: it reads the history, after look-ups in Kafka for what is missing before that.
+"""Takes one subscriber to the head: it reads the history, after looking up in Kafka what precedes it.
 
 Records that are no longer in memory are replayed from Kafka, one chunk whenever the socket has taken the previous one.
 When no record is missing between the last chunk and the history, the subscriber reads the history. It is sent the
@@ -41,7 +41,7 @@ class Resumption(Replayed):
         feed: What the subscriber asked for.
         position: The last offsets that it has seen, of some partitions.
         since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
-        last: Or this many records before their ends.
+        last: Alternatively, they begin this many records before their ends.
         wake: Called when there may be something to send or to look up.
     """
 
@@ -71,22 +71,22 @@ class Resumption(Replayed):
             history, feed.topics, position, since_ms, last=last, whole=feed.whole, counts=feed.counts
         )
         self.cursor, self.repeats = self._catch_up.cursor, self._catch_up.repeats
-        """Where the subscriber is in the history, and what it is sent again although its position names it."""
+        """Where the subscriber is in the history, and what it is sent again although its position covers it."""
         self.looks_at_parked = False
-        """Whether it began at the parked records: when it has caught up, none of them is for its feed."""
+        """Whether it began at the parked records: once it has caught up, none of them are left for its feed."""
         self.in_part: list[tuple[Entry, int]] = []
         """Entries of followed partitions of which the last `take` took only the end, and the offset where that
         begins."""
         self._needed_kafka = False
         self._awaits_decoding = False
-        """Whether the next entry has to be decoded before this subscriber, which asks for that, can take it."""
+        """Whether the next entry must be decoded before this subscriber, which asks for that, can take it."""
         self._unwanted = 0
         """Number of records in the history since its filter last wanted one."""
 
     # Answers to look-ups (lookups.LookupClient).
 
     def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> None:
-        """Take the first offsets from its time on."""
+        """Take the offset of each partition's first record at or after its time."""
         if self._catch_up.on_offsets_for_time(lookup, offsets):
             self._wake()
 
@@ -167,7 +167,7 @@ class Resumption(Replayed):
 
     @property
     def pending(self) -> bool:
-        """Whether something has to be looked up before the history can be read."""
+        """Whether something must be looked up before the history can be read."""
         return self._catch_up.pending
 
     @property
@@ -184,7 +184,7 @@ class Resumption(Replayed):
         return self._catch_up.position(here=False)
 
     def next_offset(self, partition: TopicPartition) -> int | None:
-        """The next offset of a partition, None when it has no start yet."""
+        """The next offset of a partition; None if it has no start yet."""
         return self._catch_up.next_offset(partition)
 
     def missing_records(self) -> int:
@@ -256,7 +256,7 @@ class Resumption(Replayed):
 
     @property
     def is_at_head(self) -> bool:
-        """Whether it was handed everything."""
+        """Whether it was handed everything that was published."""
         return not self._catch_up.pending and self.cursor.sequence >= self._history.head
 
     def decided(self) -> None:
@@ -300,14 +300,14 @@ class Resumption(Replayed):
         return self._awaits_decoding
 
     def _say_position(self) -> None:
-        """Send an id by itself: nothing was wanted for long, and a resume should not look at all of that again."""
+        """Send an id by itself: nothing was wanted for long, and a resume should not have to repeat that search."""
         feed = self._feed
         snapshot = self._encoder.snapshot(self._catch_up.position(here=True))
         if position := snapshot.format(feed.topics, whole=feed.whole):
             self._replay_output.append(feed.wire.heartbeat(position))
 
     def _drop_lookup(self) -> None:
-        """End a look-up whose answer would be discarded: others in line are served sooner."""
+        """End a look-up whose answer would be discarded, so that others in line are served sooner."""
         if self._catch_up.lookup is None:
             self.lookup_scope.cancel()
 

@@ -5,7 +5,7 @@ acknowledged them; that a socket took them is not enough.
 
 A record is settled when subscribers of its topic are present, the grant of at least one of them allows it, and none of
 their filters wants it. If no grant allows it, or its topic parks, it is parked (`parking`). If no subscriber of its
-topic is present it waits, as a wanted record waits for a socket. When a feed gets its first subscriber, or loses its
+topic is present, it waits, as a wanted record waits for a socket. When a feed gets its first subscriber, or loses its
 last one, waiting records are examined again.
 
 *Thread*: Trio's.
@@ -27,28 +27,28 @@ from dispatcher.sansio.records import Batch, Records, TopicPartition
 from dispatcher.settings import Settings
 
 PARKED_RECORDS = 2_000
-"""Most records of a topic that are parked at once because nobody takes them: more follow with the next crossing."""
+"""Maximum number of a topic's records parked at once because nobody takes them; more follow at the next crossing."""
 
 SLICE_RECORDS = 500
-"""Most records between two yields: about 3 µs each, and more where filters read long JSON."""
+"""Maximum number of records between two yields: about 3 µs each, and more where filters read long JSON."""
 
 PAUSE_SECONDS = 0.05
 PAUSE_RATIO = 3.0
-"""Between two looks at all that waits, others have the loop for this many times as long as the last one took."""
+"""Between two examinations of the waiting records, other tasks get the loop for this many times as long as one took."""
 
 
 class Settlement:
     """Decides which records may be committed.
 
     Args:
-        settings: Topics whose unmatched records are parked.
-        history: What waits.
+        settings: Decide which topics park their unmatched records.
+        history: Holds the waiting records.
         feeds: The subscribers by feed, and what they want.
-        on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed; a range
-            may come more than once.
-        on_first_dispatched: Called with a batch, how many of its records some subscriber has taken for the first time,
-            and the ranges of offsets for which they stand.
-        on_undecided: Called with an entry that has to be decoded before it is known what filters say of it.
+        on_dispatched: Called with a batch and a range of its offsets (the end excluded) that may be committed. A range
+            may be passed more than once.
+        on_first_dispatched: Called with a batch, how many of its records were dispatched for the first time, and the
+            ranges of offsets that they cover.
+        on_undecided: Called with an entry that must be decoded before filters can be evaluated.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Settlement:
 
         Args:
             entry: The entry, which may have left the history.
-            records: The records of its batch, which may have let go of them.
-            indexes: Theirs in the batch; `GAP` for the gap before them.
+            records: The records of its batch, which may have dropped them since.
+            indexes: The indexes of those that were acknowledged; `GAP` for the gap before them.
         """
         if entry.dispatched:
             return
@@ -106,18 +106,18 @@ class Settlement:
             self.dispatched_records += self.parking.dispatched(entry.batch, start, end)
 
     def acked_between(self, partition: TopicPartition, first: int, end: int) -> None:
-        """The same of all records from an offset on to another one (exclusive), in whatever entries they are."""
+        """The same for all records between two offsets (the end excluded), whichever entries they are in."""
         for entry in self._history.waiting_between(partition, first, end):
             records = entry.batch.records
             offsets = records.offsets
             self.acked(entry, records, range(bisect_left(offsets, first), bisect_left(offsets, end)))
 
     def settle(self, entry: Entry, matches: Matches) -> None:
-        """Settle the records of an entry that nobody present wants.
+        """Settle the records of an entry that no present subscriber wants.
 
         Args:
             entry: The entry.
-            matches: The filtered feeds that want something of it.
+            matches: The filtered feeds that want some of them.
         """
         batch = entry.batch
         topic = batch.partition.topic
@@ -139,7 +139,7 @@ class Settlement:
             self._on_dispatched(batch, start, end)
 
     def _park(self, entry: Entry, unmatched: set[int], wanted: Sequence[Sequence[int]]) -> bool:
-        """Park what nobody present wants and was not settled; returns whether something was."""
+        """Park what no present subscriber wants and was not settled; returns whether anything was parked."""
         if not self._feeds.is_read(entry.batch.partition.topic):
             return False
         pending = entry.pending if entry.pending is not None else range(entry.record_count)
@@ -155,10 +155,10 @@ class Settlement:
             self._history.dispatched(entry)
 
     def park_observed(self, topic: str) -> None:
-        """Park the oldest records of a topic that wait: only observers are present, and memory is full.
+        """Park the oldest waiting records of a topic: only observers are present, and memory is full.
 
-        They are read again for the first subscriber that counts. What comes after a gap waits with it, because a gap is
-        nowhere but in memory. What is parked has no deadline, so nothing is where a deadline puts records aside.
+        They are read again for the first subscriber that counts. A gap, and what follows it, stays in memory, because a
+        gap cannot be read again. A parked record has no deadline, so none is parked in topics whose records have one.
         """
         if topic in self._put_aside_topics:
             return
@@ -177,16 +177,16 @@ class Settlement:
             self._has_nothing_pending(entry)
 
     def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
-        """A socket accepted what was replayed of parked records."""
+        """Note that a socket accepted replayed records that were parked."""
         self.dispatched_records += self.parking.replayed(reads)
 
     def put_aside(self, entry: Entry, indexes: Iterable[int], ranges: Iterable[tuple[int, int]]) -> None:
-        """Let commits pass records that no socket has taken, and that wait for nobody any more.
+        """Let commits pass records that no socket has taken, and that will no longer wait for one.
 
         Args:
             entry: The entry; its partition may have left since.
-            indexes: Of the records; `GAP` for the gap before them.
-            ranges: The offsets for which they stand (`covered`), from a time when the entry had its records.
+            indexes: The indexes of the records; `GAP` for the gap before them.
+            ranges: The offsets that they cover (`covered`), determined while the entry still had its records.
         """
         if not entry.dispatched and not entry.removed:
             entry.settle(indexes)
@@ -194,20 +194,20 @@ class Settlement:
                 self._has_nothing_pending(entry)
         batch = entry.batch
         for start, end in ranges:
-            # When the partition was handed over meanwhile, the batch begins where the group goes on.
+            # If the partition was handed over meanwhile, the batch begins where the group continues.
             if end > batch.covers_from:
-                # What was parked since is parked no more, or a new subscriber would begin at it.
+                # Release what was parked since, or a new subscriber would begin there.
                 self.parking.dispatched(batch, max(start, batch.covers_from), end)
 
     def feeds_changed(self, topics: Iterable[str]) -> None:
-        """A feed has got its first subscriber, or lost its last: look again at what waits."""
+        """A feed has gained its first subscriber, or lost its last: examine the waiting records again."""
         changed = [topic for topic in topics if self._feeds.has_filters(topic)]
         if changed and self._history.waiting_bytes:
             self._changed.update(changed)
             self._wake_up.set()
 
     async def run(self) -> None:
-        """Look at what waits whenever feeds have changed, until cancelled. *Cancellation*: safe."""
+        """Examine the waiting records whenever feeds have changed, until cancelled. *Cancellation*: safe."""
         while True:
             await self._wake_up.wait()
             self._wake_up = trio.Event()
@@ -234,14 +234,14 @@ class Settlement:
     def _first_dispatched(self, feed: Feed, offered: Offered) -> None:
         if offered.batch.partition.topic in self._acked_topics:
             if feed.acks and offered.batch.gap is not None:
-                # Nobody can acknowledge a gap: to have sent it is enough.
+                # Nobody can acknowledge a gap: having sent it is enough.
                 self.acked(offered.entry if isinstance(offered, Selection) else offered, offered.batch.records, [GAP])
             return
         if isinstance(offered, Selection):
             self._first_selected(offered)
             return
         batch, pending = offered.batch, offered.pending
-        # A removed entry's write was under way when its partition was revoked: the tracker still wants to know.
+        # A removed entry's write was under way when its partition was revoked: the tracker still needs to know.
         self._history.dispatched(offered)
         offered.dispatched = True
         number = offered.record_count if pending is None else len(pending - {GAP})
@@ -260,6 +260,6 @@ class Settlement:
                 self._has_nothing_pending(entry)
                 entry.dispatched = not entry.parked
         for start, end in selection.ranges:
-            # When the partition was handed over meanwhile, the batch begins where the group goes on.
+            # If the partition was handed over meanwhile, the batch begins where the group continues.
             if end > (begins := entry.batch.covers_from):
                 self.dispatched_records += self.parking.dispatched(entry.batch, max(start, begins), end)

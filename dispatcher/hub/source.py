@@ -34,7 +34,7 @@ class Source(Protocol):
 
     @property
     def catch_up_pace(self) -> Pace:
-        """Where subscribers with much to catch up on wait between two writes."""
+        """Where subscribers that have much to catch up on wait between two writes."""
 
     @property
     def history(self) -> History:
@@ -51,7 +51,7 @@ class Source(Protocol):
 
         Args:
             subscriber: It has caught up.
-            needed_kafka: Whether it needed more than the history for that.
+            needed_kafka: Whether that took more than the history.
         """
 
     def left_live(self, subscriber: "Subscriber") -> None:
@@ -59,7 +59,7 @@ class Source(Protocol):
 
     @property
     def is_serving(self) -> bool:
-        """Whether the replica is in a state in which it serves records, so that the start of a stream is known soon."""
+        """Whether the replica's state lets it serve records, so that the start of a stream will soon be known."""
 
     def dispatched(self, feed: Feed, entries: Iterable[Offered], subscribers: int) -> None:
         """Note that this many sockets, all of one feed, accepted every byte of these entries."""

@@ -1,6 +1,6 @@
 """Sends some subscribers away after a replica has joined, so that the load evens out again.
 
-A long-lived connection stays where it is: a new replica gets partitions at once, and subscribers only as they connect.
+A long-lived connection stays where it is: a new replica gets partitions at once, but subscribers only as they connect.
 A replica cannot see the others, but it notices when the group has settled, and knows the partitions and subscribers
 that it had before and has now. It keeps as many subscribers per partition as before; the others reconnect through the
 load balancer. So when
@@ -56,7 +56,7 @@ class SendingOn:
         self._known_since: dict[str, int] = {}
 
     def assigned_somewhere(self, topics: Collection[str]) -> frozenset[str]:
-        """Those of the existing topics all of whose partitions the group has certainly assigned.
+        """The existing topics of which the group has certainly assigned every partition.
 
         Called once per sample without a rebalance. A newly created topic is seen before it is assigned, perhaps to this
         very replica.
@@ -95,11 +95,11 @@ class Spread:
         self._same = 0
         self._recent: deque[int] = deque(maxlen=REMEMBERED_SAMPLES)
         self._before: int | None = None
-        """The number of subscribers before the rebalance that has not settled yet."""
+        """The number of subscribers before the current rebalance; None once that has settled."""
         self._partitions = 0
         """The number of partitions at that time."""
         self._peak_partitions = 0
-        """The most partitions since then."""
+        """The largest number of partitions since then."""
 
     def observe(self, assignments: int, partitions: int, subscribers: int, *, stable: bool = True) -> int:
         """Take the next sample; returns how many subscribers should leave, at most half of them.
@@ -139,9 +139,9 @@ async def spread_subscribers(hub: Hub, seconds: float, is_joined: Callable[[], b
 
     Args:
         hub: The hub.
-        seconds: How long sending them away takes; 0 returns at once.
-        is_joined: Whether the replica is a member with an assignment. Without one, perhaps no member has the
-            partitions: the group waits for crashed members until their sessions end.
+        seconds: How long sending them away takes; with 0 this returns at once.
+        is_joined: Whether the replica is a member with an assignment. Without one, the partitions may have
+            no owner: the group waits for crashed members until their sessions end.
     """
     spread, sending_on = Spread(), SendingOn()
     while seconds:
@@ -155,7 +155,7 @@ async def spread_subscribers(hub: Hub, seconds: float, is_joined: Callable[[], b
         without = hub.without_partitions(sending_on.assigned_somewhere(existing)) if stable else []
         if sending_on.observe(anybody=bool(without)):
             log.info("sending subscribers to other replicas: they would get nothing here", number=len(without))
-            # Partitions may be assigned here before the last one has left.
+            # Partitions may be assigned here before the last of them has left.
             await _send_away(without, seconds, goodbyes.send_on, lambda one: hub.has_partitions(one.feed.topics))
 
 

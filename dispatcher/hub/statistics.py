@@ -1,7 +1,7 @@
 """What the hub and its subscribers report about themselves: states and snapshots.
 
-Running sums are in `HubStatistics`. For the rest each subscriber is looked at, in slices between which other tasks run;
-with many subscribers the result is kept for a moment (`Census`).
+Running sums are in `HubStatistics`. For the rest every subscriber is examined, in slices between which other tasks
+run; with many subscribers the result is kept for a moment (`Census`).
 """
 
 import random
@@ -71,7 +71,7 @@ class FanOutStatistics:
     published_bytes: int
     """Encoded bytes that wait for the next round."""
     is_congested: bool
-    """Whether the poller waits."""
+    """Whether the poller waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ class LookupStatistics:
     asked: int
     """Look-ups since the start."""
     reading: int
-    """Clients that records are being replayed to, or that wait in line for it."""
+    """Clients being replayed to from Kafka, or waiting in line for it."""
     looking_up: int
-    """Look-ups of bounds or of one time that Kafka has not answered yet."""
+    """Look-ups of bounds, or of offsets at a time, that Kafka has not answered yet."""
     put_off: int
     """Clients that wait to ask again."""
 
@@ -99,17 +99,17 @@ class EncoderStatistics:
     replayed: int
     """Replayed batches, each for one subscriber."""
     compression: "CompressionStatistics | None" = None
-    """None if it is off."""
+    """None if compression is off."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionStatistics:
-    """A snapshot of the compression, since the start: each write counts once, whatever the number of subscribers."""
+    """A snapshot of the compression, since the start: each write counts once, however many subscribers it has."""
 
     input_bytes: int
     """Bytes before compression, including pieces too small for it."""
     output_bytes: int
-    """The same afterwards, without chunks and frames."""
+    """Bytes after compression, without chunks and frames."""
     kept_bytes: int
     """Bytes of compressed writes that are kept for other subscribers."""
 
@@ -123,7 +123,7 @@ class RegistryStatistics:
     expecting: int
     """Live subscribers that catch up again when a certain partition is added."""
     departed: int
-    """Partitions that left and were not added again."""
+    """Partitions that have left, and were not added again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ class HubStatistics:
     history_hits: int
     """How often a subscriber became live from memory alone."""
     history_misses: int
-    """How often it needed Kafka as well."""
+    """How often a subscriber needed Kafka as well to become live."""
 
 
 SLICE = 2_000
@@ -230,7 +230,7 @@ SAMPLE = 20_000
 """Maximum work per census for subscribers that are catching up: if there are more, only a random sample is examined."""
 
 KEPT_SECONDS = 1.0
-"""How long the result of a census that took more than one slice is used."""
+"""How long the result of a census is reused, if it took more than one slice."""
 
 
 class Counted(Protocol):
@@ -256,12 +256,12 @@ class Counted(Protocol):
 
 
 class Census:
-    """Looks at all subscribers, a slice at a time.
+    """Examines all subscribers, a slice at a time.
 
     *Thread*: Trio's.
 
     Args:
-        subscribers: The present ones.
+        subscribers: The present subscribers.
         partitions: How many partitions are assigned.
     """
 
@@ -273,7 +273,7 @@ class Census:
         self._kept_until = 0.0
 
     async def take(self) -> tuple[CensusStatistics, float]:
-        """The figures, and the time in the loop that they took, in seconds. *Cancellation*: safe."""
+        """The figures, and how long they held the loop, in seconds. *Cancellation*: safe."""
         async with self._lock:
             if self._last is not None and time.monotonic() < self._kept_until:
                 return self._last, 0.0

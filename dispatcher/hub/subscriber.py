@@ -3,7 +3,7 @@
 The seam between catching up and live: a subscriber that is catching up reads the history from its cursor on, one write
 at a time. When nothing is left to read, it goes live in the same step, without an ``await`` in between: from then on
 the hub puts every new entry into its channel. When the channel is full, it is emptied, and the subscriber catches up
-from where it was. So every record reaches it once, in order, and no other subscriber waits for it.
+from where it was. So every record reaches it once, in order, and no subscriber waits for another.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class Subscriber(Interludes):
         transport: The way to its socket.
         position: The last offsets that it has seen, of some partitions.
         since_ms: Where the others begin, in ms since the epoch, `EARLIEST` or `NOW`; None: as for a new subscriber.
-        last: Or this many records before their ends.
+        last: Alternatively, they begin this many records before their ends.
         ignored: Unknown parameters of its request.
         buffer_bytes: Capacity of its channel. A larger entry still fits into an empty channel.
         write_bytes: Entries are joined into one write up to this size; one entry always fits.
@@ -86,7 +86,7 @@ class Subscriber(Interludes):
     def offer(self, round_: Round) -> bool:
         """Take new entries while live: at once if the socket takes them, otherwise through the channel.
 
-        When the channel is full the subscriber catches up from where it is. Never waits. Called by `FanOut`.
+        If the channel is full, the subscriber catches up from where it is. Never waits. Called by `FanOut`.
 
         Returns:
             Whether the socket has taken all of them.
@@ -129,7 +129,7 @@ class Subscriber(Interludes):
         return self.resumption.next_offset(partition)
 
     def handing_over(self, partition: TopicPartition) -> None:
-        """A followed partition is owned now: an entry of which only the end is to be dispatched counts as whole."""
+        """A followed partition is owned now: note entries of which the current write has all that still counts."""
         for entry, first in self._in_part:
             if entry.batch.partition == partition and first <= entry.batch.covers_from and not entry.removed:
                 self.in_flight = entries = list(self.in_flight)
@@ -146,7 +146,7 @@ class Subscriber(Interludes):
                         yield entry.batch.covers_from, entry.batch.next_offset
 
     def leave_live(self) -> None:
-        """Catch up from now on, if it is live."""
+        """Make it catch up, if it is live."""
         if self.state is SubscriberState.LIVE and not self.closed:
             self.fall_back()
 
@@ -159,9 +159,9 @@ class Subscriber(Interludes):
         self._wake()
 
     def end(self, goodbye: Goodbye) -> None:
-        """Let the current write finish, then say goodbye and return from `run`; the first reason counts.
+        """Let the current write finish, then say goodbye and return from `run`; the first goodbye wins.
 
-        Does nothing when the subscriber has left.
+        Does nothing if the subscriber has left.
         """
         if self._goodbye is None and not self.closed:
             self._goodbye = goodbye
@@ -253,7 +253,7 @@ class Subscriber(Interludes):
     def close(self) -> None:
         """Close both ends of the channel. Called by the hub when the subscriber has left."""
         self.closed = True
-        # A round in progress still holds it, and must not offer it entries.
+        # A round in progress may still hold it, and must not offer it entries.
         self.state = SubscriberState.CATCHING_UP
         self._parked = False
         self.resumption.close()

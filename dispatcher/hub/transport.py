@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """The one outlet of a connection: it holds the rest of a write that its socket has taken in part."""
+    """The only outlet of a connection: it holds the rest of a write that its socket took in part."""
 
     @property
     def name(self) -> str:
@@ -13,7 +13,7 @@ class Transport(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether it refuses all bytes, because its last ones were sent or it is broken."""
+        """Whether it refuses all bytes, because its last ones were sent, or because it is broken."""
 
     def end_if_silent(self, now: float) -> None:
         """End it if its peer has vanished or, where signs of life are expected, has shown none for too long."""
