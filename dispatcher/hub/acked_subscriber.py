@@ -146,7 +146,7 @@ class AckedSubscriber(Subscriber):
         super().fall_back()
 
     def partitions_left(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions leave: their acknowledgements are no longer expected."""
+        """Note that partitions are leaving: their acknowledgements are no longer expected."""
         self.acks.left(partitions)
         self._window_moved()
 

@@ -59,11 +59,11 @@ class Acking:
         """Sums of the subscribers that have left."""
 
     def add(self, subscriber: "AckedSubscriber") -> None:
-        """Take a new subscriber."""
+        """Add a new subscriber."""
         self._subscribers[subscriber.number] = subscriber
 
     def remove(self, number: int) -> None:
-        """A subscriber has left: the records that it has not acknowledged wait for another one."""
+        """Forget a subscriber that has left: the records that it did not acknowledge wait for another one."""
         subscriber = self._subscribers.pop(number, None)
         if subscriber is not None:
             while subscriber.go_on():
@@ -146,12 +146,12 @@ class Acking:
             on_stored()
 
     def left(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions are being revoked: their records can be acknowledged until `released`."""
+        """Note that partitions are being revoked: their records can be acknowledged until `released`."""
         for subscriber in self._subscribers.values():
             subscriber.partitions_left(partitions)
 
     def released(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions were released."""
+        """Note that partitions were released."""
         for subscriber in self._subscribers.values():
             subscriber.acks.released(partitions)
         if self._letters:
@@ -159,7 +159,7 @@ class Acking:
             self._left.intersection_update(self._letters)
 
     def dropped(self, partitions: Collection[TopicPartition]) -> None:
-        """Followed partitions leave; nothing is committed for them."""
+        """Note that followed partitions are leaving: nothing is committed for them."""
         self.left(partitions)
         self.released(partitions)
 

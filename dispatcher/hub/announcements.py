@@ -29,7 +29,7 @@ FEATURES = (
     "ack",
     "decode",
 )
-"""The features that requests to this replica may use: a client must not ask a replica for one that it does not list."""
+"""The features that requests to this replica may use: a client must not use one that the replica does not list."""
 
 
 _SERVED_BY_FOLLOWER = frozenset({ReplicaState.WAITING, ReplicaState.STANDBY})

@@ -26,7 +26,7 @@ from dispatcher.sansio.ranges import Chunk
 from dispatcher.sansio.records import Records
 
 WAIT_SECONDS = 0.1
-"""How often a record that waits for its schema is tried again."""
+"""Interval at which a record that waits for its schema is tried again."""
 
 LOOK_AHEAD = 64
 """Maximum number of entries decoded in one step, and of those queued when a subscriber waits for the first one."""

@@ -74,7 +74,7 @@ class DispatchTimes:
         """The newest span, until the write in which its record was dispatched has ended."""
 
     def taken(self, batch: Batch) -> None:
-        """A batch of an owned partition has crossed, and is about to be published."""
+        """Note that a batch of an owned partition has crossed, and is about to be published."""
         batch.taken_at = time.perf_counter()
         if self.tracer is not None:
             for index, producer in self.tracer.choose(batch.records.headers):
@@ -85,7 +85,7 @@ class DispatchTimes:
                 self._number += 1
 
     def dispatched(self, batch: Batch, number: int, ranges: Iterable[tuple[int, int]]) -> None:
-        """Records of a batch were dispatched for the first time.
+        """Note that records of a batch were dispatched for the first time.
 
         Args:
             batch: The batch. Those of followed partitions are not counted.
@@ -105,14 +105,14 @@ class DispatchTimes:
                 del self._traced[batch.partition]
 
     def wrote(self, seconds: float) -> None:
-        """A write was offered to every live subscriber of its feed."""
+        """Note that a write was offered to every live subscriber of its feed."""
         self._write_seconds.observe(seconds)
         if self._last is not None:
             self._write_seconds.give_example(_example(self._last, seconds))
             self._last = None
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
-        """Partitions leave or start over: their records that were not dispatched get no span here."""
+        """Forget partitions that leave or start over: their undispatched records get no span here."""
         if self._traced:
             for partition in partitions:
                 gone = len(self._traced.pop(partition, ()))

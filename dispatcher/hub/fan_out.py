@@ -66,7 +66,7 @@ class FanOut:
         on_dispatched: Called with a feed, entries, and how many of its subscribers' sockets accepted all of them.
         everybody: All subscribers, live or not.
         linger_seconds: Minimum time between two rounds: what is published meanwhile shares a write.
-        on_wrote: Called with how many seconds one write took to be offered to all live subscribers of a feed.
+        on_wrote: Called with the seconds that it took to offer one write to all live subscribers of a feed.
     """
 
     def __init__(

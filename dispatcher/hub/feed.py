@@ -29,7 +29,7 @@ class Feed:
     encoding: "Feed | None" = None
     """For filtered feeds and observers: the feed of the same format, topics and scope that has all records."""
     whole: bool = False
-    """Every partition of the topics (``scope=topic``), including those that the replica does not own."""
+    """Whether it has every partition of the topics (``scope=topic``), including those that the replica does not own."""
     unframed: "Feed | None" = None
     """The feed under which the parts of its writes are kept, if that is another: compressed or not, parts are the same
     until they are framed."""
@@ -107,7 +107,7 @@ def feed_of(
         topics: The topics.
         wanted: The client's filter.
         grant: The filter of the client's grant, evaluated before its own.
-        whole: Every partition of the topics.
+        whole: Whether it has every partition of the topics.
         counts: Whether records that are sent count as dispatched.
         acks: Whether subscribers acknowledge records.
         observed: Topics whose records do not count as dispatched when they are sent.

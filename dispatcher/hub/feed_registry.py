@@ -41,11 +41,11 @@ class FeedRegistry:
         self._unindexed = 0
         """Number of feeds whose filter cannot be indexed."""
         self._indexes: dict[_TopicView, FilterIndex[Feed]] = {}
-        """Filters, by topic and whether their feeds ask that it be decoded."""
+        """Filters, by topic and whether their feeds ask for it to be decoded."""
         self._grants: dict[_TopicView, FilterIndex[Feed]] = {}
         """Grants, likewise."""
         self._asking: Counter[str] = Counter()
-        """Number of feeds that ask that a topic be decoded, by topic."""
+        """Number of feeds that ask for a topic to be decoded, by topic."""
         self._not_granted: Counter[str] = Counter()
         """Number of feeds that may have all of a topic but want only a part of it, by topic."""
         self._unfiltered: Counter[str] = Counter()

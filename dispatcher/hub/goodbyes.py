@@ -33,7 +33,7 @@ def _spread_ms() -> int:
 
 
 def restart() -> Goodbye:
-    """The replica stops; another one, or its successor, takes over."""
+    """The replica is stopping; another one, or its successor, takes over."""
     return Goodbye(RESTART, "the replica is restarting", _spread_ms())
 
 
@@ -59,7 +59,7 @@ def send_on() -> Goodbye:
 
 
 def drained() -> Goodbye:
-    """An operator drains this replica."""
+    """An operator is draining this replica."""
     return Goodbye(TRY_LATER, "the replica is being drained: reconnect to another one", _spread_ms())
 
 

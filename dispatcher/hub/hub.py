@@ -153,7 +153,7 @@ class Hub(HubParts):
 
     @property
     def is_congested(self) -> bool:
-        """Whether to publish nothing more until `wait_settled`."""
+        """Whether to publish nothing more until `wait_settled` returns."""
         return self._fan_out.is_congested
 
     async def wait_settled(self) -> None:

@@ -43,7 +43,7 @@ class HubParts:
 
     Args:
         settings: Bounds of history, channels and writes.
-        on_dispatched: See `Hub`, also for the other arguments.
+        on_dispatched: See `Hub`, as for the other arguments.
         replays: Reads what is no longer in memory.
         on_replayed: Called with a range of a followed partition that was sent from Kafka.
         decoder: Decodes for subscribers that ask; None if they cannot ask.
@@ -145,7 +145,7 @@ class HubParts:
         return self._heartbeats.data(feed, at_head=at_head)
 
     def _feeds_changed(self, feed: Feed) -> None:
-        """A feed has gained its first subscriber, or lost its last."""
+        """Note that a feed has gained its first subscriber, or lost its last."""
         self.asked.topics_changed(self._feeds.asked_topics)
         self.settlement.feeds_changed(feed.topics)
 
@@ -156,7 +156,7 @@ class HubParts:
             self.asked.ask(entry)
 
     def _decided(self, entry: Entry) -> None:
-        """An entry was decoded: filters can be evaluated now."""
+        """Note that an entry was decoded: filters can be evaluated now."""
         if not entry.removed and self._feeds.has_filters(entry.batch.partition.topic):
             self.settlement.settle(entry, self._feeds.match(entry.batch))
 

@@ -114,12 +114,12 @@ class Resumption(Replayed):
     # Called by the hub.
 
     def partition_added(self, partition: TopicPartition, left_at: int | None) -> None:
-        """A partition is in the history now; see `CatchUp.partition_added`."""
+        """Note that a partition is in the history now; see `CatchUp.partition_added`."""
         self._catch_up.partition_added(partition, left_at)
         self._wake()
 
     def partition_recreated(self, partition: TopicPartition, next_offset: int | None, first_offset: int) -> None:
-        """The topic of a partition was recreated.
+        """Note that the topic of a partition was recreated.
 
         Args:
             partition: The partition.
@@ -133,18 +133,18 @@ class Resumption(Replayed):
         self._wake()
 
     def partitions_removing(self, partitions: Collection[TopicPartition]) -> None:
-        """Partitions are about to leave the history; the hub has withdrawn their records that were not offered yet."""
+        """Note that partitions are leaving the history; the hub has withdrawn their records that were not offered."""
         self._catch_up.partitions_removing(partitions)
         self._drop_lookup()
 
     def handed_over(self, partition: TopicPartition, first: int) -> None:
-        """A followed partition is owned now, and nobody was sent its records from an offset on."""
+        """Note that a followed partition is owned now, and that nobody was sent its records from an offset on."""
         self._catch_up.handed_over(partition, first)
         self._drop_lookup()
         self._wake()
 
     def restarted(self, partition: TopicPartition, next_offset: int | None, first: int) -> None:
-        """A followed partition is owned now, and starts over in the history; see `CatchUp.restarted`."""
+        """Note that a followed partition is owned now, and starts over in the history; see `CatchUp.restarted`."""
         self._catch_up.restarted(partition, next_offset, first)
         self._drop_lookup()
         self._wake()
@@ -154,12 +154,12 @@ class Resumption(Replayed):
         self._catch_up.look_again()
 
     def look_again(self) -> None:
-        """More was read of some partition, or more is known about the topics."""
+        """Look again: more was read of some partition, or more is known about the topics."""
         self._catch_up.look_again()
         self._wake()
 
     def partitions_removed(self) -> None:
-        """Partitions have left."""
+        """Note that partitions have left."""
         self._catch_up.partitions_removed()
         self._wake()
 
@@ -260,7 +260,7 @@ class Resumption(Replayed):
         return not self._catch_up.pending and self.cursor.sequence >= self._history.head
 
     def decided(self) -> None:
-        """The entry that it waits for was decoded, or has left the history."""
+        """Note that the entry for which it waits was decoded, or has left the history."""
         self._awaits_decoding = False
         self._wake()
 
@@ -283,7 +283,7 @@ class Resumption(Replayed):
             self._lookups.ask(self, lookup)
 
     def close(self) -> None:
-        """The subscriber has left: it wants no answer."""
+        """Note that the subscriber has left: it wants no answer."""
         self.closed = True
         self._lookups.asked.leave(self)
         # The callback holds the subscriber: without this cycle its memory is freed as soon as its connection has ended.

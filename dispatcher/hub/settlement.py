@@ -1,7 +1,7 @@
 """What may be committed: records that a socket took, and records that every present subscriber asked not to be sent.
 
 The latter are settled, and counted. Records of topics with ``commit_on = "acked"`` may be committed once a client has
-acknowledged them; that a socket took them is not enough.
+acknowledged them; it is not enough that a socket took them.
 
 A record is settled when subscribers of its topic are present, the grant of at least one of them allows it, and none of
 their filters wants it. If no grant allows it, or its topic parks, it is parked (`parking`). If no subscriber of its

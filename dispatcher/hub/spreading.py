@@ -34,7 +34,7 @@ SAMPLE_SECONDS = 1.0
 
 STABLE_SAMPLES = 5
 """This many samples in a row must agree. A new replica is in its group at once, but the load balancer in front learns
-of it only after a health check and a DNS look-up: a subscriber sent away before that returns to an old replica."""
+of it only after a health check and a DNS look-up: a subscriber sent away any sooner returns to an old replica."""
 
 REMEMBERED_SAMPLES = 20
 """How many samples back "before" is. When a replica crashes, its subscribers arrive at once, and the group notices only

@@ -246,7 +246,7 @@ class Beginnings:
 
     def _is_waited_for(self, future: "Future[Any]") -> bool:
         """Whether decisions depend on this answer."""
-        assert self._round is not None  # noqa: S101 - the future belongs to it
+        assert self._round is not None  # noqa: S101 - the future belongs to that round
         return self._describes or (future not in self._round.described.values() and future is not self._round.cluster)
 
     def _decide(self, answered: Round) -> tuple[list[Start | Again], bool]:

@@ -120,8 +120,8 @@ class Leaders:
     def group_is_empty(self) -> bool:
         """Whether the group is known to have no members now; False without an answer, or without the right to ask.
 
-        Groups are listed, not described, because describing one aborts the process while a coordinator is away
-        (`topic_probe`).
+        Groups are listed, not described, because describing one aborts the process while a coordinator is
+        unreachable (`topic_probe`).
         """
         try:
             asked = self.open().list_consumer_groups(states={ConsumerGroupState.EMPTY}, request_timeout=ANSWER_SECONDS)

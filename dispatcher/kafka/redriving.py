@@ -77,7 +77,7 @@ class Redriving:
             topics: The topics that records may return to.
 
         Raises:
-            KafkaClientError: a topic or a right is missing, or no broker answers.
+            KafkaClientError: a topic or a permission is missing, or no broker answers.
         """
         try:
             if self._producer is not None:

@@ -170,7 +170,7 @@ class Replays:
         return await self._look_up(partitions, lambda readable: self.leaders.offsets_since(readable, since_ms))
 
     async def bounds(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
-        """Where the logs of partitions begin and end now, without those that have no answer now.
+        """Where the logs of partitions begin and end now; partitions without an answer are left out.
 
         *Cancellation*: safe, takes at most `ANSWER_SECONDS`.
         """
@@ -194,7 +194,7 @@ class Replays:
             return await _in_thread(self.leaders.group_is_empty, False, _UNLIMITED)
 
     async def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
-        """How many partitions topics have, without those that have no answer now. *Cancellation*: as above."""
+        """How many partitions topics have; topics without an answer are left out. *Cancellation*: as above."""
         async with self._lookups:
             found: Mapping[str, int] = {}
             return await _in_thread(lambda: self.leaders.partition_counts(topics), found, _UNLIMITED)

@@ -87,19 +87,19 @@ class StartLookups:
         return AdminClient(self._properties, logger=LIBRDKAFKA_LOG)
 
     def describe(self, topics: Collection[str]) -> dict[str, "Future[Any]"]:
-        """Id and partitions of topics."""
+        """Ask for the id and the partitions of topics."""
         return dict(self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=REQUEST_SECONDS))
 
     def cluster(self) -> "Future[Any]":
-        """The cluster's id, among other things."""
+        """Ask for the cluster's id, among other things."""
         return self._admin.describe_cluster(request_timeout=REQUEST_SECONDS)
 
     def committed(self, partitions: Collection[TopicPartition]) -> "Future[Answers]":
-        """The group's offsets of some partitions, and of all others of their topics if the reset policy needs them."""
+        """Ask for partitions' committed offsets, and for all of their topics' if the reset policy needs those."""
         return self._group.ask(partitions, REQUEST_SECONDS, siblings=self.policy is not Policy.EARLIEST)
 
     def bounds(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, tuple["Future[Any]", "Future[Any]"]]:
-        """Where logs begin and end."""
+        """Ask where logs begin and end."""
         partitions = list(partitions)
         if not partitions:
             return {}
@@ -107,7 +107,7 @@ class StartLookups:
         return {partition: (low[partition], high[partition]) for partition in partitions}
 
     def log_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, "Future[Any]"]:
-        """Where logs end at the consumer's isolation level."""
+        """Ask where logs end at the consumer's isolation level."""
         return self._offsets(partitions, _LATEST)
 
     def _offsets(self, partitions: Iterable[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, "Future[Any]"]:

@@ -31,7 +31,7 @@ class ConsumerStatistics:
     """Whether the member has an assignment, which may be empty."""
     partitions: Mapping[TopicPartition, FetchStatistics]
     coordinator_timeouts: int = 0
-    """Requests to the group's coordinator that were not answered in time, since the consumer was made."""
+    """Requests to the group's coordinator that were not answered in time, since the consumer was created."""
 
 
 def parse_statistics(text: str | bytes) -> ConsumerStatistics | None:

@@ -86,7 +86,7 @@ class TopicProber:
             return self._silence(error)
 
     def _silence(self, error: Exception) -> Probe:
-        """Nothing is known of any topic for now."""
+        """Report that nothing is known about any topic for now."""
         return Probe(dict.fromkeys(self._topics, TopicProbe(Finding.SILENT, error=str(error))), frozenset())
 
     def _describe(self, admin: AdminClient) -> dict[str, "Future[Any]"]:
