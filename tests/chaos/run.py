@@ -1,5 +1,6 @@
 """A chaos run: replicas, brokers, subscribers and topics go through a schedule while the auditor keeps its books."""
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,6 +77,11 @@ RESETS = ("earliest", "latest")
 UNEXCUSED = (*PLANNED, NOTHING, COMMITTED)
 """What no repeat may come from."""
 
+OF_LIBRDKAFKA = -signal.SIGSEGV
+"""The exit code of a process in which librdkafka has read memory that is not its own. It may do so (librdkafka 2.16,
+confluentinc/librdkafka#5280) when the answer to a fetch names new leaders, and none for one of the partitions. Nothing
+here can prevent that, so such an end is like a kill: others have to take over, and nothing may be lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -95,6 +101,8 @@ class Outcome:
     exit_codes: Counter[int]
     """Of planned stops while every broker was there."""
     exit_codes_without_a_broker: Counter[int]
+    """See `Stage`."""
+    died: Mapping[str, int]
     """See `Stage`."""
     readers: Verdict | None
     """None when there were none."""
@@ -146,6 +154,8 @@ class Outcome:
         for one in self.beside:
             yield from one.rows()
         yield from self.leftovers.rows()
+        ended = "; ".join(f"{process}: exit code {code}" for process, code in self.died.items())
+        yield "ended by themselves", ended or "0", set(self.died.values()) <= {OF_LIBRDKAFKA}
 
 
 async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.run passes no keywords
@@ -228,6 +238,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
             if reset != "earliest":
                 await _wait_for_beginnings(servers, group, {topic: PARTITIONS, **others})
             clients.start_soon(fleet.cover)
+            clients.start_soon(stage.revive)
             nursery.start_soon(auditor.run)
             await trials.begin()
             clients.start_soon(trials.run, fleet, REPLICAS + 1)
@@ -282,6 +293,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
         repeats=Counter(attribution.cause(_on_clock(repeat)) for repeat in report.repeats),
         exit_codes=stage.exit_codes,
         exit_codes_without_a_broker=stage.exit_codes_without_a_broker,
+        died=stage.died,
         readers=crowd.judge.verdict() if readers else None,
         memory=memory,
         books=tuple(trials.books.values()),

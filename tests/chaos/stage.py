@@ -16,6 +16,9 @@ from tests.chaos.abuse import Abuse
 from tests.chaos.schedule import ASIDE, OF_BROKERS, OF_SUBSCRIBERS, PLANNED, Event, Kind
 from tests.chaos.trials import Trials
 
+WATCH_SECONDS = 0.5
+"""How often it is checked whether every replica is alive."""
+
 
 @dataclass(slots=True)
 class Happened:
@@ -57,6 +60,8 @@ class Stage:
     """Of planned stops while every broker was there."""
     exit_codes_without_a_broker: Counter[int] = field(default_factory=Counter)
     """Of those that began or ended while a broker was away: 1 if the last commit found no coordinator in time."""
+    died: dict[str, int] = field(default_factory=dict)
+    """Exit codes of processes that ended although nobody had asked them to, by process."""
     turns: dict[int, trio.Lock] = field(default_factory=dict)
     """By number of the replica."""
     brokers: trio.Lock = field(default_factory=trio.Lock)
@@ -76,6 +81,30 @@ class Stage:
         else:
             await self._in_turn(event, self._replica)
 
+    async def revive(self) -> None:
+        """Start replicas again that have ended by themselves, as an orchestrator would. *Cancellation*: safe."""
+        while True:
+            for number, slot in enumerate(self.fleet.slots):
+                turn = self.turns.setdefault(number, trio.Lock())
+                # Whoever has the turn notices it.
+                if not turn.locked():
+                    async with turn:
+                        await self._revive(slot)
+            await trio.sleep(WATCH_SECONDS)
+
+    async def _revive(self, slot: Slot) -> None:
+        """Start a replica again that has ended by itself."""
+        if slot.replica is None or (code := slot.replica.process.poll()) is None:
+            return
+        identity = slot.replica.identity
+        self.died[identity] = code
+        # To the group this is what a kill is.
+        death = Event(0.0, Kind.KILL, self.fleet.slots.index(slot), 0.0)
+        happened = self._began(death, f"{slot.name} ended by itself, exit code {code}", identity)
+        await self._end(slot, planned=False)
+        await self.start(slot)
+        self._ended(happened)
+
     async def start(self, slot: Slot) -> None:
         """A replica in a slot that has none."""
         await self.fleet.start(slot)
@@ -93,6 +122,7 @@ class Stage:
 
     async def _replica(self, event: Event) -> None:
         slot = self.fleet.slots[event.target]
+        await self._revive(slot)
         assert slot.replica is not None
         if event.kind is Kind.WORKER_KILL or (event.kind is Kind.SUSPEND and self.fleet.workers > 1):
             await self._worker(event, slot.replica)
