@@ -4,9 +4,9 @@ Rules of this module:
 
 * The position to resume from is the end of the run: records after it are sent again after a reconnect.
 * A record that arrives again is not handed out twice. If it was done, it is acknowledged again; if it was refused
-without an answer, it is refused again.
+  without an answer, it is refused again.
 * After a topic is recreated, records of the old log are not acknowledged: their offsets would name records of the new
-one.
+  one.
 * Acknowledgements are cumulative: one task sends the newest, as soon as everything received is done, or after a moment.
 """
 
@@ -43,8 +43,8 @@ class Acks:
     """The acknowledgements of one subscription.
 
     Args:
-        position: The position that was done before.
-        say: Sends a message on the present connection, if there is one.
+        position: The position up to which everything was done before.
+        say: Sends a message on the current connection, if there is one.
     """
 
     def __init__(self, position: Mapping[TopicPartition, int], say: Callable[[str], Awaitable[bool]]) -> None:
@@ -131,8 +131,8 @@ class Acks:
             await self.send()
 
     async def send(self) -> None:
-        """Send what is due now: nothing without a connection. Records that arrive again become due again."""
-        # The last of several senders finds everything that was due already sent.
+        """Send what is due now; nothing without a connection: records that arrive again become due again."""
+        # Of several callers, a later one finds that everything due was sent.
         async with self._sending:
             refusals, self._due_refusals = self._due_refusals, {}
             for (partition, offset), reason in refusals.items():

@@ -120,7 +120,7 @@ def read_address(
         decode: The format that values are decoded to.
         wanted: The filter, as `filter_parameters` returns it.
         window: How many records may be outstanding, with `acks`.
-        window_bytes: How many bytes of them.
+        window_bytes: How many bytes may be outstanding, with `acks`.
         acks: Whether the client acknowledges.
 
     Raises:
@@ -147,7 +147,7 @@ def read_address(
         query.append(("since", _time(since)))
     elif "since" in given:
         query.append(("since", given["since"]))
-    # The position is sent in a header: in the address it would never change.
+    # The position is sent in a header: in the address it would be the same for every attempt.
     replaced = {"topic", "since", "last_event_id", "format"}
     observed = None if observe is None else str(int(observe))
     asked = {"scope": scope, "observe": observed, "last": last, "decode": decode}
@@ -176,7 +176,7 @@ def filter_parameters(
     """The filter as query parameters (docs/filters.md). The server checks their meaning.
 
     Raises:
-        WrongAddressError: a name cannot be written as a parameter, or a filter not as JSON.
+        WrongAddressError: a name cannot be written as a parameter, or the filter cannot be written as JSON.
     """
     found = [("key", key) for key in _several(keys)]
     for parameter, by_name in (("header", record_headers), ("field", fields)):
@@ -218,7 +218,7 @@ def _split(url: str) -> tuple[Address, SplitResult, list[tuple[str, str]]]:
 
 
 def _host(name: str, url: str) -> str:
-    """The host as the request and the name server need it: an address, or an ASCII name (RFC 3490)."""
+    """The host in the form that requests and name servers need: an address, or an ASCII name (RFC 3490)."""
     try:
         if ":" in name:
             IPv6Address(name)

@@ -50,7 +50,7 @@ class Connector:
         request: The address and the request.
         headers: Sent with every request, but not to another origin after a redirect.
         ssl_context: The TLS context; None uses the system's certificates.
-        connect_timeout_seconds: Maximum time from the look-up of the name to the head of the response.
+        connect_timeout_seconds: Maximum time from the name lookup to the head of the response.
         deliver: Takes received items, in order.
         tokens: Tokens for ``Authorization``, likewise not sent to another origin.
     """
@@ -183,7 +183,7 @@ class Connector:
             self.received_bytes += len(data)
             received = _read(transport, data)
             if replies := transport.to_send():
-                # Before the caller runs. If it cannot be sent, reading will show why.
+                # Sent before the caller runs. If it cannot be sent, reading will show why.
                 with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
                     async with self._sending:
                         await stream.send_all(replies)

@@ -105,7 +105,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _topic(payload: Mapping[str, Any]) -> str:
-    """A topic's name, which later requests and people are shown: only names that Kafka allows are accepted."""
+    """A topic's name, to be sent in requests and shown to people: only names that Kafka allows are accepted."""
     topic = payload["topic"]
     if not isinstance(topic, str) or not is_topic(topic):
         raise ValueError("no topic has this name")

@@ -33,6 +33,6 @@ async def dial(address: Address, context: ssl.SSLContext | None) -> ByteStream:
 
 
 def hang_up(stream: ByteStream) -> None:
-    """Close without a message, and without waiting: the server needs none."""
+    """Close at once, without a message: the server needs none."""
     plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     plain.socket.close()

@@ -68,9 +68,9 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Offsets that the position names, and that are sent again: nobody's dispatch of them is committed.
+    """Offsets that the position names and that are sent again, because no dispatch of them is committed.
 
-    After a crash, or after an operator has reset the group's offsets. The subscription drops these records.
+    This happens after a crash, or when an operator has reset the group's offsets. The subscription drops such records.
     """
 
     topic: str
@@ -82,10 +82,10 @@ class Repeated:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How the subscription does, in words that people can be shown.
+    """The state of the subscription, in words that can be shown to people.
 
     The server's states have their own names, except ``streaming``, which is ``live`` here. ``connecting`` is the
-    first attempt; ``reconnecting`` is every later one and the wait before it; ``closed`` is for good.
+    first attempt; ``reconnecting`` is every later one and the wait before it; ``closed`` is final.
     """
 
     name: StateName
@@ -94,7 +94,7 @@ class State:
     replica: str | None = None
     """The replica that reported it; None while there is none."""
     assigned: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Partitions of the replica by topic."""
+    """The replica's partitions, by topic."""
     partitions: Mapping[str, int] = field(default_factory=dict)
     """The number of partitions of each topic, if the replica reports it; those not in `assigned` are on other
     replicas."""
@@ -103,7 +103,7 @@ class State:
     resumable: bool = True
     """Whether each id names all partitions of the stream; if not, the client's own position does."""
     repeats: tuple[Repeated, ...] = ()
-    """What is sent again, in the first state that knows it."""
+    """What is sent again, in the first state that reports it."""
     retry_in_seconds: float | None = None
     """The time until the next attempt, while waiting for it."""
 
@@ -191,5 +191,5 @@ Received = Dated | Opened | Record | Gap | StateReceived | Heartbeat | RetryTime
 
 
 def partition_of(item: Record | Gap) -> TopicPartition:
-    """Its partition."""
+    """The partition of a record or gap."""
     return TopicPartition(item.topic, item.partition)

@@ -62,7 +62,7 @@ class ResumePosition:
             self._raise(parse_position(event_id))
 
     def gap(self, gap: Gap) -> None:
-        """Take a gap: its offsets will not be sent. After ``recreated`` the offsets of the new log start over."""
+        """Take a gap: its offsets will not be sent. After a ``recreated`` one, the new log's offsets start over."""
         partition = partition_of(gap)
         if gap.reason == "recreated":
             _keep(self._came, partition, gap.to_offset)

@@ -2,8 +2,8 @@ r"""A parser of ``text/event-stream`` (WHATWG HTML, section 9.2), fed with bytes
 
 Rules of this module:
 
-* ``\r\n``, ``\r`` and ``\n`` end a line; a ``\r`` at the end of the received bytes ends it at once, and a ``\n`` that
-follows later is ignored.
+* ``\r\n``, ``\r`` and ``\n`` end a line; a ``\r`` at the end of the received bytes ends its line at once, and a ``\n``
+  that follows later is ignored.
 * An event without a blank line after it is discarded, and so is its id.
 * An id with NUL, a retry that is not all digits, and a field with an unknown name are ignored.
 """

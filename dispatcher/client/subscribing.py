@@ -59,10 +59,10 @@ async def subscribe(
     Args:
         url: ``http://host:port``, optionally with ``/events`` or ``/ws``, and with the query of docs/protocol.md.
         topics: Topics to read; by default all that the dispatcher serves.
-        since: Where partitions begin that the position does not name: ``earliest``, ``now``, a duration such as
+        since: Where to begin in partitions that the position does not name: ``earliest``, ``now``, a duration such as
             ``-10m``, an RFC 3339 time, a datetime, or milliseconds since 1970. By default they begin at the first
-            record that is not dispatched yet; if no earlier connection reported where it began, a reconnect asks for
-            records since the first attempt.
+            record that has not been dispatched yet; if no earlier connection reported where it began, a reconnect asks
+            for records since the first attempt.
         last_event_id: Where to resume: an earlier `Subscription.position`.
         scope: ``topic`` for every partition of the topics, whichever replica owns it; ``replica`` for those of the
             replica that answers. The default is the dispatcher's setting.
@@ -74,8 +74,8 @@ async def subscribe(
             each.
         record_headers: Only records whose headers have these values, by name; several values are alternatives.
         fields: The same for fields of a JSON value, by JSON pointer: ``{"/tenant": "t1"}``.
-        filter: A filter in the dialect of docs/filters.md. A position does not contain the filter: resuming with
-            another filter does not bring earlier records that it would match.
+        filter: A filter in the dialect of docs/filters.md. A position does not contain the filter: if you resume with
+            another filter, earlier records that it would have matched are not sent.
         ack: Whether to acknowledge records, over a WebSocket. ``auto``: each record is acknowledged when the next one
             is requested, which is when the body of the loop is done with it; ``manual``: by `Subscription.ack`.
         window: With ``ack``, how many records may be outstanding; 1,000 by default.
@@ -87,7 +87,7 @@ async def subscribe(
             WebSocket's token is about to expire. Tokens are not sent to another origin after a redirect. If the server
             refuses a token, the function is called once more.
         ssl_context: The TLS context; by default one with the system's certificates.
-        connect_timeout_seconds: Maximum time from the look-up of the name to the head of the response.
+        connect_timeout_seconds: Maximum time from the name lookup to the head of the response.
         first_wait_seconds: Maximum first wait of the backoff, unless the server sends ``retry``.
         max_wait_seconds: Maximum wait of the backoff.
         max_failures: Failed attempts in a row before `UnreachableError`; None for no limit.
@@ -143,7 +143,7 @@ async def subscribe(
                 with trio.move_on_after(FLUSH_SECONDS, shield=True):
                     await stream._acks.send()  # noqa: SLF001
                     await stream._leave()  # noqa: SLF001
-            # First: a task that waits to hand out an item must not find that nobody takes it.
+            # Cancelled first: a task that waits to hand out an item must not find that nobody takes it.
             nursery.cancel_scope.cancel()
             stream._close()  # noqa: SLF001
     if failed is not None:

@@ -3,7 +3,7 @@
 Rules of this module:
 
 * One task reads and reconnects; the caller's task takes the items. Between them is one chunk of at most
-`connection.RECEIVE_BYTES`, so a slow caller slows the server down, and records wait in its history or in Kafka.
+  `connection.RECEIVE_BYTES`, so a slow caller slows the server down, and records wait in its history or in Kafka.
 * Items that the caller has not taken yet are not in `Subscription.position`.
 """
 
@@ -31,7 +31,7 @@ from dispatcher.errors import MalformedPositionError
 log = logging.getLogger("dispatcher.client")
 
 BUSY_SECONDS = 0.005
-"""Time of uninterrupted work after which other tasks have their turns."""
+"""How long to work before other tasks get their turn."""
 
 Event = Record | Gap | State
 _Item = Record | Gap | State | Heartbeat
@@ -156,7 +156,7 @@ class Subscription:
     async def nack(self, record: Record, reason: str = "") -> None:
         """Refuse a record that cannot be processed: it goes to the dead-letter topic, and is then done.
 
-        A server without one ends the subscription.
+        If the server has no dead-letter topic for it, the subscription ends.
 
         Args:
             record: The record.
@@ -174,7 +174,7 @@ class Subscription:
         return self._acks
 
     def events(self) -> "Events":
-        """Iterate over everything in order: records, gaps and states. It consumes the same stream."""
+        """Iterate over everything in order: records, gaps and states. Takes its items from the same stream."""
         return Events(self)
 
     async def _next(self) -> Event:

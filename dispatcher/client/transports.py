@@ -45,7 +45,7 @@ class Transport(Protocol):
         """Answers to received frames, such as pongs."""
 
     def message_bytes(self, text: str) -> bytes:
-        """A message to the server while the stream runs; empty if the transport has none."""
+        """A message to the server while the stream runs; empty if the transport cannot send any."""
 
     def close_bytes(self) -> bytes:
         """The announcement that the client leaves; empty if the end of the connection says so."""
