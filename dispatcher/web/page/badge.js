@@ -1,8 +1,8 @@
-// What the badge says of a stream: its state, of what it is live and of what it is not, and what to do about that.
+// What the badge says about a stream: its state, for which topics it is live and for which it is not, and what to do.
 //
-// A state event names the topics that are degraded, and why. What to do is in `/status`, where that is given out.
+// A state event names the degraded topics, and why. What to do about them is in `/status`, if the page may read it.
 
-/** Reasons for which no record of a topic arrives; others hold up a part of it. */
+/** Reasons for which no record of a topic arrives; others affect only some of its records. */
 const SILENT = new Set(["missing", "deleted", "unauthorized"]);
 
 const WORDS = {
@@ -12,13 +12,13 @@ const WORDS = {
   leaderless: "has partitions without a leader",
   registry: "waits for its schema registry",
 };
-/** States in which records could arrive, or wait for partitions of this replica. */
+/** States in which records can arrive, or could if this replica had partitions. */
 const FLOWING = new Set(["live", "catching-up", "rebalancing", "waiting"]);
 const MOST_NAMES = 2;
 
 /**
  * @param told A state, as `subscribe` reports it.
- * @param details What is wrong with topics and what to do, by topic, as far as that is known.
+ * @param details What is wrong with topics and what to do, by topic, if known.
  * @returns {{words: string, reason: string, trouble: "" | "some" | "all"}} The word in bold, the sentence, and how much is wrong.
  */
 export function describeState(told, details = {}) {
@@ -28,7 +28,7 @@ export function describeState(told, details = {}) {
   const partial = wrong.filter(([, reason]) => !SILENT.has(reason)).map(([topic]) => topic);
   const topics = new Set([...Object.keys(told.assigned ?? {}), ...Object.keys(told.partitions ?? {}), ...Object.keys(told.degraded)]);
   const reason = wrong.map(([topic, why]) => details[topic] ?? `topic ${topic} ${WORDS[why] ?? `is degraded (${why})`}`).join("; ");
-  // Where no broker can be reached, that is the first thing to mend.
+  // If no broker can be reached, that has to be fixed first.
   const isFlowing = FLOWING.has(told.state);
   if (isFlowing && silent.length === topics.size) return { words: "nothing can arrive", reason, trouble: "all" };
   const parts = [silent.length && `without ${names(silent)}`, partial.length && `${names(partial)} in part`];
@@ -36,7 +36,7 @@ export function describeState(told, details = {}) {
   return { words, reason: told.state === "live" ? reason : `${told.reason}; ${reason}`, trouble: "some" };
 }
 
-/** What a stream has, where it is live: ", 4 of 12 partitions". */
+/** The partitions of a live stream: ", 4 of 12 partitions". */
 function share({ state: name, assigned, partitions, scope: told }) {
   if (name !== "live") return "";
   const whole = Object.values(partitions ?? {}).reduce((sum, number) => sum + number, 0);

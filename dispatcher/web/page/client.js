@@ -3,56 +3,58 @@
 // Rules of this module:
 //
 // * Nothing is thrown into the page: what a callback throws is reported, and the stream continues.
-// * `seen` is what was handed to the page, by topic, partition and offset: what is not above it is a repeat. `place` is
-//   where to resume, merged from all pairs of the ids of all replicas: it also knows partitions that were quiet until
-//   now. The position of a first state, of a heartbeat or of a whole message moves `place` alone: it names no record.
-// * With `ack` the page is done with a record when its promise resolves, and `place` moves over the longest run, in order
-//   of delivery, of which all is done. What comes again is not handed out twice: if it is in the run it is acknowledged
-//   again, and if it was refused and no answer came, it is refused again.
+// * `seen` has the last offset of each partition that was handed to the page: a record that is not above it is a repeat.
+//   `place` is where to resume, merged from all pairs of the ids of all replicas, so it also has partitions that were
+//   quiet until now. The position of a first state, of a heartbeat or of a whole message names no record, so it moves
+//   `place` alone.
+// * With `ack` the page is done with a record when its promise resolves. `place` moves to the end of the longest run, in
+//   order of delivery, in which every record is done. A record that arrives again is not handed out twice: if it is in
+//   the run, it is acknowledged again; if it was refused without an answer, it is refused again.
 // * A server may give one position for several records. A record without an id is named by its envelope.
-// * A client without a `place` asks on its second attempt and later `since` its first one: what was dispatched to a
-//   connection that a proxy kept silent is sent again.
+// * Without a `place`, the second and later attempts ask for records `since` the first one: records that were dispatched
+//   to a connection that a proxy kept silent are sent again.
 // * Offsets above 2^53 are exact in ids and in the text of a message, and rounded in what JSON.parse makes of it.
 // * An attempt ends once, with one reason. What arrives later is ignored.
 // * With "auto" the tabs of an origin share a few places for event streams, as Web Locks: an attempt that finds none free
-//   takes a WebSocket, which browsers do not count among the six connections. A tab that ends gives its place back.
-// * No server makes a storm: "When to reconnect" of docs/protocol.md, the same as the Python client's.
-// * No server holds the page's thread: after `BUSY_MS` of work the page has it back, and what is left waits for a turn.
-//   Only JSON.parse cannot be divided, so what one event may hold is bounded.
+//   takes a WebSocket, which browsers do not count among the six connections. A tab that closes gives its place back.
+// * No server can make clients reconnect in a storm: the rules are those of "When to reconnect" in docs/protocol.md, as in
+//   the Python client.
+// * No server can hold the page's thread: after `BUSY_MS` of work the page gets it back, and the rest waits for a turn of
+//   the event loop. Only JSON.parse cannot be divided, so the size of one event is bounded.
 // * Nothing from a server is trusted: names and numbers are checked before they are kept, handed out or sent on.
-// * fetch, not EventSource: that hides statuses and heartbeats, and gives up for good on errors that pass.
+// * fetch, not EventSource, which hides statuses and heartbeats, and gives up for good after temporary errors.
 
 const HEARTBEAT_MS = 15_000; // until a state names another
-const OPEN_MS = 10_000; // for the first state: a browser may ask on a connection that died while it was kept
+const OPEN_MS = 10_000; // until the first state: a browser may send the request on a kept connection that has died
 const RETRY_MS = 1000;
 const MAX_RETRY_MS = 30_000;
-const MAX_ASKED_MS = 3_600_000; // a server that asks for a longer wait is tried again after this
-const LIVED_MS = 5000; // a stream that lasted this long worked: what failed before it is forgotten
-const QUICK_ATTEMPTS = 3; // attempts in a row that may follow each other as the server asks, even at once
-const FLOOR_MS = 1000; // after those no wait is shorter, whatever the server says
+const MAX_ASKED_MS = 3_600_000; // the longest wait, even if a server asks for a longer one
+const LIVED_MS = 5000; // a stream that lasted this long has worked: earlier failures are forgotten
+const QUICK_ATTEMPTS = 3; // how many attempts in a row may follow each other as fast as the server asks
+const FLOOR_MS = 1000; // after those, no wait is shorter than this, whatever the server says
 const MAX_REDIRECTS = 5;
-const MAX_EVENT_STREAMS = 3; // of all tabs to one server, by "auto": HTTP/1.1 has six connections, and pages load over the rest
+const MAX_EVENT_STREAMS = 3; // of all tabs to one server, with "auto": HTTP/1.1 has six connections, and pages need the rest
 const MAX_EVENT_CHARACTERS = 64 * 1024 * 1024;
-const PIECE_CHARACTERS = 64 * 1024; // that are looked at between two looks at the time
-const BUSY_MS = 10; // of work in a row
-const MAX_WAITING_CHARACTERS = 4 * 1024 * 1024; // of messages: with more no turn is waited for, so that the browser stops reading
+const PIECE_CHARACTERS = 64 * 1024; // parsed between two checks of the time
+const BUSY_MS = 10; // of uninterrupted work
+const MAX_WAITING_CHARACTERS = 4 * 1024 * 1024; // of messages: above that we do not wait for a turn, so the browser stops reading
 const MAX_REASON_CHARACTERS = 500;
-const MAX_BODY_CHARACTERS = 16 * 1024; // of a response that is no stream, for the reason in it
+const MAX_BODY_CHARACTERS = 16 * 1024; // of a response that is not a stream, to find the reason
 const SAVE_MS = 250;
-const ACK_MS = 5; // acknowledgements are cumulative: those of a few milliseconds are one message
-const SINCE_MARGIN_MS = 60_000; // how much earlier than the first attempt `since` is, by this machine's clock alone
-const DATED_MARGIN_MS = 5000; // the same by the server's clock, from which those of brokers may differ
+const ACK_MS = 5; // acknowledgements are cumulative: those of a few milliseconds are sent as one message
+const SINCE_MARGIN_MS = 60_000; // how much earlier than the first attempt `since` is while only this machine's clock is known
+const DATED_MARGIN_MS = 5000; // the same once the server's clock is known, from which those of brokers may differ
 const MAX_ID_CHARACTERS = 8192;
-const FOR_GOOD = [1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403]; // every other code passes
+const FOR_GOOD = [1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403]; // all other codes are temporary
 const PLAIN_CHARACTERS = 4096; // longer positions are spelled compactly
-const MAX_PARTITIONS = 8192; // that a position may name: ten characters can spell a range of a billion
-const MAX_KEPT = 65_536; // partitions that are remembered: a server may name new ones for ever
+const MAX_PARTITIONS = 8192; // in one position: ten characters can spell a range of a billion
+const MAX_KEPT = 65_536; // remembered partitions, because a server may name new ones for ever
 const MAX_PARTITION = 2 ** 31 - 1;
 const MAX_OFFSET = 2n ** 63n - 1n;
 const TOPIC = /^(?!\.{1,2}$)[\w.-]{1,249}$/;
 const NUMBER = /^(0|[1-9]\d{0,18})$/;
 const OWN_PAIR = /^([\w.-]+:\d+)=(\d+)/;
-const OFFSETS = /"partition":\s*\d+,\s*"offset":\s*(\d+)/g; // as a server writes them, and no string in JSON can hold it
+const OFFSETS = /"partition":\s*\d+,\s*"offset":\s*(\d+)/g; // as servers write them; no JSON string can contain this
 
 const WORDS = {
   live: "records arrive as they are written",
@@ -135,7 +137,7 @@ function* readCompact(text) {
     const width = octet();
     if (width > 8 || binary.length - at < width * partitions.length) throw wrong();
     for (const partition of partitions) {
-      let high = 0; // a number of JavaScript holds 6 octets
+      let high = 0; // a JavaScript number holds 6 octets
       let rest = 0;
       for (let n = width; n > 0; n -= 1) {
         if (n > 6) high = high * 256 + octet();
@@ -146,7 +148,7 @@ function* readCompact(text) {
   } while (at < binary.length);
 }
 
-/** The pairs of one topic, ascending, as one segment: shorter ones are up to servers. */
+/** The pairs of one topic, ascending, as one segment. Shorter spellings are left to servers. */
 function spellCompact(pairs) {
   const octets = [1];
   const varint = (value) => {
@@ -180,7 +182,7 @@ function base64url(binary) {
   return btoa(binary).replace(/[+/=]/g, (character) => ({ "+": "-", "/": "_" })[character] ?? "");
 }
 
-/** A position spelled, plainly if it is short; undefined when nothing that is taken back can hold it. */
+/** The spelling of a position, plain if it is short; undefined if no id that a server accepts can hold it. */
 function formatPosition(pairs) {
   const topics = new Map();
   for (const [key, offset] of pairs) {
@@ -200,7 +202,7 @@ function isPartition(number) {
   return Number.isInteger(number) && number >= 0 && number <= MAX_PARTITION;
 }
 
-/** The position of the pairs that are last, of about as many as a server takes back. */
+/** The position of the last pairs, about as many of them as a server accepts. */
 function formatNewest(pairs) {
   const most = Math.min(pairs.length, MAX_PARTITIONS);
   let text = formatPosition(pairs.slice(pairs.length - most));
@@ -215,7 +217,7 @@ function formatNewest(pairs) {
   return text;
 }
 
-/** Counts the work of a stream, which lets the page have its thread in between. */
+/** Measures how long a stream has worked, so that the page gets its thread in between. */
 class Pace {
   #workedMs = 0;
   #sinceMs = 0;
@@ -232,7 +234,7 @@ class Pace {
     return this.#workedMs + performance.now() - this.#sinceMs > BUSY_MS;
   }
 
-  /** Returns after a turn of the event loop. Not a timer: those of hidden pages are late by a second. */
+  /** Returns after a turn of the event loop. Not with a timer: in hidden pages they are late by a second. */
   async rest() {
     await new Promise((resolve) => {
       const { port1, port2 } = new MessageChannel();
@@ -244,7 +246,7 @@ class Pace {
   }
 }
 
-/** Storage keys of the streams that are open: two with one key would resume where the other one was. */
+/** Storage keys of the open streams: two streams with one key would resume each at the other's position. */
 const streams = new Set();
 
 /** Subscribe to a dispatcher. `client.d.ts` has every option. */
@@ -255,29 +257,29 @@ export function subscribe(url, options) {
   const { transport = acks ? "websocket" : "auto" } = options;
   const seen = new Map();
   const place = new Map();
-  const order = []; // what came and is not in `place` yet, as it came
-  const refused = new Map(); // the records among it that were refused and not answered, by their pair
-  const due = new Map(); // what the next acknowledgement names
+  const order = []; // received items that are not in `place` yet, in the order of their arrival
+  const refused = new Map(); // the records among them that were refused without an answer so far, by their pair
+  const due = new Map(); // the offsets of the next acknowledgement
   let overWebSocket = acks || transport === "websocket";
-  let didWebSocket; // whether a WebSocket has worked here: true, false after one that did not, undefined before
+  let didWebSocket; // whether a WebSocket has worked here: true, false right after one has failed, otherwise undefined
   let heartbeatMs = HEARTBEAT_MS;
   let retryMs = RETRY_MS;
   let heardAt = 0;
-  let beganAt; // when the first attempt was made, by this machine's clock
-  let aheadMs = -SINCE_MARGIN_MS; // from that to the `since` of later attempts
+  let beganAt; // the time of the first attempt, on this machine's clock
+  let aheadMs = -SINCE_MARGIN_MS; // added to it for the `since` of later attempts
   let closed = false;
-  let worked = false; // the attempt under way has brought something
-  let livesSince; // when it brought its first state
+  let worked = false; // whether the current attempt has received something
+  let livesSince; // when it received its first state
   const isFresh = typeof options?.token === "function";
-  let wasRefused = false; // the last token of that function
-  let storage; // the key that this stream has to itself
+  let wasRefused = false; // whether the last token of that function was refused
+  let storage; // the storage key, if no other stream uses it
   let told = {};
-  let suffix; // what follows the own pair in an id, and whose: it is the same for all records of a batch
+  let suffix; // the partition of the last id and what follows its own pair, which are the same for all records of a batch
   let saving;
   let acknowledging;
   let say; // sends a message, while a WebSocket is open
-  let finish; // ends the attempt under way
-  let hurry; // ends the wait for the next one
+  let finish; // ends the current attempt
+  let hurry; // ends the wait for the next attempt
   let restore; // repeats the state from before the browser reported that it is offline
 
   // What the page learns.
@@ -306,7 +308,7 @@ export function subscribe(url, options) {
 
   // What was seen.
 
-  /** The partition that moved last is the last of its map. */
+  /** Keeps each map in the order in which its partitions last moved. */
   function move(map, partition, offset) {
     map.delete(partition);
     keep(map, partition, offset);
@@ -321,7 +323,7 @@ export function subscribe(url, options) {
     if (!(map.get(partition) >= offset)) move(map, partition, offset);
   }
 
-  /** With more partitions than a server would take back, those that moved last are kept. */
+  /** If there are more partitions than a server would accept, those that moved last are kept. */
   function position(map = place) {
     return formatNewest([...map]);
   }
@@ -329,7 +331,7 @@ export function subscribe(url, options) {
   function save() {
     clearTimeout(saving);
     saving = undefined;
-    // A page may be denied its storage, or have filled it: then a reload does not resume, and that is all.
+    // A page may be denied storage, or have filled it: then the only effect is that a reload does not resume.
     if (storage && place.size) guarded(() => sessionStorage.setItem(storage, position()));
   }
 
@@ -341,7 +343,7 @@ export function subscribe(url, options) {
     if (id) enter({ pairs: parsePosition(id), isDone: true });
   }
 
-  /** Something came; `place` takes its pairs over when it is done, and all that came before it. */
+  /** Note a received item: `place` takes its pairs once it and everything before it are done. */
   function enter(entry) {
     order.push(entry);
     advance();
@@ -409,7 +411,7 @@ export function subscribe(url, options) {
     say?.({ type: "nack", id: pair, reason: entry.reason });
   }
 
-  /** A record has come that came before: the server does not know what became of it. */
+  /** Handle a repeated record: the server does not know whether it is done. */
   function again(name, offset) {
     const pair = `${name}=${offset}`;
     if (refused.has(pair)) say?.({ type: "nack", id: pair, reason: refused.get(pair).reason });
@@ -422,7 +424,7 @@ export function subscribe(url, options) {
     if (entry) settle(entry);
   }
 
-  /** Its name must not be acknowledged. */
+  /** Forget a record of a deleted log: its offset would name another record, so it must not be acknowledged. */
   function forget(entry) {
     refused.delete(`${entry.name}=${entry.offset}`);
     entry.isDone = true;
@@ -434,7 +436,7 @@ export function subscribe(url, options) {
     acknowledging ??= setTimeout(sendAcks, ACK_MS);
   }
 
-  /** Without a connection nothing is sent: the server sends again what was not acknowledged, also before `place`. */
+  /** Sends nothing without a connection: the server sends again whatever was not acknowledged, even before `place`. */
   function sendAcks() {
     clearTimeout(acknowledging);
     acknowledging = undefined;
@@ -448,7 +450,7 @@ export function subscribe(url, options) {
     const isGap = Number.isInteger(gap.from) && gap.from >= 0 && Number(to) === gap.to && to <= MAX_OFFSET;
     if (!isGap) throw new Error("a gap without offsets");
     if (gap.reason === "recreated") {
-      // Another log, whose offsets start over: what is not done of the previous one cannot come again.
+      // Offsets start over in the new log, and unfinished records of the old one cannot arrive again.
       move(seen, partition, to);
       move(place, partition, to);
       for (const entry of order) {
@@ -462,7 +464,7 @@ export function subscribe(url, options) {
     call(onGap, gap);
   }
 
-  /** The digits of offsets that JSON.parse has rounded, above 2^53, where no id has them. */
+  /** The digits of offsets above 2^53, which JSON.parse has rounded, if no id has them. */
   function exactly(records, text) {
     if (records.every(({ id, offset }) => id || Number.isSafeInteger(offset))) return [];
     const digits = [...text.matchAll(OFFSETS)].map(([, offset]) => offset);
@@ -476,7 +478,7 @@ export function subscribe(url, options) {
     return `${topic}:${partition}`;
   }
 
-  // What the server says, whatever carries it.
+  // What the server says, over either transport.
 
   /** Types and members that only a later version knows are ignored. */
   function hear(type, message, id, text) {
@@ -510,7 +512,7 @@ export function subscribe(url, options) {
     restore?.();
   }
 
-  /** What has arrived is read late then, and shows that the server lives. */
+  /** Data that has arrived meanwhile is read late, so the wait must not count as the server's silence. */
   async function rest(pace, signal) {
     await pace.rest();
     if (!signal.aborted) alive();
@@ -525,7 +527,7 @@ export function subscribe(url, options) {
     const target = new URL(url, globalThis.location?.href);
     const query = target.searchParams;
     if (!/^(http|ws)s?:$/.test(target.protocol)) throw new Error(`no dispatcher has an address of ${target.protocol}`);
-    target.protocol = target.protocol.replace(/^ws/, "http"); // fetch has no other
+    target.protocol = target.protocol.replace(/^ws/, "http"); // fetch takes no other
     target.pathname = target.pathname.replace(/(\/(events|ws)?)?$/, `/${name}`);
     for (const topic of [topics].flat()) query.append("topic", topic);
     const acking = { ack: ack && "client", window, window_bytes: windowBytes };
@@ -542,13 +544,13 @@ export function subscribe(url, options) {
     }
     if (filter !== undefined) query.set("filter", typeof filter === "string" ? filter : JSON.stringify(filter));
     if (since !== undefined) query.set("since", since instanceof Date ? +since : since);
-    const isLater = beganAt && !place.size && !query.has("last"); // "now" is that of the first attempt
+    const isLater = beganAt && !place.size && !query.has("last"); // "now" means the time of the first attempt
     if (isLater && (query.get("since") ?? "now") === "now") query.set("since", Math.max(0, beganAt + aheadMs));
     beganAt ??= Date.now();
     return target;
   }
 
-  /** The response to a request for events. Headers of the page's own go to no other origin, wherever a redirect leads. */
+  /** The response to a request for events. The page's own headers are not sent to another origin after a redirect. */
   async function request(target, signal, token) {
     const id = position();
     let { headers } = options;
@@ -568,7 +570,7 @@ export function subscribe(url, options) {
       });
       if (response.type !== "opaqueredirect" && ![301, 302, 303, 307, 308].includes(response.status)) return response;
       if (redirects === MAX_REDIRECTS) return finish("more redirects than anybody should follow", 4400);
-      // Browsers do not say where a redirect leads, but they follow it, and say where they came.
+      // Browsers do not say where a redirect leads, but if they follow it, they report the URL they arrived at.
       const there = new URL((await fetch(target, { method: "HEAD", credentials, cache: "no-store", signal })).url);
       if (there.origin !== target.origin) headers = undefined;
       target = there;
@@ -595,14 +597,14 @@ export function subscribe(url, options) {
     const parse = eventParser(signal);
     for (;;) {
       const { done, value } = await reader.read();
-      if (signal.aborted) return; // `finish` may be that of a later attempt
+      if (signal.aborted) return; // `finish` may already belong to a later attempt
       if (done) return finish("the stream ended");
       alive();
       await parse(value).catch(strange);
     }
   }
 
-  /** What a problem (RFC 9457) says, if it is one: the body is somebody's, and may be anything. */
+  /** The reason in a problem document (RFC 9457), if the body is one: it may be anything, from any server. */
   async function detailOf(reader) {
     let text = "";
     try {
@@ -616,7 +618,7 @@ export function subscribe(url, options) {
     }
   }
 
-  /** Seconds, or a date, which counts from the date of the same response. */
+  /** `Retry-After` in seconds, or as a date, which is relative to the date of the same response. */
   function retryAfterMs(headers, serverMs) {
     const value = headers.get("Retry-After") ?? "";
     if (/^\d+(\.\d+)?$/.test(value)) return value * 1000;
@@ -624,10 +626,10 @@ export function subscribe(url, options) {
     return Number.isNaN(ms) ? undefined : ms;
   }
 
-  /** Takes text in pieces, cut anywhere, and hears the events in it. */
+  /** Takes text in pieces that may be cut anywhere, and passes on the events in it. */
   function eventParser(signal) {
     let begun = []; // the beginning of a line
-    let held = 0; // about how many characters of an event that is not whole yet
+    let held = 0; // approximate number of characters of the incomplete event
     let cr = false; // the last piece ended with \r: a \n at the beginning of the next one belongs to it
     let id, type, data;
     const pace = new Pace();
@@ -644,7 +646,7 @@ export function subscribe(url, options) {
     async function read(text) {
       const lines = (cr && text.startsWith("\n") ? text.slice(1) : text).split(/\r\n?|\n/);
       cr = text.endsWith("\r");
-      // Joined only when the line is whole: a long line may arrive in thousands of pieces.
+      // Joined only once the line is complete: a long line may arrive in thousands of pieces.
       begun.push(lines[0]);
       held += text.length;
       if (lines.length > 1) {
@@ -698,12 +700,12 @@ export function subscribe(url, options) {
     };
     const pace = new Pace();
     let waiting = 0;
-    let reading = Promise.resolve(); // messages, one after the other
+    let reading = Promise.resolve(); // reads messages one after the other
     async function read(data) {
       if (typeof data !== "string") throw new Error("a binary message");
       const { type, ...message } = JSON.parse(data);
       if (type === "expiring" && isFresh) {
-        // When there is none now, the stream ends with the token, and the next attempt asks again.
+        // If there is no token now, the stream ends when the old one expires, and the next attempt asks again.
         freshToken().then((token) => signal.aborted || say({ type: "token", token }), () => {});
       }
       const records = type === "records" ? message.records : [];
@@ -730,10 +732,10 @@ export function subscribe(url, options) {
     };
     socket.onclose = ({ code, reason }) => {
       const words = reason ? `${reason} (${code})` : `the connection ended (${code})`;
-      reading.then(() => signal.aborted || finish(words, code)); // `finish` may be that of a later attempt
+      reading.then(() => signal.aborted || finish(words, code)); // `finish` may already belong to a later attempt
     };
     socket.onerror = () => {
-      socket.onclose = null; // it comes next, and knows nothing
+      socket.onclose = null; // it would be called next, without a reason
       reading.then(() => unreached(signal));
     };
     signal.addEventListener("abort", () => {
@@ -744,14 +746,14 @@ export function subscribe(url, options) {
     });
   }
 
-  /** Ends an attempt that a page of another origin may have been refused: browsers only tell pages "failed". */
+  /** Ends an attempt that may have been refused because of the page's origin: browsers tell the page only "failed". */
   async function unreached(signal, error) {
     const { headers, credentials } = options;
     const { host, origin } = address("events");
     const own = globalThis.location?.origin;
     const answers = (name, init) => fetch(address(name), { ...init, signal }).then(() => true, () => false);
     let reason = "no connection";
-    // Node says why, browsers say "Failed to fetch"; with a code it is the network.
+    // Node gives the reason, browsers only "Failed to fetch". An error with a code comes from the network.
     if (!own && error && !error.cause?.code) reason += `: ${error.cause?.message ?? error.message}`;
     if (
       own &&
@@ -770,7 +772,7 @@ export function subscribe(url, options) {
 
   // Tokens.
 
-  /** A function is asked before each attempt; it may return a promise. */
+  /** A function is called before each attempt; it may return a promise. */
   async function freshToken() {
     const { token } = options;
     return isFresh ? token() : token;
@@ -787,7 +789,7 @@ export function subscribe(url, options) {
           resolve(lock && !signal.aborted);
           return lock && !signal.aborted && new Promise((release) => signal.addEventListener("abort", release));
         };
-        // A page that is denied storage is denied locks, too.
+        // Browsers that deny a page storage deny it locks, too.
         navigator.locks.request(`kafka-dispatcher ${target.origin} ${n}`, { ifAvailable: true }, hold).catch(() => resolve(true));
       });
       if (isFree || signal.aborted) return isFree;
@@ -834,11 +836,11 @@ export function subscribe(url, options) {
         resolve({ reason, waitMs, isSilent, isFinal: FOR_GOOD.includes(code) && !mayRenew });
       };
       function watch() {
-        // The wall clock continues while a laptop sleeps: the first check after that finds a long silence.
+        // The wall clock goes on while a laptop sleeps, so the first check after that finds a long silence.
         const now = Date.now();
         const silentMs = now - heardAt;
         const limitMs = Math.min(2 * heartbeatMs, worked ? Infinity : OPEN_MS);
-        if (silentMs < 0) heardAt = now; // it was set back
+        if (silentMs < 0) heardAt = now; // the clock was set back
         if (silentMs >= limitMs) finish(`no data for ${Math.round(silentMs / 1000)} s`, 0, undefined, true);
         else watching = setTimeout(watch, Math.min(limitMs - silentMs, 1000));
       }
@@ -849,7 +851,7 @@ export function subscribe(url, options) {
   }
 
   async function run() {
-    await null; // the page has the stream before it hears of it
+    await null; // the page gets the stream before any callback is called
     let failures = 0;
     let short = 0; // attempts in a row whose stream did not live for a while
     if (!closed) tell("connecting", "requesting a stream");
@@ -867,12 +869,12 @@ export function subscribe(url, options) {
       failures = worked ? 0 : failures + 1;
       if (Date.now() - livesSince >= LIVED_MS) short = 0;
       short += 1;
-      // A proxy that keeps back what it should pass on looks like a silent server.
-      // Where no WebSocket has ever worked, the attempt after it is an event stream, whether a place is free or not.
+      // A proxy that buffers looks like a silent server.
+      // If no WebSocket has ever worked, the attempt after one is an event stream, whether a place is free or not.
       if (overWebSocket && !didWebSocket) didWebSocket = worked;
       else if (!didWebSocket) didWebSocket = undefined;
       if (transport === "auto" && !acks && !worked) overWebSocket = !overWebSocket && isSilent;
-      const isAsked = waitMs > 0 || (waitMs <= 0 && short === 1); // of clients that were too slow it asks no wait
+      const isAsked = waitMs > 0 || (waitMs <= 0 && short === 1); // zero is asked of clients that were too slow
       let retry_ms = isAsked
         ? Math.min(Math.max(waitMs, 0), MAX_ASKED_MS)
         : Math.random() * Math.min(MAX_RETRY_MS, retryMs * 2 ** Math.min(short - (worked ? 1 : 0), 30));
@@ -920,7 +922,7 @@ export function subscribe(url, options) {
     report(new Error(`another stream of this page keeps its position under storageKey ${storageKey}: this one keeps none`));
   } else if (storageKey) streams.add((storage = `${storageKey}`));
   const stored = options.position ?? (storage && guarded(() => sessionStorage.getItem(storage)));
-  let wrong; // what the page gave as a position and is none: to begin elsewhere would lose records
+  let wrong; // why the options cannot be used: to begin anywhere but at the page's position would lose records
   guarded(
     () => {
       for (const map of [place, seen]) for (const [partition, offset] of pairsOf(stored)) map.set(partition, offset);

@@ -1,4 +1,4 @@
-// A record opened: its names, its headers, and its value as it was written, indented when it is JSON. All of it is text.
+// An open record: its names, its headers, and its value as it was written, indented if it is JSON. All of it is text.
 
 import { dateAndTime } from "./times.js";
 
@@ -67,8 +67,8 @@ export function detailOf(record) {
 }
 
 /**
- * The record as the list keeps it: what is large is cut, once, before anything is laid out. `characters` is how many the
- * value had.
+ * The record as the list keeps it: long fields are cut once, before anything is laid out. `characters` is the length of
+ * the whole value.
  */
 export function bounded(received) {
   const record = { ...received };
@@ -88,27 +88,26 @@ export function bounded(received) {
   return { ...record, headers, characters, [key]: cut(record[key], MOST_FIELD), [name]: cut(record[name], MOST_CHARACTERS) };
 }
 
-/** A slice of a string keeps the whole one in memory; this is a copy. */
+/** A copy of a string: a slice of it would keep the whole string in memory. */
 function cut(text, most) {
   if (!(text?.length > most)) return text;
   return new TextDecoder().decode(new TextEncoder().encode(text.slice(0, most)));
 }
 
-/** Topic, partition and offset as the id has them: above 2^53 the offset in the envelope is rounded. */
+/** Topic, partition and offset as in the id: above 2^53 the envelope's offset is rounded. */
 export function ownPair({ id }) {
   return id.split(/[,;]/, 1)[0];
 }
 
-/** What a field holds, base64 where it is not UTF-8; null where it holds nothing. */
+/** The content of a field, in base64 if it is not UTF-8; null if it has none. */
 export function textOf(holder, name) {
   return holder[name] ?? holder[`${name}_base64`] ?? null;
 }
 
 /**
- * JSON, indented, its names marked; anything else as it is.
+ * JSON, indented, with its names marked; anything else unchanged.
  *
- * The text is indented, its numbers are kept: 12345678901234567890 stays what it is, which it would not by way of
- * JSON.parse.
+ * Only the text is indented, so numbers stay exact: JSON.parse would round 12345678901234567890.
  */
 export function indented(text) {
   const isJson = text.length <= MOST_INDENTED && /^\s*[[{]/.test(text) && parses(text);

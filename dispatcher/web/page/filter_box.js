@@ -1,4 +1,4 @@
-// What is typed into the filter box: text to look for in the browser, or a filter that the replica runs (docs/filters.md).
+// The text in the filter box: words to look for in the browser, or a filter that the replica applies (docs/filters.md).
 //
 // A filter for the replica is written as in an address, `key=order-17&header=tenant:t1`, or as JSON in the dialect. It is
 // part of the page's address, so a link has it, and the browser's Back removes it.
@@ -10,7 +10,7 @@ export function filterOf(query) {
   return new URLSearchParams([...query].filter(([name]) => NAMES.has(name)));
 }
 
-/** The filter for the replica that a text is, or null: it is text to look for. */
+/** The filter for the replica that a text spells; null if it is text to look for. */
 export function readFilter(text) {
   const trimmed = text.trim();
   if (/^[{[]/.test(trimmed)) return new URLSearchParams({ filter: trimmed });
@@ -19,7 +19,7 @@ export function readFilter(text) {
   return isFilter ? new URLSearchParams(parameters) : null;
 }
 
-/** A filter as it is typed. */
+/** A filter, spelled as it would be typed. */
 export function spellFilter(filter) {
   const escaped = (value) => value.replace(/[%&#]/g, encodeURIComponent);
   return [...filter].map(([name, value]) => (name === "filter" && filter.size === 1 ? value : `${name}=${escaped(value)}`)).join("&");

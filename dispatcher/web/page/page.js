@@ -1,4 +1,4 @@
-// The live page: what comes, how fast, how late, and what the replica is doing. Everything from a record is text.
+// The live page: which records arrive, how fast, how late, and what the replica is doing. Everything from a record is text.
 //
 // `?topic=…`, `?since=…`, `?transport=sse|websocket`, `?scope=…` in the page's address are passed on to the stream, and so
 // are filters (filter_box.js). Unless its reader takes part (`?observe=0`), the page only looks at the whole topic: what it is sent moves no offset.
@@ -14,7 +14,7 @@ import { Timeline } from "./timeline.js";
 
 const MOST_LATENCIES = 2000;
 const SETTLED_MS = 500;
-const STATE_MS = 100; // between two states that are shown
+const STATE_MS = 100; // minimum time between two states that are shown
 const STORAGE_KEY = "dispatcher position";
 
 const at = (id) => document.getElementById(id);
@@ -40,7 +40,7 @@ let seen = 0;
 let thisSecond = 0;
 let latencies = [];
 let state = "connecting";
-let before; // what was assigned: replica and partitions
+let before; // the previous assignment: replica and partitions
 let saying;
 let newest; // the state that is shown next
 let shown; // and the one that is
@@ -52,7 +52,7 @@ let topics = [];
 function onRecord(record) {
   seen += 1;
   thisSecond += 1;
-  // What was written before we came says nothing of how long records take.
+  // Records that were written before the page was opened say nothing about latency.
   const written = readTimestamp(record.timestamp);
   if (state === "live" && written && latencies.length < MOST_LATENCIES) {
     latencies.push(Math.max(0, Date.now() - written.ms));
@@ -60,7 +60,7 @@ function onRecord(record) {
   records.add(record);
 }
 
-/** A burst of states is shown as its last one: each of them costs layout. */
+/** Of a burst of states only the last is shown, because showing one costs layout. */
 function onState(told) {
   state = told.state;
   if (told.repeats?.length) sentAgain(told.repeats);
@@ -90,7 +90,7 @@ function showState() {
   status.show();
 }
 
-/** Also when `/status` has said more about what is wrong; into the list of what happened if anything is other than before. */
+/** Show the state, also once `/status` has said more about it; list it as an event if anything has changed. */
 function showBadge(isOther = false) {
   const badge = at("badge");
   const [name, sentence] = badge.children;
@@ -100,7 +100,7 @@ function showBadge(isOther = false) {
   badge.dataset.trouble = now;
   name.textContent = words;
   sentence.textContent = reason + next;
-  // Rebalances have lines of their own, and the number of partitions alone is no other state.
+  // Rebalances have lines of their own, and a new number of partitions alone is not a new state.
   if (isOther || ((now || trouble) && words !== said)) {
     timeline.state(shown.state, words, reason, now);
     say(`${words}: ${reason}`);
@@ -152,7 +152,7 @@ function onGap({ topic, partition, from, to, reason }) {
   timeline.mark("gap", "gap", `${topic}:${partition}, ${words} (${reason})`);
 }
 
-// A position holds no filter: each filter has its own. A reload resumes where the page was. A tab that a browser restores after days would have much to read.
+// A position holds no filter, so each filter has its own. Only a reload resumes where the page was: a tab that a browser restores after days would have too much to read.
 const storageKey = filter.size ? `${STORAGE_KEY} ${filter}` : STORAGE_KEY;
 if (!["reload", "back_forward"].includes(performance.getEntriesByType("navigation")[0]?.type)) {
   try {
@@ -228,7 +228,7 @@ const WHY_EMPTY = {
   reconnecting: "Records arrive when a replica answers.",
 };
 
-/** What the filter box holds: whether that is for the replica, and whether the replica does it. */
+/** The filter in the box: whether it is for the replica, and whether the replica applies it now. */
 function typed() {
   const text = at("filter").value;
   const asked = readFilter(text);

@@ -3,18 +3,18 @@
 const SECONDS = 120;
 const MOST_SECONDS_BRIDGED = 10;
 
-/** The last values of something, one per second. */
+/** The last values of a figure, one per second. */
 export class Series {
   values = new Array(SECONDS).fill(null);
 
-  /** Add the value of this second; null where there is none. */
+  /** Add the value of this second; null if there is none. */
   push(value) {
     this.values.push(value);
     this.values.shift();
   }
 }
 
-/** A colour as the style sheet names it, in the present scheme. */
+/** A colour of the style sheet, by its name, in the current scheme. */
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
 }

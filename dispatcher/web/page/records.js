@@ -3,11 +3,11 @@
 // Rules of this module:
 //
 // * `kept` holds the newest records that pass the filter, bounded in number and in characters, each cut to what can be
-//   shown of it. The list shows the last `SHOWN` of these and holds no other: paused, hidden and at any size of records.
-// * Slow streams are drawn whole. Above `SAMPLE_ABOVE` records a second nobody could read them: then an even sample of
-//   each draw is shown, and `note` says so. The filter looks at every record before that, so what is rare is not missed.
-// * An opened record holds the list still, as Pause does, and so does a record that the keyboard has gone to.
-// * The list is one stop of Tab, not two hundred: arrow keys move in it.
+//   shown of it. The list shows the last `SHOWN` of these and holds no others, even while paused or hidden.
+// * Every record of a slow stream is drawn. Above `SAMPLE_ABOVE` records per second nobody could read them: then each draw
+//   shows an even sample, and `note` says so. The filter is applied before that, so rare records are not missed.
+// * An open record holds the list still, as Pause does, and so does a record that was reached with the keyboard.
+// * The list is one stop of the Tab key, not two hundred: arrow keys move within it.
 
 import { bounded, detailOf, ownPair, textOf } from "./detail.js";
 import { timeOfDay } from "./times.js";
@@ -25,7 +25,7 @@ export class Records {
   #list;
   #kept = [];
   #characters = 0;
-  #fresh = 0; // how many came since the list was drawn; the newest of them are the end of `kept`
+  #fresh = 0; // how many arrived since the list was drawn; the newest of them are the end of `kept`
   #matches = () => true;
   #drawing = false;
   #open = new Map();
@@ -33,9 +33,9 @@ export class Records {
   #walked = false;
   /** Records that passed the filter while the list was held still. */
   waiting = 0;
-  /** Records a second, as the page measures them. */
+  /** Records per second, as measured by the page. */
   rate = 0;
-  /** Called when what the list does has changed. */
+  /** Called when the list was drawn, or when it holds still or continues. */
   onChange = () => {};
 
   constructor(list) {
@@ -63,7 +63,7 @@ export class Records {
     return this.rate > SAMPLE_ABOVE ? Math.max(1, Math.round((this.rate * DRAW_MS) / 1000 / SAMPLE)) : 1;
   }
 
-  /** Take a record that has come. */
+  /** Take a record that has arrived. */
   add(record) {
     if (!this.#matches(record)) return;
     if (this.held) this.waiting += 1;
@@ -75,7 +75,7 @@ export class Records {
     }
   }
 
-  /** Show only what has a text in it; `key:…` looks at the key alone. */
+  /** Show only records that contain a text; `key:…` looks at the key alone. */
   filter(text) {
     const [, inKey, words] = /^\s*(key:)?\s*(.*?)\s*$/is.exec(text);
     const wanted = words.toLowerCase();
@@ -206,7 +206,7 @@ export class Records {
   }
 }
 
-/** The record of an item of the list; let go with it. */
+/** The record of each item of the list, kept only as long as the item. */
 const recordOf = new WeakMap();
 
 function itemOf(record) {

@@ -1,7 +1,7 @@
 // What `/status` reports: partitions, lag, subscribers.
 //
-// Behind a load balancer an answer may be from another replica than the stream: each is shown by name, the
-// one that the stream is from first. The stream itself says which partitions that one has.
+// Behind a load balancer, an answer may be from a different replica than the stream. Each replica is shown by name,
+// the stream's own first. The stream itself says which partitions its replica has.
 
 import { clock } from "./timeline.js";
 
@@ -11,8 +11,8 @@ const GONE_MS = 30_000;
 const REFUSED_MS = 30_000;
 const MOST_ROWS = 200;
 const NOTABLE_LAG = 1000;
-const EXPIRES_SECONDS = 3600; // as the alert RecordsExpireSoon
-const WAITS_SECONDS = 60; // what has waited for less is passing through, however little its topic keeps
+const EXPIRES_SECONDS = 3600; // as in the alert RecordsExpireSoon
+const WAITS_SECONDS = 60; // records that have waited for less are passing through, however short the topic's retention
 const HERE = "sends to this page";
 
 const number = new Intl.NumberFormat("en");
@@ -25,29 +25,29 @@ function made(tag, text, dataset = {}) {
   return element;
 }
 
-/** A count, or a dash for what nobody knows. */
+/** A count, or a dash if it is unknown. */
 export function count(value) {
   return value === null || value === undefined || value < 0 ? "–" : number.format(value);
 }
 
-/** Asks for the status as long as somebody looks, and shows it. */
+/** Requests the status while the page is visible, and shows it. */
 export class Status {
   #onShow;
   #places;
   #answers = new Map();
-  #refused = 0; // the HTTP status, when it is not given out here
+  #refused = 0; // the HTTP status, if `/status` is refused here
   /** The replica at the other end of the stream. */
   replica = "";
   /** Its partitions, by topic. */
   assigned = {};
   /** What is wrong with topics of the stream, by topic. */
   degraded = {};
-  /** Records not committed yet, of the replica that the stream is from. */
+  /** How many records the stream's replica has not committed yet. */
   lag = null;
 
   /**
-   * @param onShow Called when more may be known about what is wrong.
-   * @param places Elements by what they show.
+   * @param onShow Called when there may be news about what is wrong.
+   * @param places The elements, by what they show.
    */
   constructor(onShow, places) {
     this.#onShow = onShow;
@@ -66,12 +66,12 @@ export class Status {
 
   async #run() {
     for (;;) {
-      if (!document.hidden) await this.#askForOwn().catch(reportError); // what goes wrong once may go well again
+      if (!document.hidden) await this.#askForOwn().catch(reportError); // a later request may succeed
       await new Promise((resolve) => setTimeout(resolve, this.#refused ? REFUSED_MS : EVERY_MS));
     }
   }
 
-  /** Ask until the stream's own replica answers, or the balancer's turn is over. */
+  /** Ask until the stream's own replica has answered, or one answers for the second time. */
   async #askForOwn() {
     const answered = new Set([undefined]);
     for (;;) {
@@ -92,13 +92,13 @@ export class Status {
           this.show();
           this.#onShow();
         } catch (error) {
-          this.#answers.delete(status.replica); // of another kind of server, or of a later version
+          this.#answers.delete(status.replica); // from another kind of server, or from a later version
           throw error;
         }
         return status.replica;
       }
     } catch {
-      // The badge says that the connection is lost; what was known before is shown pale.
+      // The badge says that the connection is lost; the last known figures are shown pale.
     }
     this.show();
     return undefined;
@@ -110,7 +110,7 @@ export class Status {
     for (const [replica, { at }] of this.#answers) if (now - at > GONE_MS) this.#answers.delete(replica);
     const own = this.#answers.get(this.replica);
     const all = [...this.#answers.values()].sort((a, b) => (b === own) - (a === own));
-    // A sum without the partitions whose lag is unknown would be no lag at all.
+    // A sum that leaves out the partitions with an unknown lag would be wrong.
     this.lag = own?.status.partitions.every(({ lag }) => lag !== null) ? total(own.status.partitions, "lag") : null;
     if (own) this.#figures(own.status);
     const { partitions: place, lag, subscribers } = this.#places;
@@ -155,7 +155,7 @@ export class Status {
 
 }
 
-/** One replica; nothing but the names of its partitions is known while `at` is null. */
+/** One replica; while `at` is null, only the names of its partitions are known. */
 function group({ status, at }, who, now) {
   const { replica, partitions } = status;
   const element = made("div");
@@ -176,7 +176,7 @@ function group({ status, at }, who, now) {
   return element;
 }
 
-/** What else there is to say about a replica, as pairs: only what there is. */
+/** More about a replica, as pairs of a name and a text; empty ones are left out. */
 function facts({ subscribers = {}, records = {}, partitions, compression }) {
   const kinds = { observers: "only look", filtered: "filter", acknowledging: "acknowledge" };
   const some = Object.entries(kinds).filter(([name]) => subscribers[name]);
@@ -223,7 +223,7 @@ function troubles({ group: name, topic_health: topics = {}, group_health: own = 
   return list;
 }
 
-/** Topics of which Kafka deletes waiting records soon. */
+/** Topics whose waiting records Kafka will soon delete. */
 function expiring(partitions) {
   const soonest = new Map();
   for (const { topic, retention_headroom_seconds: left, oldest_waiting_seconds: age } of partitions) {
@@ -232,12 +232,12 @@ function expiring(partitions) {
   return [...soonest].map(([topic, left]) => [topic, `expires: Kafka deletes waiting records in ${count(Math.ceil(left / 60))} min`]);
 }
 
-/** Dead-letter topics that take no letters. */
+/** Dead-letter topics that refuse letters. */
 function unwritten({ waiting, failing = {} }) {
   return Object.entries(failing).map(([topic, reason]) => [topic, `takes no dead letters, ${count(waiting)} wait: ${reason}`]);
 }
 
-/** What clients acknowledge, and what was put aside; nothing where nobody acknowledges and nothing was. */
+/** Acknowledgements and dead letters; empty if there are none of either. */
 function delivery({ acks = {}, dead_letters: letters = {} }) {
   const said = [];
   const { subscribers, outstanding_records: outstanding, nacked, timeouts } = acks;
@@ -260,7 +260,7 @@ function strip(partitions) {
   cells.role = "img";
   cells.ariaLabel = `${partitions.length} partition${partitions.length === 1 ? "" : "s"}`;
   for (const { topic, partition, waiting_records: waiting, lag, paused } of partitions) {
-    // Commits are always a moment behind: that alone is not worth showing as lag.
+    // Commits always lag by a moment, which is not worth showing.
     const tone = lag === null ? "unknown" : paused ? "paused" : waiting > 0 || lag >= NOTABLE_LAG ? "behind" : "here";
     const cell = made("i", undefined, { tone });
     cell.title = `${topic}:${partition}, lag ${count(lag)}`;

@@ -1,11 +1,11 @@
-// What happened: the states of the connection as a band over ten minutes, gaps and rebalances as marks, and in words.
+// What has happened in ten minutes: the states of the connection as a band, gaps and rebalances as marks, and a list.
 
 import { colour, fresh } from "./plots.js";
 
 const SPAN_MS = 600_000;
 const MOST_SPANS = 500;
 const MOST_EVENTS = 40;
-const SHOW_MS = 100; // a burst of events costs layout once
+const SHOW_MS = 100; // so that a burst of events costs layout only once
 
 const TONES = { live: "accent", "broker-down": "bad", offline: "bad", closed: "bad" };
 
@@ -16,21 +16,21 @@ export class Timeline {
   #spans = [];
   #marks = [];
   #unshown = []; // events, the newest of them last
-  #showing; // soon
+  #showing; // the timer of the next draw
 
   constructor(canvas, list) {
     this.#canvas = canvas;
     this.#list = list;
   }
 
-  /** The connection is in this state from now on; in words, of what, and how much of it is wrong. */
+  /** Note the connection's new state, with words for the list, and how much of it is wrong. */
   state(state, words, reason, trouble = "") {
     this.#spans.push({ at: Date.now(), tone: trouble ? { some: "warn", all: "bad" }[trouble] : (TONES[state] ?? "warn") });
     if (this.#spans.length > MOST_SPANS) this.#spans.shift();
     this.#say("state", words, reason);
   }
 
-  /** Something happened: "gap" or "rebalance". */
+  /** Note an event: "gap" or "rebalance". */
   mark(kind, title, words) {
     this.#marks.push({ at: Date.now(), kind });
     if (this.#marks.length > MOST_SPANS) this.#marks.shift();
@@ -50,7 +50,7 @@ export class Timeline {
       const to = x(this.#spans[index + 1]?.at ?? now);
       if (to < 0) continue;
       context.fillStyle = colour(tone);
-      // What took a moment is seen as well.
+      // Even a state that lasted only a moment is visible.
       context.fillRect(Math.min(from, width - 2), top, Math.max(2, to - from), height - top - 8);
     }
     for (const { at, kind } of this.#marks) {
@@ -92,7 +92,7 @@ function itemOf({ at, kind, title, words }) {
   return item;
 }
 
-/** Hours, minutes and seconds where the reader is. */
+/** Hours, minutes and seconds in the reader's time zone. */
 export function clock(ms) {
   return new Date(ms).toLocaleTimeString("en-GB");
 }
