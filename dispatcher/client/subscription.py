@@ -154,7 +154,7 @@ class Subscription:
         await trio.lowlevel.checkpoint()
 
     async def nack(self, record: Record, reason: str = "") -> None:
-        """Refuse a record that cannot be processed: it goes to the dead-letter topic, and is then done.
+        """Refuse a record that cannot be processed: it is written to the dead-letter topic, and is then done.
 
         If the server has no dead-letter topic for it, the subscription ends.
 

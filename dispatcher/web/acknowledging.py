@@ -43,10 +43,10 @@ class Acknowledger(Protocol):
     """The subscriber that the client's messages are passed to."""
 
     def acked(self, position: dict[TopicPartition, int]) -> None:
-        """Take the first step of this: the client is done with every record up to these offsets."""
+        """Begin to settle every record up to these offsets, with which the client is done; see `go_on`."""
 
     def go_on(self) -> bool:
-        """Take one more step; False if none was left."""
+        """Settle some more of them; False if none were left."""
 
     def nacked(self, partition: TopicPartition, offset: int, reason: str, answer: Callable[[bool], None]) -> bool:
         """The client refuses a record; returns False if there is no dead-letter topic for it."""

@@ -4,7 +4,7 @@ Rules of this module:
 
 * It runs after `origin_check`, and before any other work for a request.
 * Valid tokens are remembered by their hash until they expire: a signature is checked once per token, not once per
-  connection. Invalid ones are not: a client could fill the memory with them.
+  connection. Invalid ones are not remembered: a client could fill the memory with them.
 * Everything about open streams is in `sessions`.
 """
 

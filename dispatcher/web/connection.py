@@ -2,7 +2,7 @@
 
 Hypercorn (`http11`) serves requests until one is answered with a stream. Once the head of that response is written,
 Hypercorn is gone: the stream owns the connection and reads the client's bytes itself (`streams`), and the connection
-ends with the stream. Everything that goes out passes through one outlet (`writer`).
+ends with the stream. Everything that is sent passes through one outlet (`writer`).
 
 What this does that Hypercorn's own shell (``hypercorn.trio.tcp_server``, 0.18) does not:
 
@@ -94,7 +94,7 @@ class Connection:
         self._protocol: Http11 | None = None
         self._tasks = Tasks(self, nursery, reads_on=peer.descriptor is None)
         self._reading = trio.CancelScope()
-        """The scope of reading for Hypercorn; its deadline is that of an idle connection."""
+        """The scope in which bytes are read for Hypercorn; its deadline bounds the wait for a request."""
         self._ends = False
         self._is_kept_alive = False
         """Whether a request was answered, and no byte of the next one has arrived."""

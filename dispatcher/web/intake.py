@@ -6,8 +6,8 @@ Rules of this module:
 * When all places are taken, the new connection takes the place of an idle one: the one that has been idle longest,
   among those of the holder with the most idle connections. So idle connections lock nobody out, least of all a health
   check.
-* If no connection is idle, a new one is closed at once. A single holder never gets the last tenth (`Quota`): there its
-  new connection takes the place of one of its own idle connections, or of a holder that has more.
+* If no connection is idle, a new one is closed at once. A single holder never gets the last tenth of the places
+  (`Quota`): its new connection then replaces one of its own idle connections, or one of a holder that has more.
 """
 
 from collections.abc import Hashable

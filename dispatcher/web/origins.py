@@ -57,7 +57,7 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings, bind: str = "") -> "Policy":
-        """The policy that the settings make, for ``bind`` or for another address of this replica."""
+        """The policy that the settings describe, for ``bind`` or for another address of this replica."""
         origins = frozenset(settings.allowed_origins) - {ANY}
         read = (read_origin(origin) for origin in origins)
         hosts = {origin.authority.host for origin in read if origin is not None and origin.authority is not None}

@@ -2,9 +2,8 @@
 
 A request that is complete once its head has been parsed (every ``GET`` without a body, and every WebSocket handshake)
 is answered by the task that read it. Nothing is read from the client meanwhile: whatever else it sends waits in the
-kernel, and a client that leaves is noticed after the answer. Requests with a body, and all requests over TLS (where it
-is impossible to see that the client has left without reading its bytes), are read while they are answered, in a task in
-the server's nursery.
+kernel, and a client that leaves is noticed after the answer. Requests with a body, and all requests over TLS (where
+only reading shows whether the client has left), are read while they are answered, in a task in the server's nursery.
 """
 
 from collections.abc import Awaitable, Callable

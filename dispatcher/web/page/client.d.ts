@@ -89,7 +89,7 @@ export interface SubscribeOptions {
   /**
    * "auto": the server waits for acknowledgements, over a WebSocket (docs/delivery.md). A record is acknowledged when
    * `onRecord` has returned, or the promise that it returned resolves. If it throws, or the promise rejects, the record
-   * is refused: it goes to the dead-letter topic; without one, the stream ends with 4400.
+   * is refused: it is written to the dead-letter topic; without one, the stream ends with 4400.
    */
   ack?: "auto";
   /** How many records the server sends ahead of the acknowledgements; 1,000 by default. Only with `ack`. */

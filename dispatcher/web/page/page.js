@@ -1,7 +1,7 @@
 // The live page: which records arrive, how fast, how late, and what the replica is doing. Everything from a record is text.
 //
 // `?topic=…`, `?since=…`, `?transport=sse|websocket`, `?scope=…` in the page's address are passed on to the stream, and so
-// are filters (filter_box.js). Unless its reader takes part (`?observe=0`), the page only looks at the whole topic: what it is sent moves no offset.
+// are filters (filter_box.js). Unless the viewer takes part (`?observe=0`), the page only observes the whole topic: records sent to it move no offset.
 
 import { describeState } from "./badge.js";
 import { subscribe } from "./client.js";
