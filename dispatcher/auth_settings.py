@@ -103,7 +103,8 @@ class AuthSettings(BaseModel):
         gt=0,
         le=86_400,
         allow_inf_nan=False,
-        description="Time between fetches of the keys. An unknown key is fetched at once, at most every 30 s.",
+        description="Time between fetches of the keys. A token with an unknown key causes one at once, at most every "
+        "30 s.",
     )
     auth_grants: Annotated[tuple[GrantRule, ...], NoDecode] = Field(
         default=(),

@@ -27,7 +27,7 @@ class WorkerSettings(BaseModel):
         default=1,
         description="Processes that share `bind`, each a member of the group with its own memory; `auto`: one for each "
         "core that affinity and cgroup allow. More than one needs `default_scope = topic`, because a client reaches "
-        "any of them, and `operations_bind`, which answers for all. Limits on subscribers and connections are for all "
+        "any of them, and `operations_bind`, which answers for all. Limits on subscribers and connections apply to all "
         "together. See docs/operations.md.",
     )
 

@@ -86,7 +86,7 @@ class Port:
         try:
             return Answer(status, orjson.loads(data))
         except orjson.JSONDecodeError:
-            raise NoAnswerError(f"{clean(self.url)} answered {status}, but not as a dispatcher does") from None
+            raise NoAnswerError(f"{clean(self.url)} answered {status}, but is not a dispatcher") from None
 
     def _connect(self) -> http.client.HTTPConnection:
         if not self._is_secure:

@@ -222,7 +222,7 @@ def _from_file(config_path: Path | None, problems: list[SettingsProblem]) -> dic
         kafka = {}
     auth = values.pop(AUTH_TABLE, {})
     if not isinstance(auth, dict):
-        problems.append(SettingsProblem(f"{AUTH_TABLE} ({path})", HIDDEN, f"a table, [{AUTH_TABLE}]"))
+        problems.append(SettingsProblem(f"{AUTH_TABLE} ({path})", HIDDEN, f"use a table, [{AUTH_TABLE}]"))
         auth = {}
     values |= {f"{AUTH_PREFIX}{name}": value for name, value in auth.items()}
     if isinstance(values.get("topics"), dict):

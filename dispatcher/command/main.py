@@ -58,6 +58,6 @@ def main() -> None:
     Read it:                     dispatcher tail http://127.0.0.1:8000
     Check a replica's health:    dispatcher status http://127.0.0.1:8000
     See who is connected:        dispatcher subscribers http://127.0.0.1:9000 --token-file FILE
-    Bring dead letters back:     dispatcher redrive --dry-run
+    Write dead letters back:     dispatcher redrive --dry-run
     Show settings and sources:   dispatcher config
     """  # noqa: D301 - click takes the character for "keep these lines"

@@ -151,7 +151,7 @@ def _document(port: Port, answer: Answer, member: str) -> Mapping[str, Any]:
         raise NoAnswerError(f"{clean(port.url)} answers {answer.status}: {detail_of(answer)}")
     rows = _members(answer.body).get(member)
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        raise NoAnswerError(f"{clean(port.url)} answered, but not as a dispatcher does")
+        raise NoAnswerError(f"{clean(port.url)} answered, but is not a dispatcher")
     return _members(answer.body)
 
 

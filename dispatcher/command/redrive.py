@@ -75,7 +75,7 @@ def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, limit: int | N
     console.print(table if table.row_count else "No letters are left to redrive.")
     if failed is not None:
         console.print(f"[bold red]failed:[/] {escape(clean(str(failed)))}")
-        console.print("Everything counted as redriven is in its topic. Run it again.")
+        console.print("Everything counted as redriven is in its topic. Run the command again: it continues.")
         sys.exit(EXIT_FAILED)
 
 

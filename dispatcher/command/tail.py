@@ -36,21 +36,22 @@ EXIT_SIGNALLED = 128
 @click.option("--observe", is_flag=True, default=None, help="Only look: what is printed does not count as dispatched.")
 @click.option("--ack", is_flag=True, help="Acknowledge each record once it is written (docs/delivery.md).")
 @click.option(
-    "--key", "keys", multiple=True, metavar="KEY", help="Only records with this key. Repeatable: any of them."
+    "--key", "keys", multiple=True, metavar="KEY", help="Only records with this key. Repeatable: one has to match."
 )
 @click.option(
     "--record-header",
     "record_headers",
     multiple=True,
     metavar="NAME:VALUE",
-    help="Only records with this header. Repeatable: any of the values of each name. (-H is for the request.)",
+    help="Only records with this header. Repeatable: one value of each name has to match. (-H sets request headers.)",
 )
 @click.option(
     "--field",
     "fields",
     multiple=True,
     metavar="POINTER:VALUE",
-    help="Only records whose JSON value has this at a JSON pointer: /tenant:t1. Repeatable: any of the values of each.",
+    help="Only records whose JSON value has this VALUE at this JSON pointer, such as /tenant:t1. Repeatable: one VALUE "
+    "of each pointer has to match.",
 )
 @click.option(
     "--filter", "record_filter", metavar="JSON", help="Only records that match this filter (docs/filters.md)."
@@ -98,7 +99,7 @@ EXIT_SIGNALLED = 128
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Limit for name lookup, connection and first response together.",
+    help="Maximum time for name lookup, connection and response head together.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors and gaps to standard error.")
 def tail(url: str, **options: Any) -> None:
@@ -110,8 +111,8 @@ def tail(url: str, **options: Any) -> None:
     dispatcher tail http://127.0.0.1:8000 --observe --record-header tenant:t1 --field /state:open
     dispatcher tail http://127.0.0.1:8000 --count 1 --format '{topic} {partition} {offset} {key}'
 
-    It reconnects, resumes and skips repeated records. States and gaps are printed to standard error, and so is, on
-    exit, the id from which --from-id resumes.
+    It reconnects, resumes and skips repeated records. States and gaps are printed to standard error. On exit, so is the
+    id to resume from with --from-id.
 
     \b
     Exit code 0: --count records were written, or the reader closed the pipe

@@ -315,7 +315,7 @@ def _missing(gap: Gap) -> str:
     partition = f"{gap.topic}:{gap.partition}"
     if gap.reason == "recreated":
         return f"{partition} is a new log, which begins at offset {gap.to_offset + 1}"
-    return f"{partition} offsets {gap.from_offset} to {gap.to_offset} will not come"
+    return f"{partition} offsets {gap.from_offset} to {gap.to_offset} will not be sent"
 
 
 def _told(state: State) -> str:
@@ -323,17 +323,17 @@ def _told(state: State) -> str:
     if state.reason:
         parts.append(f": {state.reason}")
     if state.retry_in_seconds is not None:
-        parts.append(f"; again in {state.retry_in_seconds:.1f} s")
+        parts.append(f"; next attempt in {state.retry_in_seconds:.1f} s")
     if state.replica is not None:
         topics = (f"{topic}: {','.join(map(str, numbers))}" for topic, numbers in state.assigned.items())
         parts.append(f" on {state.replica} ({'; '.join(topics) or 'no partitions'})")
     if state.scope != "topic" and (whole := sum(state.partitions.values())):
         parts.append(f", {sum(map(len, state.assigned.values()))} of {whole} partitions")
     if not state.resumable:
-        parts.append("; too many for one id")
+        parts.append("; too many partitions for one id")
     if state.repeats:
         number = sum(one.to_offset - one.from_offset + 1 for one in state.repeats)
-        parts.append(f"; sent again, and dropped: {number} offsets that the position names")
+        parts.append(f"; {number} offsets that the position names are sent again, and dropped")
     return "".join(parts)
 
 

@@ -49,7 +49,7 @@ def settings_options(*, without: Collection[str] = ()) -> Callable[[Callable[...
                 "--config",
                 "config_path",
                 type=click.Path(path_type=Path),
-                help="TOML file with settings by these names. Default: dispatcher.toml in this folder, if it exists.",
+                help="TOML file with settings by name. Default: dispatcher.toml in the current folder, if it exists.",
             ),
             click.option(
                 "-X",
@@ -89,8 +89,8 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     dispatcher serve --config dispatcher.toml --bind 0.0.0.0:8000
     DISPATCHER_KAFKA__SASL_PASSWORD=... dispatcher serve -X security.protocol=sasl_ssl
 
-    Every setting can also be DISPATCHER_<NAME> in the environment or <name> in the file. Flags override the
-    environment, and the environment overrides the file.
+    Every setting can also be given as DISPATCHER_<NAME> in the environment, or as <name> in the file. Flags override
+    the environment, and the environment overrides the file.
 
     \b
     Exit code 0: stopped on request
@@ -123,9 +123,9 @@ def serve(config_path: Path | None, **flags: Any) -> None:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Write nothing: count what would be redriven.")
-@click.option("--reason", "reasons", multiple=True, metavar="WORD", help="Letters with this reason only. Repeatable.")
-@click.option("--since", type=Moment(), help="Letters written at this time or later: 2026-01-31T12:00:00Z, or -2h.")
-@click.option("--until", type=Moment(), help="Letters written before this time.")
+@click.option("--reason", "reasons", multiple=True, metavar="WORD", help="Only letters with this reason. Repeatable.")
+@click.option("--since", type=Moment(), help="Only letters written from this time on: 2026-01-31T12:00:00Z, or -2h.")
+@click.option("--until", type=Moment(), help="Only letters written before this time.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help="Stop after this many records.")
 @click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Maximum records per second. 0: no limit.")
 @settings_options()
@@ -142,20 +142,20 @@ def redrive(  # noqa: PLR0917 - one argument per option
     """Write dead letters back to the topics that their records came from.
 
     \b
-    See what is there:      dispatcher redrive --config dispatcher.toml --dry-run
-    Some of it, slowly:     dispatcher redrive --config dispatcher.toml --reason deadline --since -2h --rate 100
-    All of it:              dispatcher redrive --config dispatcher.toml
+    Count the letters:      dispatcher redrive --config dispatcher.toml --dry-run
+    Redrive some, slowly:   dispatcher redrive --config dispatcher.toml --reason deadline --since -2h --rate 100
+    Redrive all:            dispatcher redrive --config dispatcher.toml
 
-    Use the settings that the replicas have: topics, dead_letter_topic, group_id and the connection. Records go back
-    with the key, value and headers that they had, and a new timestamp. They are new records: all consumers of the
-    topic get them again.
+    Use the same settings as the replicas: topics, dead_letter_topic, group_id and the connection. Each record is
+    written with its original key, value and headers, and a new timestamp. It is a new record: all consumers of the
+    topic receive it.
 
-    Each letter is redriven once, however often this runs, and even if it is killed: the group GROUP_ID.redrive
-    remembers which ones were. Letters that the options leave out stay for another run, and no letter is deleted.
-    Letters that are written after the start wait for the next run.
+    Each letter is redriven once, however often this command runs, and even if it is killed: the group GROUP_ID.redrive
+    remembers which ones are done. Letters that the options leave out remain for another run, and no letter is deleted.
+    Letters that are written after the start of a run wait for the next one.
 
-    It needs the rights to read the dead-letter topic and the group GROUP_ID.redrive, to write to the topics, and to
-    write to the transactional id GROUP_ID.redrive.
+    The command needs permission to read the dead-letter topics and the group GROUP_ID.redrive, to write to the topics,
+    and to write to the transactional id GROUP_ID.redrive.
 
     \b
     Exit code 0: done
@@ -220,7 +220,8 @@ def demo(rate: float, seed: int, config_path: Path | None, **flags: Any) -> None
     "--explain-token",
     "token_path",
     metavar="FILE",
-    help="Say what the token in a file allows (-: standard input), and why not more. The token is never shown.",
+    help="Explain what the token in this file (-: standard input) allows, and why no more than that. The token itself "
+    "is never shown.",
 )
 @settings_options()
 def config(form: str, show_reference: bool, token_path: str | None, config_path: Path | None, **flags: Any) -> None:

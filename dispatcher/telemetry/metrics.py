@@ -26,7 +26,7 @@ ROWS: Sequence[Row] = (
     ),
     gauge(
         "counting_subscribers",
-        "Subscribers that count: all but observers.",
+        "Subscribers for which sent records count as dispatched: all but observers.",
         lambda s: s.hub.takers,
     ),
     counter(
@@ -37,13 +37,13 @@ ROWS: Sequence[Row] = (
     counter("spans", "Spans of traced records.", lambda s: s.hub.times.spans),
     counter(
         "unsent_spans",
-        "Sampled records without a span: too many at once, never dispatched, or their partition left.",
+        "Sampled records without a span: too many at once, never dispatched, or of a revoked partition.",
         lambda s: s.hub.times.left_out,
     ),
     gauge("ack_subscribers", "Subscribers with ack=client.", lambda s: s.hub.acking.subscribers),
     gauge(
         "outstanding_records",
-        "Records sent to subscribers with ack=client and not acknowledged.",
+        "Records sent to subscribers with ack=client and not acknowledged yet.",
         lambda s: s.hub.acking.outstanding_records,
     ),
     gauge(
@@ -181,7 +181,7 @@ ROWS: Sequence[Row] = (
     Row(
         CounterMetricFamily,
         "parked_records",
-        "Records left in Kafka because no present subscriber wanted them, or was allowed to have them.",
+        "Records left in Kafka because no present subscriber wanted them, or was allowed to read them.",
         ("topic",),
         lambda s: [((topic,), number) for topic, number in s.hub.parked_records.items()],
     ),
@@ -207,7 +207,7 @@ ROWS: Sequence[Row] = (
         "The same bytes after compression.",
         lambda s: s.hub.encoder.compression.output_bytes if s.hub.encoder.compression else None,
     ),
-    gauge("feeds", "Distinct formats, topics and filters that subscribers have.", lambda s: s.hub.feeds.feeds),
+    gauge("feeds", "Distinct combinations of format, topics and filter in use.", lambda s: s.hub.feeds.feeds),
     counter("dispatched_records", "Records that at least one subscriber took.", lambda s: s.hub.dispatched_records),
     counter(
         "deliveries", "Deliveries: one for each record and each subscriber that took it.", lambda s: s.hub.deliveries
@@ -269,7 +269,7 @@ ROWS: Sequence[Row] = (
     Row(
         GaugeMetricFamily,
         "group_lag_records",
-        "Like lag_records; in standby for every partition, looked up every 10 s. Take the maximum over replicas.",
+        "Like lag_records, but in standby for every partition, looked up every 10 s: take the maximum over replicas.",
         ("topic", "partition"),
         lambda s: [
             ((tp.topic, str(tp.partition)), lag.lag_records)
@@ -334,7 +334,7 @@ ROWS: Sequence[Row] = (
     ),
     outlooks(
         "retention_headroom_seconds",
-        "How long Kafka keeps the oldest waiting record at least; +Inf: for ever, absent if none waits or unknown.",
+        "Minimum time that Kafka still keeps the oldest waiting record; +Inf: for ever, absent if none or unknown.",
         lambda outlook: outlook.headroom_seconds,
     ),
 )

@@ -63,11 +63,11 @@ class Metrics(Collector):
         times = self._snapshot.hub.times
         yield histogram(
             "dispatch_seconds",
-            "From the crossing of a record, when this replica has received it, to its first dispatch.",
+            "Time from a record's crossing, when the Kafka client hands it over, to its first dispatch.",
             times.dispatch_seconds,
         )
         yield histogram(
             "write_seconds",
-            "From the beginning of a write until it was offered to every live subscriber of its feed.",
+            "Time from the beginning of a write until it was offered to every live subscriber of its feed.",
             times.write_seconds,
         )

@@ -99,7 +99,7 @@ class ReplicaStatus:
         if health.stopping:
             reasons.append("the replica is stopping")
         if self._is_draining():
-            reasons.append("an operator drains the replica (/admin/drain)")
+            reasons.append("an operator is draining the replica (/admin/drain)")
         if not health.broker_reachable:
             reasons.append(why_unreachable(self._settings.bootstrap_servers, health.last_error))
         elif not health.joined:

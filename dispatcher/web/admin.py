@@ -61,7 +61,7 @@ def add_admin(app: Quart, admin: Admin) -> None:
         selection = Selection.of(arguments)
         returns = _flag(arguments, "reconnect", default=True)
         if selection.is_empty is not _flag(arguments, "all", default=False):
-            raise BadRequestError(f"name which: {', '.join(SELECTORS)}, or all=1 without any of them")
+            raise BadRequestError(f"select streams by {', '.join(SELECTORS)}, or use all=1 without any of these")
         answer = await streams.disconnect(selection, returns=returns)
         chosen = {name: [printable(value) for value in arguments[name][:5]] for name in SELECTORS if name in arguments}
         log.warning("disconnected by an operator", number=answer["disconnected"], by=who, reconnect=returns, **chosen)
@@ -96,7 +96,7 @@ def _arguments(known: Iterable[str]) -> Arguments:
     for name in arguments:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
-            raise BadRequestError(f"unknown query parameter {printable(name)}; there are: {names}")
+            raise BadRequestError(f"unknown query parameter {printable(name)}; this path takes {names}")
     return arguments
 
 

@@ -75,7 +75,7 @@ class AdminAccess:
         if list(principal.allowed_topics("admin", topics)) != list(topics):
             raise ForbiddenError("the token needs a grant with the action admin for every topic of this replica")
         if any(principal.filters("admin", topic) for topic in topics):
-            raise ForbiddenError("the token's grant with the action admin has a filter; an administrator's has none")
+            raise ForbiddenError("the token's grant with the action admin must not have a filter")
         return principal.subject
 
 

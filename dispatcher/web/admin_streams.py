@@ -49,7 +49,7 @@ class Selection:
         states = [str(state) for state in SubscriberState]
         for state in arguments.get("state", ()):
             if state not in states:
-                raise BadRequestError(f"unknown state {printable(state)}; there are {', '.join(states)}")
+                raise BadRequestError(f"unknown state {printable(state)}; use {', '.join(states)}")
         return cls(**{name: frozenset(arguments.get(name, ())) for name in SELECTORS})
 
     @property
@@ -131,7 +131,7 @@ class OwnStreams:
         """See `Streams`."""
         visit = self._visits.open.get(number)
         if visit is None:
-            raise NotFoundError(f"there is no subscriber {number} here (any more)")
+            raise NotFoundError(f"no subscriber {number} is connected here")
         _end(visit, returns=returns)
         return {"disconnected": 1}
 

@@ -189,7 +189,7 @@ def _silent_browser(fields: Fields) -> str | None:
         return None
     accepts = _shown(", ".join(fields.getlist("Accept")))
     return (
-        f"a browser that sends neither Sec-Fetch-Site nor Origin must name {EVENT_STREAM} in Accept, and Accept is "
+        f"a browser that sends neither Sec-Fetch-Site nor Origin must name {EVENT_STREAM} in Accept, but Accept is "
         f"{accepts}: use EventSource, that Accept header, HTTPS, or an origin in allowed_origins"
     )
 

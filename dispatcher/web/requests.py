@@ -132,7 +132,7 @@ def read_query(
         position = {partition: offset for partition, offset in position.items() if partition.topic in topics}
     scope = arguments.get("scope", [default_scope])[0]
     if scope not in SCOPES:
-        raise BadRequestError(f"unknown scope {_shown(scope)}; there are {', '.join(SCOPES)}")
+        raise BadRequestError(f"unknown scope {_shown(scope)}; use {', '.join(SCOPES)}")
     observe = arguments.get("observe", ["0"])[0]
     if observe not in {"0", "1"}:
         raise BadRequestError(f"observe {_shown(observe)} is neither 1 nor 0")

@@ -199,7 +199,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         problem = SettingsProblem(
             "tls_certificate",
             settings.tls_certificate,
-            f"{error}: name a PEM file with the certificate and its chain, and in tls_key the one with its key",
+            f"{error}: name a PEM file with the certificate and its chain; the key must be in it or in tls_key's file",
         )
         raise SettingsError([problem]) from error
     return context

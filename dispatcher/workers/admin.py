@@ -86,7 +86,7 @@ class WorkersStreams:
                     raise UnavailableError(f"worker {worker} does not answer")
                 if answer["disconnected"]:
                     return answer
-        raise NotFoundError(f"there is no subscriber {number} here (any more)")
+        raise NotFoundError(f"no subscriber {number} is connected here")
 
     async def disconnect(self, selection: Selection, *, returns: bool) -> Answer:
         """See `web.admin_streams.Streams`. *Cancellation*: some subscribers have been disconnected."""

@@ -57,7 +57,7 @@ def check(case: dict[str, Any], result: Result, connections: Sequence[dict[str, 
     assert result.code == (3 if "fatal" in expect else 0), name
     for gap in expect.get("gaps", ()):
         partition, is_new = f"{gap['topic']}:{gap['partition']}", gap["reason"] == "recreated"
-        missing = f"{partition} offsets {gap['from']} to {gap['to']} will not come"
+        missing = f"{partition} offsets {gap['from']} to {gap['to']} will not be sent"
         words = f"{partition} is a new log, which begins at offset {gap['to'] + 1}" if is_new else missing
         assert f"-- gap: {words} ({gap['reason']})" in result.told, name
     for state in expect.get("states", ()):
@@ -272,7 +272,7 @@ async def test_unreachable_is_4_after_the_retries() -> None:
     assert result.code == 4
     lines = result.told.splitlines()
     assert lines[0] == "-- connecting"
-    assert re.fullmatch(r"-- reconnecting: no connection: .*Connection refused; again in \d\.\d s", lines[1])
+    assert re.fullmatch(r"-- reconnecting: no connection: .*Connection refused; next attempt in \d\.\d s", lines[1])
     assert re.fullmatch(r"-- 2 attempts in a row failed; the last: .*Connection refused", lines[2])
 
 

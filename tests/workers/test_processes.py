@@ -154,7 +154,7 @@ def test_administrators_see_and_end_streams_of_all_workers(replicas: Start, tmp_
     def reasons() -> str:
         return " ".join(httpx2.get(f"{replica.operations_url}/readyz", timeout=seconds(10)).json()["reasons"])
 
-    wait_until("both drain", lambda: "worker 1, 2: an operator drains the replica" in reasons())
+    wait_until("both drain", lambda: "worker 1, 2: an operator is draining the replica" in reasons())
     (tmp_path / "token").write_text("f" * 32)
     replica.signal(signal.SIGHUP)
     wait_until("the new token counts", lambda: admin(replica, "DELETE", "drain", "f" * 32).status_code == 200)
