@@ -40,7 +40,7 @@ NEAR_LETTERS = 2
 not consume records."""
 MAX_LAST_RECORDS = 10**9
 WINDOW_RECORDS = 1000
-"""How many records a client with ``ack=client`` is sent before it acknowledges, by default."""
+"""Default number of records that a client with ``ack=client`` is sent before it acknowledges."""
 MAX_WINDOW_RECORDS = 100_000
 MAX_WINDOW_BYTES = 2**31
 _DURATION = re.compile(r"-(?P<number>[0-9]{1,9})(?P<unit>[smhd])")

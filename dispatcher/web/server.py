@@ -73,7 +73,7 @@ class Server:
     Args:
         app: The ASGI app.
         settings: Addresses, TLS, proxies, limits and timeouts.
-        subscribers: The number of subscribers; none may remain without a connection.
+        subscribers: Returns the number of subscribers, none of which may remain without a connection.
         sockets: The listening sockets, if a parent process has opened them; otherwise `bind` is used.
         for_operators: Whether this is the port of `operations_bind`: plain HTTP, without a proxy in front.
 

@@ -27,7 +27,7 @@ from dispatcher.web.writer import Writer
 log = structlog.get_logger(__name__)
 
 LEAVE_SECONDS = 10.0
-"""How long the current frame, which may be a long one, may still take after the client announced that it is leaving."""
+"""How much longer the current frame, which may be long, may take once the client has announced that it is leaving."""
 
 
 class Stream(Protocol):
