@@ -137,7 +137,7 @@ class DeadLetters:
         topic = self._book.topic_of(letter)
         if topic in self._logged_at and topic not in self._book.statistics().failing:
             del self._logged_at[topic]
-            log.info("dead letters are written again", topic=topic)
+            log.info("dead letters can be written again", topic=topic)
         for done in self._on_stored.pop(number):
             done()
 
@@ -150,4 +150,4 @@ class DeadLetters:
         for topic, reason in self._book.statistics().failing.items() if refused or failed else ():
             if now >= self._logged_at.get(topic, -LOG_SECONDS) + LOG_SECONDS:
                 self._logged_at[topic] = now
-                log.warning("dead letters cannot be written, their records wait", topic=topic, reason=reason)
+                log.warning("dead letters cannot be written: their records wait", topic=topic, reason=reason)

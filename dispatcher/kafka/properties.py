@@ -141,7 +141,7 @@ def check_properties(settings: Settings) -> None:
     except KafkaException as error:
         reason = error.args[0].str()
         key = next((key for key in settings.kafka if f'"{key}"' in reason), "")
-        shown = hide_secrets(settings.kafka)[key] if key else "as it is"
+        shown = hide_secrets(settings.kafka)[key] if key else "as configured"
         if reason.startswith(_UNKNOWN):
             shown = HIDDEN  # a misspelled property may be a misspelled password
         raise SettingsError([SettingsProblem(f"kafka.{key}" if key else "kafka", str(shown), reason)]) from error

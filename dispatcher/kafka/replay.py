@@ -293,7 +293,7 @@ async def _in_thread(do: Callable[[], _Found], instead: _Found, limiter: trio.Ca
         return await trio.to_thread.run_sync(do, limiter=limiter)
     except (KafkaException, RuntimeError, MemoryError) as error:
         # "can't start new thread" is a RuntimeError, which must not end the process: one client gets no answer.
-        log.warning("replay failed, discarding its consumer", error=str(error))
+        log.warning("replay or offset lookup failed", error=str(error))
         return instead
 
 

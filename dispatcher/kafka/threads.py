@@ -54,7 +54,7 @@ def check_threads(settings: Settings) -> None:
             started.append(thread)
     except (RuntimeError, MemoryError) as error:
         raise ResourcesError(
-            f"the Kafka clients need about {number} threads, and only {len(started)} can be started ({error}): "
+            f"the Kafka clients need about {number} threads, but only {len(started)} can be started ({error}): "
             "raise the limit of processes (ulimit -u, a cgroup's pids.max) or of address space (ulimit -v), "
             f"or lower replay_concurrency ({settings.replay_concurrency})"
         ) from error
