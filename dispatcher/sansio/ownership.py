@@ -56,8 +56,14 @@ class HandOver:
         return start >= end or (at >= 0 and end <= self.counted[at][1])
 
     def pending(self, batch: Batch) -> set[int] | None:
-        """Return the indexes of a batch's records, and `GAP` for its gap, that do not count; None means all of them."""
-        if not any(first < batch.next_offset and batch.covers_from < end for first, end in self.counted):
+        """Return the indexes of a batch's records, and `GAP` for its gap, that do not count; None means all of them.
+
+        Records before the committed offset count: nobody is sent them any more, so nothing else would ever settle them.
+        """
+        first_offset = batch.first_offset if batch.gap is None else batch.gap.first
+        if first_offset >= self.begins and not any(
+            first < batch.next_offset and batch.covers_from < end for first, end in self.counted
+        ):
             return None
         indexes = range(GAP if batch.gap is not None else 0, len(batch.records))
         return {index for index in indexes if not all(self.counts(*one) for one in covered(batch, [index]))}

@@ -456,6 +456,31 @@ async def test_what_a_filter_left_out_is_not_under_way_when_a_partition_becomes_
     assert bench.done(TWO) == [0, 1, 2, 3]
 
 
+async def test_what_is_acknowledged_of_a_batch_that_was_handed_over_in_the_middle_is_sent_to_nobody_else(
+    make: Make,
+) -> None:
+    """The first part of the batch is committed: no client has to acknowledge it here, and it holds up nothing."""
+    bench = make()
+    bench.hub.unassigned([TWO])
+    bench.hub.reached(ONE, 0)
+    bench.hub.followed.follow(TWO, 0)
+    bench.hub.expect({"assets": 2})
+    bench.batch(6, TWO, epoch=0)
+    reader = Acker(bench, 10, feed=feed_of(WEBSOCKET, TOPICS, acks=True, whole=True), position={ONE: -1, TWO: 1})
+    await settle()
+    assert reader.offsets == [2, 3, 4, 5]
+    bench.hub.assigned([TWO])
+    bench.hub.followed.own(TWO, 5, HandOver(2, []))
+    await reader.ack(p1=3)
+    half = Acker(bench, 10)
+    await reader.ack(p1=5)
+    whole = Acker(bench, 10)
+    await settle()
+    assert bench.done(TWO) == [2, 3, 4, 5]
+    assert (half.offsets, whole.offsets) == ([4, 5], [])
+    assert bench.hub.history.waiting_records(TWO) == 0
+
+
 async def test_silence_ends_the_stream(
     make: Make,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump

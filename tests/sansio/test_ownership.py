@@ -135,6 +135,14 @@ def test_of_a_batch_that_counts_in_part_the_rest_is_pending() -> None:
     assert HandOver(0, [(1, 3), (4, 8)]).pending(batch) == {1}
     batch.covers_from = 4
     assert HandOver(4, [(7, 9)]).pending(batch) == {2}
+    assert HandOver(4, []).pending(batch) == {2, 3}, "earlier records are committed: nobody has to be sent them"
+    batch.covers_from = 6
+    assert HandOver(6, [(20, 30)]).pending(batch) == {2, 3}
     batch.covers_from, batch.gap = 0, Gap(A, 0, 1, "expired")
     assert HandOver(0, [(2, 9)]).pending(batch) == {GAP}
     assert HandOver(0, [(0, 2), (3, 4)]).pending(batch) == {0, 2, 3}
+    assert HandOver(0, []).pending(batch) is None
+    for committed, gap_waits in ((1, True), (2, False)):
+        batch.covers_from = committed
+        pending = HandOver(committed, []).pending(batch)
+        assert pending == {0, 1, 2, 3, *({GAP} if gap_waits else ())}, "a part of the gap is reported like all of it"
