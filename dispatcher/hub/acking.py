@@ -150,6 +150,12 @@ class Acking:
         for subscriber in self._subscribers.values():
             subscriber.partitions_left(partitions)
 
+    def disowned(self, partitions: Collection[TopicPartition]) -> None:
+        """Revoked partitions are followed from now on: they leave only the readers of the replica's own partitions."""
+        for subscriber in self._subscribers.values():
+            if not subscriber.feed.whole:
+                subscriber.partitions_left(partitions)
+
     def released(self, partitions: Collection[TopicPartition]) -> None:
         """Note that partitions were released."""
         for subscriber in self._subscribers.values():

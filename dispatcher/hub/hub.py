@@ -84,6 +84,7 @@ class Hub(HubParts):
             if self.history.knows(partition, whole=False):
                 self._registry.partition_left(partition, self.history.end(partition))
         self.followed.disown(disowned)
+        self.acking.disowned(disowned)
         self._remove(partitions)
         self._partitions.difference_update(partitions)
         self._lay_out()

@@ -535,6 +535,34 @@ async def test_partitions_that_leave_are_acknowledged_for_a_moment(make: Make) -
     assert bench.done(TWO) == [0, 1, 2]
 
 
+async def test_a_partition_that_is_followed_from_now_on_takes_no_room_of_clients_that_do_not_read_it_any_more(
+    make: Make,
+) -> None:
+    """It has left their streams; for clients of the whole topic it goes on, and stays outstanding."""
+    bench = make()
+    acker = Acker(bench, 2)
+    whole = Acker(bench, 2, feed=feed_of(WEBSOCKET, TOPICS, acks=True, whole=True))
+    bench.hub.expect({"assets": 2})
+    bench.hub.reached(ONE, 0)
+    bench.hub.reached(TWO, 0)
+    await settle()
+    bench.batch(2)
+    await settle()
+    bench.hub.unassigned([ONE], [ONE])
+    assert [one.subscriber.acks.outstanding_records for one in (acker, whole)] == [0, 2]
+    assert bench.hub.acking.are_awaited([ONE])
+    bench.batch(2, TWO)
+    await settle()
+    assert [one.offsets for one in (acker, whole)] == [[0, 1, 0, 1], [0, 1]]
+    await acker.ack(p0=0)
+    assert bench.done() == [0], "until the partition is released"
+    bench.hub.acking.released([ONE])
+    await acker.ack(p0=1)
+    assert bench.done() == [0]
+    await whole.ack(p0=1)
+    assert whole.offsets == [0, 1, 0, 1]
+
+
 async def test_a_stop_waits_for_what_is_outstanding_and_sends_nothing_more(
     make: Make,
     autojump_clock: trio.testing.MockClock,  # noqa: ARG001 - makes time jump
