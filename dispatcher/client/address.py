@@ -75,7 +75,7 @@ class Address:
             raise WrongAddressError(f"{location!a} is not a URL: {error}") from None
         there, _, _ = _split(joined)
         if self.secure and not there.secure:
-            raise WrongAddressError(f"a redirect from TLS to {there.url}")
+            raise WrongAddressError(f"it leads from TLS to {there.url}")
         kept = self.authorization if there.origin == self.origin else there.authorization
         return Address(there.secure, there.host, there.port, there.target, kept)
 
@@ -182,7 +182,7 @@ def filter_parameters(
     for parameter, by_name in (("header", record_headers), ("field", fields)):
         for name, values in (by_name or {}).items():
             if ":" in name or not name:
-                raise WrongAddressError(f"a {parameter} {name!a}: where a name has a colon, or is empty, use a filter")
+                raise WrongAddressError(f"{parameter} {name!a}: use filter for a name that is empty or has a colon")
             found += [(parameter, f"{name}:{value}") for value in _several(values)]
     if record_filter is not None:
         try:

@@ -147,7 +147,7 @@ def _record(payload: Mapping[str, Any]) -> list[Received]:
 def _optional(payload: Mapping[str, Any], name: str, kind: type[_Kind]) -> _Kind | None:
     value = payload.get(name)
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} is no {kind.__name__}")
+        raise TypeError(f"{name} is not of type {kind.__name__}")
     return value
 
 

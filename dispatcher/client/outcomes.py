@@ -40,7 +40,7 @@ def closed(code: int, reason: str, retry_seconds: float | None = None) -> Reconn
         kind = NotAllowedError if code in _NOT_ALLOWED else RefusedError
         return Fail(kind(reason or "the server gave no reason", code=code))
     if code in _AT_ONCE:
-        return Reconnect(reason or "the server found us too slow", 0.0)
+        return Reconnect(reason or "the server found this client too slow", 0.0)
     return Reconnect(reason or f"the server closed the connection with {code}", _bounded(retry_seconds))
 
 
@@ -103,4 +103,4 @@ def _reason(status: int, headers: Mapping[str, str], body: bytes) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
-        return "not a status of HTTP"
+        return "not an HTTP status"

@@ -116,7 +116,7 @@ async def subscribe(
         max_wait_seconds=max_wait_seconds,
     )
     if token is not None and any(name.lower() == "authorization" for name in headers or {}):
-        raise WrongAddressError("token and a header Authorization: leave out one of the two")
+        raise WrongAddressError("there are both a token and an Authorization header: leave one out")
     stream = Subscription(
         request,
         tokens=Tokens(token),

@@ -67,8 +67,8 @@ def test_what_values_are_decoded_to_goes_into_the_query() -> None:
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        ({"record_headers": {"a:b": "c"}}, "where a name has a colon"),
-        ({"fields": {"": "c"}}, "or is empty"),
+        ({"record_headers": {"a:b": "c"}}, "a name that is empty or has a colon"),
+        ({"fields": {"": "c"}}, "a name that is empty or has a colon"),
         ({"record_filter": {"exact": {"key": b"a"}}}, "not JSON"),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_status_nobody_knows() -> None:
     """An unknown status counts like its hundred."""
     verdict = answered(499, {}, b"")
     assert isinstance(verdict, Fail)
-    assert str(verdict.error) == "HTTP 499: not a status of HTTP"
+    assert str(verdict.error) == "HTTP 499: not an HTTP status"
 
 
 @pytest.mark.parametrize("status", [200, 204, 206])

@@ -146,7 +146,7 @@ test("only WebSockets can acknowledge", async (t) => {
   const server = await Server.start(t);
   for (const [options, reason] of [
     [{ transport: "sse" }, /use transport websocket/],
-    [{ ack: "manual" }, /there is only "auto"/],
+    [{ ack: "manual" }, /is unknown: use "auto"/],
   ]) {
     const { states } = work(t, server.url, options);
     assert.match((await states.until(named("closed"))).reason, reason);

@@ -55,7 +55,7 @@ test("asks for the records that are wanted", async (t) => {
   assert.deepEqual([query.get("filter"), query.get("key_prefix")], ['{"not":{"exact":{"key":"x"}}}', "p"]);
   const { states } = open(t, server.url, { recordHeaders: { "a:b": "c" } });
   const { reason } = await states.until(named("closed"));
-  assert.match(reason, /where a name has a colon/);
+  assert.match(reason, /a name that is empty or has a colon/);
 });
 
 test("hands over records with their envelope, and tells the state", async (t) => {
@@ -218,7 +218,7 @@ if (globalThis.WebSocket) {
 }
 
 for (const [missing, url] of [
-  ["there is no WebSocket here", (server) => server.url],
+  ["this runtime has no WebSocket", (server) => server.url],
   ["a WebSocket cannot send the user", (server) => server.url.replace("//", "//user:secret@")],
 ]) {
   test(`auto: an event stream is tried again where ${missing}`, async (t) => {
@@ -226,7 +226,7 @@ for (const [missing, url] of [
     const { now } = Date;
     const { WebSocket } = globalThis;
     t.after(() => Object.assign(globalThis, { WebSocket }, ((Date.now = now), {})));
-    globalThis.WebSocket = missing.includes("here") ? undefined : class {};
+    globalThis.WebSocket = missing.includes("no WebSocket") ? undefined : class {};
     const { states } = open(t, url(server), { transport: "auto" });
     await server.next();
     Date.now = () => now() + 11_000; // nothing has come for as long

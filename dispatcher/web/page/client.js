@@ -67,7 +67,7 @@ const WORDS = {
 
 /** What an id says, by `topic:partition`; throws when it is not a position. docs/protocol.md, "Event ids". */
 export function parsePosition(id) {
-  if (typeof id !== "string" || !id || id.length > MAX_ID_CHARACTERS) throw new Error("an id of a wrong length");
+  if (typeof id !== "string" || !id || id.length > MAX_ID_CHARACTERS) throw new Error("an id that is empty or too long");
   return pairsOf(id);
 }
 
@@ -362,7 +362,7 @@ export function subscribe(url, options) {
     worked = true;
     const name = nameOf(record);
     if (!(Number.isInteger(record.offset) && record.offset >= 0)) throw new Error("a record without an offset");
-    if (!Number.isInteger(record.timestamp ?? 0)) throw new Error("a record with a time that is none");
+    if (!Number.isInteger(record.timestamp ?? 0)) throw new Error("a record with a wrong timestamp");
     const [own, partition = name, exact = digits ?? record.offset] = OWN_PAIR.exec(id) ?? [];
     const offset = BigInt(exact);
     const isOther = partition !== name || Number(offset) !== record.offset || !(own || !id || id.startsWith(`${record.topic}:~`));
@@ -474,7 +474,7 @@ export function subscribe(url, options) {
   /** The partition of a record or a gap: names are used in the next request, so only what Kafka allows is accepted. */
   function nameOf({ topic, partition }) {
     const isName = typeof topic === "string" && TOPIC.test(topic) && isPartition(partition);
-    if (!isName) throw new Error("a name that no partition has");
+    if (!isName) throw new Error("a wrong topic or partition");
     return `${topic}:${partition}`;
   }
 
@@ -491,7 +491,7 @@ export function subscribe(url, options) {
       const areMaps = [assigned, partitions].every((each) => typeof (each ?? {}) === "object" && !Array.isArray(each));
       const areNumbers = lists.every((list) => Array.isArray(list) && list.every(isPartition));
       const areRanges = [...(repeats ?? [])].every((one) => nameOf(one) && one.from <= one.to);
-      if (!areMaps || !areNumbers || !areRanges) throw new Error("a state with partitions that are none");
+      if (!areMaps || !areNumbers || !areRanges) throw new Error("a state with wrong partitions");
       passed(id);
       livesSince ??= Date.now();
       wasRefused = false;
@@ -526,7 +526,7 @@ export function subscribe(url, options) {
     const { topics = [], since, scope, observe, last, decode, window, windowBytes, keys = [], recordHeaders, fields, filter } = options;
     const target = new URL(url, globalThis.location?.href);
     const query = target.searchParams;
-    if (!/^(http|ws)s?:$/.test(target.protocol)) throw new Error(`no dispatcher has an address of ${target.protocol}`);
+    if (!/^(http|ws)s?:$/.test(target.protocol)) throw new Error(`an address of a dispatcher cannot begin with ${target.protocol}`);
     target.protocol = target.protocol.replace(/^ws/, "http"); // fetch takes no other
     target.pathname = target.pathname.replace(/(\/(events|ws)?)?$/, `/${name}`);
     for (const topic of [topics].flat()) query.append("topic", topic);
@@ -538,7 +538,7 @@ export function subscribe(url, options) {
     for (const key of [keys].flat()) query.append("key", key);
     for (const [parameter, byName] of Object.entries({ header: recordHeaders, field: fields })) {
       for (const [own, values] of Object.entries(byName ?? {})) {
-        if (!own || own.includes(":")) throw new Error(`a ${parameter} "${own}": where a name has a colon, or is empty, use filter`);
+        if (!own || own.includes(":")) throw new Error(`${parameter} "${own}": use filter for a name that is empty or has a colon`);
         for (const value of [values].flat()) query.append(parameter, `${own}:${value}`);
       }
     }
@@ -569,7 +569,7 @@ export function subscribe(url, options) {
         signal,
       });
       if (response.type !== "opaqueredirect" && ![301, 302, 303, 307, 308].includes(response.status)) return response;
-      if (redirects === MAX_REDIRECTS) return finish("more redirects than anybody should follow", 4400);
+      if (redirects === MAX_REDIRECTS) return finish("too many redirects", 4400);
       // Browsers do not say where a redirect leads, but if they follow it, they report the URL they arrived at.
       const there = new URL((await fetch(target, { method: "HEAD", credentials, cache: "no-store", signal })).url);
       if (there.origin !== target.origin) headers = undefined;
@@ -684,7 +684,7 @@ export function subscribe(url, options) {
 
   async function viaWebSocket(target, signal, token) {
     const hopeless = transport === "auto" ? 0 : 4400; // "auto" tries an event stream next
-    if (!globalThis.WebSocket) return finish("there is no WebSocket here: use transport sse", hopeless);
+    if (!globalThis.WebSocket) return finish("this runtime has no WebSocket: use transport sse", hopeless);
     if (target.username) return finish("a WebSocket cannot send the user and password of an address", hopeless);
     target.protocol = target.protocol.replace("http", "ws");
     const id = position();
@@ -929,7 +929,7 @@ export function subscribe(url, options) {
     },
     (error) => (wrong = options.position && `position: ${error.message}`),
   );
-  if (acks && ack !== "auto") wrong = `ack ${ack}: there is only "auto"`;
+  if (acks && ack !== "auto") wrong = `ack ${ack} is unknown: use "auto"`;
   if (acks && transport === "sse") wrong = "server-sent events cannot be acknowledged: use transport websocket";
   for (const name in listeners) globalThis.addEventListener?.(name, listeners[name]);
   run();
