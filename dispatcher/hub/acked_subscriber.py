@@ -78,6 +78,11 @@ class TimedBuffer(LiveBuffer):
         if is_late:
             self._on_time()
 
+    def close(self) -> None:
+        """See `LiveBuffer`."""
+        super().close()
+        self._on_time = _nothing  # it holds the subscriber, which holds this buffer
+
 
 class AckedSubscriber(Subscriber):
     """A subscriber of ``ack=client``.
@@ -291,6 +296,10 @@ class AckedSubscriber(Subscriber):
         elif self._last_goodbye is not None and now >= self._last_goodbye[1]:
             super().end(self._last_goodbye[0])
         self._set_time()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _have_records(items: Iterable[EncodedEntry]) -> bool:

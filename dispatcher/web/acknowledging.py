@@ -119,6 +119,11 @@ class AckInbound(Inbound):
         self._pay(now)
         return max(0.0, self._owed_bytes) / ACK_BUDGET_BYTES_PER_SECOND
 
+    def close(self) -> None:
+        """See `Inbound`."""
+        super().close()
+        self._subscriber = self._notify = self._on_other = None
+
     def _spend(self, size_bytes: int, frames: int, now: float) -> None:
         self._pay(now)
         self._owed_bytes += size_bytes + FRAME_COST_BYTES * frames

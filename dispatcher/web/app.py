@@ -173,6 +173,8 @@ def _app(refusals: Refusals | None = None) -> App:
     async def on_http_error(error: HTTPException) -> TrioResponse:
         status = error.code or 500
         headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+        # The request holds the error of its routing, whose traceback would hold the request.
+        error.__traceback__ = error.__context__ = None
         return problem_response(status, None, headers)
 
     @app.errorhandler(Exception)

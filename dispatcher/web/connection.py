@@ -92,7 +92,8 @@ class Connection:
         self._request_timeout_seconds = request_timeout_seconds
         self.writer = Writer(peer)
         self._protocol: Http11 | None = None
-        self._tasks = Tasks(self, nursery, reads_on=peer.descriptor is None)
+        self._nursery = nursery
+        self._tasks: Tasks | None = None
         self._reading = trio.CancelScope()
         """The scope in which bytes are read for Hypercorn; its deadline bounds the wait for a request."""
         self._ends = False
@@ -123,6 +124,7 @@ class Connection:
                 await self._linger()
             self._drain()
             self.peer.socket.close()
+            self._let_go()
 
     @property
     def has_unread_bytes(self) -> bool:
@@ -137,7 +139,7 @@ class Connection:
     def begin_stream(self) -> None:
         """Release Hypercorn, and continue with the stream: the app has sent its head."""
         self._ends = True
-        if self._tasks.running or (self._protocol is not None and self._protocol.is_paused):
+        if self._has_tasks or (self._protocol is not None and self._protocol.is_paused):
             self._reading.cancel()
 
     def stop_requests(self) -> None:
@@ -160,11 +162,12 @@ class Connection:
         sock = self.peer.socket
         client = (str(self.client), 0)
         server = parse_socket_addr(sock.family, sock.getsockname())
+        self._tasks = tasks = Tasks(self, self._nursery, reads_on=self.peer.descriptor is None)
         self._protocol = protocol = Http11(
             self._app,
             self._config,
             self._context,
-            cast("TaskGroup", self._tasks),
+            cast("TaskGroup", tasks),
             ConnectionState({"connection": self}),
             self.peer.descriptor is None,
             client,
@@ -177,16 +180,16 @@ class Connection:
                 await self._read(protocol)
             if not self._ends:
                 self._ends = True
-                if self._tasks.running:
+                if tasks.running:
                     # An app that has already ended, with messages unread, would never take this one.
                     with trio.move_on_after(END_SECONDS):
                         await protocol.handle(Closed())
-                    await self._tasks.end()
+                    await tasks.end()
         finally:
-            if self._tasks.running:
-                self._tasks.cancel()
+            if tasks.running:
+                tasks.cancel()
                 with trio.move_on_after(END_SECONDS, shield=True):
-                    await self._tasks.end()
+                    await tasks.end()
 
     def _take_response(self) -> bool:
         """Release Hypercorn; returns whether its response is that of a stream, and the client is still connected."""
@@ -255,9 +258,21 @@ class Connection:
     def _is_head_of_stream(self) -> bool:
         """Whether Hypercorn is sending the head of a stream, which can wait for the stream's first bytes."""
         protocol = self._protocol
-        return (
-            self.stream is not None and not self._tasks.running and protocol is not None and protocol.response_is_open
-        )
+        return self.stream is not None and not self._has_tasks and protocol is not None and protocol.response_is_open
+
+    @property
+    def _has_tasks(self) -> bool:
+        """Whether a separate task is running."""
+        return self._tasks is not None and self._tasks.running
+
+    def _let_go(self) -> None:
+        """Drop whatever refers back to this connection, so that all of it is freed at once.
+
+        With many clients that come and go, the cycle collector would find so much that it holds the loop for 30 ms.
+        """
+        if self._protocol is not None:
+            self._protocol.stream = None
+        self._protocol = self._tasks = self.stream = None
 
     async def _linger(self) -> None:
         """Close our side, and give the client a moment to read and to close its own."""

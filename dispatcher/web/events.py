@@ -69,6 +69,9 @@ class Silence:
         """The last chunk (RFC 9112, section 7.1)."""
         return b"0\r\n\r\n" if self._chunked else b""
 
+    def close(self) -> None:
+        """It refers to nothing."""
+
 
 class _Opening(ResponseBody):
     """The first bytes of a body of unknown length."""

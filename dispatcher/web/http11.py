@@ -13,6 +13,8 @@ connections.
 """
 
 import re
+import sys
+import traceback
 from collections.abc import Sequence
 from typing import cast
 
@@ -125,6 +127,9 @@ class Http11(H11Protocol):
             await self.send(Closed())
 
     async def _send_error_response(self, status_code: int) -> None:
+        if (error := sys.exception()) is not None:
+            # h11 changes the class of an error in the error's own method, so its traceback holds it.
+            traceback.clear_frames(error.__traceback__)
         # If a body is broken from its beginning, its request's task is scheduled but has not begun: this is the answer,
         # and the app must not send another.
         cast("Tasks", self.task_group).drop_scheduled()

@@ -136,6 +136,10 @@ class Inbound:
         """A close frame."""
         return close_frame(code, reason)
 
+    def close(self) -> None:
+        """The stream is over: pass nothing on."""
+        self._on_message = None
+
     def _take_plain(self, data: bytes, now: float) -> bytes:
         """Take pongs and whole messages, which is what most clients send, without wsproto; returns the rest."""
         if are_pongs(data):

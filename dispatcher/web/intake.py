@@ -93,6 +93,7 @@ class Intake:
         """Free the place of a connection that has ended, or is about to; a second call does nothing."""
         holder, place._holder = place._holder, None  # noqa: SLF001 - the two are one
         if holder is not None:
+            place.connection = None  # it holds the place, too
             self._forget_idle(place, holder)
             self._quota.release(holder)
 
@@ -128,10 +129,11 @@ class Intake:
         if not places:
             return False
         place = next(iter(places))
+        connection = place.connection
         self._evicted += 1
         self.release(place)
-        if place.connection is not None:
-            place.connection.abort()
+        if connection is not None:
+            connection.abort()
         return True
 
     def _forget_idle(self, place: Place, holder: Hashable) -> None:

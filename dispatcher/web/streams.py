@@ -121,6 +121,9 @@ class Dialogue(Protocol):
     def last_bytes(self, code: int | None, reason: str) -> bytes:
         """The bytes that end a stream properly."""
 
+    def close(self) -> None:
+        """The stream is over: drop what refers back to it."""
+
 
 class SubscriberStream:
     """One registered subscriber, and its connection.
@@ -235,6 +238,7 @@ class SubscriberStream:
             self._visit.end(Ending.CUT)
         self._hub.unsubscribe(self._subscriber)
         self._admission.release()
+        self._dialogue.close()
 
     def _note_end(self, ending: Ending, goodbye: Goodbye | None) -> None:
         """Note in the access log how the stream ended."""
