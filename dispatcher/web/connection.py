@@ -60,6 +60,7 @@ class Connection:
         context: Shared by all connections.
         peer: The socket, which this object then owns.
         client: The other end, or the client that a PROXY header named instead.
+        received: What the client has sent already.
         place: The connection's place, which notes whether it is idle.
         begin: Waits until a request may begin.
         pass_by: Waits until more may be read from the client of a stream.
@@ -75,6 +76,7 @@ class Connection:
         peer: Socket,
         *,
         client: Address,
+        received: bytes = b"",
         place: Place,
         begin: PassBy,
         pass_by: PassBy,
@@ -86,6 +88,7 @@ class Connection:
         self._context = context
         self.peer = peer
         self.client = client
+        self._received = received
         self._place = place
         self._begin = begin
         self.pass_by = pass_by
@@ -205,9 +208,10 @@ class Connection:
         begins = True
         while True:
             try:
-                data = bytes(await self.peer.receive_some(RECEIVE_BYTES))
+                data = self._received or bytes(await self.peer.receive_some(RECEIVE_BYTES))
             except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
                 return
+            self._received = b""
             if self.stream is not None:
                 self.unread.append(data)
                 if data:

@@ -57,6 +57,10 @@ class Place:
         """Note whether it waits for a request."""
         self._intake.note(self, self._holder, idle=idle)
 
+    def release(self) -> None:
+        """See `Intake.release`."""
+        self._intake.release(self)
+
 
 class Intake:
     """Counts connections.

@@ -22,8 +22,9 @@ from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.addresses import Address, client_key
 from dispatcher.sansio.proxy_protocol import ProxyHeaderError
 from dispatcher.settings import Settings
+from dispatcher.web.arrivals import Arrival, Arrivals
 from dispatcher.web.connection import Connection
-from dispatcher.web.intake import Intake, IntakeStatistics, Place
+from dispatcher.web.intake import Intake, IntakeStatistics
 from dispatcher.web.listening import BACKLOG, accept_for_ever, connections_within_descriptors
 from dispatcher.web.proxies import Proxies, peer_address, read_proxy_header
 from dispatcher.web.sockets import PlainSocket, Socket, keep_alive, tls_context, tls_handshake
@@ -105,6 +106,7 @@ class Server:
         self._pace = Pace(REQUESTS_PER_TURN, skips=SKIPPED_TURNS)
         self._pace_of_streams = Pace(STEPS_PER_TURN)
         self._failed_handshakes = 0
+        self._arrivals = Arrivals(settings.request_timeout_seconds)
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
         self._ended = trio.Event()
@@ -144,12 +146,17 @@ class Server:
     async def _accept(self, listeners: list[trio.SocketListener], started: Callable[[], None]) -> None:
         """Accept until `stop`; returns when the last connection has ended."""
         async with trio.open_nursery() as nursery:
+
+            def begin(arrival: Arrival) -> None:
+                nursery.start_soon(self._handle, nursery, arrival)
+
             try:
                 with self._accepting:
-                    started()
                     async with trio.open_nursery() as accepting:
+                        await accepting.start(self._arrivals.run, begin)
+                        started()
+                        take = partial(self._take, begin)
                         for listener in listeners:
-                            take = partial(self._take, nursery)
                             accepting.start_soon(accept_for_ever, listener, take, self._intake.evict)
             finally:
                 for listener in listeners:
@@ -180,29 +187,30 @@ class Server:
     @property
     def connections(self) -> int:
         """The number of open connections, whatever they are used for."""
-        return len(self._connections)
+        return len(self._connections) + len(self._arrivals)
 
     def statistics(self) -> ServerStatistics:
         """A snapshot."""
         return ServerStatistics(self._intake.statistics(), self._failed_handshakes)
 
-    def _take(self, nursery: trio.Nursery, stream: trio.SocketStream) -> None:
-        """Serve an accepted connection, or close it at once."""
+    def _take(self, begin: Callable[[Arrival], None], stream: trio.SocketStream) -> None:
+        """Serve an accepted connection once its first head is complete, or close it at once."""
         peer = peer_address(stream.socket)
         # All clients of a trusted proxy share its address, so a connection cannot be attributed to one of them.
         holder: Hashable = object() if self._proxies.trusts(peer) else client_key(peer)
         place = self._intake.take(holder)
         if place is None:
             stream.socket.close()
+            return
+        # Set before its first turn: other connections of the same burst may take its place.
+        arrival = place.connection = Arrival(stream, peer, holder, place)
+        if self._tls is None and not self._proxies.wants_header(peer):
+            self._arrivals.add(arrival)
         else:
-            # Set before its first turn: other connections of the same burst may take its place.
-            opened = place.connection = _Opened(stream)
-            nursery.start_soon(self._handle, nursery, opened, peer, place, holder)
+            begin(arrival)
 
-    async def _handle(
-        self, nursery: trio.Nursery, opened: "_Opened", peer: Address, place: Place, holder: Hashable
-    ) -> None:
-        stream = opened.stream
+    async def _handle(self, nursery: trio.Nursery, arrival: Arrival) -> None:
+        stream, peer = arrival.stream, arrival.peer
         secured: Socket | None = None
         try:
             with suppress(OSError):
@@ -214,19 +222,19 @@ class Server:
                 try:
                     if self._proxies.wants_header(peer):
                         peer = await read_proxy_header(stream.socket) or peer
-                    secured = await self._secure(stream, holder)
+                    secured = await self._secure(stream, arrival.holder)
                 except (ProxyHeaderError, DispatcherError, ssl.SSLError, trio.BrokenResourceError, OSError) as error:
-                    self._note_failed_handshake(peer, opened, error)
+                    self._note_failed_handshake(peer, arrival, error)
                 except trio.ClosedResourceError:
                     pass  # closed to make room
             if patience.cancelled_caught:
-                self._note_failed_handshake(peer, opened, TimeoutError("it took too long"))
+                self._note_failed_handshake(peer, arrival, TimeoutError("it took too long"))
             if secured is not None:
-                await self._serve(nursery, secured, peer, place, holder)
+                await self._serve(nursery, secured, peer, arrival)
         finally:
             if secured is None:
                 stream.socket.close()
-            self._intake.release(place)
+            arrival.place.release()
 
     async def _secure(self, stream: trio.SocketStream, holder: Hashable) -> Socket:
         patience = self._settings.stall_timeout_seconds
@@ -235,15 +243,13 @@ class Server:
         await self._pace.pass_by(holder)  # a handshake costs as much as a request
         return await tls_handshake(stream, self._tls, patience)
 
-    def _note_failed_handshake(self, peer: Address, opened: "_Opened", error: Exception) -> None:
+    def _note_failed_handshake(self, peer: Address, arrival: Arrival, error: Exception) -> None:
         self._failed_handshakes += 1
-        if not opened.aborted:
+        if not arrival.aborted:
             cause = error.__cause__ or error
             log.info("handshake failed", client=str(peer), reason=str(cause) or type(cause).__name__)
 
-    async def _serve(
-        self, nursery: trio.Nursery, secured: Socket, peer: Address, place: Place, holder: Hashable
-    ) -> None:
+    async def _serve(self, nursery: trio.Nursery, secured: Socket, peer: Address, arrival: Arrival) -> None:
         timeout_seconds = self._settings.request_timeout_seconds
         connection = Connection(
             self._app,
@@ -251,13 +257,14 @@ class Server:
             self._context,
             secured,
             client=peer,
-            place=place,
-            begin=partial(self._pace.pass_by, holder),
-            pass_by=partial(self._pace_of_streams.pass_by, holder),
+            received=arrival.received,
+            place=arrival.place,
+            begin=partial(self._pace.pass_by, arrival.holder),
+            pass_by=partial(self._pace_of_streams.pass_by, arrival.holder),
             nursery=nursery,
             request_timeout_seconds=timeout_seconds,
         )
-        place.connection = connection
+        arrival.place.connection = connection
         self._connections.add(connection)
         try:
             await connection.run()
@@ -271,23 +278,6 @@ class Server:
                 )
             if not self._connections and self._context.terminated.is_set():
                 self._ended.set()
-
-
-class _Opened:
-    """A connection before its first request.
-
-    Args:
-        stream: The socket.
-    """
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self.aborted = False
-
-    def abort(self) -> None:
-        """Close it."""
-        self.aborted = True
-        self.stream.socket.close()
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:

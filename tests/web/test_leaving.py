@@ -135,7 +135,8 @@ async def test_a_subscriber_without_a_connection_is_a_violation(monkeypatch: pyt
         await house.until(lambda: not house.server.connections)
         assert violated == []
         house.hub.subscribe(FEED, RecordingTransport())
-        async with house.connected():
+        async with house.connected() as stream:
+            await stream.send_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await house.until(lambda: house.server.connections == 1)
         await house.until(lambda: not house.server.connections)
     assert violated == [(Invariant.SUBSCRIBERS_HAVE_CONNECTIONS, {"subscribers": 1, "connections": 0})]
