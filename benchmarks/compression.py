@@ -39,7 +39,15 @@ LEVELS = (None, 1, 6, 9)
 """None means off."""
 OFFERS = {"sse": "Accept-Encoding: gzip", "websocket": "Sec-WebSocket-Extensions: permessage-deflate"}
 
-COLUMNS = ("records per write", "protocol", "level", "bytes per record", "of plain", "CPU per write", "more than plain")
+COLUMNS = (
+    "records per write",
+    "protocol",
+    "level",
+    "bytes per record",
+    "of uncompressed",
+    "CPU per write",
+    "more than uncompressed",
+)
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:

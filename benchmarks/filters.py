@@ -26,7 +26,7 @@ from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.records import Batch, Record
 
 PAGE = "performance"
-COLUMNS = ("subscribers", "filters", "CPU µs per record", "beside one without a filter", "deliveries per record")
+COLUMNS = ("subscribers", "filters", "CPU µs per record", "relative to no filter", "deliveries per record")
 PARTITIONS = 6
 POLL_RECORDS = 24
 """Records per crossing: those of 12 ms at 2,000 per second."""

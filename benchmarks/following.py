@@ -24,7 +24,7 @@ PAGE = "performance"
 COLUMNS = (
     "records",
     "CPU per record",
-    "of an owned one",
+    "relative to owned",
     "bytes from brokers, of those written",
     "followed partitions",
 )
@@ -32,7 +32,7 @@ COLUMNS = (
 SUBSCRIBERS = 10
 PER_SECOND = 2000
 BURST = 10
-OWNED_ALONE, OWNED, FOLLOWED = "owned, no follower", "owned, beside a follower", "followed"
+OWNED_ALONE, OWNED, FOLLOWED = "owned, no follower", "owned, with a follower", "followed"
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:

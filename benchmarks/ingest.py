@@ -26,7 +26,7 @@ COLUMNS = (
     "records/s",
     "bare consume loop",
     "share of it",
-    "records made, nothing behind",
+    "records decoded, nothing else",
     "CPU s per million",
 )
 

@@ -12,7 +12,7 @@ from testbed.broker.cluster import KafkaCluster
 PAGE = "performance"
 HEALTHY, FROZEN = 100, 900
 RATE = 200.0
-COLUMNS = ("protocol", "p50, alone", "p50, beside frozen", "p99, alone", "p99, beside frozen", "ratio of p99", "memory")
+COLUMNS = ("protocol", "p50, alone", "p50, with frozen", "p99, alone", "p99, with frozen", "ratio of p99", "memory")
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:

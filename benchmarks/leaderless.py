@@ -22,8 +22,8 @@ PAGE = "performance"
 WAITING = 60
 RECORDS = 400_000
 CHUNK_BYTES = 64 * 1024
-COLUMNS = ("a replay, chunk by chunk", "chunks", "p50", "p99", "p99, of that alone", "longest")
-ALONE, BESIDE = "alone", f"beside {WAITING} that wait"
+COLUMNS = ("a replay, chunk by chunk", "chunks", "p50", "p99", "p99, relative to alone", "longest")
+ALONE, BESIDE = "alone", f"with {WAITING} that wait"
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
