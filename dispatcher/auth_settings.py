@@ -86,7 +86,7 @@ class AuthSettings(BaseModel):
     auth_types: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("at+jwt",),
         description="Accepted token types (`typ`), comma-separated. `at+jwt` is the type of access tokens (RFC 9068). "
-        "For providers that do not set it use `JWT`, which ID tokens have, too. `*`: any type, or none.",
+        "For providers that do not set it, use `JWT`; ID tokens have that type, too. `*`: any type, or none.",
     )
     auth_cookie: str = Field(
         default="__Host-dispatcher",

@@ -80,7 +80,8 @@ class EdgeSettings(BaseModel):
         default=20_000,
         ge=16,
         description="Maximum number of open connections, including those without a request; the limit of file "
-        "descriptors may lower it. When it is reached, a new connection replaces the one that has been idle longest.",
+        "descriptors may lower it. When it is reached, a new connection replaces an idle one "
+        "of the address that has the most idle ones.",
     )
     request_timeout_seconds: float = Field(
         default=10,
