@@ -89,7 +89,14 @@ class Sampling:
             headers: The headers of each record.
         """
         if not any(headers):
-            return [Chosen(index, None) for index in self._roots(range(len(headers)))]
+            skip, number = self._skip, len(headers)
+            if skip is None:
+                return []
+            if skip >= number:
+                # Most batches end here, and whatever code they do not touch need not be fetched from memory.
+                self._skip = skip - number
+                return []
+            return [Chosen(index, None) for index in self._roots(range(number))]
         roots: list[int] = []
         chosen: list[Chosen] = []
         for index, one in enumerate(headers):
@@ -109,6 +116,8 @@ class Sampling:
                 roots.append(index)
             elif producer.sampled if self._follows_producer else (producer.trace_id & _RATIO_MASK) < self._bound:
                 chosen.append(Chosen(index, producer))
+        if not roots:
+            return chosen
         return sorted([*chosen, *(Chosen(index, None) for index in self._roots(roots))], key=_number)
 
     def _roots(self, indexes: Sequence[int]) -> Iterable[int]:

@@ -111,6 +111,8 @@ async def test_a_span_is_linked_to_its_producer_and_says_which_record_it_is(monk
     assert not linked.parent_span_id
     assert linked.end_time_unix_nano >= linked.start_time_unix_nano > 0
     assert (attributes_of(root)["messaging.kafka.offset"], len(root.links)) == (12, 0)
+    examples = [dict(one.labels) for one in times.statistics().dispatch_seconds.examples if one is not None]
+    assert examples == [{"trace_id": root.trace_id.hex(), "span_id": root.span_id.hex()}]
     (resource,) = collector.resources
     assert (resource["service.name"], resource["service.instance.id"]) == ("dispatcher", "one")
 
