@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 import orjson
 
+from testbed import forking
 from testbed.broker import leash
 from testbed.patience import TooLateError
 from testbed.patience import seconds as patient_seconds
@@ -32,6 +33,16 @@ _starter = ThreadPoolExecutor(1, thread_name_prefix="replica-starter")
 """No replica outlives the thread that started it (`leash`), and this one lives as long as the process."""
 
 
+def _start(command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return _starter.submit(
+        subprocess.Popen,
+        [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **forking.UNBUFFERED},
+    ).result()
+
+
 class Replica:
     """``dispatcher serve`` on a free port.
 
@@ -43,6 +54,8 @@ class Replica:
         code: Python to run before the command line, to put a fault in.
         host: Where it listens.
         command: What the command line begins with, such as ``ip netns exec NAME``.
+        fresh: Whether it goes through the start of Python, too, where others may be forks (`testbed.forking`): for
+            tests about that, and about memory. One with `code`, `command` or workers always does.
 
     Raises:
         AssertionError: it did not start listening; the process has ended, and the message holds what it logged.
@@ -60,6 +73,7 @@ class Replica:
         code: str = "",
         host: str = "127.0.0.1",
         command: Sequence[str] = (),
+        fresh: bool = False,
     ) -> None:
         self.host = host
         self.group = group or f"group-{topic}"
@@ -80,22 +94,16 @@ class Replica:
             *(f"--{name}={value}" for name, value in flags.items()),
             *(f"-X{name}={value}" for name, value in (kafka or {}).items()),
         ]
-        self._log = Path(tempfile.mkstemp(prefix="replica-", suffix=".log")[1])
+        descriptor, path = tempfile.mkstemp(prefix="replica-", suffix=".log")
+        os.close(descriptor)
+        self._log = Path(path)
+        may_be_fork = forking.is_allowed() and not (fresh or code or command or "workers" in flags)
+        self.process: subprocess.Popen[bytes] | forking.Fork
         with self._log.open("wb") as log:
-            whole = [
-                *command,
-                sys.executable,
-                "-c",
-                f"{code}\nfrom dispatcher.command.main import main\nmain()",
-                *arguments,
-            ]
-            self.process = _starter.submit(
-                subprocess.Popen,
-                [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *whole],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            ).result()
+            if may_be_fork:
+                self.process = forking.start(arguments, log)
+            else:
+                self.process = _start([*command, sys.executable, "-c", f"{code}\n{forking.RUN}", *arguments], log)
         self.operations_url = ""
         try:
             self.port = self._wait_for_port()

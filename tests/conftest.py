@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from hypothesis import HealthCheck, settings
 
+from testbed import forking
 from testbed.broker import topics
 from testbed.broker.cluster import KafkaCluster
 from testbed.broker.jars import missing_tools
@@ -184,6 +185,11 @@ def replicas() -> Iterator[Callable[..., Replica]]:
             return replica
 
         yield start
+
+
+def pytest_configure() -> None:
+    """Let replicas be forks (testbed/forking.py); those that a test starts with ``fresh=True`` are not."""
+    forking.allow()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

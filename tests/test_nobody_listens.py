@@ -29,7 +29,8 @@ async def test_records_wait_in_kafka_until_somebody_comes(kafka: Kafka, replicas
     """With 200,000 records of 1 KiB no offset moves, memory is bounded, and one subscriber gets all."""
     topic = kafka.create_topic(PARTITIONS)
     timeouts = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500, "max.poll.interval.ms": 4000}
-    replica = replicas(kafka.bootstrap_servers, topic, kafka=timeouts)
+    # A fork shares memory with the process that it is forked from.
+    replica = replicas(kafka.bootstrap_servers, topic, kafka=timeouts, fresh=True)
     replica.wait_until_ready()
     process = psutil.Process(replica.process.pid)
     assert process.memory_info().rss < PROCESS_BYTES

@@ -56,6 +56,10 @@ async def test_a_fenced_consumer_is_rebuilt(kafka: Kafka, replicas: Callable[...
     replica.wait_until_ready()
     async with open_sse(replica) as stream:
         await read_on(kafka, topic, stream, 0)
+        # What is not committed when another one takes the partitions is dispatched again.
+        await trio.to_thread.run_sync(
+            replica.wait_for, "all committed", lambda status: all(one["lag"] == 0 for one in status["partitions"])
+        )
         other = replicas(kafka.bootstrap_servers, topic, settings=settings, client_id="other")
         failure, *_ = await trio.to_thread.run_sync(replica.wait_until_logged, "consumer failed, rebuilding it")
         other.signal(signal.SIGKILL)
