@@ -1,6 +1,8 @@
 """Brokers and replicas for every test that needs them."""
 
+import functools
 import os
+import re
 import signal
 import time
 import uuid
@@ -51,6 +53,9 @@ BROWSER = (
     "web/test_page_trials.py",
 )
 """Where the tests of two tiers are; the others need a broker, by their fixtures, or nothing."""
+
+NAMES_A_BROKER = re.compile(r"\b(?:kafka: Kafka|own_cluster|java_and_maven)\b")
+"""How files name the fixtures that give a broker, or ask for the programs that it needs."""
 
 SLOW = (
     "chaos/test_chaos.py",
@@ -206,7 +211,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     }
     if tier in only:
         return None if path.startswith(only[tier]) else True
-    return True if tier in {"tests", "tests and not sansio", "broker"} and path.startswith((*SOAK, *BROWSER)) else None
+    others = {"tests": (*SOAK, *BROWSER), "tests and not sansio": (*SOAK, *BROWSER, "sansio/")}
+    others["broker"] = others["tests and not sansio"]
+    if tier in others and path.startswith(others[tier]):
+        return True
+    is_test = collection_path.name.startswith("test_")
+    return True if tier == "broker" and is_test and not _names_a_broker(collection_path) else None
+
+
+@functools.cache
+def _names_a_broker(path: Path) -> bool:
+    return bool(NAMES_A_BROKER.search(path.read_text()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -219,6 +234,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             tier = "browser"
         else:
             tier = "broker" if {"kafka", "java_and_maven"} & set(getattr(item, "fixturenames", ())) else "tests"
+        if tier == "broker" and not _names_a_broker(item.path):
+            raise pytest.UsageError(f"the tier broker would leave out {path}: it names no fixture as {NAMES_A_BROKER}")
         item.add_marker(tier)
         if path.startswith("sansio/"):
             item.add_marker("sansio")
