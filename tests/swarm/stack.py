@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -156,9 +157,14 @@ class Stack:
 
 def get(url: str, seconds: float = 5.0) -> bytes:
     """The body of an answer."""
-    with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310 - addresses of our own containers
-        body: bytes = response.read()
-        return body
+    try:
+        with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310 - addresses of our own containers
+            body: bytes = response.read()
+            return body
+    except urllib.error.HTTPError as error:
+        # It is the answer, too, and nobody else closes its socket.
+        error.close()
+        raise
 
 
 def free_variables(ports: Sequence[int]) -> dict[str, str]:
