@@ -15,7 +15,6 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 """The versions that are supported; a session is skipped where its interpreter is missing."""
 WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 """Processes for the tests without a broker: they wait half of their time."""
-PYTHON_FILES = ("dispatcher", "testbed", "tests", "benchmarks", "deploy", "noxfile.py")
 
 
 def _install(session: nox.Session, *groups: str) -> None:
@@ -23,29 +22,14 @@ def _install(session: nox.Session, *groups: str) -> None:
     session.install(".", *nox.project.dependency_groups(PYPROJECT, *groups))
 
 
-def _lint(session: nox.Session) -> None:
-    session.run("ruff", "check", *PYTHON_FILES)
-    session.run("ruff", "format", "--check", *PYTHON_FILES)
-    # flake8-async's own rules: ruff has 17 of its 47.
-    # ASYNC9: wants a checkpoint in every function; ASYNC124: Quart runs handlers that are not async in threads.
-    startable = (
-        "--startable-in-context-manager=supervise,supervise_until_stopped,serve,connect,read_sse,read_ws,listen,"
-    )
-    startable += "read_address,run_to_end,witness,_clients,_until_signal,inspect_on_signal,_stop_on_signal,"
-    startable += "reload_on_hangup,_take_stop_signals,_take_reports,serve_all"
-    session.run("flake8", "--select=ASYNC", "--extend-ignore=ASYNC9,ASYNC124", startable, *PYTHON_FILES)
-    session.run("lint-imports", "--no-cache")
-    session.run("python", "-m", "testbed.rooms", "--check")
-    session.run("python", "-m", "testbed.english")
-
-
 def _suite(session: nox.Session, *options: str) -> None:
     session.run("coverage", "erase")
     session.run("python", "-m", "testbed.tiers", "--durations=10", *options, *session.posargs)
-    if session.posargs and not options:
+    is_covered = "--coverage" in options
+    if session.posargs and not is_covered:
         return
     session.run("coverage", "combine", "--quiet")
-    if options:
+    if is_covered:
         session.run("coverage", "report")
     if not session.posargs:
         session.run("coverage", "report", "--include=dispatcher/sansio/*", "--fail-under=100")
@@ -55,23 +39,21 @@ def _suite(session: nox.Session, *options: str) -> None:
 def check(session: nox.Session) -> None:
     """Lint, types and every test, in one environment: what plain ``nox`` and CI run; arguments go to pytest."""
     _install(session, "lint", "types")
-    _lint(session)
-    session.run("mypy")
-    _suite(session)
+    _suite(session, "--checks")
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, traps of async code, and the arrows between the rooms."""
     _install(session, "lint")
-    _lint(session)
+    session.run("python", "-m", "testbed.checks", "lint")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy --strict, of the package and its tests."""
     _install(session, "types")
-    session.run("mypy")
+    session.run("python", "-m", "testbed.checks", "types")
 
 
 def _pytest(session: nox.Session, tier: str, *arguments: str) -> None:

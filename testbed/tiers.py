@@ -2,7 +2,8 @@
 
 The tests wait for brokers, browsers and sockets for most of their time, so a tier is spread over several processes of
 pytest-xdist, file by file; each process has its own broker. The output of a tier is printed whole when it ends, and can
-be watched before that in ``build/tiers``.
+be watched before that in ``build/tiers``. Chaos runs first, without another test beside it: it needs one core, and
+``--checks`` gives the other to lint and types (testbed/checks.py), at the lowest priority.
 
 Coverage is measured where something is checked with it: of ``sansio``, by the tests of ``sansio``. Tracing costs what
 runs under it half as much again, and every replica of a test would pay for it when it starts: ``--coverage`` has it
@@ -49,8 +50,14 @@ SELECTED = {"tests": "tests and not sansio", "soak": "soak and not chaos"}
 COVERED = {"sansio"}
 """Tiers that run under coverage, whether it is asked for or not."""
 
+ALONE = "chaos"
+"""The tier beside which no other test runs."""
+
+CHECKED = ("lint", "types")
+"""What runs beside it with ``--checks``."""
+
 WORKERS = {"broker": 3, "soak": 2, "browser": 2, "tests": 3, "sansio": 2}
-"""Processes of a tier that has more than one: their tests wait for half of their time or more. Chaos uses both cores.
+"""Processes of a tier that has more than one: their tests wait for half of their time or more.
 
 TESTBED_WORKERS changes some of them: ``broker=6 soak=3``. TESTBED_SPREAD=0 leaves one process to each tier.
 """
@@ -85,7 +92,8 @@ class Outcome:
     @property
     def is_worth_another_run(self) -> bool:
         """Whether what failed may pass when it runs alone."""
-        return self.returncode == pytest.ExitCode.TESTS_FAILED and len(self.unstable) <= MOST_UNSTABLE
+        has_failures = self.returncode == pytest.ExitCode.TESTS_FAILED and bool(self.failures)
+        return has_failures and len(self.unstable) <= MOST_UNSTABLE
 
 
 def spread(tier: str) -> list[str]:
@@ -102,25 +110,38 @@ async def _run(tier: str, arguments: Sequence[str], *, covered: bool) -> Outcome
     return await _pytest(tier, *selected, covered=covered or tier in COVERED)
 
 
+async def _check(name: str) -> Outcome:
+    click.echo(f"{name}: started, output in {RESULTS / name}.log")
+    command = ["nice", "-n", "19", sys.executable, "-m", "testbed.checks", name]
+    returncode, _ = await _run_logged(name, command, os.environ)
+    return Outcome(name, returncode, {})
+
+
 async def _pytest(name: str, *arguments: str, covered: bool) -> Outcome:
     measured = ["coverage", "run", "-m"] if covered else []
     command = [sys.executable, "-m", *measured, "pytest", *arguments, "-o", f"cache_dir=.pytest_cache/{name}"]
-    began = time.monotonic()
-    path, failures = RESULTS / f"{name}.log", RESULTS / f"{name}.failures"
+    failures = RESULTS / f"{name}.failures"
     failures.unlink(missing_ok=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", deadlines.VARIABLE: str(failures.absolute())}
     # Without bytecode each process of pytest compiles all tests (4 s of CPU), and each replica its code (0.25 s).
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    with path.open("wb") as output:
-        done = await trio.run_process(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
-    text = path.read_text(errors="replace")
-    click.echo(f"\n===== {name}: exit code {done.returncode} after {time.monotonic() - began:.0f} s =====\n{text}")
+    returncode, text = await _run_logged(name, command, environment)
     closing = (_CLOSING_LINE.findall(text) or [""])[-1]
     counts = {
         name.removesuffix("s") if name == "errors" else name: int(count) for count, name in _COUNT.findall(closing)
     }
     failed: dict[str, bool] = orjson.loads(failures.read_bytes()) if failures.exists() else {}
-    return Outcome(name, done.returncode, counts, failed)
+    return Outcome(name, returncode, counts, failed)
+
+
+async def _run_logged(name: str, command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command, with its output in a file, and print that at the end; returns exit code and output."""
+    began, path = time.monotonic(), RESULTS / f"{name}.log"
+    with path.open("wb") as output:
+        done = await trio.run_process(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+    text = path.read_text(errors="replace")
+    click.echo(f"\n===== {name}: exit code {done.returncode} after {time.monotonic() - began:.0f} s =====\n{text}")
+    return done.returncode, text
 
 
 async def _again(outcome: Outcome, arguments: Sequence[str], *, covered: bool) -> Outcome:
@@ -145,22 +166,33 @@ async def _again(outcome: Outcome, arguments: Sequence[str], *, covered: bool) -
     return Outcome(outcome.tier, 0, {name: counts[name] for name in counts if counts[name] and name not in FAILED})
 
 
-async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int, *, covered: bool) -> list[Outcome]:
+async def run_tiers(
+    tiers: Sequence[str], arguments: Sequence[str], lanes: int, *, covered: bool, checks: Sequence[str] = ()
+) -> list[Outcome]:
     """Run tiers, at most `lanes` at a time, in the order given; returns how each of them ended.
 
-    What failed in them runs again after that, alone.
+    The one that runs alone begins, with `checks` beside it. What failed in the tiers runs again after that, alone.
     """
     limiter = trio.CapacityLimiter(lanes)
     outcomes: list[Outcome] = []
+
+    async def run_check(name: str) -> None:
+        outcomes.append(await _check(name))
 
     async def run_one(tier: str) -> None:
         async with limiter:
             outcomes.append(await _run(tier, arguments, covered=covered))
 
     async with trio.open_nursery() as nursery:
+        for name in checks:
+            nursery.start_soon(run_check, name)
+        if ALONE in tiers:
+            nursery.start_soon(run_one, ALONE)
+    async with trio.open_nursery() as nursery:
         for tier in tiers:
-            nursery.start_soon(run_one, tier)
-            await trio.testing.wait_all_tasks_blocked()
+            if tier != ALONE:
+                nursery.start_soon(run_one, tier)
+                await trio.testing.wait_all_tasks_blocked()
     return [
         await _again(outcome, arguments, covered=covered) if outcome.is_worth_another_run else outcome
         for outcome in outcomes
@@ -178,13 +210,18 @@ async def run_tiers(tiers: Sequence[str], arguments: Sequence[str], lanes: int, 
 )
 @click.option("--only", type=click.Choice([*TIERS]), multiple=True, help="Run just these tiers; repeatable.")
 @click.option("--coverage", "covered", is_flag=True, help="Measure coverage everywhere, replicas included.")
+@click.option("--checks", "checked", is_flag=True, help="Run lint and types, too.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def main(lanes: int, only: tuple[str, ...], arguments: tuple[str, ...], *, covered: bool) -> None:
+def main(lanes: int, only: tuple[str, ...], arguments: tuple[str, ...], *, covered: bool, checked: bool) -> None:
     """Run the tests in tiers side by side. ARGUMENTS go to each tier's pytest."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     tiers = [tier for tier in TIERS if not only or tier in only]
-    outcomes = trio.run(partial(run_tiers, tiers, arguments, lanes, covered=covered))
+    checks = CHECKED if checked else ()
+    outcomes = trio.run(partial(run_tiers, tiers, arguments, lanes, covered=covered, checks=checks))
     for outcome in outcomes:
+        if outcome.tier in checks:
+            click.echo(f"{outcome.tier}: exit code {outcome.returncode}")
+            continue
         counted = ", ".join(f"{number} {name}" for name, number in outcome.counts.items())
         click.echo(f"{outcome.tier}: {counted or 'no test ran'}, exit code {outcome.returncode}")
     passed = sum(outcome.counts.get("passed", 0) for outcome in outcomes)

@@ -81,6 +81,20 @@ def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+def test_checks_that_fail_fail_the_run_and_nothing_else(tmp_path: Path) -> None:
+    """A folder without the code fails lint and types; the tests run all the same, and only tests run again."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = tests\n")
+    (tmp_path / "test_some.py").write_text("import pytest\n@pytest.mark.tests\ndef test_it(): pass\n")
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "TESTBED_SPREAD": "0"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    command = [sys.executable, "-m", "testbed.tiers", "--only", "tests", "--checks"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stdout + run.stderr
+    *_, one, other, tests, whole = run.stdout.splitlines()
+    assert {one, other} == {"lint: exit code 1", "types: exit code 1"}
+    assert (tests, whole) == ("tests: 1 passed, exit code 0", "1 passed, 0 failed")
+
+
 def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
     """Something is broken then, and another run would only take time."""
     few = {f"test_{number}": False for number in range(MOST_UNSTABLE)}
@@ -88,6 +102,7 @@ def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
     assert not Outcome("tests", 1, {}, few | {"test_wrong": False}).is_worth_another_run
     assert not Outcome("tests", 2, {}, few).is_worth_another_run
     assert not Outcome("tests", 0, {}).is_worth_another_run
+    assert not Outcome("lint", 1, {}).is_worth_another_run
 
 
 def test_a_variable_says_how_many_processes_a_tier_has(monkeypatch: pytest.MonkeyPatch) -> None:
