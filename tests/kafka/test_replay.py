@@ -99,7 +99,8 @@ async def test_a_chunk_is_bounded_by_what_its_records_hold(kafka: Kafka, what: s
             records = Records.of(record for batch in chunk.batches for record in batch.records)
             assert list(records.offsets) == list(range(place, place + len(records)))
             assert records[:-1].size_bytes < most_bytes
-            place = chunk.next_offsets[partition]
+            # On a busy machine a read may end before the first record has come.
+            place = chunk.next_offsets.get(partition, place)
         await replays.close()
 
 
@@ -121,7 +122,7 @@ async def test_a_chunk_is_bounded_when_large_records_follow_small_ones(kafka: Ka
             assert Records.of(records[:-1]).size_bytes < 100_000
             for batch in chunk.batches:
                 offsets[batch.partition] += batch.records.offsets
-            places = chunk.next_offsets
+            places = {tp: chunk.next_offsets.get(tp, part.first) for tp, part in ranges.items()}
             ranges = {tp: Range(places[tp], part.end) for tp, part in ranges.items() if places[tp] < part.end}
         await replays.close()
     assert offsets == {partition: list(range(500)) for partition in offsets}
