@@ -29,7 +29,8 @@ class Pace:
     Args:
         per_turn: Maximum number of waiters that pass in one turn.
         skips: Maximum number of long turns in a row after which nobody passes: there must be progress even on a loop
-            that is always busy. None: as many pass after long turns as after short ones.
+            that is always busy. Fewer if they take longer than as many turns of `LONG_TURN_SECONDS` and one more:
+            beside turns that long, what passes is little. None: as many pass after long turns as after short ones.
         now: A clock, in seconds.
     """
 
@@ -37,10 +38,10 @@ class Pace:
         self, per_turn: int, *, skips: int | None = None, now: Callable[[], float] = time.perf_counter
     ) -> None:
         self._per_turn = self._left = per_turn
-        self._skips = skips
+        self._longest_skip_seconds = None if skips is None else (skips + 1) * LONG_TURN_SECONDS
         self._now = now
-        self._skipped = 0
-        """Turns in a row after which nobody passed."""
+        self._skipped_seconds = 0.0
+        """Duration of the turns in a row after which nobody passed."""
         self._lines: dict[Hashable, deque[trio.Event]] = {}
         """The waiters, by holder, in the order of the holders' turns."""
         self._wake_up = trio.Event()
@@ -88,13 +89,13 @@ class Pace:
 
     def _share(self, taken_seconds: float) -> int:
         """How many may pass after a turn that took this long."""
-        if self._skips is None or taken_seconds <= SHORT_TURN_SECONDS:
+        if self._longest_skip_seconds is None or taken_seconds <= SHORT_TURN_SECONDS:
             share = self._per_turn
-        elif taken_seconds <= LONG_TURN_SECONDS or self._skipped >= self._skips:
+        elif taken_seconds <= LONG_TURN_SECONDS or self._skipped_seconds + taken_seconds > self._longest_skip_seconds:
             share = min(1, self._per_turn)
         else:
             share = 0
-        self._skipped = 0 if share else self._skipped + 1
+        self._skipped_seconds = 0 if share else self._skipped_seconds + taken_seconds
         return share
 
     def _pass_on(self) -> None:

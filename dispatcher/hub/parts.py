@@ -35,7 +35,10 @@ from dispatcher.settings import Settings
 
 CATCH_UP_WRITES_PER_TURN = 4
 """Maximum number of writes to subscribers that are catching up, per turn of the loop: at 256 KiB and 300 µs each, they
-delay live subscribers by little more than a millisecond, for some turns in a row. After a long turn, one passes."""
+delay live subscribers by little more than a millisecond, for some turns in a row."""
+
+SKIPPED_TURNS = 3
+"""How many long turns of the loop in a row may pass without such a write: live records have priority."""
 
 
 class HubParts:
@@ -69,7 +72,7 @@ class HubParts:
         spellings = {topic: Spelling(*both) for topic, both in settings.encodings.items()}
         self.encoder = Encoder(self.history, compression, spellings)
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
-        self.catch_up_pace = Pace(CATCH_UP_WRITES_PER_TURN, skips=0)
+        self.catch_up_pace = Pace(CATCH_UP_WRITES_PER_TURN, skips=SKIPPED_TURNS)
         self._registry = Registry()
         self._feeds = FeedRegistry(settings.max_feeds)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))

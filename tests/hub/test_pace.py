@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from dispatcher.hub.pace import LONG_TURN_SECONDS, SHORT_TURN_SECONDS, Pace
+from dispatcher.hub.parts import CATCH_UP_WRITES_PER_TURN, SKIPPED_TURNS
 from dispatcher.sansio.records import Batch, Record
 from tests.hub.test_hub import FEED, ONE, Bench, RecordingTransport, subscribed
 
@@ -115,6 +116,8 @@ async def test_a_turn_that_nobody_has_taken_needs_no_line() -> None:
         (3, SHORT_TURN_SECONDS / 2, [4, 4, 4, 4, 4]),
         (3, SHORT_TURN_SECONDS * 1.1, [1, 1, 1, 1, 1]),
         (3, LONG_TURN_SECONDS * 1.1, [0, 0, 0, 1, 0]),
+        (3, LONG_TURN_SECONDS * 2.1, [0, 1, 0, 1, 0]),
+        (3, LONG_TURN_SECONDS * 4.1, [1, 1, 1, 1, 1]),
         (0, LONG_TURN_SECONDS * 1.1, [1, 1, 1, 1, 1]),
         (None, LONG_TURN_SECONDS * 1.1, [4, 4, 4, 4, 4]),
     ],
@@ -189,6 +192,29 @@ class Noted(RecordingTransport):
         if sum(map(len, buffers)) > RECORD_BYTES:
             self._order.append(self._note)
         await super().send_all(buffers)
+
+
+async def test_subscribers_that_catch_up_let_long_turns_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their writes make turns long, and live records are late by some turns; but they write in the end."""
+    bench, order, number, readings = Bench(), list[str](), 20, count()
+    monkeypatch.setattr(bench.hub.catch_up_pace, "_now", lambda: next(readings) * LONG_TURN_SECONDS * 1.1)
+    for each in range(20):
+        bench.hub.publish(Batch(ONE, (Record(each, None, None, b"x" * RECORD_BYTES, ()),)))
+    with ExitStack() as opened:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.hub.run)
+            subscribers = [
+                opened.enter_context(subscribed(bench.hub, FEED, Noted("a", order), {ONE: -1})) for _ in range(number)
+            ]
+            for subscriber in subscribers:
+                nursery.start_soon(subscriber.run)
+            while any(subscriber.resumption.has_more for subscriber in subscribers):  # noqa: ASYNC110 - turns are counted
+                await trio.lowlevel.checkpoint()
+            turns = next(readings) // 2
+            nursery.cancel_scope.cancel()
+    waited = len(order) - number - CATCH_UP_WRITES_PER_TURN  # each one's first write waits for no turn
+    assert waited > 5 * number
+    assert turns > SKIPPED_TURNS * waited
 
 
 async def test_subscribers_that_catch_up_take_turns() -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from dispatcher.errors import SubscriberStalledError
-from dispatcher.web.liveness import Liveness, Progress
+from dispatcher.web.liveness import FINE_BYTES, FINE_STEP_BYTES, Liveness, Progress
 from testbed.clients import open_sse, open_ws
 from testbed.namespace import Namespace, why_not
 from testbed.patience import seconds
@@ -83,6 +83,20 @@ async def test_what_a_look_finds() -> None:
         await client.receive_some(1024 * 1024)
         await until(lambda: liveness.look() is not Progress.NONE)
     assert liveness.look() is Progress.IDLE, "it cannot say of a socket that is closed"
+
+
+async def test_fine_pieces_are_sent_in_short_steps() -> None:
+    """All of them at once held the loop for half a millisecond, for each client that began to catch up."""
+    server, client = await pair()
+    with server, client.socket:
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2**31 - 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)
+        liveness = Liveness(server, 1)
+        sent: list[int] = []
+        while sum(sent) < FINE_BYTES:
+            sent.append(liveness.send([bytes(FINE_BYTES)]))
+            await client.receive_some(sent[-1])
+        assert max(sent) <= FINE_STEP_BYTES < FINE_BYTES
 
 
 async def test_acknowledgements_are_progress_where_the_socket_makes_no_room(nursery: trio.Nursery) -> None:
