@@ -36,6 +36,7 @@ from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.stalls import Stall, StallLimit
 from dispatcher.sansio.topic_health import TopicHealth
+from dispatcher.sansio.topic_memory import TopicMemory
 from dispatcher.schemas.decoded_topics import DecodedTopics
 from dispatcher.settings import Settings
 from dispatcher.topic_watch import TopicWatch
@@ -78,6 +79,7 @@ class Pipeline:
         self._consumer = ConsumerWatch(settings.kafka.get("group.protocol"))
         self._health = Health()
         self._stalls = StallLimit()
+        self._memory = TopicMemory()
         self._membership = Membership(
             settings,
             self.hub,
@@ -122,6 +124,7 @@ class Pipeline:
             consumer_properties(settings),
             settings.topics,
             self,
+            self._memory,
             poll_records=settings.poll_records,
             batch_bytes=settings.batch_bytes,
             drain_seconds=max(settings.drain_seconds, settings.ack_drain_seconds if settings.acked_topics else 0),

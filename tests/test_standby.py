@@ -7,7 +7,7 @@ from typing import Any
 import trio
 
 from testbed.broker.witness import group_members
-from testbed.clients import open_sse
+from testbed.clients import open_sse, sse_records
 from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
@@ -96,6 +96,32 @@ async def _read(replica: Replica) -> None:
     async with open_sse(replica) as stream:
         while await stream.next_event() is not None:
             pass
+
+
+async def test_a_topic_that_is_recreated_while_a_replica_is_in_standby_is_read_from_its_start(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """With ``latest`` as well: the replica has seen the old one, and Kafka has forgotten the group's offsets."""
+    topic = kafka.create_topic(1)
+    properties = {"auto.offset.reset": "latest", "session.timeout.ms": 1000}
+
+    def start(name: str) -> Replica:
+        return replicas(kafka.bootstrap_servers, topic, client_id=name, settings=IDLE, kafka=properties)
+
+    owner = await trio.to_thread.run_sync(start, "owner")
+    other = await trio.to_thread.run_sync(start, "other")
+    async with open_sse(owner):
+        await until(other, "standby", lambda status: status["state"] == "standby")
+        await until(owner, "the partition", lambda status: [p["committed"] for p in status["partitions"]] == [0])
+        owner.signal(signal.SIGKILL)
+        await trio.to_thread.run_sync(owner.wait)
+    await trio.to_thread.run_sync(kafka.recreate_topic, topic, 1)
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 8, 1)
+    async with open_sse(other) as stream:
+        with trio.fail_after(seconds(60)):
+            records = await sse_records(stream, 8)
+    assert [record.own for record in records] == [(0, offset) for offset in range(8)]
+    assert other.logged("topic recreated")
 
 
 async def test_after_a_crash_whoever_is_ahead_of_the_last_commit_makes_nothing_wait(

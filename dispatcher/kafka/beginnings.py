@@ -28,6 +28,7 @@ from dispatcher.kafka.start_lookups import (
 from dispatcher.sansio.beginnings import Again, Committed, Stamp, Start, Undecided, begin, go_on, other_log
 from dispatcher.sansio.ranges import Bounds
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.topic_memory import TopicMemory
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +82,7 @@ class Beginnings:
     Args:
         properties: librdkafka's configuration of the consumer.
         topics: The subscribed topics.
+        memory: What this process knows about them.
         clock: Any monotonic clock, in seconds.
     """
 
@@ -88,16 +90,13 @@ class Beginnings:
         self,
         properties: Mapping[str, Any],
         topics: Collection[str],
+        memory: TopicMemory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lookups = StartLookups(properties)
         self._topics = list(topics)
         self._clock = clock
-        self._known: dict[str, Stamp] = {}
-        """The stamps of topics that this process has begun to read."""
-        self._first_seen: dict[str, Stamp] = {}
-        """Topics as this client first found them, whether or not it has begun to read them. Never updated: if commits
-        expire after a topic was recreated, records are repeated, but none are lost."""
+        self._memory = memory
         self._stamps: dict[TopicPartition, Stamp] = {}
         """The stamp of every partition that has begun."""
         self._waiting: set[TopicPartition] = set()
@@ -224,7 +223,7 @@ class Beginnings:
         if not all(future.done() for future in self._watch.values()):
             return {}
         described, self._watch = described_topics(self._watch), {}
-        self._first_seen = described | self._first_seen
+        self._memory.found(described)
         news = {}
         for partition, before in self._stamps.items():
             topic = described.get(partition.topic, Stamp())
@@ -232,9 +231,8 @@ class Beginnings:
                 if partition not in self._restarts:
                     self.out_of_range(partition, next_offsets[partition], truncated=False)
             elif before.topic_id is None and topic.topic_id is not None:
-                news[partition] = before._replace(
-                    topic_id=topic.topic_id, partitions=before.partitions or topic.partitions
-                )
+                partitions = topic.partitions if before.partitions is None else before.partitions
+                news[partition] = before._replace(topic_id=topic.topic_id, partitions=partitions)
         self._stamps.update(news)
         return news
 
@@ -260,12 +258,15 @@ class Beginnings:
                 self._renew()
             return [], False
         topics = described_topics(answered.described, cluster)
-        self._first_seen = topics | self._first_seen
+        self._memory.found(topics)
         if topics:
             self._describes = True
         elif any(error_code(future) == KafkaError._TIMED_OUT for future in answered.described.values()):  # noqa: SLF001
-            # A broker has answered with the group's offsets, so it does not support this request.
-            self._describes = False
+            # A broker has answered with the group's offsets. If none has ever reported an id, this one does not support
+            # the request; otherwise it is busy, or the client waits for a dead one.
+            self._describes = self._memory.has_ids
+            if self._describes:
+                self._renew()
         bounds = {partition: found for partition, both in answered.bounds.items() if (found := bounds_of(*both))}
         for partition in unknown.keys() & answered.partitions:
             self._complain([partition], f"the group's offset is not known: {unknown[partition]}")
@@ -275,12 +276,8 @@ class Beginnings:
         decided += self._where_to_continue(decidable, bounds, topics, committed)
         for partition in sorted(decidable & self._waiting):
             others = [one.stamp for at, one in committed.items() if at.topic == partition.topic and at != partition]
-            if partition.topic in self._known:
-                others.append(self._known[partition.topic])
             topic = topics.get(partition.topic, Stamp())
-            if other_log(first_seen := self._first_seen.get(partition.topic, Stamp()), topic):
-                # Kafka deletes the group's offsets together with a topic, so no commit reveals this.
-                others.append(first_seen)
+            others += self._memory.of(partition.topic, topic)
             start = begin(
                 partition,
                 committed.get(partition),
@@ -291,6 +288,8 @@ class Beginnings:
             )
             if isinstance(start, Start):
                 decided.append(start)
+            elif start is Undecided.NEEDS_TOPIC:
+                self._complain([partition], "no broker reports the topic's id", after=PASSING_SECONDS)
             elif start is Undecided.REFUSED:
                 self._complain([partition], "the group has no offset, and auto.offset.reset is error")
             elif partition not in self._bounded:
@@ -339,7 +338,7 @@ class Beginnings:
         self._tell_at.pop(start.partition, None)
         if isinstance(start, Start):
             self._stamps[start.partition] = start.stamp
-            self._known[start.partition.topic] = start.stamp
+            self._memory.begun(start.partition.topic, start.stamp)
 
     def _complain(self, partitions: Iterable[TopicPartition], reason: str, *, after: float = 0.0) -> None:
         """Log that partitions cannot begin, each at most once per `LOG_SECONDS`, and not before `after` seconds."""

@@ -36,6 +36,7 @@ from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.beginnings import Again, Start
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall
+from dispatcher.sansio.topic_memory import TopicMemory
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,7 @@ class GroupConsumer:
         properties: librdkafka's configuration.
         topics: The topics to subscribe to.
         downstream: The Trio side.
+        memory: What this process knows of the topics.
         poll_records: Maximum number of records taken in one poll.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
         drain_seconds: How long a revoke waits for writes that have started.
@@ -78,6 +80,7 @@ class GroupConsumer:
         properties: Mapping[str, str | int | float | bool],
         topics: Sequence[str],
         downstream: Downstream,
+        memory: TopicMemory,
         *,
         poll_records: int,
         batch_bytes: int,
@@ -88,10 +91,10 @@ class GroupConsumer:
         self._properties = properties
         self._topics = list(topics)
         self._downstream = downstream
+        self._memory = memory
         self._poll_records = poll_records
         self._batch_bytes = batch_bytes
-        self._drain_seconds = drain_seconds
-        self._leave_seconds = leave_seconds
+        self._drain_seconds, self._leave_seconds = drain_seconds, leave_seconds
         self._assignment = Assignment(eager=is_eager(properties))
         self._beginnings: Beginnings | None = None
         self._commits = CommitSender()
@@ -111,7 +114,7 @@ class GroupConsumer:
             Exception: whatever the downstream or a callback raised; what was dispatched is committed.
         """
         try:
-            self._beginnings = beginnings = Beginnings(self._properties, self._topics)
+            self._beginnings = beginnings = Beginnings(self._properties, self._topics, self._memory)
             consumer = Consumer(
                 {
                     **self._properties,
@@ -334,9 +337,7 @@ class GroupConsumer:
             self._result.errors.append((error.name(), error.str()))
 
     def _on_statistics(self, text: str) -> None:
-        statistics = parse_statistics(text)
-        if statistics is not None:
-            self._result.statistics = statistics
+        self._result.statistics = parse_statistics(text) or self._result.statistics
 
 
 def _partition_of(message: Message) -> TopicPartition:

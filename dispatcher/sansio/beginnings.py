@@ -52,7 +52,8 @@ class Stamp(NamedTuple):
     topic_id: str | None = None
     """Kafka's id of the topic; None if unknown."""
     partitions: int | None = None
-    """How many partitions the topic had when the group began with it; None if unknown."""
+    """How many partitions the topic had when the group began with it: 0 if it was recreated since, because all of the
+    new ones are read from their start. None if unknown."""
     cluster: str | None = None
     """Kafka's id of the cluster; None if unknown."""
 
@@ -127,6 +128,8 @@ class Undecided(Enum):
 
     NEEDS_BOUNDS = "needs-bounds"
     """The bounds of the partition's log have to be looked up."""
+    NEEDS_TOPIC = "needs-topic"
+    """The topic's id is not known now, and was before: the topic may have been recreated."""
     REFUSED = "refused"
     """The group has no offset, and ``auto.offset.reset`` is ``error``."""
 
@@ -169,23 +172,24 @@ def begin(
             stamp=stamp,
             is_unstamped=committed.stamp.topic_id is None and stamp.topic_id is not None,
         )
-    if committed is not None or any(other_log(other, topic) for other in others):
-        if bounds is None:
-            return Undecided.NEEDS_BOUNDS
-        replaces = None if committed is None else committed.offset
+    is_recreated = committed is not None or any(other_log(other, topic) for other in others)
+    is_new = bool(others) and (not counts or partition.partition >= min(counts))
+    if not is_recreated:
+        if topic.topic_id is None and any(other.topic_id is not None for other in others):
+            return Undecided.NEEDS_TOPIC
+        if policy is Policy.ERROR and not is_new:
+            return Undecided.REFUSED
+    if bounds is None:
+        return Undecided.NEEDS_BOUNDS
+    if is_recreated:
         return Start(
             partition,
             bounds.first,
-            stamp=topic,
+            stamp=_as_recreated(topic),
             recreated=True,
-            replaces=replaces,
+            replaces=None if committed is None else committed.offset,
             has_old_offset=committed is not None,
         )
-    is_new = bool(others) and (not counts or partition.partition >= min(counts))
-    if policy is Policy.ERROR and not is_new:
-        return Undecided.REFUSED
-    if bounds is None:
-        return Undecided.NEEDS_BOUNDS
     offset = bounds.end if policy is Policy.LATEST and not is_new else bounds.first
     return Start(partition, offset, stamp=Stamp(topic.topic_id, min(counts, default=topic.partitions), topic.cluster))
 
@@ -216,7 +220,7 @@ def go_on(
         return Start(
             partition,
             bounds.first,
-            stamp=topic if is_other else before,
+            stamp=_as_recreated(topic) if is_other else before,
             recreated=True,
             replaces=next_offset,
             # If the offset did not say to which log it belongs, the next owner would notice nothing.
@@ -225,3 +229,8 @@ def go_on(
     if next_offset < bounds.first:
         return Again(partition, bounds.first, Gap(partition, next_offset, bounds.first - 1, "expired"))
     return Again(partition, next_offset)
+
+
+def _as_recreated(topic: Stamp) -> Stamp:
+    """Return a stamp that says that all partitions are new to the group: other owners, too, begin at their start."""
+    return topic._replace(partitions=0)

@@ -13,7 +13,7 @@ How it judges:
   before it, or after it: the replica looks at topic ids every 5 s, and until then takes the new log for the old one
   (docs/guarantees.md). Never is wrong, unless the partition has left the connection, or the connection has ended.
 * Kafka forgets the group's offsets with the topic. With ``auto.offset.reset=latest`` what was written before its first
-  owner is not owed, if that is a process that had never seen the partition: to it, the topic is new.
+  owner is not owed, if that is a process that had no partition of the old topic: to it, the topic is new.
 """
 
 from collections import Counter, defaultdict
@@ -35,16 +35,20 @@ class Broken(StrEnum):
     DISORDER = "out of order or repeated within a connection"
 
 
-def is_new_to_its_owner(assigned: Iterable[tuple[float, str]], remade_at: float) -> bool:
-    """Whether the first process that got a partition after its topic was made again had never had it before.
+def is_new_to_its_owner(
+    assigned: Iterable[tuple[float, str]], known_to: AbstractSet[str], deleted_at: float, remade_at: float
+) -> bool:
+    """Whether a process that may have been the first to have a partition of the new topic did not know the old one.
 
     Args:
         assigned: When the partition was assigned, and to which process; in any order.
-        remade_at: When the topic was made again, on the same clock.
+        known_to: Processes that had some partition of the old topic.
+        deleted_at: When the old topic was about to be deleted, on the same clock.
+        remade_at: When the new one was there: what is assigned between the two may be of either.
     """
-    in_order = sorted(assigned)
-    first = next((process for at, process in in_order if at >= remade_at), None)
-    return first is not None and all(process != first for at, process in in_order if at < remade_at)
+    in_order = [(at, process) for at, process in sorted(assigned) if at >= deleted_at]
+    first = [process for at, process in in_order if at >= remade_at][:1]
+    return any(process not in known_to for process in [p for at, p in in_order if at < remade_at] + first)
 
 
 class _Place:

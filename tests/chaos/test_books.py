@@ -1,5 +1,7 @@
 """The books of a topic whose log changes: each fault is found, and what the protocol allows is not taken for one."""
 
+import pytest
+
 from tests.chaos.books import Books, Broken, is_new_to_its_owner
 
 
@@ -153,12 +155,25 @@ def test_records_again_on_one_connection() -> None:
     assert found(books) == {Broken.DISORDER: 1}
 
 
-def test_a_topic_is_new_to_an_owner_that_has_never_had_it() -> None:
-    """It is not new to an owner that had it before the recreation, nor while nobody has it."""
-    before, after = (1.0, "one"), (3.0, "two")
-    assert is_new_to_its_owner([after, before], remade_at=2)
-    assert not is_new_to_its_owner([before, after, (2.5, "one")], remade_at=2)
-    assert not is_new_to_its_owner([before], remade_at=2)
+@pytest.mark.parametrize(
+    ("assigned", "is_new"),
+    [
+        ([(4.0, "new")], True),
+        ([(4.0, "old"), (5.0, "new")], False),
+        ([(4.0, "other")], False),
+        ([], False),
+        # Between the two this may have been of either.
+        ([(2.5, "old"), (4.0, "old")], False),
+        ([(2.5, "old"), (4.0, "new")], True),
+        ([(2.5, "new"), (4.0, "old")], True),
+    ],
+)
+def test_a_topic_is_new_to_an_owner_that_has_never_had_any_of_it(
+    assigned: list[tuple[float, str]], is_new: bool
+) -> None:
+    """It is not new to an owner that had some partition before the topic was deleted, nor while nobody has it."""
+    before = (1.0, "old")
+    assert is_new_to_its_owner([*assigned, before], {"old", "other"}, deleted_at=2, remade_at=3) == is_new
 
 
 def test_what_was_written_before_an_owner_to_whom_the_topic_is_new_is_not_owed() -> None:

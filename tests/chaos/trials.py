@@ -5,7 +5,7 @@ Each topic is dispatched by the same replicas and the same group as everything e
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -60,8 +60,9 @@ class Trials:
         self._watches: dict[Kind, Watch] = {}
         self._turns = {kind: trio.Lock() for kind in self.books}
         self._began_ms = time.time_ns() // 1_000_000
-        self._remade_at = 0.0
-        """When the topic that is made again was, for the last time, by the clock."""
+        self._deleted_at = self._remade_at = 0.0
+        """When the topic that is made again was about to be deleted, for the last time, and when the new one was there,
+        by the clock."""
 
     @property
     def topics(self) -> dict[str, int]:
@@ -108,8 +109,10 @@ class Trials:
                 await trio.sleep(0.1)
         if reset == "latest" and Kind.RECREATE in self.books:
             books = self.books[Kind.RECREATE]
+            every = [_assigned(fleet, f"{books.topic}:{n}") for n in range(self._partitions[Kind.RECREATE])]
+            known_to = {process for one in every for at, process in one if at < self._deleted_at}
             for partition in {partition for partition, _ in books.missing()}:
-                if is_new_to_its_owner(_assigned(fleet, f"{books.topic}:{partition}"), self._remade_at):
+                if is_new_to_its_owner(every[partition], known_to, self._deleted_at, self._remade_at):
                     books.new_to_its_owner(partition)
         for books in self.books.values():
             books.close()
@@ -147,9 +150,10 @@ class Trials:
         partitions = self._partitions[Kind.RECREATE]
         number = max(books.stored(partition) for partition in range(partitions)) + chance.randrange(1, 6)
         books.remade()
-        self._remade_at = time.time()
+        self._deleted_at, self._remade_at = time.time(), float("inf")
         nodes = len(self._cluster.bootstrap_servers.split(","))
         await _in_thread(partial(topics.recreate, self._cluster.admin, books.topic, partitions, nodes))
+        self._remade_at = time.time()
         await self._fill(Kind.RECREATE, range(partitions), number)
 
     async def _grow(self, chance: random.Random) -> None:
@@ -211,11 +215,13 @@ class Trials:
             self.books[kind].produced(partition, offset)
 
 
-def _assigned(fleet: Fleet, partition: str) -> Iterator[tuple[float, str]]:
+def _assigned(fleet: Fleet, partition: str) -> Sequence[tuple[float, str]]:
     """When a partition was assigned, and to which process."""
-    for process, line in fleet.logged("assigned"):
-        if partition in line["partitions"]:
-            yield datetime.fromisoformat(line["timestamp"]).timestamp(), process
+    return [
+        (datetime.fromisoformat(line["timestamp"]).timestamp(), process)
+        for process, line in fleet.logged("assigned")
+        if partition in line["partitions"]
+    ]
 
 
 async def _status(slot: Slot) -> dict[str, Any]:

@@ -136,6 +136,7 @@ from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.threads import WORKERS, threads_of
 from dispatcher.sansio.ranges import Range
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.topic_memory import TopicMemory
 from dispatcher.settings import Settings
 
 def count():
@@ -156,7 +157,7 @@ replays.leaders.committed([one])
 consumer = Consumer(consumer_properties(settings), logger=LIBRDKAFKA_LOG)
 consumer.subscribe(["ofa_assets"])
 consumer.poll(1)
-beginnings = [Beginnings(consumer_properties(settings), ["ofa_assets"]) for _ in range(2)]
+beginnings = [Beginnings(consumer_properties(settings), ["ofa_assets"], TopicMemory()) for _ in range(2)]
 for asking in beginnings:
     asking.assigned([one])
     asking.wait(3)

@@ -15,6 +15,7 @@ from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Again, Start
 from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.topic_memory import TopicMemory
 from dispatcher.settings import Settings
 from testbed.clients import open_sse, sse_records
 from testbed.patience import seconds
@@ -137,7 +138,8 @@ class LeavingGroup:
         self.sent: list[int] = []
         self.closed = False
         self._departs = departs
-        self.poller = GroupConsumer({}, [], self, poll_records=1, batch_bytes=1, drain_seconds=0, leave_seconds=0.5)  # type: ignore[arg-type]
+        bounds = {"poll_records": 1, "batch_bytes": 1, "drain_seconds": 0, "leave_seconds": 0.5}
+        self.poller = GroupConsumer({}, [], self, TopicMemory(), **bounds)  # type: ignore[arg-type]
         self._answers = answers
         self._waiting: list[confluent_kafka.TopicPartition] = []
 

@@ -96,7 +96,7 @@ def test_a_committed_offset_of_another_log_is_replaced_by_the_start_of_this_one(
             arguments = {"topic": NEW, "others": others, "policy": policy}
             assert begin(ONE, committed, bounds=None, **arguments) is Undecided.NEEDS_BOUNDS  # type: ignore[arg-type]
             assert begin(ONE, committed, bounds=BOUNDS, **arguments) == Start(  # type: ignore[arg-type]
-                ONE, 3, stamp=NEW, recreated=True, replaces=replaces, has_old_offset=committed is not None
+                ONE, 3, stamp=Stamp("new", 0), recreated=True, replaces=replaces, has_old_offset=committed is not None
             )
 
 
@@ -109,6 +109,8 @@ def test_a_committed_offset_of_another_log_is_replaced_by_the_start_of_this_one(
         (Policy.LATEST, [Stamp("new", 1)], 3),
         (Policy.LATEST, [Stamp("new", 2), Stamp("new", 1)], 3),
         (Policy.LATEST, [Stamp()], 3),
+        (Policy.LATEST, [Stamp("new", 0), Stamp("new", 2)], 3),
+        (Policy.ERROR, [Stamp("new", 0)], 3),
         (Policy.ERROR, [Stamp("new", 1)], 3),
         (Policy.ERROR, [], None),
     ],
@@ -127,6 +129,18 @@ def test_the_policy_decides_for_partitions_that_were_there_at_first(
         assert begin(ONE, None, topic=NEW, others=others, policy=policy, bounds=None) is Undecided.NEEDS_BOUNDS
 
 
+@pytest.mark.parametrize("policy", list(Policy))
+def test_without_an_offset_and_the_topics_id_it_is_not_known_which_log_this_is(policy: Policy) -> None:
+    """It is, where no id was ever reported, or the group has an offset: that is checked once the id is known."""
+    now = Stamp(None, 2)
+    assert begin(ONE, None, topic=now, others=[OLD], policy=policy, bounds=BOUNDS) is Undecided.NEEDS_TOPIC
+    assert begin(ONE, None, topic=Stamp(), others=[Stamp(), NEW], policy=policy, bounds=None) is Undecided.NEEDS_TOPIC
+    assert isinstance(begin(ONE, None, topic=now, others=[Stamp()], policy=policy, bounds=BOUNDS), Start)
+    start = begin(ONE, Committed(7, None, OLD), topic=now, others=[OLD], policy=policy, bounds=None)
+    assert isinstance(start, Start)
+    assert (start.offset, start.stamp) == (7, OLD)
+
+
 def test_an_offset_that_has_expired_leaves_a_gap() -> None:
     """The gap ends before the first record that exists, in the same log."""
     decision = go_on(ONE, 1, BOUNDS, before=NEW, topic=NEW, truncated=False, committed=None)
@@ -142,7 +156,9 @@ def test_an_offset_that_is_there_is_asked_for_again(next_offset: int) -> None:
 
 def test_another_log_is_read_from_its_start() -> None:
     """It is recognized by the topic's id, by an end before the offset, or by a truncation."""
-    for before, next_offset, truncated, stamp in ((OLD, 5, False, NEW), (NEW, 10, False, NEW), (NEW, 5, True, NEW)):
+    recreated = Stamp("new", 0)
+    cases = ((OLD, 5, False, recreated), (NEW, 10, False, NEW), (NEW, 5, True, NEW))
+    for before, next_offset, truncated, stamp in cases:
         for committed in (None, Committed(2, None, before), Committed(2, None, Stamp())):
             decision = go_on(
                 ONE, next_offset, BOUNDS, before=before, topic=NEW, truncated=truncated, committed=committed
