@@ -104,6 +104,7 @@ class Following:
     def taken(self, partition: TopicPartition, start: int, end: int) -> None:
         """A subscriber that counts was sent a range: if its partition is followed, remember that for later."""
         self._ownership.taken(partition, start, end)
+        self.known.taken(partition, start, end)
 
     def is_followed(self, partition: TopicPartition) -> bool:
         """Whether a partition is followed now."""
@@ -138,13 +139,14 @@ class Following:
             is_same_log: Whether the log is the one that was read before.
         """
         self.known.forget(partition)
+        self._orders.forget(partition)
         if self._ownership.role(partition) is not Role.FOLLOWED or not is_same_log:
-            self._orders.forget(partition)
             self._ownership.own(partition)
             return
-        self._orders.forget(partition)
         hand_over = self._ownership.hand_over(partition, offset)
+        read_to = self._hub.history.end(partition)
         end = self._hub.followed.own(partition, epoch, hand_over)
+        self.known.begins_again(partition, end, read_to)
         log.info(
             "partition handed over",
             partition=str(partition),

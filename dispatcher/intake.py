@@ -146,3 +146,5 @@ class Intake:
         batch = Batch(partition, records, epoch=epoch, covers_from=covers_from, leader_epoch=leader_epoch, gap=gap)
         self._hub.times.taken(batch)
         self._hub.publish(batch)
+        for first, end in self._following.known.taken_of(partition, batch.next_offset):
+            self._hub.settlement.acked_between(partition, first, end)

@@ -215,9 +215,9 @@ class AckedSubscriber(Subscriber):
         delivery = nacked.delivery
 
         def stored(*, is_letter: bool) -> None:
-            self.acks.stored(nacked)
+            is_here = self.acks.stored(nacked)
             if is_letter:
-                self._acking.done(self.feed, [nacked])
+                self._acking.done(self.feed, [nacked], is_here=is_here)
             self._window_moved()
             answer(is_letter)
 

@@ -80,16 +80,26 @@ class Acking:
                 else:
                     del on_stored[number]
 
-    def done(self, feed: "Feed", done: Iterable[Done]) -> None:
-        """Note that records were acknowledged, or that their dead letters were stored."""
+    def done(self, feed: "Feed", done: Iterable[Done], *, is_here: bool = True) -> None:
+        """Note that records were acknowledged, or that their dead letters were stored.
+
+        Args:
+            feed: The subscriber's feed.
+            done: The records.
+            is_here: Whether their partition is still the one that was read: it may have left, and a partition with the
+                same name may belong to a recreated topic.
+        """
         for each in done:
             delivery = each.delivery
             partition = delivery.partition
             if partition.topic in self.topics and feed.counts_for(partition.topic):
-                if delivery.entry is not None:
-                    self._settlement.acked(delivery.entry, delivery.records, each.indexes)
-                else:
-                    # It was replayed: its partition was followed, or it precedes the waiting records.
+                entry = delivery.entry
+                is_waiting = entry is not None and entry.waiting
+                if entry is not None:
+                    self._settlement.acked(entry, delivery.records, each.indexes)
+                if not is_waiting and is_here:
+                    # It was replayed: its partition was followed, or it precedes the waiting records. Or the history
+                    # has begun the partition again since, and has, or will have, another entry with these records.
                     offsets = [delivery.offset_at(index) for index in range(each.first, each.end)]
                     # The records between those that its filter chose were not sent.
                     ends = [(n, n + 1) for n in offsets] if feed.wanted else [(offsets[0], offsets[-1] + 1)]

@@ -198,12 +198,18 @@ class Acknowledgements:
         self._passed_over += 1
         return None
 
-    def stored(self, nacked: Done) -> None:
-        """Note that the dead letter of a record that was set aside is stored: the record is done."""
+    def stored(self, nacked: Done) -> bool:
+        """Note that the dead letter of a record that was set aside is stored: the record is done.
+
+        Returns:
+            Whether its partition has not left since.
+        """
         refused = self._refused.get(nacked.delivery.partition, [])
-        if nacked in refused:
+        is_here = nacked in refused
+        if is_here:
             refused.remove(nacked)
             self._forget_refused(nacked)
+        return is_here
 
     def left(self, partitions: Iterable[TopicPartition]) -> None:
         """Take partitions that leave out of the window; their records can be acknowledged until `released`."""

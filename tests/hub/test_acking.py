@@ -1045,6 +1045,55 @@ async def test_a_followed_partition_that_begins_again_during_a_replay_is_sent_on
     assert acker.offsets == list(range(12))
 
 
+@pytest.mark.parametrize("is_in_memory", [True, False], ids=["from memory", "replayed"])
+async def test_what_was_sent_before_a_followed_partition_began_again_is_acknowledged_all_the_same(
+    make: Make, is_in_memory: bool
+) -> None:
+    """Its records are read again, and another entry, or none, was sent."""
+    bench = make(history_bytes=4096, pause_above_bytes=4096, resume_below_bytes=4096)
+    bench.hub.unassigned([TWO])
+    bench.hub.reached(ONE, 0)
+    if not is_in_memory:
+        bench.replays.log += [(TWO, Record(offset, None, None, b"x", ())) for offset in range(3, 7)]
+    bench.ends[TWO] = 3 if is_in_memory else 7
+    bench.hub.followed.follow(TWO, bench.ends[TWO])
+    bench.hub.expect({"assets": 2})
+    acker = Acker(bench, 4, feed=feed_of(WEBSOCKET, TOPICS, acks=True, whole=True), position={ONE: -1, TWO: 2})
+    await settle()
+    if is_in_memory:
+        bench.batch(4, TWO, epoch=0)
+    await settle()
+    assert acker.offsets == [3, 4, 5, 6]
+    bench.batch(1, TWO, size=5000, epoch=0)
+    assert bench.hub.history.begin(TWO) == 7
+    bench.hub.assigned([TWO])
+    bench.hub.followed.own(TWO, 5, HandOver(3, []))
+    bench.ends[TWO] = 3
+    bench.batch(5, TWO, epoch=5)
+    await acker.ack(p1=6)
+    assert bench.done(TWO) == [3, 4, 5, 6]
+    later = Acker(bench, 10)
+    await settle()
+    assert later.offsets == [7]
+
+
+async def test_a_letter_that_is_stored_late_counts_for_no_record_of_another_log(make: Make) -> None:
+    """The partition was recreated since, and the new log has a record at the same offset."""
+    bench = make()
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    bench.hub.assigned([ONE])
+    bench.batch(1)
+    acker = Acker(bench, 10)
+    await settle()
+    assert acker.subscriber.nacked(ONE, 0, "", lambda _: None)
+    bench.hub.partition_recreated(ONE, 0)
+    bench.ends[ONE] = 0
+    bench.batch(1, epoch=2)
+    letters.store[0]()
+    assert [batch.epoch for batch in bench.dispatched] == [1]
+    assert bench.hub.history.waiting_records(ONE) == 1
+
+
 async def test_a_letter_that_is_stored_after_its_partition_has_left_is_answered_all_the_same(make: Make) -> None:
     """The refused record is in the dead-letter topic, so its client is answered."""
     bench = make()

@@ -110,9 +110,13 @@ class Reader:
 
 
 class World:
-    """A log, a group, and one replica of it without threads."""
+    """A log, a group, and one replica of it without threads.
 
-    def __init__(self) -> None:
+    Args:
+        more: More settings of the replica.
+    """
+
+    def __init__(self, **more: object) -> None:
         self.end = 0
         self.committed = 0
         self.elsewhere = 0
@@ -127,7 +131,7 @@ class World:
         """Epoch and next offset."""
         self.readers: list[Reader] = []
         self.ids: list[int] = [0]
-        tiny = {"history_bytes": 6000, "pause_above_bytes": 2000, "resume_below_bytes": 1000}
+        tiny = {"history_bytes": 6000, "pause_above_bytes": 2000, "resume_below_bytes": 1000, **more}
         config = Settings(client_id="replica", topics=("assets",), subscriber_buffer_bytes=200, write_bytes=100, **tiny)  # type: ignore[arg-type]
         self.offsets = OffsetTracker()
         self.hub = Hub(config, self._dispatched, _Lookups(self), self._replayed)
