@@ -1,5 +1,6 @@
 """What asking costs: work is counted, not timed."""
 
+import threading
 from collections.abc import Sequence
 
 import orjson
@@ -135,6 +136,19 @@ async def test_whoever_asks_seldom_gets_a_page_of_this_moment() -> None:
         dear.clock.now += 0.5
         pages.append(await dear.page.get())
     assert pages == [b"page %d" % n for n in range(1, 11)]
+
+
+async def test_a_page_is_rendered_outside_of_the_loop() -> None:
+    """Rendering costs as much as there are partitions."""
+    dear = Dear(0.0)
+    rendered_in: list[int] = []
+
+    def render(_: Snapshot) -> bytes:
+        rendered_in.append(threading.get_ident())
+        return b"page"
+
+    assert await Page(dear.take, render).get() == b"page"
+    assert rendered_in != [threading.get_ident()]
 
 
 async def test_a_page_that_was_not_made_is_made_for_the_next_one() -> None:
