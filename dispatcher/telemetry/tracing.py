@@ -111,14 +111,14 @@ class Tracing:
         """Make spans until cancelled. *Cancellation*: safe, `close` makes the rest."""
         while True:
             await trio.sleep(MAKE_SECONDS)
-            while self._make():
+            for _ in range(0, len(self._ended), MADE_AT_ONCE):
+                self._make(MADE_AT_ONCE)
                 await trio.lowlevel.checkpoint()
 
-    def _make(self) -> bool:
-        """Make some of the spans; returns whether more are left."""
-        for _ in range(min(MADE_AT_ONCE, len(self._ended))):
+    def _make(self, number: int) -> None:
+        """Make spans, at most this many."""
+        for _ in range(min(number, len(self._ended))):
             self._make_one(self._ended.popleft())
-        return bool(self._ended)
 
     def _make_one(self, ended: _Ended) -> None:
         traced = ended.traced
@@ -146,8 +146,7 @@ class Tracing:
 
     async def close(self) -> None:
         """Send what is left, for `FLUSH_SECONDS` at most. *Cancellation*: safe, nothing more is sent."""
-        while self._make():
-            pass
+        self._make(len(self._ended))
         with trio.move_on_after(FLUSH_SECONDS, shield=True):
             await trio.to_thread.run_sync(self._provider.shutdown, abandon_on_cancel=True)
 

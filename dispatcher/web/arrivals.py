@@ -95,7 +95,7 @@ class Arrivals:
         """How many there are."""
         return len(self._waiting)
 
-    async def run(
+    async def read_heads(
         self, pass_on: Callable[[Arrival], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Read until cancelled, then close those that are left. *Cancellation*: safe.

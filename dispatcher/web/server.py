@@ -153,7 +153,7 @@ class Server:
             try:
                 with self._accepting:
                     async with trio.open_nursery() as accepting:
-                        await accepting.start(self._arrivals.run, begin)
+                        await accepting.start(self._arrivals.read_heads, begin)
                         started()
                         take = partial(self._take, begin)
                         for listener in listeners:
