@@ -78,8 +78,7 @@ class SseStream:
     def __init__(self, stream: ClientStream) -> None:
         self.stream = stream
         self.response: h11.Response | h11.InformationalResponse
-        self.raw = ""
-        """All text that has not been read as events yet."""
+        self._texts: list[str] = []
         self.ended = False
         """The response has come to its end, last chunk and all: it was not cut."""
         self.decoder = codecs.getincrementaldecoder("utf-8")()
@@ -96,6 +95,16 @@ class SseStream:
         assert isinstance(event, h11.Response), event
         self.response = event
 
+    @property
+    def raw(self) -> str:
+        """All text that has not been read as events yet."""
+        self._texts = ["".join(self._texts)]
+        return self._texts[0]
+
+    @raw.setter
+    def raw(self, text: str) -> None:
+        self._texts = [text]
+
     async def read_some(self) -> bool:
         """Read what has come, at least something; False at the end of the stream, `ended` if it was a good one."""
         try:
@@ -103,19 +112,27 @@ class SseStream:
         except (trio.BrokenResourceError, h11.RemoteProtocolError):
             return False
         if isinstance(event, h11.Data):
-            self.raw += self.decoder.decode(bytes(event.data))
+            if text := self.decoder.decode(bytes(event.data)):
+                self._texts.append(text)
             return True
         self.ended = True
         return False
 
     async def next_event(self) -> Event | None:
         """The next event that fires, None at the end of the stream."""
+        self._parse()
         while not self._events:
+            last = self._texts[-1][-1:]
             if not await self.read_some():
                 return None
-            *blocks, self.raw = self.raw.split("\n\n")
-            self._events.extend(event for block in blocks if (event := parse_event(block)) is not None)
+            # Not the whole text each time: an event of megabytes may arrive by the kilobyte.
+            if "\n\n" in last + self._texts[-1]:
+                self._parse()
         return self._events.popleft()
+
+    def _parse(self) -> None:
+        *blocks, self.raw = self.raw.split("\n\n")
+        self._events.extend(event for block in blocks if (event := parse_event(block)) is not None)
 
     async def next_control(self, kind: str) -> dict[str, object]:
         """The next control event of a kind; what comes before it is passed over."""

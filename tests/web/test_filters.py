@@ -127,7 +127,7 @@ async def test_the_python_client_and_tail_ask_for_what_they_want() -> None:
     ("arguments", "reason"),
     [
         (["--record-header", "tenant:t1", "--field", "tenant"], "'tenant' has no value"),
-        (["--record-header", ":t1"], "or is empty"),
+        (["--record-header", ":t1"], "empty or has a colon"),
     ],
 )
 def test_what_tail_cannot_ask_for_is_wrong_usage(arguments: list[str], reason: str) -> None:
