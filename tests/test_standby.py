@@ -109,10 +109,11 @@ async def test_a_topic_that_is_recreated_while_a_replica_is_in_standby_is_read_f
         return replicas(kafka.bootstrap_servers, topic, client_id=name, settings=IDLE, kafka=properties)
 
     owner = await trio.to_thread.run_sync(start, "owner")
-    other = await trio.to_thread.run_sync(start, "other")
     async with open_sse(owner):
-        await until(other, "standby", lambda status: status["state"] == "standby")
+        # First: whoever owns every partition stays in the group.
         await until(owner, "the partition", lambda status: [p["committed"] for p in status["partitions"]] == [0])
+        other = await trio.to_thread.run_sync(start, "other")
+        await until(other, "standby", lambda status: status["state"] == "standby")
         owner.signal(signal.SIGKILL)
         await trio.to_thread.run_sync(owner.wait)
     await trio.to_thread.run_sync(kafka.recreate_topic, topic, 1)

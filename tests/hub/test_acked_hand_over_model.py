@@ -8,7 +8,7 @@ the follower (`test_whole_topic_model`).
 from collections.abc import Callable, Mapping
 
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.hub.feed import feed_of
@@ -159,6 +159,13 @@ async def play(committed: int, history_bytes: int, steps: list[tuple[str, int]])
         nursery.cancel_scope.cancel()
 
 
+IN_THE_MIDDLE = [("own", 1), ("acknowledge all", 1), ("acknowledge all", 1), ("connect", 1)]
+READ_AGAIN = [("own", 1), ("acknowledge all", 1), ("poll", 4), ("connect", 1)]
+"""What random steps rarely find: hand-overs in the middle of a batch, and where memory does not reach back."""
+
+
+@example(6, 2**20, IN_THE_MIDDLE)
+@example(2, 2**20, READ_AGAIN)
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 6),
