@@ -160,6 +160,16 @@ def make(nursery: trio.Nursery) -> Make:
     return partial(AckBench, nursery)
 
 
+def following(make: Make) -> AckBench:
+    """A hub that owns the first partition, and follows the second from its start."""
+    bench = make()
+    bench.hub.unassigned([TWO])
+    bench.hub.reached(ONE, 0)
+    bench.hub.followed.follow(TWO, 0)
+    bench.hub.expect({"assets": 2})
+    return bench
+
+
 async def test_what_was_sent_is_not_dispatched_and_what_was_acknowledged_is(make: Make) -> None:
     """With ``commit_on = "acked"``, acknowledged offsets count per partition, even within a batch."""
     bench = make()
@@ -435,11 +445,7 @@ async def test_what_is_held_and_given_back_does_not_count_as_sent(make: Make, mo
 
 async def test_what_a_filter_left_out_is_not_under_way_when_a_partition_becomes_owned(make: Make) -> None:
     """Records that the filter left out go to a reader past them."""
-    bench = make()
-    bench.hub.unassigned([TWO])
-    bench.hub.reached(ONE, 0)
-    bench.hub.followed.follow(TWO, 0)
-    bench.hub.expect({"assets": 2})
+    bench = following(make)
     bench.batch(4, TWO, epoch=0)
     even = feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": "0"}}), acks=True, whole=True)
     everything = feed_of(WEBSOCKET, TOPICS, acks=True, whole=True)
@@ -460,11 +466,7 @@ async def test_what_is_acknowledged_of_a_batch_that_was_handed_over_in_the_middl
     make: Make,
 ) -> None:
     """The first part of the batch is committed: no client has to acknowledge it here, and it holds up nothing."""
-    bench = make()
-    bench.hub.unassigned([TWO])
-    bench.hub.reached(ONE, 0)
-    bench.hub.followed.follow(TWO, 0)
-    bench.hub.expect({"assets": 2})
+    bench = following(make)
     bench.batch(6, TWO, epoch=0)
     reader = Acker(bench, 10, feed=feed_of(WEBSOCKET, TOPICS, acks=True, whole=True), position={ONE: -1, TWO: 1})
     await settle()
@@ -1008,11 +1010,7 @@ async def test_a_goodbye_that_asks_nobody_to_return_waits_for_nothing(make: Make
 
 async def test_of_a_followed_partition_that_leaves_nothing_is_acknowledged(make: Make) -> None:
     """Its new owner sends its records, and the window has room again."""
-    bench = make()
-    bench.hub.unassigned([TWO])
-    bench.hub.reached(ONE, 0)
-    bench.hub.followed.follow(TWO, 0)
-    bench.hub.expect({"assets": 2})
+    bench = following(make)
     acker = Acker(bench, 2, feed=feed_of(WEBSOCKET, TOPICS, acks=True, whole=True))
     await settle()
     bench.batch(2, TWO, epoch=0)
