@@ -45,9 +45,9 @@ class KnownRecords:
 
     def taken_of(self, partition: TopicPartition, read_to: int) -> Sequence[OffsetRange]:
         """Return what was taken of a partition before it was read again up to an offset."""
-        end, taken = self._read_again.get(partition, (0, []))
-        if not end:
+        if partition not in self._read_again:
             return ()
+        end, taken = self._read_again[partition]
         if read_to >= end:
             del self._read_again[partition]
         else:
