@@ -18,7 +18,7 @@ from dispatcher.sansio.sampling import Chosen, Producer
 MAX_TRACED = 100
 """Maximum number of traced records that wait for their first dispatch: newer ones push the oldest out. Records that
 nobody wants, and parked records, are never dispatched. The first subscriber after a while may take all waiting records
-in one step of the loop, and a span costs 50 µs."""
+in one step of the loop."""
 
 
 class Traced(NamedTuple):

@@ -272,7 +272,7 @@ class Connection:
     def _let_go(self) -> None:
         """Drop whatever refers back to this connection, so that all of it is freed at once.
 
-        With many clients that come and go, the cycle collector would find so much that it holds the loop for 30 ms.
+        Otherwise, with many short connections, each pass of the cycle collector would hold the loop for 30 ms.
         """
         if self._protocol is not None:
             self._protocol.stream = None

@@ -1,7 +1,7 @@
 """Acknowledgements of a partition that changes its owner at any step, against a model, without Kafka and sockets.
 
 What one client has acknowledged to the owner, with everything before it, is committed when the partition leaves, and is
-sent to nobody who comes later. Everything is real but the log, the group's committed offset, the group's consumer and
+sent to no later subscriber. Everything is real but the log, the group's committed offset, the group's consumer and
 the follower (`test_whole_topic_model`).
 """
 
