@@ -3,8 +3,10 @@
 *Thread*: Trio's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count
+from math import ceil
+from typing import NamedTuple
 
 import trio
 
@@ -15,7 +17,20 @@ from dispatcher.invariants import Invariant, invariants
 from dispatcher.sansio.history import History
 
 HEARTBEAT_SLICES = 10
-"""Heartbeats are spread over the interval in slices: ten thousand at once would hold the loop for half a second."""
+"""Heartbeats are spread over the interval in this many slices: an idle replica wakes no more often for them."""
+
+PIECE = 64
+"""Maximum number of heartbeats at once: about 12 µs each. A slice of more subscribers is spread out in pieces: a
+thousand heartbeats would hold up every record for 12 ms, and for as long again where they arrive."""
+
+
+class Piece(NamedTuple):
+    """A part of what is done in one slice of the interval."""
+
+    present: Sequence[Subscriber]
+    """Whose peers may be silent: they are looked at in every slice."""
+    due: Sequence[Subscriber]
+    """Those that are sent a heartbeat."""
 
 
 class Heartbeats:
@@ -39,27 +54,38 @@ class Heartbeats:
         """Heartbeats since the start."""
 
     async def run(self) -> None:
-        """Send a heartbeat per interval, to a slice of the subscribers at a time, until cancelled."""
+        """Send each subscriber a heartbeat per interval, until cancelled."""
         for tick in count():
-            await trio.sleep(self._interval_seconds / HEARTBEAT_SLICES)
-            self.beat(tick % HEARTBEAT_SLICES)
+            pieces = self.pieces(tick % HEARTBEAT_SLICES)
+            for piece in pieces:
+                self.beat(piece)
+                await trio.sleep(self._interval_seconds / HEARTBEAT_SLICES / len(pieces))
 
-    def beat(self, part: int) -> None:
-        """Send a heartbeat to one slice of the subscribers, and end the streams of silent peers in all slices."""
+    def pieces(self, part: int) -> Sequence[Piece]:
+        """What to do in one slice of the interval; there is at least one piece."""
+        present = tuple(self._subscribers.values())
+        due = [subscriber for subscriber in present if subscriber.number % HEARTBEAT_SLICES == part]
+        number = max(1, ceil(len(due) / PIECE))
+        return [Piece(present[index::number], due[index::number]) for index in range(number)]
+
+    def beat(self, piece: Piece) -> None:
+        """End the streams of silent peers, and send a heartbeat to those that are due, unless they have left since."""
         heartbeats: dict[tuple[Feed, bool], bytes] = {}
         now = trio.current_time()
-        for number, subscriber in tuple(self._subscribers.items()):
+        for subscriber in piece.present:
             subscriber.transport.end_if_silent(now)
-            if number % HEARTBEAT_SLICES == part:
-                key = feed, is_whole = subscriber.feed.shared, not self._fan_out.is_behind(subscriber.feed)
-                if key not in heartbeats:
-                    heartbeats[key] = self._data(feed, is_whole=is_whole)
-                self.sent += 1
-                subscriber.heartbeat(heartbeats[key])
-                if not subscriber.is_within_bound:
-                    invariants.violated(
-                        Invariant.BUFFERS_WITHIN_BOUNDS, subscriber=number, size_bytes=subscriber.buffered_bytes
-                    )
+        for subscriber in piece.due:
+            if subscriber.closed:
+                continue
+            key = feed, is_whole = subscriber.feed.shared, not self._fan_out.is_behind(subscriber.feed)
+            if key not in heartbeats:
+                heartbeats[key] = self._data(feed, is_whole=is_whole)
+            self.sent += 1
+            subscriber.heartbeat(heartbeats[key])
+            if not subscriber.is_within_bound:
+                invariants.violated(
+                    Invariant.BUFFERS_WITHIN_BOUNDS, subscriber=subscriber.number, size_bytes=subscriber.buffered_bytes
+                )
         if not self._history.is_counted:
             found = self._history.statistics()
             invariants.violated(

@@ -37,7 +37,7 @@ from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.settings import Settings
 from tests.hub.test_fan_out_model import SteppedTransport
-from tests.hub.test_hub import settle
+from tests.hub.test_hub import beat, settle
 from tests.hub.test_whole_topic_model import records
 
 TOPIC = "assets"
@@ -302,7 +302,7 @@ class AddedPartition(RuleBasedStateMachine):
         for replica in self.replicas:
             self._do(partial(replica.poll, number))
             for part in range(HEARTBEAT_SLICES if number == 1 else 0):
-                self._do(partial(replica.hub._heartbeats.beat, part))
+                self._do(partial(beat, replica.hub, part))
         for reader in self.readers:
             self._do(partial(reader.allow, number))
         for replica in self.replicas:

@@ -31,7 +31,7 @@ from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.settings import Settings
-from tests.hub.test_hub import FEED, ONE, TWO, RecordingTransport, settle, subscribed, unchunked
+from tests.hub.test_hub import FEED, ONE, TWO, RecordingTransport, beat, settle, subscribed, unchunked
 
 T = TypeVar("T")
 PARTITIONS = (ONE, TWO)
@@ -456,7 +456,7 @@ class FanOut(RuleBasedStateMachine):
 
         def step() -> None:
             for part in range(HEARTBEAT_SLICES):
-                self.world.hub._heartbeats.beat(part)
+                beat(self.world.hub, part)
 
         self._do(step)
 

@@ -14,7 +14,7 @@ from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
-from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, beat, settle
 
 TOPICS = frozenset({"assets"})
 
@@ -267,7 +267,7 @@ async def test_a_quiet_filtered_stream_is_moved_on_by_heartbeats(nursery: trio.N
         bench.publish_keys("n", "n")
     await settle()
     for part in range(10):
-        bench.hub._heartbeats.beat(part)
+        beat(bench.hub, part)
     await settle()
     assert b"id: assets:0=59\n\n" in quiet.writes[-1]
     for subscriber in tuple(bench.hub._registry.everybody.values()):

@@ -12,7 +12,7 @@ import trio.testing
 from dispatcher.hub import fan_out
 from dispatcher.hub.announcements import Announcements, SentState
 from dispatcher.hub.feed import Feed, feed_of
-from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
+from dispatcher.hub.heartbeats import HEARTBEAT_SLICES, PIECE
 from dispatcher.invariants import invariants
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
@@ -20,7 +20,7 @@ from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.ranges import Range
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_fan_out import GreedyTransport
-from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle, unchunked
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, beat, settle, unchunked
 from tests.sansio.test_wire import EventSource
 
 THREE = TopicPartition("assets", 2)
@@ -293,6 +293,32 @@ async def test_heartbeats_are_spread_over_their_interval_and_made_once(
     assert bench.hub.statistics().heartbeats == 2 * HEARTBEAT_SLICES
 
 
+async def test_heartbeats_of_many_subscribers_are_spread_further(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They hold up nothing for long, and whoever has left meanwhile gets none."""
+    del autojump_clock
+    bench = Bench(heartbeat_seconds=10)
+    transports = await many(nursery, bench, HEARTBEAT_SLICES * 3 * PIECE)
+    await trio.sleep(1.1)
+    sent = [CountingTransport.written]
+    for _ in range(2 * 3):
+        await trio.sleep(1 / 3)
+        sent.append(CountingTransport.written)
+    assert [after - so_far for so_far, after in itertools.pairwise(sent)] == [PIECE] * 2 * 3
+    assert bench.hub.statistics().heartbeats == (1 + 2 * 3) * PIECE
+    pieces = bench.hub._heartbeats.pieces(5)
+    assert [len(piece.due) for piece in pieces] == [PIECE] * 3
+    numbers = [subscriber.number for piece in pieces for subscriber in piece.present]
+    assert sorted(numbers) == sorted(bench.hub._registry.everybody)
+    before = [len(transport.writes) for transport in transports]
+    pieces[0].due[0].leave()
+    await settle()
+    bench.hub._heartbeats.beat(pieces[0])
+    await settle()
+    assert sum(len(one.writes) for one in transports) - sum(before) == PIECE - 1
+
+
 async def test_whoever_is_silent_is_ended_at_every_tick() -> None:
     """This does not depend on whether its own heartbeat is due."""
     bench = Bench()
@@ -304,7 +330,7 @@ async def test_whoever_is_silent_is_ended_at_every_tick() -> None:
 
     for _ in range(3):
         bench.hub.subscribe(FEED, Asked())
-    bench.hub._heartbeats.beat(1)
+    beat(bench.hub, 1)
     assert (len(asked), bench.hub.statistics().heartbeats) == (3, 1)
 
 
@@ -315,11 +341,11 @@ async def test_buffers_are_checked_with_the_heartbeats(monkeypatch: pytest.Monke
     bench = Bench()
     bench.publish(ONE)
     subscriber = bench.hub.subscribe(FEED, RecordingTransport())
-    bench.hub._heartbeats.beat(subscriber.number % HEARTBEAT_SLICES)
+    beat(bench.hub, subscriber.number % HEARTBEAT_SLICES)
     assert violated == []
     subscriber._buffer.size_bytes = bench.settings.subscriber_buffer_bytes + 1
     bench.hub.history.waiting_bytes = -1
-    bench.hub._heartbeats.beat(subscriber.number % HEARTBEAT_SLICES)
+    beat(bench.hub, subscriber.number % HEARTBEAT_SLICES)
     assert [set(more) for more in violated] == [{"subscriber", "size_bytes"}, {"size_bytes", "waiting_bytes"}]
 
 

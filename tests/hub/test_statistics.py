@@ -14,7 +14,7 @@ from dispatcher.hub.statistics import (
     RegistryStatistics,
     SubscriberState,
 )
-from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, settle
+from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, beat, settle
 
 
 async def test_each_part_of_the_hub_reports_what_it_has_done(nursery: trio.Nursery) -> None:
@@ -41,7 +41,7 @@ async def test_each_part_of_the_hub_reports_what_it_has_done(nursery: trio.Nurse
     assert found.fan_out == FanOutStatistics(rounds=3, feeds=1, published_bytes=0, is_congested=False)
     assert found.announcements == AnnouncementStatistics(version=bench.hub.announcements.version, encoded=2)
     assert found.heartbeats == 0
-    bench.hub._heartbeats.beat(1)
+    beat(bench.hub, 1)
     assert bench.hub.statistics().heartbeats == 1
     bench.replays.gate.set()
     await settle()

@@ -40,7 +40,7 @@ from dispatcher.sansio.ranges import NOW, Bounds, Chunk, Range
 from dispatcher.sansio.records import Batch, Record, Records, TopicPartition
 from dispatcher.settings import Settings
 from tests.hub.test_fan_out_model import SteppedTransport
-from tests.hub.test_hub import settle
+from tests.hub.test_hub import beat, settle
 
 PARTITION = TopicPartition("assets", 0)
 TOPICS = frozenset({"assets"})
@@ -361,7 +361,7 @@ class WholeTopic(RuleBasedStateMachine):
         def step() -> None:
             self.world.follow(number)
             for part in range(HEARTBEAT_SLICES if number == 0 else 0):
-                self.world.hub._heartbeats.beat(part)
+                beat(self.world.hub, part)
 
         self._do(step)
 
