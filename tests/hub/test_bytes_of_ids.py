@@ -9,7 +9,8 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import feed_of
 from dispatcher.sansio.encoding.wire import SSE_ENVELOPE, SSE_VALUE, WEBSOCKET, Wire
 from dispatcher.sansio.history import History
-from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, SHORT_CHARACTERS, parse_position
+from dispatcher.sansio.id_suffixes import SHORT_CHARACTERS
+from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, parse_position
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from tests.hub.test_hub import ONE, Bench, RecordingTransport, settle
 

@@ -24,7 +24,7 @@ from dispatcher.hub import fan_out
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
 from dispatcher.hub.hub import Hub
-from dispatcher.sansio import position as spelling
+from dispatcher.sansio import id_suffixes
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.position import parse_position
@@ -543,7 +543,7 @@ class FanOutWithLongIds(FanOut):
     """The same where every position is long: only the last record of a write has an id."""
 
     def __init__(self) -> None:
-        self._short, spelling.SHORT_CHARACTERS = spelling.SHORT_CHARACTERS, 0
+        self._short, id_suffixes.SHORT_CHARACTERS = id_suffixes.SHORT_CHARACTERS, 0
         super().__init__()
 
     def teardown(self) -> None:
@@ -551,7 +551,7 @@ class FanOutWithLongIds(FanOut):
         try:
             super().teardown()
         finally:
-            spelling.SHORT_CHARACTERS = self._short
+            id_suffixes.SHORT_CHARACTERS = self._short
 
 
 FanOut.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
