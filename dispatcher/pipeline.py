@@ -19,7 +19,7 @@ from dispatcher.fetching import Fetching
 from dispatcher.following import Following
 from dispatcher.hub.hub import Hub
 from dispatcher.intake import Intake
-from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, Commands, PollResult
+from dispatcher.kafka.bridge import Commands, PollResult
 from dispatcher.kafka.commits import CommitCoordinator
 from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.kafka.properties import consumer_properties, replay_properties
@@ -43,9 +43,6 @@ from dispatcher.topic_watch import TopicWatch
 from dispatcher.undelivered import Undelivered
 
 log = structlog.get_logger(__name__)
-
-HURRIED_POLL_SECONDS = 0.01
-"""While a partition with readers is paused, or during a stop, commands must not wait for an idle poll."""
 
 LEAVE_SHARE = 0.3
 """The share of `shutdown_seconds` for the last commit."""
@@ -156,7 +153,7 @@ class Pipeline:
     def exchange(self, result: PollResult) -> Commands:
         """Take the result of a poll, and return what the thread must do."""
         self._crossings += 1
-        self._last_exchange_at = time.monotonic()
+        self._last_exchange_at, now = time.monotonic(), trio.current_time()
         rebuild = None
         if result.statistics is not None:
             rebuild = self._take_statistics(result.statistics)
@@ -166,21 +163,23 @@ class Pipeline:
                 self._membership.refused()
         if result.assigned is not None:
             self._take_assigned(result.assigned)
-        rebuild = self._commits.answered(result.commit_answers, trio.current_time()) or rebuild
+        rebuild = self._commits.answered(result.commit_answers, now) or rebuild
         if result.stalls:
             rebuild = self._take_stalls(result.stalls) or rebuild
+        if result.groups or result.assigned is not None:
+            self._fetching.received_at = now
         self._intake.take(result)
         self._held = result.held
         self._publish_state()
         pause, resume = self._fetching.decide([start.partition for start in result.starts])
         return Commands(
-            commit=self._commits.due(trio.current_time()),
+            commit=self._commits.due(now),
             pause=pause,
             resume=resume,
             stop=self._stop or self._membership.is_leaving,
             rebuild=rebuild,
             settle=self.hub.is_congested,
-            poll_seconds=HURRIED_POLL_SECONDS if self._fetching.is_hurried else IDLE_POLL_SECONDS,
+            poll_seconds=self._fetching.poll_seconds(now),
         )
 
     async def exchange_after_settling(self, result: PollResult) -> Commands:

@@ -1,6 +1,6 @@
 """The commit coordinator decides when to commit which offsets, and what the answer to a commit means.
 
-The poller's crossings into Trio drive it, at least every 0.1 s, so it needs neither a task nor a timer. The book of
+The poller's crossings into Trio drive it, at least every 0.25 s, so it needs neither a task nor a timer. The book of
 the `OffsetTracker` lists the outstanding commits; offsets dispatched meanwhile go into the partition's next commit.
 
 *Thread*: Trio's. The commits that it returns are sent by the poller thread, asynchronously: a synchronous commit

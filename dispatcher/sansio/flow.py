@@ -31,6 +31,9 @@ class FlowDecision(NamedTuple):
     resume: frozenset[TopicPartition]
 
 
+NO_CHANGE = FlowDecision(frozenset(), frozenset())
+
+
 @dataclass(frozen=True, slots=True)
 class FlowStatistics:
     """A snapshot of the flow control, in partitions."""
@@ -58,6 +61,11 @@ class FlowControl:
         self._paused: set[TopicPartition] = set()
         self._held: set[TopicPartition] = set()
         """Paused for good: the replica is stopping."""
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether some partition is paused now."""
+        return bool(self._paused)
 
     @property
     def paused(self) -> frozenset[TopicPartition]:
@@ -97,10 +105,10 @@ class FlowControl:
     ) -> FlowDecision | None:
         """Decide what to pause and to resume; None if nothing changes.
 
-        waiting: undispatched bytes per partition; 0 for partitions that are missing.
-            total: the sum of these, kept by the caller so that the usual answer costs nothing.
-            is_read: returns whether some subscriber reads a partition.
-            is_read: whether some subscriber reads a partition.
+        Args:
+            waiting: Undispatched bytes by partition; 0 for partitions that are missing.
+            total: The sum of these, kept by the caller so that the usual answer costs nothing.
+            is_read: Whether some subscriber reads a partition.
         """
         if total <= self.pause_above and not self._paused:
             return None

@@ -18,12 +18,9 @@ from dispatcher.errors import SubscriberStalledError
 BUFFERS_PER_CALL = 1024
 """Maximum number of buffers in one ``sendmsg``: the limit of Linux."""
 
-_UNACKED_AT = 24
-_BYTES_ACKED_AT = 120
-_NOTSENT_BYTES_AT = 144
-_TCP_INFO_BYTES = 148
-"""Where these are in Linux's ``struct tcp_info`` (include/uapi/linux/tcp.h); new fields are only added at its end."""
-
+_TCP_INFO = struct.Struct("=24x I 92x Q 16x I")
+"""``tcpi_unacked``, ``tcpi_bytes_acked`` and ``tcpi_notsent_bytes`` in Linux's ``struct tcp_info``
+(include/uapi/linux/tcp.h); new fields are only added at its end."""
 
 FINE_PIECE_BYTES = 1024
 """A receiver's kernel frees read bytes in units that grow with the pieces in which they were sent: measured on loopback
@@ -131,11 +128,9 @@ class Liveness:
     def look(self) -> Progress:
         """Report what the peer has done since the last look. Costs one system call."""
         with suppress(OSError, AttributeError):
-            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-            if len(info) == _TCP_INFO_BYTES:
-                (unacknowledged,) = struct.unpack_from("=I", info, _UNACKED_AT)
-                (acknowledged_bytes,) = struct.unpack_from("=Q", info, _BYTES_ACKED_AT)
-                (unsent_bytes,) = struct.unpack_from("=I", info, _NOTSENT_BYTES_AT)
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            if len(info) == _TCP_INFO.size:
+                unacknowledged, acknowledged_bytes, unsent_bytes = _TCP_INFO.unpack(info)
                 before, self._acknowledged_bytes = self._acknowledged_bytes, acknowledged_bytes
                 if not (unacknowledged or unsent_bytes):
                     return Progress.IDLE
