@@ -102,6 +102,9 @@ class Encoder:
         return self._writes.write(feed, items) if feed.wire.compresses else self._join(feed, items)
 
     def _join(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
+        if len(items) == 1 and not items[0][1].gap:
+            ((offered, part),) = items
+            return _framed(feed, [part.records], part, offered.batch, offered.snapshot)
         data = b""
         records: list[bytes] = []
         last = items[0]
@@ -162,10 +165,10 @@ class Encoder:
 
     def shown(self, feed: Feed, batch: Batch) -> Batch:
         """The batch as it is encoded for a feed: decoded if the feed asks, and in the spelling of its topic."""
-        records, spelling = batch.records, self._spellings.get(batch.partition.topic)
-        if not records or (spelling is None and not feed.decodes):
+        spelling = self._spellings.get(batch.partition.topic)
+        if (spelling is None and not feed.decodes) or not batch.records:
             return batch
-        records = feed.reads(batch.partition.topic, records)
+        records = feed.reads(batch.partition.topic, batch.records)
         return Batch(batch.partition, records if spelling is None else records.spelled(spelling), gap=batch.gap)
 
     def statistics(self) -> EncoderStatistics:
@@ -250,8 +253,9 @@ class Selected:
 
 def _framed(feed: Feed, records: Sequence[bytes], last: Part, batch: Batch, snapshot: Snapshot) -> bytes:
     """Framed records, with the position of the last batch unless its records carry it themselves."""
+    if last.has_ids:
+        return feed.wire.records(records, "")
     if not feed.whole:
         snapshot = snapshot.owned()
     own = snapshot.layout.indexes[batch.partition]
-    position = "" if last.has_ids else snapshot.format(feed.topics, own, whole=feed.whole)
-    return feed.wire.records(records, position)
+    return feed.wire.records(records, snapshot.format(feed.topics, own, whole=feed.whole))

@@ -248,7 +248,9 @@ class FanOut:
                         if feed in self._under_way:
                             offered += await self._offer(feed, part)
                     self._under_way.pop(feed, None)
-                await self._leave_to_others(trio.current_time() - began)
+                taken_seconds = trio.current_time() - began
+                if taken_seconds > LONG_ROUND_SECONDS:
+                    await self._leave_to_others(YIELD_RATIO * taken_seconds)
             self._is_awaited = False
             # Waiters hold this event, perhaps since before this task began: set it, then replace it.
             self._settled.set()
@@ -273,9 +275,8 @@ class FanOut:
             await self._wake_up.wait()
         return True
 
-    async def _leave_to_others(self, taken_seconds: float) -> None:
-        """Return when other tasks have had their share of the loop, or no other task wants it."""
-        seconds = YIELD_RATIO * taken_seconds if taken_seconds > LONG_ROUND_SECONDS else 0
+    async def _leave_to_others(self, seconds: float) -> None:
+        """Return when other tasks have had the loop for this long, or no other task wants it."""
         while seconds > 0:
             before = trio.current_time()
             await trio.lowlevel.checkpoint()

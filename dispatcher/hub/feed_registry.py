@@ -118,7 +118,8 @@ class FeedRegistry:
 
     def has_filters(self, topic: str) -> bool:
         """Whether some feed wants only a part of a topic's records."""
-        return (topic, False) in self._indexes or (topic, True) in self._indexes
+        indexes = self._indexes
+        return bool(indexes) and ((topic, False) in indexes or (topic, True) in indexes)
 
     @property
     def asked_topics(self) -> frozenset[str]:
@@ -128,7 +129,7 @@ class FeedRegistry:
     def is_undecided(self, batch: Batch) -> bool:
         """Whether some feed waits until a batch is decoded."""
         records = batch.records
-        return bool(records and records.asked is None and batch.partition.topic in self._asking)
+        return batch.partition.topic in self._asking and records.asked is None and bool(records)
 
     def wants_all(self, topic: str) -> bool:
         """Whether some feed wants all of a topic's records."""

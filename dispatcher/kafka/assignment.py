@@ -123,7 +123,8 @@ class Assignment:
             self._wake_fetchers(consumer, self._paused.intersection(flowing))
         if pause:
             consumer.pause(for_client(pause))
-        self._paused = self._paused.difference(resume).union(pause)
+        if pause or resume:
+            self._paused = self._paused.difference(resume).union(pause)
 
     def hold(self, consumer: Consumer, partitions: frozenset[TopicPartition]) -> None:
         """Hold exactly these partitions: any others that were held are fetched again, unless commands have paused them.

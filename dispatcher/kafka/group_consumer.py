@@ -160,12 +160,12 @@ class GroupConsumer:
         stalls = StallDetector(beginnings.log_ends)
         while not commands.stop and commands.rebuild is None:
             trio.from_thread.check_cancelled()
-            self._begin(consumer, beginnings.take())
+            if beginnings.pending:
+                self._begin(consumer, beginnings.take())
             self._restart(consumer, stalls.check(self._assignment, time.monotonic(), idle=self._is_idle))
             self._result.stamps.update(beginnings.watch(self._assignment.next_offsets))
-            seconds = commands.poll_seconds
             is_hurried = beginnings.pending or self._assignment.held
-            self._poll(consumer, min(seconds, UNKNOWN_POLL_SECONDS) if is_hurried else seconds)
+            self._poll(consumer, UNKNOWN_POLL_SECONDS if is_hurried else commands.poll_seconds)
             if self._held is not None:
                 self._held.pass_on(self._result)
                 self._assignment.hold(consumer, self._held.partitions)
@@ -197,8 +197,8 @@ class GroupConsumer:
                 self._left.clear()
                 more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
                 # librdkafka drops messages of a partition that leaves meanwhile from `more`, but cannot drop this one.
-                kept = [] if _partition_of(first) in self._left else [first]
-                messages = kept + more
+                has_left = self._left and _partition_of(first) in self._left
+                messages = more if has_left else [first, *more]
         except KafkaException as error:
             self._callback_errors.append(_client_error(error.args[0]))
         self._sort(messages)

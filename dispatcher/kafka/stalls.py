@@ -46,6 +46,8 @@ class StallDetector:
             now: Seconds on any monotonic clock.
             idle: Whether the last poll found nothing.
         """
+        if not (self._asked or self._watch.is_due(now)):
+            return []
         if self._asked:
             if now >= self._give_up_at or all(future.done() for future in self._asked.values()):
                 self._watch.answered(_known(self._asked), now)

@@ -59,7 +59,8 @@ class CommitBook:
 
     def has(self, partition: TopicPartition, epoch: int) -> bool:
         """Whether a commit of this epoch is under way."""
-        return any(commit.epoch == epoch for commit in self._under_way.get(partition, ()))
+        queue = self._under_way.get(partition)
+        return queue is not None and any(commit.epoch == epoch for commit in queue)
 
     def clear(self) -> None:
         """Forget all commits: no answer will arrive."""

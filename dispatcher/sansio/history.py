@@ -151,8 +151,10 @@ class History(HistoryPartitions):
         self.size_bytes += entry.size_bytes
         self.trim()
         # Not earlier: if waiting entries leave no room, a followed one would be evicted before anybody was offered it.
-        self._dispatched.extend(() if entry.waiting else (entry,))
-        self.waiting_bytes += entry.size_bytes if entry.waiting else 0
+        if entry.waiting:
+            self.waiting_bytes += entry.size_bytes
+        else:
+            self._dispatched.append(entry)
         return entry
 
     def encode(self, entry: Entry, feed: object, encode: Callable[[Entry], Part]) -> Part:
@@ -264,6 +266,8 @@ class History(HistoryPartitions):
 
     def trim(self) -> None:
         """Evict dispatched entries, in the order of their dispatch, until the bound holds."""
+        if self.size_bytes <= self.history_bytes:
+            return
         tries = len(self._dispatched)
         while self.size_bytes > self.history_bytes and tries:
             tries -= 1

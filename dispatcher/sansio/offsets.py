@@ -318,7 +318,7 @@ class OffsetTracker:
         return assignment if assignment is not None and assignment.epoch == commit.epoch else None
 
     def _note_change(self, partition: TopicPartition, assignment: Assignment) -> None:
-        if assignment.has_news and not self.book.has(partition, assignment.epoch):
+        if partition not in self._changed and assignment.has_news and not self.book.has(partition, assignment.epoch):
             self._changed[partition] = None
 
     def _forget(self, partition: TopicPartition) -> None:

@@ -64,6 +64,10 @@ class StallWatch:
         self._look_at = 0.0
         self._suspects: dict[TopicPartition, _Suspect] = {}
 
+    def is_due(self, now: float) -> bool:
+        """Whether `look` or `stalled` has anything to do: the next check is due, or some partition is suspected."""
+        return bool(self._suspects) or now >= self._look_at
+
     def look(
         self, next_offsets: Mapping[TopicPartition, int], paused: Collection[TopicPartition], now: float
     ) -> Collection[TopicPartition]:

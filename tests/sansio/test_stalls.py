@@ -30,12 +30,14 @@ def test_leaders_are_asked_about_partitions_that_stand_still() -> None:
     paused = TopicPartition("assets", 3)
     assert list(watch.look({ONE: 5, TWO: 5, paused: 5}, {paused}, 0.0)) == []
     assert list(watch.look({ONE: 5, TWO: 5, paused: 5}, {paused}, LOOK_SECONDS - 0.1)) == []
+    assert [watch.is_due(LOOK_SECONDS - 0.1), watch.is_due(LOOK_SECONDS)] == [False, True]
     assert list(watch.look({ONE: 5, TWO: 6, paused: 5}, {paused}, LOOK_SECONDS)) == [ONE]
 
 
 def test_a_partition_that_stands_still_before_records_is_restarted_once() -> None:
     """After the same time again, it is reported as not helped."""
     watch = suspected()
+    assert watch.is_due(10.0)
     due = 10.0 + STALLED_SECONDS
     assert watch.stalled({ONE: 5}, (), due - 0.1, idle=True) == []
     assert watch.stalled({ONE: 5}, (), due, idle=True) == [Stall(ONE, 5, 9, was_restarted=False)]
