@@ -86,6 +86,7 @@ class FollowedPartitions:
     def recreated(self, partition: TopicPartition, first_offset: int) -> None:
         """Follow the new log of a partition whose topic was recreated, from an offset on."""
         next_offsets = self._registry.next_offsets(partition)
+        self._registry.log_replaced(partition)
         self.drop([partition])
         for subscriber, next_offset in next_offsets:
             if subscriber.feed.whole:

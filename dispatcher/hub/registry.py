@@ -75,6 +75,12 @@ class Registry:
         self._transports -= Counter([subscriber.transport.name])
         return True
 
+    def log_replaced(self, partition: TopicPartition) -> None:
+        """Count nothing of the current writes for a partition in which another log begins: offsets are not its own."""
+        for subscriber in self.everybody.values():
+            subscriber.in_flight = [entry for entry in subscriber.in_flight if entry.batch.partition != partition]
+            subscriber.resumption.forget_ranges(partition)
+
     def became_live(self, subscriber: Subscriber) -> None:
         """Note that a subscriber has caught up."""
         self.catching_up.pop(subscriber.number, None)

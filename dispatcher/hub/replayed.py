@@ -37,6 +37,8 @@ class Replayed:
         """The output to be sent before the history is read."""
         self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
         """The part of it that counts for followed partitions: partition, first offset, and the one after the last."""
+        self._ranges_under_way: list[tuple[TopicPartition, int, int]] = []
+        """The same of the current write, or of the last one."""
         self._parked_reads: list[ParkedRead] = []
         """The part of it that was parked."""
 
@@ -46,9 +48,14 @@ class Replayed:
         return found
 
     def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
-        """Take the ranges of followed partitions that count once the output is sent."""
-        ranges, self._replayed_ranges = self._replayed_ranges, []
-        return ranges
+        """Take the ranges of followed partitions that count once the output is sent: as they are by then."""
+        self._ranges_under_way, self._replayed_ranges = self._replayed_ranges, []
+        return self._ranges_under_way
+
+    def forget_ranges(self, partition: TopicPartition) -> None:
+        """Count nothing of a partition that has not been sent whole by now."""
+        for ranges in (self._ranges_under_way, self._replayed_ranges):
+            ranges[:] = [found for found in ranges if found[0] != partition]
 
     def take_parked_reads(self) -> list[ParkedRead]:
         """Take the reads that release parked records once the output is sent."""

@@ -112,6 +112,26 @@ async def test_a_followed_topic_that_is_recreated_begins_again_with_a_gap(bench:
     assert (whole.transport.values, own.transport.values) == (["0", "1", "2"], [])
 
 
+async def test_a_write_of_a_recreated_topic_says_nothing_about_its_new_log(bench: FollowingBench) -> None:
+    """Its offsets are those of other records now, followed or owned, which nobody may have been sent."""
+    replayed: list[TopicPartition] = []
+    bench.hub._on_replayed = lambda partition, _first, _end: replayed.append(partition)
+    bench.publish_keys("a", "b", partition=ONE)
+    bench.publish_keys("a", "b", partition=TWO)
+    waiting = bench.stream(reads=False)
+    ranges = [(partition, 0, 1) for partition in (ONE, TWO)]
+    waiting.subscriber.resumption._replayed_ranges += ranges  # for the first write, which does not end,
+    await settled()
+    waiting.subscriber.resumption._replayed_ranges += ranges  # and for the next one
+    assert {entry.batch.partition for entry in waiting.subscriber.in_flight} == {ONE, TWO}
+    bench.hub.partition_recreated(ONE, 0, 2)
+    bench.hub.followed.recreated(TWO, 0)
+    opened(waiting.transport)
+    await settled()
+    assert waiting.transport.values[:4] == ["0", "1", "2", "3"]
+    assert (bench.ranges, replayed) == ({}, [])
+
+
 async def test_a_partition_that_becomes_owned_goes_on_without_a_repeat(bench: FollowingBench) -> None:
     """For its other readers it arrives with everything in memory; other topics are unaffected."""
     whole, own, other = bench.stream(), bench.stream(FEED), bench.stream(ELSEWHERE)
