@@ -89,11 +89,13 @@ class HistoryPartition:
     def wait_again(self, epoch: int, hand_over: HandOver) -> None:
         """Make the partition owned: from the committed offset on, what was sent to nobody waits in this epoch."""
         self.is_followed = False
+        covers_from = self.begins
         for entry in self.entries:
             batch = entry.batch
             if batch.next_offset > hand_over.begins:
                 batch.epoch = epoch
-                batch.covers_from = max(batch.covers_from, hand_over.begins)
+                # Not what it was: an earlier hand-over may have begun within the batch, and later than this one.
+                batch.covers_from = max(covers_from, hand_over.begins)
                 entry.dispatched = hand_over.counts(batch.covers_from, batch.next_offset)
                 entry.waiting = not entry.dispatched
                 entry.parked = False
@@ -101,6 +103,7 @@ class HistoryPartition:
                     # Filters may have left out records between those that count.
                     entry.pending = hand_over.pending(batch)
                     self._wait(entry)
+            covers_from = batch.next_offset
 
     def release(self, entry: Entry) -> None:
         """Note that an entry no longer waits."""

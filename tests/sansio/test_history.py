@@ -397,6 +397,20 @@ def test_what_counts_at_a_hand_over_is_dispatched_and_the_rest_waits() -> None:
     assert history.waiting_bytes == 0
 
 
+def test_a_hand_over_may_begin_before_an_earlier_one() -> None:
+    """An old commit that Kafka stores late moves the group back: what lies between waits, too."""
+    history = Log(10**6)
+    followed(history, A, 0)
+    before, split, after = (
+        history.append(Batch(A, [Record(first + n, None, None, b"v", ()) for n in range(10)])) for first in (0, 10, 20)
+    )
+    assert history.own(A, 7, HandOver(15, [(15, 30)]))
+    history.disown([A])
+    assert history.own(A, 8, HandOver(12, [(15, 30)]))
+    assert [entry.waiting for entry in (before, split, after)] == [False, True, False]
+    assert (split.batch.covers_from, split.pending) == (12, {2, 3, 4})
+
+
 @pytest.mark.parametrize("counted", [[], [(1, 9)]])
 def test_a_hand_over_outside_of_what_is_in_memory(counted: list[tuple[int, int]]) -> None:
     """Before the first entry or after the last one, nothing changes and the partition begins again."""
