@@ -35,7 +35,7 @@ SPANS_PER_SECOND = 200.0
 """Maximum rate: to make, encode and send a span costs 50 µs of CPU, so these cost one per cent of a core."""
 SPANS_AT_ONCE = 100.0
 """Maximum number at once, after a silence."""
-MAKE_SECONDS = 1.0
+MAKE_SECONDS = 5.0
 """How often spans are made of what was dispatched: one alone, on the way of a record, costs 400 µs of the loop, because
 nothing of the SDK is in the processor's caches; one of several costs a tenth of that."""
 MADE_AT_ONCE = 20
