@@ -19,9 +19,10 @@ from dispatcher.sansio.history import History
 HEARTBEAT_SLICES = 10
 """Heartbeats are spread over the interval in this many slices: an idle replica wakes no more often for them."""
 
-PIECE = 64
-"""Maximum number of heartbeats at once: about 12 µs each. A slice of more subscribers is spread out in pieces: a
-thousand heartbeats would hold up every record for 12 ms, and for as long again where they arrive."""
+PIECE = 32
+"""Maximum number of heartbeats at once: about 12 µs each, and five times that for the answer of a WebSocket. A slice of
+more subscribers is spread out in pieces: a thousand heartbeats would hold up every record for 12 ms, and their answers
+for longer."""
 
 
 class Piece(NamedTuple):
