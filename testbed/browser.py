@@ -3,25 +3,33 @@
 Only what the tests need: https://chromedevtools.github.io/devtools-protocol/ has the rest.
 """
 
+import atexit
 import base64
 import itertools
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
+from testbed.broker import leash
 from testbed.patience import TooLateError
 from testbed.patience import seconds as patient_seconds
 from testbed.tools import need
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """A screenshot is one message."""
+
+START_SECONDS = 20.0
+"""Within these a browser listens on a quiet machine (`testbed.patience`)."""
 
 LEAST_TASK_MS = 5.0
 """Shorter tasks are not noted while a browser is traced."""
@@ -138,10 +146,12 @@ class Page:
 
 
 class Browser:
-    """A running browser; made by `open_browser`."""
+    """A running browser, or a profile in one; made by `open_browser` or `open_profile`."""
 
     def __init__(self, connection: WebSocketConnection) -> None:
         self._connection = connection
+        self.profile: Mapping[str, str] = {}
+        """What names the profile that new pages are in, if not the first one."""
         self._numbers = itertools.count(1)
         self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self.complaints: dict[str, list[str]] = {}
@@ -171,7 +181,7 @@ class Browser:
 
     async def new_page(self) -> Page:
         """Another tab, with a storage that it shares with the others."""
-        target = await self.send("Target.createTarget", url="about:blank")
+        target = await self.send("Target.createTarget", url="about:blank", **self.profile)
         attached = await self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         page = Page(self, attached["sessionId"], target["targetId"])
         self.complaints[attached["sessionId"]] = []
@@ -258,6 +268,76 @@ async def open_browser(*flags: str, preferences: Mapping[str, Any] | None = None
             with trio.move_on_after(10, shield=True):
                 process.kill()
                 await process.wait()
+
+
+class _Shared:
+    """A browser that lives as long as this process, which starts it when it first needs one with these flags."""
+
+    def __init__(self, flags: tuple[str, ...]) -> None:
+        executable = need(*NAMES)
+        self._folder = Path(tempfile.mkdtemp(prefix="browser-"))
+        # It dies with the thread that starts it, which is the main one.
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid())]
+        self._process = subprocess.Popen(
+            [*leashed, executable, *FLAGS, *flags, f"--user-data-dir={self._folder}", "about:blank"],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(self._folder)},
+        )
+        atexit.register(self._end)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it crashed."""
+        return self._process.poll() is not None
+
+    async def address(self) -> str:
+        """Where it listens, once it does.
+
+        Raises:
+            BrowserError: it has ended before.
+        """
+        path = trio.Path(self._folder, "DevToolsActivePort")
+        with trio.fail_after(patient_seconds(START_SECONDS)):
+            while True:
+                if self.has_ended:
+                    raise BrowserError(f"the browser ended with {self._process.returncode}")
+                # The second line follows the first one.
+                lines = (await path.read_text()).split("\n") if await path.exists() else []
+                if len(lines) == 2 and lines[1].startswith("/devtools/browser/"):
+                    return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+                await trio.sleep(0.02)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_shared: dict[tuple[str, ...], _Shared] = {}
+
+
+@asynccontextmanager
+async def open_profile(*flags: str) -> AsyncIterator[Browser]:
+    """A profile of its own within the ``async with`` block: nothing in it was stored, fetched or connected before.
+
+    It is in a browser that all tests of this process share, as to start one takes more CPU than most tests do.
+
+    Args:
+        flags: As for `open_browser`.
+    """
+    if flags not in _shared or _shared[flags].has_ended:
+        _shared[flags] = _Shared(flags)
+    address = await _shared[flags].address()
+    async with (
+        trio.open_nursery() as nursery,
+        open_websocket_url(address, max_message_size=MAX_MESSAGE_BYTES) as connection,
+    ):
+        browser = Browser(connection)
+        nursery.start_soon(browser.hear)
+        browser.profile = await browser.send("Target.createBrowserContext", disposeOnDetach=True)
+        yield browser
+        nursery.cancel_scope.cancel()
 
 
 async def read_address(

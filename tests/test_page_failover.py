@@ -10,7 +10,7 @@ import trio
 
 from testbed.balancer import Balancer, open_balancer
 from testbed.broker.cluster import KafkaCluster
-from testbed.browser import Page, open_browser
+from testbed.browser import Page, open_profile
 from testbed.clients import open_sse, sse_records
 from testbed.patience import seconds
 from testbed.producing import produce_numbered
@@ -138,7 +138,7 @@ async def scene(
     await stage.join("one")
     await stage.join("two")
     with trio.fail_after(seconds(150)):
-        async with open_balancer(stage.replicas) as stage.balancer, open_browser() as browser:
+        async with open_balancer(stage.replicas) as stage.balancer, open_profile() as browser:
             stage.page = await browser.new_page()
             await stage.page.look(1280, 860)
             await stage.page.open(f"{stage.balancer.url}/?observe=0{query}")
@@ -269,7 +269,7 @@ async def test_the_page_only_looks_until_its_reader_takes_part(kafka: Kafka, rep
     list_length = "document.querySelectorAll('#records > li').length"
     whole = f"{badge} === 'live, all {PARTITIONS} partitions'"
     with trio.fail_after(seconds(90)):
-        async with open_browser() as browser:
+        async with open_profile() as browser:
             page = await browser.new_page()
             await page.open(replica.url)
             await page.until(whole)

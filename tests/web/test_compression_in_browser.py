@@ -6,7 +6,7 @@ from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.web.app import create_app
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
-from testbed.browser import open_browser
+from testbed.browser import open_profile
 from testbed.patience import seconds
 from tests.web.test_page_in_browser import Told
 from tests.web.test_transports import House
@@ -32,7 +32,7 @@ async def test_event_source_and_websocket_read_record_by_record() -> None:
     house = House("socket", compression="on")
     app = create_app(house.hub, house.settings, cast("Operations", Told()))
     house.server = Server(app, house.settings, lambda: house.hub.subscribers)
-    async with house.serving(within_seconds=90), open_browser() as browser:
+    async with house.serving(within_seconds=90), open_profile() as browser:
         page = await browser.new_page()
         await page.open("http://{}:{}/".format(*house.server.addresses[0]))
         await page.until("document.readyState === 'complete' && location.protocol === 'http:'")

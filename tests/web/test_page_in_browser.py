@@ -14,7 +14,7 @@ from dispatcher.sansio.records import Batch, Record, Records, TopicPartition
 from dispatcher.web.app import create_app
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
-from testbed.browser import Page, open_browser
+from testbed.browser import Page, open_profile
 from testbed.patience import seconds
 from tests.hub.test_hub import ONE, TWO, Bench
 from tests.worst.run import servers
@@ -89,7 +89,7 @@ async def open_page(query: str = "?observe=0") -> AsyncIterator[House]:
     """A page that is live, within the ``async with`` block; the browser has complained about nothing at its end."""
     house = House()
     with trio.fail_after(seconds(90)):
-        async with open_browser() as browser, trio.open_nursery() as nursery:
+        async with open_profile() as browser, trio.open_nursery() as nursery:
             nursery.start_soon(house.hub.run)
             await nursery.start(house.server.serve)
             house.page = await browser.new_page()
@@ -497,7 +497,7 @@ async def test_a_burst_of_states_is_shown_as_its_last_one() -> None:
         const options = { subtree: true, attributeFilter: ["data-state"] };
         new MutationObserver((seen) => (changes += seen.length)).observe(document, options);"""
     with trio.fail_after(seconds(90)):
-        async with servers() as addresses, open_browser() as browser:
+        async with servers() as addresses, open_profile() as browser:
             page = await browser.new_page()
             await page.send("Page.addScriptToEvaluateOnNewDocument", source=count)
             await page.open(f"{addresses['burst_of_states']}/index.html")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from testbed.browser import Browser, Page, open_browser
+from testbed.browser import Browser, Page, open_profile
 from testbed.clients import open_sse, sse_records
 from testbed.patience import seconds
 from testbed.producing import produce_numbered
@@ -133,7 +133,7 @@ async def staged(
     """A scene; ``{stranger}`` in a setting is the stranger's port."""
     topic = kafka.create_topic(1)
     with trio.fail_after(seconds(150)):
-        async with open_edge([], FILES) as stranger, open_browser(NAMES) as browser:
+        async with open_edge([], FILES) as stranger, open_profile(NAMES) as browser:
             flags = {name: str(value).format(stranger=stranger.address[1]) for name, value in settings.items()}
             replica = replicas(kafka.bootstrap_servers, topic, host=host, settings=flags)
             await trio.to_thread.run_sync(replica.wait_until_ready)

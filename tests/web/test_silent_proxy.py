@@ -8,7 +8,7 @@ import trio
 
 from dispatcher.client import subscribe
 from testbed.balancer import RECEIVE_BYTES, Balancer
-from testbed.browser import open_browser
+from testbed.browser import open_profile
 from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
@@ -80,7 +80,7 @@ async def silent_proxy(
 async def test_a_page_takes_a_websocket_and_loses_nothing(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
     """It has no id, and its silent stream's records were committed."""
     with trio.fail_after(seconds(150)):
-        async with silent_proxy(kafka, replicas) as (proxy, write), open_browser() as browser:
+        async with silent_proxy(kafka, replicas) as (proxy, write), open_profile() as browser:
             page = await browser.new_page()
             await page.open(f"{proxy.url}/?observe=0")
             await trio.to_thread.run_sync(write)

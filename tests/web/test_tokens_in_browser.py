@@ -2,7 +2,7 @@
 
 import trio
 
-from testbed.browser import Page, open_browser
+from testbed.browser import Page, open_profile
 from testbed.issuer import Issuer, open_issuer
 from testbed.patience import seconds
 from tests.hub.test_hub import ONE
@@ -83,7 +83,7 @@ async def test_each_way_of_a_token_in_a_browser() -> None:
         async with open_issuer() as issuer, open_edge([], FILES) as allowed, open_edge([], FILES) as stranger:
             origins = [f"http://127.0.0.1:{edge.address[1]}" for edge in (allowed, stranger)]
             house = Guarded(issuer, allowed_origins=origins[0])
-            async with house.serving(60), open_browser() as browser:
+            async with house.serving(60), open_profile() as browser:
                 scene = Scene(house, issuer)
                 for page_url in (f"{scene.url}/client.js", f"{origins[0]}/"):
                     page = await browser.new_page()
