@@ -2,8 +2,8 @@
 
 The tests wait for brokers, browsers and sockets for most of their time, so a tier is spread over several processes of
 pytest-xdist, file by file; each process has its own broker. The output of a tier is printed whole when it ends, and can
-be watched before that in ``build/tiers``. Chaos runs first, without another test beside it: it needs one core, and
-``--checks`` gives the other to lint and types (testbed/checks.py), at the lowest priority.
+be watched before that in ``build/tiers``. Chaos runs first, and needs one core. The other one is for lint and types
+(``--checks``, testbed/checks.py) and then for ``sansio``, at a low priority; no other test runs beside chaos.
 
 Coverage is measured where something is checked with it: of ``sansio``, by the tests of ``sansio``. Tracing costs what
 runs under it half as much again, and every replica of a test would pay for it when it starts: ``--coverage`` has it
@@ -51,10 +51,16 @@ COVERED = {"sansio"}
 """Tiers that run under coverage, whether it is asked for or not."""
 
 ALONE = "chaos"
-"""The tier beside which no other test runs."""
+"""The tier beside which no other test runs, but those that only compute."""
 
 CHECKED = ("lint", "types")
 """What runs beside it with ``--checks``."""
+
+COMPUTES = "sansio"
+"""The tier that runs beside it after that: it waits for nothing."""
+
+YIELDING = ("nice", "-n", "10")
+"""How commands begin that run beside it."""
 
 WORKERS = {"broker": 3, "soak": 2, "browser": 2, "tests": 3, "sansio": 2}
 """Processes of a tier that has more than one: their tests wait for half of their time or more.
@@ -104,22 +110,23 @@ def spread(tier: str) -> list[str]:
     return ["-n", str(number), "--dist", "loadfile", "--no-loadscope-reorder"] if number > 1 else []
 
 
-async def _run(tier: str, arguments: Sequence[str], *, covered: bool) -> Outcome:
+async def _run(tier: str, arguments: Sequence[str], *, covered: bool, prefix: Sequence[str] = ()) -> Outcome:
     click.echo(f"{tier}: started ({TIERS[tier]}), output in {RESULTS / tier}.log")
     selected = ["-m", SELECTED.get(tier, tier), *spread(tier), *arguments]
-    return await _pytest(tier, *selected, covered=covered or tier in COVERED)
+    return await _pytest(tier, *selected, covered=covered or tier in COVERED, prefix=prefix)
 
 
 async def _check(name: str) -> Outcome:
     click.echo(f"{name}: started, output in {RESULTS / name}.log")
-    command = ["nice", "-n", "19", sys.executable, "-m", "testbed.checks", name]
+    command = [*YIELDING, sys.executable, "-m", "testbed.checks", name]
     returncode, _ = await _run_logged(name, command, os.environ)
     return Outcome(name, returncode, {})
 
 
-async def _pytest(name: str, *arguments: str, covered: bool) -> Outcome:
+async def _pytest(name: str, *arguments: str, covered: bool, prefix: Sequence[str] = ()) -> Outcome:
     measured = ["coverage", "run", "-m"] if covered else []
-    command = [sys.executable, "-m", *measured, "pytest", *arguments, "-o", f"cache_dir=.pytest_cache/{name}"]
+    command = [*prefix, sys.executable, "-m", *measured, "pytest", *arguments]
+    command += ["-o", f"cache_dir=.pytest_cache/{name}"]
     failures = RESULTS / f"{name}.failures"
     failures.unlink(missing_ok=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", deadlines.VARIABLE: str(failures.absolute())}
@@ -171,7 +178,8 @@ async def run_tiers(
 ) -> list[Outcome]:
     """Run tiers, at most `lanes` at a time, in the order given; returns how each of them ended.
 
-    The one that runs alone begins, with `checks` beside it. What failed in the tiers runs again after that, alone.
+    The one that runs alone begins, with `checks` beside it, and after them the tier that only computes. What failed in
+    the tiers runs again when all of them have ended, alone.
     """
     limiter = trio.CapacityLimiter(lanes)
     outcomes: list[Outcome] = []
@@ -179,18 +187,23 @@ async def run_tiers(
     async def run_check(name: str) -> None:
         outcomes.append(await _check(name))
 
+    async def run_beside() -> None:
+        async with trio.open_nursery() as checking:
+            for name in checks:
+                checking.start_soon(run_check, name)
+        if COMPUTES in tiers:
+            outcomes.append(await _run(COMPUTES, arguments, covered=covered, prefix=YIELDING))
+
     async def run_one(tier: str) -> None:
         async with limiter:
             outcomes.append(await _run(tier, arguments, covered=covered))
 
     async with trio.open_nursery() as nursery:
-        for name in checks:
-            nursery.start_soon(run_check, name)
+        nursery.start_soon(run_beside)
         if ALONE in tiers:
-            nursery.start_soon(run_one, ALONE)
-    async with trio.open_nursery() as nursery:
+            await run_one(ALONE)
         for tier in tiers:
-            if tier != ALONE:
+            if tier not in {ALONE, COMPUTES}:
                 nursery.start_soon(run_one, tier)
                 await trio.testing.wait_all_tasks_blocked()
     return [
@@ -218,7 +231,7 @@ def main(lanes: int, only: tuple[str, ...], arguments: tuple[str, ...], *, cover
     tiers = [tier for tier in TIERS if not only or tier in only]
     checks = CHECKED if checked else ()
     outcomes = trio.run(partial(run_tiers, tiers, arguments, lanes, covered=covered, checks=checks))
-    for outcome in outcomes:
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.tier not in checks):
         if outcome.tier in checks:
             click.echo(f"{outcome.tier}: exit code {outcome.returncode}")
             continue
