@@ -129,13 +129,13 @@ class Intake:
 
     def _take_records(self, group: Group) -> None:
         partition, records, leader_epoch = group
-        if self._offsets.epoch(partition) is None:
+        epoch_before = self._offsets.epoch(partition)
+        if epoch_before is None:
             # Fetched before a revoke within the same poll: the new owner reads them.
             return
         records = self._following.known.news(partition, records)
         if not records:
             return
-        epoch_before = self._offsets.epoch(partition)
         covers_from = self._offsets.received(partition, records.offsets[0], records.offsets[-1] + 1, leader_epoch)
         epoch = self._offsets.epoch(partition)
         assert epoch is not None  # noqa: S101 - it was just received

@@ -18,7 +18,7 @@ bounds the bytes that rounds hold.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 import trio
@@ -283,23 +283,24 @@ class FanOut:
             taken = trio.current_time() - before
             seconds = seconds - taken if taken > IDLE_CHECKPOINT_SECONDS else 0
 
-    def _parts(self, items: Sequence[EncodedEntry]) -> Iterator[list[EncodedEntry]]:
-        part: list[EncodedEntry] = []
+    def _parts(self, items: Sequence[EncodedEntry]) -> Iterable[Sequence[EncodedEntry]]:
+        if len(items) <= 1:
+            return (items,) if items else ()
+        parts: list[list[EncodedEntry]] = [[]]
         size_bytes = 0
         for item in items:
-            if part and size_bytes + len(item[1]) > self._round_bytes:
-                yield part
-                part, size_bytes = [], 0
-            part.append(item)
+            if parts[-1] and size_bytes + len(item[1]) > self._round_bytes:
+                parts.append([])
+                size_bytes = 0
+            parts[-1].append(item)
             size_bytes += len(item[1])
-        if part:
-            yield part
+        return parts
 
     async def _between_slices(self) -> None:
         """Let other tasks have the loop: anything may have changed afterwards."""
         await trio.lowlevel.checkpoint()
 
-    async def _offer(self, feed: Feed, items: list[EncodedEntry]) -> int:
+    async def _offer(self, feed: Feed, items: Sequence[EncodedEntry]) -> int:
         """Offer one round to one feed; returns how many subscribers were offered it since the last yield."""
         live: Mapping[int, Subscriber] = self._live.get(feed, {})
         subscribers = list(live.values())
