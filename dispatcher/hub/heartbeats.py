@@ -28,8 +28,8 @@ for longer."""
 class Piece(NamedTuple):
     """A part of what is done in one slice of the interval."""
 
-    present: Sequence[Subscriber]
-    """Whose peers may be silent: they are looked at in every slice."""
+    looked_at: Sequence[Mapping[int, Subscriber]]
+    """Subscribers whose peers may be silent: everybody is looked at in every slice."""
     due: Sequence[Subscriber]
     """Those that are sent a heartbeat."""
 
@@ -41,16 +41,20 @@ class Heartbeats:
         interval_seconds: Time between two heartbeats of a subscriber.
         history: Knows the head.
         fan_out: Knows which feeds have records that were not offered yet.
-        subscribers: The connected subscribers, by number.
+        slices: The connected subscribers, in `HEARTBEAT_SLICES` parts.
     """
 
     def __init__(
-        self, interval_seconds: float, history: History, fan_out: FanOut, subscribers: Mapping[int, Subscriber]
+        self,
+        interval_seconds: float,
+        history: History,
+        fan_out: FanOut,
+        slices: Sequence[Mapping[int, Subscriber]],
     ) -> None:
         self._interval_seconds = interval_seconds
         self._history = history
         self._fan_out = fan_out
-        self._subscribers = subscribers
+        self._slices = slices
         self.sent = 0
         """Heartbeats since the start."""
 
@@ -64,17 +68,18 @@ class Heartbeats:
 
     def pieces(self, part: int) -> Sequence[Piece]:
         """What to do in one slice of the interval; there is at least one piece."""
-        present = tuple(self._subscribers.values())
-        due = [subscriber for subscriber in present if subscriber.number % HEARTBEAT_SLICES == part]
+        # No longer list of subscribers than this: the cycle collector would visit every one of them in each collection.
+        due = tuple(self._slices[part].values())
         number = max(1, ceil(len(due) / PIECE))
-        return [Piece(present[index::number], due[index::number]) for index in range(number)]
+        return [Piece(self._slices[index::number], due[index::number]) for index in range(number)]
 
     def beat(self, piece: Piece) -> None:
         """End the streams of silent peers, and send a heartbeat to those that are due, unless they have left since."""
         heartbeats: dict[tuple[Feed, bool], bytes] = {}
         now = trio.current_time()
-        for subscriber in piece.present:
-            subscriber.transport.end_if_silent(now)
+        for subscribers in piece.looked_at:
+            for subscriber in subscribers.values():
+                subscriber.transport.end_if_silent(now)
         for subscriber in piece.due:
             if subscriber.closed:
                 continue

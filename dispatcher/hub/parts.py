@@ -89,7 +89,7 @@ class HubParts:
             settings.linger_ms / 1000,
             on_wrote=self.times.wrote,
         )
-        self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.everybody)
+        self._heartbeats = Heartbeats(settings.heartbeat_seconds, self.history, self._fan_out, self._registry.slices)
         self._counts = HubCounts()
         self._assignments = 0
 

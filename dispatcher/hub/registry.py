@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
 from dispatcher.hub.statistics import RegistryStatistics, SubscriberState
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.records import TopicPartition
@@ -20,6 +21,8 @@ class Registry:
         self.next_number = 1
         """The number of the next subscriber."""
         self.everybody: dict[int, Subscriber] = {}
+        self.slices: Sequence[dict[int, Subscriber]] = tuple({} for _ in range(HEARTBEAT_SLICES))
+        """The same, in the parts in which they are sent heartbeats."""
         self.catching_up: dict[int, Subscriber] = {}
         """Those that are not live."""
         self._expecting: dict[int, Subscriber] = {}
@@ -47,6 +50,7 @@ class Registry:
         """Add a new subscriber, which catches up."""
         self.next_number = subscriber.number + 1
         self.everybody[subscriber.number] = self.catching_up[subscriber.number] = subscriber
+        self.slices[subscriber.number % HEARTBEAT_SLICES][subscriber.number] = subscriber
         feed = subscriber.feed
         if counted := feed.counted:
             self._takers[subscriber.number] = None
@@ -61,6 +65,7 @@ class Registry:
         """Forget a subscriber; returns False if it is already forgotten."""
         if self.everybody.pop(subscriber.number, None) is None:
             return False
+        del self.slices[subscriber.number % HEARTBEAT_SLICES][subscriber.number]
         feed = subscriber.feed
         if counted := feed.counted:
             del self._takers[subscriber.number]

@@ -309,7 +309,7 @@ async def test_heartbeats_of_many_subscribers_are_spread_further(
     assert bench.hub.statistics().heartbeats == (1 + 2 * 3) * PIECE
     pieces = bench.hub._heartbeats.pieces(5)
     assert [len(piece.due) for piece in pieces] == [PIECE] * 3
-    numbers = [subscriber.number for piece in pieces for subscriber in piece.present]
+    numbers = [number for piece in pieces for subscribers in piece.looked_at for number in subscribers]
     assert sorted(numbers) == sorted(bench.hub._registry.everybody)
     before = [len(transport.writes) for transport in transports]
     pieces[0].due[0].leave()
