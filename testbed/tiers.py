@@ -59,8 +59,8 @@ CHECKED = ("lint", "types")
 COMPUTES = "sansio"
 """The tier that runs beside it after that: it waits for nothing."""
 
-YIELDING = ("nice", "-n", "10")
-"""How commands begin that run beside it."""
+YIELDING = ("nice", "-n", "5")
+"""How commands begin that run beside it: with a third of the weight."""
 
 WORKERS = {"broker": 3, "soak": 2, "browser": 2, "tests": 3, "sansio": 2}
 """Processes of a tier that has more than one: their tests wait for half of their time or more.
@@ -183,6 +183,7 @@ async def run_tiers(
     """
     limiter = trio.CapacityLimiter(lanes)
     outcomes: list[Outcome] = []
+    has_room = trio.Event()
 
     async def run_check(name: str) -> None:
         outcomes.append(await _check(name))
@@ -192,7 +193,8 @@ async def run_tiers(
             for name in checks:
                 checking.start_soon(run_check, name)
         if COMPUTES in tiers:
-            outcomes.append(await _run(COMPUTES, arguments, covered=covered, prefix=YIELDING))
+            prefix = () if has_room.is_set() else YIELDING
+            outcomes.append(await _run(COMPUTES, arguments, covered=covered, prefix=prefix))
 
     async def run_one(tier: str) -> None:
         async with limiter:
@@ -202,6 +204,7 @@ async def run_tiers(
         nursery.start_soon(run_beside)
         if ALONE in tiers:
             await run_one(ALONE)
+        has_room.set()
         for tier in tiers:
             if tier not in {ALONE, COMPUTES}:
                 nursery.start_soon(run_one, tier)

@@ -95,6 +95,45 @@ def test_checks_that_fail_fail_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert (tests, whole) == ("tests: 1 passed, exit code 0", "1 passed, 0 failed")
 
 
+BESIDE = """
+import time
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.chaos
+def test_chaos():
+    while not Path("computed").exists():
+        time.sleep(0.02)
+    Path("over").touch()
+
+
+@pytest.mark.sansio
+def test_that_computes():
+    Path("computed").touch()
+
+
+@pytest.mark.tests
+def test_of_another_tier():
+    assert Path("over").exists()
+"""
+
+
+def test_what_only_computes_runs_beside_chaos_and_nothing_else_does(tmp_path: Path) -> None:
+    """Chaos waits here for a test of sansio, and the other tiers wait for chaos."""
+    options = "addopts = -p pytest_timeout\ntimeout = 90\nmarkers =\n  chaos\n  sansio\n  tests\n"
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\n{options}")
+    (tmp_path / "test_some.py").write_text(BESIDE)
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "TESTBED_SPREAD": "0"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    tiers = [f"--only={tier}" for tier in ("chaos", "sansio", "tests")]
+    command = [sys.executable, "-m", "testbed.tiers", "--lanes=1", *tiers]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.splitlines()[-1] == "3 passed, 0 failed"
+
+
 def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
     """Something is broken then, and another run would only take time."""
     few = {f"test_{number}": False for number in range(MOST_UNSTABLE)}
