@@ -26,9 +26,9 @@ def test_all_flows_up_to_the_mark() -> None:
     flow = FlowControl(100, 50)
     flow.assigned([A, B])
     assert flow.decide({A: 60, B: 40}, 100, everything) is None
-    assert not flow.is_pausing
+    assert (frozenset(), False) == (flow.paused, flow.is_pausing)
     assert FlowDecision(frozenset({A, B}), NONE) == flow.decide({A: 61, B: 40}, 101, everything)
-    assert ({A, B}, True) == (flow.paused, flow.is_pausing)
+    assert (frozenset({A, B}), True) == (flow.paused, flow.is_pausing)
     assert flow.decide({A: 61, B: 40}, 101, everything) is None
 
 
