@@ -49,6 +49,8 @@ class Principal:
 
     def grant(self, action: Action, topics: Iterable[str]) -> Filter | None:
         """Return which records of these topics, all of which the principal may read, are allowed; None: all of them."""
+        if all(grant.filter is None for grant in self.grants):
+            return None
         return granted({topic: self.filters(action, topic) for topic in sorted(topics)})
 
     def is_same_bearer(self, other: "Principal") -> bool:

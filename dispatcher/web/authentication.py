@@ -11,7 +11,7 @@ Rules of this module:
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,15 @@ class Verdict:
 
     valid: Valid
     principal: Principal
+    _allowed_topics: dict[Action, tuple[str, ...]] = field(default_factory=dict, repr=False, compare=False)
+    """By action: most clients ask for all that they may read, and many share a token."""
+
+    def allowed_topics(self, action: Action, configured: Sequence[str]) -> tuple[str, ...]:
+        """Which of the dispatcher's topics the token allows."""
+        found = self._allowed_topics.get(action)
+        if found is None:
+            found = self._allowed_topics[action] = self.principal.allowed_topics(action, configured)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +87,16 @@ class Caller:
             ForbiddenError: the token does not allow it.
         """
         principal, action = self.verdict.principal, action_of(arguments)
-        allowed = principal.allowed_topics(action, configured)
-        asked = arguments.get("topic", allowed)
-        if not asked:
+        allowed = self.verdict.allowed_topics(action, configured)
+        if not allowed and "topic" not in arguments:
             raise ForbiddenError(f"the token allows no topic here (action {action})")
-        for topic in asked:
+        for topic in arguments.get("topic", ()):
             if not principal.allowed_topics(action, [topic]):
                 raise ForbiddenError(f"the token does not allow this topic (action {action}): {topic[:40]!a}")
         others = {name: values for name, values in arguments.items() if name != QUERY_PARAMETER}
         query = read_query(others, last_event_id, allowed, default_scope=default_scope, decoded=decoded)
-        return replace(query, grant=principal.grant(action, query.topics))
+        grant = principal.grant(action, query.topics)
+        return query if grant is None else replace(query, grant=grant)
 
 
 class Authentication:
