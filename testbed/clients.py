@@ -32,6 +32,9 @@ class Addressed(Protocol):
         """Host and port where it listens."""
 
 
+_ID = re.compile(r"^id: ?(.+)", re.MULTILINE)
+
+
 class Event(NamedTuple):
     """One server-sent event."""
 
@@ -83,6 +86,8 @@ class SseStream:
         """The response has come to its end, last chunk and all: it was not cut."""
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self._events: deque[Event] = deque()
+        self.last_id = ""
+        """The newest id that was read: a block that has nothing else sets it, too, but fires no event."""
         self._http = h11.Connection(h11.CLIENT)
 
     async def open(self, target: str, headers: dict[str, str] | None = None) -> None:
@@ -133,6 +138,10 @@ class SseStream:
     def _parse(self) -> None:
         *blocks, self.raw = self.raw.split("\n\n")
         self._events.extend(event for block in blocks if (event := parse_event(block)) is not None)
+        for block in reversed(blocks):
+            if found := _ID.search(block):
+                self.last_id = found[1]
+                break
 
     async def next_control(self, kind: str) -> dict[str, object]:
         """The next control event of a kind; what comes before it is passed over."""

@@ -12,7 +12,7 @@ import trio
 
 from testbed.balancer import open_balancer
 from testbed.broker.topics import grow
-from testbed.clients import Addressed, Event, open_sse
+from testbed.clients import Addressed, Event, SseStream, open_sse
 from testbed.patience import TooLateError
 from testbed.patience import seconds as patient_seconds
 from testbed.producing import produce_numbered
@@ -33,7 +33,8 @@ class PlainReader:
     def __init__(self, address: Addressed, query: str = "?scope=topic") -> None:
         self.address = address
         self.query = query
-        self.last_id = ""
+        self._last_id = ""
+        self._stream: SseStream | None = None
         self.seen: Counter[tuple[int, int]] = Counter()
         self.next: dict[int, int] = {}
         """The next offset of each partition, repeats dropped by the first pair of the id."""
@@ -49,15 +50,21 @@ class PlainReader:
             try:
                 async with open_sse(self.address, self.query, headers) as stream:
                     self.connections += 1
+                    self._stream = stream
                     while (event := await stream.next_event()) is not None:
                         self._take(event)
             except (OSError, trio.BrokenResourceError, AssertionError):
                 pass
             await trio.sleep(0.05)
 
+    @property
+    def last_id(self) -> str:
+        """What it resumes with. Where its stream begins may come in a heartbeat, which fires no event."""
+        if self._stream is not None:
+            self._last_id = self._stream.last_id or self._last_id
+        return self._last_id
+
     def _take(self, event: Event) -> None:
-        if event.id:
-            self.last_id = event.id
         if event.type == "gap":
             self.gaps.append(orjson.loads(event.data))
         elif event.type == "state":
