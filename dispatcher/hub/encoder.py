@@ -102,7 +102,7 @@ class Encoder:
         return self._writes.write(feed, items) if feed.wire.compresses else self._join(feed, items)
 
     def _join(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
-        if len(items) == 1 and not items[0][1].gap:
+        if len(items) == 1 and items[0][1].records and not items[0][1].gap:
             ((offered, part),) = items
             return _framed(feed, [part.records], part, offered.batch, offered.snapshot)
         data = b""
