@@ -33,11 +33,17 @@ FAULTS = {
         {"out of order within a connection", "left out within a connection"},
     ),
     "a commit one too far": (
+        "from dataclasses import replace\n"
         "import dispatcher.kafka.commit_sender as module\n"
         "commit = module.CommitSender.send\n"
         "def too_far(self, consumer, commits):\n"
         "    commit(self, consumer, [c._replace(offset=c.offset + 1) for c in commits])\n"
-        "module.CommitSender.send = too_far\n",
+        "module.CommitSender.send = too_far\n"
+        # The replica must know its own commits in the answers, or it would never send a second one.
+        "answers = module.CommitSender.take_answers\n"
+        "def expected(self):\n"
+        "    return [replace(answer, offset=answer.offset - 1) for answer in answers(self)]\n"
+        "module.CommitSender.take_answers = expected\n",
         {"commits ahead of dispatch"},
     ),
     "a commit of long ago": (
