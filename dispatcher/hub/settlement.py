@@ -247,10 +247,7 @@ class Settlement:
         number = offered.record_count if pending is None else len(pending - {GAP})
         self.dispatched_records += number
         self._on_first_dispatched(batch, number, ((batch.covers_from, batch.next_offset),))
-        if self.parking.ranges:
-            self.dispatched_records += self.parking.dispatched(batch, batch.covers_from, batch.next_offset)
-        else:
-            self._on_dispatched(batch, batch.covers_from, batch.next_offset)
+        self.dispatched_records += self.parking.dispatched(batch, batch.covers_from, batch.next_offset)
 
     def _first_selected(self, selection: Selection) -> None:
         selection.dispatched = True

@@ -177,3 +177,19 @@ async def test_first_writes_are_those_of_subscribers_that_count() -> None:
     first, second = (members.hub.history.append(Batch(tp, (Record(0, None, None, b"", ()),))) for tp in (ONE, TWO))
     taker.in_flight, observer.in_flight = [first], [second]
     assert members.registry.first_writes() == {first.sequence}
+
+
+async def test_what_is_under_way_counts_for_nothing_in_a_partition_with_another_log() -> None:
+    """That of other partitions counts as before."""
+    members = Members()
+    subscriber = members.add(WHOLE)
+    entries = [members.hub.history.append(Batch(tp, (Record(5, None, None, b"v", ()),))) for tp in (ONE, TWO)]
+    subscriber.in_flight = entries
+    for _ in range(2):
+        subscriber.resumption._replayed_ranges += [(tp, 0, 5) for tp in (ONE, TWO)]
+        under_way = subscriber.resumption.take_replayed_ranges()
+    subscriber.resumption._replayed_ranges += [(ONE, 5, 6)]
+    members.registry.log_replaced(ONE)
+    assert subscriber.in_flight == [entries[1]]
+    assert under_way == [(TWO, 0, 5)]
+    assert subscriber.resumption.take_replayed_ranges() == []

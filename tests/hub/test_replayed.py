@@ -98,3 +98,14 @@ def test_replayed_records_are_spelled_as_their_topic_says() -> None:
     for feed in (FEED, wanting("a")):
         sent = Reader(feed, Spelling(value="base64")).put(batch(ONE, "a"), to={ONE: 5})
         assert b"event: binary\ndata: Mg==\n" in sent[0]
+
+
+def test_nothing_counts_of_a_partition_in_which_another_log_begins() -> None:
+    """Neither what is being sent, nor what will be sent with the next write."""
+    reader = Reader(WHOLE)
+    reader._replayed_ranges += [(ONE, 2, 4), (TWO, 2, 4)]
+    under_way = reader.take_replayed_ranges()
+    reader._replayed_ranges += [(TWO, 4, 6)]
+    reader.forget_ranges(TWO)
+    assert under_way == [(ONE, 2, 4)]
+    assert reader.take_replayed_ranges() == []
