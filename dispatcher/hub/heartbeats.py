@@ -38,7 +38,7 @@ class Heartbeats:
     """The heartbeats of one hub.
 
     Args:
-        interval_seconds: Time between two heartbeats of a subscriber.
+        interval_seconds: Time between two heartbeats of a subscriber, give or take a tenth when others come or go.
         history: Knows the head.
         fan_out: Knows which feeds have records that were not offered yet.
         slices: The connected subscribers, in `HEARTBEAT_SLICES` parts.

@@ -14,7 +14,8 @@ from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall
 
 IDLE_POLL_SECONDS = 0.1
-"""How long a poll waits for a record, and so how long a command may wait for the thread."""
+"""How long a poll waits for a record, and so how long a command may wait for the thread; longer once nothing has been
+received for a while (`Fetching.poll_seconds`)."""
 
 
 @dataclass(slots=True)
