@@ -79,7 +79,10 @@ async def crowd_with(kafka: Kafka, code: str, expected: set[Fault]) -> Verdict:
             nursery.start_soon(crowd.produce, servers, PARTITIONS, RATE, 1000)
             await trio.sleep(SECONDS)
             with trio.move_on_after(seconds(MOST_SECONDS)):
-                while not (found_in(verdict := crowd.judge.verdict()) >= expected and has_seen_enough(verdict)):  # noqa: ASYNC110
+                while True:
+                    verdict = crowd.judge.verdict()
+                    if found_in(verdict) >= expected and has_seen_enough(verdict):
+                        break
                     await trio.sleep(0.1)
             crowd.quiet()
             nursery.cancel_scope.cancel()

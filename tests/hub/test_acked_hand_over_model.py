@@ -35,7 +35,7 @@ class Client(Acker):
         self.outstanding: list[int] = []
         self._read = 0
         position = {} if named is None else {PARTITION: named - 1}
-        super().__init__(world, window, position=position, feed=WHOLE if whole else OWN, timeout_seconds=1e9)  # type: ignore[arg-type]
+        super().__init__(world, window, position=position, feed=WHOLE if whole else OWN, timeout_seconds=1e9)  # type: ignore[arg-type] # the world plays the bench
 
     def look(self) -> None:
         """Take what has come."""

@@ -248,7 +248,7 @@ def test_while_a_topics_id_is_not_reported_a_partition_without_an_offset_waits(c
     assert found.watch({}) == {}
     time_out = answer(KafkaException(KafkaError(KafkaError._TIMED_OUT)))
     describe = cluster.describe
-    cluster.describe = lambda topics: dict.fromkeys(topics, time_out)  # type: ignore[method-assign]
+    cluster.describe = lambda topics: dict.fromkeys(topics, time_out)  # type: ignore[method-assign] # for a while
     cluster.offsets, cluster.topic_id = [group_offset(ONE, 4)], Uuid(8, 8)
     cluster.renewals = 1
     with structlog.testing.capture_logs() as lines:
@@ -259,7 +259,7 @@ def test_while_a_topics_id_is_not_reported_a_partition_without_an_offset_waits(c
     assert [line["partitions"] for line in lines] == [["assets:1"]]
     assert found.pending
     assert cluster.renewals > 1, "the client may wait for a broker that is dead"
-    cluster.describe = describe  # type: ignore[method-assign]
+    cluster.describe = describe  # type: ignore[method-assign] # as before
     (start,) = [one for _ in range(2) for one in found.take() if isinstance(one, Start)]
     assert (start.partition, start.offset, start.recreated) == (TWO, 0, True)
 

@@ -139,7 +139,7 @@ class LeavingGroup:
         self.closed = False
         self._departs = departs
         bounds = {"poll_records": 1, "batch_bytes": 1, "drain_seconds": 0, "leave_seconds": 0.5}
-        self.poller = GroupConsumer({}, [], self, TopicMemory(), **bounds)  # type: ignore[arg-type]
+        self.poller = GroupConsumer({}, [], self, TopicMemory(), **bounds)  # type: ignore[arg-type] # it plays the downstream
         self._answers = answers
         self._waiting: list[confluent_kafka.TopicPartition] = []
 
