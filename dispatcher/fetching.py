@@ -22,10 +22,11 @@ HURRIED_POLL_SECONDS = 0.01
 
 QUIET_POLL_SECONDS = 0.25
 """How long a poll waits when nothing has been received for a while: each poll costs an idle replica 0.7 ms of CPU,
-because caches are cold by then. Records and rebalances end a poll at once; only commits and a stop wait for it."""
+because caches are cold by then. A record ends a poll at once, and rebalances are served within it; what they assign, a
+commit and a stop wait for its end."""
 
 QUIET_AFTER_SECONDS = 2.0
-"""How long nothing must have been received."""
+"""How long nothing must have been received. A member without partitions waits for some, so it is never quiet."""
 
 
 class Fetching:
@@ -67,7 +68,8 @@ class Fetching:
             return HURRIED_POLL_SECONDS
         if self._flow.is_pausing:
             return IDLE_POLL_SECONDS if self._health.paused_for_nobody else HURRIED_POLL_SECONDS
-        return IDLE_POLL_SECONDS if now < self.received_at + QUIET_AFTER_SECONDS else QUIET_POLL_SECONDS
+        is_quiet = now >= self.received_at + QUIET_AFTER_SECONDS and not self._offsets.is_empty
+        return QUIET_POLL_SECONDS if is_quiet else IDLE_POLL_SECONDS
 
     def decide(self, begun: Sequence[TopicPartition]) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
         """The partitions to pause and to resume; a new partition is resumed, whatever its earlier state."""

@@ -3,13 +3,15 @@
 import orjson
 import pytest
 import trio
+import trio.testing
 from confluent_kafka import KafkaError, KafkaException
 
 from dispatcher.errors import KafkaClientError
+from dispatcher.fetching import HURRIED_POLL_SECONDS, QUIET_AFTER_SECONDS, QUIET_POLL_SECONDS
 from dispatcher.hub.feed import feed_of
 from dispatcher.kafka import group_consumer as group_consumer_module
 from dispatcher.kafka import poller as poller_module
-from dispatcher.kafka.bridge import PollResult
+from dispatcher.kafka.bridge import IDLE_POLL_SECONDS, PollResult
 from dispatcher.kafka.commits import CommitAnswer
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.group_consumer import GroupConsumer
@@ -253,3 +255,23 @@ async def test_a_start_that_comes_after_everything_was_let_go_changes_nothing() 
     pipeline.leaving()
     pipeline.exchange(PollResult(starts=[Start(ONE, 0)]))
     assert pipeline.statistics().partitions == {}
+
+
+async def test_polls_wait_longer_once_nothing_has_been_received_for_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Not while it waits for partitions, and no longer once a record has come or a stop has begun."""
+    del autojump_clock
+    pipeline = Pipeline(Settings(client_id="quiet"))
+
+    async def waits(result: PollResult | None = None) -> list[float]:
+        found = [pipeline.exchange(result or PollResult()).poll_seconds]
+        await trio.sleep(QUIET_AFTER_SECONDS)
+        return [*found, pipeline.exchange(PollResult()).poll_seconds]
+
+    assert await waits() == [IDLE_POLL_SECONDS] * 2
+    assert await waits(PollResult(assigned=[ONE], starts=[Start(ONE, 5)])) == [IDLE_POLL_SECONDS, QUIET_POLL_SECONDS]
+    record = Records.of([Record(5, None, None, b"v", ())])
+    assert await waits(PollResult(groups=[Group(ONE, record, None)])) == [IDLE_POLL_SECONDS, QUIET_POLL_SECONDS]
+    pipeline.stop_fetching()
+    assert await waits() == [HURRIED_POLL_SECONDS] * 2
