@@ -135,11 +135,11 @@ class Filtered:
 
     @property
     def evidence(self) -> Iterator[str]:
-        """Return what was wrong, in words."""
-        for judge in self.judges:
-            yield from (f"with filters: {words}" for words in judge.evidence)
+        """Return what was wrong, in words; first of all, if records are elsewhere than the judges believe."""
         for topic in (self.settles, self.parks):
             yield from (f"{topic.name}: {words}" for words in topic.evidence)
+        for judge in self.judges:
+            yield from (f"with filters: {words}" for words in judge.evidence)
         if any(self._not_stopped_at.values()):
             yield f"{self.parks.name}: commits stopped short of, or past, what was parked by {self._not_stopped_at}"
 
