@@ -1,6 +1,7 @@
 """Guarantee G10: a broker that is not there at the start, or goes, and comes later."""
 
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
@@ -12,6 +13,15 @@ from testbed.replicas import Replica
 from tests.swarm.test_stack_files import is_healthy
 
 TOPIC = "assets"
+
+
+async def all_committed(replica: Replica, offsets: list[int]) -> None:
+    """Until all is committed: the rest would be sent again after the outage, also to subscribers that have it."""
+
+    def as_wanted(status: dict[str, Any]) -> bool:
+        return [partition["committed"] for partition in status["partitions"]] == offsets
+
+    await trio.to_thread.run_sync(replica.wait_for, "all committed", as_wanted)
 
 
 async def test_broker_comes_after_the_start(
@@ -36,6 +46,7 @@ async def test_broker_comes_after_the_start(
             records = await sse_records(stream, 1000)
         assert sorted(record.own for record in records) == [(p, o) for p in range(2) for o in range(500)]
         replica.wait_until_ready()
+        await all_committed(replica, [500, 500])
 
         await trio.to_thread.run_sync(cluster.kill_node, 0)
         with trio.fail_after(seconds(30)):
@@ -69,13 +80,7 @@ async def test_clients_that_return_while_the_broker_is_away_get_everything_later
         async with open_sse(replica) as others:
             await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, TOPIC, 2000, 2)
             await sse_records(others, 2000)
-            # What is not committed would be sent again, also to subscribers that have it already.
-            committed = [1000, 1000]
-            await trio.to_thread.run_sync(
-                lambda: replica.wait_for(
-                    "all committed", lambda s: [p["committed"] for p in s["partitions"]] == committed
-                )
-            )
+            await all_committed(replica, [1000, 1000])
             await trio.to_thread.run_sync(cluster.kill_node, 0)
             async with open_sse(replica, f"?last_event_id={TOPIC}:0=9,1=9") as stream:
                 await trio.to_thread.run_sync(lambda: replica.wait_for("lost", lambda s: not s["partitions"]))

@@ -260,7 +260,7 @@ async def test_a_start_that_comes_after_everything_was_let_go_changes_nothing() 
 async def test_polls_wait_longer_once_nothing_has_been_received_for_a_while(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """Not while it waits for partitions, and no longer once a record has come or a stop has begun."""
+    """Not while it waits for partitions, nor after a record has come or a stop has begun."""
     del autojump_clock
     pipeline = Pipeline(Settings(client_id="quiet"))
 
