@@ -31,6 +31,9 @@ class Head:
         self.layout = Layout(())
         self._offsets: list[int | None] = []
         self._snapshot: Snapshot | None = None
+        self._snapshots = 0
+        self._moved: set[int] = set()
+        """The indexes of offsets that have moved since the last snapshot."""
 
     def lay_out(
         self,
@@ -56,11 +59,16 @@ class Head:
         Raises:
             KeyError: the partition is not assigned.
         """
-        self._offsets[self.layout.indexes[partition]] = offset
+        index = self.layout.indexes[partition]
+        self._offsets[index] = offset
+        self._moved.add(index)
         self._snapshot = None
 
     def snapshot(self) -> Snapshot:
         """Return the head; the same object until it moves, so that many can keep it."""
         if self._snapshot is None:
-            self._snapshot = Snapshot(self.layout, tuple(self._offsets))
+            self._snapshots += 1
+            moved = self._moved.pop() if len(self._moved) == 1 else None
+            self._snapshot = Snapshot(self.layout, tuple(self._offsets), self._snapshots, moved)
+            self._moved.clear()
         return self._snapshot

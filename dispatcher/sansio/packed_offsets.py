@@ -4,7 +4,7 @@ A record changes the offset of one partition. Its number is replaced in place, a
 1,000 partitions that costs a third of packing all of them again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dispatcher.sansio.compact_position import (
     LARGE_BYTES,
@@ -22,7 +22,7 @@ MOST_CHANGES = 4
 class PackedOffsets:
     """The numbers of one segment (`compact_position`), with the offsets that they represent."""
 
-    __slots__ = ("_low", "_numbers", "_offsets", "_replaced", "_width")
+    __slots__ = ("_low", "_number", "_numbers", "_offsets", "_replaced", "_width")
 
     def __init__(self) -> None:
         self._offsets: Sequence[int | None] = ()
@@ -30,14 +30,26 @@ class PackedOffsets:
         self._low = self._width = 0
         self._replaced = 0
         """How many numbers have been replaced since all were packed."""
+        self._number = -1
 
-    def take(self, offsets: Sequence[int | None]) -> bool:
+    def take(self, offsets: Sequence[int | None], number: int = -1, moved: int | None = None) -> bool:
         """Set the offsets; if one is None, return False and keep the old ones.
 
         Args:
             offsets: The last seen offset of each partition, -1 if nothing was seen; at least one.
+            number: Counts offsets that follow one another, from 1; -1 for others.
+            moved: The index of the only one that may differ from the offsets with the number before; any other index
+                says that none does, and None that it is unknown.
         """
-        return self._replace(offsets) or self._pack(offsets)
+        if number == self._number > 0:
+            return True
+        changed: Iterable[int] | None = None
+        if number == self._number + 1 and moved is not None:
+            changed = (moved,) if 0 <= moved < len(offsets) else ()
+        taken = self._replace(offsets, changed) or self._pack(offsets)
+        if taken:
+            self._number = number
+        return taken
 
     def spell(self, ranges: bytes, left_out: int | None, partitions: Callable[[], Sequence[int]]) -> str:
         """Spell the offsets, with ``~`` in front.
@@ -56,14 +68,19 @@ class PackedOffsets:
         offsets = [offset for index, offset in enumerate(self._offsets) if index != left_out and offset is not None]
         return spell_offsets(ranges, offsets, partitions)
 
-    def _replace(self, offsets: Sequence[int | None]) -> bool:
-        """Replace the numbers that have changed; returns False if too many have, or if they do not fit."""
+    def _replace(self, offsets: Sequence[int | None], changed: Iterable[int] | None) -> bool:
+        """Replace the numbers that have changed; returns False if too many have, or if they do not fit.
+
+        Args:
+            offsets: The new offsets.
+            changed: The indexes of those that may have changed; None if they are to be looked for.
+        """
         # As the lowest offset rises, numbers become wider than necessary, so all are packed again now and then.
         if len(offsets) != len(self._offsets) or self._replaced >= len(offsets):
             return False
         low, width = self._low, self._width
         new: list[tuple[int, int]] = []
-        for index in _changed(self._offsets, offsets):
+        for index in _changed(self._offsets, offsets) if changed is None else changed:
             offset = offsets[index]
             if offset is None or offset < low or octets_of(offset - low) > width or len(new) >= MOST_CHANGES:
                 return False

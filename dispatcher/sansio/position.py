@@ -181,7 +181,7 @@ class Layout:
                     self.next_pairs[topic] = f",{end - first}=-1"
         self.suffixes = id_suffixes.IdSuffixes(self.partitions, self.spans, self.next_pairs)
         self._ranges: dict[int, Ranges] = {}
-        self._compact: dict[int, bytes] = {}
+        self._compact: dict[tuple[int, int | None], bytes] = {}
         self._packed: dict[int, PackedOffsets] = {}
         """By the first partition of a span."""
         self.owned: Layout = self
@@ -200,15 +200,16 @@ class Layout:
     def compact(self, first: int, end: int, own: int | None) -> bytes:
         """Return how compact spellings name the partitions of a span, except one that is named separately.
 
-        Costs the number of ranges, not of partitions: with 1,000 partitions, each is named separately in turn.
+        Each partition is named separately in turn, so all these are kept: a few bytes for each.
         """
-        ranges = self._ranges.get(first)
-        if ranges is None:
-            ranges = self._ranges[first] = ranges_of(self.numbers(first, end, None))
-            self._compact[first] = spell_ranges(ranges)
-        if own is None:
-            return self._compact[first]
-        return spell_ranges(without(ranges, self.partitions[own].partition))
+        found = self._compact.get((first, own))
+        if found is None:
+            ranges = self._ranges.get(first)
+            if ranges is None:
+                ranges = self._ranges[first] = ranges_of(self.numbers(first, end, None))
+            left = ranges if own is None else without(ranges, self.partitions[own].partition)
+            found = self._compact[first, own] = spell_ranges(left)
+        return found
 
     def packed(self, first: int) -> PackedOffsets:
         """Return the offsets, as spelled last, of the span that begins at this partition."""
@@ -224,13 +225,23 @@ class Snapshot:
     Args:
         layout: The order of partitions.
         offsets: The last seen offset of each partition; None if unknown.
+        number: Counts snapshots that were taken one after the other, from 1; -1 for others.
+        moved: The index of the only offset that may have moved since the snapshot before; None if that is unknown.
     """
 
-    __slots__ = ("layout", "offsets")
+    __slots__ = ("layout", "moved", "number", "offsets")
 
-    def __init__(self, layout: Layout, offsets: tuple[int | None, ...]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        offsets: tuple[int | None, ...],
+        number: int = -1,
+        moved: int | None = None,
+    ) -> None:
         self.layout = layout
         self.offsets = offsets
+        self.number = number
+        self.moved = moved
 
     def owned(self) -> "Snapshot":
         """The same snapshot without followed partitions."""
@@ -331,7 +342,8 @@ class Snapshot:
             return ""
         layout, offsets = self.layout, self.offsets[first:end]
         packed = layout.packed(first)
-        if not packed.take(offsets):
+        moved = None if self.moved is None else self.moved - first
+        if not packed.take(offsets, self.number, moved):
             known = [i for i in range(first, end) if i != own and self.offsets[i] is not None]
             numbers = [layout.partitions[i].partition for i in known]
             return spell_compact(numbers, [cast("int", self.offsets[i]) for i in known]) if known else ""

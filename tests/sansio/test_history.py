@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part, Selection
+from dispatcher.sansio.head import Head
 from dispatcher.sansio.history import History, HistoryStatistics
 from dispatcher.sansio.ownership import HandOver
+from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
@@ -58,6 +60,32 @@ def read(history: History, cursor: Cursor) -> list[int]:
 def part(records: bytes) -> Part:
     """Records as a wire joins them."""
     return Part(b"", records, has_ids=True)
+
+
+MANY = [TopicPartition(topic, number) for topic in ("assets", "other") for number in range(70)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(MANY), st.none() | st.integers(-1, 2**20), st.integers(0, 3)), max_size=30))
+def test_the_head_of_many_partitions_is_spelled_as_it_stands(
+    moves: list[tuple[TopicPartition, int | None, int]],
+) -> None:
+    """Its ids are made from those before, whatever moved in between, with snapshots or without, spelled or not."""
+    head, stands = Head(), dict.fromkeys(MANY, 7)
+    head.lay_out(MANY)
+    for partition in MANY:
+        head.move(partition, 7)
+    for partition, offset, then in moves:
+        head.move(partition, offset)
+        stands.pop(partition, None)
+        if offset is not None:
+            stands[partition] = offset
+        if then:
+            snapshot = head.snapshot()
+        if then > 1:
+            assert parse_position(snapshot.format()) == stands
+            own = None if offset is None else head.layout.indexes[partition]
+            spelled = parse_position(snapshot.format(frozenset({partition.topic}), own))
+            assert spelled == {one: seen for one, seen in stands.items() if one.topic == partition.topic}
 
 
 def test_a_new_cursor_gets_what_nobody_has_taken() -> None:

@@ -37,6 +37,19 @@ def test_whatever_moves_is_read_back(moves: list[dict[int, int]], left_out: int 
         assert dict(read_compact(spelled(packed, 40, left_out))) == rest
 
 
+@given(st.lists(st.tuples(st.integers(0, 41), OFFSETS, st.booleans(), st.booleans()), max_size=20))
+def test_one_that_is_named_need_not_be_looked_for(moves: list[tuple[int, int, bool, bool]]) -> None:
+    """Offsets that are numbered name the one that moved, also if some were not taken, or the one is of elsewhere."""
+    packed, offsets = PackedOffsets(), [1000] * 40
+    for number, (index, offset, is_taken, is_numbered) in enumerate(moves, 1):
+        if index < len(offsets):
+            offsets[index] = offset
+        if is_taken:
+            for _ in range(2):
+                assert packed.take(tuple(offsets), *((number, index) if is_numbered else ()))
+            assert dict(read_compact(spelled(packed, 40))) == dict(enumerate(offsets))
+
+
 def test_one_that_moves_is_replaced_in_place() -> None:
     """The result equals packing everything again, and is soon as short."""
     packed, offsets = PackedOffsets(), list(range(100, 400))
