@@ -36,6 +36,7 @@ TESTED_WITH = {
     "filter_dialect": "filters",
     "head": "history",
     "history_partition": "history",
+    "layout": "position",
     "ranges": "catch_up",
 }
 """Files whose promises are tried through the file that they are parts of; with a room where two have the same name."""

@@ -14,7 +14,8 @@ from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Part, Selection
 from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
-from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.spelling import Spelling
 

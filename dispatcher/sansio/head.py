@@ -5,7 +5,8 @@ Ids of live streams name the head: the newest known offset of every assigned par
 
 from collections.abc import Collection, Iterable, Mapping
 
-from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import TopicPartition
 
 

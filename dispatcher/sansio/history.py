@@ -25,9 +25,10 @@ from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
 from dispatcher.sansio.head import Head, Moment
 from dispatcher.sansio.history_partitions import HistoryPartitions
+from dispatcher.sansio.layout import Layout
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.parking import ParkedRanges
-from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 
 

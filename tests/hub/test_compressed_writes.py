@@ -9,7 +9,8 @@ from dispatcher.hub.compressed_writes import GROUP_ENTRIES, LARGE_BYTES, Compres
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.entries import EncodedEntry, Entry, Part
-from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 ONE = TopicPartition("assets", 0)

@@ -2,7 +2,8 @@
 
 from dispatcher.sansio.deadlines import GRACE_SECONDS, Action, Deadline, DeadlineWatch, Overdue, overdue
 from dispatcher.sansio.entries import GAP, Entry
-from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 

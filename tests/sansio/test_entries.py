@@ -3,7 +3,8 @@
 import pytest
 
 from dispatcher.sansio.entries import GAP, OFFSET_BYTES, Cursor, Entry, Part, Round, Selection, covered
-from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 

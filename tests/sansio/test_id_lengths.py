@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from dispatcher.errors import BadRequestError
 from dispatcher.sansio.id_lengths import check_whole_topics, ids_fit, longest_id
 from dispatcher.sansio.id_suffixes import SHORT_CHARACTERS
-from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, Layout, Snapshot, parse_position
+from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.position import MAX_POSITION_CHARACTERS, Snapshot, parse_position
 from dispatcher.sansio.records import TopicPartition
 
 APART = 2**40

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from dispatcher.sansio import id_suffixes
 from dispatcher.sansio.id_suffixes import SHORT_CHARACTERS, IdSuffixes
-from dispatcher.sansio.position import Layout, Snapshot, parse_position
+from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.position import Snapshot, parse_position
 from dispatcher.sansio.records import TopicPartition
 
 partitions = st.builds(TopicPartition, st.sampled_from("abc"), st.integers(0, 9))

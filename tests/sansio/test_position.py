@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.compact_position import MAX_PARTITIONS, spell_compact
+from dispatcher.sansio.layout import Layout
 from dispatcher.sansio.position import (
     MAX_POSITION_CHARACTERS,
-    Layout,
     Snapshot,
     counts_begun_with,
     format_position,

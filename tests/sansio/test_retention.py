@@ -5,7 +5,8 @@ import math
 import pytest
 
 from dispatcher.sansio.entries import Entry
-from dispatcher.sansio.position import Layout, Snapshot
+from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.ranges import Bounds, Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from dispatcher.sansio.retention import (
