@@ -1,4 +1,4 @@
-"""Forks replicas of tests from a process that has loaded the dispatcher already.
+"""Forks replicas and other commands of tests from a process that has loaded the dispatcher already.
 
 Loading takes nine tenths of what a start costs: 0.85 s of CPU, three hundred times in the whole suite. A fork is a
 process like any other, with its own id, exit code, descriptors, environment and working folder; it runs the command
@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from testbed.broker import leash
 
@@ -77,6 +77,10 @@ class Fork:
         # Nobody has waited for the process yet, so the id is still its own.
         self._ended = os.pidfd_open(pid)
         self._lock = threading.Lock()
+
+    def fileno(self) -> int:
+        """A descriptor that can be read as soon as the process has ended; `poll` closes it then."""
+        return self._ended
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
@@ -138,17 +142,18 @@ class Forks:
             ).result()
         atexit.register(self.close)
 
-    def start(self, arguments: Sequence[str], log: IO[bytes]) -> Fork:
+    def start(self, arguments: Sequence[str], output: int, errors: int) -> Fork:
         """Run the command line in a fork, with the environment and the folder of this process.
 
         Args:
             arguments: What follows the name of the program.
-            log: Where standard output and standard error go.
+            output: The descriptor that standard output goes to.
+            errors: The same for standard error.
         """
         environment = {**os.environ, **UNBUFFERED}
         request = {"arguments": list(arguments), "environment": environment, "folder": str(Path.cwd())}
         with self._lock:
-            return Fork(self, self._ask(request, log.fileno()))
+            return Fork(self, self._ask(request, output, errors))
 
     def reap(self, pid: int) -> int:
         """The exit code of a fork that has ended."""
@@ -171,12 +176,12 @@ _forks: Forks | None = None
 _making = threading.Lock()
 
 
-def start(arguments: Sequence[str], log: IO[bytes]) -> Fork:
+def start(arguments: Sequence[str], output: int, errors: int) -> Fork:
     """`Forks.start`, in the one object of this process. *Thread*: any."""
     global _forks  # noqa: PLW0603 - it lives as long as the process
     with _making:
         _forks = _forks or Forks()
-    return _forks.start(arguments, log)
+    return _forks.start(arguments, output, errors)
 
 
 def become_fork(descriptor: int) -> None:
@@ -207,7 +212,7 @@ def become_fork(descriptor: int) -> None:
 
 def _receive(requests: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     try:
-        message, descriptors, _, _ = socket.recv_fds(requests, MAX_BYTES, 1)
+        message, descriptors, _, _ = socket.recv_fds(requests, MAX_BYTES, 2)
     except KeyboardInterrupt:  # it is for the process that asks
         return None
     return (json.loads(message), descriptors) if message else None
@@ -225,11 +230,12 @@ def _fork() -> int:
     return pid
 
 
-def _take_over(request: dict[str, Any], log: int) -> None:
+def _take_over(request: dict[str, Any], output: int, errors: int) -> None:
     """Make the fork what a command would be that had just been started."""
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+    os.close(output)
+    os.close(errors)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

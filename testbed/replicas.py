@@ -101,7 +101,7 @@ class Replica:
         self.process: subprocess.Popen[bytes] | forking.Fork
         with self._log.open("wb") as log:
             if may_be_fork:
-                self.process = forking.start(arguments, log)
+                self.process = forking.start(arguments, log.fileno(), log.fileno())
             else:
                 self.process = _start([*command, sys.executable, "-c", f"{code}\n{forking.RUN}", *arguments], log)
         self.operations_url = ""

@@ -1,7 +1,6 @@
 """The Python client acknowledges: the longest run of which all is done, again after a reconnect, and refusals."""
 
 import dataclasses
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -13,6 +12,7 @@ from dispatcher.client import Record, Subscription, WrongAddressError, subscribe
 from dispatcher.client.acks import Acks
 from dispatcher.client.events import Gap, Heartbeat
 from dispatcher.hub.goodbyes import Goodbye
+from testbed import commands
 from tests.hub.test_acking import Letters
 from tests.web.test_acks import AckHouse
 
@@ -146,24 +146,14 @@ async def test_tail_acknowledges_each_line_that_it_has_written() -> None:
     house = AckHouse()
     async with house.serving(within_seconds=40):
         house.batch(5)
-        command = [
-            sys.executable,
-            "-m",
-            "dispatcher",
-            "tail",
-            address(house),
-            "--ack",
-            "--count",
-            "3",
-            "--format",
-            "value",
-        ]
-        result = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+        command = ["tail", address(house), "--ack", "--count", "3", "--format", "value"]
+        result = await commands.run(*command)
+        assert result.returncode == 0
         assert result.stdout == b"0\n1\n2\n"
         assert b"--from-id 'assets:0=2'" in result.stderr
         await house.until(lambda: house.hub.subscribers == 0)
         assert house.done() == [0, 1, 2]
-        wrong = await trio.run_process([*command, "--transport", "sse"], check=False, capture_stderr=True)
+        wrong = await commands.run(*command, "--transport", "sse")
         assert wrong.returncode == 2
         assert b"use transport websocket" in wrong.stderr
 

@@ -1,7 +1,5 @@
 """Tokens of the Python client: where they go, when a new one is asked for, and that a stream outlives its token."""
 
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 import trio
 
 from dispatcher.client import NotAllowedError, State, WrongAddressError, subscribe
+from testbed import commands
 from testbed.issuer import Issuer, open_issuer
 from testbed.patience import seconds
 from tests.client.test_subscription import HEAD, QUICK, records, serving
@@ -188,22 +187,17 @@ async def test_tail_reads_its_token_from_a_file(issuer: Issuer, tmp_path: Path) 
     """It reads the file for each connection; a missing file is wrong usage."""
     house = Guarded(issuer)
     path = tmp_path / "token"
-    command = [sys.executable, "-m", "dispatcher", "tail", "--count=1", "--format={offset}"]
+    command = ["tail", "--count=1", "--format={offset}"]
     async with house.serving(60):
         house.publish(ONE)
         path.write_text(issuer.token() + "\n")
-        done = await trio.run_process(
-            [*command, "--token-file", str(path), url(house)], capture_stdout=True, capture_stderr=True, check=False
-        )
+        done = await commands.run(*command, "--token-file", str(path), url(house))
         assert (done.returncode, done.stdout) == (0, b"0\n"), done.stderr
         path.write_text(tampered(issuer.token()))
-        done = await trio.run_process(
-            [*command, "--token-file", str(path), url(house)], capture_stdout=True, capture_stderr=True, check=False
-        )
+        done = await commands.run(*command, "--token-file", str(path), url(house))
         assert done.returncode == 3
         assert path.read_text()[20:60].encode() not in done.stdout + done.stderr
-    wrong = [*command, "--token-file", str(tmp_path / "nothing"), "http://127.0.0.1"]
-    done = await trio.to_thread.run_sync(lambda: subprocess.run(wrong, capture_output=True, check=False))
+    done = await commands.run(*command, "--token-file", str(tmp_path / "nothing"), "http://127.0.0.1")
     assert done.returncode == 2
 
 

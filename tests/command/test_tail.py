@@ -24,6 +24,7 @@ from dispatcher.command import tail_output as tail
 from dispatcher.command import tail_text
 from dispatcher.command.main import main
 from dispatcher.sansio.position import parse_position
+from testbed import commands
 from testbed.patience import seconds
 from tests.client_cases.encoding import own_pair
 from tests.client_cases.server import case_server
@@ -45,7 +46,7 @@ class Result:
 
 async def run(*arguments: str) -> Result:
     """Run it with its output in pipes."""
-    done = await trio.run_process([*COMMAND, *arguments], capture_stdout=True, capture_stderr=True, check=False)
+    done = await commands.run("tail", *arguments)
     lines = [orjson.loads(line) for line in done.stdout.splitlines()] if done.stdout.startswith(b"{") else []
     return Result(done.returncode, lines, done.stderr.decode())
 

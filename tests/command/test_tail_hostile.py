@@ -24,6 +24,7 @@ from dispatcher.client import Record
 from dispatcher.command.main import main
 from dispatcher.command.safe_text import clean
 from dispatcher.command.tail_text import as_json, template
+from testbed import commands
 from testbed.patience import seconds
 from tests.client_cases.encoding import payload
 from tests.client_cases.server import case_server
@@ -143,7 +144,7 @@ async def test_what_a_server_says_of_itself_is_text() -> None:
     said = (b"event: state\ndata: " + state + b"\n\n", b"event: goodbye\ndata: " + goodbye + b"\n\n")
     with trio.fail_after(seconds(60)):
         async with sending(*said) as url:
-            done = await trio.run_process([*COMMAND, url], capture_stdout=True, capture_stderr=True, check=False)
+            done = await commands.run("tail", url)
     text = done.stderr.decode()
     assert text.count("52;c;Y3VybCBldmls") == 4
     assert not [each for each in text if not (each.isprintable() or each == "\n")]

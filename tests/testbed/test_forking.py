@@ -27,7 +27,8 @@ ASKS_FOR_ONE = f"""
 import signal
 from testbed import forking
 with open({os.devnull!r}, "wb") as log:
-    fork = forking.start(["serve", "--bootstrap-servers={NO_BROKER}", "--topics=assets", "--bind=127.0.0.1:0"], log)
+    arguments = ["serve", "--bootstrap-servers={NO_BROKER}", "--topics=assets", "--bind=127.0.0.1:0"]
+    fork = forking.start(arguments, log.fileno(), log.fileno())
 print(fork.pid, flush=True)
 signal.pause()
 """

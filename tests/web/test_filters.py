@@ -1,7 +1,6 @@
 """Filters in requests, over real sockets: what is sent, what the state says, and how wrong ones are answered."""
 
 import json
-import sys
 from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from wsproto.events import CloseConnection, TextMessage
 from dispatcher.client import subscribe
 from dispatcher.command.main import main
 from dispatcher.sansio.filter_dialect import read_filter
+from testbed import commands
 from testbed.clients import Event, SseStream
 from tests.hub.test_filtered import KeyedBench
 from tests.hub.test_hub import ONE
@@ -106,9 +106,8 @@ async def test_the_python_client_and_tail_ask_for_what_they_want() -> None:
     house = KeyedHouse("plain")
 
     async def tail(url: str, arguments: list[str], code: int, said: str) -> None:
-        command = [sys.executable, "-m", "dispatcher", "tail", url, "--since", "earliest", "--observe"]
-        command += ["--count", "1", "--format", "value", "--quiet", *arguments]
-        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+        options = ["--since", "earliest", "--observe", "--count", "1", "--format", "value", "--quiet"]
+        done = await commands.run("tail", url, *options, *arguments)
         printed = " ".join((done.stdout + done.stderr).decode().split())
         assert (done.returncode, said in printed) == (code, True), printed
 
