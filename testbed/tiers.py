@@ -3,7 +3,8 @@
 The tests wait for brokers, browsers and sockets for most of their time, so a tier is spread over several processes of
 pytest-xdist, file by file; each process has its own broker. The output of a tier is printed whole when it ends, and can
 be watched before that in ``build/tiers``. Chaos runs first, and needs one core. The other one is for lint and types
-(``--checks``, testbed/checks.py) and then for ``sansio``, at a low priority; no other test runs beside chaos.
+(``--checks``, testbed/checks.py) and then for ``sansio`` and ``hub``, at a low priority; no other test runs beside
+chaos.
 
 Coverage is measured where something is checked with it: of ``sansio``, by the tests of ``sansio``. Tracing costs what
 runs under it half as much again, and every replica of a test would pay for it when it starts: ``--coverage`` has it
@@ -40,12 +41,13 @@ TIERS = {
     "browser": "the page and client.js in Chromium and Node",
     "tests": "logic and sockets",
     "sansio": "pure logic, with its coverage",
+    "hub": "models of the hub, and what else needs nothing outside of it",
 }
 """By marker (tests/conftest.py gives each test one), the longest first."""
 
-SELECTED = {"tests": "tests and not sansio", "soak": "soak and not chaos"}
-"""What a tier selects, if not its marker alone: ``sansio`` is the part of ``tests`` of which coverage is checked, and
-``chaos`` the one of ``soak`` beside which nothing runs."""
+SELECTED = {"tests": "tests and not sansio and not hub", "soak": "soak and not chaos"}
+"""What a tier selects, if not its marker alone: ``sansio`` is the part of ``tests`` of which coverage is checked,
+``hub`` another that only computes, and ``chaos`` the part of ``soak`` beside which nothing runs."""
 
 COVERED = {"sansio"}
 """Tiers that run under coverage, whether it is asked for or not."""
@@ -56,13 +58,13 @@ ALONE = "chaos"
 CHECKED = ("lint", "types")
 """What runs beside it with ``--checks``."""
 
-COMPUTES = "sansio"
-"""The tier that runs beside it after that: it waits for nothing."""
+COMPUTES = ("sansio", "hub")
+"""The tiers that run beside it after that, one after the other: they wait for nothing."""
 
 YIELDING = ("nice", "-n", "5")
 """How commands begin that run beside it: with a third of the weight."""
 
-WORKERS = {"broker": 3, "soak": 2, "browser": 2, "tests": 3, "sansio": 2}
+WORKERS = {"broker": 3, "soak": 2, "browser": 2, "tests": 3, "sansio": 2, "hub": 2}
 """Processes of a tier that has more than one: their tests wait for half of their time or more.
 
 TESTBED_WORKERS changes some of them: ``broker=6 soak=3``. TESTBED_SPREAD=0 leaves one process to each tier.
@@ -178,7 +180,7 @@ async def run_tiers(
 ) -> list[Outcome]:
     """Run tiers, at most `lanes` at a time, in the order given; returns how each of them ended.
 
-    The one that runs alone begins, with `checks` beside it, and after them the tier that only computes. What failed in
+    The one that runs alone begins, with `checks` beside it, and after them the tiers that only compute. What failed in
     the tiers runs again when all of them have ended, alone.
     """
     limiter = trio.CapacityLimiter(lanes)
@@ -192,9 +194,10 @@ async def run_tiers(
         async with trio.open_nursery() as checking:
             for name in checks:
                 checking.start_soon(run_check, name)
-        if COMPUTES in tiers:
-            prefix = () if has_room.is_set() else YIELDING
-            outcomes.append(await _run(COMPUTES, arguments, covered=covered, prefix=prefix))
+        for tier in COMPUTES:
+            if tier in tiers:
+                prefix = () if has_room.is_set() else YIELDING
+                outcomes.append(await _run(tier, arguments, covered=covered, prefix=prefix))
 
     async def run_one(tier: str) -> None:
         async with limiter:
@@ -206,7 +209,7 @@ async def run_tiers(
             await run_one(ALONE)
         has_room.set()
         for tier in tiers:
-            if tier not in {ALONE, COMPUTES}:
+            if tier not in {ALONE, *COMPUTES}:
                 nursery.start_soon(run_one, tier)
                 await trio.testing.wait_all_tasks_blocked()
     return [

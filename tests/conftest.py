@@ -54,6 +54,8 @@ BROWSER = (
     "web/test_page_trials.py",
 )
 """Where the tests of two tiers are; the others need a broker, by their fixtures, or nothing."""
+COMPUTES = ("sansio/", "hub/")
+"""Parts of the last tier that only compute; two tests of the hub need a broker."""
 
 NAMES_A_BROKER = re.compile(r"\b(?:kafka: Kafka|own_cluster|java_and_maven)\b")
 """How files name the fixtures that give a broker, or ask for the programs that it needs."""
@@ -224,11 +226,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         "chaos": CHAOS,
         "browser": BROWSER,
         "sansio": "sansio/",
+        "hub": "hub/",
     }
     if tier in only:
         return None if path.startswith(only[tier]) else True
-    others = {"tests": (*SOAK, *BROWSER), "tests and not sansio": (*SOAK, *BROWSER, "sansio/")}
-    others["broker"] = others["tests and not sansio"]
+    others = {
+        "tests": (*SOAK, *BROWSER),
+        "tests and not sansio and not hub": (*SOAK, *BROWSER, *COMPUTES),
+        "broker": (*SOAK, *BROWSER, "sansio/"),
+    }
     if tier in others and path.startswith(others[tier]):
         return True
     is_test = collection_path.name.startswith("test_")
@@ -253,8 +259,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if tier == "broker" and not _names_a_broker(item.path):
             raise pytest.UsageError(f"the tier broker would leave out {path}: it names no fixture as {NAMES_A_BROKER}")
         item.add_marker(tier)
-        if path.startswith("sansio/"):
-            item.add_marker("sansio")
+        if tier == "tests" and path.startswith(COMPUTES):
+            item.add_marker(path.partition("/")[0])
         if path.startswith(CHAOS):
             item.add_marker("chaos")
     items.sort(key=_rank)

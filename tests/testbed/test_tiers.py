@@ -111,6 +111,12 @@ def test_chaos():
 
 @pytest.mark.sansio
 def test_that_computes():
+    Path("halfway").touch()
+
+
+@pytest.mark.hub
+def test_that_computes_after_it():
+    assert Path("halfway").exists()
     Path("computed").touch()
 
 
@@ -121,17 +127,17 @@ def test_of_another_tier():
 
 
 def test_what_only_computes_runs_beside_chaos_and_nothing_else_does(tmp_path: Path) -> None:
-    """Chaos waits here for a test of sansio, and the other tiers wait for chaos."""
-    options = "addopts = -p pytest_timeout\ntimeout = 90\nmarkers =\n  chaos\n  sansio\n  tests\n"
+    """Chaos waits here for tests of sansio and hub, and the other tiers wait for chaos."""
+    options = "addopts = -p pytest_timeout\ntimeout = 90\nmarkers =\n  chaos\n  sansio\n  hub\n  tests\n"
     (tmp_path / "pytest.ini").write_text(f"[pytest]\n{options}")
     (tmp_path / "test_some.py").write_text(BESIDE)
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path), "TESTBED_SPREAD": "0"}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    tiers = [f"--only={tier}" for tier in ("chaos", "sansio", "tests")]
+    tiers = [f"--only={tier}" for tier in ("chaos", "sansio", "hub", "tests")]
     command = [sys.executable, "-m", "testbed.tiers", "--lanes=1", *tiers]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.splitlines()[-1] == "3 passed, 0 failed"
+    assert run.stdout.splitlines()[-1] == "4 passed, 0 failed"
 
 
 def test_many_failures_or_a_run_that_was_broken_off_are_final() -> None:
