@@ -57,7 +57,7 @@ BROWSER = (
 COMPUTES = ("sansio/", "hub/")
 """Parts of the last tier that only compute; two tests of the hub need a broker."""
 
-NAMES_A_BROKER = re.compile(r"\b(?:kafka: Kafka|own_cluster|java_and_maven)\b")
+NAMES_A_BROKER = re.compile(r"\b(?:kafka: Kafka|own_cluster|shared_nodes|java_and_maven)\b")
 """How files name the fixtures that give a broker, or ask for the programs that it needs."""
 
 SLOW = (
@@ -177,7 +177,7 @@ def kafka() -> Iterator[Kafka]:
         yield broker
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def java_and_maven() -> None:
     """Provide Java and Maven for tests that run Kafka's own tools, or start a broker without a fixture."""
     _need_java_and_maven()
@@ -195,6 +195,14 @@ def own_cluster(java_and_maven: None) -> Iterator[Callable[..., KafkaCluster]]: 
             return cluster
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def shared_nodes(java_and_maven: None) -> Iterator[KafkaCluster]:  # noqa: ARG001
+    """Three nodes for the tests of a file, which may kill one of them if they start it again."""
+    with KafkaCluster(3, FEW_THREADS) as cluster:
+        _say_used(cluster.description)
+        yield cluster
 
 
 @pytest.fixture

@@ -154,6 +154,10 @@ class KafkaCluster:
         """The process id of a node that was started."""
         return self._processes[node].pid
 
+    def is_started(self, node: int) -> bool:
+        """Whether a node was started, and neither stopped nor killed since then; it may have ended by itself."""
+        return node in self._processes
+
     def start_node(self, node: int) -> None:
         """Start a node on its port and its data; `wait_until_ready` tells when it answers.
 

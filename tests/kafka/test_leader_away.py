@@ -1,5 +1,6 @@
 """Reading again while the leader of a partition is really away: nobody else waits for it."""
 
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic, sleep
@@ -17,13 +18,12 @@ from testbed.patience import seconds as patient_seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 
-TOPIC = "assets"
 PARTITIONS = 6
 EACH = 2000
 STUCK = 60
 
 
-def leaders_of(cluster: KafkaCluster, topic: str = TOPIC) -> Mapping[int, int]:
+def leaders_of(cluster: KafkaCluster, topic: str) -> Mapping[int, int]:
     """The node that leads each partition, -1 without one."""
     # A node that was asked just after the topic was created may not know it yet.
     while not (partitions := cluster.admin.list_topics(topic, timeout=30).topics[topic].partitions):
@@ -31,9 +31,9 @@ def leaders_of(cluster: KafkaCluster, topic: str = TOPIC) -> Mapping[int, int]:
     return {number: partition.leader for number, partition in partitions.items()}
 
 
-async def wait_until_leaderless(cluster: KafkaCluster, partition: int) -> None:
+async def wait_until_leaderless(cluster: KafkaCluster, topic: str, partition: int) -> None:
     """The cluster has noticed that the node is away."""
-    while (await trio.to_thread.run_sync(leaders_of, cluster))[partition] != -1:  # noqa: ASYNC110 - a cluster has no event
+    while (await trio.to_thread.run_sync(leaders_of, cluster, topic))[partition] != -1:  # noqa: ASYNC110 - a cluster has no event
         await trio.sleep(0.05)
 
 
@@ -52,13 +52,21 @@ async def replays_of(cluster: KafkaCluster) -> AsyncIterator[Replays]:
 
 
 @pytest.fixture
-def cluster(own_cluster: Callable[..., KafkaCluster]) -> KafkaCluster:
-    """Three nodes, and a topic that has each partition on one of them alone."""
-    cluster = own_cluster(3)
-    cluster.start()
-    cluster.create_topic(TOPIC, PARTITIONS, replication_factor=1)
-    produce_numbered(cluster.bootstrap_servers, TOPIC, EACH * PARTITIONS, PARTITIONS)
-    return cluster
+def cluster(shared_nodes: KafkaCluster) -> KafkaCluster:
+    """Three nodes that are all there when a test begins."""
+    for node in range(3):
+        if not shared_nodes.is_started(node):  # a test that failed has left it away
+            shared_nodes.start_node(node)
+    shared_nodes.wait_until_ready()
+    return shared_nodes
+
+
+@pytest.fixture
+def topic(cluster: KafkaCluster) -> str:
+    """A topic that has each partition on one of them alone."""
+    name = cluster.create_topic(f"assets-{uuid.uuid4().hex[:8]}", PARTITIONS, replication_factor=1)
+    produce_numbered(cluster.bootstrap_servers, name, EACH * PARTITIONS, PARTITIONS)
+    return name
 
 
 async def read_all(replays: Replays, partition: TopicPartition) -> list[float]:
@@ -75,11 +83,11 @@ async def read_all(replays: Replays, partition: TopicPartition) -> list[float]:
     return seconds
 
 
-async def test_a_partition_without_a_leader_keeps_nobody_waiting(cluster: KafkaCluster) -> None:
+async def test_a_partition_without_a_leader_keeps_nobody_waiting(cluster: KafkaCluster, topic: str) -> None:
     """Sixty wait for it; the others' bounds, times and records are read, and its own once it is back."""
-    node = leaders_of(cluster)[0]
-    bad = TopicPartition(TOPIC, 0)
-    healthy = [TopicPartition(TOPIC, n) for n, leader in leaders_of(cluster).items() if leader != node]
+    node = leaders_of(cluster, topic)[0]
+    bad = TopicPartition(topic, 0)
+    healthy = [TopicPartition(topic, n) for n, leader in leaders_of(cluster, topic).items() if leader != node]
     good = {tp: Bounds(0, EACH) for tp in healthy}
     served = 0
 
@@ -95,7 +103,7 @@ async def test_a_partition_without_a_leader_keeps_nobody_waiting(cluster: KafkaC
                 await read_all(replays, tp)
             assert await replays.bounds([bad, *healthy]) == {**good, bad: Bounds(0, EACH)}
             await trio.to_thread.run_sync(cluster.kill_node, node)
-            await wait_until_leaderless(cluster, 0)
+            await wait_until_leaderless(cluster, topic, 0)
             async with trio.open_nursery() as nursery:
                 for number in range(STUCK):
                     nursery.start_soon(stuck, number)
@@ -109,25 +117,25 @@ async def test_a_partition_without_a_leader_keeps_nobody_waiting(cluster: KafkaC
 
 
 async def test_a_subscriber_without_that_partition_catches_up_beside_those_with_it(
-    cluster: KafkaCluster, replicas: Callable[..., Replica]
+    cluster: KafkaCluster, topic: str, replicas: Callable[..., Replica]
 ) -> None:
     """In a whole replica, those that lack it wait connected, and finally get everything."""
     cluster.create_topic("healthy", 1, replication_factor=1)
     node = next(node for node in range(3) if node != leaders_of(cluster, "healthy")[0])
-    bad = next(number for number, leader in leaders_of(cluster).items() if leader == node)
+    bad = next(number for number, leader in leaders_of(cluster, topic).items() if leader == node)
     await trio.to_thread.run_sync(produce_numbered, cluster.bootstrap_servers, "healthy", EACH, 1)
     small = {"history_bytes": 60_000, "pause_above_bytes": 40_000, "resume_below_bytes": 20_000, "batch_bytes": 4096}
-    replica = replicas(cluster.bootstrap_servers, f"{TOPIC},healthy", settings=small)
+    replica = replicas(cluster.bootstrap_servers, f"{topic},healthy", settings=small)
     with trio.fail_after(patient_seconds(120)):
         async with open_sse(replica) as others:
             await sse_records(others, EACH * (PARTITIONS + 1))
             await trio.to_thread.run_sync(cluster.kill_node, node)
-            await wait_until_leaderless(cluster, bad)
+            await wait_until_leaderless(cluster, topic, bad)
             async with trio.open_nursery() as nursery:
                 records: list[int] = []
 
                 async def stuck() -> None:
-                    async with open_sse(replica, f"?topic={TOPIC}&last_event_id={TOPIC}:{bad}=9") as stream:
+                    async with open_sse(replica, f"?topic={topic}&last_event_id={topic}:{bad}=9") as stream:
                         records.append(len(await sse_records(stream, EACH - 10)))
 
                 for _ in range(20):
@@ -142,12 +150,8 @@ async def test_a_subscriber_without_that_partition_catches_up_beside_those_with_
     assert records == [EACH - 10] * 20
 
 
-async def test_a_leader_change_while_a_replay_nears_the_end_is_no_truncation(
-    own_cluster: Callable[..., KafkaCluster],
-) -> None:
+async def test_a_leader_change_while_a_replay_nears_the_end_is_no_truncation(cluster: KafkaCluster) -> None:
     """New leaders learn their high watermark late; no gap is sent, and every record is."""
-    cluster = own_cluster(3)
-    await trio.to_thread.run_sync(cluster.start)
     cluster.create_topic("changing", 1, replication_factor=3)
     tp = TopicPartition("changing", 0)
     end = 0
