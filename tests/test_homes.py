@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from dispatcher.command.configuration import load
+from testbed import requests
 from testbed.broker import leash
 from testbed.patience import seconds
 from testbed.tools import need
@@ -49,7 +50,7 @@ def running(*command: str, port: int, **environment: str) -> Iterator["subproces
     quiet = subprocess.DEVNULL
     with subprocess.Popen(leashed, env={**os.environ, **environment}, stdout=quiet, stderr=quiet) as process:
         try:
-            _until(lambda: httpx2.get(f"http://127.0.0.1:{port}/").status_code > 0)
+            _until(lambda: requests.get(f"http://127.0.0.1:{port}/").status_code > 0)
             yield process
         finally:
             process.terminate()
@@ -104,15 +105,15 @@ def test_a_proxy_passes_streams_and_asks_event_sources_to_retry(proxy: Proxy, tm
     with ExitStack() as stack:
         with running(*demo, port=replica):
             stack.enter_context(running(*command, port=port, **environment))
-            _until(lambda: httpx2.get(f"{url}/").status_code == 200)
+            _until(lambda: requests.get(f"{url}/").status_code == 200)
             assert tail(url) == tail(f"ws://127.0.0.1:{port}/ws") == ["ofa_assets"] * 3
             for path in ("metrics", "status", "livez", "readyz"):
-                assert httpx2.get(f"{url}/{path}").status_code in {403, 404}
-        _until(lambda: httpx2.get(f"{url}/").status_code >= 500)
-        answer = httpx2.get(f"{url}/events")
+                assert requests.get(f"{url}/{path}").status_code in {403, 404}
+        _until(lambda: requests.get(f"{url}/").status_code >= 500)
+        answer = requests.get(f"{url}/events")
         assert (answer.status_code, answer.text) == (200, "retry: 2000\n\n")
         assert answer.headers["content-type"] == "text/event-stream"
-        assert httpx2.get(f"{url}/ws").status_code >= 500
+        assert requests.get(f"{url}/ws").status_code >= 500
 
 
 def test_the_systemd_unit_is_valid_and_hardened(tmp_path: Path) -> None:

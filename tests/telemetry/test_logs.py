@@ -19,6 +19,7 @@ import trustme
 import dispatcher
 from dispatcher.telemetry.outlet import MAX_QUEUED_BYTES, Outlet
 from dispatcher.telemetry.rates import BURST, CLIENT_EVENTS, ClientLines
+from testbed import requests
 from testbed.patience import seconds
 from testbed.replicas import Replica
 
@@ -115,7 +116,7 @@ def start(stderr: int, *flags: str) -> tuple["subprocess.Popen[bytes]", int]:
     while True:
         try:
             assert process.poll() is None
-            assert httpx2.get(f"http://127.0.0.1:{port}/livez", timeout=seconds(10)).status_code == 200
+            assert requests.get(f"http://127.0.0.1:{port}/livez", timeout=seconds(10)).status_code == 200
         except httpx2.TransportError:
             if time.monotonic() > deadline:
                 process.kill()
@@ -144,7 +145,7 @@ def test_a_replica_whose_log_nobody_reads(pipe: tuple[int, int]) -> None:
     try:
         for _ in range(30):
             malformed(port)
-        assert httpx2.get(f"http://127.0.0.1:{port}/livez", timeout=seconds(10)).status_code == 200
+        assert requests.get(f"http://127.0.0.1:{port}/livez", timeout=seconds(10)).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(seconds(15)) == 0
     finally:
@@ -157,7 +158,7 @@ def test_a_client_cannot_fill_the_log(replicas: Callable[..., Replica]) -> None:
     replica = replicas(NO_BROKER, TOPIC)
     for number in range(100):
         malformed(replica.port)
-        httpx2.get(f"{replica.url}/events", headers={"Origin": f"https://{number}.example"})
+        requests.get(f"{replica.url}/events", headers={"Origin": f"https://{number}.example"})
     assert len(replica.logged("client broke the protocol")) <= BURST + 3
     assert len(replica.logged("request refused")) <= BURST + 3
     # Each open stream has its line in the access log, whose rate is bounded by itself (test_visits.py).
@@ -171,7 +172,7 @@ def test_what_a_client_says_moves_no_cursor_of_a_terminal(tmp_path: Path) -> Non
         process, port = start(log.fileno(), "--log-format", "console")
     try:
         path = "/%1b]0;title%07%e2%80%aeevents%c3%a9"
-        refused = httpx2.get(f"http://127.0.0.1:{port}{path}", headers={"Host": "elsewhere.example"})
+        refused = requests.get(f"http://127.0.0.1:{port}{path}", headers={"Host": "elsewhere.example"})
         assert refused.status_code == 421
     finally:
         process.terminate()
@@ -190,7 +191,7 @@ def test_a_replica_without_standard_error() -> None:
         while True:
             assert process.poll() is None
             with suppress(httpx2.TransportError):
-                assert httpx2.get(f"http://127.0.0.1:{port}/livez", timeout=seconds(10)).status_code == 200
+                assert requests.get(f"http://127.0.0.1:{port}/livez", timeout=seconds(10)).status_code == 200
                 break
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -212,7 +213,7 @@ def test_a_loop_that_is_held_cannot_hold_the_end(replicas: Callable[..., Replica
     """The last resort is a separate timer: after `shutdown_seconds` the process exits with 1."""
     replica = replicas(NO_BROKER, TOPIC, settings={"shutdown_seconds": 2}, code=HELD)
     with pytest.raises(httpx2.TimeoutException):
-        httpx2.get(f"{replica.url}/readyz", timeout=1)
+        requests.get(f"{replica.url}/readyz", timeout=1)
     replica.signal(signal.SIGTERM)
     assert replica.wait() == 1
 

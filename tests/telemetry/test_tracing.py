@@ -17,6 +17,7 @@ from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry import tracing
 from dispatcher.telemetry.tracing import open_tracing, run_tracing
+from testbed import requests
 from testbed.clients import open_sse
 from testbed.collector import Collector, attributes_of, open_collector
 from testbed.patience import seconds
@@ -208,9 +209,7 @@ async def test_a_record_of_a_real_kafka_is_traced_to_its_dispatch(
 
 def metrics_of(replica: Replica) -> str:
     """In the format that has room for examples."""
-    import httpx2
-
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
-    answer = httpx2.get(f"{replica.url}/metrics", headers=accept, timeout=seconds(10))
+    answer = requests.get(f"{replica.url}/metrics", headers=accept, timeout=seconds(10))
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     return answer.text

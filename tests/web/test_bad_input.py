@@ -14,6 +14,7 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection
 from websockets.sync.client import connect
 
+from testbed import requests
 from testbed.clients import open_sse, open_ws, sse_records, ws_close_code, ws_records
 from testbed.patience import seconds
 from testbed.replicas import Replica
@@ -105,7 +106,7 @@ def problem(response: httpx2.Response, status: int) -> str:
 )
 def test_a_wrong_request_for_events(replica: Replica, query: str, headers: dict[str, str], reason: str) -> None:
     """The response is 400 with the remedy, before any stream begins."""
-    assert reason in problem(httpx2.get(f"{replica.url}/events{query}", headers=headers), 400)
+    assert reason in problem(requests.get(f"{replica.url}/events{query}", headers=headers), 400)
 
 
 @pytest.mark.parametrize(

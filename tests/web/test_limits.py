@@ -15,6 +15,7 @@ from trio_websocket import open_websocket
 
 from dispatcher.sansio.proxy_protocol import SIGNATURE
 from dispatcher.web.listening import accept_for_ever
+from testbed import requests
 from testbed.certificate import certificate
 from testbed.clients import SseStream
 from testbed.patience import seconds
@@ -102,7 +103,7 @@ class TestOperationsPort:
         replica = with_operations_port
         assert replica.status()["replica"] == replica.client_id
         answers = {
-            path: httpx2.get(replica.operations_url + path)
+            path: requests.get(replica.operations_url + path)
             for path in ("/metrics", "/livez", "/readyz", "/", "/events")
         }
         assert [answer.status_code for answer in answers.values()] == [200, 200, 503, 404, 404]
@@ -111,7 +112,9 @@ class TestOperationsPort:
 
     def test_the_page_of_a_stranger_reads_no_status(self, with_operations_port: Replica) -> None:
         """The origin is checked there, too."""
-        answer = httpx2.get(f"{with_operations_port.operations_url}/status", headers={"Origin": "https://evil.example"})
+        answer = requests.get(
+            f"{with_operations_port.operations_url}/status", headers={"Origin": "https://evil.example"}
+        )
         assert answer.status_code == 403
 
 

@@ -15,6 +15,7 @@ import orjson
 import psutil
 import pytest
 
+from testbed import requests
 from testbed.patience import seconds
 from testbed.replicas import Replica
 
@@ -71,7 +72,7 @@ def is_gone(pid: int) -> bool:
 def is_served(replica: Replica) -> bool:
     """Whether a new connection is answered."""
     try:
-        return httpx2.get(f"{replica.url}/livez", timeout=seconds(2)).status_code == 200
+        return requests.get(f"{replica.url}/livez", timeout=seconds(2)).status_code == 200
     except httpx2.TransportError:
         return False
 
@@ -91,15 +92,15 @@ def test_operators_get_one_answer_for_all(running: Replica) -> None:
     """It has status, metrics and readiness, which `bind` does not serve."""
     status = running.status()
     assert [worker["worker"] for worker in workers_of(status)] == ["1", "2"]
-    text = httpx2.get(f"{running.operations_url}/metrics", timeout=seconds(10)).text
+    text = requests.get(f"{running.operations_url}/metrics", timeout=seconds(10)).text
     for name in ("1", "2"):
         assert f'dispatcher_worker_up{{worker="{name}"}} 1.0' in text
         assert f'replica="replica-{name}"' in text
-    ready = httpx2.get(f"{running.operations_url}/readyz", timeout=seconds(10))
+    ready = requests.get(f"{running.operations_url}/readyz", timeout=seconds(10))
     assert ready.status_code == 503
     # librdkafka's own words, and so the number of reasons, may differ between the two.
     assert f": no Kafka broker is reachable at {NOWHERE}" in ready.json()["reasons"][0]
-    assert httpx2.get(f"{running.operations_url}/livez", timeout=seconds(10)).status_code == 200
+    assert requests.get(f"{running.operations_url}/livez", timeout=seconds(10)).status_code == 200
     assert running.get("/metrics").status_code == 404
 
 
@@ -152,7 +153,7 @@ def test_administrators_see_and_end_streams_of_all_workers(replicas: Start, tmp_
     replica.wait_for("another process", lambda status: workers_of(status)[0]["restarts"] == 1 and are_up(status))
 
     def reasons() -> str:
-        return " ".join(httpx2.get(f"{replica.operations_url}/readyz", timeout=seconds(10)).json()["reasons"])
+        return " ".join(requests.get(f"{replica.operations_url}/readyz", timeout=seconds(10)).json()["reasons"])
 
     wait_until("both drain", lambda: "worker 1, 2: an operator is draining the replica" in reasons())
     (tmp_path / "token").write_text("f" * 32)
