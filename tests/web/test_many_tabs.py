@@ -6,20 +6,22 @@ from contextlib import asynccontextmanager
 import trio
 
 from testbed.browser import Browser, Page, open_browser
-from testbed.patience import seconds
+from testbed.patience import TooLateError, seconds
 from tests.web.test_page_in_browser import House
 
 TABS = 9
 LOT = 20
+PATIENCE_SECONDS = 10
+"""Within these a tab is live, and a closed tab has given its place back, on a quiet machine (`testbed.patience`)."""
 SUBSCRIBE = """import("/client.js").then(({ subscribe }) => {
   const options = { storageKey: "position", onRecord: (record) => seen.push(record.offset) };
   window.seen = [];
   window.stream = subscribe("/", { ...options, onState: (state) => (window.told = state), ...%s });
 })"""
-PLACES_HELD = """(async () => {
-  while ((await navigator.locks.query()).held.length !== %d) await new Promise((go) => setTimeout(go, 20));
+PLACES_HELD = "navigator.locks.query().then(({ held }) => held.length)"
+UNTIL_HELD = """(async () => {
+  while ((await %s) !== %d) await new Promise((go) => setTimeout(go, 20));
 })()"""
-"""Ends when this many are."""
 LIVE = "window.told?.state === 'live'"
 
 
@@ -36,13 +38,31 @@ async def serving() -> AsyncIterator[tuple[House, Browser]]:
 
 
 async def open_tab(house: House, browser: Browser, options: str = "{}") -> Page:
-    """One that is live; its document is as small as the origin has any."""
-    page = await browser.new_page()
-    await page.open(f"{house.url}client.js")
-    await page.until(f"location.origin + '/' === '{house.url}' && document.readyState === 'complete'")
-    await page.run(SUBSCRIBE % options)
-    await page.until(LIVE)
-    return page
+    """One that is live; its document is as small as the origin has any.
+
+    Raises:
+        TooLateError: the other tabs have all connections, or the stream does not begin.
+    """
+    with trio.move_on_after(seconds(PATIENCE_SECONDS)):
+        page = await browser.new_page()
+        await page.open(f"{house.url}client.js")
+        await page.until(f"location.origin + '/' === '{house.url}' && document.readyState === 'complete'")
+        await page.run(SUBSCRIBE % options)
+        await page.until(LIVE)
+        return page
+    raise TooLateError(f"no stream in this tab, beside {dict(house.hub.statistics().transports)}")
+
+
+async def until_held(page: Page, number: int) -> None:
+    """Return when tabs hold this many places.
+
+    Raises:
+        TooLateError: they hold another number.
+    """
+    with trio.move_on_after(seconds(PATIENCE_SECONDS)):
+        await page.run(UNTIL_HELD % (PLACES_HELD, number))
+        return
+    raise TooLateError(f"tabs hold {await page.run(PLACES_HELD)} places, not {number}")
 
 
 async def transports(tabs: list[Page]) -> list[str]:
@@ -67,11 +87,15 @@ async def test_more_tabs_than_connections() -> None:
     A tab that is closed gives its place to the next one.
     """
     async with serving() as (house, browser):
-        tabs = [await open_tab(house, browser) for _ in range(TABS)]
-        assert await transports(tabs) == ["sse"] * 3 + ["websocket"] * (TABS - 3)
+        tabs: list[Page] = []
+        for number in range(1, TABS + 1):
+            tabs.append(await open_tab(house, browser))
+            # Checked for each tab: without places, the seventh would wait for a connection for ever.
+            assert await transports(tabs) == ["sse"] * min(number, 3) + ["websocket"] * (number - 3)
+            assert await tabs[0].run(PLACES_HELD) == min(number, 3), "places held by tabs"
         await write(house, tabs)
         await tabs.pop(0).close()
-        await tabs[0].run(PLACES_HELD % 2)
+        await until_held(tabs[0], 2)
         tabs.append(await open_tab(house, browser))
         assert await transports(tabs) == ["sse"] * 2 + ["websocket"] * (TABS - 3) + ["sse"]
         await write(house, tabs)
