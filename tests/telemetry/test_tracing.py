@@ -1,6 +1,9 @@
 """Traces, at a real collector: set by OpenTelemetry's variables, one span for each sampled record."""
 
+import math
+import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Exemplar
 from structlog.testing import capture_logs
 
-from dispatcher.hub.dispatch_times import DispatchTimes
+from dispatcher.hub.dispatch_times import DispatchTimes, Traced
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.telemetry import tracing
@@ -146,6 +149,28 @@ async def test_a_flood_of_sampled_records_is_bounded_and_counted(monkeypatch: py
     await found.close()
 
 
+async def test_many_spans_are_sent_before_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a flood of sampled records, no more than some wait to be made into spans."""
+    monkeypatch.setattr(tracing, "MAKE_SECONDS", math.inf)
+    monkeypatch.setattr(tracing, "MAKE_NUMBER", 30)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    with open_collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        found = open_tracing(Settings())
+        assert found is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(found.run)
+            for offset in range(100):
+                found.dispatched(Traced(ONE, offset, None, time.time_ns()), time.time_ns())
+                if offset in {29, 59}:
+                    assert len(await trio.to_thread.run_sync(collector.wait_for, offset + 1)) == offset + 1
+            nursery.cancel_scope.cancel()
+        await found.close()
+        spans = await trio.to_thread.run_sync(collector.wait_for, 100)
+    assert len(spans) == 100
+    assert {attributes_of(span)["messaging.kafka.offset"] for span in spans} == {*range(100)}
+
+
 async def test_a_collector_that_is_away_delays_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last spans get a moment, and no more."""
     monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.01)
@@ -171,7 +196,6 @@ async def test_a_record_of_a_real_kafka_is_traced_to_its_dispatch(
     topic = kafka.create_topic(1)
     with open_collector() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{collector.url}/v1/traces")
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         replica = replicas(kafka.bootstrap_servers, topic)
         assert replica.get("/metrics").headers["Content-Type"].startswith("text/plain")
         async with open_sse(replica, "?format=envelope") as one, open_sse(replica) as two, open_sse(replica) as three:
@@ -194,10 +218,12 @@ async def test_a_record_of_a_real_kafka_is_traced_to_its_dispatch(
                         if event.type == "message" and stream is one:
                             data.append(orjson.loads(event.data))
             assert data[1]["headers"] == [{"key": "traceparent", "value": SAMPLED.decode()}]
-            (span,) = await trio.to_thread.run_sync(collector.wait_for, 1)
+            answer = await trio.to_thread.run_sync(metrics_of, replica)
+        # A stop sends what is not sent yet.
+        replica.signal(signal.SIGTERM)
+        (span,) = await trio.to_thread.run_sync(collector.wait_for, 1)
         assert (span.links[0].trace_id.hex(), span.links[0].span_id.hex()) == (TRACE, SPAN)
         assert attributes_of(span)["messaging.kafka.offset"] == 1
-        answer = await trio.to_thread.run_sync(metrics_of, replica)
         found = exemplars(answer)
         names = {"dispatcher_dispatch_seconds", "dispatcher_write_seconds"}
         assert found.keys() == names
