@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from dispatcher.hub import fan_out
+from dispatcher.hub import fan_out, heartbeats
 from dispatcher.hub.announcements import Announcements, SentState
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.heartbeats import HEARTBEAT_SLICES, PIECE
@@ -294,12 +294,14 @@ async def test_heartbeats_are_spread_over_their_interval_and_made_once(
 
 
 async def test_heartbeats_of_many_subscribers_are_spread_further(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They hold up nothing for long, and whoever has left meanwhile gets none."""
+    """They hold up nothing for long, and whoever has left meanwhile gets none; those of few are sent at once."""
     del autojump_clock
     bench = Bench(heartbeat_seconds=10)
     transports = await many(nursery, bench, HEARTBEAT_SLICES * 3 * PIECE)
+    assert [len(piece.due) for piece in bench.hub._heartbeats.pieces(5)] == [3 * PIECE]
+    monkeypatch.setattr(heartbeats, "UNDIVIDED", 3 * PIECE - 1)
     await trio.sleep(1.1)
     sent = [CountingTransport.written]
     for _ in range(2 * 3):
