@@ -3,7 +3,8 @@
 A round is what was published since the previous one, joined for each feed: under load records share writes, and at a
 low rate each is sent at once. If a subscriber's task is waiting for work, this module writes to its socket directly,
 without waking the task: the socket takes all bytes, or the rest is left to the task. The other subscribers get the
-round through their channels.
+round through their channels. A short round of what one crossing brought is run within the crossing (`FanOut.hand_out`),
+any other by a task.
 
 A round yields to the loop between slices of subscribers, and after a long round other tasks get their share of the
 loop, so rounds do not monopolize it. With `linger_ms` the next round also waits until that time has passed since the
@@ -18,7 +19,7 @@ bounds the bytes that rounds hold.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 import trio
@@ -26,9 +27,10 @@ import trio
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.feed_registry import Matches
+from dispatcher.hub.pace import leave_to_others
 from dispatcher.hub.statistics import FanOutStatistics
 from dispatcher.hub.subscriber import Subscriber
-from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Offered, Part, Round, Selection
+from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Offered, Part, Round, Selection, joined
 
 SLICE = 256
 """Maximum number of subscribers between two yields: at 7 µs each the loop is held for less than two milliseconds."""
@@ -47,9 +49,6 @@ YIELD_RATIO = 3.0
 """After a long round, other tasks get the loop for this many times as long as the round took, if they want it. The
 next round then carries more records, which is less work overall: in the reconnect storm after a restart, newcomers are
 served sooner."""
-
-IDLE_CHECKPOINT_SECONDS = 0.0001
-"""If a checkpoint returns sooner than this, no other task wanted the loop."""
 
 _ACKS = attrgetter("acks")
 
@@ -101,6 +100,12 @@ class FanOut:
         self._lingers_until = -math.inf
         self._is_awaited = False
         """Whether a task waits for the next round."""
+        self._is_gathering = False
+        """Whether more is about to be published for the next round."""
+        self._is_idle = False
+        """Whether the task waits for something to do."""
+        self._round_seconds = 0.0
+        """How long the last round took."""
         self._wake_up = trio.Event()
         self._settled = trio.Event()
 
@@ -175,7 +180,33 @@ class FanOut:
         self._published.setdefault(feed, []).append((offered, part))
         self._newest[feed] = offered.sequence
         self._published_bytes += len(part)
-        self._wake_up.set()
+        if not self._is_gathering:
+            self._wake_up.set()
+
+    def gather(self) -> None:
+        """Begin no round before `hand_out`: more is about to be published."""
+        self._is_gathering = True
+
+    def hand_out(self) -> None:
+        """Offer what was gathered: at once if the round is short, and otherwise in the task.
+
+        Waking the task takes another turn of the loop, in which the poller's thread competes with the writes for the
+        interpreter.
+        """
+        self._is_gathering = False
+        if self._published and self._is_short:
+            for _ in self._run_round():
+                pass  # a short round is one slice
+        elif self._published:
+            self._wake_up.set()
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether the next round needs no yield: nothing precedes it, and it is one slice, and one write per feed."""
+        if not self._is_idle or self._state_is_new or self._linger_seconds or self._round_seconds > LONG_ROUND_SECONDS:
+            return False
+        live = sum([len(self._live[feed]) for feed in self._published if feed in self._live])
+        return live <= SLICE and self._published_bytes <= min(self._round_bytes, SLICE_BYTES // max(1, live))
 
     def hold_back(self, topic: str, *, followed: bool) -> None:
         """Send subscribers that ask for decoded records back to the history: something undecoded was published.
@@ -226,7 +257,9 @@ class FanOut:
     async def run(self) -> None:
         """Run rounds until cancelled."""
         while True:
+            self._is_idle = True
             await self._wake_up.wait()
+            self._is_idle = False
             self._wake_up = trio.Event()
             while self._published or self._state_is_new:
                 if self._state_is_new:
@@ -234,27 +267,15 @@ class FanOut:
                     continue
                 if self._linger_seconds and await self._linger():
                     continue
-                began = trio.current_time()
-                self._rounds += 1
-                self._under_way, self._published, self._published_bytes = self._published, {}, 0
-                offered = 0
-                # Acknowledging subscribers are served after the others, so their answers delay nobody.
-                for feed in sorted(self._under_way, key=_ACKS):
-                    for part in self._parts(self._under_way.get(feed, ())):
-                        if offered >= SLICE:
-                            # Many feeds with few subscribers each would hold the loop as long as one feed with many.
-                            offered = 0
-                            await self._between_slices()
-                        if feed in self._under_way:
-                            offered += await self._offer(feed, part)
-                    self._under_way.pop(feed, None)
-                taken_seconds = trio.current_time() - began
-                if taken_seconds > LONG_ROUND_SECONDS:
-                    await self._leave_to_others(YIELD_RATIO * taken_seconds)
-            self._is_awaited = False
-            # Waiters hold this event, perhaps since before this task began: set it, then replace it.
-            self._settled.set()
-            self._settled = trio.Event()
+                for _ in self._run_round():
+                    await self._between_slices()
+                if self._round_seconds > LONG_ROUND_SECONDS:
+                    await leave_to_others(YIELD_RATIO * self._round_seconds)
+            if self._is_awaited:
+                self._is_awaited = False
+                # Waiters hold this event, perhaps since before this task began: set it, then replace it.
+                self._settled.set()
+                self._settled = trio.Event()
 
     async def _send_state(self) -> None:
         """Send the state once to everybody; if it changes meanwhile, another pass follows."""
@@ -275,42 +296,38 @@ class FanOut:
             await self._wake_up.wait()
         return True
 
-    async def _leave_to_others(self, seconds: float) -> None:
-        """Return when other tasks have had the loop for this long, or no other task wants it."""
-        while seconds > 0:
-            before = trio.current_time()
-            await trio.lowlevel.checkpoint()
-            taken = trio.current_time() - before
-            seconds = seconds - taken if taken > IDLE_CHECKPOINT_SECONDS else 0
-
-    def _parts(self, items: Sequence[EncodedEntry]) -> Iterable[Sequence[EncodedEntry]]:
-        if len(items) <= 1:
-            return (items,) if items else ()
-        parts: list[list[EncodedEntry]] = [[]]
-        size_bytes = 0
-        for item in items:
-            if parts[-1] and size_bytes + len(item[1]) > self._round_bytes:
-                parts.append([])
-                size_bytes = 0
-            parts[-1].append(item)
-            size_bytes += len(item[1])
-        return parts
-
     async def _between_slices(self) -> None:
         """Let other tasks have the loop: anything may have changed afterwards."""
         await trio.lowlevel.checkpoint()
 
-    async def _offer(self, feed: Feed, items: Sequence[EncodedEntry]) -> int:
-        """Offer one round to one feed; returns how many subscribers were offered it since the last yield."""
-        live: Mapping[int, Subscriber] = self._live.get(feed, {})
-        subscribers = list(live.values())
+    def _run_round(self) -> Iterator[None]:
+        """Offer what was published; yields between slices, where anything may change."""
+        began = time.perf_counter()
+        self._rounds += 1
+        self._under_way, self._published, self._published_bytes = self._published, {}, 0
+        offered = 0
+        # Acknowledging subscribers are served after the others, so their answers delay nobody.
+        for feed in sorted(self._under_way, key=_ACKS):
+            for items in joined(self._under_way.get(feed, ()), self._round_bytes):
+                if offered >= SLICE:
+                    # Many feeds with few subscribers each would hold the loop as long as one feed with many.
+                    offered = 0
+                    yield
+                if feed in self._under_way:
+                    offered += yield from self._offer(feed, items)
+            self._under_way.pop(feed, None)
+        self._round_seconds = time.perf_counter() - began
+
+    def _offer(self, feed: Feed, items: Sequence[EncodedEntry]) -> Generator[None, None, int]:
+        """Offer one write to one feed; returns how many subscribers were offered it since the last yield."""
+        subscribers = list(self._live[feed].values()) if feed in self._live else []
         began = time.perf_counter()
         round_ = Round(items, self._encoder.round(feed, items))
         step = max(1, min(SLICE, SLICE_BYTES // round_.size_bytes))
         for start in range(0, len(subscribers), step):
             if start:
                 # A subscriber that stops being live meanwhile ignores the offer.
-                await self._between_slices()
+                yield
                 if feed not in self._under_way:
                     break
             taken = 0

@@ -4,7 +4,7 @@ The event loop runs everything that is ready before it returns to the records. A
 same moment would delay every subscriber by a second; a write for each of 300 subscribers that are catching up, by 30
 ms. Here they wait in line: a flood from one address delays only itself, and another client soon has its turn.
 
-A record needs about four turns from Kafka's thread to the sockets, so long turns delay it. Waiters may give way: the
+A record needs a few turns from Kafka's thread to the sockets, so long turns delay it. Waiters may give way: the
 longer a turn was, for whatever reason, the fewer of them pass after it.
 """
 
@@ -19,6 +19,19 @@ SHORT_TURN_SECONDS = 0.0015
 
 LONG_TURN_SECONDS = 0.003
 """After a turn between the two, one may pass; after a longer one, none."""
+
+
+IDLE_CHECKPOINT_SECONDS = 0.0001
+"""If a checkpoint returns sooner than this, no other task wanted the loop."""
+
+
+async def leave_to_others(seconds: float) -> None:
+    """Return when other tasks have had the loop for this long, or no other task wants it. *Cancellation*: safe."""
+    while seconds > 0:
+        before = trio.current_time()
+        await trio.lowlevel.checkpoint()
+        taken = trio.current_time() - before
+        seconds = seconds - taken if taken > IDLE_CHECKPOINT_SECONDS else 0
 
 
 class Pace:

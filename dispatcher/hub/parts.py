@@ -165,6 +165,14 @@ class HubParts:
 
     # For others.
 
+    def gather(self) -> None:
+        """Offer nothing of what is published before `hand_out`."""
+        self._fan_out.gather()
+
+    def hand_out(self) -> None:
+        """Offer what was published since `gather`: at once if that is little work. Never waits."""
+        self._fan_out.hand_out()
+
     def first_writes(self) -> set[int]:
         """The sequences of entries that are being written to subscribers that count."""
         return self._registry.first_writes()

@@ -174,6 +174,21 @@ EncodedEntry = tuple[Offered, Part]
 """An entry and its bytes for the feed: once the history has evicted the entry, only these bytes are held."""
 
 
+def joined(items: Sequence[EncodedEntry], max_bytes: int) -> Sequence[Sequence[EncodedEntry]]:
+    """Divide items into writes of up to this size, in order; one item always fits."""
+    if len(items) <= 1:
+        return (items,) if items else ()
+    writes: list[list[EncodedEntry]] = [[]]
+    size_bytes = 0
+    for item in items:
+        if writes[-1] and size_bytes + len(item[1]) > max_bytes:
+            writes.append([])
+            size_bytes = 0
+        writes[-1].append(item)
+        size_bytes += len(item[1])
+    return writes
+
+
 class Round:
     """What is offered to every live subscriber of a feed, with everything that is the same for all of them.
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from dispatcher.hub import fan_out
+from dispatcher.hub import fan_out, pace
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.statistics import SubscriberState
@@ -165,15 +165,114 @@ async def test_after_a_long_round_other_tasks_get_their_share(
     await settle()
     monkeypatch.setattr(fan_out, "LONG_ROUND_SECONDS", 0)
     monkeypatch.setattr(fan_out, "YIELD_RATIO", float("inf"))
-    monkeypatch.setattr(fan_out, "IDLE_CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(pace, "IDLE_CHECKPOINT_SECONDS", 0)
     before = len(transport.writes)
     for _ in range(3):
         bench.publish(ONE)
         await checkpoints()
     assert transport.values == ["0"]
-    monkeypatch.setattr(fan_out, "IDLE_CHECKPOINT_SECONDS", float("inf"))
+    monkeypatch.setattr(pace, "IDLE_CHECKPOINT_SECONDS", float("inf"))
     await bench.hub.wait_settled()
     assert (transport.values, len(transport.writes) - before) == (["0", "1", "2"], 2)
+
+
+async def test_what_was_gathered_is_offered_at_once_in_one_write(nursery: trio.Nursery) -> None:
+    """No task has to wake for it."""
+    bench, transport = Bench(), RecordingTransport()
+    nursery.start_soon(bench.hub.run)
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    before = len(transport.writes)
+    bench.hub.gather()
+    bench.publish(ONE, TWO)
+    await settle()
+    assert len(transport.writes) == before
+    bench.hub.hand_out()
+    bench.hub.gather()
+    bench.hub.hand_out()
+    assert (transport.values, len(transport.writes) - before) == (["0", "1"], 1)
+    assert len(bench.dispatched) == 2
+
+
+async def test_a_gathered_write_that_the_socket_takes_in_part_is_finished_by_the_subscriber(
+    nursery: trio.Nursery,
+) -> None:
+    """It counts as dispatched with its last byte."""
+    bench, transport = Bench(), GreedyTransport(0)
+    nursery.start_soon(bench.hub.run)
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    transport.left = 10
+    bench.hub.gather()
+    bench.publish(ONE)
+    bench.hub.hand_out()
+    assert bench.dispatched == []
+    await settle()
+    assert ([batch.partition for batch in bench.dispatched], transport.values) == ([ONE], ["0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SLICE", 0), ("SLICE_BYTES", 1), ("LONG_ROUND_SECONDS", -1), ("linger_ms", 1)]
+)
+async def test_a_round_that_may_be_long_is_left_to_the_task(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, name: str, value: int
+) -> None:
+    """So is one after a long round, because other tasks have to get their share first, and one that lingers."""
+    bench, transport = Bench(linger_ms=value) if name == "linger_ms" else Bench(), RecordingTransport()
+    nursery.start_soon(bench.hub.run)
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    if name != "linger_ms":
+        monkeypatch.setattr(fan_out, name, value)
+    bench.hub.gather()
+    bench.publish(ONE)
+    bench.hub.hand_out()
+    assert transport.values == []
+    await bench.hub.wait_settled()
+    assert transport.values == ["0"]
+
+
+async def test_a_new_state_precedes_what_was_gathered(nursery: trio.Nursery) -> None:
+    """Ids name the partitions of the state before them."""
+    bench, transport = Bench(), RecordingTransport()
+    nursery.start_soon(bench.hub.run)
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    before = len(transport.writes)
+    bench.hub.gather()
+    bench.hub.set_state(ReplicaState.WAITING)
+    bench.publish(ONE)
+    bench.hub.hand_out()
+    assert len(transport.writes) == before
+    await settle()
+    assert [values_of(write) for write in transport.writes[before:]] == [[], ["0"]]
+
+
+async def test_what_was_gathered_waits_while_a_round_is_under_way(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every subscriber gets both rounds, in order."""
+    monkeypatch.setattr(fan_out, "SLICE", 1)
+    bench = Bench()
+
+    def publish_one_more() -> None:
+        if bench.number == 1:
+            bench.hub.gather()
+            bench.publish(TWO)
+            bench.hub.hand_out()
+
+    nursery.start_soon(bench.hub.run)
+    transports = [ObservedTransport(publish_one_more), ObservedTransport(publish_one_more)]
+    for transport in transports:
+        await nursery.start(bench.serve, transport)
+    await settle()
+    bench.publish(ONE)
+    await settle()
+    assert [transport.values for transport in transports] == [["0", "1"]] * 2
 
 
 async def checkpoints() -> None:

@@ -1,5 +1,6 @@
 """The pace of what many want at once: of requests, and of subscribers that catch up."""
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import count, pairwise
@@ -8,7 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from dispatcher.hub.pace import LONG_TURN_SECONDS, SHORT_TURN_SECONDS, Pace
+from dispatcher.hub import pace as pace_module
+from dispatcher.hub.pace import LONG_TURN_SECONDS, SHORT_TURN_SECONDS, Pace, leave_to_others
 from dispatcher.hub.parts import CATCH_UP_WRITES_PER_TURN, SKIPPED_TURNS
 from dispatcher.sansio.records import Batch, Record
 from tests.hub.test_hub import FEED, ONE, Bench, RecordingTransport, subscribed
@@ -234,3 +236,24 @@ async def test_subscribers_that_catch_up_take_turns() -> None:
     each, last = order.count("honest"), len(order) - order[::-1].index("honest")
     assert len(order) == each * (flood + 1) > 10 * flood
     assert last < len(order) / 2  # without turns of their own it is among the last hundred
+
+
+async def test_others_get_the_loop_for_a_time_unless_nobody_wants_it(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that returns at once shows that no other task wanted it."""
+    monkeypatch.setattr(pace_module, "IDLE_CHECKPOINT_SECONDS", math.inf)
+    await leave_to_others(math.inf)
+    monkeypatch.setattr(pace_module, "IDLE_CHECKPOINT_SECONDS", -1)
+    done = trio.Event()
+
+    async def leave() -> None:
+        await leave_to_others(math.inf)
+        done.set()
+
+    nursery.start_soon(leave)
+    for _ in range(10):
+        await trio.lowlevel.checkpoint()
+    assert not done.is_set()
+    monkeypatch.setattr(pace_module, "IDLE_CHECKPOINT_SECONDS", math.inf)
+    await done.wait()

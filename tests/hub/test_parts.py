@@ -52,6 +52,20 @@ def test_compression_is_made_where_it_is_on() -> None:
     assert parts_of([], compression="on").encoder.statistics().compression is not None
 
 
+async def test_what_is_gathered_is_handed_out_together(nursery: trio.Nursery) -> None:
+    """It is in the sockets before anybody else has the loop."""
+    bench, transport = Bench(), RecordingTransport()
+    nursery.start_soon(bench.hub.run)
+    transport.gate.set()
+    await nursery.start(bench.serve, transport)
+    await settle()
+    bench.hub.gather()
+    bench.publish(ONE, TWO)
+    assert transport.values == []
+    bench.hub.hand_out()
+    assert transport.values == ["0", "1"]
+
+
 async def test_what_is_present_is_known_by_number_topic_and_scope(nursery: trio.Nursery) -> None:
     """Subscribers that count, that read a whole topic, and that observe are distinguished."""
     bench = Bench()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.sansio.entries import GAP, OFFSET_BYTES, Cursor, Entry, Part, Round, Selection, covered
+from dispatcher.sansio.entries import GAP, OFFSET_BYTES, Cursor, Entry, Part, Round, Selection, covered, joined
 from dispatcher.sansio.layout import Layout
 from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.ranges import Gap
@@ -122,3 +122,12 @@ def test_a_cursor_returns_to_the_entry_that_it_was_handed_last() -> None:
     cursor.sequence, cursor.next_offsets = 3, {TP: 7}
     cursor.return_to(entry(Batch(TP, records(5, 6)), sequence=3), 6)
     assert (cursor.sequence, cursor.next_offsets) == (2, {TP: 6})
+
+
+def test_items_are_joined_into_writes_up_to_a_size() -> None:
+    """One item always fits, and the order stays."""
+    items = [(entry(Batch(TP, records(offset))), Part(b"", b"x" * 4, has_ids=True)) for offset in range(3)]
+    assert joined([], 8) == ()
+    assert joined(items[:1], 1) == (items[:1],)
+    assert joined(items, 8) == [items[:2], items[2:]]
+    assert joined(items, 1) == [[item] for item in items]
