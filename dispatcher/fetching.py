@@ -10,7 +10,8 @@ import structlog
 
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.bridge import IDLE_POLL_SECONDS
-from dispatcher.sansio.flow import NO_CHANGE, FlowControl
+from dispatcher.sansio.beginnings import Start
+from dispatcher.sansio.flow import NO_CHANGE, FlowControl, FlowDecision
 from dispatcher.sansio.health import Health
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import TopicPartition
@@ -71,23 +72,29 @@ class Fetching:
         is_quiet = now >= self.received_at + QUIET_AFTER_SECONDS and not self._offsets.is_empty
         return QUIET_POLL_SECONDS if is_quiet else IDLE_POLL_SECONDS
 
-    def decide(self, begun: Sequence[TopicPartition]) -> tuple[frozenset[TopicPartition], frozenset[TopicPartition]]:
-        """The partitions to pause and to resume; a new partition is resumed, whatever its earlier state."""
+    def decide(self, starts: Sequence[Start]) -> FlowDecision:
+        """The partitions to pause and to resume; one that starts is resumed, whatever its earlier state."""
         if self.is_stopped:
             # librdkafka does not have a partition that has not started, and would refuse to pause it.
-            return self._flow.hold(self._offsets.begun), frozenset()
+            return FlowDecision(self._flow.hold(self._offsets.begun), frozenset())
         history, flow = self._hub.history, self._flow
-        decision = None
+        decision = NO_CHANGE
         # An idle crossing examines no partition.
         if history.waiting_bytes > flow.pause_above or flow.is_pausing:
             self._hub.park_observed()
-            decision = flow.decide(history.waiting(), history.waiting_bytes, self._is_read)
-        pause, resume = NO_CHANGE if decision is None else decision
-        line = self._health.fetching(paused=flow.is_pausing, subscribers=self._hub.subscribers)
+            decision = flow.decide(history.waiting(), history.waiting_bytes, self._is_read) or NO_CHANGE
+        if flow.is_pausing or self._health.paused_for_nobody:
+            self._note_whether_paused()
+        if starts:
+            begun = frozenset(start.partition for start in starts)
+            decision = FlowDecision(decision.pause, decision.resume | (begun - flow.paused))
+        return decision
+
+    def _note_whether_paused(self) -> None:
+        line = self._health.fetching(paused=self._flow.is_pausing, subscribers=self._hub.subscribers)
         if line is not None:
-            paused = [str(partition) for partition in sorted(flow.paused)]
-            line.write(log, waiting_bytes=history.waiting_bytes, paused=paused)
-        return pause, resume | (frozenset(begun) - flow.paused) if begun else resume
+            paused = [str(partition) for partition in sorted(self._flow.paused)]
+            line.write(log, waiting_bytes=self._hub.history.waiting_bytes, paused=paused)
 
     def _is_read(self, partition: TopicPartition) -> bool:
         return self._hub.has_readers(partition.topic) or self._is_wanted(partition)

@@ -171,7 +171,7 @@ class Pipeline:
         self._intake.take(result)
         self._held = result.held
         self._publish_state()
-        pause, resume = self._fetching.decide([start.partition for start in result.starts])
+        pause, resume = self._fetching.decide(result.starts)
         return Commands(
             commit=self._commits.due(now),
             pause=pause,

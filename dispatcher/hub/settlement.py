@@ -242,8 +242,8 @@ class Settlement:
             return
         batch, pending = offered.batch, offered.pending
         # A removed entry's write was under way when its partition was revoked: the tracker still needs to know.
-        self._history.dispatched(offered)
         offered.dispatched = True
+        self._history.release(offered)
         number = offered.record_count if pending is None else len(pending - {GAP})
         self.dispatched_records += number
         self._on_first_dispatched(batch, number, ((batch.covers_from, batch.next_offset),))

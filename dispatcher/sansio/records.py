@@ -204,8 +204,9 @@ class Batch:
     ) -> None:
         if not isinstance(records, Records):
             records = Records.of(records)
-        if records:
-            first_offset, next_offset = records.offsets[0], records.offsets[-1] + 1
+        offsets = records.offsets
+        if offsets:
+            first_offset, next_offset = offsets[0], offsets[-1] + 1
         elif gap is not None:
             first_offset, next_offset = gap.first, gap.last + 1
         else:
