@@ -63,14 +63,19 @@ def prepare(folder: Path) -> Recipes:
     for tool, package in (("node", "nodejs"), ("npm", "npm"), ("go", "golang-go"), ("curl", "curl"), ("bash", "bash")):
         need(tool, package=package)
     need("chromium", "chromium-browser", "google-chrome")
-    texts = blocks()
-    for name, text in texts.items():
+    for name, text in blocks().items():
         (folder / name).write_text(text)
     with ThreadPoolExecutor() as workers:
         # The compiler needs longest.
         done = [workers.submit(work, folder) for work in (_build, _python, _node, _react)]
     for work in done:
         work.result()
+    return prepared(folder)
+
+
+def prepared(folder: Path) -> Recipes:
+    """What `prepare` made in a folder, for as many as like: recipes run in folders of their own."""
+    texts = blocks()
     files = {f"/{name}": ("text/html", texts[name].encode()) for name in ("eventsource.html", "page.html")}
     files["/favicon.ico"] = ("image/x-icon", b"")  # every page asks for it, and it is no stream
     files["/react.html"] = ("text/html", REACT_PAGE.encode())
