@@ -101,6 +101,9 @@ async def check(recipe: str, duty: str, case: dict[str, Any], server: CaseServer
     if duties()[recipe][duty] == "since":
         return  # its ids are those of one replica: only what it hands out is whole
     if "resumes" in expect:
+        if duty == "silence":
+            # The last connection is silent, too: 0.3 s later there is another, and a busy machine looks later.
+            connections = connections[: len(expect["resumes"])]
         came = [c["last_event_id"] and parse_position(c["last_event_id"]) for c in connections]
         assert came == [text and parse_position(text) for text in expect["resumes"]]
 
