@@ -142,16 +142,21 @@ class Forks:
             ).result()
         atexit.register(self.close)
 
-    def start(self, arguments: Sequence[str], output: int, errors: int) -> Fork:
+    def start(self, arguments: Sequence[str], output: int, errors: int, code: str = "") -> Fork:
         """Run the command line in a fork, with the environment and the folder of this process.
 
         Args:
             arguments: What follows the name of the program.
             output: The descriptor that standard output goes to.
             errors: The same for standard error.
+            code: Python to run before that.
         """
-        environment = {**os.environ, **UNBUFFERED}
-        request = {"arguments": list(arguments), "environment": environment, "folder": str(Path.cwd())}
+        request = {
+            "arguments": list(arguments),
+            "environment": {**os.environ, **UNBUFFERED},
+            "folder": str(Path.cwd()),
+            "code": code,
+        }
         with self._lock:
             return Fork(self, self._ask(request, output, errors))
 
@@ -176,12 +181,12 @@ _forks: Forks | None = None
 _making = threading.Lock()
 
 
-def start(arguments: Sequence[str], output: int, errors: int) -> Fork:
+def start(arguments: Sequence[str], output: int, errors: int, code: str = "") -> Fork:
     """`Forks.start`, in the one object of this process. *Thread*: any."""
     global _forks  # noqa: PLW0603 - it lives as long as the process
     with _making:
         _forks = _forks or Forks()
-    return _forks.start(arguments, output, errors)
+    return _forks.start(arguments, output, errors, code)
 
 
 def become_fork(descriptor: int) -> None:
@@ -241,6 +246,7 @@ def _take_over(request: dict[str, Any], output: int, errors: int) -> None:
     os.environ.update(request["environment"])
     time.tzset()
     sys.argv = ["-c", *request["arguments"]]
+    exec(request["code"], {"__name__": "__main__"})  # noqa: S102 - what a test puts in on purpose
 
 
 def _has_ended(descriptor: int) -> bool:

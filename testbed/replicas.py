@@ -48,6 +48,8 @@ class Replica:
         settings: More settings, as flags: ``stall_timeout_seconds=1``.
         kafka: librdkafka properties.
         code: Python to run before the command line, to put a fault in.
+        code_in_fork: Whether `code` works in a fork, where all is loaded: it replaces what is looked up when it is
+            used, such as methods, and a test finds out if it had no effect.
         host: Where it listens.
         command: What the command line begins with, such as ``ip netns exec NAME``.
         fresh: Whether it goes through the start of Python, too, where others may be forks (`testbed.forking`): for
@@ -67,6 +69,7 @@ class Replica:
         settings: Mapping[str, object] | None = None,
         kafka: Mapping[str, object] | None = None,
         code: str = "",
+        code_in_fork: bool = False,
         host: str = "127.0.0.1",
         command: Sequence[str] = (),
         fresh: bool = False,
@@ -93,11 +96,12 @@ class Replica:
         descriptor, path = tempfile.mkstemp(prefix="replica-", suffix=".log")
         os.close(descriptor)
         self._log = Path(path)
-        may_be_fork = forking.is_allowed() and not (fresh or code or command or "workers" in flags)
+        needs_start = fresh or (code and not code_in_fork) or command or "workers" in flags
+        may_be_fork = forking.is_allowed() and not needs_start
         self.process: subprocess.Popen[bytes] | forking.Fork
         with self._log.open("wb") as log:
             if may_be_fork:
-                self.process = forking.start(arguments, log.fileno(), log.fileno())
+                self.process = forking.start(arguments, log.fileno(), log.fileno(), code)
             else:
                 self.process = _start([*command, sys.executable, "-c", f"{code}\n{forking.RUN}", *arguments], log)
         self.operations_url = ""

@@ -66,7 +66,7 @@ async def audit(kafka: Kafka, code: str) -> Report:
     audited = Auditor(kafka.bootstrap_servers, topic, f"group-{topic}", PARTITIONS, rate=RATE)
     async with trio.open_nursery() as nursery:
         with Fleet(audited, nursery, kafka.bootstrap_servers, topic, f"group-{topic}") as fleet:
-            await fleet.add(code=code)
+            await fleet.add(code=code, code_in_fork=True)
             await fleet.wait_until_shared(PARTITIONS)
             nursery.start_soon(audited.run)
             await trio.sleep(SECONDS)

@@ -72,7 +72,7 @@ async def crowd_with(kafka: Kafka, code: str, expected: set[Fault]) -> Verdict:
     auditor = Auditor(servers, audited, group, PARTITIONS, rate=1)
     async with trio.open_nursery() as nursery:
         with Fleet(auditor, nursery, servers, f"{audited},{topic}", group) as fleet:
-            await fleet.add(code=code)
+            await fleet.add(code=code, code_in_fork=True)
             await fleet.wait_until_shared(PARTITIONS)
             crowd = Crowd(fleet, topic, seed=1)
             nursery.start_soon(crowd.run, 12, 1)
