@@ -93,8 +93,9 @@ class Caller:
         for topic in arguments.get("topic", ()):
             if not principal.allowed_topics(action, [topic]):
                 raise ForbiddenError(f"the token does not allow this topic (action {action}): {topic[:40]!a}")
-        others = {name: values for name, values in arguments.items() if name != QUERY_PARAMETER}
-        query = read_query(others, last_event_id, allowed, default_scope=default_scope, decoded=decoded)
+        if QUERY_PARAMETER in arguments:
+            arguments = {name: values for name, values in arguments.items() if name != QUERY_PARAMETER}
+        query = read_query(arguments, last_event_id, allowed, default_scope=default_scope, decoded=decoded)
         grant = principal.grant(action, query.topics)
         return query if grant is None else replace(query, grant=grant)
 
@@ -120,6 +121,11 @@ class Authentication:
         """Verdicts by the hash of the token, with the length of the token."""
         self._remembered_bytes = 0
         self.sessions = Sessions(self._renew)
+
+    @property
+    def reads_cookies(self) -> bool:
+        """Whether a cookie may hold the token: otherwise nobody has to parse them."""
+        return bool(self._settings.auth_cookie)
 
     async def run(self) -> None:
         """Keep keys fresh, and end streams whose token expires, until cancelled."""

@@ -111,7 +111,7 @@ def add_events(
         if authentication is None:
             query = read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
         else:
-            cookies = request.cookies if g.verdict.takes_cookies else NO_COOKIES
+            cookies = request.cookies if authentication.reads_cookies and g.verdict.takes_cookies else NO_COOKIES
             try:
                 caller = await authentication.identify(request.headers, cookies, arguments)
             except UnavailableError as error:

@@ -40,18 +40,17 @@ def add_websocket(
     @app.websocket("/ws")
     async def ws() -> TrioResponse | None:
         # Never the subprotocol with the token: anybody who sees the response would get the token.
-        subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
+        subprotocols = websocket.requested_subprotocols
+        subprotocol = SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
         arguments, last_event_id = websocket.args.to_dict(flat=False), websocket.headers.get("Last-Event-ID")
         session, scope, decoded = None, settings.default_scope, settings.decodable_topics
         try:
             if authentication is None:
                 query = read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
             else:
+                takes_cookies = authentication.reads_cookies and g.verdict.takes_cookies
                 caller = await authentication.identify(
-                    websocket.headers,
-                    websocket.cookies if g.verdict.takes_cookies else NO_COOKIES,
-                    arguments,
-                    websocket.requested_subprotocols,
+                    websocket.headers, websocket.cookies if takes_cookies else NO_COOKIES, arguments, subprotocols
                 )
                 query = caller.read_query(
                     arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded
