@@ -4,7 +4,7 @@ This is the Trio side of the follower's crossing (`kafka.follower.FollowDownstre
 the group assigns and revokes. The follower exists while a subscriber wants a whole topic and a partition of it is not
 owned; otherwise none of this costs anything.
 
-*Thread*: Trio's. The follower's thread gets here by ``trio.from_thread.run_sync``.
+*Thread*: Trio's. The follower's thread gets here by `kafka.bridge.Calls`.
 """
 
 import math

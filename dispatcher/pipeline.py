@@ -51,7 +51,7 @@ LEAVE_SHARE = 0.3
 class Pipeline:
     """Owns the parts and answers the poller.
 
-    *Thread*: Trio's. The poller's thread gets here by ``trio.from_thread.run_sync``.
+    *Thread*: Trio's. The poller's thread gets here by `kafka.bridge.Calls`.
 
     Args:
         settings: The dispatcher's settings.

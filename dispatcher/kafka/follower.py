@@ -23,7 +23,7 @@ import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.kafka.assignment import for_client
-from dispatcher.kafka.bridge import PollResult
+from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.decoding import Group, grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
@@ -168,6 +168,7 @@ class Follower:
         consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
         try:
             commands = trio.from_thread.run_sync(self._downstream.follow)
+            calls = Calls()
             lags_at = time.monotonic()
             while not commands.stop:
                 trio.from_thread.check_cancelled()
@@ -180,7 +181,7 @@ class Follower:
                 commands = (
                     trio.from_thread.run(self._downstream.followed_when_settled, result)
                     if commands.settle
-                    else trio.from_thread.run_sync(self._downstream.followed, result)
+                    else calls.call(self._downstream.followed, result)
                 )
         finally:
             consumer.close()

@@ -26,7 +26,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from dispatcher.errors import KafkaClientError
 from dispatcher.kafka.assignment import Assignment, from_client, is_eager
 from dispatcher.kafka.beginnings import ANSWER_SECONDS, Beginnings
-from dispatcher.kafka.bridge import Commands, Downstream, PollResult
+from dispatcher.kafka.bridge import Calls, Commands, Downstream, PollResult
 from dispatcher.kafka.commit_sender import CommitSender
 from dispatcher.kafka.decoding import grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
@@ -156,8 +156,7 @@ class GroupConsumer:
 
     def _poll_until_stopped(self, consumer: Consumer, beginnings: Beginnings) -> str | None:
         """Returns why the consumer must be rebuilt, or None. Either way it can still commit."""
-        commands = Commands()
-        stalls = StallDetector(beginnings.log_ends)
+        commands, calls, stalls = Commands(), Calls(), StallDetector(beginnings.log_ends)
         while not commands.stop and commands.rebuild is None:
             trio.from_thread.check_cancelled()
             if beginnings.pending:
@@ -174,7 +173,7 @@ class GroupConsumer:
             commands = (
                 trio.from_thread.run(self._downstream.exchange_after_settling, result)
                 if commands.settle
-                else trio.from_thread.run_sync(self._downstream.exchange, result)
+                else calls.call(self._downstream.exchange, result)
             )
             if self._callback_errors:
                 raise self._callback_errors[0]
