@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 import trio
 
@@ -45,8 +45,7 @@ class PollResult:
     statistics: ConsumerStatistics | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Commands:
+class Commands(NamedTuple):
     """What the thread must do with the consumer before it polls again."""
 
     commit: Sequence[Commit] = ()

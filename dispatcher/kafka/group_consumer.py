@@ -161,8 +161,9 @@ class GroupConsumer:
             trio.from_thread.check_cancelled()
             if beginnings.pending:
                 self._begin(consumer, beginnings.take())
-            self._restart(consumer, stalls.check(self._assignment, time.monotonic(), idle=self._is_idle))
-            self._result.stamps.update(beginnings.watch(self._assignment.next_offsets))
+            if stalled := stalls.check(self._assignment, time.monotonic(), idle=self._is_idle):
+                self._restart(consumer, stalled)
+            self._result.stamps = beginnings.watch(self._assignment.next_offsets)
             is_hurried = beginnings.pending or self._assignment.held
             self._poll(consumer, UNKNOWN_POLL_SECONDS if is_hurried else commands.poll_seconds)
             if self._held is not None:
@@ -220,10 +221,7 @@ class GroupConsumer:
                 self._on_error(error)
 
     def _lose_offset(self, message: Message, error: KafkaError) -> None:
-        """The broker has no record at the next offset: the partition waits until it is known where to continue.
-
-        Records received before this report have been taken already.
-        """
+        """The broker has no record after those received: the partition waits until it is known where to continue."""
         partition = _partition_of(message)
         if self._beginnings is not None and partition in self._assignment.next_offsets:
             truncated = error.code() == KafkaError._LOG_TRUNCATION or "truncat" in error.str()  # noqa: SLF001
