@@ -78,6 +78,7 @@ class Scene:
         self._browser = browser
         self.strangers_port = stranger.address[1]
         self._written = 0
+        self._tab: Page | None = None
 
     async def write(self) -> None:
         """One record, and it has reached the replica."""
@@ -92,7 +93,9 @@ class Scene:
 
     async def page_at(self, url: str) -> Page:
         """A tab that has loaded a page."""
-        page = await self._browser.new_page()
+        return await self._load(await self._browser.new_page(), url)
+
+    async def _load(self, page: Page, url: str) -> Page:
         await page.open(url)
         await page.until("location.protocol === 'http:' && document.readyState === 'complete'")
         return page
@@ -101,7 +104,9 @@ class Scene:
         """Whether an attack, run in a page, takes the record that waits for a subscriber."""
         before = (await self.status())["records"]["dispatched"]
         await self.write()
-        page = await self.page_at(page_url)
+        # The same tab for all attacks: a process of the browser for each of them takes a second of CPU.
+        self._tab = self._tab or await self._browser.new_page()
+        page = await self._load(self._tab, page_url)
         prepare = "window.isHere = true; const end = () => { window.ended = true; };"
         script = f"void ((url) => {{ {prepare} {attack} }})('{target}/events')"
         await page.run(script)
@@ -109,7 +114,7 @@ class Scene:
         with trio.fail_after(seconds(60)):
             while (dispatched := (await self.status())["records"]["dispatched"]) == before and not is_over:
                 is_over = bool(await page.run("window.ended || !window.isHere"))
-        await page.close()
+        await page.open("about:blank")
         await trio.to_thread.run_sync(self.replica.wait_for, "left", lambda status: not status["subscribers"]["total"])
         return bool(dispatched != before)
 
