@@ -12,8 +12,9 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -21,41 +22,36 @@ import trio
 from dispatcher import __version__
 from dispatcher.hub.dispatch_times import DispatchTimes, Traced
 from dispatcher.sansio.budgets import Budget
-from dispatcher.sansio.records import Headers
-from dispatcher.sansio.sampling import DEFAULT, Chosen, Sampling
+from dispatcher.sansio.records import Headers, TopicPartition
+from dispatcher.sansio.sampling import DEFAULT, Chosen, Producer, Sampling
 from dispatcher.settings import Settings
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+    from dispatcher.telemetry.spans import Ended, Form
 
 log = structlog.get_logger(__name__)
 
 SPANS_PER_SECOND = 200.0
-"""Maximum rate: to make, encode and send a span costs 50 µs of CPU, so these cost one per cent of a core."""
+"""Maximum rate: from the choice of its record to the collector, a span costs 50 µs of CPU, so these cost one per cent
+of a core."""
 SPANS_AT_ONCE = 100.0
 """Maximum number at once, after a silence."""
 MAKE_SECONDS = 10.0
-"""How often spans are made of what was dispatched: one alone, on the way of a record, costs 400 µs of the loop, because
-nothing of the SDK is in the processor's caches; one of several costs a tenth of that. The thread that sends them needs
-3 ms for each request, beside 80 µs per span."""
+"""How often spans are made of what was dispatched: one alone, on the way of a record, costs ten times as much as one of
+several, because nothing of the SDK is in the processor's caches. The thread that sends them needs 3 ms for each
+request."""
 MAKE_NUMBER = 300
 """As soon as this many wait, they are made: the SDK's queue has room for 2,048, and sends 512 at once."""
 MADE_AT_ONCE = 20
 """How many are made before other tasks have their turn: less than a millisecond."""
+FORMS = 512
+"""How many spans that others are copies of (`spans.Form`) are kept: up to three for each partition."""
 FLUSH_SECONDS = 1.0
 """How long the last spans may take when the replica stops."""
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-
-
-class _Ended(NamedTuple):
-    """A span to be made."""
-
-    traced: Traced
-    ended_ns: int
-    trace_id: int
-    span_id: int
 
 
 class Tracing:
@@ -68,18 +64,24 @@ class Tracing:
     Args:
         settings: Names of the replica and its group.
         sampling: Chooses the records.
-        provider: Sends the spans.
+        provider: Makes the first span of each partition.
+        processor: Sends the spans.
     """
 
-    def __init__(self, settings: Settings, sampling: Sampling, provider: "TracerProvider") -> None:
+    def __init__(
+        self, settings: Settings, sampling: Sampling, provider: "TracerProvider", processor: "SpanProcessor"
+    ) -> None:
         from opentelemetry.context import Context  # noqa: PLC0415 - an extra
-        from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags  # noqa: PLC0415 - the same
+        from opentelemetry.trace import SpanKind  # noqa: PLC0415 - the same
 
+        from dispatcher.telemetry import spans  # noqa: PLC0415 - it imports the same
+
+        spans.install()
         self._sampling = sampling
-        self._provider = provider
-        self._next_ids = (0, 0)
-        provider.id_generator = _make_ids(lambda: self._next_ids)
-        self._ended: deque[_Ended] = deque()
+        self._processor = processor
+        self._spans = spans
+        self._form = lru_cache(FORMS)(self._make_form)
+        self._ended: deque[Ended] = deque()
         self._are_many = trio.Event()
         """Set when `MAKE_NUMBER` wait to be made."""
         self._tracer = provider.get_tracer("dispatcher", __version__)
@@ -92,7 +94,6 @@ class Tracing:
             "messaging.client.id": settings.client_id,
         }
         self._context, self._kind = Context(), SpanKind.CONSUMER
-        self._link, self._span_context, self._flags = Link, SpanContext, TraceFlags
         self.left_out = 0
         """Sampled records that got no span, because of `SPANS_PER_SECOND`."""
 
@@ -108,7 +109,7 @@ class Tracing:
 
     def dispatched(self, traced: Traced, ended_ns: int) -> tuple[str, str]:
         """Take a record's span, which is made and sent later; returns the ids of trace and span."""
-        ended = _Ended(traced, ended_ns, random.getrandbits(128) or 1, random.getrandbits(64) or 1)
+        ended = self._spans.Ended(traced, ended_ns, random.getrandbits(128) or 1, random.getrandbits(64) or 1)
         self._ended.append(ended)
         if len(self._ended) == MAKE_NUMBER:
             self._are_many.set()
@@ -127,17 +128,14 @@ class Tracing:
     def _make(self, number: int) -> None:
         """Make spans, at most this many."""
         for _ in range(min(number, len(self._ended))):
-            self._make_one(self._ended.popleft())
+            ended = self._ended.popleft()
+            traced = ended.traced
+            form = self._form(traced.partition, None if traced.producer is None else traced.producer.sampled)
+            self._processor.on_end(self._spans.Copy(form, ended))
 
-    def _make_one(self, ended: _Ended) -> None:
-        traced = ended.traced
-        (topic, partition), producer = traced.partition, traced.producer
-        links = []
-        if producer is not None:
-            flags = self._flags(int(producer.sampled))
-            named = self._span_context(producer.trace_id, producer.span_id, is_remote=True, trace_flags=flags)
-            links.append(self._link(named))
-        self._next_ids = (ended.trace_id, ended.span_id)
+    def _make_form(self, partition: TopicPartition, producer_sampled: bool | None) -> "Form":
+        """Make a span that others are copies of. It is never ended, so it is not sent itself."""
+        topic, number = partition
         span = self._tracer.start_span(
             f"dispatch {topic}",
             context=self._context,
@@ -145,33 +143,18 @@ class Tracing:
             attributes={
                 **self._attributes,
                 "messaging.destination.name": topic,
-                "messaging.destination.partition.id": str(partition),
-                "messaging.kafka.offset": traced.offset,
+                "messaging.destination.partition.id": str(number),
+                self._spans.OFFSET: 0,
             },
-            links=links,
-            start_time=traced.began_ns,
+            links=[] if producer_sampled is None else [self._spans.link_to(Producer(1, 1, producer_sampled))],
         )
-        span.end(ended.ended_ns)
+        return self._spans.Form(span)
 
     async def close(self) -> None:
         """Send what is left, for `FLUSH_SECONDS` at most. *Cancellation*: safe, nothing more is sent."""
         self._make(len(self._ended))
         with trio.move_on_after(FLUSH_SECONDS, shield=True):
-            await trio.to_thread.run_sync(self._provider.shutdown, abandon_on_cancel=True)
-
-
-def _make_ids(given: Callable[[], tuple[int, int]]) -> "RandomIdGenerator":
-    """Return a generator that gives each span the ids of trace and span that its exemplars name."""
-    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator  # noqa: PLC0415 - an extra
-
-    class Given(RandomIdGenerator):
-        def generate_trace_id(self) -> int:
-            return given()[0]
-
-        def generate_span_id(self) -> int:
-            return given()[1]
-
-    return Given()
+            await trio.to_thread.run_sync(self._processor.shutdown, abandon_on_cancel=True)
 
 
 async def run_tracing(settings: Settings, times: DispatchTimes) -> None:
@@ -206,7 +189,7 @@ def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ
     try:
         # Only records that `Tracing.choose` has chosen get a span.
         provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        processor = BatchSpanProcessor(OTLPSpanExporter())
     except ValueError as error:
         # The SDK ignores most wrong values, and raises for some.
         log.warning("traces are off: OpenTelemetry rejects one of its variables", reason=str(error))
@@ -216,7 +199,7 @@ def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("OTEL_EXPORTER_OTLP_PROTOCOL is ignored: spans go over http/protobuf", value=protocol)
     log.info("tracing", sampler=environment.get("OTEL_TRACES_SAMPLER") or DEFAULT, variable=_given(environment))
-    return Tracing(settings, sampling, provider)
+    return Tracing(settings, sampling, provider, processor)
 
 
 def _is_wanted(environment: Mapping[str, str]) -> bool:
