@@ -40,7 +40,7 @@ class Tracer(Protocol):
     def choose(self, headers: Sequence[Headers]) -> Sequence[Chosen]:
         """Choose which of these records are traced."""
 
-    def dispatched(self, traced: Traced, ended_ns: int) -> tuple[str, str]:
+    def dispatched(self, traced: Traced, ended_ns: int) -> tuple[int, int]:
         """Take a record's span, which ends at its first dispatch; returns the ids of trace and span."""
 
 
@@ -70,7 +70,7 @@ class DispatchTimes:
         self._traced: dict[TopicPartition, list[Traced]] = {}
         """In order of offsets."""
         self._number = self._spans = self._abandoned = 0
-        self._last: tuple[str, str] | None = None
+        self._last: tuple[int, int] | None = None
         """The newest span, until the write in which its record was dispatched has ended."""
 
     def taken(self, batch: Batch) -> None:
@@ -108,7 +108,7 @@ class DispatchTimes:
         """Note that a write was offered to every live subscriber of its feed."""
         self._write_seconds.observe(seconds)
         if self._last is not None:
-            self._write_seconds.give_example(_example(self._last, seconds))
+            self._write_seconds.give_example(Example(*self._last, seconds, time.time()))
             self._last = None
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
@@ -148,14 +148,11 @@ class DispatchTimes:
 
     def _end(self, traced: Traced, seconds: float) -> None:
         assert self.tracer is not None  # noqa: S101 - it chose the record
-        self._last = self.tracer.dispatched(traced, time.time_ns())
-        self._dispatch_seconds.give_example(_example(self._last, seconds))
+        now_ns = time.time_ns()
+        self._last = self.tracer.dispatched(traced, now_ns)
+        self._dispatch_seconds.give_example(Example(*self._last, seconds, now_ns / 1e9))
         self._spans += 1
 
 
 def _offset(traced: Traced) -> int:
     return traced.offset
-
-
-def _example(span: tuple[str, str], seconds: float) -> Example:
-    return Example({"trace_id": span[0], "span_id": span[1]}, seconds, time.time())

@@ -8,20 +8,26 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 """Upper bounds of the buckets, in seconds: from the latency on a quiet machine to records that waited for a
 subscriber."""
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One value of a bucket, with a reference to what happened."""
+class Example(NamedTuple):
+    """One value of a bucket, with the span in which it was measured."""
 
-    labels: Mapping[str, str]
+    trace_id: int
+    span_id: int
     value: float
     at: float
     """When it happened, in seconds since the epoch."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The span's ids as Prometheus wants them: they are only spelled out for those who ask."""
+        return {"trace_id": f"{self.trace_id:032x}", "span_id": f"{self.span_id:016x}"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ counting, so the others cost nothing.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from dispatcher.sansio.records import Headers
@@ -78,6 +78,8 @@ class Sampling:
         self._follows_producer = follows_producer
         self._ratio = ratios[root]
         self._bound = round(self._ratio * _ALL)
+        self._log_rest = math.log1p(-self._ratio) if 0 < self._bound < _ALL else 0.0
+        """The logarithm of the ratio that is not chosen."""
         self._random = random
         self._skip = self._next()
         """How many roots to skip before the next chosen one; None: no root is chosen."""
@@ -96,7 +98,7 @@ class Sampling:
                 # Most batches end here, and whatever code they do not touch need not be fetched from memory.
                 self._skip = skip - number
                 return []
-            return [Chosen(index, None) for index in self._roots(range(number))]
+            return [Chosen(index, None) for index in self._roots(number)]
         roots: list[int] = []
         chosen: list[Chosen] = []
         for index, one in enumerate(headers):
@@ -118,21 +120,24 @@ class Sampling:
                 chosen.append(Chosen(index, producer))
         if not roots:
             return chosen
-        return sorted([*chosen, *(Chosen(index, None) for index in self._roots(roots))], key=_number)
+        return sorted([*chosen, *(Chosen(roots[index], None) for index in self._roots(len(roots)))], key=_number)
 
-    def _roots(self, indexes: Sequence[int]) -> Iterable[int]:
-        skip, number = self._skip, len(indexes)
+    def _roots(self, number: int) -> Sequence[int]:
+        """Choose among this many roots."""
+        found = []
+        skip = self._skip
         while skip is not None and skip < number:
-            yield indexes[skip]
+            found.append(skip)
             step = self._next()
             skip = None if step is None else skip + 1 + step
         self._skip = None if skip is None else skip - number
+        return found
 
     def _next(self) -> int | None:
         """Return how many roots to skip before the next one (geometric distribution)."""
-        if self._bound in {0, _ALL}:
+        if not self._log_rest:
             return 0 if self._bound else None
-        return int(math.log(1.0 - self._random()) / math.log1p(-self._ratio))
+        return int(math.log(1.0 - self._random()) / self._log_rest)
 
 
 def _number(chosen: Chosen) -> int:

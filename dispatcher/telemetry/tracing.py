@@ -29,7 +29,7 @@ from dispatcher.settings import Settings
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-    from dispatcher.telemetry.spans import Ended, Form
+    from dispatcher.telemetry.spans import Form
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,9 @@ class Tracing:
         self._processor = processor
         self._spans = spans
         self._form = lru_cache(FORMS)(self._make_form)
-        self._ended: deque[Ended] = deque()
+        self._ended: deque[tuple[Traced, int, int, int]] = deque()
+        """Each becomes a `spans.Ended`."""
+        self._random_bits = random.getrandbits
         self._are_many = trio.Event()
         """Set when `MAKE_NUMBER` wait to be made."""
         self._tracer = provider.get_tracer("dispatcher", __version__)
@@ -103,17 +105,19 @@ class Tracing:
         if not chosen:
             return chosen
         now = time.monotonic()
+        if self._budget.try_spend(len(chosen), now):
+            return chosen
         allowed = [one for one in chosen if self._budget.try_spend(1, now)]
         self.left_out += len(chosen) - len(allowed)
         return allowed
 
-    def dispatched(self, traced: Traced, ended_ns: int) -> tuple[str, str]:
+    def dispatched(self, traced: Traced, ended_ns: int) -> tuple[int, int]:
         """Take a record's span, which is made and sent later; returns the ids of trace and span."""
-        ended = self._spans.Ended(traced, ended_ns, random.getrandbits(128) or 1, random.getrandbits(64) or 1)
-        self._ended.append(ended)
+        trace_id, span_id = self._random_bits(128) or 1, self._random_bits(64) or 1
+        self._ended.append((traced, ended_ns, trace_id, span_id))
         if len(self._ended) == MAKE_NUMBER:
             self._are_many.set()
-        return f"{ended.trace_id:032x}", f"{ended.span_id:016x}"
+        return trace_id, span_id
 
     async def run(self) -> None:
         """Make spans until cancelled. *Cancellation*: safe, `close` makes the rest."""
@@ -128,7 +132,7 @@ class Tracing:
     def _make(self, number: int) -> None:
         """Make spans, at most this many."""
         for _ in range(min(number, len(self._ended))):
-            ended = self._ended.popleft()
+            ended = self._spans.Ended._make(self._ended.popleft())
             traced = ended.traced
             form = self._form(traced.partition, None if traced.producer is None else traced.producer.sampled)
             self._processor.on_end(self._spans.Copy(form, ended))

@@ -21,8 +21,9 @@ def test_counts_are_cumulative_and_bounds_belong_to_their_bucket(values: list[tu
 def test_an_example_is_of_the_bucket_of_its_value_and_the_newest_stays() -> None:
     """Prometheus refuses an example outside of its bucket."""
     histogram = Histogram([1.0, 2.0])
-    old, new, late = Example({"a": "1"}, 1.0, 7), Example({"a": "2"}, 0.2, 8), Example({"a": "3"}, 5.0, 9)
+    old, new, late = Example(1, 1, 1.0, 7), Example(1, 2, 0.2, 8), Example(1, 3, 5.0, 9)
     for example in (old, new, late):
         histogram.give_example(example)
     assert histogram.statistics().examples == (new, None, late)
     assert histogram.statistics().counts == (0, 0, 0)
+    assert new.labels == {"trace_id": "0" * 31 + "1", "span_id": "0" * 15 + "2"}
