@@ -5,7 +5,6 @@ affects all of them alike. Spans are sent to a collector on loopback.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -13,7 +12,6 @@ from typing import Any
 
 from benchmarks.harness import Feeder, Load, Meter
 from benchmarks.targets import dispatcher_requests
-from dispatcher.telemetry.tracing import MAKE_SECONDS
 from testbed.broker.cluster import KafkaCluster
 from testbed.collector import Collector, open_collector
 from testbed.replicas import Replica
@@ -43,10 +41,11 @@ COLUMNS = ("subscribers", "`traceparent`", "traces", "CPU per record", "of off",
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Measure one and many subscribers, with records that name a span and records that do not.
 
-    In a window, which is twice `MAKE_SECONDS` long, spans are made and sent twice. The replica that starts
-    first uses more CPU in all of its windows, so each is the first one once, and the mean is over all starts.
+    A window begins and ends right after a request to the collector, so each contains two requests, and the records
+    before them. The replica that starts first uses more CPU in all of its windows, so each is the first one once, and
+    the mean is over all starts.
     """
-    starts, warm_up, seconds = (1, 1.0, 1.0) if quick else (3, MAKE_SECONDS, 2 * MAKE_SECONDS)
+    starts, requests = (1, 1) if quick else (3, 2)
     rows = []
     with KafkaCluster(1) as cluster, Load() as load, open_collector() as collector:
         for subscribers in (1, 20):
@@ -61,10 +60,12 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
                 with services(cluster.bootstrap_servers, topic, collector, order) as replicas:
                     for name, replica in replicas.items():
                         load.open(name, subscribers, replica.address, dispatcher_requests()["sse"])
-                    for named in (False, True):
-                        with feeder(cluster.bootstrap_servers, topic, named=named):
-                            time.sleep(1.5 if named else warm_up)
-                            for name, window in watch(load, replicas, collector, seconds).items():
+                    parents = Parents()
+                    with feeder(cluster.bootstrap_servers, topic, parents):
+                        wait_for_requests(collector, 1)
+                        for named in (False, True):
+                            parents.named = named
+                            for name, window in watch(load, replicas, collector, requests).items():
                                 found[named, name].append(window)
                     for name in replicas:
                         load.close(name)
@@ -119,31 +120,46 @@ def services(
         yield replicas
 
 
-def feeder(bootstrap_servers: str, topic: str, *, named: bool) -> Feeder:
-    """Produce records at a steady rate; of those that name a span, one in `SAMPLED` is sampled."""
-    numbers = count()
+class Parents:
+    """Names the producer's span of each record, or of none; of those that name a span, one in `SAMPLED` is sampled."""
 
-    def parents(_key: bytes) -> tuple[tuple[str, bytes], ...]:
-        number = next(numbers)
+    def __init__(self) -> None:
+        self.named = False
+        self._numbers = count()
+
+    def __call__(self, _key: bytes) -> tuple[tuple[str, bytes], ...]:
+        """The headers of the next record."""
+        if not self.named:
+            return ()
+        number = next(self._numbers)
         return (("traceparent", b"00-%032x-%016x-%02x" % (number + 1, number + 1, number % SAMPLED == 0)),)
 
+
+def feeder(bootstrap_servers: str, topic: str, parents: Parents) -> Feeder:
+    """Produce records at a steady rate."""
     return Feeder(
         bootstrap_servers,
         topic,
         per_second=RECORDS_PER_SECOND,
         burst=BURST,
         make_key=lambda: b"key",
-        make_headers=parents if named else None,
+        make_headers=parents,
     )
 
 
-def watch(load: Load, replicas: Mapping[str, Replica], collector: Collector, seconds: float) -> dict[str, Window]:
-    """Let all replicas run for a while."""
+def wait_for_requests(collector: Collector, number: int) -> None:
+    """Return right after this many more requests with spans."""
+    for _ in range(number):
+        collector.wait_for(len(collector.spans) + 1)
+
+
+def watch(load: Load, replicas: Mapping[str, Replica], collector: Collector, requests: int) -> dict[str, Window]:
+    """Let all replicas run until spans were sent this often."""
     meters = {name: Meter(replica.process.pid) for name, replica in replicas.items()}
     load.report()
     before = {name: meter.cpu_seconds() for name, meter in meters.items()}
     spans = len(collector.spans)
-    time.sleep(seconds)
+    wait_for_requests(collector, requests)
     used = {name: meter.cpu_seconds() - before[name] for name, meter in meters.items()}
     groups = load.report()["groups"]
     sent = {name: groups[name]["records"] / groups[name]["open"] for name in replicas}
