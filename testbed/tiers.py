@@ -64,8 +64,9 @@ COMPUTES = ("sansio", "hub")
 YIELDING = ("nice", "-n", "5")
 """How commands begin that run beside it: with a third of the weight."""
 
-WORKERS = {"broker": 3, "soak": 2, "browser": 2, "tests": 3, "sansio": 2, "hub": 2}
-"""Processes of a tier that has more than one: their tests wait for half of their time or more.
+WORKERS = {"broker": 4, "soak": 2, "browser": 2, "tests": 5, "sansio": 2, "hub": 2}
+"""Processes of a tier that has more than one: their tests wait for half of their time or more. Nothing runs beside the
+end of `tests`, the last one.
 
 TESTBED_WORKERS changes some of them: ``broker=6 soak=3``. TESTBED_SPREAD=0 leaves one process to each tier.
 """
