@@ -61,7 +61,6 @@ class Intake:
 
     def take(self, result: PollResult) -> None:
         """Take starts, gaps, records and ends, in this order: expired records precede those of the same poll."""
-        self._hub.gather()
         for start in result.starts:
             self._take_start(start)
         for partition, stamp in result.stamps.items():
@@ -74,7 +73,6 @@ class Intake:
             self._offsets.ended(partition, end)
             if self._offsets.epoch(partition) is not None:
                 self._hub.reached(partition, end)
-        self._hub.hand_out()
 
     def forget(self, partitions: Sequence[TopicPartition]) -> None:
         """Forget partitions that leave or start over."""

@@ -34,7 +34,7 @@ from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.health import Event, Health, LogLine
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.stalls import Stall, StallLimit
+from dispatcher.sansio.stalls import StallLimit
 from dispatcher.sansio.topic_health import TopicHealth
 from dispatcher.sansio.topic_memory import TopicMemory
 from dispatcher.schemas.decoded_topics import DecodedTopics
@@ -165,12 +165,16 @@ class Pipeline:
             self._take_assigned(result.assigned)
         rebuild = self._commits.answered(result.commit_answers, now) or rebuild
         if result.stalls:
-            rebuild = self._take_stalls(result.stalls) or rebuild
+            log_stalls(result.stalls)
+            rebuild = self._stalls.take(result.stalls, time.monotonic()) or rebuild
         if result.groups or result.assigned is not None:
             self._fetching.received_at = now
+        self.hub.gather()
         self._intake.take(result)
         self._held = result.held
         self._publish_state()
+        # After the state: a stream learns that it is live before it gets its first record.
+        self.hub.hand_out()
         pause, resume = self._fetching.decide(result.starts)
         return Commands(
             commit=self._commits.due(now),
@@ -307,10 +311,6 @@ class Pipeline:
         self._consumer.forget(partitions)
         self.hub.assigned(partitions)
         self._health.happened(Event.ASSIGNED)
-
-    def _take_stalls(self, stalls: Sequence[Stall]) -> str | None:
-        log_stalls(stalls)
-        return self._stalls.take(stalls, time.monotonic())
 
     def _publish_state(self) -> None:
         self.hub.set_state(self._health.state(has_partitions=not self._offsets.is_empty))

@@ -99,6 +99,25 @@ async def test_a_live_stream_gets_only_a_state_when_partitions_leave(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_new_state_precedes_the_records_of_the_same_poll(nursery: trio.Nursery) -> None:
+    """A stream learns that it is live again before it gets its next record."""
+    pipeline, transport = Pipeline(Settings(client_id="replica")), RecordingTransport()
+    nursery.start_soon(pipeline.hub.run)
+    pipeline.exchange(PollResult(assigned=[ONE], starts=[Start(ONE, 0)], statistics=healthy()))
+    transport.gate.set()
+    with subscribed(pipeline.hub, feed_of(SSE_VALUE, frozenset({"ofa_assets"})), transport) as subscriber:
+        nursery.start_soon(subscriber.run)
+        await settle()
+        pipeline.exchange(PollResult(statistics=ConsumerStatistics(0, True, {})))
+        await settle()
+        assert pipeline.statistics().state is ReplicaState.BROKER_DOWN
+        before = len(transport.events)
+        pipeline.exchange(PollResult(statistics=healthy(), groups=[Group(ONE, records(0), None)]))
+        await settle()
+        assert [kind for _, kind, _ in transport.events[before:]] == ["state", "message"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_subscribers_learn_that_a_consumer_is_given_up() -> None:
     """The state is not `waiting`, which would mean that the group has nothing for this replica."""
     pipeline = Pipeline(Settings(client_id="replica"))
