@@ -63,6 +63,12 @@ def committed(kafka: Kafka, replica: Replica) -> dict[int, int | None]:
     return {row.partition: row.current_offset for row in kafka.group_offsets(replica.group).values()}
 
 
+async def until_begun(replica: Replica, partitions: int = 1) -> None:
+    """Until empty partitions have begun: with ``latest``, records that come before that are not the group's."""
+    begun = [0] * partitions
+    await in_thread(replica.wait_for, "begun", lambda s: [p["committed"] for p in s["partitions"]] == begun)
+
+
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 async def test_records_that_expire_while_fetching_is_paused_are_reported(
@@ -73,7 +79,7 @@ async def test_records_that_expire_while_fetching_is_paused_are_reported(
     small = {"pause_above_bytes": "64KiB", "resume_below_bytes": "32KiB"}
     properties = {**PROTOCOLS[protocol], "auto.offset.reset": reset, "queued.max.messages.kbytes": 64}
     replica = replicas(kafka.bootstrap_servers, topic, settings=small, kafka=properties)
-    replica.wait_until_ready()
+    await until_begun(replica)
     await produce(kafka, topic, 0, 3000, size_bytes=1000)
     await in_thread(replica.wait_for, "paused", lambda s: s["partitions"][0]["paused"])
     await in_thread(delete_records, kafka.bootstrap_servers, {(topic, 0): 2500})
@@ -98,7 +104,7 @@ async def test_a_committed_offset_that_has_expired_is_reported(
     topic = kafka.create_topic(1)
     properties = {"auto.offset.reset": reset}
     replica = replicas(kafka.bootstrap_servers, topic, kafka=properties)
-    replica.wait_until_ready()
+    await until_begun(replica)
     async with open_sse(replica) as stream:
         await produce(kafka, topic, 0, 10)
         await told(stream, lambda found: (0, 9) in found)
@@ -223,7 +229,7 @@ async def test_records_that_wait_survive_a_restart_with_latest(
     topic = kafka.create_topic(2)
     properties = {**PROTOCOLS[protocol], "auto.offset.reset": "latest"}
     first = replicas(kafka.bootstrap_servers, topic, kafka=properties)
-    await in_thread(first.wait_for, "begun", lambda s: [p["committed"] for p in s["partitions"]] == [0, 0])
+    await until_begun(first, 2)
     await produce(kafka, topic, 0, 6, partitions=2)
     await in_thread(first.wait_for, "waiting", lambda s: s["records"]["waiting"] == 6)
     first.signal(signal.SIGKILL)
@@ -271,7 +277,7 @@ async def test_a_topic_that_was_recreated_survives_a_restart_with_latest(
     topic = kafka.create_topic(1)
     properties = {"auto.offset.reset": "latest", "session.timeout.ms": 6000}
     first = replicas(kafka.bootstrap_servers, topic, kafka=properties)
-    await in_thread(first.wait_for, "begun", lambda s: [p["committed"] for p in s["partitions"]] == [0])
+    await until_begun(first)
     await in_thread(kafka.recreate_topic, topic, 1)
     await produce(kafka, topic, 0, 8)
     await in_thread(first.wait_for, "waiting", lambda s: s["records"]["waiting"] == 8)
