@@ -195,8 +195,7 @@ class FanOut:
         """
         self._is_gathering = False
         if self._published and self._is_short:
-            for _ in self._run_round():
-                pass  # a short round is one slice
+            list(self._run_round())  # it never yields: a short round is one slice
         elif self._published:
             self._wake_up.set()
 

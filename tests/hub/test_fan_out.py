@@ -444,6 +444,30 @@ async def test_what_is_withdrawn_is_caught_up_with(nursery: trio.Nursery) -> Non
     assert [one.state for one in bench.hub.subscriber_statistics()] == ["live", "live"]
 
 
+async def test_what_is_withdrawn_within_a_round_is_not_offered_again(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The subscriber catches up with the writes that are left, and gets each record once."""
+    monkeypatch.setattr(fan_out, "SLICE", 1)
+    bench, withdrawals = Bench(write_bytes=1), [1]
+    nursery.start_soon(bench.hub.run)
+
+    async def withdraw() -> None:
+        bench.hub._fan_out.withdraw()
+
+    def withdraw_once() -> None:
+        if bench.number and withdrawals:
+            withdrawals.pop()
+            nursery.start_soon(withdraw)
+
+    transport = ObservedTransport(withdraw_once)
+    await nursery.start(bench.serve, transport)
+    await settle()
+    bench.publish(ONE, TWO, ONE)
+    await settle()
+    assert (transport.values, withdrawals) == (["0", "1", "2"], [])
+
+
 async def test_a_long_round_is_cut_into_writes(nursery: trio.Nursery) -> None:
     """Each write has a bounded number of bytes for every subscriber."""
     bench = Bench(write_bytes=1)
